@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout: README, examples and cassettes are tested as files, whichever wheel is installed."""
+    return ROOT
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key or a base URL in the environment would decide what the SDKs do."""
+    for provider in ("OPENAI", "ANTHROPIC", "AZURE_OPENAI"):
+        for name in ("API_KEY", "BASE_URL", "AUTH_TOKEN", "ORG_ID", "PROJECT_ID", "AD_TOKEN", "ENDPOINT"):
+            monkeypatch.delenv(f"{provider}_{name}", raising=False)

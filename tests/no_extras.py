@@ -1,0 +1,35 @@
+"""Run by `tox -e no-extras`, where pydantic is installed and nothing else: a dialog works, and what is missing says so."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from miniagents import InteractionContext, MiniAgents, miniagent
+from miniagents.errors import MissingExtraError
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+
+
+@miniagent
+async def echo(ctx: InteractionContext) -> None:
+    """Says again what it was told."""
+    ctx.reply(ctx.message_promises)
+
+
+async def amain() -> None:
+    (message,) = await echo.trigger("Hello")
+    assert message.content == "Hello"
+    for create, extra in ((create_openai_agent, "openai"), (create_anthropic_agent, "anthropic")):
+        try:
+            await create(model="any").trigger("Hello")
+        except MissingExtraError as error:
+            assert f"pip install 'miniagents[{extra}]'" in str(error), error
+        else:
+            raise AssertionError(f"{extra} answered without its SDK")
+
+
+if __name__ == "__main__":
+    installed = [name for name in ("openai", "anthropic", "prompt_toolkit", "pytest") if importlib.util.find_spec(name)]
+    assert not installed, f"this environment is for running without {installed}"
+    MiniAgents().run(amain())
+    print("The framework works with pydantic only.")

@@ -1,0 +1,80 @@
+"""The distribution: what is in it, and what importing it costs and pulls in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OPTIONAL = ("openai", "anthropic", "httpx2", "prompt_toolkit", "yaml", "starlette", "uvicorn", "pytest", "hypothesis", "vcr")
+
+
+@pytest.fixture(scope="session")
+def project(root: Path) -> dict[str, Any]:
+    """The `[project]` table of pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
+
+
+def _modules_after(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after `statement`."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_the_version_is_said_once(project: dict[str, Any]) -> None:
+    """`miniagents.__version__` is the version of pyproject.toml."""
+    import miniagents  # noqa: PLC0415 - the tests above it must be able to run without
+
+    assert miniagents.__version__ == project["version"] == metadata.version("miniagents")
+
+
+@pytest.mark.parametrize("package", ["miniagents", "miniagents_testing"])
+def test_both_packages_are_typed(package: str) -> None:
+    """Type checkers read the annotations of a package only beside `py.typed`."""
+    assert resources.files(package).joinpath("py.typed").is_file()
+
+
+def test_the_framework_needs_pydantic_only(project: dict[str, Any]) -> None:
+    """There is one dependency at run time."""
+    assert [dependency.partition(">")[0] for dependency in project["dependencies"]] == ["pydantic"]
+
+
+def test_the_extra_all_has_every_other_extra(project: dict[str, Any]) -> None:
+    """`all` cannot miss an extra that was added later."""
+    extras = project["optional-dependencies"]
+    (everything,) = extras.pop("all")
+    assert everything.partition("[")[2].rstrip("]").split(",") == list(extras)
+    assert set(metadata.metadata("miniagents").get_all("Provides-Extra") or ()) == {"all", *extras}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "miniagents",
+        "miniagents.utils",
+        "miniagents.ext.console_user_agent",
+        "miniagents.ext.chat_history_md",
+        "miniagents.ext.llm.openai",
+        "miniagents.ext.llm.anthropic",
+        "miniagents_testing",
+    ],
+)
+def test_importing_loads_no_optional_package(module: str) -> None:
+    """An SDK costs up to 1.5 s; nothing optional is imported before something of it is used."""
+    assert not _modules_after(f"import {module}") & set(OPTIONAL)
+
+
+def test_every_public_name_is_there() -> None:
+    """`__all__` is sorted, and each of its names can be imported."""
+    import miniagents  # noqa: PLC0415
+
+    assert list(miniagents.__all__) == sorted(set(miniagents.__all__))
+    assert [name for name in miniagents.__all__ if not hasattr(miniagents, name)] == []
