@@ -1,0 +1,376 @@
+"""How a value is made immutable at every depth: `freeze` and `FrozenDict`.
+
+list and tuple become tuple, dict (any mapping with str keys) becomes `FrozenDict`, set and frozenset become frozenset; leaves of
+the allowed types stay as they are, and everything else is refused with a message that says where it was found. This module knows no
+pydantic model; a class whose instances are immutable by themselves says so by inheriting from `FrozenLeaf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType, NoneType
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, get_args
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from pydantic_core import SchemaSerializer, core_schema
+
+from miniagents.errors import CyclicValueError, FreezeError
+from miniagents.promising.class_names import BARE, escaped
+from miniagents.promising.short_repr import short_repr
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+
+__all__ = ["ATOMS", "MAX_DEPTH", "FrozenDict", "FrozenLeaf", "FrozenSet", "freeze"]
+
+K = TypeVar("K", bound=str)
+V_co = TypeVar("V_co", covariant=True)
+
+MAX_DEPTH: Final = 200
+"""How deep plain containers may nest in each other: what recursion in Python and in C (pickle) can bear anywhere."""
+
+ATOMS: Final[frozenset[type]] = frozenset(
+    {NoneType, bool, int, float, Decimal, str, bytes, UUID, date, timedelta, PurePosixPath, PureWindowsPath, type(Path())}
+)
+"""Exact types that are immutable as they are. (A subclass may carry attributes; datetime and time may carry a mutable tzinfo.)"""
+
+_STR: Final[frozenset[type]] = frozenset({str})
+_ALLOWED: Final = (
+    "allowed are None, bool, int, float, Decimal, str, bytes, UUID, datetime, date, time, timedelta, Path, Enum, Frozen, "
+    "and lists, tuples, sets and dicts with str keys of these"
+)
+
+
+class FrozenLeaf:
+    """Marks a class whose instances are immutable at every depth by their own effort."""
+
+    __slots__ = ()
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """Carries the reason and, innermost first, the way to the refused value."""
+
+    def __init__(self, reason: str, *, too_deep: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.too_deep = too_deep
+        self.path: list[str] = []
+
+
+def _dump_frozen_dict(value: Mapping[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
+    return dict(value) if info.context is BARE else escaped(value)
+
+
+def _dump_frozen_set(value: frozenset[Any], info: core_schema.SerializationInfo) -> Any:
+    return value if info.mode == "python" else list(value)
+
+
+def _serializer(dump: Callable[[Any, core_schema.SerializationInfo], Any]) -> SchemaSerializer:
+    dumping = core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
+    return SchemaSerializer(core_schema.any_schema(serialization=dumping))
+
+
+class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
+    """An immutable mapping with str keys, immutable values and a hash; equal to the dict with the same items.
+
+    Takes what `dict` takes, and freezes every value. As a field annotation (`FrozenDict[str, int]`) it accepts any mapping.
+
+    Raises:
+        FreezeError: a key is not a str, or a value cannot be made immutable.
+        CyclicValueError: a value contains itself.
+    """
+
+    __slots__ = ("__weakref__", "_hash", "_height", "_items")
+
+    _items: Mapping[K, V_co]
+    _hash: int
+    _height: int
+
+    def __new__(cls, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = (), /, **more: V_co) -> FrozenDict[K, V_co]:
+        return cast("FrozenDict[K, V_co]", freeze(dict(items, **more), "FrozenDict"))
+
+    def __getitem__(self, key: K) -> V_co:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._items
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, FrozenDict):
+            return self is other or self._items == other._items
+        return self._items == other if isinstance(other, Mapping) else NotImplemented
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash(frozenset(self._items.items())))
+            return self._hash
+
+    def __or__(self, other: Mapping[K, Any]) -> FrozenDict[K, Any]:
+        return FrozenDict({**self, **other}) if isinstance(other, Mapping) else NotImplemented
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise TypeError(f"FrozenDict is immutable: cannot set {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise TypeError(f"FrozenDict is immutable: cannot delete {name!r}")
+
+    def __copy__(self) -> FrozenDict[K, V_co]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenDict[K, V_co]:
+        return self
+
+    def __reduce__(self) -> tuple[type[FrozenDict[K, V_co]], tuple[dict[K, V_co]]]:
+        return FrozenDict, (dict(self._items),)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        args = get_args(source)
+        keys, values = (handler.generate_schema(arg) for arg in args) if args else (core_schema.str_schema(), None)
+
+        def validated(items: dict[K, V_co], info: core_schema.ValidationInfo) -> FrozenDict[K, V_co]:
+            return cast("FrozenDict[K, V_co]", freeze(items, info.field_name or "FrozenDict"))
+
+        return core_schema.with_info_after_validator_function(
+            validated,
+            core_schema.dict_schema(keys, values),
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump_frozen_dict, info_arg=True),
+        )
+
+    # pydantic-core looks here for the way to dump a value of a type it does not know
+    __pydantic_serializer__ = _serializer(_dump_frozen_dict)
+
+
+class FrozenSet(frozenset[Any]):
+    """A frozenset with elements that pydantic dumps as dicts, which cannot be in a set: it stays as it is in Python mode."""
+
+    __slots__ = ()
+    __pydantic_serializer__ = _serializer(_dump_frozen_set)
+
+
+def freeze(value: Any, where: str = "value") -> Any:
+    """An immutable equal of `value`, at every depth; what is immutable already comes back as the same object where possible.
+
+    Args:
+        value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings of them, at most `MAX_DEPTH` deep.
+        where: what to call the value in an error, usually the name of a field.
+
+    Raises:
+        FreezeError: something in it is of a type that cannot be made immutable, or it nests too deep.
+        CyclicValueError: a container in it contains itself.
+    """
+    if type(value) in ATOMS:
+        return value
+    try:
+        return _freeze(value, 0)[0]
+    except _Refused as refused:
+        if refused.too_deep and _contains_itself(value):
+            raise CyclicValueError(f"{where} contains itself") from None
+        path = "" if refused.too_deep else "".join(reversed(refused.path))
+        raise FreezeError(f"{where}{path}: {refused.reason}") from None
+
+
+# What the functions below return: the frozen value, and how many containers deep it is (the containers of a Frozen do not count).
+_Result = tuple[Any, int]
+
+
+def _freeze(value: Any, level: int) -> _Result:
+    return _FREEZERS.get(type(value), _freeze_by_base)(value, level)
+
+
+def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> _Result:
+    if level >= MAX_DEPTH:
+        raise _too_deep()
+    if ATOMS.issuperset(map(type, items)):
+        return tuple(items), 1
+    frozen: list[Any] = []
+    height = 0
+    try:
+        for item in items:
+            if type(item) in ATOMS:
+                frozen.append(item)
+            else:
+                item, below = _freeze(item, level + 1)
+                frozen.append(item)
+                if below > height:
+                    height = below
+    except _Refused as refused:
+        refused.path.append(f"[{len(frozen)}]")
+        raise
+    return tuple(frozen), height + 1
+
+
+def _freeze_mapping(items: Mapping[Any, Any], level: int) -> _Result:
+    if level >= MAX_DEPTH:
+        raise _too_deep()
+    if not _STR.issuperset(map(type, items)):
+        items = {_str_key(key): value for key, value in items.items()}
+    if ATOMS.issuperset(map(type, items.values())):
+        return _new_frozen_dict(dict(items), 1), 1
+    frozen = {}
+    height = 0
+    try:
+        for key, value in items.items():
+            if type(value) in ATOMS:
+                frozen[key] = value
+            else:
+                frozen[key], below = _freeze(value, level + 1)
+                if below > height:
+                    height = below
+    except _Refused as refused:
+        refused.path.append(f"[{key!r}]")
+        raise
+    return _new_frozen_dict(frozen, height + 1), height + 1
+
+
+def _freeze_set(items: Iterable[Any], level: int) -> _Result:
+    if level >= MAX_DEPTH:
+        raise _too_deep()
+    if ATOMS.issuperset(map(type, items)):
+        return frozenset(items), 1
+    frozen = []
+    height = 0
+    composite = False
+    try:
+        for item in items:
+            item, below = _freeze(item, level + 1)
+            frozen.append(item)
+            composite = composite or below > 0 or isinstance(item, FrozenLeaf)
+            height = max(height, below)
+    except _Refused as refused:
+        refused.path.append("{...}")
+        raise
+    return (FrozenSet if composite else frozenset)(frozen), height + 1
+
+
+def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> _Result:
+    if level + value._height > MAX_DEPTH:
+        raise _too_deep()
+    return value, value._height
+
+
+def _freeze_moment(value: datetime | time, level: int) -> _Result:
+    zone = value.tzinfo
+    if zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and zone.key):
+        return value, 0
+    # Any other tzinfo may be mutable, may not pickle, and has no name that means the same everywhere: its offset does.
+    return value.replace(tzinfo=_fixed_offset(zone, value)), 0
+
+
+def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
+    offset = value.utcoffset()
+    if offset is None:
+        raise _Refused(f"a time zone of type {type(zone).__qualname__} that has no offset cannot be frozen")
+    return timezone(offset)
+
+
+def _freeze_by_base(value: Any, level: int) -> _Result:
+    """Everything that is not of an exact type we know: subclasses become the plain type, so that they carry nothing along."""
+    if isinstance(value, (FrozenLeaf, Enum)) or type(value) in ATOMS:
+        return value, 0
+    for base, plain in _PLAIN.items():
+        if isinstance(value, base):
+            return plain(value, level)
+    raise _Refused(f"cannot freeze {type(value).__module__}.{type(value).__qualname__} {short_repr(value)}; {_ALLOWED}")
+
+
+def _plain_datetime(value: datetime, level: int) -> _Result:
+    moment = datetime.combine(value.date(), value.time(), value.tzinfo)
+    return _freeze_moment(moment, level)
+
+
+_FREEZERS: Final[dict[type, Callable[[Any, int], _Result]]] = {
+    list: _freeze_items,
+    tuple: _freeze_items,
+    dict: _freeze_mapping,
+    FrozenDict: _freeze_frozen_dict,
+    set: _freeze_set,
+    frozenset: _freeze_set,
+    FrozenSet: _freeze_set,
+    datetime: _freeze_moment,
+    time: _freeze_moment,
+}
+
+# In this order: a datetime is a date. The slot functions of the base are used because a subclass may override the method itself.
+_PLAIN: Final[dict[type, Callable[[Any, int], _Result]]] = {
+    str: lambda value, level: (str.__str__(value), 0),
+    int: lambda value, level: (int.__int__(value), 0),
+    float: lambda value, level: (float.__float__(value), 0),
+    bytes: lambda value, level: (bytes.__bytes__(value), 0),
+    datetime: _plain_datetime,
+    date: lambda value, level: (date(value.year, value.month, value.day), 0),
+    timedelta: lambda value, level: (timedelta(value.days, value.seconds, value.microseconds), 0),
+    Decimal: lambda value, level: (Decimal(value), 0),
+    UUID: lambda value, level: (UUID(int=value.int), 0),
+    Mapping: _freeze_mapping,
+    list: _freeze_items,
+    tuple: _freeze_items,
+    set: _freeze_set,
+    frozenset: _freeze_set,
+}
+
+
+def _new_frozen_dict(
+    items: dict[Any, Any],
+    height: int,
+    _new: Callable[[type], Any] = object.__new__,
+    _set_items: Any = FrozenDict.__dict__["_items"].__set__,
+    _set_height: Any = FrozenDict.__dict__["_height"].__set__,
+) -> FrozenDict[Any, Any]:
+    self: FrozenDict[Any, Any] = _new(FrozenDict)
+    _set_items(self, MappingProxyType(items))
+    _set_height(self, height)
+    return self
+
+
+def _str_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise _Refused(f"the key {short_repr(key)} is not a str")
+    return key.value if isinstance(key, Enum) and type(key.value) is str else str.__str__(key)
+
+
+def _too_deep() -> _Refused:
+    return _Refused(f"containers nest more than {MAX_DEPTH} deep", too_deep=True)
+
+
+def _contains_itself(value: Any) -> bool:
+    """Whether a container can be reached from itself. Looks at each container once, with a stack of its own."""
+    on_the_way: set[int] = set()
+    done: set[int] = set()
+    stack: list[tuple[Any, Iterator[Any]]] = [(value, _elements(value))]
+    on_the_way.add(id(value))
+    while stack:
+        container, rest = stack[-1]
+        child = next(rest, None)
+        if child is None:
+            stack.pop()
+            on_the_way.discard(id(container))
+            done.add(id(container))
+        elif id(child) in on_the_way:
+            return True
+        elif id(child) not in done:
+            on_the_way.add(id(child))
+            stack.append((child, _elements(child)))
+    return False
+
+
+def _elements(container: Any) -> Iterator[Any]:
+    """The containers directly in `container`."""
+    elements = container.values() if isinstance(container, Mapping) else container
+    return (e for e in elements if isinstance(e, (Mapping, list, tuple, set, frozenset)) and not isinstance(e, FrozenDict))

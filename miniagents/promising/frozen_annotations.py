@@ -1,0 +1,76 @@
+"""Field annotations of a Frozen: `list[X]` is taken as `tuple[X, ...]` and so on, where the class is made.
+
+Values are frozen whatever the annotation says (see `frozen.Frozen`). This is for pydantic's sake, which validates and dumps a field by
+its annotation, and warns where the value is of another type.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections import abc
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, is_typeddict
+
+from pydantic import BaseModel, SerializeAsAny
+
+from miniagents.promising.freezing import FrozenDict, FrozenLeaf
+
+__all__ = ["frozen_annotation"]
+
+_AS_TUPLE: Final[frozenset[Any]] = frozenset({list, abc.Sequence, abc.MutableSequence, abc.Collection})
+_AS_FROZEN_DICT: Final[frozenset[Any]] = frozenset({dict, abc.Mapping, abc.MutableMapping, FrozenDict})
+_AS_FROZENSET: Final[frozenset[Any]] = frozenset({set, frozenset, abc.Set, abc.MutableSet})
+_MUTABLE: Final = (bytearray, memoryview, collections.deque, collections.OrderedDict, collections.defaultdict, collections.Counter)
+_ADVICE: Final = "take tuple[X, ...], FrozenDict[str, X], frozenset[X], a Frozen class, or a leaf"
+
+
+def frozen_annotation(annotation: Any, where: str) -> Any:
+    """The annotation of the immutable values that stand for values of `annotation`.
+
+    Raises:
+        TypeError: values of this annotation cannot be made immutable, or would no longer be what the annotation says.
+    """
+    origin = get_origin(annotation) or annotation
+    args = get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(frozen_annotation(args[0], where), *annotation.__metadata__)]
+    if origin is Literal:
+        return annotation
+    if origin is Union or origin is UnionType:
+        return Union[tuple(frozen_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
+    if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: pydantic must not expect the mutable types in a dump
+        return SerializeAsAny[annotation]
+    if not isinstance(origin, type):
+        return annotation
+    return _frozen_class(annotation, origin, args, where)
+
+
+def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
+    if origin in _AS_TUPLE:
+        return tuple[frozen_annotation(args[0], where) if args else Any, ...]
+    if origin in _AS_FROZENSET:
+        # dumped by what the elements are: those that dump as a dict cannot be in a set
+        return SerializeAsAny[frozenset[frozen_annotation(args[0], where) if args else Any]]  # type: ignore[misc]
+    if origin in _AS_FROZEN_DICT:
+        key, value = args or (str, Any)
+        if not (key in (str, Any) or get_origin(key) is Literal):
+            raise TypeError(f"{where}: the keys of a FrozenDict are str, not {key!r}")
+        return FrozenDict[str if key is Any else key, frozen_annotation(value, where)]
+    if origin is tuple:
+        return tuple[tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args)] if args else annotation
+    if issubclass(origin, BaseModel) and issubclass(origin, FrozenLeaf):
+        return SerializeAsAny[annotation]  # a subclass is dumped whole, not by the fields of the declared class
+    _refuse_mutable(annotation, origin, where)
+    return annotation
+
+
+def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
+    mutable = (
+        issubclass(origin, (BaseModel, *_MUTABLE))
+        or dataclasses.is_dataclass(origin)
+        or is_typeddict(origin)
+        or (issubclass(origin, tuple) and hasattr(origin, "_fields"))
+    )
+    if mutable:
+        raise TypeError(f"{where}: values of {annotation!r} cannot be kept immutable as such; {_ADVICE}")
