@@ -13,6 +13,8 @@ from miniagents.promising.frozen import Frozen, FrozenDict, freeze_fields
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from miniagents.messages.promise import MessagePromise, MessageTokenStreamer
+
 __all__ = ["AssistantMessage", "ErrorMessage", "Message", "SystemMessage", "ToolCall", "Usage", "UserMessage"]
 
 
@@ -30,8 +32,8 @@ class Message(Frozen):
         FreezeError: a value cannot be made immutable; names the field.
     """
 
-    # The promise of this message, and the handlers that persisted it: they belong to the object, not to the value.
-    __slots__ = ("_persisted", "_promise")
+    # Which handlers have persisted this object: it belongs to the object, not to the value.
+    __slots__ = ("_persisted",)
 
     content: str | tuple[str | FrozenDict[str, Any], ...] | None = None
     role: str | None = None
@@ -44,6 +46,45 @@ class Message(Frozen):
             fields["content"] = content
         self.__pydantic_validator__.validate_python(fields, self_instance=self)
         freeze_fields(self)
+
+    @classmethod
+    def promise(
+        cls,
+        content: Any = None,
+        /,
+        *,
+        message_token_streamer: MessageTokenStreamer | None = None,
+        start_soon: bool | None = None,
+        **known_beforehand: Any,
+    ) -> MessagePromise:
+        """A promise of a message of this class.
+
+        Args:
+            content: the content, where it is known already.
+            message_token_streamer: async generator function that gets one dict, which it may fill with fields of the
+                resolved message, and yields the text as plain str tokens.
+            start_soon: whether the streamer begins without a reader; None takes the context's default.
+            known_beforehand: fields that can be read before the message is resolved.
+
+        Raises:
+            TypeError: both a content and a streamer, or a streamer that is no function.
+        """
+        from miniagents.messages.promise import MessagePromise  # it is made of messages
+
+        if message_token_streamer is None:
+            return MessagePromise.of_message(cls(content, **known_beforehand))
+        if content is not None:
+            raise TypeError("A message has either content or a message_token_streamer, not both")
+        return MessagePromise(
+            message_token_streamer, message_class=cls, start_soon=start_soon, known_beforehand=known_beforehand
+        )
+
+    @property
+    def as_promise(self) -> MessagePromise:
+        """A promise of this very object; it costs no task."""
+        from miniagents.messages.promise import MessagePromise  # it is made of messages
+
+        return MessagePromise.of_message(self)
 
     def __str__(self) -> str:
         content = self.content

@@ -1,0 +1,180 @@
+"""MiniAgent: a plain async function (or a class with an async `__call__`) that can be sent messages."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, overload
+
+from miniagents.agents.interaction import AgentCall, AgentsContext, InteractionContext
+from miniagents.messages import MessageSequence, MessageSequencePromise
+
+if TYPE_CHECKING:
+    from miniagents.messages import MessageType
+
+__all__ = ["MiniAgent", "miniagent"]
+
+P = ParamSpec("P")
+AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
+
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class MiniAgent(Generic[P]):
+    """An agent: `trigger` sends it messages and returns at once with the promise of its replies.
+
+    Args:
+        function: `async def agent(ctx, **kwargs)`, or a class whose instances, made for each call as
+            `cls(ctx=ctx, **kwargs)`, have an `async def __call__(self)`.
+        alias: how it is named in traces; by default the function's name in upper case.
+        description: what it does; by default the docstring.
+        kwargs: keyword arguments for each call, passed on untouched.
+    """
+
+    def __init__(
+        self,
+        function: AgentFunction[P] | type[Callable[[], Awaitable[Any]]],
+        *,
+        alias: str | None = None,
+        description: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        is_class = inspect.isclass(function)
+        called = getattr(function, "__call__", function) if is_class else function  # noqa: B004 - its function, not a test
+        if not callable(function) or not _is_async(called):
+            raise TypeError(f"An agent must be an async function, or a class with an async __call__, not {function!r}")
+        self.function = function
+        name = getattr(function, "__name__", type(function).__name__)
+        self.alias = _HUMP.sub("_", name).upper() if alias is None else alias
+        self.description = inspect.getdoc(function) if description is None else description
+        self.kwargs = dict(kwargs or {})
+        self.__name__ = name
+        self.__doc__ = self.description
+        self.__wrapped__ = function
+        self._is_class = is_class
+
+    def __repr__(self) -> str:
+        return f"<MiniAgent {self.alias}>"
+
+    def run_function(self, ctx: InteractionContext, kwargs: dict[str, Any]) -> Awaitable[Any]:
+        """The call itself, without any of the machinery around it."""
+        if self._is_class:
+            instance: Callable[[], Awaitable[Any]] = self.function(ctx=ctx, **kwargs)  # type: ignore[call-arg, arg-type, assignment]  # the class form takes ctx by name
+            return instance()
+        return self.function(ctx, **kwargs)  # type: ignore[call-arg, arg-type, return-value]  # P was checked at trigger
+
+    @overload
+    def trigger(
+        self, messages: MessageType | None = None, *args: P.args, **kwargs: P.kwargs
+    ) -> MessageSequencePromise: ...
+
+    @overload
+    def trigger(
+        self,
+        messages: MessageType | None = None,
+        *,
+        start_soon: bool | None = None,
+        errors_as_messages: bool | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> MessageSequencePromise: ...
+
+    def trigger(  # type: ignore[misc]  # the overloads say what is legal: parameters by keyword only
+        self,
+        messages: MessageType | None = None,
+        *,
+        start_soon: bool | None = None,
+        errors_as_messages: bool | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> MessageSequencePromise:
+        """Call the agent with these messages; returns at once.
+
+        Args:
+            messages: whatever may be sent, see `MessageType`.
+            start_soon: whether it begins without waiting for a reader; None takes the context's default.
+            errors_as_messages: an error becomes an `ErrorMessage` among the replies; None takes the context's default.
+            timeout: seconds after which the agent is cancelled; the replies then end with a `TimeoutError`.
+            kwargs: keyword arguments of the agent, on top of those it was forked with.
+
+        Raises:
+            TypeError: a part of `messages` cannot be sent.
+            NoActiveContextError: no `MiniAgents` context is open here.
+        """
+        sequence = MessageSequencePromise.of_items(messages)
+        return self._interaction(sequence, kwargs, errors_as_messages, timeout).start(start_soon)
+
+    def initiate_call(
+        self,
+        messages: MessageType | None = None,
+        *,
+        start_soon: bool | None = None,
+        errors_as_messages: bool | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> AgentCall:
+        """Like `trigger`, for messages that are sent one by one while the agent already works."""
+        incoming = MessageSequence()
+        interaction = self._interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
+        scope = AgentsContext.get_current().calling_scope()
+        call = AgentCall(incoming, interaction.start(start_soon), scope)
+        return call if messages is None else call.send_message(messages)
+
+    def _interaction(
+        self,
+        messages: MessageSequencePromise,
+        kwargs: dict[str, Any],
+        errors_as_messages: bool | None,
+        timeout: float | None,
+    ) -> InteractionContext:
+        if errors_as_messages is None:
+            errors_as_messages = AgentsContext.get_current().errors_as_messages
+        return InteractionContext(
+            self,
+            messages,
+            {**self.kwargs, **kwargs} if self.kwargs else kwargs,
+            timeout=timeout,
+            errors_as_messages=errors_as_messages,
+        )
+
+    def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> MiniAgent[P]:
+        """The same agent with other keyword arguments; of two forks in a row, the later one wins."""
+        return MiniAgent(
+            self.function,
+            alias=self.alias if alias is None else alias,
+            description=self.description if description is None else description,
+            kwargs={**self.kwargs, **kwargs},
+        )
+
+
+def _is_async(function: Any) -> bool:
+    """Async functions, objects with an async `__call__`, and partials of them."""
+    function = inspect.unwrap(getattr(function, "func", function))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+
+
+@overload
+def miniagent(function: AgentFunction[P], /) -> MiniAgent[P]: ...
+@overload
+def miniagent(function: type[Any], /) -> MiniAgent[...]: ...
+@overload
+def miniagent(
+    *, alias: str | None = None, description: str | None = None, **kwargs: Any
+) -> Callable[[AgentFunction[P] | type[Any]], MiniAgent[P]]: ...
+def miniagent(
+    function: Any = None, /, *, alias: str | None = None, description: str | None = None, **kwargs: Any
+) -> Any:
+    """Make an agent of an async function or of a class with an async `__call__`; with or without arguments.
+
+    Args:
+        alias: how it is named in traces; by default the function's name in upper case.
+        description: what it does; by default the docstring.
+        kwargs: keyword arguments for each call.
+
+    Raises:
+        TypeError: it is not async.
+    """
+    if function is None:
+        return lambda function: MiniAgent(function, alias=alias, description=description, kwargs=kwargs)
+    return MiniAgent(function, alias=alias, description=description, kwargs=kwargs)

@@ -1,0 +1,284 @@
+"""One call of an agent: what it sees while it runs, and how what it replies reaches its caller."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from miniagents.errors import AppenderClosedError, StopDialog
+from miniagents.messages import ErrorMessage, MessageSequence, MessageSequencePromise
+from miniagents.promising.context import PromisingContext, current_scope
+from miniagents.promising.sequence import SequenceCell
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+    from typing import Self
+
+    from miniagents.agents.agent import MiniAgent
+    from miniagents.messages import MessageType
+
+__all__ = ["AgentCall", "AgentsContext", "InteractionContext"]
+
+
+class Scope:
+    """Whoever starts calls: an agent at work, or the body of a run. Calls it leaves unfinished are finished with it."""
+
+    __slots__ = ("unfinished_calls",)
+
+    def __init__(self) -> None:
+        self.unfinished_calls: set[AgentCall] | None = None
+
+    def finish_calls(self) -> None:
+        """Finish the calls that were left open."""
+        calls, self.unfinished_calls = self.unfinished_calls, None
+        for call in calls or ():
+            call.finish()
+
+
+class ReplyCell(SequenceCell):
+    """The replies of one call. Its end is the end of the call, told by the agent's task."""
+
+    __slots__ = ("errors_as_messages",)
+
+    errors_as_messages: bool
+
+    def fail(self, error: BaseException) -> None:
+        """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
+        if self.errors_as_messages and isinstance(error, Exception) and not isinstance(error, StopDialog):
+            if not self.done:
+                self.send(ErrorMessage(f"{type(error).__name__}: {error}"))
+                self.resolve(())
+            return
+        super().fail(error)
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """Everything that ends a call comes through here, also its cancellation before the first step."""
+        self.task = None
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or (error is not None and not isinstance(error, Exception)):
+            self.cancelled()
+        elif error is None:
+            self.finish()
+        elif self.done:  # after an early finish there is no place left for it in the replies
+            self.promise_class.failed_leaf(error)
+        else:
+            self.fail(error)
+
+
+class InteractionContext(Scope):
+    """What an agent gets: the messages it was sent, and the means to reply."""
+
+    __slots__ = ("_awaitables", "_kwargs", "_replies", "caller", "message_promises", "this_agent", "timeout")
+
+    message_promises: MessageSequencePromise
+    """The messages the agent was sent, as they come."""
+    this_agent: MiniAgent[Any]
+    """The agent that was called."""
+
+    def __init__(
+        self,
+        agent: MiniAgent[Any],
+        message_promises: MessageSequencePromise,
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None,
+        errors_as_messages: bool,
+    ) -> None:
+        self.unfinished_calls = None
+        self.this_agent = agent
+        self.message_promises = message_promises
+        self.timeout = timeout
+        self.caller = current_scope.get()
+        self._kwargs = kwargs
+        self._awaitables: list[asyncio.Future[Any]] | None = None
+        self._replies = ReplyCell(MessageSequencePromise)
+        self._replies.scope = self
+        self._replies.errors_as_messages = errors_as_messages
+
+    def __str__(self) -> str:
+        return self.this_agent.alias
+
+    @classmethod
+    def get_current(cls) -> InteractionContext:
+        """The interaction of the agent that is running here.
+
+        Raises:
+            LookupError: no agent is running here.
+        """
+        scope = current_scope.get()
+        if not isinstance(scope, InteractionContext):
+            raise LookupError("No agent is running here: InteractionContext.get_current() works inside an agent only")
+        return scope
+
+    def get_agent_trace(self) -> list[str]:
+        """The aliases of this agent and of its callers, the innermost first."""
+        trace: list[str] = []
+        scope: object = self
+        while isinstance(scope, InteractionContext):
+            trace.append(scope.this_agent.alias)
+            scope = scope.caller
+        return trace
+
+    # --- replying
+
+    def reply(self, messages: MessageType) -> None:
+        """Send something to the caller, now.
+
+        Raises:
+            TypeError: a part of it cannot be sent.
+            AppenderClosedError: this call has ended already.
+        """
+        self._check_open()
+        self._replies.send(messages)
+
+    def reply_out_of_order(self, messages: MessageType) -> None:
+        """Like `reply`, but parts that are still to come do not hold up what is replied later."""
+        self._check_open()
+        self._replies.send_out_of_order(messages)
+
+    def _check_open(self) -> None:
+        if self._replies.is_closing:
+            raise AppenderClosedError(f"Agent {self.this_agent.alias} cannot reply any more: its replies have ended")
+
+    def make_sure_to_wait(self, awaitable: Awaitable[Any]) -> None:
+        """The replies end only after this has ended as well; its error comes as the last reply."""
+        if self._awaitables is None:
+            self._awaitables = []
+        self._awaitables.append(asyncio.ensure_future(awaitable))
+
+    async def await_now(self) -> None:
+        """Wait for everything given to `make_sure_to_wait` so far; the first error is raised."""
+        while self._awaitables:
+            await self._awaitables[0]
+            self._awaitables.pop(0)
+
+    async def afinish_early(self, *, await_now: bool = True) -> None:
+        """End the replies although the agent goes on; a later error counts as unobserved in the run context."""
+        if await_now:
+            await self.await_now()
+        self._replies.finish()
+
+    # --- running
+
+    def start(self, start_soon: bool | None) -> MessageSequencePromise:
+        """Begin the call; returns what the caller reads."""
+        self._replies.work(self._run, start_soon)
+        return MessageSequencePromise.of_cell(self._replies)  # type: ignore[return-value]  # of_cell makes its own class
+
+    async def _run(self) -> None:
+        current_scope.set(self)
+        try:
+            if self.timeout is None:
+                await self._work()
+            else:
+                await self._work_until(self.timeout)
+        except Exception as error:
+            _add_trace(error, self)
+            raise
+        finally:
+            self.finish_calls()
+
+    async def _work_until(self, timeout: float) -> None:
+        deadline = asyncio.timeout(timeout)
+        try:
+            async with deadline:
+                await self._work()
+        except TimeoutError as error:
+            if deadline.expired():
+                raise TimeoutError(f"Agent {self} did not end within {timeout} s") from error
+            raise
+
+    async def _work(self) -> None:
+        try:
+            await self.this_agent.run_function(self, self._kwargs)
+            self.finish_calls()
+            await self.await_now()
+        finally:
+            for awaitable in self._awaitables or ():
+                awaitable.cancel()
+
+
+def _add_trace(error: Exception, interaction: InteractionContext) -> None:
+    """Tell once, where it was raised, on whose behalf the agent ran."""
+    if not any(note.startswith(_TRACE) for note in getattr(error, "__notes__", ())):
+        error.add_note(_TRACE + " <- ".join(interaction.get_agent_trace()))
+
+
+_TRACE = "Raised in agent "
+
+
+class AgentCall:
+    """A call whose messages are sent one by one; the agent sees them as they are sent.
+
+    Made by `agent.initiate_call()`. It is finished by `finish`, by `reply_sequence`, or when its caller's scope ends.
+    """
+
+    __slots__ = ("__weakref__", "_messages", "_replies", "_scope")
+
+    def __init__(self, messages: MessageSequence, replies: MessageSequencePromise, scope: Scope) -> None:
+        self._messages = messages.open()
+        self._replies = replies
+        self._scope = scope
+        if scope.unfinished_calls is None:
+            scope.unfinished_calls = set()
+        scope.unfinished_calls.add(self)
+
+    def send_message(self, message: MessageType) -> Self:
+        """Send something to the agent, now.
+
+        Raises:
+            TypeError: a part of it cannot be sent.
+            AppenderClosedError: the call has been finished.
+        """
+        self._messages.append(message)
+        return self
+
+    def send_out_of_order(self, message: MessageType) -> Self:
+        """Like `send_message`, but parts that are still to come do not hold up what is sent later."""
+        self._messages.append_out_of_order(message)
+        return self
+
+    def reply_sequence(self, *, finish_call: bool = True) -> MessageSequencePromise:
+        """What the agent replies; unless `finish_call` is False, nothing can be sent afterwards."""
+        if finish_call:
+            self.finish()
+        return self._replies
+
+    def finish(self) -> None:
+        """No more messages will be sent; finishing twice is fine."""
+        self._messages.close()
+        if self._scope.unfinished_calls is not None:
+            self._scope.unfinished_calls.discard(self)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._messages.sequence_promise.is_done
+
+    def cancel(self) -> None:
+        """Stop the agent; its readers get the replies so far and then `PromiseCancelledError`."""
+        self.finish()
+        self._replies.cancel()
+
+
+class AgentsContext(PromisingContext):
+    """A run context in which agents can be called.
+
+    Args:
+        errors_as_messages: the default for calls, see `MiniAgent.trigger`.
+        options: see `PromisingContext`.
+    """
+
+    def __init__(self, *, errors_as_messages: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.errors_as_messages = errors_as_messages
+        self._body = Scope()
+
+    def calling_scope(self) -> Scope:
+        """Whoever makes calls here: the running agent, or the body of the run."""
+        scope = current_scope.get()
+        return scope if isinstance(scope, Scope) else self._body
+
+    def before_drain(self) -> None:
+        """Calls the body of the run left unfinished are finished, so that their agents can end."""
+        self._body.finish_calls()

@@ -1,0 +1,145 @@
+"""Running a program: its loop, and what Ctrl-C, SIGTERM and interrupts inside tasks do to it.
+
+A plain `asyncio.Runner` shows the main coroutine a `CancelledError` on Ctrl-C, and an interrupt raised inside another
+task passes the main coroutine by. Here either one arrives in the main coroutine, once, as `KeyboardInterrupt`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+    from types import FrameType
+
+__all__ = ["Runner"]
+
+T = TypeVar("T")
+
+SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
+
+
+class _Main(Generic[T]):
+    """Awaits the main coroutine, and turns the cancellation that stands for an interrupt back into the interrupt."""
+
+    def __init__(self, awaitable: Awaitable[T], runner: Runner[T]) -> None:
+        self._awaitable = awaitable
+        self._runner = runner
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._awaitable.__await__()
+        step = steps.__next__
+        while True:
+            try:
+                waits_for = step()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                yield waits_for
+                step = steps.__next__
+            except BaseException as error:
+                thrown = self._runner.interrupt_in_place_of(error)
+                step = lambda: steps.throw(thrown)  # type: ignore[attr-defined]  # noqa: E731, B023 - awaitables of asyncio are generators; called before the next turn
+
+
+class Runner(Generic[T]):
+    """Runs one awaitable in a loop of its own.
+
+    Args:
+        interrupted: called when an interrupt is on its way to the main coroutine.
+        loop_factory: makes the event loop; asyncio's default if None.
+    """
+
+    def __init__(
+        self, interrupted: Callable[[], None], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    ) -> None:
+        self._runner = asyncio.Runner(loop_factory=loop_factory)
+        self._interrupted = interrupted
+        self._main: asyncio.Task[T] | None = None
+        self._interrupt: BaseException | None = None
+        self._signals = 0
+        self._terminated = False
+
+    def run(self, awaitable: Awaitable[T]) -> T:
+        """Run to the end; the loop, its tasks and its generators are closed in every case."""
+        self._loop = self._runner.get_loop()
+        handlers = self._install_handlers()
+        try:
+            try:
+                return self._run(awaitable)
+            finally:
+                self._close()
+                if self._terminated:
+                    raise SystemExit(SIGTERM_EXIT_STATUS) from None
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _run(self, awaitable: Awaitable[T]) -> T:
+        async def main() -> T:
+            return await _Main(awaitable, self)
+
+        main_task = self._main = self._loop.create_task(main(), name="main")
+        while True:
+            try:
+                return self._loop.run_until_complete(main_task)
+            except (KeyboardInterrupt, SystemExit) as interrupt:
+                # from another task; or from main itself, or from a second signal: then there is nobody left to tell
+                if main_task.done() or self._signals > 1:
+                    raise
+                self._tell_main(interrupt)
+
+    def _close(self) -> None:
+        try:
+            if self._signals < 2:
+                self._runner.close()
+        finally:
+            if not self._loop.is_closed():  # a second signal: nobody waits for clean-ups any more
+                for task in asyncio.all_tasks(self._loop):
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # left behind on purpose
+                asyncio.set_event_loop(None)
+                self._loop.close()
+
+    def _tell_main(self, interrupt: BaseException) -> None:
+        if self._interrupt is None and self._main is not None:
+            self._interrupt = interrupt
+            self._interrupted()
+            self._main.cancel()
+
+    def interrupt_in_place_of(self, error: BaseException) -> BaseException:
+        """What the main coroutine is to see instead of the cancellation that we sent it."""
+        if self._interrupt is None or not isinstance(error, asyncio.CancelledError):
+            return error
+        interrupt, self._interrupt = self._interrupt, None
+        if self._main is not None:
+            self._main.uncancel()  # it was no cancellation: what `main` still awaits in its clean-up must not be cut short
+        return interrupt
+
+    # --- signals
+
+    def _install_handlers(self) -> dict[signal.Signals, Any]:
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        handlers: dict[signal.Signals, Any] = {}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_terminate)
+        return handlers
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            raise KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self._tell_main, KeyboardInterrupt())
+
+    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        self._terminated = True
+        if self._signals > 1 or self._main is None:
+            raise SystemExit(SIGTERM_EXIT_STATUS)
+        self._loop.call_soon_threadsafe(self._main.cancel)

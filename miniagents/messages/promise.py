@@ -1,0 +1,144 @@
+"""MessagePromise: a message whose text streams while it is written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from miniagents.errors import MiniAgentsError
+from miniagents.messages.message import Message
+from miniagents.promising.promise import Promise
+from miniagents.promising.streamed import StreamCell, StreamedPromise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["MessageCell", "MessagePromise", "MessageTokenStreamer"]
+
+MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[str]]
+"""An async generator function: it gets a dict, which it may fill with fields of the resolved message, and yields str."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class MessageCell(StreamCell[str, Message]):
+    """Tokens, and what is known of the message beside its text."""
+
+    __slots__ = ("known", "message_class", "metadata")
+
+    def __init__(
+        self, promise_class: type[Promise[Any]], message_class: type[Message], known: Mapping[str, Any]
+    ) -> None:
+        super().__init__(promise_class)
+        self.message_class = message_class
+        self.known = known
+        self.metadata: dict[str, Any] = {}
+
+    def whole(self) -> Message:
+        """The message the tokens make."""
+        return self.message_class("".join(self.pieces), **{**self.known, **self.metadata})
+
+    def check(self, piece: Any) -> str:
+        """A token is a str; subclasses of it are taken as they are."""
+        if not isinstance(piece, str):
+            raise TypeError(
+                f"A token must be a str, not {piece!r:.100} of type {type(piece).__name__}: "
+                f"yield plain strings from the token streamer"
+            )
+        return piece
+
+    def fail(self, error: BaseException) -> None:
+        """What had arrived goes along with errors of our own."""
+        if not self.done and isinstance(error, MiniAgentsError) and error.partial is None:
+            try:
+                error.partial = self.whole()
+            except (TypeError, ValueError):  # metadata that does not fit yet: the text is what must not be lost
+                error.partial = Message("".join(self.pieces), **self.known)
+        super().fail(error)
+
+    def abandon(self) -> None:
+        """Nobody can read this any more: stop its source."""
+        task = self.task
+        if task is None or self.done:
+            return
+        loop = task.get_loop()
+        if loop.is_closed():
+            return
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        if here:
+            self.cancel()
+        else:  # the last reference went in another thread, or between two runs of the loop
+            loop.call_soon_threadsafe(self.cancel)
+
+
+class MessagePromise(StreamedPromise[str, Message]):
+    """A promise of a message: `async for token in promise` streams its text, `await promise` gives the `Message`.
+
+    Made by `Message.promise(...)`. A token is a plain str, one delta of text. When nobody can read a promise any more,
+    the source of its tokens is stopped.
+    """
+
+    __slots__ = ()
+
+    _cell: MessageCell
+
+    def __init__(
+        self,
+        message_token_streamer: MessageTokenStreamer,
+        *,
+        message_class: type[Message] = Message,
+        start_soon: bool | None = None,
+        batches: bool = False,
+        known_beforehand: Mapping[str, Any] = _NOTHING,
+    ) -> None:
+        if not callable(message_token_streamer):
+            raise TypeError(
+                f"message_token_streamer must be an async generator function of one dict, not {message_token_streamer!r}"
+            )
+        cell = self._cell = MessageCell(type(self), message_class, known_beforehand)
+        cell.pump_from(lambda: message_token_streamer(cell.metadata), start_soon=start_soon, batches=batches)
+
+    @classmethod
+    def of_message(cls, message: Message) -> MessagePromise:
+        """A promise that is resolved already; it costs no task."""
+        cell = MessageCell(cls, type(message), _NOTHING)
+        if text := str(message):
+            cell.pieces.append(text)
+        cell.resolve(message)
+        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+
+    @classmethod
+    def of_error(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
+        """A promise that has failed already."""
+        cell = MessageCell(cls, Message, _NOTHING)
+        cell.observed = observed
+        cell.fail(error)
+        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+
+    @property
+    def known_beforehand(self) -> Mapping[str, Any]:
+        """Fields of the message that are known before it is resolved."""
+        cell = self._cell
+        if cell.known is _NOTHING and isinstance(
+            cell.value, Message
+        ):  # it was a message from the beginning, or has no more
+            return {name: value for name, value in cell.value if name != "content"}
+        return MappingProxyType(dict(cell.known))
+
+    @property
+    def message_class(self) -> type[Message]:
+        """The class of the message to come."""
+        return self._cell.message_class
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return super().__aiter__()
+
+    def __del__(self) -> None:
+        cell = getattr(self, "_cell", None)
+        if cell is not None and not cell.done:
+            cell.abandon()

@@ -1,0 +1,131 @@
+"""MiniAgents: the run context an app opens once, and the names that make up an agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from miniagents.agents.agent import MiniAgent, miniagent
+from miniagents.agents.interaction import AgentCall, AgentsContext, InteractionContext
+from miniagents.messages import Message, MessageSequencePromise
+from miniagents.agents.persistence import MessagePersister, PersistHandler
+from miniagents.agents.running import Runner
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from miniagents.messages import MessageType
+    from miniagents.promising.promise import Promise
+
+__all__ = ["AgentCall", "InteractionContext", "MiniAgent", "MiniAgents", "miniagent"]
+
+T = TypeVar("T")
+
+
+class MiniAgents(AgentsContext):
+    """The context in which agents run: `MiniAgents().run(amain())`, or `async with MiniAgents():` in a running loop.
+
+    Args:
+        stream_llm_tokens_by_default: whether LLM agents ask their provider to stream.
+        errors_as_messages: whether an agent's error becomes an `ErrorMessage` among its replies by default.
+        on_persist_messages: async functions that keep messages; each gets tuples of messages, each message object once,
+            what a message contains before it.
+        options: see `PromisingContext`.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream_llm_tokens_by_default: bool = True,
+        errors_as_messages: bool = False,
+        on_persist_messages: Iterable[PersistHandler] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(errors_as_messages=errors_as_messages, **options)
+        self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
+        self._persisters = [MessagePersister(handler) for handler in on_persist_messages]
+
+    # --- running
+
+    def run(self, awaitable: Awaitable[T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
+        """Run `awaitable` in a loop of its own, wait for the agents it started, and close everything.
+
+        Ctrl-C, or a `KeyboardInterrupt` in any task, is raised once, as `KeyboardInterrupt`, inside the awaitable; agents
+        are then cancelled, and their `finally` blocks run. A second Ctrl-C waits for nothing. SIGTERM cleans up in the
+        same way and exits with status 143.
+
+        Args:
+            loop_factory: makes the event loop; asyncio's default if None.
+        """
+
+        def interrupted() -> None:
+            self.interrupted = True
+
+        return Runner[T](interrupted, loop_factory).run(self.arun(awaitable))
+
+    async def arun(self, awaitable: Awaitable[T]) -> T:
+        """Await `awaitable` inside this context, in the loop that is running."""
+        async with self:
+            return await awaitable
+
+    def run_agent(
+        self, agent: MiniAgent[Any], messages: MessageType | None = None, **kwargs: Any
+    ) -> tuple[Message, ...]:
+        """Run one agent in a loop of its own and return its replies.
+
+        Args:
+            messages: what it is sent.
+            kwargs: its keyword arguments.
+        """
+
+        async def call() -> tuple[Message, ...]:
+            return await agent.trigger(messages, **kwargs)
+
+        return self.run(call())
+
+    # --- persistence
+
+    def on_persist_messages(self, handler: PersistHandler) -> PersistHandler:
+        """Decorator that adds a persistence handler."""
+        self._persisters.append(MessagePersister(handler))
+        return handler
+
+    @property
+    def wants_resolved_promises(self) -> bool:
+        """Whether anybody listens to resolved promises or wants to keep messages."""
+        return bool(self._persisters) or super().wants_resolved_promises
+
+    def promise_resolved(self, promise: Promise[Any], result: Any) -> None:
+        """Besides the handlers of promises, those of messages hear of it, here and in the outer contexts."""
+        super().promise_resolved(promise, result)
+        if not isinstance(result, Message):
+            return
+        context: Any = self
+        while context is not None:
+            if isinstance(context, MiniAgents):
+                context._persist_soon((result,))
+            context = context.parent
+
+    def _persist_soon(self, messages: tuple[Message, ...]) -> None:
+        for persister in self._persisters:
+            persister.add(messages)
+            if persister.has_work:
+                self.spawn(persister.persist(), self.handler_ended, name="persistence")
+
+    async def apersist_messages(self, messages: MessageType) -> None:
+        """Have messages persisted now, with everything that waits for a persistence handler to work again.
+
+        Raises:
+            Exception: what a handler failed with; its messages wait for the next opportunity.
+        """
+        resolved = await MessageSequencePromise.of_items(messages)
+        for persister in self._persisters:
+            persister.add(resolved)
+            await persister.persist()
+
+    async def after_drain(self) -> None:
+        """The last opportunity for messages that a handler failed to take."""
+        for persister in self._persisters:
+            if persister.has_work:
+                self.spawn(persister.persist(), self.handler_ended, name="persistence")
+        await super().after_drain()

@@ -1,0 +1,317 @@
+"""The run context: owns the background tasks of a run, waits for them, cancels them, reports what nobody looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from typing import TYPE_CHECKING, Any, Literal, Self
+from weakref import WeakKeyDictionary
+
+from miniagents.errors import NoActiveContextError, PromiseCancelledError, StopDialog
+from miniagents.promising import deadlock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from types import TracebackType
+
+    from miniagents.promising.promise import Promise
+
+    ResolvedHandler = Callable[[Promise[Any], Any], Awaitable[None]]
+
+__all__ = ["Failure", "PromisingContext", "current_scope"]
+
+logger = logging.getLogger("miniagents")
+
+current_scope: contextvars.ContextVar[object | None] = contextvars.ContextVar("miniagents_scope", default=None)
+"""On whose behalf the running code works; `str()` of it names it in traces. Room 3 keeps its agents here."""
+
+_current: contextvars.ContextVar[PromisingContext | None] = contextvars.ContextVar("miniagents_context", default=None)
+
+_activated: WeakKeyDictionary[asyncio.AbstractEventLoop, list[PromisingContext]] = WeakKeyDictionary()
+"""Contexts opened by `activate()`: a web server's request tasks do not inherit from the task that started it."""
+
+
+class Failure:
+    """What a promise failed with, and whether anybody has looked at it."""
+
+    __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+        self.traceback = error.__traceback__
+        self.log_when_lost = False
+
+    def raised(self) -> BaseException:
+        """The same instance every time, its traceback reset so that it does not grow with every await."""
+        return self.error.with_traceback(self.traceback)
+
+    def __del__(self) -> None:
+        if self.log_when_lost:
+            logger.error("An error that nobody observed", exc_info=self.raised())
+
+
+class PromisingContext:
+    """Everything that is started inside `async with` ends with it.
+
+    Leaving it normally waits for the background work; leaving it by an exception cancels that work and waits for its
+    clean-up. Contexts nest.
+
+    Args:
+        start_everything_soon_by_default: whether promises begin their work without waiting for a reader.
+        unobserved_errors: what to do at a clean exit with failures that nobody ever observed: "raise" an
+            `ExceptionGroup` of them, or "log" them.
+        on_promise_resolved: async functions of a promise and its result (or its exception), each scheduled once a promise.
+    """
+
+    def __init__(
+        self,
+        *,
+        start_everything_soon_by_default: bool = True,
+        unobserved_errors: Literal["raise", "log"] = "raise",
+        on_promise_resolved: Iterable[ResolvedHandler] = (),
+    ) -> None:
+        if unobserved_errors not in ("raise", "log"):
+            raise ValueError(f"unobserved_errors must be 'raise' or 'log', not {unobserved_errors!r}")
+        self.start_everything_soon_by_default = start_everything_soon_by_default
+        self.unobserved_errors = unobserved_errors
+        self.parent: PromisingContext | None = None
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.parked: set[asyncio.Task[Any]] = set()
+        """Tasks that produce on demand and that nobody asks now: they do not keep the context open."""
+        self._handlers = list(on_promise_resolved)
+        self._unobserved: dict[int, Failure] = {}
+        self._idle: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._token: contextvars.Token[PromisingContext | None] | None = None
+        self._serving = False
+        self._closing = False
+        self.interrupted = False
+        """Ctrl-C was pressed: leaving the context cancels its tasks, also when the body caught the interrupt."""
+
+    # --- finding the context
+
+    @classmethod
+    def get_current(cls) -> Self:
+        """The innermost context that is open here.
+
+        Raises:
+            NoActiveContextError: there is none, or it is of another class.
+        """
+        context = cls.find_current()
+        if context is None:
+            raise NoActiveContextError(
+                f"This needs a running {cls.__name__}: call it inside `{cls.__name__}().run(...)` "
+                f"or `async with {cls.__name__}():`"
+            )
+        return context
+
+    @classmethod
+    def find_current(cls) -> Self | None:
+        """Like `get_current`, but None where there is none."""
+        context = _current.get() or _find_activated()
+        while context is not None and not isinstance(context, cls):
+            context = context.parent
+        return context
+
+    # --- opening and leaving
+
+    def _open(self) -> None:
+        if self._loop is not None:
+            raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
+        self._loop = asyncio.get_running_loop()
+        self.parent = PromisingContext.find_current()
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        self._token = _current.set(self)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._leave(error)
+        finally:
+            if self._token is not None:
+                _current.reset(self._token)
+                self._token = None
+
+    def activate(self) -> Self:
+        """Open the context for every task of the running loop, until `afinalize`; made for servers.
+
+        A failure that nobody observes is then logged when its promise is collected, so that nothing grows.
+        """
+        self._open()
+        self._serving = True
+        assert self._loop is not None
+        _activated.setdefault(self._loop, []).append(self)
+        return self
+
+    async def afinalize(self) -> None:
+        """Wait for what `activate()` let start, and close the context; may be called from any task of the loop."""
+        if asyncio.current_task() in self.tasks:
+            raise RuntimeError("afinalize() was called from a task of this context, and would wait for itself")
+        try:
+            await self._leave(None)
+        finally:
+            if self._loop is not None and self in _activated.get(self._loop, ()):
+                _activated[self._loop].remove(self)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        try:
+            if error is None and not self.interrupted:
+                self.before_drain()
+                await self._drain()
+                await self.after_drain()
+        except BaseException as drain_error:
+            error = drain_error
+            raise
+        finally:
+            await self._cancel_all()
+            self._report_unobserved(error)
+
+    def before_drain(self) -> None:
+        """What a subclass ends before waiting for the tasks."""
+
+    async def after_drain(self) -> None:
+        """What a subclass does when all work has ended well."""
+        await self._drain()
+
+    async def _drain(self) -> None:
+        while self.tasks:
+            await self._until_idle()
+
+    async def _cancel_all(self) -> None:
+        self._closing = True  # from here on, what a clean-up still starts is cancelled before its first step
+        interruption: asyncio.CancelledError | None = None
+        for task in self.tasks | self.parked:
+            task.cancel()
+        while self.tasks or self.parked:
+            try:
+                await self._until_idle()
+            except asyncio.CancelledError as again:
+                interruption = again
+                for task in self.tasks | self.parked:
+                    task.cancel()
+        if interruption is not None:
+            raise interruption
+
+    async def _until_idle(self) -> None:
+        self._idle = asyncio.get_running_loop().create_future()
+        deadlock.waiting_on[self._idle] = None
+        deadlock.check_later()
+        try:
+            await self._idle
+        finally:
+            deadlock.waiting_on.pop(self._idle, None)
+            self._idle = None
+
+    # --- tasks
+
+    def spawn(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        ended: Callable[[asyncio.Task[Any]], object],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Task[Any]:
+        """Run a coroutine in the background until this context is left; `ended` is called however it ends."""
+        if self._loop is None:
+            coroutine.close()
+            raise NoActiveContextError(f"This {type(self).__name__} has not been entered yet")
+        task = self._loop.create_task(coroutine, name=name, context=context)
+        self.tasks.add(task)
+        if self._closing:
+            task.cancel()
+        task.add_done_callback(self._forget)
+        task.add_done_callback(ended)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        self.parked.discard(task)
+        self._tasks_changed()
+
+    def park(self, task: asyncio.Task[Any]) -> None:
+        """This task waits for a reader: it does not keep the context open."""
+        self.tasks.discard(task)
+        self.parked.add(task)
+        self._tasks_changed()
+
+    def unpark(self, task: asyncio.Task[Any]) -> None:
+        """The task goes on."""
+        self.parked.discard(task)
+        self.tasks.add(task)
+
+    def _tasks_changed(self) -> None:
+        idle = self._idle
+        if idle is None:
+            return
+        if self.tasks or (self._closing and self.parked):
+            deadlock.check_later()
+        elif not idle.done():
+            idle.set_result(None)
+
+    # --- failures and handlers
+
+    def failed(self, failure: Failure) -> None:
+        """Remember a failure until somebody observes it."""
+        if isinstance(failure.error, (StopDialog, PromiseCancelledError, asyncio.CancelledError)):
+            return
+        if self._serving:
+            failure.log_when_lost = True
+        else:
+            self._unobserved[id(failure.error)] = failure
+
+    def observed(self, failure: Failure) -> None:
+        """Somebody has seen this failure: it is theirs now."""
+        failure.log_when_lost = False
+        self._unobserved.pop(id(failure.error), None)
+
+    def _report_unobserved(self, error: BaseException | None) -> None:
+        failures, self._unobserved = list(self._unobserved.values()), {}
+        if not failures:
+            return
+        if error is not None or self.unobserved_errors == "log":
+            for failure in failures:
+                if failure.error is not error:
+                    logger.error("An error that nobody observed", exc_info=failure.raised())
+            return
+        errors = [failure.raised() for failure in failures]
+        raise BaseExceptionGroup(f"{len(errors)} error(s) that nobody observed", errors)
+
+    @property
+    def wants_resolved_promises(self) -> bool:
+        """Whether anybody listens to resolved promises, here or in an outer context."""
+        return bool(self._handlers) or (self.parent is not None and self.parent.wants_resolved_promises)
+
+    def promise_resolved(self, promise: Promise[Any], result: Any) -> None:
+        """Schedule the handlers of this context and of the outer ones."""
+        context: PromisingContext | None = self
+        while context is not None:
+            for handler in context._handlers:
+                context._run_handler(handler, promise, result)
+            context = context.parent
+
+    def _run_handler(self, handler: ResolvedHandler, promise: Promise[Any], result: Any) -> None:
+        async def run() -> None:
+            await handler(promise, result)
+
+        self.spawn(run(), self.handler_ended)
+
+    def handler_ended(self, task: asyncio.Task[Any]) -> None:
+        """A handler's error is nobody's to observe, so it counts as unobserved at once."""
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.failed(Failure(error))
+
+
+def _find_activated() -> PromisingContext | None:
+    if not _activated:
+        return None
+    try:
+        contexts = _activated.get(asyncio.get_running_loop())
+    except RuntimeError:
+        return None
+    return contexts[-1] if contexts else None

@@ -1,0 +1,158 @@
+"""Finds waits that can never end.
+
+A wait that blocks registers its future in `waiting_on`, and looks whether it closes a circle: who produces what I wait
+for, and what does that task wait for in turn? Tasks that wait for `gather`, or for another task, are followed as well.
+Nothing here runs for a token that is already there.
+
+A circle is reported at once if each of its members can be helped by nobody else. Where somebody else could help (a
+sequence that other tasks may append to, a call that anybody holding it may finish) it is reported only when no task of
+the loop can do anything any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+from miniagents.errors import DeadlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from miniagents.promising.promise import Cell
+
+__all__ = ["check_later", "check_wait", "waiting_on"]
+
+_MADE_UP = re.compile(r"Task-\d+")
+
+waiting_on: dict[asyncio.Future[Any], Cell[Any] | None] = {}
+"""What each blocked wait waits for; None for a context that waits for its tasks."""
+
+_scheduled_checks: set[asyncio.AbstractEventLoop] = set()
+
+
+def check_wait(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
+    """Called when the running task is about to block on `cell`.
+
+    Raises:
+        DeadlockError: this wait would never end.
+    """
+    producer = cell.task
+    if producer is None:
+        check_later()
+        return
+    blocker = producer._fut_waiter  # type: ignore[attr-defined]  # asyncio has no public name for what a task awaits
+    if blocker is None:
+        if producer is not asyncio.current_task():
+            return
+    elif blocker not in waiting_on and not _members(blocker):
+        return
+    _search(cell, future)
+
+
+def _search(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
+    """Walk from the producer of `cell` along what tasks wait for, back to the running task if it leads there."""
+    me = asyncio.current_task()
+    came_from: dict[asyncio.Task[Any], asyncio.Task[Any] | None] = {}
+    certain = cell.produced_only_by_its_task or future in (cell.done_waiters or ())
+    stack: list[tuple[asyncio.Task[Any], asyncio.Task[Any] | None, bool]] = []
+    if cell.task is not None:
+        stack.append((cell.task, None, certain))
+    while stack:
+        task, previous, certain = stack.pop()
+        if task in came_from or task.done():
+            continue
+        came_from[task] = previous
+        if task is me:
+            _report(task, came_from, certain)
+            return
+        stack.extend((following, task, certain and sure) for following, sure in _followed(task))
+
+
+def _report(me: asyncio.Task[Any], came_from: dict[asyncio.Task[Any], asyncio.Task[Any] | None], certain: bool) -> None:
+    tasks = [me]
+    while (previous := came_from[tasks[-1]]) is not None:
+        tasks.append(previous)
+    if not certain or _may_time_out(tasks):
+        check_later()
+        return
+    names = _names(tasks)
+    raise DeadlockError(f"These wait for each other and would wait for ever: {' -> '.join([*names, names[0]])}")
+
+
+def _followed(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], bool]]:
+    """The tasks that must go on before `task` can, and whether nobody else could help it."""
+    blocker = getattr(task, "_fut_waiter", None)
+    if blocker is None or blocker.done():
+        return
+    cell = waiting_on.get(blocker)
+    if cell is None:
+        for member in _members(blocker):
+            yield member, True
+    elif cell.task is not None:
+        yield cell.task, cell.produced_only_by_its_task or blocker in (cell.done_waiters or ())
+
+
+def _members(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
+    """The task that is awaited, or the members of the `gather` that is."""
+    if isinstance(blocker, asyncio.Task):
+        return [blocker]
+    return [
+        child for child in getattr(blocker, "_children", ()) if isinstance(child, asyncio.Task) and not child.done()
+    ]
+
+
+def _may_time_out(tasks: list[asyncio.Task[Any]]) -> bool:
+    """Whether one of them waits under `asyncio.timeout`: then its wait does end."""
+    for handle in getattr(asyncio.get_running_loop(), "_scheduled", ()):
+        owner = getattr(getattr(handle, "_callback", None), "__self__", None)
+        if isinstance(owner, asyncio.Timeout) and not handle.cancelled() and owner._task in tasks:  # type: ignore[attr-defined]
+            return True
+    return False
+
+
+def _names(tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
+    """Names of tasks; those that asyncio made up (members of a `gather`) only where there is no other."""
+    names = [task.get_name() for task in tasks]
+    return [name for name in names if not _MADE_UP.fullmatch(name)] or names
+
+
+def check_later() -> None:
+    """Look, at the next loop step, whether anything at all can still go on."""
+    loop = asyncio.get_running_loop()
+    if loop not in _scheduled_checks:
+        _scheduled_checks.add(loop)
+        loop.call_soon(_check_everybody, loop)
+
+
+def _check_everybody(loop: asyncio.AbstractEventLoop) -> None:
+    _scheduled_checks.discard(loop)
+    waits = [(future, cell) for future, cell in waiting_on.items() if cell is not None and not future.done()]
+    waits = [(future, cell) for future, cell in waits if future.get_loop() is loop]
+    if not waits or _anything_can_happen(loop):
+        return
+    if getattr(loop, "_ready", ()):
+        check_later()  # a callback that is still to run may resolve a promise
+        return
+    names = ", ".join(sorted(_names(asyncio.all_tasks(loop))))
+    ownerless = [future for future, cell in waits if cell.task is None]
+    (ownerless or [future for future, _ in waits])[0].set_exception(
+        DeadlockError(
+            f"Nothing can go on: {names} all wait for promises, and nobody is left who could resolve them. "
+            f"Was a call never finished, or an appender never closed?"
+        )
+    )
+
+
+def _anything_can_happen(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a timer is set, or a task can run or waits for something that is not a promise."""
+    if any(not handle.cancelled() for handle in getattr(loop, "_scheduled", ())):
+        return True
+    for task in asyncio.all_tasks(loop):
+        blocker = getattr(task, "_fut_waiter", None)
+        if blocker is None or blocker.done():
+            return True
+        if blocker not in waiting_on and not _members(blocker):
+            return True
+    return False

@@ -1,0 +1,242 @@
+"""Promise: resolved once, awaited by many.
+
+A promise is a small handle; what it will be lives in its `Cell`, which the task that does the work holds as well. So the
+handle can be lost while the work goes on, and the work can notice that the handle was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from miniagents.errors import NoActiveContextError, PromiseCancelledError
+from miniagents.promising.context import Failure, PromisingContext, current_scope
+from miniagents.promising.deadlock import check_wait, waiting_on
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+
+__all__ = ["Cell", "Promise"]
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Cell(Generic[T]):
+    """What a promise will be: its result or its failure, who works on it, and who waits for it."""
+
+    __slots__ = (
+        "context",
+        "done",
+        "done_waiters",
+        "failure",
+        "observed",
+        "promise_class",
+        "scope",
+        "start",
+        "task",
+        "value",
+        "waiters",
+    )
+
+    produced_only_by_its_task = True
+    """Whether nobody but the task can bring this cell forward; the deadlock report rests on it."""
+
+    def __init__(self, promise_class: type[Promise[Any]]) -> None:
+        self.promise_class = promise_class
+        self.context = PromisingContext.find_current()
+        self.scope = current_scope.get()
+        self.done = False
+        self.observed = False
+        self.value: T | None = None
+        self.failure: Failure | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.start: Callable[[], None] | None = None
+        self.waiters: dict[asyncio.Future[None], None] | None = None
+        self.done_waiters: dict[asyncio.Future[None], None] | None = None
+
+    # --- working
+
+    def work(self, work: Callable[[], Coroutine[Any, Any, Any]], start_soon: bool | None) -> None:
+        """Set the coroutine function that brings this cell to its end, and start it now or with the first reader."""
+        context = self.context
+        if start_soon is None:
+            start_soon = context is not None and context.start_everything_soon_by_default
+        if start_soon:
+            self.launch(work, None)
+        else:
+            variables = contextvars.copy_context()  # whoever starts it later is not its caller
+            self.start = lambda: self.launch(work, variables)
+
+    def launch(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
+        """Start the task."""
+        if self.context is None:
+            raise NoActiveContextError(
+                "A promise with work to do needs a running context: make it inside `MiniAgents().run(...)` "
+                "or `async with MiniAgents():`"
+            )
+        name = None if self.scope is None else str(self.scope)
+        self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
+
+    def begin(self) -> None:
+        """Start the work if it waited for a reader."""
+        start, self.start = self.start, None
+        if start is not None:
+            start()
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """The safety net: a task can end without settling, for one when it is cancelled before its first step."""
+        if not self.done:
+            self.cancelled()
+        self.task = None
+        if not task.cancelled():
+            task.exception()  # an interrupt; whoever runs the loop has got it
+
+    # --- settling
+
+    def resolve(self, value: T) -> None:
+        """Settle with a result; later attempts to settle are ignored."""
+        if self.done:
+            return
+        self.value = value
+        self.done = True
+        self._settled(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle with an error, which counts as unobserved until somebody awaits it."""
+        if self.done:
+            return
+        failure = self.failure = Failure(error)
+        self.done = True
+        if not self.observed and self.context is not None:
+            self.context.failed(failure)
+        self._settled(error)
+
+    def cancelled(self) -> None:
+        """Settle as cancelled."""
+        self.fail(PromiseCancelledError("The source of this promise was stopped before its end"))
+
+    def cancel(self) -> None:
+        """Stop the work for good; readers get what there is, and then `PromiseCancelledError`."""
+        if self.done:
+            return
+        self.start = None
+        self.cancelled()
+        if self.task is not None:
+            self.task.cancel()
+
+    def _settled(self, result: Any) -> None:
+        self.wake()
+        waiters, self.done_waiters = self.done_waiters, None
+        for future in waiters or ():
+            if not future.done():
+                future.set_result(None)
+        context = self.context
+        if context is not None and context.wants_resolved_promises:
+            context.promise_resolved(self.promise_class.of_cell(self), result)
+
+    # --- waiting
+
+    def result(self) -> T:
+        """The result of a settled cell, or its error."""
+        if self.failure is not None:
+            self.observe()
+            raise self.failure.raised()
+        return self.value  # type: ignore[return-value]  # settled without a failure: the value is there
+
+    def observe(self) -> None:
+        """Somebody takes responsibility for the failure of this cell, past or future."""
+        self.observed = True
+        if self.failure is not None and self.context is not None:
+            self.context.observed(self.failure)
+
+    def wake(self) -> None:
+        """Let everybody go on who waits for more."""
+        waiters, self.waiters = self.waiters, None
+        for future in waiters or ():
+            if not future.done():
+                future.set_result(None)
+
+    async def wait_for_more(self) -> None:
+        """Return when there is more to read, or the cell is settled."""
+        self.begin()
+        if self.waiters is None:
+            self.waiters = {}
+        await self._wait_among(self.waiters)
+
+    async def wait_until_done(self) -> None:
+        """Return when the cell is settled."""
+        self.begin()
+        if self.done_waiters is None:
+            self.done_waiters = {}
+        await self._wait_among(self.done_waiters)
+
+    async def _wait_among(self, waiters: dict[asyncio.Future[None], None]) -> None:
+        if self.done:  # an eagerly started task may have settled it in `begin`
+            return
+        future = asyncio.get_running_loop().create_future()
+        waiters[future] = None
+        waiting_on[future] = self
+        try:
+            self.demanded()
+            check_wait(self, future)
+            await future
+        finally:
+            del waiting_on[future]
+            waiters.pop(future, None)
+
+    def demanded(self) -> None:
+        """Somebody waits now."""
+
+
+class Promise(Generic[T_co]):
+    """The result of work that goes on in the background; any number of tasks may await it.
+
+    Args:
+        resolver: async function without parameters that computes the result. It is called at most once.
+        start_soon: True begins at the next task switch, False with the first await; None takes the context's default.
+    """
+
+    __slots__ = ("__weakref__", "_cell")
+
+    _cell: Cell[Any]
+
+    def __init__(self, resolver: Callable[[], Awaitable[T_co]], *, start_soon: bool | None = None) -> None:
+        if not callable(resolver):
+            raise TypeError(f"resolver must be an async function without parameters, not {resolver!r}")
+        cell: Cell[T_co] = Cell(type(self))
+        self._cell = cell
+
+        async def work() -> None:
+            try:
+                cell.resolve(await resolver())
+            except Exception as error:
+                cell.fail(error)
+
+        cell.work(work, start_soon)
+
+    @classmethod
+    def of_cell(cls, cell: Cell[Any]) -> Promise[T_co]:
+        """A handle of a cell; not for users."""
+        promise = cls.__new__(cls)
+        promise._cell = cell
+        return promise
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        cell = self._cell
+        if not cell.done:
+            yield from cell.wait_until_done().__await__()
+        return cell.result()  # type: ignore[no-any-return]  # what kind of cell it is, the subclass knows
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is resolved, failed or cancelled."""
+        return self._cell.done
+
+    def cancel(self) -> None:
+        """Stop the work behind this promise for good, for everybody.
+
+        Readers get the pieces so far and then `PromiseCancelledError`; the source's `finally` blocks run.
+        """
+        self._cell.cancel()

@@ -1,0 +1,309 @@
+"""FlatSequence: nested in, flat out, in order (or out of order where asked).
+
+A sequence that is sent into another one is kept by reference, as a branch. Readers walk the branches, so passing a
+sequence on costs no task and no copy, however deep it goes. Only what has to be waited for (an async iterable, an
+iterator) gets a pump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from miniagents.errors import CyclicValueError
+from miniagents.promising.promise import Promise
+from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Self
+
+__all__ = ["FlatSequence", "SequenceCell", "SequencePromise"]
+
+LEAF = TypeVar("LEAF", bound=Promise[Any])
+LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
+WHOLE_co = TypeVar("WHOLE_co", covariant=True)
+
+_NOT_ORDERED = (str, bytes, bytearray, memoryview, range)
+_ITEMS_A_TURN = 100
+"""How many items of a plain iterator are taken before others get their turn: it never waits by itself."""
+
+
+class SequenceCell(StreamCell[Any, Any]):
+    """Pieces are leaves (promises of the sequence's kind) and branches (other sequences, by reference)."""
+
+    __slots__ = ("_closing", "_forwarded")
+
+    promise_class: type[SequencePromise[Any, Any]]
+    produced_only_by_its_task = False
+
+    def __init__(self, promise_class: type[SequencePromise[Any, Any]]) -> None:
+        super().__init__(promise_class)
+        self._forwarded = 0
+        self._closing = False
+
+    # --- sending
+
+    def send(self, item: Any) -> None:
+        """Append what `item` flattens to; nothing is appended when a part of it is of a wrong type."""
+        self.pieces.extend(self.promise_class.flatten(item))
+        if self.waiters is not None or self.request is not None:
+            self.wake()
+
+    def send_out_of_order(self, item: Any) -> None:
+        """Append leaves at once, and those of branches as soon as each is there."""
+        for piece in self.promise_class.flatten(item):
+            if isinstance(piece, SequencePromise):
+                self._forward(piece)
+            else:
+                self.pieces.append(piece)
+        self.wake()
+
+    def _forward(self, branch: SequencePromise[Any, Any]) -> None:
+        async def forward() -> None:
+            async for leaf in branch:
+                self.pieces.append(leaf)
+                self.wake()
+
+        def ended(_: asyncio.Task[Any]) -> None:
+            self._forwarded -= 1
+            if self._closing and not self._forwarded:
+                self.resolve(())
+
+        if self.context is None:
+            self.pieces.append(branch)  # nobody can wait for it here; in order is one of the orders it may come in
+            return
+        self._forwarded += 1
+        self.context.spawn(forward(), ended, name=str(self.scope or "sequence"))
+
+    def take(self, piece: Any) -> None:
+        """An item that the pump read: a wrong type in it fails in its place, and later items still come."""
+        try:
+            self.send(piece)
+        except Exception as error:
+            self.send(error)
+
+    async def _pump(self, source: AsyncIterable[Any]) -> None:
+        async for item in source:
+            self.take(item)
+
+    # --- ending
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing may be sent any more."""
+        return self.done or self._closing
+
+    def finish(self) -> None:
+        """No more items will be sent."""
+        self._closing = True
+        if not self._forwarded:
+            self.resolve(())
+
+    def fail(self, error: BaseException) -> None:
+        """An error is a failed leaf in its place: those who iterate do not stumble over it."""
+        if not self.done:
+            self.pieces.append(self.promise_class.failed_leaf(error, observed=self.observed))
+            self.resolve(())
+
+    def leaves(self) -> Iterator[Promise[Any]]:
+        """All leaves there are now, branches walked in place."""
+        stack: list[Iterator[Any]] = [iter(self.pieces)]
+        while stack:
+            for piece in stack[-1]:
+                if isinstance(piece, SequencePromise):
+                    stack.append(iter(piece._cell.pieces))
+                    break
+                yield piece
+            else:
+                stack.pop()
+
+    async def until_closed(self) -> None:
+        """Return when this sequence and all its branches have ended."""
+        stack: list[tuple[SequenceCell, int]] = [(self, 0)]
+        while stack:
+            cell, position = stack.pop()
+            if not cell.done:
+                await cell.wait_until_done()
+            for index in range(position, len(cell.pieces)):
+                if isinstance(cell.pieces[index], SequencePromise):
+                    stack.append((cell, index + 1))
+                    stack.append((cell.pieces[index]._cell, 0))
+                    break
+
+    async def read(self) -> AsyncIterator[Any]:
+        """The leaves, each as soon as it is there; it does not raise what leaves have failed with."""
+        stack: list[tuple[SequenceCell, int]] = [(self, 0)]
+        while stack:
+            cell, position = stack.pop()
+            while True:
+                done = cell.done
+                if position < len(cell.pieces):
+                    piece = cell.pieces[position]
+                    position += 1
+                    if isinstance(piece, SequencePromise):
+                        stack.append((cell, position))
+                        cell, position = piece._cell, 0
+                    else:
+                        yield piece
+                elif done:
+                    break
+                else:
+                    await cell.wait_for_more()
+
+
+class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
+    """A promise of a flat sequence of promises.
+
+    `async for leaf in sequence` gives the leaves as they come and never raises what a leaf failed with. `await sequence`
+    gives a tuple of what the leaves resolve to, or raises the first error in their order.
+    """
+
+    __slots__ = ()
+
+    _cell: SequenceCell
+    leaf_class: ClassVar[type[Promise[Any]]]
+
+    def __await__(self) -> Generator[Any, None, WHOLE_co]:
+        return self._resolve().__await__()
+
+    async def _resolve(self) -> WHOLE_co:
+        await self._cell.until_closed()
+        leaves = list(self._cell.leaves())
+        for leaf in leaves:
+            leaf._cell.begin()
+        try:
+            return tuple([await leaf for leaf in leaves])  # type: ignore[return-value]  # WHOLE_co is that tuple
+        except Exception as error:
+            _observe_all(leaves, error)
+            raise
+
+    @classmethod
+    def make_leaf(cls, item: Any) -> Promise[Any]:
+        """A leaf out of something that is neither a promise nor a container.
+
+        Raises:
+            TypeError: nothing of this type can be sent.
+        """
+        raise TypeError(f"Cannot send {item!r:.100} of type {type(item).__name__}")
+
+    @classmethod
+    def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> Promise[Any]:
+        """A leaf that has failed already."""
+        raise TypeError(f"{cls.__name__} has no place for errors")
+
+    @classmethod
+    def flatten(cls, item: Any) -> list[Promise[Any]]:
+        """The leaves and branches of whatever was sent: lists are walked now, what has to be waited for becomes a branch.
+
+        Raises:
+            TypeError: a part of it cannot be sent.
+            CyclicValueError: a list contains itself.
+        """
+        if item.__class__ is str:
+            return [cls.make_leaf(item)]
+        pieces: list[Promise[Any]] = []
+        stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((item,)))]
+        on_the_way: set[int] = set()
+        while stack:
+            container, items = stack[-1]
+            for each in items:
+                if isinstance(each, Sequence) and not isinstance(each, _NOT_ORDERED):
+                    if id(each) in on_the_way:
+                        raise CyclicValueError(f"A {type(each).__name__} that contains itself cannot be sent")
+                    on_the_way.add(id(each))
+                    stack.append((each, iter(each)))
+                    break
+                pieces.append(cls._piece(each))
+            else:
+                on_the_way.discard(id(container))
+                stack.pop()
+        return pieces
+
+    @classmethod
+    def _piece(cls, item: Any) -> Promise[Any]:
+        if isinstance(item, (cls.leaf_class, SequencePromise)):
+            return item
+        if isinstance(item, Exception):
+            return cls.failed_leaf(item)
+        if isinstance(item, Iterator):
+            return cls.pumped(_turns(item))
+        if is_async_iterable(item) and not isinstance(item, Promise):
+            return cls.pumped(item)
+        return cls.make_leaf(item)
+
+    @classmethod
+    def pumped(cls, items: AsyncIterable[Any]) -> Self:
+        """The sequence of what an async iterable yields, read by a pump of its own."""
+        cell = SequenceCell(cls)
+        cell.pump_from(lambda: items, start_soon=None, batches=False)
+        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+
+    @classmethod
+    def of_items(cls, items: Any) -> Self:
+        """A closed sequence of `items`; a sequence promise is returned as it is."""
+        if isinstance(items, cls):
+            return items
+        pieces = cls.flatten(items) if items is not None else []
+        if len(pieces) == 1 and isinstance(pieces[0], cls):
+            return pieces[0]
+        cell = SequenceCell(cls)
+        cell.pieces = pieces
+        cell.resolve(())
+        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+
+
+class FlatSequence(StreamAppender[Any], Generic[LEAF]):
+    """The sending end of a sequence: `with sequence: sequence.append(item)`, read through `sequence.promise`.
+
+    Args:
+        capture_errors: see `StreamAppender`.
+    """
+
+    promise_class: ClassVar[type[SequencePromise[Any, Any]]] = SequencePromise
+    _cell: SequenceCell  # type: ignore[assignment]  # pieces of a sequence are promises, whatever was appended
+
+    def __init__(self, *, capture_errors: bool = False) -> None:
+        self.capture_errors = capture_errors
+        self._opened = False
+        self._cell = SequenceCell(self.promise_class)
+
+    def _append(self, piece: Any) -> None:
+        self._cell.send(piece)
+
+    def append_out_of_order(self, item: Any) -> Self:
+        """Send something whose messages come as soon as each is there, without keeping others waiting.
+
+        Raises:
+            AppenderClosedError: before `open`, or after `close`.
+            TypeError: a part of it cannot be sent.
+        """
+        self.check_open()
+        self._cell.send_out_of_order(item)
+        return self
+
+    def _fail(self, error: Exception) -> None:
+        # without capture_errors the error goes on to the caller, who is responsible for it then
+        self._cell.observed = not self.capture_errors
+        self._cell.fail(error)
+
+
+async def _turns(items: Iterator[Any]) -> AsyncIterator[Any]:
+    for count, item in enumerate(items, 1):
+        yield item
+        if not count % _ITEMS_A_TURN:
+            await asyncio.sleep(0)
+
+
+def _observe_all(leaves: list[Promise[Any]], error: Exception) -> None:
+    """Whoever gets the first error of a sequence has seen the others as well; they become notes."""
+    notes = getattr(error, "__notes__", ())
+    for leaf in leaves:
+        leaf._cell.observe()
+        failure = leaf._cell.failure
+        if failure is not None and failure.error is not error:
+            note = f"Another message of the sequence failed as well: {failure.error!r}"
+            if note not in notes:
+                error.add_note(note)
+                notes = error.__notes__

@@ -1,0 +1,324 @@
+"""StreamedPromise: one pump, many readers, replayable from the start by anyone.
+
+The pump is the only task that touches the source. It appends pieces to a list; a reader walks that list and waits only
+when it has read everything. Measured: a list iterator inside an async generator costs a reader what a bare async
+generator costs, and nothing a reader does can reach the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from miniagents.errors import AppenderClosedError
+from miniagents.promising.freezing import freeze
+from miniagents.promising.promise import Cell, Promise
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["StreamAppender", "StreamCell", "StreamedPromise"]
+
+P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
+W = TypeVar("W")
+W_co = TypeVar("W_co", covariant=True)
+
+
+class StreamCell(Cell[W], Generic[P, W]):
+    """A cell that grows piece by piece before it is settled."""
+
+    __slots__ = ("on_demand", "pieces", "request", "resolver")
+
+    def __init__(self, promise_class: type[Promise[Any]], resolver: Callable[[list[P]], W] | None = None) -> None:
+        super().__init__(promise_class)
+        self.pieces: list[P] = []
+        self.resolver = resolver
+        self.on_demand = False
+        self.request: asyncio.Future[None] | None = None
+        """What a pump on demand waits for while nobody reads."""
+
+    # --- the pump
+
+    def pump_from(self, source: Callable[[], AsyncIterable[Any]], *, start_soon: bool | None, batches: bool) -> None:
+        """Read `source` to its end in one task, as fast as it goes, or as it is read when `start_soon` is False."""
+        if start_soon is None:
+            start_soon = self.context is not None and self.context.start_everything_soon_by_default
+        self.on_demand = not start_soon
+        pump = self._pump_batches if batches else self._pump if start_soon else self._pump_on_demand
+        self.work(lambda: self._run(source, pump), start_soon)
+
+    async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
+        pieces: AsyncIterable[Any] | None = None
+        try:
+            pieces = source()
+            await pump(pieces)
+            self.finish()
+        except Exception as error:
+            self.fail(error)
+        finally:
+            if not self.done:  # cancelled, or an interrupt on its way to whoever runs the loop
+                self.cancelled()
+            # an exhausted generator ignores this; one that was left in the middle runs its `finally` blocks now
+            if (aclose := getattr(pieces, "aclose", None)) is not None:
+                await aclose()
+
+    async def _pump(self, source: AsyncIterable[Any]) -> None:
+        # No lock, queue, object or call a piece: this loop is what a token costs between its source and its readers
+        append, check = self.pieces.append, self.check
+        async for piece in source:
+            append(piece if piece.__class__ is str else check(piece))
+            if self.waiters is not None:
+                self.wake()
+            if self.done:
+                return
+
+    async def _pump_batches(self, source: AsyncIterable[Any]) -> None:
+        async for batch in source:
+            self.pieces.extend(batch)
+            self.wake()
+            if self.on_demand:
+                await self.until_wanted()
+            if self.done:
+                return
+
+    async def _pump_on_demand(self, source: AsyncIterable[Any]) -> None:
+        async for piece in source:
+            self.take(piece)
+            await self.until_wanted()
+            if self.done:
+                return
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody has read everything and waits for more."""
+        return bool(self.waiters or self.done_waiters)
+
+    async def until_wanted(self) -> None:
+        """Wait for a reader that has read everything; meanwhile the context may close without us."""
+        context, task = self.context, asyncio.current_task()
+        assert context is not None
+        assert task is not None
+        while not (self.is_wanted or self.done):
+            self.request = asyncio.get_running_loop().create_future()
+            context.park(task)
+            try:
+                await self.request
+            finally:
+                self.request = None
+                context.unpark(task)
+
+    def demanded(self) -> None:
+        """A reader has read everything: a pump on demand goes on."""
+        if self.request is not None and not self.request.done():
+            self.request.set_result(None)
+
+    def finish(self) -> None:
+        """The source has come to its end."""
+        if not self.done:
+            self.resolve(self.whole())
+
+    def whole(self) -> W:
+        """What the pieces make together."""
+        if self.resolver is not None:
+            return self.resolver(self.pieces)
+        return tuple(self.pieces)  # type: ignore[return-value]  # without a resolver, W is that tuple
+
+    def take(self, piece: Any) -> None:
+        """A piece has come."""
+        self.pieces.append(self.check(piece))
+        self.wake()
+
+    def check(self, piece: Any) -> P:
+        """The piece as it is kept, or `TypeError`."""
+        return piece  # type: ignore[no-any-return]  # any piece will do, unless a subclass knows better
+
+    # --- reading
+
+    async def read(self) -> AsyncIterator[P]:
+        """All pieces from the first on, each as soon as it is there, and the error at its place."""
+        pieces, position = self.pieces, 0
+        while True:
+            done = self.done
+            if position < len(pieces):
+                unread = iter(pieces)
+                unread.__setstate__(position)  # type: ignore[attr-defined]  # where a list iterator stands: O(1)
+                for piece in unread:  # goes on through what is appended meanwhile
+                    yield piece
+                position = len(pieces)
+            elif done:
+                break
+            else:
+                await self.wait_for_more()
+        if self.failure is not None:
+            self.observe()
+            raise self.failure.raised()
+
+    async def read_batches(self) -> AsyncIterator[list[P]]:
+        """Like `read`, but all that is there at once."""
+        pieces, position = self.pieces, 0
+        while True:
+            done = self.done
+            if position < len(pieces):
+                batch = pieces[position:]
+                position += len(batch)
+                yield batch
+            elif done:
+                break
+            else:
+                await self.wait_for_more()
+        if self.failure is not None:
+            self.observe()
+            raise self.failure.raised()
+
+
+class _Reader(Generic[P]):
+    """Keeps the promise alive while a live stream is read; the generator itself holds only the cell.
+
+    `__anext__` is the generator's own, found through the slot, so that a token costs no Python call here. When a reader
+    is dropped (a `break`), the promise is released at once, while asyncio closes an abandoned generator some steps later.
+    """
+
+    __slots__ = ("__anext__", "_promise")
+
+    def __init__(self, promise: Promise[Any], pieces: AsyncIterator[P]) -> None:
+        self._promise = promise
+        self.__anext__ = pieces.__anext__
+
+    def __aiter__(self) -> Self:
+        return self
+
+
+class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
+    """A promise whose pieces can be read while they come, from the first one, by any number of readers.
+
+    `async for piece in promise` reads the pieces; `await promise` gives the whole.
+
+    Args:
+        streamer: async generator function (or any function that returns an async iterable) without parameters.
+        resolver: makes the whole out of the list of pieces; a tuple of them by default.
+        start_soon: True begins at the next task switch. False begins with the first reader and stays at most one piece
+            ahead of the readers. None takes the context's default.
+    """
+
+    __slots__ = ()
+
+    _cell: StreamCell[Any, Any]
+
+    def __init__(
+        self,
+        streamer: Callable[[], AsyncIterable[P_co]],
+        *,
+        resolver: Callable[[list[P_co]], W_co] | None = None,
+        start_soon: bool | None = None,
+    ) -> None:
+        if not callable(streamer):
+            raise TypeError(f"streamer must be an async generator function without parameters, not {streamer!r}")
+        cell: StreamCell[P_co, Any] = StreamCell(type(self), resolver)
+        self._cell = cell
+        cell.pump_from(streamer, start_soon=start_soon, batches=False)
+
+    def __aiter__(self) -> AsyncIterator[P_co]:
+        cell = self._cell
+        if cell.done:
+            return cell.read()
+        return _Reader(self, cell.read())  # type: ignore[return-value]  # its __anext__ is in a slot, unseen by mypy
+
+    def batches(self) -> AsyncIterator[list[P_co]]:
+        """Lists of pieces, each with all that had arrived: for those who need not see every piece for itself."""
+        cell = self._cell
+        if cell.done:
+            return cell.read_batches()
+        return _Reader(self, cell.read_batches())  # type: ignore[return-value]  # as in __aiter__
+
+
+class StreamAppender(Generic[P]):
+    """The sending end of a stream that is filled by hand.
+
+    Used as `with appender: appender.append(piece)`; its `promise` can be read from anywhere meanwhile.
+
+    Args:
+        capture_errors: an `Exception` that leaves the `with` block becomes the end of the stream and goes no further.
+            Otherwise it ends the stream and goes on. Interrupts and cancellations always go on; the stream then ends as
+            cancelled.
+    """
+
+    def __init__(self, *, capture_errors: bool = False) -> None:
+        self.capture_errors = capture_errors
+        self._opened = False
+        self._cell: StreamCell[P, tuple[P, ...]] = _AppendedCell(StreamedPromise)
+
+    @property
+    def promise(self) -> StreamedPromise[P, tuple[P, ...]]:
+        """What readers read."""
+        return StreamedPromise.of_cell(self._cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+
+    def open(self) -> Self:
+        """Begin to accept pieces.
+
+        Raises:
+            AppenderClosedError: it was open before.
+        """
+        if self._opened or self._cell.done:
+            raise AppenderClosedError("This appender was open before: make a new one for each stream")
+        self._opened = True
+        return self
+
+    def append(self, piece: P) -> Self:
+        """Send a piece, frozen at once.
+
+        Raises:
+            AppenderClosedError: before `open`, or after `close`.
+            FreezeError: the piece is of a type that cannot be made immutable.
+        """
+        self.check_open()
+        self._append(piece)
+        return self
+
+    def check_open(self) -> None:
+        """Raise `AppenderClosedError` unless pieces are accepted now."""
+        if not self._opened or self._cell.done:
+            state = "has been closed" if self._opened else "is not open yet"
+            raise AppenderClosedError(f"This appender {state}: append inside `with appender:`")
+
+    def _append(self, piece: P) -> None:
+        self._cell.pieces.append(freeze(piece, "piece"))
+        self._cell.wake()
+
+    def close(self) -> None:
+        """End the stream; closing twice is fine."""
+        self._cell.finish()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            self.close()
+            return False
+        if not isinstance(error, Exception):
+            self._cell.cancelled()
+            return False
+        self._fail(error)
+        return self.capture_errors
+
+    def _fail(self, error: Exception) -> None:
+        if not self.capture_errors:
+            self._cell.observe()  # it goes on to the caller, who is responsible for it then
+        self._cell.fail(error)
+
+
+class _AppendedCell(StreamCell[P, W]):
+    __slots__ = ()
+
+    produced_only_by_its_task = False
+
+
+def is_async_iterable(value: object) -> bool:
+    """Whether `value` can be read with `async for`; a class itself cannot."""
+    return isinstance(value, AsyncIterable) and not inspect.isclass(value)

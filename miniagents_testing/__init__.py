@@ -1,0 +1,44 @@
+"""What makes an app on MiniAgents testable (extra `testing`).
+
+Importing this package loads nothing; each name comes with its own module.
+
+- `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
+- `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
+- `miniagents_testing.errors`: what can go wrong.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miniagents_testing.cassette import RecordingTransport, ReplayTransport
+    from miniagents_testing.provider_server import Answer, ProviderServer
+
+__all__ = ["Answer", "ProviderServer", "RecordingTransport", "ReplayTransport"]
+
+_HOME = {
+    "Answer": "provider_server",
+    "ProviderServer": "provider_server",
+    "RecordingTransport": "cassette",
+    "ReplayTransport": "cassette",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __name__:
+            raise
+        raise ImportError(
+            f"{__name__}.{name} needs {error.name!r}. Install it with: pip install 'miniagents[testing]'",
+            name=error.name,
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
