@@ -1,4 +1,4 @@
-"""Run by `tox -e no-extras`, where pydantic is installed and nothing else: a dialog works, and what is missing says so."""
+"""Run by `tox -e no-extras`, where pydantic and nothing else is installed: a dialog works; what is missing says so."""
 
 from __future__ import annotations
 

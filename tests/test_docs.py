@@ -13,19 +13,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "cassettes/README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "cassettes/README.md",
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _snippets(language: str) -> list[tuple[str, str]]:
     """Page and line of each block in `language`, and its text."""
-    found = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for block in FENCE.finditer(text):
-            if block[1] == language:
-                found.append((f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, block.start()) + 2}", block[2]))
-    return found
+    return [
+        (f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, block.start()) + 2}", block[2])
+        for page in PAGES
+        for text in [page.read_text(encoding="utf-8")]
+        for block in FENCE.finditer(text)
+        if block[1] == language
+    ]
 
 
 @pytest.mark.parametrize("snippet", [pytest.param(text, id=where) for where, text in _snippets("python")])
@@ -35,18 +40,24 @@ def test_every_python_snippet_runs(snippet: str, tmp_path: Path) -> None:
     program = tmp_path / "snippet.py"
     program.write_text(snippet, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)], cwd=tmp_path, input="", capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", str(program)],
+        cwd=tmp_path,
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:
     """No page names a file that is not there."""
-    broken = []
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            if not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+    broken = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
     assert not broken
 
 
@@ -54,7 +65,9 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     """`.ci/run` finds exactly one command in the README, and is executable."""
     script = ROOT / ".ci" / "run"
     (marked,) = re.findall(
-        r"<!-- the command that runs all tests -->\n```sh\n(.*?)\n```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+        r"<!-- the command that runs all tests -->\n```sh\n(.*?)\n```",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.DOTALL,
     )
     assert "\n" not in marked
     assert "tox" in marked

@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import miniagents
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-OPTIONAL = ("openai", "anthropic", "httpx2", "prompt_toolkit", "yaml", "starlette", "uvicorn", "pytest", "hypothesis", "vcr")
+OPTIONAL = (
+    "openai",
+    "anthropic",
+    "httpx2",
+    "prompt_toolkit",
+    "yaml",
+    "starlette",
+    "uvicorn",
+    "pytest",
+    "hypothesis",
+    "vcr",
+)
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +44,6 @@ def _modules_after(statement: str) -> set[str]:
 
 def test_the_version_is_said_once(project: dict[str, Any]) -> None:
     """`miniagents.__version__` is the version of pyproject.toml."""
-    import miniagents  # noqa: PLC0415 - the tests above it must be able to run without
-
     assert miniagents.__version__ == project["version"] == metadata.version("miniagents")
 
 
@@ -74,7 +85,5 @@ def test_importing_loads_no_optional_package(module: str) -> None:
 
 def test_every_public_name_is_there() -> None:
     """`__all__` is sorted, and each of its names can be imported."""
-    import miniagents  # noqa: PLC0415
-
     assert list(miniagents.__all__) == sorted(set(miniagents.__all__))
     assert [name for name in miniagents.__all__ if not hasattr(miniagents, name)] == []

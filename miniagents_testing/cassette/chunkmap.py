@@ -1,0 +1,133 @@
+"""The chunk map: where a recorded body was cut, and how long each chunk was waited for, in one short text.
+
+A map is a row of tokens, one a chunk: the wait since the chunk before (or since the response headers) in ms, then
+
+- nothing: the chunk ends where the next event ends,
+- `*k`: it ends where the k-th event from here ends,
+- `/n`: it is n bytes long and ends inside an event.
+
+Counting in events rather than bytes keeps a map valid when a body is redacted, and makes it cheap: most chunks are one
+event. Waits are kept in ticks of 10 µs; coarser ones put tokens of parallel streams out of order.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["TICKS_PER_MS", "Chunk", "ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk"]
+
+TICKS_PER_MS = 100
+"""10 µs."""
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_TOKEN = re.compile(
+    r"(?P<ms>\d{1,12})(\.(?P<hundredths>\d{1,2}))?(\*(?P<events>[1-9]\d{0,11})|/(?P<size>[1-9]\d{0,11}))?"
+)
+
+
+class Chunk(NamedTuple):
+    """Bytes as they were read from the wire in one go."""
+
+    wait: int
+    """Ticks since the chunk before, or since the response headers."""
+
+    data: bytes
+
+
+class ChunkMapError(ValueError):
+    """The text is no chunk map, or not one of this body."""
+
+
+def event_ends(body: bytes) -> list[int]:
+    """Where the events of `body` end: after each blank line, and at the end of the body."""
+    ends = []
+    line_start = 0
+    for end_of_line in _LINE_END.finditer(body):
+        if end_of_line.start() == line_start:
+            ends.append(end_of_line.end())
+        line_start = end_of_line.end()
+    if body and (not ends or ends[-1] != len(body)):
+        ends.append(len(body))
+    return ends
+
+
+def encode(chunks: Iterable[Chunk]) -> str:
+    """The map of these chunks; `decode` with their joined bytes gives them back. Empty chunks are left out."""
+    chunks = _without_empty(chunks)
+    ends = event_ends(b"".join(chunk.data for chunk in chunks))
+    tokens = []
+    position = 0
+    for chunk in chunks:
+        first = bisect_right(ends, position)
+        position += len(chunk.data)
+        last = bisect_left(ends, position)
+        if ends[last] != position:
+            tokens.append(f"{_ms(chunk.wait)}/{len(chunk.data)}")
+        elif last == first:
+            tokens.append(_ms(chunk.wait))
+        else:
+            tokens.append(f"{_ms(chunk.wait)}*{last - first + 1}")
+    return " ".join(tokens)
+
+
+def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
+    """The chunks of `body`.
+
+    Raises:
+        ChunkMapError: a token cannot be read, or the map does not end where the body ends.
+    """
+    ends = event_ends(body)
+    chunks = []
+    position = 0
+    for token in text.split():
+        parsed = _TOKEN.fullmatch(token)
+        if parsed is None:
+            raise ChunkMapError(f"{token!r} is no token of a chunk map")
+        start, position = position, _end_of_chunk(parsed, position, ends)
+        if position > len(body):
+            raise ChunkMapError(f"the map goes on after the {len(body)} bytes of the body, at {token!r}")
+        wait = int(parsed["ms"]) * TICKS_PER_MS + int((parsed["hundredths"] or "0").ljust(2, "0"))
+        chunks.append(Chunk(wait, body[start:position]))
+    if position != len(body):
+        raise ChunkMapError(f"the map ends after {position} of the {len(body)} bytes of the body")
+    return tuple(chunks)
+
+
+def one_event_a_chunk(body: bytes) -> tuple[Chunk, ...]:
+    """The chunks of a body whose cuts nobody recorded, without any waits."""
+    starts = [0, *event_ends(body)]
+    return tuple(Chunk(0, body[start:end]) for start, end in pairwise(starts))
+
+
+def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
+    """The same bytes at the same times, with no chunk that is empty."""
+    full = []
+    waited = 0
+    for chunk in chunks:
+        waited += chunk.wait
+        if chunk.data:
+            full.append(Chunk(waited, chunk.data))
+            waited = 0
+    return full
+
+
+def _end_of_chunk(token: re.Match[str], position: int, ends: Sequence[int]) -> int:
+    """Where the chunk of `token` ends that starts at `position`."""
+    if token["size"]:
+        return position + int(token["size"])
+    last = bisect_right(ends, position) + int(token["events"] or "1") - 1
+    if last >= len(ends):
+        raise ChunkMapError(f"the body has no {token['events'] or 'further'} events for {token[0]!r}")
+    return ends[last]
+
+
+def _ms(ticks: int) -> str:
+    """Ticks as milliseconds, as short as they can be said."""
+    whole, hundredths = divmod(ticks, TICKS_PER_MS)
+    return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".")

@@ -1,0 +1,118 @@
+"""YAML as a person wants to read a recording: bodies as blocks, line for line.
+
+Own writer, because the usual one turns a body with one emoji or one trailing space into a single quoted line. What it
+writes, any YAML 1.1 reader gives back unchanged. Not a general writer: mappings with plain keys, lists, str, bytes,
+int, float, bool.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["yaml_text"]
+
+# What a block may hold: printable as YAML 1.1 has it, without the line ends that it would turn into others (CR, NEL,
+# U+2028, U+2029) and without the BOM, which a reader may drop.
+_PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
+_BLOCK = re.compile(rf"[{_PRINTABLE}\n]*")
+_LINE = re.compile(rf"[{_PRINTABLE}]*")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_+;:./=-]*[A-Za-z0-9]")
+_NO_STRINGS = frozenset({"true", "false", "yes", "no", "on", "off", "null"})
+_ESCAPED = re.compile(rf'[^{_PRINTABLE}]|[\\"\t]')
+_SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def yaml_text(document: Mapping[str, Any]) -> str:
+    """The document as YAML."""
+    return "".join(f"{line}\n" for line in _mapping(document, ""))
+
+
+def _mapping(mapping: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in mapping.items():
+        yield from _entry(f"{indent}{key}:", value, indent)
+
+
+def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
+    """`value` after `head`, on the same line or below it."""
+    if isinstance(value, Mapping):
+        yield head if value else f"{head} {{}}"
+        yield from _mapping(value, f"{indent}  ")
+    elif isinstance(value, list):
+        yield head if value else f"{head} []"
+        for item in value:
+            yield from _item(item, indent)
+    else:
+        first, *rest = _scalar(value, f"{indent}  ")
+        yield f"{head} {first}"
+        yield from rest
+
+
+def _item(item: Any, indent: str) -> Iterator[str]:
+    """One item of a list; the first key of a mapping stands beside the dash."""
+    if not isinstance(item, Mapping):
+        yield from _entry(f"{indent}-", item, indent)
+        return
+    lines = _mapping(item, f"{indent}  ")
+    yield f"{indent}- {next(lines).lstrip()}"
+    yield from lines
+
+
+def _scalar(value: Any, indent: str) -> list[str]:
+    """The lines of a scalar, all but the first with their indentation."""
+    if isinstance(value, bool):
+        return ["true" if value else "false"]
+    if isinstance(value, (int, float)):
+        return [repr(value)]
+    if isinstance(value, bytes):
+        lines = textwrap.wrap(base64.b64encode(value).decode("ascii"), 100) or [""]
+        return ["!!binary |", *(indent + line for line in lines)]
+    return _string(value, indent)
+
+
+def _string(text: str, indent: str) -> list[str]:
+    if "\n" in text:
+        return _block(text, indent) if _fits_block(text) else _quoted(text, indent)
+    if _PLAIN.fullmatch(text) and ": " not in text and text.lower() not in _NO_STRINGS:
+        return [text]
+    if _LINE.fullmatch(text) and "\t" not in text:
+        return ["'" + text.replace("'", "''") + "'"]
+    return _quoted(text, indent)
+
+
+def _fits_block(text: str) -> bool:
+    """Whether a literal block gives back `text`, and no reader could stumble over its white space."""
+    return (
+        _BLOCK.fullmatch(text) is not None
+        and text.strip("\n") != ""
+        and not text.startswith((" ", "\n", "\t"))
+        and all(line.strip(" \t") or not line for line in text.split("\n"))
+    )
+
+
+def _block(text: str, indent: str) -> list[str]:
+    """A literal block; the sign after `|` says which line ends at the end of it count."""
+    body = text.rstrip("\n")
+    line_ends = len(text) - len(body)
+    sign = ("-", "", "+")[min(line_ends, 2)]
+    return [f"|{sign}", *((indent + line if line else "") for line in body.split("\n")), *[""] * (line_ends - 1)]
+
+
+def _quoted(text: str, indent: str) -> list[str]:
+    """A double-quoted string, one source line for each of its lines."""
+    lines = [_ESCAPED.sub(_escape, line) for line in re.findall(r"[^\n]*\n|[^\n]+", text)] or [""]
+    # A reader drops white space at the start of a source line, so the first space of it is escaped.
+    rest = [indent + ("\\" + line if line.startswith(" ") else line) for line in lines[1:]]
+    joined = ['"' + lines[0], *rest]
+    return [*(line + "\\" for line in joined[:-1]), joined[-1] + '"']
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    if char in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[char]
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

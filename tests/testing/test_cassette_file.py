@@ -1,0 +1,227 @@
+"""The file of a cassette: what was saved is what is loaded, and damage is noticed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from vcr import matchers
+from vcr.cassette import Cassette
+from vcr.request import Request
+
+from miniagents_testing.cassette import Chunk, Interaction, file, load, save
+from miniagents_testing.cassette.yaml_text import yaml_text
+from miniagents_testing.errors import CassetteFormatError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = st.text(
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\n\r\t \x85\u2028\ufeff\x1b'\"\\#:-"))
+)
+SCALARS = st.one_of(TEXT, st.binary(), st.integers(), st.booleans(), st.floats(0, 1e6).map(lambda x: round(x, 2)))
+DOCUMENTS = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(st.one_of(TEXT, st.dictionaries(st.sampled_from("abcd"), inner, min_size=1))),
+        st.dictionaries(st.sampled_from("abcd"), inner),
+    ),
+    max_leaves=8,
+)
+
+CHUNKS = (Chunk(1502, b"data: Hi"), Chunk(510, " there 😀\n\n".encode()), Chunk(2000, b"data: [DONE]\n\n"))
+
+
+def make(**changes: Any) -> Interaction:
+    """A small interaction."""
+    fields: dict[str, Any] = {
+        "method": "POST",
+        "uri": "https://api.openai.com/v1/chat/completions",
+        "request_body": b'{"model": "gpt-4", "stream": true}',
+        "status": 200,
+        "reason": "OK",
+        "chunks": CHUNKS,
+        "request_headers": {"content-type": ["application/json"]},
+        "response_headers": {"content-type": ["text/event-stream; charset=utf-8"]},
+        "started_ms": 265.93,
+        "headers_ms": 91.2,
+    }
+    return Interaction(**{**fields, **changes})
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), DOCUMENTS, min_size=1))
+def test_any_reader_gives_back_what_the_writer_wrote(document: dict[str, Any]) -> None:
+    """The fast reader and the reader in Python agree on every text."""
+    text = yaml_text(document)
+    for name in ("CSafeLoader", "SafeLoader"):
+        assert yaml.load(text, getattr(yaml, name)) == document
+
+
+@given(st.lists(st.text("ab \n\t", max_size=8), max_size=4))
+def test_white_space_survives_the_writer(texts: list[str]) -> None:
+    """Blank lines, leading and trailing spaces are where blocks of YAML go wrong."""
+    document = {"texts": texts}
+    assert yaml.load(yaml_text(document), yaml.CSafeLoader) == document
+
+
+def test_a_body_is_written_as_it_reads() -> None:
+    """Emoji and other scripts stay in a block; a body with carriage returns keeps a source line for each of its own."""
+    assert yaml_text({"body": "data: 日本語 😀 \n\n"}) == "body: |+\n  data: 日本語 😀 \n\n"
+    assert yaml_text({"body": "a\r\n b\r\n"}) == 'body: "a\\r\\n\\\n  \\ b\\r\\n"\n'
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.lists(st.builds(Chunk, st.integers(0, 10**6), st.binary(min_size=1, max_size=9)), max_size=4), max_size=3
+    )
+)
+def test_loading_gives_back_what_was_saved(tmp_path: Path, streams: list[list[Chunk]]) -> None:
+    """Any bytes, any cuts, any moments; also bodies that are no text."""
+    saved = [make(chunks=tuple(chunks), started_ms=float(number)) for number, chunks in enumerate(streams)]
+    save(tmp_path / "c.yaml", saved)
+    assert load(tmp_path / "c.yaml") == tuple(saved)
+
+
+@pytest.mark.parametrize("end", ["eof", "closed", "cancelled", "open", "raise ReadError: it: broke"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_how_a_stream_ended_is_kept(tmp_path: Path, end: str, complete: bool) -> None:
+    """A stream that its reader left is not taken for a whole one."""
+    interaction = make(end=end, complete=complete or end == "eof")
+    save(tmp_path / "c.yaml", [interaction])
+    assert load(tmp_path / "c.yaml") == (interaction,)
+
+
+def test_every_changed_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    """A cassette never plays something else than was recorded."""
+    path = tmp_path / "c.yaml"
+    saved = [make(), make(chunks=(Chunk(0, b"{}"),))]
+    save(path, saved)
+    whole = path.read_bytes()
+    for position, byte in enumerate(whole):
+        path.write_bytes(whole[:position] + bytes([byte ^ 1]) + whole[position + 1 :])
+        with suppress(CassetteFormatError):
+            assert load(path) == tuple(saved), position
+
+
+def test_every_truncation_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    """Half a file is no cassette."""
+    path = tmp_path / "c.yaml"
+    save(path, [make()])
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with suppress(CassetteFormatError):
+            assert load(path) == (make(),), length
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("data: Hi", "data: Ho"), "interaction 1 .*digest"),
+        (("15.02/8", "16/8"), "interaction 1 .*digest"),
+        (("miniagents:", "minions:"), "`miniagents` entry is missing"),
+        (("count: 1", "count: 2"), "2 interactions were sealed, 1 are here"),
+        (("miniagents:\n  v: 1", "miniagents:\n  v: 2"), "format 2 is not known"),
+        (("interactions:", "actions:"), "not a cassette"),
+    ],
+)
+def test_the_error_names_what_is_wrong(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    """File, interaction and reason stand in the message."""
+    path = tmp_path / "c.yaml"
+    save(path, [make()])
+    text = path.read_text(encoding="utf-8")
+    assert change[0] in text
+    path.write_text(text.replace(*change), encoding="utf-8")
+    with pytest.raises(CassetteFormatError, match=says) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"- 1", b"a: [", b"version: 1\ninteractions:\n- 1\n"])
+def test_what_is_no_cassette_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Whatever the file holds, the error is ours and names it."""
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(CassetteFormatError, match=re.escape(str(path))):
+        load(path)
+
+
+def test_volatile_fields_of_the_request_are_not_sealed(tmp_path: Path) -> None:
+    """What does not change the answer may be edited."""
+    path = tmp_path / "c.yaml"
+    save(path, [make(request_body=b'{"model":"gpt-4","user":"Ann"}')])
+    path.write_text(path.read_text(encoding="utf-8").replace("Ann", "Bob"), encoding="utf-8")
+    assert b"Bob" in load(path)[0].request_body
+
+
+def test_plain_vcrpy_plays_our_file(tmp_path: Path) -> None:
+    """One key more does not disturb it."""
+    path = tmp_path / "c.yaml"
+    interaction = make()
+    save(path, [interaction])
+    cassette = Cassette.load(path=str(path), match_on=(matchers.method, matchers.uri))
+    response = cassette.play_response(Request("POST", interaction.uri, b"", {}))
+    assert response["body"]["string"] == interaction.body
+
+
+def test_a_cassette_of_plain_vcrpy_is_played_event_by_event(tmp_path: Path) -> None:
+    """Without our keys there are no cuts and no moments to keep to."""
+    path = tmp_path / "c.yaml"
+    entry = {
+        "request": {"method": "POST", "uri": "https://x.test/v1", "body": None, "headers": {}},
+        "response": {
+            "status": {"code": 200, "message": None},
+            "headers": {"Content-Type": ["text/event-stream"]},
+            "body": {"string": "data: 1\n\ndata: 2\n\n"},
+        },
+    }
+    path.write_text(yaml.safe_dump({"interactions": [entry], "version": 1}), encoding="utf-8")
+    (interaction,) = load(path)
+    assert [chunk.data for chunk in interaction.chunks] == [b"data: 1\n\n", b"data: 2\n\n"]
+    assert interaction.response_headers == {"content-type": ["text/event-stream"]}
+    assert interaction.complete
+
+
+def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
+    """Somebody resealed a file whose body had changed: it plays event by event, with a warning."""
+    path = tmp_path / "c.yaml"
+    stream = {"v": 1, "chunks": "1/999", "end": "eof"}
+    entry: dict[str, Any] = {
+        "request": {"method": "POST", "uri": "https://x.test/v1", "body": "", "headers": {}},
+        "response": {
+            "status": {"code": 200, "message": "OK"},
+            "headers": {},
+            "body": {"string": "data: 1\n\n"},
+            "stream": stream,
+        },
+    }
+    entry["response"]["stream"]["digest"] = file._digest(entry)
+    path.write_text(
+        yaml_text({"interactions": [entry], "version": 1, "miniagents": file._seal([entry])}), encoding="utf-8"
+    )
+    with pytest.warns(UserWarning, match="interaction 1: one event a chunk"):
+        assert load(path)[0].chunks == (Chunk(0, b"data: 1\n\n"),)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing half-written, and nothing left lying about."""
+    path = tmp_path / "c.yaml"
+    save(path, [make()])
+    before = path.read_bytes()
+
+    def disk_full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        save(path, [make(), make()])
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["c.yaml"]

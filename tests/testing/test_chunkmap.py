@@ -1,0 +1,66 @@
+"""The chunk map says where a body was cut and when, and nothing is lost in it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents_testing.cassette.chunkmap import Chunk, ChunkMapError, decode, encode, event_ends, one_event_a_chunk
+
+PIECES = st.sampled_from([b"data: x", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", "data: é😀\n\n".encode(), b":"])
+CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.binary(max_size=5))))
+
+
+@given(CHUNKS)
+def test_decoding_gives_back_what_was_encoded(chunks: list[Chunk]) -> None:
+    """Bytes, cuts and moments survive; only chunks without a byte are left out."""
+    body = b"".join(chunk.data for chunk in chunks)
+    decoded = decode(encode(chunks), body)
+    assert [chunk.data for chunk in decoded] == [chunk.data for chunk in chunks if chunk.data]
+    moment, moments = 0, []
+    for chunk in chunks:
+        moment += chunk.wait
+        if chunk.data:
+            moments.append(moment)
+    assert moments == [sum(chunk.wait for chunk in decoded[: number + 1]) for number in range(len(decoded))]
+
+
+@given(CHUNKS, st.text(alphabet="0123456789./* x", max_size=30))
+def test_no_map_ever_loses_or_invents_bytes(chunks: list[Chunk], text: str) -> None:
+    """A map that is not one of this body is refused."""
+    body = b"".join(chunk.data for chunk in chunks)
+    try:
+        decoded = decode(text, body)
+    except ChunkMapError:
+        return
+    assert b"".join(chunk.data for chunk in decoded) == body
+
+
+def test_a_map_is_short_and_readable() -> None:
+    """One whole event has no size; cuts inside events and several events at once have one."""
+    body = b"data: one\n\ndata: two\n\ndata: three\n\ndata: four\n\n"
+    chunks = [Chunk(1502, body[:4]), Chunk(510, body[4:11]), Chunk(2000, body[11:35]), Chunk(0, body[35:])]
+    assert encode(chunks) == "15.02/4 5.1 20*2 0"
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"data: 1\n\ndata: 2\n\n", b"data: 1\r\n\r\ndata", b"{}", b"\r\r\n\n"])
+def test_events_end_after_blank_lines_and_at_the_end(body: bytes) -> None:
+    """The events together are the body, and none is empty."""
+    ends = event_ends(body)
+    assert ends == sorted(set(ends))
+    assert b"".join(chunk.data for chunk in one_event_a_chunk(body)) == body
+
+
+def test_counting_events_survives_a_change_of_their_size() -> None:
+    """A redacted body keeps its map."""
+    text = encode([Chunk(100, b"data: secret\n\n"), Chunk(200, b"data: 1\n\ndata: 2\n\n")])
+    redacted = b"data: <redacted>\n\ndata: 1\n\ndata: 22\n\n"
+    assert [chunk.data for chunk in decode(text, redacted)] == [redacted[:18], redacted[18:]]
+
+
+@pytest.mark.parametrize("text", ["1*9", "1/99", "1", "1*0", "-1*2", "1.001*2", "1*2 1", "x"])
+def test_a_map_that_does_not_fit_is_refused(text: str) -> None:
+    """Too long, too short, or no map at all: the error says which."""
+    with pytest.raises(ChunkMapError):
+        decode(text, b"data: 1\n\ndata: 2\n\n")
