@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import to_json
-
 from miniagents.messages.llm_fields import ToolCall, Usage
+from miniagents.messages.references import serialized
 from miniagents.promising.class_names import BARE
-from miniagents.promising.frozen import Frozen, FrozenDict, freeze_fields
+from miniagents.promising.frozen import Frozen, FrozenDict, children_first, freeze_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +91,36 @@ class Message(Frozen):
         if isinstance(content, str):
             return content
         if content is None:
-            return self.model_dump_json(exclude={"content", "role"}, context=BARE)
+            return _bare_json(self)
         return "\n".join(text for text in map(_text_of_part, content) if text is not None)
+
+    def sub_messages(self) -> Iterator[Message]:
+        """The messages in the fields of this one, at any depth: depth first, children first, each object once."""
+        return (each for each in children_first(self) if isinstance(each, Message) and each is not self)
+
+    def serialize(self) -> dict[str, Any]:
+        """This message as JSON types, with the messages in it by reference: what a store keeps of it.
+
+        A field that holds a message becomes `<field>__hash_key`, a tuple of messages `<field>__hash_keys`; a message among other
+        values becomes `{"__hash_key": "..."}`. `class_` is the name of the class.
+
+        Raises:
+            ValueError: another field already has the name that a reference would get.
+        """
+        return serialized(self)
+
+    @classmethod
+    def class_for_unknown_name(cls) -> type[Frozen]:
+        """A plain message."""
+        return Message
+
+
+def _bare_json(message: Message) -> str:
+    try:
+        fields = message.model_dump(mode="json", exclude={"content", "role"}, context=BARE)
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):  # nested too deep for pydantic or json: still no reason for str() to fail
+        return repr(message)
 
 
 def _text_of_part(part: str | FrozenDict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ part by its own digest. So nothing here is recursive over nested Frozen objects,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import from_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["FROZEN_CLASSES", "Frozen", "FrozenDict", "freeze", "freeze_fields", "nested_frozen"]
+__all__ = ["FROZEN_CLASSES", "Frozen", "FrozenDict", "children_first", "freeze", "freeze_fields", "frozen_fields", "frozen_state"]
 
 FROZEN_CLASSES: Final = ClassNames()
 """Every living subclass of Frozen by its name."""
@@ -151,7 +151,7 @@ class Frozen(FrozenLeaf, BaseModel):
             return self
         cls = type(self)
         copy = cls.__new__(cls)
-        cls.__pydantic_validator__.validate_python({**dict(_fields(self)), **update}, self_instance=copy)
+        cls.__pydantic_validator__.validate_python({**dict(frozen_fields(self)), **update}, self_instance=copy)
         object.__setattr__(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__ | update.keys())
         freeze_fields(copy)
         return copy
@@ -190,7 +190,7 @@ class Frozen(FrozenLeaf, BaseModel):
 
     def __short_repr_items__(self) -> Iterator[tuple[str, Any]]:
         """What the shortened repr shows."""
-        for name, value in _fields(self):
+        for name, value in frozen_fields(self):
             if value is not None or name not in type(self).__pydantic_fields__:
                 yield name, value
 
@@ -227,7 +227,7 @@ class Frozen(FrozenLeaf, BaseModel):
         return Frozen
 
 
-AnyFrozen = TypeVar("AnyFrozen", bound=Frozen)
+FROZEN_CLASSES.register(Frozen.class_name, Frozen)
 
 
 def freeze_fields(self: Frozen) -> None:
@@ -270,7 +270,31 @@ def _collect(value: Any, level: int, found: list[tuple[Frozen, int]]) -> None:
                 _collect(item, level + 1, found)
 
 
-def _fields(self: Frozen) -> Iterator[tuple[str, Any]]:
+def children_first(root: Frozen, *, leave_out: Callable[[Frozen], bool] = lambda _: False) -> list[Frozen]:
+    """`root` and the Frozen objects in it at any depth, each object once, children before what holds them.
+
+    Args:
+        root: where to begin.
+        leave_out: says of which objects neither they nor what is in them are wanted; `root` itself always is.
+    """
+    nested = nested_frozen(root)
+    if not nested:
+        return [root]
+    done: dict[int, Frozen] = {}
+    stack = [(root, iter(nested))]
+    while stack:
+        node, rest = stack[-1]
+        for child, _ in rest:
+            if id(child) not in done and not leave_out(child):
+                stack.append((child, iter(nested_frozen(child))))
+                break
+        else:
+            done[id(node)] = node
+            stack.pop()
+    return list(done.values())
+
+
+def frozen_fields(self: Frozen) -> Iterator[tuple[str, Any]]:
     values = self.__dict__
     for name in type(self).__pydantic_fields__:
         yield name, values[name]
@@ -315,16 +339,8 @@ def _is_sealed(self: Frozen) -> bool:
 
 
 def _seal(root: Frozen) -> None:
-    """Compute the digest of `root`, after those of everything in it, with a stack of its own."""
-    stack = [root]
-    while stack:
-        node = stack[-1]
-        nested = nested_frozen(node)
-        waiting = [child for child, _ in nested if not _is_sealed(child)]
-        if waiting:
-            stack.extend(waiting)
-            continue
-        stack.pop()
-        if not _is_sealed(node):
-            object.__setattr__(node, "_height", 1 + max((level + _get_height(child) for child, level in nested), default=0))
-            object.__setattr__(node, "_digest", canonical_digest(type(node).class_name, _canonical_fields(node)))
+    """Compute the digest of `root`, after those of everything in it."""
+    for node in children_first(root, leave_out=_is_sealed):
+        height = 1 + max((level + _get_height(child) for child, level in nested_frozen(node)), default=0)
+        object.__setattr__(node, "_height", height)
+        object.__setattr__(node, "_digest", canonical_digest(type(node).class_name, _canonical_fields(node)))

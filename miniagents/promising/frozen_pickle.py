@@ -6,7 +6,7 @@ import io
 import pickle
 from typing import Any
 
-from miniagents.promising.frozen import Frozen, freeze_fields, frozen_state, nested_frozen
+from miniagents.promising.frozen import Frozen, children_first, freeze_fields, frozen_state
 
 __all__ = ["pickled_flat", "unpickled", "unpickled_flat"]
 
@@ -41,20 +41,6 @@ def unpickled_flat(data: bytes) -> Frozen:
     while unpickler.position() < size:
         objects.append(unpickled(*unpickler.load()))
     return objects[-1]
-
-
-def children_first(root: Frozen) -> list[Frozen]:
-    """`root` and every Frozen in it at any depth, each once, children before what holds them."""
-    done: dict[int, Frozen] = {}
-    stack = [root]
-    while stack:
-        node = stack[-1]
-        waiting = [child for child, _ in nested_frozen(node) if id(child) not in done] if id(node) not in done else []
-        if waiting:
-            stack.extend(reversed(waiting))
-        else:
-            done.setdefault(id(node), stack.pop())
-    return list(done.values())
 
 
 class _Pickler(pickle.Pickler):
