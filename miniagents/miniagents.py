@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from miniagents.agents.agent import MiniAgent, miniagent
 from miniagents.agents.interaction import AgentCall, AgentsContext, InteractionContext
-from miniagents.messages import Message, MessageSequencePromise
 from miniagents.agents.persistence import MessagePersister, PersistHandler
 from miniagents.agents.running import Runner
+from miniagents.messages import Message, MessageSequencePromise
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,17 +44,19 @@ class MiniAgents(AgentsContext):
         super().__init__(errors_as_messages=errors_as_messages, **options)
         self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
         self._persisters = [MessagePersister(handler) for handler in on_persist_messages]
+        self.listens = self.listens or bool(self._persisters)
 
     # --- running
 
     def run(self, awaitable: Awaitable[T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
         """Run `awaitable` in a loop of its own, wait for the agents it started, and close everything.
 
-        Ctrl-C, or a `KeyboardInterrupt` in any task, is raised once, as `KeyboardInterrupt`, inside the awaitable; agents
-        are then cancelled, and their `finally` blocks run. A second Ctrl-C waits for nothing. SIGTERM cleans up in the
+        Ctrl-C, or a `KeyboardInterrupt` in any task, is raised once, as `KeyboardInterrupt`, inside the awaitable;
+        agents are then cancelled, and their `finally` blocks run. A second Ctrl-C waits for nothing. SIGTERM cleans up in the
         same way and exits with status 143.
 
         Args:
+            awaitable: usually the coroutine of the app's main function.
             loop_factory: makes the event loop; asyncio's default if None.
         """
 
@@ -74,6 +76,7 @@ class MiniAgents(AgentsContext):
         """Run one agent in a loop of its own and return its replies.
 
         Args:
+            agent: the agent.
             messages: what it is sent.
             kwargs: its keyword arguments.
         """
@@ -88,12 +91,8 @@ class MiniAgents(AgentsContext):
     def on_persist_messages(self, handler: PersistHandler) -> PersistHandler:
         """Decorator that adds a persistence handler."""
         self._persisters.append(MessagePersister(handler))
+        self.listens = True
         return handler
-
-    @property
-    def wants_resolved_promises(self) -> bool:
-        """Whether anybody listens to resolved promises or wants to keep messages."""
-        return bool(self._persisters) or super().wants_resolved_promises
 
     def promise_resolved(self, promise: Promise[Any], result: Any) -> None:
         """Besides the handlers of promises, those of messages hear of it, here and in the outer contexts."""

@@ -31,7 +31,7 @@ def join_messages(
         reference_original_messages: whether the result has the messages in its field `original_messages`.
         start_soon: whether it begins without a reader; None takes the context's default.
         metadata: fields of the result, known beforehand. They beat the fields of the messages, which are merged, the
-            later one winning; what belongs to one answer of a provider (usage, id, finish reason, tool calls) is left out.
+            later winning; what belongs to one answer of a provider (usage, id, finish reason, tool calls) is left out.
 
     Raises:
         TypeError: a part of `messages` cannot be sent.

@@ -34,17 +34,15 @@ class MiniAgent(Generic[P]):
 
     def __init__(
         self,
-        function: AgentFunction[P] | type[Callable[[], Awaitable[Any]]],
+        function: Callable[..., Any],
         *,
         alias: str | None = None,
         description: str | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        is_class = inspect.isclass(function)
-        called = getattr(function, "__call__", function) if is_class else function  # noqa: B004 - its function, not a test
-        if not callable(function) or not _is_async(called):
+        if not _is_async(function):
             raise TypeError(f"An agent must be an async function, or a class with an async __call__, not {function!r}")
-        self.function = function
+        self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
         self.alias = _HUMP.sub("_", name).upper() if alias is None else alias
         self.description = inspect.getdoc(function) if description is None else description
@@ -52,17 +50,15 @@ class MiniAgent(Generic[P]):
         self.__name__ = name
         self.__doc__ = self.description
         self.__wrapped__ = function
-        self._is_class = is_class
+        self._is_class = inspect.isclass(function)
 
     def __repr__(self) -> str:
         return f"<MiniAgent {self.alias}>"
 
     def run_function(self, ctx: InteractionContext, kwargs: dict[str, Any]) -> Awaitable[Any]:
         """The call itself, without any of the machinery around it."""
-        if self._is_class:
-            instance: Callable[[], Awaitable[Any]] = self.function(ctx=ctx, **kwargs)  # type: ignore[call-arg, arg-type, assignment]  # the class form takes ctx by name
-            return instance()
-        return self.function(ctx, **kwargs)  # type: ignore[call-arg, arg-type, return-value]  # P was checked at trigger
+        running: Awaitable[Any] = self.function(ctx=ctx, **kwargs)() if self._is_class else self.function(ctx, **kwargs)
+        return running
 
     @overload
     def trigger(
@@ -151,7 +147,10 @@ class MiniAgent(Generic[P]):
 def _is_async(function: Any) -> bool:
     """Async functions, objects with an async `__call__`, and partials of them."""
     function = inspect.unwrap(getattr(function, "func", function))
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    if inspect.iscoroutinefunction(function):
+        return True
+    call = getattr(function if inspect.isclass(function) else type(function), "__call__", None)  # noqa: B004 - is it async?
+    return inspect.iscoroutinefunction(call)
 
 
 @overload
@@ -168,6 +167,7 @@ def miniagent(
     """Make an agent of an async function or of a class with an async `__call__`; with or without arguments.
 
     Args:
+        function: what is decorated.
         alias: how it is named in traces; by default the function's name in upper case.
         description: what it does; by default the docstring.
         kwargs: keyword arguments for each call.

@@ -53,6 +53,8 @@ class ReplyCell(SequenceCell):
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """Everything that ends a call comes through here, also its cancellation before the first step."""
+        if self.context is not None:
+            self.context.forget(task)
         self.task = None
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or (error is not None and not isinstance(error, Exception)):
@@ -107,7 +109,9 @@ class InteractionContext(Scope):
         """
         scope = current_scope.get()
         if not isinstance(scope, InteractionContext):
-            raise LookupError("No agent is running here: InteractionContext.get_current() works inside an agent only")
+            raise LookupError(  # noqa: TRY004 - nothing is of a wrong type: there is nothing
+                "No agent is running here: InteractionContext.get_current() works inside an agent only"
+            )
         return scope
 
     def get_agent_trace(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class _Main(Generic[T]):
                 step = steps.__next__
             except BaseException as error:
                 thrown = self._runner.interrupt_in_place_of(error)
-                step = lambda: steps.throw(thrown)  # type: ignore[attr-defined]  # noqa: E731, B023 - awaitables of asyncio are generators; called before the next turn
+                step = partial(steps.throw, thrown)
 
 
 class Runner(Generic[T]):
@@ -116,7 +117,7 @@ class Runner(Generic[T]):
             return error
         interrupt, self._interrupt = self._interrupt, None
         if self._main is not None:
-            self._main.uncancel()  # it was no cancellation: what `main` still awaits in its clean-up must not be cut short
+            self._main.uncancel()  # no cancellation after all: what `main` awaits in its clean-up must go on
         return interrupt
 
     # --- signals

@@ -32,7 +32,7 @@ def joined(
             at_start = strip_leading_newlines
             async for tokens in promise.batches():
                 if at_start:
-                    tokens = _without_leading_newlines(tokens)  # noqa: PLW2901 - the same tokens, cleaned
+                    tokens = _without_leading_newlines(tokens)
                     at_start = not tokens
                 yield tokens
             originals.append(await promise)

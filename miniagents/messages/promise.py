@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageCell", "MessagePromise", "MessageTokenStreamer"]
 
-MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[str]]
-"""An async generator function: it gets a dict, which it may fill with fields of the resolved message, and yields str."""
+MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
+"""An async generator function: gets a dict, which it may fill with fields of the resolved message, and yields str."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -98,7 +98,7 @@ class MessagePromise(StreamedPromise[str, Message]):
     ) -> None:
         if not callable(message_token_streamer):
             raise TypeError(
-                f"message_token_streamer must be an async generator function of one dict, not {message_token_streamer!r}"
+                f"message_token_streamer must be an async generator function of a dict, not {message_token_streamer!r}"
             )
         cell = self._cell = MessageCell(type(self), message_class, known_beforehand)
         cell.pump_from(lambda: message_token_streamer(cell.metadata), start_soon=start_soon, batches=batches)

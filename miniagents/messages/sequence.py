@@ -42,6 +42,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
     __slots__ = ()
 
     leaf_class: ClassVar[type[Promise[Any]]] = MessagePromise
+    single_items: ClassVar[tuple[type, ...]] = (str, Message)
 
     def as_single_text_promise(
         self,
@@ -74,8 +75,8 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         if isinstance(item, BaseModel):
             return MessagePromise.of_message(_of_fields(dict(item)))
         raise TypeError(
-            f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, a message promise, "
-            f"a dict of fields, a pydantic model, an exception, and lists, tuples, iterators and async iterables of these"
+            f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, message promises, "
+            f"dicts of fields, pydantic models, exceptions, and lists, tuples, iterators and async iterables of these"
         )
 
     @classmethod

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     ResolvedHandler = Callable[[Promise[Any], Any], Awaitable[None]]
 
-__all__ = ["Failure", "PromisingContext", "current_scope"]
+__all__ = ["Failure", "PromisingContext", "current_scope", "find_current_context"]
 
 logger = logging.getLogger("miniagents")
 
@@ -61,7 +61,7 @@ class PromisingContext:
         start_everything_soon_by_default: whether promises begin their work without waiting for a reader.
         unobserved_errors: what to do at a clean exit with failures that nobody ever observed: "raise" an
             `ExceptionGroup` of them, or "log" them.
-        on_promise_resolved: async functions of a promise and its result (or its exception), each scheduled once a promise.
+        on_promise_resolved: async functions of a promise and its result (or its exception), scheduled once each.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class PromisingContext:
         self.parked: set[asyncio.Task[Any]] = set()
         """Tasks that produce on demand and that nobody asks now: they do not keep the context open."""
         self._handlers = list(on_promise_resolved)
+        self.listens = bool(self._handlers)
+        """Whether anybody, here or in an outer context, wants to hear of resolved promises."""
         self._unobserved: dict[int, Failure] = {}
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,7 +111,7 @@ class PromisingContext:
     @classmethod
     def find_current(cls) -> Self | None:
         """Like `get_current`, but None where there is none."""
-        context = _current.get() or _find_activated()
+        context = find_current_context()
         while context is not None and not isinstance(context, cls):
             context = context.parent
         return context
@@ -120,7 +122,8 @@ class PromisingContext:
         if self._loop is not None:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
-        self.parent = PromisingContext.find_current()
+        self.parent = find_current_context()
+        self.listens = self.listens or (self.parent is not None and self.parent.listens)
 
     async def __aenter__(self) -> Self:
         self._open()
@@ -217,7 +220,10 @@ class PromisingContext:
         name: str | None = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[Any]:
-        """Run a coroutine in the background until this context is left; `ended` is called however it ends."""
+        """Run a coroutine in the background, at most until this context is left.
+
+        However the task ends, `ended` is called with it, and must pass it to `forget`: one callback a task is enough.
+        """
         if self._loop is None:
             coroutine.close()
             raise NoActiveContextError(f"This {type(self).__name__} has not been entered yet")
@@ -225,14 +231,15 @@ class PromisingContext:
         self.tasks.add(task)
         if self._closing:
             task.cancel()
-        task.add_done_callback(self._forget)
         task.add_done_callback(ended)
         return task
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """The task has ended."""
         self.tasks.discard(task)
         self.parked.discard(task)
-        self._tasks_changed()
+        if self._idle is not None:
+            self._tasks_changed()
 
     def park(self, task: asyncio.Task[Any]) -> None:
         """This task waits for a reader: it does not keep the context open."""
@@ -282,11 +289,6 @@ class PromisingContext:
         errors = [failure.raised() for failure in failures]
         raise BaseExceptionGroup(f"{len(errors)} error(s) that nobody observed", errors)
 
-    @property
-    def wants_resolved_promises(self) -> bool:
-        """Whether anybody listens to resolved promises, here or in an outer context."""
-        return bool(self._handlers) or (self.parent is not None and self.parent.wants_resolved_promises)
-
     def promise_resolved(self, promise: Promise[Any], result: Any) -> None:
         """Schedule the handlers of this context and of the outer ones."""
         context: PromisingContext | None = self
@@ -303,8 +305,14 @@ class PromisingContext:
 
     def handler_ended(self, task: asyncio.Task[Any]) -> None:
         """A handler's error is nobody's to observe, so it counts as unobserved at once."""
+        self.forget(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self.failed(Failure(error))
+
+
+def find_current_context() -> PromisingContext | None:
+    """The innermost context that is open here, of whatever class."""
+    return _current.get() or _find_activated()
 
 
 def _find_activated() -> PromisingContext | None:

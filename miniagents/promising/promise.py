@@ -1,7 +1,7 @@
 """Promise: resolved once, awaited by many.
 
-A promise is a small handle; what it will be lives in its `Cell`, which the task that does the work holds as well. So the
-handle can be lost while the work goes on, and the work can notice that the handle was lost.
+A promise is a small handle; what it will be lives in its `Cell`, which the task that does the work holds as well. So
+the handle can be lost while the work goes on, and the work can notice that the handle was lost.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from miniagents.errors import NoActiveContextError, PromiseCancelledError
-from miniagents.promising.context import Failure, PromisingContext, current_scope
+from miniagents.promising.context import Failure, current_scope, find_current_context
 from miniagents.promising.deadlock import check_wait, waiting_on
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Cell(Generic[T]):
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
-        self.context = PromisingContext.find_current()
+        self.context = find_current_context()
         self.scope = current_scope.get()
         self.done = False
         self.observed = False
@@ -87,6 +87,8 @@ class Cell(Generic[T]):
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """The safety net: a task can end without settling, for one when it is cancelled before its first step."""
+        if self.context is not None:
+            self.context.forget(task)
         if not self.done:
             self.cancelled()
         self.task = None
@@ -127,13 +129,15 @@ class Cell(Generic[T]):
             self.task.cancel()
 
     def _settled(self, result: Any) -> None:
-        self.wake()
-        waiters, self.done_waiters = self.done_waiters, None
-        for future in waiters or ():
-            if not future.done():
-                future.set_result(None)
+        if self.waiters is not None:
+            self.wake()
+        if self.done_waiters is not None:
+            waiters, self.done_waiters = self.done_waiters, None
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
         context = self.context
-        if context is not None and context.wants_resolved_promises:
+        if context is not None and context.listens:
             context.promise_resolved(self.promise_class.of_cell(self), result)
 
     # --- waiting
@@ -158,19 +162,19 @@ class Cell(Generic[T]):
             if not future.done():
                 future.set_result(None)
 
-    async def wait_for_more(self) -> None:
-        """Return when there is more to read, or the cell is settled."""
+    def wait_for_more(self) -> Coroutine[Any, Any, None]:
+        """Wait until there is more to read, or the cell is settled; to be awaited."""
         self.begin()
         if self.waiters is None:
             self.waiters = {}
-        await self._wait_among(self.waiters)
+        return self._wait_among(self.waiters)
 
-    async def wait_until_done(self) -> None:
-        """Return when the cell is settled."""
+    def wait_until_done(self) -> Coroutine[Any, Any, None]:
+        """Wait until the cell is settled; to be awaited."""
         self.begin()
         if self.done_waiters is None:
             self.done_waiters = {}
-        await self._wait_among(self.done_waiters)
+        return self._wait_among(self.done_waiters)
 
     async def _wait_among(self, waiters: dict[asyncio.Future[None], None]) -> None:
         if self.done:  # an eagerly started task may have settled it in `begin`

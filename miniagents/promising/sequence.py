@@ -61,21 +61,24 @@ class SequenceCell(StreamCell[Any, Any]):
         self.wake()
 
     def _forward(self, branch: SequencePromise[Any, Any]) -> None:
+        context = self.context
+        if context is None:
+            self.pieces.append(branch)  # nobody can wait for it here; in order is one of the orders it may come in
+            return
+
         async def forward() -> None:
             async for leaf in branch:
                 self.pieces.append(leaf)
                 self.wake()
 
-        def ended(_: asyncio.Task[Any]) -> None:
+        def ended(task: asyncio.Task[Any]) -> None:
+            context.forget(task)
             self._forwarded -= 1
             if self._closing and not self._forwarded:
                 self.resolve(())
 
-        if self.context is None:
-            self.pieces.append(branch)  # nobody can wait for it here; in order is one of the orders it may come in
-            return
         self._forwarded += 1
-        self.context.spawn(forward(), ended, name=str(self.scope or "sequence"))
+        context.spawn(forward(), ended, name=str(self.scope or "sequence"))
 
     def take(self, piece: Any) -> None:
         """An item that the pump read: a wrong type in it fails in its place, and later items still come."""
@@ -156,7 +159,7 @@ class SequenceCell(StreamCell[Any, Any]):
 class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
     """A promise of a flat sequence of promises.
 
-    `async for leaf in sequence` gives the leaves as they come and never raises what a leaf failed with. `await sequence`
+    `async for leaf in sequence` gives the leaves as they come and never raises what one failed with. `await sequence`
     gives a tuple of what the leaves resolve to, or raises the first error in their order.
     """
 
@@ -164,6 +167,8 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
 
     _cell: SequenceCell
     leaf_class: ClassVar[type[Promise[Any]]]
+    single_items: ClassVar[tuple[type, ...]] = ()
+    """Types whose values make one leaf: what is sent most, and need not be looked at for anything else."""
 
     def __await__(self) -> Generator[Any, None, WHOLE_co]:
         return self._resolve().__await__()
@@ -195,14 +200,16 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
 
     @classmethod
     def flatten(cls, item: Any) -> list[Promise[Any]]:
-        """The leaves and branches of whatever was sent: lists are walked now, what has to be waited for becomes a branch.
+        """The leaves and branches of whatever was sent: lists are walked now, what must be waited for becomes a branch.
 
         Raises:
             TypeError: a part of it cannot be sent.
             CyclicValueError: a list contains itself.
         """
-        if item.__class__ is str:
+        if isinstance(item, cls.single_items):
             return [cls.make_leaf(item)]
+        if isinstance(item, Promise):
+            return [cls._piece(item)]
         pieces: list[Promise[Any]] = []
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((item,)))]
         on_the_way: set[int] = set()
@@ -262,7 +269,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
     """
 
     promise_class: ClassVar[type[SequencePromise[Any, Any]]] = SequencePromise
-    _cell: SequenceCell  # type: ignore[assignment]  # pieces of a sequence are promises, whatever was appended
+    _cell: SequenceCell
 
     def __init__(self, *, capture_errors: bool = False) -> None:
         self.capture_errors = capture_errors

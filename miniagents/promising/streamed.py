@@ -70,7 +70,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         # No lock, queue, object or call a piece: this loop is what a token costs between its source and its readers
         append, check = self.pieces.append, self.check
         async for piece in source:
-            append(piece if piece.__class__ is str else check(piece))
+            append(piece if piece.__class__ is str else check(piece))  # type: ignore[arg-type]  # a str is no check's business
             if self.waiters is not None:
                 self.wake()
             if self.done:
@@ -179,7 +179,7 @@ class _Reader(Generic[P]):
     """Keeps the promise alive while a live stream is read; the generator itself holds only the cell.
 
     `__anext__` is the generator's own, found through the slot, so that a token costs no Python call here. When a reader
-    is dropped (a `break`), the promise is released at once, while asyncio closes an abandoned generator some steps later.
+    is dropped (a `break`), the promise is released at once, while asyncio closes the abandoned generator steps later.
     """
 
     __slots__ = ("__anext__", "_promise")
@@ -225,14 +225,14 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         cell = self._cell
         if cell.done:
             return cell.read()
-        return _Reader(self, cell.read())  # type: ignore[return-value]  # its __anext__ is in a slot, unseen by mypy
+        return _Reader(self, cell.read())
 
     def batches(self) -> AsyncIterator[list[P_co]]:
         """Lists of pieces, each with all that had arrived: for those who need not see every piece for itself."""
         cell = self._cell
         if cell.done:
             return cell.read_batches()
-        return _Reader(self, cell.read_batches())  # type: ignore[return-value]  # as in __aiter__
+        return _Reader(self, cell.read_batches())
 
 
 class StreamAppender(Generic[P]):

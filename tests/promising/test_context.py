@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 
-class Boom(Exception):
+class Boom(Exception):  # noqa: N818 - what happens, in one word
     """What resolvers here fail with."""
 
 
