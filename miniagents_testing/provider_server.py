@@ -50,6 +50,7 @@ class ProviderServer:
         self._port = port
         self._released = threading.Event()
         self._held: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self.requests: list[dict[str, Any]] = []
@@ -79,15 +80,15 @@ class ProviderServer:
             raise ScriptError(f"{len(left)} answers were not asked for, the first of them {left[0]!r}")
 
     def __enter__(self) -> Self:
-        listener = socket.create_server(("127.0.0.1", self._port))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(
             self._app(), log_config=None, lifespan="off", ws="none", access_log=False, timeout_graceful_shutdown=1
         )
         self._server = uvicorn.Server(config)
         # The socket listens already: a request that comes before uvicorn does waits in its backlog.
         self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="provider server", daemon=True
+            target=self._server.run, args=([self._listener],), name="provider server", daemon=True
         )
         self._thread.start()
         return self
@@ -98,8 +99,10 @@ class ProviderServer:
         self.release()
         assert self._server is not None
         assert self._thread is not None
+        assert self._listener is not None
         self._server.should_exit = True
         self._thread.join()
+        self._listener.close()
         self._held.clear()
 
     async def __aenter__(self) -> Self:
