@@ -1,0 +1,307 @@
+"""Chat completions: OpenAI, Azure, and the many servers that speak the same language with accents of their own."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from miniagents.ext.llm.sessions.base import Session
+from miniagents.ext.llm.sessions.outcome import Choice, Outcome, Tokens
+from miniagents.ext.llm.sessions.surrogates import mend_deep
+from miniagents.ext.llm.sessions.tool_calls import ToolCallCollector
+
+__all__ = ["ChatSession"]
+
+_FINISH_REASONS = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "refusal": "refusal",
+}
+_TOP_LEVEL = frozenset({"choices", "usage", "id", "model", "object", "obfuscation"})
+_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs", "message", "text"})
+_DELTA = frozenset(
+    {"content", "role", "refusal", "reasoning_content", "reasoning", "tool_calls", "function_call", "audio"}
+)
+
+
+class _Choice:
+    """What one of the choices has come to."""
+
+    __slots__ = ("extra", "finish_reason", "index", "pieces", "reasoning", "refusal", "tool_calls")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.pieces: list[str] = []
+        self.refusal: list[str] = []
+        self.reasoning: list[str] = []
+        self.tool_calls = ToolCallCollector()
+        self.finish_reason: str | None = None
+        self.extra: dict[str, Any] = {}
+
+
+class ChatSession(Session):
+    """A chat completion, complete with a finish reason for every choice or `[DONE]`. Its content is that of choice 0.
+
+    Args:
+        n: how many choices were asked for, where that is known.
+    """
+
+    provider: ClassVar[str] = "openai"
+
+    def __init__(self, n: int | None = None) -> None:
+        super().__init__()
+        self.done_seen = False
+        self._n = n or 1
+        self._choices: dict[int, _Choice] = {}
+        self._first = self._choice(0)
+        self._top: dict[str, Any] = {}
+        self._usage: dict[str, Any] | None = None
+        self._id: str | None = None
+        self._model: str | None = None
+        self._shape: list[str] = []  # keys of the last chunk whose further fields were looked at
+        self._last: dict[str, Any] = {}
+
+    def _take(self, data: dict[str, Any], name: str) -> str:
+        if list(data) != self._shape:
+            self._take_top_level(data, name)
+        self._last = data
+        if data.get("usage") is not None:
+            self._take_usage(data["usage"])
+        choices = data.get("choices")
+        if not choices:
+            if data.get("usage") is None:
+                self.idle_events += 1
+            return ""
+        if type(choices) is not list:
+            self._reject(f"choices is {type(choices).__name__}")
+        if len(choices) == 1:
+            return self._take_choice(choices[0])
+        return "".join([self._take_choice(choice) for choice in choices])
+
+    def _take_choice(self, choice: dict[str, Any]) -> str:
+        if type(choice) is not dict:
+            self._reject(f"a choice is {choice!r}")
+        index = choice.get("index")
+        if type(index) is not int or index < 0:
+            if index is not None:
+                self._reject(f"choice index is {index!r}")
+            index = 0
+        state = self._choices.get(index) or self._choice(index)
+        delta = choice.get("delta")
+        text = ""
+        if delta:
+            if type(delta) is not dict:
+                self._reject(f"delta is {type(delta).__name__}")
+            content = delta.get("content")
+            if type(content) is str:
+                if content:
+                    text = self._take_content(state, content)
+                elif len(delta) < 3:
+                    self.idle_events += 1
+            if len(delta) > 1 or type(content) is not str:
+                text += self._take_rest_of_delta(state, delta)
+        finish_reason = choice.get("finish_reason")
+        if finish_reason:
+            if type(finish_reason) is not str:
+                self._reject(f"finish_reason is {finish_reason!r}")
+            state.finish_reason = finish_reason
+            if not index:
+                text += self._finish_text()
+        if len(choice) > 4 or choice.get("logprobs") is not None:
+            self._take_rest_of_choice(state, choice)
+        return text
+
+    def _take_content(self, state: _Choice, content: str) -> str:
+        if state is self._first:
+            return self._say(content)
+        state.pieces.append(content)
+        return ""
+
+    def _take_rest_of_delta(self, state: _Choice, delta: dict[str, Any]) -> str:
+        """All that is not plain text; most chunks have none of it."""
+        text = ""
+        if type(delta.get("content")) is not str and delta.get("content") is not None:
+            text = self._take_parts(state, delta["content"])
+        reasoning = self._text(delta, "reasoning_content")
+        if not reasoning and isinstance(delta.get("reasoning"), str):  # some send the same under both names
+            reasoning = delta["reasoning"]
+        if reasoning:
+            state.reasoning.append(reasoning)
+        if delta.get("refusal"):
+            state.refusal.append(self._text(delta, "refusal"))
+        if delta.get("tool_calls"):
+            self._take_tool_calls(state, delta["tool_calls"])
+        if delta.get("function_call"):  # what tool calls were before there were several
+            self._take_tool_calls(state, [{"index": 0, "function": delta["function_call"]}])
+        if isinstance(delta.get("audio"), dict):
+            _add_audio(state.extra.setdefault("audio", {}), delta["audio"])
+        for key, value in delta.items():
+            if key not in _DELTA and value not in (None, "", [], {}):
+                _add_field(state.extra, key, value)
+        return text
+
+    def _take_parts(self, state: _Choice, parts: Any) -> str:
+        """Content in typed parts (Mistral's reasoning models send thinking so)."""
+        text = ""
+        for part in parts if isinstance(parts, list) else [parts]:
+            if isinstance(part, str):
+                text += self._take_content(state, part)
+            elif isinstance(part, dict) and part.get("type") == "text":
+                text += self._take_content(state, self._text(part, "text"))
+            elif isinstance(part, dict) and part.get("type") == "thinking":
+                inner = part.get("thinking")
+                for piece in inner if isinstance(inner, list) else [{"text": inner}]:
+                    state.reasoning.append(self._text(piece, "text"))
+            elif isinstance(part, dict):
+                self.unknown_events += 1
+                _add_field(state.extra, "content_parts", [part])
+            else:
+                self._reject(f"content is {type(parts).__name__}")
+        return text
+
+    def _take_tool_calls(self, state: _Choice, fragments: Any) -> None:
+        if type(fragments) is not list:
+            self._reject(f"tool_calls is {type(fragments).__name__}")
+        for fragment in fragments:
+            if type(fragment) is not dict:
+                self._reject(f"a tool call is {fragment!r}")
+            try:
+                state.tool_calls.feed(fragment)
+            except ValueError as error:
+                self._reject(str(error))
+
+    def _take_rest_of_choice(self, state: _Choice, choice: dict[str, Any]) -> None:
+        logprobs = choice.get("logprobs")
+        if isinstance(logprobs, dict):
+            known = state.extra.setdefault("logprobs", {})
+            for key, value in logprobs.items():
+                _add_field(known, key, value)
+        for key, value in choice.items():
+            if key not in _CHOICE and value not in (None, "", [], {}):
+                state.extra[key] = value
+
+    def _take_top_level(self, data: dict[str, Any], name: str) -> None:
+        """Fields beside the choices; looked at when a chunk has other keys than the one before, and at the end."""
+        self._shape = list(data)
+        if data.get("error") or name == "error" or (data.get("object") == "error" and not data.get("choices")):
+            self._error(data)
+        # Azure's first chunk has empty strings for these, and chunks of its asynchronous filter too
+        self._id = self._id or self._text(data, "id") or None
+        self._model = self._text(data, "model") or self._model
+        for key, value in data.items():
+            if key not in _TOP_LEVEL and value not in (None, "", [], {}, 0):
+                self._top[key] = value
+        groq = data.get("x_groq")
+        if isinstance(groq, dict) and groq.get("usage"):
+            self._take_usage(groq["usage"])
+
+    def _take_usage(self, usage: Any) -> None:
+        self._usage = self._check_counts(usage, "prompt_tokens", "completion_tokens", "total_tokens")
+
+    def _take_whole(self, data: dict[str, Any]) -> None:
+        choices = data.get("choices")
+        if data.get("error") or data.get("object") == "error":
+            self._error(data)
+        if not isinstance(choices, list) or not choices:
+            self._reject("the response has no choices")
+        for choice in choices:
+            message = choice.get("message") if isinstance(choice, dict) else None
+            if not isinstance(message, dict):
+                self._reject("a choice without a message")
+            calls = message.get("tool_calls") or []
+            delta = {**message, "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]}
+            self._take({**data, "choices": [{**choice, "delta": delta}]}, "message")
+        self._on_done()
+
+    def _on_done(self) -> str:
+        self.done_seen = self.ended = True
+        return self._finish_text()
+
+    def _choice(self, index: int) -> _Choice:
+        return self._choices.setdefault(index, _Choice(index))
+
+    def outcome(self) -> Outcome:
+        """The answer as far as it has come."""
+        if self._last:
+            self._take_top_level(self._last, "message")
+        first, others = self._first, [self._choices[index] for index in sorted(self._choices) if index]
+        finished = all(choice.finish_reason for choice in self._choices.values()) and len(self._choices) >= self._n
+        word = first.finish_reason
+        extra = {**self._top, **first.extra}
+        if "audio" in first.extra:
+            extra["audio"] = _joined_audio(first.extra["audio"])
+        outcome = Outcome(
+            content="".join(self._pieces),
+            complete=self.done_seen or finished,
+            finish_reason=_normalised(first),
+            provider_finish_reason=word,
+            id=self._id,
+            model=self._model,
+            usage=self._tokens(),
+            raw_usage=self._usage,
+            tool_calls=first.tool_calls.result(),
+            refusal="".join(first.refusal) or None,
+            reasoning="".join(first.reasoning) or None,
+            choices=tuple(_as_choice(choice) for choice in others),
+            unknown_events=self.unknown_events,
+            lossy=self._lossy,
+            extra=extra,
+        )
+        return outcome if self._joiner is None else mend_deep(outcome)
+
+    def _tokens(self) -> Tokens | None:
+        usage = self._usage
+        if usage is None:
+            return None
+        cached = self._count(usage, "prompt_tokens_details", "cached_tokens")
+        return Tokens(
+            input=self._count(usage, "prompt_tokens"),
+            output=self._count(usage, "completion_tokens"),
+            cached=self._count(usage, "prompt_cache_hit_tokens") if cached is None else cached,  # DeepSeek's name
+            reasoning=self._count(usage, "completion_tokens_details", "reasoning_tokens"),
+            total=self._count(usage, "total_tokens"),
+        )
+
+
+def _normalised(choice: _Choice) -> str | None:
+    word = choice.finish_reason
+    reason = None if word is None else _FINISH_REASONS.get(word, word)
+    return "refusal" if choice.refusal and reason in (None, "stop") else reason
+
+
+def _as_choice(choice: _Choice) -> Choice:
+    return Choice(
+        index=choice.index,
+        content="".join(choice.pieces),
+        finish_reason=_normalised(choice),
+        tool_calls=choice.tool_calls.result(),
+        refusal="".join(choice.refusal) or None,
+        reasoning="".join(choice.reasoning) or None,
+    )
+
+
+def _add_field(fields: dict[str, Any], key: str, value: Any) -> None:
+    """A field we do not know: lists grow (annotations, reasoning details), of anything else the last one stays."""
+    if isinstance(value, list) and isinstance(fields.get(key, []), list):
+        fields.setdefault(key, []).extend(value)
+    else:
+        fields[key] = value
+
+
+def _add_audio(audio: dict[str, Any], delta: dict[str, Any]) -> None:
+    for key, value in delta.items():
+        if key in ("data", "transcript"):
+            audio.setdefault(key, []).append(value)  # joined in the outcome
+        elif value is not None:
+            audio[key] = value
+
+
+def _joined_audio(audio: dict[str, Any]) -> dict[str, Any]:
+    return {key: "".join(map(str, value)) if isinstance(value, list) else value for key, value in audio.items()}

@@ -1,0 +1,230 @@
+"""Anthropic's messages API, also as Azure, Vertex and Bedrock serve it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+from pydantic_core import from_json
+
+from miniagents.ext.llm.sessions.base import Session
+from miniagents.ext.llm.sessions.outcome import Outcome, Tokens, ToolUse
+from miniagents.ext.llm.sessions.surrogates import mend_deep
+
+__all__ = ["MessagesSession"]
+
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "pause_turn": "pause",
+    "refusal": "refusal",
+}
+_GROWING = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+_NOT_EXTRA = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage"})
+
+
+class _Block:
+    """A content block; kept whole, because thinking, tool use and citations must go back as they came."""
+
+    __slots__ = ("grown", "open", "start")
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self.start = dict(start)
+        self.open = True
+        self.grown: dict[str, list[str]] = {}
+
+    def arguments(self) -> str:
+        """The input of a tool, as JSON text."""
+        text = "".join(self.grown.get("partial_json", ()))
+        return text or json.dumps(self.start.get("input") or {}, ensure_ascii=False)
+
+    def whole(self) -> dict[str, Any]:
+        block = dict(self.start)
+        for key, pieces in self.grown.items():
+            if key != "partial_json":
+                block[key] = str(block.get(key) or "") + "".join(pieces)
+        if text := "".join(self.grown.get("partial_json", ())):
+            try:
+                block["input"] = from_json(text, allow_partial=True)  # cut by max_tokens: as far as it goes
+            except ValueError:
+                block["input"] = {}
+        return block
+
+
+class MessagesSession(Session):
+    """A message, complete when `stop_reason` or `message_stop` was sent. Its content is the text of all text blocks."""
+
+    provider: ClassVar[str] = "anthropic"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._message: dict[str, Any] | None = None
+        self._blocks: list[_Block] = []
+        self._usage: dict[str, Any] = {}
+        self._stop_reason: str | None = None
+
+    def _take(self, data: dict[str, Any], name: str) -> str:
+        kind = data.get("type") or name
+        if kind == "content_block_delta":
+            return self._take_delta(data)
+        match kind:
+            case "message_start":
+                self._take_start(data)
+            case "content_block_start":
+                return self._take_block_start(data)
+            case "content_block_stop":
+                self._block(data).open = False
+                return self._finish_text()
+            case "message_delta":
+                self._take_message_delta(data)
+            case "message_stop":
+                self._started(kind)
+                self.ended = True
+                return self._finish_text()
+            case "ping":
+                self.idle_events += 1
+            case "error":
+                self._error(data)
+            case _:
+                if data.get("error"):
+                    self._error(data)
+                self.unknown_events += 1
+        return ""
+
+    def _take_delta(self, data: dict[str, Any]) -> str:
+        block = self._block(data)
+        delta = data.get("delta")
+        if type(delta) is not dict:
+            self._reject(f"delta is {delta!r}")
+        kind = delta.get("type")
+        if kind == "text_delta":
+            text = delta.get("text")
+            if type(text) is not str:
+                self._reject(f"text is {text!r}")
+            text = self._say(text)
+            block.grown.setdefault("text", []).append(text)
+            return text
+        if kind in _GROWING:
+            key = _GROWING[kind]
+            block.grown.setdefault(key, []).append(self._text(delta, key))
+        elif kind == "signature_delta":
+            block.start["signature"] = self._text(delta, "signature")
+        elif kind == "citations_delta":
+            block.start["citations"] = [*(block.start.get("citations") or ()), delta.get("citation")]
+        elif kind == "compaction_delta":
+            block.start.update({key: value for key, value in delta.items() if key != "type"})
+        else:
+            self.unknown_events += 1
+        return ""
+
+    def _take_start(self, data: dict[str, Any]) -> None:
+        message = data.get("message")
+        if type(message) is not dict:
+            self._reject(f"message is {message!r}")
+        if self._message is not None:
+            self._reject("a second message_start")
+        self._message = message
+        self._take_usage(message.get("usage"))
+
+    def _take_block_start(self, data: dict[str, Any]) -> str:
+        self._started("content_block_start")
+        block = data.get("content_block")
+        if type(block) is not dict:
+            self._reject(f"content_block is {block!r}")
+        index = self._index(data, "index")
+        if index != len(self._blocks):
+            self._reject(f"content block {index} starts where block {len(self._blocks)} was expected")
+        self._blocks.append(_Block(block))
+        if block.get("type") == "fallback" and isinstance(block.get("to"), dict) and self._message is not None:
+            self._message["model"] = block["to"].get("model") or self._message.get("model")  # another model goes on
+        return self._say(self._text(block, "text")) if block.get("type") == "text" else ""
+
+    def _take_message_delta(self, data: dict[str, Any]) -> None:
+        message = self._started("message_delta")
+        delta = data.get("delta")
+        if type(delta) is not dict:
+            self._reject(f"delta is {delta!r}")
+        self._stop_reason = self._text(delta, "stop_reason") or self._stop_reason
+        for source in (delta, data):
+            for key, value in source.items():
+                if key not in ("type", "delta", "usage") and value is not None:
+                    message[key] = value
+        self._take_usage(data.get("usage"))
+
+    def _take_usage(self, usage: Any) -> None:
+        """The counts are running totals: the last value of each wins."""
+        if usage is None:
+            return
+        self._check_counts(
+            usage, "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"
+        )
+        self._usage.update({key: value for key, value in usage.items() if value is not None or key not in self._usage})
+
+    def _take_whole(self, data: dict[str, Any]) -> None:
+        if data.get("type") == "error" or data.get("error"):
+            self._error(data)
+        content = data.get("content")
+        if not isinstance(content, list):
+            self._reject("the response has no content")
+        self._take_start({"message": data})
+        for index, block in enumerate(content):
+            self._take_block_start({"index": index, "content_block": block})
+        self._stop_reason = self._text(data, "stop_reason") or None
+        self.ended = True
+        self._finish_text()
+
+    def _started(self, kind: str) -> dict[str, Any]:
+        if self._message is None:
+            self._reject(f"{kind} before message_start")
+        return self._message
+
+    def _block(self, data: dict[str, Any]) -> _Block:
+        index = data.get("index")
+        if type(index) is int and 0 <= index < len(self._blocks):
+            block = self._blocks[index]
+            if block.open:
+                return block
+        self._reject(f"an event for content block {index!r}, which is not open")
+
+    def outcome(self) -> Outcome:
+        """The answer as far as it has come."""
+        message = self._message or {}
+        usage = self._usage
+        blocks = [block.whole() for block in self._blocks]
+        thinking = [str(block.get("thinking") or "") for block in blocks if block.get("type") == "thinking"]
+        word = self._stop_reason
+        extra = {key: value for key, value in message.items() if key not in _NOT_EXTRA and value is not None}
+        if blocks:
+            extra["content_blocks"] = blocks
+        outcome = Outcome(
+            content="".join(self._pieces),
+            complete=self.ended or word is not None,
+            finish_reason=None if word is None else _FINISH_REASONS.get(word, word),
+            provider_finish_reason=word,
+            id=message.get("id") or None,
+            model=message.get("model") or None,
+            usage=self._tokens() if usage else None,
+            raw_usage=dict(usage) or None,
+            tool_calls=tuple(
+                ToolUse(str(block.start.get("id") or ""), str(block.start.get("name") or ""), block.arguments())
+                for block in self._blocks
+                if block.start.get("type") == "tool_use"
+            ),
+            reasoning="\n\n".join(filter(None, thinking)) or None,
+            unknown_events=self.unknown_events,
+            lossy=self._lossy,
+            extra=extra,
+        )
+        return outcome if self._joiner is None else mend_deep(outcome)
+
+    def _tokens(self) -> Tokens:
+        """As Anthropic counts: `input` is what was neither read from a cache nor written to one."""
+        return Tokens(
+            input=self._count(self._usage, "input_tokens"),
+            output=self._count(self._usage, "output_tokens"),
+            cached=self._count(self._usage, "cache_read_input_tokens"),
+            reasoning=self._count(self._usage, "output_tokens_details", "thinking_tokens"),
+        )
