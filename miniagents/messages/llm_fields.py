@@ -8,9 +8,10 @@ __all__ = ["ToolCall", "Usage"]
 
 
 class Usage(Frozen):
-    """How many tokens a request took, as the provider counts them. What else the provider tells is kept as extra fields.
+    """How many tokens a request took, as the provider counts them.
 
-    `cached_tokens` are a part of `input_tokens`, `reasoning_tokens` of `output_tokens`; None is what the provider did not say.
+    What else the provider tells is kept as extra fields. `cached_tokens` are a part of `input_tokens`,
+    `reasoning_tokens` of `output_tokens`; None is what the provider did not say.
     """
 
     input_tokens: int | None = None
@@ -21,7 +22,7 @@ class Usage(Frozen):
 
 
 class ToolCall(Frozen):
-    """A tool that the model wants to be called. What else the provider tells (its type, say) is kept as extra fields."""
+    """A tool that the model wants called. What else the provider tells (its type, say) is kept as extra fields."""
 
     id: str | None = None
     name: str | None = None

@@ -1,4 +1,4 @@
-"""Messages: immutable values that agents send each other. Their promises are in `promise`, sequences of them in `sequence`."""
+"""Messages: immutable values that agents send each other. Their promises are in `promise`, sequences in `sequence`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["AssistantMessage", "ErrorMessage", "Message", "SystemMessage", "Tool
 
 
 class Message(Frozen):
-    """An immutable message: a text, a list of parts as providers take them, or only fields. Subclass it for typed fields.
+    """An immutable message: a text, a list of parts as providers take them, or only fields.
 
-    `str(message)` is its text; of a message without content, the JSON of its fields.
+    Subclass it for typed fields. `str(message)` is its text; of a message without content, the JSON of its fields.
 
     Args:
         content: the text, or parts: str, or dicts such as `{"type": "text", "text": "..."}`.
@@ -101,8 +101,8 @@ class Message(Frozen):
     def serialize(self) -> dict[str, Any]:
         """This message as JSON types, with the messages in it by reference: what a store keeps of it.
 
-        A field that holds a message becomes `<field>__hash_key`, a tuple of messages `<field>__hash_keys`; a message among other
-        values becomes `{"__hash_key": "..."}`. `class_` is the name of the class.
+        A field that holds a message becomes `<field>__hash_key`, a tuple of messages `<field>__hash_keys`; a message
+        among other values becomes `{"__hash_key": "..."}`. `class_` is the name of the class.
 
         Raises:
             ValueError: another field already has the name that a reference would get.
@@ -135,11 +135,20 @@ class UserMessage(Message):
 
     role: str | None = "user"
 
+    # Type checkers derive a constructor from the fields of each model, which would refuse the positional content.
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
 
 class SystemMessage(Message):
     """Instructions to a model."""
 
     role: str | None = "system"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
 
 class AssistantMessage(Message):
@@ -166,8 +175,16 @@ class AssistantMessage(Message):
     interrupted: bool = False
     """Whether the answer broke off: what is here is what had arrived."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
 
 class ErrorMessage(Message):
     """An error put in the place of a message (`errors_as_messages`). Not a word of it is a model's."""
 
     role: str | None = "error"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
@@ -12,6 +11,8 @@ from miniagents.promising.freezing import FrozenDict
 from miniagents.promising.frozen import Frozen, children_first, frozen_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from miniagents.messages.message import Message
 
 __all__ = ["serialized"]
@@ -22,7 +23,8 @@ _NATIVE = frozenset({type(None), bool, int, float, str})
 def serialized(message: Message) -> dict[str, Any]:
     """See `Message.serialize`."""
     inlined: dict[int, dict[str, Any]] = {}
-    # Values that are no messages are written in place. Children come first, so that each finds its parts written already.
+    # Values that are no messages are written in place. Children come first, so that each finds its parts written
+    # already.
     for each in children_first(message, leave_out=_is_message):
         inlined[id(each)] = {CLASS_KEY: type(each).class_name, **_with_references(frozen_fields(each), inlined)}
     return inlined[id(message)]

@@ -1,8 +1,9 @@
 """The canonical form of frozen content: the one text its hash is computed from.
 
-The form is JSON without blanks, keys sorted by code point, non-ASCII characters as they are. Python's own JSON keeps the common
-types apart: `1`, `1.0`, `true`, `"1"`, `null`; floats are written by the shortest repr, `NaN` and `Infinity` as such, and `-0.0` is
-not `0.0`. A tuple is an array, a `FrozenDict` an object. Everything else is an object with one key that begins with `$`:
+The form is JSON without blanks, keys sorted by code point, non-ASCII characters as they are. Python's own JSON keeps
+the common types apart: `1`, `1.0`, `true`, `"1"`, `null`; floats are written by the shortest repr, `NaN` and
+`Infinity` as such, and `-0.0` is not `0.0`. A tuple is an array, a `FrozenDict` an object. Everything else is an
+object with one key that begins with `$`:
 
 | value | form |
 |---|---|
@@ -10,60 +11,88 @@ not `0.0`. A tuple is an array, a `FrozenDict` an object. Everything else is an 
 | Decimal | `{"$decimal": "1.50"}`: digits and exponent count, upper case |
 | bytes | `{"$bytes": "00ff"}` |
 | UUID | `{"$uuid": "..."}` |
-| date, datetime, time | `{"$date": ...}`, `{"$datetime": ...}`, `{"$time": ...}` in ISO 8601, then `[zone]` where it is a zone with a name, and `fold` |
+| date, datetime, time | `{"$date": "..."}`, `{"$datetime": ...}`, `{"$time": ...}`: ISO 8601, `[zone name]`, `fold` |
 | timedelta | `{"$timedelta": [days, seconds, microseconds]}` |
 | Path | `{"$path": ["PosixPath", "a/b"]}` |
 | Enum | `{"$enum": ["module:Class", "NAME"]}`, of a flag its number |
 | frozenset | `{"$set": [...]}`, elements sorted by their own canonical form |
 | a nested Frozen | `{"$frozen": "..."}` with the 64 hex digits of its own hash |
 
-A key of the content that begins with `$` itself gets one more in front. A Frozen is an object of its fields with its class as
-`"$class"`; declared fields that hold None are left out, so that a class can get new optional fields without changing old hashes.
+A key of the content that begins with `$` itself gets one more in front. A Frozen is an object of its fields with its
+class as `"$class"`; declared fields that hold None are left out, so that a class can get new optional fields without
+changing old hashes.
 
-The text is encoded as UTF-8, where a lone surrogate takes the three bytes its number has in that scheme ("surrogatepass").
-Different content has different text: the form can be read back without ambiguity. Changing it changes every hash ever stored;
-`tests/promising/test_frozen.py` holds golden vectors.
+The text is encoded as UTF-8, where a lone surrogate takes the three bytes its number has in that scheme
+("surrogatepass"). Different content has different text: the form can be read back without ambiguity. Changing it
+changes every hash ever stored; `tests/promising/test_frozen.py` holds golden vectors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
 from hashlib import sha256
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from types import NoneType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from miniagents.promising.freezing import FrozenDict, FrozenSet
 
-__all__ = ["canonical_digest", "canonical_text"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+__all__ = ["Unsealed", "canonical_digest", "canonical_text"]
 
 _NATIVE: Final[frozenset[type]] = frozenset({NoneType, bool, float, str})
 _BIG: Final = 1 << 2047
 
-# check_circular=False: frozen content cannot contain itself
-_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":")).encode
+
+class Unsealed(Exception):  # noqa: N818 - a signal between this module and `frozen`
+    """A nested Frozen has no digest yet."""
+
+
+def _new_encoder() -> Callable[[Any], str]:
+    """Python's JSON encoder, made once where the C one can be had: making it costs as much as a short text."""
+    # check_circular=False: frozen content cannot contain itself
+    encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
+    make = getattr(json.encoder, "c_make_encoder", None)
+    quote = getattr(json.encoder, "c_encode_basestring", None)
+    if make is None or quote is None:
+        return encoder.encode
+    encode = make(None, encoder.default, quote, None, ":", ",", True, False, True)
+    return lambda content: "".join(encode(content, 0))
+
+
+_encode: Callable[[Any], str] = _new_encoder()
 
 
 def canonical_text(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
-    """The canonical form of a Frozen of the class registered as `class_name` with these fields, before it is encoded."""
+    """The canonical form of a Frozen of the class registered as `class_name` with these fields, before it is encoded.
+
+    Raises:
+        Unsealed: a nested Frozen has no digest yet.
+    """
     content: dict[str, Any] = {"$class": class_name}
     for name, value in fields:
-        content["$" + name if name.startswith("$") else name] = value if type(value) in _NATIVE else _plain(value)
+        if name[:1] == "$":
+            name = "$" + name
+        content[name] = value if type(value) in _NATIVE else _PLAIN.get(type(value), _plain_by_base)(value)
     return _encode(content)
 
 
 def canonical_digest(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
-    """The 64 hex digits of SHA-256 over the canonical form."""
+    """The 64 hex digits of SHA-256 over the canonical form; raises as `canonical_text` does."""
     return sha256(canonical_text(class_name, fields).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+# The functions below say what stands for a value in the JSON. They are recursive: containers nest at most `MAX_DEPTH`
+# deep.
+
+
 def _plain(value: Any) -> Any:
-    """What stands for `value` in the JSON: recursive, because containers nest at most `freezing.MAX_DEPTH` deep."""
     return _PLAIN.get(type(value), _plain_by_base)(value)
 
 
@@ -71,15 +100,24 @@ def _plain_int(value: int) -> Any:
     return value if -_BIG < value < _BIG else {"$int": hex(value)}
 
 
-def _plain_tuple(value: tuple[Any, ...]) -> list[Any]:
-    return [item if type(item) in _NATIVE else _plain(item) for item in value]
+def _plain_tuple(value: tuple[Any, ...]) -> Sequence[Any]:
+    if _NATIVE.issuperset(map(type, value)):
+        return value
+    return [item if type(item) in _NATIVE else _PLAIN.get(type(item), _plain_by_base)(item) for item in value]
 
 
 def _plain_dict(value: FrozenDict[str, Any]) -> dict[str, Any]:
-    return {
-        "$" + key if key.startswith("$") else key: item if type(item) in _NATIVE else _plain(item)
-        for key, item in value._items.items()
-    }
+    items = value._items
+    if _NATIVE.issuperset(map(type, items.values())):
+        plain = items
+    else:
+        plain = {
+            key: item if type(item) in _NATIVE else _PLAIN.get(type(item), _plain_by_base)(item)
+            for key, item in items.items()
+        }
+    if "$" in "".join(items):
+        return {"$" + key if key[:1] == "$" else key: item for key, item in plain.items()}
+    return plain
 
 
 def _plain_set(value: frozenset[Any]) -> dict[str, Any]:
@@ -99,11 +137,19 @@ def _plain_path(value: PurePath) -> dict[str, Any]:
     return {"$path": [type(value).__name__, str(value)]}
 
 
-def _plain_by_base(value: Any) -> dict[str, Any]:
+def _plain_by_base(value: Any) -> Any:
     if isinstance(value, Enum):
         kind = type(value)
-        return {"$enum": [f"{kind.__module__}:{kind.__qualname__}", _plain(value.value) if isinstance(value, Flag) else value.name]}
-    return {"$frozen": value.full_hash_key}
+        return {
+            "$enum": [
+                f"{kind.__module__}:{kind.__qualname__}",
+                _plain(value.value) if isinstance(value, Flag) else value.name,
+            ]
+        }
+    digest = value._known_digest()
+    if digest is None:
+        raise Unsealed
+    return {"$frozen": digest}
 
 
 _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
@@ -116,7 +162,9 @@ _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
     FrozenDict: _plain_dict,
     frozenset: _plain_set,
     FrozenSet: _plain_set,
-    Decimal: lambda value: {"$decimal": str(value).upper()},  # the case of the exponent is a setting of the decimal context
+    Decimal: lambda value: {
+        "$decimal": str(value).upper()
+    },  # the case of the exponent is a setting of the decimal context
     bytes: lambda value: {"$bytes": value.hex()},
     UUID: lambda value: {"$uuid": str(value)},
     date: lambda value: {"$date": value.isoformat()},

@@ -1,21 +1,24 @@
 """The names under which classes are known outside of the process: in hashes, and in the `class_` key of a dump.
 
-A closed look-up: only classes that were defined as subclasses and are alive are found, nothing is imported and nothing is called.
+A closed look-up: only classes that were defined as subclasses and are alive are found, nothing is imported and
+nothing is called.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
-from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
 
 __all__ = ["BARE", "CLASS_KEY", "ClassNames", "escaped", "unescaped_key"]
 
 CLASS_KEY: Final = "class_"
-"""The key of a dump that has the name of the class. Keys of the content that look like it get one more underscore in a dump."""
+"""The key of a dump that has the name of the class. Keys of the content that look like it get one more `_`."""
 
 BARE: Final = object()
 """The context of a dump that shall hold content only: no names of classes, no escaped keys."""

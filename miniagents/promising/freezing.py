@@ -1,8 +1,9 @@
 """How a value is made immutable at every depth: `freeze` and `FrozenDict`.
 
-list and tuple become tuple, dict (any mapping with str keys) becomes `FrozenDict`, set and frozenset become frozenset; leaves of
-the allowed types stay as they are, and everything else is refused with a message that says where it was found. This module knows no
-pydantic model; a class whose instances are immutable by themselves says so by inheriting from `FrozenLeaf`.
+list and tuple become tuple, dict (any mapping with str keys) becomes `FrozenDict`, set and frozenset become
+frozenset; leaves of the allowed types stay as they are, and everything else is refused with a message that says where
+it was found. This module knows no pydantic model; a class whose instances are immutable by themselves says so by
+inheriting from `FrozenLeaf`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import MappingProxyType, NoneType
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, get_args
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -35,14 +36,28 @@ MAX_DEPTH: Final = 200
 """How deep plain containers may nest in each other: what recursion in Python and in C (pickle) can bear anywhere."""
 
 ATOMS: Final[frozenset[type]] = frozenset(
-    {NoneType, bool, int, float, Decimal, str, bytes, UUID, date, timedelta, PurePosixPath, PureWindowsPath, type(Path())}
+    {
+        NoneType,
+        bool,
+        int,
+        float,
+        Decimal,
+        str,
+        bytes,
+        UUID,
+        date,
+        timedelta,
+        PurePosixPath,
+        PureWindowsPath,
+        type(Path()),
+    }
 )
-"""Exact types that are immutable as they are. (A subclass may carry attributes; datetime and time may carry a mutable tzinfo.)"""
+"""Exact types that are immutable as they are. (A subclass may carry attributes, a datetime a mutable tzinfo.)"""
 
 _STR: Final[frozenset[type]] = frozenset({str})
 _ALLOWED: Final = (
-    "allowed are None, bool, int, float, Decimal, str, bytes, UUID, datetime, date, time, timedelta, Path, Enum, Frozen, "
-    "and lists, tuples, sets and dicts with str keys of these"
+    "allowed are None, bool, int, float, Decimal, str, bytes, UUID, datetime, date, time, timedelta, Path, Enum, "
+    "Frozen, and lists, tuples, sets and dicts with str keys of these"
 )
 
 
@@ -78,7 +93,8 @@ def _serializer(dump: Callable[[Any, core_schema.SerializationInfo], Any]) -> Sc
 class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     """An immutable mapping with str keys, immutable values and a hash; equal to the dict with the same items.
 
-    Takes what `dict` takes, and freezes every value. As a field annotation (`FrozenDict[str, int]`) it accepts any mapping.
+    Takes what `dict` takes, and freezes every value. As a field annotation (`FrozenDict[str, int]`) it accepts any
+    mapping.
 
     Raises:
         FreezeError: a key is not a str, or a value cannot be made immutable.
@@ -87,11 +103,12 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
 
     __slots__ = ("__weakref__", "_hash", "_height", "_items")
 
-    _items: Mapping[K, V_co]
+    _items: dict[K, V_co]
     _hash: int
     _height: int
 
     def __new__(cls, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = (), /, **more: V_co) -> FrozenDict[K, V_co]:
+        """The mapping with these items; see the class."""
         return cast("FrozenDict[K, V_co]", freeze(dict(items, **more), "FrozenDict"))
 
     def __getitem__(self, key: K) -> V_co:
@@ -119,7 +136,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
             return self._hash
 
     def __or__(self, other: Mapping[K, Any]) -> FrozenDict[K, Any]:
-        return FrozenDict({**self, **other}) if isinstance(other, Mapping) else NotImplemented
+        return FrozenDict({**self, **other})
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -158,17 +175,17 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
 
 
 class FrozenSet(frozenset[Any]):
-    """A frozenset with elements that pydantic dumps as dicts, which cannot be in a set: it stays as it is in Python mode."""
+    """A frozenset with elements that pydantic dumps as dicts, which no set can hold: a dump has it as it is."""
 
     __slots__ = ()
     __pydantic_serializer__ = _serializer(_dump_frozen_set)
 
 
 def freeze(value: Any, where: str = "value") -> Any:
-    """An immutable equal of `value`, at every depth; what is immutable already comes back as the same object where possible.
+    """An immutable equal of `value`, at every depth; what is immutable already stays the same object where possible.
 
     Args:
-        value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings of them, at most `MAX_DEPTH` deep.
+        value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings, `MAX_DEPTH` deep at most.
         where: what to call the value in an error, usually the name of a field.
 
     Raises:
@@ -178,7 +195,7 @@ def freeze(value: Any, where: str = "value") -> Any:
     if type(value) in ATOMS:
         return value
     try:
-        return _freeze(value, 0)[0]
+        return _FREEZERS.get(type(value), _freeze_by_base)(value, 0)[0]
     except _Refused as refused:
         if refused.too_deep and _contains_itself(value):
             raise CyclicValueError(f"{where} contains itself") from None
@@ -186,12 +203,9 @@ def freeze(value: Any, where: str = "value") -> Any:
         raise FreezeError(f"{where}{path}: {refused.reason}") from None
 
 
-# What the functions below return: the frozen value, and how many containers deep it is (the containers of a Frozen do not count).
+# What the functions below return: the frozen value, and how many containers deep it is (the containers of a Frozen do
+# not count).
 _Result = tuple[Any, int]
-
-
-def _freeze(value: Any, level: int) -> _Result:
-    return _FREEZERS.get(type(value), _freeze_by_base)(value, level)
 
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> _Result:
@@ -206,7 +220,7 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> _Result:
             if type(item) in ATOMS:
                 frozen.append(item)
             else:
-                item, below = _freeze(item, level + 1)
+                item, below = _FREEZERS.get(type(item), _freeze_by_base)(item, level + 1)
                 frozen.append(item)
                 if below > height:
                     height = below
@@ -230,7 +244,7 @@ def _freeze_mapping(items: Mapping[Any, Any], level: int) -> _Result:
             if type(value) in ATOMS:
                 frozen[key] = value
             else:
-                frozen[key], below = _freeze(value, level + 1)
+                frozen[key], below = _FREEZERS.get(type(value), _freeze_by_base)(value, level + 1)
                 if below > height:
                     height = below
     except _Refused as refused:
@@ -249,7 +263,7 @@ def _freeze_set(items: Iterable[Any], level: int) -> _Result:
     composite = False
     try:
         for item in items:
-            item, below = _freeze(item, level + 1)
+            item, below = _FREEZERS.get(type(item), _freeze_by_base)(item, level + 1)
             frozen.append(item)
             composite = composite or below > 0 or isinstance(item, FrozenLeaf)
             height = max(height, below)
@@ -281,7 +295,7 @@ def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
 
 
 def _freeze_by_base(value: Any, level: int) -> _Result:
-    """Everything that is not of an exact type we know: subclasses become the plain type, so that they carry nothing along."""
+    """What is of no exact type we know: of a subclass the plain value, so that it carries nothing along."""
     if isinstance(value, (FrozenLeaf, Enum)) or type(value) in ATOMS:
         return value, 0
     for base, plain in _PLAIN.items():
@@ -307,7 +321,8 @@ _FREEZERS: Final[dict[type, Callable[[Any, int], _Result]]] = {
     time: _freeze_moment,
 }
 
-# In this order: a datetime is a date. The slot functions of the base are used because a subclass may override the method itself.
+# In this order: a datetime is a date. The slot functions of the base are used because a subclass may override the
+# method itself.
 _PLAIN: Final[dict[type, Callable[[Any, int], _Result]]] = {
     str: lambda value, level: (str.__str__(value), 0),
     int: lambda value, level: (int.__int__(value), 0),
@@ -334,7 +349,7 @@ def _new_frozen_dict(
     _set_height: Any = FrozenDict.__dict__["_height"].__set__,
 ) -> FrozenDict[Any, Any]:
     self: FrozenDict[Any, Any] = _new(FrozenDict)
-    _set_items(self, MappingProxyType(items))
+    _set_items(self, items)
     _set_height(self, height)
     return self
 
@@ -373,4 +388,6 @@ def _contains_itself(value: Any) -> bool:
 def _elements(container: Any) -> Iterator[Any]:
     """The containers directly in `container`."""
     elements = container.values() if isinstance(container, Mapping) else container
-    return (e for e in elements if isinstance(e, (Mapping, list, tuple, set, frozenset)) and not isinstance(e, FrozenDict))
+    return (
+        e for e in elements if isinstance(e, (Mapping, list, tuple, set, frozenset)) and not isinstance(e, FrozenDict)
+    )

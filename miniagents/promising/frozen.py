@@ -1,8 +1,9 @@
 """Frozen: a pydantic model that is immutable at every depth, with a hash of its content that is the same everywhere.
 
-Values are frozen after validation, whatever validation, a default or an extra field brought in (see `freezing`). Equality, `hash()`
-and `hash_key` all go by one digest of class and content (see `canonical`), computed once, on demand; a nested Frozen takes
-part by its own digest. So nothing here is recursive over nested Frozen objects, and chains of many thousands of them work.
+Values are frozen after validation, whatever validation, a default or an extra field brought in (see `freezing`).
+Equality, `hash()` and `hash_key` all go by one digest of class and content (see `canonical`), computed once, on
+demand; a nested Frozen takes part by its own digest. So nothing here is recursive over nested Frozen objects, and
+chains of many thousands of them work.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import from_json
 
-from miniagents.promising.canonical import canonical_digest
+from miniagents.promising.canonical import Unsealed, canonical_digest
 from miniagents.promising.class_names import BARE, CLASS_KEY, ClassNames, escaped
-from miniagents.promising.freezing import ATOMS, FrozenDict, FrozenLeaf, freeze
+from miniagents.promising.freezing import ATOMS, FrozenDict, FrozenLeaf, FrozenSet, freeze
 from miniagents.promising.frozen_annotations import frozen_annotation
 from miniagents.promising.short_repr import short_repr
 
@@ -25,21 +26,31 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["FROZEN_CLASSES", "Frozen", "FrozenDict", "children_first", "freeze", "freeze_fields", "frozen_fields", "frozen_state"]
+__all__ = [
+    "FROZEN_CLASSES",
+    "Frozen",
+    "FrozenDict",
+    "children_first",
+    "freeze",
+    "freeze_fields",
+    "frozen_fields",
+    "frozen_state",
+]
 
 FROZEN_CLASSES: Final = ClassNames()
 """Every living subclass of Frozen by its name."""
 
 _PICKLED_BY_RECURSION: Final = 20
-"""How many Frozen objects in each other pickle may handle by itself (each takes it three levels of recursion, a container too)."""
+"""How deep pickle may go by itself: a Frozen or a container each takes it three levels of recursion."""
 
 
 class Frozen(FrozenLeaf, BaseModel):
     """Base of immutable values. Any extra field is allowed, and everything in it is frozen, as `freeze` does it.
 
-    A subclass is known by its `__qualname__`, in hashes and in dumps, or by a name of its own: `class Note(Frozen, class_="note")`.
-    The name should not change once values were stored. `model_dump()` adds it as `class_`, and `model_validate` makes an
-    object of the class it names; nothing else looks at `class_`. Private attributes are refused: they would be mutable state.
+    A subclass is known by its `__qualname__`, in hashes and in dumps, or by a name given in the class statement:
+    `class Note(Frozen, class_="note")`. The name should not change once values were stored. `model_dump()` adds it as
+    `class_`, and `model_validate` makes an object of the class it names; nothing else looks at `class_`. Private
+    attributes are refused: they would be mutable state.
 
     Raises:
         pydantic.ValidationError: a field is not what its annotation says.
@@ -63,8 +74,6 @@ class Frozen(FrozenLeaf, BaseModel):
     """The name in hashes and dumps; set by `class_=` in the class statement."""
 
     if TYPE_CHECKING:
-        _digest: str
-        _height: int
 
         def __getattr__(self, name: str) -> Any:
             """Extra fields are attributes."""
@@ -83,7 +92,9 @@ class Frozen(FrozenLeaf, BaseModel):
         super().__pydantic_init_subclass__(**config)
         if cls.__private_attributes__:
             names = ", ".join(sorted(cls.__private_attributes__))
-            raise TypeError(f"{cls.__qualname__} is immutable and has no private attributes ({names}): make them ClassVar")
+            raise TypeError(
+                f"{cls.__qualname__} is immutable and has no private attributes ({names}): make them ClassVar"
+            )
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -102,6 +113,12 @@ class Frozen(FrozenLeaf, BaseModel):
     def hash_key(self) -> str:
         """The first 40 hex digits of `full_hash_key`: one value, one key, in every process and Python version."""
         return _digest_of(self)[:40]
+
+    def _known_digest(self) -> str | None:
+        try:
+            return cast("str", _get_digest(self))
+        except AttributeError:
+            return None
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -156,9 +173,9 @@ class Frozen(FrozenLeaf, BaseModel):
         freeze_fields(copy)
         return copy
 
-    def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # type: ignore[override]
-        """The older name of `model_copy`."""
-        return self.model_copy(update=update, deep=deep)
+    def copy(self, **options: Any) -> Self:
+        """The older name of `model_copy`, without the `include` and `exclude` it had."""
+        return self.model_copy(**options)
 
     def __copy__(self) -> Self:
         return self
@@ -200,7 +217,7 @@ class Frozen(FrozenLeaf, BaseModel):
         return content if info.context is BARE else {CLASS_KEY: type(self).class_name, **escaped(content)}
 
     @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:  # type: ignore[override]
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
         """An object from what `model_dump` gave, of the classes that the dump names, at every depth.
 
         An unknown name is taken as `cls` here, and further inside as the most general class.
@@ -217,7 +234,7 @@ class Frozen(FrozenLeaf, BaseModel):
         return cast("Self", restored(cls, obj, options))
 
     @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:  # type: ignore[override]
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
         """`model_validate` of parsed JSON."""
         return cls.model_validate(from_json(json_data), **options)
 
@@ -256,18 +273,19 @@ def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
 
 
 def _collect(value: Any, level: int, found: list[tuple[Frozen, int]]) -> None:
-    if isinstance(value, Frozen):
-        found.append((value, level))
-    elif isinstance(value, frozenset):
+    kind = type(value)
+    if kind is tuple or kind is FrozenDict:
+        items = value if kind is tuple else value.values()
+        if not ATOMS.issuperset(map(type, items)):
+            for item in items:
+                _collect(item, level + 1, found)
+    elif kind is FrozenSet:
         nested: list[tuple[Frozen, int]] = []
         for item in value:
             _collect(item, level + 1, nested)
         found.extend(sorted(nested, key=lambda pair: _digest_of(pair[0])))  # the order of a set differs by process
-    elif isinstance(value, (tuple, FrozenDict)):
-        items = value.values() if isinstance(value, FrozenDict) else value
-        for item in items:
-            if type(item) not in ATOMS:
-                _collect(item, level + 1, found)
+    elif isinstance(value, FrozenLeaf):
+        found.append((cast("Frozen", value), level))
 
 
 def children_first(root: Frozen, *, leave_out: Callable[[Frozen], bool] = lambda _: False) -> list[Frozen]:
@@ -295,6 +313,7 @@ def children_first(root: Frozen, *, leave_out: Callable[[Frozen], bool] = lambda
 
 
 def frozen_fields(self: Frozen) -> Iterator[tuple[str, Any]]:
+    """Names and values of the declared fields, then of the extra ones."""
     values = self.__dict__
     for name in type(self).__pydantic_fields__:
         yield name, values[name]
@@ -321,26 +340,32 @@ def _digest_of(self: Frozen) -> str:
     try:
         return cast("str", _get_digest(self))
     except AttributeError:
-        _seal(self)
+        pass
+    try:
+        return _seal(self)
+    except Unsealed:
+        for node in children_first(self, leave_out=lambda child: child._known_digest() is not None):
+            _seal(node)
         return cast("str", _get_digest(self))
 
 
+def _seal(self: Frozen) -> str:
+    """Compute and keep the digest; everything in `self` must have its own."""
+    digest = canonical_digest(type(self).class_name, _canonical_fields(self))
+    object.__setattr__(self, "_digest", digest)
+    return digest
+
+
 def _height_of(self: Frozen) -> int:
-    _digest_of(self)
-    return cast("int", _get_height(self))
-
-
-def _is_sealed(self: Frozen) -> bool:
-    try:
-        _get_digest(self)
-    except AttributeError:
-        return False
-    return True
-
-
-def _seal(root: Frozen) -> None:
-    """Compute the digest of `root`, after those of everything in it."""
-    for node in children_first(root, leave_out=_is_sealed):
-        height = 1 + max((level + _get_height(child) for child, level in nested_frozen(node)), default=0)
+    """How deep Frozen objects and the containers around them nest in `self`; computed once."""
+    for node in children_first(self, leave_out=lambda child: _known_height(child) > 0):
+        height = 1 + max((level + _known_height(child) for child, level in nested_frozen(node)), default=0)
         object.__setattr__(node, "_height", height)
-        object.__setattr__(node, "_digest", canonical_digest(type(node).class_name, _canonical_fields(node)))
+    return _known_height(self)
+
+
+def _known_height(self: Frozen) -> int:
+    try:
+        return cast("int", _get_height(self))
+    except AttributeError:
+        return 0

@@ -1,7 +1,7 @@
 """Field annotations of a Frozen: `list[X]` is taken as `tuple[X, ...]` and so on, where the class is made.
 
-Values are frozen whatever the annotation says (see `frozen.Frozen`). This is for pydantic's sake, which validates and dumps a field by
-its annotation, and warns where the value is of another type.
+Values are frozen whatever the annotation says (see `frozen.Frozen`). This is for pydantic's sake, which validates and
+dumps a field by its annotation, and warns where the value is of another type.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections import abc
-from types import UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, is_typeddict
+from types import GenericAlias, UnionType
+from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_origin, is_typeddict
 
 from pydantic import BaseModel, SerializeAsAny
 
@@ -21,7 +21,8 @@ __all__ = ["frozen_annotation"]
 _AS_TUPLE: Final[frozenset[Any]] = frozenset({list, abc.Sequence, abc.MutableSequence, abc.Collection})
 _AS_FROZEN_DICT: Final[frozenset[Any]] = frozenset({dict, abc.Mapping, abc.MutableMapping, FrozenDict})
 _AS_FROZENSET: Final[frozenset[Any]] = frozenset({set, frozenset, abc.Set, abc.MutableSet})
-_MUTABLE: Final = (bytearray, memoryview, collections.deque, collections.OrderedDict, collections.defaultdict, collections.Counter)
+_MUTABLE: Final = (bytearray, memoryview, collections.deque, collections.OrderedDict, collections.defaultdict)
+_BY_VALUE: Final[Any] = cast("Any", SerializeAsAny)()  # a dump goes by the class of the value, not by the annotation
 _ADVICE: Final = "take tuple[X, ...], FrozenDict[str, X], frozenset[X], a Frozen class, or a leaf"
 
 
@@ -39,8 +40,8 @@ def frozen_annotation(annotation: Any, where: str) -> Any:
         return annotation
     if origin is Union or origin is UnionType:
         return Union[tuple(frozen_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
-    if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: pydantic must not expect the mutable types in a dump
-        return SerializeAsAny[annotation]
+    if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: dumped without a look at the types it names
+        return Annotated[annotation, _BY_VALUE]
     if not isinstance(origin, type):
         return annotation
     return _frozen_class(annotation, origin, args, where)
@@ -48,19 +49,22 @@ def frozen_annotation(annotation: Any, where: str) -> Any:
 
 def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
     if origin in _AS_TUPLE:
-        return tuple[frozen_annotation(args[0], where) if args else Any, ...]
+        return GenericAlias(tuple, (frozen_annotation(args[0], where) if args else Any, ...))
     if origin in _AS_FROZENSET:
         # dumped by what the elements are: those that dump as a dict cannot be in a set
-        return SerializeAsAny[frozenset[frozen_annotation(args[0], where) if args else Any]]  # type: ignore[misc]
+        frozen_set = GenericAlias(frozenset, (frozen_annotation(args[0], where) if args else Any,))
+        return Annotated[frozen_set, _BY_VALUE]
     if origin in _AS_FROZEN_DICT:
         key, value = args or (str, Any)
         if not (key in (str, Any) or get_origin(key) is Literal):
             raise TypeError(f"{where}: the keys of a FrozenDict are str, not {key!r}")
-        return FrozenDict[str if key is Any else key, frozen_annotation(value, where)]
-    if origin is tuple:
-        return tuple[tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args)] if args else annotation
+        return GenericAlias(FrozenDict, (str if key is Any else key, frozen_annotation(value, where)))
+    if origin is tuple and args:
+        return GenericAlias(tuple, tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args))
     if issubclass(origin, BaseModel) and issubclass(origin, FrozenLeaf):
-        return SerializeAsAny[annotation]  # a subclass is dumped whole, not by the fields of the declared class
+        return Annotated[
+            annotation, SerializeAsAny()
+        ]  # a subclass is dumped whole, not by the fields of the declared class
     _refuse_mutable(annotation, origin, where)
     return annotation
 

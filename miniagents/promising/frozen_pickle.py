@@ -23,7 +23,7 @@ def unpickled(cls: type[Frozen], declared: dict[str, Any], extra: dict[str, Any]
 
 
 def pickled_flat(root: Frozen, protocol: int) -> bytes:
-    """A pickle of `root` and everything in it, one after the other, children first, each referring to the earlier by number."""
+    """A pickle of `root` and everything in it, one after the other, each referring to the earlier ones by number."""
     objects = children_first(root)
     numbers = {id(each): number for number, each in enumerate(objects)}
     buffer = io.BytesIO()
@@ -62,4 +62,4 @@ class _Unpickler(pickle.Unpickler):
         return self._buffer.tell()
 
     def persistent_load(self, pid: Any) -> Frozen:
-        return self._objects[pid]
+        return self._objects[int(pid)]

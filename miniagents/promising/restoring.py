@@ -64,8 +64,7 @@ def _restored_inside(value: Any, root: type[Frozen], options: dict[str, Any], le
 
 
 def _wrong_class(cls: type[Frozen], dump: Mapping[Any, Any]) -> ValidationError:
-    error = PydanticCustomError(
-        "wrong_class", "The class {name} is not a subclass of {wanted}", {"name": dump[CLASS_KEY], "wanted": cls.class_name}
-    )
+    context = {"name": dump[CLASS_KEY], "wanted": cls.class_name}
+    error = PydanticCustomError("wrong_class", "The class {name} is not a subclass of {wanted}", context)
     details: InitErrorDetails = {"type": error, "loc": (CLASS_KEY,), "input": dump[CLASS_KEY]}
     return ValidationError.from_exception_data(cls.__qualname__, [details])
