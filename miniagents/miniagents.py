@@ -44,7 +44,8 @@ class MiniAgents(AgentsContext):
         super().__init__(errors_as_messages=errors_as_messages, **options)
         self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
         self._persisters = [MessagePersister(handler) for handler in on_persist_messages]
-        self.listens = self.listens or bool(self._persisters)
+        if self._persisters:
+            self.listens = self.keeps_results = True
 
     # --- running
 
@@ -52,8 +53,8 @@ class MiniAgents(AgentsContext):
         """Run `awaitable` in a loop of its own, wait for the agents it started, and close everything.
 
         Ctrl-C, or a `KeyboardInterrupt` in any task, is raised once, as `KeyboardInterrupt`, inside the awaitable;
-        agents are then cancelled, and their `finally` blocks run. A second Ctrl-C waits for nothing. SIGTERM cleans up in the
-        same way and exits with status 143.
+        agents are then cancelled, and their `finally` blocks run. A second Ctrl-C waits for nothing. SIGTERM cleans up
+        in the same way and exits with status 143.
 
         Args:
             awaitable: usually the coroutine of the app's main function.
@@ -91,7 +92,7 @@ class MiniAgents(AgentsContext):
     def on_persist_messages(self, handler: PersistHandler) -> PersistHandler:
         """Decorator that adds a persistence handler."""
         self._persisters.append(MessagePersister(handler))
-        self.listens = True
+        self.listens = self.keeps_results = True
         return handler
 
     def promise_resolved(self, promise: Promise[Any], result: Any) -> None:

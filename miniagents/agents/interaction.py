@@ -38,9 +38,7 @@ class Scope:
 class ReplyCell(SequenceCell):
     """The replies of one call. Its end is the end of the call, told by the agent's task."""
 
-    __slots__ = ("errors_as_messages",)
-
-    errors_as_messages: bool
+    errors_as_messages = False
 
     def fail(self, error: BaseException) -> None:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents.errors import MiniAgentsError
 from miniagents.messages.message import Message
-from miniagents.promising.promise import Promise
 from miniagents.promising.streamed import StreamCell, StreamedPromise
 
 if TYPE_CHECKING:
@@ -20,25 +19,26 @@ __all__ = ["MessageCell", "MessagePromise", "MessageTokenStreamer"]
 MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
 """An async generator function: gets a dict, which it may fill with fields of the resolved message, and yields str."""
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 
 class MessageCell(StreamCell[str, Message]):
     """Tokens, and what is known of the message beside its text."""
 
-    __slots__ = ("known", "message_class", "metadata")
-
-    def __init__(
-        self, promise_class: type[Promise[Any]], message_class: type[Message], known: Mapping[str, Any]
-    ) -> None:
-        super().__init__(promise_class)
-        self.message_class = message_class
-        self.known = known
-        self.metadata: dict[str, Any] = {}
+    message_class: type[Message] = Message
+    known: Mapping[str, Any] | None = None
+    """Fields known before the message is resolved; None of a message that was there from the beginning."""
+    metadata: dict[str, Any] | None = None
+    """What the token streamer has told of the message."""
+    kept: MessagePromise | None = None
+    """Holds the promise while a persistence handler waits for it, whoever else can read it or not."""
 
     def whole(self) -> Message:
         """The message the tokens make."""
-        return self.message_class("".join(self.pieces), **{**self.known, **self.metadata})
+        return self.message_class("".join(self.pieces), **{**(self.known or {}), **(self.metadata or {})})
+
+    def settled(self, result: Any) -> None:
+        """Nobody needs to keep the promise any more."""
+        self.kept = None
+        super().settled(result)
 
     def check(self, piece: Any) -> str:
         """A token is a str; subclasses of it are taken as they are."""
@@ -55,7 +55,7 @@ class MessageCell(StreamCell[str, Message]):
             try:
                 error.partial = self.whole()
             except (TypeError, ValueError):  # metadata that does not fit yet: the text is what must not be lost
-                error.partial = Message("".join(self.pieces), **self.known)
+                error.partial = Message("".join(self.pieces), **(self.known or {}))
         super().fail(error)
 
     def abandon(self) -> None:
@@ -94,41 +94,49 @@ class MessagePromise(StreamedPromise[str, Message]):
         message_class: type[Message] = Message,
         start_soon: bool | None = None,
         batches: bool = False,
-        known_beforehand: Mapping[str, Any] = _NOTHING,
+        known_beforehand: Mapping[str, Any] | None = None,
     ) -> None:
         if not callable(message_token_streamer):
             raise TypeError(
                 f"message_token_streamer must be an async generator function of a dict, not {message_token_streamer!r}"
             )
-        cell = self._cell = MessageCell(type(self), message_class, known_beforehand)
-        cell.pump_from(lambda: message_token_streamer(cell.metadata), start_soon=start_soon, batches=batches)
+        cell = self._cell = MessageCell(type(self))
+        cell.message_class = message_class
+        cell.known = known_beforehand or {}
+        metadata: dict[str, Any] = {}
+        cell.metadata = metadata
+        if cell.context is not None and cell.context.keeps_results:
+            cell.kept = self
+        cell.pump_from(lambda: message_token_streamer(metadata), start_soon=start_soon, batches=batches)
 
     @classmethod
     def of_message(cls, message: Message) -> MessagePromise:
         """A promise that is resolved already; it costs no task."""
-        cell = MessageCell(cls, type(message), _NOTHING)
+        cell = MessageCell(cls)
+        cell.message_class = message.__class__
         if text := str(message):
             cell.pieces.append(text)
-        cell.resolve(message)
-        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+        cell.settle_unseen(message)
+        promise = cls.__new__(cls)
+        promise._cell = cell
+        return promise
 
     @classmethod
     def of_error(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
         """A promise that has failed already."""
-        cell = MessageCell(cls, Message, _NOTHING)
+        cell = MessageCell(cls)
         cell.observed = observed
         cell.fail(error)
         return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
 
     @property
     def known_beforehand(self) -> Mapping[str, Any]:
-        """Fields of the message that are known before it is resolved."""
+        """Fields of the message that are known before it is resolved; all of a message that was there already."""
         cell = self._cell
-        if cell.known is _NOTHING and isinstance(
-            cell.value, Message
-        ):  # it was a message from the beginning, or has no more
-            return {name: value for name, value in cell.value if name != "content"}
-        return MappingProxyType(dict(cell.known))
+        if cell.known is not None:
+            return MappingProxyType(dict(cell.known))
+        message = cell.value
+        return {} if message is None else {name: value for name, value in message if name != "content"}
 
     @property
     def message_class(self) -> type[Message]:

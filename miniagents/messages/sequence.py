@@ -75,8 +75,8 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         if isinstance(item, BaseModel):
             return MessagePromise.of_message(_of_fields(dict(item)))
         raise TypeError(
-            f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, message promises, "
-            f"dicts of fields, pydantic models, exceptions, and lists, tuples, iterators and async iterables of these"
+            f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, "
+            f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators and async iterables of these"
         )
 
     @classmethod

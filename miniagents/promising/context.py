@@ -82,6 +82,8 @@ class PromisingContext:
         self._handlers = list(on_promise_resolved)
         self.listens = bool(self._handlers)
         """Whether anybody, here or in an outer context, wants to hear of resolved promises."""
+        self.keeps_results = False
+        """Whether results are wanted although nobody can read them any more."""
         self._unobserved: dict[int, Failure] = {}
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,7 +125,9 @@ class PromisingContext:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
         self.parent = find_current_context()
-        self.listens = self.listens or (self.parent is not None and self.parent.listens)
+        if self.parent is not None:
+            self.listens = self.listens or self.parent.listens
+            self.keeps_results = self.keeps_results or self.parent.keeps_results
 
     async def __aenter__(self) -> Self:
         self._open()

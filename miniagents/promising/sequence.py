@@ -33,15 +33,10 @@ _ITEMS_A_TURN = 100
 class SequenceCell(StreamCell[Any, Any]):
     """Pieces are leaves (promises of the sequence's kind) and branches (other sequences, by reference)."""
 
-    __slots__ = ("_closing", "_forwarded")
-
     promise_class: type[SequencePromise[Any, Any]]
     produced_only_by_its_task = False
-
-    def __init__(self, promise_class: type[SequencePromise[Any, Any]]) -> None:
-        super().__init__(promise_class)
-        self._forwarded = 0
-        self._closing = False
+    _forwarded = 0
+    _closing = False
 
     # --- sending
 
@@ -257,7 +252,7 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
             return pieces[0]
         cell = SequenceCell(cls)
         cell.pieces = pieces
-        cell.resolve(())
+        cell.settle_unseen(())
         return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
 
 

@@ -31,15 +31,14 @@ W_co = TypeVar("W_co", covariant=True)
 class StreamCell(Cell[W], Generic[P, W]):
     """A cell that grows piece by piece before it is settled."""
 
-    __slots__ = ("on_demand", "pieces", "request", "resolver")
+    resolver: Callable[[list[P]], W] | None = None
+    on_demand = False
+    request: asyncio.Future[None] | None = None
+    """What a pump on demand waits for while nobody reads."""
 
-    def __init__(self, promise_class: type[Promise[Any]], resolver: Callable[[list[P]], W] | None = None) -> None:
+    def __init__(self, promise_class: type[Promise[Any]]) -> None:
         super().__init__(promise_class)
         self.pieces: list[P] = []
-        self.resolver = resolver
-        self.on_demand = False
-        self.request: asyncio.Future[None] | None = None
-        """What a pump on demand waits for while nobody reads."""
 
     # --- the pump
 
@@ -217,7 +216,8 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
     ) -> None:
         if not callable(streamer):
             raise TypeError(f"streamer must be an async generator function without parameters, not {streamer!r}")
-        cell: StreamCell[P_co, Any] = StreamCell(type(self), resolver)
+        cell: StreamCell[P_co, Any] = StreamCell(type(self))
+        cell.resolver = resolver
         self._cell = cell
         cell.pump_from(streamer, start_soon=start_soon, batches=False)
 
@@ -314,8 +314,6 @@ class StreamAppender(Generic[P]):
 
 
 class _AppendedCell(StreamCell[P, W]):
-    __slots__ = ()
-
     produced_only_by_its_task = False
 
 
