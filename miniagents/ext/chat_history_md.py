@@ -1,0 +1,318 @@
+"""A chat kept in a Markdown file that a person can read, and that survives what happens to processes and disks.
+
+- Records are only ever appended, each in one write, under a lock that all processes share. What stands in the file is
+never
+  changed: what a crash left torn is closed with a comment, and reported.
+- While a message streams, its text so far stands in a journal, `<file>.partial/<id>.md`, to which each piece is added
+as it
+  comes. When the message is complete, its record goes to the file and the journal is removed. The journal of a
+  process that died is part of the chat for everybody who loads it, as an interrupted message, and becomes a record
+  with the next append.
+- By default nothing is forced to the disk (`fsync`): the page cache survives the death of the process, which is what
+happens
+  every day. A loss of power may cost what the system had not written yet; the reader then goes on behind the damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miniagents.chat_history import ChatHistory, areceive
+from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError
+from miniagents.ext.history_files import Journal, LockedFile, abandoned_journals, remove_journal
+from miniagents.ext.json_values import from_json_value, to_json_value
+from miniagents.ext.markdown_records import (
+    HEAD,
+    Problem,
+    Record,
+    escape,
+    frame_open,
+    has_frames,
+    missing_end,
+    scan,
+    scan_open,
+    to_bytes,
+)
+from miniagents.messages import Message, MessagePromise, MessageSequence
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+
+    from miniagents.messages import MessageType
+
+__all__ = ["ChatHistoryMD"]
+
+logger = logging.getLogger("miniagents")
+
+_LOCK_TIMEOUT = 10.0
+_LOCK_POLL = 0.005
+_BEING_MADE = 60.0
+"""Seconds for which an empty journal is taken for one that its writer has not locked yet."""
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A record on its way to the file, and the journal that is of no use once it is there."""
+
+    data: bytes
+    record: Record
+    journal: Journal | None
+
+
+class ChatHistoryMD(ChatHistory):
+    """A history in a Markdown file. Several objects and processes may append to one file; each message is one piece.
+
+    Metadata is kept in the comments; a member of an Enum in an untyped field comes back as its value. A file edited
+    by hand is read as it is, with a warning where something is not as it was written.
+
+    Args:
+        path: the file; made with the first message, its folder too.
+        fsync: whether an append returns only when the disk has the message; blocks the event loop for so long.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
+        self.path = Path(path).absolute()
+        self.problems: tuple[Problem, ...] = ()
+        """What was wrong with the file when it was last loaded; each is logged as a warning once."""
+        self._fsync = fsync
+        self._reported: set[Problem] = set()
+        self._pending: list[_Pending] = []
+        self._known_end: tuple[tuple[int, int], int] | None = None
+
+    # --- loading
+
+    async def aload_chat_history(self) -> tuple[Message, ...]:
+        """All messages in their order; interrupted ones have what there is of their text and `interrupted=True`.
+
+        Raises:
+            HistoryFormatError: the file is not a history.
+            HistoryError: it cannot be read, or is in use for longer than 10 s.
+        """
+        data = b""
+        try:
+            with contextlib.suppress(FileNotFoundError), await self._alocked(create=False) as file:
+                data = file.read()
+            journals = [record for _, record in self._left_behind() if record is not None]
+        except OSError as error:
+            raise HistoryError(f"cannot read the chat history {self.path}: {error}") from error
+        self._check_format(data)
+        found = scan(data)
+        self._report(found.problems)
+        records = _without_repetitions([*found.records, *journals, *(pending.record for pending in self._pending)])
+        return tuple(_message_of(record) for record in records)
+
+    def _check_format(self, data: bytes) -> None:
+        if data.strip() and not has_frames(data) and not HEAD.startswith(data.strip()):
+            raise HistoryFormatError(f"{self.path}, line 1: this is not a chat history, no message begins in it")
+
+    def _report(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        for problem in problems:
+            if problem not in self._reported:
+                self._reported.add(problem)
+                logger.warning("%s, line %d: %s", self.path, problem.line, problem.what)
+
+    # --- appending
+
+    async def aappend(self, messages: MessageType) -> None:
+        """Store messages, see `ChatHistory.aappend`; a message that still streams is on the disk as far as it is."""
+        failure: Exception | None = None
+        async for promise in MessageSequence.turn_into_sequence_promise(messages):
+            error = await self._astore(promise)
+            failure = failure or error
+        if failure is not None:
+            raise failure
+
+    async def _astore(self, promise: MessagePromise) -> Exception | None:
+        writing = _Writing(promise, self._journals)
+        try:
+            message, error = await areceive(promise, writing.take)
+        except BaseException:  # the program is being stopped; the journal has what was said
+            writing.leave()
+            raise
+        if message is None:
+            writing.leave(remove=True)
+        else:
+            record = _record_of(message, writing.id)
+            self._pending.append(_Pending(to_bytes(record), record, writing.journal))
+            await self._awrite_pending()
+        return error
+
+    @property
+    def _journals(self) -> Path:
+        return self.path.with_name(self.path.name + ".partial")
+
+    async def _awrite_pending(self) -> None:
+        """Write everything that waits, in its order; of several tasks that try at once, one does it for all."""
+        try:
+            while self._pending:
+                with await self._alocked(create=True) as file:
+                    self._make_ready(file)
+                    while self._pending:
+                        self._write(file, self._pending[0].data)
+                        pending = self._pending.pop(0)
+                        if pending.journal is not None:
+                            pending.journal.remove()
+        except OSError as error:
+            raise HistoryWriteError(
+                f"cannot write the chat history {self.path}: {error}. {len(self._pending)} message(s) are in memory, "
+                f"and are written together with the next one"
+            ) from error
+
+    def _make_ready(self, file: LockedFile) -> None:
+        """See to it that the file ends where a record ends, and take over what dead processes left behind."""
+        if self._known_end != (file.identity, file.size) and file.size:
+            for tail in file.tails():
+                if has_frames(tail):
+                    break
+            else:
+                self._check_format(tail)
+            if missing := missing_end(tail):
+                logger.warning("%s: the last message was not written to its end; it was closed as it is", self.path)
+                self._write(file, missing)
+        for path, record in self._left_behind():
+            if record is None and time.time() - path.stat().st_mtime < _BEING_MADE:
+                continue
+            if record is not None and HEAD + b' {"id":"%b"' % record.id.encode() not in file.read():
+                logger.warning("%s: a message that was not finished is kept as far as it came", self.path)
+                self._write(file, to_bytes(record))
+            remove_journal(path)
+
+    def _write(self, file: LockedFile, data: bytes) -> None:
+        file.append(data)
+        if self._fsync:
+            file.sync()
+        self._known_end = (file.identity, file.size)
+
+    def _left_behind(self) -> Iterable[tuple[Path, Record | None]]:
+        for path, data in abandoned_journals(self._journals):
+            yield path, scan_open(data)
+
+    async def _alocked(self, *, create: bool) -> LockedFile:
+        """The file, locked. Others hold it for as long as a write takes, so it is tried until it works."""
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        waited = 0.0
+        while (file := LockedFile.try_open(self.path, create=create)) is None:
+            if waited >= _LOCK_TIMEOUT:
+                raise TimeoutError(f"another process has held the lock for {_LOCK_TIMEOUT:g} s")
+            await asyncio.sleep(_LOCK_POLL)
+            waited += _LOCK_POLL
+        return file
+
+
+class _Writing:
+    """A message on its way: its id, and a journal from the first piece that is not the last on."""
+
+    def __init__(self, promise: MessagePromise, directory: Path) -> None:
+        # ids sort by time, so that what several dead processes left behind comes back in its order
+        self.id = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(4)}"
+        self.journal: Journal | None = None
+        self._promise = promise
+        self._directory = directory
+        self._unwritten = ""
+
+    def take(self, piece: str) -> None:
+        """A piece has come."""
+        self._unwritten += piece
+        if self._promise.is_done:
+            return
+        if self.journal is None:
+            with contextlib.suppress(OSError):  # without a journal, a kill costs this message; not a reason to stop
+                self.journal = Journal(self._directory, f"{self.id}.md", frame_open(self._known()))
+        if self.journal is not None:
+            self.journal.write(escape(self._unwritten).encode())
+            self._unwritten = ""
+
+    def _known(self) -> Record:
+        fields = dict(self._promise.known_beforehand)
+        role = fields.pop("role", None) or _default_role(self._promise.message_class)
+        meta = _json_fields(fields) | {"class_": self._promise.message_class.class_name}
+        return Record(self.id, role if isinstance(role, str) else None, "", meta, interrupted=True)
+
+    def leave(self, *, remove: bool = False) -> None:
+        """No more pieces will come, and no record either."""
+        if self.journal is not None:
+            self.journal.remove() if remove else self.journal.close()
+
+
+def _default_role(message_class: type[Message]) -> Any:
+    return message_class.model_fields["role"].default
+
+
+def _without_repetitions(records: list[Record]) -> list[Record]:
+    """Of an interrupted message that was written more than once, the complete record counts, or else the last."""
+    best: dict[str, Record] = {}
+    for record in records:
+        if not record.interrupted or best.get(record.id, record).interrupted:
+            best[record.id] = record
+    return [record for record in records if not record.interrupted or best[record.id] is record]
+
+
+# --- messages and records
+
+
+def _record_of(message: Message, record_id: str) -> Record:
+    try:
+        fields = message.model_dump()
+    except (ValueError, RecursionError):  # messages in messages, hundreds deep
+        fields = {"class_": message.class_name, **_shallow(message)}
+    for name, field in type(message).model_fields.items():
+        value = getattr(message, name)
+        if field.default_factory is None and value == field.default and repr(value) == repr(field.default):
+            fields.pop(name, None)  # the class will say the same when it is read
+    if type(message) is Message:
+        del fields["class_"]
+    fields.pop("role", None)
+    text = message.content if isinstance(message.content, str) else None
+    if text is not None:
+        fields.pop("content", None)
+    interrupted = fields.get("interrupted") is True
+    if interrupted:
+        del fields["interrupted"]
+    return Record(record_id, message.role, text, _json_fields(fields), interrupted)
+
+
+def _shallow(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, _ in message:
+        with contextlib.suppress(ValueError, RecursionError):
+            fields |= message.model_dump(include={name})
+    return fields
+
+
+def _json_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for name, value in fields.items():
+        try:
+            kept[name] = to_json_value(value)
+        except (TypeError, ValueError, RecursionError):
+            logger.warning("The field %r of a message could not be kept in the history", name)
+    return kept
+
+
+def _message_of(record: Record) -> Message:
+    try:
+        fields = {name: from_json_value(value) for name, value in record.meta.items()} | {"role": record.role}
+        if record.text is not None:
+            fields["content"] = record.text
+        if record.interrupted:
+            fields["interrupted"] = True
+        return Message.model_validate(fields)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:  # edited by hand, or by another version
+        logger.warning("The metadata of message %s could not be read, and is left out: %s", record.id, error)
+        return Message(record.text, role=record.role, **({"interrupted": True} if record.interrupted else {}))
