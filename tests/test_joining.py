@@ -1,0 +1,159 @@
+"""Joining messages while they stream (laws 41 and 44)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents import AssistantMessage, Message, MessageSequence, MiniAgents, ToolCall, Usage, join_messages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def streamed(*tokens: str, error: Exception | None = None, **fields: Any) -> Any:
+    """A message promise that streams these tokens, one a loop step."""
+
+    async def stream(metadata: dict[str, Any]) -> AsyncIterator[str]:
+        for token in tokens:
+            await asyncio.sleep(0)
+            yield token
+        metadata.update(fields)
+        if error is not None:
+            raise error
+
+    return Message.promise(message_token_streamer=stream)
+
+
+async def test_tokens_pass_through_as_they_are() -> None:
+    """The tokens of the messages come one by one, the delimiter as a token of its own."""
+    async with MiniAgents():
+        joined = join_messages([streamed("a", "b"), streamed("c")], "--")
+        assert [token async for token in joined] == ["a", "b", "--", "c"]
+        assert (await joined).content == "ab--c"
+
+
+async def test_tokens_come_before_later_messages_exist() -> None:
+    """The first message streams through while the second has not been sent."""
+    async with MiniAgents():
+        second = asyncio.Event()
+
+        async def messages() -> AsyncIterator[Any]:
+            yield streamed("a", "b")
+            await second.wait()
+            yield "c"
+
+        tokens = aiter(join_messages(messages(), "-"))
+        assert [await anext(tokens), await anext(tokens)] == ["a", "b"]
+        second.set()
+        assert [await anext(tokens), await anext(tokens)] == ["-", "c"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "delimiter", "text"),
+    [
+        ([], "-", ""),
+        (None, "-", ""),
+        ("a", "-", "a"),
+        (["a", "b"], None, "ab"),
+        (["a", "b"], "", "ab"),
+        (["a", "", "b"], "-", "a--b"),
+        (["", "a"], "-", "-a"),
+        (["a", ["b", ["c"]]], "-", "a-b-c"),
+    ],
+)
+async def test_joining_is_str_join(messages: Any, delimiter: str | None, text: str) -> None:
+    """Empty messages count, nested ones are flat, no delimiter is nothing."""
+    async with MiniAgents():
+        assert (await join_messages(messages, delimiter)).content == text
+
+
+async def test_leading_newlines_can_be_stripped() -> None:
+    """Of each message, also where they are tokens of their own; those inside stay."""
+    async with MiniAgents():
+        joined = join_messages(
+            [streamed("\n", "\n\na\n", "\nb"), "\r\nc", streamed("\n")], "-", strip_leading_newlines=True
+        )
+        assert (await joined).content == "a\n\nb-c-"
+
+
+async def test_metadata_is_merged_and_the_given_wins() -> None:
+    """Later messages win over earlier ones, keywords over both; keywords are known beforehand."""
+    async with MiniAgents():
+        joined = join_messages(
+            [Message("a", role="user", x=1, y=1), Message("b", x=2, z=3)], reference_original_messages=False, z=4
+        )
+        assert joined.known_beforehand == {"z": 4}
+        assert await joined == Message("a\n\nb", role="user", x=2, y=1, z=4)
+
+
+async def test_what_belongs_to_one_answer_is_not_merged() -> None:
+    """Usage, id, finish reason and tool calls of one answer would be wrong on a text made of several."""
+    answer = AssistantMessage(
+        "a",
+        id="1",
+        model="m",
+        finish_reason="stop",
+        usage=Usage(),
+        tool_calls=(ToolCall(id="c", name="f"),),
+        mood="calm",
+    )
+    async with MiniAgents():
+        joined = await join_messages([answer, Message("b", finish_reason="stop", usage={"input_tokens": 1})])
+        fields = dict(joined)
+        assert fields.pop("original_messages")[0] == answer
+        assert fields == {"content": "a\n\nb", "role": "assistant", "mood": "calm"}
+
+
+async def test_join_and_back() -> None:
+    """`original_messages` holds the inputs."""
+    messages = (Message("a", x=1), Message(y=2), Message("c"))
+    async with MiniAgents():
+        joined = await join_messages(messages)
+        assert joined.original_messages == messages
+        assert "original_messages" not in dict(await join_messages(messages, reference_original_messages=False))
+
+
+async def test_an_error_comes_after_the_tokens_before_it() -> None:
+    """Nothing that was streamed is lost, and the error is the one of the message that failed."""
+    async with MiniAgents():
+        joined = join_messages([streamed("a"), streamed("b", error=ValueError("broken")), "c"], "-")
+        tokens = []
+        with pytest.raises(ValueError, match="broken"):
+            async for token in joined:
+                tokens.append(token)
+        assert tokens == ["a", "-", "b"]
+
+
+async def test_as_single_text_promise_joins_on_demand() -> None:
+    """The method of a sequence is `join_messages` that begins with its first reader."""
+    async with MiniAgents():
+        text = MessageSequence.turn_into_sequence_promise(["a", "b"]).as_single_text_promise("-", mood="calm")
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not text.is_done
+        assert await text == Message("a-b", mood="calm", original_messages=(Message("a"), Message("b")))
+
+
+async def test_bad_input_fails_at_the_call() -> None:
+    """What cannot be sent is refused where it was passed."""
+    async with MiniAgents():
+        with pytest.raises(TypeError, match="Cannot send"):
+            join_messages(["a", 1])  # type: ignore[list-item]  # that is the mistake
+
+
+@given(st.lists(st.lists(st.text(max_size=5), max_size=4), max_size=6), st.sampled_from(["", "-", "\n\n", None]))
+def test_joined_tokens_are_the_joined_text(messages: list[list[str]], delimiter: str | None) -> None:
+    """However the messages are cut into tokens, the tokens of the result make the joined text."""
+
+    async def main() -> None:
+        async with MiniAgents():
+            joined = join_messages([streamed(*tokens) for tokens in messages], delimiter)
+            text = (delimiter or "").join("".join(tokens) for tokens in messages)
+            assert "".join([token async for token in joined]) == text == (await joined).content
+
+    asyncio.run(main())
