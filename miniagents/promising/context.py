@@ -124,6 +124,7 @@ class PromisingContext:
         if self._loop is not None:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
+        deadlock.watch(self._loop)
         self.parent = find_current_context()
         if self.parent is not None:
             self.listens = self.listens or self.parent.listens
@@ -235,7 +236,7 @@ class PromisingContext:
         self.tasks.add(task)
         if self._closing:
             task.cancel()
-        task.add_done_callback(ended)
+        task.add_done_callback(ended, context=context)
         return task
 
     def forget(self, task: asyncio.Task[Any]) -> None:

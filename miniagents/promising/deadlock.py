@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from miniagents.errors import DeadlockError
 
@@ -22,14 +25,23 @@ if TYPE_CHECKING:
 
     from miniagents.promising.promise import Cell
 
-__all__ = ["check_later", "check_wait", "waiting_on"]
+__all__ = ["check_later", "check_wait", "waiting_on", "watch"]
 
 _MADE_UP = re.compile(r"Task-\d+")
 
 waiting_on: dict[asyncio.Future[Any], Cell[Any] | None] = {}
 """What each blocked wait waits for; None for a context that waits for its tasks."""
 
-_scheduled_checks: set[asyncio.AbstractEventLoop] = set()
+_scheduled_checks: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+
+_threads_before: WeakKeyDictionary[asyncio.AbstractEventLoop, set[int | None]] = WeakKeyDictionary()
+"""The threads there were when the first context of a loop was opened: they do not work for it."""
+
+
+def watch(loop: asyncio.AbstractEventLoop) -> None:
+    """Called when a context is opened in `loop`."""
+    if loop not in _threads_before:
+        _threads_before[loop] = {thread.ident for thread in threading.enumerate()}
 
 
 def check_wait(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
@@ -78,7 +90,10 @@ def _report(me: asyncio.Task[Any], came_from: dict[asyncio.Task[Any], asyncio.Ta
         check_later()
         return
     names = _names(tasks)
-    raise DeadlockError(f"These wait for each other and would wait for ever: {' -> '.join([*names, names[0]])}")
+    circle = [names[0], *(after for before, after in pairwise([*names, names[0]]) if after != before)]
+    if len(circle) == 1:
+        circle *= 2
+    raise DeadlockError(f"These wait for each other and would wait for ever: {' -> '.join(circle)}")
 
 
 def _followed(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], bool]]:
@@ -105,7 +120,10 @@ def _members(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
 
 def _may_time_out(tasks: list[asyncio.Task[Any]]) -> bool:
     """Whether one of them waits under `asyncio.timeout`: then its wait does end."""
-    for handle in getattr(asyncio.get_running_loop(), "_scheduled", ()):
+    scheduled = getattr(asyncio.get_running_loop(), "_scheduled", None)
+    if scheduled is None:
+        return True  # a loop that does not show its timers
+    for handle in scheduled:
         owner = getattr(getattr(handle, "_callback", None), "__self__", None)
         if isinstance(owner, asyncio.Timeout) and not handle.cancelled() and owner._task in tasks:  # type: ignore[attr-defined]
             return True
@@ -128,12 +146,12 @@ def check_later() -> None:
 
 def _check_everybody(loop: asyncio.AbstractEventLoop) -> None:
     _scheduled_checks.discard(loop)
-    waits = [(future, cell) for future, cell in waiting_on.items() if cell is not None and not future.done()]
-    waits = [(future, cell) for future, cell in waits if future.get_loop() is loop]
-    if not waits or _anything_can_happen(loop):
-        return
     if getattr(loop, "_ready", ()):
         check_later()  # a callback that is still to run may resolve a promise
+        return
+    waits = [(future, cell) for future, cell in waiting_on.items() if cell is not None and not future.done()]
+    waits = [(future, cell) for future, cell in waits if future.get_loop() is loop]
+    if not waits or _outside_can_help(loop) or _a_task_can_go_on(loop):
         return
     names = ", ".join(sorted(_names(asyncio.all_tasks(loop))))
     ownerless = [future for future, cell in waits if cell.task is None]
@@ -145,10 +163,20 @@ def _check_everybody(loop: asyncio.AbstractEventLoop) -> None:
     )
 
 
-def _anything_can_happen(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a timer is set, or a task can run or waits for something that is not a promise."""
-    if any(not handle.cancelled() for handle in getattr(loop, "_scheduled", ())):
+def _outside_can_help(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a timer is set, a file or socket is watched, or a thread was started that may call back."""
+    scheduled = getattr(loop, "_scheduled", None)
+    if scheduled is None or any(not handle.cancelled() for handle in scheduled):
         return True
+    watched: Any = getattr(getattr(loop, "_selector", None), "get_map", dict)()
+    if len(watched or ()) > 1:  # the loop itself watches the pipe that wakes it up
+        return True
+    before = _threads_before.get(loop, set())
+    return any(thread.ident not in before for thread in threading.enumerate())
+
+
+def _a_task_can_go_on(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a task can run, or waits for something that is not a promise."""
     for task in asyncio.all_tasks(loop):
         blocker = getattr(task, "_fut_waiter", None)
         if blocker is None or blocker.done():
