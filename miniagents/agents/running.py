@@ -62,7 +62,11 @@ class Runner(Generic[T]):
         self._interrupted = interrupted
         self._main: asyncio.Task[T] | None = None
         self._interrupt: BaseException | None = None
-        self._signals = 0
+        self._told = False
+        """Main has been interrupted: further interrupts out of tasks are a part of the same one."""
+        self._signalled = False
+        self._at_once = False
+        """A second signal came: nobody waits for clean-ups any more."""
         self._terminated = False
 
     def run(self, awaitable: Awaitable[T]) -> T:
@@ -90,25 +94,30 @@ class Runner(Generic[T]):
                 return self._loop.run_until_complete(main_task)
             except (KeyboardInterrupt, SystemExit) as interrupt:
                 # from another task; or from main itself, or from a second signal: then there is nobody left to tell
-                if main_task.done() or self._signals > 1:
+                if main_task.done() or self._at_once:
                     raise
                 self._tell_main(interrupt)
 
     def _close(self) -> None:
         try:
-            if self._signals < 2:
+            if not self._at_once:
                 self._runner.close()
         finally:
-            if not self._loop.is_closed():  # a second signal: nobody waits for clean-ups any more
+            if not self._loop.is_closed():
                 for task in asyncio.all_tasks(self._loop):
                     task._log_destroy_pending = False  # type: ignore[attr-defined]  # left behind on purpose
                 asyncio.set_event_loop(None)
                 self._loop.close()
 
     def _tell_main(self, interrupt: BaseException) -> None:
-        if self._interrupt is None and self._main is not None:
+        if not self._told:
             self._interrupt = interrupt
-            self._interrupted()
+            self._cancel_main()
+
+    def _cancel_main(self) -> None:
+        self._told = True
+        self._interrupted()
+        if self._main is not None:
             self._main.cancel()
 
     def interrupt_in_place_of(self, error: BaseException) -> BaseException:
@@ -133,14 +142,16 @@ class Runner(Generic[T]):
         return handlers
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
-        if self._signals > 1:
-            raise KeyboardInterrupt
+        self._first_or_raise(KeyboardInterrupt())
         self._loop.call_soon_threadsafe(self._tell_main, KeyboardInterrupt())
 
     def _on_terminate(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
         self._terminated = True
-        if self._signals > 1 or self._main is None:
-            raise SystemExit(SIGTERM_EXIT_STATUS)
-        self._loop.call_soon_threadsafe(self._main.cancel)
+        self._first_or_raise(SystemExit(SIGTERM_EXIT_STATUS))
+        self._loop.call_soon_threadsafe(self._cancel_main)
+
+    def _first_or_raise(self, interrupt: BaseException) -> None:
+        if self._signalled or self._told:
+            self._at_once = True
+            raise interrupt
+        self._signalled = True
