@@ -18,7 +18,7 @@ __all__ = ["MiniAgent", "miniagent"]
 P = ParamSpec("P")
 AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
 
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_HUMP = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
 
 
 class MiniAgent(Generic[P]):
@@ -111,11 +111,11 @@ class MiniAgent(Generic[P]):
         **kwargs: Any,
     ) -> AgentCall:
         """Like `trigger`, for messages that are sent one by one while the agent already works."""
-        incoming = MessageSequence()
+        incoming = MessageSequence().open()
+        if messages is not None:
+            incoming.append(messages)
         interaction = self._interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
-        scope = AgentsContext.get_current().calling_scope()
-        call = AgentCall(incoming, interaction.start(start_soon), scope)
-        return call if messages is None else call.send_message(messages)
+        return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().calling_scope())
 
     def _interaction(
         self,
@@ -124,8 +124,9 @@ class MiniAgent(Generic[P]):
         errors_as_messages: bool | None,
         timeout: float | None,
     ) -> InteractionContext:
+        context = AgentsContext.get_current()
         if errors_as_messages is None:
-            errors_as_messages = AgentsContext.get_current().errors_as_messages
+            errors_as_messages = context.errors_as_messages
         return InteractionContext(
             self,
             messages,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from miniagents.errors import AppenderClosedError, StopDialog
-from miniagents.messages import ErrorMessage, MessageSequence, MessageSequencePromise
-from miniagents.promising.context import PromisingContext, current_scope
+from miniagents.messages import ErrorMessage, MessagePromise, MessageSequence, MessageSequencePromise
+from miniagents.promising.context import Failure, PromisingContext, current_scope
+from miniagents.promising.promise import Promise
 from miniagents.promising.sequence import SequenceCell
 
 if TYPE_CHECKING:
@@ -38,16 +41,26 @@ class Scope:
 class ReplyCell(SequenceCell):
     """The replies of one call. Its end is the end of the call, told by the agent's task."""
 
+    scope: InteractionContext
     errors_as_messages = False
+    forsaken = False
+    """Nobody can read these replies any more: what they would hold must not be kept alive by them."""
 
-    def fail(self, error: BaseException) -> None:
+    def add(self, pieces: list[Promise[Any]]) -> None:
+        """Append leaves and branches, unless nobody can read them."""
+        if not self.forsaken:
+            super().add(pieces)
+
+    def forsake(self) -> None:
+        """The promise of these replies was lost while the agent is still running."""
+        self.forsaken = True
+        self.pieces.clear()
+
+    def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
         if self.errors_as_messages and isinstance(error, Exception) and not isinstance(error, StopDialog):
-            if not self.done:
-                self.send(ErrorMessage(f"{type(error).__name__}: {error}"))
-                self.resolve(())
-            return
-        super().fail(error)
+            return MessagePromise.of_message(ErrorMessage(f"{type(error).__name__}: {error}"))
+        return super().leaf_of_error(error)
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """Everything that ends a call comes through here, also its cancellation before the first step."""
@@ -59,10 +72,23 @@ class ReplyCell(SequenceCell):
             self.cancelled()
         elif error is None:
             self.finish()
-        elif self.done:  # after an early finish there is no place left for it in the replies
+        elif self.is_closing:  # after an early finish there is no place left for it in the replies
             self.promise_class.failed_leaf(error)
         else:
             self.fail(error)
+        self.scope.ended()
+
+
+class _ReplyPromise(MessageSequencePromise):
+    """What the caller of an agent reads. It is the only handle of its replies, and tells them when it is lost."""
+
+    __slots__ = ()
+
+    _cell: ReplyCell
+
+    def __del__(self) -> None:
+        if not self._cell.done:
+            self._cell.forsake()
 
 
 class InteractionContext(Scope):
@@ -90,10 +116,11 @@ class InteractionContext(Scope):
         self.timeout = timeout
         self.caller = current_scope.get()
         self._kwargs = kwargs
-        self._awaitables: list[asyncio.Future[Any]] | None = None
-        self._replies = ReplyCell(MessageSequencePromise)
-        self._replies.scope = self
-        self._replies.errors_as_messages = errors_as_messages
+        self._awaitables: deque[Promise[Any]] | None = None
+        replies = ReplyCell(MessageSequencePromise)
+        replies.scope = self
+        replies.errors_as_messages = errors_as_messages
+        self._replies: ReplyCell | None = replies
 
     def __str__(self) -> str:
         return self.this_agent.alias
@@ -130,42 +157,67 @@ class InteractionContext(Scope):
             TypeError: a part of it cannot be sent.
             AppenderClosedError: this call has ended already.
         """
-        self._check_open()
-        self._replies.send(messages)
+        self._open_replies().send(messages)
 
     def reply_out_of_order(self, messages: MessageType) -> None:
         """Like `reply`, but parts that are still to come do not hold up what is replied later."""
-        self._check_open()
-        self._replies.send_out_of_order(messages)
+        self._open_replies().send_out_of_order(messages)
 
-    def _check_open(self) -> None:
-        if self._replies.is_closing:
-            raise AppenderClosedError(f"Agent {self.this_agent.alias} cannot reply any more: its replies have ended")
+    def _open_replies(self) -> ReplyCell:
+        if self._replies is None or self._replies.is_closing:
+            raise AppenderClosedError(f"Agent {self} cannot reply any more: its replies have ended")
+        return self._replies
 
     def make_sure_to_wait(self, awaitable: Awaitable[Any]) -> None:
-        """The replies end only after this has ended as well; its error comes as the last reply."""
+        """The replies end only after this has ended as well; its error comes as the last reply.
+
+        When the agent itself fails or is stopped, the awaitable is cancelled.
+
+        Raises:
+            TypeError: it is not awaitable.
+        """
+        if not inspect.isawaitable(awaitable):
+            raise TypeError(f"make_sure_to_wait() needs an awaitable, not {awaitable!r:.100}")
         if self._awaitables is None:
-            self._awaitables = []
-        self._awaitables.append(asyncio.ensure_future(awaitable))
+            self._awaitables = deque()
+        self._awaitables.append(Promise(lambda: awaitable, start_soon=True))
 
     async def await_now(self) -> None:
-        """Wait for everything given to `make_sure_to_wait` so far; the first error is raised."""
+        """Wait for everything given to `make_sure_to_wait` so far, then raise the first error; others become notes."""
+        first_error: Exception | None = None
         while self._awaitables:
-            await self._awaitables[0]
-            self._awaitables.pop(0)
+            promise = self._awaitables[0]
+            try:
+                await promise
+            except Exception as error:
+                if first_error is None:
+                    first_error = error
+                else:
+                    first_error.add_note(f"Something else to wait for failed as well: {error!r}")
+            if self._awaitables and self._awaitables[0] is promise:
+                self._awaitables.popleft()
+        if first_error is not None:
+            raise first_error
 
     async def afinish_early(self, *, await_now: bool = True) -> None:
         """End the replies although the agent goes on; a later error counts as unobserved in the run context."""
         if await_now:
             await self.await_now()
-        self._replies.finish()
+        if self._replies is not None:
+            self._replies.finish()
 
     # --- running
 
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
         """Begin the call; returns what the caller reads."""
-        self._replies.work(self._run, start_soon)
-        return MessageSequencePromise.of_cell(self._replies)  # type: ignore[return-value]  # of_cell makes its own class
+        replies = self._open_replies()
+        promise = _ReplyPromise.of_cell(replies)
+        replies.work(self._run, start_soon)
+        return promise  # type: ignore[return-value]  # of_cell makes its own class
+
+    def ended(self) -> None:
+        """The call has ended: what was replied is its reader's now, not to be kept by what the agent has started."""
+        self._replies = None
 
     async def _run(self) -> None:
         current_scope.set(self)
@@ -196,11 +248,11 @@ class InteractionContext(Scope):
             self.finish_calls()
             await self.await_now()
         finally:
-            for awaitable in self._awaitables or ():
-                awaitable.cancel()
+            for promise in self._awaitables or ():
+                promise.cancel()
 
 
-def _add_trace(error: Exception, interaction: InteractionContext) -> None:
+def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
     """Tell once, where it was raised, on whose behalf the agent ran."""
     if not any(note.startswith(_TRACE) for note in getattr(error, "__notes__", ())):
         error.add_note(_TRACE + " <- ".join(interaction.get_agent_trace()))
@@ -218,7 +270,7 @@ class AgentCall:
     __slots__ = ("__weakref__", "_messages", "_replies", "_scope")
 
     def __init__(self, messages: MessageSequence, replies: MessageSequencePromise, scope: Scope) -> None:
-        self._messages = messages.open()
+        self._messages = messages
         self._replies = replies
         self._scope = scope
         if scope.unfinished_calls is None:
@@ -280,6 +332,13 @@ class AgentsContext(PromisingContext):
         """Whoever makes calls here: the running agent, or the body of the run."""
         scope = current_scope.get()
         return scope if isinstance(scope, Scope) else self._body
+
+    def failed(self, failure: Failure) -> None:
+        """An error that somebody is yet to observe says on whose behalf its source ran."""
+        scope = current_scope.get()
+        if isinstance(scope, InteractionContext):
+            _add_trace(failure.error, scope)
+        super().failed(failure)
 
     def before_drain(self) -> None:
         """Calls the body of the run left unfinished are finished, so that their agents can end."""

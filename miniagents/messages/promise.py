@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents.errors import MiniAgentsError
 from miniagents.messages.message import Message
+from miniagents.promising.freezing import freeze
 from miniagents.promising.streamed import StreamCell, StreamedPromise
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class MessageCell(StreamCell[str, Message]):
             try:
                 error.partial = self.whole()
             except (TypeError, ValueError):  # metadata that does not fit yet: the text is what must not be lost
-                error.partial = Message("".join(self.pieces), **(self.known or {}))
+                error.partial = Message("".join(self.pieces))
         super().fail(error)
 
     def abandon(self) -> None:
@@ -102,7 +103,8 @@ class MessagePromise(StreamedPromise[str, Message]):
             )
         cell = self._cell = MessageCell(type(self))
         cell.message_class = message_class
-        cell.known = known_beforehand or {}
+        # frozen now: what its owner does to a list later must not show, and a value that cannot be kept is refused here
+        cell.known = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
         metadata: dict[str, Any] = {}
         cell.metadata = metadata
         if cell.context is not None and cell.context.keeps_results:

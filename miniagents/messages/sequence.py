@@ -23,7 +23,7 @@ MessageType = Union[
     MessagePromise,
     Mapping[str, Any],
     BaseModel,
-    BaseException,
+    Exception,
     "MessageSequencePromise",
     Iterable["MessageType"],
     AsyncIterable["MessageType"],
@@ -70,13 +70,14 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
             return MessagePromise.of_message(Message(item))
         if isinstance(item, Message):
             return MessagePromise.of_message(item)
-        if isinstance(item, dict):
+        if isinstance(item, (dict, Mapping)):
             return MessagePromise.of_message(_of_fields(item))
         if isinstance(item, BaseModel):
             return MessagePromise.of_message(_of_fields(dict(item)))
         raise TypeError(
             f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, "
-            f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators and async iterables of these"
+            f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators "
+            f"and async iterables of these"
         )
 
     @classmethod
@@ -85,7 +86,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         return MessagePromise.of_error(error, observed=observed)
 
 
-def _of_fields(fields: dict[Any, Any]) -> Message:
+def _of_fields(fields: Mapping[Any, Any]) -> Message:
     if not all(isinstance(name, str) for name in fields):
         raise TypeError("A dict that is sent as a message must have field names (str) as keys")
     rest = {name: value for name, value in fields.items() if name not in ("content", "class_")}

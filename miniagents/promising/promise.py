@@ -17,7 +17,7 @@ from miniagents.promising.deadlock import check_wait, waiting_on
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
-__all__ = ["Cell", "Promise"]
+__all__ = ["Cell", "Promise", "stopped"]
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -116,7 +116,7 @@ class Cell(Generic[T]):
 
     def cancelled(self) -> None:
         """Settle as cancelled."""
-        self.fail(PromiseCancelledError("The source of this promise was stopped before its end"))
+        self.fail(stopped())
 
     def cancel(self) -> None:
         """Stop the work for good; readers get what there is, and then `PromiseCancelledError`."""
@@ -192,6 +192,11 @@ class Cell(Generic[T]):
 
     def demanded(self) -> None:
         """Somebody waits now."""
+
+
+def stopped() -> PromiseCancelledError:
+    """The error of a promise that was cancelled."""
+    return PromiseCancelledError("The source of this promise was stopped before its end")
 
 
 class Promise(Generic[T_co]):

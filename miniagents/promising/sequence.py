@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from miniagents.errors import CyclicValueError
-from miniagents.promising.promise import Promise
+from miniagents.promising.promise import Promise, stopped
 from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable
 
 if TYPE_CHECKING:
@@ -37,13 +37,19 @@ class SequenceCell(StreamCell[Any, Any]):
     produced_only_by_its_task = False
     _forwarded = 0
     _closing = False
+    _last: Promise[Any] | None = None
+    """The failed leaf that comes when everything sent before it has come."""
 
     # --- sending
 
     def send(self, item: Any) -> None:
         """Append what `item` flattens to; nothing is appended when a part of it is of a wrong type."""
-        self.pieces.extend(self.promise_class.flatten(item))
-        if self.waiters is not None or self.request is not None:
+        self.add(self.promise_class.flatten(item))
+
+    def add(self, pieces: list[Promise[Any]]) -> None:
+        """Append leaves and branches."""
+        self.pieces.extend(pieces)
+        if self.waiters is not None:
             self.wake()
 
     def send_out_of_order(self, item: Any) -> None:
@@ -52,25 +58,29 @@ class SequenceCell(StreamCell[Any, Any]):
             if isinstance(piece, SequencePromise):
                 self._forward(piece)
             else:
-                self.pieces.append(piece)
-        self.wake()
+                self.add([piece])
 
     def _forward(self, branch: SequencePromise[Any, Any]) -> None:
         context = self.context
         if context is None:
-            self.pieces.append(branch)  # nobody can wait for it here; in order is one of the orders it may come in
+            self.add([branch])  # nobody can wait for it here; in order is one of the orders it may come in
             return
 
         async def forward() -> None:
             async for leaf in branch:
-                self.pieces.append(leaf)
-                self.wake()
+                if self.done:
+                    return
+                self.add([leaf])
 
         def ended(task: asyncio.Task[Any]) -> None:
             context.forget(task)
             self._forwarded -= 1
-            if self._closing and not self._forwarded:
-                self.resolve(())
+            if task.cancelled():
+                self.cancelled()
+            elif isinstance(error := task.exception(), Exception) and not self.done:
+                self.send(error)
+            if self._closing:
+                self.finish()
 
         self._forwarded += 1
         context.spawn(forward(), ended, name=str(self.scope or "sequence"))
@@ -84,6 +94,8 @@ class SequenceCell(StreamCell[Any, Any]):
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
         async for item in source:
+            if self.done:
+                return
             self.take(item)
 
     # --- ending
@@ -97,13 +109,28 @@ class SequenceCell(StreamCell[Any, Any]):
         """No more items will be sent."""
         self._closing = True
         if not self._forwarded:
-            self.resolve(())
+            self._end()
 
     def fail(self, error: BaseException) -> None:
         """An error is a failed leaf in its place: those who iterate do not stumble over it."""
+        if not self.is_closing:
+            self._last = self.leaf_of_error(error)
+            self.finish()
+
+    def leaf_of_error(self, error: BaseException) -> Promise[Any]:
+        """What stands for an error in the sequence."""
+        return self.promise_class.failed_leaf(error, observed=self.observed)
+
+    def cancelled(self) -> None:
+        """End at once: what was sent out of order and has not come yet does not come any more."""
         if not self.done:
-            self.pieces.append(self.promise_class.failed_leaf(error, observed=self.observed))
-            self.resolve(())
+            self._last = self.promise_class.failed_leaf(stopped())
+            self._end()
+
+    def _end(self) -> None:
+        if not self.done and self._last is not None:
+            self.add([self._last])
+        self.resolve(())
 
     def leaves(self) -> Iterator[Promise[Any]]:
         """All leaves there are now, branches walked in place."""
@@ -124,11 +151,19 @@ class SequenceCell(StreamCell[Any, Any]):
             cell, position = stack.pop()
             if not cell.done:
                 await cell.wait_until_done()
+            if not position:
+                for piece in cell.pieces:  # all work at the same time, and are waited for in their order
+                    piece._cell.begin()
             for index in range(position, len(cell.pieces)):
                 if isinstance(cell.pieces[index], SequencePromise):
                     stack.append((cell, index + 1))
                     stack.append((cell.pieces[index]._cell, 0))
                     break
+
+    async def read_batches(self) -> AsyncIterator[list[Any]]:
+        """The leaves one by one: each may have to be waited for."""
+        async for leaf in self.read():
+            yield [leaf]
 
     async def read(self) -> AsyncIterator[Any]:
         """The leaves, each as soon as it is there; it does not raise what leaves have failed with."""
@@ -171,8 +206,6 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
     async def _resolve(self) -> WHOLE_co:
         await self._cell.until_closed()
         leaves = list(self._cell.leaves())
-        for leaf in leaves:
-            leaf._cell.begin()
         try:
             return tuple([await leaf for leaf in leaves])  # type: ignore[return-value]  # WHOLE_co is that tuple
         except Exception as error:

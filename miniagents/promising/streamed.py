@@ -40,6 +40,11 @@ class StreamCell(Cell[W], Generic[P, W]):
         super().__init__(promise_class)
         self.pieces: list[P] = []
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing may be sent any more."""
+        return self.done
+
     # --- the pump
 
     def pump_from(self, source: Callable[[], AsyncIterable[Any]], *, start_soon: bool | None, batches: bool) -> None:
@@ -280,7 +285,7 @@ class StreamAppender(Generic[P]):
 
     def check_open(self) -> None:
         """Raise `AppenderClosedError` unless pieces are accepted now."""
-        if not self._opened or self._cell.done:
+        if not self._opened or self._cell.is_closing:
             state = "has been closed" if self._opened else "is not open yet"
             raise AppenderClosedError(f"This appender {state}: append inside `with appender:`")
 
@@ -301,6 +306,8 @@ class StreamAppender(Generic[P]):
         if error is None:
             self.close()
             return False
+        if self._cell.is_closing:
+            return False  # there is no place left for it in the stream
         if not isinstance(error, Exception):
             self._cell.cancelled()
             return False
