@@ -260,11 +260,12 @@ class ChatSession(Session):
         usage = self._usage
         if usage is None:
             return None
-        cached = self._count(usage, "prompt_tokens_details", "cached_tokens")
+        # the last two are the names of DeepSeek and of Together
+        cached = (("prompt_tokens_details", "cached_tokens"), ("prompt_cache_hit_tokens",), ("cached_tokens",))
         return Tokens(
             input=self._count(usage, "prompt_tokens"),
             output=self._count(usage, "completion_tokens"),
-            cached=self._count(usage, "prompt_cache_hit_tokens") if cached is None else cached,  # DeepSeek's name
+            cached=next((count for path in cached if (count := self._count(usage, *path)) is not None), None),
             reasoning=self._count(usage, "completion_tokens_details", "reasoning_tokens"),
             total=self._count(usage, "total_tokens"),
         )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
 from miniagents.ext.llm.sessions.base import Session
 from miniagents.ext.llm.sessions.outcome import Outcome, Tokens, ToolUse
 from miniagents.ext.llm.sessions.surrogates import mend_deep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["MessagesSession"]
 
@@ -24,6 +27,8 @@ _FINISH_REASONS = {
 }
 _GROWING = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 _NOT_EXTRA = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage"})
+_NONE = object()
+"""What no index is."""
 
 
 class _Block:
@@ -65,10 +70,24 @@ class MessagesSession(Session):
         self._blocks: list[_Block] = []
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
+        self._open_index: object = _NONE  # of the text block that speaks, and where its text goes
+        self._say_block: Callable[[str], object] = str
 
     def _take(self, data: dict[str, Any], name: str) -> str:
         kind = data.get("type") or name
         if kind == "content_block_delta":
+            delta = data.get("delta")
+            # nearly all events are this one; the rules are those of `_take_delta`
+            if (
+                data.get("index") is self._open_index
+                and type(delta) is dict
+                and delta.get("type") == "text_delta"
+                and type(text := delta.get("text")) is str
+                and self._joiner is None
+            ):
+                self._say_block(text)
+                self._pieces.append(text)
+                return text
             return self._take_delta(data)
         match kind:
             case "message_start":
@@ -77,6 +96,7 @@ class MessagesSession(Session):
                 return self._take_block_start(data)
             case "content_block_stop":
                 self._block(data).open = False
+                self._open_index = _NONE
                 return self._finish_text()
             case "message_delta":
                 self._take_message_delta(data)
@@ -105,7 +125,9 @@ class MessagesSession(Session):
             if type(text) is not str:
                 self._reject(f"text is {text!r}")
             text = self._say(text)
-            block.grown.setdefault("text", []).append(text)
+            grown = block.grown.setdefault("text", [])
+            grown.append(text)
+            self._open_index, self._say_block = data["index"], grown.append
             return text
         if kind in _GROWING:
             key = _GROWING[kind]

@@ -1,0 +1,100 @@
+"""Keys out of texts: what a provider echoes in an error must not reach a log, a traceback or a message."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["REDACTED", "Redactor", "secrets_of"]
+
+REDACTED = "[redacted]"
+_SHORTEST = 6
+"""Shorter values are no keys, and would tear holes into any text."""
+
+_PATTERNS = (
+    # prefixes under which providers hand out keys; asterisks, because some echo them half masked
+    (re.compile(r"(?<![A-Za-z0-9])(?:sk|rk|pk|gsk|xai|pplx|hf|csk|nvapi|ghp|gho)[-_][\w*.-]{6,}"), REDACTED),
+    (re.compile(r"(?<![A-Za-z0-9])(?:AIza[\w-]{20,}|ya29\.[\w.-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"), REDACTED),
+    (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {REDACTED}"),
+    (
+        re.compile(r"((?:api[-_]?key|authorization)[\"']?\s*[:=]\s*[\"']?)[^\s\"'&,}\]]{6,}", re.IGNORECASE),
+        rf"\1{REDACTED}",
+    ),
+)
+_SECRET_HEADERS = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_SECRET_ATTRIBUTES = ("api_key", "auth_token", "admin_api_key", "webhook_secret", "_azure_ad_token", "webhook_key")
+
+
+class Redactor:
+    """Replaces known secrets, and whatever looks like a key, by "[redacted]"."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= _SHORTEST}, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """The text without secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        for pattern, replacement in _PATTERNS:
+            text = pattern.sub(replacement, text)
+        return text
+
+    def deep(self, value: Any) -> Any:
+        """Parsed JSON without secrets."""
+        match value:
+            case str():
+                return self.text(value)
+            case dict():
+                return {key: self.deep(item) for key, item in value.items()}
+            case list() | tuple():
+                return type(value)(self.deep(item) for item in value)
+            case _:
+                return value
+
+    def exception(self, error: BaseException) -> None:
+        """Clean an exception, and those it was raised from, in place: a traceback prints them all."""
+        for link in _chain(error):
+            link.args = tuple(self.deep(arg) for arg in link.args)
+            for name in ("message", "body"):
+                value = getattr(link, name, None)
+                if isinstance(value, str | dict | list):
+                    setattr(link, name, self.deep(value))
+            self._headers(link)
+
+    def _headers(self, error: BaseException) -> None:
+        """The SDKs' errors hold the request, and so the key in its headers."""
+        for holder in (error, getattr(error, "response", None)):
+            try:
+                headers = holder.request.headers  # type: ignore[union-attr]  # whatever has no request raises below
+            except (AttributeError, RuntimeError):  # RuntimeError: httpx2's way to say that no request is set
+                continue
+            for name in list(headers):
+                if _SECRET_HEADERS.search(name):
+                    headers[name] = REDACTED
+
+
+def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
+    """The secrets an SDK client was given."""
+    for name in _SECRET_ATTRIBUTES:
+        value = getattr(client, name, None)
+        if isinstance(value, str):
+            yield value
+    for headers in (getattr(client, "_custom_headers", None), extra_headers):
+        for name, value in dict(headers or {}).items():
+            if isinstance(value, str) and _SECRET_HEADERS.search(str(name)):
+                yield value
+                yield value.partition(" ")[2]  # what stands after "Bearer"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        link = todo.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            todo += [link.__cause__, link.__context__]

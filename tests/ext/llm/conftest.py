@@ -1,0 +1,169 @@
+"""A scripted wire under the real SDK clients: no sockets, but everything above them is the real thing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from anthropic import AsyncAnthropic
+    from openai import AsyncOpenAI
+
+HANG = object()
+"""A step of a script at which nothing comes any more."""
+
+API_KEY = "sk-canary-0123456789abcdef"
+
+
+@dataclass
+class Reply:
+    """A response: its chunks, or seconds to wait, exceptions to raise, `HANG`."""
+
+    script: Iterable[Any] = ()
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=lambda: {"content-type": "text/event-stream; charset=utf-8"})
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
+        """A response with one JSON document."""
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        return cls([json.dumps(value).encode()], status, {"content-type": "application/json", **named})
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, script: Iterable[Any]) -> None:
+        self.script = script
+        self.served = 0
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for step in self.script:
+            if step is HANG:
+                await asyncio.Event().wait()
+            elif isinstance(step, BaseException):
+                raise step
+            elif isinstance(step, bytes):
+                self.served += 1
+                yield step
+            else:
+                await asyncio.sleep(step)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+class Wire(httpx2.AsyncBaseTransport):
+    """Plays replies in turn (the last one again and again), and keeps what was asked."""
+
+    def __init__(self, *replies: Reply | BaseException) -> None:
+        self.replies = list(replies)
+        self.requests: list[httpx2.Request] = []
+        self.responses: list[_Body] = []
+        self.in_flight = self.most_in_flight = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Play the next reply."""
+        self.requests.append(request)
+        reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
+        if isinstance(reply, BaseException):
+            raise reply
+        body = _Body(reply.script)
+        self.responses.append(body)
+        return httpx2.Response(reply.status, headers=reply.headers, stream=body, request=request)
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """The JSON that was sent."""
+        return [json.loads(request.content) for request in self.requests]
+
+    def openai(self, **options: Any) -> AsyncOpenAI:
+        """OpenAI's client on this wire."""
+        import openai
+
+        return openai.AsyncOpenAI(**{"api_key": API_KEY, "http_client": self._http(), **options})
+
+    def azure(self) -> AsyncOpenAI:
+        """Azure's client on this wire."""
+        import openai
+
+        return openai.AsyncAzureOpenAI(
+            api_key=API_KEY,
+            http_client=self._http(),
+            api_version="2024-10-21",
+            azure_endpoint="https://example.openai.azure.com",
+        )
+
+    def anthropic(self, **options: Any) -> AsyncAnthropic:
+        """Anthropic's client on this wire."""
+        import anthropic
+
+        return anthropic.AsyncAnthropic(**{"api_key": API_KEY, "http_client": self._http(), **options})
+
+    def _http(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=self, trust_env=False)
+
+
+def events(*data: dict[str, Any] | str) -> list[bytes]:
+    """Server-sent events, one a chunk: dicts with their `type` as name where they have one."""
+    chunks = []
+    for item in data:
+        name = f"event: {item['type']}\n" if isinstance(item, dict) and "type" in item else ""
+        text = item if isinstance(item, str) else json.dumps(item)
+        chunks.append(f"{name}data: {text}\n\n".encode())
+    return chunks
+
+
+def chat_chunk(content: str | None = None, finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
+    """A chunk of a chat completion."""
+    if content is not None:
+        delta["content"] = content
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m-1", "choices": [choice]}
+
+
+def chat(*texts: str, finish_reason: str = "stop") -> list[bytes]:
+    """A whole streamed chat completion."""
+    return events(*map(chat_chunk, texts), chat_chunk(finish_reason=finish_reason), "[DONE]")
+
+
+def message(*texts: str, stop_reason: str | None = "end_turn") -> list[bytes]:
+    """A whole streamed message of Anthropic's."""
+    start = {"id": "msg_1", "type": "message", "role": "assistant", "model": "c-1", "content": []}
+    deltas = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}} for text in texts
+    ]
+    return events(
+        {"type": "message_start", "message": {**start, "usage": {"input_tokens": 5, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "ping"},
+        *deltas,
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": stop_reason}, "usage": {"output_tokens": 7}},
+        {"type": "message_stop"},
+    )
+
+
+class Kit:
+    """What the tests make their wires of."""
+
+    HANG: Any = HANG
+    KEY = API_KEY
+    Reply = Reply
+    Wire = Wire
+    events = staticmethod(events)
+    chat = staticmethod(chat)
+    chat_chunk = staticmethod(chat_chunk)
+    message = staticmethod(message)
+
+
+@pytest.fixture
+def kit() -> Kit:
+    """The scripted wire and its parts."""
+    return Kit()

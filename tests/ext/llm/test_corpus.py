@@ -1,0 +1,397 @@
+"""Every recorded provider stream of a corpus folder, through the agents and the real SDK clients.
+
+`MINIAGENTS_CORPUS` names the folder. Each record runs whole, in pieces that stop anywhere, cut inside every character
+that has several bytes, and in the chunks of the recording where those were kept; short ones also byte by byte. Longer
+ones go byte by byte through the decoder only, because through a client a byte costs as much as a token.
+
+The stored results were computed by the providers' SDKs. Where those are wrong, the record is named in
+corpus_differences.json with the reason and what is right; a named record on which the SDK is right after all fails.
+"""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from miniagents import errors
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession
+from miniagents.ext.llm.sse import SSEDecoder
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from miniagents.ext.llm.sessions import Session
+    from miniagents.messages import AssistantMessage
+    from miniagents.miniagents import MiniAgent
+    from tests.ext.llm.conftest import Kit
+
+APIS = ("chat", "responses", "messages")
+"""What the agents speak. The corpus also has legacy completions, assistants and audio."""
+BYTE_BY_BYTE_THROUGH_A_CLIENT = 2000
+"""Bytes up to which a record also goes through the agent in single bytes."""
+
+
+class Difference(NamedTuple):
+    """Where a stored result is not what the stream says."""
+
+    reason: str
+    right: dict[str, Any]
+    """What the stream says, by the names of `expected_facts`; "@deltas" and "@reasoning" are found in the record."""
+
+
+class ErrorInStream(NamedTuple):
+    """How a successful response ends after all."""
+
+    error: str
+    text_before: str
+    reason: str
+
+
+_tables = json.loads(Path(__file__).with_name("corpus_differences.json").read_text(encoding="utf-8"))
+WRONG_SUMMARY = {name: Difference(**entry) for name, entry in _tables["wrong_summary"].items()}
+NO_SUMMARY = {name: Difference(**entry) for name, entry in _tables["no_summary"].items()}
+ERRORS_IN_THE_STREAM = {name: ErrorInStream(**entry) for name, entry in _tables["errors_in_the_stream"].items()}
+
+FINISH_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "eos": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "refusal": "refusal",
+    "pause_turn": "pause",
+    "max_output_tokens": "length",
+    "completed": "stop",
+    None: None,
+}
+
+
+# --- the corpus
+
+
+@cache
+def _load(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+@cache
+def _paths() -> list[Path] | None:
+    folder = os.environ.get("MINIAGENTS_CORPUS")
+    if not folder:
+        return None
+    found = sorted(path for path in Path(folder).glob("*/*/*.json") if path.parent.name in APIS)
+    if not found:
+        raise FileNotFoundError(f"MINIAGENTS_CORPUS is {folder!r}, where no record <provider>/<api>/<id>.json is found")
+    return found
+
+
+def _each(wanted: Callable[[Path], bool]) -> pytest.MarkDecorator:
+    paths = _paths()
+    if paths is None:
+        mark = pytest.mark.skip(reason="MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
+        return pytest.mark.parametrize("path", [pytest.param(None, marks=mark, id="no corpus")])
+    return pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in paths if wanted(path)])
+
+
+def _failed(path: Path) -> bool:
+    return bool(_load(path)["response"]["status"] >= 400)
+
+
+def _ends_in_error(path: Path) -> bool:
+    return _failed(path) or path.stem in ERRORS_IN_THE_STREAM
+
+
+each_answer = _each(lambda path: not _ends_in_error(path))
+each_error = _each(_ends_in_error)
+each_stream = _each(lambda path: not _failed(path))
+
+
+def _session(record: dict[str, Any]) -> Session:
+    kinds: dict[str, type[Session]] = {"chat": ChatSession, "responses": ResponsesSession, "messages": MessagesSession}
+    return kinds[record["api"]]()
+
+
+def _cuts(record: dict[str, Any], body: bytes) -> dict[str, list[bytes]]:
+    """The body in chunks, in several ways."""
+    ways = {"whole": [body], "pieces": [body[i : i + 61] for i in range(0, len(body), 61)]}
+    inside = [match.start() + 1 for match in re.finditer(rb"[\xc2-\xf4]", body)]
+    if inside:
+        edges = [0, *inside, len(body)]
+        ways["inside characters"] = [body[start:end] for start, end in pairwise(edges)]
+    if sizes := record["response"].get("chunk_sizes"):
+        edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        ways["as received"] = [body[start:end] for start, end in pairwise(edges)]
+    if len(body) <= BYTE_BY_BYTE_THROUGH_A_CLIENT:
+        ways["bytes"] = [body[i : i + 1] for i in range(len(body))]
+    return ways
+
+
+# --- what is compared
+
+
+def _tokens(usage: dict[str, Any] | None, api: str) -> tuple[int | None, ...] | None:
+    """Input, output, cached, reasoning."""
+    if usage is None:
+        return None
+    if api == "chat":
+        elsewhere = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # DeepSeek, Together
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", elsewhere)
+        reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
+        return usage.get("prompt_tokens"), usage.get("completion_tokens"), cached, reasoning
+    if api == "responses":
+        cached = (usage.get("input_tokens_details") or {}).get("cached_tokens")
+        reasoning = (usage.get("output_tokens_details") or {}).get("reasoning_tokens")
+        return usage.get("input_tokens"), usage.get("output_tokens"), cached, reasoning
+    reasoning = (usage.get("output_tokens_details") or {}).get("thinking_tokens")
+    return usage.get("input_tokens"), usage.get("output_tokens"), usage.get("cache_read_input_tokens"), reasoning
+
+
+def expected_facts(record: dict[str, Any]) -> dict[str, Any]:
+    """What the SDK made of the stream."""
+    expected, api = record["expected"], record["api"]
+    facts: dict[str, Any] = {"deltas": _expected_deltas(record)}
+    summary = expected.get("summary")
+    if summary is None:
+        return facts
+    facts |= {"id": summary["id"] or None, "model": summary["model"], "usage": _tokens(summary["usage"], api)}
+    if api == "chat":
+        first, *others = [_expected_choice(choice) for choice in sorted(summary["choices"], key=lambda c: c["index"])]
+        return facts | first | {"choices": others}
+    if api == "messages":
+        calls = [
+            (block["id"], block["name"], block["input"]) for block in summary["content"] if block["type"] == "tool_use"
+        ]
+        types = [block["type"] for block in summary["content"]]
+        return facts | {
+            "content": summary["text"],
+            "tool_calls": calls,
+            "finish": summary["stop_reason"],
+            "blocks": types,
+        }
+    names = {"function_call": "arguments", "custom_tool_call": "input"}
+    details = summary["incomplete_details"]
+    return facts | {
+        "content": summary["output_text"],
+        "tool_calls": [
+            (item["call_id"], item["name"], item[names[item["type"]]])
+            for item in summary["output"]
+            if item["type"] in names
+        ],
+        "finish": details["reason"] if details else summary["status"] or "completed",
+    }
+
+
+def _right(record: dict[str, Any], value: Any) -> Any:
+    """A value of the tables, as `expected_facts` would have it."""
+    if value == "@deltas":
+        return _expected_deltas(record)
+    if value == "@reasoning":
+        chunks = [json.loads(line[6:]) for line in record["response"]["body_text"].split("\n") if line[:7] == "data: {"]
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        return "".join(delta.get("reasoning_content") or delta.get("reasoning") or "" for delta in deltas)
+    if isinstance(value, list):
+        return [tuple(call) for call in value] if not value or isinstance(value[0], list) else tuple(value)
+    return value
+
+
+def _expected_deltas(record: dict[str, Any]) -> str:
+    texts = record["expected"].get("delta_text") or {}
+    return str(texts.get("0", "")) if record["api"] == "chat" else "".join(texts.values())
+
+
+def _expected_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "content": choice["text"] or "",
+        "tool_calls": [(call["id"], call["name"], call["arguments"]) for call in choice["tool_calls"]],
+        "finish": choice["finish_reason"],
+        "refusal": choice["refusal"] or None,
+        "reasoning": choice["reasoning"] or None,
+    }
+
+
+def facts_of(record: dict[str, Any], message: AssistantMessage, tokens: list[str]) -> dict[str, Any]:
+    """The same of our message."""
+    api, usage = record["api"], message.usage
+    facts: dict[str, Any] = {
+        "deltas": "".join(tokens),
+        "content": message.content,
+        "id": message.id,
+        "model": message.model,
+        "finish": message.provider_finish_reason,
+        "tool_calls": [(call.id or "", call.name, call.arguments) for call in message.tool_calls],
+        "usage": usage and (usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens),
+    }
+    if api == "chat":
+        facts |= {"refusal": message.refusal, "reasoning": message.reasoning}
+        facts["choices"] = [
+            {
+                "content": choice.content,
+                "tool_calls": [(call.id or "", call.name, call.arguments) for call in choice.tool_calls],
+                "finish": choice.finish_reason,
+                "refusal": choice.refusal,
+                "reasoning": choice.reasoning,
+            }
+            for choice in message.choices
+        ]
+    if api == "messages":
+        blocks = getattr(message, "content_blocks", ())
+        facts["blocks"] = [block["type"] for block in blocks]
+        inputs = [_plain(block["input"]) for block in blocks if block["type"] == "tool_use"]
+        facts["tool_calls"] = [
+            (call.id or "", call.name, given) for call, given in zip(message.tool_calls, inputs, strict=True)
+        ]
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+# --- the tests
+
+
+def _agent(record: dict[str, Any], client: Any) -> MiniAgent[Any]:
+    if record["api"] == "messages":
+        return create_anthropic_agent("some-model", async_client=client, retry=None)
+    request = json.loads(record["request"]["body_text"] or "{}") if record["request"]["body_text"] else {}
+    more = {"n": request["n"]} if record["api"] == "chat" and isinstance(request.get("n"), int) else {}
+    return create_openai_agent("some-model", async_client=client, api=record["api"], retry=None, **more)
+
+
+async def _run(record: dict[str, Any], chunks: list[bytes], kit: Kit) -> tuple[AssistantMessage, list[str]]:
+    response = record["response"]
+    headers = {name.lower(): value for name, value in response["headers"]}
+    kept = {name: headers[name] for name in ("content-type", "retry-after", "x-should-retry") if name in headers}
+    wire = kit.Wire(kit.Reply(chunks, response["status"], kept))
+    if record["api"] == "messages":
+        client: Any = wire.anthropic()
+    else:
+        client = wire.azure() if record["provider"] == "azure-openai" else wire.openai()
+    async with MiniAgents():
+        (promise,) = [promise async for promise in _agent(record, client).trigger("Hello")]
+        tokens: list[str] = []
+        try:
+            tokens.extend([token async for token in promise])
+            message: Any = await promise
+        finally:
+            assert [body.closed for body in wire.responses] in ([True], [])
+        return message, tokens
+
+
+@each_answer
+async def test_recorded_streams_come_out_as_the_sdk_says_wherever_they_are_cut(path: Path, kit: Kit) -> None:
+    """Content, tool calls, finish reason and usage are those stored with the record, for every way of cutting it."""
+    record = _load(path)
+    body = record["response"]["body_text"].encode()
+    expected = expected_facts(record)
+    difference = WRONG_SUMMARY.get(path.stem) or NO_SUMMARY.get(path.stem) or Difference("", {})
+    assert ("summary" not in record["expected"]) == (path.stem in NO_SUMMARY)
+    for name, right in difference.right.items():
+        value = _right(record, right)
+        assert expected.get(name, ...) != value, f"listed in vain: the stored {name} is right"
+        expected[name] = value
+    for way, chunks in _cuts(record, body).items():
+        message, tokens = await _run(record, chunks, kit)
+        found = facts_of(record, message, tokens)
+        assert {name: found[name] for name in expected} == expected, way
+        assert message.content == "".join(tokens), way
+        assert not getattr(message, "interrupted", False)
+        assert not hasattr(message, "unknown_events")
+        _check_finish_reason(message)
+
+
+def _check_finish_reason(message: AssistantMessage) -> None:
+    reason = FINISH_REASONS[message.provider_finish_reason]
+    if message.refusal and reason == "stop":
+        reason = "refusal"
+    elif message.provider_finish_reason == "completed" and message.tool_calls:
+        reason = "tool_calls"
+    assert message.finish_reason == reason
+
+
+@each_error
+async def test_recorded_errors_are_typed_and_lose_no_text(path: Path, kit: Kit) -> None:
+    """An HTTP error has the class of its status and the SDK's as cause; one in a stream keeps the text before it."""
+    record = _load(path)
+    status = record["response"]["status"]
+    body = record["response"]["body_text"].encode()
+    classes: dict[int, type[errors.LLMError]] = {
+        401: errors.AuthenticationFailedError,
+        403: errors.AuthenticationFailedError,
+        429: errors.RateLimitedError,
+    }
+    listed = ERRORS_IN_THE_STREAM.get(path.stem)
+    kind = getattr(errors, listed.error) if listed else classes.get(status, errors.RequestRejectedError)
+    text = listed.text_before if listed else ""
+    for way, chunks in _cuts(record, body).items():
+        with pytest.raises(errors.LLMError) as caught:
+            await _run(record, chunks, kit)
+        error = caught.value
+        assert type(error) is kind, way
+        assert error.partial.content == text
+        assert error.partial.interrupted
+        assert error.delivered_any == bool(text)
+        if status >= 400:
+            assert error.status == status
+            cause = error.__cause__
+            assert f"{type(cause).__module__}.{type(cause).__name__}" == record["expected"]["create_error"]["type"]
+
+
+@each_stream
+def test_S7_recorded_streams_are_the_same_byte_by_byte(path: Path) -> None:
+    """Decoder and session, without a client, give the same outcome for single bytes as for the whole body."""
+    record = _load(path)
+    body = record["response"]["body_text"].encode()
+    whole, bytewise = SSEDecoder(strict=True), SSEDecoder(strict=True)
+    events = whole.feed(body)
+    assert [event for i in range(len(body)) for event in bytewise.feed(body[i : i + 1])] == events
+    assert bytewise.close() == whole.close()
+
+
+@each_answer
+def test_S1_a_recorded_stream_that_is_cut_is_never_complete(path: Path) -> None:
+    """Cut before the event that says so, no stream is complete, and its text is a beginning of the whole."""
+    record = _load(path)
+    session, complete, text = _session(record), False, ""
+    whole = expected_facts(record)["deltas"]
+    for event in SSEDecoder().feed(record["response"]["body_text"].encode()):
+        text += session.feed(event)
+        assert whole.startswith(text)
+        was_complete, complete = complete, session.outcome().complete
+        assert complete or not was_complete, "what was complete stays complete"
+        if complete and not was_complete:
+            assert re.search(
+                rb'"finish_reason": ?"|"stop_reason": ?"|response\.(completed|incomplete)|\[DONE\]', event.data
+            )
+    assert complete
+
+
+def test_the_tables_name_records_that_exist() -> None:
+    """No exception outlives the record it was made for, and each has its reason."""
+    paths = _paths()
+    if paths is None:
+        pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
+    tables: tuple[dict[str, Any], ...] = (WRONG_SUMMARY, NO_SUMMARY, ERRORS_IN_THE_STREAM)
+    for table in tables:
+        assert table.keys() <= {path.stem for path in paths}
+        assert all(entry.reason for entry in table.values())
