@@ -1,0 +1,71 @@
+"""A user and an assistant hold a conversation, and each token is printed the moment it comes.
+
+It plays a recording, so it needs no key and no network: `python examples/conversation.py`. The same with a live model
+and yourself at the keyboard is `live_conversation.py`.
+
+What to look at: `typing_user` is an agent like any other. It gets the assistant's answer as a promise, reads tokens
+while the answer is still being written, and replies the whole chat. `adialog_loop` hands the messages to and fro.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx2
+from openai import AsyncOpenAI
+
+from miniagents import InMemoryChatHistory, InteractionContext, MiniAgents, StopDialog, UserMessage, miniagent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.utils import adialog_loop
+from miniagents_testing import ReplayTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "conversation.yaml"
+LINES = [
+    "Hi! What is a promise, in this library?",
+    "Nice. And if two agents want to read the same answer?",
+    "Thank you, bye!",
+]
+
+
+@miniagent
+async def typing_user(
+    ctx: InteractionContext, chat_history: InMemoryChatHistory, lines: Iterator[str], seconds_per_key: float
+) -> None:
+    """Shows what it is told while it is told, and types the next of `lines`."""
+    async for promise in ctx.message_promises:
+        print("\nASSISTANT: ", end="", flush=True)
+        async for token in promise:
+            print(token, end="", flush=True)
+        print()
+    await chat_history.aappend(ctx.message_promises)
+
+    line = next(lines, None)
+    if line is None:
+        raise StopDialog
+    print("\nUSER: ", end="", flush=True)
+    for key in line:
+        await asyncio.sleep(seconds_per_key)
+        print(key, end="", flush=True)
+    print()
+    await chat_history.aappend(UserMessage(line))
+    ctx.reply(await chat_history.aload_chat_history())
+
+
+async def amain(client: AsyncOpenAI, seconds_per_key: float = 0.02) -> None:
+    """The conversation, with whatever is at the other end of `client`."""
+    await adialog_loop(
+        user_agent=typing_user.fork(
+            chat_history=InMemoryChatHistory(), lines=iter(LINES), seconds_per_key=seconds_per_key
+        ),
+        assistant_agent=create_openai_agent(model="gpt-4", async_client=client),
+    )
+
+
+if __name__ == "__main__":
+    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
+    MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded)))

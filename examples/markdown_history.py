@@ -1,0 +1,42 @@
+"""A chat is kept in a Markdown file that a person can read, and goes on where it stopped.
+
+What to look at: the second chat is given nothing but the path of the file, and the model is sent what was said in the
+first. The file is written while the answer streams; at the end it is printed as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import httpx2
+from openai import AsyncOpenAI
+
+from miniagents import MiniAgents, UserMessage
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ReplayTransport
+
+CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "markdown_history.yaml"
+
+
+async def achat(client: AsyncOpenAI, path: Path, text: str) -> None:
+    """Say one thing to the model, with all that the file has of the chat before."""
+    chat_history = ChatHistoryMD(path)
+    await chat_history.aappend(UserMessage(text))
+    llm = create_openai_agent(model="gpt-4", async_client=client)
+    await chat_history.aappend(llm.trigger(await chat_history.aload_chat_history()))
+
+
+async def amain(client: AsyncOpenAI, path: Path) -> None:
+    """Two chats, one file."""
+    await achat(client, path, "My cat is called Häppchen. 🐈")
+    await achat(client, path, "What is my cat called?")
+    print(path.read_text(encoding="utf-8"))  # noqa: ASYNC240 - nothing else runs any more
+
+
+if __name__ == "__main__":
+    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "chat.md"
+        MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded), file))

@@ -1,0 +1,44 @@
+"""Three experts are asked at once, and their answers are shown in order while all of them are still being written.
+
+What to look at: there is no task, queue or gather in sight. `trigger` returns at once, so all three are at work
+before the first token is read; the answers are read one after the other, and what came meanwhile is not lost. The
+last line says what that was worth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx2
+from openai import AsyncOpenAI
+
+from miniagents import InteractionContext, MiniAgents, miniagent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ReplayTransport
+
+CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "parallel_agents.yaml"
+EXPERTS = ["a sailor", "a baker", "a programmer"]
+
+
+@miniagent
+async def panel(ctx: InteractionContext, client: AsyncOpenAI) -> None:
+    """Replies what each expert says, in the order of the experts, not of their speed."""
+    for expert in EXPERTS:
+        agent = create_openai_agent(model="gpt-4", async_client=client, system=f"You are {expert}. One sentence.")
+        ctx.reply([f"{expert.capitalize()}: ", agent.trigger(ctx.message_promises), "\n"])
+
+
+async def amain(client: AsyncOpenAI) -> None:
+    """Ask the panel, and print what it says while it says it."""
+    started = asyncio.get_running_loop().time()
+    async for promise in panel.trigger("What is patience?", client=client):
+        async for token in promise:
+            print(token, end="", flush=True)
+    took = asyncio.get_running_loop().time() - started
+    print(f"\nThree answers in {took:.1f} s.")
+
+
+if __name__ == "__main__":
+    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
+    MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded)))

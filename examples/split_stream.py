@@ -1,0 +1,36 @@
+"""One answer is cut into its paragraphs while it streams, and each paragraph is a message of its own.
+
+What to look at: `split_messages` turns a stream into a stream of streams. A paragraph begins to be printed when its
+first token comes, not when the answer, or even the paragraph, is complete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx2
+from openai import AsyncOpenAI
+
+from miniagents import MiniAgents
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.utils import split_messages
+from miniagents_testing import ReplayTransport
+
+CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "split_stream.yaml"
+
+
+async def amain(client: AsyncOpenAI) -> None:
+    """Ask for three paragraphs and number them as they come."""
+    llm = create_openai_agent(model="gpt-4", async_client=client)
+    number = 0
+    async for paragraph in split_messages(llm.trigger("Tell me of a day at sea, in three short paragraphs.")):
+        number += 1
+        print(f"\n[{number}] ", end="", flush=True)
+        async for token in paragraph:
+            print(token, end="", flush=True)
+        print()
+
+
+if __name__ == "__main__":
+    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
+    MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded)))

@@ -1,0 +1,162 @@
+"""Each example runs offline, from its cassette, and shows what its first lines say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+from openai import AsyncOpenAI
+from vcr import matchers
+from vcr.cassette import Cassette
+
+from miniagents import MiniAgents
+from miniagents_testing import ReplayTransport
+from miniagents_testing.cassette import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+CASSETTES = sorted((ROOT / "cassettes").glob("**/*.yaml"))
+
+
+class Shown:
+    """What a program prints, piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Take a piece."""
+        self.pieces.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    @property
+    def text(self) -> str:
+        """Everything so far."""
+        return "".join(self.pieces)
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
+    """Runs an example from its cassette, without its pauses; every recorded answer must have been asked for."""
+
+    def run(name: str, *arguments: Any) -> Shown:
+        example = runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+        transport = ReplayTransport(example["CASSETTE"])
+        client = AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        shown = Shown()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", shown)
+            MiniAgents().run(example["amain"](client, *arguments))
+        transport.assert_complete()
+        return shown
+
+    return run
+
+
+def _answers(name: str) -> list[str]:
+    """The texts that the assistant says in a cassette, in order."""
+    interactions = load(ROOT / "cassettes" / "openai" / f"{name}.yaml")
+    return [
+        "".join(json.loads(piece) for piece in re.findall(r'"content":("(?:[^"\\]|\\.)*")', interaction.body.decode()))
+        for interaction in interactions
+    ]
+
+
+def test_the_conversation_is_shown_token_by_token(play: Callable[..., Shown]) -> None:
+    """Both speak in turn, every word is there, and it came in pieces."""
+    shown = play("conversation", 0)
+    answers = _answers("conversation")
+    assert re.sub(r"\s+", " ", shown.text).count("ASSISTANT: ") == shown.text.count("USER: ") == len(answers) == 3
+    assert all(answer in shown.text for answer in answers)
+    assert "🙂" in shown.text
+    tokens = [piece for piece in shown.pieces if piece in answers[0]]
+    assert len(tokens) > 20
+
+
+def test_parallel_answers_are_shown_in_the_order_of_the_questions(play: Callable[..., Shown]) -> None:
+    """The fastest expert does not speak first."""
+    text = play("parallel_agents").text
+    assert re.findall(r"^(A \w+): Patience", text, re.MULTILINE) == ["A sailor", "A baker", "A programmer"]
+
+
+def test_the_critic_ends_the_chain(play: Callable[..., Shown]) -> None:
+    """Writer and critic take turns until the critic is content."""
+    text = play("writer_critic").text
+    assert re.findall(r"^(\w+): ", text, re.MULTILINE) == ["WRITER", "CRITIC"] * 2
+    assert text.rstrip().endswith("exactly so.")
+
+
+def test_paragraphs_are_messages_of_their_own(play: Callable[..., Shown]) -> None:
+    """Three paragraphs, each numbered when it begins."""
+    text = play("split_stream").text
+    assert re.findall(r"^\[(\d)\] (\w+)", text, re.MULTILINE) == [("1", "At"), ("2", "By"), ("3", "In")]
+
+
+def test_the_history_is_readable_and_goes_on(play: Callable[..., Shown], tmp_path: Path) -> None:
+    """All four messages are in the file, whose end is not the end of the first chat."""
+    text = play("markdown_history", tmp_path / "chat.md").text
+    said = ["My cat is called Häppchen.", "What a name!", "What is my cat called?", 'cat = "Häppchen"']
+    positions = [text.index(line) for line in said]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("name", [example.stem for example in EXAMPLES if "CASSETTE" in example.read_text("utf-8")])
+def test_an_example_runs_as_a_program(name: str, tmp_path: Path) -> None:
+    """From any folder, with no key set, with nobody at the keyboard, without a warning, at its recorded pace."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / f"{name}.py")],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout) > 100
+
+
+def test_the_live_example_is_the_one_of_the_readme() -> None:
+    """What the README promises is the file that is tested under a terminal."""
+
+    def code(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.strip()]
+
+    program = (ROOT / "examples" / "live_conversation.py").read_text("utf-8").partition('"""\n\n')[2]
+    (shown,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+        if "create_console_user_agent" in block
+    ]
+    assert code(program) == code(shown)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_says_what_to_look_at(example: Path) -> None:
+    """The first lines are for the reader."""
+    assert "What to look at: " in example.read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", CASSETTES, ids=lambda path: path.stem)
+def test_a_committed_cassette_is_whole(path: Path) -> None:
+    """Its seal fits, every stream came to its end, its origin is told, and plain vcrpy plays it."""
+    interactions = load(path)
+    assert interactions
+    assert all(interaction.complete for interaction in interactions)
+    assert path.relative_to(ROOT / "cassettes").as_posix() in (ROOT / "cassettes" / "README.md").read_text("utf-8")
+    cassette = Cassette.load(path=str(path), match_on=(matchers.method, matchers.uri))
+    assert [response["body"]["string"] for response in cassette.responses] == [each.body for each in interactions]
