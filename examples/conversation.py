@@ -4,7 +4,7 @@ It plays a recording, so it needs no key and no network: `python examples/conver
 and yourself at the keyboard is `live_conversation.py`.
 
 What to look at: `typing_user` is an agent like any other. It gets the assistant's answer as a promise, reads tokens
-while the answer is still being written, and replies the whole chat. `adialog_loop` hands the messages to and fro.
+while the answer is still being written, and replies the whole chat. `adialog_loop` hands each the words of the other.
 """
 
 from __future__ import annotations
