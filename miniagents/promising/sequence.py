@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from miniagents.errors import CyclicValueError
+from miniagents.errors import CyclicValueError, DeadlockError
 from miniagents.promising.promise import Promise, stopped
 from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable
 
@@ -44,7 +44,7 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def send(self, item: Any) -> None:
         """Append what `item` flattens to; nothing is appended when a part of it is of a wrong type."""
-        self.add(self.promise_class.flatten(item))
+        self.add(self._flat(item))
 
     def add(self, pieces: list[Promise[Any]]) -> None:
         """Append leaves and branches."""
@@ -54,11 +54,18 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def send_out_of_order(self, item: Any) -> None:
         """Append leaves at once, and those of branches as soon as each is there."""
-        for piece in self.promise_class.flatten(item):
+        for piece in self._flat(item):
             if isinstance(piece, SequencePromise):
                 self._forward(piece)
             else:
                 self.add([piece])
+
+    def _flat(self, item: Any) -> list[Promise[Any]]:
+        pieces = self.promise_class.flatten(item)
+        for piece in pieces:
+            if piece._cell is self:
+                raise CyclicValueError("A sequence cannot be sent into itself")
+        return pieces
 
     def _forward(self, branch: SequencePromise[Any, Any]) -> None:
         context = self.context
@@ -147,6 +154,7 @@ class SequenceCell(StreamCell[Any, Any]):
     async def until_closed(self) -> None:
         """Return when this sequence and all its branches have ended."""
         stack: list[tuple[SequenceCell, int]] = [(self, 0)]
+        on_the_way = {self: None}
         while stack:
             cell, position = stack.pop()
             if not cell.done:
@@ -157,8 +165,10 @@ class SequenceCell(StreamCell[Any, Any]):
             for index in range(position, len(cell.pieces)):
                 if isinstance(cell.pieces[index], SequencePromise):
                     stack.append((cell, index + 1))
-                    stack.append((cell.pieces[index]._cell, 0))
+                    stack.append((_descend(cell.pieces[index], on_the_way), 0))
                     break
+            else:
+                del on_the_way[cell]
 
     async def read_batches(self) -> AsyncIterator[list[Any]]:
         """The leaves one by one: each may have to be waited for."""
@@ -168,6 +178,7 @@ class SequenceCell(StreamCell[Any, Any]):
     async def read(self) -> AsyncIterator[Any]:
         """The leaves, each as soon as it is there; it does not raise what leaves have failed with."""
         stack: list[tuple[SequenceCell, int]] = [(self, 0)]
+        on_the_way = {self: None}
         while stack:
             cell, position = stack.pop()
             while True:
@@ -177,13 +188,25 @@ class SequenceCell(StreamCell[Any, Any]):
                     position += 1
                     if isinstance(piece, SequencePromise):
                         stack.append((cell, position))
-                        cell, position = piece._cell, 0
+                        cell, position = _descend(piece, on_the_way), 0
                     else:
                         yield piece
                 elif done:
+                    del on_the_way[cell]
                     break
                 else:
                     await cell.wait_for_more()
+
+
+def _descend(branch: SequencePromise[Any, Any], on_the_way: dict[SequenceCell, None]) -> SequenceCell:
+    """Enter a branch, unless it is one of those it is a part of: that sequence would never end."""
+    cell = branch._cell
+    if cell in on_the_way:
+        names = [str(each.scope or "a sequence") for each in on_the_way]
+        circle = names[list(on_the_way).index(cell) :]
+        raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*circle, circle[0]])}")
+    on_the_way[cell] = None
+    return cell
 
 
 class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):

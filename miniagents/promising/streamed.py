@@ -259,7 +259,7 @@ class StreamAppender(Generic[P]):
     @property
     def promise(self) -> StreamedPromise[P, tuple[P, ...]]:
         """What readers read."""
-        return StreamedPromise.of_cell(self._cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+        return self._cell.promise_class.of_cell(self._cell)  # type: ignore[return-value]  # of_cell makes one of its own class
 
     def open(self) -> Self:
         """Begin to accept pieces.

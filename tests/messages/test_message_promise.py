@@ -1,0 +1,412 @@
+"""Promises of messages: their tokens, their errors, and when their source is stopped (laws 12, 13, 29)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents.errors import FreezeError, LLMError, MiniAgentsError, PromiseCancelledError
+from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageSequence, UserMessage
+from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Tokens:
+    """A token streamer that notes whether it was closed."""
+
+    def __init__(self, *tokens: Any, metadata: dict[str, Any] | None = None, error: Exception | None = None) -> None:
+        self.tokens = tokens
+        self.metadata = metadata or {}
+        self.error = error
+        self.closed = False
+        self.given = 0
+
+    async def __call__(self, metadata: dict[str, Any]) -> AsyncIterator[str]:
+        """What `message_token_streamer` is to be."""
+        try:
+            metadata.update(self.metadata)
+            for token in self.tokens:
+                await asyncio.sleep(0)
+                self.given += 1
+                yield token
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.closed = True
+
+    def promise(self, message_class: type[Message] = Message, **known: Any) -> MessagePromise:
+        """A promise of these tokens."""
+        return message_class.promise(message_token_streamer=self, **known)
+
+
+def endless() -> Tokens:
+    """More tokens than any of these tests reads."""
+    return Tokens(*["x"] * 10_000)
+
+
+async def steps(count: int = 10) -> None:
+    """Let everything that can go on go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- the message (law 29)
+
+
+async def test_a_streamed_message_is_its_tokens_and_metadata() -> None:
+    """What was known beforehand and what the streamer told are fields; the streamer has the last word."""
+    async with MiniAgents():
+        source = Tokens("Hel", "", "lo", metadata={"model": "gpt", "usage": {"input_tokens": 3}, "k": 2})
+        promise = source.promise(AssistantMessage, k=1, size=[1, 2])
+        assert promise.known_beforehand == {"k": 1, "size": (1, 2)}
+        assert promise.message_class is AssistantMessage
+        assert [token async for token in promise] == ["Hel", "", "lo"]
+        message = await promise
+        assert isinstance(message, AssistantMessage)
+        assert (message.content, message.model, message.k, message.size) == ("Hello", "gpt", 2, (1, 2))
+        assert message.usage is not None
+        assert message.usage.input_tokens == 3
+        assert await promise is message
+
+
+async def test_what_is_known_beforehand_is_frozen_at_once() -> None:
+    """A list that its owner changes later, and the mapping that is read, change nothing."""
+    async with MiniAgents():
+        tags = ["a"]
+        promise = Tokens("x").promise(tags=tags)
+        tags.append("b")
+        with pytest.raises(TypeError):
+            promise.known_beforehand["tags"] = ()  # type: ignore[index]  # that is the mistake
+        assert (await promise).tags == promise.known_beforehand["tags"] == ("a",)
+
+
+async def test_a_field_that_cannot_be_kept_is_refused_at_the_call() -> None:
+    """The error names the field, where it was given."""
+    async with MiniAgents():
+        with pytest.raises(FreezeError, match="tool"):
+            Tokens("x").promise(tool=object())
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"usage": "no usage"}, {"k": object()}, {1: "no name"}, {"content": "again"}], ids=str
+)
+async def test_metadata_that_does_not_fit_fails_the_message(metadata: dict[Any, Any]) -> None:
+    """Nobody hangs: the tokens come, then the error, and an await raises it."""
+    async with MiniAgents():
+        promise = Tokens("a", "b", metadata=metadata).promise(AssistantMessage)
+        seen = []
+        with pytest.raises((TypeError, ValueError)):
+            async for token in promise:
+                seen.append(token)  # noqa: PERF401 - what came before an error counts
+        assert seen == ["a", "b"]
+        with pytest.raises((TypeError, ValueError)):
+            await promise
+
+
+async def test_known_fields_that_do_not_fit_the_class_fail_the_message() -> None:
+    """Also where the error itself wants to carry a partial message of that class."""
+    async with MiniAgents():
+        for source in (Tokens("a"), Tokens("a", error=LLMError("broken"))):
+            with pytest.raises((ValueError, LLMError)) as caught:
+                await source.promise(AssistantMessage, usage="no usage", role=5)
+            if isinstance(caught.value, LLMError):
+                assert caught.value.partial == Message("a")
+
+
+@pytest.mark.parametrize("wrong", [1, None, b"bytes", Message("x"), ["x"]], ids=repr)
+async def test_a_token_must_be_text(wrong: Any) -> None:
+    """Anything else fails in its place, and closes the source."""
+    async with MiniAgents():
+        source = Tokens("good", wrong, "never")
+        promise = source.promise()
+        with pytest.raises(TypeError, match="A token must be a str"):
+            await promise
+        seen = []
+        with pytest.raises(TypeError):
+            async for token in promise:
+                seen.append(token)  # noqa: PERF401 - what came before an error counts
+        assert seen == ["good"]
+        await steps()
+        assert source.closed
+
+
+async def test_a_promise_of_a_message_that_is_there() -> None:
+    """It needs no context and no task, and gives back the same object."""
+    message = UserMessage("hello", k=1)
+    promise = message.as_promise
+    assert promise.is_done
+    assert await promise is message
+    assert [token async for token in promise] == ["hello"]
+    assert promise.known_beforehand == {"role": "user", "k": 1}
+    assert await Message.promise("hi") == Message("hi")
+
+
+async def test_wrong_arguments_fail_at_the_call() -> None:
+    """Content and a streamer, or a streamer that is no function."""
+    async with MiniAgents():
+        with pytest.raises(TypeError, match="not both"):
+            Message.promise("content", message_token_streamer=Tokens("x"))
+        with pytest.raises(TypeError, match="async generator function"):
+            Message.promise(message_token_streamer="tokens")  # type: ignore[arg-type]  # that is the mistake
+
+
+# --- errors in the middle (law 12)
+
+
+async def test_an_error_of_ours_carries_what_had_arrived() -> None:
+    """`partial` is a message of the promised class, with the metadata so far; the error is the same for everybody."""
+    async with MiniAgents():
+        error = LLMError("broken")
+        promise = Tokens("Hel", "lo", metadata={"model": "gpt"}, error=error).promise(AssistantMessage, k=1)
+        for _ in range(3):
+            seen = []
+            with pytest.raises(LLMError) as caught:
+                async for token in promise:
+                    seen.append(token)  # noqa: PERF401 - what came before an error counts
+            assert seen == ["Hel", "lo"]
+            assert caught.value is error
+        assert error.partial == AssistantMessage("Hello", model="gpt", k=1)
+        with pytest.raises(LLMError):
+            await promise
+
+
+async def test_the_partial_message_is_that_of_the_origin() -> None:
+    """An error that passes through a message made of others keeps the text it began with."""
+    async with MiniAgents():
+        sequence = MessageSequence.turn_into_sequence_promise(
+            ["before", Tokens("par", "tial", error=LLMError("broken")).promise()]
+        )
+        with pytest.raises(LLMError) as caught:
+            await sequence.as_single_text_promise()
+        assert caught.value.partial == Message("partial")
+
+
+async def test_metadata_that_does_not_fit_yet_leaves_the_partial_text() -> None:
+    """A stream that broke in the middle of its metadata."""
+    async with MiniAgents():
+        source = Tokens("text", metadata={"usage": "half"}, error=LLMError("broken"))
+        with pytest.raises(LLMError) as caught:
+            await source.promise(AssistantMessage)
+        assert caught.value.partial == Message("text")
+
+
+# --- when the source is stopped (law 13)
+
+
+async def test_cancel_closes_the_source_and_keeps_what_had_arrived() -> None:
+    """Within one loop step; readers get the tokens so far and then `PromiseCancelledError` with the partial message."""
+    async with MiniAgents():
+        source = endless()
+        promise = source.promise()
+        await steps(5)
+        promise.cancel()
+        await asyncio.sleep(0)
+        assert source.closed
+        with pytest.raises(PromiseCancelledError) as caught:
+            await promise
+        assert caught.value.partial == Message("x" * source.given)
+        assert not isinstance(caught.value, asyncio.CancelledError)
+        assert isinstance(caught.value, MiniAgentsError)
+
+
+async def test_a_dropped_promise_stops_its_source() -> None:
+    """One loop step after the last reference went, also one that nobody ever read, or that is produced on demand."""
+    async with MiniAgents():
+        for start_soon in (True, False):
+            source = endless()
+            promise = source.promise(start_soon=start_soon)
+            if not start_soon:
+                async for _ in promise:
+                    break
+            await steps(5)
+            assert source.given
+            del promise
+            await asyncio.sleep(0)
+            assert source.closed
+
+
+async def test_a_reader_that_breaks_stops_what_nobody_else_can_read() -> None:
+    """The loop was the last to hold the promise."""
+    async with MiniAgents():
+        source = endless()
+        async for _ in source.promise():
+            break
+        await asyncio.sleep(0)
+        assert source.closed
+
+
+async def test_a_reader_keeps_the_source_working() -> None:
+    """Whoever iterates or awaits holds the promise, without a variable of its own."""
+    async with MiniAgents():
+        source = Tokens(*["x"] * 50)
+        assert [token async for token in source.promise()] == ["x"] * 50
+        assert (await Tokens(*["x"] * 50).promise()).content == "x" * 50
+        iterator = aiter(Tokens(*["x"] * 50).promise())
+        gc.collect()
+        await steps()
+        assert len([token async for token in iterator]) == 50
+
+
+async def test_a_cycle_of_garbage_stops_its_source_when_it_is_collected() -> None:
+    """At the latest when cycles are collected."""
+    async with MiniAgents():
+        source = endless()
+        cycle: list[Any] = [source.promise()]
+        cycle.append(cycle)
+        await steps(5)
+        del cycle
+        gc.collect()
+        await asyncio.sleep(0)
+        assert source.closed
+
+
+async def test_a_dropped_reader_of_two_stops_nothing() -> None:
+    """The other one reads on."""
+    async with MiniAgents():
+        shared = [Tokens(*["x"] * 100).promise()]
+
+        async def read() -> int:
+            return len([token async for token in shared[0]])
+
+        reader = asyncio.create_task(read())
+        await steps(5)
+        async for _ in shared[0]:
+            break
+        await steps(5)
+        assert await reader == 100
+
+
+@pytest.mark.parametrize("passed_on", [0, 1, 5])
+async def test_a_sequence_holds_its_messages(passed_on: int) -> None:
+    """A message goes on as long as a sequence that holds it can be read, however often it was passed on."""
+    async with MiniAgents():
+        source = endless()
+        sequence = MessageSequence.turn_into_sequence_promise(["first", source.promise()])
+        for _ in range(passed_on):
+            sequence = MessageSequence.turn_into_sequence_promise([sequence, "more"])
+        await steps(5)
+        gc.collect()
+        given = source.given
+        await steps(5)
+        assert source.given > given
+        del sequence
+        await asyncio.sleep(0)
+        assert source.closed
+
+
+@pytest.mark.parametrize("still_running", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+async def test_replies_that_nobody_can_read_any_more_stop(still_running: bool, depth: int) -> None:
+    """Through agents as well: while they run and after they ended; the agents themselves are not stopped."""
+    source = endless()
+    ended: list[int] = []
+
+    @miniagent
+    async def writer(ctx: InteractionContext, depth: int) -> None:
+        ctx.reply(source.promise() if depth == 1 else writer.trigger(depth=depth - 1))
+        if still_running:
+            await steps(50)
+            ctx.reply("to nobody")
+        ended.append(depth)
+
+    async with MiniAgents():
+        replies = writer.trigger(depth=depth)
+        await steps(20)
+        assert source.given
+        async for promise in replies:
+            async for _ in promise:
+                break
+            break
+        del promise
+        given = source.given
+        await steps()
+        assert source.given > given
+        del replies
+        await asyncio.sleep(0)
+        assert source.closed
+    assert sorted(ended) == list(range(1, depth + 1))
+
+
+async def test_a_thousand_running_agents_in_a_row_can_be_dropped() -> None:
+    """Each held the replies of the next: they go without recursion, and the stream at the end stops."""
+    source, stop = endless(), asyncio.Event()
+
+    @miniagent
+    async def link(ctx: InteractionContext, depth: int) -> None:
+        ctx.reply(source.promise() if depth == 1 else link.trigger(depth=depth - 1))
+        await stop.wait()
+
+    async with MiniAgents():
+        replies = link.trigger(depth=1000)
+        while not source.given:  # noqa: ASYNC110 - one loop step after the other
+            await asyncio.sleep(0)
+        del replies
+        await asyncio.sleep(0)
+        assert source.closed
+        stop.set()
+
+
+async def test_what_is_read_on_through_a_join_goes_on() -> None:
+    """The joined message holds what it is made of, and lets go of it when it is dropped itself."""
+    async with MiniAgents():
+        source = endless()
+        joined = MessageSequence.turn_into_sequence_promise(source.promise()).as_single_text_promise(start_soon=True)
+        await steps(10)
+        given = source.given
+        await steps(5)
+        assert source.given > given
+        del joined
+        await steps(3)  # first the pump of the joined message ends, then that of the source
+        assert source.closed
+
+
+async def test_a_message_that_is_to_be_persisted_goes_on() -> None:
+    """The handler waits for it, whoever else dropped it."""
+    kept: list[Message] = []
+
+    async def keep(messages: tuple[Message, ...]) -> None:
+        kept.extend(messages)
+
+    async with MiniAgents(on_persist_messages=[keep]):
+        Tokens("a", "b").promise()
+        gc.collect()
+    assert kept == [Message("ab")]
+
+
+async def test_a_dropped_message_is_nobodys_failure() -> None:
+    """The context is left without an error, and does not wait for the source."""
+    source = endless()
+    async with MiniAgents():
+        source.promise()
+    assert source.given < 100
+
+
+async def test_a_promise_dropped_by_another_thread_stops_its_source() -> None:
+    """The last reference may go anywhere."""
+    async with MiniAgents():
+        source = endless()
+        box = [source.promise()]
+        await steps(5)
+        await asyncio.to_thread(box.clear)
+        await steps(2)
+        assert source.closed
+
+
+async def test_a_promise_that_outlives_its_loop_is_dropped_in_silence() -> None:
+    """Nothing is left to stop then."""
+
+    async def main() -> MessagePromise:
+        async with MiniAgents():
+            promise = Tokens("a").promise()
+        return promise
+
+    promise = await asyncio.to_thread(asyncio.run, main())
+    assert promise.is_done
+    assert await promise == Message("a")
+    del promise
+    gc.collect()

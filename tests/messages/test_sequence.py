@@ -1,0 +1,416 @@
+"""Sequences of messages: nested in, flat out (laws 19-23)."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import collections
+import gc
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel
+
+from miniagents.errors import CyclicValueError, DeadlockError, FreezeError, PromiseCancelledError
+from miniagents.messages import Message, MessagePromise, MessageSequence, MessageSequencePromise, UserMessage
+from miniagents.miniagents import MiniAgents
+from miniagents.promising.context import PromisingContext
+from miniagents.promising.frozen import FrozenDict
+from miniagents.promising.promise import Promise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+turn_into = MessageSequence.turn_into_sequence_promise
+
+
+async def texts(sequence: MessageSequencePromise) -> list[str]:
+    """The text of each message, or the name of its error in its place."""
+    result = []
+    async for promise in sequence:
+        try:
+            result.append(str(await promise))
+        except Exception as error:
+            result.append(type(error).__name__)
+    return result
+
+
+async def asynchronously(*items: Any, wait: asyncio.Event | None = None) -> AsyncIterator[Any]:
+    """An async generator of `items`; exceptions among them are raised. It begins when `wait` is set."""
+    if wait is not None:
+        await wait.wait()
+    for item in items:
+        await asyncio.sleep(0)
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+# --- flattening
+
+
+async def test_everything_that_may_be_sent_is_flattened_in_order() -> None:
+    """Text, messages, promises, dicts, models, lists, tuples, iterators, async iterables, nested at will."""
+
+    class Model(BaseModel):
+        content: str
+        size: int = 3
+
+    async with MiniAgents():
+        message = UserMessage("message")
+        promise = Message.promise("promise")
+        sent: list[Any] = [
+            "text",
+            message,
+            [promise, (["deep"],)],
+            {"content": "dict", "k": 1},
+            FrozenDict({"content": "frozen dict"}),
+            MappingProxyType({"content": "proxy"}),
+            Model(content="model"),
+            (text for text in ("lazy", ["nested in lazy"])),
+            iter(["iterator"]),
+            asynchronously("async", [{"content": "nested in async"}]),
+            turn_into(["another", "sequence"]),
+            collections.deque(["deque"]),
+            [],
+            "",
+        ]
+        sequence = turn_into(sent)
+        assert await texts(sequence) == [
+            "text", "message", "promise", "deep", "dict", "frozen dict", "proxy", "model", "lazy", "nested in lazy",
+            "iterator", "async", "nested in async", "another", "sequence", "deque", "",
+        ]  # fmt: skip
+        messages = await sequence
+        assert messages[1] is message
+        assert [type(each) for each in messages[:2]] == [Message, UserMessage]
+        assert (messages[5].content, messages[7].size) == ("frozen dict", 3)
+        assert promise in [each async for each in sequence]
+
+
+async def test_a_class_key_never_picks_a_class() -> None:
+    """`class_` in a dict or a model that came from outside is dropped."""
+
+    class Model(BaseModel):
+        content: str = "model"
+        class_: str = "UserMessage"
+
+    for message in await turn_into([{"content": "dict", "class_": "UserMessage"}, Model()]):
+        assert type(message) is Message
+
+
+async def test_100000_nested_lists() -> None:
+    """Depth costs no recursion: sending, reading, awaiting, and being freed."""
+    nested: Any = "core"
+    for _ in range(100_000):
+        nested = [nested]
+    sequence = turn_into(nested)
+    assert await texts(sequence) == ["core"]
+    assert [str(message) for message in await sequence] == ["core"]
+    del sequence, nested
+
+
+async def test_100000_nested_sequences() -> None:
+    """Sequences passed on by reference, over and over: read, awaited and freed without recursion."""
+    sequence = turn_into(["core"])
+    for number in range(100_000):
+        outer = MessageSequence().open().append([sequence, "last"] if number == 0 else [sequence])
+        outer.close()
+        sequence = outer.sequence_promise
+    assert await texts(sequence) == ["core", "last"]
+    assert len(await sequence) == 2
+    del sequence, outer
+    gc.collect()
+
+
+@pytest.mark.parametrize("kind", [list, collections.deque, collections.UserList])
+async def test_a_list_that_contains_itself_is_a_clear_error(kind: Callable[[], Any]) -> None:
+    """It is refused at the call, and nothing of it is sent; the same list twice is fine."""
+    cyclic = kind()
+    cyclic.extend(["first", [cyclic]])
+    twice = ["twice"]
+    with MessageSequence() as sequence:
+        with pytest.raises(CyclicValueError, match="contains itself"):
+            sequence.append(cyclic)
+        sequence.append([twice, [twice], twice])
+    assert await texts(sequence.sequence_promise) == ["twice"] * 3
+
+
+WRONG = [
+    1, 1.5, True, None, b"bytes", bytearray(b"bytes"), memoryview(b"bytes"), {"a", "b"}, frozenset({"a"}), range(3),
+    {"a": 1}.keys(), {"a": "b"}.values(), {"a": 1}.items(), object(), Message, str, array.array("i", [1]),
+    KeyboardInterrupt(), asyncio.CancelledError(), len, {1: "no name"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__ + repr(wrong)[:12])
+async def test_wrong_types_fail_at_the_call(wrong: Any) -> None:
+    """Alone or inside a list: `TypeError` at the line that sent it, and nothing of that list is sent."""
+    with MessageSequence() as sequence:
+        for item in (wrong, ["fine", wrong], ("fine", [[wrong]])):
+            with pytest.raises(TypeError):
+                sequence.append(item)
+            with pytest.raises(TypeError):
+                sequence.append_out_of_order(item)
+        sequence.append("after")
+    assert await texts(sequence.sequence_promise) == ["after"]
+
+
+async def test_promises_of_other_things_cannot_be_sent() -> None:
+    """A promise that is neither of a message nor of messages is a wrong type, a coroutine as well."""
+    async with PromisingContext():
+
+        async def resolver() -> str:
+            return "text"
+
+        promise = Promise(resolver)
+        coroutine = resolver()
+        for wrong in (promise, coroutine):
+            with pytest.raises(TypeError, match="Cannot send"):
+                turn_into(wrong)  # type: ignore[arg-type]  # that is the mistake
+        coroutine.close()
+
+
+async def test_a_field_that_cannot_be_kept_is_refused_at_the_call() -> None:
+    """A dict with a value that no message can hold."""
+    with pytest.raises(FreezeError, match="meta"):
+        turn_into([{"content": "hi", "meta": object()}])
+
+
+async def test_a_wrong_type_that_arrives_later_fails_in_its_place() -> None:
+    """Inside generators and async iterables there is no caller any more; items after it still come."""
+    async with MiniAgents():
+        cyclic: list[Any] = []
+        cyclic.append(cyclic)
+        mixed: list[Any] = ["a", 1, cyclic, ["b", {2}], "c"]
+        sources: list[Any] = [iter(mixed), asynchronously(*mixed)]
+        for items in sources:
+            assert await texts(turn_into(items)) == ["a", "TypeError", "CyclicValueError", "TypeError", "c"]
+
+
+async def test_a_long_generator_lets_others_work() -> None:
+    """A plain generator never waits by itself, so the pump does."""
+    async with MiniAgents():
+        sequence = turn_into(str(number) for number in range(1000))
+        async for _ in sequence:
+            break
+        assert not sequence.is_done
+        assert len(await sequence) == 1000
+
+
+async def test_nothing_is_an_empty_sequence() -> None:
+    """`[]`, `()` and no messages at all; but not the empty text, which is a message."""
+    nothings: list[Any] = [[], (), None, [[], ()], turn_into([])]
+    for nothing in nothings:
+        assert await turn_into(nothing) == ()
+    assert [str(message) for message in await turn_into("")] == [""]
+
+
+async def test_a_sequence_promise_is_returned_as_it_is() -> None:
+    """Also one that is the only thing in a list."""
+    sequence = turn_into(["a"])
+    assert turn_into(sequence) is sequence
+    assert turn_into([[sequence]]) is sequence
+
+
+# --- errors in place
+
+
+async def test_an_error_is_a_failed_message_in_its_place() -> None:
+    """Iterating does not raise; later items come; awaiting the message, its tokens or the sequence raises."""
+    error = ValueError("broken")
+    sequence = turn_into(["before", error, ["after"]])
+    promises = [promise async for promise in sequence]
+    assert len(promises) == 3
+    with pytest.raises(ValueError, match="broken") as caught:
+        await promises[1]
+    assert caught.value is error
+    with pytest.raises(ValueError, match="broken"):
+        async for _ in promises[1]:
+            pass
+    with pytest.raises(ValueError, match="broken"):
+        await sequence
+    assert await texts(sequence) == ["before", "ValueError", "after"]
+
+
+async def test_a_source_that_raises_ends_only_itself() -> None:
+    """An error in one sent item is its end; what was sent after that item still comes (law 22)."""
+
+    def broken() -> Iterator[str]:
+        yield "from an iterator"
+        raise KeyError
+
+    async with MiniAgents():
+        sequence = turn_into([broken(), asynchronously("from a stream", ValueError()), "later"])
+        expected = ["from an iterator", "KeyError", "from a stream", "ValueError", "later"]
+        assert await texts(sequence) == expected
+        assert await texts(turn_into([sequence, turn_into([[sequence]])])) == expected * 2
+
+
+async def test_the_first_error_in_order_is_raised_and_the_others_become_notes() -> None:
+    """A later message that failed earlier does not come first; all of them count as observed."""
+    async with MiniAgents():
+        go_on = asyncio.Event()
+
+        async def slow(_: dict[str, Any]) -> AsyncIterator[str]:
+            await go_on.wait()
+            yield "x"
+            raise ValueError("first in order")
+
+        sequence = turn_into([Message.promise(message_token_streamer=slow), KeyError("first in time"), "fine"])
+        await asyncio.sleep(0)
+        go_on.set()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="first in order") as caught:
+                await sequence
+        assert [note for note in caught.value.__notes__ if "first in time" in note] == caught.value.__notes__
+
+
+async def test_awaiting_a_sequence_starts_all_members_before_it_waits() -> None:
+    """Members that work on demand do so at the same time: none of these could go on alone."""
+    async with MiniAgents(start_everything_soon_by_default=False):
+        barrier: list[asyncio.Event] = [asyncio.Event() for _ in range(3)]
+
+        async def member(number: int) -> AsyncIterator[str]:
+            barrier[number].set()
+            for event in barrier:
+                await event.wait()
+            yield str(number)
+
+        def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
+            return member(2)
+
+        sequence = turn_into([member(0), [member(1)], Message.promise(message_token_streamer=streamer)])
+        assert [str(message) for message in await sequence] == ["0", "1", "2"]
+
+
+async def test_a_cancelled_sequence_ends_with_the_error_in_place() -> None:
+    """Readers get the messages so far and then one that failed with `PromiseCancelledError`."""
+    async with MiniAgents():
+        sequence = turn_into(asynchronously("a", *["more"] * 1000))
+        async for _ in sequence:
+            break
+        sequence.cancel()
+        result = await texts(sequence)
+        assert result[-1] == "PromiseCancelledError"
+        assert "PromiseCancelledError" not in result[:-1]
+        with pytest.raises(PromiseCancelledError):
+            await sequence
+
+
+# --- order
+
+
+async def test_order_is_the_order_of_sending() -> None:
+    """What is slow holds up what was sent after it, nested sequences in place."""
+    async with MiniAgents():
+        late = asyncio.Event()
+        with MessageSequence() as sequence:
+            sequence.append([asynchronously("slow", wait=late), "fast"]).append("last")
+        read = asyncio.create_task(texts(sequence.sequence_promise))
+        await asyncio.sleep(0)
+        late.set()
+        assert await read == ["slow", "fast", "last"]
+
+
+async def test_out_of_order_items_hold_up_nobody() -> None:
+    """They come as soon as they are available."""
+    async with MiniAgents():
+        late, later = asyncio.Event(), asyncio.Event()
+        sequence = MessageSequence().open()
+        sequence.append_out_of_order([asynchronously("later", wait=later), "at once"])
+        sequence.append_out_of_order(asynchronously("late", wait=late)).append("in order")
+        sequence.close()
+        seen: list[str] = []
+
+        async def read() -> None:
+            async for promise in sequence.sequence_promise:
+                seen.append(str(await promise))  # noqa: PERF401 - what came before an error counts
+
+        task = asyncio.create_task(read())
+        for event, expected in ((late, "late"), (later, "later")):
+            await asyncio.sleep(0)
+            event.set()
+            while expected not in seen:  # noqa: ASYNC110 - one loop step after the other
+                await asyncio.sleep(0)
+        await task
+        assert seen == ["at once", "in order", "late", "later"]
+
+
+async def test_out_of_order_items_sent_before_an_error_come_before_it() -> None:
+    """The error waits for them: nothing that was sent is lost."""
+    async with MiniAgents():
+        late = asyncio.Event()
+        with MessageSequence(capture_errors=True) as sequence:
+            sequence.append_out_of_order(asynchronously("a", "b", wait=late)).append("in order")
+            raise ValueError("broken")
+        assert not sequence.promise.is_done
+        late.set()
+        assert await texts(sequence.sequence_promise) == ["in order", "a", "b", "ValueError"]
+
+
+async def test_what_comes_out_of_order_after_a_cancellation_is_dropped() -> None:
+    """A cancelled sequence has ended: the `PromiseCancelledError` stays its last message."""
+    async with MiniAgents():
+        late = asyncio.Event()
+        sequence = MessageSequence().open()
+        sequence.append_out_of_order(asynchronously("late", wait=late)).append("in order")
+        sequence.promise.cancel()
+        late.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert await texts(sequence.sequence_promise) == ["in order", "PromiseCancelledError"]
+
+
+async def test_leaving_the_context_ends_what_is_still_to_come_out_of_order() -> None:
+    """A closed sequence that lost items to a cancellation says so, instead of looking complete."""
+    with pytest.raises(KeyError):
+        async with MiniAgents():
+            with MessageSequence() as sequence:
+                sequence.append_out_of_order(asynchronously("never", wait=asyncio.Event()))
+            await asyncio.sleep(0)
+            raise KeyError
+    assert await texts(sequence.sequence_promise) == ["PromiseCancelledError"]
+
+
+async def test_a_sequence_sent_into_itself_is_reported() -> None:
+    """At the call where that can be seen, and otherwise when it is read: it would never end."""
+    async with MiniAgents():
+        one, two = MessageSequence().open(), MessageSequence().open()
+        for append in (one.append, one.append_out_of_order):
+            with pytest.raises(CyclicValueError, match="into itself"):
+                append(["text", one.sequence_promise])
+        one.append(["text", two.sequence_promise]).close()
+        two.append(one.sequence_promise).close()
+        for sequence in (one, two):
+            with pytest.raises(DeadlockError, match="parts of each other: a sequence -> a sequence -> a sequence"):
+                await sequence.sequence_promise
+            with pytest.raises(DeadlockError):
+                await texts(sequence.sequence_promise)
+
+
+async def test_batches_of_a_sequence_are_leaves() -> None:
+    """Branches are an affair of the sequence: no reader ever sees them."""
+    async with MiniAgents():
+        sequence = turn_into([turn_into(["a", "b"]), "c"])
+        batches = [batch async for batch in sequence.batches()]
+        assert all(isinstance(leaf, MessagePromise) for batch in batches for leaf in batch)
+        assert [str(await leaf) for batch in batches for leaf in batch] == ["a", "b", "c"]
+
+
+async def test_any_number_of_readers_at_any_time() -> None:
+    """Readers that come while it grows and after it ended see the same message promises."""
+    async with MiniAgents():
+        sequence = MessageSequence().open()
+        early = asyncio.create_task(_listed(sequence.sequence_promise))
+        sequence.append(["a", asynchronously("b", "c")])
+        middle = asyncio.create_task(_listed(sequence.sequence_promise))
+        await asyncio.sleep(0)
+        sequence.append("d").close()
+        late = await _listed(sequence.sequence_promise)
+        assert await early == await middle == late
+        assert len(late) == 4
+
+
+async def _listed(sequence: MessageSequencePromise) -> list[MessagePromise]:
+    return [promise async for promise in sequence]

@@ -1,0 +1,163 @@
+"""Streams that are filled by hand (laws 16-18)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from miniagents.errors import AppenderClosedError, FreezeError, PromiseCancelledError
+from miniagents.messages import MessageSequence
+from miniagents.promising.context import PromisingContext
+from miniagents.promising.streamed import StreamAppender, StreamedPromise
+
+APPENDERS = [StreamAppender[Any], MessageSequence]
+
+
+async def pieces_and_error(promise: StreamedPromise[Any, Any]) -> tuple[list[Any], BaseException | None]:
+    """What a reader of a stream gets."""
+    seen: list[Any] = []
+    try:
+        async for piece in promise:
+            seen.append(piece)  # noqa: PERF401 - what came before an error counts
+    except Exception as error:
+        return seen, error
+    return seen, None
+
+
+@pytest.mark.parametrize("make", APPENDERS)
+async def test_appending_needs_an_open_appender(make: Any) -> None:
+    """Before `open` and after `close` the error says what is wrong; what was appended between is there."""
+    appender = make()
+    with pytest.raises(AppenderClosedError, match="not open yet"):
+        appender.append("early")
+    with appender:
+        appender.append("in time")
+    with pytest.raises(AppenderClosedError, match="has been closed"):
+        appender.append("late")
+    assert len(await appender.promise) == 1
+
+
+@pytest.mark.parametrize("make", APPENDERS)
+async def test_close_twice_is_fine_and_reopening_is_not(make: Any) -> None:
+    """An appender has one life, also if it was closed before it was opened."""
+    appender = make().open()
+    appender.close()
+    appender.close()
+    unused = make()
+    unused.close()
+    opened = make().open()
+    for each in (appender, unused, opened):
+        with pytest.raises(AppenderClosedError, match="make a new one"):
+            each.open()
+    assert await unused.promise == ()
+
+
+async def test_captured_errors_are_the_end_of_the_stream() -> None:
+    """With `capture_errors=True` the block is left normally, and every reader gets the error after the pieces."""
+    async with PromisingContext():
+        error = ValueError("broken")
+        with StreamAppender[str](capture_errors=True) as appender:
+            appender.append("piece")
+            raise error
+        assert await pieces_and_error(appender.promise) == (["piece"], error)
+        assert await pieces_and_error(appender.promise) == (["piece"], error)
+
+
+async def test_other_errors_end_the_stream_and_go_on() -> None:
+    """Without `capture_errors` the caller gets the error as well, and is the one who has observed it."""
+    async with PromisingContext():
+        appender = StreamAppender[str]()
+        with pytest.raises(ValueError, match="broken"), appender:
+            raise ValueError("broken")
+        sequence = MessageSequence()
+        with pytest.raises(ValueError, match="broken"), sequence:
+            raise ValueError("broken")
+    assert isinstance((await pieces_and_error(appender.promise))[1], ValueError)
+    with pytest.raises(ValueError, match="broken"):
+        await sequence.promise
+
+
+@pytest.mark.parametrize("make", APPENDERS)
+async def test_a_captured_error_that_nobody_reads_is_not_silent(make: Any) -> None:
+    """It is reported when the context is left."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with PromisingContext():
+            with make(capture_errors=True):
+                raise ValueError("broken")
+    assert [type(error) for error in caught.value.exceptions] == [ValueError]
+
+
+@pytest.mark.parametrize("make", APPENDERS)
+async def test_an_error_after_close_is_not_swallowed(make: Any) -> None:
+    """There is no place for it in a closed stream, so it goes on even with `capture_errors=True`."""
+    with pytest.raises(ValueError, match="broken"), make(capture_errors=True) as appender:
+        appender.append("piece")
+        appender.close()
+        raise ValueError("broken")
+    assert len(await appender.promise) == 1
+
+
+@pytest.mark.parametrize("make", APPENDERS)
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+async def test_interrupts_and_cancellations_always_go_on(make: Any, signal: type[BaseException]) -> None:
+    """They never travel through promises: the stream ends as cancelled."""
+    async with PromisingContext():
+        appender = make(capture_errors=True)
+        with pytest.raises(signal), appender:
+            appender.append("piece")
+            raise signal
+        with pytest.raises(PromiseCancelledError):
+            await appender.promise
+
+
+async def test_what_is_appended_is_frozen_at_once() -> None:
+    """Later changes to a list or a dict do not show in the stream."""
+    numbers, fields = [1, 2], {"a": [1]}
+    with StreamAppender[Any]() as appender:
+        appender.append(numbers).append(fields)
+        numbers.append(3)
+        fields["a"].append(2)
+    assert await appender.promise == ((1, 2), {"a": (1,)})
+
+
+async def test_a_mutated_dict_does_not_change_the_message_that_was_sent() -> None:
+    """A dict of fields is a message from the moment it is sent."""
+    fields: dict[str, Any] = {"content": "hi", "tags": ["a"]}
+    with MessageSequence() as sequence:
+        sequence.append([fields])
+        fields["tags"].append("b")
+        fields["content"] = "bye"
+    (message,) = await sequence.promise
+    assert (message.content, message.tags) == ("hi", ("a",))
+
+
+async def test_what_cannot_be_frozen_is_refused_at_the_call() -> None:
+    """The error comes where the mistake is, and the stream goes on without that piece."""
+    with StreamAppender[Any]() as appender:
+        with pytest.raises(FreezeError, match="piece"):
+            appender.append([object()])
+        appender.append("fine")
+    assert await appender.promise == ("fine",)
+    assert issubclass(FreezeError, TypeError)
+
+
+async def test_readers_get_pieces_while_the_appender_is_open() -> None:
+    """A reader is woken by each piece, and by the end."""
+    async with PromisingContext():
+        appender = StreamAppender[int]().open()
+        seen: list[int] = []
+
+        async def read() -> None:
+            async for piece in appender.promise:
+                seen.append(piece)  # noqa: PERF401 - what came before an error counts
+
+        reader = asyncio.create_task(read())
+        for number in range(3):
+            appender.append(number)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert seen == list(range(number + 1))
+        appender.close()
+        await reader
