@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from miniagents.promising.frozen import Frozen
 
 __all__ = ["ToolCall", "Usage"]
@@ -20,6 +22,11 @@ class Usage(Frozen):
     reasoning_tokens: int | None = None
     total_tokens: int | None = None
 
+    # Type checkers derive a constructor from the fields of each model, which would refuse the extra ones.
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
 
 class ToolCall(Frozen):
     """A tool that the model wants called. What else the provider tells (its type, say) is kept as extra fields."""
@@ -28,3 +35,7 @@ class ToolCall(Frozen):
     name: str | None = None
     arguments: str = ""
     """The arguments as the model wrote them: usually JSON, which nobody has checked."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...

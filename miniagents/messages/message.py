@@ -40,6 +40,8 @@ class Message(Frozen):
     """"user", "system", "assistant", "error", or what a provider wants ("developer", "tool"); None counts as "user"."""
 
     def __init__(self, content: Any = None, /, **fields: Any) -> None:
+        if self.__dict__:
+            raise TypeError(f"{type(self).__qualname__} is immutable: it cannot be initialized again")
         if content is not None:
             if "content" in fields:
                 raise TypeError(f"{type(self).__qualname__}: content is given twice")

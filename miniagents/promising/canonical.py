@@ -1,13 +1,12 @@
 """The canonical form of frozen content: the one text its hash is computed from.
 
 The form is JSON without blanks, keys sorted by code point, non-ASCII characters as they are. Python's own JSON keeps
-the common types apart: `1`, `1.0`, `true`, `"1"`, `null`; floats are written by the shortest repr, `NaN` and
-`Infinity` as such, and `-0.0` is not `0.0`. A tuple is an array, a `FrozenDict` an object. Everything else is an
-object with one key that begins with `$`:
+the common types apart: `1`, `1.0`, `true`, `"1"`, `null`; ints are decimal however large, floats are written by the
+shortest repr, `NaN` and `Infinity` as such, and `-0.0` is not `0.0`. A tuple is an array, a `FrozenDict` an object.
+Everything else is an object with one key that begins with `$`:
 
 | value | form |
 |---|---|
-| int of 2048 bits or more | `{"$int": "-0x1f..."}` (decimal digits are limited by the interpreter's settings) |
 | Decimal | `{"$decimal": "1.50"}`: digits and exponent count, upper case |
 | bytes | `{"$bytes": "00ff"}` |
 | UUID | `{"$uuid": "..."}` |
@@ -30,6 +29,7 @@ changes every hash ever stored; `tests/promising/test_frozen.py` holds golden ve
 from __future__ import annotations
 
 import json
+import re
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
@@ -37,7 +37,7 @@ from hashlib import sha256
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from miniagents.promising.freezing import FrozenDict, FrozenSet
 
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Unsealed", "canonical_digest", "canonical_text"]
 
-_NATIVE: Final[frozenset[type]] = frozenset({NoneType, bool, float, str})
-_BIG: Final = 1 << 2047
+_LARGE_BITS: Final = 2048  # fewer digits than the least limit that can be set
+_NATIVE: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str})
 
 
 class Unsealed(Exception):  # noqa: N818 - a signal between this module and `frozen`
@@ -69,6 +69,30 @@ def _new_encoder() -> Callable[[Any], str]:
 _encode: Callable[[Any], str] = _new_encoder()
 
 
+def _text(content: Any) -> str:
+    try:
+        return _encode(content)
+    except ValueError:
+        return _encode_large_ints(content)
+
+
+def _encode_large_ints(content: Any) -> str:
+    """Encode content with ints of more digits than `int` turns into text here (`sys.set_int_max_str_digits`)."""
+    marker = uuid4().hex
+    digits: list[str] = []
+
+    def marked(value: Any) -> Any:
+        if type(value) is int and value.bit_length() > _LARGE_BITS:
+            digits.append(format(Decimal(value), "f"))  # exact, and not limited
+            return f"{marker}{len(digits) - 1}"
+        if isinstance(value, dict):
+            return {key: marked(item) for key, item in value.items()}
+        return [marked(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    pieces = re.split(f'"{marker}([0-9]+)"', _encode(marked(content)))
+    return "".join(digits[int(piece)] if number % 2 else piece for number, piece in enumerate(pieces))
+
+
 def canonical_text(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
     """The canonical form of a Frozen of the class registered as `class_name` with these fields, before it is encoded.
 
@@ -80,7 +104,7 @@ def canonical_text(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
         if name[:1] == "$":
             name = "$" + name
         content[name] = value if type(value) in _NATIVE else _PLAIN.get(type(value), _plain_by_base)(value)
-    return _encode(content)
+    return _text(content)
 
 
 def canonical_digest(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
@@ -96,10 +120,6 @@ def _plain(value: Any) -> Any:
     return _PLAIN.get(type(value), _plain_by_base)(value)
 
 
-def _plain_int(value: int) -> Any:
-    return value if -_BIG < value < _BIG else {"$int": hex(value)}
-
-
 def _plain_tuple(value: tuple[Any, ...]) -> Sequence[Any]:
     if _NATIVE.issuperset(map(type, value)):
         return value
@@ -107,21 +127,21 @@ def _plain_tuple(value: tuple[Any, ...]) -> Sequence[Any]:
 
 
 def _plain_dict(value: FrozenDict[str, Any]) -> dict[str, Any]:
-    items = value._items
-    if _NATIVE.issuperset(map(type, items.values())):
-        plain = items
-    else:
-        plain = {
-            key: item if type(item) in _NATIVE else _PLAIN.get(type(item), _plain_by_base)(item)
-            for key, item in items.items()
-        }
+    items = plain = value._items
+    for key, item in items.items():
+        if type(item) not in _NATIVE:
+            stands_for_it = _PLAIN.get(type(item), _plain_by_base)(item)
+            if stands_for_it is not item:
+                if plain is items:
+                    plain = items.copy()
+                plain[key] = stands_for_it
     if "$" in "".join(items):
         return {"$" + key if key[:1] == "$" else key: item for key, item in plain.items()}
     return plain
 
 
 def _plain_set(value: frozenset[Any]) -> dict[str, Any]:
-    return {"$set": sorted((_plain(item) for item in value), key=_encode)}
+    return {"$set": sorted((_plain(item) for item in value), key=_text)}
 
 
 def _plain_moment(value: datetime | time) -> dict[str, Any]:
@@ -157,7 +177,7 @@ _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
     bool: lambda value: value,
     float: lambda value: value,
     str: lambda value: value,
-    int: _plain_int,
+    int: lambda value: value,
     tuple: _plain_tuple,
     FrozenDict: _plain_dict,
     frozenset: _plain_set,

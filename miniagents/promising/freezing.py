@@ -195,7 +195,7 @@ def freeze(value: Any, where: str = "value") -> Any:
     if type(value) in ATOMS:
         return value
     try:
-        return _FREEZERS.get(type(value), _freeze_by_base)(value, 0)[0]
+        return _FREEZERS.get(type(value), _freeze_by_base)(value, 0)
     except _Refused as refused:
         if refused.too_deep and _contains_itself(value):
             raise CyclicValueError(f"{where} contains itself") from None
@@ -203,88 +203,78 @@ def freeze(value: Any, where: str = "value") -> Any:
         raise FreezeError(f"{where}{path}: {refused.reason}") from None
 
 
-# What the functions below return: the frozen value, and how many containers deep it is (the containers of a Frozen do
-# not count).
-_Result = tuple[Any, int]
-
-
-def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> _Result:
+def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
     if level >= MAX_DEPTH:
         raise _too_deep()
     if ATOMS.issuperset(map(type, items)):
-        return tuple(items), 1
+        return tuple(items)
     frozen: list[Any] = []
-    height = 0
     try:
         for item in items:
-            if type(item) in ATOMS:
-                frozen.append(item)
-            else:
-                item, below = _FREEZERS.get(type(item), _freeze_by_base)(item, level + 1)
-                frozen.append(item)
-                if below > height:
-                    height = below
+            if type(item) not in ATOMS:
+                item = _FREEZERS.get(type(item), _freeze_by_base)(item, level + 1)
+            frozen.append(item)
     except _Refused as refused:
         refused.path.append(f"[{len(frozen)}]")
         raise
-    return tuple(frozen), height + 1
+    return tuple(frozen)
 
 
-def _freeze_mapping(items: Mapping[Any, Any], level: int) -> _Result:
+def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level >= MAX_DEPTH:
         raise _too_deep()
-    if not _STR.issuperset(map(type, items)):
-        items = {_str_key(key): value for key, value in items.items()}
-    if ATOMS.issuperset(map(type, items.values())):
-        return _new_frozen_dict(dict(items), 1), 1
-    frozen = {}
-    height = 0
-    try:
-        for key, value in items.items():
-            if type(value) in ATOMS:
-                frozen[key] = value
-            else:
-                frozen[key], below = _FREEZERS.get(type(value), _freeze_by_base)(value, level + 1)
-                if below > height:
-                    height = below
-    except _Refused as refused:
-        refused.path.append(f"[{key!r}]")
-        raise
-    return _new_frozen_dict(frozen, height + 1), height + 1
+    frozen = dict(items)
+    if not _STR.issuperset(map(type, frozen)):
+        frozen = {_str_key(key): value for key, value in frozen.items()}
+    if not ATOMS.issuperset(map(type, frozen.values())):
+        try:
+            for key, value in frozen.items():
+                if type(value) not in ATOMS:
+                    frozen[key] = _FREEZERS.get(type(value), _freeze_by_base)(value, level + 1)
+        except _Refused as refused:
+            refused.path.append(f"[{key!r}]")
+            raise
+    return _new_frozen_dict(frozen)
 
 
-def _freeze_set(items: Iterable[Any], level: int) -> _Result:
+def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
     if level >= MAX_DEPTH:
         raise _too_deep()
     if ATOMS.issuperset(map(type, items)):
-        return frozenset(items), 1
-    frozen = []
-    height = 0
-    composite = False
+        return frozenset(items)
     try:
-        for item in items:
-            item, below = _FREEZERS.get(type(item), _freeze_by_base)(item, level + 1)
-            frozen.append(item)
-            composite = composite or below > 0 or isinstance(item, FrozenLeaf)
-            height = max(height, below)
+        frozen = [_FREEZERS.get(type(item), _freeze_by_base)(item, level + 1) for item in items]
     except _Refused as refused:
         refused.path.append("{...}")
         raise
-    return (FrozenSet if composite else frozenset)(frozen), height + 1
+    composite = any(isinstance(item, (tuple, FrozenSet, FrozenLeaf)) for item in frozen)
+    return FrozenSet(frozen) if composite else frozenset(frozen)
 
 
-def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> _Result:
-    if level + value._height > MAX_DEPTH:
+def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
+    if level and level + _height(value) > MAX_DEPTH:
         raise _too_deep()
-    return value, value._height
+    return value
 
 
-def _freeze_moment(value: datetime | time, level: int) -> _Result:
+def _height(value: Any) -> int:
+    """How many containers deep a frozen value is. Those of a nested Frozen do not count: nothing recurses into it."""
+    if isinstance(value, FrozenDict):
+        try:
+            return value._height
+        except AttributeError:
+            height = 1 + max(map(_height, value._items.values()), default=0)
+            object.__setattr__(value, "_height", height)
+            return height
+    return 1 + max(map(_height, value), default=0) if isinstance(value, (tuple, frozenset)) else 0
+
+
+def _freeze_moment(value: datetime | time, level: int) -> datetime | time:
     zone = value.tzinfo
     if zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and zone.key):
-        return value, 0
+        return value
     # Any other tzinfo may be mutable, may not pickle, and has no name that means the same everywhere: its offset does.
-    return value.replace(tzinfo=_fixed_offset(zone, value)), 0
+    return value.replace(tzinfo=_fixed_offset(zone, value))
 
 
 def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
@@ -294,22 +284,22 @@ def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
     return timezone(offset)
 
 
-def _freeze_by_base(value: Any, level: int) -> _Result:
+def _freeze_by_base(value: Any, level: int) -> Any:
     """What is of no exact type we know: of a subclass the plain value, so that it carries nothing along."""
     if isinstance(value, (FrozenLeaf, Enum)) or type(value) in ATOMS:
-        return value, 0
+        return value
     for base, plain in _PLAIN.items():
         if isinstance(value, base):
             return plain(value, level)
     raise _Refused(f"cannot freeze {type(value).__module__}.{type(value).__qualname__} {short_repr(value)}; {_ALLOWED}")
 
 
-def _plain_datetime(value: datetime, level: int) -> _Result:
+def _plain_datetime(value: datetime, level: int) -> datetime | time:
     moment = datetime.combine(value.date(), value.time(), value.tzinfo)
     return _freeze_moment(moment, level)
 
 
-_FREEZERS: Final[dict[type, Callable[[Any, int], _Result]]] = {
+_FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
     list: _freeze_items,
     tuple: _freeze_items,
     dict: _freeze_mapping,
@@ -323,16 +313,16 @@ _FREEZERS: Final[dict[type, Callable[[Any, int], _Result]]] = {
 
 # In this order: a datetime is a date. The slot functions of the base are used because a subclass may override the
 # method itself.
-_PLAIN: Final[dict[type, Callable[[Any, int], _Result]]] = {
-    str: lambda value, level: (str.__str__(value), 0),
-    int: lambda value, level: (int.__int__(value), 0),
-    float: lambda value, level: (float.__float__(value), 0),
-    bytes: lambda value, level: (bytes.__bytes__(value), 0),
+_PLAIN: Final[dict[type, Callable[[Any, int], Any]]] = {
+    str: lambda value, level: str.__str__(value),
+    int: lambda value, level: int.__int__(value),
+    float: lambda value, level: float.__float__(value),
+    bytes: lambda value, level: bytes.__bytes__(value),
     datetime: _plain_datetime,
-    date: lambda value, level: (date(value.year, value.month, value.day), 0),
-    timedelta: lambda value, level: (timedelta(value.days, value.seconds, value.microseconds), 0),
-    Decimal: lambda value, level: (Decimal(value), 0),
-    UUID: lambda value, level: (UUID(int=value.int), 0),
+    date: lambda value, level: date(value.year, value.month, value.day),
+    timedelta: lambda value, level: timedelta(value.days, value.seconds, value.microseconds),
+    Decimal: lambda value, level: Decimal(value),
+    UUID: lambda value, level: UUID(int=value.int),
     Mapping: _freeze_mapping,
     list: _freeze_items,
     tuple: _freeze_items,
@@ -343,14 +333,11 @@ _PLAIN: Final[dict[type, Callable[[Any, int], _Result]]] = {
 
 def _new_frozen_dict(
     items: dict[Any, Any],
-    height: int,
     _new: Callable[[type], Any] = object.__new__,
     _set_items: Any = FrozenDict.__dict__["_items"].__set__,
-    _set_height: Any = FrozenDict.__dict__["_height"].__set__,
 ) -> FrozenDict[Any, Any]:
     self: FrozenDict[Any, Any] = _new(FrozenDict)
     _set_items(self, items)
-    _set_height(self, height)
     return self
 
 

@@ -79,6 +79,8 @@ class Frozen(FrozenLeaf, BaseModel):
             """Extra fields are attributes."""
 
     def __init__(self, /, **fields: Any) -> None:
+        if self.__dict__:
+            raise TypeError(f"{type(self).__qualname__} is immutable: it cannot be initialized again")
         self.__pydantic_validator__.validate_python(fields, self_instance=self)
         freeze_fields(self)
 

@@ -62,9 +62,7 @@ def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: s
     if origin is tuple and args:
         return GenericAlias(tuple, tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args))
     if issubclass(origin, BaseModel) and issubclass(origin, FrozenLeaf):
-        return Annotated[
-            annotation, SerializeAsAny()
-        ]  # a subclass is dumped whole, not by the fields of the declared class
+        return Annotated[annotation, _BY_VALUE]
     _refuse_mutable(annotation, origin, where)
     return annotation
 

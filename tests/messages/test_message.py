@@ -1,0 +1,315 @@
+"""Laws 24 to 28 for messages: content, roles, dumps, references, and classes by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from miniagents.errors import FreezeError
+from miniagents.messages.message import (
+    AssistantMessage,
+    ErrorMessage,
+    Message,
+    SystemMessage,
+    ToolCall,
+    Usage,
+    UserMessage,
+)
+from miniagents.promising.frozen import Frozen, FrozenDict
+
+
+class Note(Message, class_="test_message.Note"):
+    """A message with typed fields."""
+
+    title: str
+    parts: list[Message] = Field(default=[])
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+ANSWER = AssistantMessage(
+    "hi",
+    model="m-1",
+    id="id-1",
+    finish_reason="stop",
+    provider_finish_reason="end_turn",
+    usage=Usage(
+        input_tokens=1, output_tokens=2, cached_tokens=0, reasoning_tokens=1, total_tokens=3, details={"a": [1]}
+    ),
+    tool_calls=[ToolCall(id="c", name="f", arguments="{}", type="function")],
+    choices=[AssistantMessage("hello")],
+    reasoning="hm",
+    logprobs={"x": [0.5]},
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "role"),
+    [
+        (Message("x"), None),
+        (UserMessage("x"), "user"),
+        (SystemMessage("x"), "system"),
+        (AssistantMessage("x"), "assistant"),
+        (ErrorMessage("x"), "error"),
+        (Message("x", role="developer"), "developer"),
+    ],
+)
+def test_each_class_has_its_role(message: Message, role: str | None) -> None:
+    """The role is a field with a default by class; an error is never mistaken for a model's words."""
+    assert (message.role, message.content, str(message)) == (role, "x", "x")
+
+
+def test_content_is_positional_or_a_keyword() -> None:
+    """Both spellings make the same message; both at once are an error, and so is what is neither text nor parts."""
+    assert Message("x") == Message(content="x")
+    assert Message() == Message(None) == Message(content=None)
+    assert Message("") != Message()
+    with pytest.raises(TypeError, match="content is given twice"):
+        Message("x", content="y")
+    with pytest.raises(ValidationError, match="content"):
+        Message(5)
+
+
+def test_any_field_name_works_beside_the_content() -> None:
+    """Not even `self` is taken."""
+    message = Message("x", self=1, cls=2, meta={"k": [1]})
+    assert (message.self, message.cls, message.meta["k"]) == (1, 2, (1,))
+
+
+def test_a_message_cannot_be_initialized_again() -> None:
+    """Calling `__init__` once more is no way to change a message."""
+    message = Message("x")
+    with pytest.raises(TypeError, match="immutable"):
+        message.__init__("y")  # type: ignore[misc]
+    assert message == Message("x")
+
+
+def test_parts_are_kept_as_they_are_and_their_text_is_the_text() -> None:
+    """Content may be the provider's list of parts; `str` joins the texts and passes over the rest."""
+    message = UserMessage(
+        ["a", {"type": "text", "text": "b"}, {"type": "image", "source": {"data": "..."}}, {"text": 5}]
+    )
+    assert isinstance(message.content, tuple)
+    assert message.content[2] == {"type": "image", "source": {"data": "..."}}
+    assert isinstance(message.content[2], FrozenDict)
+    assert str(message) == "a\nb"
+    assert Message.model_validate(message.model_dump()) == message
+
+
+def test_without_content_the_text_is_the_json_of_the_fields() -> None:
+    """Structured messages read as JSON, without anything of ours in it: no class names, no hash keys."""
+    note = Note(title="é", parts=[Message(x=1)], number=1.5)
+    assert json.loads(str(note)) == {
+        "title": "é",
+        "parts": [{"content": None, "role": None, "x": 1}],
+        "number": 1.5,
+    }
+    assert "é" in str(note)
+
+
+def test_braces_and_surrogates_are_only_text() -> None:
+    """No `str.format` on data; a lone surrogate prevents neither text nor hash nor JSON."""
+    for text in ("{content.__class__.__mro__}", "{}", "%s", "\ud83d"):
+        assert str(Message(text)) == text
+        assert len(Message(text).hash_key) == 40
+        assert json.loads(str(Message(x=text))) == {"x": text}
+
+
+def test_fields_are_refused_by_name() -> None:
+    """What cannot be immutable is refused where the message is made."""
+    with pytest.raises(FreezeError, match=r"x: cannot freeze builtins\.object"):
+        Message("a", x=object())
+
+
+def test_an_answer_carries_what_the_provider_said() -> None:
+    """The declared fields of a model's answer, and anything else besides."""
+    assert ANSWER.usage is not None
+    assert (ANSWER.usage.input_tokens, ANSWER.usage.details) == (1, {"a": (1,)})
+    assert (ANSWER.tool_calls[0].name, ANSWER.tool_calls[0].arguments, ANSWER.tool_calls[0].type) == (
+        "f",
+        "{}",
+        "function",
+    )
+    assert (ANSWER.choices[0].content, ANSWER.interrupted, ANSWER.logprobs) == ("hello", False, {"x": (0.5,)})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ANSWER,
+        Message(),
+        Message("x", class_="UserMessage", class__=1),
+        Message("x", data={"class_": "UserMessage", "content": "forged", "class__": {"class_": "Usage"}}),
+        Note(title="t", parts=[UserMessage("a"), Note(title="u"), Message("b", inner={"deep": [ErrorMessage("e")]})]),
+        Message(values={Message("a"), UserMessage("a")}, usage=Usage(input_tokens=1), pair=(b"\xff", 1.0)),
+        Message(values=[{Message(table={"class_": {1}})}]),
+    ],
+    ids=lambda message: type(message).__name__ + message.hash_key[:4],
+)
+def test_a_dump_comes_back_equal(message: Message) -> None:
+    """`model_validate(model_dump())` gives an equal message of the same classes at every depth; so does pickle."""
+    again = Message.model_validate(message.model_dump())
+    assert again == message
+    assert type(again) is type(message)
+    assert pickle.loads(pickle.dumps(message)) == message
+
+
+def test_json_comes_back_equal() -> None:
+    """A message of JSON types survives `model_dump_json` and `model_validate_json`."""
+    assert Message.model_validate_json(ANSWER.model_dump_json()) == ANSWER
+    assert AssistantMessage.model_validate_json(ANSWER.model_dump_json()) == ANSWER
+
+
+def test_only_model_validate_honours_the_name_of_a_class() -> None:
+    """In a constructor, in a plain value, in another model, `class_` is a field like any other."""
+    message = Message(content="x", class_="UserMessage")
+    assert type(message) is Message
+    assert message.class_ == "UserMessage"
+
+    class Holder(BaseModel):
+        message: Message
+
+    held = Holder.model_validate({"message": {"content": "x", "class_": "UserMessage"}}).message
+    assert type(held) is Message
+    copied = message.model_copy(update={"class_": "SystemMessage"})
+    assert type(copied) is Message
+
+
+@pytest.mark.parametrize("name", ["NoSuchClass", "", "builtins.object", "os.system", None, 5, [], {"a": 1}], ids=repr)
+def test_X7_an_unknown_name_gives_a_plain_message(name: Any) -> None:  # noqa: N802 - a row of the fault catalogue
+    """The names are a closed registry: nothing is imported, and nothing but a known subclass is made."""
+    dump = {"content": "x", "class_": name, "inner": [{"class_": name, "content": "y", "__reduce__": 1, "lc": 1}]}
+    message = Message.model_validate(dump)
+    assert type(message) is Message
+    assert type(message.inner[0]) is Message
+    assert message.inner[0].lc == 1
+    assert type(UserMessage.model_validate({"class_": name, "content": "x"})) is UserMessage
+
+
+def test_a_dump_of_another_class_is_not_taken_for_this_one() -> None:
+    """A known class that is not a subclass of the one asked is a validation error at `class_`."""
+    with pytest.raises(ValidationError, match="is not a subclass of UserMessage"):
+        UserMessage.model_validate(AssistantMessage("x").model_dump())
+    with pytest.raises(ValidationError, match="is not a subclass of Message"):
+        Message.model_validate(Usage().model_dump())
+
+
+def test_a_dump_that_nests_too_deep_is_a_clear_error() -> None:
+    """Data from anywhere cannot exhaust the stack."""
+    dump: dict[str, Any] = {}
+    for _ in range(100_000):
+        dump = {"inner": dump}
+    with pytest.raises(FreezeError, match="nests more than 300 deep"):
+        Message.model_validate(dump)
+
+
+def test_messages_in_a_message_are_serialized_by_reference() -> None:
+    """A field with a message, a tuple of messages, and messages among other values are references; the rest is JSON."""
+    one, two = UserMessage("1"), Message("2")
+    message = Note(
+        title="t",
+        one=one,
+        parts=[one, two],
+        mixed=[one, "text", [two]],
+        table={"a": two, "b": [two], "class_": 1},
+        usage=Usage(input_tokens=1, note=two),
+        raw=b"\xff",
+        none=[],
+        few={2, 1},
+    )
+    serialized = message.serialize()
+    assert serialized == {
+        "class_": "test_message.Note",
+        "content": None,
+        "role": None,
+        "title": "t",
+        "one__hash_key": one.hash_key,
+        "parts__hash_keys": [one.hash_key, two.hash_key],
+        "mixed": [{"__hash_key": one.hash_key}, "text", [{"__hash_key": two.hash_key}]],
+        "table": {"a__hash_key": two.hash_key, "b__hash_keys": [two.hash_key], "class__": 1},
+        "usage": {
+            "class_": "Usage",
+            "input_tokens": 1,
+            "output_tokens": None,
+            "cached_tokens": None,
+            "reasoning_tokens": None,
+            "total_tokens": None,
+            "note__hash_key": two.hash_key,
+        },
+        "raw": "_w==",
+        "none": [],
+        "few": [1, 2],
+    }
+    json.dumps(serialized)
+
+
+def test_a_reference_never_hides_a_field() -> None:
+    """Two fields that would get one name are an error that names it."""
+    with pytest.raises(ValueError, match="'a__hash_key'"):
+        Message(a=Message("x"), a__hash_key="y").serialize()
+
+
+def test_sub_messages_come_depth_first_and_children_first() -> None:
+    """Each message object inside comes once, after those in it, in the order of the fields, through any container."""
+    leaf, shared = Message("leaf"), Message("shared")
+    left = Message("left", inner=[leaf, {"k": shared}])
+    right = Message("right", usage=Usage(note=shared), inner=Message("new"))
+    root = Message("root", a=left, b=(right, leaf))
+    assert [m.content for m in root.sub_messages()] == ["leaf", "shared", "left", "new", "right"]
+    assert list(leaf.sub_messages()) == []
+
+
+def test_chains_of_ten_thousand_messages_work() -> None:
+    """References, sub-messages, text, hash and equality of messages that nest ten thousand deep."""
+    message, other = Message("0"), Message("0")
+    for n in range(1, 10_000):
+        message, other = Message(str(n), inner=message), Message(str(n), inner=other)
+    assert message == other
+    assert [m.content for m in message.sub_messages()] == [str(n) for n in range(9_999)]
+    assert message.serialize()["inner__hash_key"] == other.inner.hash_key
+    outer = Message(inner=message)
+    assert len(str(outer)) < 500
+    value = Frozen(n=0)
+    for _ in range(10_000):
+        value = Frozen(inner=[value])
+    assert Message(value=value).serialize()["value"]["class_"] == "Frozen"
+
+
+def test_class_and_content_make_a_message_equal() -> None:
+    """The same fields in another class are another message, with another hash key."""
+    assert Message("x", role="user") != UserMessage("x")
+    assert Message("x", role="user").hash_key != UserMessage("x").hash_key
+    assert len({UserMessage("x") for _ in range(2_000)} | {UserMessage(str(n)) for n in range(2_000)}) == 2_001
+
+
+@pytest.mark.parametrize(
+    ("message", "key"),
+    [
+        (Message("x"), "f1d63a610a322e7ae71a312f9c22f02aaf434903"),
+        (UserMessage("x"), "a38b6a6b285eb6ed5270aac7725992b7ca4ecd21"),
+        (ErrorMessage("x", error_type="ValueError"), "0983aba4df72592729fc8b4faae760d6dfb908e5"),
+        (ANSWER, "fb733cef0a6aa8a8d24b61a8e44fd41242409dec"),
+        (Message(["a", {"type": "text", "text": "b"}]), "4f9f88e8ed8d6bba456f549dd57368993b69f341"),
+    ],
+    ids=["plain", "user", "error", "answer", "parts"],
+)
+def test_golden_hash_keys_of_messages_never_change(message: Message, key: str) -> None:
+    """Histories are full of them."""
+    assert message.hash_key == key
+
+
+def test_marks_on_a_message_are_no_part_of_it() -> None:
+    """What the engine remembers about an object is not copied to others, not pickled, not compared."""
+    message = Message("x")
+    object.__setattr__(message, "_persisted", True)
+    again = pickle.loads(pickle.dumps(message))
+    assert again == message
+    assert "_persisted" not in again.model_dump()
+    with pytest.raises(AttributeError):
+        _ = again._persisted

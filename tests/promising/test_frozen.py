@@ -1,0 +1,603 @@
+"""Laws 24, 25 and 28: values that are immutable at every depth, and the digest that stands for them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from enum import Enum, Flag, IntEnum, StrEnum
+from http import HTTPStatus
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from re import RegexFlag
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
+from uuid import UUID, SafeUUID
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field
+
+from miniagents.errors import CyclicValueError, FreezeError
+from miniagents.promising.canonical import canonical_text
+from miniagents.promising.freezing import MAX_DEPTH
+from miniagents.promising.frozen import Frozen, FrozenDict, freeze
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Color(Enum):
+    """A plain Enum."""
+
+    RED = 1
+
+
+class Word(StrEnum):
+    """An Enum that is a str as well."""
+
+    ONE = "1"
+
+
+class Number(IntEnum):
+    """An Enum that is an int as well."""
+
+    ONE = 1
+
+
+class Access(Flag):
+    """An Enum with members that have no name."""
+
+    READ = 1
+    WRITE = 2
+
+
+class Point(Frozen, class_="test_frozen.Point"):
+    """A value with typed fields."""
+
+    x: int = 0
+    y: int | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+
+class Box(Frozen, class_="test_frozen.Box"):
+    """A value with containers of every kind in its fields."""
+
+    items: list[Any] = Field(default=[])
+    table: dict[str, list[int]] = Field(default_factory=dict)
+    names: set[str] = Field(default=set())
+    inner: Point | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+
+class OffsetOnly(tzinfo):
+    """A time zone of our own, which could carry anything."""
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        """Always the same."""
+        return timedelta(hours=2)
+
+    def dst(self, dt: datetime | None) -> timedelta | None:
+        """Not known."""
+        return None
+
+    def tzname(self, dt: datetime | None) -> str | None:
+        """It has none."""
+        return None
+
+
+LEAVES: list[Any] = [
+    None, True, False, 0, 1, -1, 10**5000, 1.0, -0.0, 0.0, math.inf, -math.inf, Decimal("1.0"),
+    Decimal("1.00"), "", "1", "$", "é", "\ud83d\ude00", "😀", "\ud800", b"", b"1", b"\xff", UUID(int=1),
+    date(2026, 1, 2), datetime(2026, 1, 2), datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 2, fold=1),
+    datetime(2026, 1, 2, tzinfo=ZoneInfo("Europe/Paris")), time(1),
+    time(1, tzinfo=timezone(timedelta(hours=1))), timedelta(1), timedelta(seconds=1), PurePosixPath("a"),
+    PureWindowsPath("a"), Color.RED, Word.ONE, Number.ONE, Access.READ, Access.READ | Access.WRITE, Point(),
+    Point(x=1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "frozen"),
+    [
+        ([1, [2]], (1, (2,))),
+        ((1, [2]), (1, (2,))),
+        ({"a": [{"b": {1}}]}, {"a": ({"b": frozenset({1})},)}),
+        (OrderedDict(a=[1]), {"a": (1,)}),
+        (MappingProxyType({"a": [1]}), {"a": (1,)}),
+        ({1, (2, 3)}, frozenset({1, (2, 3)})),
+    ],
+)
+def test_containers_become_their_immutable_kin(value: Any, frozen: Any) -> None:
+    """Lists become tuples, mappings FrozenDict, sets frozensets, at every depth."""
+    result = freeze(value)
+    assert result == frozen
+    assert type(result) in (tuple, FrozenDict, frozenset) or isinstance(result, frozenset)
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=[f"{type(leaf).__name__}{n}" for n, leaf in enumerate(LEAVES)])
+def test_allowed_leaves_stay_as_they_are(leaf: Any) -> None:
+    """A leaf of an allowed type is the same object after freezing, alone and in a container."""
+    assert freeze(leaf) is leaf
+    assert freeze([leaf])[0] is leaf
+
+
+class TextWithBaggage(str):
+    """A str that can be changed all the same."""
+
+
+class CountWithBaggage(int):
+    """An int that can be changed all the same."""
+
+
+def test_subclasses_of_leaves_become_the_plain_type() -> None:
+    """What a subclass could carry along, mutable as it may be, is left behind."""
+    text = TextWithBaggage("a")
+    text.baggage = []  # type: ignore[attr-defined]
+    frozen = Frozen(text=text, count=CountWithBaggage(3), keys={text: 1})
+    assert type(frozen.text) is str
+    assert type(frozen.count) is int
+    assert [type(key) for key in frozen.keys] == [str]
+
+
+def test_a_foreign_time_zone_becomes_its_offset() -> None:
+    """A tzinfo of unknown type may be mutable; the moment it gives is kept."""
+    moment = datetime(2026, 1, 2, tzinfo=OffsetOnly())
+    frozen = Frozen(moment=moment).moment
+    assert frozen == moment
+    assert type(frozen.tzinfo) is timezone
+
+
+class PlainModel(BaseModel):
+    """A mutable pydantic model."""
+
+
+@pytest.mark.parametrize(
+    "bad", [object(), bytearray(), deque(), PlainModel(), print, iter(()), {1: 2}.keys()], ids=repr
+)
+def test_other_types_are_refused_by_the_name_of_the_field(bad: Any) -> None:
+    """The error says which field and where in it, however deep."""
+    with pytest.raises(FreezeError, match=r"^settings\[1\]\['a'\]\[0\]: cannot freeze"):
+        Frozen(fine=1, settings=[0, {"a": (bad,)}])
+
+
+def test_a_key_that_is_no_str_is_refused() -> None:
+    """Keys are str only."""
+    with pytest.raises(FreezeError, match="meta: the key 1 is not a str"):
+        Frozen(meta={1: 2})
+
+
+def test_a_container_in_itself_is_refused() -> None:
+    """A list that contains itself is a clear error, not a RecursionError."""
+    loop: list[Any] = [1]
+    loop.append({"again": (loop, loop)})
+    with pytest.raises(CyclicValueError, match="meta contains itself"):
+        Frozen(meta=loop)
+
+
+@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}, lambda v: (v,)], ids=["list", "dict", "tuple"])
+def test_plain_containers_nest_to_a_limit(wrap: Any) -> None:
+    """Two hundred levels work for everything a value can do; one more is a clear error, also around what is frozen."""
+    nested: Any = 1
+    for _ in range(MAX_DEPTH):
+        nested = wrap(nested)
+    frozen = Frozen(nested=nested)
+    again = pickle.loads(pickle.dumps(frozen))
+    assert again == frozen
+    assert len(repr(frozen)) < 500
+    with pytest.raises(FreezeError, match="nest more than 200 deep"):
+        Frozen(nested=wrap(nested))
+    with pytest.raises(FreezeError, match="nest more than 200 deep"):
+        Frozen(nested=wrap(frozen.nested))
+
+
+def test_a_hundred_thousand_nested_lists_are_a_clear_error() -> None:
+    """The search for a cycle, too, has a stack of its own."""
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(FreezeError, match="nest more than 200 deep"):
+        Frozen(nested=nested)
+
+
+def test_what_was_given_can_change_afterwards_without_showing() -> None:
+    """Fields do not share anything mutable with the caller."""
+    items, table = [1], {"a": [1]}
+    box: Any = Box(items=items, table=table, more=items)
+    items.append(2)
+    table["a"].append(2)
+    assert (box.items, box.table, box.more) == ((1,), {"a": (1,)}, (1,))
+
+
+def test_defaults_are_immutable_too() -> None:
+    """Mutable defaults of the class statement never come out."""
+    box = Box()
+    assert [type(box.items), type(box.table), type(box.names)] == [tuple, FrozenDict, frozenset]
+    constructed: Any = Box.model_construct(items=[[1]])
+    assert constructed.items == ((1,),)
+
+
+def test_annotations_are_taken_as_their_immutable_kin() -> None:
+    """`list[X]` is `tuple[X, ...]` when the class is made, and still validated by X."""
+    assert Box.model_fields["items"].annotation == tuple[Any, ...]
+    assert Box.model_fields["table"].annotation == FrozenDict[str, tuple[int, ...]]
+    box: Any = Box(table={"a": ["1"]})
+    assert box.table == {"a": (1,)}
+    with pytest.raises(ValidationError, match=r"table\.a"):
+        Box(table={"a": "no"})
+    json_schema = Box.model_json_schema()
+    assert json_schema["properties"]["table"]["additionalProperties"]["items"] == {"type": "integer"}
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    left: int
+
+
+class Table(TypedDict):
+    """A dict with known keys."""
+
+    left: int
+
+
+@dataclass
+class Data:
+    """A mutable dataclass."""
+
+    left: int
+
+
+@pytest.mark.parametrize("annotation", [deque[int], Pair, Table, Data, PlainModel, bytearray, dict[int, str]], ids=str)
+def test_annotations_of_mutable_values_are_refused_when_the_class_is_made(annotation: Any) -> None:
+    """What could not be immutable and be what the annotation says is refused with advice, in any position."""
+    with pytest.raises(TypeError, match=r"Bad\.field"):
+        type("Bad", (Frozen,), {"__annotations__": {"field": tuple[annotation, ...] | None}, "__module__": __name__})
+
+
+def test_private_attributes_are_refused() -> None:
+    """A private attribute would be mutable state of an immutable value."""
+    with pytest.raises(TypeError, match="no private attributes"):
+
+        class Bad(Frozen):
+            _cache: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    class Good(Frozen):
+        _cache: ClassVar[dict[str, int]] = {}
+
+
+@pytest.mark.parametrize("name", ["x", "extra", "brand_new", "_hidden", "__pydantic_extra__", "_digest"])
+def test_attributes_cannot_be_set_or_deleted(name: str) -> None:
+    """No attribute of a value can be set or deleted, declared, extra, new or private."""
+    point = Point(x=1, extra=2)
+    key = point.hash_key
+    with pytest.raises((ValidationError, AttributeError)):
+        setattr(point, name, 5)
+    with pytest.raises((ValidationError, AttributeError)):
+        delattr(point, name)
+    assert (point, point.hash_key) == (Point(x=1, extra=2), key)
+
+
+def test_what_the_model_hands_out_about_itself_is_a_copy() -> None:
+    """Neither `model_extra` nor `model_fields_set` is a way in, nor is a second `__init__` or `__setstate__`."""
+    point = Point(extra=2)
+    extra = point.model_extra
+    assert extra == {"extra": 2}
+    extra["extra"] = 3
+    point.model_fields_set.add("y")
+    with pytest.raises(TypeError, match="immutable"):
+        point.__setstate__({})
+    with pytest.raises(TypeError, match="immutable"):
+        point.__init__(x=7)  # type: ignore[misc]
+    assert point == Point(extra=2)
+
+
+def test_model_copy_freezes_validates_and_hashes_anew() -> None:
+    """A copy with an update is a value like any other; without one it is the object itself."""
+    box = Box(items=[1], extra=1)
+    changed = box.model_copy(update={"items": [[2]], "extra": {"a": [1]}, "more": {1}})
+    assert changed == Box(items=[[2]], extra={"a": [1]}, more={1})
+    assert changed.hash_key != box.hash_key
+    assert (box.model_copy(), copy.copy(box), copy.deepcopy(box), box.model_copy(deep=True)) == (box,) * 4
+    with pytest.raises(FreezeError, match="extra"):
+        box.model_copy(update={"extra": object()})
+
+
+def test_a_frozen_dict_is_a_mapping_equal_to_the_dict() -> None:
+    """Reads like a dict with the same items, hashes, copies, pickles, merges into a new one."""
+    table: FrozenDict[str, Any] = FrozenDict({"b": [1], "a": {"c": 2}}, d=3)
+    assert table == {"b": (1,), "a": {"c": 2}, "d": 3}
+    assert not table != {"b": (1,), "a": {"c": 2}, "d": 3}  # noqa: SIM202 - __ne__ is what is tested
+    assert (list(table), len(table), "a" in table, table["a"]["c"], table.get("x")) == (
+        ["b", "a", "d"],
+        3,
+        True,
+        2,
+        None,
+    )
+    assert hash(table) == hash(FrozenDict(table)) == hash(pickle.loads(pickle.dumps(table)))
+    assert copy.deepcopy(table) is table
+    assert type(table | {"e": [4]}) is FrozenDict
+    assert (table | {"e": [4]})["e"] == (4,)
+    assert repr(table) == "FrozenDict({'a': FrozenDict({'c': 2}), 'b': (1,), 'd': 3})"
+
+
+def test_a_frozen_dict_cannot_be_changed() -> None:
+    """There is no way to set, delete or update an item, nor an attribute."""
+    table: Any = FrozenDict(a=1)
+    with pytest.raises(TypeError):
+        table["a"] = 2
+    with pytest.raises(TypeError):
+        del table["a"]
+    with pytest.raises(TypeError):
+        table._items = {}
+    with pytest.raises(TypeError):
+        del table._items
+    assert not any(hasattr(table, name) for name in ("update", "pop", "clear", "setdefault", "popitem", "__ior__"))
+
+
+def test_a_frozen_dict_is_an_annotation_in_any_model() -> None:
+    """Pydantic models that are not Frozen can have it as a field: validated, frozen, dumped."""
+
+    class Settings(BaseModel):
+        table: FrozenDict[str, tuple[int, ...]]
+        anything: FrozenDict[str, Any] = FrozenDict()
+
+    settings = Settings.model_validate({"table": {"a": ["1"]}, "anything": {"b": [1]}})
+    assert settings.table == {"a": (1,)}
+    assert settings.anything == {"b": (1,)}
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+    with pytest.raises(FreezeError, match=r"anything\['b'\]"):
+        Settings.model_validate({"table": {}, "anything": {"b": object()}})
+
+
+# --- equality, hash, hash_key
+
+
+def test_all_leaves_differ_in_the_hash() -> None:
+    """No two of the leaves have one hash, alone, in a tuple, or as what their text could be mistaken for."""
+    lookalikes = [
+        {"$decimal": "1.0"}, {"$bytes": ""}, {"$set": ()}, {"$$set": ()}, {"$frozen": Point().full_hash_key},
+        frozenset(), (), {}, {"$": 1}, {"$class": "Frozen"}, [[]], [{}], "NaN", "null", "1.0", {"a": None},
+        frozenset({"1"}), ("1",),
+    ]  # fmt: skip
+    values = [*LEAVES, *lookalikes]
+    keys = {Frozen(v=v).full_hash_key for v in values} | {Frozen(v=[v]).full_hash_key for v in values}
+    # an array of one is among the look-alikes: [()] and [{}] stand for themselves once
+    assert len(keys) == 2 * len(values) - 2 - 1
+    assert Frozen(v=[[]]) == Frozen(v=[()])
+
+
+def test_equal_is_what_has_one_class_and_one_content() -> None:
+    """1, 1.0 and True differ, NaN equals itself, the class counts, the order of fields does not."""
+    assert len({Frozen(v=1), Frozen(v=1.0), Frozen(v=True), Frozen(v="1")}) == 4
+    assert Frozen(v=math.nan) == Frozen(v=float("nan"))
+    assert Frozen(x=0) != Point(x=0)
+    assert Frozen(a=1, b=2) == Frozen(b=2, a=1)
+    assert hash(Frozen(a=1, b=2)) == hash(Frozen(b=2, a=1))
+    assert Point(x=1) != {"x": 1}
+    assert Frozen(v=None) != Frozen()
+
+
+def test_a_declared_field_that_is_none_does_not_count() -> None:
+    """A class can get new optional fields without a change of old hashes."""
+    assert Point(x=1, y=None) == Point(x=1)
+    assert canonical_text("P", [("b", 1), ("a", None)]) == '{"$class":"P","a":null,"b":1}'
+    assert Point(x=1, z=None) != Point(x=1)
+
+
+GOLDEN = {
+    "empty": "7ca983bbf66739f8f660cb11b2f306a0ce28994b",
+    "common": "aba8e2feeb325d28be734e54158bdd6d8cb8cce8",
+    "numbers": "dfa6bfc89d9b6f6ed56322e6235e6d0e11371419",
+    "texts": "d24100855a56ef77c1d6b5204571a125ab297c30",
+    "keys": "309f831256f79696dadfc06a33729d7db74c99ad",
+    "times": "fa425dccfe639d0810042510f23e51c1ce5b504b",
+    "others": "532f5f92aa11792c0a17fb033a8478c0839edce4",
+    "sets": "4ec4dbcc5bfc98e8877f9d38e8e1a2b193564093",
+    "nested": "debbec34bdd50aba8f6f9b2afa3d6a463f46ea59",
+}
+"""Hash keys that must never change: a store may be full of them."""
+
+
+def golden_values() -> dict[str, Frozen]:
+    """The values whose hash keys are committed."""
+    return {
+        "empty": Frozen(),
+        "common": Frozen(a=1, b="é😀", c=[True, None, 1.5], d={"z": {}, "y": []}),
+        "numbers": Frozen(
+            v=[1, 1.0, -0.0, 1e300, 5e-324, math.nan, math.inf, 10**5000, Decimal("1.50"), Decimal("1E+5")]
+        ),
+        "texts": Frozen(v=["", "\ud800", "\ud83d\ude00", "😀", '\x00\n"\\/', b"\xff\x00", "$"]),
+        "keys": Frozen(v={"$a": 1, "$$a": 2, "b": 3, "": 4, "\uffff": 5, "😀": 6}),
+        "times": Frozen(
+            v=[
+                date(2026, 1, 2),
+                datetime(2026, 1, 2, 3, 4, 5, 6),
+                datetime(2026, 1, 2, tzinfo=UTC),
+                datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"), fold=1),
+                time(1, 2, tzinfo=timezone(timedelta(hours=-3, minutes=-30))),
+                timedelta(days=-1, microseconds=5),
+            ]
+        ),
+        "others": Frozen(
+            v=[UUID(int=5), PurePosixPath("a/b"), PureWindowsPath("a/b"), SafeUUID.safe, HTTPStatus.OK, RegexFlag(10)]
+        ),
+        "sets": Frozen(v={"b", "a", "c", 1, 2.5, b"x", (1, "é")}, w={Point(x=2), Point(x=1)}),
+        "nested": Point(x=1, inner=Point(x=2, inner=[Point(x=3)])),
+    }
+
+
+@pytest.mark.parametrize(("name", "key"), GOLDEN.items())
+def test_golden_hash_keys_never_change(name: str, key: str) -> None:
+    """Hash keys that were committed once are what the code computes, on every machine and Python version."""
+    assert golden_values()[name].hash_key == key
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2", "3"])
+def test_K21_hash_keys_do_not_depend_on_the_process(seed: str, root: Path) -> None:  # noqa: N802 - a row of the catalogue
+    """Another process with another PYTHONHASHSEED computes the same hash keys for sets and everything else."""
+    code = (
+        "import importlib.util, json, sys\n"
+        f"spec = importlib.util.spec_from_file_location('test_frozen', {__file__!r})\n"
+        "module = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['test_frozen'] = module\n"
+        "spec.loader.exec_module(module)\n"
+        "print(json.dumps([value.hash_key for value in module.golden_values().values()]))\n"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [value.hash_key for value in golden_values().values()]
+
+
+def test_the_limit_on_digits_changes_no_hash() -> None:
+    """Large ints have one form, whatever `sys.set_int_max_str_digits` says."""
+    limit = sys.get_int_max_str_digits()
+    keys = set()
+    try:
+        for digits in (0, 640, limit):
+            sys.set_int_max_str_digits(digits)
+            keys.add(Frozen(v=[10**700, {"k": -(10**5000)}, {10**5001}]).hash_key)
+    finally:
+        sys.set_int_max_str_digits(limit)
+    assert len(keys) == 1
+
+
+def test_the_hash_key_is_the_beginning_of_the_full_one() -> None:
+    """Forty hex digits of sixty-four."""
+    key = Point().full_hash_key
+    assert (len(key), Point().hash_key) == (64, key[:40])
+
+
+def test_the_digest_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nested value is not hashed again with each value that holds it, and a hash in a set costs nothing."""
+    from miniagents.promising import canonical, frozen
+
+    computed: list[str] = []
+    original = canonical.canonical_digest
+
+    def counted(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
+        computed.append(original(class_name, fields))
+        return computed[-1]
+
+    monkeypatch.setattr(frozen, "canonical_digest", counted)
+    inner = Point(x=1)
+    outers = [Frozen(inner=inner, n=n) for n in range(100)]
+    assert len({outer for outer in outers for _ in range(3)}) == 100
+    assert len(computed) == 101
+
+
+# --- chains
+
+
+def chain(length: int) -> Frozen:
+    """A Frozen in a Frozen, and so on."""
+    value = Frozen(n=0)
+    for n in range(1, length):
+        value = Frozen(n=n, inner=value) if n % 2 else Frozen(n=n, inner=[{"k": value}])
+    return value
+
+
+def test_chains_of_ten_thousand_work() -> None:
+    """Hash, equality, pickle, deepcopy, repr, str and the end of their life: nothing recurses."""
+    one, other = chain(10_000), chain(10_000)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != chain(9_999)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(one, protocol)) == one
+    assert copy.deepcopy(one) is one
+    assert len(repr(one)) < 500
+    assert str(one) == repr(one)
+    del one, other
+    gc.collect()
+
+
+def test_a_pickle_keeps_what_is_shared() -> None:
+    """A value that occurs many times in a deep value is there once in its pickle, and once after it."""
+    value = Frozen(n=0)
+    for _ in range(1_000):
+        value = Frozen(left=value, right=value)
+    again = pickle.loads(pickle.dumps(value))
+    assert again == value
+    assert again.left is again.right
+
+
+def test_pickled_fields_that_were_given_are_remembered() -> None:
+    """What `exclude_unset` leaves out is the same after a pickle."""
+    assert pickle.loads(pickle.dumps(Point(x=0))).model_dump(exclude_unset=True) == Point(x=0).model_dump(
+        exclude_unset=True
+    )
+
+
+# --- classes by name
+
+
+def test_two_classes_of_one_name_warn() -> None:
+    """A name that two class statements claim is worth a warning that says how to tell them apart."""
+
+    class First(Frozen, class_="test_frozen.claimed"):
+        pass
+
+    with pytest.warns(UserWarning, match=r'Two classes have the name.*class_="another name"'):
+
+        class Second(Frozen, class_="test_frozen.claimed"):
+            pass
+
+    assert (First.class_name, Second.class_name) == ("test_frozen.claimed",) * 2
+
+
+def test_the_same_class_statement_again_does_not_warn() -> None:
+    """A module that is reloaded, or a function that makes a class each time, replaces it."""
+    kept = []
+    for _ in range(2):
+
+        class Local(Frozen):
+            pass
+
+        kept.append(Local)
+    assert kept[0].class_name == kept[1].class_name == Local.__qualname__
+
+
+def test_computed_fields_survive_a_round_trip() -> None:
+    """What a dump has beyond the fields does not come back as an extra field."""
+
+    class Square(Frozen):
+        side: int
+
+        @computed_field  # type: ignore[prop-decorator]
+        @property
+        def area(self) -> int:
+            return self.side**2
+
+    assert Square.model_validate(Square(side=3).model_dump()) == Square(side=3)
+
+
+def test_values_dump_without_a_warning() -> None:
+    """Typed and untyped containers, sets of values, nested subclasses: pydantic has nothing to say about any."""
+
+    class Special(Point):
+        more: list[int] = Field(default=[])
+
+    box = Box(
+        items=[[1]], table={"a": [1]}, names={"n"}, inner=Special(x=1, more=[2]), sets={Point(x=1)}, color=Color.RED
+    )
+    dump = box.model_dump()
+    assert dump["table"] == {"a": (1,)}
+    assert dump["inner"]["more"] == (2,)
+    assert Box.model_validate(dump) == box
+    assert json.loads(box.model_dump_json())["sets"] == [{"class_": "test_frozen.Point", "x": 1, "y": None}]
