@@ -79,7 +79,7 @@ class Frozen(FrozenLeaf, BaseModel):
             """Extra fields are attributes."""
 
     def __init__(self, /, **fields: Any) -> None:
-        if self.__dict__:
+        if self.__dict__ or (not self.__pydantic_fields__ and _is_made(self)):
             raise TypeError(f"{type(self).__qualname__} is immutable: it cannot be initialized again")
         self.__pydantic_validator__.validate_python(fields, self_instance=self)
         freeze_fields(self)
@@ -247,6 +247,14 @@ class Frozen(FrozenLeaf, BaseModel):
 
 
 FROZEN_CLASSES.register(Frozen.class_name, Frozen)
+
+
+def _is_made(self: Frozen) -> bool:
+    try:
+        BaseModel.__dict__["__pydantic_fields_set__"].__get__(self)
+    except AttributeError:
+        return False
+    return True
 
 
 def freeze_fields(self: Frozen) -> None:

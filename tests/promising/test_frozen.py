@@ -303,6 +303,8 @@ def test_what_the_model_hands_out_about_itself_is_a_copy() -> None:
         point.__setstate__({})
     with pytest.raises(TypeError, match="immutable"):
         point.__init__(x=7)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="immutable"):
+        Frozen(a=1).__init__(a=2)  # type: ignore[misc]
     assert point == Point(extra=2)
 
 
