@@ -18,7 +18,7 @@ from miniagents.errors import (
     StreamStalledError,
 )
 from miniagents.ext.llm.retries import requested_wait, retry_wish
-from miniagents.ext.llm.sessions.failures import error_from_payload
+from miniagents.ext.llm.sessions.error_objects import error_from_payload
 
 if TYPE_CHECKING:
     from miniagents.ext.llm.redaction import Redactor

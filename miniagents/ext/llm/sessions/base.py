@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from pydantic_core import from_json
 
 from miniagents.errors import EmptyStreamError, StreamProtocolError, StreamTruncatedError
-from miniagents.ext.llm.sessions.failures import error_from_payload
+from miniagents.ext.llm.sessions.error_objects import error_from_payload
 from miniagents.ext.llm.sessions.surrogates import SurrogateJoiner
 
 if TYPE_CHECKING:

@@ -66,6 +66,7 @@ class ChatSession(Session):
         self._id: str | None = None
         self._model: str | None = None
         self._shape: list[str] = []  # keys of the last chunk whose further fields were looked at
+        self._plain_choice: list[str] = []  # keys of the last choice that had no further fields
         self._last: dict[str, Any] = {}
 
     def _take(self, data: dict[str, Any], name: str) -> str:
@@ -114,7 +115,7 @@ class ChatSession(Session):
             state.finish_reason = finish_reason
             if not index:
                 text += self._finish_text()
-        if len(choice) > 4 or choice.get("logprobs") is not None:
+        if list(choice) != self._plain_choice or choice.get("logprobs") is not None:
             self._take_rest_of_choice(state, choice)
         return text
 
@@ -183,6 +184,9 @@ class ChatSession(Session):
             known = state.extra.setdefault("logprobs", {})
             for key, value in logprobs.items():
                 _add_field(known, key, value)
+        if _CHOICE.issuperset(choice):
+            self._plain_choice = list(choice)
+            return
         for key, value in choice.items():
             if key not in _CHOICE and value not in (None, "", [], {}):
                 state.extra[key] = value

@@ -56,8 +56,9 @@ class ResponsesSession(Session):
             delta = data.get("delta")
             if type(delta) is not str:
                 self._reject(f"delta is {delta!r}")
+            said = item.said.setdefault(self._index(data, "content_index"), [])
             text = self._say(delta)
-            item.said.setdefault(self._index(data, "content_index"), []).append(text)
+            said.append(text)
             return text
         handler = _HANDLERS.get(kind)
         if handler is not None:
