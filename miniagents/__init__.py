@@ -1,5 +1,6 @@
 """MiniAgents: plain async functions that send each other immutable messages; every reply is a promise that streams."""
 
+from miniagents.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.errors import (
     AppenderClosedError,
     CyclicValueError,
@@ -31,12 +32,16 @@ from miniagents.promising.frozen import Frozen, FrozenDict
 from miniagents.promising.promise import Promise
 from miniagents.promising.sequence import FlatSequence
 from miniagents.promising.streamed import StreamAppender, StreamedPromise
-from miniagents.text import join_messages
+from miniagents.text import join_messages, split_messages
+from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
 
 __all__ = [
+    "AWAIT",
+    "CLEAR",
     "AgentCall",
     "AppenderClosedError",
     "AssistantMessage",
+    "ChatHistory",
     "CyclicValueError",
     "DeadlockError",
     "ErrorMessage",
@@ -44,6 +49,7 @@ __all__ = [
     "FreezeError",
     "Frozen",
     "FrozenDict",
+    "InMemoryChatHistory",
     "InteractionContext",
     "LLMError",
     "Message",
@@ -66,6 +72,9 @@ __all__ = [
     "ToolCall",
     "Usage",
     "UserMessage",
+    "achain_loop",
+    "adialog_loop",
     "join_messages",
     "miniagent",
+    "split_messages",
 ]

@@ -8,7 +8,7 @@ from miniagents.messages.message import AssistantMessage, Message
 from miniagents.messages.promise import MessagePromise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 
 __all__ = ["joined", "lasting_metadata"]
 
@@ -36,7 +36,7 @@ def joined(
                     at_start = not tokens
                 yield tokens
             originals.append(await promise)
-            fields.update(lasting_metadata(originals[-1]))
+            fields.update(lasting_metadata(type(originals[-1]), originals[-1]))
         for name in metadata:
             fields.pop(name, None)  # what the caller says wins
         if reference_original_messages:
@@ -45,19 +45,13 @@ def joined(
     return MessagePromise(batches, start_soon=start_soon, batches=True, known_beforehand=metadata)
 
 
-def lasting_metadata(message: Message) -> dict[str, Any]:
+def lasting_metadata(message_class: type[Message], fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """The fields of a message besides its content, without what belongs to one answer of a provider."""
     of_the_answer = _ANSWER_FIELDS
-    if isinstance(message, AssistantMessage):
-        of_the_answer = of_the_answer | type(message).model_fields.keys()
-    kept = type(message).model_fields.keys() & Message.model_fields.keys()
-    return {
-        name: value
-        for name, value in message
-        if name not in ("content", "original_messages")
-        and value is not None
-        and (name in kept or name not in of_the_answer)
-    }
+    if issubclass(message_class, AssistantMessage):
+        of_the_answer = of_the_answer | (message_class.model_fields.keys() - Message.model_fields.keys())
+    dropped = {"content", "original_messages", *of_the_answer}
+    return {name: value for name, value in fields if name not in dropped and value is not None}
 
 
 _ANSWER_FIELDS = AssistantMessage.model_fields.keys() - Message.model_fields.keys()
