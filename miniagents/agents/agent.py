@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, overload
 
 from miniagents.agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents.messages import MessageSequence, MessageSequencePromise
@@ -147,6 +147,8 @@ class MiniAgent(Generic[P]):
 
 def _is_async(function: Any) -> bool:
     """Async functions, objects with an async `__call__`, and partials of them."""
+    if not callable(function):
+        return False
     function = inspect.unwrap(getattr(function, "func", function))
     if inspect.iscoroutinefunction(function):
         return True
@@ -154,14 +156,21 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(call)
 
 
+class _Decorator(Protocol):
+    """`miniagent` with arguments."""
+
+    @overload
+    def __call__(self, function: AgentFunction[P], /) -> MiniAgent[P]: ...
+    @overload
+    def __call__(self, function: Callable[..., Any], /) -> MiniAgent[...]: ...
+
+
 @overload
 def miniagent(function: AgentFunction[P], /) -> MiniAgent[P]: ...
 @overload
-def miniagent(function: type[Any], /) -> MiniAgent[...]: ...
+def miniagent(function: Callable[..., Any], /) -> MiniAgent[...]: ...
 @overload
-def miniagent(
-    *, alias: str | None = None, description: str | None = None, **kwargs: Any
-) -> Callable[[AgentFunction[P] | type[Any]], MiniAgent[P]]: ...
+def miniagent(*, alias: str | None = None, description: str | None = None, **kwargs: Any) -> _Decorator: ...
 def miniagent(
     function: Any = None, /, *, alias: str | None = None, description: str | None = None, **kwargs: Any
 ) -> Any:

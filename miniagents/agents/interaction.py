@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from miniagents.errors import AppenderClosedError, StopDialog
 from miniagents.messages import ErrorMessage, MessagePromise, MessageSequence, MessageSequencePromise
 from miniagents.promising.context import Failure, PromisingContext, current_scope
-from miniagents.promising.promise import Promise
+from miniagents.promising.promise import Cell, Promise
 from miniagents.promising.sequence import SequenceCell
 
 if TYPE_CHECKING:
@@ -77,6 +77,24 @@ class ReplyCell(SequenceCell):
         else:
             self.fail(error)
         self.scope.ended()
+
+
+class _AwaitedCell(Cell[Any]):
+    """What an agent was told to wait for. A coroutine runs as the task itself, so that none is left never awaited."""
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """The end of the task is that of the cell."""
+        if not task.cancelled():
+            error = task.exception()
+            if error is None:
+                self.resolve(task.result())
+            elif isinstance(error, Exception):
+                self.fail(error)
+        super().task_ended(task)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
 
 
 class _ReplyPromise(MessageSequencePromise):
@@ -180,7 +198,9 @@ class InteractionContext(Scope):
             raise TypeError(f"make_sure_to_wait() needs an awaitable, not {awaitable!r:.100}")
         if self._awaitables is None:
             self._awaitables = deque()
-        self._awaitables.append(Promise(lambda: awaitable, start_soon=True))
+        cell = _AwaitedCell(Promise)
+        cell.work(lambda: awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable), start_soon=True)
+        self._awaitables.append(Promise.of_cell(cell))
 
     async def await_now(self) -> None:
         """Wait for everything given to `make_sure_to_wait` so far, then raise the first error; others become notes."""
@@ -322,6 +342,8 @@ class AgentsContext(PromisingContext):
         errors_as_messages: the default for calls, see `MiniAgent.trigger`.
         options: see `PromisingContext`.
     """
+
+    how_to_open = "`MiniAgents().run(...)` or `async with MiniAgents():`"
 
     def __init__(self, *, errors_as_messages: bool = False, **options: Any) -> None:
         super().__init__(**options)

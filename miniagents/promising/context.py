@@ -64,6 +64,8 @@ class PromisingContext:
         on_promise_resolved: async functions of a promise and its result (or its exception), scheduled once each.
     """
 
+    how_to_open = "`async with PromisingContext():`"
+
     def __init__(
         self,
         *,
@@ -89,7 +91,8 @@ class PromisingContext:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None
         self._serving = False
-        self._closing = False
+        self.is_closing = False
+        """Everything has been cancelled; what a clean-up still starts is cancelled before its first step."""
         self.interrupted = False
         """Ctrl-C was pressed: leaving the context cancels its tasks, also when the body caught the interrupt."""
 
@@ -104,10 +107,7 @@ class PromisingContext:
         """
         context = cls.find_current()
         if context is None:
-            raise NoActiveContextError(
-                f"This needs a running {cls.__name__}: call it inside `{cls.__name__}().run(...)` "
-                f"or `async with {cls.__name__}():`"
-            )
+            raise NoActiveContextError(f"This needs a running context: call it inside {cls.how_to_open}")
         return context
 
     @classmethod
@@ -191,7 +191,7 @@ class PromisingContext:
             await self._until_idle()
 
     async def _cancel_all(self) -> None:
-        self._closing = True  # from here on, what a clean-up still starts is cancelled before its first step
+        self.is_closing = True
         interruption: asyncio.CancelledError | None = None
         for task in self.tasks | self.parked:
             task.cancel()
@@ -234,7 +234,7 @@ class PromisingContext:
             raise NoActiveContextError(f"This {type(self).__name__} has not been entered yet")
         task = self._loop.create_task(coroutine, name=name, context=context)
         self.tasks.add(task)
-        if self._closing:
+        if self.is_closing:
             task.cancel()
         task.add_done_callback(ended, context=context)
         return task
@@ -261,7 +261,7 @@ class PromisingContext:
         idle = self._idle
         if idle is None:
             return
-        if self.tasks or (self._closing and self.parked):
+        if self.tasks or (self.is_closing and self.parked):
             deadlock.check_later()
         elif not idle.done():
             idle.set_result(None)

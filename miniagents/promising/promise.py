@@ -124,8 +124,8 @@ class Cell(Generic[T]):
             return
         self.start = None
         self.cancelled()
-        if self.task is not None:
-            self.task.cancel()
+        if self.task is not None and not (self.context is not None and self.context.is_closing):
+            self.task.cancel()  # a context that closes has done so already: twice would cut clean-ups short
 
     def settled(self, result: Any) -> None:
         """Tell everybody who waits, and everybody who listens."""
