@@ -1,39 +1,50 @@
-"""MiniAgents: plain async functions that send each other immutable messages; every reply is a promise that streams."""
+"""MiniAgents: plain async functions that send each other immutable messages; every reply is a promise that streams.
 
-from miniagents.chat_history import ChatHistory, InMemoryChatHistory
-from miniagents.errors import (
-    AppenderClosedError,
-    CyclicValueError,
-    DeadlockError,
-    FreezeError,
-    LLMError,
-    MiniAgentsError,
-    MissingExtraError,
-    NoActiveContextError,
-    PromiseCancelledError,
-    StopDialog,
-)
-from miniagents.messages import (
-    AssistantMessage,
-    ErrorMessage,
-    Message,
-    MessagePromise,
-    MessageSequence,
-    MessageSequencePromise,
-    MessageType,
-    SystemMessage,
-    ToolCall,
-    Usage,
-    UserMessage,
-)
-from miniagents.miniagents import AgentCall, InteractionContext, MiniAgent, MiniAgents, miniagent
-from miniagents.promising.context import PromisingContext
-from miniagents.promising.frozen import Frozen, FrozenDict
-from miniagents.promising.promise import Promise
-from miniagents.promising.sequence import FlatSequence
-from miniagents.promising.streamed import StreamAppender, StreamedPromise
-from miniagents.text import join_messages, split_messages
-from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
+The names below are imported when they are first used: `import miniagents` itself costs next to nothing, and a program
+that needs only the decoder of an edge does not pay for the rest.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from miniagents.agents.agent import MiniAgent, miniagent
+    from miniagents.agents.interaction import AgentCall, InteractionContext
+    from miniagents.chat_history import ChatHistory, InMemoryChatHistory
+    from miniagents.errors import (
+        AppenderClosedError,
+        CyclicValueError,
+        DeadlockError,
+        FreezeError,
+        LLMError,
+        MiniAgentsError,
+        MissingExtraError,
+        NoActiveContextError,
+        PromiseCancelledError,
+        StopDialog,
+    )
+    from miniagents.messages import (
+        AssistantMessage,
+        ErrorMessage,
+        Message,
+        MessagePromise,
+        MessageSequence,
+        MessageSequencePromise,
+        MessageType,
+        SystemMessage,
+        ToolCall,
+        Usage,
+        UserMessage,
+    )
+    from miniagents.miniagents import MiniAgents
+    from miniagents.promising.context import PromisingContext
+    from miniagents.promising.frozen import Frozen, FrozenDict
+    from miniagents.promising.promise import Promise
+    from miniagents.promising.sequence import FlatSequence
+    from miniagents.promising.streamed import StreamAppender, StreamedPromise
+    from miniagents.text import join_messages, split_messages
+    from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
 
 __all__ = [
     "AWAIT",
@@ -78,3 +89,56 @@ __all__ = [
     "miniagent",
     "split_messages",
 ]
+
+_HOMES = {
+    "agents.agent": ("MiniAgent", "miniagent"),
+    "agents.interaction": ("AgentCall", "InteractionContext"),
+    "chat_history": ("ChatHistory", "InMemoryChatHistory"),
+    "errors": (
+        "AppenderClosedError",
+        "CyclicValueError",
+        "DeadlockError",
+        "FreezeError",
+        "LLMError",
+        "MiniAgentsError",
+        "MissingExtraError",
+        "NoActiveContextError",
+        "PromiseCancelledError",
+        "StopDialog",
+    ),
+    "messages": (
+        "AssistantMessage",
+        "ErrorMessage",
+        "Message",
+        "MessagePromise",
+        "MessageSequence",
+        "MessageSequencePromise",
+        "MessageType",
+        "SystemMessage",
+        "ToolCall",
+        "Usage",
+        "UserMessage",
+    ),
+    "miniagents": ("MiniAgents",),
+    "promising.context": ("PromisingContext",),
+    "promising.frozen": ("Frozen", "FrozenDict"),
+    "promising.promise": ("Promise",),
+    "promising.sequence": ("FlatSequence",),
+    "promising.streamed": ("StreamAppender", "StreamedPromise"),
+    "text": ("join_messages", "split_messages"),
+    "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop"),
+}
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("miniagents")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
