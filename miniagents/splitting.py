@@ -73,6 +73,8 @@ class TextSplitter:
         if self._special.isdisjoint(token) and not (self._pending or self._block or self._after_block):
             self._before = ""  # not a line break, and nothing else matters
             return [(TEXT, token)]
+        if self._block and self._run == _PAST and "\n" not in token:
+            return [(TEXT, token)]
         return self._scan(token, final=False)
 
     def close(self) -> list[tuple[bool, str]]:

@@ -1,0 +1,227 @@
+"""Laws 42 to 44 as properties of the splitter: the parts are those of the whole text, however it was cut."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from miniagents.splitting import SEPARATOR, TEXT, TextSplitter
+
+Found = tuple[list[str], list[str]]
+"""The parts, and what stands before, between and after them: always one more."""
+
+
+def split_whole(text: str, delimiter: str, fence: str | None) -> Found:
+    """The rules, one after the other, at each character of the whole text: slow, and as plain as they are."""
+    parts: list[str] = []
+    separators, current = [""], ""
+    position = 0
+    after_block = False
+
+    def end_part(separator: str) -> None:
+        nonlocal current
+        if current:
+            parts.append(current)
+            separators.append("")
+            current = ""
+        separators[-1] += separator
+
+    while position < len(text):
+        block = block_end(text, position, fence)
+        if block > position:
+            end_part("")
+            current = text[position:block]
+            end_part("")
+            position, after_block = block, True
+            continue
+        line_break_at_block = text[position] == "\n" and (
+            after_block or block_end(text, position + 1, fence) > position + 1
+        )
+        after_block = False
+        if text.startswith(delimiter, position):
+            end_part(delimiter)
+            position += len(delimiter)
+        elif line_break_at_block:
+            end_part("\n")
+            position += 1
+        else:
+            current += text[position]
+            position += 1
+    end_part("")
+    return parts, separators
+
+
+def block_end(text: str, position: int, fence: str | None) -> int:
+    """Where the block that opens at `position` ends, or `position` if none does."""
+    opening = run_at(text, position, fence)
+    if fence is None or opening < len(fence):
+        return position
+    for start in range(position + opening, len(text)):
+        closing = run_at(text, start, fence)
+        if closing >= opening:
+            return start + closing
+    return len(text)
+
+
+def run_at(text: str, position: int, fence: str | None) -> int:
+    """How many of the fence's characters begin the line that begins at `position`; 0 if no line does."""
+    if fence is None or (position > 0 and text[position - 1] != "\n"):
+        return 0
+    rest = text[position:]
+    return len(rest) - len(rest.lstrip(fence[0]))
+
+
+def split_tokens(tokens: list[str], delimiter: str, fence: str | None) -> Found:
+    """The same, as the splitter reports it token by token."""
+    splitter = TextSplitter(delimiter, fence)
+    parts: list[str] = []
+    separators, in_part = [""], False
+    for token in [*tokens, None]:
+        for kind, piece in splitter.close() if token is None else splitter.feed(token):
+            if kind is SEPARATOR:
+                separators[-1] += piece
+                in_part = False
+            elif in_part:
+                parts[-1] += piece
+            elif piece:
+                parts.append(piece)
+                separators.append("")
+                in_part = True
+    return parts, separators
+
+
+def rejoined(found: Found) -> str:
+    """Parts and separators, one after the other."""
+    parts, separators = found
+    return separators[0] + "".join(part + after for part, after in zip(parts, separators[1:], strict=True))
+
+
+def cut(text: str, places: list[int]) -> list[str]:
+    """`text` in pieces, some of them maybe empty."""
+    edges = sorted(place % (len(text) + 1) for place in places)
+    return [text[start:end] for start, end in zip([0, *edges], [*edges, len(text)], strict=True)]
+
+
+PIECES = ["\n", "\n\n", "`", "```", "````", "``", "```py\n", "a", "b", "aab", "--", "-", " ", "é😀", "\r\n", "\n```\n"]
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
+DELIMITERS = st.sampled_from(
+    ["\n\n", "\n", "-", "--", "aab", "aa", "---a", "\n\n\n", "`", "```", "a```", "``\n", "\n`"]
+)
+FENCES = st.sampled_from(["```", None, "~~~", "`", "-"])
+CUTS = st.lists(st.integers(0, 10_000), max_size=12)
+
+
+@given(TEXTS, CUTS, DELIMITERS, FENCES)
+@example("a\n```\nb\n\nc\n```\nd", [], "\n\n", "```")
+@example("a\n````\n```\n\n````x", [3, 4], "\n\n", "```")
+def test_T3_the_parts_are_those_of_the_whole_text(  # noqa: N802 - a row of the fault catalogue
+    text: str, places: list[int], delimiter: str, fence: str | None
+) -> None:
+    """Any text in any pieces gives the parts and separators that the rules give for the whole text."""
+    assert split_tokens(cut(text, places), delimiter, fence) == split_whole(text, delimiter, fence)
+
+
+@given(TEXTS, DELIMITERS, FENCES)
+def test_character_by_character_is_no_exception(text: str, delimiter: str, fence: str | None) -> None:
+    """The smallest tokens there are give the same parts."""
+    assert split_tokens(list(text), delimiter, fence) == split_whole(text, delimiter, fence)
+
+
+@given(TEXTS, CUTS, DELIMITERS, FENCES)
+def test_T4_parts_and_separators_are_the_text(  # noqa: N802 - a row of the fault catalogue
+    text: str, places: list[int], delimiter: str, fence: str | None
+) -> None:
+    """Nothing of the text is lost, added or moved; no part is empty."""
+    found = split_tokens(cut(text, places), delimiter, fence)
+    assert rejoined(found) == text
+    assert all(found[0])
+
+
+@given(TEXTS, CUTS, DELIMITERS)
+def test_without_fences_it_is_str_split(text: str, places: list[int], delimiter: str) -> None:
+    """Without blocks of code the parts are those of `str.split`, without the empty ones."""
+    parts, _ = split_tokens(cut(text, places), delimiter, None)
+    assert parts == [part for part in text.split(delimiter) if part]
+
+
+@given(st.lists(st.text("ab-\n", min_size=1, max_size=5), max_size=5), CUTS, st.sampled_from(["\n\n", "--", "ab"]))
+def test_joined_parts_split_into_the_same_parts(parts: list[str], places: list[int], delimiter: str) -> None:
+    """Parts come back from the joined text, unless the delimiter occurs in one of them or across a seam."""
+    joined = delimiter.join(parts)
+    if joined.split(delimiter) == parts:
+        assert split_tokens(cut(joined, places), delimiter, None)[0] == parts
+
+
+@given(TEXTS, CUTS, DELIMITERS)
+def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(text: str, places: list[int], delimiter: str) -> None:
+    """The normal form of a text without blocks: no delimiter at either end, and one where there were several."""
+    parts, separators = split_tokens(cut(text, places), delimiter, None)
+    assert all(not separator.replace(delimiter, "") for separator in separators)
+    assert split_tokens([delimiter.join(parts)], delimiter, None)[0] == [
+        part for part in delimiter.join(parts).split(delimiter) if part
+    ]
+
+
+@given(TEXTS, CUTS, DELIMITERS, FENCES)
+def test_text_comes_out_as_soon_as_it_is_decided(
+    text: str, places: list[int], delimiter: str, fence: str | None
+) -> None:
+    """What is held back is never more than may still become a delimiter, or a line break and a fence."""
+    splitter = TextSplitter(delimiter, fence)
+    held = 0
+    for token in cut(text, places):
+        held += len(token) - sum(len(piece) for _, piece in splitter.feed(token))
+        assert held <= max(len(delimiter) - 1, len(fence or ""), 1)
+    assert held == sum(len(piece) for _, piece in splitter.close())
+
+
+@given(st.lists(st.text("abé ", min_size=1), max_size=5))
+def test_plain_tokens_pass_as_they_are(tokens: list[str]) -> None:
+    """A token that cannot be part of a delimiter or a fence comes out at once, in one piece."""
+    splitter = TextSplitter("\n\n", "```")
+    for token in tokens:
+        assert splitter.feed(token) == [(TEXT, token)]
+    assert splitter.close() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", []),
+        ("\n\n\n\n", []),
+        ("a\n\n\n\nb", ["a", "b"]),
+        ("a\n\n\nb", ["a", "\nb"]),
+        ("a\nb\n\nc", ["a\nb", "c"]),
+        ("a\n```py\nx\n\ny\n```\nb", ["a", "```py\nx\n\ny\n```", "b"]),
+        ("```\nx\n\ny", ["```\nx\n\ny"]),
+        ("````\n```\n\n````", ["````\n```\n\n````"]),
+        ("```\n````\n\nb", ["```\n````", "b"]),
+        ("``\n\n``", ["``", "``"]),
+        ("a ```\n\n```", ["a ```", "```"]),
+        ("```\n```\n```\n```", ["```\n```", "```\n```"]),
+    ],
+    ids=repr,
+)
+def test_the_parts_of_known_texts(text: str, parts: list[str]) -> None:
+    """The rules of law 42, read off examples."""
+    assert split_tokens([text], "\n\n", "```")[0] == parts
+    assert split_tokens(list(text), "\n\n", "```")[0] == parts
+
+
+@pytest.mark.parametrize(("delimiter", "fence"), [("", "```"), ("\n\n", ""), ("\n\n", "`~`")], ids=repr)
+def test_what_cannot_split_is_refused(delimiter: str, fence: str) -> None:
+    """An empty delimiter, and a fence that is no run of one character, are a ValueError at once."""
+    with pytest.raises(ValueError, match="delimiter"):
+        TextSplitter(delimiter, fence)
+
+
+@pytest.mark.parametrize("text", ["a", "\n", "`", "-", "\n```", "```\n", "a\n\n"], ids=repr)
+def test_the_work_is_linear_in_the_text(text: str) -> None:
+    """Ten thousand tokens hold back no more than ten: no token is looked at again and again."""
+    splitter = TextSplitter("\n\n", "```")
+    longest = 0
+    for _ in range(10_000):
+        splitter.feed(text)
+        longest = max(longest, len(splitter._pending))
+    assert longest <= 4
