@@ -6,11 +6,13 @@ import argparse
 import threading
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing import Answer, ProviderServer  # first: without the extra, this says how to install it
 from miniagents_testing.cassette import load
-from miniagents_testing.provider_server import Answer, ProviderServer, Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from miniagents_testing.provider_server import Script
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -152,4 +152,6 @@ def _miss_class() -> type[CassetteMissError]:
         base = getattr(sys.modules.get(sdk), name, None)
         if base is not None:
             bases.append(base)
-    return type("CassetteMissError", (CassetteMissError, *bases), {}) if bases else CassetteMissError
+    if not bases:
+        return CassetteMissError
+    return type("CassetteMissError", (CassetteMissError, *bases), {"__module__": CassetteMissError.__module__})

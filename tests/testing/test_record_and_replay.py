@@ -11,6 +11,9 @@ import httpx2
 import openai
 import pytest
 
+from miniagents import MiniAgents
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import Answer, ProviderServer, RecordingTransport, ReplayTransport
 from miniagents_testing.cassette import Chunk, Interaction, load
 from miniagents_testing.errors import CassetteError, CassetteMissError, IncompleteRecordingError, UnplayedError
@@ -261,6 +264,21 @@ async def test_a_changed_prompt_is_a_miss_that_says_what_changed(
                 await client.messages.create(**request, stream=True)
     assert "messages[0].content: recorded 'Hi', now 'Ho'" in str(caught.value)
     assert asked == 1
+
+
+async def test_a_miss_reaches_the_reader_of_an_agent() -> None:
+    """Our agents pass it on as it is: it is no failure of a provider."""
+    openai_client = _client(ReplayTransport([]))
+    anthropic_client = anthropic.AsyncAnthropic(
+        api_key=KEY, http_client=httpx2.AsyncClient(transport=ReplayTransport([]))
+    )
+    async with MiniAgents():
+        for agent in (
+            create_openai_agent(model="m", async_client=openai_client),
+            create_anthropic_agent(model="m", async_client=anthropic_client),
+        ):
+            with pytest.raises(CassetteMissError, match="is empty"):
+                await agent.trigger("Hi")
 
 
 async def test_volatile_fields_and_spelling_do_not_matter() -> None:

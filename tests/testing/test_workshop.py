@@ -1,0 +1,32 @@
+"""The workshop as a package: what its names are, and what they say where something is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import miniagents_testing
+
+
+def test_every_public_name_is_there() -> None:
+    """Names come when they are asked for, and `dir` knows them before."""
+    assert set(miniagents_testing.__all__) <= set(dir(miniagents_testing))
+    for name in miniagents_testing.__all__:
+        assert getattr(miniagents_testing, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """As with any module."""
+    with pytest.raises(AttributeError, match="'miniagents_testing' has no attribute 'Nothing'"):
+        _ = miniagents_testing.Nothing
+
+
+@pytest.mark.parametrize(("name", "missing"), [("ReplayTransport", "httpx2"), ("ProviderServer", "starlette")])
+def test_a_missing_extra_is_named_with_its_pip_line(name: str, missing: str) -> None:
+    """Without the extra the package imports, and the first use of it says what to install."""
+    code = f"import sys, miniagents_testing; sys.modules[{missing!r}] = None; miniagents_testing.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"ImportError: miniagents_testing.{name} needs '{missing}" in done.stderr
+    assert "pip install 'miniagents[testing]'" in done.stderr
