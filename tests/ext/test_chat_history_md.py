@@ -122,7 +122,7 @@ async def test_any_value_a_message_can_hold_comes_back(path: Path, name: str) ->
 @pytest.mark.parametrize(
     "message",
     [
-        Painting("sunset", colour=Colour.RED),
+        Painting(content="sunset", colour=Colour.RED),
         Painting(colour=Colour.RED, size=2, tags=("a", "b")),
         AssistantMessage(
             "hi", usage=Usage(input_tokens=3), interrupted=True, tool_calls=[{"name": "f", "arguments": "{"}]
@@ -148,7 +148,7 @@ async def test_a_default_that_is_made_anew_is_stored(path: Path) -> None:
     class Numbered(Message):
         number: int = Field(default_factory=lambda: next(counter))
 
-    message = Numbered("x")
+    message = Numbered(content="x")
     await ChatHistoryMD(path).aappend(message)
     assert await ChatHistoryMD(path).aload_chat_history() == (message,)
 

@@ -1,0 +1,238 @@
+"""The console user agent as a person meets it: a program in a pseudo-terminal, and keys pressed one after the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+if sys.platform == "win32":
+    pytest.skip("pseudo-terminals", allow_module_level=True)
+
+import fcntl
+import pty
+import termios
+
+PROGRAM = """
+import asyncio, signal, sys
+if "--plain" in sys.argv:
+    sys.modules["prompt_toolkit"] = None  # as if the extra were not installed
+from miniagents.ext.console_user_agent import create_console_user_agent
+from miniagents.messages import AssistantMessage
+from miniagents.miniagents import MiniAgents, miniagent
+from miniagents.utils import adialog_loop
+
+go_on = asyncio.Event()
+
+@miniagent
+async def assistant(ctx):
+    said = (await ctx.message_promises)[-1].content
+    async def streamer(_):
+        yield "You said "
+        await go_on.wait()
+        yield repr(said)
+    ctx.reply(AssistantMessage.promise(message_token_streamer=streamer))
+
+async def amain():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, go_on.set)
+    try:
+        await adialog_loop(user_agent=create_console_user_agent(), assistant_agent=assistant)
+        print("ENDED")
+    except KeyboardInterrupt:
+        print("INTERRUPTED")
+
+MiniAgents().run(amain())
+print("GONE")
+"""
+PROMPT = r"USER: (?:\x1b\[[0-9;?]*[a-zA-Z])*$"  # nothing but its drawing after it: somebody waits for keys
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class Screen:
+    """What a program writes into a descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.shown = ""
+
+    def expect(self, pattern: str) -> str:
+        """Wait until what is new matches; returns it up to the end of the match, and forgets it."""
+        compiled = re.compile(pattern)
+        while (match := compiled.search(self.shown)) is None:
+            ready, _, _ = select.select([self.descriptor], [], [], 30)
+            data = os.read(self.descriptor, 65536) if ready else b""
+            assert data, f"{pattern!r} did not come, but {self.shown!r}"
+            self.shown += data.decode()
+        seen, self.shown = self.shown[: match.end()], self.shown[match.end() :]
+        return seen
+
+
+class Terminal(Screen):
+    """A program at a pseudo-terminal, and what it shows."""
+
+    def __init__(self, *args: str, **environment: str) -> None:
+        screen, self._keyboard = pty.openpty()
+        super().__init__(screen)
+        self.mode_before = self.mode
+
+        def own_the_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, *args],
+            stdin=self._keyboard,
+            stdout=self._keyboard,
+            stderr=self._keyboard,
+            env={**os.environ, "TERM": "xterm", **environment},
+            start_new_session=True,
+            preexec_fn=own_the_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.descriptor)
+        os.close(self._keyboard)
+
+    def press(self, keys: str) -> None:
+        """Type."""
+        os.write(self.descriptor, keys.encode())
+
+    @property
+    def mode(self) -> int:
+        """How the terminal treats keys: echo, lines, signals."""
+        local: int = termios.tcgetattr(self._keyboard)[3]
+        return local
+
+    def expect_the_end(self, how: str) -> None:
+        """The program says how its dialog ended, leaves, and gives the terminal back as it was."""
+        end = self.expect("GONE\r\n")
+        assert how in end
+        assert "Traceback" not in end
+        assert self.process.wait(30) == 0
+        assert self.mode == self.mode_before
+
+
+@pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"])
+class TestBothWaysToAsk:
+    """What holds with prompt-toolkit and without."""
+
+    def test_tokens_are_seen_before_the_message_is_complete(self, args: list[str]) -> None:
+        """The first token is on the screen while the second does not exist yet; "exit" then ends the dialog."""
+        with Terminal(*args) as terminal:
+            terminal.expect(PROMPT)
+            terminal.press("Ahoj, světe!\r")
+            terminal.expect("ASSISTANT: .*You said ")
+            assert "světe" not in terminal.shown
+            terminal.process.send_signal(signal.SIGUSR1)
+            terminal.expect("'Ahoj, světe!'")
+            terminal.expect(PROMPT)
+            terminal.press("exit\r")
+            terminal.expect_the_end("ENDED")
+
+    def test_a_newline_from_a_program_is_enter(self, args: list[str]) -> None:
+        """Programs that drive terminals write a line feed where a person presses Enter."""
+        with Terminal(*args) as terminal:
+            terminal.expect(PROMPT)
+            terminal.press("exit\n")
+            terminal.expect_the_end("ENDED")
+
+    def test_ctrl_c_at_the_prompt(self, args: list[str]) -> None:
+        """Ctrl-C in the middle of a line raises `KeyboardInterrupt` in the main coroutine."""
+        with Terminal(*args) as terminal:
+            terminal.expect(PROMPT)
+            terminal.press("never mi")
+            terminal.expect("never mi")
+            terminal.press("\x03")
+            terminal.expect_the_end("INTERRUPTED")
+
+    def test_ctrl_c_while_the_assistant_speaks(self, args: list[str]) -> None:
+        """Ctrl-C in the middle of a reply raises `KeyboardInterrupt` in the main coroutine."""
+        with Terminal(*args) as terminal:
+            terminal.expect(PROMPT)
+            terminal.press("hello\r")
+            terminal.expect("You said ")
+            terminal.press("\x03")
+            terminal.expect_the_end("INTERRUPTED")
+
+    def test_ctrl_d(self, args: list[str]) -> None:
+        """Ctrl-D on an empty line ends the dialog."""
+        with Terminal(*args) as terminal:
+            terminal.expect(PROMPT)
+            terminal.press("\x04")
+            terminal.expect_the_end("ENDED")
+
+    def test_an_interrupt_from_outside_at_the_prompt(self, args: list[str]) -> None:
+        """SIGINT sent by another program does what Ctrl-C does, and the terminal is usable afterwards."""
+        with Terminal(*args) as terminal:
+            terminal.expect(PROMPT)
+            terminal.process.send_signal(signal.SIGINT)
+            terminal.expect_the_end("INTERRUPTED")
+
+    def test_colours_only_for_those_who_want_them(self, args: list[str]) -> None:
+        """Names are coloured, unless NO_COLOR is set."""
+        with Terminal(*args) as terminal:
+            assert "32;1m" in terminal.expect("USER:")
+        with Terminal(*args, NO_COLOR="1") as terminal:
+            assert "32;1m" not in terminal.expect("USER:")
+
+
+def test_several_lines_can_be_edited() -> None:
+    """Alt+Enter begins a new line, pasted lines stay together, and Enter sends them all."""
+    with Terminal() as terminal:
+        terminal.expect(PROMPT)
+        terminal.press("one\x1b\rtwo")
+        terminal.expect("two")
+        terminal.press("\x1b[200~\nthree\nfour\x1b[201~\r")
+        terminal.process.send_signal(signal.SIGUSR1)
+        assert r"'one\ntwo\nthree\nfour'" in ESCAPES.sub("", terminal.expect("four'"))
+        terminal.expect(PROMPT)
+        terminal.press("exit\r")
+        terminal.expect_the_end("ENDED")
+
+
+@pytest.mark.parametrize("ending", ["exit\nnot read\n", "", "\n"], ids=repr)
+def test_piped_input(ending: str) -> None:
+    """Without a terminal the lines of stdin are shown as if typed, without colours, and their end ends the dialog."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"hello\n" + ending.encode())
+        process.stdin.close()
+        screen = Screen(process.stdout.fileno())
+        try:
+            assert screen.expect("said ") == "\nUSER: hello\n\nASSISTANT: You said "
+            process.send_signal(signal.SIGUSR1)
+            rest = screen.expect("GONE\n")
+        finally:
+            process.kill()
+    assert rest.startswith("'hello'\n\nUSER: ")
+    assert rest.endswith("ENDED\nGONE\n")
+    assert "\x1b" not in rest
+
+
+def test_a_file_as_input(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`program < file` works as a pipe does."""
+    path = tmp_path_factory.mktemp("input") / "lines.txt"
+    path.write_text("exit")
+    with path.open() as stdin:
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM], stdin=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("\nUSER: exit\nENDED\nGONE\n", "", 0)
