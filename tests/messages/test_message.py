@@ -275,6 +275,7 @@ def test_chains_of_ten_thousand_messages_work() -> None:
     assert message.serialize()["inner__hash_key"] == other.inner.hash_key
     outer = Message(inner=message)
     assert len(str(outer)) < 500
+    assert Message.model_validate(message.model_dump()) == other
     value = Frozen(n=0)
     for _ in range(10_000):
         value = Frozen(inner=[value])
