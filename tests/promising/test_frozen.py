@@ -167,7 +167,9 @@ class PlainModel(BaseModel):
 
 
 @pytest.mark.parametrize(
-    "bad", [object(), bytearray(), deque(), PlainModel(), print, iter(()), {1: 2}.keys()], ids=repr
+    "bad",
+    [object(), bytearray(), deque(), PlainModel(), print, iter(()), {1: 2}.keys()],
+    ids=lambda bad: type(bad).__name__,
 )
 def test_other_types_are_refused_by_the_name_of_the_field(bad: Any) -> None:
     """The error says which field and where in it, however deep."""
