@@ -341,6 +341,8 @@ class _Scanner:
         self._records.append(self._framed(start, body, head, closed, crlf=b"\r\n" in match.group()))
 
     def _framed(self, start: int, body: bytes, head: dict[str, Any], closed: bool, *, crlf: bool) -> Record:
+        if "bytes" not in head and "open" not in head:  # no text, so nothing of it can be missing
+            return _record(head, "", interrupted=False)
         length, cut = _length(head), False
         whole = 0 <= length <= len(body)
         rest = body[length:] if whole else b""
