@@ -191,7 +191,9 @@ async def test_any_other_error_is_let_through() -> None:
 
 
 @pytest.mark.parametrize(
-    "chain", [[], [AWAIT], [echo], [echo, CLEAR], [AWAIT, CLEAR, None], [AWAIT, lambda messages: messages]], ids=repr
+    "chain",
+    [[], [AWAIT], [echo], [echo, CLEAR], [AWAIT, CLEAR, None], [AWAIT, lambda messages: messages]],
+    ids=["empty", "await-only", "agent-only", "no-await", "nothing", "function-only"],
 )
 async def test_a_chain_needs_an_agent_and_an_await(chain: list[Any]) -> None:
     """Without an agent, or without an AWAIT, the rounds would never end: refused before anything is started."""
