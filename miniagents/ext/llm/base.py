@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from miniagents.errors import NoActiveContextError
 from miniagents.ext.llm.limits import RequestLimits
+from miniagents.ext.llm.logs import keep_logs_discreet
 from miniagents.ext.llm.prompts import usable
 from miniagents.ext.llm.redaction import Redactor, secrets_of
 from miniagents.ext.llm.retries import NO_RETRY, Retry
@@ -64,6 +65,7 @@ class ProviderAdapter(ABC):
             TypeError, ValueError: a setting that cannot work.
         """
         self.check(settings)
+        keep_logs_discreet()
 
         async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
             self.check(settings)

@@ -25,8 +25,6 @@ def metadata_of(outcome: Outcome) -> dict[str, Any]:
         "reasoning": outcome.reasoning,
         "choices": tuple(map(_choice, outcome.choices)),
     }
-    if not outcome.complete:
-        metadata["interrupted"] = True
     if outcome.unknown_events:
         metadata["unknown_events"] = outcome.unknown_events
     if outcome.lossy:

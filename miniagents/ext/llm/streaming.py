@@ -65,6 +65,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
     Raises:
         LLMError: its class says what went wrong; the SDK's or the HTTP library's error is its cause.
     """
+    metadata["interrupted"] = True  # until the end has come; whoever cancels sees what there is at that moment
     call = await prepare()
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -103,6 +104,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                             delivered = True
                             yield token
             metadata.update(metadata_of(session.close()))
+            del metadata["interrupted"]
         except Exception as error:
             failure = as_llm_error(error, provider=call.provider, redactor=call.redactor, responded=responded)
             if failure is None:
@@ -184,8 +186,7 @@ async def _sdk_events(response: Any) -> AsyncIterator[Any]:
 
 def _note_partial(session: Session, metadata: dict[str, Any]) -> None:
     with suppress(LLMError):  # the session has refused an event already; this is about what came before it
-        metadata.update(metadata_of(session.outcome()))
-    metadata["interrupted"] = True
+        metadata.update(metadata_of(session.outcome()), interrupted=True)
 
 
 def _announce(call: LLMCall, failure: LLMError, attempt: int, wait: float) -> None:

@@ -38,8 +38,9 @@ class Reply:
 
 
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, script: Iterable[Any]) -> None:
+    def __init__(self, script: Iterable[Any], wire: Wire) -> None:
         self.script = script
+        self.wire = wire
         self.served = 0
         self.closed = False
 
@@ -56,13 +57,15 @@ class _Body(httpx2.AsyncByteStream):
                 await asyncio.sleep(step)
 
     async def aclose(self) -> None:
+        if not self.closed:
+            self.wire.in_flight -= 1
         self.closed = True
 
 
 class Wire(httpx2.AsyncBaseTransport):
     """Plays replies in turn (the last one again and again), and keeps what was asked."""
 
-    def __init__(self, *replies: Reply | BaseException) -> None:
+    def __init__(self, *replies: Reply | Exception) -> None:
         self.replies = list(replies)
         self.requests: list[httpx2.Request] = []
         self.responses: list[_Body] = []
@@ -72,9 +75,11 @@ class Wire(httpx2.AsyncBaseTransport):
         """Play the next reply."""
         self.requests.append(request)
         reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
-        if isinstance(reply, BaseException):
+        if isinstance(reply, Exception):
             raise reply
-        body = _Body(reply.script)
+        self.in_flight += 1
+        self.most_in_flight = max(self.in_flight, self.most_in_flight)
+        body = _Body(reply.script, self)
         self.responses.append(body)
         return httpx2.Response(reply.status, headers=reply.headers, stream=body, request=request)
 

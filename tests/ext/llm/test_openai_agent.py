@@ -1,0 +1,393 @@
+"""The OpenAI agent on the real SDK client: what it sends, what it replies, and how it ends."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents import errors
+from miniagents.ext.llm.openai import OpenAIMessage, create_openai_agent
+from miniagents.messages import AssistantMessage, ErrorMessage, Message, SystemMessage, UserMessage
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from tests.ext.llm.conftest import Kit
+
+
+async def ask(agent: Any, *messages: Any) -> OpenAIMessage:
+    """The one reply to these messages."""
+    async with MiniAgents():
+        (message,) = await agent.trigger(list(messages) or "Hello")
+    assert isinstance(message, OpenAIMessage)
+    return message
+
+
+async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
+    """Tokens are the provider's deltas; the message has the rest."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 0.1}
+    chunks = kit.chat("Hel", "lo")
+    chunks[-1:-1] = kit.events({**kit.chat_chunk(), "choices": [], "usage": usage, "system_fingerprint": "fp"})
+    wire = kit.Wire(kit.Reply(chunks))
+    async with MiniAgents():
+        (promise,) = [promise async for promise in create_openai_agent("m", async_client=wire.openai()).trigger("Hi")]
+        assert [token async for token in promise] == ["Hel", "lo"]
+        message = await promise
+    assert isinstance(message, OpenAIMessage)
+    assert (message.content, message.role, message.model, message.id) == ("Hello", "assistant", "m-1", "chatcmpl-1")
+    assert (message.finish_reason, message.provider_finish_reason) == ("stop", "stop")
+    assert message.usage is not None
+    assert (message.usage.input_tokens, message.usage.output_tokens, message.usage.total_tokens) == (3, 2, 5)
+    assert message.usage.cost == 0.1
+    assert message.system_fingerprint == "fp"
+
+
+async def test_the_request_holds_the_conversation_and_nothing_of_ours(kit: Kit) -> None:
+    """Roles, text, parts and given parameters; no class names, hashes, errors or broken answers."""
+    wire = kit.Wire(kit.Reply(kit.chat("ok")))
+    agent = create_openai_agent(
+        "m", async_client=wire.openai(), system="Be brief", temperature=0.5, brand_new_option={"x": 1}, user="u"
+    )
+    parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    await ask(
+        agent,
+        SystemMessage("more rules"),
+        "plain",
+        Message("from nobody", custom=1),
+        UserMessage(parts),
+        UserMessage(["bare", {"type": "text", "text": "part"}], name="ann"),
+        AssistantMessage("an answer", model="other", id="x"),
+        AssistantMessage("half an ans", interrupted=True),
+        ErrorMessage("ValueError: secret"),
+        {"content": "a dict", "role": "developer"},
+        Message(None, temperature=21, unit="C"),
+    )
+    (body,) = wire.bodies
+    assert body.pop("messages") == [
+        {"role": "system", "content": "Be brief"},
+        {"role": "system", "content": "more rules"},
+        {"role": "user", "content": "plain"},
+        {"role": "user", "content": "from nobody"},
+        {"role": "user", "content": parts},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "bare"}, {"type": "text", "text": "part"}],
+            "name": "ann",
+        },
+        {"role": "assistant", "content": "an answer"},
+        {"role": "developer", "content": "a dict"},
+        {"role": "user", "content": '{"temperature":21,"unit":"C"}'},
+    ]
+    assert body == {
+        "model": "m",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "brand_new_option": {"x": 1},
+        "user": "u",
+    }
+    assert wire.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_tool_calls_and_their_results_go_back_as_the_api_wants_them(kit: Kit) -> None:
+    """An answer with tool calls, then the results under their ids."""
+    call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
+    chunks = kit.events(kit.chat_chunk(tool_calls=[call]), kit.chat_chunk(finish_reason="tool_calls"), "[DONE]")
+    wire = kit.Wire(kit.Reply(chunks), kit.Reply(kit.chat("1")))
+    agent = create_openai_agent("m", async_client=wire.openai())
+    asked = await ask(agent, "compute")
+    assert (asked.content, asked.finish_reason) == ("", "tool_calls")
+    (tool_call,) = asked.tool_calls
+    assert (tool_call.id, tool_call.name, tool_call.arguments) == ("c1", "f", '{"x":1}')
+    await ask(agent, "compute", asked, Message("1", role="tool", tool_call_id="c1"))
+    del call["index"]
+    assert wire.bodies[1]["messages"][1:] == [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "1", "tool_call_id": "c1"},
+    ]
+
+
+async def test_one_piece_instead_of_a_stream_where_that_is_wanted(kit: Kit) -> None:
+    """`stream=False`, of the agent or of the context, asks for one document; the message is the same."""
+    body = {
+        "id": "c",
+        "model": "m-1",
+        "object": "chat.completion",
+        "created": 1,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "length"}],
+    }
+    wire = kit.Wire(kit.Reply.json(body))
+    agent = create_openai_agent("m", async_client=wire.openai())
+    for context, stream in ((True, False), (False, None)):
+        async with MiniAgents(stream_llm_tokens_by_default=context):
+            (message,) = await agent.fork(stream=stream).trigger("Hello")
+        assert (message.content, message.finish_reason) == ("Hi", "length")
+    assert all(sent["stream"] is False and "stream_options" not in sent for sent in wire.bodies)
+
+
+async def test_a_document_instead_of_the_stream_that_was_asked_for_is_understood(kit: Kit) -> None:
+    """Some servers ignore `stream`; whatever their content type says."""
+    body = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    for kind in ("application/json", "text/event-stream", ""):
+        wire = kit.Wire(kit.Reply([b" \n", json.dumps(body).encode()], headers={"content-type": kind}))
+        assert (await ask(create_openai_agent("m", async_client=wire.openai()))).content == "Hi"
+
+
+async def test_usage_is_asked_for_where_the_server_is_known_to_understand_that(kit: Kit) -> None:
+    """OpenAI and Azure; for others, and against the default, the application decides."""
+    reply = kit.Reply(kit.chat("x"))
+    for client, options, expected in (
+        ("openai", {}, {"include_usage": True}),
+        ("azure", {}, {"include_usage": True}),
+        ("local", {}, None),
+        ("local", {"stream_options": {"include_usage": True}}, {"include_usage": True}),
+        ("openai", {"stream_options": {"include_usage": False}}, {"include_usage": False}),
+    ):
+        wire = kit.Wire(reply)
+        base_url = "http://localhost:1234/v1" if client == "local" else None
+        async_client = wire.azure() if client == "azure" else wire.openai(base_url=base_url)
+        agent: Any = create_openai_agent("m", async_client=async_client)
+        await ask(agent.fork(**options))
+        assert wire.bodies[0].get("stream_options") == expected
+        if client == "azure":
+            assert wire.requests[0].url.path == "/openai/deployments/m/chat/completions"
+        if client == "local":
+            assert str(wire.requests[0].url) == "http://localhost:1234/v1/chat/completions"
+
+
+RESPONSE_ITEMS = [
+    {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "opaque"},
+    {"type": "message", "id": "msg", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]},
+    {"type": "function_call", "id": "fc", "call_id": "call", "name": "f", "arguments": "{}"},
+]
+
+
+async def test_the_responses_api_is_spoken_too(kit: Kit) -> None:
+    """With `api="responses"`; the items of an answer go back unchanged, tool results under their call's id."""
+    added = [
+        {"type": "response.output_item.added", "output_index": i, "item": item} for i, item in enumerate(RESPONSE_ITEMS)
+    ]
+    delta = {"type": "response.output_text.delta", "output_index": 1, "content_index": 0, "delta": "Hi"}
+    done = [
+        {"type": "response.output_item.done", "output_index": i, "item": item} for i, item in enumerate(RESPONSE_ITEMS)
+    ]
+    response = {"id": "resp", "model": "m-1", "status": "completed", "output": RESPONSE_ITEMS}
+    chunks = kit.events(*added, delta, *done, {"type": "response.completed", "response": response})
+    wire = kit.Wire(kit.Reply(chunks))
+    agent = create_openai_agent("m", async_client=wire.openai(), api="responses", system="Be brief", store=False)
+    message = await ask(agent, "Hello")
+    assert (message.content, message.finish_reason) == ("Hi", "tool_calls")
+    await ask(
+        agent, "Hello", message, Message("2", role="tool", tool_call_id="call"), AssistantMessage("edited", output=1)
+    )
+    assert wire.requests[0].url.path == "/v1/responses"
+    assert wire.bodies[0]["input"] == [
+        {"role": "system", "content": "Be brief"},
+        {"role": "user", "content": "Hello"},
+    ]
+    assert wire.bodies[1]["input"][2:] == [
+        *RESPONSE_ITEMS,
+        {"type": "function_call_output", "call_id": "call", "output": "2"},
+        {"role": "assistant", "content": "edited"},
+    ]
+
+
+async def test_the_promise_is_there_before_the_request(kit: Kit) -> None:
+    """The reply can be passed on while the question is still being asked."""
+    wire = kit.Wire(kit.Reply(kit.chat("Hi")))
+    agent = create_openai_agent("m", async_client=wire.openai(), reply_metadata={"mood": "calm", "turn": 3})
+    async with MiniAgents():
+        call = agent.initiate_call()
+        replies = call.reply_sequence(finish_call=False)
+        (promise,) = [promise async for promise in replies]
+        assert dict(promise.known_beforehand) == {"mood": "calm", "turn": 3}
+        assert wire.requests == []
+        call.send_message("late question")
+        call.finish()
+        message = await promise
+    assert (message.content, message.mood) == ("Hi", "calm")
+    assert wire.bodies[0]["messages"] == [{"role": "user", "content": "late question"}]
+
+
+async def test_nothing_to_answer_is_a_clear_error(kit: Kit) -> None:
+    """Also when errors and broken answers are all there is; no request is made."""
+    wire = kit.Wire()
+    agent = create_openai_agent("m", async_client=wire.openai(), alias="WRITER")
+    for messages in ([], [ErrorMessage("no")], [AssistantMessage("ha", interrupted=True)]):
+        async with MiniAgents():
+            with pytest.raises(ValueError, match="WRITER was sent no message"):
+                await agent.trigger(messages)
+    assert wire.requests == []
+
+
+async def test_an_error_among_the_messages_goes_through_and_costs_nothing(kit: Kit) -> None:
+    """A question that failed is not asked."""
+    wire = kit.Wire()
+    async with MiniAgents():
+        with pytest.raises(KeyError, match="first"):
+            await create_openai_agent("m", async_client=wire.openai()).trigger(["a", KeyError("first")])
+    assert wire.requests == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"model": ""}, TypeError),
+        ({"model": None}, TypeError),
+        ({"api": "completions"}, ValueError),
+        ({"retry": 3}, TypeError),
+        ({"stall_timeout": 0}, ValueError),
+        ({"max_concurrent_requests": 0}, ValueError),
+        ({"max_concurrent_requests": 1.5}, ValueError),
+    ],
+    ids=str,
+)
+async def test_settings_that_cannot_work_are_refused_where_they_are_given(
+    settings: dict[str, Any], error: type, kit: Kit
+) -> None:
+    """By the call that makes the agent; from a fork, through the reply."""
+    with pytest.raises(error):
+        create_openai_agent(**{"model": "m", **settings})
+    wire = kit.Wire()
+    async with MiniAgents():
+        with pytest.raises(error):
+            await create_openai_agent("m", async_client=wire.openai()).fork(**settings).trigger("x")
+
+
+async def test_forks_change_what_they_name(kit: Kit) -> None:
+    """Model, parameters and alias; and `trigger` the same for one call."""
+    wire = kit.Wire(kit.Reply(kit.chat("x")))
+    agent = create_openai_agent("m", async_client=wire.openai(), temperature=0.1)
+    fork = agent.fork(model="other", temperature=0.9, alias="HOT")
+    await ask(fork)
+    async with MiniAgents():
+        await fork.trigger("Hello", top_p=0.3)
+    assert [(sent["model"], sent["temperature"], sent.get("top_p")) for sent in wire.bodies] == [
+        ("other", 0.9, None),
+        ("other", 0.9, 0.3),
+    ]
+    assert (agent.alias, fork.alias) == ("OPENAI_AGENT", "HOT")
+
+
+async def test_requests_in_flight_are_bounded_over_all_forks(kit: Kit) -> None:
+    """Ten agents and their forks share three places, also when some fail."""
+    slow = kit.Reply([*[0] * 50, *kit.chat("x")])
+    wire = kit.Wire(
+        slow,
+        kit.Reply.json({"error": {"message": "no"}}, 400),
+        slow,
+    )
+    agent = create_openai_agent("m", async_client=wire.openai(), max_concurrent_requests=3)
+    async with MiniAgents():
+        calls = [(agent if i % 2 else agent.fork(temperature=i / 10)).trigger("x") for i in range(10)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results].count(errors.RequestRejectedError) == 1
+    assert len(wire.requests) == 10
+    assert wire.most_in_flight == 3
+    assert wire.in_flight == 0
+
+
+async def test_S20_a_server_that_keeps_the_connection_open_holds_nobody_up(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `[DONE]` the answer is complete, whatever else may come or not."""
+    import httpx2
+
+    monkeypatch.setattr("miniagents.ext.llm.streaming._AFTER_END", 0.01)
+    for rest in ([kit.HANG], [httpx2.ReadError("reset")], kit.chat("other"), [b"rubbish"]):
+        wire = kit.Wire(kit.Reply([*kit.chat("Hi"), *rest]))
+        assert (await ask(create_openai_agent("m", async_client=wire.openai()))).content == "Hi"
+        assert wire.responses[0].closed
+
+
+@pytest.mark.parametrize("way", ["cancel", "forget", "leave the context"])
+async def test_C1_a_response_nobody_wants_any_more_is_closed(way: str, kit: Kit) -> None:
+    """Cancelled, forgotten or left behind by an error: the connection is given up in the same loop step or the next."""
+    wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:1], kit.HANG]))
+    agent = create_openai_agent("m", async_client=wire.openai())
+    caught: Any = None
+    try:
+        async with MiniAgents():
+            (promise,) = [promise async for promise in agent.trigger("Hello")]
+            reader = aiter(promise)
+            assert await anext(reader) == "Hi"
+            if way == "leave the context":
+                raise KeyError(way)
+            if way == "cancel":
+                promise.cancel()
+                with pytest.raises(errors.PromiseCancelledError) as caught:
+                    await promise
+                assert caught.value.partial.content == "Hi"
+                assert caught.value.partial.interrupted
+            else:
+                del promise, reader
+                gc.collect()
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert wire.responses[0].closed
+    except KeyError:
+        pass
+    assert wire.responses[0].closed
+    assert wire.in_flight == 0
+
+
+async def test_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> None:
+    """Silence and endless signs of life alike; what was said is kept."""
+
+    def endless(chunk: bytes) -> Any:
+        yield from kit.chat("Hi")[:1]
+        while True:
+            yield chunk
+            yield 0.001
+
+    pings = [b": keep-alive\n\n", *kit.events(kit.chat_chunk("")), *kit.events({"choices": []})]
+    for script in ([*kit.chat("Hi")[:1], kit.HANG], *map(endless, pings)):
+        wire = kit.Wire(kit.Reply(script))
+        agent = create_openai_agent("m", async_client=wire.openai(), stall_timeout=0.03)
+        async with MiniAgents():
+            with pytest.raises(errors.StreamStalledError, match=r"no progress for 0\.03 seconds") as caught:
+                await agent.trigger("Hello")
+        assert caught.value.partial.content == "Hi"
+        assert wire.responses[0].closed
+
+
+async def test_P17_thinking_is_progress_and_a_slow_reader_is_no_stall(kit: Kit) -> None:
+    """Only the time spent waiting for the provider counts, and whatever the answer gains starts it anew."""
+    thoughts = kit.events(*(kit.chat_chunk(reasoning_content="hm") for _ in range(12)))
+    script = [step for thought in thoughts for step in (thought, 0.01)]
+    wire = kit.Wire(kit.Reply([*script, *kit.chat("Hi", "there")]))
+    agent = create_openai_agent("m", async_client=wire.openai(), stall_timeout=0.06)
+    async with MiniAgents(start_everything_soon_by_default=False):
+        (promise,) = [promise async for promise in agent.trigger("Hello")]
+        tokens = []
+        async for token in promise:
+            tokens.append(token)
+            await asyncio.sleep(0.1)
+    assert tokens == ["Hi", "there"]
+
+
+async def test_S25_the_limit_of_one_event_holds_through_the_client(kit: Kit) -> None:
+    """100 MB in one line are refused long before they have come."""
+    import itertools
+
+    wire = kit.Wire(kit.Reply(itertools.chain([b"data: "], itertools.repeat(b"x" * 65536, 1600))))
+    async with MiniAgents():
+        with pytest.raises(errors.EventTooLargeError):
+            await create_openai_agent("m", async_client=wire.openai()).trigger("Hello")
+    assert wire.responses[0].served < 300
+    assert wire.responses[0].closed
+
+
+async def test_many_answers_at_once(kit: Kit) -> None:
+    """Each gets its own, through one client."""
+    wire = kit.Wire(kit.Reply(kit.chat("a", "b")))
+    agent = create_openai_agent("m", async_client=wire.openai())
+    async with MiniAgents():
+        replies = await asyncio.gather(*(agent.trigger(str(i)) for i in range(300)))
+    assert [message.content for (message,) in replies] == ["ab"] * 300
+    assert sorted(int(sent["messages"][0]["content"]) for sent in wire.bodies) == list(range(300))
