@@ -83,9 +83,12 @@ def _search(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
 
 
 def _report(me: asyncio.Task[Any], came_from: dict[asyncio.Task[Any], asyncio.Task[Any] | None], certain: bool) -> None:
-    tasks = [me]
-    while (previous := came_from[tasks[-1]]) is not None:
-        tasks.append(previous)
+    waiting: list[asyncio.Task[Any]] = []  # who waits for me, who waits for that one, and so on
+    previous = came_from[me]
+    while previous is not None:
+        waiting.append(previous)
+        previous = came_from[previous]
+    tasks = [me, *reversed(waiting)]
     if not certain or _may_time_out(tasks):
         check_later()
         return
