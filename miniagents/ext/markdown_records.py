@@ -216,9 +216,14 @@ def missing_end(data: bytes) -> bytes:
         return b"" if not data[line_end:].strip() else b"\n"
     match = _HEAD_LINE.match(data, frames[-1].start())
     head = _head_values(match)
-    if match is None or head is None or not _holds_all(head, len(data) - match.end()):
+    if match is None or head is None or _is_torn(match) or not _holds_all(head, len(data) - match.end()):
         return b"\n" + TORN_END + b"\n\n"
     return b"\n" + END + b"\n\n"
+
+
+def _is_torn(head: re.Match[bytes]) -> bool:
+    """Whether the blank line after a head is not there yet."""
+    return not head.group().endswith((b"\n\n", b"\n\r\n"))
 
 
 def _holds_all(head: dict[str, Any], length: int) -> bool:
@@ -334,7 +339,10 @@ class _Scanner:
                 self._report(start, "a message without a readable head, skipped")
             return
         body = data[match.end() : limit]
-        if repaired:
+        torn = not closed and _is_torn(match)
+        if torn:
+            self._report(start, "a message that was not written to its end")
+        if repaired or torn:
             text, _ = _text_of(body, head, cut=True)
             self._records.append(_record(head, text, interrupted=True))
             return
