@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import miniagents
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,3 +23,9 @@ def _no_keys_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
     for provider in ("OPENAI", "ANTHROPIC", "AZURE_OPENAI"):
         for name in ("API_KEY", "BASE_URL", "AUTH_TOKEN", "ORG_ID", "PROJECT_ID", "AD_TOKEN", "ENDPOINT"):
             monkeypatch.delenv(f"{provider}_{name}", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _programs_run_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that a test starts import the same `miniagents`, also where it is a checkout that nobody installed."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(miniagents.__file__).parent.parent))
