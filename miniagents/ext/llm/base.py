@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from miniagents.errors import NoActiveContextError
 from miniagents.ext.llm.limits import RequestLimits
 from miniagents.ext.llm.logs import keep_logs_discreet
 from miniagents.ext.llm.prompts import usable
@@ -154,8 +153,4 @@ def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
 
 
 def _streams_by_default() -> bool:
-    try:
-        context = MiniAgents.get_current()
-    except NoActiveContextError:
-        return True
-    return bool(getattr(context, "stream_llm_tokens_by_default", True))
+    return bool(getattr(MiniAgents.get_current(), "stream_llm_tokens_by_default", True))

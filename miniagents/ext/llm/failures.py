@@ -37,6 +37,9 @@ def as_llm_error(error: BaseException, *, provider: str, redactor: Redactor, res
         provider: "openai" or "anthropic".
         redactor: knows the secrets of the request.
         responded: whether there was a response already.
+
+    Raises:
+        Exception: what an SDK has wrapped as a connection error although it is none, such as a bug in a transport.
     """
     if isinstance(error, LLMError):
         _clean(error, provider, redactor)
@@ -96,17 +99,11 @@ def _from_status(error: Any, provider: str) -> LLMError:
 
 def _from_connection(error: BaseException, provider: str) -> LLMError:
     cause = error.__cause__
-    if cause is None or _is_network(cause):
-        timed_out = "APITimeoutError" in _names(error)
-        what = (
-            "timed out before the response began"
-            if timed_out
-            else f"failed before the response began: {cause or error}"
-        )
-        return ConnectionFailedError(f"the request to {provider} {what}", provider=provider)
-    # the SDKs wrap whatever a transport raises, bugs too; sending the request again does not help against those
-    what = f"{type(cause).__name__}: {cause}"
-    return ConnectionFailedError(f"the request to {provider} failed: {what}", provider=provider, retryable=False)
+    if cause is not None and not _is_network(cause):
+        raise cause  # some SDKs wrap whatever a transport raises, bugs too
+    timed_out = "APITimeoutError" in _names(error)
+    what = "timed out before the response began" if timed_out else f"failed before the response began: {cause or error}"
+    return ConnectionFailedError(f"the request to {provider} {what}", provider=provider)
 
 
 def _from_library(error: BaseException, provider: str, responded: bool) -> LLMError | None:

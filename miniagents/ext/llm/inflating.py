@@ -87,6 +87,7 @@ def inflater_for(content_encoding: str | None) -> Inflater | None:
     if len(names) > 1 or names[0] not in ("gzip", "deflate"):
         raise StreamDecodeError(
             f"the response is compressed with {content_encoding!r}, although it was asked for uncompressed; "
-            f"only gzip and deflate can be read"
+            f"only gzip and deflate can be read",
+            retryable=False,  # the next one would come the same way
         )
     return Inflater(names[0])

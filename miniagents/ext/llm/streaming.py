@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from miniagents.errors import LLMError
+from miniagents.errors import LLMError, StreamStalledError
 from miniagents.ext.llm.bodies import ResponseBody
 from miniagents.ext.llm.failures import as_llm_error
 from miniagents.ext.llm.metadata import metadata_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from miniagents.ext.llm.redaction import Redactor
     from miniagents.ext.llm.retries import Retry
-    from miniagents.ext.llm.sessions import Session
+    from miniagents.ext.llm.sessions import Outcome, Session
 
 __all__ = ["LLMCall", "stream_answer"]
 
@@ -65,7 +65,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
     Raises:
         LLMError: its class says what went wrong; the SDK's or the HTTP library's error is its cause.
     """
-    metadata["interrupted"] = True  # until the end has come; whoever cancels sees what there is at that moment
+    metadata["interrupted"] = True  # until the end has come: whoever cancels sees what there is at that moment
     call = await prepare()
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -73,8 +73,6 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
     while True:
         attempt += 1
         session = call.new_session()
-        take: Callable[[Any], str] = session.feed
-
         delivered = responded = False
         try:
             # one generator for everything: each one more on the way costs every token as much as its decoding
@@ -82,11 +80,9 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                 with StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
                         responded = True
-                        incoming = _Incoming(call, session, response)
-                        if incoming.parsed:
-                            take = session.feed_parsed
-                        body, chunks = incoming.body, incoming.chunks
-                        async for chunk in chunks:
+                        incoming = await _Incoming.of(call, session, response)
+                        body, take = incoming.body, incoming.take
+                        async for chunk in incoming.chunks:
                             watch.waiting = None
                             idle = session.idle_events
                             events = body.feed(chunk)
@@ -103,53 +99,84 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                         if token:
                             delivered = True
                             yield token
-            metadata.update(metadata_of(session.close()))
-            del metadata["interrupted"]
+            outcome = session.close()
         except Exception as error:
-            failure = as_llm_error(error, provider=call.provider, redactor=call.redactor, responded=responded)
-            if failure is None:
-                raise
-            failure.delivered_any = delivered
-            wait = call.retry.wait(failure, attempt, clock() - started)
-            if wait is None:
+            if (known := _complete_all_the_same(session, error)) is None:
                 _note_partial(session, metadata)
-                raise failure  # noqa: B904 - its cause is set already, where there is one
-            _announce(call, failure, attempt, wait)
+                wait = _wait_or_raise(call, error, attempt, clock() - started, responded, delivered)
+                await asyncio.sleep(wait)
+                continue
+            outcome = known
         except BaseException:
             _note_partial(session, metadata)
             raise
-        else:
-            return
-        await asyncio.sleep(wait)
+        metadata.clear()
+        metadata.update(metadata_of(outcome))
+        return
+
+
+def _complete_all_the_same(session: Session, error: Exception) -> Outcome | None:
+    """A connection that is lost, or held open, after the provider has said its last word does not harm the answer."""
+    if isinstance(error, LLMError) and not isinstance(error, StreamStalledError):
+        return None
+    outcome = session.outcome()
+    return outcome if outcome.complete else None
+
+
+def _wait_or_raise(
+    call: LLMCall, error: Exception, attempt: int, elapsed: float, responded: bool, delivered: bool
+) -> float:
+    """Seconds until the next attempt; where there is none, what the reader gets."""
+    failure = as_llm_error(error, provider=call.provider, redactor=call.redactor, responded=responded)
+    if failure is None:
+        raise error
+    failure.delivered_any = delivered
+    wait = call.retry.wait(failure, attempt, elapsed)
+    if wait is None:
+        raise failure
+    # no text of the error: it may quote the prompt
+    logger.warning(
+        "%s: attempt %d of %d failed (%s, status %s); trying again in %.1f s",
+        call.alias,
+        attempt,
+        call.retry.attempts,
+        type(failure).__name__,
+        failure.status,
+        wait,
+    )
+    return wait
 
 
 class _Incoming:
     """The body of a response, as chunks and a way to make events of them."""
 
-    def __init__(self, call: LLMCall, session: Session, response: Any) -> None:
-        headers = response.headers
-        http_response = response.http_response
+    def __init__(self, session: Session, body: Any, chunks: AsyncIterator[Any], take: Callable[[Any], str]) -> None:
         self.session = session
-        self.parsed = headers.get("content-type", "").startswith(_PARSED_BY_SDK)
-        self.body: Any
-        self.chunks: AsyncIterator[Any]
-        if self.parsed:
-            self.body = _AlreadyParsed()
-            self.chunks = _sdk_events(response)
-            return
-        encoding = headers.get("content-encoding")
+        self.body = body
+        self.chunks = chunks
+        self.take = take
+
+    @classmethod
+    async def of(cls, call: LLMCall, session: Session, response: Any) -> _Incoming:
+        """Find out how this response is to be read."""
+        http_response = response.http_response
+        content_type = response.headers.get("content-type", "")
+        if content_type.startswith(_PARSED_BY_SDK):
+            return cls(session, _ParsedBySDK(), aiter(await response.parse()), session.feed_parsed)
+        encoding = response.headers.get("content-encoding")
         if http_response.is_stream_consumed:  # a transport that gives the whole body at once; it is decoded by now
             encoding = None
-            self.chunks = http_response.aiter_bytes()
+            chunks = http_response.aiter_bytes()
         else:
-            self.chunks = http_response.aiter_raw()
-        self.body = ResponseBody(
+            chunks = http_response.aiter_raw()
+        body = ResponseBody(
             session,
             streamed=call.streamed,
-            content_type=headers.get("content-type", ""),
+            content_type=content_type,
             content_encoding=encoding,
             max_event_bytes=call.max_event_bytes,
         )
+        return cls(session, body, chunks, session.feed)
 
     async def finish(self) -> str:
         """Read what may come after the last word, and close the body; returns the text of an answer in one piece."""
@@ -166,11 +193,18 @@ class _Incoming:
         return text
 
 
-class _AlreadyParsed:
+class _ParsedBySDK:
     """Takes the place of a body where the SDK has decoded it."""
 
     def feed(self, event: Any) -> tuple[dict[str, Any]]:
-        return (event.to_dict(),)
+        if event.type == "content_block_delta":
+            delta = event.delta
+            if delta.type == "text_delta":  # nearly all are; `to_dict` would cost 10 us
+                return (
+                    {"type": event.type, "index": event.index, "delta": {"type": "text_delta", "text": delta.text}},
+                )
+        fields: dict[str, Any] = event.to_dict()
+        return (fields,)
 
     def skip(self, event: Any) -> None:
         pass
@@ -179,24 +213,7 @@ class _AlreadyParsed:
         return ""
 
 
-async def _sdk_events(response: Any) -> AsyncIterator[Any]:
-    async for event in await response.parse():
-        yield event
-
-
 def _note_partial(session: Session, metadata: dict[str, Any]) -> None:
     with suppress(LLMError):  # the session has refused an event already; this is about what came before it
+        metadata.clear()
         metadata.update(metadata_of(session.outcome()), interrupted=True)
-
-
-def _announce(call: LLMCall, failure: LLMError, attempt: int, wait: float) -> None:
-    """No text of the error: it may quote the prompt."""
-    logger.warning(
-        "%s: attempt %d of %d failed (%s, status %s); trying again in %.1f s",
-        call.alias,
-        attempt,
-        call.retry.attempts,
-        type(failure).__name__,
-        failure.status,
-        wait,
-    )

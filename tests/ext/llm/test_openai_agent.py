@@ -130,6 +130,59 @@ async def test_one_piece_instead_of_a_stream_where_that_is_wanted(kit: Kit) -> N
     assert all(sent["stream"] is False and "stream_options" not in sent for sent in wire.bodies)
 
 
+async def test_what_was_lost_or_not_understood_is_told(kit: Kit) -> None:
+    """Half characters and unknown parts of the answer leave a mark on the message."""
+    parts: Any = [{"type": "brand_new", "x": 1}]
+    chunks = kit.events(kit.chat_chunk("a\ud83d"), kit.chat_chunk(parts), kit.chat_chunk(finish_reason="stop"))
+    message: Any = await ask(create_openai_agent("m", async_client=kit.Wire(kit.Reply(chunks)).openai()))
+    assert (message.content, message.lossy, message.unknown_events) == ("a\ufffd", True, 1)
+
+
+async def test_several_answers_to_one_request_are_on_the_message(kit: Kit) -> None:
+    """The content is the first; the others are messages of their own."""
+    chunks = kit.events(*(kit.chat_chunk(text) for text in "ab"), kit.chat_chunk(finish_reason="stop"))
+    other = kit.events(*(kit.chat_chunk(text) for text in "cd"), kit.chat_chunk(finish_reason="length"))
+    second = [chunk.replace(b'"index": 0', b'"index": 1') for chunk in other]
+    wire = kit.Wire(kit.Reply([chunk for pair in zip(chunks, second, strict=True) for chunk in pair]))
+    message = await ask(create_openai_agent("m", async_client=wire.openai(), n=2))
+    assert message.content == "ab"
+    assert [(choice.content, choice.finish_reason) for choice in message.choices] == [("cd", "length")]
+    wire = kit.Wire(kit.Reply(chunks))
+    with pytest.raises(errors.StreamTruncatedError):
+        await ask(create_openai_agent("m", async_client=wire.openai(), n=2, retry=None))
+
+
+async def test_headers_and_bodies_of_the_application_are_kept(kit: Kit) -> None:
+    """What `extra_headers` and `extra_body` say goes before what we would say."""
+    wire = kit.Wire(kit.Reply(kit.chat("Hi")))
+    agent = create_openai_agent("m", async_client=wire.openai(), new_option=1, extra_body={"new_option": 2, "more": 3})
+    await ask(agent.fork(extra_headers={"Accept-Encoding": "gzip", "x-mine": "1"}))
+    assert (wire.bodies[0]["new_option"], wire.bodies[0]["more"]) == (2, 3)
+    assert (wire.requests[0].headers["accept-encoding"], wire.requests[0].headers["x-mine"]) == ("gzip", "1")
+
+
+async def test_custom_tools_go_back_as_the_apis_want_them(kit: Kit) -> None:
+    """Chat completions and responses have different shapes for them, and for calls of other providers."""
+    calls = [
+        {"id": "a", "name": "sql", "arguments": "select 1", "type": "custom"},
+        {"id": "b", "name": "f", "arguments": "{}"},
+    ]
+    answer = AssistantMessage("", tool_calls=calls)
+    wire = kit.Wire(kit.Reply(kit.chat("ok")))
+    await ask(create_openai_agent("m", async_client=wire.openai()), "q", answer)
+    assert wire.bodies[0]["messages"][1]["tool_calls"] == [
+        {"id": "a", "type": "custom", "custom": {"name": "sql", "input": "select 1"}},
+        {"id": "b", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+    ]
+    response = {"id": "resp", "status": "completed", "output": []}
+    wire = kit.Wire(kit.Reply(kit.events({"type": "response.completed", "response": response})))
+    await ask(create_openai_agent("m", async_client=wire.openai(), api="responses"), "q", answer)
+    assert wire.bodies[0]["input"][1:] == [
+        {"type": "custom_tool_call", "call_id": "a", "name": "sql", "input": "select 1"},
+        {"type": "function_call", "call_id": "b", "name": "f", "arguments": "{}"},
+    ]
+
+
 async def test_a_document_instead_of_the_stream_that_was_asked_for_is_understood(kit: Kit) -> None:
     """Some servers ignore `stream`; whatever their content type says."""
     body = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
@@ -354,6 +407,36 @@ async def test_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> None:
                 await agent.trigger("Hello")
         assert caught.value.partial.content == "Hi"
         assert wire.responses[0].closed
+
+
+async def test_S34_a_response_that_never_begins_is_given_up_too(kit: Kit) -> None:
+    """The wait for the response counts as a wait; where no stream was asked for, only the SDK's own timeout does."""
+
+    class Silent(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
+        async def handle_async_request(self, request: Any) -> Any:
+            await asyncio.Event().wait()
+
+    agent = create_openai_agent("m", async_client=Silent().openai(), stall_timeout=0.02, retry=None)
+    async with MiniAgents():
+        with pytest.raises(errors.StreamStalledError):
+            await agent.trigger("Hello")
+        (promise,) = [promise async for promise in agent.fork(stream=False).trigger("Hello")]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(promise, 0.1)
+        promise.cancel()
+        with pytest.raises(errors.PromiseCancelledError):
+            await promise
+
+
+async def test_S2_S33_what_happens_after_the_last_word_does_not_harm_the_answer(kit: Kit) -> None:
+    """A finish reason has come, `[DONE]` never does: the connection breaks, or is held open for ever."""
+    import httpx2
+
+    for rest in (httpx2.ReadError("reset"), kit.HANG):
+        wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:-1], rest]))
+        message = await ask(create_openai_agent("m", async_client=wire.openai(), stall_timeout=0.02))
+        assert (message.content, message.finish_reason, message.interrupted) == ("Hi", "stop", False)
+        assert len(wire.requests) == 1
 
 
 async def test_P17_thinking_is_progress_and_a_slow_reader_is_no_stall(kit: Kit) -> None:

@@ -67,7 +67,7 @@ class Session(ABC):
         if self.ended:
             return ""
         self.events += 1
-        if self._joiner is None:
+        if self._joiner is None:  # whoever decoded this may have let half characters through
             self._joiner = SurrogateJoiner()
         return self._take(data, "message")
 

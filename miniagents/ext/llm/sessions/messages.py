@@ -83,7 +83,7 @@ class MessagesSession(Session):
                 and type(delta) is dict
                 and delta.get("type") == "text_delta"
                 and type(text := delta.get("text")) is str
-                and self._joiner is None
+                and (self._joiner is None or (text.isascii() and not self._joiner.half))
             ):
                 self._say_block(text)
                 self._pieces.append(text)

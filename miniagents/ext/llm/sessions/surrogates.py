@@ -13,20 +13,23 @@ T = TypeVar("T")
 class SurrogateJoiner:
     r"""Joins `\ud83d` at the end of one piece to `\ude00` at the start of the next; what stays alone becomes U+FFFD."""
 
-    __slots__ = ("_half", "lossy")
+    __slots__ = ("half", "lossy")
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""
+        """The first half that waits for its second."""
         self.lossy = False
 
     def feed(self, piece: str) -> str:
         """What of the text can be said now: all but a first half at its end."""
+        if not self.half and piece.isascii():
+            return piece
         if not piece:
             return ""
-        piece = self._half + piece
-        self._half = ""
+        piece = self.half + piece
+        self.half = ""
         if "\ud800" <= piece[-1] <= "\udbff":
-            self._half = piece[-1]
+            self.half = piece[-1]
             piece = piece[:-1]
         whole = mend(piece)
         self.lossy |= whole.count("\ufffd") > piece.count("\ufffd")
@@ -34,9 +37,9 @@ class SurrogateJoiner:
 
     def flush(self) -> str:
         """The end of the text."""
-        if not self._half:
+        if not self.half:
             return ""
-        self._half = ""
+        self.half = ""
         self.lossy = True
         return "\ufffd"
 

@@ -1,0 +1,236 @@
+"""Every failure is one of ours, with the other's error as cause, and with no key in it."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import logging
+import pickle
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents import errors
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.redaction import REDACTED, Redactor
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from tests.ext.llm.conftest import Kit
+
+PROVIDERS = ["openai", "anthropic"]
+
+
+async def failure(provider: str, wire: Any, *messages: Any, **settings: Any) -> errors.LLMError:
+    """What the agent's reply fails with, on its only attempt."""
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    client = wire.openai() if provider == "openai" else wire.anthropic()
+    async with MiniAgents():
+        with pytest.raises(errors.LLMError) as caught:
+            await create("m", **{"async_client": client, "retry": None, **settings}).trigger(list(messages) or "Hello")
+    return caught.value
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [
+        (400, errors.RequestRejectedError, False),
+        (401, errors.AuthenticationFailedError, False),
+        (403, errors.AuthenticationFailedError, False),
+        (404, errors.RequestRejectedError, False),
+        (408, errors.ProviderError, True),
+        (409, errors.ProviderError, True),
+        (413, errors.RequestRejectedError, False),
+        (422, errors.RequestRejectedError, False),
+        (429, errors.RateLimitedError, True),
+        (500, errors.ProviderError, True),
+        (502, errors.ProviderError, True),
+        (503, errors.ProviderOverloadedError, True),
+        (529, errors.ProviderOverloadedError, True),
+    ],
+)
+async def test_one_taxonomy_of_statuses_for_both_providers(
+    provider: str, status: int, kind: type, retryable: bool, kit: Kit
+) -> None:
+    """The class, the status, and the provider's own words; the SDK's error is the cause."""
+    reply = kit.Reply.json({"error": {"message": "what went wrong", "type": "some_error"}}, status, retry_after="7")
+    error = await failure(provider, kit.Wire(reply))
+    assert type(error) is kind
+    assert (error.status, error.retryable, error.provider, error.retry_after) == (status, retryable, provider, 7.0)
+    assert f"status {status}" in str(error)
+    assert "what went wrong" in str(error)
+    assert not error.delivered_any
+    assert type(error.__cause__).__module__.startswith(provider)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>502 Bad Gateway</html>", b"{", b"[]", b'"text"', b'{"detail": "x"}', b"x" * 9999]
+)
+async def test_an_error_response_of_any_shape_is_understood(provider: str, body: bytes, kit: Kit) -> None:
+    """A proxy's page, broken JSON, nothing at all: never another exception, never a message without end."""
+    error = await failure(provider, kit.Wire(kit.Reply([body], 502)))
+    assert type(error) is errors.ProviderError
+    assert error.status == 502
+    assert 20 < len(str(error)) < 800
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_quota_that_is_used_up_is_no_reason_to_wait(provider: str, kit: Kit) -> None:
+    """`insufficient_quota` comes with 429 too."""
+    error = await failure(
+        provider, kit.Wire(kit.Reply.json({"error": {"message": "m", "code": "insufficient_quota"}}, 429))
+    )
+    assert type(error) is errors.RateLimitedError
+    assert not error.retryable
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_S33_S34_failures_of_the_network_are_told_apart(provider: str, kit: Kit) -> None:
+    """Before the response, in the middle of it, by a timeout."""
+    import httpx2
+
+    start = kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
+    cases: list[tuple[Any, type, bool, str]] = [
+        (httpx2.ConnectError("refused"), errors.ConnectionFailedError, True, "refused"),
+        (httpx2.ConnectTimeout("slow"), errors.ConnectionFailedError, True, "timed out"),
+        (OSError("unreachable"), errors.ConnectionFailedError, True, "unreachable"),
+        (kit.Reply([*start, httpx2.ReadError("reset")]), errors.StreamBrokenError, True, "reset"),
+        (kit.Reply([*start, httpx2.RemoteProtocolError("eof")]), errors.StreamBrokenError, True, "eof"),
+        (kit.Reply([*start, ConnectionResetError("rst")]), errors.StreamBrokenError, True, "rst"),
+        (kit.Reply([*start, httpx2.ReadTimeout("silence")]), errors.StreamStalledError, True, "silence"),
+        (kit.Reply([*start, httpx2.DecodingError("bad")]), errors.StreamDecodeError, True, "bad"),
+        (kit.Reply(start), errors.StreamTruncatedError, True, "ended"),
+        (kit.Reply([]), errors.EmptyStreamError, True, "no events"),
+    ]
+    for reply, kind, retryable, words in cases:
+        error = await failure(provider, kit.Wire(reply))
+        assert type(error) is kind
+        assert error.retryable is retryable
+        assert words in str(error)
+        streamed = isinstance(reply, kit.Reply) and bool(reply.script)
+        assert error.partial.content == ("Hi" if streamed else "")
+        assert error.delivered_any is streamed
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_bug_is_not_called_a_failure_of_the_network(provider: str, kit: Kit) -> None:
+    """What is no fault of provider or network comes through as it is, although an SDK may have wrapped it."""
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    for reply in (ZeroDivisionError("bug"), kit.Reply([b": begun\n\n", ZeroDivisionError("bug")])):
+        wire = kit.Wire(reply)
+        async with MiniAgents():
+            with pytest.raises(ZeroDivisionError, match="bug"):
+                await create("m", async_client=wire.openai() if provider == "openai" else wire.anthropic()).trigger(
+                    "Hi"
+                )
+        assert len(wire.requests) == 1
+        assert wire.in_flight == 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_P20_X16_no_key_in_errors_tracebacks_pickles_or_logs(
+    provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in ours, not in the SDK's, although the provider echoes the key and the SDK keeps the request."""
+    caplog.set_level(logging.DEBUG)
+    echo = {"message": f"Incorrect API key provided: {kit.KEY}", "code": f"Bearer {kit.KEY}", "param": [kit.KEY]}
+    for reply in (kit.Reply.json({"error": echo}, 401), kit.Reply(kit.events({"error": echo, "type": "error"}))):
+        error = await failure(provider, kit.Wire(reply))
+        assert "Incorrect API key provided: [redacted]" in str(error)
+        cause: Any = error.__cause__
+        texts = ["".join(traceback.format_exception(error)), repr(error), str(error.__dict__), repr(cause), caplog.text]
+        if cause is not None:
+            texts += [repr(cause.body), cause.message, repr(dict(cause.request.headers))]
+            with pytest.raises(Exception, match=r"\[redacted\]"):
+                raise cause
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy), copy.status, copy.retryable) == (
+            type(error),
+            str(error),
+            error.status,
+            error.retryable,
+        )
+        assert copy.partial.content == error.partial.content
+        texts += [repr(copy.__dict__), pickle.dumps(error, protocol=0).decode("latin-1")]
+        for text in texts:
+            assert kit.KEY not in text
+
+
+async def test_P20_keys_in_headers_of_the_application_are_secrets_too(kit: Kit) -> None:
+    """Gateways take them under names of their own."""
+    wire = kit.Wire(kit.Reply.json({"error": {"message": "bad tokens: gateway-0815-secret, per-call-4711"}}, 401))
+    client = wire.openai(default_headers={"X-Gateway-Token": "gateway-0815-secret"})
+    error = await failure("openai", wire, async_client=client, extra_headers={"x-my-key": "per-call-4711"})
+    assert str(error).endswith(f"bad tokens: {REDACTED}, {REDACTED}")
+    assert wire.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-proj-abcdEFGH1234",
+        "sk-ant-api03-abc_DEF-123456",
+        "sk-wrong****-key",
+        "gsk_abcdefgh12345678",
+        "xai-abcdefgh12345678",
+        "pplx-0123456789abcdef",
+        "hf_abcdefghijkl",
+        "AIzaSyA0123456789abcdefghijkl",
+        "ya29.a0AfH6SMBx-12345",
+        "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+    ],
+)
+def test_what_looks_like_a_key_is_redacted_without_being_known(secret: str) -> None:
+    """In any surroundings."""
+    redactor = Redactor()
+    for text in (
+        secret,
+        f"key={secret}.",
+        f'"{secret}"',
+        f"Bearer {secret}",
+        f"({secret})",
+        f"https://x/?key={secret}&a=1",
+    ):
+        assert secret not in redactor.text(text)
+    assert redactor.deep({"a": [secret, 1, None], "b": (secret,)}) == {"a": [REDACTED, 1, None], "b": (REDACTED,)}
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    """Words that only resemble keys stay, and so do values too short to be one."""
+    redactor = Redactor(["ab", ""])
+    for text in (
+        "max_tokens: 4096",
+        "ask-me-anything",
+        "task-force",
+        "a basic idea",
+        "risk_assessment_report",
+        "ab absolute",
+    ):
+        assert redactor.text(text) == text
+    assert redactor.text("authorization: Bearer abcdefghijk") == f"authorization: {REDACTED} {REDACTED}"
+    assert redactor.text('{"api_key": "0815-4711-xyz", "x": 1}') == f'{{"api_key": "{REDACTED}", "x": 1}}'
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_X12_no_prompt_and_no_key_in_any_log_line(
+    provider: str, kit: Kit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With everything at DEBUG: requests, answers, failures, and keys in the query; unless bodies are asked for."""
+    caplog.set_level(logging.DEBUG)
+    answer = kit.chat("Hi") if provider == "openai" else kit.message("Hi")
+    settings = {"extra_query": {"key": "query-secret-1"}, "extra_headers": {"x-token": "header-secret-1"}}
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    for bodies in (False, True):
+        caplog.clear()
+        monkeypatch.setenv("MINIAGENTS_LOG_BODIES", str(int(bodies)))
+        wire = kit.Wire(kit.Reply.json({"error": {"message": "canary prompt"}}, 500), kit.Reply(answer))
+        client = wire.openai() if provider == "openai" else wire.anthropic()
+        async with MiniAgents():
+            await create("m", async_client=client, **settings).trigger("canary prompt")
+        assert "HTTP Request: POST" in caplog.text
+        secrets = ("canary prompt", kit.KEY, "query-secret-1", "header-secret-1")
+        assert any(secret in caplog.text for secret in secrets) is bodies
