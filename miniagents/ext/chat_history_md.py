@@ -263,8 +263,8 @@ def _without_repetitions(records: list[Record]) -> list[Record]:
 def _record_of(message: Message, record_id: str) -> Record:
     try:
         fields = message.model_dump()
-    except (ValueError, RecursionError):  # messages in messages, hundreds deep
-        fields = {"class_": message.class_name, **_shallow(message)}
+    except (ValueError, RecursionError):  # a serializer of the application's own, or messages hundreds deep
+        fields = _dump_of_what_can_be_dumped(message)
     for name, field in type(message).model_fields.items():
         value = getattr(message, name)
         if field.default_factory is None and value == field.default and repr(value) == repr(field.default):
@@ -281,11 +281,13 @@ def _record_of(message: Message, record_id: str) -> Record:
     return Record(record_id, message.role, text, _json_fields(fields), interrupted)
 
 
-def _shallow(message: Message) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+def _dump_of_what_can_be_dumped(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = {"class_": message.class_name}
     for name, _ in message:
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             fields |= message.model_dump(include={name})
+        except (ValueError, RecursionError):
+            _warn_of_lost_field(name)
     return fields
 
 
@@ -295,8 +297,12 @@ def _json_fields(fields: dict[str, Any]) -> dict[str, Any]:
         try:
             kept[name] = to_json_value(value)
         except (TypeError, ValueError, RecursionError):
-            logger.warning("The field %r of a message could not be kept in the history", name)
+            _warn_of_lost_field(name)
     return kept
+
+
+def _warn_of_lost_field(name: str) -> None:
+    logger.warning("The field %r of a message could not be kept in the history", name)
 
 
 def _message_of(record: Record) -> Message:

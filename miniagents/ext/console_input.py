@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LineReader", "without_surrogates"]
 
 _CHUNK = 65536
+_LOOPS_WATCH_FILES = sys.platform != "win32"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -94,7 +95,7 @@ class LineReader:
 
     async def _read(self) -> bytes:
         """What there is, as soon as there is something; nothing at the end."""
-        if self._descriptor is None or sys.platform == "win32":
+        if self._descriptor is None or not _LOOPS_WATCH_FILES:
             return await self._read_in_thread()
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             try:

@@ -20,7 +20,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError
 from miniagents.ext import chat_history_md, history_files
@@ -164,6 +164,22 @@ async def test_a_chain_of_messages_too_deep_to_dump_keeps_its_text(
     [loaded] = await ChatHistoryMD(path).aload_chat_history()
     assert (type(loaded), loaded.content, loaded.role, loaded.number) == (UserMessage, "level 999", "user", 999)
     assert "'before'" in caplog.text
+
+
+async def test_a_field_that_cannot_be_dumped_costs_only_itself(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A serializer of the application that fails does not cost the message."""
+
+    class Secretive(Message):
+        secret: str = ""
+        number: int = 0
+
+        @field_serializer("secret")
+        def refuse(self, value: str) -> str:
+            raise ValueError("not for anybody")
+
+    await ChatHistoryMD(path).aappend(Secretive(content="text", secret="x", number=7))
+    assert await ChatHistoryMD(path).aload_chat_history() == (Secretive(content="text", number=7),)
+    assert "'secret'" in caplog.text
 
 
 async def test_a_class_that_nobody_knows_any_more_becomes_a_plain_message(path: Path) -> None:
@@ -490,6 +506,38 @@ async def test_a_lock_that_is_never_given_back_is_reported(path: Path, monkeypat
             await history.aload_chat_history()
     await history.aappend("next")
     assert await texts(path) == ["kept", "next"]
+
+
+async def test_a_file_that_goes_away_before_it_is_locked_is_made_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotating the file in the very moment of an append sends the record to the new file."""
+    lock, moved = history_files._lock, path.with_name("moved.md")
+
+    def move_and_lock(descriptor: int) -> bool:
+        if not moved.exists():
+            path.rename(moved)
+        return lock(descriptor)
+
+    monkeypatch.setattr(history_files, "_lock", move_and_lock)
+    await ChatHistoryMD(path).aappend("one")
+    assert await texts(path) == ["one"]
+    assert moved.read_bytes() == b""
+
+
+async def test_a_file_system_without_locks_is_used_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be locked, whole records are still appended; other errors of locking are reported."""
+    code = errno.ENOLCK
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    await ChatHistoryMD(path).aappend("one")
+    assert await texts(path) == ["one"]
+    code = errno.EIO
+    with pytest.raises(HistoryWriteError):
+        await ChatHistoryMD(path).aappend("two")
 
 
 async def test_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:

@@ -140,6 +140,24 @@ async def test_an_error_of_the_thread_reaches_the_reader() -> None:
         await LineReader.of(broken).readline()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+async def test_a_terminal_that_goes_away_has_ended() -> None:
+    """When the window is closed, the input ends; the error that the system gives for it is not an error here."""
+    screen, keyboard = os.openpty()
+    os.write(screen, b"last line\n")
+    with open(keyboard, encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
+        assert await LineReader.of(stdin).readline() == "last line"
+        os.close(screen)
+        assert await all_lines(stdin) == []
+
+
+async def test_an_input_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    """A stdin that is open for writing only says so."""
+    with open(tmp_path / "output", "w", encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await LineReader.of(stdin).readline()
+
+
 async def test_who_reads_next_gets_what_was_read_ahead(pipe: Pipe) -> None:
     """Lines that came together with the first one are not lost when somebody else asks for them."""
     pipe.write(b"one\ntwo\nthree\n")

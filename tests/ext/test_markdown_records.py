@@ -194,6 +194,16 @@ def test_invalid_utf8_costs_one_message() -> None:
     assert "UTF-8" in problem.what
 
 
+@pytest.mark.parametrize("junk", [b"\0" * 50, b"\xff\xfe\xfd"], ids=["lost block", "no UTF-8"])
+def test_what_cannot_be_read_behind_a_whole_text_costs_it_nothing(junk: bytes) -> None:
+    """A text as long as its head says is whole, although something unreadable stands between it and its end."""
+    data = file_of(BEFORE, AFTER)
+    end = to_bytes(BEFORE).index(b"<!-- /")
+    found = scan(data[:end] + junk + data[end:])
+    assert found.records == (BEFORE, AFTER)
+    assert "unreadable" in found.problems[0].what
+
+
 @pytest.mark.parametrize("closed_by", ["", "```py\n"])
 @pytest.mark.parametrize("text", ["longer than before, 日本", "s", "", "two\n\nparagraphs"])
 def test_text_edited_by_hand_is_taken_as_it_is_now(text: str, closed_by: str) -> None:
