@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miniagents.ext.terminal import TerminalFilter, visible, visible_line
@@ -99,10 +98,14 @@ def test_names_stay_on_one_line() -> None:
 
 
 @given(pieces_of_text)
+@example(["\r"])
+@example(["\r", "\n"])
+@example(["\r", "\r\n\r"])
 def test_output_does_not_depend_on_the_cuts(pieces: list[str]) -> None:
     """For any text in any pieces: the same output as for the whole, and nothing in it is obeyed."""
     terminal_filter = TerminalFilter()
-    shown = "".join(itertools.chain((terminal_filter.feed(piece) for piece in pieces), [terminal_filter.finish()]))
+    shown = "".join([terminal_filter.feed(piece) for piece in pieces])
+    shown += terminal_filter.finish()
     assert shown == visible("".join(pieces))
     assert not any(map(is_obeyed, shown))
     assert shown.encode().decode() == shown  # and every output stream can hold it
