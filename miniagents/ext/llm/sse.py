@@ -84,6 +84,10 @@ class SSEDecoder:
             if event is not None:
                 self.bytes_fed += len(chunk)
                 return [event]
+        if self._in_event and not self._skip_line_feed and b"\n" not in chunk and b"\r" not in chunk:
+            self.bytes_fed += len(chunk)
+            self._grow_line(chunk)  # a long line goes on
+            return []
         if len(chunk) > _PIECE:  # so that what is copied on the way stays small beside the limit
             return [
                 event for start in range(0, len(chunk), _PIECE) for event in self._feed(chunk[start : start + _PIECE])
