@@ -342,7 +342,7 @@ async def test_two_loops_do_not_mistake_each_other() -> None:
         async with MiniAgents(unobserved_errors="log"):
             await (await ring(2, awaits))[0]
 
-    results: list[Any] = await asyncio.gather(
+    results: tuple[Any, Any] = await asyncio.gather(
         asyncio.to_thread(asyncio.run, waits_for_a_while()),
         asyncio.to_thread(asyncio.run, deadlocks()),
         return_exceptions=True,
