@@ -7,6 +7,7 @@ task passes the main coroutine by. Here either one arrives in the main coroutine
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
 from functools import partial
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["Runner"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("miniagents")
+
+_MAX_WAITS = 100
+"""How many waits of a coroutine that is given up are skipped; one that waits in a loop has no end."""
 
 SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
 
@@ -42,8 +48,13 @@ class _Main(Generic[T]):
             try:
                 yield waits_for
                 step = steps.__next__
+            except GeneratorExit:
+                steps.close()
+                raise
             except BaseException as error:
                 thrown = self._runner.interrupt_in_place_of(error)
+                if thrown is not error:
+                    _release_helpers(self._awaitable)
                 step = partial(steps.throw, thrown)
 
 
@@ -104,8 +115,9 @@ class Runner(Generic[T]):
                 self._runner.close()
         finally:
             if not self._loop.is_closed():
+                self._loop.set_exception_handler(_say_nothing)
                 for task in asyncio.all_tasks(self._loop):
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]  # left behind on purpose
+                    _destroy(task.get_coro())
                 asyncio.set_event_loop(None)
                 self._loop.close()
 
@@ -155,3 +167,34 @@ class Runner(Generic[T]):
             self._at_once = True
             raise interrupt
         self._signalled = True
+
+
+def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The exception handler of a loop whose tasks are left behind on purpose."""
+
+
+def _destroy(coroutine: Any) -> None:
+    """Close a coroutine as far as that goes without a loop: its `finally` blocks run, but must not wait."""
+    for _ in range(_MAX_WAITS):
+        try:
+            coroutine.close()
+        except RuntimeError:  # it waits for something in a `finally`: close it there
+            continue
+        except Exception:
+            logger.debug("Nobody waits for the clean-up that failed here", exc_info=True)
+        return
+
+
+def _release_helpers(waits: Any) -> None:
+    """Cancel the tasks of task groups, and of `wait_for` on 3.11, that an awaitable waits in.
+
+    They know a cancellation as the one thing that can end their wait, and would leave their tasks behind.
+    """
+    while waits is not None:
+        frame = getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None)
+        names = {} if frame is None else frame.f_locals
+        if isinstance(group := names.get("self"), asyncio.TaskGroup):
+            group._abort()  # type: ignore[attr-defined]  # what it does when it is cancelled
+        elif getattr(waits, "__name__", "") == "wait_for" and isinstance(names.get("fut"), asyncio.Task):
+            names["fut"].cancel()
+        waits = getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)

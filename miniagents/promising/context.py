@@ -138,6 +138,8 @@ class PromisingContext:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, GeneratorExit):
+            return  # the coroutine is being destroyed without its loop: nothing can be awaited any more
         try:
             await self._leave(error)
         finally:

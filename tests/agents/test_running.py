@@ -1,0 +1,415 @@
+"""Running a program: interrupts, signals and exit statuses of real processes (law 1)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals as a POSIX shell knows them")
+
+PRELUDE = """
+import asyncio, os, signal, sys, threading, time
+from miniagents import Message, MiniAgents, miniagent
+
+def say(text):
+    print(text, flush=True)
+
+@miniagent
+async def agent(ctx, name="agent", clean_up=0.0):
+    try:
+        ctx.reply("hello")
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(clean_up)
+        say(f"{name} cleaned up")
+
+@miniagent
+async def interrupting(ctx, kind=KeyboardInterrupt):
+    await asyncio.sleep(0)
+    raise kind
+
+async def tokens(metadata):
+    try:
+        while True:
+            yield "x"
+            await asyncio.sleep(0.001)
+    finally:
+        say("stream cleaned up")
+"""
+
+
+class Child:
+    """A program that was started in a process of its own, and what it said."""
+
+    def __init__(self, root: Path, code: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "dev", "-c", PRELUDE + code],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def until(self, line: str) -> None:
+        """Wait for a line on its standard output."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == f"{line}\n", self.process.communicate()[1]
+
+    def signal(self, number: int) -> float:
+        """Send it a signal; returns the time."""
+        self.process.send_signal(number)
+        return time.monotonic()
+
+    def end(self) -> tuple[int, list[str], str]:
+        """Its exit status as a shell reports it, the rest of its output, and its standard error."""
+        output, errors = self.process.communicate(timeout=20)
+        status = self.process.returncode
+        assert "was destroyed" not in errors
+        assert "never retrieved" not in errors
+        assert "never awaited" not in errors
+        assert "Exception ignored" not in errors
+        return 128 - status if status < 0 else status, output.splitlines(), errors
+
+
+MAIN = """
+async def amain():
+    agent.trigger()
+    replies = agent.trigger(Message.promise(message_token_streamer=tokens), name="other", clean_up=0.01)
+    await replies.__aiter__().__anext__()
+    say("ready")
+    try:
+        await replies
+    finally:
+        say("main cleaned up")
+
+MiniAgents().run(amain())
+"""
+
+
+@posix
+def test_ctrl_c_cleans_everything_up_within_a_second(root: Path) -> None:
+    """Every `finally` runs, in main, in agents and in streams; a shell sees the status of an interrupted program."""
+    child = Child(root, MAIN)
+    child.until("ready")
+    pressed = child.signal(signal.SIGINT)
+    status, output, errors = child.end()
+    assert time.monotonic() - pressed < 1
+    assert status == 130
+    assert sorted(output) == ["agent cleaned up", "main cleaned up", "other cleaned up", "stream cleaned up"]
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+@posix
+def test_ctrl_c_that_main_catches_ends_the_run_normally(root: Path) -> None:
+    """`amain` sees a `KeyboardInterrupt`, once; agents are cancelled all the same, and `run` returns."""
+    child = Child(
+        root,
+        """
+async def amain():
+    replies = agent.trigger(clean_up=0.01)
+    say("ready")
+    try:
+        await replies
+    except KeyboardInterrupt:
+        say("caught")
+        await asyncio.sleep(0.01)
+        say("still here")
+    return "result"
+
+say(MiniAgents().run(amain()))
+say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+""",
+    )
+    child.until("ready")
+    child.signal(signal.SIGINT)
+    assert child.end() == (0, ["caught", "still here", "agent cleaned up", "result", "True"], "")
+
+
+@posix
+def test_ctrl_c_while_the_context_waits_for_its_agents(root: Path) -> None:
+    """Main has ended already; its agents are cancelled, and the interrupt leaves `run`."""
+    child = Child(
+        root,
+        """
+async def amain():
+    asyncio.get_running_loop().call_soon(lambda: asyncio.get_running_loop().call_soon(say, "ready"))
+    agent.trigger()
+
+MiniAgents().run(amain())
+""",
+    )
+    child.until("ready")
+    child.signal(signal.SIGINT)
+    status, output, errors = child.end()
+    assert (status, output) == (130, ["agent cleaned up"])
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+@posix
+def test_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
+    """A clean-up that hangs does not keep the process alive."""
+    child = Child(
+        root,
+        """
+@miniagent
+async def stubborn(ctx):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        say("cleaning up")
+        await asyncio.Event().wait()
+
+async def amain():
+    replies = stubborn.trigger()
+    asyncio.get_running_loop().call_soon(say, "ready")
+    await replies
+
+MiniAgents().run(amain())
+""",
+    )
+    child.until("ready")
+    child.signal(signal.SIGINT)
+    child.until("cleaning up")
+    pressed = child.signal(signal.SIGINT)
+    status, _, errors = child.end()
+    assert time.monotonic() - pressed < 1
+    assert status == 130
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+@posix
+@pytest.mark.parametrize("main_catches", [False, True])
+def test_sigterm_cleans_up_and_exits_with_143(root: Path, main_catches: bool) -> None:
+    """The same clean-up, also where main swallows its cancellation."""
+    child = Child(
+        root,
+        f"""
+async def amain():
+    replies = agent.trigger(clean_up=0.01)
+    await replies.__aiter__().__anext__()
+    say("ready")
+    try:
+        await replies
+    except {"asyncio.CancelledError" if main_catches else "ValueError"}:
+        say("swallowed")
+    finally:
+        say("main cleaned up")
+
+MiniAgents().run(amain())
+""",
+    )
+    child.until("ready")
+    child.signal(signal.SIGTERM)
+    swallowed = ["swallowed"] if main_catches else []
+    assert child.end() == (143, [*swallowed, "main cleaned up", "agent cleaned up"], "")
+
+
+@posix
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)], ids=str)
+def test_sigterm_as_a_second_signal_waits_for_nothing(root: Path, signals: tuple[int, int]) -> None:
+    """Whoever asked first."""
+    child = Child(
+        root,
+        """
+async def amain():
+    try:
+        say("ready")
+        await agent.trigger()
+    finally:
+        say("hanging")
+        await asyncio.Event().wait()
+
+MiniAgents().run(amain())
+""",
+    )
+    child.until("ready")
+    child.signal(signals[0])
+    child.until("hanging")
+    child.signal(signals[1])
+    assert child.end()[0] == 143
+
+
+@pytest.mark.parametrize("main_catches", [False, True])
+def test_an_interrupt_in_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
+    """As it is for Ctrl-C: once, also when two agents raise it, and the others are cancelled."""
+    child = Child(
+        root,
+        f"""
+async def amain():
+    replies = agent.trigger(clean_up=0.01)
+    await replies.__aiter__().__anext__()
+    interrupting.trigger()
+    interrupting.trigger()
+    try:
+        await replies
+    except {"KeyboardInterrupt" if main_catches else "ValueError"}:
+        say("caught")
+        await asyncio.sleep(0.01)
+    return "result"
+
+say(MiniAgents().run(amain()))
+""",
+    )
+    status, output, errors = child.end()
+    if main_catches:
+        assert (status, output, errors) == (0, ["caught", "agent cleaned up", "result"], "")
+    else:
+        assert (status, output) == (130, ["agent cleaned up"])
+        assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_in_the_console_and_in_an_agent_is_one_interrupt(root: Path) -> None:
+    """The signal and the interrupt of a prompt that saw the same key are not two."""
+    child = Child(
+        root,
+        """
+async def amain():
+    replies = agent.trigger()
+    await replies.__aiter__().__anext__()
+    interrupting.trigger()
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        await replies
+    except KeyboardInterrupt:
+        say("caught")
+    await asyncio.sleep(0.01)
+    return "result"
+
+say(MiniAgents().run(amain()))
+""",
+    )
+    assert child.end() == (0, ["caught", "agent cleaned up", "result"], "")
+
+
+def test_sys_exit_in_an_agent_ends_the_program_with_its_status(root: Path) -> None:
+    """It passes main, and everything is cleaned up."""
+    child = Child(
+        root,
+        """
+async def amain():
+    replies = agent.trigger(clean_up=0.01)
+    await replies.__aiter__().__anext__()
+    interrupting.trigger(kind=SystemExit(7))
+    await replies
+
+MiniAgents().run(amain())
+""",
+    )
+    assert child.end() == (7, ["agent cleaned up"], "")
+
+
+@pytest.mark.parametrize("how", ["in main", "in a task group", "under wait_for", "in the body of a reader"])
+def test_an_interrupt_finds_main_wherever_it_waits(root: Path, how: str) -> None:
+    """In a task group, under a timeout, or in the middle of a stream."""
+    waits = {
+        "in main": "await replies",
+        "in a task group": "\n        async with asyncio.TaskGroup() as group:\n            group.create_task(wait())",
+        "under wait_for": "await asyncio.wait_for(wait(), 60)",
+        "in the body of a reader": "\n        async for promise in replies: await asyncio.Event().wait()",
+    }
+    child = Child(
+        root,
+        f"""
+async def amain():
+    replies = agent.trigger()
+    await replies.__aiter__().__anext__()
+    async def wait():
+        await replies
+    asyncio.get_running_loop().call_later(0.01, interrupting.trigger)
+    try:
+        {waits[how]}
+    except (KeyboardInterrupt, BaseExceptionGroup) as error:
+        say(type(error).__name__)
+
+MiniAgents().run(amain())
+""",
+    )
+    assert child.end() == (0, ["KeyboardInterrupt", "agent cleaned up"], "")
+
+
+# --- without signals
+
+
+@miniagent
+async def echo(ctx: InteractionContext) -> None:
+    """Replies what it was sent."""
+    ctx.reply(ctx.message_promises)
+
+
+async def amain() -> str:
+    """A program."""
+    (message,) = await echo.trigger("hello")
+    return str(message)
+
+
+def test_run_makes_its_own_loop_and_closes_it() -> None:
+    """It returns what main returned; the loop is closed, also when main failed."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def main(fail: bool) -> str:
+        loops.append(asyncio.get_running_loop())
+        if fail:
+            raise ValueError("broken")
+        return await amain()
+
+    assert MiniAgents().run(main(fail=False)) == "hello"
+    with pytest.raises(ValueError, match="broken"):
+        MiniAgents().run(main(fail=True))
+    assert [loop.is_closed() for loop in loops] == [True, True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_run_takes_a_loop_factory() -> None:
+    """The loop is the one that it makes."""
+
+    class Loop(asyncio.SelectorEventLoop):
+        """A loop of our own."""
+
+    async def main() -> bool:
+        return isinstance(asyncio.get_running_loop(), Loop)
+
+    assert MiniAgents().run(main(), loop_factory=Loop)
+
+
+def test_run_works_in_any_thread() -> None:
+    """Where there are no signals to handle."""
+    results: list[str] = []
+    thread = threading.Thread(target=lambda: results.append(MiniAgents().run(amain())))
+    thread.start()
+    thread.join()
+    assert results == ["hello"]
+
+
+async def test_arun_works_in_a_running_loop() -> None:
+    """The context is open for the awaitable only."""
+    assert await MiniAgents().arun(amain()) == "hello"
+
+
+def test_handlers_of_others_are_left_alone() -> None:
+    """An app that handles Ctrl-C itself goes on doing so."""
+
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGINT, mine)
+    try:
+
+        async def main() -> bool:
+            return signal.getsignal(signal.SIGINT) is mine
+
+        assert MiniAgents().run(main())
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, before)
