@@ -1,16 +1,14 @@
 """A chat kept in a Markdown file that a person can read, and that survives what happens to processes and disks.
 
 - Records are only ever appended, each in one write, under a lock that all processes share. What stands in the file is
-never
-  changed: what a crash left torn is closed with a comment, and reported.
+  never changed: what a crash left torn is closed with a comment, and reported.
 - While a message streams, its text so far stands in a journal, `<file>.partial/<id>.md`, to which each piece is added
-as it
-  comes. When the message is complete, its record goes to the file and the journal is removed. The journal of a
-  process that died is part of the chat for everybody who loads it, as an interrupted message, and becomes a record
-  with the next append.
+  as it comes. When the message is complete, its record goes to the file and the journal is removed. The journal of a
+  process that died is part of the chat for everybody who loads it, as an interrupted message, and becomes a record with
+  the next append.
 - By default nothing is forced to the disk (`fsync`): the page cache survives the death of the process, which is what
-happens
-  every day. A loss of power may cost what the system had not written yet; the reader then goes on behind the damage.
+  happens every day. A loss of power may cost what the system had not written yet; the reader then goes on behind the
+  damage.
 """
 
 from __future__ import annotations
@@ -20,14 +18,13 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from miniagents.chat_history import ChatHistory, areceive
 from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError
 from miniagents.ext.history_files import Journal, LockedFile, abandoned_journals, remove_journal
-from miniagents.ext.json_values import from_json_value, to_json_value
 from miniagents.ext.markdown_records import (
     HEAD,
     Problem,
@@ -40,13 +37,14 @@ from miniagents.ext.markdown_records import (
     scan_open,
     to_bytes,
 )
-from miniagents.messages import Message, MessagePromise, MessageSequence
+from miniagents.ext.message_records import message_of, opening_record, record_of
+from miniagents.messages import MessageSequence
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-    from miniagents.messages import MessageType
+    from miniagents.messages import Message, MessagePromise, MessageType
 
 __all__ = ["ChatHistoryMD"]
 
@@ -67,6 +65,24 @@ class _Pending:
     journal: Journal | None
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What has been read of a file: a chat is loaded again with every turn, and only its end is new."""
+
+    data: bytes = b""
+    messages: list[tuple[Record, Message]] = field(default_factory=list)
+    problems: tuple[Problem, ...] = ()
+
+    def read_on(self, data: bytes) -> tuple[_Read, _Read]:
+        """What is in `data`, and what can be built on next time: something that ends where a record ends."""
+        known = self if self.data and data.startswith(self.data) else _Read()
+        rest = data[len(known.data) :]
+        found = scan(rest, first_line=1 + known.data.count(b"\n"))
+        messages = [(record, message_of(record)) for record in found.records]
+        read = _Read(data, known.messages + messages, known.problems + found.problems)
+        return read, known if missing_end(rest) else read
+
+
 class ChatHistoryMD(ChatHistory):
     """A history in a Markdown file. Several objects and processes may append to one file; each message is one piece.
 
@@ -84,6 +100,7 @@ class ChatHistoryMD(ChatHistory):
         """What was wrong with the file when it was last loaded; each is logged as a warning once."""
         self._fsync = fsync
         self._reported: set[Problem] = set()
+        self._read = _Read()
         self._pending: list[_Pending] = []
         self._known_end: tuple[tuple[int, int], int] | None = None
 
@@ -104,10 +121,10 @@ class ChatHistoryMD(ChatHistory):
         except OSError as error:
             raise HistoryError(f"cannot read the chat history {self.path}: {error}") from error
         self._check_format(data)
-        found = scan(data)
+        found, self._read = self._read.read_on(data)
         self._report(found.problems)
-        records = _without_repetitions([*found.records, *journals, *(pending.record for pending in self._pending)])
-        return tuple(_message_of(record) for record in records)
+        later = [*journals, *(pending.record for pending in self._pending)]
+        return _without_repetitions([*found.messages, *((record, message_of(record)) for record in later)])
 
     def _check_format(self, data: bytes) -> None:
         if data.strip() and not has_frames(data) and not HEAD.startswith(data.strip()):
@@ -141,7 +158,7 @@ class ChatHistoryMD(ChatHistory):
         if message is None:
             writing.leave(remove=True)
         else:
-            record = _record_of(message, writing.id)
+            record = record_of(message, writing.id)
             self._pending.append(_Pending(to_bytes(record), record, writing.journal))
             await self._awrite_pending()
         return error
@@ -218,25 +235,20 @@ class _Writing:
         self.journal: Journal | None = None
         self._promise = promise
         self._directory = directory
-        self._unwritten = ""
+        self._given_up = False
 
     def take(self, piece: str) -> None:
         """A piece has come."""
-        self._unwritten += piece
-        if self._promise.is_done:
-            return
         if self.journal is None:
-            with contextlib.suppress(OSError):  # without a journal, a kill costs this message; not a reason to stop
-                self.journal = Journal(self._directory, f"{self.id}.md", frame_open(self._known()))
-        if self.journal is not None:
-            self.journal.write(escape(self._unwritten).encode())
-            self._unwritten = ""
-
-    def _known(self) -> Record:
-        fields = dict(self._promise.known_beforehand)
-        role = fields.pop("role", None) or _default_role(self._promise.message_class)
-        meta = _json_fields(fields) | {"class_": self._promise.message_class.class_name}
-        return Record(self.id, role if isinstance(role, str) else None, "", meta, interrupted=True)
+            if self._given_up or self._promise.is_done:
+                return
+            head = frame_open(opening_record(self._promise, self.id))
+            try:
+                self.journal = Journal(self._directory, f"{self.id}.md", head)
+            except OSError:  # without a journal, a kill costs this message; that is no reason to stop
+                self._given_up = True
+                return
+        self.journal.write(escape(piece).encode())
 
     def leave(self, *, remove: bool = False) -> None:
         """No more pieces will come, and no record either."""
@@ -244,81 +256,10 @@ class _Writing:
             self.journal.remove() if remove else self.journal.close()
 
 
-def _default_role(message_class: type[Message]) -> Any:
-    return message_class.model_fields["role"].default
-
-
-def _without_repetitions(records: list[Record]) -> list[Record]:
+def _without_repetitions(messages: list[tuple[Record, Message]]) -> tuple[Message, ...]:
     """Of an interrupted message that was written more than once, the complete record counts, or else the last."""
     best: dict[str, Record] = {}
-    for record in records:
+    for record, _ in messages:
         if not record.interrupted or best.get(record.id, record).interrupted:
             best[record.id] = record
-    return [record for record in records if not record.interrupted or best[record.id] is record]
-
-
-# --- messages and records
-
-
-def _record_of(message: Message, record_id: str) -> Record:
-    try:
-        fields = message.model_dump()
-    except (ValueError, RecursionError):  # a serializer of the application's own, or messages hundreds deep
-        fields = _dump_of_what_can_be_dumped(message)
-    for name, field in type(message).model_fields.items():
-        value = getattr(message, name)
-        if field.default_factory is None and value == field.default and repr(value) == repr(field.default):
-            fields.pop(name, None)  # the class will say the same when it is read
-    if type(message) is Message:
-        del fields["class_"]
-    fields.pop("role", None)
-    text = message.content if isinstance(message.content, str) else None
-    if text is not None:
-        fields.pop("content", None)
-    interrupted = fields.get("interrupted") is True
-    if interrupted:
-        del fields["interrupted"]
-    return Record(record_id, message.role, text, _json_fields(fields), interrupted)
-
-
-def _dump_of_what_can_be_dumped(message: Message) -> dict[str, Any]:
-    fields: dict[str, Any] = {"class_": message.class_name}
-    for name, _ in message:
-        try:
-            fields |= message.model_dump(include={name})
-        except (ValueError, RecursionError):
-            _warn_of_lost_field(name)
-    return fields
-
-
-def _json_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for name, value in fields.items():
-        try:
-            kept[name] = to_json_value(value)
-        except (TypeError, ValueError, RecursionError):
-            _warn_of_lost_field(name)
-    return kept
-
-
-def _warn_of_lost_field(name: str) -> None:
-    logger.warning("The field %r of a message could not be kept in the history", name)
-
-
-def _message_of(record: Record) -> Message:
-    try:
-        fields = {name: from_json_value(value) for name, value in record.meta.items()} | {"role": record.role}
-        if record.text is not None:
-            fields["content"] = record.text
-        if record.interrupted:
-            fields["interrupted"] = True
-        return Message.model_validate(fields)
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:  # edited by hand, or by another version
-        logger.warning("The metadata of message %s could not be read, and is left out: %s", record.id, error)
-        return Message(record.text, role=record.role, **({"interrupted": True} if record.interrupted else {}))
+    return tuple(message for record, message in messages if not record.interrupted or best[record.id] is record)

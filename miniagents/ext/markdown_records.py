@@ -184,13 +184,17 @@ def _opens(line: str) -> str:
     return ""
 
 
-def scan(data: bytes) -> Scan:
+def scan(data: bytes, *, first_line: int = 1) -> Scan:
     """Read a file, torn, edited or damaged as it may be; every record that can be told is told.
 
     A record without its end (the process was killed while writing it) is `interrupted` and has what there is of its
     text. Never raises: what is wrong is among the problems, with its line.
+
+    Args:
+        data: the file, or the rest of it from where a record ends.
+        first_line: the number of the first line in `data`.
     """
-    return _Scanner(data).run()
+    return _Scanner(data, first_line).run()
 
 
 def scan_open(data: bytes) -> Record | None:
@@ -290,16 +294,17 @@ def _without_cut_escape(text: str) -> str:
 class _Scanner:
     """One pass over the frames of a file."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, first_line: int) -> None:
         self._data = data
+        self._from_the_start = first_line == 1
         self._records: list[Record] = []
         self._problems: list[Problem] = []
-        self._counted_to, self._line = 0, 1
+        self._counted_to, self._line = 0, first_line
 
     def run(self) -> Scan:
         frames = [(match.start(), bool(match[1])) for match in _FRAME.finditer(self._data)]
         frames.append((len(self._data), False))
-        self._outside(0, frames[0][0], anything_goes=len(frames) > 1)
+        self._outside(0, frames[0][0], anything_goes=len(frames) > 1 and self._from_the_start)
         for (start, is_end), (limit, closed) in itertools.pairwise(frames):
             if is_end:
                 self._after_end(start, limit)

@@ -26,7 +26,7 @@ from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteErro
 from miniagents.ext import chat_history_md, history_files
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.history_files import LockedFile
-from miniagents.ext.markdown_records import Record, frame_open, to_bytes
+from miniagents.ext.markdown_records import Record, Scan, frame_open, scan, to_bytes
 from miniagents.messages import AssistantMessage, Message, SystemMessage, Usage, UserMessage
 from miniagents.miniagents import MiniAgents
 
@@ -551,6 +551,45 @@ async def test_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:
 
 
 # --- people with editors
+
+
+async def test_only_the_new_end_of_a_file_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a chat again parses what was appended since; what is loaded is the same as for a new reader."""
+    scanned: list[int] = []
+
+    def counting_scan(data: bytes, *, first_line: int) -> Scan:
+        scanned.append(len(data))
+        return scan(data, first_line=first_line)
+
+    monkeypatch.setattr(chat_history_md, "scan", counting_scan)
+    history = ChatHistoryMD(path)
+    size = 0
+    for number in range(4):
+        await ChatHistoryMD(path).aappend(f"message {number}")
+        assert len(await history.aload_chat_history()) == number + 1
+        assert scanned[-1] == path.stat().st_size - size
+        size = path.stat().st_size
+    await history.aload_chat_history()
+    assert scanned[-1] == 0
+
+
+async def test_a_change_anywhere_is_noticed_by_a_reader_that_knows_the_file(path: Path) -> None:
+    """An edit in the middle, one that keeps the size, a torn end and a shorter file are all read as they are now."""
+    history = ChatHistoryMD(path)
+    await history.aappend(["one", "two"])
+    whole = path.read_bytes()
+    for content, expected, lines in (
+        (whole, ["one", "two"], []),
+        (whole.replace(b"one", b"ONE"), ["ONE", "two"], []),
+        (whole.replace(b"one", b"longer"), ["longer", "two"], [1]),
+        (whole[: whole.index(b"two") + 2], ["one", "tw"], [7]),
+        (whole + b"typed\n", ["one", "two"], [13]),
+        (whole, ["one", "two"], []),
+        (b"", [], []),
+    ):
+        path.write_bytes(content)
+        assert [str(message) for message in await history.aload_chat_history()] == expected
+        assert [problem.line for problem in history.problems] == lines
 
 
 async def test_an_edited_file_is_read_with_a_warning_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
