@@ -154,7 +154,7 @@ async def test_on_demand_the_source_is_read_as_the_parts_are() -> None:
 async def test_dropping_one_part_stops_no_other() -> None:
     """Parts share one source: a part that nobody reads, or that is cancelled, leaves the others whole."""
     async with MiniAgents():
-        seen = []
+        seen: list[str] = []
         async for part in split_messages(streamed("a", "b\n\n", "c", "d\n\n", "e")):
             if not seen:
                 part.cancel()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from miniagents.errors import AppenderClosedError
 from miniagents.promising.freezing import freeze
@@ -211,6 +211,24 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
     __slots__ = ()
 
     _cell: StreamCell[Any, Any]
+
+    @overload
+    def __init__(
+        self: StreamedPromise[P_co, tuple[P_co, ...]],
+        streamer: Callable[[], AsyncIterable[P_co]],
+        *,
+        resolver: None = None,
+        start_soon: bool | None = None,
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        streamer: Callable[[], AsyncIterable[P_co]],
+        *,
+        resolver: Callable[[list[P_co]], W_co],
+        start_soon: bool | None = None,
+    ) -> None: ...
 
     def __init__(
         self,

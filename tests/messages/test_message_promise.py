@@ -93,7 +93,9 @@ async def test_a_field_that_cannot_be_kept_is_refused_at_the_call() -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"usage": "no usage"}, {"k": object()}, {1: "no name"}, {"content": "again"}], ids=str
+    "metadata",
+    [{"usage": "no usage"}, {"k": object()}, {1: "no name"}, {"content": "again"}],
+    ids=["usage", "object", "key", "content"],
 )
 async def test_metadata_that_does_not_fit_fails_the_message(metadata: dict[Any, Any]) -> None:
     """Nobody hangs: the tokens come, then the error, and an await raises it."""
@@ -102,7 +104,7 @@ async def test_metadata_that_does_not_fit_fails_the_message(metadata: dict[Any, 
         seen = []
         with pytest.raises((TypeError, ValueError)):
             async for token in promise:
-                seen.append(token)  # noqa: PERF401 - what came before an error counts
+                seen.append(token)
         assert seen == ["a", "b"]
         with pytest.raises((TypeError, ValueError)):
             await promise
@@ -129,7 +131,7 @@ async def test_a_token_must_be_text(wrong: Any) -> None:
         seen = []
         with pytest.raises(TypeError):
             async for token in promise:
-                seen.append(token)  # noqa: PERF401 - what came before an error counts
+                seen.append(token)
         assert seen == ["good"]
         await steps()
         assert source.closed
@@ -167,7 +169,7 @@ async def test_an_error_of_ours_carries_what_had_arrived() -> None:
             seen = []
             with pytest.raises(LLMError) as caught:
                 async for token in promise:
-                    seen.append(token)  # noqa: PERF401 - what came before an error counts
+                    seen.append(token)
             assert seen == ["Hel", "lo"]
             assert caught.value is error
         assert error.partial == AssistantMessage("Hello", model="gpt", k=1)

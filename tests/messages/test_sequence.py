@@ -325,7 +325,7 @@ async def test_out_of_order_items_hold_up_nobody() -> None:
 
         async def read() -> None:
             async for promise in sequence.sequence_promise:
-                seen.append(str(await promise))  # noqa: PERF401 - what came before an error counts
+                seen.append(str(await promise))
 
         task = asyncio.create_task(read())
         for event, expected in ((late, "late"), (later, "later")):

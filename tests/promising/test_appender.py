@@ -20,7 +20,7 @@ async def pieces_and_error(promise: StreamedPromise[Any, Any]) -> tuple[list[Any
     seen: list[Any] = []
     try:
         async for piece in promise:
-            seen.append(piece)  # noqa: PERF401 - what came before an error counts
+            seen.append(piece)
     except Exception as error:
         return seen, error
     return seen, None
@@ -151,7 +151,7 @@ async def test_readers_get_pieces_while_the_appender_is_open() -> None:
 
         async def read() -> None:
             async for piece in appender.promise:
-                seen.append(piece)  # noqa: PERF401 - what came before an error counts
+                seen.append(piece)
 
         reader = asyncio.create_task(read())
         for number in range(3):

@@ -187,8 +187,9 @@ async def test_none_is_a_result() -> None:
     """A resolver that returns None has resolved its promise, and is called once."""
     calls = []
 
-    async def resolver() -> None:
+    async def resolver() -> str | None:
         calls.append(1)
+        return None
 
     async with PromisingContext():
         promise = Promise(resolver)
@@ -248,7 +249,7 @@ async def test_what_is_not_callable_is_refused_at_once() -> None:
     """A generator object instead of its function is a `TypeError` where it was passed."""
     generator = Source(1)()
     with pytest.raises(TypeError, match="async generator function"):
-        StreamedPromise(generator)  # type: ignore[arg-type]  # that is the mistake
+        StreamedPromise(generator)  # type: ignore[call-overload]  # that is the mistake
     with pytest.raises(TypeError, match="async function"):
         Promise(1)  # type: ignore[arg-type]  # that is the mistake
     await generator.aclose()  # type: ignore[attr-defined]  # it is a generator
