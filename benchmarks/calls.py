@@ -1,0 +1,126 @@
+"""Agent calls: an agent that echoes one message, beside a task of a coroutine that does so.
+
+Those that run at once are all alive at the same time: each lets the others run before it replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.measure import Plan, Side, Table, main
+from miniagents import InteractionContext, Message, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Call = Callable[[int], Awaitable[Any]]
+
+HELLO = Message("hello")
+_UNIT = "us a call"
+
+
+@miniagent
+async def echo(ctx: InteractionContext, turns: int = 0) -> None:
+    """Replies what it was sent, after some turns of the loop."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ctx.reply(ctx.message_promises)
+
+
+async def bare_echo(message: Message, turns: int) -> tuple[Message]:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return (message,)
+
+
+def bare_call(turns: int) -> Awaitable[Any]:
+    return asyncio.create_task(bare_echo(HELLO, turns))
+
+
+def agent_call(turns: int) -> Awaitable[Any]:
+    return echo.trigger(HELLO, turns=turns)
+
+
+async def awaited(calls: list[Awaitable[Any]]) -> None:
+    """What `gather` is for tasks: replies need no task to be awaited in."""
+    for call in calls:
+        await call
+
+
+def one_by_one(call: Call, count: int) -> Side:
+    async def side() -> None:
+        for _ in range(count):
+            await call(0)
+
+    return side
+
+
+def bare_at_once(count: int) -> Side:
+    async def side() -> None:
+        await asyncio.gather(*[bare_call(1) for _ in range(count)])
+
+    return side
+
+
+def at_once(count: int) -> Side:
+    async def side() -> None:
+        await awaited([agent_call(1) for _ in range(count)])
+
+    return side
+
+
+async def bytes_a_call(side: Callable[[int], Side], count: int) -> int:
+    """The highest use of memory while `count` calls run at once."""
+    await side(10)()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        await side(count)()
+        return tracemalloc.get_traced_memory()[1] // count
+    finally:
+        tracemalloc.stop()
+
+
+async def tasks_a_call(count: int) -> float:
+    """The tasks that `count` calls create."""
+    loop = asyncio.get_running_loop()
+    created = 0
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        nonlocal created
+        created += 1
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop.set_task_factory(factory)
+    try:
+        await at_once(count)()
+    finally:
+        loop.set_task_factory(None)
+    return created / count
+
+
+async def benchmark(plan: Plan) -> Table:
+    table = Table("Agent calls")
+    async with MiniAgents():
+        size = plan.sized(5_000)
+        sides = one_by_one(bare_call, size), one_by_one(agent_call, size)
+        await table.compare("one after the other", *sides, plan, units=size, unit=_UNIT, base_name="bare task", goal=4)
+        for count in (1_000, 10_000):
+            size = plan.sized(count)
+            sides = bare_at_once(size), at_once(size)
+            name, repeat = f"{count:,} at once, each alive for a turn", 10_000 // count
+            await table.compare(
+                name, *sides, plan, units=size, unit=_UNIT, repeat=repeat, base_name="bare task in gather", goal=4
+            )
+        size = plan.sized(10_000)
+        table.facts["bytes a bare task, 10,000 at once"] = await bytes_a_call(bare_at_once, size)
+        table.facts["bytes a call, 10,000 at once (goal: <= 6,000)"] = await bytes_a_call(at_once, size)
+        table.facts["tasks a call (goal: 1)"] = await tasks_a_call(size)
+    return table
+
+
+if __name__ == "__main__":
+    main(benchmark)

@@ -1,0 +1,192 @@
+"""What the benchmarks share: two sides measured in turn, in CPU time, and told as a table or as JSON.
+
+CPU time with the garbage collector on; both sides run alternately in one process, so that what slows the machine down
+slows both. Ratios repeat within 10 %, nanoseconds do not: only ratios within one run are worth comparing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Plan", "Side", "Table", "main", "options", "write"]
+
+Side = Callable[[], Awaitable[None]]
+"""One round of work of one side."""
+
+_PACKAGES = ("miniagents", "pydantic", "openai", "anthropic", "httpx2")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to measure."""
+
+    quick: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """How often each side is measured."""
+        return 2 if self.quick else 7
+
+    def sized(self, count: int) -> int:
+        """`count`, or little enough of it for a test."""
+        return min(count, 100) if self.quick else count
+
+
+@dataclass
+class Spread:
+    """Quartiles of several rounds."""
+
+    median: float
+    lower: float
+    upper: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, lower, upper)
+
+
+@dataclass
+class Row:
+    """One comparison. `ratio` is that of the two sides of each round; `goal` is the ratio that it should not exceed."""
+
+    name: str
+    unit: str
+    base_name: str
+    base: Spread
+    ours: Spread
+    ratio: Spread
+    goal: float | None
+
+
+@dataclass
+class Table:
+    """The results of one script."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    facts: dict[str, float] = field(default_factory=dict)
+    """What is counted, not timed."""
+
+    def add(
+        self, name: str, unit: str, base: list[float], ours: list[float], *, base_name: str, goal: float | None
+    ) -> None:
+        """Add what both sides took in each round."""
+        ratios = [mine / theirs for mine, theirs in zip(ours, base, strict=True)]
+        self.rows.append(Row(name, unit, base_name, Spread.of(base), Spread.of(ours), Spread.of(ratios), goal))
+
+    async def compare(
+        self,
+        name: str,
+        base: Side,
+        ours: Side,
+        plan: Plan,
+        *,
+        units: int,
+        our_units: int | None = None,
+        unit: str = "ns a token",
+        repeat: int = 1,
+        base_name: str = "bare generator",
+        goal: float | None = None,
+    ) -> None:
+        """Measure both sides in turn, and add a row.
+
+        Args:
+            name: what is measured.
+            base: the side that is there for comparison.
+            ours: the side with MiniAgents in it.
+            plan: how much to measure.
+            units: tokens, calls, ... in one go of `base`.
+            our_units: the same for `ours`, where it is another number.
+            unit: "ns a ..." or "us a ...".
+            repeat: goes in a round, so that a round is long enough to be measured.
+            base_name: what `base` is.
+            goal: the ratio that should not be exceeded.
+        """
+        scale = 1e9 if unit.startswith("ns") else 1e6
+        repeat = 1 if plan.quick else repeat
+        times: tuple[list[float], list[float]] = ([], [])
+        for side in (base, ours):
+            await side()  # the first time fills caches
+        for _ in range(plan.rounds):
+            for side, count, seconds in ((base, units, times[0]), (ours, our_units or units, times[1])):
+                seconds.append(await _seconds(side, repeat) * scale / (count * repeat))
+        self.add(name, unit, *times, base_name=base_name, goal=goal)
+
+    def __str__(self) -> str:
+        lines = [f"## {self.name}", "", "| | base | ours | ratio (quartiles) | goal |", "|---|---|---|---|---|"]
+        for row in self.rows:
+            goal = "" if row.goal is None else f"<= {row.goal:g}"
+            ratio = f"**{row.ratio.median:.2f}** ({row.ratio.lower:.2f} - {row.ratio.upper:.2f})"
+            base = f"{_short(row.base.median)} {row.base_name}"
+            lines.append(f"| {row.name} | {base} | {_short(row.ours.median)} {row.unit} | {ratio} | {goal} |")
+        lines.extend(f"| {name} | | {value:,.10g} | | |" for name, value in self.facts.items())
+        return "\n".join(lines)
+
+
+async def _seconds(side: Side, repeat: int) -> float:
+    gc.collect()  # nobody pays for the rubbish of the other side; collections during the round count
+    start = time.process_time()
+    for _ in range(repeat):
+        await side()
+    return time.process_time() - start
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _circumstances() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "machine": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def options() -> argparse.Namespace:
+    """What the command line says: `quick` and `json`."""
+    parser = argparse.ArgumentParser(description="CPU time of both sides, measured in turn; see benchmarks/README.md")
+    parser.add_argument("--quick", action="store_true", help="shows that everything runs, measures nothing")
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is the standard output")
+    return parser.parse_args()
+
+
+def write(results: dict[str, Any], file: str) -> None:
+    """Write results as JSON to a file, or to the standard output for "-"."""
+    text = json.dumps(results, indent=1)
+    if file == "-":
+        print(text)
+    else:
+        Path(file).write_text(f"{text}\n", encoding="utf-8")
+
+
+def main(benchmark: Callable[[Plan], Coroutine[Any, Any, Table]]) -> None:
+    """Run a benchmark as the command line says; print its table, and write it as JSON where that is wanted."""
+    chosen = options()
+    table = asyncio.run(benchmark(Plan(chosen.quick)))
+    print(f"{table}\n", file=sys.stderr if chosen.json == "-" else sys.stdout, flush=True)
+    if chosen.json is not None:
+        write({**_circumstances(), "tables": [asdict(table)]}, chosen.json)

@@ -1,0 +1,150 @@
+"""Messages: what making, hashing, joining and splitting them costs, and how a dialog grows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from benchmarks.measure import Plan, Side, Table, main
+from miniagents import InteractionContext, Message, MessagePromise, MiniAgents, join_messages, miniagent, split_messages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+TEXT = "A sentence of a message, as they are. " * 27
+"""About one kilobyte."""
+METADATA: dict[str, Any] = {"a": 1, "b": "two", "c": 3.0}
+
+
+class FrozenModel(BaseModel):
+    """Frozen as pydantic does it: not the containers in it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    content: str | None = None
+    role: str | None = None
+
+
+def times(count: int, work: Callable[[], object]) -> Side:
+    async def side() -> None:
+        for _ in range(count):
+            work()
+
+    return side
+
+
+def _model() -> FrozenModel:
+    return FrozenModel(content="hello", role="user", **METADATA)
+
+
+def _message() -> Message:
+    return Message("hello", role="user", **METADATA)
+
+
+def _json_digest() -> str:
+    return hashlib.sha256(json.dumps({"content": TEXT, "role": "user"}, sort_keys=True).encode()).hexdigest()
+
+
+def _message_digest() -> str:
+    return Message(TEXT, role="user").hash_key
+
+
+def _nested(nodes: int) -> dict[str, Any]:
+    return {"parts": [{"type": "text", "n": n} for n in range(nodes // 2)], "more": [[n] for n in range(nodes // 2)]}
+
+
+async def tokens_of(count: int) -> AsyncIterator[str]:
+    """Four characters a token; a blank line ends each paragraph of 50 tokens."""
+    for number in range(count):
+        yield "wor\n" if number % 50 == 48 else "\nwor" if number % 50 == 49 else "word"
+
+
+async def _bare(count: int) -> None:
+    async for _ in tokens_of(count):
+        pass
+
+
+def _streamed(count: int) -> MessagePromise:
+    return Message.promise(message_token_streamer=lambda _: tokens_of(count))
+
+
+async def _join(count: int) -> None:
+    halves = [_streamed(count // 2), _streamed(count - count // 2)]
+    async for _ in join_messages(halves, reference_original_messages=False):
+        pass
+
+
+async def _split(count: int) -> None:
+    async for part in split_messages(_streamed(count)):
+        async for _ in part:
+            pass
+
+
+def _side(work: Any, count: int) -> Side:
+    async def side() -> None:
+        await work(count)
+
+    return side
+
+
+@miniagent
+async def answer(ctx: InteractionContext, turn: int) -> None:
+    """Looks at the key of each message of the whole history, as a store does, and answers."""
+    for message in await ctx.message_promises:
+        assert message.hash_key
+    ctx.reply(f"Answer {turn} to what was said before")
+
+
+async def _dialog(turns: int) -> None:
+    history: list[Message] = []
+    for turn in range(turns):
+        history.append(Message(f"Question {turn}", role="user"))
+        history.extend(await answer.trigger(history, turn=turn))
+
+
+async def benchmark(plan: Plan) -> Table:
+    table = Table("Messages, join and split")
+    size = plan.sized(5_000)
+    base, ours = times(size, _model), times(size, _message)
+    name = "a message with three metadata fields"
+    await table.compare(name, base, ours, plan, units=size, unit="us each", base_name="frozen pydantic model", goal=2)
+    base, ours = times(size, _json_digest), times(size, _message_digest)
+    name = "a message of 1 KB and its hash_key"
+    await table.compare(name, base, ours, plan, units=size, unit="us each", base_name="json.dumps + sha256", goal=2.5)
+    nodes = plan.sized(1_000)
+    await _freezing(table, plan, nodes)
+    async with MiniAgents():
+        await _text(table, plan)
+        await _growth(table, plan, "a dialog with its whole history, 400 turns against 200", _dialog, 200)
+    return table
+
+
+async def _freezing(table: Table, plan: Plan, nodes: int) -> None:
+    fields = _nested(nodes)
+    base, ours = times(10, lambda: deepcopy(fields)), times(10, lambda: Message(**fields))
+    name = "a message of nested containers (goal: <= 1 us a node)"
+    await table.compare(name, base, ours, plan, units=10 * nodes, unit="us a node", base_name="deepcopy")
+
+
+async def _text(table: Table, plan: Plan) -> None:
+    size = plan.sized(200_000)
+    for name, work, goal in (("join", _join, 5), ("split", _split, 8)):
+        await table.compare(f"{name}, a token", _side(_bare, size), _side(work, size), plan, units=size, goal=goal)
+    for name, work in (("join", _join), ("split", _split)):
+        await _growth(table, plan, f"{name}, 10 MB against 5 MB", work, 1_250_000)
+
+
+async def _growth(table: Table, plan: Plan, name: str, work: Any, count: int) -> None:
+    """Time at twice the size."""
+    size = plan.sized(count)
+    unit, base_name = "us in all", f"{count:,}"
+    sides = _side(work, size), _side(work, 2 * size)
+    await table.compare(name, *sides, plan, units=1, unit=unit, base_name=base_name, goal=2.3)
+
+
+if __name__ == "__main__":
+    main(benchmark)
