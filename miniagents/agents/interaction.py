@@ -38,6 +38,10 @@ class Scope:
             call.finish()
 
 
+_dropped: list[list[Promise[Any]]] = []
+"""Replies that are being let go of, one after the other instead of one inside the other."""
+
+
 class ReplyCell(SequenceCell):
     """The replies of one call. Its end is the end of the call, told by the agent's task."""
 
@@ -54,7 +58,12 @@ class ReplyCell(SequenceCell):
     def forsake(self) -> None:
         """The promise of these replies was lost while the agent is still running."""
         self.forsaken = True
-        self.pieces.clear()
+        _dropped.append(self.pieces)
+        self.pieces = []
+        if len(_dropped) == 1:
+            for pieces in _dropped:  # it grows while replies to replies are dropped: a chain of agents may be long
+                pieces.clear()
+            _dropped.clear()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
