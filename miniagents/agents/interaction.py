@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
+from miniagents.agents.shown_errors import error_message, with_its_error_shown
 from miniagents.errors import AppenderClosedError, StopDialog
-from miniagents.messages import ErrorMessage, MessagePromise, MessageSequence, MessageSequencePromise
+from miniagents.messages import MessagePromise, MessageSequence, MessageSequencePromise
 from miniagents.promising.context import Failure, PromisingContext, current_scope
 from miniagents.promising.promise import Cell, Promise
 from miniagents.promising.sequence import SequenceCell
@@ -52,6 +53,8 @@ class ReplyCell(SequenceCell):
 
     def add(self, pieces: list[Promise[Any]]) -> None:
         """Append leaves and branches, unless nobody can read them."""
+        if self.errors_as_messages:
+            pieces = [with_its_error_shown(piece) if _may_fail(piece) else piece for piece in pieces]
         if not self.forsaken:
             super().add(pieces)
 
@@ -68,7 +71,7 @@ class ReplyCell(SequenceCell):
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
         if self.errors_as_messages and isinstance(error, Exception) and not isinstance(error, StopDialog):
-            return MessagePromise.of_message(ErrorMessage(f"{type(error).__name__}: {error}"))
+            return MessagePromise.of_message(error_message(error))
         return super().leaf_of_error(error)
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
@@ -86,6 +89,10 @@ class ReplyCell(SequenceCell):
         else:
             self.fail(error)
         self.scope.ended()
+
+
+def _may_fail(piece: Promise[Any]) -> TypeGuard[MessagePromise]:
+    return isinstance(piece, MessagePromise) and not piece.is_resolved
 
 
 class _AwaitedCell(Cell[Any]):

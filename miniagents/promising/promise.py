@@ -243,6 +243,11 @@ class Promise(Generic[T_co]):
         """Whether it is resolved, failed or cancelled."""
         return self._cell.done
 
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it has a result; not of one that failed or was cancelled."""
+        return self._cell.done and self._cell.failure is None
+
     def cancel(self) -> None:
         """Stop the work behind this promise for good, for everybody.
 

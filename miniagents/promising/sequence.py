@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from miniagents.errors import CyclicValueError, DeadlockError
 from miniagents.promising.promise import Promise, stopped
-from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable
+from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable, weakly
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -136,7 +136,7 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def _end(self) -> None:
         if not self.done and self._last is not None:
-            self.add([self._last])
+            self.pieces.append(self._last)
         self.resolve(())
 
     def leaves(self) -> Iterator[Promise[Any]]:
@@ -170,13 +170,14 @@ class SequenceCell(StreamCell[Any, Any]):
             else:
                 del on_the_way[cell]
 
-    async def read_batches(self) -> AsyncIterator[list[Any]]:
+    async def read_batches(self, promise: object = None) -> AsyncIterator[list[Any]]:
         """The leaves one by one: each may have to be waited for."""
-        async for leaf in self.read():
+        async for leaf in self.read(promise):
             yield [leaf]
 
-    async def read(self) -> AsyncIterator[Any]:
+    async def read(self, promise: object = None) -> AsyncIterator[Any]:
         """The leaves, each as soon as it is there; it does not raise what leaves have failed with."""
+        promise_again = weakly(promise)
         stack: list[tuple[SequenceCell, int]] = [(self, 0)]
         on_the_way = {self: None}
         while stack:
@@ -190,11 +191,13 @@ class SequenceCell(StreamCell[Any, Any]):
                         stack.append((cell, position))
                         cell, position = _descend(piece, on_the_way), 0
                     else:
+                        promise = None
                         yield piece
                 elif done:
                     del on_the_way[cell]
                     break
                 else:
+                    promise = promise_again()
                     await cell.wait_for_more()
 
 

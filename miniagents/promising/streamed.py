@@ -11,6 +11,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from weakref import ref
 
 from miniagents.errors import AppenderClosedError
 from miniagents.promising.freezing import freeze
@@ -142,12 +143,18 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     # --- reading
 
-    async def read(self) -> AsyncIterator[P]:
-        """All pieces from the first on, each as soon as it is there, and the error at its place."""
-        pieces, position = self.pieces, 0
+    async def read(self, promise: object = None) -> AsyncIterator[P]:
+        """All pieces from the first on, each as soon as it is there, and the error at its place.
+
+        Args:
+            promise: what is read. It is kept alive while the next piece is waited for, not while there is a piece to
+                look at: then it is up to the iterator (see `_Reader`).
+        """
+        pieces, position, promise_again = self.pieces, 0, weakly(promise)
         while True:
             done = self.done
             if position < len(pieces):
+                promise = None
                 unread = iter(pieces)
                 unread.__setstate__(position)  # type: ignore[attr-defined]  # where a list iterator stands: O(1)
                 for piece in unread:  # goes on through what is appended meanwhile
@@ -156,27 +163,35 @@ class StreamCell(Cell[W], Generic[P, W]):
             elif done:
                 break
             else:
+                promise = promise_again()
                 await self.wait_for_more()
         if self.failure is not None:
             self.observe()
             raise self.failure.raised()
 
-    async def read_batches(self) -> AsyncIterator[list[P]]:
+    async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
         """Like `read`, but all that is there at once."""
-        pieces, position = self.pieces, 0
+        pieces, position, promise_again = self.pieces, 0, weakly(promise)
         while True:
             done = self.done
             if position < len(pieces):
+                promise = None
                 batch = pieces[position:]
                 position += len(batch)
                 yield batch
             elif done:
                 break
             else:
+                promise = promise_again()
                 await self.wait_for_more()
         if self.failure is not None:
             self.observe()
             raise self.failure.raised()
+
+
+def weakly(promise: object) -> Callable[[], object]:
+    """Gives the promise again, as long as somebody else keeps it."""
+    return type(None) if promise is None else ref(promise)
 
 
 class _Reader(Generic[P]):
@@ -248,14 +263,14 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         cell = self._cell
         if cell.done:
             return cell.read()
-        return _Reader(self, cell.read())
+        return _Reader(self, cell.read(self))
 
     def batches(self) -> AsyncIterator[list[P_co]]:
         """Lists of pieces, each with all that had arrived: for those who need not see every piece for itself."""
         cell = self._cell
         if cell.done:
             return cell.read_batches()
-        return _Reader(self, cell.read_batches())
+        return _Reader(self, cell.read_batches(self))
 
 
 class StreamAppender(Generic[P]):

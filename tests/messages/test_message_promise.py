@@ -412,3 +412,26 @@ async def test_a_promise_that_outlives_its_loop_is_dropped_in_silence() -> None:
     assert await promise == Message("a")
     del promise
     gc.collect()
+
+
+async def test_who_waits_for_the_next_piece_keeps_the_promise() -> None:
+    """`anext` of an iterator that nobody holds is enough of a reader, of a message and of replies."""
+    async with MiniAgents():
+        gate = asyncio.Event()
+
+        async def stream(_: dict[str, Any]) -> AsyncIterator[str]:
+            await gate.wait()
+            yield "token"
+
+        @miniagent
+        async def late(ctx: InteractionContext) -> None:
+            await gate.wait()
+            ctx.reply("reply")
+
+        token = asyncio.ensure_future(anext(aiter(Message.promise(message_token_streamer=stream))))
+        reply = asyncio.ensure_future(anext(aiter(late.trigger())))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gate.set()
+        assert await token == "token"
+        assert str(await (await reply)) == "reply"
