@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import miniagents
+
+# How fast an example runs says how busy the machine is, not whether a law holds.
+settings.register_profile("miniagents", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("miniagents")
 
 ROOT = Path(__file__).resolve().parent.parent
 
