@@ -1,0 +1,373 @@
+"""What becomes of the errors of agents (laws 4 and 32)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents.errors import AppenderClosedError, PromiseCancelledError, StopDialog
+from miniagents.messages import ErrorMessage, Message, MessageSequencePromise
+from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Boom(Exception):  # noqa: N818 - what happens, in one word
+    """What agents here fail with."""
+
+
+@miniagent
+async def failing(ctx: InteractionContext) -> None:
+    """Replies, and then fails."""
+    ctx.reply("before")
+    raise Boom("broken")
+
+
+async def texts(sequence: MessageSequencePromise) -> list[str]:
+    """The text of each reply, or the name of its error in its place."""
+    result = []
+    async for promise in sequence:
+        try:
+            result.append(str(await promise))
+        except Exception as error:
+            result.append(type(error).__name__)
+    return result
+
+
+async def steps(count: int = 10) -> None:
+    """Let everything that can go on go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- errors (law 32)
+
+
+async def test_an_error_comes_after_the_replies_before_it() -> None:
+    """In its place, for every reader."""
+    async with MiniAgents():
+        replies = failing.trigger()
+        assert await texts(replies) == await texts(replies) == ["before", "Boom"]
+        with pytest.raises(Boom):
+            await replies
+
+
+async def test_an_error_travels_up_through_agents_that_pass_it_on() -> None:
+    """The same instance, in its place, with the trace of where it was raised."""
+
+    @miniagent
+    async def middle(ctx: InteractionContext, depth: int) -> None:
+        ctx.reply(["down", middle.trigger(depth=depth - 1) if depth else failing.trigger(), "up"])
+
+    async with MiniAgents():
+        replies = middle.trigger(depth=2)
+        assert await texts(replies) == ["down"] * 3 + ["before", "Boom"] + ["up"] * 3
+        with pytest.raises(Boom) as caught:
+            await replies
+        assert caught.value.__notes__ == ["Raised in agent FAILING <- MIDDLE <- MIDDLE <- MIDDLE"]
+
+
+@pytest.mark.parametrize("also_the_agent", [False, True])
+async def test_an_error_of_what_is_waited_for_is_the_last_reply(also_the_agent: bool) -> None:
+    """Others that are waited for go on to their end; if the agent itself fails, they are cancelled."""
+    log: list[str] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        async def bad() -> None:
+            await asyncio.sleep(0)
+            raise Boom
+
+        async def good() -> None:
+            try:
+                await steps()
+                log.append("done")
+            finally:
+                log.append("end")
+
+        ctx.make_sure_to_wait(bad())
+        ctx.make_sure_to_wait(good())
+        await asyncio.sleep(0)
+        ctx.reply("reply")
+        if also_the_agent:
+            raise KeyError
+
+    async with MiniAgents(unobserved_errors="log"):
+        assert await texts(agent.trigger()) == ["reply", "KeyError" if also_the_agent else "Boom"]
+    assert log == (["end"] if also_the_agent else ["done", "end"])
+
+
+async def test_what_an_agent_waits_for_has_ended_with_the_context() -> None:
+    """Also its clean-up, when everything is cancelled: no task outlives its context."""
+    log: list[str] = []
+
+    async def helper() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await steps()
+            log.append("cleaned up")
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        ctx.make_sure_to_wait(helper())
+        await asyncio.Event().wait()
+
+    with pytest.raises(Boom):
+        async with MiniAgents():
+            agent.trigger()
+            await steps()
+            raise Boom
+    assert log == ["cleaned up"]
+
+
+async def test_after_an_early_finish_a_later_error_is_unobserved() -> None:
+    """The sequence has ended without it; the context reports it, with the agent's trace."""
+    go_on = asyncio.Event()
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        ctx.reply("early")
+        await ctx.afinish_early()
+        with pytest.raises(AppenderClosedError, match="AGENT cannot reply any more"):
+            ctx.reply("late")
+        await go_on.wait()
+        raise Boom
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with MiniAgents():
+            assert await texts(agent.trigger()) == ["early"]
+            go_on.set()
+    (error,) = caught.value.exceptions
+    assert isinstance(error, Boom)
+    assert error.__notes__ == ["Raised in agent AGENT"]
+
+
+async def test_an_early_finish_waits_for_what_must_be_waited_for() -> None:
+    """Unless it is told not to."""
+
+    @miniagent
+    async def agent(ctx: InteractionContext, await_now: bool) -> None:
+        async def helper() -> None:
+            await steps()
+            if await_now:
+                ctx.reply("helped")
+
+        ctx.make_sure_to_wait(helper())
+        await ctx.afinish_early(await_now=await_now)
+
+    async with MiniAgents():
+        assert await texts(agent.trigger(await_now=True)) == ["helped"]
+        assert await texts(agent.trigger(await_now=False)) == []
+
+
+async def test_errors_as_messages() -> None:
+    """An error is an `ErrorMessage` in place, never a part of another message; signals and cancellations are not."""
+
+    @miniagent
+    async def stopping(ctx: InteractionContext) -> None:
+        raise StopDialog
+
+    @miniagent
+    async def forever(ctx: InteractionContext) -> None:
+        await asyncio.Event().wait()
+
+    async with MiniAgents(errors_as_messages=True):
+        replies = await failing.trigger()
+        assert [(type(reply), str(reply)) for reply in replies] == [(Message, "before"), (ErrorMessage, "Boom: broken")]
+        assert replies[1].role == "error"
+        assert await texts(failing.trigger(errors_as_messages=False)) == ["before", "Boom"]
+        with pytest.raises(StopDialog):
+            await stopping.trigger()
+        cancelled = forever.trigger()
+        await steps()
+        cancelled.cancel()
+        with pytest.raises(PromiseCancelledError):
+            await cancelled
+        assert [type(reply) for reply in await forever.trigger(timeout=0)] == [ErrorMessage]
+
+
+async def test_a_timeout_ends_the_call() -> None:
+    """The function is cancelled, the replies so far come, and then a `TimeoutError` that names the agent."""
+    log: list[str] = []
+
+    @miniagent
+    async def slow(ctx: InteractionContext, how: str) -> None:
+        try:
+            ctx.reply("so far")
+            if how == "wait":
+                await asyncio.Event().wait()
+            elif how == "helper":
+                ctx.make_sure_to_wait(asyncio.Event().wait())
+            elif how == "own":
+                raise TimeoutError("my own")
+        finally:
+            log.append(how)
+
+    async with MiniAgents():
+        for how in ("wait", "helper"):
+            replies = slow.trigger(timeout=0.01, how=how)
+            with pytest.raises(TimeoutError, match=r"SLOW did not end within 0.01 s"):
+                await replies
+            assert await texts(replies) == ["so far", "TimeoutError"]
+        with pytest.raises(TimeoutError, match="my own"):
+            await slow.trigger(timeout=10, how="own")
+        assert await texts(slow.trigger(timeout=10, how="none")) == ["so far"]
+    assert log == ["wait", "helper", "own", "none"]
+
+
+async def test_cancelling_a_call_stops_the_agent() -> None:
+    """Its `finally` runs; its readers get the replies so far and then `PromiseCancelledError`."""
+    log: list[str] = []
+
+    @miniagent
+    async def forever(ctx: InteractionContext) -> None:
+        ctx.reply("so far")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.append("cleaned up")
+
+    async with MiniAgents():
+        replies = forever.trigger()
+        call = forever.initiate_call()
+        await steps()
+        replies.cancel()
+        call.cancel()
+        for each in (replies, call.reply_sequence()):
+            assert await texts(each) == ["so far", "PromiseCancelledError"]
+        assert call.is_finished
+    assert log == ["cleaned up"] * 2
+
+
+async def test_replying_after_the_end_is_an_error_of_the_agent() -> None:
+    """A helper that nobody was told to wait for comes too late; the error names the agent."""
+    late: list[Any] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        late.append(ctx)
+
+    async with MiniAgents():
+        await agent.trigger()
+        for reply in (late[0].reply, late[0].reply_out_of_order):
+            with pytest.raises(AppenderClosedError, match="AGENT cannot reply any more"):
+                reply("late")
+        await late[0].afinish_early()
+
+
+async def test_errors_wait_for_what_was_replied_out_of_order() -> None:
+    """What was replied before an error comes before it, whenever it comes."""
+    go_on = asyncio.Event()
+
+    async def late() -> AsyncIterator[str]:
+        await go_on.wait()
+        yield "late"
+
+    @miniagent
+    async def agent(ctx: InteractionContext, fail: bool) -> None:
+        ctx.reply_out_of_order(late())
+        ctx.reply("at once")
+        if fail:
+            raise Boom
+
+    async with MiniAgents():
+        good, bad, told = (
+            agent.trigger(fail=False),
+            agent.trigger(fail=True),
+            agent.trigger(fail=True, errors_as_messages=True),
+        )
+        await steps()
+        go_on.set()
+        assert await texts(good) == ["at once", "late"]
+        assert await texts(bad) == ["at once", "late", "Boom"]
+        assert await texts(told) == ["at once", "late", "Boom: "]
+
+
+# --- what nobody observed (law 4)
+
+
+async def test_failures_nobody_observed_name_their_agents() -> None:
+    """An agent that failed, a message of an agent that failed, and a helper of an agent: each with its trace."""
+
+    @miniagent
+    async def parent(ctx: InteractionContext, how: str) -> None:
+        if how == "agent":
+            failing.trigger()
+        elif how == "message":
+
+            async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
+                yield "x"
+                raise Boom
+
+            ctx.reply(Message.promise(message_token_streamer=streamer))
+            await steps()
+        else:
+            ctx.make_sure_to_wait(steps(0))
+            raise Boom
+
+    for how, trace in (("agent", "FAILING <- PARENT"), ("message", "PARENT"), ("itself", "PARENT")):
+        with pytest.raises(ExceptionGroup) as caught:
+            async with MiniAgents():
+                replies = parent.trigger(how=how)
+        assert replies.is_done
+        (error,) = caught.value.exceptions
+        assert isinstance(error, Boom)
+        assert error.__notes__ == [f"Raised in agent {trace}"]
+
+
+async def test_a_failure_that_was_passed_on_is_reported_once() -> None:
+    """However many agents passed it on without anybody looking at it."""
+
+    @miniagent
+    async def parent(ctx: InteractionContext, depth: int) -> None:
+        replies = parent.trigger(depth=depth - 1) if depth else failing.trigger()
+        ctx.reply(await replies)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with MiniAgents():
+            parent.trigger(depth=3)
+    assert [type(error) for error in caught.value.exceptions] == [Boom]
+
+
+async def test_ten_thousand_agents_of_which_one_fails() -> None:
+    """All the others reply; together they are 9,999 messages and one error in its place."""
+
+    @miniagent
+    async def worker(ctx: InteractionContext, number: int) -> None:
+        await asyncio.sleep(0)
+        if number == 5_000:
+            raise Boom
+        ctx.reply(str(number))
+
+    @miniagent
+    async def boss(ctx: InteractionContext) -> None:
+        ctx.reply([worker.trigger(number=number) for number in range(10_000)])
+
+    async with MiniAgents():
+        result = await texts(boss.trigger())
+    assert len(result) == 10_000
+    assert [each for each in result if not each.isdigit()] == ["Boom"]
+    assert result[5_000] == "Boom"
+
+
+async def test_a_chain_of_a_thousand_agents() -> None:
+    """Each calls the next one and passes its replies on; an error at the end comes through all of them."""
+
+    @miniagent
+    async def link(ctx: InteractionContext, depth: int, fail: bool) -> None:
+        if depth:
+            ctx.reply(link.trigger(ctx.message_promises, depth=depth - 1, fail=fail))
+        elif fail:
+            raise Boom
+        else:
+            ctx.reply(ctx.message_promises)
+
+    async with MiniAgents():
+        assert await texts(link.trigger("hello", depth=1000, fail=False)) == ["hello"]
+        with pytest.raises(Boom) as caught:
+            await link.trigger(depth=1000, fail=True)
+        assert caught.value.__notes__[0].count("LINK") == 1001

@@ -1,0 +1,220 @@
+"""What can be an agent, and what it is called (laws 32-34)."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents.errors import NoActiveContextError
+from miniagents.messages import Message, MessageSequencePromise
+from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents, miniagent
+from miniagents.promising.context import PromisingContext
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Boom(Exception):  # noqa: N818 - what happens, in one word
+    """What agents here fail with."""
+
+
+@miniagent
+async def echo(ctx: InteractionContext) -> None:
+    """Replies what it was sent."""
+    ctx.reply(ctx.message_promises)
+
+
+@miniagent
+async def failing(ctx: InteractionContext) -> None:
+    """Replies, and then fails."""
+    ctx.reply("before")
+    raise Boom("broken")
+
+
+async def texts(sequence: MessageSequencePromise) -> list[str]:
+    """The text of each reply, or the name of its error in its place."""
+    result = []
+    async for promise in sequence:
+        try:
+            result.append(str(await promise))
+        except Exception as error:
+            result.append(type(error).__name__)
+    return result
+
+
+# --- making agents (laws 32-34)
+
+
+async def test_class_agents() -> None:
+    """An instance is made for each call, with `ctx` and the keyword arguments."""
+
+    class Counter:
+        """Counts what it is sent."""
+
+        def __init__(self, ctx: InteractionContext, start: int) -> None:
+            self.ctx = ctx
+            self.count = start
+
+        async def __call__(self) -> None:
+            async for _ in self.ctx.message_promises:
+                self.count += 1
+            self.ctx.reply(str(self.count))
+
+    counter: MiniAgent[...] = miniagent(alias="COUNT", start=10)(Counter)  # as a decorator: mypy does not see it
+    async with MiniAgents():
+        assert await texts(counter.trigger(["a", "b"])) == ["12"]
+        assert await texts(counter.trigger("a", start=0)) == ["1"]
+        assert await texts(counter.trigger(wrong=1)) == ["TypeError"]
+    assert (counter.alias, counter.description) == ("COUNT", "Counts what it is sent.")
+    assert miniagent(Counter).alias == "COUNTER"
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("OpenAIAgent", "OPENAI_AGENT"),
+        ("echo", "ECHO"),
+        ("my_agent", "MY_AGENT"),
+        ("MyAgent", "MY_AGENT"),
+        ("Gpt4Agent", "GPT4_AGENT"),
+        ("My_Agent", "MY_AGENT"),
+        ("_Hidden", "_HIDDEN"),
+    ],
+)
+def test_aliases(name: str, alias: str) -> None:
+    """The name in upper case, with camel case split before a capital that begins a word."""
+
+    async def function(ctx: InteractionContext) -> None:
+        """Nothing."""
+
+    function.__name__ = name
+    assert miniagent(function).alias == alias
+    assert miniagent(alias="Any thing")(function).alias == "Any thing"
+
+
+def test_descriptions_are_taken_as_they_are() -> None:
+    """The docstring with its braces and per cents, without indentation."""
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        """Fills {this} and %s.
+
+        And {{that}}.
+        """
+
+    assert agent.description == "Fills {this} and %s.\n\nAnd {{that}}."
+    assert agent.__doc__ == agent.description
+    assert miniagent(description="{other}")(agent.function).description == "{other}"
+
+
+async def test_forks() -> None:
+    """A fork of a fork merges keyword arguments, the later wins, and those of the call win over all."""
+
+    @miniagent(a=1, b=1, c=1)
+    async def agent(ctx: InteractionContext, **kwargs: Any) -> None:
+        ctx.reply(repr(kwargs))
+
+    fork = agent.fork(b=2, c=2, alias="FORK").fork(c=3)
+    async with MiniAgents():
+        assert await texts(fork.trigger(d=4)) == [repr({"a": 1, "b": 2, "c": 3, "d": 4})]
+        assert await texts(fork.trigger(a=5)) == [repr({"a": 5, "b": 2, "c": 3})]
+        assert await texts(agent.trigger()) == [repr({"a": 1, "b": 1, "c": 1})]
+    assert (fork.alias, agent.alias) == ("FORK", "AGENT")
+    assert fork != agent
+    assert agent.fork(a=2) != agent.fork(a=3)
+
+
+async def test_what_is_not_async_is_refused_when_it_is_decorated() -> None:
+    """Plain functions, generators, instances and classes without an async `__call__`."""
+
+    def plain(ctx: InteractionContext) -> None: ...
+
+    async def generator(ctx: InteractionContext) -> AsyncIterator[str]:
+        yield "x"
+
+    class WithoutCall:
+        """Cannot be called."""
+
+    class WithPlainCall:
+        """Can be called, but not awaited."""
+
+        def __call__(self) -> None: ...
+
+    wrongs: list[Any] = [plain, generator, WithoutCall, WithPlainCall, WithPlainCall(), 1, "name", echo]
+    for wrong in wrongs:
+        with pytest.raises(TypeError, match="must be an async function"):
+            miniagent(wrong)
+
+
+async def test_whatever_is_async_can_be_an_agent() -> None:
+    """Partials, instances with an async `__call__`, bound methods, and wrapped functions."""
+
+    async def function(ctx: InteractionContext, text: str = "function") -> None:
+        ctx.reply(text)
+
+    class Speaker:
+        """An object that speaks."""
+
+        async def __call__(self, ctx: InteractionContext) -> None:
+            ctx.reply("instance")
+
+        async def speak(self, ctx: InteractionContext) -> None:
+            """Reply."""
+            ctx.reply("method")
+
+    @functools.wraps(function)
+    def wrapper(ctx: InteractionContext) -> Any:
+        return function(ctx, "wrapped")
+
+    agents: list[MiniAgent[Any]] = [
+        miniagent(function),
+        miniagent(functools.partial(function, text="partial")),
+        miniagent(Speaker()),
+        miniagent(Speaker().speak),
+        miniagent(wrapper),
+    ]
+    async with MiniAgents():
+        replies = [await texts(agent.trigger()) for agent in agents]
+    assert replies == [["function"], ["partial"], ["instance"], ["method"], ["wrapped"]]
+    assert inspect.unwrap(agents[0]) is function  # type: ignore[arg-type]  # what it wraps is found the usual way
+
+
+async def test_without_a_context_the_call_says_so() -> None:
+    """Whatever its arguments, and in a context that knows no agents as well."""
+
+    async def calls() -> None:
+        for arguments in ({}, {"errors_as_messages": True}, {"start_soon": False, "errors_as_messages": False}):
+            with pytest.raises(NoActiveContextError, match="MiniAgents"):
+                echo.trigger("hello", **arguments)
+            with pytest.raises(NoActiveContextError, match="MiniAgents"):
+                echo.initiate_call("hello", **arguments)
+
+    await calls()
+    async with PromisingContext():
+        await calls()
+
+
+async def test_wrong_replies_fail_where_they_are_replied() -> None:
+    """In the agent, at that line; what it replies afterwards still comes."""
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        for reply in (ctx.reply, ctx.reply_out_of_order):
+            with pytest.raises(TypeError, match="Cannot send 1 of type int"):
+                reply(["lost", 1])  # type: ignore[list-item]  # that is the mistake
+        with pytest.raises(TypeError, match="needs an awaitable"):
+            ctx.make_sure_to_wait(1)  # type: ignore[arg-type]  # that is the mistake
+        ctx.reply("fine")
+
+    async with MiniAgents():
+        assert await texts(agent.trigger()) == ["fine"]
+
+
+def test_run_agent_runs_one_agent() -> None:
+    """In a loop of its own, with its keyword arguments."""
+    assert MiniAgents().run_agent(echo, ["a", "b"]) == (Message("a"), Message("b"))
+    with pytest.raises(Boom):
+        MiniAgents().run_agent(failing)
