@@ -24,6 +24,7 @@ SEPARATOR: Final = False
 
 _OPENING: Final = -2
 """The run that opens the block is still being read."""
+_LINE_BREAK: Final = frozenset("\n")
 _PAST: Final = -1
 """The start of the line is past: what follows in it closes nothing."""
 
@@ -64,16 +65,18 @@ class TextSplitter:
             self._almost_block = re.compile(rf"(?:\n{run}{{0,{least - 1}}}|(?<=\n){run}{{0,{least - 1}}})\Z")
         self._fence_length = 0 if fence is None else len(fence)
         self._special = frozenset(special)
+        self._watched: frozenset[str] | None = None  # which characters matter now; None for all
         self._separator = re.compile("|".join(separators))
+
+    def is_plain(self, token: str) -> bool:
+        """Whether a token is text of the current part and nothing else, whatever comes next; it need not be fed."""
+        return self._watched is not None and self._watched.isdisjoint(token)
 
     def feed(self, token: str) -> list[tuple[bool, str]]:
         """The next piece of the text."""
         if not token:
             return []
-        if self._special.isdisjoint(token) and not (self._pending or self._block or self._after_block):
-            self._before = ""  # not a line break, and nothing else matters
-            return [(TEXT, token)]
-        if self._block and self._run == _PAST and "\n" not in token:
+        if self.is_plain(token):
             return [(TEXT, token)]
         return self._scan(token, final=False)
 
@@ -91,7 +94,15 @@ class TextSplitter:
                 self._in_block(text, position, found) if self._block else self._outside(text, position, found, final)
             )
         self._before = text[position - 1 : position]
+        self._watched = self._characters_that_matter()
         return found
+
+    def _characters_that_matter(self) -> frozenset[str] | None:
+        if self._block:
+            return _LINE_BREAK if self._run == _PAST else None
+        if self._pending or self._after_block or self._before == "\n":
+            return None
+        return self._special
 
     def _outside(self, text: str, position: int, found: list[tuple[bool, str]], final: bool) -> int:
         """Up to and with the next separator, to a block, or to where more text is needed; returns where that is."""

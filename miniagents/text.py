@@ -141,7 +141,10 @@ class _PartsCell(SequenceCell):
         try:
             async for tokens in promise.batches():
                 for token in tokens:
-                    self._apply(splitter.feed(token))
+                    if self.part is not None and not self.ended and splitter.is_plain(token):
+                        self.part.pieces.append(token)
+                    else:
+                        self._apply(splitter.feed(token))
                 if self.part is not None:
                     self.part.wake()
                 if self.on_demand:

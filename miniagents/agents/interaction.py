@@ -267,6 +267,8 @@ class InteractionContext(Scope):
             raise
         finally:
             self.finish_calls()
+        if self._replies is not None:
+            self._replies.finish()  # readers go on a loop step before `task_ended`, which sees to every other end
 
     async def _work_until(self, timeout: float) -> None:
         deadline = asyncio.timeout(timeout)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miniagents.errors import MiniAgentsError
 from miniagents.messages.message import Message
 from miniagents.promising.freezing import freeze
 from miniagents.promising.streamed import StreamCell, StreamedPromise
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 __all__ = ["MessageCell", "MessagePromise", "MessageTokenStreamer"]
 
@@ -144,9 +141,6 @@ class MessagePromise(StreamedPromise[str, Message]):
     def message_class(self) -> type[Message]:
         """The class of the message to come."""
         return self._cell.message_class
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return super().__aiter__()
 
     def __del__(self) -> None:
         cell = getattr(self, "_cell", None)

@@ -270,6 +270,9 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
         while stack:
             container, items = stack[-1]
             for each in items:
+                if isinstance(each, cls.single_items):  # first, because asking for an abstract `Sequence` takes long
+                    pieces.append(cls.make_leaf(each))
+                    continue
                 if isinstance(each, Sequence) and not isinstance(each, _NOT_ORDERED):
                     if id(each) in on_the_way:
                         raise CyclicValueError(f"A {type(each).__name__} that contains itself cannot be sent")

@@ -143,7 +143,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__ + repr(wrong)[:12])
+@pytest.mark.parametrize("wrong", WRONG, ids=[f"{type(wrong).__name__}{n}" for n, wrong in enumerate(WRONG)])
 async def test_wrong_types_fail_at_the_call(wrong: Any) -> None:
     """Alone or inside a list: `TypeError` at the line that sent it, and nothing of that list is sent."""
     with MessageSequence() as sequence:
