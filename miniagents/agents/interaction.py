@@ -1,18 +1,17 @@
-"""One call of an agent: what it sees while it runs, and how what it replies reaches its caller."""
+"""One call of an agent: what it sees and can do while it runs, and how it is called."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from miniagents.agents.shown_errors import error_message, with_its_error_shown
-from miniagents.errors import AppenderClosedError, StopDialog
-from miniagents.messages import MessagePromise, MessageSequence, MessageSequencePromise
+from miniagents.agents.replies import ReplyCell, ReplyPromise
+from miniagents.errors import AppenderClosedError
+from miniagents.messages import MessageSequence, MessageSequencePromise
 from miniagents.promising.context import Failure, PromisingContext, current_scope
 from miniagents.promising.promise import Cell, Promise
-from miniagents.promising.sequence import SequenceCell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -39,62 +38,6 @@ class Scope:
             call.finish()
 
 
-_dropped: list[list[Promise[Any]]] = []
-"""Replies that are being let go of, one after the other instead of one inside the other."""
-
-
-class ReplyCell(SequenceCell):
-    """The replies of one call. Its end is the end of the call, told by the agent's task."""
-
-    scope: InteractionContext
-    errors_as_messages = False
-    forsaken = False
-    """Nobody can read these replies any more: what they would hold must not be kept alive by them."""
-
-    def add(self, pieces: list[Promise[Any]]) -> None:
-        """Append leaves and branches, unless nobody can read them."""
-        if self.errors_as_messages:
-            pieces = [with_its_error_shown(piece) if _may_fail(piece) else piece for piece in pieces]
-        if not self.forsaken:
-            super().add(pieces)
-
-    def forsake(self) -> None:
-        """The promise of these replies was lost while the agent is still running."""
-        self.forsaken = True
-        _dropped.append(self.pieces)
-        self.pieces = []
-        if len(_dropped) == 1:
-            for pieces in _dropped:  # it grows while replies to replies are dropped: a chain of agents may be long
-                pieces.clear()
-            _dropped.clear()
-
-    def leaf_of_error(self, error: BaseException) -> Promise[Any]:
-        """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
-        if self.errors_as_messages and isinstance(error, Exception) and not isinstance(error, StopDialog):
-            return MessagePromise.of_message(error_message(error))
-        return super().leaf_of_error(error)
-
-    def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """Everything that ends a call comes through here, also its cancellation before the first step."""
-        if self.context is not None:
-            self.context.forget(task)
-        self.task = None
-        error = None if task.cancelled() else task.exception()
-        if task.cancelled() or (error is not None and not isinstance(error, Exception)):
-            self.cancelled()
-        elif error is None:
-            self.finish()
-        elif self.is_closing:  # after an early finish there is no place left for it in the replies
-            self.promise_class.failed_leaf(error)
-        else:
-            self.fail(error)
-        self.scope.ended()
-
-
-def _may_fail(piece: Promise[Any]) -> TypeGuard[MessagePromise]:
-    return isinstance(piece, MessagePromise) and not piece.is_resolved
-
-
 class _AwaitedCell(Cell[Any]):
     """What an agent was told to wait for. A coroutine runs as the task itself, so that none is left never awaited."""
 
@@ -111,18 +54,6 @@ class _AwaitedCell(Cell[Any]):
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-class _ReplyPromise(MessageSequencePromise):
-    """What the caller of an agent reads. It is the only handle of its replies, and tells them when it is lost."""
-
-    __slots__ = ()
-
-    _cell: ReplyCell
-
-    def __del__(self) -> None:
-        if not self._cell.done:
-            self._cell.forsake()
 
 
 class InteractionContext(Scope):
@@ -247,7 +178,7 @@ class InteractionContext(Scope):
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
         """Begin the call; returns what the caller reads."""
         replies = self._open_replies()
-        promise = _ReplyPromise.of_cell(replies)
+        promise = ReplyPromise.of_cell(replies)
         replies.work(self._run, start_soon)
         return promise  # type: ignore[return-value]  # of_cell makes its own class
 

@@ -21,7 +21,8 @@ def error_message(error: BaseException) -> ErrorMessage:
 def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
     """The message, and if it fails, an `ErrorMessage` behind what had arrived of it, which is marked `interrupted`.
 
-    `StopDialog` is no failure and stays where it is.
+    `StopDialog` is no failure and stays where it is. Somebody has to see whether the message fails, so its stream goes
+    on to its end even when nobody can read it any more.
     """
 
     async def parts() -> AsyncIterator[Any]:
