@@ -89,7 +89,7 @@ def split_messages(
     cell.delimiters = (delimiter, code_block_delimiter)
     cell.metadata = metadata
     cell.pump_from(lambda: source, start_soon=start_soon, batches=False)
-    return MessageSequencePromise.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+    return MessageSequencePromise.of_cell(cell)
 
 
 class _PartCell(MessageCell):

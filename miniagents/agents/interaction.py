@@ -180,7 +180,7 @@ class InteractionContext(Scope):
         replies = self._open_replies()
         promise = ReplyPromise.of_cell(replies)
         replies.work(self._run, start_soon)
-        return promise  # type: ignore[return-value]  # of_cell makes its own class
+        return promise
 
     def ended(self) -> None:
         """The call has ended: what was replied is its reader's now, not to be kept by what the agent has started."""

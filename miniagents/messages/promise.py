@@ -126,7 +126,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell = MessageCell(cls)
         cell.observed = observed
         cell.fail(error)
-        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+        return cls.of_cell(cell)
 
     @property
     def known_beforehand(self) -> Mapping[str, Any]:

@@ -101,7 +101,7 @@ class MessageSequence(FlatSequence[MessagePromise]):
     @property
     def sequence_promise(self) -> MessageSequencePromise:
         """What readers read."""
-        return MessageSequencePromise.of_cell(self._cell)  # type: ignore[return-value]  # of_cell makes its own class
+        return MessageSequencePromise.of_cell(self._cell)
 
     @classmethod
     def turn_into_sequence_promise(cls, messages: MessageType | None) -> MessageSequencePromise:

@@ -16,6 +16,7 @@ from miniagents.promising.deadlock import check_wait, waiting_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from typing import Self
 
 __all__ = ["Cell", "Promise", "stopped"]
 
@@ -226,7 +227,7 @@ class Promise(Generic[T_co]):
         cell.work(work, start_soon)
 
     @classmethod
-    def of_cell(cls, cell: Cell[Any]) -> Promise[T_co]:
+    def of_cell(cls, cell: Cell[Any]) -> Self:
         """A handle of a cell; not for users."""
         promise = cls.__new__(cls)
         promise._cell = cell

@@ -302,7 +302,7 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
         """The sequence of what an async iterable yields, read by a pump of its own."""
         cell = SequenceCell(cls)
         cell.pump_from(lambda: items, start_soon=None, batches=False)
-        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+        return cls.of_cell(cell)
 
     @classmethod
     def of_items(cls, items: Any) -> Self:
@@ -315,7 +315,7 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
         cell = SequenceCell(cls)
         cell.pieces = pieces
         cell.settle_unseen(())
-        return cls.of_cell(cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+        return cls.of_cell(cell)
 
 
 class FlatSequence(StreamAppender[Any], Generic[LEAF]):

@@ -165,9 +165,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             else:
                 promise = promise_again()
                 await self.wait_for_more()
-        if self.failure is not None:
-            self.observe()
-            raise self.failure.raised()
+        self.result()  # raises what it failed with
 
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
         """Like `read`, but all that is there at once."""
@@ -184,9 +182,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             else:
                 promise = promise_again()
                 await self.wait_for_more()
-        if self.failure is not None:
-            self.observe()
-            raise self.failure.raised()
+        self.result()  # raises what it failed with
 
 
 def weakly(promise: object) -> Callable[[], object]:
@@ -292,7 +288,7 @@ class StreamAppender(Generic[P]):
     @property
     def promise(self) -> StreamedPromise[P, tuple[P, ...]]:
         """What readers read."""
-        return self._cell.promise_class.of_cell(self._cell)  # type: ignore[return-value]  # of_cell makes one of its own class
+        return self._cell.promise_class.of_cell(self._cell)  # type: ignore[return-value]  # the cell of a stream makes streamed promises
 
     def open(self) -> Self:
         """Begin to accept pieces.
