@@ -45,7 +45,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _script(options: argparse.Namespace) -> Script:
     """What the command line asks to be answered."""
     if options.cassette:
-        bodies = [[chunk.data for chunk in interaction.chunks] for interaction in load(options.cassette)]
+        bodies = [[chunk.data for chunk in interaction.response.chunks] for interaction in load(options.cassette)]
         return [Answer(wire=body, gap=options.gap) for body in bodies]
     if options.text:
         return [Answer(text, gap=options.gap) for text in options.text]

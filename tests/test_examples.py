@@ -71,8 +71,8 @@ def _answers(name: str) -> list[str]:
     """The texts that the assistant says in a cassette, in order."""
     interactions = load(ROOT / "cassettes" / "openai" / f"{name}.yaml")
     return [
-        "".join(json.loads(piece) for piece in re.findall(r'"content":("(?:[^"\\]|\\.)*")', interaction.body.decode()))
-        for interaction in interactions
+        "".join(json.loads(piece) for piece in re.findall(r'"content":("(?:[^"\\]|\\.)*")', body.decode()))
+        for body in (interaction.response.body for interaction in interactions)
     ]
 
 
@@ -156,7 +156,8 @@ def test_a_committed_cassette_is_whole(path: Path) -> None:
     """Its seal fits, every stream came to its end, its origin is told, and plain vcrpy plays it."""
     interactions = load(path)
     assert interactions
-    assert all(interaction.complete for interaction in interactions)
+    assert all(interaction.response.complete for interaction in interactions)
     assert path.relative_to(ROOT / "cassettes").as_posix() in (ROOT / "cassettes" / "README.md").read_text("utf-8")
     cassette = Cassette.load(path=str(path), match_on=(matchers.method, matchers.uri))
-    assert [response["body"]["string"] for response in cassette.responses] == [each.body for each in interactions]
+    bodies = [each.response.body for each in interactions]
+    assert [response["body"]["string"] for response in cassette.responses] == bodies

@@ -131,7 +131,7 @@ class Person:
 def server() -> Iterator[ProviderServer]:
     """Answers in three words and stops after the first, until it is told to go on; then with recorded streams."""
     recorded = load(ROOT / "cassettes" / "openai" / "conversation.yaml")
-    wires = [Answer(wire=[chunk.data for chunk in each.chunks], gap=0.002) for each in recorded]
+    wires = [Answer(wire=[chunk.data for chunk in each.response.chunks], gap=0.002) for each in recorded]
     with ProviderServer([Answer(HELD, hold_after=2), *wires]) as server:
         yield server
 

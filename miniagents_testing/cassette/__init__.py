@@ -6,10 +6,10 @@ is a plain vcrpy cassette with one key more.
 
 from __future__ import annotations
 
-from miniagents_testing.cassette.chunkmap import Chunk
 from miniagents_testing.cassette.file import load, save
 from miniagents_testing.cassette.interaction import Interaction
 from miniagents_testing.cassette.recording import RecordingTransport
 from miniagents_testing.cassette.replay import ReplayTransport
+from miniagents_testing.streams import Chunk, ResponseStream
 
-__all__ = ["Chunk", "Interaction", "RecordingTransport", "ReplayTransport", "load", "save"]
+__all__ = ["Chunk", "Interaction", "RecordingTransport", "ReplayTransport", "ResponseStream", "load", "save"]

@@ -7,7 +7,7 @@ A map is a row of tokens, one a chunk: the wait since the chunk before (or since
 - `/n`: it is n bytes long and ends inside an event.
 
 Counting in events rather than bytes keeps a map valid when a body is redacted, and makes it cheap: most chunks are one
-event. Waits are kept in ticks of 10 µs; coarser ones put tokens of parallel streams out of order.
+event.
 """
 
 from __future__ import annotations
@@ -15,29 +15,21 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from miniagents_testing.streams import TICKS_PER_SECOND, Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["TICKS_PER_MS", "Chunk", "ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk"]
+__all__ = ["ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk"]
 
-TICKS_PER_MS = 100
-"""10 µs."""
+_TICKS_PER_MS = TICKS_PER_SECOND // 1000
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _TOKEN = re.compile(
     r"(?P<ms>\d{1,12})(\.(?P<hundredths>\d{1,2}))?(\*(?P<events>[1-9]\d{0,11})|/(?P<size>[1-9]\d{0,11}))?"
 )
-
-
-class Chunk(NamedTuple):
-    """Bytes as they were read from the wire in one go."""
-
-    wait: int
-    """Ticks since the chunk before, or since the response headers."""
-
-    data: bytes
 
 
 class ChunkMapError(ValueError):
@@ -92,7 +84,7 @@ def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
         start, position = position, _end_of_chunk(parsed, position, ends)
         if position > len(body):
             raise ChunkMapError(f"the map goes on after the {len(body)} bytes of the body, at {token!r}")
-        wait = int(parsed["ms"]) * TICKS_PER_MS + int((parsed["hundredths"] or "0").ljust(2, "0"))
+        wait = int(parsed["ms"]) * _TICKS_PER_MS + int((parsed["hundredths"] or "0").ljust(2, "0"))
         chunks.append(Chunk(wait, body[start:position]))
     if position != len(body):
         raise ChunkMapError(f"the map ends after {position} of the {len(body)} bytes of the body")
@@ -129,5 +121,5 @@ def _end_of_chunk(token: re.Match[str], position: int, ends: Sequence[int]) -> i
 
 def _ms(ticks: int) -> str:
     """Ticks as milliseconds, as short as they can be said."""
-    whole, hundredths = divmod(ticks, TICKS_PER_MS)
+    whole, hundredths = divmod(ticks, _TICKS_PER_MS)
     return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".")

@@ -21,6 +21,7 @@ from miniagents_testing.cassette.interaction import Interaction
 from miniagents_testing.cassette.matching import canonical_body
 from miniagents_testing.cassette.yaml_text import yaml_text
 from miniagents_testing.errors import CassetteFormatError
+from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,16 +130,17 @@ def _sha256(data: bytes) -> str:
 
 def _entry(interaction: Interaction) -> dict[str, Any]:
     """An interaction as it stands in the file, without its digest."""
+    answer = interaction.response
     stream: dict[str, Any] = {
         "v": FORMAT,
         "started_ms": round(interaction.started_ms, 2),
-        "headers_ms": round(interaction.headers_ms, 2),
+        "headers_ms": round(answer.headers_ms, 2),
         # In lines, because a diff shows lines.
-        "chunks": "\n".join(textwrap.wrap(chunkmap.encode(interaction.chunks), 100)) + "\n",
-        "end": interaction.end,
+        "chunks": "\n".join(textwrap.wrap(chunkmap.encode(answer.chunks), 100)) + "\n",
+        "end": answer.end,
     }
-    if interaction.end != "eof":
-        stream["complete"] = interaction.complete
+    if answer.end != "eof":
+        stream["complete"] = answer.complete
     return {
         "request": {
             "method": interaction.method,
@@ -147,9 +149,9 @@ def _entry(interaction: Interaction) -> dict[str, Any]:
             "headers": {name: list(values) for name, values in interaction.request_headers.items()},
         },
         "response": {
-            "status": {"code": interaction.status, "message": interaction.reason},
-            "headers": {name: list(values) for name, values in interaction.response_headers.items()},
-            "body": {"string": _text(interaction.body)},
+            "status": {"code": answer.status, "message": answer.reason},
+            "headers": {name: list(values) for name, values in answer.headers.items()},
+            "body": {"string": _text(answer.body)},
             "stream": stream,
         },
     }
@@ -166,18 +168,20 @@ def _interaction(entry: dict[str, Any], where: str) -> Interaction:
         uri=request["uri"],
         request_body=_bytes(request["body"]),
         request_headers=request.get("headers") or {},
-        status=response["status"]["code"],
-        reason=response["status"]["message"] or "",
-        response_headers={name.lower(): values for name, values in (response.get("headers") or {}).items()},
-        chunks=_chunks(stream, body, where),
         started_ms=float(stream.get("started_ms", 0)),
-        headers_ms=float(stream.get("headers_ms", 0)),
-        end=end,
-        complete=stream.get("complete", end == "eof"),
+        response=ResponseStream(
+            _chunks(stream, body, where),
+            status=response["status"]["code"],
+            reason=response["status"]["message"] or "",
+            headers={name.lower(): values for name, values in (response.get("headers") or {}).items()},
+            headers_ms=float(stream.get("headers_ms", 0)),
+            end=end,
+            complete=stream.get("complete", end == "eof"),
+        ),
     )
 
 
-def _chunks(stream: dict[str, Any], body: bytes, where: str) -> tuple[chunkmap.Chunk, ...]:
+def _chunks(stream: dict[str, Any], body: bytes, where: str) -> tuple[Chunk, ...]:
     """The chunks as recorded; where their map does not fit the body, events, and never a byte less."""
     if "chunks" in stream:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from miniagents_testing.cassette.chunkmap import Chunk
+    from miniagents_testing.streams import ResponseStream
 
 __all__ = ["Interaction", "holds_terminal_event", "kept_headers"]
 
@@ -33,29 +33,15 @@ _TERMINAL_EVENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A recorded interaction. Times are in ms, the waits of the chunks in ticks of 10 µs."""
+    """A recorded interaction."""
 
     method: str
     uri: str
     request_body: bytes
-    status: int
-    reason: str
-    chunks: tuple[Chunk, ...]
+    response: ResponseStream
     request_headers: Mapping[str, list[str]] = field(default_factory=dict)
-    response_headers: Mapping[str, list[str]] = field(default_factory=dict)
     started_ms: float = 0.0
-    """Start of the request, since the recording began."""
-    headers_ms: float = 0.0
-    """Arrival of the response headers, since the start of the request."""
-    end: str = "eof"
-    """How it ended: `eof`, `closed` or `cancelled` by the reader, or `raise <httpx class>: <message>`."""
-    complete: bool = True
-    """Whether the provider had said that the answer is whole."""
-
-    @property
-    def body(self) -> bytes:
-        """The whole response body."""
-        return b"".join(chunk.data for chunk in self.chunks)
+    """Start of the request in ms, since the recording began."""
 
 
 def kept_headers(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:

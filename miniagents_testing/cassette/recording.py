@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 import httpx2
 
-from miniagents_testing.cassette.chunkmap import TICKS_PER_MS, Chunk
 from miniagents_testing.cassette.file import save
 from miniagents_testing.cassette.interaction import Interaction, holds_terminal_event, kept_headers
 from miniagents_testing.errors import CassetteError
+from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     import os
@@ -97,7 +97,7 @@ class RecordingTransport(httpx2.AsyncBaseTransport):
         places = {
             "URL": interaction.uri.encode(),
             "request body": interaction.request_body,
-            "response body": interaction.body,
+            "response body": interaction.response.body,
         }
         for place, text in places.items():
             if any(secret.encode() in text for secret in self._secrets):
@@ -127,7 +127,7 @@ class _Slot:
 
     def chunk_arrived(self, data: bytes) -> None:
         """Waits are differences of rounded moments, so that rounding does not add up."""
-        tick = round((asyncio.get_running_loop().time() - self.headers_at) * 1000 * TICKS_PER_MS)
+        tick = round((asyncio.get_running_loop().time() - self.headers_at) * TICKS_PER_SECOND)
         self.chunks.append(Chunk(tick - self.tick, data))
         self.tick = tick
 
@@ -145,14 +145,16 @@ class _Slot:
             uri=self.uri,
             request_body=self.body,
             request_headers=kept_headers(self.request.headers.multi_items()),
-            status=self.response.status_code,
-            reason=self.response.reason_phrase,
-            response_headers=kept_headers(self.response.headers.multi_items()),
-            chunks=tuple(self.chunks),
             started_ms=self.started * 1000,
-            headers_ms=self.headers_after * 1000,
-            end=end,
-            complete=end == "eof" or holds_terminal_event(body),
+            response=ResponseStream(
+                tuple(self.chunks),
+                status=self.response.status_code,
+                reason=self.response.reason_phrase,
+                headers=kept_headers(self.response.headers.multi_items()),
+                headers_ms=self.headers_after * 1000,
+                end=end,
+                complete=end == "eof" or holds_terminal_event(body),
+            ),
         )
 
 

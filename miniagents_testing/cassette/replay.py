@@ -13,6 +13,7 @@ import httpx2
 from miniagents_testing.cassette.file import load
 from miniagents_testing.cassette.matching import RequestKey, differences, request_key
 from miniagents_testing.errors import CassetteMissError, IncompleteRecordingError, UnplayedError
+from miniagents_testing.streams import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -68,13 +69,14 @@ class ReplayTransport(httpx2.AsyncBaseTransport):
         if not left:
             raise _miss_class()(self._miss_message(request, body))
         interaction = left.popleft()
-        headers_at = started + interaction.headers_ms / 1000 * self.pace
+        answer = interaction.response
+        headers_at = started + answer.headers_ms / 1000 * self.pace
         await _until(headers_at)
         return httpx2.Response(
-            interaction.status,
-            headers=[(name, value) for name, values in interaction.response_headers.items() for value in values],
+            answer.status,
+            headers=[(name, value) for name, values in answer.headers.items() for value in values],
             stream=_ReplayStream(interaction, request, headers_at, self.pace),
-            extensions={"reason_phrase": interaction.reason.encode("ascii", "replace")},
+            extensions={"reason_phrase": answer.reason.encode("ascii", "replace")},
         )
 
     def _miss_message(self, request: httpx2.Request, body: bytes) -> str:
@@ -104,25 +106,25 @@ class _ReplayStream(httpx2.AsyncByteStream):
         self._request = request
         self._due = headers_at
         self._pace = pace
-        self._left = iter(interaction.chunks)
+        self._left = iter(interaction.response.chunks)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self._left:
-            self._due += chunk.wait / 100_000 * self._pace
+            self._due += chunk.wait / TICKS_PER_SECOND * self._pace
             await _until(self._due)
             yield chunk.data
         self._end()
 
     def _end(self) -> None:
         """End as the recorded stream ended."""
-        end = self._interaction.end
+        end = self._interaction.response.end
         if end.startswith("raise "):
             name, _, message = end.removeprefix("raise ").partition(": ")
             error = getattr(httpx2, name, None)
             if not (isinstance(error, type) and issubclass(error, httpx2.RequestError)):
                 error = httpx2.ReadError
             raise error(message, request=self._request)
-        if not self._interaction.complete:
+        if not self._interaction.response.complete:
             raise IncompleteRecordingError(
                 f"the recording of {self._interaction.uri} ends here: {end} by its reader before the answer was whole"
             )

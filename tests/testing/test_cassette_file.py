@@ -16,7 +16,7 @@ from vcr import matchers
 from vcr.cassette import Cassette
 from vcr.request import Request
 
-from miniagents_testing.cassette import Chunk, Interaction, file, load, save
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, file, load, save
 from miniagents_testing.cassette.yaml_text import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
@@ -39,21 +39,19 @@ DOCUMENTS = st.recursive(
 CHUNKS = (Chunk(1502, b"data: Hi"), Chunk(510, " there 😀\n\n".encode()), Chunk(2000, b"data: [DONE]\n\n"))
 
 
-def make(**changes: Any) -> Interaction:
+def make(
+    request_body: bytes = b'{"model": "gpt-4", "stream": true}', started_ms: float = 265.93, **response: Any
+) -> Interaction:
     """A small interaction."""
-    fields: dict[str, Any] = {
-        "method": "POST",
-        "uri": "https://api.openai.com/v1/chat/completions",
-        "request_body": b'{"model": "gpt-4", "stream": true}',
-        "status": 200,
-        "reason": "OK",
-        "chunks": CHUNKS,
-        "request_headers": {"content-type": ["application/json"]},
-        "response_headers": {"content-type": ["text/event-stream; charset=utf-8"]},
-        "started_ms": 265.93,
-        "headers_ms": 91.2,
-    }
-    return Interaction(**{**fields, **changes})
+    headers = {"content-type": ["text/event-stream; charset=utf-8"]}
+    return Interaction(
+        method="POST",
+        uri="https://api.openai.com/v1/chat/completions",
+        request_body=request_body,
+        request_headers={"content-type": ["application/json"]},
+        started_ms=started_ms,
+        response=ResponseStream(**{"chunks": CHUNKS, "headers": headers, "headers_ms": 91.2, **response}),
+    )
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), DOCUMENTS, min_size=1))
@@ -169,7 +167,7 @@ def test_plain_vcrpy_plays_our_file(tmp_path: Path) -> None:
     save(path, [interaction])
     cassette = Cassette.load(path=str(path), match_on=(matchers.method, matchers.uri))
     response = cassette.play_response(Request("POST", interaction.uri, b"", {}))
-    assert response["body"]["string"] == interaction.body
+    assert response["body"]["string"] == interaction.response.body
 
 
 def test_a_cassette_of_plain_vcrpy_is_played_event_by_event(tmp_path: Path) -> None:
@@ -185,9 +183,9 @@ def test_a_cassette_of_plain_vcrpy_is_played_event_by_event(tmp_path: Path) -> N
     }
     path.write_text(yaml.safe_dump({"interactions": [entry], "version": 1}), encoding="utf-8")
     (interaction,) = load(path)
-    assert [chunk.data for chunk in interaction.chunks] == [b"data: 1\n\n", b"data: 2\n\n"]
-    assert interaction.response_headers == {"content-type": ["text/event-stream"]}
-    assert interaction.complete
+    assert [chunk.data for chunk in interaction.response.chunks] == [b"data: 1\n\n", b"data: 2\n\n"]
+    assert interaction.response.headers == {"content-type": ["text/event-stream"]}
+    assert interaction.response.complete
 
 
 def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
@@ -208,7 +206,7 @@ def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
         yaml_text({"interactions": [entry], "version": 1, "miniagents": file._seal([entry])}), encoding="utf-8"
     )
     with pytest.warns(UserWarning, match="interaction 1: one event a chunk"):
-        assert load(path)[0].chunks == (Chunk(0, b"data: 1\n\n"),)
+        assert load(path)[0].response.chunks == (Chunk(0, b"data: 1\n\n"),)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

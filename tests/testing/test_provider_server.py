@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from miniagents_testing import Answer, ProviderServer
-from miniagents_testing.cassette import Chunk, Interaction, save
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 from miniagents_testing.errors import ScriptError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def test_the_command_line_serves(source: str, tmp_path: Path) -> None:
     """It says its address in the form that a shell takes, answers, and ends at Ctrl-C."""
     arguments = {"echo": [], "texts": ["Said"], "cassette": ["--cassette", str(tmp_path / "c.yaml")]}[source]
     body = b'data: {"choices":[{"index":0,"delta":{"content":"Said"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    save(tmp_path / "c.yaml", [Interaction("POST", "https://x.test/v1", b"", 200, "OK", (Chunk(0, body),))])
+    save(tmp_path / "c.yaml", [Interaction("POST", "https://x.test/v1", b"", ResponseStream((Chunk(0, body),)))])
     with subprocess.Popen(
         [sys.executable, "-m", "miniagents_testing", "serve", "--gap", "0", *arguments],
         stdout=subprocess.PIPE,

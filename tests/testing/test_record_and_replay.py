@@ -15,7 +15,7 @@ from miniagents import MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import Answer, ProviderServer, RecordingTransport, ReplayTransport
-from miniagents_testing.cassette import Chunk, Interaction, load
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load
 from miniagents_testing.errors import CassetteError, CassetteMissError, IncompleteRecordingError, UnplayedError
 
 if TYPE_CHECKING:
@@ -48,13 +48,9 @@ async def _recorded(path: Path, *answers: str | Answer) -> AsyncIterator[openai.
             yield client
 
 
-def _streamed(*chunks: Chunk, **changes: Any) -> Interaction:
-    fields: dict[str, Any] = {
-        "uri": URI,
-        "request_body": b"{}",
-        "response_headers": {"content-type": ["text/event-stream"]},
-    }
-    return Interaction(method="POST", status=200, reason="OK", chunks=chunks, **{**fields, **changes})
+def _streamed(*chunks: Chunk, request_body: bytes = b"{}", uri: str = URI, **response: Any) -> Interaction:
+    answer = ResponseStream(chunks, headers={"content-type": ["text/event-stream"]}, **response)
+    return Interaction("POST", uri, request_body, answer)
 
 
 async def test_what_was_recorded_is_played(tmp_path: Path) -> None:
@@ -108,7 +104,7 @@ async def test_no_secret_is_written(tmp_path: Path) -> None:
     assert KEY not in text
     (interaction,) = load(path)
     assert list(interaction.request_headers) == ["content-type"]
-    assert list(interaction.response_headers) == ["content-type"]
+    assert list(interaction.response.headers) == ["content-type"]
 
 
 async def test_a_key_in_a_body_is_refused(tmp_path: Path) -> None:
@@ -135,8 +131,8 @@ async def test_the_end_is_recorded(tmp_path: Path, stop_at: str | None, end: str
                         break
     (interaction,) = load(path)
     # Where the last chunk came together with the end of the stream, leaving there is no leaving early.
-    assert interaction.end == end or (complete and interaction.end == "eof")
-    assert interaction.complete is complete
+    assert interaction.response.end == end or (complete and interaction.response.end == "eof")
+    assert interaction.response.complete is complete
 
 
 async def test_a_broken_connection_is_played_as_the_same_error(tmp_path: Path) -> None:
@@ -159,7 +155,7 @@ async def test_a_broken_connection_is_played_as_the_same_error(tmp_path: Path) -
     for transport in (RecordingTransport(path, inner=httpx2.MockTransport(respond)), ReplayTransport):
         with pytest.raises(httpx2.ReadError, match="peer reset"):
             await read(transport if isinstance(transport, RecordingTransport) else ReplayTransport(path))
-    assert load(path)[0].end == "raise ReadError: peer reset"
+    assert load(path)[0].response.end == "raise ReadError: peer reset"
 
 
 async def test_a_cancelled_reader_is_recorded_as_one(tmp_path: Path) -> None:
@@ -183,8 +179,8 @@ async def test_a_cancelled_reader_is_recorded_as_one(tmp_path: Path) -> None:
         await asyncio.wait([reader])
         await client.aclose()
     (interaction,) = load(path)
-    assert interaction.end == "cancelled"
-    assert b'"a"' in interaction.body
+    assert interaction.response.end == "cancelled"
+    assert b'"a"' in interaction.response.body
 
 
 async def test_chunks_are_played_as_they_were_cut() -> None:
