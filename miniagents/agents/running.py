@@ -30,7 +30,7 @@ SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class _Main(Generic[T]):
-    """Awaits the main coroutine, and turns the cancellation that stands for an interrupt back into the interrupt."""
+    """Awaits the main coroutine, and gives it an interrupt in place of what the cancellation for it has led to."""
 
     def __init__(self, awaitable: Awaitable[T], runner: Runner[T]) -> None:
         self._awaitable = awaitable
@@ -38,6 +38,12 @@ class _Main(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         steps = self._awaitable.__await__()
+        try:
+            return (yield from self._run(steps))
+        finally:
+            steps.close()
+
+    def _run(self, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         step = steps.__next__
         while True:
             try:
@@ -49,13 +55,13 @@ class _Main(Generic[T]):
                 yield waits_for
                 step = steps.__next__
             except GeneratorExit:
-                steps.close()
                 raise
             except BaseException as error:
-                thrown = self._runner.interrupt_in_place_of(error)
-                if thrown is not error:
-                    _release_helpers(self._awaitable)
-                step = partial(steps.throw, thrown)
+                step = partial(steps.throw, error)
+            if (interrupt := self._runner.take_interrupt()) is not None:
+                # whatever came with it: a task that main waited for may have ended by an error, or with a result
+                yield from _until_ended(_released_helpers(self._awaitable))
+                step = partial(steps.throw, interrupt)
 
 
 class Runner(Generic[T]):
@@ -132,12 +138,10 @@ class Runner(Generic[T]):
         if self._main is not None:
             self._main.cancel()
 
-    def interrupt_in_place_of(self, error: BaseException) -> BaseException:
-        """What the main coroutine is to see instead of the cancellation that we sent it."""
-        if self._interrupt is None or not isinstance(error, asyncio.CancelledError):
-            return error
+    def take_interrupt(self) -> BaseException | None:
+        """What the main coroutine, which was cancelled for it, is to see now."""
         interrupt, self._interrupt = self._interrupt, None
-        if self._main is not None:
+        if interrupt is not None and self._main is not None:
             self._main.uncancel()  # no cancellation after all: what `main` awaits in its clean-up must go on
         return interrupt
 
@@ -185,16 +189,31 @@ def _destroy(coroutine: Any) -> None:
         return
 
 
-def _release_helpers(waits: Any) -> None:
+def _released_helpers(waits: Any) -> list[asyncio.Task[Any]]:
     """Cancel the tasks of task groups, and of `wait_for` on 3.11, that an awaitable waits in.
 
-    They know a cancellation as the one thing that can end their wait, and would leave their tasks behind.
+    Those know a cancellation as the one thing that can end their wait: an interrupt would leave their tasks behind.
     """
+    helpers: list[asyncio.Task[Any]] = []
     while waits is not None:
         frame = getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None)
         names = {} if frame is None else frame.f_locals
         if isinstance(group := names.get("self"), asyncio.TaskGroup):
-            group._abort()  # type: ignore[attr-defined]  # what it does when it is cancelled
+            helpers.extend(group._tasks)
+            group._aborting = True  # type: ignore[attr-defined]  # as when it is cancelled: no task can be added
         elif getattr(waits, "__name__", "") == "wait_for" and isinstance(names.get("fut"), asyncio.Task):
-            names["fut"].cancel()
+            helpers.append(names["fut"])
         waits = getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)
+    for task in helpers:
+        if not task.cancelling():  # twice would cut its clean-up short
+            task.cancel()
+    return helpers
+
+
+def _until_ended(tasks: list[asyncio.Task[Any]]) -> Generator[Any, Any, None]:
+    """Wait for the clean-up of cancelled tasks."""
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            yield from asyncio.wait(pending).__await__()
+        except asyncio.CancelledError:
+            continue  # whoever hurries: an interrupt is on its way already

@@ -194,16 +194,14 @@ class PromisingContext:
 
     async def _cancel_all(self) -> None:
         self.is_closing = True
-        interruption: asyncio.CancelledError | None = None
+        interruption: BaseException | None = None
         for task in self.tasks | self.parked:
             task.cancel()
         while self.tasks or self.parked:
             try:
                 await self._until_idle()
-            except asyncio.CancelledError as again:
-                interruption = again
-                for task in self.tasks | self.parked:
-                    task.cancel()
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as again:
+                interruption = again  # clean-ups go on: another cancellation would cut them short
         if interruption is not None:
             raise interruption
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 posix = pytest.mark.skipif(os.name != "posix", reason="signals as a POSIX shell knows them")
 
 PRELUDE = """
-import asyncio, os, signal, sys, threading, time
+import asyncio, contextlib, os, signal, sys, threading, time
 from miniagents import Message, MiniAgents, miniagent
 
 def say(text):
@@ -338,6 +338,82 @@ MiniAgents().run(amain())
 """,
     )
     assert child.end() == (0, ["KeyboardInterrupt", "agent cleaned up"], "")
+
+
+WAITS_OF_MAIN = {
+    "in a task group": "\n        async with asyncio.TaskGroup() as group:\n            group.create_task(helper())",
+    "in the body of a task group": """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(helper())
+            await replies""",
+    "in a task group in a task group": """
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(helper())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(helper())""",
+    "in a task group that fails already": """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(helper())
+            group.create_task(failing())""",
+    "for gather": "await asyncio.gather(helper(), helper())",
+    "for a task": "await asyncio.create_task(helper())",
+    "for a task that returns all the same": "await asyncio.create_task(suppressing())",
+    "under wait_for": "await asyncio.wait_for(helper(), 60)",
+    "under a timeout that has expired": "await asyncio.wait_for(helper(), 0.001)",
+    "while it leaves a context": """
+        async with MiniAgents():
+            agent.trigger(name="helper", clean_up=0.05)
+            await asyncio.sleep(0)
+            raise ValueError""",
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "fails"),
+    [
+        *((where, False) for where in WAITS_OF_MAIN),
+        ("in a task group", True),
+        ("for gather", True),
+        ("for a task", True),
+    ],
+)
+def test_main_sees_an_interrupt_when_what_it_waits_for_has_cleaned_up(root: Path, where: str, fails: bool) -> None:
+    """Every `finally` of a helper of main has run by then, and an error in one does not hide the interrupt."""
+    child = Child(
+        root,
+        f"""
+async def helper():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0.05)
+        say("helper cleaned up")
+        if {fails}: raise ValueError("in the clean-up")
+
+async def suppressing():
+    with contextlib.suppress(asyncio.CancelledError):
+        await helper()
+
+async def failing():
+    raise ValueError("already")
+
+async def amain():
+    replies = agent.trigger()
+    await replies.__aiter__().__anext__()
+    asyncio.get_running_loop().call_later(0.01, interrupting.trigger)
+    try:
+        {WAITS_OF_MAIN[where]}
+    except BaseException as error:
+        say(type(error).__name__)
+    await asyncio.sleep(0.01)
+
+MiniAgents().run(amain())
+""",
+    )
+    status, output, _ = child.end()
+    assert status == 0
+    helpers = 2 if where in ("for gather", "in a task group in a task group") else 1
+    assert output == ["helper cleaned up"] * helpers + ["KeyboardInterrupt", "agent cleaned up"]
 
 
 # --- without signals
