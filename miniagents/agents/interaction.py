@@ -43,12 +43,8 @@ class _AwaitedCell(Cell[Any]):
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """The end of the task is that of the cell."""
-        if not task.cancelled():
-            error = task.exception()
-            if error is None:
-                self.resolve(task.result())
-            elif isinstance(error, Exception):
-                self.fail(error)
+        if not task.cancelled() and task.exception() is None:
+            self.resolve(task.result())
         super().task_ended(task)
 
 

@@ -63,8 +63,6 @@ class ReplyCell(SequenceCell):
             self.cancelled()
         elif error is None:
             self.finish()
-        elif self.is_closing:  # after an early finish there is no place left for it in the replies
-            self.promise_class.failed_leaf(error)
         else:
             self.fail(error)
         self.scope.ended()

@@ -82,16 +82,17 @@ class Cell(Generic[T]):
         """The safety net: a task can end without settling, for one when it is cancelled before its first step."""
         if self.context is not None:
             self.context.forget(task)
-        if not self.done:
-            self.cancelled()
         self.task = None
-        if not task.cancelled():
-            task.exception()  # an interrupt; whoever runs the loop has got it
+        error = None if task.cancelled() else task.exception()  # whoever runs the loop has got an interrupt already
+        if isinstance(error, Exception):
+            self.fail(error)  # it comes from a clean-up
+        else:
+            self.cancelled()
 
     # --- settling
 
     def resolve(self, value: T) -> None:
-        """Settle with a result; later attempts to settle are ignored."""
+        """Settle with a result, unless it is settled already."""
         if self.done:
             return
         self.value = value
@@ -108,6 +109,7 @@ class Cell(Generic[T]):
     def fail(self, error: BaseException) -> None:
         """Settle with an error, which counts as unobserved until somebody awaits it."""
         if self.done:
+            self.fail_too_late(error)
             return
         failure = self.failure = Failure(error)
         self.done = True
@@ -115,9 +117,15 @@ class Cell(Generic[T]):
             self.context.failed(failure)
         self.settled(error)
 
+    def fail_too_late(self, error: BaseException) -> None:
+        """What the clean-up after the end failed with. No reader of this cell can see it: that is up to the context."""
+        if self.context is not None:
+            self.context.failed(Failure(error))
+
     def cancelled(self) -> None:
-        """Settle as cancelled."""
-        self.fail(stopped())
+        """Settle as cancelled, unless it is settled already."""
+        if not self.done:
+            self.fail(stopped())
 
     def cancel(self) -> None:
         """Stop the work for good; readers get what there is, and then `PromiseCancelledError`."""

@@ -84,8 +84,11 @@ class SequenceCell(StreamCell[Any, Any]):
             self._forwarded -= 1
             if task.cancelled():
                 self.cancelled()
-            elif isinstance(error := task.exception(), Exception) and not self.done:
-                self.send(error)
+            elif isinstance(error := task.exception(), Exception):
+                if self.done:
+                    self.fail_too_late(error)
+                else:
+                    self.send(error)
             if self._closing:
                 self.finish()
 
@@ -120,7 +123,9 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def fail(self, error: BaseException) -> None:
         """An error is a failed leaf in its place: those who iterate do not stumble over it."""
-        if not self.is_closing:
+        if self.is_closing:
+            self.fail_too_late(error)
+        else:
             self._last = self.leaf_of_error(error)
             self.finish()
 

@@ -65,8 +65,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         except Exception as error:
             self.fail(error)
         finally:
-            if not self.done:  # cancelled, or an interrupt on its way to whoever runs the loop
-                self.cancelled()
+            self.cancelled()  # if nothing has settled it: an interrupt is on its way to whoever runs the loop
             # an exhausted generator ignores this; one that was left in the middle runs its `finally` blocks now
             if (aclose := getattr(pieces, "aclose", None)) is not None:
                 await aclose()

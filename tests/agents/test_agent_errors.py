@@ -243,6 +243,31 @@ async def test_cancelling_a_call_stops_the_agent() -> None:
     assert log == ["cleaned up"] * 2
 
 
+@pytest.mark.parametrize("fails", ["the agent", "what it waits for"])
+async def test_an_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails: str) -> None:
+    """The replies have ended as cancelled; the error has no place in them."""
+
+    async def stuck() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Boom("in the clean-up")
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        if fails == "the agent":
+            await stuck()
+        ctx.make_sure_to_wait(stuck())
+
+    with pytest.raises(ExceptionGroup, match="1 error") as raised:
+        async with MiniAgents():
+            replies = agent.trigger()
+            await steps()
+            replies.cancel()
+            assert await texts(replies) == ["PromiseCancelledError"]
+    assert [type(error) for error in raised.value.exceptions] == [Boom]
+
+
 async def test_replying_after_the_end_is_an_error_of_the_agent() -> None:
     """A helper that nobody was told to wait for comes too late; the error names the agent."""
     late: list[Any] = []

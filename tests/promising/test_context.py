@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from miniagents import MessageSequencePromise
 from miniagents.errors import NoActiveContextError, PromiseCancelledError, StopDialog
 from miniagents.promising.context import PromisingContext
 from miniagents.promising.promise import Promise
+from miniagents.promising.streamed import StreamedPromise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
 class Boom(Exception):  # noqa: N818 - what happens, in one word
@@ -212,6 +214,72 @@ async def test_on_exit_by_another_error_the_rest_is_logged(caplog: pytest.LogCap
             await asyncio.sleep(0)
             raise KeyError
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom]
+
+
+class FailingCleanUp:
+    """Sources whose clean-up fails, each as a promise at work."""
+
+    async def stuck(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise Boom("in the clean-up")
+
+    async def pieces(self, *, wait: bool) -> AsyncIterator[str]:
+        try:
+            yield "one"
+            if wait:
+                await asyncio.Event().wait()
+            yield "two"
+        finally:
+            raise Boom("in the clean-up")
+
+    def resolver(self) -> Promise[Any]:
+        return Promise(self.stuck)
+
+    def waiting_stream(self) -> StreamedPromise[str, Any]:
+        return StreamedPromise(lambda: self.pieces(wait=True))
+
+    def resting_stream(self) -> StreamedPromise[str, Any]:
+        return StreamedPromise(lambda: self.pieces(wait=False), start_soon=False)
+
+    def sequence(self) -> MessageSequencePromise:
+        return MessageSequencePromise.pumped(self.pieces(wait=True))
+
+
+@pytest.mark.parametrize("kind", ["resolver", "waiting_stream", "resting_stream", "sequence"])
+async def test_an_error_in_the_clean_up_of_a_cancelled_promise_counts(kind: str) -> None:
+    """Nobody can await it any more, whoever saw that the promise was cancelled."""
+    with pytest.raises(ExceptionGroup, match="1 error") as raised:
+        async with PromisingContext():
+            promise: Any = getattr(FailingCleanUp(), kind)()
+            if kind != "resolver":
+                await anext(aiter(promise))
+            await asyncio.sleep(0)
+            promise.cancel()
+            with pytest.raises(PromiseCancelledError):
+                await promise
+    [error] = raised.value.exceptions
+    assert isinstance(error, Boom)
+
+
+async def test_an_error_in_the_clean_up_of_a_source_at_rest_counts() -> None:
+    """A source that nobody reads to its end is closed by the context that is left."""
+    with pytest.raises(ExceptionGroup, match="1 error"):
+        async with PromisingContext():
+            await anext(aiter(FailingCleanUp().resting_stream()))
+
+
+async def test_a_server_logs_an_error_in_the_clean_up_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """There is no promise with which it could be collected later."""
+    context = PromisingContext().activate()
+    promise = FailingCleanUp().resolver()
+    await asyncio.sleep(0)
+    promise.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom]
+    await context.afinalize()
 
 
 async def test_signals_and_cancellations_do_not_count_as_failures() -> None:
