@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from miniagents.agents.replies import ReplyCell, ReplyPromise
@@ -29,13 +30,43 @@ class Scope:
     __slots__ = ("unfinished_calls",)
 
     def __init__(self) -> None:
-        self.unfinished_calls: set[AgentCall] | None = None
+        self.unfinished_calls: set[MessageSequence] | None = None
+        """What the calls are sent, not their handles: whether those are lost must show."""
+
+    def call_made(self, messages: MessageSequence) -> None:
+        """A call was made, which is sent `messages`."""
+        if self.unfinished_calls is None:
+            self.unfinished_calls = set()
+        self.unfinished_calls.add(messages)
+
+    def finish_call(self, messages: MessageSequence) -> None:
+        """No more messages will be sent; finishing twice is fine."""
+        messages.close()
+        if self.unfinished_calls is not None:
+            self.unfinished_calls.discard(messages)
 
     def finish_calls(self) -> None:
         """Finish the calls that were left open."""
         calls, self.unfinished_calls = self.unfinished_calls, None
-        for call in calls or ():
-            call.finish()
+        for messages in calls or ():
+            messages.close()
+
+    def call_lost(self, messages: MessageSequence) -> None:
+        """Nobody has the handle of a call any more; comes from wherever garbage is collected."""
+
+
+class _ServerScope(Scope):
+    """The tasks of a server. They have no end in common, so that each call is finished when its handle is lost."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: PromisingContext) -> None:
+        super().__init__()
+        self._context = context
+
+    def call_lost(self, messages: MessageSequence) -> None:
+        if self.unfinished_calls is not None and messages in self.unfinished_calls:
+            self._context.call_soon(partial(self.finish_call, messages))
 
 
 class _AwaitedCell(Cell[Any]):
@@ -229,7 +260,8 @@ _TRACE = "Raised in agent "
 class AgentCall:
     """A call whose messages are sent one by one; the agent sees them as they are sent.
 
-    Made by `agent.initiate_call()`. It is finished by `finish`, by `reply_sequence`, or when its caller's scope ends.
+    Made by `agent.initiate_call()`. It is finished by `finish`, by `reply_sequence`, or when its caller's scope ends;
+    outside of agents in a server (`activate()`), when this object is collected.
     """
 
     __slots__ = ("__weakref__", "_messages", "_replies", "_scope")
@@ -238,9 +270,10 @@ class AgentCall:
         self._messages = messages
         self._replies = replies
         self._scope = scope
-        if scope.unfinished_calls is None:
-            scope.unfinished_calls = set()
-        scope.unfinished_calls.add(self)
+        scope.call_made(messages)
+
+    def __del__(self) -> None:
+        self._scope.call_lost(self._messages)
 
     def send_message(self, message: MessageType) -> Self:
         """Send something to the agent, now.
@@ -265,9 +298,7 @@ class AgentCall:
 
     def finish(self) -> None:
         """No more messages will be sent; finishing twice is fine."""
-        self._messages.close()
-        if self._scope.unfinished_calls is not None:
-            self._scope.unfinished_calls.discard(self)
+        self._scope.finish_call(self._messages)
 
     @property
     def is_finished(self) -> bool:
@@ -294,6 +325,11 @@ class AgentsContext(PromisingContext):
         super().__init__(**options)
         self.errors_as_messages = errors_as_messages
         self._body = Scope()
+
+    def activate(self) -> Self:
+        """See `PromisingContext.activate`; a call that is left unfinished is finished when its handle is lost."""
+        self._body = _ServerScope(self)
+        return super().activate()
 
     def calling_scope(self) -> Scope:
         """Whoever makes calls here: the running agent, or the body of the run."""

@@ -58,20 +58,17 @@ class MessageCell(StreamCell[str, Message]):
 
     def abandon(self) -> None:
         """Nobody can read this any more: stop its source."""
-        task = self.task
-        if task is None or self.done:
-            return
-        loop = task.get_loop()
-        if loop.is_closed():
+        task, context = self.task, self.context
+        if task is None or context is None or self.done:
             return
         try:
-            here = asyncio.get_running_loop() is loop
+            here = asyncio.get_running_loop() is task.get_loop()
         except RuntimeError:
             here = False
         if here:
             self.cancel()
         else:  # the last reference went in another thread, or between two runs of the loop
-            loop.call_soon_threadsafe(self.cancel)
+            context.call_soon(self.cancel)
 
 
 class MessagePromise(StreamedPromise[str, Message]):

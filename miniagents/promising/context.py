@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakKeyDictionary
 
@@ -238,6 +239,15 @@ class PromisingContext:
             task.cancel()
         task.add_done_callback(ended, context=context)
         return task
+
+    def call_soon(self, action: Callable[[], object]) -> None:
+        """Do this at the next step of the loop, if it is still open.
+
+        For what a `__del__` has to do: it may run in any thread, and in the middle of everything.
+        """
+        if self._loop is not None and not self._loop.is_closed():
+            with suppress(RuntimeError):  # its own thread has closed it meanwhile
+                self._loop.call_soon_threadsafe(action)
 
     def forget(self, task: asyncio.Task[Any]) -> None:
         """The task has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -220,6 +221,47 @@ async def test_an_unfinished_call_is_finished_with_its_callers_scope() -> None:
         assert calls[1].is_finished
         callee.initiate_call("from the body").send_message("more")
     assert seen == [["from an agent"], ["from an agent"], ["from the body", "more"]]
+
+
+async def test_a_server_finishes_a_call_that_is_lost() -> None:
+    """Its requests end long before the server does: nothing may pile up until then, and no agent may wait till then."""
+    ended: list[str] = []
+
+    @miniagent
+    async def callee(ctx: InteractionContext) -> None:
+        [message] = await ctx.message_promises
+        ended.append(str(message))
+
+    async def request(name: str) -> None:
+        box = [callee.initiate_call(name)]
+        if name == "in a cycle":
+            box.append(box)  # type: ignore[arg-type]  # only the garbage collector finds it
+        if name == "by another thread":
+            await asyncio.to_thread(box.clear)
+
+    context = MiniAgents().activate()
+    kept = callee.initiate_call("kept")
+    for name in ("at once", "in a cycle", "by another thread"):
+        await asyncio.create_task(request(name))
+        gc.collect()
+        await steps()
+        assert ended.pop() == name
+        assert len(context.tasks) == 1
+    assert not kept.is_finished
+    await context.afinalize()
+    assert ended == ["kept"]
+
+
+def test_a_call_that_outlives_its_server_is_lost_in_silence() -> None:
+    """Nothing is left to finish then."""
+
+    async def main() -> AgentCall:
+        MiniAgents().activate()
+        return echo.initiate_call()
+
+    call = asyncio.run(main())
+    del call
+    gc.collect()
 
 
 async def test_wrong_messages_do_not_start_a_call() -> None:
