@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import miniagents
+
+T = TypeVar("T")
 
 # How fast an example runs says how busy the machine is, not whether a law holds.
 settings.register_profile("miniagents", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -20,6 +24,24 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The checkout: README, examples and cassettes are tested as files, whichever wheel is installed."""
     return ROOT
+
+
+class Effort(Protocol):
+    """Of three sizes of a test, gives the one for this run."""
+
+    def __call__(self, default: T, *, ci: T, nightly: T) -> T:
+        """`nightly` may take minutes, `ci` seconds, and `default` is for whoever waits for it."""
+
+
+@pytest.fixture(scope="session")
+def effort() -> Effort:
+    """How much to try: the environment variable `MINIAGENTS_TEST_EFFORT` is "default", "ci" or "nightly"."""
+    chosen = os.environ.get("MINIAGENTS_TEST_EFFORT") or "default"
+
+    def choose(default: T, *, ci: T, nightly: T) -> T:
+        return {"default": default, "ci": ci, "nightly": nightly}[chosen]
+
+    return choose
 
 
 @pytest.fixture(autouse=True)
