@@ -60,6 +60,8 @@ class SSEDecoder:
         self.retry: int | None = None
         """Milliseconds from the last valid `retry:` field."""
         self.last_event_id = ""
+        """As the standard has it: an id counts when its block ends."""
+        self._id = ""
         self._plain = False  # nothing is pending, of no kind: the next chunk may go the short way
         self._names: dict[bytes, str] = {}
         self._at_start = True
@@ -238,11 +240,12 @@ class SSEDecoder:
             self._event = self._valid_utf8(value).decode()
         elif name == b"id":
             if b"\0" not in value:
-                self.last_event_id = self._valid_utf8(value).decode()
+                self._id = self._valid_utf8(value).decode()
         elif name == b"retry" and value.isdigit() and len(value) < 20:
             self.retry = int(value)
 
     def _dispatch(self) -> None:
+        self.last_event_id = self._id
         if self._data:
             data = b"\n".join(self._data)
             if not data.isascii():
