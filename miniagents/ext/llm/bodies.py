@@ -95,7 +95,7 @@ class ResponseBody:
         """The end of the bytes; returns the text of an answer that came as one document.
 
         Raises:
-            StreamTruncatedError: the compressed body was cut.
+            StreamTruncatedError: the compressed body was cut, or the stream inside an event that was still needed.
             StreamProtocolError: this is not an answer of the provider.
             LLMError: as the session's `parse` does.
         """
@@ -105,7 +105,9 @@ class ResponseBody:
             raise self._unexpected()
         if self.feed == self._feed_document:
             return self._session.parse(b"".join(self._document)).content
-        self.decoder.close()
+        self._session.bytes_replaced = self.decoder.lossy
+        if self.decoder.close() and not self._session.outcome().complete:
+            raise StreamTruncatedError(f"the stream was cut inside an event, after {self.decoder.bytes_fed} bytes")
         return ""
 
     def _unexpected(self) -> StreamProtocolError:

@@ -138,6 +138,14 @@ async def test_what_was_lost_or_not_understood_is_told(kit: Kit) -> None:
     assert (message.content, message.lossy, message.unknown_events) == ("a\ufffd", True, 1)
 
 
+async def test_S9_bytes_that_are_no_utf8_leave_a_mark_on_the_message(kit: Kit) -> None:
+    """The text has replacement characters in their places; a text without such bytes has no mark."""
+    for text, lossy in ((b"a\xffb", True), (b"a\xe2\x82b", True), ("a\ufffdb".encode(), False)):
+        chunks = [chunk.replace(b"MARK", text) for chunk in kit.chat("MARK")]
+        message: Any = await ask(create_openai_agent("m", async_client=kit.Wire(kit.Reply(chunks)).openai()))
+        assert (message.content, getattr(message, "lossy", False)) == ("a\ufffdb", lossy)
+
+
 async def test_several_answers_to_one_request_are_on_the_message(kit: Kit) -> None:
     """The content is the first; the others are messages of their own."""
     chunks = kit.events(*(kit.chat_chunk(text) for text in "ab"), kit.chat_chunk(finish_reason="stop"))

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
+from miniagents.ext import llm
 from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES, SSEDecoder
 
 
@@ -54,6 +56,13 @@ def test_S11_other_line_separators_do_not_end_a_line(separator: str) -> None:
     """Only CR and LF do; what `str.splitlines` takes for line ends stands in the middle of JSON strings."""
     (event,) = SSEDecoder().feed(f"data: a{separator}b\n\n".encode())
     assert event.data == f"a{separator}b".encode()
+
+
+def test_S11_nothing_that_reads_streams_splits_lines_as_python_does() -> None:
+    """`str.splitlines` ends lines at ten characters; it stands nowhere on the way from bytes to text."""
+    sources = [path.read_text("utf-8") for path in Path(llm.__file__).parent.glob("**/*.py")]
+    assert len(sources) > 10
+    assert not [source for source in sources if "splitlines(" in source]
 
 
 def test_S25_a_line_of_100_mb_is_refused_in_bounded_memory() -> None:

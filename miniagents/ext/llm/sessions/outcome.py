@@ -67,6 +67,6 @@ class Outcome:
     """The choices after the first one."""
     unknown_events: int = 0
     lossy: bool = False
-    """Whether half characters of the provider's were replaced by U+FFFD."""
+    """Whether half characters of the provider's, or bytes that are no UTF-8, were replaced by U+FFFD."""
     extra: dict[str, Any] = field(default_factory=dict)
     """The provider's remaining fields, under the provider's names."""

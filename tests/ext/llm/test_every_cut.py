@@ -1,0 +1,129 @@
+"""Recorded streams, cut in two and cut off at every byte."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from miniagents.errors import EmptyStreamError, StreamTruncatedError
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession, Session
+from miniagents.ext.llm.sse import SSEDecoder
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from tests.ext.llm.conftest import Kit
+
+CASSETTES = Path(__file__).resolve().parents[3] / "cassettes"
+SESSIONS: dict[str, type[Session]] = {
+    "/chat/completions": ChatSession,
+    "/messages": MessagesSession,
+    "/responses": ResponsesSession,
+}
+
+Streams = dict[str, tuple[type[Session], bytes]]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Streams:
+    """The streams of all cassettes."""
+    streams: Streams = {}
+    for path in sorted(CASSETTES.glob("**/*.yaml")):
+        for number, interaction in enumerate(yaml.safe_load(path.read_text("utf-8"))["interactions"]):
+            body = interaction["response"]["body"]["string"]
+            address = interaction["request"]["uri"].partition("?")[0]
+            session = next(kind for end, kind in SESSIONS.items() if address.endswith(end))
+            data = body.encode() if isinstance(body, str) else body
+            if data[:1] not in b"{[":
+                streams[f"{path.stem} {number}"] = session, data
+    assert len(streams) >= 13
+    return streams
+
+
+@pytest.fixture
+def streams(recorded: Streams, kit: Kit) -> Streams:
+    """Those, and one of each of the other APIs, with characters of several bytes and escapes."""
+    part: dict[str, Any] = {"output_index": 0, "content_index": 0}
+    responses = kit.events(
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
+        {"type": "response.output_item.added", **part, "item": {"type": "message", "content": []}},
+        *({"type": "response.output_text.delta", **part, "delta": text} for text in ("日本", " 😀", "\n")),
+        {"type": "response.output_text.done", **part, "text": "日本 😀\n"},
+        {"type": "response.completed", "response": {"id": "r", "status": "completed", "output": []}},
+    )
+    messages = [line.replace(b"\\u00e9", "é".encode()) for line in kit.message("é", " 😀", "\n\n")]
+    return {
+        **recorded,
+        "messages": (MessagesSession, b"".join(messages)),
+        "responses": (ResponsesSession, b"".join(responses).replace(b"\n", b"\r\n")),
+    }
+
+
+def test_S7_a_stream_cut_in_two_anywhere_is_the_same(streams: Streams) -> None:
+    """At every byte of every committed cassette."""
+    for _, data in streams.values():
+        whole = SSEDecoder().feed(data)
+        for cut in range(len(data)):
+            decoder = SSEDecoder(strict=True)
+            assert decoder.feed(data[:cut]) + decoder.feed(data[cut:]) == whole
+
+
+def last_word(data: bytes) -> int:
+    """Where the event ends that says that the answer is complete; found without the code under test."""
+    position = 0
+    for line in data.splitlines(keepends=True):
+        position += len(line)
+        if line.startswith(b"data: {"):
+            event = json.loads(line[6:])
+            if (
+                any(choice["finish_reason"] for choice in event.get("choices", ()))
+                or event.get("delta", "") == {"stop_reason": "end_turn"}
+                or event.get("type") == "response.completed"
+            ):
+                return position + len(line) - len(line.rstrip(b"\r\n"))
+    raise AssertionError("the stream has no last word")
+
+
+def test_S1_S5_S10_a_stream_that_is_cut_off_is_truncated_until_its_last_word(streams: Streams) -> None:
+    """Every byte prefix of every committed cassette: an error with the text so far, or the whole answer."""
+    for name, (kind, data) in streams.items():
+        decoder, session = SSEDecoder(), kind()
+        end = last_word(data)
+        text = ""
+        for length, byte in enumerate(data, 1):
+            for event in decoder.feed(bytes([byte])):
+                text += session.feed(event)
+            if length < end - (data[end - 2 : end] == b"\r\n"):  # after CRLF CR the blank line is one already
+                with pytest.raises((StreamTruncatedError, EmptyStreamError)):
+                    session.close()
+                assert session.outcome().content == text
+            else:
+                assert session.close().complete, f"{name}: {length} of {len(data)} bytes"
+        assert text
+
+
+@pytest.mark.parametrize(
+    "cut", [b'"Hi', "é".encode()[:1], b"\\u00", b'"}}]}\n'], ids=["json", "utf-8", "escape", "line"]
+)
+async def test_S5_S10_an_error_says_where_a_stream_was_cut_inside_an_event(cut: bytes, kit: Kit) -> None:
+    """With what was said before it."""
+    start = b"".join(kit.chat("Hel", "lo")[:2]) + b'data: {"choices": [{"delta": {"content": "' + cut
+    async with MiniAgents():
+        with pytest.raises(StreamTruncatedError, match=f"cut inside an event, after {len(start)} bytes") as caught:
+            await create_openai_agent("m", async_client=kit.Wire(kit.Reply([start])).openai()).trigger("Hi")
+    assert caught.value.partial.content == "Hello"
+
+
+async def test_S6_an_answer_that_is_complete_may_end_in_the_middle_of_what_follows(kit: Kit) -> None:
+    """The usage after the last word is lost, the answer is not."""
+    rest = b'data: {"choices": [], "usage": {"prom'
+    wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:-1], rest]))
+    async with MiniAgents():
+        (reply,) = await create_openai_agent("m", async_client=wire.openai()).trigger("Hello")
+    assert (reply.content, reply.finish_reason) == ("Hi", "stop")
