@@ -199,7 +199,7 @@ class StreamProtocolError(StreamError):
 
 
 class EventTooLargeError(StreamProtocolError):
-    """A single event, or the decompressed body, is larger than the limit."""
+    """A single event, or the whole body, is larger than the limit."""
 
 
 class ProviderError(LLMError):

@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 
-__all__ = ["DEFAULT_MAX_EVENT_BYTES", "SSEDecoder", "ServerSentEvent"]
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "DEFAULT_MAX_STREAM_BYTES", "SSEDecoder", "ServerSentEvent"]
 
 DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Images come as base64 in one event; this leaves room for them and still bounds memory."""
+DEFAULT_MAX_STREAM_BYTES = 256 * 1024 * 1024
+"""About a million tokens with all that is said around them: more is no answer, but a server that does not stop."""
 
 _BOM = b"\xef\xbb\xbf"
 _PIECE = 1024 * 1024
@@ -46,13 +48,21 @@ class SSEDecoder:
     Args:
         max_event_bytes: the size of one event (its data, its name and its unfinished line) above which
             `EventTooLargeError` is raised.
+        max_stream_bytes: the same for the whole stream.
         strict: raise `StreamDecodeError` on invalid UTF-8 instead of putting U+FFFD in its place and setting `lossy`.
     """
 
-    def __init__(self, *, max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES, strict: bool = False) -> None:
-        if max_event_bytes < 1:
-            raise ValueError(f"max_event_bytes must be positive, not {max_event_bytes!r}")
+    def __init__(
+        self,
+        *,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        max_stream_bytes: int = DEFAULT_MAX_STREAM_BYTES,
+        strict: bool = False,
+    ) -> None:
+        if max_event_bytes < 1 or max_stream_bytes < 1:
+            raise ValueError(f"limits must be positive, not {max_event_bytes!r} and {max_stream_bytes!r}")
         self.max_event_bytes = max_event_bytes
+        self.max_stream_bytes = max_stream_bytes
         self.strict = strict
         self.lossy = False
         """Whether bytes that are not UTF-8 were replaced."""
@@ -78,16 +88,18 @@ class SSEDecoder:
         """The events that end within `chunk`.
 
         Raises:
-            EventTooLargeError: an event passed `max_event_bytes`; the decoder cannot go on.
+            EventTooLargeError: an event passed `max_event_bytes`, or the stream `max_stream_bytes`; the decoder cannot
+                go on.
             StreamDecodeError: invalid UTF-8, in strict mode.
         """
+        self.bytes_fed = fed = self.bytes_fed + len(chunk)
+        if fed > self.max_stream_bytes:
+            raise EventTooLargeError(f"the stream is larger than {self.max_stream_bytes} bytes")
         if self._plain and chunk[-2:] == b"\n\n":
             event = self._one_event(chunk)
             if event is not None:
-                self.bytes_fed += len(chunk)
                 return [event]
         if self._in_event and not self._skip_line_feed and b"\n" not in chunk and b"\r" not in chunk:
-            self.bytes_fed += len(chunk)
             self._grow_line(chunk)  # a long line goes on
             return []
         if len(chunk) > _PIECE:  # so that what is copied on the way stays small beside the limit
@@ -121,7 +133,6 @@ class SSEDecoder:
         return _new(ServerSentEvent, (data, name, self.last_event_id))
 
     def _feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        self.bytes_fed += len(chunk)
         if self._at_start:
             chunk = self._without_bom(chunk)
         if self._skip_line_feed or b"\r" in chunk:

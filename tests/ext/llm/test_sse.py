@@ -107,8 +107,22 @@ def test_the_limit_is_for_one_event_not_for_the_stream() -> None:
     decoder = SSEDecoder(max_event_bytes=16)
     assert len(decoder.feed(b"data: 123456789\n\n" * 50)) == 50
     assert len(decoder.feed(b": keep-alive\n" * 500 + b"data: x\n\n")) == 1
-    with pytest.raises(ValueError, match="positive"):
-        SSEDecoder(max_event_bytes=0)
+    for limits in ({"max_event_bytes": 0}, {"max_stream_bytes": -1}):
+        with pytest.raises(ValueError, match="positive"):
+            SSEDecoder(**limits)
+
+
+@pytest.mark.parametrize(
+    "chunk", [b"data: a\n\n", b"event: e\ndata: \xc3\xa9\n\n", b": ping\n", b"\n", b"data: x\r\n\r\n", b"x"]
+)
+def test_S25_a_stream_that_never_ends_is_refused(chunk: bytes) -> None:
+    """Events, signs of life or nothing at all: what a server may send for one answer has a limit."""
+    decoder = SSEDecoder(max_stream_bytes=1000)
+    for _ in range(1000 // len(chunk)):
+        decoder.feed(chunk)
+    with pytest.raises(EventTooLargeError, match="stream is larger than 1000 bytes"):
+        for _ in range(2):
+            decoder.feed(chunk)
 
 
 class _CountingDecoder(SSEDecoder):
