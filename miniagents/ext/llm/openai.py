@@ -62,7 +62,8 @@ def create_openai_agent(
         reply_metadata: fields for the reply, known before it arrives.
         alias: how the agent is named in traces.
         retry: how often to try again before the first token; None for a single attempt.
-        stall_timeout: seconds without progress after which a stream is given up; None to wait for ever.
+        stall_timeout: seconds without progress after which a stream is given up; None to wait for ever. Where not even
+            a ping comes, the client's own `timeout` ends the wait, which may be shorter.
         max_concurrent_requests: how many requests this agent and its forks may have in flight.
         request: everything else goes to the API as it is, through `extra_body` where the SDK's signature lacks it.
 

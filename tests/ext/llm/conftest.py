@@ -38,23 +38,30 @@ class Reply:
 
 
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, script: Iterable[Any], wire: Wire) -> None:
+    def __init__(self, script: Iterable[Any], wire: Wire, silence: float | None) -> None:
         self.script = script
         self.wire = wire
+        self.silence = silence
         self.served = 0
         self.closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for step in self.script:
-            if step is HANG:
-                await asyncio.Event().wait()
+            if step is HANG or isinstance(step, int | float):
+                await self.wait(step)
             elif isinstance(step, BaseException):
                 raise step
-            elif isinstance(step, bytes):
+            else:
                 self.served += 1
                 yield step
-            else:
-                await asyncio.sleep(step)
+
+    async def wait(self, seconds: Any) -> None:
+        """Send nothing; for too long, that ends as in httpx2's own transport."""
+        try:
+            async with asyncio.timeout(self.silence):
+                await (asyncio.Event().wait() if seconds is HANG else asyncio.sleep(seconds))
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("") from error
 
     async def aclose(self) -> None:
         if not self.closed:
@@ -79,7 +86,7 @@ class Wire(httpx2.AsyncBaseTransport):
             raise reply
         self.in_flight += 1
         self.most_in_flight = max(self.in_flight, self.most_in_flight)
-        body = _Body(reply.script, self)
+        body = _Body(reply.script, self, request.extensions.get("timeout", {}).get("read"))
         self.responses.append(body)
         return httpx2.Response(reply.status, headers=reply.headers, stream=body, request=request)
 

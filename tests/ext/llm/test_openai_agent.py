@@ -397,7 +397,7 @@ async def test_C1_a_response_nobody_wants_any_more_is_closed(way: str, kit: Kit)
     assert wire.in_flight == 0
 
 
-async def test_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> None:
+async def test_S13_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> None:
     """Silence and endless signs of life alike; what was said is kept."""
 
     def endless(chunk: bytes) -> Any:

@@ -1,0 +1,105 @@
+"""Two clocks watch a stream: the client's, which every byte sets back, and ours, which only progress does."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from miniagents.errors import StreamStalledError
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from tests.ext.llm.conftest import Kit
+
+PROVIDERS = ["openai", "anthropic"]
+PINGS = {
+    "openai": [b": keep-alive\n\n", b"\n", b'data: {"choices": []}\n\n'],
+    "anthropic": [b": keep-alive\n\n", b"\n", b'event: ping\ndata: {"type": "ping"}\n\n'],
+}
+
+
+def agent(provider: str, client: Any, **settings: Any) -> Any:
+    """The provider's agent, with a single attempt."""
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    return create("m", async_client=client, retry=None, **settings)
+
+
+async def stalled(agent: Any) -> StreamStalledError:
+    """What its answer ends with."""
+    async with MiniAgents():
+        with pytest.raises(StreamStalledError) as caught:
+            await agent.trigger("Hello")
+    assert caught.value.partial.content == "Hi"
+    assert caught.value.retryable
+    return caught.value
+
+
+def beginning(provider: str, kit: Kit) -> list[bytes]:
+    """An answer that has said "Hi"."""
+    return kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_S13_S34_silence_ends_with_the_timeout_of_the_client(provider: str, kit: Kit) -> None:
+    """Also where much more time is given to a provider that shows signs of life."""
+    wire = kit.Wire(kit.Reply([*beginning(provider, kit), kit.HANG]))
+    client = getattr(wire, provider)()
+    error = await stalled(agent(provider, client, timeout=httpx2.Timeout(60, read=0.01), stall_timeout=60))
+    assert "sent nothing for too long" in str(error)
+    assert isinstance(error.__cause__, httpx2.ReadTimeout)
+    assert wire.responses[0].closed
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_S13_P17_signs_of_life_for_ever_end_with_the_timeout_of_progress(provider: str, kit: Kit) -> None:
+    """They keep the client's timeout from ever coming to its end."""
+    for ping in PINGS[provider]:
+
+        def script(ping: bytes = ping) -> Any:
+            yield from beginning(provider, kit)
+            while True:
+                yield ping
+                yield 0.001
+
+        wire = kit.Wire(kit.Reply(script()))
+        client = getattr(wire, provider)()
+        error = await stalled(agent(provider, client, timeout=httpx2.Timeout(60, read=60), stall_timeout=0.02))
+        assert "made no progress for 0.02 seconds" in str(error)
+        assert wire.responses[0].served > 5
+
+
+@pytest.mark.parametrize("pings", [False, True], ids=["silence", "pings"])
+async def test_S13_S34_the_two_clocks_over_a_real_connection(pings: bool, kit: Kit) -> None:
+    """The SDK's own transport, and a server that says "Hi" and then nothing, or nothing of meaning."""
+    import openai
+
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + kit.chat("Hi")[0])
+        with contextlib.suppress(ConnectionError):
+            while pings:
+                writer.write(b": keep-alive\n\n")
+                await writer.drain()
+                await asyncio.sleep(0.005)
+            await reader.read()
+        writer.close()
+        left.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with openai.AsyncOpenAI(api_key=kit.KEY, base_url=f"http://127.0.0.1:{port}") as client:
+            read, progress = (60, 0.2) if pings else (0.2, 60)
+            timeout = httpx2.Timeout(60, read=read)
+            error = await stalled(agent("openai", client, timeout=timeout, stall_timeout=progress))
+            assert ("no progress" if pings else "sent nothing") in str(error)
+            await asyncio.wait_for(left.wait(), 10)
