@@ -4,6 +4,8 @@ Importing this package loads nothing; each name comes with its own module.
 
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
 - `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
+- `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
+- `miniagents_testing.recut`: the same bytes, cut elsewhere.
 - `miniagents_testing.errors`: what can go wrong.
 """
 

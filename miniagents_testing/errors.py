@@ -8,7 +8,8 @@ Exception
     │   ├── CassetteMissError       (LookupError) a request that is not in the cassette
     │   ├── IncompleteRecordingError  read past the point where the recording was broken off
     │   └── UnplayedError           interactions that nobody asked for
-    └── ScriptError                 the script of the provider server and what was asked of it do not fit
+    ├── ScriptError                 the script of the provider server and what was asked of it do not fit
+    └── UnusedFaultError            a fault that was laid over a transport has changed nothing
 ```
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "IncompleteRecordingError",
     "ScriptError",
     "UnplayedError",
+    "UnusedFaultError",
     "WorkshopError",
 ]
 
@@ -51,3 +53,7 @@ class UnplayedError(CassetteError):
 
 class ScriptError(WorkshopError):
     """The provider server was asked for more than its script has, or has answers left over."""
+
+
+class UnusedFaultError(WorkshopError):
+    """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""

@@ -1,0 +1,67 @@
+"""What goes wrong between a provider and a reader, as small objects that are laid over any stream.
+
+```python
+with faults.inject(transport, faults.cut(after=3)) as transport:     # any httpx2 transport: a script, a cassette
+    client = AsyncOpenAI(http_client=httpx2.AsyncClient(transport=transport))
+    ...
+```
+
+Faults given together change the same response, the first one nearest to the provider. Each is for the first request,
+unless `.on(...)` says otherwise, and one that changed nothing fails the test. A fault can also be called with a
+`ResponseStream`, which gives the changed one.
+
+Places are counted in events, as a decoder delivers them, or in what `of=` says: `chunks` as they were read, or `bytes`.
+`after=3` is right after the third; `at=3` is the third itself.
+"""
+
+from __future__ import annotations
+
+from miniagents_testing.faults.base import Fault, Unit, laid_over
+from miniagents_testing.faults.kinds import (
+    content_type,
+    cut,
+    drop,
+    drop_last_event,
+    duplicate,
+    edit,
+    empty,
+    error_event,
+    error_status,
+    gzipped,
+    html_page,
+    malformed,
+    overloaded,
+    rate_limit,
+    refuse,
+    reset,
+    respond,
+    stall,
+)
+from miniagents_testing.faults.transport import FaultyTransport, every_request, inject
+
+__all__ = [
+    "Fault",
+    "FaultyTransport",
+    "Unit",
+    "content_type",
+    "cut",
+    "drop",
+    "drop_last_event",
+    "duplicate",
+    "edit",
+    "empty",
+    "error_event",
+    "error_status",
+    "every_request",
+    "gzipped",
+    "html_page",
+    "inject",
+    "laid_over",
+    "malformed",
+    "overloaded",
+    "rate_limit",
+    "refuse",
+    "reset",
+    "respond",
+    "stall",
+]

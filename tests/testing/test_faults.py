@@ -1,0 +1,247 @@
+"""Faults as changes to a stream: where they strike, what they leave alone, and what they refuse."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents.ext.llm.sse import SSEDecoder
+from miniagents_testing import faults
+from miniagents_testing.faults import Fault, laid_over
+from miniagents_testing.recut import cut_at
+from miniagents_testing.streams import Chunk, ResponseStream
+
+
+def stream_of(*chunks: bytes, **fields: Any) -> ResponseStream:
+    """These chunks, each 10 ticks after the one before."""
+    headers = {"content-type": ["text/event-stream"], "content-length": ["99"]}
+    return ResponseStream(tuple(Chunk(10, chunk) for chunk in chunks), headers=headers, **fields)
+
+
+EVENTS = [f"data: {number}\n\n".encode() for number in range(1, 6)]
+STREAM = stream_of(EVENTS[0], EVENTS[1] + EVENTS[2][:4], EVENTS[2][4:] + EVENTS[3], EVENTS[4])
+
+
+def events(stream: ResponseStream) -> list[str]:
+    """What a decoder gives of it."""
+    return [event.data.decode() for event in SSEDecoder().feed(stream.body)]
+
+
+def times(stream: ResponseStream) -> list[int]:
+    """The waits before its chunks."""
+    return [chunk.wait for chunk in stream.chunks]
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_cut_ends_the_stream_after_an_event_as_if_it_were_whole(after: int) -> None:
+    """Up to the last byte of that event, wherever chunks end."""
+    cut = faults.cut(after=after)(STREAM)
+    assert cut.body == b"".join(EVENTS[:after])
+    assert (cut.end, cut.complete) == ("eof", True)
+
+
+def test_places_are_counted_in_events_chunks_or_bytes() -> None:
+    """Right after the second."""
+    assert faults.cut(after=2)(STREAM).body == b"".join(EVENTS[:2])
+    assert faults.cut(after=2, of="chunks")(STREAM).body == b"".join(chunk.data for chunk in STREAM.chunks[:2])
+    assert faults.cut(after=2, of="bytes")(STREAM).body == STREAM.body[:2]
+
+
+def test_only_what_a_decoder_delivers_is_an_event() -> None:
+    """Comments and blocks without data belong to the event after them; the three line ends are one."""
+    stream = stream_of(b": ping\r\n\r\ndata: 1\r\n\r\nretry: 3\r\r: x\n\ndata: 2\r\n\r", b"\ndata: 3\n\n")
+    assert events(faults.cut(after=2)(stream)) == ["1", "2"]
+    assert events(faults.drop(at=2)(stream)) == ["1", "3"]
+
+
+def test_reset_breaks_the_connection_there() -> None:
+    """With the error of the HTTP library."""
+    broken = faults.reset(after=3)(STREAM)
+    assert (broken.body, broken.end) == (b"".join(EVENTS[:3]), "raise ReadError: Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("of", "waits"), [("events", [10, 10, 3_000_000, 10, 10]), ("chunks", [10, 3_000_010, 10, 10])]
+)
+def test_stall_makes_the_next_bytes_wait(of: Any, waits: list[int]) -> None:
+    """All bytes come, those after the place so much later."""
+    stalled = faults.stall(30, after=1 if of == "chunks" else 2, of=of)(STREAM)
+    assert (stalled.body, times(stalled), stalled.end) == (STREAM.body, waits, "eof")
+
+
+def test_stall_for_ever_is_a_stream_that_stays_open() -> None:
+    """Nothing comes, not even the end."""
+    stalled = faults.stall(after=2)(STREAM)
+    assert (stalled.body, stalled.end, stalled.complete) == (b"".join(EVENTS[:2]), "open", False)
+
+
+@pytest.mark.parametrize("of", ["events", "chunks", "bytes"])
+def test_a_unit_can_come_twice_or_never_or_be_another_one(of: Any) -> None:
+    """The bytes before and after it stay."""
+    whole: list[bytes] = EVENTS
+    if of != "events":
+        whole = [chunk.data for chunk in STREAM.chunks] if of == "chunks" else [bytes([b]) for b in STREAM.body]
+    for at, unit in enumerate(whole, 1):
+        before, after = b"".join(whole[: at - 1]), b"".join(whole[at:])
+        assert faults.duplicate(at=at, of=of)(STREAM).body == before + unit + unit + after
+        assert faults.drop(at=at, of=of)(STREAM).body == before + after
+        assert faults.edit(bytes.upper, at=at, of=of)(STREAM).body == before + unit.upper() + after
+
+
+def test_malformed_breaks_the_json_of_one_event() -> None:
+    """The others are whole."""
+    first, broken, third, *_ = events(faults.malformed(at=2)(STREAM))
+    assert (first, third) == ("1", "3")
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(broken)
+
+
+def test_the_last_event_can_be_missing_whichever_it_is() -> None:
+    """Also where bytes without an event follow, and where there is none."""
+    for stream in (STREAM, stream_of(*EVENTS, b": done\n\n", b"data: unfin")):
+        assert faults.drop_last_event()(stream).body == b"".join(EVENTS[:-1])
+    assert faults.drop_last_event()(stream_of(b"data: 1")).body == b""
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (faults.error_event(at=3, kind="billing_error"), "billing_error"),
+        (faults.overloaded(at=3), "overloaded_error"),
+        (faults.rate_limit(at=3), "rate_limit_error"),
+    ],
+    ids=str,
+)
+def test_an_error_event_takes_the_place_of_an_event_and_is_the_last(fault: Fault, kind: str) -> None:
+    """The status was 200, and stays so."""
+    broken = fault(STREAM)
+    assert events(broken)[:2] == ["1", "2"]
+    (error,) = SSEDecoder().feed(broken.body)[2:]
+    assert error.event == "error"
+    assert json.loads(error.data)["error"]["type"] == kind
+    assert (broken.status, broken.end) == (200, "eof")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "headers"),
+    [
+        (faults.rate_limit(), 429, {}),
+        (faults.rate_limit(retry_after=2), 429, {"retry-after": ["2"]}),
+        (faults.rate_limit(retry_after=0.25), 429, {"retry-after-ms": ["250"]}),
+        (faults.overloaded(), 529, {}),
+        (
+            faults.error_status(401, kind="authentication_error", x_should_retry="false"),
+            401,
+            {"x-should-retry": ["false"]},
+        ),
+    ],
+    ids=str,
+)
+def test_an_error_status_comes_in_place_of_any_answer(fault: Fault, status: int, headers: dict[str, list[str]]) -> None:
+    """As JSON in which both SDKs find what it is."""
+    refused = fault(STREAM)
+    assert (refused.status, refused.headers) == (status, {"content-type": ["application/json"], **headers})
+    assert set(json.loads(refused.body)["error"]) == {"type", "message"}
+
+
+def test_a_page_or_nothing_at_all_may_come_with_status_200() -> None:
+    """A proxy's page, an empty stream, a wrong content type."""
+    assert faults.html_page()(STREAM).headers["content-type"] == ["text/html"]
+    assert b"<html>" in faults.html_page(status=502)(STREAM).body
+    assert (faults.empty()(STREAM).chunks, faults.empty()(STREAM).status) == ((), 200)
+    page = faults.content_type("text/plain")(STREAM)
+    assert (page.headers["content-type"], page.body) == (["text/plain"], STREAM.body)
+
+
+def test_a_refused_connection_is_no_response() -> None:
+    """Whoever asks gets the error of the HTTP library."""
+    with pytest.raises(httpx2.ConnectError, match="refused"):
+        faults.refuse()(STREAM)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 8, 12])
+def test_a_compressed_body_streams_and_may_lack_its_end(missing: int) -> None:
+    """Each chunk can be inflated when it comes; without its last 8 bytes the text is whole, and the checksum is not."""
+    squeezed = faults.gzipped(missing=missing)(STREAM)
+    assert squeezed.headers["content-encoding"] == ["gzip"]
+    if missing == 0:
+        assert zlib.decompressobj(wbits=31).decompress(squeezed.chunks[0].data) == EVENTS[0]
+        assert gzip.decompress(squeezed.body) == STREAM.body
+        return
+    inflater = zlib.decompressobj(wbits=31)
+    assert STREAM.body.startswith(inflater.decompress(squeezed.body))
+    assert not inflater.eof
+    with pytest.raises(EOFError):
+        gzip.decompress(squeezed.body)
+
+
+def test_several_faults_change_one_stream_the_first_nearest_to_the_provider() -> None:
+    """Each works on what the one before it gives."""
+    assert events(laid_over(STREAM, faults.drop(at=1), faults.cut(after=2))) == ["2", "3"]
+    assert events(laid_over(STREAM, faults.cut(after=2), faults.duplicate(at=2))) == ["1", "2", "2"]
+    assert events(laid_over(STREAM, faults.cut(after=2), faults.drop_last_event())) == ["1"]
+    torn = laid_over(STREAM, faults.gzipped(), faults.cut(after=20, of="bytes"))
+    assert len(torn.body) == 20
+    page = laid_over(STREAM, faults.html_page(), faults.cut(after=9, of="bytes"))
+    assert page.body == b"<!DOCTYPE"
+
+
+def test_what_a_fault_does_not_concern_stays() -> None:
+    """Headers but the length, which may not fit any more; status, times, end."""
+    stream = stream_of(*EVENTS, headers_ms=3.0, end="raise ReadTimeout: gone")
+    changed = faults.duplicate(at=2)(stream)
+    assert (changed.headers, changed.headers_ms) == ({"content-type": ["text/event-stream"]}, 3.0)
+    assert (times(changed), changed.end) == ([10] * 5, "raise ReadTimeout: gone")
+
+
+def test_a_fault_serves_any_number_of_streams() -> None:
+    """It keeps nothing of the ones before."""
+    for fault in (faults.cut(after=2), faults.gzipped(missing=4), faults.malformed(at=3), faults.stall(1, after=2)):
+        assert fault(STREAM) == fault(STREAM) != STREAM
+
+
+@given(st.lists(st.integers(0, len(STREAM.body)), max_size=5), st.integers(1, 5))
+def test_where_chunks_end_does_not_matter_to_events_and_bytes(places: list[int], at: int) -> None:
+    """The body is the same however the stream is cut."""
+    for fault in (
+        faults.cut(after=at),
+        faults.malformed(at=at),
+        faults.duplicate(at=at, of="bytes"),
+        faults.drop(at=at),
+        faults.drop_last_event(),
+        faults.error_event(at=at),
+        faults.stall(5, after=at),
+    ):
+        assert fault(cut_at(STREAM, places)).body == fault(STREAM).body
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: faults.cut(after=-1), "after must be a number of events from 0 on, not -1"),
+        (lambda: faults.reset(after=1.5, of="bytes"), "after must be a number of bytes from 0 on, not 1.5"),  # type: ignore[arg-type]  # the mistake
+        (lambda: faults.malformed(at=0), "at must be a number of events from 1 on, not 0"),
+        (lambda: faults.error_event(at=0), "at must be a number of events from 1 on"),
+        (lambda: faults.drop(at=True), "not True"),
+        (lambda: faults.cut(after=1, of="tokens"), "of must be one of events, chunks, bytes, not 'tokens'"),  # type: ignore[arg-type]  # the mistake
+        (lambda: faults.stall(0), "seconds must be positive, not 0"),
+        (lambda: faults.stall(math.nan), "seconds must be positive, not nan"),
+        (lambda: faults.gzipped(missing=-1), "missing"),
+        (lambda: faults.error_status(200), "status must be that of an error"),
+        (lambda: faults.rate_limit(retry_after=1, at=2), "retry_after is a header"),
+        (lambda: faults.cut(after=1).on(0), "numbers from 1 on"),
+        (lambda: faults.cut(after=1).on(), "for which requests"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(make: Any, what: str) -> None:
+    """With the argument named."""
+    with pytest.raises(ValueError, match=what):
+        make()
