@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from miniagents_testing.cassette import chunkmap
+from miniagents_testing.cassette.foreign import foreign_interaction
 from miniagents_testing.cassette.interaction import Interaction
 from miniagents_testing.cassette.matching import canonical_body
 from miniagents_testing.cassette.yaml_text import yaml_text
@@ -59,16 +60,18 @@ def save(path: str | os.PathLike[str], interactions: Sequence[Interaction]) -> N
 def load(path: str | os.PathLike[str]) -> tuple[Interaction, ...]:
     """The interactions of a cassette, in the order in which their requests were started.
 
-    A cassette of plain vcrpy has no `stream` keys; its bodies are played one event a chunk, without waits.
+    What others recorded has no `stream` keys; its bodies are played one event a chunk, without waits.
 
     Raises:
         CassetteFormatError: no cassette, or not the one that was saved.
         OSError: the file cannot be read.
     """
     try:
-        document = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise CassetteFormatError(f"{path}: not readable as YAML in UTF-8: {error}") from error
+        text = Path(path).read_text(encoding="utf-8")
+        # vcrpy's other form; a JSON string may hold an emoji as two escapes, which YAML refuses.
+        document = json.loads(text) if text.startswith("{") else yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CassetteFormatError(f"{path}: not readable as YAML or JSON in UTF-8: {error}") from error
     try:
         entries = document["interactions"]
         if document["version"] != 1:  # it stands after all interactions: a file that was cut off lacks it
@@ -160,7 +163,9 @@ def _entry(interaction: Interaction) -> dict[str, Any]:
 def _interaction(entry: dict[str, Any], where: str) -> Interaction:
     """An interaction from its place in the file."""
     request, response = entry["request"], entry["response"]
-    stream = response.get("stream", {})
+    if "stream" not in response:
+        return foreign_interaction(entry, where)
+    stream = response["stream"]
     body = _bytes(response["body"]["string"])
     end = stream.get("end", "eof")
     return Interaction(
