@@ -109,23 +109,27 @@ class MiniAgents(AgentsContext):
     def _persist_soon(self, messages: tuple[Message, ...]) -> None:
         for persister in self._persisters:
             persister.add(messages)
-            if persister.has_work:
-                self.spawn(persister.persist(), self.handler_ended, name="persistence")
+            if persister.has_work and not persister.is_scheduled:
+                persister.is_scheduled = True
+                self.spawn(persister.persist_all(), self.handler_ended, name="persistence")
 
     async def apersist_messages(self, messages: MessageType) -> None:
         """Have messages persisted now, with everything that waits for a persistence handler to work again.
 
+        Returns when every handler has taken them; what another task is handing over is waited for, and handed over once
+        more if that fails.
+
         Raises:
             Exception: what a handler failed with; its messages wait for the next opportunity.
+            DeadlockError: called by a handler, for messages of another one that waits for this one.
         """
         resolved = await MessageSequencePromise.of_items(messages)
         for persister in self._persisters:
             persister.add(resolved)
-            await persister.persist()
+        for persister in self._persisters:
+            await persister.persist(resolved)
 
     async def after_drain(self) -> None:
         """The last opportunity for messages that a handler failed to take."""
-        for persister in self._persisters:
-            if persister.has_work:
-                self.spawn(persister.persist(), self.handler_ended, name="persistence")
+        self._persist_soon(())
         await super().after_drain()

@@ -138,13 +138,7 @@ class Cell(Generic[T]):
 
     def settled(self, result: Any) -> None:
         """Tell everybody who waits, and everybody who listens."""
-        if self.waiters is not None:
-            self.wake()
-        if self.done_waiters is not None:
-            waiters, self.done_waiters = self.done_waiters, None
-            for future in waiters:
-                if not future.done():
-                    future.set_result(None)
+        self.wake_all()
         context = self.context
         if context is not None and context.listens:
             context.promise_resolved(self.promise_class.of_cell(self), result)
@@ -170,6 +164,16 @@ class Cell(Generic[T]):
         for future in waiters or ():
             if not future.done():
                 future.set_result(None)
+
+    def wake_all(self) -> None:
+        """Let everybody go on who waits for anything."""
+        if self.waiters is not None:
+            self.wake()
+        if self.done_waiters is not None:
+            waiters, self.done_waiters = self.done_waiters, None
+            for future in waiters:
+                if not future.done():
+                    future.set_result(None)
 
     def wait_for_more(self) -> Coroutine[Any, Any, None]:
         """Wait until there is more to read, or the cell is settled; to be awaited."""

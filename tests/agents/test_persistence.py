@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from miniagents.errors import DeadlockError
 from miniagents.messages import Message
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
@@ -141,6 +142,96 @@ async def test_overlapping_messages_never_deadlock() -> None:
     for top in tops:
         for part in top.parts:
             assert ids.index(id(part)) < ids.index(id(top))
+
+
+class SlowStore(Store):
+    """Takes nothing before its gate is open."""
+
+    def __init__(self, *, failures: int = 0) -> None:
+        super().__init__(failures=failures)
+        self.gate = asyncio.Event()
+
+    async def __call__(self, messages: tuple[Message, ...]) -> None:
+        """What `on_persist_messages` takes."""
+        await self.gate.wait()
+        await super().__call__(messages)
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+async def test_who_asks_for_persistence_waits_for_whoever_is_at_it(failures: int) -> None:
+    """Another task hands the message, or a part of it, over; when that fails, it is handed over once more."""
+    store = SlowStore(failures=failures)
+    async with MiniAgents(on_persist_messages=[store], unobserved_errors="log") as context:
+        part = Message("part")
+        whole = Message("whole", part=part)
+        first = asyncio.create_task(context.apersist_messages(part))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(context.apersist_messages(each)) for each in (part, whole, [part, whole])]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in (first, *others))
+        store.gate.set()
+        for other in others:
+            await other
+            assert store.texts == ["part", "whole"][: len(store.texts)]
+            assert part in store.kept
+        assert isinstance(first.exception(), OSError) == bool(failures)
+    assert store.texts == ["part", "whole"]
+
+
+async def test_what_has_nothing_in_common_is_not_waited_for() -> None:
+    """A handler that waits for an agent, which persists messages of its own, gets on."""
+    store = Store()
+    pending: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+
+    async def handler(messages: tuple[Message, ...]) -> None:
+        if all(message.content != "index entry" for message in messages):
+            indexed = asyncio.get_running_loop().create_future()
+            pending.put_nowait(indexed)
+            await indexed
+        await store(messages)
+
+    @miniagent
+    async def indexer(ctx: InteractionContext) -> None:
+        indexed = await pending.get()
+        await context.apersist_messages("index entry")
+        indexed.set_result(None)
+
+    async with MiniAgents(on_persist_messages=[handler]) as context:
+        indexer.trigger()
+        await context.apersist_messages("text")
+    assert store.texts == ["index entry", "text"]
+
+
+async def test_handlers_that_wait_for_each_other_are_reported() -> None:
+    """Each persists, while it has one message in hand, the one that the other has in hand."""
+    messages = [Message("zero"), Message("one")]
+    store = Store()
+
+    async def handler(batch: tuple[Message, ...]) -> None:
+        await asyncio.sleep(0)
+        if len(store.kept) == 0:
+            await context.apersist_messages(messages[1 - messages.index(batch[0])])
+        await store(batch)
+
+    async with MiniAgents(on_persist_messages=[handler], unobserved_errors="log") as context:
+        results = await asyncio.gather(*[context.apersist_messages(each) for each in messages], return_exceptions=True)
+    assert sum(isinstance(result, DeadlockError) for result in results) == 1
+    assert sorted(store.texts) == ["one", "zero"]
+
+
+async def test_messages_that_come_meanwhile_are_handed_over_together() -> None:
+    """A slow handler, or one that fails, is not asked again for each of them."""
+    store = SlowStore(failures=1)
+    with pytest.raises(ExceptionGroup, match="1 error"):
+        async with MiniAgents(on_persist_messages=[store]) as context:
+            for number in range(100):
+                await echo.trigger(str(number))
+            await asyncio.sleep(0)
+            assert [task.get_name() for task in context.tasks] == ["persistence"] * 2
+            store.gate.set()
+    assert store.texts == [str(number) for number in range(100)]
+    assert store.calls == 2
 
 
 async def test_failed_messages_are_not_persisted() -> None:
