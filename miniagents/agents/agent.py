@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, overload
 
+from miniagents.agents.arguments import KeywordArguments, check_timeout
 from miniagents.agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents.messages import MessageSequence, MessageSequencePromise
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from miniagents.messages import MessageType
 
 __all__ = ["MiniAgent", "miniagent"]
@@ -30,6 +34,9 @@ class MiniAgent(Generic[P]):
         alias: how it is named in traces; by default the function's name in upper case.
         description: what it does; by default the docstring.
         kwargs: keyword arguments for each call, passed on untouched.
+
+    Raises:
+        TypeError: the function is not async, or does not take such a keyword argument.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class MiniAgent(Generic[P]):
         self.__doc__ = self.description
         self.__wrapped__ = function
         self._is_class = inspect.isclass(function)
+        self._arguments = KeywordArguments(function)
+        self._arguments.check_known(self.alias, self.kwargs)
 
     def __repr__(self) -> str:
         return f"<MiniAgent {self.alias}>"
@@ -95,9 +104,11 @@ class MiniAgent(Generic[P]):
             kwargs: keyword arguments of the agent, on top of those it was forked with.
 
         Raises:
-            TypeError: a part of `messages` cannot be sent.
+            TypeError: a part of `messages` cannot be sent, or the agent cannot be called with these keyword arguments.
+            ValueError: the timeout is negative or NaN.
             NoActiveContextError: no `MiniAgents` context is open here.
         """
+        kwargs = self._checked(kwargs, timeout)
         sequence = MessageSequencePromise.of_items(messages)
         return self._interaction(sequence, kwargs, errors_as_messages, timeout).start(start_soon)
 
@@ -111,11 +122,20 @@ class MiniAgent(Generic[P]):
         **kwargs: Any,
     ) -> AgentCall:
         """Like `trigger`, for messages that are sent one by one while the agent already works."""
+        kwargs = self._checked(kwargs, timeout)
         incoming = MessageSequence().open()
         if messages is not None:
             incoming.append(messages)
         interaction = self._interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
         return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().calling_scope())
+
+    def _checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+        """What the function is going to get; whatever cannot work is refused before anything has begun."""
+        check_timeout(timeout)
+        if self.kwargs:
+            kwargs = {**self.kwargs, **kwargs}
+        self._arguments.check(self.alias, kwargs)
+        return kwargs
 
     def _interaction(
         self,
@@ -130,19 +150,23 @@ class MiniAgent(Generic[P]):
         return InteractionContext(
             self,
             messages,
-            {**self.kwargs, **kwargs} if self.kwargs else kwargs,
+            kwargs,
             timeout=timeout,
             errors_as_messages=errors_as_messages,
         )
 
-    def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> MiniAgent[P]:
-        """The same agent with other keyword arguments; of two forks in a row, the later one wins."""
-        return MiniAgent(
-            self.function,
-            alias=self.alias if alias is None else alias,
-            description=self.description if description is None else description,
-            kwargs={**self.kwargs, **kwargs},
-        )
+    def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> Self:
+        """The same agent with other keyword arguments; of two forks in a row, the later one wins.
+
+        Raises:
+            TypeError: the agent does not take such a keyword argument.
+        """
+        self._arguments.check_known(self.alias, kwargs)
+        fork = copy.copy(self)
+        fork.alias = self.alias if alias is None else alias
+        fork.description = fork.__doc__ = self.description if description is None else description
+        fork.kwargs = {**self.kwargs, **kwargs}
+        return fork
 
 
 def _is_async(function: Any) -> bool:
@@ -183,7 +207,7 @@ def miniagent(
         kwargs: keyword arguments for each call.
 
     Raises:
-        TypeError: it is not async.
+        TypeError: it is not async, or does not take such a keyword argument.
     """
     if function is None:
         return lambda function: MiniAgent(function, alias=alias, description=description, kwargs=kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,7 +68,6 @@ async def test_class_agents() -> None:
     async with MiniAgents():
         assert await texts(counter.trigger(["a", "b"])) == ["12"]
         assert await texts(counter.trigger("a", start=0)) == ["1"]
-        assert await texts(counter.trigger(wrong=1)) == ["TypeError"]
     assert (counter.alias, counter.description) == ("COUNT", "Counts what it is sent.")
     assert miniagent(Counter).alias == "COUNTER"
 
@@ -147,6 +147,105 @@ async def test_what_is_not_async_is_refused_when_it_is_decorated() -> None:
     for wrong in wrongs:
         with pytest.raises(TypeError, match="must be an async function"):
             miniagent(wrong)
+
+
+# --- arguments that cannot work (law 32)
+
+
+async def with_words(ctx: InteractionContext, word: str, *, more: str = "") -> None:
+    """Takes a word, and maybe another one."""
+    ctx.reply(word + more)
+
+
+async def with_anything(context: InteractionContext, **words: str) -> None:
+    """Takes any word."""
+    context.reply(" ".join(words.values()))
+
+
+class WithWords:
+    """Takes what the function does."""
+
+    def __init__(self, ctx: InteractionContext, word: str, more: str = "") -> None:
+        self.ctx = ctx
+        self.words = word + more
+
+    async def __call__(self) -> None:
+        """Reply."""
+        self.ctx.reply(self.words)
+
+
+class Speaker:
+    """An object that takes them."""
+
+    async def __call__(self, ctx: InteractionContext, word: str, more: str = "") -> None:
+        """Reply."""
+        ctx.reply(word + more)
+
+
+KNOWN_ARGUMENTS = {
+    "function": with_words,
+    "class": WithWords,
+    "object": Speaker(),
+    "method": Speaker().__call__,
+    "partial": functools.partial(with_words, more=""),
+}
+
+
+@pytest.mark.parametrize("call", ["trigger", "initiate_call"])
+@pytest.mark.parametrize("function", KNOWN_ARGUMENTS.values(), ids=KNOWN_ARGUMENTS)
+async def test_keyword_arguments_that_cannot_work_fail_at_the_call(function: Any, call: str) -> None:
+    """Unknown ones and missing ones, whatever kind of agent it is, and before anything has begun."""
+    agent = miniagent(function)
+    fork = agent.fork(word="a")
+    async with MiniAgents() as context:
+        with pytest.raises(TypeError, match=r"does not take the keyword argument\(s\) 'wrong'; it takes: more, word"):
+            getattr(agent, call)("text", word="a", wrong=1)
+        with pytest.raises(TypeError, match=r"needs the keyword argument\(s\) 'word'"):
+            getattr(agent, call)("text", more="b")
+        with pytest.raises(TypeError, match="'ctx'"):
+            getattr(fork, call)("text", ctx=1)
+        assert not context.tasks
+        assert await texts(fork.trigger(more="b")) == ["ab"]
+    with pytest.raises(TypeError, match="'wrong'"):
+        fork.fork(wrong=1)
+    with pytest.raises(TypeError, match="'wrong'"):
+        miniagent(wrong=1)(function)
+
+
+async def test_agents_that_take_any_keyword_argument_get_any() -> None:
+    """But not their context; of a wrapper that passes on what it gets, the function behind it decides."""
+
+    @functools.wraps(with_words)
+    async def wrapper(*args: Any, **kwargs: Any) -> None:
+        await with_words(*args, **{"word": "default", **kwargs})
+
+    @functools.wraps(with_anything)
+    async def narrow(ctx: InteractionContext) -> None:
+        ctx.reply("narrow")
+
+    anything, wrapped = miniagent(with_anything), miniagent(wrapper)
+    async with MiniAgents():
+        assert await texts(anything.trigger(any="any", ctx="word")) == ["any word"]
+        with pytest.raises(TypeError, match="gets 'context' from whoever runs it"):
+            anything.trigger(context="mine")
+        assert await texts(wrapped.trigger()) == ["default"]
+        assert await texts(wrapped.trigger(wrong="x")) == ["TypeError"]
+        with pytest.raises(TypeError, match="it takes: none"):
+            miniagent(narrow).trigger(any="any")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [("1", TypeError), (True, TypeError), ([], TypeError), (-1, ValueError), (-0.1, ValueError), (nan, ValueError)],
+)
+async def test_a_timeout_that_cannot_work_fails_at_the_call(timeout: Any, error: type[Exception]) -> None:
+    """It is a number of seconds, from 0 to infinity."""
+    async with MiniAgents() as context:
+        for call in (echo.trigger, echo.initiate_call):
+            with pytest.raises(error, match="timeout must"):
+                call("text", timeout=timeout)
+        assert not context.tasks
+        assert await texts(echo.trigger("text", timeout=inf)) == ["text"]
 
 
 async def test_whatever_is_async_can_be_an_agent() -> None:
