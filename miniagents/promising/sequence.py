@@ -35,7 +35,8 @@ class SequenceCell(StreamCell[Any, Any]):
 
     promise_class: type[SequencePromise[Any, Any]]
     produced_only_by_its_task = False
-    _forwarded = 0
+    forwarders: dict[asyncio.Task[Any], SequenceCell] | None = None
+    """Who copies what was sent out of order into this sequence, and from where."""
     _closing = False
     _last: Promise[Any] | None = None
     """The failed leaf that comes when everything sent before it has come."""
@@ -74,14 +75,14 @@ class SequenceCell(StreamCell[Any, Any]):
             return
 
         async def forward() -> None:
-            async for leaf in branch:
+            async for leaf in branch._cell.read(branch, into=self):
                 if self.done:
                     return
                 self.add([leaf])
 
         def ended(task: asyncio.Task[Any]) -> None:
             context.forget(task)
-            self._forwarded -= 1
+            forwarders.pop(task)
             if task.cancelled():
                 self.cancelled()
             elif isinstance(error := task.exception(), Exception):
@@ -92,8 +93,10 @@ class SequenceCell(StreamCell[Any, Any]):
             if self._closing:
                 self.finish()
 
-        self._forwarded += 1
-        context.spawn(forward(), ended, name=str(self.scope or "sequence"))
+        if self.forwarders is None:
+            self.forwarders = {}
+        forwarders = self.forwarders
+        forwarders[context.spawn(forward(), ended, name=str(self.scope or "sequence"))] = branch._cell
 
     def take(self, piece: Any) -> None:
         """An item that the pump read: a wrong type in it fails in its place, and later items still come."""
@@ -118,7 +121,7 @@ class SequenceCell(StreamCell[Any, Any]):
     def finish(self) -> None:
         """No more items will be sent."""
         self._closing = True
-        if not self._forwarded:
+        if not self.forwarders:
             self._end()
 
     def fail(self, error: BaseException) -> None:
@@ -158,8 +161,8 @@ class SequenceCell(StreamCell[Any, Any]):
 
     async def until_closed(self) -> None:
         """Return when this sequence and all its branches have ended."""
-        stack: list[tuple[SequenceCell, int]] = [(self, 0)]
-        on_the_way = {self: None}
+        on_the_way: dict[SequenceCell, None] = {}
+        stack: list[tuple[SequenceCell, int]] = [(_entered(self, on_the_way), 0)]
         while stack:
             cell, position = stack.pop()
             if not cell.done:
@@ -170,7 +173,7 @@ class SequenceCell(StreamCell[Any, Any]):
             for index in range(position, len(cell.pieces)):
                 if isinstance(cell.pieces[index], SequencePromise):
                     stack.append((cell, index + 1))
-                    stack.append((_descend(cell.pieces[index], on_the_way), 0))
+                    stack.append((_entered(cell.pieces[index]._cell, on_the_way), 0))
                     break
             else:
                 del on_the_way[cell]
@@ -180,11 +183,19 @@ class SequenceCell(StreamCell[Any, Any]):
         async for leaf in self.read(promise):
             yield [leaf]
 
-    async def read(self, promise: object = None) -> AsyncIterator[Any]:
-        """The leaves, each as soon as it is there; it does not raise what leaves have failed with."""
+    async def read(self, promise: object = None, *, into: SequenceCell | None = None) -> AsyncIterator[Any]:
+        """The leaves, each as soon as it is there; it does not raise what leaves have failed with.
+
+        Args:
+            promise: see `StreamCell.read`.
+            into: where the leaves are copied to.
+
+        Raises:
+            DeadlockError: it would never end.
+        """
         promise_again = weakly(promise)
-        stack: list[tuple[SequenceCell, int]] = [(self, 0)]
-        on_the_way = {self: None}
+        on_the_way: dict[SequenceCell, None] = {} if into is None else {into: None}
+        stack: list[tuple[SequenceCell, int]] = [(_entered(self, on_the_way, into), 0)]
         while stack:
             cell, position = stack.pop()
             while True:
@@ -194,7 +205,7 @@ class SequenceCell(StreamCell[Any, Any]):
                     position += 1
                     if isinstance(piece, SequencePromise):
                         stack.append((cell, position))
-                        cell, position = _descend(piece, on_the_way), 0
+                        cell, position = _entered(piece._cell, on_the_way, into), 0
                     else:
                         promise = None
                         yield piece
@@ -206,15 +217,34 @@ class SequenceCell(StreamCell[Any, Any]):
                     await cell.wait_for_more()
 
 
-def _descend(branch: SequencePromise[Any, Any], on_the_way: dict[SequenceCell, None]) -> SequenceCell:
-    """Enter a branch, unless it is one of those it is a part of: that sequence would never end."""
-    cell = branch._cell
-    if cell in on_the_way:
-        names = [str(each.scope or "a sequence") for each in on_the_way]
-        circle = names[list(on_the_way).index(cell) :]
-        raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*circle, circle[0]])}")
+def _entered(
+    cell: SequenceCell, on_the_way: dict[SequenceCell, None], into: SequenceCell | None = None
+) -> SequenceCell:
+    """Enter a sequence, unless it is one of those it is a part of, or is filled by: it would never end."""
+    start = cell if cell in on_the_way else None
+    if into is not None and cell.forwarders and _is_fed_from(cell, into):
+        start = into
     on_the_way[cell] = None
+    if start is not None:
+        names = [str(each.scope or "a sequence") for each in on_the_way]
+        circle = names[list(on_the_way).index(start) :]
+        raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*circle, circle[0]])}")
     return cell
+
+
+def _is_fed_from(cell: SequenceCell, source: SequenceCell) -> bool:
+    """Whether what is sent into `source` comes into `cell` as well, on any way there is now."""
+    seen: set[SequenceCell] = set()
+    unseen = [cell]
+    while unseen:
+        each = unseen.pop()
+        if each is source:
+            return True
+        if each not in seen:
+            seen.add(each)
+            unseen.extend((each.forwarders or {}).values())
+            unseen.extend(piece._cell for piece in each.pieces if isinstance(piece, SequencePromise))
+    return False
 
 
 class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):

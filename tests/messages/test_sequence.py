@@ -389,6 +389,62 @@ async def test_a_sequence_sent_into_itself_is_reported() -> None:
                 await texts(sequence.sequence_promise)
 
 
+@pytest.mark.parametrize(
+    "edges",
+    [
+        "a<b b<a",
+        "a<b b<c c<a",
+        "a<b b+a",
+        "b+a a<b",
+        "a<b b+c c<a",
+        "a<b c<a b+c",
+        "a<b b+c c<d d+a",
+        "a<b c<d d+a b+c",
+        "a<b c<d b+c d+a",
+        "a+b b+c c<a",
+    ],
+)
+@pytest.mark.parametrize("closed", [True, False])
+async def test_sequences_sent_out_of_order_into_each_other_are_reported(edges: str, closed: bool) -> None:
+    """They would copy their messages for ever; `a<b` stands for b sent out of order into a, `a+b` for in order."""
+    async with MiniAgents(unobserved_errors="log") as context:
+        sequences = {name: MessageSequence().open() for name in "abcd" if name in edges}
+        for name, sequence in sequences.items():
+            sequence.append(f"text of {name}")
+        for edge in edges.split():
+            into, out_of_order, branch = sequences[edge[0]], edge[1] == "<", sequences[edge[2]].sequence_promise
+            (into.append_out_of_order if out_of_order else into.append)(branch)
+        for sequence in sequences.values():
+            if closed:
+                sequence.close()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not closed or not context.tasks
+        assert all(len(sequence._cell.pieces) < 20 for sequence in sequences.values())
+        for sequence in sequences.values():
+            sequence.close()
+        for sequence in sequences.values():
+            with pytest.raises(DeadlockError, match="parts of each other: a sequence -> a sequence"):
+                await sequence.sequence_promise
+
+
+async def test_one_sequence_may_come_out_of_order_twice() -> None:
+    """By two ways, or in both of two that are sent into a third one: that is no circle."""
+    async with MiniAgents():
+        late = asyncio.Event()
+        source = turn_into(asynchronously("text", wait=late))
+        left, right, top = (MessageSequence() for _ in range(3))
+        for sequence, branches in ((left, [source, source]), (right, [source])):
+            with sequence:
+                for branch in branches:
+                    sequence.append_out_of_order(branch)
+        with top:
+            top.append_out_of_order(left.sequence_promise).append_out_of_order(right.sequence_promise)
+            top.append(right.sequence_promise)
+        late.set()
+        assert await texts(top.sequence_promise) == ["text"] * 4
+
+
 async def test_batches_of_a_sequence_are_leaves() -> None:
     """Branches are an affair of the sequence: no reader ever sees them."""
     async with MiniAgents():
