@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
 
 from miniagents.messages.llm_fields import ToolCall, Usage
 from miniagents.messages.references import serialized
 from miniagents.promising.class_names import BARE
-from miniagents.promising.frozen import Frozen, FrozenDict, children_first, freeze_fields
+from miniagents.promising.frozen import Frozen, children_first, freeze_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +24,8 @@ __all__ = ["AssistantMessage", "ErrorMessage", "Message", "SystemMessage", "Tool
 class Message(Frozen):
     """An immutable message: a text, a list of parts as providers take them, or only fields.
 
-    Subclass it for typed fields. `str(message)` is its text; of a message without content, the JSON of its fields.
+    Subclass it for typed fields: `Note("text", size=3)`. `str(message)` is its text; of a message without content, the
+    JSON of its fields.
 
     Args:
         content: the text, or parts: str, or dicts such as `{"type": "text", "text": "..."}`.
@@ -35,7 +39,9 @@ class Message(Frozen):
     # Which handlers have persisted this object: it belongs to the object, not to the value.
     __slots__ = ("_persisted",)
 
-    content: str | tuple[str | FrozenDict[str, Any], ...] | None = None
+    # kw_only=False is for type checkers: the constructor they derive for a subclass takes the content first, like ours.
+    content: str | Sequence[str | Mapping[str, Any]] | None = Field(default=None, kw_only=False)
+    """The text or its parts; a tuple and `FrozenDict`s, whatever was given."""
     role: str | None = None
     """"user", "system", "assistant", "error", or what a provider wants ("developer", "tool"); None counts as "user"."""
 
@@ -125,7 +131,7 @@ def _bare_json(message: Message) -> str:
         return repr(message)
 
 
-def _text_of_part(part: str | FrozenDict[str, Any]) -> str | None:
+def _text_of_part(part: str | Mapping[str, Any]) -> str | None:
     if isinstance(part, str):
         return part
     text = part.get("text")
@@ -137,7 +143,7 @@ class UserMessage(Message):
 
     role: str | None = "user"
 
-    # Type checkers derive a constructor from the fields of each model, which would refuse the positional content.
+    # Type checkers derive a constructor from the fields of each model, which would refuse fields of other names.
     if TYPE_CHECKING:
 
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...

@@ -8,7 +8,7 @@ chains of many thousands of them work.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 from pydantic_core import from_json
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import NoReturn, Self
 
-    from pydantic import GetCoreSchemaHandler
+    from pydantic import Field, GetCoreSchemaHandler
+    from pydantic._internal._model_construction import ModelMetaclass
     from pydantic_core import CoreSchema
 
 __all__ = [
@@ -44,7 +45,16 @@ _PICKLED_BY_RECURSION: Final = 20
 """How deep pickle may go by itself: a Frozen or a container each takes it three levels of recursion."""
 
 
-class Frozen(FrozenLeaf, BaseModel):
+if TYPE_CHECKING:
+
+    @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
+    class _ModelMetaclass(ModelMetaclass):
+        """What type checkers are to know beyond pydantic's own: every subclass is frozen, and so can be hashed."""
+else:
+    _ModelMetaclass = type(BaseModel)
+
+
+class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     """Base of immutable values. Any extra field is allowed, and everything in it is frozen, as `freeze` does it.
 
     A subclass is known by its `__qualname__`, in hashes and in dumps, or by a name given in the class statement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -74,6 +74,28 @@ def test_content_is_positional_or_a_keyword() -> None:
         Message("x", content="y")
     with pytest.raises(ValidationError, match="content"):
         Message(5)
+
+
+class Picture(Message):
+    """A message with typed fields and nothing else, as users write them."""
+
+    width: int
+    unit: str = "px"
+
+
+def test_typed_fields_are_known_to_type_checkers() -> None:
+    """The constructor they derive is ours: the content first, or by name; what is wrong here they find as well."""
+    picture = Picture("a tree", width=3)
+    assert_type(picture.width, int)
+    assert picture == Picture(content="a tree", width=3, unit="px")
+    assert str(Picture([{"type": "text", "text": "a tree"}], width=3)) == "a tree"
+    assert Picture(width=3).content is None
+    with pytest.raises(ValidationError, match="width"):
+        Picture("a tree", width="wide")  # type: ignore[arg-type]  # that is the mistake
+    with pytest.raises(ValidationError, match="width"):
+        Picture("a tree")  # type: ignore[call-arg]  # that is the mistake
+    with pytest.raises(ValidationError, match="frozen"):
+        picture.width = 4  # type: ignore[misc]  # that is the mistake
 
 
 def test_any_field_name_works_beside_the_content() -> None:
