@@ -37,6 +37,7 @@ class MiniAgent(Generic[P]):
 
     Raises:
         TypeError: the function is not async, or does not take such a keyword argument.
+        ValueError: the alias is not one line of printable characters.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class MiniAgent(Generic[P]):
         self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
         self.alias = _HUMP.sub("_", name).upper() if alias is None else alias
+        if not self.alias.isprintable():  # it stands in traces, logs and error texts, which people read on terminals
+            raise ValueError(f"An alias must be one line of printable characters, not {alias!r}")
         self.description = inspect.getdoc(function) if description is None else description
         self.kwargs = dict(kwargs or {})
         self.__name__ = name

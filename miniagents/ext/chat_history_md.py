@@ -38,6 +38,7 @@ from miniagents.ext.markdown_records import (
     to_bytes,
 )
 from miniagents.ext.message_records import message_of, opening_record, record_of
+from miniagents.ext.terminal import visible_line
 from miniagents.messages import MessageSequence
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class ChatHistoryMD(ChatHistory):
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
         self.path = Path(path).absolute()
+        self._name = visible_line(str(self.path))
         self.problems: tuple[Problem, ...] = ()
         """What was wrong with the file when it was last loaded; each is logged as a warning once."""
         self._fsync = fsync
@@ -119,7 +121,7 @@ class ChatHistoryMD(ChatHistory):
                 data = file.read()
             journals = [record for _, record in self._left_behind() if record is not None]
         except OSError as error:
-            raise HistoryError(f"cannot read the chat history {self.path}: {error}") from error
+            raise HistoryError(f"cannot read the chat history {self._name}: {error}") from error
         self._check_format(data)
         found, self._read = self._read.read_on(data)
         self._report(found.problems)
@@ -128,14 +130,14 @@ class ChatHistoryMD(ChatHistory):
 
     def _check_format(self, data: bytes) -> None:
         if data.strip() and not has_frames(data) and not HEAD.startswith(data.strip()):
-            raise HistoryFormatError(f"{self.path}, line 1: this is not a chat history, no message begins in it")
+            raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems
         for problem in problems:
             if problem not in self._reported:
                 self._reported.add(problem)
-                logger.warning("%s, line %d: %s", self.path, problem.line, problem.what)
+                logger.warning("%s, line %d: %s", self._name, problem.line, problem.what)
 
     # --- appending
 
@@ -180,7 +182,7 @@ class ChatHistoryMD(ChatHistory):
                             pending.journal.remove()
         except OSError as error:
             raise HistoryWriteError(
-                f"cannot write the chat history {self.path}: {error}. {len(self._pending)} message(s) are in memory, "
+                f"cannot write the chat history {self._name}: {error}. {len(self._pending)} message(s) are in memory, "
                 f"and are written together with the next one"
             ) from error
 
@@ -193,13 +195,13 @@ class ChatHistoryMD(ChatHistory):
             else:
                 self._check_format(tail)
             if missing := missing_end(tail):
-                logger.warning("%s: the last message was not written to its end; it was closed as it is", self.path)
+                logger.warning("%s: the last message was not written to its end; it was closed as it is", self._name)
                 self._write(file, missing)
         for path, record in self._left_behind():
             if record is None and time.time() - path.stat().st_mtime < _BEING_MADE:
                 continue
             if record is not None and HEAD + b' {"id":"%b"' % record.id.encode() not in file.read():
-                logger.warning("%s: a message that was not finished is kept as far as it came", self.path)
+                logger.warning("%s: a message that was not finished is kept as far as it came", self._name)
                 self._write(file, to_bytes(record))
             remove_journal(path)
 

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from miniagents.errors import HistoryError
+from miniagents.ext.terminal import visible_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,10 +78,10 @@ class LockedFile:
         try:
             descriptor = os.open(path, flags, 0o666)
         except (IsADirectoryError, NotADirectoryError) as error:
-            raise HistoryError(f"{path} is not a regular file") from error
+            raise HistoryError(f"{visible_line(str(path))} is not a regular file") from error
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise HistoryError(f"{path} is not a regular file")
+                raise HistoryError(f"{visible_line(str(path))} is not a regular file")
             if _lock(descriptor) and _is_still(path, descriptor):
                 return cls(descriptor, path)
         except BaseException:

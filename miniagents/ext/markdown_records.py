@@ -23,7 +23,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from miniagents.ext.terminal import visible_line
+from miniagents.ext.terminal import CONTROLS, TAGS, as_escape, visible_line
 
 __all__ = [
     "HEAD",
@@ -51,12 +51,12 @@ _END_LINE = re.compile(rb"<!-- /miniagents( interrupted)? -->")
 
 # Control characters are no text either: viewers and editors change or hide them, terminals obey them, and a NUL in a
 # file is how a lost block looks. CR LF is left as it is.
-_NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]|\r(?!\n)|<(?=!-- /?miniagents)")
-_NOT_IN_HEAD = re.compile("[\x7f-\x9f\ud800-\udfff<>]|(?<=-)-")
-_ESCAPED = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4}))")
+_NOT_TEXT = re.compile(f"(?!\r\n)[{CONTROLS}{TAGS}]|<(?=!-- /?miniagents)")
+_NOT_IN_HEAD = re.compile(f"[{CONTROLS}<>]|(?<=-)-")  # JSON would spell a tag as two surrogates
+_ESCAPED = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))")
 # Two surrogates in a row are two characters in Python, of which json makes one: so they are put in before it parses
 _SURROGATE_IN_JSON = re.compile(r"\\(?:u(d[89a-f][0-9a-f]{2})|.)")
-_CUT_ESCAPE = re.compile(r"\\(?:x[0-9a-f]?|u[0-9a-f]{0,3})?\Z")
+_CUT_ESCAPE = re.compile(r"\\(?:x[0-9a-f]?|u[0-9a-f]{0,3}|U[0-9a-f]{0,7})?\Z")
 
 # What a Markdown viewer needs to leave a block that the text left open: else the rest of the chat would be shown
 # inside it.
@@ -104,17 +104,12 @@ class Scan:
 
 
 def escape(text: str) -> str:
-    r"""`text` with backslashes doubled, and what cannot stand in a text file as `\x1b` or `\ud800`."""
-    return _NOT_TEXT.sub(_as_escape, text.replace("\\", "\\\\"))
-
-
-def _as_escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    r"""`text` with backslashes doubled, and what should not stand in a text file as `\x1b` or `\u202e`."""
+    return _NOT_TEXT.sub(as_escape, text.replace("\\", "\\\\"))
 
 
 def _unescape(text: str) -> str:
-    return _ESCAPED.sub(lambda match: match[1] or chr(int(match[2] or match[3], 16)), text)
+    return _ESCAPED.sub(lambda match: match[1] or chr(int(match[2] or match[3] or match[4], 16)), text)
 
 
 def to_bytes(record: Record) -> bytes:

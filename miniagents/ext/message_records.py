@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pydantic_core import ValidationError
+
 from miniagents.ext.json_values import from_json_value, to_json_value
 from miniagents.ext.markdown_records import Record
+from miniagents.ext.terminal import visible_line
 from miniagents.messages import Message
 
 if TYPE_CHECKING:
@@ -71,6 +74,12 @@ def _warn_of_lost_field(name: str) -> None:
     logger.warning("The field %r of a message could not be kept in the history", name)
 
 
+def _what_is_wrong(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return ", ".join(visible_line(".".join(map(str, each["loc"]))) for each in error.errors())
+    return type(error).__name__
+
+
 def message_of(record: Record) -> Message:
     """The message that `record` was; without its metadata, and with a warning, if that makes no sense."""
     try:
@@ -81,5 +90,8 @@ def message_of(record: Record) -> Message:
             fields["interrupted"] = True
         return Message.model_validate(fields)
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:  # edited, or another version
-        logger.warning("The metadata of message %s could not be read, and is left out: %s", record.id, error)
+        # not the error's text, which quotes the value
+        logger.warning(
+            "The metadata of message %r could not be read, and is left out: %s", record.id, _what_is_wrong(error)
+        )
         return Message(record.text, role=record.role, **({"interrupted": True} if record.interrupted else {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from miniagents.ext.markdown_records import (
     scan_open,
     to_bytes,
 )
+from miniagents.ext.terminal import CONTROLS
 
 BEFORE = Record("before", "user", "What stands before.\n")
 AFTER = Record("after", "assistant", "\nWhat stands after.")
@@ -90,10 +92,10 @@ def test_text_that_looks_like_the_format_is_only_text(lead: str) -> None:
 
 @given(st.lists(records, max_size=4, unique_by=lambda record: record.id))
 def test_what_is_written_is_read(contents: list[Record]) -> None:
-    """Any text, role and metadata come back identical, and the file is proper UTF-8 without control characters."""
+    """Any text, role and metadata come back identical, and the file is proper UTF-8 that no terminal obeys."""
     data = file_of(*contents)
     assert read(data) == tuple(contents)
-    assert not [char for char in data.decode().replace("\r\n", "\n") if char < " " and char not in "\n\t"]
+    assert not re.search(f"[{CONTROLS}]", data.decode().replace("\r\n", "\n"))
 
 
 @given(records, st.data())
@@ -125,7 +127,7 @@ def test_every_cut_of_a_record_full_of_escapes() -> None:
     record = Record(
         "x",
         "us\ner",
-        "é\x1b \\ \\\\ 😀 \ud800 <!-- miniagents {\n```py\nx\r\ny",
+        "é\x1b \\ \\\\ 😀 \ud800\u202e\U000e0041 <!-- miniagents {\n```py\nx\r\ny",
         {"n": ["-->", "<!-- /miniagents -->"]},
     )
     start, whole = len(to_bytes(BEFORE)), file_of(BEFORE, record)

@@ -1,9 +1,14 @@
-"""Keys out of texts: what a provider echoes in an error must not reach a log, a traceback or a message."""
+"""Texts of others made fit to be shown, in a log, a traceback or a message: without keys, and obeyed by no terminal.
+
+A provider may echo a key in its error, and whatever else the request held or a server likes to say.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+
+from miniagents.ext.terminal import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,21 +34,21 @@ _SECRET_ATTRIBUTES = ("api_key", "auth_token", "admin_api_key", "webhook_secret"
 
 
 class Redactor:
-    """Replaces known secrets, and whatever looks like a key, by "[redacted]"."""
+    """Replaces known secrets, and whatever looks like a key, by "[redacted]"; shows control characters as escapes."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets = sorted({secret for secret in secrets if len(secret) >= _SHORTEST}, key=len, reverse=True)
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
+        """The text without secrets and control characters."""
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
-        return text
+        return visible(text)
 
     def deep(self, value: Any) -> Any:
-        """Parsed JSON without secrets."""
+        """Parsed JSON without either."""
         match value:
             case str():
                 return self.text(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -162,6 +163,35 @@ def message(*texts: str, stop_reason: str | None = "end_turn") -> list[bytes]:
     )
 
 
+@contextlib.asynccontextmanager
+async def served(script: Iterable[Any]) -> AsyncIterator[str]:
+    """A server on this machine that answers each request with this script, as a `Wire` does; gives its address."""
+    answering: list[Any] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answering.append(asyncio.current_task())
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line[15:] for line in head.lower().splitlines() if line.startswith(b"content-length:"))
+        await reader.readexactly(int(length))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            for step in script:
+                if step is HANG:
+                    await reader.read()
+                elif isinstance(step, bytes):
+                    writer.write(step)
+                    await writer.drain()
+                else:
+                    await asyncio.sleep(step)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await asyncio.gather(*answering)
+
+
 class Kit:
     """What the tests make their wires of."""
 
@@ -169,6 +199,7 @@ class Kit:
     KEY = API_KEY
     Reply = Reply
     Wire = Wire
+    served = staticmethod(served)
     events = staticmethod(events)
     chat = staticmethod(chat)
     chat_chunk = staticmethod(chat_chunk)

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -81,25 +80,10 @@ async def test_S13_S34_the_two_clocks_over_a_real_connection(pings: bool, kit: K
     """The SDK's own transport, and a server that says "Hi" and then nothing, or nothing of meaning."""
     import openai
 
-    left = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + kit.chat("Hi")[0])
-        with contextlib.suppress(ConnectionError):
-            while pings:
-                writer.write(b": keep-alive\n\n")
-                await writer.drain()
-                await asyncio.sleep(0.005)
-            await reader.read()
-        writer.close()
-        left.set()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with openai.AsyncOpenAI(api_key=kit.KEY, base_url=f"http://127.0.0.1:{port}") as client:
-            read, progress = (60, 0.2) if pings else (0.2, 60)
+    endless = itertools.cycle([b": keep-alive\n\n", 0.005])
+    read, progress = (60, 0.2) if pings else (0.2, 60)
+    async with kit.served(itertools.chain(kit.chat("Hi")[:1], endless if pings else [kit.HANG])) as address:
+        async with openai.AsyncOpenAI(api_key=kit.KEY, base_url=address) as client:
             timeout = httpx2.Timeout(60, read=read)
             error = await stalled(agent("openai", client, timeout=timeout, stall_timeout=progress))
-            assert ("no progress" if pings else "sent nothing") in str(error)
-            await asyncio.wait_for(left.wait(), 10)
+    assert ("no progress" if pings else "sent nothing") in str(error)

@@ -107,9 +107,10 @@ def test_the_limit_is_for_one_event_not_for_the_stream() -> None:
     decoder = SSEDecoder(max_event_bytes=16)
     assert len(decoder.feed(b"data: 123456789\n\n" * 50)) == 50
     assert len(decoder.feed(b": keep-alive\n" * 500 + b"data: x\n\n")) == 1
-    for limits in ({"max_event_bytes": 0}, {"max_stream_bytes": -1}):
-        with pytest.raises(ValueError, match="positive"):
-            SSEDecoder(**limits)
+    with pytest.raises(ValueError, match="positive"):
+        SSEDecoder(max_event_bytes=0)
+    with pytest.raises(ValueError, match="positive"):
+        SSEDecoder(max_stream_bytes=-1)
 
 
 @pytest.mark.parametrize(

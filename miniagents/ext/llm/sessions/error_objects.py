@@ -12,6 +12,7 @@ from miniagents.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
+from miniagents.ext.terminal import visible, visible_line
 
 __all__ = ["error_class", "error_from_payload"]
 
@@ -88,7 +89,7 @@ def error_from_payload(payload: Any, *, provider: str, status: int | None = None
     where = "" if status is not None and status >= 400 else " in the stream"
     label = f" ({', '.join(dict.fromkeys(words))})" if words else ""
     return kind(
-        f"{provider} reported an error{where}{label}: {message}",
+        f"{provider} reported an error{where}{visible_line(label)}: {visible(str(message))}",
         provider=provider,
         status=status,
         retryable=False if _HOPELESS.intersection(words) else None,

@@ -1,0 +1,226 @@
+"""What models and providers say reaches people inert and without keys: in errors, tracebacks, logs, files, consoles."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from miniagents import errors
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.console_user_agent import create_console_user_agent
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.messages import AssistantMessage, ErrorMessage, Message
+from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from miniagents.messages import MessageType
+    from tests.ext.llm.conftest import Kit
+
+PROVIDERS = ["openai", "anthropic"]
+PAYLOAD = "\x1b]52;c;aGk=\x07\x1b]0;t\x1b\\\x1b[2J\x9b2J\x9d0;t\x9c\u202e\u2066\U000e0041\x08\x7f\0\u2028\x85\ud800."
+"""Clipboard, title, clearing, their 8-bit forms, reordering, invisible letters, erasing, what no stream can hold."""
+
+
+def assert_inert(text: str, shown: str = r"\x1b]52") -> None:
+    """No terminal would do anything but draw it, and the payload is in it, to be seen."""
+    assert text.replace("\n", "").replace("\t", "").isprintable()
+    assert shown in text.lower()
+
+
+def agent(provider: str, client: Any, **settings: Any) -> Any:
+    """The provider's agent, with a single attempt."""
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    return create("m", **{"async_client": client, "retry": None, **settings})
+
+
+def failing_wires(kit: Kit) -> list[Any]:
+    """Answers whose errors quote what they like."""
+    said = {"message": f"bad {PAYLOAD} for {kit.KEY}", "type": PAYLOAD, "code": PAYLOAD}
+    page = f"<html>{PAYLOAD}".encode(errors="replace")
+    return [
+        kit.Wire(kit.Reply.json({"error": said}, 500)),
+        kit.Wire(kit.Reply.json({"error": {"message": {"nested": [PAYLOAD]}}}, 401)),
+        kit.Wire(kit.Reply.json({"detail": PAYLOAD}, 404)),
+        kit.Wire(kit.Reply([page], 502)),
+        kit.Wire(kit.Reply([page])),
+        kit.Wire(kit.Reply(kit.events({"type": "error", "error": said}))),
+        kit.Wire(kit.Reply(kit.events({"type": "message_start", "message": PAYLOAD, "choices": [PAYLOAD]}))),
+        kit.Wire(httpx2.ConnectError(f"cannot reach {PAYLOAD}")),
+        kit.Wire(kit.Reply([b": begun\n\n", httpx2.RemoteProtocolError(f"illegal {PAYLOAD}")])),
+    ]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_X10_P20_error_texts_and_their_tracebacks_are_inert(provider: str, kit: Kit) -> None:
+    """Ours, and those of the SDK and the HTTP library behind them, which a traceback prints as well."""
+    for wire in failing_wires(kit):
+        async with MiniAgents():
+            with pytest.raises(errors.LLMError) as caught:
+                await agent(provider, getattr(wire, provider)()).trigger("Hello")
+        for text in (str(caught.value), "".join(traceback.format_exception(caught.value))):
+            assert_inert(text)
+            assert kit.KEY not in text
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_X10_X12_log_lines_are_inert_and_hold_no_key(
+    provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error that nobody looked at is logged with its traceback; at DEBUG the libraries say what they do."""
+    caplog.set_level(logging.DEBUG)
+
+    @miniagent
+    async def quoting(ctx: InteractionContext) -> None:
+        raise ValueError(f"the model said {PAYLOAD}, and the key is {kit.KEY}")
+
+    wires = failing_wires(kit)
+    async with MiniAgents(unobserved_errors="log"):
+        quoting.trigger()
+        calls = [agent(provider, getattr(wire, provider)()).trigger("Hello") for wire in wires]
+    del calls  # until here somebody could have read them
+    logged = [record for record in caplog.records if record.message == "An error that nobody observed"]
+    assert len(logged) == len(wires) + 1
+    assert kit.KEY not in caplog.text
+    assert_inert(caplog.text)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_X12_nothing_is_logged_on_a_real_connection(
+    provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All loggers at DEBUG, those of the transport too: no prompt, no answer, no key, in headers or in the query."""
+    import anthropic
+    import openai
+
+    caplog.set_level(logging.DEBUG)
+    answer = kit.chat("canary answer") if provider == "openai" else kit.message("canary answer")
+    kind: Any = openai.AsyncOpenAI if provider == "openai" else anthropic.AsyncAnthropic
+    secrets = {"extra_query": {"key": "canary-query"}, "extra_headers": {"x-token": "canary-header"}}
+    async with kit.served(answer) as address, kind(api_key=kit.KEY, base_url=address) as client:
+        async with MiniAgents():
+            (message,) = await agent(provider, client, system="canary system", **secrets).trigger("canary prompt")
+    assert message.content == "canary answer"
+    assert "httpcore2" in {record.name.partition(".")[0] for record in caplog.records}
+    assert "canary" not in caplog.text
+
+
+async def test_X10_T7_the_console_shows_every_cut_of_what_a_terminal_would_obey(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence split over tokens anywhere, in roles, in messages about errors, and in piped input."""
+    for cut in range(len(PAYLOAD)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"typed {PAYLOAD}\n"))
+
+        async def tokens(_: dict[str, Any], cut: int = cut) -> AsyncIterator[str]:
+            yield PAYLOAD[:cut]
+            yield PAYLOAD[cut:]
+
+        async with MiniAgents():
+            said: list[MessageType] = [
+                AssistantMessage.promise(message_token_streamer=tokens, role=f"critic {PAYLOAD}"),
+                ErrorMessage(f"ValueError: {PAYLOAD}"),
+                AssistantMessage("", refusal=PAYLOAD),
+            ]
+            await create_console_user_agent().trigger(said)
+        out = capsys.readouterr().out
+        assert_inert(out)
+        assert out.lower().count(r"\x1b]52") == 5
+
+
+async def test_X10_an_error_of_the_history_is_shown_inert(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its path may have been a model's idea."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("typed\n"))
+    path = tmp_path / "\x1b[2J\u202e.md"
+    path.mkdir()
+    async with MiniAgents():
+        with pytest.raises(errors.HistoryError) as caught:
+            await create_console_user_agent(ChatHistoryMD(path)).trigger()
+    assert_inert(capsys.readouterr().out, r"\x1b[2j\u202e.md")
+    assert_inert(str(caught.value), r"\x1b[2j\u202e.md")
+
+
+def test_X10_an_alias_is_one_printable_line() -> None:
+    """It stands in traces, task names, deadlock reports and logs."""
+
+    @miniagent
+    async def helper(ctx: InteractionContext) -> None:
+        """Does nothing."""
+
+    for alias in ("\x1b[2J", "one\ntwo", "\u202ereversed", "\x9b"):
+        with pytest.raises(ValueError, match="one line of printable characters"):
+            helper.fork(alias=alias)
+    assert helper.fork(alias="Дом 日本 é").alias == "Дом 日本 é"
+
+
+async def test_X11_a_markdown_history_is_inert_and_loses_nothing(tmp_path: Path) -> None:
+    """Text, role and metadata, also of a message that still streams; what is escaped comes back as it was."""
+    path = tmp_path / "chat.md"
+    journals = tmp_path / "chat.md.partial"
+    partial: list[str] = []
+
+    async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
+        for char in PAYLOAD:
+            yield char
+            await asyncio.sleep(0)
+        partial.extend(file.read_text("utf-8") for file in journals.iterdir())
+
+    name = PAYLOAD.replace("\U000e0041", "")  # tags stay as they are in what no person sees
+    written = Message(PAYLOAD, role=name, note=name)
+    async with MiniAgents():
+        await ChatHistoryMD(path).aappend([written, AssistantMessage.promise(message_token_streamer=tokens)])
+    for text in (path.read_text("utf-8"), *partial):
+        assert_inert(text)
+    assert partial
+    assert await ChatHistoryMD(path).aload_chat_history() == (written, AssistantMessage(PAYLOAD))
+
+
+async def test_X12_what_cannot_be_read_of_a_history_is_logged_without_its_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The names of the fields are enough to find it."""
+
+    class Sized(Message):
+        size: int = 0
+
+    path = tmp_path / "chat.md"
+    for field, value in (("size", "canary"), ("when", {"$datetime": ["canary", 0, None]})):
+        caplog.clear()
+        head = json.dumps(
+            {"id": PAYLOAD, "role": "user", "bytes": 4, "meta": {"class_": Sized.class_name, field: value}}
+        )
+        path.write_text(f"<!-- miniagents {head} -->\n## user\n\ntext\n<!-- /miniagents -->\n\n", encoding="utf-8")
+        assert await ChatHistoryMD(path).aload_chat_history() == (Message("text", role="user"),)
+        assert_inert(caplog.text, "left out")
+        assert "canary" not in caplog.text
+
+
+async def test_X15_an_error_told_as_a_message_holds_no_key_and_is_no_prompt(kit: Kit) -> None:
+    """It can be told from what a model said, and a model is not sent it."""
+    wire = kit.Wire(
+        kit.Reply.json({"error": {"message": f"wrong key {kit.KEY} {PAYLOAD}"}}, 401), kit.Reply(kit.chat("Hi"))
+    )
+    async with MiniAgents(errors_as_messages=True):
+        replies = await agent("openai", wire.openai()).trigger("Hello")
+        (told,) = replies
+        assert isinstance(told, ErrorMessage)
+        assert told.role == "error"
+        assert kit.KEY not in str(told)
+        assert_inert(str(told))
+        assert [str(each) for each in await agent("openai", wire.openai()).trigger(["Go on", replies])] == ["Hi"]
+    assert wire.bodies[1]["messages"] == [{"role": "user", "content": "Go on"}]
