@@ -13,28 +13,29 @@ import tempfile
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx2
 from openai import AsyncOpenAI
 
 from miniagents import MiniAgents
-from miniagents_testing import Answer, ProviderServer, RecordingTransport
+from miniagents_testing import ProviderServer, RecordingTransport, Step
 
 if TYPE_CHECKING:
-    from miniagents_testing.provider_server import Script
+    from miniagents_testing.call import Call
+    from miniagents_testing.script import Script
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PAUSES = (0.02, 0.05, 0.03, 0.09, 0.02, 0.04, 0.06)
 
 
-def _answer(text: str, first_wait: float = 0.35) -> Answer:
-    return Answer(text, first_wait=first_wait, gap=PAUSES)
+def _answer(text: str, first_wait: float = 0.35) -> Step:
+    return Step(text, first_wait=first_wait, gap=PAUSES)
 
 
-def _expert(request: dict[str, Any]) -> Answer:
+def _expert(call: Call) -> Step:
     """Three answers at once come in any order, so the answer is chosen by who is asked."""
-    system = request["messages"][0]["content"]
+    system = call.system or ""
     if "sailor" in system:
         return _answer("Patience is a calm sea: you mend the nets, and the wind comes back by itself.", 0.6)
     if "baker" in system:

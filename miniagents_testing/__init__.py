@@ -2,6 +2,7 @@
 
 Importing this package loads nothing; each name comes with its own module.
 
+- `miniagents_testing.scripted`: models and users that say what a script says (`script` is its language).
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
 - `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
 - `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
@@ -16,15 +17,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette import RecordingTransport, ReplayTransport
-    from miniagents_testing.provider_server import Answer, ProviderServer
+    from miniagents_testing.provider_server import ProviderServer
+    from miniagents_testing.script import Failure, Step
+    from miniagents_testing.scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
 
-__all__ = ["Answer", "ProviderServer", "RecordingTransport", "ReplayTransport"]
+__all__ = [
+    "Failure",
+    "ProviderServer",
+    "RecordingTransport",
+    "ReplayTransport",
+    "ScriptedLLM",
+    "Step",
+    "create_scripted_agent",
+    "create_scripted_user",
+]
 
 _HOME = {
-    "Answer": "provider_server",
+    "Failure": "script",
     "ProviderServer": "provider_server",
     "RecordingTransport": "cassette",
     "ReplayTransport": "cassette",
+    "ScriptedLLM": "scripted",
+    "Step": "script",
+    "create_scripted_agent": "scripted",
+    "create_scripted_user": "scripted",
 }
 
 

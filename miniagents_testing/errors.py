@@ -8,12 +8,17 @@ Exception
     │   ├── CassetteMissError       (LookupError) a request that is not in the cassette
     │   ├── IncompleteRecordingError  read past the point where the recording was broken off
     │   └── UnplayedError           interactions that nobody asked for
-    ├── ScriptError                 the script of the provider server and what was asked of it do not fit
+    ├── ScriptError                 a script and what was asked of it do not fit
+    │   ├── UnconsumedStepsError    steps that nobody asked for
+    │   └── UnexpectedCallError     (LookupError) a call for which there is no step
     └── UnusedFaultError            a fault that was laid over a transport has changed nothing
 ```
 """
 
 from __future__ import annotations
+
+import sys
+from typing import TypeVar
 
 __all__ = [
     "CassetteError",
@@ -21,10 +26,15 @@ __all__ = [
     "CassetteMissError",
     "IncompleteRecordingError",
     "ScriptError",
+    "UnconsumedStepsError",
+    "UnexpectedCallError",
     "UnplayedError",
     "UnusedFaultError",
     "WorkshopError",
+    "for_sdks",
 ]
+
+E = TypeVar("E", bound="WorkshopError")
 
 
 class WorkshopError(Exception):
@@ -52,8 +62,23 @@ class UnplayedError(CassetteError):
 
 
 class ScriptError(WorkshopError):
-    """The provider server was asked for more than its script has, or has answers left over."""
+    """What a scripted model was asked is not what its script was written for."""
+
+
+class UnconsumedStepsError(ScriptError):
+    """Fewer calls came than the script has steps; the message names those that are left."""
+
+
+class UnexpectedCallError(ScriptError, LookupError):
+    """A call came for which the script has no step; the message says what was asked."""
 
 
 class UnusedFaultError(WorkshopError):
     """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""
+
+
+def for_sdks(kind: type[E]) -> type[E]:
+    """`kind`, and at once the base error of each SDK in use: none of them wraps it, or sends the request again."""
+    named = (("openai", "OpenAIError"), ("anthropic", "AnthropicError"))
+    bases = [base for sdk, name in named if (base := getattr(sys.modules.get(sdk), name, None)) is not None]
+    return type(kind.__name__, (kind, *bases), {"__module__": kind.__module__}) if bases else kind

@@ -1,62 +1,84 @@
-"""A local HTTP server that speaks the providers' wire formats, from a script.
+"""A local HTTP server that speaks the providers' wire formats, from a script or a recording.
 
 ```python
-with ProviderServer(["Hello!", Answer("One by one", gap=0.05)]) as server:
+with ProviderServer(["Hello!", Step("One by one", gap=0.05)]) as server:
     os.environ["OPENAI_BASE_URL"] = server.openai_base_url
     ...
 ```
 
-It answers OpenAI chat completions and Anthropic messages, streamed or whole; requests get the answers of the script in
-the order in which they come. It listens on loopback only and knows no keys.
+It answers OpenAI's chat completions and Responses and Anthropic's messages, streamed or whole, for any name of a model.
+It listens on loopback only and knows no keys.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import struct
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import StreamingResponse
 
-from miniagents_testing.errors import ScriptError
-from miniagents_testing.wire import Answer, anthropic_events, anthropic_message, openai_chunks, openai_completion
+from miniagents_testing.errors import UnexpectedCallError
+from miniagents_testing.playing import aplay, headers_due
+from miniagents_testing.scripted import ScriptedLLM
+from miniagents_testing.scripted.endpoints import error_response, respond_to
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
-__all__ = ["Answer", "ProviderServer", "Script"]
+    from miniagents_testing.call import Call
+    from miniagents_testing.script import Script
+    from miniagents_testing.streams import ResponseStream
 
-Script = Iterable[str | Answer] | Callable[[dict[str, Any]], str | Answer]
-"""Answers one after the other, or a function from the body of a request to its answer."""
+__all__ = ["ProviderServer"]
+
+logger = logging.getLogger("miniagents.testing")
+
+_RESET_AT_ONCE = struct.pack("ii", 1, 0)
+"""The socket option that closes a connection without a goodbye."""
+
+_OF_THE_CONNECTION = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
+"""Recorded headers that were about a connection that is no more."""
 
 
 class ProviderServer:
     """The server; it runs in a thread of its own between `with` and its end. `async with` works too.
 
+    Network errors in the script, and answers that end with one, break the connection; other exceptions become status
+    500, which no client repeats.
+
     Args:
-        script: the answers.
+        script: the answers: whatever `ScriptedLLM` takes, or one of them. For recordings see `recorded`.
         port: 0 takes any free one.
+        pace: factor on all times of the script.
+        overlay: what each response is changed by before it is played: other cuts, faults.
     """
 
-    def __init__(self, script: Script, *, port: int = 0) -> None:
-        self._script = script if callable(script) else iter(list(script))
+    def __init__(
+        self,
+        script: Script | ScriptedLLM,
+        *,
+        port: int = 0,
+        pace: float = 1.0,
+        overlay: Callable[[ResponseStream], ResponseStream] | None = None,
+    ) -> None:
+        self.llm = script if isinstance(script, ScriptedLLM) else ScriptedLLM(script, pace=pace, overlay=overlay)
+        self.url = ""
+        """Scheme, host and port."""
         self._port = port
-        self._released = threading.Event()
-        self._held: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._stopping = False
+        self._answering: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
-        self.requests: list[dict[str, Any]] = []
-        """The bodies of the requests so far, as they came."""
-        self.url = ""
-        """Scheme, host and port."""
 
     @property
     def openai_base_url(self) -> str:
@@ -68,22 +90,39 @@ class ProviderServer:
         """What `ANTHROPIC_BASE_URL` or `base_url=` of Anthropic's client should be."""
         return self.url
 
-    def release(self) -> None:
-        """Let the answers go on that stopped at their `hold_after`, and those that would."""
-        self._released.set()
-        for loop, event in self._held:
-            loop.call_soon_threadsafe(event.set)
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What was asked so far."""
+        return self.llm.calls
+
+    @property
+    def last_call(self) -> Call:
+        """The last of `calls`; `ScriptError` if there was none."""
+        return self.llm.last_call
 
     def assert_complete(self) -> None:
-        """Raise `ScriptError` if answers are left over: fewer requests came than the script is for."""
-        if not callable(self._script) and (left := list(self._script)):
-            raise ScriptError(f"{len(left)} answers were not asked for, the first of them {left[0]!r}")
+        """See `ScriptedLLM.assert_complete`."""
+        self.llm.assert_complete()
+
+    def release(self) -> None:
+        """Let the answers go on that stopped at `then="hold"`, and those that would."""
+        self.llm.release()
+
+    # --- starting and stopping
 
     def __enter__(self) -> Self:
+        self._stopping = False
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(
-            self._app(), log_config=None, lifespan="off", ws="none", access_log=False, timeout_graceful_shutdown=1
+            self._app,
+            interface="asgi3",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         # The socket listens already: a request that comes before uvicorn does waits in its backlog.
@@ -96,14 +135,15 @@ class ProviderServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
         assert self._server is not None
         assert self._thread is not None
         assert self._listener is not None
+        self._stopping = True
+        for task, loop in list(self._answering.items()):
+            loop.call_soon_threadsafe(task.cancel)
         self._server.should_exit = True
         self._thread.join()
         self._listener.close()
-        self._held.clear()
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -113,54 +153,63 @@ class ProviderServer:
     ) -> None:
         await asyncio.to_thread(self.__exit__, kind, error, traceback)
 
-    def _app(self) -> Starlette:
-        return Starlette(
-            routes=[
-                Route("/v1/chat/completions", self._chat_completions, methods=["POST"]),
-                Route("/v1/messages", self._messages, methods=["POST"]),
-            ]
-        )
+    # --- answering
 
-    async def _chat_completions(self, request: Request) -> Response:
-        body, answer = await self._next(request)
-        if not body.get("stream"):
-            return JSONResponse(openai_completion(answer, body, len(self.requests)), answer.status)
-        return self._streamed(answer, openai_chunks(answer, body, len(self.requests)))
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; by itself, because one that is cut off or broken must not become an error page or a log line."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering[task] = asyncio.get_running_loop()
+        try:
+            if not self._stopping:
+                await self._answer(scope, receive, send)
+        except ClientDisconnect:
+            return
+        except (asyncio.CancelledError, Exception) as error:
+            if isinstance(error, asyncio.CancelledError) and not self._stopping:
+                raise
+            logger.debug("the connection of %s is broken: %r", scope["path"], error)
+            await self._break_connection(scope)
+        finally:
+            del self._answering[task]
+        if self._stopping:
+            await self._break_connection(scope)
 
-    async def _messages(self, request: Request) -> Response:
-        body, answer = await self._next(request)
-        if not body.get("stream"):
-            return JSONResponse(anthropic_message(answer, body, len(self.requests)), answer.status)
-        return self._streamed(answer, anthropic_events(answer, body, len(self.requests)))
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = asyncio.get_running_loop().time()
+        request = Request(scope, receive)
+        stream = self._response_to(request.method, request.url.path, await request.body())
+        await asyncio.sleep(headers_due(stream, 0.0, self.llm.pace))
+        response = StreamingResponse(aplay(stream, started, self.llm.pace, gate=self.llm.gate), stream.status)
+        response.raw_headers = [
+            (name.encode(), value.encode())
+            for name, values in stream.headers.items()
+            if name not in _OF_THE_CONNECTION
+            for value in values
+        ]
+        await response(scope, receive, send)
 
-    async def _next(self, request: Request) -> tuple[dict[str, Any], Answer]:
-        """The body of the request, and what to answer; an exhausted script answers with an error no client retries."""
-        body: dict[str, Any] = await request.json()
-        self.requests.append(body)
-        if callable(self._script):
-            answer = self._script(body)
-        else:
-            answer = next(self._script, None) or Answer.error(
-                400, f"the script ends before request {len(self.requests)}"
-            )
-        return body, answer if isinstance(answer, Answer) else Answer(answer)
+    def _response_to(self, method: str, path: str, body: bytes) -> ResponseStream:
+        try:
+            return respond_to(self.llm, method, path, body)
+        except UnexpectedCallError as error:
+            return error_response(400, str(error))
+        except Exception as error:
+            if _is_network_error(error):
+                raise
+            return error_response(500, f"the script raises {error!r}")
 
-    def _streamed(self, answer: Answer, events: Sequence[bytes]) -> Response:
-        if answer.status >= 400:
-            return Response(b"".join(events), answer.status, media_type="application/json")
-        return StreamingResponse(self._paced(answer, events), media_type="text/event-stream; charset=utf-8")
+    async def _break_connection(self, scope: Scope) -> None:
+        """Close the socket of this request hard: its client gets a reset."""
+        assert self._server is not None
+        for connection in list(self._server.server_state.connections):
+            if getattr(connection, "client", None) == scope["client"] and connection.transport is not None:
+                connection.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE
+                )
+                connection.transport.abort()
+        await asyncio.sleep(0)  # until uvicorn knows, and misses no end of the response
 
-    async def _paced(self, answer: Answer, events: Sequence[bytes]) -> AsyncIterator[bytes]:
-        """The events with their pauses, each as one chunk."""
-        for number, event in enumerate(events):
-            if number == answer.hold_after:
-                await self._until_released()
-            await asyncio.sleep(answer.wait_before(number))
-            yield event
 
-    async def _until_released(self) -> None:
-        """Wait for `release`, of whichever thread."""
-        event = asyncio.Event()
-        self._held.append((asyncio.get_running_loop(), event))
-        if not self._released.is_set():
-            await event.wait()
+def _is_network_error(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx2", "httpx")

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TICKS_PER_SECOND", "Chunk", "ResponseStream"]
+__all__ = ["HELD", "TICKS_PER_SECOND", "Chunk", "ResponseStream"]
 
 TICKS_PER_SECOND = 100_000
 """Ticks of 10 µs; coarser ones put tokens of parallel streams out of order."""
+
+HELD = -1
+"""The wait of a chunk that comes when whoever plays the stream is told to go on. Made by scripts, never recorded."""
 
 
 class Chunk(NamedTuple):
     """Bytes as they were read from the wire in one go."""
 
     wait: int
-    """Ticks since the chunk before, or since the response headers."""
+    """Ticks since the chunk before, or since the response headers; or `HELD`."""
 
     data: bytes
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Self
 
 import pytest
 
-from miniagents_testing import Answer, ProviderServer
+from miniagents import UserMessage
+from miniagents_testing import ProviderServer, Step
 from miniagents_testing.cassette import load
 
 if TYPE_CHECKING:
@@ -131,8 +132,8 @@ class Person:
 def server() -> Iterator[ProviderServer]:
     """Answers in three words and stops after the first, until it is told to go on; then with recorded streams."""
     recorded = load(ROOT / "cassettes" / "openai" / "conversation.yaml")
-    wires = [Answer(wire=[chunk.data for chunk in each.response.chunks], gap=0.002) for each in recorded]
-    with ProviderServer([Answer(HELD, hold_after=2), *wires]) as server:
+    answers = [interaction.response for interaction in recorded]
+    with ProviderServer([Step(HELD, after=1, then="hold"), *answers], pace=0.05) as server:
         yield server
 
 
@@ -175,7 +176,7 @@ def test_tokens_are_seen_before_the_answer_has_ended(terminal: Person, server: P
     assert "two" not in terminal.seen
     server.release()
     terminal.waits_for("three.")
-    assert server.requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
+    assert server.calls[0].messages == (UserMessage("Hello"),)
 
 
 def test_exit_ends_a_conversation(terminal: Person, server: ProviderServer) -> None:
@@ -189,7 +190,7 @@ def test_exit_ends_a_conversation(terminal: Person, server: ProviderServer) -> N
     terminal.types("exit" + ENTER)
     assert terminal.waits_for_the_end() == 0
     assert "Traceback" not in terminal.seen
-    assert [message["content"] for message in server.requests[1]["messages"]] == ["Hello", "One two three.", "Go on"]
+    assert [message.content for message in server.calls[1].messages] == ["Hello", "One two three.", "Go on"]
 
 
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D], ids=["ctrl_c", "ctrl_d"])
@@ -230,7 +231,7 @@ def test_piped_exit_ends_it(pipes: Person, server: ProviderServer) -> None:
     """What comes after "exit" is not read."""
     pipes.types("exit\nHello\n")
     assert pipes.waits_for_the_end() == 0
-    assert server.requests == []
+    assert server.calls == ()
 
 
 def test_an_interrupt_ends_piped_input_in_the_middle_of_an_answer(pipes: Person) -> None:

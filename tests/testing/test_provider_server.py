@@ -13,7 +13,8 @@ import httpx2
 import openai
 import pytest
 
-from miniagents_testing import Answer, ProviderServer
+from miniagents import UserMessage
+from miniagents_testing import Failure, ProviderServer, Step
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 from miniagents_testing.errors import ScriptError
 
@@ -44,12 +45,12 @@ async def test_openai_streams_the_scripted_text() -> None:
     assert sum(map(bool, texts)) > 3
     assert [choice.finish_reason for chunk in chunks for choice in chunk.choices][-1] == "stop"
     assert chunks[-1].usage is not None
-    assert server.requests[0]["messages"] == [{"role": "user", "content": "Hi"}]
+    assert server.last_call.messages == (UserMessage("Hi"),)
 
 
 async def test_openai_gets_whole_answers_too() -> None:
     """Without `stream` the answer is one JSON object."""
-    async with ProviderServer([Answer(TEXT, finish_reason="length")]) as server, _openai(server) as client:
+    async with ProviderServer([Step(TEXT, finish_reason="length")]) as server, _openai(server) as client:
         answer = await client.chat.completions.create(model="gpt-4", messages=[{"role": "user", "content": "Hi"}])
     assert answer.choices[0].message.content == TEXT
     assert answer.choices[0].finish_reason == "length"
@@ -79,7 +80,7 @@ async def test_anthropic_gets_the_scripted_text(stream: bool) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_errors_are_scripted_too(stream: bool) -> None:
     """The SDK raises its own error, with our message."""
-    async with ProviderServer([Answer.error(429, "too fast")]) as server, _openai(server) as client:
+    async with ProviderServer([Failure(429, "too fast")]) as server, _openai(server) as client:
         with pytest.raises(openai.RateLimitError) as caught:
             await client.chat.completions.create(model="m", messages=[], stream=stream)
     assert "too fast" in str(caught.value)
@@ -88,13 +89,13 @@ async def test_errors_are_scripted_too(stream: bool) -> None:
 async def test_an_exhausted_script_is_an_error() -> None:
     """Answers are not repeated: a request too many is a fault of the application."""
     async with ProviderServer([]) as server, _openai(server) as client:
-        with pytest.raises(openai.BadRequestError, match="the script ends before request 1"):
+        with pytest.raises(openai.BadRequestError, match=r"call 1 .* was not expected"):
             await client.chat.completions.create(model="m", messages=[])
 
 
 async def test_a_function_may_look_at_the_request() -> None:
     """The answer depends on what was asked."""
-    async with ProviderServer(lambda request: request["messages"][0]["content"].upper()) as server:
+    async with ProviderServer(lambda call: call.text.upper()) as server:
         async with _openai(server) as client:
             answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
         server.assert_complete()
@@ -103,13 +104,13 @@ async def test_a_function_may_look_at_the_request() -> None:
 
 def test_answers_left_over_are_an_error() -> None:
     """Fewer requests than scripted is a fault too."""
-    with ProviderServer(["never asked for"]) as server, pytest.raises(ScriptError, match="1 answers"):
+    with ProviderServer(["never asked for"]) as server, pytest.raises(ScriptError, match="1 of 1 steps were not used"):
         server.assert_complete()
 
 
 async def test_a_held_answer_goes_on_when_it_is_released() -> None:
     """What came before the hold is with the client while the rest is not sent yet."""
-    async with ProviderServer([Answer(["a", "b"], hold_after=2)]) as server, _openai(server) as client:
+    async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server, _openai(server) as client:
         seen = []
         async for chunk in await client.chat.completions.create(model="m", messages=[], stream=True):
             seen.append(chunk.choices[0].delta.content)
@@ -120,7 +121,7 @@ async def test_a_held_answer_goes_on_when_it_is_released() -> None:
 
 def test_a_server_stops_while_it_holds_an_answer() -> None:
     """Leaving `with` never waits for a client that nobody serves any more."""
-    with ProviderServer([Answer(["a", "b"], hold_after=1)]) as server:
+    with ProviderServer([Step(["a", "b"], after=0, then="hold")]) as server:
         client = httpx2.Client()
         with client.stream("POST", f"{server.openai_base_url}/chat/completions", json={"stream": True}) as response:
             assert response.status_code == 200

@@ -14,7 +14,7 @@ import pytest
 from miniagents import MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents_testing import Answer, ProviderServer, RecordingTransport, ReplayTransport
+from miniagents_testing import ProviderServer, RecordingTransport, ReplayTransport, Step
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load
 from miniagents_testing.errors import CassetteError, CassetteMissError, IncompleteRecordingError, UnplayedError
 
@@ -40,7 +40,7 @@ async def _texts(client: openai.AsyncOpenAI, prompt: str) -> list[str]:
 
 
 @asynccontextmanager
-async def _recorded(path: Path, *answers: str | Answer) -> AsyncIterator[openai.AsyncOpenAI]:
+async def _recorded(path: Path, *answers: str | Step) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client whose conversation with a local server goes into `path`, under OpenAI's own address."""
     async with ProviderServer(answers) as server:
         transport = RecordingTransport(path, record_as={server.openai_base_url: "https://api.openai.com/v1"})
@@ -67,7 +67,7 @@ async def test_what_was_recorded_is_played(tmp_path: Path) -> None:
 
 async def test_tokens_flow_while_recording(tmp_path: Path) -> None:
     """A delta is with the reader while the provider has not sent the next one."""
-    async with ProviderServer([Answer(["a", "b"], hold_after=2)]) as server:
+    async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server:
         async with _client(RecordingTransport(tmp_path / "c.yaml"), server.openai_base_url) as client:
             seen = []
             async for chunk in await client.chat.completions.create(model="m", messages=[], stream=True):
@@ -104,7 +104,7 @@ async def test_no_secret_is_written(tmp_path: Path) -> None:
     assert KEY not in text
     (interaction,) = load(path)
     assert list(interaction.request_headers) == ["content-type"]
-    assert list(interaction.response.headers) == ["content-type"]
+    assert list(interaction.response.headers) == ["content-type", "x-request-id"]
 
 
 async def test_a_key_in_a_body_is_refused(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def test_a_key_in_a_body_is_refused(tmp_path: Path) -> None:
 async def test_the_end_is_recorded(tmp_path: Path, stop_at: str | None, end: str, complete: bool) -> None:
     """Whether the reader left, and whether it had everything when it did."""
     path = tmp_path / "c.yaml"
-    async with ProviderServer([Answer(["a", "b", "c"])]) as server:
+    async with ProviderServer([Step(["a", "b", "c"])]) as server:
         async with httpx2.AsyncClient(transport=RecordingTransport(path)) as client:
             url = f"{server.openai_base_url}/chat/completions"
             async with client.stream("POST", url, json={"stream": True}) as response:
@@ -161,7 +161,7 @@ async def test_a_broken_connection_is_played_as_the_same_error(tmp_path: Path) -
 async def test_a_cancelled_reader_is_recorded_as_one(tmp_path: Path) -> None:
     """What had arrived is kept, and marked."""
     path = tmp_path / "c.yaml"
-    async with ProviderServer([Answer(["a", "b"], hold_after=2)]) as server:
+    async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server:
         transport = RecordingTransport(path)
         client = httpx2.AsyncClient(transport=transport)
         arrived = asyncio.Event()

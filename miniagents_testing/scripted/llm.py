@@ -1,0 +1,215 @@
+"""A model that answers from a script: its calls, and the agents and clients that ask it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from miniagents import InteractionContext
+from miniagents_testing.call import API, Call
+from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
+from miniagents_testing.playing import Gate
+from miniagents_testing.script import Failure, Step, as_answer, script_items
+from miniagents_testing.wire import rendered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anthropic import AsyncAnthropic
+    from openai import AsyncOpenAI
+
+    from miniagents import MiniAgent
+    from miniagents_testing.script import Script
+    from miniagents_testing.scripted.transport import ScriptedTransport
+    from miniagents_testing.streams import ResponseStream
+
+__all__ = ["ScriptedLLM", "create_scripted_agent"]
+
+
+class ScriptedLLM:
+    """A model that answers from a script. One object for any number of agents and clients; calls get steps in turn.
+
+    Args:
+        script: a text, a step, a list with one step a call, or a function from a `Call` to its answer. See `Step`.
+        pace: factor on all times of the script.
+        overlay: what each response is changed by before it is played: other cuts, faults.
+
+    Raises:
+        TypeError: something in the script cannot be a step.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        pace: float = 1.0,
+        overlay: Callable[[ResponseStream], ResponseStream] | None = None,
+    ) -> None:
+        self.pace = pace
+        self.gate = Gate()
+        self._items = script_items(script)
+        self._overlay = overlay
+        self._calls: list[Call] = []
+        self._unexpected: UnexpectedCallError | None = None
+        self._lock = threading.Lock()
+
+    # --- looking at what happened
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What was asked so far, in order; those that were not expected too."""
+        return tuple(self._calls)
+
+    @property
+    def last_call(self) -> Call:
+        """The last of `calls`.
+
+        Raises:
+            ScriptError: there was none.
+        """
+        if not self._calls:
+            raise ScriptError("the scripted model was not called yet")
+        return self._calls[-1]
+
+    def assert_complete(self) -> None:
+        """Check that each step was used and that no call was too much, also where the app has caught that error.
+
+        Raises:
+            UnexpectedCallError: there was a call too much.
+            UnconsumedStepsError: steps are left.
+        """
+        if self._unexpected is not None:
+            raise self._unexpected
+        if callable(self._items) or len(self._calls) >= len(self._items):
+            return
+        used, steps = len(self._calls), len(self._items)
+        lines = [f"{steps - used} of {steps} steps were not used, because there {_were(used)}:"]
+        lines += [f"  step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
+        lines += [f"  {call}" for call in self._calls]
+        raise UnconsumedStepsError("\n".join(lines))
+
+    def release(self) -> None:
+        """Let the answers go on that stopped at `then="hold"`, and those that would."""
+        self.gate.release()
+
+    # --- being asked
+
+    def respond(self, api: API, request: Mapping[str, Any]) -> ResponseStream:
+        """The answer to one request: its call is noted, and takes the next step.
+
+        Args:
+            api: which API is asked.
+            request: the body of the request.
+
+        Raises:
+            UnexpectedCallError: no step is left.
+            Exception: the step is one, or a function of the script has failed.
+        """
+        call, item = self._next(api, request)
+        if callable(item) and not isinstance(item, type):
+            item = as_answer(item(call), f"what the script answers to {call}")
+        if isinstance(item, Exception):
+            raise item
+        stream = rendered(item, call) if isinstance(item, Step | Failure) else item
+        return stream if self._overlay is None else self._overlay(stream)
+
+    def _next(self, api: API, request: Mapping[str, Any]) -> tuple[Call, Any]:
+        with self._lock:
+            call = Call.of(len(self._calls) + 1, api, request, _agents())
+            self._calls.append(call)
+            if callable(self._items):
+                return call, self._items
+            if call.number <= len(self._items):
+                return call, self._items[call.number - 1]
+            error = UnexpectedCallError(self._unexpected_message(call))
+            self._unexpected = self._unexpected or error
+            raise error
+
+    def _unexpected_message(self, call: Call) -> str:
+        assert not callable(self._items)
+        lines = [f"{call} was not expected: all {len(self._items)} steps of the script are used"]
+        lines += [
+            f"  step {number}: {item!r} was for {earlier}"
+            for number, (item, earlier) in enumerate(zip(self._items, self._calls, strict=False), 1)
+        ]
+        return "\n".join(lines)
+
+    # --- standing in for a model
+
+    def agent(
+        self,
+        model: str = "scripted-model",
+        *,
+        alias: str = "SCRIPTED_AGENT",
+        api: API = "chat",
+        async_client: Any = None,
+        retry: Any = None,
+        **settings: Any,
+    ) -> MiniAgent[Any]:
+        """An agent that answers from the script, in place of any agent that asks a model.
+
+        It is the provider's own agent with another client: everything but HTTP and the SDK is real, and no SDK needs to
+        be installed. Takes what `create_openai_agent` and `create_anthropic_agent` take.
+
+        Args:
+            model: what the API calls the model.
+            alias: how the agent is named in traces.
+            api: whose agent it is, and whose bytes are decoded.
+            async_client: ignored: nothing is ever sent.
+            retry: None, other than with those agents: each call of the agent takes one step.
+            settings: everything else.
+        """
+        from miniagents.ext.llm.anthropic import create_anthropic_agent
+        from miniagents.ext.llm.openai import create_openai_agent
+        from miniagents_testing.scripted.client import ScriptedClient
+
+        common = {"async_client": ScriptedClient(self), "alias": alias, "retry": retry, **settings}
+        if api == "messages":
+            return create_anthropic_agent(model, **common)
+        return create_openai_agent(model, api=api, **common)
+
+    def transport(self) -> ScriptedTransport:
+        """A transport for `httpx2.AsyncClient` and `httpx2.Client` that speaks the API of whichever path is asked."""
+        from miniagents_testing.scripted.transport import ScriptedTransport
+
+        return ScriptedTransport(self)
+
+    def openai_client(self, **options: Any) -> AsyncOpenAI:
+        """OpenAI's client on `transport()`; it does not retry, unless `max_retries=` among the options says so."""
+        import httpx2
+        import openai
+
+        http_client = httpx2.AsyncClient(transport=self.transport())
+        base_url = "https://api.openai.com/v1"
+        defaults = {"api_key": "scripted", "base_url": base_url, "max_retries": 0, "http_client": http_client}
+        return openai.AsyncOpenAI(**{**defaults, **options})
+
+    def anthropic_client(self, **options: Any) -> AsyncAnthropic:
+        """Anthropic's client on `transport()`; it does not retry, unless `max_retries=` among the options says so."""
+        import anthropic
+        import httpx2
+
+        http_client = httpx2.AsyncClient(transport=self.transport())
+        base_url = "https://api.anthropic.com"
+        defaults = {"api_key": "scripted", "base_url": base_url, "max_retries": 0, "http_client": http_client}
+        return anthropic.AsyncAnthropic(**{**defaults, **options})
+
+
+def create_scripted_agent(script: Script, *, alias: str = "SCRIPTED_AGENT", **settings: Any) -> MiniAgent[Any]:
+    """An agent that answers from a script, in place of any agent that asks a model.
+
+    To look at what it was asked, make a `ScriptedLLM` and take its `agent()`, whose arguments these are.
+    """
+    return ScriptedLLM(script).agent(alias=alias, **settings)
+
+
+def _agents() -> tuple[str, ...]:
+    """Whose call this is, as far as the framework knows."""
+    try:
+        return tuple(InteractionContext.get_current().get_agent_trace())
+    except LookupError:
+        return ()
+
+
+def _were(calls: int) -> str:
+    return f"were {calls} calls" if calls != 1 else "was 1 call"

@@ -1,0 +1,57 @@
+"""Recorded streams as a script: each request gets the recorded answer to the same request, whatever the host."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from miniagents_testing.cassette.matching import canonical_body, differences
+from miniagents_testing.errors import UnexpectedCallError
+from miniagents_testing.scripted.endpoints import api_of_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from miniagents_testing.call import API, Call
+    from miniagents_testing.cassette import Interaction
+    from miniagents_testing.streams import ResponseStream
+
+__all__ = ["recorded"]
+
+_Key = tuple["API | None", bytes]
+
+
+def recorded(interactions: Iterable[Interaction]) -> Callable[[Call], ResponseStream]:
+    """A script that answers from recordings: `ProviderServer(recorded(load("chat.yaml")))`.
+
+    A request that was recorded several times gets its answers in the order in which they were recorded. To answer in
+    the order of the recording, whatever is asked, give the responses themselves as a script:
+    `[interaction.response for interaction in load("chat.yaml")]`.
+    """
+    kept = list(interactions)
+    left: dict[_Key, deque[ResponseStream]] = {}
+    for interaction in kept:
+        left.setdefault(_key(_api(interaction), interaction.request_body), deque()).append(interaction.response)
+
+    def answer(call: Call) -> ResponseStream:
+        body = json.dumps(call.request, default=dict).encode()
+        answers = left.get(_key(call.api, body))
+        if answers:
+            return answers.popleft()
+        lines = [f"nothing that is left in the recording answers {call}"]
+        nearest = sorted((differences(each.request_body, body) for each in kept if _api(each) == call.api), key=len)
+        for found in nearest[:1]:
+            lines += [f"  {line}" for line in found[:5]] or ["  the same request was answered already"]
+        raise UnexpectedCallError("\n".join(lines))
+
+    return answer
+
+
+def _key(api: API | None, body: bytes) -> _Key:
+    return api, canonical_body(body)
+
+
+def _api(interaction: Interaction) -> API | None:
+    return api_of_path(urlsplit(interaction.uri).path)

@@ -1,0 +1,143 @@
+"""Anthropic's messages on the wire."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from miniagents_testing.wire.base import Body, Event, WireFormat, closes, opens, token, usage_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from miniagents_testing.call import API, Call
+    from miniagents_testing.script import Failure, Step, ToolCallDeltas
+
+__all__ = ["MessagesFormat"]
+
+_STOP_REASONS = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",  # which is what it calls that
+    "pause": "pause_turn",
+}
+_ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_SIGNATURE = "c2NyaXB0ZWQ="
+
+
+class MessagesFormat(WireFormat):
+    """`POST /v1/messages`."""
+
+    api: ClassVar[API] = "messages"
+    path: ClassVar[str] = "/messages"
+    request_id: ClassVar[str] = "request-id"
+
+    def events(self, step: Step, call: Call) -> Iterator[Event]:
+        """One content block after the other; a ping behind the first event that could be followed by one."""
+        whole = self.document(step, call)
+        usage = whole["usage"]
+        started = {"stop_reason": None, "stop_details": None, "usage": {**usage, "output_tokens": 1}}
+        yield opens({"type": "message_start", "message": {**whole, "content": [], **started}})
+        blocks = list(_blocks(step, call))
+        if not blocks:
+            yield opens({"type": "ping"})
+        for index, (start, deltas, last) in enumerate(blocks):
+            yield opens({"type": "content_block_start", "index": index, "content_block": start})
+            if index == 0:
+                yield opens({"type": "ping"})
+            if start["type"] == "tool_use":
+                yield opens(_delta(index, {"type": "input_json_delta", "partial_json": ""}))
+            for delta in deltas:
+                yield token(_delta(index, delta))
+            if last is not None:
+                yield closes(_delta(index, last))
+            yield closes({"type": "content_block_stop", "index": index})
+        ended = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
+        if whole["stop_details"] is not None:
+            ended["stop_details"] = whole["stop_details"]
+        yield closes({"type": "message_delta", "delta": ended, "usage": usage})
+        yield closes({"type": "message_stop"})
+
+    def document(self, step: Step, call: Call) -> Body:
+        """The whole answer at once."""
+        usage = usage_of(step, call)
+        details = None
+        if step.deltas.refusal:  # there are no words of the model's: the provider explains
+            details = {"type": "refusal", "category": None, "explanation": "".join(step.deltas.refusal)}
+        return {
+            "id": f"msg_scripted_{call.number}",
+            "type": "message",
+            "role": "assistant",
+            "model": call.model,
+            "content": list(_content(step, call)),
+            "stop_reason": _STOP_REASONS.get(step.reason, step.reason),
+            "stop_sequence": None,
+            "stop_details": details,
+            "usage": {
+                "input_tokens": usage.input_tokens,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": usage.cached_tokens,
+                "output_tokens": usage.output_tokens,
+                "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
+            },
+        }
+
+    def failure(self, failure: Failure, call: Call) -> Body:
+        """The body of an error response."""
+        kind = failure.type or _ERRORS.get(failure.status)
+        kind = kind or ("invalid_request_error" if failure.status < 500 else "api_error")
+        error = {"type": kind, "message": failure.message}
+        return {"type": "error", "error": error, "request_id": f"req_scripted_{call.number}"}
+
+
+def _blocks(step: Step, call: Call) -> Iterator[tuple[Body, Sequence[Body], Body | None]]:
+    """Of each content block: how it starts, its deltas, and what comes last and is no token."""
+    deltas = step.deltas
+    if deltas.reasoning:
+        thoughts = [{"type": "thinking_delta", "thinking": piece} for piece in deltas.reasoning]
+        signature = {"type": "signature_delta", "signature": _SIGNATURE}
+        yield {"type": "thinking", "thinking": "", "signature": ""}, thoughts, signature
+    if deltas.text:
+        yield {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in deltas.text], None
+    for index, tool_call in enumerate(deltas.tool_calls):
+        inputs = [{"type": "input_json_delta", "partial_json": piece} for piece in tool_call.arguments]
+        yield _tool_use(tool_call, call, index, {}), inputs, None
+
+
+def _content(step: Step, call: Call) -> Iterator[Body]:
+    """The content blocks, whole."""
+    deltas = step.deltas
+    if deltas.reasoning:
+        yield {"type": "thinking", "thinking": "".join(deltas.reasoning), "signature": _SIGNATURE}
+    if deltas.text:
+        yield {"type": "text", "text": "".join(deltas.text)}
+    for index, tool_call in enumerate(deltas.tool_calls):
+        yield _tool_use(tool_call, call, index, _object("".join(tool_call.arguments)))
+
+
+def _tool_use(tool_call: ToolCallDeltas, call: Call, index: int, arguments: Any) -> Body:
+    id_ = tool_call.id or f"toolu_{call.number}_{index}"
+    return {"type": "tool_use", "id": id_, "name": tool_call.name, "input": arguments}
+
+
+def _delta(index: int, delta: Body) -> Body:
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def _object(text: str) -> Any:
+    """The arguments as a value, which is all that this API can send in one piece: none where they are no JSON."""
+    try:
+        return json.loads(text or "{}")
+    except ValueError:
+        return {}
