@@ -181,7 +181,7 @@ class ScriptedLLM:
 
         http_client = httpx2.AsyncClient(transport=self.transport())
         base_url = "https://api.openai.com/v1"
-        defaults = {"api_key": "scripted", "base_url": base_url, "max_retries": 0, "http_client": http_client}
+        defaults = {"api_key": "no-key-is-needed", "base_url": base_url, "max_retries": 0, "http_client": http_client}
         return openai.AsyncOpenAI(**{**defaults, **options})
 
     def anthropic_client(self, **options: Any) -> AsyncAnthropic:
@@ -191,7 +191,7 @@ class ScriptedLLM:
 
         http_client = httpx2.AsyncClient(transport=self.transport())
         base_url = "https://api.anthropic.com"
-        defaults = {"api_key": "scripted", "base_url": base_url, "max_retries": 0, "http_client": http_client}
+        defaults = {"api_key": "no-key-is-needed", "base_url": base_url, "max_retries": 0, "http_client": http_client}
         return anthropic.AsyncAnthropic(**{**defaults, **options})
 
 
