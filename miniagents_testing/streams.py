@@ -5,11 +5,13 @@ Everything in the workshop that answers a request speaks this one form, so each 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["HELD", "TICKS_PER_SECOND", "Chunk", "ResponseStream"]
 
@@ -40,6 +42,7 @@ class ResponseStream:
 
     chunks: tuple[Chunk, ...] = ()
     status: int = 200
+    """0 where the connection failed before there was a response; `end` then says how."""
     reason: str = "OK"
     headers: Mapping[str, list[str]] = field(default_factory=dict)
     """By lower-case name."""
@@ -54,3 +57,22 @@ class ResponseStream:
     def body(self) -> bytes:
         """The whole response body."""
         return b"".join(chunk.data for chunk in self.chunks)
+
+    def recut(self, pieces: Iterable[bytes]) -> Self:
+        """The same bytes in other chunks; each comes when its last byte came.
+
+        Raises:
+            ValueError: the pieces are not those of this body.
+        """
+        pieces = [piece for piece in pieces if piece]
+        if b"".join(pieces) != self.body:
+            raise ValueError("a stream can only be cut differently: these pieces are not its body")
+        ends = list(accumulate(len(chunk.data) for chunk in self.chunks))
+        moments = list(accumulate(chunk.wait for chunk in self.chunks))
+        chunks, position, before = [], 0, 0
+        for piece in pieces:
+            position += len(piece)
+            moment = moments[bisect_left(ends, position)]
+            chunks.append(Chunk(moment - before, piece))
+            before = moment
+        return replace(self, chunks=tuple(chunks))

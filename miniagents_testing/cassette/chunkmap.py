@@ -27,8 +27,12 @@ __all__ = ["ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk
 _TICKS_PER_MS = TICKS_PER_SECOND // 1000
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_EMPTY_LINE = re.compile(rb"\n(?<=\n\n)")
+"""Where lines end in LF alone, which is nearly everywhere, and then several times as fast."""
 _TOKEN = re.compile(
-    r"(?P<ms>\d{1,12})(\.(?P<hundredths>\d{1,2}))?(\*(?P<events>[1-9]\d{0,11})|/(?P<size>[1-9]\d{0,11}))?"
+    r"""(?P<ms>\d{1,12})(?:\.(?P<hundredths>\d{1,2}))?
+    (?:\*(?P<events>[1-9]\d{0,11})|/(?P<size>[1-9]\d{0,11}))?""",
+    re.VERBOSE,
 )
 
 
@@ -39,11 +43,16 @@ class ChunkMapError(ValueError):
 def event_ends(body: bytes) -> list[int]:
     """Where the events of `body` end: after each blank line, and at the end of the body."""
     ends = []
-    line_start = 0
-    for end_of_line in _LINE_END.finditer(body):
-        if end_of_line.start() == line_start:
-            ends.append(end_of_line.end())
-        line_start = end_of_line.end()
+    if b"\r" not in body:
+        ends = [line.end() for line in _EMPTY_LINE.finditer(body)]
+        if body.startswith(b"\n"):
+            ends.insert(0, 1)
+    else:
+        line_start = 0
+        for end_of_line in _LINE_END.finditer(body):
+            if end_of_line.start() == line_start:
+                ends.append(end_of_line.end())
+            line_start = end_of_line.end()
     if body and (not ends or ends[-1] != len(body)):
         ends.append(len(body))
     return ends
@@ -81,10 +90,11 @@ def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
         parsed = _TOKEN.fullmatch(token)
         if parsed is None:
             raise ChunkMapError(f"{token!r} is no token of a chunk map")
-        start, position = position, _end_of_chunk(parsed, position, ends)
+        ms, hundredths, events, size = parsed.groups()
+        start, position = position, position + int(size) if size else _after_events(int(events or 1), position, ends)
         if position > len(body):
             raise ChunkMapError(f"the map goes on after the {len(body)} bytes of the body, at {token!r}")
-        wait = int(parsed["ms"]) * _TICKS_PER_MS + int((parsed["hundredths"] or "0").ljust(2, "0"))
+        wait = int(ms) * _TICKS_PER_MS + (int(hundredths.ljust(2, "0")) if hundredths else 0)
         chunks.append(Chunk(wait, body[start:position]))
     if position != len(body):
         raise ChunkMapError(f"the map ends after {position} of the {len(body)} bytes of the body")
@@ -109,13 +119,13 @@ def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
     return full
 
 
-def _end_of_chunk(token: re.Match[str], position: int, ends: Sequence[int]) -> int:
-    """Where the chunk of `token` ends that starts at `position`."""
-    if token["size"]:
-        return position + int(token["size"])
-    last = bisect_right(ends, position) + int(token["events"] or "1") - 1
+def _after_events(count: int, position: int, ends: Sequence[int]) -> int:
+    """Where the `count`-th event ends from `position` on."""
+    last = bisect_right(ends, position) + count - 1
     if last >= len(ends):
-        raise ChunkMapError(f"the body has no {token['events'] or 'further'} events for {token[0]!r}")
+        raise ChunkMapError(
+            f"the body has {len(ends) - last + count - 1} more events after {position} bytes, not {count}"
+        )
     return ends[last]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from miniagents_testing.streams import ResponseStream
 
@@ -27,7 +27,9 @@ KEPT_HEADERS = frozenset(
 """All that a client acts on. A list of what is kept, not of what is secret: new headers with keys in them come up."""
 
 _TERMINAL_EVENT = re.compile(
-    rb'^data: ?(?:\[DONE\]|\{"type": ?"(?:message_stop|response\.(?:completed|failed|incomplete)|error)")', re.MULTILINE
+    rb"""^data:\ ?(?:\[DONE\]|\{"type":\ ?"(?:message_stop|response\.(?:completed|failed|incomplete)|error)")
+    |^event:\ ?(?:message_stop|response\.(?:completed|failed|incomplete)|error)\r?$""",
+    re.MULTILINE | re.VERBOSE,
 )
 
 
@@ -42,9 +44,17 @@ class Interaction:
     request_headers: Mapping[str, list[str]] = field(default_factory=dict)
     started_ms: float = 0.0
     """Start of the request in ms, since the recording began."""
+    agent: str = ""
+    """Who asked, where the framework made the call: aliases from the outermost agent in, and which request of such an
+    agent it was, as in `WRITER/OPENAI_AGENT#2`."""
+
+    @property
+    def agent_path(self) -> str:
+        """Who asked, without the number."""
+        return self.agent.rpartition("#")[0]
 
 
-def kept_headers(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """The headers that go into a cassette, by lower-case name, in order of name."""
     kept: dict[str, list[str]] = {}
     for name, value in sorted(pairs, key=lambda pair: pair[0].lower()):

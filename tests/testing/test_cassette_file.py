@@ -16,7 +16,8 @@ from vcr import matchers
 from vcr.cassette import Cassette
 from vcr.request import Request
 
-from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, file, load, save
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
+from miniagents_testing.cassette.document import sealed
 from miniagents_testing.cassette.yaml_text import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
@@ -201,10 +202,7 @@ def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
             "stream": stream,
         },
     }
-    entry["response"]["stream"]["digest"] = file._digest(entry)
-    path.write_text(
-        yaml_text({"interactions": [entry], "version": 1, "miniagents": file._seal([entry])}), encoding="utf-8"
-    )
+    path.write_text(yaml_text(sealed([entry])), encoding="utf-8")
     with pytest.warns(UserWarning, match="interaction 1: one event a chunk"):
         assert load(path)[0].response.chunks == (Chunk(0, b"data: 1\n\n"),)
 

@@ -1,0 +1,244 @@
+"""A cassette as a document: vcrpy's v1 format, with `response.stream` in each interaction and a seal at the end.
+
+This room knows no file and no path; its errors say which interaction, and `file` says of which cassette.
+The digests tell damage and hand edits apart from a recording; they are no protection against somebody who means it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import textwrap
+import warnings
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from miniagents_testing.cassette import chunkmap
+from miniagents_testing.cassette.foreign import foreign_interaction
+from miniagents_testing.cassette.interaction import Interaction
+from miniagents_testing.cassette.matching import canonical_body
+from miniagents_testing.errors import CassetteFormatError
+from miniagents_testing.streams import ResponseStream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from miniagents_testing.streams import Chunk
+
+__all__ = ["FORMAT", "entry_of", "interaction_of", "parse", "sealed"]
+
+FORMAT = 1
+"""The `v` of everything that is ours in the file."""
+
+NO_RESPONSE = 599
+"""The status that plain vcrpy plays where there was no response; clients take it for the failure that it was."""
+
+Entry = dict[str, Any]
+"""One interaction as it stands in the file."""
+
+# libyaml is in every wheel of PyYAML; where somebody built it without, files read the same, 10 times slower.
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """The document in a text, once its seal is found whole; JSON is vcrpy's other form.
+
+    Raises:
+        CassetteFormatError: no cassette, or not the one that was saved.
+    """
+    try:
+        # a JSON string may hold an emoji as two escapes, which YAML refuses
+        document = (
+            json.loads(text) if text.startswith("{" if isinstance(text, str) else b"{") else yaml.load(text, _Loader)
+        )
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
+    try:
+        if document["version"] != 1:  # it stands after all interactions: a file that was cut off lacks it
+            raise CassetteFormatError(f"version {document['version']!r} of vcrpy's format is not known here")
+        _check_seal(document["interactions"], document.get("miniagents"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CassetteFormatError(f"not a cassette: {type(error).__name__}: {error}") from error
+    checked: dict[str, Any] = document
+    return checked
+
+
+def sealed(entries: Sequence[Entry]) -> dict[str, Any]:
+    """The document of these interactions, with their digests."""
+    entries = [_with_digest(entry) for entry in entries]
+    return {"interactions": entries, "version": 1, "miniagents": _seal(entries)}
+
+
+def entry_of(interaction: Interaction) -> Entry:
+    """An interaction as it stands in the file, without its digest."""
+    answer = interaction.response
+    stream: dict[str, Any] = {"v": FORMAT, "started_ms": round(interaction.started_ms, 2)}
+    if answer.status:
+        stream["headers_ms"] = round(answer.headers_ms, 2)
+    # In lines, because a diff shows lines.
+    stream["chunks"] = "\n".join(textwrap.wrap(chunkmap.encode(answer.chunks), 100)) + "\n"
+    stream["end"] = answer.end
+    if answer.end != "eof":
+        stream["complete"] = answer.complete
+    if interaction.agent:
+        stream["agent"] = interaction.agent
+    return {
+        "request": {
+            "method": interaction.method,
+            "uri": interaction.uri,
+            "body": _text(interaction.request_body),
+            "headers": {name: list(values) for name, values in interaction.request_headers.items()},
+        },
+        "response": {
+            "status": {"code": answer.status or NO_RESPONSE, "message": answer.reason},
+            "headers": {name: list(values) for name, values in answer.headers.items()},
+            "body": {"string": _text(answer.body)},
+            "stream": stream,
+        },
+    }
+
+
+def interaction_of(entry: Entry, where: str) -> Interaction:
+    """An interaction from its place in the file; `where` is what warnings call it.
+
+    Raises:
+        CassetteFormatError: this is not the form of an interaction.
+    """
+    try:
+        request, stream = entry["request"], entry["response"].get("stream")
+        if stream is None:
+            return foreign_interaction(entry, where)
+        return Interaction(
+            method=request["method"],
+            uri=request["uri"],
+            request_body=_bytes(request["body"]),
+            request_headers=request.get("headers") or {},
+            started_ms=float(stream.get("started_ms", 0)),
+            agent=stream.get("agent", ""),
+            response=_StoredStream.of(entry["response"], stream, where),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CassetteFormatError(f"{where}: not an interaction: {type(error).__name__}: {error}") from error
+
+
+class _StoredStream(ResponseStream):
+    """A stream out of a file: its chunks are cut when somebody first asks for them, which for most is never."""
+
+    __slots__ = ("_map", "_stored_body", "_where")
+
+    @classmethod
+    def of(cls, response: Mapping[str, Any], stream: Mapping[str, Any], where: str) -> _StoredStream:
+        end = stream.get("end", "eof")
+        answered = "headers_ms" in stream or "end" not in stream
+        self = object.__new__(cls)
+        for name, value in {
+            "status": response["status"]["code"] if answered else 0,
+            "reason": response["status"]["message"] or "",
+            "headers": {name.lower(): values for name, values in (response.get("headers") or {}).items()},
+            "headers_ms": float(stream.get("headers_ms", 0)),
+            "end": end,
+            "complete": stream.get("complete", end == "eof"),
+            "_stored_body": _bytes(response["body"]["string"]),
+            "_map": stream.get("chunks"),
+            "_where": where,
+        }.items():
+            object.__setattr__(self, name, value)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """Called where a slot is empty: `chunks` until it is first read, `_stored_body` in a copy."""
+        if name != "chunks":
+            raise AttributeError(name)
+        chunks = _chunks(self._map, self._stored_body, self._where)
+        object.__setattr__(self, "chunks", chunks)
+        return chunks
+
+    def _plain(self) -> ResponseStream:
+        return ResponseStream(**{each.name: getattr(self, each.name) for each in fields(self)})
+
+    def __eq__(self, other: object) -> bool:
+        """Where a stream comes from makes no difference."""
+        return self._plain() == (other._plain() if isinstance(other, _StoredStream) else other)
+
+    __hash__ = ResponseStream.__hash__
+
+    def __repr__(self) -> str:
+        return repr(self._plain())
+
+
+def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
+    """The chunks as recorded; where their map does not fit the body, events, and never a byte less."""
+    if text is not None:
+        try:
+            return chunkmap.decode(text, body)
+        except chunkmap.ChunkMapError as error:
+            warnings.warn(f"{where}: one event a chunk, because {error}", stacklevel=3)
+    return chunkmap.one_event_a_chunk(body)
+
+
+def _check_seal(entries: list[Entry], seal: Any) -> None:
+    """Raise where the document is not what was saved."""
+    ours = [number for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
+    if seal is None:
+        if ours:
+            raise CassetteFormatError(f"its `miniagents` entry is missing, but {len(ours)} interactions are ours")
+        return
+    if seal["v"] != FORMAT:
+        raise CassetteFormatError(f"format {seal['v']!r} is not known here, only {FORMAT}")
+    for number in ours:
+        entry = entries[number - 1]
+        if entry["response"]["stream"].get("digest") != _digest(entry):
+            raise CassetteFormatError(
+                f"interaction {number} ({entry['request']['uri']}): its digest does not fit; the file is damaged or "
+                "was edited. Record it again, or take back the edit"
+            )
+    if seal != _seal(entries):
+        raise CassetteFormatError(f"{seal['count']} interactions were sealed, {len(entries)} are here, or others")
+
+
+def _seal(entries: Sequence[Entry]) -> dict[str, Any]:
+    """The entry that tells whether an interaction was added, lost, moved, or, where it is not ours, changed."""
+    digests = [entry["response"].get("stream", {}).get("digest") or _digest(entry) for entry in entries]
+    return {"v": FORMAT, "count": len(entries), "digest": _sha256("\n".join(digests).encode())}
+
+
+def _with_digest(entry: Entry) -> Entry:
+    response = entry["response"]
+    if "stream" not in response:
+        return entry
+    stream = {name: value for name, value in response["stream"].items() if name != "digest"}
+    stream["digest"] = _digest(entry)
+    return {**entry, "response": {**response, "stream": stream}}
+
+
+def _digest(entry: Entry) -> str:
+    """Over all that a replay depends on; the volatile fields of the request body are left out."""
+    request, response = entry["request"], entry["response"]
+    stream = {name: value for name, value in response.get("stream", {}).items() if name != "digest"}
+    body = _sha256(_bytes(response["body"]["string"]))
+    covered = [
+        {**request, "body": _sha256(canonical_body(_bytes(request["body"])))},
+        {**response, "body": body, "stream": stream},
+    ]
+    return _sha256(json.dumps(covered, sort_keys=True, ensure_ascii=True, default=repr).encode("ascii"))
+
+
+def _sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _text(data: bytes) -> str | bytes:
+    """Text where the bytes are UTF-8; PyYAML writes and reads no half of a surrogate pair, and neither does UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    """The bytes of a body as vcrpy has it: text, binary, or nothing."""
+    if value is None:
+        return b""
+    return value if isinstance(value, bytes) else value.encode("utf-8")
