@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from miniagents_testing.cassette import RecordingTransport, ReplayTransport
+    from miniagents_testing.cassette import RecordingTransport, ReplayTransport, stream_layer, use_cassette
     from miniagents_testing.provider_server import ProviderServer
     from miniagents_testing.script import Failure, Step
     from miniagents_testing.scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
@@ -30,6 +30,8 @@ __all__ = [
     "Step",
     "create_scripted_agent",
     "create_scripted_user",
+    "stream_layer",
+    "use_cassette",
 ]
 
 _HOME = {
@@ -41,6 +43,8 @@ _HOME = {
     "Step": "script",
     "create_scripted_agent": "scripted",
     "create_scripted_user": "scripted",
+    "stream_layer": "cassette",
+    "use_cassette": "cassette",
 }
 
 

@@ -7,6 +7,7 @@ Exception
     │   ├── CassetteFormatError     (ValueError) the file is damaged, or no cassette
     │   ├── CassetteMissError       (LookupError) a request that is not in the cassette
     │   ├── IncompleteRecordingError  read past the point where the recording was broken off
+    │   ├── RecordingRefusedError   nothing is recorded: under CI, beside another, with a secret in it
     │   └── UnplayedError           interactions that nobody asked for
     ├── ScriptError                 a script and what was asked of it do not fit
     │   ├── UnconsumedStepsError    steps that nobody asked for
@@ -25,6 +26,7 @@ __all__ = [
     "CassetteFormatError",
     "CassetteMissError",
     "IncompleteRecordingError",
+    "RecordingRefusedError",
     "ScriptError",
     "UnconsumedStepsError",
     "UnexpectedCallError",
@@ -55,6 +57,10 @@ class CassetteMissError(CassetteError, LookupError):
 
 class IncompleteRecordingError(CassetteError):
     """Somebody read on where the one who recorded had stopped: what comes next is not known."""
+
+
+class RecordingRefusedError(CassetteError):
+    """Nothing is written: recording under CI, while another records the same file, or with a secret in what came."""
 
 
 class UnplayedError(CassetteError):

@@ -56,3 +56,9 @@ def _no_keys_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 def _programs_run_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that a test starts import the same `miniagents`, also where it is a checkout that nobody installed."""
     monkeypatch.setenv("PYTHONPATH", str(Path(miniagents.__file__).parent.parent))
+
+
+@pytest.fixture(autouse=True)
+def _not_under_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests record into folders of their own, wherever they run; what CI changes is tested by setting it."""
+    monkeypatch.delenv("CI", raising=False)

@@ -1,15 +1,58 @@
 """Recorded provider streams, chunk for chunk: what was sent, when, and how it ended.
 
-`ReplayTransport` plays a cassette under a real SDK, `RecordingTransport` makes one while tokens keep flowing. The file
-is a plain vcrpy cassette with one key more.
+`use_cassette` plays a file under any client, or records it while tokens keep flowing. The file is a plain vcrpy
+cassette with one key more. What opens cassettes is imported when it is first asked for; reading files needs little.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from miniagents_testing.cassette.file import load, save
 from miniagents_testing.cassette.interaction import Interaction
-from miniagents_testing.cassette.recording import RecordingTransport
-from miniagents_testing.cassette.replay import ReplayTransport
+from miniagents_testing.cassette.matching import VOLATILE_FIELDS, Matching
+from miniagents_testing.cassette.timeline import Moment, timeline
 from miniagents_testing.streams import Chunk, ResponseStream
 
-__all__ = ["Chunk", "Interaction", "RecordingTransport", "ReplayTransport", "ResponseStream", "load", "save"]
+if TYPE_CHECKING:
+    from miniagents_testing.cassette.layer import CassetteContext, stream_layer, use_cassette
+    from miniagents_testing.cassette.session import Session
+    from miniagents_testing.cassette.transports import RecordingTransport, ReplayTransport
+
+__all__ = [
+    "VOLATILE_FIELDS",
+    "CassetteContext",
+    "Chunk",
+    "Interaction",
+    "Matching",
+    "Moment",
+    "RecordingTransport",
+    "ReplayTransport",
+    "ResponseStream",
+    "Session",
+    "load",
+    "save",
+    "stream_layer",
+    "timeline",
+    "use_cassette",
+]
+
+_HOME = {
+    "CassetteContext": "layer",
+    "RecordingTransport": "transports",
+    "ReplayTransport": "transports",
+    "Session": "session",
+    "stream_layer": "layer",
+    "use_cassette": "layer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,274 @@
+"""httpx2 and httpx, which differ in name only: their requests are answered out of a cassette, or into one.
+
+The aiohttp transports that the SDKs bring along are transports of httpx2, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from functools import lru_cache, wraps
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from miniagents_testing.cassette.active import passing, session_here
+from miniagents_testing.cassette.playing import Playback
+from miniagents_testing.cassette.session import LiveRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from miniagents_testing.cassette.recording import Slot
+    from miniagents_testing.cassette.session import Session
+
+__all__ = ["Family"]
+
+_ASYNC, _SYNC = "handle_async_request", "handle_request"
+_DRAIN_SECONDS = 5.0
+"""For the rest of an error that its reader has left unread."""
+
+
+class Family:
+    """One of the two libraries. Made by `Family.of`."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        streams = module.AsyncByteStream, module.SyncByteStream
+        self._played: Any = type("PlayedStream", (_Played, *streams), {})
+        self._async_tee: Any = type("RecordedStream", (_AsyncTee, module.AsyncByteStream), {})
+        self._sync_tee: Any = type("RecordedStream", (_SyncTee, module.SyncByteStream), {})
+
+    @staticmethod
+    @lru_cache
+    def of(name: str) -> Family:
+        """The library of this name; imports it."""
+        return Family(import_module(name))
+
+    def transports(self) -> Iterator[type]:
+        """The classes that open sockets: the library's own, and all there are on aiohttp."""
+        yield self.module.HTTPTransport
+        yield self.module.AsyncHTTPTransport
+        classes = list(self.module.AsyncBaseTransport.__subclasses__())
+        for transport in classes:
+            classes += transport.__subclasses__()
+            if transport.__name__ == "AiohttpTransport":
+                yield transport
+
+    def methods(self, transport: type) -> Iterator[str]:
+        """The names of those through which requests go."""
+        if issubclass(transport, self.module.AsyncBaseTransport):
+            yield _ASYNC
+        if issubclass(transport, self.module.BaseTransport):
+            yield _SYNC
+
+    def replacement(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What stands in place of a method while cassettes are open."""
+        if name == _ASYNC:
+
+            @wraps(original)
+            async def handle_async_request(transport: Any, request: Any) -> Any:
+                session = session_here()
+                if session is None:
+                    return await original(transport, request)
+                return await self.aanswer(session, request, lambda: original(transport, request))
+
+            return handle_async_request
+
+        @wraps(original)
+        def handle_request(transport: Any, request: Any) -> Any:
+            session = session_here()
+            if session is None:
+                return original(transport, request)
+            return self.answer(session, request, lambda: original(transport, request))
+
+        return handle_request
+
+    async def aanswer(self, session: Session, request: Any, send: Callable[[], Awaitable[Any]]) -> Any:
+        """The response out of the cassette, or that of `send`, which goes into it."""
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        await request.aread()
+        answer = session.answer(_live(request), _Asker(self.module, request), clock, started)
+        if isinstance(answer, Playback):
+            await answer.abegin()
+            return self._response_of(answer)
+        with passing():
+            if answer is None:
+                return await send()
+            request.headers["accept-encoding"] = "identity"  # compressed chunks could be cut and read by nobody
+            try:
+                response = await send()
+            except BaseException as error:
+                answer.failed(error, is_network=isinstance(error, self.module.TransportError))
+                raise
+        return self._recorded(response, answer, self._async_tee)
+
+    def answer(self, session: Session, request: Any, send: Callable[[], Any]) -> Any:
+        """`aanswer`, for threads."""
+        clock = time.monotonic
+        started = clock()
+        request.read()
+        answer = session.answer(_live(request), _Asker(self.module, request), clock, started)
+        if isinstance(answer, Playback):
+            answer.begin()
+            return self._response_of(answer)
+        with passing():
+            if answer is None:
+                return send()
+            request.headers["accept-encoding"] = "identity"
+            try:
+                response = send()
+            except BaseException as error:
+                answer.failed(error, is_network=isinstance(error, self.module.TransportError))
+                raise
+        return self._recorded(response, answer, self._sync_tee)
+
+    def _response_of(self, playback: Playback) -> Any:
+        return self.module.Response(
+            playback.response.status,
+            headers=playback.headers,
+            stream=self._played(playback),
+            extensions={"reason_phrase": playback.response.reason.encode("ascii", "replace")},
+        )
+
+    def _recorded(self, response: Any, slot: Slot, tee: Any) -> Any:
+        slot.headers_arrived(response.status_code, response.reason_phrase, response.headers.multi_items())
+        return self.module.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=tee(response.stream, slot, self.module.TransportError),
+            extensions=response.extensions,
+        )
+
+
+class _Asker:
+    """What a playback knows about the client: see `HTTPLibrary`."""
+
+    def __init__(self, module: Any, request: Any) -> None:
+        self._module = module
+        self._request = request
+
+    @property
+    def read_timeout(self) -> float | None:
+        seconds: float | None = self._request.extensions.get("timeout", {}).get("read")
+        return seconds
+
+    def error(self, name: str, message: str) -> Exception:
+        kind = getattr(self._module, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, self._module.TransportError)):
+            kind = self._module.ReadError
+        error: Exception = kind(message, request=self._request)
+        return error
+
+
+class _Played:
+    """The body of a response out of a cassette."""
+
+    def __init__(self, playback: Playback) -> None:
+        self._playback = playback
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._playback.aread()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._playback.read()
+
+    async def aclose(self) -> None:
+        self._playback.close()
+
+    def close(self) -> None:
+        self._playback.close()
+
+
+class _AsyncTee:
+    """The body of a live response, for its reader and its slot.
+
+    There is one source for all who iterate: whoever comes later goes on where the one before stopped.
+    """
+
+    def __init__(self, stream: Any, slot: Slot, network_error: type[Exception]) -> None:
+        self._stream = stream
+        self._source = aiter(stream)
+        self._slot = slot
+        self._network_error = network_error
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            data: bytes = await anext(self._source)
+        except StopAsyncIteration:
+            self._slot.ended("eof")
+            raise
+        except BaseException as error:
+            self._slot.failed(error, is_network=isinstance(error, self._network_error))
+            raise
+        self._slot.chunk_arrived(data)
+        return data
+
+    async def aclose(self) -> None:
+        try:
+            if unread := self._slot.to_drain:
+                await self._drain(unread)
+        finally:
+            self._slot.ended("closed")
+            await self._stream.aclose()
+
+    async def _drain(self, unread: int) -> None:
+        """Read on for the cassette alone; an error in there is nobody's."""
+        with suppress(self._network_error, TimeoutError):
+            async with asyncio.timeout(None if self._slot.recorder.drains else _DRAIN_SECONDS):
+                async for data in self._source:
+                    self._slot.chunk_arrived(data)
+                    unread -= len(data)
+                    if unread <= 0:
+                        return
+                self._slot.ended("eof")
+
+
+class _SyncTee:
+    """The same for threads."""
+
+    def __init__(self, stream: Any, slot: Slot, network_error: type[Exception]) -> None:
+        self._stream = stream
+        self._source = iter(stream)
+        self._slot = slot
+        self._network_error = network_error
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            data: bytes = next(self._source)
+        except StopIteration:
+            self._slot.ended("eof")
+            raise
+        except BaseException as error:
+            self._slot.failed(error, is_network=isinstance(error, self._network_error))
+            raise
+        self._slot.chunk_arrived(data)
+        return data
+
+    def close(self) -> None:
+        try:
+            if unread := self._slot.to_drain:
+                self._drain(unread)
+        finally:
+            self._slot.ended("closed")
+            self._stream.close()
+
+    def _drain(self, unread: int) -> None:
+        with suppress(self._network_error):
+            for data in self._source:
+                self._slot.chunk_arrived(data)
+                unread -= len(data)
+                if unread <= 0:
+                    return
+            self._slot.ended("eof")
+
+
+def _live(request: Any) -> LiveRequest:
+    return LiveRequest(request.method, str(request.url), request.content, request.headers.multi_items())

@@ -1,0 +1,218 @@
+"""One recorded answer while it is played: which bytes come when, and how they end. Knows no HTTP library."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol
+
+from miniagents_testing.cassette import chunkmap
+from miniagents_testing.cassette.misses import as_sdks_let_through
+from miniagents_testing.errors import IncompleteRecordingError
+from miniagents_testing.streams import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette.order import Order, Turn
+    from miniagents_testing.cassette.settings import Settings
+    from miniagents_testing.streams import ResponseStream
+
+__all__ = ["HTTPLibrary", "Playback"]
+
+_THREAD_PAUSE = 0.0005
+"""Seconds between two looks whether others have moved, where there is no loop to turn."""
+_RETRIED = frozenset({408, 409, 429})
+"""With all from 500 on, what both SDKs try again."""
+_ENDS = {"closed": "its reader had enough", "cancelled": "its reader was cancelled", "open": "it was still being read"}
+
+
+class HTTPLibrary(Protocol):
+    """What a playback has to know about whoever asked."""
+
+    def error(self, name: str, message: str) -> Exception:
+        """The library's own exception of this name, or the nearest it has."""
+
+    @property
+    def read_timeout(self) -> float | None:
+        """Seconds after which this request gives up on a silent server."""
+
+
+class Playback:
+    """The answer to one live request.
+
+    Args:
+        interaction: what is played.
+        settings: how.
+        library: of the client that asked.
+        started: the moment on the clock of the reader that counts as the start of the request.
+        order: who goes first when there is no pace, and the place of this stream in it.
+        ended: called once, when the answer has ended or its reader has left.
+    """
+
+    def __init__(
+        self,
+        interaction: Interaction,
+        settings: Settings,
+        library: HTTPLibrary,
+        started: float,
+        order: tuple[Order, Turn] | None,
+        ended: Callable[[Playback], None],
+    ) -> None:
+        self.interaction = interaction
+        self.response = _cut(interaction.response, settings.chunking)
+        self._settings = settings
+        self._library = library
+        self._started = started
+        self._order = order
+        self._ended = ended
+        headers = round(self.response.headers_ms * TICKS_PER_SECOND / 1000)
+        self._ticks = list(accumulate((chunk.wait for chunk in self.response.chunks), initial=headers))
+        """When the headers and each chunk come, since the start of the request."""
+        self._position = 0
+        self._move_on()
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Of the response. At no pace, nobody is told to wait before trying again."""
+        pairs = [(name, value) for name, values in self.response.headers.items() for value in values]
+        status = self.response.status
+        if self._settings.pace == 0 and self._settings.retry_after == "skip" and (status in _RETRIED or status >= 500):
+            # 0 would count as no answer to the question how long, and the SDKs then wait as they see fit
+            pairs = [pair for pair in pairs if not pair[0].startswith("retry-after")] + [("retry-after-ms", "1")]
+        return pairs
+
+    # --- in a loop
+
+    async def abegin(self) -> None:
+        """Wait until the response is there.
+
+        Raises:
+            Exception: the connection failed, as it did in the recording.
+        """
+        await self._areach()
+        if not self.response.status:
+            try:
+                await self._aend()
+            finally:
+                self.close()
+
+    async def aread(self) -> AsyncIterator[bytes]:
+        """The body. Whoever reads a second time goes on where the first stopped, as on a socket."""
+        while self._position <= len(self.response.chunks):
+            chunk = self.response.chunks[self._position - 1].data
+            await self._areach()
+            yield chunk
+        await self._aend()
+
+    async def _areach(self) -> None:
+        """Wait for what comes next; at least one step of the loop, so that others run in between."""
+        if self._settings.pace:
+            await asyncio.sleep(max(0.0, self._due() - asyncio.get_running_loop().time()))
+        else:
+            await asyncio.sleep(0)
+            if self._order is not None:
+                order, turn = self._order
+                for _ in order.waits(turn, asyncio.current_task()):
+                    await asyncio.sleep(0)
+        self._position += 1
+        self._move_on()
+
+    async def _aend(self) -> None:
+        error = self._end()
+        if error is None:
+            return
+        if isinstance(error, IncompleteRecordingError) and self._settings.at_incomplete == "hang":
+            try:
+                async with asyncio.timeout(self._library.read_timeout):
+                    await asyncio.get_running_loop().create_future()
+            except TimeoutError:
+                raise self._library.error("ReadTimeout", "the recording ends here") from None
+        raise error
+
+    # --- without one
+
+    def begin(self) -> None:
+        """`abegin` for threads."""
+        self._reach()
+        if not self.response.status:
+            try:
+                self._raise_end()
+            finally:
+                self.close()
+
+    def read(self) -> Iterator[bytes]:
+        """`aread` for threads."""
+        while self._position <= len(self.response.chunks):
+            chunk = self.response.chunks[self._position - 1].data
+            self._reach()
+            yield chunk
+        self._raise_end()
+
+    def _reach(self) -> None:
+        if self._settings.pace:
+            time.sleep(max(0.0, self._due() - time.monotonic()))
+        elif self._order is not None:
+            order, turn = self._order
+            for _ in order.waits(turn, threading.get_ident()):
+                time.sleep(_THREAD_PAUSE)
+        self._position += 1
+        self._move_on()
+
+    def _raise_end(self) -> None:
+        error = self._end()
+        if error is None:
+            return
+        if isinstance(error, IncompleteRecordingError) and self._settings.at_incomplete == "hang":
+            threading.Event().wait(self._library.read_timeout)
+            raise self._library.error("ReadTimeout", "the recording ends here")
+        raise error
+
+    # --- the same for both
+
+    def close(self) -> None:
+        """The reader wants no more."""
+        if self._order is not None:
+            order, turn = self._order
+            order.move(turn, None)
+        self._ended(self)
+
+    def _due(self) -> float:
+        """The moment of what comes next, on the reader's clock."""
+        return self._started + self._ticks[self._position] / TICKS_PER_SECOND * self._settings.pace
+
+    def _move_on(self) -> None:
+        """Let the others know when this one has its next turn."""
+        if self._order is None:
+            return
+        order, turn = self._order
+        if self._position < len(self._ticks):
+            order.move(turn, self.interaction.started_ms + self._ticks[self._position] * 1000 / TICKS_PER_SECOND)
+        else:
+            order.move(turn, None)
+
+    def _end(self) -> Exception | None:
+        """What the end of the recording is for its reader; None is a plain one."""
+        self.close()
+        end = self.response.end
+        if end.startswith("raise "):
+            name, _, message = end.removeprefix("raise ").partition(": ")
+            return self._library.error(name, message)
+        if self.response.complete or (self._settings.at_incomplete == "end" and self.response.status):
+            return None
+        return as_sdks_let_through(IncompleteRecordingError)(
+            f"the recording of {self.interaction.uri} ends here, before the answer was whole: {_ENDS.get(end, end)}. "
+            "Record it again, or choose with `at_incomplete` what comes after it"
+        )
+
+
+def _cut(stream: ResponseStream, chunking: object) -> ResponseStream:
+    if chunking == "recorded":
+        return stream
+    if chunking == "event":
+        return stream.recut(chunk.data for chunk in chunkmap.one_event_a_chunk(stream.body))
+    assert callable(chunking)
+    return stream.recut(chunking(stream.body))

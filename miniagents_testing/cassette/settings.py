@@ -1,0 +1,78 @@
+"""How a cassette is played and recorded: one object of words and numbers, checked where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, get_args
+
+from miniagents_testing.cassette.matching import Matching
+from miniagents_testing.cassette.redacting import Redactor, RequestKeys
+
+__all__ = ["OnEarlyClose", "Options", "Settings"]
+
+Anchor = Literal["timeline", "request"]
+AtIncomplete = Literal["error", "hang", "end"]
+Chunking = Literal["recorded", "event"] | Callable[[bytes], Iterable[bytes]]
+OnEarlyClose = Literal["truncate", "drain"]
+RetryAfter = Literal["skip", "keep"]
+Unplayed = Literal["fail", "ignore"]
+
+
+class Options(TypedDict, total=False):
+    """The arguments of `use_cassette` and `stream_layer` of which settings are made."""
+
+    pace: float
+    anchor: Anchor
+    on_early_close: OnEarlyClose
+    at_incomplete: AtIncomplete
+    retry_after: RetryAfter
+    chunking: Chunking
+    match: Matching
+    redact: Redactor
+    unplayed: Unplayed
+    record_as: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How, with what is taken where nothing is said. `use_cassette` says what each means.
+
+    Raises:
+        ValueError: a word or number that is not known.
+    """
+
+    pace: float = 0.0
+    anchor: Anchor = "timeline"
+    on_early_close: OnEarlyClose = "truncate"
+    at_incomplete: AtIncomplete = "error"
+    retry_after: RetryAfter = "skip"
+    chunking: Chunking = "recorded"
+    match: Matching = field(default_factory=Matching)
+    redact: Redactor = field(default_factory=RequestKeys)
+    unplayed: Unplayed = "fail"
+    record_as: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.pace < float("inf"):
+            raise ValueError(f"pace must be 0 (at once) or a factor on the recorded waits, not {self.pace!r}")
+        _check("anchor", self.anchor, Anchor)
+        _check("on_early_close", self.on_early_close, OnEarlyClose)
+        _check("at_incomplete", self.at_incomplete, AtIncomplete)
+        _check("retry_after", self.retry_after, RetryAfter)
+        _check("unplayed", self.unplayed, Unplayed)
+        if not callable(self.chunking):
+            _check("chunking", self.chunking, get_args(Chunking)[0])
+
+    def canonical_uri(self, url: str) -> str:
+        """What a URL is called in the cassette."""
+        for live, recorded in self.record_as.items():
+            if url.startswith(live):
+                return recorded + url.removeprefix(live)
+        return url
+
+
+def _check(name: str, value: object, words: Any) -> None:
+    known = get_args(words)
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
