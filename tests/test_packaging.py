@@ -23,6 +23,7 @@ OPTIONAL = (
     "anthropic",
     "httpx2",
     "prompt_toolkit",
+    "rich",
     "yaml",
     "starlette",
     "uvicorn",

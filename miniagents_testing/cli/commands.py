@@ -1,0 +1,59 @@
+"""The commands and their arguments; what goes wrong while one runs becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from miniagents_testing.cli import FOUND, IMPOSSIBLE, importing, lint, play, serve, show, verify
+from miniagents_testing.cli.screen import Impossible, complain
+from miniagents_testing.errors import CassetteError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Commands", "run"]
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_EXIT_CODES = """\
+exit codes:
+  0    fine
+  1    something was found: a damaged cassette, a secret, a difference
+  2    it could not be done: wrong arguments, a file that is not there
+  130  ended by Ctrl-C
+  141  whoever read the output has stopped reading
+"""
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Parse the arguments and run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except CassetteError as error:
+        complain(str(error))
+        return FOUND
+    except Impossible as error:
+        complain(str(error))
+        return IMPOSSIBLE
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return IMPOSSIBLE
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m miniagents_testing",
+        description="Recorded provider streams: play them, look into them, check them; and a local provider.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (play, show, verify, lint, importing, serve):
+        command.add(commands)
+    return parser

@@ -1,0 +1,236 @@
+"""`play`: a recorded conversation, as a person would have seen it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from miniagents_testing.cassette.file import load
+from miniagents_testing.cassette.reading import Reading, read
+from miniagents_testing.cli.screen import Screen, one_line
+from miniagents_testing.cli.transcript import Transcript, prompt_text
+from miniagents_testing.streams import TICKS_PER_SECOND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cli.commands import Commands
+
+__all__ = ["Player", "add"]
+
+_IDLE = 1.0
+"""Seconds of silence that are kept between two turns: nobody wants to watch a person think."""
+_COLOURS = ("blue", "magenta", "cyan", "green", "yellow", "red")
+
+
+def add(commands: Commands) -> None:
+    """Its arguments."""
+    play = commands.add_parser(
+        "play",
+        help="the conversation as a person would have seen it, at the recorded pace",
+        description="Plays a cassette: what was asked, and the answers as they came. Streams that ran at the same time "
+        f"are shown below each other while they run. Pauses between turns are cut to {_IDLE:g} s.",
+    )
+    play.add_argument("file")
+    play.add_argument(
+        "--speed",
+        type=_speed,
+        help="how many times faster than recorded; 0 is at once (default: 1 on a terminal, 0 in a pipe)",
+    )
+    play.set_defaults(run=_run)
+
+
+def _speed(text: str) -> float:
+    speed = float(text)
+    if not 0 <= speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no speed")
+    return speed
+
+
+def _run(options: argparse.Namespace) -> int:
+    screen = Screen()
+    speed = options.speed if options.speed is not None else float(screen.live)
+    Player(screen, speed).play(load(Path(options.file)))
+    return 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    """An interaction with its moments, in seconds since the recording began."""
+
+    number: int
+    interaction: Interaction
+    reading: Reading
+    start: float
+    moments: tuple[float, ...]
+    transcript: Transcript = field(default_factory=Transcript)
+    said: Text = field(default_factory=Text)
+
+    @classmethod
+    def of(cls, number: int, interaction: Interaction) -> _Stream:
+        start = interaction.started_ms / 1000
+        moment = start + interaction.response.headers_ms / 1000
+        moments = []
+        for chunk in interaction.response.chunks:
+            moment += chunk.wait / TICKS_PER_SECOND
+            moments.append(moment)
+        return cls(number, interaction, read(interaction), start, tuple(moments))
+
+    @property
+    def end(self) -> float:
+        return self.moments[-1] if self.moments else self.start + self.interaction.response.headers_ms / 1000
+
+    @property
+    def label(self) -> Text:
+        name = self.reading.model or f"{self.interaction.method} {self.interaction.uri}"
+        return Text(one_line(name), f"bold {self.colour}")
+
+    @property
+    def colour(self) -> str:
+        return _COLOURS[(self.number - 1) % len(_COLOURS)]
+
+    def last_line(self) -> Text:
+        return self.transcript.end(self.interaction, self.reading, self.end - self.start)
+
+
+class Player:
+    """Plays streams on a screen.
+
+    Args:
+        screen: where.
+        speed: times the recorded pace; 0 waits for nothing.
+        clock: gives seconds.
+        sleep: takes seconds.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        speed: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._screen = screen
+        self._speed = speed
+        self._clock = clock
+        self._sleep = sleep
+        self._zero = 0.0  # when the recording began, on the clock
+        self._known: set[str] = set()
+
+    def play(self, interactions: Sequence[Interaction]) -> None:
+        """Play them all, those at the same time together."""
+        before: float | None = None
+        for scene in _scenes([_Stream.of(number, it) for number, it in enumerate(interactions, 1)]):
+            start = scene[0].start
+            self._set_clock(start if before is None else max(before, start - _IDLE))
+            self._until(start)
+            if len(scene) == 1:
+                self._one(scene[0], "")
+            elif self._screen.live and self._speed:
+                self._together(scene)
+            else:  # as somebody reads them who waits for one after the other, while all go on
+                for stream in scene:
+                    self._one(stream, f"#{stream.number} ")
+            before = max(stream.end for stream in scene)
+
+    def _one(self, stream: _Stream, mark: str) -> None:
+        """Write a stream where the cursor is, as it comes."""
+        write = self._write
+        write(prompt_text(stream.reading, mark, self._known))
+        write(_name(stream, mark))
+        for moment, pieces in zip(stream.moments, stream.reading.chunks, strict=True):
+            self._until(moment)
+            for piece in pieces:
+                write(stream.transcript.add(piece))
+        write(stream.last_line().append("\n"))
+
+    def _together(self, scene: Sequence[_Stream]) -> None:
+        """Show running streams below each other; each goes up into the text above when it has ended."""
+        running: list[_Stream] = []
+        with Live(console=self._screen, auto_refresh=False, transient=True) as live:
+            for moment, what, stream, index in _events(scene):
+                if self._wait(moment) > 0:
+                    live.update(self._region(running), refresh=True)
+                    self._until(moment)
+                if what == _START:
+                    running.append(stream)
+                elif what == _CHUNK:
+                    for piece in stream.reading.chunks[index]:
+                        stream.said.append_text(stream.transcript.add(piece))
+                else:
+                    running.remove(stream)
+                    live.update(self._region(running), refresh=True)
+                    self._write(self._whole(stream))
+
+    def _region(self, running: Sequence[_Stream]) -> Group:
+        """Each stream with as many of its last lines as there is room for."""
+        room = max(1, (self._screen.height - 1) // max(1, len(running)) - 2)
+        width = self._screen.width
+        parts = []
+        for stream in running:
+            head = Text().append(f"#{stream.number} ", stream.label.style).append_text(stream.label).append("  ")
+            asked = " · ".join(turn.text for turn in stream.reading.prompt.turns)
+            head.append(one_line(asked, max(1, width - len(head) - 1)), "dim")
+            said = stream.said[-width * room :].append("▌", stream.colour)
+            parts += [head, *said.wrap(self._screen, width, no_wrap=False)[-room:], Text()]
+        return Group(*parts)
+
+    def _whole(self, stream: _Stream) -> Text:
+        mark = f"#{stream.number} "
+        text = prompt_text(stream.reading, mark, self._known)
+        text.append_text(_name(stream, mark))
+        return text.append_text(stream.said).append_text(stream.last_line()).append("\n")
+
+    def _write(self, text: Text) -> None:
+        if text:
+            self._screen.print(text, end="")
+
+    def _set_clock(self, moment: float) -> None:
+        """Let this moment of the recording be now."""
+        self._zero = self._clock() - (moment / self._speed if self._speed else 0)
+
+    def _wait(self, moment: float) -> float:
+        """Seconds until this moment of the recording."""
+        return self._zero + moment / self._speed - self._clock() if self._speed else 0.0
+
+    def _until(self, moment: float) -> None:
+        wait = self._wait(moment)
+        if wait > 0:
+            self._sleep(wait)
+
+
+def _name(stream: _Stream, mark: str) -> Text:
+    return Text().append(mark, stream.label.style).append_text(stream.label).append(": ", stream.label.style)
+
+
+def _scenes(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
+    """Streams in order of their start, those together that have moments in common."""
+    scene: list[_Stream] = []
+    end = 0.0
+    for stream in sorted(streams, key=lambda stream: stream.start):
+        if scene and stream.start >= end:
+            yield scene
+            scene = []
+        scene.append(stream)
+        end = max(end, stream.end)
+    if scene:
+        yield scene
+
+
+_START, _CHUNK, _END = range(3)
+
+
+def _events(scene: Sequence[_Stream]) -> list[tuple[float, int, _Stream, int]]:
+    """All that happens, in order of time: moment, what, in which stream, with which chunk."""
+    events = [(stream.start, _START, stream, 0) for stream in scene]
+    events += [(moment, _CHUNK, stream, i) for stream in scene for i, moment in enumerate(stream.moments)]
+    events += [(stream.end, _END, stream, 0) for stream in scene]
+    return sorted(events, key=lambda event: (event[0], event[2].number, event[1], event[3]))

@@ -1,0 +1,143 @@
+"""`import`: what others recorded, as cassettes of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from vcr.request import Request
+from vcr.serialize import serialize
+from vcr.serializers import jsonserializer, yamlserializer
+
+from miniagents_testing.cassette import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.testing.cli.conftest import Done, Kit
+
+
+def vcr_text(answer: bytes, serializer: Any = yamlserializer, **request: Any) -> str:
+    """A cassette as vcrpy itself writes it."""
+    given = {"method": "POST", "uri": "https://api.openai.com/v1/chat/completions", "body": b"{}", "headers": {}}
+    headers = {"Content-Type": ["text/event-stream"], "Set-Cookie": ["secret=1"], "Transfer-Encoding": ["chunked"]}
+    response = {"status": {"code": 200, "message": "OK"}, "headers": headers, "body": {"string": answer}}
+    text: str = serialize({"requests": [Request(**given | request)], "responses": [response]}, serializer)
+    return text
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, kit: Kit) -> Path:
+    """A folder of cassettes of vcrpy, in YAML and in JSON, with other things between them."""
+    folder = tmp_path / "foreign"
+    (folder / "test_a").mkdir(parents=True)
+    body = kit.delta("stop", content="Grüß dich 😀") + b"data: [DONE]\n\n"
+    (folder / "test_a" / "one.yaml").write_text(vcr_text(body), encoding="utf-8")
+    (folder / "two.json").write_text(vcr_text(body, jsonserializer), encoding="utf-8")
+    (folder / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
+    return folder
+
+
+def test_a_folder_keeps_its_structure(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
+    """Each file is sealed, and holds the same; headers that no client acts on are gone."""
+    out = tmp_path / "ours"
+    said = "1 interaction, 2 chunks: 1 stop"
+    lines = f"{out}/test_a/one.yaml\t{said}\n{out}/two.yaml\t{said}\n"
+    assert run("import", foreign, "-o", out) == (0, lines, "")
+    assert run("verify", out).out == "".join(f"ok\t{line}\n" for line in lines.splitlines())
+    for name, source in (("test_a/one.yaml", "test_a/one.yaml"), ("two.yaml", "two.json")):
+        (imported,), (original,) = load(out / name), load(foreign / source)
+        assert imported.response.chunks == original.response.chunks
+        assert imported.response.headers == {"content-type": ["text/event-stream"]}
+        assert "set-cookie" in original.response.headers
+
+
+def test_one_file_goes_to_one_file(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
+    """Or into a folder, under its own name."""
+    assert run("import", foreign / "two.json", "-o", tmp_path / "c.yaml").code == 0
+    assert run("import", foreign / "two.json", "-o", tmp_path / "d").code == 0
+    assert load(tmp_path / "c.yaml") == load(tmp_path / "d" / "two.yaml")
+    assert run("import", foreign, "-o", tmp_path / "e.yaml").code == 2
+
+
+def test_nothing_is_replaced_unless_it_is_wanted(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
+    """What is there may be a better recording."""
+    target = tmp_path / "ours" / "two.yaml"
+    target.parent.mkdir()
+    target.write_text("mine", encoding="utf-8")
+    done = run("import", foreign, "-o", target.parent)
+    assert (done.code, [path.name for path in target.parent.iterdir()]) == (2, ["two.yaml"])
+    assert f"{target} is there already" in done.err
+    assert run("import", foreign, "-o", target.parent, "--force").code == 0
+    assert len(load(target)) == 1
+
+
+def test_two_files_for_one_place_are_refused(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
+    """Before anything is written."""
+    (foreign / "two.yaml").write_text((foreign / "test_a" / "one.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    done = run("import", foreign, "-o", tmp_path / "ours")
+    assert (done.code, (tmp_path / "ours").exists()) == (2, False)
+    assert "another file goes to" in done.err
+
+
+def test_a_damaged_file_does_not_stop_the_others(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
+    """It is named, nothing is written for it, and the exit code tells."""
+    (foreign / "two.json").write_text('{"interactions": [', encoding="utf-8")
+    done = run("import", foreign, "-o", tmp_path / "ours")
+    assert done.code == 1
+    assert "two.json" in done.err
+    assert [path.name for path in (tmp_path / "ours").rglob("*.yaml")] == ["one.yaml"]
+
+
+def test_parsed_bodies_of_pydantic_ai_are_imported(run: Callable[..., Done], tmp_path: Path) -> None:
+    """The request is one that an SDK sends, and the answer one that it reads."""
+    answer = {"object": "chat.completion", "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    entry = {
+        "request": {
+            "method": "POST",
+            "uri": "https://api.openai.com/v1/chat/completions",
+            "headers": {"content-type": ["application/json"]},
+            "parsed_body": {"model": "m", "messages": [{"role": "user", "content": "Hey"}]},
+        },
+        "response": {
+            "status": {"code": 200, "message": "OK"},
+            "headers": {"content-type": ["application/json"], "content-length": ["999"]},
+            "parsed_body": answer,
+        },
+    }
+    source = tmp_path / "c.yaml"
+    source.write_text(yaml.safe_dump({"interactions": [entry], "version": 1}), encoding="utf-8")
+    assert run("import", source, "-o", tmp_path / "d.yaml").code == 0
+    assert run("play", tmp_path / "d.yaml").out == "USER: Hey\nm: Hi\n[stop]\n\n"
+    assert json.loads(load(tmp_path / "d.yaml")[0].response.body) == answer
+
+
+def test_every_recorded_stream_is_imported_from_plain_vcrpy(run: Callable[..., Done], tmp_path: Path) -> None:
+    """Bodies byte for byte; what `verify` says of the import, it says of the original."""
+    corpus = os.environ.get("MINIAGENTS_CORPUS")
+    if not corpus:
+        pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
+    bodies: dict[str, bytes] = {}
+    for path in sorted(Path(corpus).glob("*/*/*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        bodies[record["id"]] = record["response"]["body_text"].encode()
+        folder = tmp_path / "foreign" / record["provider"] / record["api"]
+        folder.mkdir(parents=True, exist_ok=True)
+        request = {"uri": record["request"]["url"] or "https://x.test/", "body": record["request"]["body_text"] or ""}
+        text = vcr_text(bodies[record["id"]], **request)
+        (folder / f"{record['id']}.yaml").write_text(text, encoding="utf-8")
+    assert len(bodies) > 1000
+    assert run("import", tmp_path / "foreign", "-o", tmp_path / "ours").code == 0
+    for path in (tmp_path / "ours").rglob("*.yaml"):
+        assert load(path)[0].response.body == bodies[path.stem]
+    original = run("verify", tmp_path / "foreign").out.replace(" (not sealed)", "").splitlines()
+    imported = run("verify", tmp_path / "ours").out.splitlines()
+    differing = [
+        pair for pair in zip(original, imported, strict=True) if pair[0] != pair[1].replace("/ours/", "/foreign/")
+    ]
+    assert all(line.endswith("has not said that the answer is whole") for line, _ in differing)
+    assert len(differing) < 5

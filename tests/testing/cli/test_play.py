@@ -1,0 +1,232 @@
+"""`play`: the conversation as a person would have seen it."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents_testing.cassette import Chunk, ResponseStream, load, save
+from miniagents_testing.cli.play import Player
+from miniagents_testing.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.testing.cli.conftest import Done, Kit
+
+
+def test_a_conversation_in_a_pipe_is_plain_text_at_once(run: Callable[..., Done], conversation: Path) -> None:
+    """Who said what, in turns, and how each answer ended; no colours and no waiting."""
+    assert run("play", conversation) == (
+        0,
+        """\
+USER: Hi, who are you?
+gpt-4: A machine.
+[stop, 0.60 s]
+
+USER: Bye 👋
+gpt-4: Auf Wiedersehen
+[stop, 0.50 s]
+
+""",
+        "",
+    )
+
+
+def test_parallel_streams_in_a_pipe_come_each_whole_with_its_number(run: Callable[..., Done], parallel: Path) -> None:
+    """Words of several streams in turn could be read by nobody."""
+    assert (
+        run("play", parallel).out
+        == """\
+#1 SYSTEM: You are a sailor.
+#1 USER: What is it?
+#1 gpt-4: The sea.
+[stop, 0.60 s]
+
+#2 SYSTEM: You are a baker.
+#2 USER: What is it?
+#2 gpt-4: Dough.
+[stop, 0.50 s]
+
+"""
+    )
+
+
+def test_everything_that_is_said_is_shown(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """Reasoning, text, refusals and tool calls have lines of their own, and each is told apart."""
+    fragments = [
+        {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"city": '}},
+        {"index": 0, "function": {"arguments": '"Rome"}'}},
+        {"index": 1, "id": "call_2", "function": {"name": "wait", "arguments": "{}"}},
+    ]
+    events = [
+        kit.delta(reasoning_content="Let me "),
+        kit.delta(reasoning_content="see."),
+        kit.delta(content="I look.\n"),
+        *(kit.delta(tool_calls=[fragment]) for fragment in fragments),
+        kit.delta(refusal="Not now."),
+        kit.delta("tool_calls"),
+    ]
+    answer = ResponseStream(tuple(Chunk(0, event) for event in events))
+    save(tmp_path / "c.yaml", [kit.interaction("Look!", answer)])
+    assert (
+        run("play", tmp_path / "c.yaml").out
+        == """\
+USER: Look!
+gpt-4: thinking: Let me see.
+I look.
+→ look {"city": "Rome"}
+→ wait {}
+refusal: Not now.
+[tool_calls]
+
+"""
+    )
+
+
+def test_the_end_of_what_is_not_whole_is_said(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """A reader that left, a broken connection, an error in place of an answer, and a body that is none."""
+    half: dict[str, Any] = {"finish_reason": None, "gap": 0.0, "headers_ms": 0.0}
+    error = (Chunk(0, b'{"error": {"message": "slow down"}}'),)
+    answers = [
+        kit.answer("Half", **half, end="closed", complete=False),
+        kit.answer("Half", **half, end="raise ReadError: peer reset", complete=False),
+        kit.answer("Half", **half),
+        ResponseStream(error, status=429),
+        ResponseStream((Chunk(0, b"User-agent: *"),), headers={"content-type": ["text/plain"]}),
+        ResponseStream((Chunk(0, b"\x89PNG\xff"),), headers={"content-type": ["image/png"]}),
+    ]
+    uris = [kit.URI] * 4 + ["https://x.test/robots.txt", "https://x.test/i.png"]
+    save(
+        tmp_path / "c.yaml", [kit.interaction("?", answer, uri=uri) for answer, uri in zip(answers, uris, strict=True)]
+    )
+    assert [line for line in run("play", tmp_path / "c.yaml").out.splitlines() if line and line != "USER: ?"] == [
+        "gpt-4: Half",
+        "[closed by its reader, before the answer was whole]",
+        "gpt-4: Half",
+        "[the connection broke: ReadError: peer reset]",
+        "gpt-4: Half",
+        "[the stream ends, and the provider has not said that the answer is whole]",
+        "gpt-4: [HTTP 429: openai reported an error: slow down]",
+        "gpt-4: User-agent: *",
+        "[eof]",
+        "gpt-4: (5 bytes, image/png)",
+        "[eof]",
+    ]
+
+
+def test_no_text_of_a_model_commands_the_terminal(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """Escape sequences are shown, also when they are split over tokens; so is rich's own markup."""
+    texts = ("\x1b", "]0;owned\x07 [red]x[/] :smile: a\r", "\nb\u202ec \x9b2J")
+    asked = "\x1b[2J[bold]Hi"
+    save(tmp_path / "c.yaml", [kit.interaction(asked, kit.answer(*texts), system="\x1b]52;c;x\x07")])
+    for command in (("play", tmp_path / "c.yaml"), ("show", tmp_path / "c.yaml", "-n", "1"), ("show", tmp_path)):
+        done = run(*command)
+        assert done.code == 0
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", done.out)
+        assert "[2J[bold]Hi" in done.out
+    assert r"\x1b]0;owned\x07 [red]x[/] :smile: a" in run("play", tmp_path / "c.yaml").out
+
+
+def test_a_system_prompt_is_said_once(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """Each turn sends it again; whoever reads has read it."""
+    turns = [kit.interaction(asked, kit.answer("Ho"), system="Be kind.") for asked in ("Hi", "Hey")]
+    save(tmp_path / "c.yaml", turns)
+    assert run("play", tmp_path / "c.yaml").out.count("Be kind.") == 1
+
+
+class _Terminal(StringIO):
+    """A terminal that keeps what is written to it, and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.log: list[tuple[float, str]] = []
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.log.append((round(self.now - 100.0, 6), text))
+        return super().write(text)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds + 0.001  # every sleep is a little long, and that must not add up
+
+    def plain(self) -> str:
+        """What was written, without colours and movements."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+
+    def moment(self, text: str) -> float:
+        """When it was first there."""
+        return next(moment for moment, written in self.log if text in written)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
+    """Stdout as a person has it."""
+    terminal = _Terminal()
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return terminal
+
+
+def _play(terminal: _Terminal, path: Path, speed: float) -> None:
+    Player(Screen(terminal), speed, clock=lambda: terminal.now, sleep=terminal.sleep).play(load(path))
+
+
+@pytest.mark.parametrize("speed", [1.0, 4.0])
+def test_tokens_come_at_their_recorded_moments(terminal: _Terminal, conversation: Path, speed: float) -> None:
+    """Divided by the speed; of the silence between two turns a second is left."""
+    _play(terminal, conversation, speed)
+    moments = {"who are you": 0, "A ": 0.2, "machine": 0.3, ".": 0.4, "stop": 0.6, "Bye": 1.6, "Auf ": 1.8}
+    for text, moment in moments.items():
+        assert terminal.moment(text) == pytest.approx(moment / speed, abs=0.003), text
+    assert "\x1b[1;34mgpt-4" in terminal.getvalue()
+
+
+def test_parallel_streams_are_seen_side_by_side(terminal: _Terminal, parallel: Path) -> None:
+    """Both grow at the same time; when one has ended, it stands above the other, whole, and stays."""
+    _play(terminal, parallel, 1.0)
+    frames = [written for _, written in terminal.log]
+    assert any("The " in frame and "Dough" in frame and "stop" not in frame for frame in frames)
+    assert terminal.moment("Dough.\n") < terminal.moment("The sea.\n")
+    last = terminal.plain().rpartition("#1 SYSTEM")[2].rstrip("\r")
+    assert last == ": You are a sailor.\n#1 USER: What is it?\n#1 gpt-4: The sea.\n[stop, 0.60 s]\n\n"
+    assert "\x1b[?25h" in terminal.log[-2][1] + terminal.log[-1][1]  # the cursor is back
+
+
+def test_many_long_streams_fit_on_the_screen(terminal: _Terminal, tmp_path: Path, kit: Kit) -> None:
+    """Of each the last lines are shown, as many as there is room for; afterwards all of it is there."""
+    texts = [f"{number} word " for number in range(300)]
+    save(tmp_path / "c.yaml", [kit.interaction(f"Q{number}", kit.answer(*texts)) for number in range(4)])
+    _play(terminal, tmp_path / "c.yaml", 50.0)
+    frames = [written for _, written in terminal.log if "▌" in written and "stop" not in written]
+    assert frames
+    assert max(frame.count("\n") for frame in frames) < 24
+    assert "299 word" in frames[-1]
+    assert terminal.plain().count("".join(texts)) == 4
+
+
+def test_a_dumb_terminal_is_not_drawn_on(terminal: _Terminal, parallel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot move its cursor: streams come one after the other."""
+    monkeypatch.setenv("TERM", "dumb")
+    _play(terminal, parallel, 1.0)
+    assert "\x1b" not in terminal.getvalue()
+    assert terminal.moment("sea") == pytest.approx(0.3, abs=0.01)
+    assert terminal.moment("Dough") == pytest.approx(0.6, abs=0.01)  # it was there long ago
+
+
+@pytest.mark.parametrize("speed", ["-1", "nan", "inf", "fast"])
+def test_what_is_no_speed_is_refused(run: Callable[..., Done], conversation: Path, speed: str) -> None:
+    """With the usage and exit code 2."""
+    done = run("play", f"--speed={speed}", conversation)
+    assert done.code == 2
+    assert "--speed" in done.err

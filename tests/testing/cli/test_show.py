@@ -1,0 +1,100 @@
+"""`show`: what is in cassettes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from miniagents_testing.cassette import Chunk, ResponseStream, load, save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.testing.cli.conftest import Done, Kit
+
+HEADING = "file\tnumber\tprovider\tmodel\tasked\tchunks\tseconds\tend\ttokens_in\ttokens_out"
+
+
+def test_a_pipe_gets_one_line_an_interaction(run: Callable[..., Done], conversation: Path) -> None:
+    """With tabs between the values, so that `cut` and `awk` find them."""
+    done = run("show", conversation)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        HEADING,
+        f"{conversation}\t1\topenai\tgpt-4\tHi, who are you?\t5\t0.60\tstop\t\t",
+        f"{conversation}\t2\topenai\tgpt-4\tBye 👋\t4\t0.50\tstop\t\t",
+    ]
+
+
+def test_a_damaged_file_does_not_hide_the_others(run: Callable[..., Done], conversation: Path, parallel: Path) -> None:
+    """What is wrong is said on stderr, and in the exit code."""
+    conversation.write_text("interactions:\n", encoding="utf-8")
+    done = run("show", conversation.parent)
+    assert done.code == 1
+    assert done.out.count(str(parallel)) == 2
+    assert str(conversation) in done.err
+
+
+def test_requests_that_are_none_of_a_model_are_shown_by_their_address(
+    run: Callable[..., Done], tmp_path: Path, kit: Kit
+) -> None:
+    """There is no prompt in them, and no model."""
+    answer = ResponseStream((Chunk(0, b"x"),))
+    save(tmp_path / "c.yaml", [kit.interaction("", answer, uri="https://x.test/a", method="GET", request_body=b"")])
+    row = run("show", tmp_path / "c.yaml").out.splitlines()[1]
+    assert row.split("\t")[1:] == ["1", "x.test", "", "GET https://x.test/a", "1", "", "eof", "", ""]
+
+
+def test_usage_is_counted(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """As the provider says it, where it does."""
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 34}})
+    answer = kit.answer("Hi")
+    chunks = (*answer.chunks[:-1], Chunk(0, f"data: {usage}\n\n".encode()), answer.chunks[-1])
+    save(tmp_path / "c.yaml", [kit.interaction("Hi", ResponseStream(chunks))])
+    assert run("show", tmp_path / "c.yaml").out.endswith("\tstop\t12\t34\n")
+    assert "stop, gpt-4, 12 tokens in, 34 tokens out" in run("show", tmp_path / "c.yaml", "-n", "1").out
+
+
+def test_one_interaction_is_shown_in_full(run: Callable[..., Done], conversation: Path) -> None:
+    """Request, answer, end, and the chunk map as a person reads it."""
+    assert run("show", conversation, "--number", "2") == (
+        0,
+        f"""\
+{conversation}, interaction 2 of 2
+
+request   POST https://api.openai.com/v1/chat/completions
+          content-type: application/json
+  {{
+    "model": "gpt-4",
+    "messages": [
+      {{
+        "role": "user",
+        "content": "Bye 👋"
+      }}
+    ],
+    "stream": true
+  }}
+response  HTTP 200 OK, 100.00 ms after the request
+          content-type: text/event-stream; charset=utf-8
+text
+  Auf Wiedersehen
+end       stop, gpt-4
+chunks    4, 429 bytes
+      #      at ms   wait ms   bytes  says
+      1     200.00    100.00     141  'Auf '
+      2     300.00    100.00     148  'Wiedersehen'
+      3     400.00    100.00     126
+      4     500.00    100.00      14  ([DONE])
+""",
+        "",
+    )
+
+
+def test_a_number_that_is_not_there_is_refused(run: Callable[..., Done], conversation: Path) -> None:
+    """The line says how many there are; of several files it cannot be known which is meant."""
+    done = run("show", conversation, "-n", "3")
+    assert done.code == 2
+    assert "has 2 interactions; there is no number 3" in done.err
+    save(conversation.with_name("other.yaml"), load(conversation))
+    assert run("show", conversation.parent, "-n", "1").code == 2

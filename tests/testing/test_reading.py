@@ -1,0 +1,342 @@
+"""An interaction as a person sees it: the prompt's end, what was said piece by piece, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
+from miniagents_testing.cassette.chunkmap import one_event_a_chunk
+from miniagents_testing.cassette.prompt import Turn, read_prompt
+from miniagents_testing.cassette.reading import read
+
+CHAT = "https://api.openai.com/v1/chat/completions"
+RESPONSES = "https://api.openai.com/v1/responses"
+MESSAGES = "https://api.anthropic.com/v1/messages"
+WORDS = st.sampled_from(
+    [
+        "type",
+        "index",
+        "delta",
+        "content_block",
+        "content",
+        "text",
+        "choices",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "message",
+        "messages",
+        "usage",
+        "reasoning_content",
+        "refusal",
+        "output_index",
+        "item",
+        "response",
+        "output",
+        "input",
+        "role",
+        "error",
+        "model",
+        "partial_json",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+TYPES = st.sampled_from(
+    [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "message_delta",
+        "message_stop",
+        "response.created",
+        "error",
+        "response.output_item.added",
+        "response.output_text.delta",
+        "response.refusal.delta",
+        "response.completed",
+    ]
+)
+
+
+KINDS = ("text", "reasoning", "refusal", "tool")
+
+
+def interaction(*events: dict[str, Any] | str, uri: str = CHAT, request: Any = None, **response: Any) -> Interaction:
+    """A request and its answer, one event a chunk."""
+    data = [event if isinstance(event, str) else json.dumps(event) for event in events]
+    chunks = tuple(Chunk(0, f"data: {text}\n\n".encode()) for text in data)
+    return Interaction("POST", uri, json.dumps(request).encode(), ResponseStream(**{"chunks": chunks, **response}))
+
+
+def chat(finish_reason: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
+    """A chunk of a chat completion."""
+    return {"model": "m-1", "choices": [{"index": index, "delta": delta, "finish_reason": finish_reason}]}
+
+
+TOOL_START = {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}}
+
+
+def test_all_kinds_of_pieces_come_with_the_chunk_that_says_them() -> None:
+    """Chat completions: text, reasoning, refusals, and tool calls in fragments."""
+    read_ = read(
+        interaction(
+            chat(reasoning_content="Hm"),
+            chat(content="Hel"),
+            chat(content="lo"),
+            chat(tool_calls=[TOOL_START]),
+            chat(tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}]),
+            chat(tool_calls=[{"index": 0, "function": {"arguments": "1}"}}]),
+            chat(refusal="No."),
+            chat(finish_reason="tool_calls"),
+            "[DONE]",
+        )
+    )
+    said = [[(piece.kind, piece.text) for piece in chunk] for chunk in read_.chunks]
+    assert said == [
+        [("reasoning", "Hm")],
+        [("text", "Hel")],
+        [("text", "lo")],
+        [("tool", "look ")],
+        [("tool", '{"a":')],
+        [("tool", "1}")],
+        [("refusal", "No.")],
+        [],
+        [],
+    ]
+    assert (read_.provider, read_.model, read_.ending.word) == ("openai", "m-1", "tool_calls")
+
+
+def test_pieces_of_messages() -> None:
+    """Anthropic's API: thinking, text, and tools of the client and of the server."""
+    block = {"type": "content_block_start"}
+    delta = {"type": "content_block_delta"}
+    start = {"type": "message_start", "message": {"model": "c-1", "content": [], "usage": {"input_tokens": 5}}}
+    read_ = read(
+        interaction(
+            start,
+            {**block, "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+            {**delta, "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm"}},
+            {"type": "content_block_stop", "index": 0},
+            {**block, "index": 1, "content_block": {"type": "server_tool_use", "name": "search", "input": {}}},
+            {**delta, "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"q":1}'}},
+            {"type": "content_block_stop", "index": 1},
+            {**block, "index": 2, "content_block": {"type": "tool_use", "id": "t", "name": "look", "input": {"a": 1}}},
+            {"type": "content_block_stop", "index": 2},
+            {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 7}},
+            {"type": "message_stop"},
+            uri=MESSAGES,
+        )
+    )
+    assert [(piece.kind, piece.part, piece.text) for piece in read_.pieces] == [
+        ("reasoning", "0", "Hm"),
+        ("tool", "1", "search "),
+        ("tool", "1", '{"q":1}'),
+        ("tool", "2", 'look {"a": 1}'),
+    ]
+    assert (read_.provider, read_.model) == ("anthropic", "c-1")
+    assert read_.outcome is not None
+    assert read_.outcome.usage is not None
+    assert (read_.outcome.usage.input, read_.outcome.usage.output) == (5, 7)
+
+
+def test_pieces_of_responses() -> None:
+    """OpenAI's newer API: summaries of reasoning, text, refusals, function calls."""
+    item = {"type": "response.output_item.added"}
+    read_ = read(
+        interaction(
+            {**item, "output_index": 0, "item": {"type": "reasoning", "summary": []}},
+            {
+                "type": "response.reasoning_summary_text.delta",
+                "output_index": 0,
+                "summary_index": 1,
+                "delta": "Hm",
+            },
+            {**item, "output_index": 1, "item": {"type": "message", "content": []}},
+            {"type": "response.output_text.delta", "output_index": 1, "content_index": 0, "delta": "Hi"},
+            {"type": "response.refusal.delta", "output_index": 1, "content_index": 0, "delta": "No"},
+            {**item, "output_index": 2, "item": {"type": "function_call", "name": "look", "arguments": ""}},
+            {"type": "response.function_call_arguments.delta", "output_index": 2, "delta": "{}"},
+            {"type": "response.completed", "response": {"model": "m-2", "status": "completed"}},
+            uri=RESPONSES,
+        )
+    )
+    assert [(piece.kind, piece.text) for piece in read_.pieces] == [
+        ("reasoning", "Hm"),
+        ("text", "Hi"),
+        ("refusal", "No"),
+        ("tool", "look "),
+        ("tool", "{}"),
+    ]
+    assert read_.ending.word == "refusal"
+
+
+def test_what_was_not_streamed_comes_with_the_last_chunk() -> None:
+    """A whole answer in one JSON document, with everything in it."""
+    message = {
+        "content": "Hi",
+        "reasoning": "Hm",
+        "tool_calls": [{"id": "call_1", "function": {"name": "look", "arguments": "{}"}}],
+    }
+    body = {
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": message, "finish_reason": "stop"},
+            {"index": 1, "message": {"content": "Ho"}, "finish_reason": "stop"},
+        ],
+    }
+    read_ = read(interaction(chunks=(Chunk(0, json.dumps(body).encode()),), request={"n": 2}))
+    assert [(piece.kind, piece.text) for piece in read_.pieces] == [
+        ("text", "Hi"),
+        ("tool", "look {}"),
+        ("reasoning", "Hm"),
+        ("choice", "Ho"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "word", "sentence"),
+    [
+        (interaction(chat(content="Hi", finish_reason="length")), "length", "cut at the token limit"),
+        (interaction(chat(content="Hi")), "cut off", "has not said that the answer is whole"),
+        (interaction(chat(), end="closed", complete=False), "closed early", "closed by its reader, before the answer"),
+        (interaction(chat(), end="open", complete=False), "open", "not read to its end"),
+        (interaction(chat(finish_reason="stop"), end="closed"), "stop", "stop"),
+        (
+            interaction(chat(), end="raise ReadError: peer: reset", complete=False),
+            "broken: ReadError",
+            "the connection broke: ReadError: peer: reset",
+        ),
+        (
+            interaction(status=429, chunks=(Chunk(0, b'{"error":{"message":"too fast"}}'),)),
+            "HTTP 429",
+            "HTTP 429: openai reported an error: too fast",
+        ),
+        (interaction(status=502, chunks=(Chunk(0, b"<html>Bad\xff</html>"),)), "HTTP 502", "HTTP 502: <html>Bad"),
+        (interaction(status=500), "HTTP 500", "HTTP 500: (no body)"),
+        (interaction({"error": {"message": "too much"}}), "error in the stream", "too much"),
+        (interaction("{"), "unreadable", "the rest cannot be read: openai: event 1: malformed JSON"),
+        (interaction(chunks=(Chunk(0, b"<html>"),)), "unreadable", "not an answer of the API but a page"),
+        (interaction(uri="https://x.test/robots.txt", chunks=(Chunk(0, b"Hi"),)), "eof", "eof"),
+    ],
+)
+def test_the_ending_is_said(recorded: Interaction, word: str, sentence: str) -> None:
+    """In a word for a table, and in a sentence for a person."""
+    ending = read(recorded).ending
+    assert ending.word == word
+    assert sentence in ending.sentence
+    assert ending.whole is (word in ("length", "stop", "eof"))
+
+
+def test_an_unknown_address_is_known_by_its_answer() -> None:
+    """Gateways have paths of their own."""
+    read_ = read(interaction({"object": "chat.completion.chunk", **chat(content="Hi")}, uri="https://gate.test/x"))
+    assert read_.provider == "gate.test"
+    assert [piece.text for piece in read_.pieces] == ["Hi"]
+
+
+@pytest.mark.parametrize(
+    ("request_body", "turns"),
+    [
+        ({"messages": [{"role": "user", "content": "Hi"}]}, [("user", "Hi")]),
+        (
+            {
+                "messages": [
+                    {"role": "system", "content": "Be kind."},
+                    {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Ho"},
+                    {"role": "tool", "content": "one"},
+                    {"role": "tool", "content": "two"},
+                ]
+            },
+            [("tool", "one"), ("tool", "two")],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url"}]}]},
+            [("user", "See\n[image_url]")],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{"text": "5"}]}]}]},
+            [("tool", "5")],
+        ),
+        ({"input": "Hi"}, [("user", "Hi")]),
+        (
+            {
+                "input": [
+                    {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+                    {"type": "function_call", "name": "look", "arguments": "{}"},
+                    {"type": "function_call_output", "output": "5"},
+                ]
+            },
+            [("tool", "5")],
+        ),
+        ({"prompt": "Once"}, [("user", "Once")]),
+        ({"messages": 5}, []),
+        ([], []),
+        (5, []),
+    ],
+)
+def test_the_end_of_the_prompt_is_found(request_body: Any, turns: list[tuple[str, str]]) -> None:
+    """Everything since the model's last word, in the forms of all APIs."""
+    assert read_prompt(json.dumps(request_body).encode()).turns == tuple(Turn(*turn) for turn in turns)
+
+
+def test_a_body_that_is_no_json_has_no_prompt() -> None:
+    """As in any cassette that is not of a model."""
+    assert read_prompt(b"\xff").last == Turn("", "")
+
+
+@given(
+    st.sampled_from([CHAT, RESPONSES, MESSAGES, "https://x.test/"]),
+    JSON,
+    st.lists(st.tuples(st.none() | TYPES, st.dictionaries(WORDS, JSON, max_size=5))),
+    st.binary(max_size=20),
+)
+def test_nothing_that_is_recorded_raises(
+    uri: str, request_body: Any, events: list[tuple[str | None, dict[str, Any]]], junk: bytes
+) -> None:
+    """Whatever it is, something is said of it, and each chunk has its place."""
+    recorded = interaction(
+        *({**event, **({"type": kind} if kind else {})} for kind, event in events), uri=uri, request=request_body
+    )
+    recorded_and_more = (*recorded.response.chunks, Chunk(0, junk))
+    read_ = read(Interaction("POST", uri, recorded.request_body, ResponseStream(recorded_and_more)))
+    assert len(read_.chunks) == len(recorded_and_more)
+    assert read_.ending.word
+
+
+def test_the_pieces_of_every_recorded_stream_are_its_answer() -> None:
+    """Text, reasoning, refusals and tool calls, joined, are what the session says of the whole."""
+    folder = os.environ.get("MINIAGENTS_CORPUS")
+    if not folder:
+        pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
+    records = sorted(Path(folder).glob("*/*/*.json"))
+    assert records
+    for path in records:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        answer = record["response"]
+        chunks = one_event_a_chunk(answer["body_text"].encode())
+        request = (record["request"]["body_text"] or "").encode()
+        uri = record["request"]["url"] or ""
+        read_ = read(Interaction("POST", uri, request, ResponseStream(chunks, status=answer["status"])))
+        if read_.outcome is None:
+            continue
+        said = {kind: "".join(piece.text for piece in read_.pieces if piece.kind == kind) for kind in KINDS}
+        outcome = read_.outcome
+        assert said["text"] == outcome.content, path
+        assert said["refusal"] == (outcome.refusal or ""), path
+        assert said["reasoning"].replace("\n", "") == (outcome.reasoning or "").replace("\n", ""), path
+        for call in outcome.tool_calls:
+            assert call.name in said["tool"], path
+            assert call.arguments in said["tool"] or call.arguments == "{}", path
