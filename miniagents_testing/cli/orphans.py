@@ -28,7 +28,10 @@ class TestNames:
         """Names of tests, by module."""
         for folder in folders:
             for path in sorted(folder.rglob("*.py")):
-                tree = ast.parse(path.read_bytes(), str(path))
+                try:
+                    tree = ast.parse(path.read_bytes(), str(path))
+                except (SyntaxError, ValueError):  # data of a test, and no test
+                    continue
                 self._texts |= {
                     node.value
                     for node in ast.walk(tree)
