@@ -4,6 +4,7 @@ Importing this package loads nothing; each name comes with its own module.
 
 - `miniagents_testing.scripted`: models and users that say what a script says (`script` is its language).
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
+- `miniagents_testing.clock`, `.searching`: virtual time, and other orders of events.
 - `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
 - `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
 - `miniagents_testing.recut`: the same bytes, cut elsewhere.
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette import RecordingTransport, ReplayTransport, stream_layer, use_cassette
+    from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
     from miniagents_testing.provider_server import ProviderServer
     from miniagents_testing.script import Failure, Step
     from miniagents_testing.scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
+    from miniagents_testing.searching import schedules, search_schedules
 
 __all__ = [
     "Failure",
@@ -28,8 +31,12 @@ __all__ = [
     "ReplayTransport",
     "ScriptedLLM",
     "Step",
+    "VirtualTimeLoop",
     "create_scripted_agent",
     "create_scripted_user",
+    "run_in_virtual_time",
+    "schedules",
+    "search_schedules",
     "stream_layer",
     "use_cassette",
 ]
@@ -41,8 +48,12 @@ _HOME = {
     "ReplayTransport": "cassette",
     "ScriptedLLM": "scripted",
     "Step": "script",
+    "VirtualTimeLoop": "clock",
     "create_scripted_agent": "scripted",
     "create_scripted_user": "scripted",
+    "run_in_virtual_time": "clock",
+    "schedules": "searching",
+    "search_schedules": "searching",
     "stream_layer": "cassette",
     "use_cassette": "cassette",
 }

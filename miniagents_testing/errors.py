@@ -9,6 +9,9 @@ Exception
     │   ├── IncompleteRecordingError  read past the point where the recording was broken off
     │   ├── RecordingRefusedError   nothing is recorded: under CI, beside another, with a secret in it
     │   └── UnplayedError           interactions that nobody asked for
+    ├── IdleLoopError               (DeadlockError) a virtual-time loop on which nothing can go on
+    ├── LiveRequestError            a request that a test must not send
+    ├── NotVirtualError             (RuntimeError) something that a virtual-time loop cannot wait for
     ├── ScriptError                 a script and what was asked of it do not fit
     │   ├── UnconsumedStepsError    steps that nobody asked for
     │   └── UnexpectedCallError     (LookupError) a call for which there is no step
@@ -18,14 +21,16 @@ Exception
 
 from __future__ import annotations
 
-import sys
-from typing import TypeVar
+from miniagents import DeadlockError
 
 __all__ = [
     "CassetteError",
     "CassetteFormatError",
     "CassetteMissError",
+    "IdleLoopError",
     "IncompleteRecordingError",
+    "LiveRequestError",
+    "NotVirtualError",
     "RecordingRefusedError",
     "ScriptError",
     "UnconsumedStepsError",
@@ -33,10 +38,7 @@ __all__ = [
     "UnplayedError",
     "UnusedFaultError",
     "WorkshopError",
-    "for_sdks",
 ]
-
-E = TypeVar("E", bound="WorkshopError")
 
 
 class WorkshopError(Exception):
@@ -67,6 +69,18 @@ class UnplayedError(CassetteError):
     """Interactions of the cassette were never asked for; the message names them."""
 
 
+class IdleLoopError(WorkshopError, DeadlockError):
+    """Tasks wait on a virtual-time loop, and nothing is left that could wake them; the message names them."""
+
+
+class LiveRequestError(WorkshopError):
+    """A test tried to reach the network; the message says what it wanted, and where in the code."""
+
+
+class NotVirtualError(WorkshopError, RuntimeError):
+    """A socket, pipe or subprocess on a virtual-time loop, which cannot wait for the real world."""
+
+
 class ScriptError(WorkshopError):
     """What a scripted model was asked is not what its script was written for."""
 
@@ -81,10 +95,3 @@ class UnexpectedCallError(ScriptError, LookupError):
 
 class UnusedFaultError(WorkshopError):
     """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""
-
-
-def for_sdks(kind: type[E]) -> type[E]:
-    """`kind`, and at once the base error of each SDK in use: none of them wraps it, or sends the request again."""
-    named = (("openai", "OpenAIError"), ("anthropic", "AnthropicError"))
-    bases = [base for sdk, name in named if (base := getattr(sys.modules.get(sdk), name, None)) is not None]
-    return type(kind.__name__, (kind, *bases), {"__module__": kind.__module__}) if bases else kind

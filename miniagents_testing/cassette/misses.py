@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette.matching import differences
-from miniagents_testing.errors import CassetteError, CassetteMissError
+from miniagents_testing.errors import CassetteMissError
+from miniagents_testing.sdk_errors import sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette.index import Place
     from miniagents_testing.cassette.matching import Matching
 
-__all__ = ["as_sdks_let_through", "miss_class", "near_misses"]
+__all__ = ["miss_class", "near_misses"]
 
 NEAREST_SHOWN = 3
 DIFFERENCES_SHOWN = 5
@@ -24,30 +24,12 @@ _COMPARED_BYTES = 500_000
 _COUNTED = 100
 """Differences, of one recorded request."""
 
-Error = TypeVar("Error", bound=CassetteError)
-
-_SDK_ERRORS = (("openai", "OpenAIError"), ("anthropic", "AnthropicError"))
 _VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
-_made: dict[tuple[type[Exception], ...], type[Exception]] = {}
-
-
-def as_sdks_let_through(error: type[Error]) -> type[Error]:
-    """A class below `error` that is also the base error of each SDK in use: they neither retry nor wrap those."""
-    return _below(error, *_SDK_ERRORS)
 
 
 def miss_class() -> type[CassetteMissError]:
     """The class of a miss: what SDKs let through, and what those catch who know vcrpy."""
-    return _below(CassetteMissError, _VCRPY_ERROR, *_SDK_ERRORS)
-
-
-def _below(error: type[Error], *others: tuple[str, str]) -> type[Error]:
-    """A class below `error` and below those of the others whose module has been imported: nobody else can know them."""
-    found = (getattr(sys.modules.get(module), name, None) for module, name in others)
-    bases: tuple[type[Exception], ...] = (error, *(base for base in found if base is not None))
-    if bases not in _made:
-        _made[bases] = type(error.__name__, bases, {"__module__": error.__module__, "__doc__": error.__doc__})
-    return cast("type[Error]", _made[bases])
+    return sdk_proof(CassetteMissError, _VCRPY_ERROR)
 
 
 def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matching: Matching) -> list[str]:

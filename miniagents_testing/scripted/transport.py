@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from miniagents_testing.errors import UnexpectedCallError, for_sdks
+from miniagents_testing.errors import UnexpectedCallError
 from miniagents_testing.playing import aplay, headers_due, play
 from miniagents_testing.scripted.endpoints import respond_to
+from miniagents_testing.sdk_errors import sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -58,7 +59,7 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         try:
             return respond_to(self._llm, request.method, request.url.path, request.content)
         except UnexpectedCallError as error:
-            raise for_sdks(type(error))(*error.args) from None
+            raise sdk_proof(type(error))(*error.args) from None
 
 
 class _AsyncBody(httpx2.AsyncByteStream):

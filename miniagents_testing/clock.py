@@ -1,0 +1,373 @@
+"""Virtual time: an event loop whose clock jumps to the next deadline as soon as nothing can run.
+
+An hour of sleeping takes no time, and always the same course. The loop knows what asyncio shows it: callbacks, timers,
+jobs in threads. It knows nothing of `time.monotonic()`, which goes on as ever, and of sockets, which it refuses.
+
+With a seed, the steps of tasks are held back at random: another order of events for each seed, the same one for the
+same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import itertools
+import math
+import random
+import selectors
+import sys
+import threading
+import time
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
+from weakref import WeakKeyDictionary, WeakSet
+
+from miniagents_testing.errors import IdleLoopError, NotVirtualError
+from miniagents_testing.sdk_errors import sdk_proof
+from miniagents_testing.waiting import described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from concurrent.futures import Future
+
+__all__ = ["VirtualTimeLoop", "name_seed", "run_in_virtual_time"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+PATIENCE = 2.0
+"""Seconds on the wall that a thread gets at least, before a timer beside it, or an idle loop, comes to its turn."""
+
+_OUTSIDE = (
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "getaddrinfo",
+    "getnameinfo",
+    "sock_connect",
+    "subprocess_exec",
+    "subprocess_shell",
+)
+"""What reaches out of the process before a file descriptor is watched, which is refused in any case."""
+
+
+def run_in_virtual_time(coro: Coroutine[Any, Any, T], *, seed: int | None = None) -> T:
+    """Run a coroutine in a virtual-time loop of its own, and return its result; like `asyncio.run`.
+
+    Args:
+        coro: what to run.
+        seed: of the schedule, see `VirtualTimeLoop`. An error then says with which seed it happened.
+
+    Raises:
+        IdleLoopError: something waits that nothing can wake.
+    """
+    try:
+        with asyncio.Runner(loop_factory=functools.partial(VirtualTimeLoop, seed=seed)) as runner:
+            return runner.run(coro)
+    except Exception as error:
+        name_seed(error, seed)
+        raise
+
+
+def name_seed(error: BaseException, seed: int | None) -> None:
+    """Tell with which schedule an error happened, if with any."""
+    if seed is not None:
+        error.add_note(
+            f"This happened with the schedule of seed {seed}; to see it again: run_in_virtual_time(..., seed={seed}), "
+            f"or pytest --miniagents-schedule-seed={seed}"
+        )
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock starts at 0 and moves only when nothing can run, straight to the next deadline.
+
+    Callbacks that are due at the same moment run in the order in which they were scheduled. While a job runs in a
+    thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`) the clock stands still; only a thread that works
+    for longer than two seconds, and for longer than the next deadline is away, is taken for one that waits for that
+    deadline. Threads of any other kind are not waited for, but may call `call_soon_threadsafe` as ever.
+
+    The class itself is a loop factory: `asyncio.Runner(loop_factory=VirtualTimeLoop)`,
+    `MiniAgents().run(..., loop_factory=VirtualTimeLoop)`; with a seed, `functools.partial(VirtualTimeLoop, seed=7)`.
+
+    Args:
+        seed: holds steps of tasks back at random, some tasks more than others. What asyncio promises stays: callbacks
+            (of futures, `call_soon`, timers) run in their order, and none is lost. How many turns of the loop a task
+            needs, and which of two tasks that are ready goes first, is nothing to rely on: so another schedule is one
+            that a slower network or a busier machine could have brought.
+        allow_io: let sockets, pipes and subprocesses be used. While any of them is watched, the clock goes with the
+            wall.
+
+    Raises:
+        IdleLoopError: out of `run_until_complete`, as soon as tasks wait, and no timer, no thread and no file can wake
+            any of them.
+        NotVirtualError: where a socket, pipe or subprocess is opened.
+    """
+
+    # The only private names of asyncio that are used here; the same ones from 3.11 to 3.15.
+    _scheduled: list[asyncio.TimerHandle]
+    """A heap of timers, the next one first."""
+    _clock_resolution: float
+    """What is due so many seconds from now is due."""
+
+    def __init__(self, *, seed: int | None = None, allow_io: bool = False) -> None:
+        self.seed = seed
+        self.allows_io = allow_io
+        self._task_numbers = itertools.count()
+        self._now = 0.0
+        self._holding = None if seed is None else _Holding(seed)
+        self._timer_numbers = itertools.count()
+        self._jobs = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._no_strangers = WeakSet(threading.enumerate())
+        super().__init__(_Selector(self))
+        self.set_task_factory(_Task)  # type: ignore[arg-type]  # made for this loop and for coroutines
+        if not allow_io:
+            for name in _OUTSIDE:
+                setattr(self, name, functools.partial(refuse, f"{name}()"))
+
+    # --- the clock
+
+    def time(self) -> float:
+        """Seconds of virtual time since the loop was made."""
+        return self._now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Like any loop's, and first come, first served among equal deadlines."""
+        moment = _Moment(when)
+        moment.number = next(self._timer_numbers)
+        return super().call_at(moment, callback, *args, context=context)
+
+    def _wait(self, timeout: float | None, poll: Callable[[float | None], list[Any]], *, watches: bool) -> list[Any]:
+        """Nothing can run: wait for the outside if it works for us, or else move the clock.
+
+        Args:
+            timeout: seconds to the next deadline, None if there is none.
+            poll: waits on the wall for at most so many seconds, and returns what came.
+            watches: whether files or sockets are watched.
+        """
+        if timeout is not None and math.isinf(self._scheduled[0].when()):
+            timeout = None  # `sleep(math.inf)`: a way to say for ever
+        if watches:
+            started = time.monotonic()
+            if happened := poll(timeout):
+                self._set_clock(self._now + min(time.monotonic() - started, math.inf if timeout is None else timeout))
+                return happened
+        elif self._jobs or self._anyio_jobs():
+            happened = poll(None if timeout is None else max(timeout, PATIENCE))
+        else:
+            happened = poll(PATIENCE if timeout is None and self._strangers() else 0)
+        if not happened and timeout is not None:
+            self._set_clock(self._scheduled[0].when())
+        elif not happened:
+            happened = self._idle(poll)
+        return happened
+
+    def _set_clock(self, now: float) -> None:
+        self._now = max(self._now, float(now))
+        self._clock_resolution = math.ulp(self._now)  # what is due now, and nothing that is due later
+
+    def _idle(self, poll: Callable[[float | None], list[Any]]) -> list[Any]:
+        if waiting := asyncio.all_tasks(self):
+            raise IdleLoopError(
+                f"Nothing can go on, {self._now:g} s of virtual time after the start: no timer is set, no thread is at "
+                f"work, and these wait for something that never comes:\n{described(waiting)}"
+            )
+        return poll(None)  # whoever runs a loop without any task has other threads give it work
+
+    # --- threads
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Like any loop's; the clock stands still until the job has ended, whoever still waits for it."""
+        if executor is None:
+            executor = self._default_pool()
+        watched = _Watched(executor)
+        future = super().run_in_executor(watched, func, *args)
+        self._jobs += 1
+        watched.job.add_done_callback(self._job_ended)  # after asyncio's own callback, which sets the future
+        return future
+
+    def _default_pool(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            known = self._no_strangers
+            pool = ThreadPoolExecutor(
+                thread_name_prefix="asyncio", initializer=lambda: known.add(threading.current_thread())
+            )
+            self.set_default_executor(pool)
+            return pool
+        return self._pool
+
+    def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override]
+        """Like any loop's."""
+        super().set_default_executor(executor)
+        self._pool = executor
+
+    def _job_ended(self, job: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody counts any more
+            self.call_soon_threadsafe(self._forget_job)
+
+    def _forget_job(self) -> None:
+        self._jobs -= 1
+
+    async def shutdown_default_executor(self, *args: Any, **options: Any) -> None:
+        """Like any loop's; it waits for its threads, on the wall."""
+        self._jobs += 1
+        try:
+            await super().shutdown_default_executor(*args, **options)
+        finally:
+            self._jobs -= 1
+
+    def _anyio_jobs(self) -> bool:
+        """Whether anyio, which has threads of its own, has a job in one of them."""
+        return any(worker not in worker.idle_workers for worker in _anyio_workers(self))
+
+    def _strangers(self) -> bool:
+        """Whether a thread was started, by nobody we know, that may still call back."""
+        known = self._no_strangers.union(_anyio_workers(self))
+        return any(thread not in known for thread in threading.enumerate())
+
+    # --- schedules
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Like any loop's; with a seed, steps of tasks may come some turns later."""
+        if self._holding is not None and isinstance(task := getattr(callback, "__self__", None), asyncio.Task):
+            turns = self._holding.turns(task)
+            if turns:
+                return super().call_soon(self._hold, turns, callback, args, context, context=context)
+        return super().call_soon(callback, *args, context=context)
+
+    def _hold(
+        self, turns: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> None:
+        # what is held back is always a callback that is ready, so that nobody takes the loop for idle
+        if turns > 1:
+            super().call_soon(self._hold, turns - 1, callback, args, context, context=context)
+        else:
+            super().call_soon(callback, *args, context=context)
+
+
+class _Moment(float):
+    """A deadline; of two equal ones, the one that was set first comes first."""
+
+    __slots__ = ("number",)
+
+    number: int
+
+    def __lt__(self, other: float) -> bool:
+        if isinstance(other, _Moment) and float(self) == other:
+            return self.number < other.number
+        return super().__lt__(other)
+
+
+class _Selector(selectors.BaseSelector):
+    """What the loop waits with: it asks the loop whether there is anything to wait for."""
+
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        self._loop = loop
+        self._real = selectors.DefaultSelector()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout <= 0:
+            return self._real.select(0)
+        return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        # the first one is the pipe through which threads wake the loop
+        if self._real.get_map() and not self._loop.allows_io:
+            refuse("Watching a file or socket")
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def get_map(self) -> Any:
+        return self._real.get_map()
+
+    def close(self) -> None:
+        self._real.close()
+        del self._loop  # which holds us
+
+
+class _Task(asyncio.Task[Any]):
+    """A task that keeps its context for reports, and whose place in a set is the same in each run.
+
+    `asyncio.TaskGroup` and others keep tasks in sets, and cancel them in the order of these.
+    """
+
+    def __init__(
+        self,
+        loop: VirtualTimeLoop,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        context: contextvars.Context | None = None,
+        **options: Any,
+    ) -> None:
+        self.number = next(loop._task_numbers)
+        self.variables = contextvars.copy_context() if context is None else context
+        super().__init__(coro, loop=loop, context=self.variables, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class _Holding:
+    """Decides which steps of tasks are held back, and for how many turns of the loop.
+
+    Measured on planted races: holding each step back with the same chance hardly ever lets one task fall ten steps
+    behind another; tasks that differ in how slow they are find that in every sixth schedule.
+    """
+
+    SLOWNESS = (0.0, 0.5, 0.9)
+    MOST_TURNS = 20
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._slowness: WeakKeyDictionary[asyncio.Task[Any], float] = WeakKeyDictionary()
+
+    def turns(self, task: asyncio.Task[Any]) -> int:
+        """How many turns the next step of `task` is late."""
+        slowness = self._slowness.get(task)
+        if slowness is None:
+            slowness = self._slowness[task] = self._random.choice(self.SLOWNESS)
+        turns = 0
+        while turns < self.MOST_TURNS and self._random.random() < slowness:
+            turns += 1
+        return turns
+
+
+class _Watched(Executor):
+    """Passes one job on to an executor, and shows it."""
+
+    job: Future[Any]
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        self.job = self._executor.submit(fn, *args, **kwargs)
+        return self.job
+
+
+def _anyio_workers(loop: VirtualTimeLoop) -> list[Any]:
+    """The threads of anyio's own that work for a loop, or are ready to."""
+    if "anyio.to_thread" not in sys.modules:
+        return []
+    return [thread for thread in threading.enumerate() if getattr(thread, "loop", None) is loop]
+
+
+def refuse(what: str, *args: Any, **kwargs: Any) -> NoReturn:
+    """Raise the error of something that only the real world can bring forward."""
+    raise sdk_proof(NotVirtualError)(
+        f"{what} was asked for on a loop whose time is virtual: sockets, pipes and subprocesses answer in real time, "
+        f"and the clock does not wait. Play a script or a cassette through a transport; or make the loop with "
+        f"allow_io=True, then the clock goes with the wall while something is watched."
+    )

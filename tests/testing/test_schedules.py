@@ -1,0 +1,225 @@
+"""Seeded schedules: other orders of events, each of them again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from miniagents import InteractionContext, MiniAgents, StreamAppender, miniagent
+from miniagents_testing.clock import run_in_virtual_time
+from miniagents_testing.errors import IdleLoopError
+from miniagents_testing.searching import replay_only, schedules, search_schedules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Account:
+    """Loses money when two pay in at once."""
+
+    def __init__(self) -> None:
+        self.balance = 0
+
+    async def pay_in(self, amount: int) -> None:
+        """Reads, waits, writes: the classic."""
+        balance = self.balance
+        await asyncio.sleep(0)
+        self.balance = balance + amount
+
+
+async def pay_in_turn() -> int:
+    """A race that the usual order of events hides: the second one comes a little later."""
+    account = Account()
+
+    async def later() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+        await account.pay_in(1)
+
+    await asyncio.gather(account.pay_in(1), later())
+    return account.balance
+
+
+async def must_not_lose() -> None:
+    """What a test of `pay_in_turn` says."""
+    balance = await pay_in_turn()
+    assert balance == 2
+
+
+async def order_of(names: str, steps: int = 3) -> str:
+    """In which order tasks come through their steps."""
+    log: list[str] = []
+
+    async def task(name: str) -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+            log.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            group.create_task(task(name))
+    return "".join(log)
+
+
+def test_without_a_seed_the_order_is_asyncios() -> None:
+    """Tasks that are ready take turns."""
+    assert run_in_virtual_time(order_of("abc")) == "abcabcabc"
+
+
+def test_a_seed_is_an_order() -> None:
+    """The same one each time, of many; each of the 20 orders of two tasks in three steps is found."""
+    first = [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)]
+    assert [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)] == first
+    assert len(set(first)) > 40
+    assert len({run_in_virtual_time(order_of("ab"), seed=seed) for seed in range(1000)}) == 20
+
+
+def test_one_task_may_fall_far_behind() -> None:
+    """An order in which one has come through ten steps before another has taken two is found often, not hardly ever."""
+    orders = [run_in_virtual_time(order_of("ab", 10), seed=seed) for seed in range(100)]
+    assert sum(order[:11].count("a") > 9 or order[:11].count("b") > 9 for order in orders) > 5
+
+
+def test_what_asyncio_promises_stays() -> None:
+    """Callbacks keep their order; only tasks are late, and none is lost; and time does not pass meanwhile."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        log: list[int] = []
+        future = loop.create_future()
+
+        def note(number: int, future: asyncio.Future[None]) -> None:
+            log.append(number)
+
+        for number in range(20):
+            loop.call_soon(log.append, number)
+        for number in range(20, 40):
+            future.add_done_callback(partial(note, number))
+        future.set_result(None)
+        for number in range(40, 60):
+            loop.call_later(0, log.append, number)
+        await asyncio.gather(*[order_of("abcd") for _ in range(5)])
+        assert loop.time() == 0
+        assert sorted(log) == list(range(60))
+        assert [number for number in log if number < 40] == list(range(40))
+        assert [number for number in log if number >= 40] == list(range(40, 60))
+
+    search_schedules(main)
+
+
+def test_cancellations_come_in_the_same_order_every_time() -> None:
+    """Groups keep their tasks in sets, whose order would be that of addresses."""
+
+    async def main() -> str:
+        log: list[str] = []
+
+        async def task(name: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                log.append(name)
+
+        with pytest.raises(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                for name in "abcdefgh":
+                    group.create_task(task(name))
+                await asyncio.sleep(1)
+                raise ValueError
+        return "".join(log)
+
+    assert Counter(run_in_virtual_time(main()) for _ in range(20)) == {"abcdefgh": 20}
+
+
+def test_the_first_failing_schedule_is_named() -> None:
+    """The search stops there; the same seed shows the same again, and a fixed order does not."""
+    with pytest.raises(AssertionError) as caught:
+        search_schedules(must_not_lose, range(1000))
+    (note,) = caught.value.__notes__
+    seed = int(note.partition("seed ")[2].partition(";")[0])
+    assert f"pytest --miniagents-schedule-seed={seed}" in note
+    assert run_in_virtual_time(pay_in_turn(), seed=seed) == 1
+    assert all(run_in_virtual_time(pay_in_turn(), seed=earlier) == 2 for earlier in range(seed))
+    assert run_in_virtual_time(pay_in_turn()) == 2
+
+
+def test_a_thousand_schedules_are_searched_where_all_are_well() -> None:
+    """Nothing is raised, and each seed was tried once."""
+    tried = 0
+
+    async def main() -> None:
+        nonlocal tried
+        tried += 1
+        assert len(await order_of("ab", 1)) == 2
+
+    search_schedules(main, schedules(1000))
+    assert tried == 1000
+
+
+@pytest.fixture
+def only_seven() -> Iterator[None]:
+    """What `--miniagents-schedule-seed=7` does."""
+    replay_only(7)
+    yield
+    replay_only(None)
+
+
+@pytest.mark.usefixtures("only_seven")
+def test_one_schedule_can_be_chosen() -> None:
+    """Then it is the only one that is searched."""
+    assert list(schedules(1000)) == [7]
+
+
+def test_a_deadlock_of_some_schedules_is_found() -> None:
+    """Two locks in two orders: who is late decides."""
+
+    async def main() -> None:
+        first, second = asyncio.Lock(), asyncio.Lock()
+
+        async def both(one: asyncio.Lock, other: asyncio.Lock, pause: int) -> None:
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            async with one:
+                await asyncio.sleep(0)
+                async with other:
+                    pass
+
+        await asyncio.gather(both(first, second, 0), both(second, first, 4))
+
+    run_in_virtual_time(main())
+    with pytest.raises(IdleLoopError, match="async with other:") as caught:
+        search_schedules(main, range(100))
+    assert "seed" in caught.value.__notes__[0]
+
+
+def test_agents_reply_the_same_under_every_schedule() -> None:
+    """A conversation over appenders and streams; the deadlock report has nothing to say, whoever is late."""
+
+    @miniagent
+    async def shouter(ctx: InteractionContext) -> None:
+        async for promise in ctx.message_promises:
+            ctx.reply("".join([token.upper() async for token in promise]))
+
+    async def main() -> None:
+        async with MiniAgents():
+            appender = StreamAppender[str]()
+            call = shouter.initiate_call()
+            replies = call.send_message("a").reply_sequence(finish_call=False)
+
+            async def fill() -> None:
+                with appender:
+                    for letter in "bcd":
+                        await asyncio.sleep(0)
+                        appender.append(letter)
+
+            task = asyncio.create_task(fill())
+            async for piece in appender.promise:
+                call.send_message(piece)
+            call.finish()
+            await task
+            assert [str(message) for message in await replies] == ["A", "B", "C", "D"]
+
+    search_schedules(main, range(200))
