@@ -30,7 +30,9 @@ def sdk_proof(error_class: E, *others: tuple[str, str]) -> E:
     bases: tuple[type[Exception], ...] = (error_class, *(base for base in loaded if base is not None))
     if bases not in _made:
         names = {
-            "__module__": error_class.__module__, "__qualname__": error_class.__qualname__, "__doc__": error_class.__doc__
+            "__module__": error_class.__module__,
+            "__qualname__": error_class.__qualname__,
+            "__doc__": error_class.__doc__,
         }
         _made[bases] = type(error_class.__name__, bases, names)
     return cast("E", _made[bases])

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cassette.misses import as_sdks_let_through
 from miniagents_testing.errors import CassetteError
+from miniagents_testing.sdk_errors import sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def session_here() -> Session | None:
     with _lock:
         candidates = list(_open)
     if len(candidates) > 1:
-        raise as_sdks_let_through(CassetteError)(
+        raise sdk_proof(CassetteError)(
             f"a request is made where no cassette was opened, while several are open elsewhere: "
             f"{', '.join(each.name for each in candidates)}. Open its cassette in the task or thread that makes it"
         )

@@ -9,8 +9,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from miniagents_testing.cassette import chunkmap
-from miniagents_testing.cassette.misses import as_sdks_let_through
 from miniagents_testing.errors import IncompleteRecordingError
+from miniagents_testing.sdk_errors import sdk_proof
 from miniagents_testing.streams import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Playback:
             return self._library.error(name, message)
         if self.response.complete or (self._settings.at_incomplete == "end" and self.response.status):
             return None
-        return as_sdks_let_through(IncompleteRecordingError)(
+        return sdk_proof(IncompleteRecordingError)(
             f"the recording of {self.interaction.uri} ends here, before the answer was whole: {_ENDS.get(end, end)}. "
             "Record it again, or choose with `at_incomplete` what comes after it"
         )

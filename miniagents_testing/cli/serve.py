@@ -19,11 +19,15 @@ __all__ = ["add"]
 
 def add(commands: Commands) -> None:
     """Its arguments."""
-    serve = commands.add_parser("serve", help="a local provider: OpenAI's chat completions and Responses, Anthropic's messages")
+    serve = commands.add_parser(
+        "serve", help="a local provider: OpenAI's chat completions and Responses, Anthropic's messages"
+    )
     serve.add_argument(
         "text", nargs="*", help="the answers, one a request; by default each answer says the request again"
     )
-    serve.add_argument("--cassette", help="answer with the recorded streams of this file, in their order and at their pace")
+    serve.add_argument(
+        "--cassette", help="answer with the recorded streams of this file, in their order and at their pace"
+    )
     serve.add_argument("--port", type=int, default=0, help="default: any free port")
     serve.add_argument("--gap", type=float, default=0.05, help="seconds between tokens (default: %(default)s)")
     serve.set_defaults(run=_run)

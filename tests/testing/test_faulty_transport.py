@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -25,11 +26,11 @@ from miniagents.errors import (
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.llm.retries import Retry
-from miniagents_testing import Answer, faults
-from miniagents_testing.cassette import Chunk, Interaction, ReplayTransport, ResponseStream
+from miniagents_testing import ScriptedLLM, faults
+from miniagents_testing.cassette import Interaction, ReplayTransport
 from miniagents_testing.errors import UnplayedError, UnusedFaultError
 from miniagents_testing.faults import Fault, FaultyTransport, inject, laid_over
-from miniagents_testing.wire import anthropic_events, openai_chunks
+from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -191,11 +192,6 @@ async def test_a_transport_for_other_clients_is_told_apart() -> None:
 # --- on the real SDKs
 
 
-def chat(text: str) -> list[bytes]:
-    """A streamed chat completion, with usage."""
-    return list(openai_chunks(Answer(text), {"model": "m", "stream_options": {"include_usage": True}}, 1))
-
-
 def openai_agent(transport: httpx2.AsyncBaseTransport, **options: Any) -> Any:
     """An agent on OpenAI's client."""
     client = openai.AsyncOpenAI(api_key="k", http_client=httpx2.AsyncClient(transport=transport))
@@ -222,7 +218,7 @@ async def test_an_agent_gives_the_error_of_the_fault_and_what_had_come(
 ) -> None:
     """On the real client: the class says what happened, the message has the text before it."""
     stall_timeout = 0.05 if error is StreamStalledError else None
-    with inject(Provider(*chat("one two three")).transport, fault) as transport:
+    with inject(ScriptedLLM("one two three").transport(), fault) as transport:
         async with MiniAgents():
             with pytest.raises(error) as caught:
                 await openai_agent(transport, stall_timeout=stall_timeout).trigger("Hi")
@@ -232,8 +228,8 @@ async def test_an_agent_gives_the_error_of_the_fault_and_what_had_come(
 
 async def test_an_anthropic_agent_understands_the_same_faults() -> None:
     """One form of errors for all providers."""
-    provider = Provider(*anthropic_events(Answer("one two three"), {}, 1))
-    with inject(provider.transport, faults.overloaded(at=5), faults.rate_limit().on(2)) as transport:
+    script = ScriptedLLM("one two three").transport()
+    with inject(script, faults.overloaded(at=6), faults.rate_limit().on(2)) as transport:
         client = anthropic.AsyncAnthropic(api_key="k", http_client=httpx2.AsyncClient(transport=transport))
         agent = create_anthropic_agent("m", async_client=client, retry=None)
         async with MiniAgents():
@@ -244,13 +240,16 @@ async def test_an_anthropic_agent_understands_the_same_faults() -> None:
     assert caught.value.partial.content == "one two"
 
 
+def recorded(text: str) -> ReplayTransport:
+    """A cassette with one answer."""
+    request = {"messages": [{"role": "user", "content": "Hi"}], "model": "m", "stream": True}
+    uri, body = "https://api.openai.com/v1/chat/completions", json.dumps(request).encode()
+    return ReplayTransport([Interaction("POST", uri, body, ScriptedLLM(text).respond("chat", request))])
+
+
 async def test_a_recorded_answer_is_still_there_after_a_refusal() -> None:
     """The cassette is not asked for a response that a fault gives, and stays as it is."""
-    answer = ResponseStream(
-        tuple(Chunk(0, event) for event in chat("Hello.")), headers={"content-type": ["text/event-stream"]}
-    )
-    body = b'{"messages":[{"role":"user","content":"Hi"}],"model":"m","stream":true}'
-    cassette = ReplayTransport([Interaction("POST", "https://api.openai.com/v1/chat/completions", body, answer)])
+    cassette = recorded("Hello.")
     with inject(cassette, faults.rate_limit(retry_after=0), faults.overloaded().on(2)) as transport:
         async with MiniAgents():
             (message,) = await openai_agent(transport, retry=Retry(first_wait=0)).trigger("Hi")
@@ -260,11 +259,7 @@ async def test_a_recorded_answer_is_still_there_after_a_refusal() -> None:
 
 async def test_a_recorded_answer_that_breaks_has_been_played() -> None:
     """A fault inside a stream takes the recording with it."""
-    answer = ResponseStream(
-        tuple(Chunk(0, event) for event in chat("Hello.")), headers={"content-type": ["text/event-stream"]}
-    )
-    body = b'{"messages":[{"role":"user","content":"Hi"}],"model":"m","stream":true}'
-    cassette = ReplayTransport([Interaction("POST", "https://api.openai.com/v1/chat/completions", body, answer)])
+    cassette = recorded("Hello.")
     with pytest.raises(UnplayedError):
         cassette.assert_complete()
     with inject(cassette, faults.reset(after=1)) as transport:
@@ -276,7 +271,7 @@ async def test_a_recorded_answer_that_breaks_has_been_played() -> None:
 
 def test_the_sync_clients_of_the_sdks_meet_the_same_faults() -> None:
     """The transport serves both."""
-    with inject(Provider(*chat("one two")).transport, faults.reset(after=2)) as transport:
+    with inject(ScriptedLLM("one two").transport(), faults.reset(after=2)) as transport:
         client = openai.OpenAI(api_key="k", http_client=httpx2.Client(transport=transport), max_retries=0)
         texts = []
         with pytest.raises((openai.APIConnectionError, httpx2.ReadError)):
