@@ -53,7 +53,7 @@ Cut = Literal["word", "character"] | int | Callable[[str], Sequence[str]]
 Then = Literal["truncate", "reset", "stall", "hold"] | float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Failure:
     """The provider's word that it will not answer: a response with an error status, or an error within a stream.
 
@@ -68,7 +68,7 @@ class Failure:
     status: int
     message: str = "The script says so"
     type: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = FrozenDict()
     first_wait: float = 0.0
 
     def __post_init__(self) -> None:
@@ -78,6 +78,9 @@ class Failure:
             self, "headers", FrozenDict({name.lower(): str(text) for name, text in self.headers.items()})
         )
         _check_seconds("first_wait", self.first_wait)
+
+    def __repr__(self) -> str:
+        return _as_written(self)
 
 
 class ToolCallDeltas(NamedTuple):
@@ -211,13 +214,7 @@ class Step:
             yield wait * (1 + self.jitter * chance.uniform(-1, 1)) if self.jitter else wait
 
     def __repr__(self) -> str:
-        shown = [short_repr(self.text)] if self.text or not self.tool_calls else []
-        shown += [
-            f"{each.name}={short_repr(getattr(self, each.name))}"
-            for each in fields(self)
-            if each.name not in ("text", "deltas") and getattr(self, each.name) != each.default
-        ]
-        return f"Step({', '.join(shown)})"
+        return _as_written(self)
 
 
 Answer = Step | Failure | ResponseStream | Exception
@@ -270,6 +267,19 @@ def _is_exception_class(item: Any) -> bool:
     return isinstance(item, type) and issubclass(item, Exception)
 
 
+def _as_written(step: Step | Failure) -> str:
+    """The step in Python, without what was left to its defaults."""
+    first, *others = (each for each in fields(step) if each.init)
+    shown = [
+        f"{each.name}={short_repr(getattr(step, each.name))}"
+        for each in others
+        if getattr(step, each.name) != each.default
+    ]
+    if not shown or getattr(step, first.name) != first.default:
+        shown.insert(0, short_repr(getattr(step, first.name)))
+    return f"{type(step).__name__}({', '.join(shown)})"
+
+
 def _check_seconds(name: str, value: float) -> None:
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of seconds, not {value!r}")
@@ -289,6 +299,8 @@ def _pieces(text: str | Sequence[str] | BaseModel | Mapping[str, Any], cut: Cut)
 
 
 def _cut(text: str, cut: Cut) -> tuple[str, ...]:
+    if not text:
+        return ()
     if cut == "word":
         return tuple(re.findall(r"\s*\S+(?:\s+$)?|\s+", text))
     if callable(cut):

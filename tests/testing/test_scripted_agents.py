@@ -76,7 +76,7 @@ async def test_a_text_is_all_it_takes() -> None:
 async def test_the_message_has_all_that_was_scripted(api: API) -> None:
     """In the fields that each provider's agent fills."""
     usage = Usage(input_tokens=11, output_tokens=7, cached_tokens=5, reasoning_tokens=3)
-    calls = [ToolCall(id="call_a", name="get_weather", arguments='{"city": "Paris"}'), ("get_time", {})]
+    calls: Any = [ToolCall(id="call_a", name="get_weather", arguments='{"city": "Paris"}'), ("get_time", {})]
     step = Step("Let me see.", reasoning="Hm, well.", tool_calls=calls, usage=usage)
     message, _, _ = await ask(create_scripted_agent(step, api=api, alias="MODEL"))
     assert message.content == "Let me see."
@@ -126,7 +126,9 @@ async def test_a_function_can_be_one_of_the_steps() -> None:
 async def test_a_recorded_stream_can_be_a_step() -> None:
     """Its bytes are played as they are."""
     body = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-    recorded = ResponseStream((Chunk(0, body[:30]), Chunk(0, body[30:])), headers={"content-type": ["text/event-stream"]})
+    recorded = ResponseStream(
+        (Chunk(0, body[:30]), Chunk(0, body[30:])), headers={"content-type": ["text/event-stream"]}
+    )
     message, _, _ = await ask(create_scripted_agent([recorded]))
     assert message.content == "Hi"
 
@@ -143,7 +145,9 @@ async def test_forks_and_several_agents_share_a_script() -> None:
 async def test_an_agent_on_a_script_takes_what_a_providers_agent_takes() -> None:
     """So a test can put it in the place of `create_openai_agent`; a client that it is given is never used."""
     llm = ScriptedLLM(["Hello"])
-    agent = llm.agent(model="gpt-4", async_client=object(), system="Be brief.", reply_metadata={"speaker": "me"}, top_p=1)
+    agent = llm.agent(
+        model="gpt-4", async_client=object(), system="Be brief.", reply_metadata={"speaker": "me"}, top_p=1
+    )
     message, _, _ = await ask(agent)
     assert message.speaker == "me"
     assert (llm.last_call.model, llm.last_call.system) == ("gpt-4", "Be brief.")
@@ -155,7 +159,9 @@ async def test_an_agent_on_a_script_takes_what_a_providers_agent_takes() -> None
 
 async def test_an_exception_is_raised_where_its_call_comes() -> None:
     """A class does as well as an object; what an SDK would take for the network's comes as the agents report it."""
-    llm = ScriptedLLM(["Hello", ZeroDivisionError, KeyError("k"), RateLimitedError("slow down"), ConnectionError("no route")])
+    llm = ScriptedLLM(
+        ["Hello", ZeroDivisionError, KeyError("k"), RateLimitedError("slow down"), ConnectionError("no route")]
+    )
     errors = [(await ask(llm.agent()))[2] for _ in range(5)]
     assert [type(error) for error in errors] == [
         type(None), ZeroDivisionError, KeyError, RateLimitedError, ConnectionFailedError,
@@ -165,7 +171,9 @@ async def test_an_exception_is_raised_where_its_call_comes() -> None:
 
 async def test_a_failure_is_the_typed_error_of_the_agents() -> None:
     """One call, one step: an agent on a script does not retry, unless it is told to."""
-    llm = ScriptedLLM([Failure(429, "Too fast", headers={"Retry-After": "7"}), Failure(529, headers={"x-should-retry": "false"})])
+    llm = ScriptedLLM(
+        [Failure(429, "Too fast", headers={"Retry-After": "7"}), Failure(529, headers={"x-should-retry": "false"})]
+    )
     _, _, error = await ask(llm.agent())
     assert isinstance(error, RateLimitedError)
     assert "Too fast" in str(error)
@@ -247,7 +255,7 @@ def steps(draw: st.DrawFn) -> Step:
     """Steps of all kinds, some of which break."""
     text = st.text(max_size=12) | st.lists(st.text(max_size=3), max_size=4)
     arguments = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=2)
-    step = {
+    step: dict[str, Any] = {
         "text": draw(text),
         "reasoning": draw(st.just("") | text),
         "refusal": draw(st.just("") | st.text(max_size=6)),
@@ -255,7 +263,7 @@ def steps(draw: st.DrawFn) -> Step:
         "finish_reason": draw(st.none() | st.sampled_from(["stop", "length", "content_filter"])),
         "cut": draw(st.sampled_from(["word", "character", 2])),
     }
-    then = draw(st.sampled_from([None, None, "truncate", "reset", 0.0, Failure(429), Failure(529), Failure(500)]))
+    then: Any = draw(st.sampled_from([None, None, "truncate", "reset", 0.0, Failure(429), Failure(529), Failure(500)]))
     after = None if then is None else draw(st.none() | st.integers(0, Step(**step).deltas.tokens))
     return Step(**step, then=then, after=after)
 
@@ -263,13 +271,15 @@ def steps(draw: st.DrawFn) -> Step:
 @given(step=steps(), api=st.sampled_from(APIS), stream=st.booleans())
 async def test_an_agent_on_a_script_is_what_the_wire_makes_of_it(step: Step, api: API, stream: bool) -> None:
     """The same message and tokens through the real SDK, or the same error with the same part."""
-    settings = {"stream": stream, "retry": None}
+    settings: dict[str, Any] = {"stream": stream, "retry": None}
     message, tokens, error = await ask(ScriptedLLM(step).agent(api=api, **settings))
     expected = await on_the_wire(step, api, **settings)
     assert (message, tokens, type(error), str(error)) == (*expected[:2], type(expected[2]), str(expected[2]))
 
 
-@given(script=st.lists(st.sampled_from(["Hi", Failure(503), Failure(401), Step("", then="reset"), OSError("no route")])))
+@given(
+    script=st.lists(st.sampled_from(["Hi", Failure(503), Failure(401), Step("", then="reset"), OSError("no route")]))
+)
 async def test_both_levels_retry_alike(script: list[Any]) -> None:
     """With the same number of calls, and the same end, also where the script is exhausted."""
     llm = ScriptedLLM(script)

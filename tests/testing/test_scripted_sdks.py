@@ -70,8 +70,9 @@ async def test_a_failure_is_the_error_of_the_sdk(sdks: Any, api: str, streamed: 
     failure = Failure(429, "Too fast", headers={"retry-after": "7", "x-should-retry": "false"})
     with pytest.raises((openai.RateLimitError, anthropic.RateLimitError), match="Too fast") as caught:
         await sdks.ask(api, streamed=streamed, sync=sync, transport=ScriptedLLM([failure]).transport())
-    assert caught.value.response.headers["retry-after"] == "7"
-    assert caught.value.response.headers["x-should-retry"] == "false"
+    error: Any = caught.value
+    assert error.response.headers["retry-after"] == "7"
+    assert error.response.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("sync", [True, False])
