@@ -52,9 +52,7 @@ class MiniAgent(Generic[P]):
             raise TypeError(f"An agent must be an async function, or a class with an async __call__, not {function!r}")
         self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
-        self.alias = _HUMP.sub("_", name).upper() if alias is None else alias
-        if not self.alias.isprintable():  # it stands in traces, logs and error texts, which people read on terminals
-            raise ValueError(f"An alias must be one line of printable characters, not {alias!r}")
+        self.alias = _checked_alias(_HUMP.sub("_", name).upper() if alias is None else alias)
         self.description = inspect.getdoc(function) if description is None else description
         self.kwargs = dict(kwargs or {})
         self.__name__ = name
@@ -163,13 +161,21 @@ class MiniAgent(Generic[P]):
 
         Raises:
             TypeError: the agent does not take such a keyword argument.
+            ValueError: the alias is not one line of printable characters.
         """
         self._arguments.check_known(self.alias, kwargs)
         fork = copy.copy(self)
-        fork.alias = self.alias if alias is None else alias
+        fork.alias = self.alias if alias is None else _checked_alias(alias)
         fork.description = fork.__doc__ = self.description if description is None else description
         fork.kwargs = {**self.kwargs, **kwargs}
         return fork
+
+
+def _checked_alias(alias: str) -> str:
+    """An alias stands in traces, logs and error texts, which people read on terminals."""
+    if not alias.isprintable():
+        raise ValueError(f"An alias must be one line of printable characters, not {alias!r}")
+    return alias
 
 
 def _is_async(function: Any) -> bool:

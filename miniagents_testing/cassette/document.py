@@ -50,9 +50,7 @@ def parse(text: str | bytes) -> dict[str, Any]:
     """
     try:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
-        document = (
-            json.loads(text) if text.startswith("{" if isinstance(text, str) else b"{") else yaml.load(text, _Loader)
-        )
+        document = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
     try:

@@ -41,7 +41,9 @@ def recorded(interactions: Iterable[Interaction]) -> Callable[[Call], ResponseSt
         if answers:
             return answers.popleft()
         lines = [f"nothing that is left in the recording answers {call}"]
-        nearest = sorted((differences(each.request_body, body) for each in kept if _api(each) == call.api), key=len)
+        now = canonical_body(body)
+        bodies = (canonical_body(each.request_body) for each in kept if _api(each) == call.api)
+        nearest = sorted((list(differences(recorded, now)) for recorded in bodies), key=len)
         for found in nearest[:1]:
             lines += [f"  {line}" for line in found[:5]] or ["  the same request was answered already"]
         raise UnexpectedCallError("\n".join(lines))
