@@ -129,7 +129,8 @@ class ChatHistoryMD(ChatHistory):
         return _without_repetitions([*found.messages, *((record, message_of(record)) for record in later)])
 
     def _check_format(self, data: bytes) -> None:
-        if data.strip() and not has_frames(data) and not HEAD.startswith(data.strip()):
+        text = data.replace(b"\0", b"").strip()  # zeros are what a loss of power leaves of a text that was not written
+        if text and not has_frames(data) and not HEAD.startswith(text):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
@@ -200,7 +201,7 @@ class ChatHistoryMD(ChatHistory):
         for path, record in self._left_behind():
             if record is None and time.time() - path.stat().st_mtime < _BEING_MADE:
                 continue
-            if record is not None and HEAD + b' {"id":"%b"' % record.id.encode() not in file.read():
+            if record is not None and not _has(scan(file.read()).records, record):
                 logger.warning("%s: a message that was not finished is kept as far as it came", self._name)
                 self._write(file, to_bytes(record))
             remove_journal(path)
@@ -226,6 +227,16 @@ class ChatHistoryMD(ChatHistory):
             await asyncio.sleep(_LOCK_POLL)
             waited += _LOCK_POLL
         return file
+
+
+def _has(records: Iterable[Record], wanted: Record) -> bool:
+    """Whether the message is among them, whole or at least as far as it is known."""
+    return any(record.id == wanted.id and not _is_better(wanted, record) for record in records)
+
+
+def _is_better(record: Record, other: Record) -> bool:
+    """Of two records of one message: whether there is more of it in the first."""
+    return other.interrupted and (not record.interrupted or len(record.text or "") > len(other.text or ""))
 
 
 class _Writing:
@@ -259,9 +270,16 @@ class _Writing:
 
 
 def _without_repetitions(messages: list[tuple[Record, Message]]) -> tuple[Message, ...]:
-    """Of an interrupted message that was written more than once, the complete record counts, or else the last."""
+    """A message that was written more than once counts once: the complete record, or else the longest.
+
+    A record with the id of another one that says something else was made by a person who copied and edited it.
+    """
     best: dict[str, Record] = {}
     for record, _ in messages:
-        if not record.interrupted or best.get(record.id, record).interrupted:
+        if record.id not in best or _is_better(record, best[record.id]):
             best[record.id] = record
-    return tuple(message for record, message in messages if not record.interrupted or best[record.id] is record)
+    return tuple(
+        message
+        for record, message in messages
+        if best[record.id] is record or not (record.interrupted or record == best[record.id])
+    )

@@ -62,6 +62,7 @@ class LockedFile:
         self._path = path
         status = os.fstat(descriptor)
         self.size = status.st_size
+        self._has_new_name = not self.size
         self.identity = (status.st_dev, status.st_ino)
 
     @classmethod
@@ -129,8 +130,15 @@ class LockedFile:
         self.size += len(data)
 
     def sync(self) -> None:
-        """Return when the disk has it."""
+        """Return when the disk has it; of a new file, its name in the folder too (where the system offers that)."""
         os.fsync(self._descriptor)
+        if self._has_new_name and hasattr(os, "O_DIRECTORY"):
+            folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        self._has_new_name = False
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -45,8 +45,8 @@ TORN_END = b"<!-- /miniagents interrupted -->"
 
 _FRAME = re.compile(rb"<!-- (/?)miniagents")
 _HEAD_LINE = re.compile(
-    rb"<!-- miniagents (\{[^\n]*\}) -->\r?\n(?:## [^\n]*(?:\n|\Z)|##?\Z)?(?:\r?\n)?"
-)  # \Z: torn in the heading
+    rb"<!-- miniagents (\{[^\n]*\}) -->\r?\n(?:## [^\n]*(?:\n|\Z)|##?\0*\Z)?(?:\r?\n)?"
+)  # \Z: torn in the heading; zeros: the disk had not written the rest
 _END_LINE = re.compile(rb"<!-- /miniagents( interrupted)? -->")
 
 # Control characters are no text either: viewers and editors change or hide them, terminals obey them, and a NUL in a
@@ -265,6 +265,7 @@ def _text_of(body: bytes, head: dict[str, Any], *, cut: bool) -> tuple[str, bool
     """The text in `body`, and whether it is what was written; `cut`: it may end inside a character or an escape."""
     damaged = b"\0" in body
     if damaged:
+        cut = cut or body.endswith(b"\0")
         body = body.replace(b"\0", b"")
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(body, final=not cut)

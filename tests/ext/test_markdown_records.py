@@ -1,5 +1,7 @@
 """The format of `ChatHistoryMD`: no text forges a record, no cut and no damage loses more than what it hit."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import itertools
@@ -139,6 +141,29 @@ def test_every_cut_of_a_record_full_of_escapes() -> None:
         if cut > start and found.records != (BEFORE, record):
             assert found.problems
     assert scan(whole).records == (BEFORE, record)
+
+
+def test_H5_a_tail_of_zeros_is_no_part_of_a_text() -> None:
+    """After a loss of power a file may have its length and not its bytes; whatever is missing, nothing is made up."""
+    text = "# é\x1b \\ 😀\n```py\nx"
+    record = Record("x", "user", text)
+    start, whole = len(to_bytes(BEFORE)), file_of(BEFORE, record)
+    for cut in range(start, len(whole)):
+        torn = whole[:cut] + bytes(len(whole) - cut)
+        for data in (torn, torn + missing_end(torn) + to_bytes(AFTER)):
+            first, *rest = scan(data).records
+            assert first == BEFORE
+            if rest and rest[-1] == AFTER:
+                del rest[-1]
+            else:
+                assert data is torn
+            for cut_off in rest:
+                assert cut_off == record or (cut_off.interrupted and text.startswith(str(cut_off.text)))
+            assert len(rest) <= 1
+    opened = frame_open(record) + escape(text).encode()
+    for cut in range(len(opened)):
+        journal = scan_open(opened[:cut] + bytes(len(opened) - cut))
+        assert journal is None or text.startswith(str(journal.text))
 
 
 @given(

@@ -1,5 +1,7 @@
 """Laws of histories: text in = text out, role in = role out, for every kind and for any text."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -20,6 +22,8 @@ from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from tests.conftest import Effort
 
 MAKERS: dict[str, Callable[[Path], ChatHistory]] = {
     "memory": lambda folder: InMemoryChatHistory(),
@@ -141,6 +145,19 @@ def test_300_forgeries_change_no_role_and_no_neighbour(make: Callable[[Path], Ch
     assert len(texts) >= 300
     sent = [UserMessage(text) if number % 2 else AssistantMessage(text) for number, text in enumerate(texts)]
     assert stored(make, sent) == tuple(sent)
+
+
+def test_H8_H9_T1_thousands_of_texts_come_back_as_they_were(effort: Effort) -> None:
+    """10,000 of them in CI, from every kind: contents and roles made of all that means something to some store."""
+
+    @settings(max_examples=effort(50, ci=500, nightly=10_000))
+    @given(texts=st.lists(any_text, min_size=20, max_size=20), role=any_text)
+    def check(texts: list[str], role: str) -> None:
+        sent = [Message(text, role=role) if number % 5 else UserMessage(text) for number, text in enumerate(texts)]
+        for make in MAKERS.values():
+            assert stored(make, sent) == tuple(sent)
+
+    check()
 
 
 @given(contents=st.lists(messages(), min_size=1, max_size=3), data=st.data())

@@ -1,0 +1,227 @@
+"""A Markdown history after every crash: what its writer did to files is noted, cut off everywhere, and read again."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents.errors import HistoryWriteError
+from miniagents.ext import history_files
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.messages import AssistantMessage, Message, UserMessage
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.conftest import Effort
+
+OS_CLOSE = os.close
+TOKENS = ("Sure! ", "```py\n", "é\x1b\\ 😀", "\r", "\n<!-- /miniagents -->", "\n\n")
+SENT = (UserMessage("One?\n"), AssistantMessage("".join(TOKENS)), UserMessage("Two."))
+
+Files = dict[str, bytes]
+"""Their names inside the folder, and what is in them."""
+
+
+class Disk:
+    """Notes what is done to the files of a folder: ("write", name, data), ("create" | "unlink" | "sync", name, b"")."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[tuple[str, str, bytes]] = []
+        self.acknowledged: list[int] = []
+        """How long the log was when each message had been stored."""
+        names: dict[int, str] = {}
+        real_open, real_write, real_sync, real_unlink = os.open, history_files.write_all, os.fsync, Path.unlink
+
+        def name(path: Any) -> str:
+            return Path(path).relative_to(folder).as_posix()
+
+        def opened(path: Any, flags: int, *rest: Any) -> int:
+            new = not os.path.exists(path)  # noqa: PTH110 - `Path.exists` would come here again
+            names[descriptor := real_open(path, flags, *rest)] = name(path)
+            if new:
+                self.log.append(("create", name(path), b""))
+            return descriptor
+
+        def written(descriptor: int, data: bytes) -> None:
+            self.log.append(("write", names[descriptor], data))
+            real_write(descriptor, data)
+
+        def synced(descriptor: int) -> None:
+            self.log.append(("sync", names[descriptor], b""))
+            real_sync(descriptor)
+
+        def unlinked(path: Path, missing_ok: bool = False) -> None:
+            self.log.append(("unlink", name(path), b""))
+            real_unlink(path, missing_ok)
+
+        monkeypatch.setattr(os, "open", opened)
+        monkeypatch.setattr(history_files, "write_all", written)
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(Path, "unlink", unlinked)
+
+    def kills(self) -> Iterator[tuple[Files, int]]:
+        """Every state in which a killed process can leave the files, and how many messages had been stored."""
+        files: Files = {}
+        for number, (what, name, data) in enumerate(self.log):
+            stored = sum(length <= number for length in self.acknowledged)
+            if what == "unlink":
+                files = {other: content for other, content in files.items() if other != name}
+            for length in range(len(data)):
+                yield {**files, name: files[name] + data[:length]}, stored
+            if what in ("create", "write"):
+                files = {**files, name: files.get(name, b"") + data}
+            yield files, stored
+        yield files, len(self.acknowledged)
+
+    def losses(self, step: int) -> Iterator[tuple[Files, int]]:
+        """States after a loss of power, and how many messages the disk had been told to keep.
+
+        What was not synced may be there in part (`step` bytes apart), or as zeros; a new file may be missing, a
+        removed one back.
+        """
+        for number in range(len(self.log) + 1):
+            files: Files = {}
+            kept: dict[str, int] = {}
+            named: set[str] = set()
+            for what, name, data in self.log[:number]:
+                if what != "sync":
+                    files[name] = files.get(name, b"") + data
+                elif name == ".":
+                    named |= {other for other in files if "/" not in other}
+                else:
+                    kept[name] = len(files[name])
+            stored = sum(length <= number for length in self.acknowledged) if kept else 0
+            for name, content in files.items():
+                if name not in named:
+                    yield {other: data for other, data in files.items() if other != name}, stored
+                for length in range(kept.get(name, 0), len(content), step):
+                    yield {**files, name: content[:length]}, stored
+                    yield {**files, name: content[:length] + bytes(len(content) - length)}, stored
+
+
+async def chat(path: Path, disk: Disk, *, fsync: bool) -> None:
+    """Store all messages, the second one as it streams."""
+
+    async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
+        for token in TOKENS:
+            yield token
+            for _turn in range(3):
+                await asyncio.sleep(0)
+
+    history = ChatHistoryMD(path, fsync=fsync)
+    async with MiniAgents():
+        for message in (SENT[0], AssistantMessage.promise(message_token_streamer=tokens), SENT[2]):
+            await history.aappend(message)
+            disk.acknowledged.append(len(disk.log))
+
+
+async def survives(copy: Path, files: Files, stored: int) -> int:
+    """What was stored is whole, what is partial is marked, and the chat can go on; returns how many are partial."""
+    for name, content in files.items():
+        path = copy.parent / name.replace("chat.md", copy.name, 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    loaded = await ChatHistoryMD(copy).aload_chat_history()
+    whole = [message for message in loaded if not is_partial(message)]
+    assert len(whole) >= stored
+    expected = iter(SENT)
+    for message in loaded:
+        assert any(as_sent(message, other) for other in expected), f"{message!r} was not said at this place"
+    await ChatHistoryMD(copy).aappend(UserMessage("next"))
+    assert await ChatHistoryMD(copy).aload_chat_history() == (*loaded, UserMessage("next"))
+    return len(loaded) - len(whole)
+
+
+def is_partial(message: Message) -> bool:
+    """Whether it is marked as cut off."""
+    return getattr(message, "interrupted", False) is True
+
+
+def as_sent(message: Message, sent: Message) -> bool:
+    """Whether it is this one, or as much of it as came."""
+    if is_partial(message):
+        return message.role == sent.role and str(sent).startswith(str(message))
+    return message == sent
+
+
+async def test_H1_H4_H14_a_kill_at_any_byte_loses_at_most_the_message_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every prefix of every write: the earlier messages are whole, each there once, and the next append is intact."""
+    with monkeypatch.context() as patched:
+        (tmp_path / "chat").mkdir()
+        disk = Disk(tmp_path / "chat", patched)
+        await chat(tmp_path / "chat" / "chat.md", disk, fsync=False)
+    assert [what for what, _, _ in disk.log].count("unlink") == 1
+    states = 0
+    for files, stored in disk.kills():
+        assert await survives(tmp_path / f"{states}.md", files, stored) <= 1
+        states += 1
+    assert states > 600
+
+
+@pytest.mark.parametrize("fsync", [False, True], ids=["without fsync", "with fsync"])
+async def test_H4_H5_a_loss_of_power_costs_what_was_not_synced_and_nothing_else(
+    fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: Effort
+) -> None:
+    """Torn and zero-filled tails, files whose names were lost, removed files that are back; with `fsync`, nothing."""
+    with monkeypatch.context() as patched:
+        (tmp_path / "chat").mkdir()
+        disk = Disk(tmp_path / "chat", patched)
+        await chat(tmp_path / "chat" / "chat.md", disk, fsync=fsync)
+    states = 0
+    for files, stored in disk.losses(effort(19, ci=5, nightly=1)):
+        await survives(tmp_path / f"{states}.md", files, stored)
+        states += 1
+    assert states > 100
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
+async def test_H7_H14_whatever_call_the_disk_refuses_nothing_is_lost_and_nothing_twice(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call fails in its turn: the error says so once, and the message is written with the next one."""
+    for place in range(40):
+        path = tmp_path / str(place) / "chat.md"
+        history = ChatHistoryMD(path, fsync=True)
+        await history.aappend("before")
+        failures = 0
+        with monkeypatch.context() as patched:
+            calls = itertools.count()
+
+            def refuse(real: Any, calls: Iterator[int] = calls, place: int = place) -> Any:
+                def call(*args: Any, **options: Any) -> Any:
+                    if next(calls) != place:
+                        return real(*args, **options)
+                    if real is OS_CLOSE:
+                        real(*args)  # the system gives the descriptor back all the same
+                    raise OSError(code, os.strerror(code))
+
+                return call
+
+            for name in ("open", "write", "fsync", "lseek", "read", "close"):
+                patched.setattr(os, name, refuse(getattr(os, name)))
+            for text in ("one", "two"):
+                try:
+                    await history.aappend(text)
+                except HistoryWriteError as error:
+                    failures += os.strerror(code) in str(error)
+        assert [str(message) for message in await history.aload_chat_history()] == ["before", "one", "two"]
+        await history.aappend("three")
+        for known in (history, ChatHistoryMD(path)):
+            assert [str(message) for message in await known.aload_chat_history()] == ["before", "one", "two", "three"]
+        if next(calls) < place:
+            assert not failures
+            return
+        assert failures <= 1
+    raise AssertionError("the last call was never reached")
