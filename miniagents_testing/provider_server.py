@@ -13,7 +13,6 @@ It listens on loopback only and knows no keys.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import struct
 import threading
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from miniagents_testing.streams import ResponseStream
 
 __all__ = ["ProviderServer"]
-
-logger = logging.getLogger("miniagents.testing")
 
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)
 """The socket option that closes a connection without a goodbye."""
@@ -75,7 +72,8 @@ class ProviderServer:
         """Scheme, host and port."""
         self._port = port
         self._stopping = False
-        self._answering: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the thread, once there was a request
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -111,7 +109,7 @@ class ProviderServer:
     # --- starting and stopping
 
     def __enter__(self) -> Self:
-        self._stopping = False
+        self._stopping, self._loop = False, None
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(
@@ -139,8 +137,8 @@ class ProviderServer:
         assert self._thread is not None
         assert self._listener is not None
         self._stopping = True
-        for task, loop in list(self._answering.items()):
-            loop.call_soon_threadsafe(task.cancel)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop_answering)
         self._server.should_exit = True
         self._thread.join()
         self._listener.close()
@@ -156,24 +154,27 @@ class ProviderServer:
     # --- answering
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; by itself, because one that is cut off or broken must not become an error page or a log line."""
+        """One request. A connection that breaks here must become neither an error page nor a line in the log."""
+        self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        self._answering[task] = asyncio.get_running_loop()
+        self._answering.add(task)
         try:
-            if not self._stopping:
-                await self._answer(scope, receive, send)
+            if self._stopping:
+                raise asyncio.CancelledError
+            await self._answer(scope, receive, send)
         except ClientDisconnect:
-            return
+            pass
         except (asyncio.CancelledError, Exception) as error:
             if isinstance(error, asyncio.CancelledError) and not self._stopping:
                 raise
-            logger.debug("the connection of %s is broken: %r", scope["path"], error)
             await self._break_connection(scope)
         finally:
-            del self._answering[task]
-        if self._stopping:
-            await self._break_connection(scope)
+            self._answering.discard(task)
+
+    def _stop_answering(self) -> None:
+        for task in self._answering:
+            task.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = asyncio.get_running_loop().time()
