@@ -24,7 +24,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary, WeakSet
 
-from miniagents_testing.errors import IdleLoopError, NotVirtualError
+from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError
 from miniagents_testing.sdk_errors import sdk_proof
 from miniagents_testing.waiting import described
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
-__all__ = ["VirtualTimeLoop", "name_seed", "run_in_virtual_time"]
+__all__ = ["VirtualClock", "VirtualTimeLoop", "name_seed", "run_in_virtual_time"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -57,22 +57,56 @@ _OUTSIDE = (
 """What reaches out of the process before a file descriptor is watched, which is refused in any case."""
 
 
-def run_in_virtual_time(coro: Coroutine[Any, Any, T], *, seed: int | None = None) -> T:
+def run_in_virtual_time(coro: Coroutine[Any, Any, T], *, seed: int | None = None, timeout: float | None = None) -> T:
     """Run a coroutine in a virtual-time loop of its own, and return its result; like `asyncio.run`.
 
     Args:
         coro: what to run.
         seed: of the schedule, see `VirtualTimeLoop`. An error then says with which seed it happened.
+        timeout: virtual seconds that it may take; without a limit, what polls in vain polls for ever.
 
     Raises:
         IdleLoopError: something waits that nothing can wake.
+        VirtualTimeoutError: it took longer than `timeout`.
     """
-    try:
-        with asyncio.Runner(loop_factory=functools.partial(VirtualTimeLoop, seed=seed)) as runner:
-            return runner.run(coro)
-    except Exception as error:
-        name_seed(error, seed)
-        raise
+    return VirtualClock(seed=seed, timeout=timeout).run(coro)
+
+
+class VirtualClock:
+    """Runs coroutines in virtual time, for code that is not async; pytest's fixture `virtual_clock` is one.
+
+    Args:
+        seed: see `run_in_virtual_time`.
+        timeout: as above, for each coroutine.
+    """
+
+    def __init__(self, *, seed: int | None = None, timeout: float | None = None) -> None:
+        self.seed = seed
+        self._timeout = timeout
+        self._loop: VirtualTimeLoop | None = None
+
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in a loop of its own; see `run_in_virtual_time`."""
+        if asyncio.events._get_running_loop() is not None:
+            coro.close()
+            raise RuntimeError("A loop is running here: await it instead, or let a test that is not async run it")
+        try:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
+                return runner.run(coro)
+        except Exception as error:
+            name_seed(error, self.seed)
+            raise
+
+    def time(self) -> float:
+        """Seconds of virtual time: of the running loop, or else at the end of the last coroutine that was run."""
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError:
+            return 0.0 if self._loop is None else self._loop.time()
+
+    def _new_loop(self) -> VirtualTimeLoop:
+        self._loop = VirtualTimeLoop(seed=self.seed, timeout=self._timeout)
+        return self._loop
 
 
 def name_seed(error: BaseException, seed: int | None) -> None:
@@ -100,12 +134,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             (of futures, `call_soon`, timers) run in their order, and none is lost. How many turns of the loop a task
             needs, and which of two tasks that are ready goes first, is nothing to rely on: so another schedule is one
             that a slower network or a busier machine could have brought.
+        timeout: virtual seconds that the loop may run; no limit if None.
         allow_io: let sockets, pipes and subprocesses be used. While any of them is watched, the clock goes with the
             wall.
 
     Raises:
         IdleLoopError: out of `run_until_complete`, as soon as tasks wait, and no timer, no thread and no file can wake
             any of them.
+        VirtualTimeoutError: likewise, instead of going beyond `timeout`.
         NotVirtualError: where a socket, pipe or subprocess is opened.
     """
 
@@ -115,8 +151,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     _clock_resolution: float
     """What is due so many seconds from now is due."""
 
-    def __init__(self, *, seed: int | None = None, allow_io: bool = False) -> None:
+    def __init__(self, *, seed: int | None = None, timeout: float | None = None, allow_io: bool = False) -> None:
         self.seed = seed
+        self.timeout = timeout
         self.allows_io = allow_io
         self._task_numbers = itertools.count()
         self._now = 0.0
@@ -164,13 +201,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             happened = poll(None if timeout is None else max(timeout, PATIENCE))
         else:
             happened = poll(PATIENCE if timeout is None and self._strangers() else 0)
-        if not happened and timeout is not None:
-            self._set_clock(self._scheduled[0].when())
-        elif not happened:
-            happened = self._idle(poll)
-        return happened
+        if happened:
+            return happened
+        if timeout is None:
+            return self._idle(poll)
+        self._set_clock(self._scheduled[0].when())
+        return []
 
     def _set_clock(self, now: float) -> None:
+        if self.timeout is not None and now > self.timeout:
+            timeout, self.timeout = self.timeout, None  # the clean-up has all the time
+            raise VirtualTimeoutError(
+                f"{timeout:g} s of virtual time were not enough; these are still at work, or wait:\n"
+                f"{described(asyncio.all_tasks(self))}"
+            )
         self._now = max(self._now, float(now))
         self._clock_resolution = math.ulp(self._now)  # what is due now, and nothing that is due later
 

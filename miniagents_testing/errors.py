@@ -15,7 +15,8 @@ Exception
     ├── ScriptError                 a script and what was asked of it do not fit
     │   ├── UnconsumedStepsError    steps that nobody asked for
     │   └── UnexpectedCallError     (LookupError) a call for which there is no step
-    └── UnusedFaultError            a fault that was laid over a transport has changed nothing
+    ├── UnusedFaultError            a fault that was laid over a transport has changed nothing
+    └── VirtualTimeoutError         (TimeoutError) more virtual time has passed than was allowed
 ```
 """
 
@@ -37,6 +38,7 @@ __all__ = [
     "UnexpectedCallError",
     "UnplayedError",
     "UnusedFaultError",
+    "VirtualTimeoutError",
     "WorkshopError",
 ]
 
@@ -95,3 +97,7 @@ class UnexpectedCallError(ScriptError, LookupError):
 
 class UnusedFaultError(WorkshopError):
     """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""
+
+
+class VirtualTimeoutError(WorkshopError, TimeoutError):
+    """A virtual-time loop ran for longer, by its own clock, than it was allowed to; the message names who waits."""

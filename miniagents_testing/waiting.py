@@ -1,10 +1,13 @@
-"""Says of suspended tasks on whose behalf they run, and where they wait."""
+"""Says on whose behalf code runs, and where in the application: of tasks that wait, and of the running one."""
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import linecache
 import sys
+import sysconfig
+import threading
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-__all__ = ["described"]
+__all__ = ["described", "here"]
 
 MOST_SHOWN = 30
 
-_MACHINERY = ("asyncio", "miniagents", "miniagents_testing")
-"""Packages in which everybody waits in the end; who asked them to is what tells something."""
+_MACHINERY = ("miniagents", "miniagents_testing")
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 async def _nothing() -> None:
@@ -42,14 +45,26 @@ def described(tasks: Iterable[asyncio.Task[Any]]) -> str:
 def _label(task: asyncio.Task[Any]) -> str:
     """The name of a task, and the agent that it works for with its callers."""
     name = task.get_name()
-    trace = _agent_trace(task)
+    trace = _agent_trace(getattr(task, "variables", None))
     if not trace:
         return name
     return " <- ".join(trace if trace[0] == name else [f"{name} of {trace[0]}", *trace[1:]])
 
 
-def _agent_trace(task: asyncio.Task[Any]) -> list[str]:
-    variables = getattr(task, "variables", None)
+def here() -> str:
+    """The agent that is running, and the line of the application that leads here; the thread if there is neither."""
+    trace = _agent_trace(contextvars.copy_context())
+    lines = [f"  by agent {' <- '.join(trace)}"] if trace else []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_application(frame):
+        # below the step of a task come those who run the loop, who did not lead here
+        frame = None if frame.f_code.co_qualname == "Handle._run" else frame.f_back
+    if frame is not None:
+        lines.append(_line(frame))
+    return "\n".join(lines) or f"  in thread {threading.current_thread().name}"
+
+
+def _agent_trace(variables: contextvars.Context | None) -> list[str]:
     if variables is None or "miniagents.agents.interaction" not in sys.modules:
         return []
     from miniagents import InteractionContext
@@ -62,12 +77,23 @@ def _agent_trace(task: asyncio.Task[Any]) -> list[str]:
 
 
 def _place(task: asyncio.Task[Any]) -> str:
-    """Where a task waits, as in a traceback."""
+    """The innermost line of the application that a task waits in; that of a library where there is none."""
     frames = list(_suspended(task.get_coro()))
     if not frames:
         return "    not started yet"
-    told = [frame for frame in frames if frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY]
-    frame = (told or frames)[-1]
+    return _line(([frame for frame in frames if _is_application(frame)] or frames)[-1])
+
+
+def _is_application(frame: FrameType) -> bool:
+    """Whether it is neither ours nor installed: a line of those is where everybody waits in the end."""
+    file = frame.f_code.co_filename
+    if "site-packages" in file or file.startswith((_STANDARD_LIBRARY, "<")):
+        return False
+    return frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY
+
+
+def _line(frame: FrameType) -> str:
+    """As in a traceback."""
     code = frame.f_code
     source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
     return f'    File "{code.co_filename}", line {frame.f_lineno}, in {code.co_qualname}\n      {source}'.rstrip()

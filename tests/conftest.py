@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 import miniagents
 
+pytest_plugins = ["pytester"]
+
 T = TypeVar("T")
 
 # How fast an example runs says how busy the machine is, not whether a law holds.

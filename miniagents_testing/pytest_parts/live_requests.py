@@ -1,0 +1,74 @@
+"""No live requests in tests that use the workshop, or in all tests of a project that says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from miniagents_testing.pytest_parts import asks_for_us
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from miniagents_testing.belt import Belt
+
+_belt: pytest.StashKey[Belt] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our ini name."""
+    parser.addini(
+        "miniagents_block_live_requests",
+        "refuse all network access in every test, not only in those that use markers or fixtures of miniagents",
+        type="bool",
+        default=False,
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Our marker."""
+    config.addinivalue_line(
+        "markers",
+        "miniagents_allow_loopback: let the test connect to this machine, although live requests are blocked",
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Put the belt on before any fixture is set up."""
+    if asks_for_us(item) or item.config.getini("miniagents_block_live_requests"):
+        from miniagents_testing.belt import Belt
+
+        belt = item.stash[_belt] = Belt(allow_loopback=item.get_closest_marker("miniagents_allow_loopback") is not None)
+        belt.arm()
+    return (yield from _watched(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """See what the test fails with."""
+    return (yield from _watched(item))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Take the belt off after all fixtures, and fail the test whose refused requests nobody has seen."""
+    try:
+        return (yield from _watched(item))
+    finally:
+        belt = item.stash.get(_belt, None)
+        if belt is not None:
+            del item.stash[_belt]
+            belt.disarm()
+            if swallowed := belt.swallowed():
+                pytest.fail(str(swallowed), pytrace=False)
+
+
+def _watched(item: pytest.Item) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except BaseException as error:
+        if (belt := item.stash.get(_belt, None)) is not None:
+            belt.seen_in(error)
+        raise

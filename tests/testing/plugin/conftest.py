@@ -1,0 +1,30 @@
+"""Projects of one test file, run by pytest with the plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+ASYNCIO = "asyncio_default_fixture_loop_scope = function\n"
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
+    """Writes a test file, and runs pytest on it in this process.
+
+    Warnings are errors there, unknown markers too, and pytest-asyncio is in its strict mode.
+    """
+
+    def run(source: str, *arguments: str, ini: str = ASYNCIO, **files: str) -> pytest.RunResult:
+        pytester.makeini(f"[pytest]\nfilterwarnings = error\naddopts = --strict-markers\n{ini}")
+        header = "import asyncio, socket\nimport pytest\nfrom miniagents_testing import *\n"
+        names: dict[str, Any] = {name: f"{header}{text}" for name, text in files.items()}
+        pytester.makepyfile(**names, test_it=f"{header}{source}")
+        return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", *arguments)
+
+    return run

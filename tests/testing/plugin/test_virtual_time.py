@@ -1,0 +1,308 @@
+"""The marker, the fixture and the option for virtual time, with each plugin that runs async tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Project = Callable[..., pytest.RunResult]
+
+AN_HOUR = """
+async def test_virtual():
+    await asyncio.sleep(3600)
+    assert asyncio.get_running_loop().time() == 3600
+"""
+MARK = "@pytest.mark.miniagents_virtual_time\n"
+ASYNCIO = "@pytest.mark.asyncio\n"
+STRICT = "asyncio_default_fixture_loop_scope = function\n"
+AUTO = f"{STRICT}asyncio_mode = auto\n"
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+def test_marked_tests_sleep_for_nothing(project: Project, mode: str) -> None:
+    """Under pytest-asyncio, in both of its modes; the others have asyncio's loop, and no name is changed."""
+    result = project(
+        (ASYNCIO if mode == "strict" else "")
+        + MARK
+        + AN_HOUR.strip()
+        + "\n\n"
+        + (ASYNCIO if mode == "strict" else "")
+        + "async def test_real(request):\n"
+        "    assert not isinstance(asyncio.get_running_loop(), VirtualTimeLoop)\n"
+        "    assert not request.config.hook.pytest_asyncio_loop_factories.get_hookimpls()\n",
+        "-v",
+        ini=AUTO if mode == "auto" else STRICT,
+    )
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["test_it.py::test_virtual PASSED*", "test_it.py::test_real PASSED*"])
+
+
+def test_the_fixture_asks_for_it_too(project: Project) -> None:
+    """It tells the time of the running loop, and does not run anything inside it."""
+    result = project(
+        "async def test_virtual(virtual_clock):\n"
+        "    await asyncio.sleep(3600)\n"
+        "    assert virtual_clock.time() == 3600\n"
+        "    with pytest.raises(RuntimeError, match='await it'):\n"
+        "        virtual_clock.run(asyncio.sleep(1))\n",
+        ini=AUTO,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_async_fixtures_run_on_the_same_loop(project: Project) -> None:
+    """What they start goes on in the test, and their ends are in virtual time as well."""
+    result = project(
+        "@pytest.fixture\n"
+        "async def alarm():\n"
+        "    task = asyncio.create_task(asyncio.sleep(60, 'rang'))\n"
+        "    yield task\n"
+        "    await asyncio.sleep(60)\n"
+        "    assert asyncio.get_running_loop().time() == 120\n"
+        f"{MARK}async def test_virtual(alarm):\n"
+        "    assert await alarm == 'rang'\n",
+        ini=AUTO,
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_loops_of_a_module_change_with_the_marker(project: Project) -> None:
+    """Async fixtures of the module are set up again on the loop that the next test has."""
+    module = "@pytest.mark.asyncio(loop_scope='module')\n"
+    result = project(
+        "import pytest_asyncio\n"
+        "@pytest_asyncio.fixture(scope='module', loop_scope='module')\n"
+        "async def loop():\n"
+        "    return asyncio.get_running_loop()\n"
+        "async def check(loop):\n"
+        "    assert asyncio.get_running_loop() is loop\n"
+        "    return isinstance(loop, VirtualTimeLoop)\n"
+        f"{module}async def test_real(loop):\n"
+        "    assert not await check(loop)\n"
+        f"{module}{MARK}async def test_virtual(loop):\n"
+        "    assert await check(loop)\n"
+        f"{module}async def test_real_again(loop):\n"
+        "    assert not await check(loop)\n"
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_a_project_keeps_its_own_loop_factories(project: Project) -> None:
+    """They serve every test that is not marked."""
+    result = project(
+        f"{MARK}{AN_HOUR.strip()}\n\n"
+        "async def test_own():\n"
+        "    assert type(asyncio.get_running_loop()).__name__ == 'Own'\n",
+        ini=AUTO,
+        conftest="class Own(asyncio.SelectorEventLoop):\n    pass\n"
+        "@pytest.hookimpl(tryfirst=True)\n"
+        "def pytest_asyncio_loop_factories(config, item):\n    return {'own': Own}\n",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_a_test_cannot_choose_another_loop_as_well(project: Project) -> None:
+    """pytest-asyncio would skip it."""
+    result = project(
+        f"@pytest.mark.asyncio(loop_factories=['uvloop'])\n{MARK}{AN_HOUR.strip()}\n",
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_virtual asks for virtual time, and for loop_factories of its own*"])
+
+
+def test_a_marked_test_does_not_run_on_another_loop(project: Project) -> None:
+    """Whoever else has a hand in it: it fails before it begins, and says what would work."""
+    result = project(
+        f"{MARK}{AN_HOUR.strip()}\n",
+        ini=AUTO,
+        conftest="@pytest.hookimpl(wrapper=True)\n"
+        "def pytest_asyncio_loop_factories(config, item):\n"
+        "    yield\n"
+        "    return {'other': asyncio.SelectorEventLoop}\n",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*test_virtual asks for virtual time, but its loop is <*EventLoop running=False*pytest-asyncio 1.4 or later*"]
+    )
+
+
+def test_a_marked_test_that_nobody_runs_says_what_is_missing(project: Project) -> None:
+    """Without a plugin for async tests there is no loop at all."""
+    result = project(f"{MARK}{AN_HOUR.strip()}\n", "-p", "no:asyncio", ini="")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*test_virtual asks for virtual time, but nobody runs it.*pytest-asyncio 1.4 or*"])
+
+
+# --- anyio's plugin
+
+
+def test_anyios_plugin_runs_marked_tests_in_virtual_time(project: Project) -> None:
+    """Once, on asyncio; other tests run on each of its backends as ever."""
+    result = project(
+        "import anyio\n"
+        "@pytest.fixture\n"
+        "async def begun():\n"
+        "    return anyio.current_time()\n"
+        f"@pytest.mark.anyio\n{MARK}"
+        "async def test_virtual(begun):\n"
+        "    with anyio.fail_after(7200):\n"
+        "        await anyio.sleep(3600)\n"
+        "    assert begun == 0 and anyio.current_time() == 3600\n"
+        "@pytest.mark.anyio\n"
+        "async def test_real():\n"
+        "    pass\n",
+        "-v",
+        "-k",
+        "not trio",
+    )
+    assert result.parseoutcomes()["passed"] == 2
+    result.stdout.fnmatch_lines(["test_it.py::test_virtual PASSED*", "test_it.py::test_real?asyncio? PASSED*"])
+
+
+def test_a_backend_of_the_project_gives_way(project: Project) -> None:
+    """Where `anyio_backend` is no parametrization but a fixture, the marker still wins."""
+    result = project(
+        "@pytest.fixture\n"
+        "def anyio_backend():\n"
+        "    return 'asyncio'\n"
+        f"@pytest.mark.anyio\n@pytest.mark.miniagents_virtual_time(schedules=2)\n{AN_HOUR.strip()}\n",
+    )
+    result.assert_outcomes(passed=2)
+
+
+# --- tests that are not async
+
+
+def test_the_fixture_runs_coroutines(project: Project) -> None:
+    """One after the other, each from time 0; `time()` is where the last one ended."""
+    result = project(
+        "def test_virtual(virtual_clock):\n"
+        "    assert virtual_clock.time() == 0\n"
+        "    assert virtual_clock.run(asyncio.sleep(3600, 'slept')) == 'slept'\n"
+        "    virtual_clock.run(asyncio.sleep(60))\n"
+        "    assert virtual_clock.time() == 60\n"
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_marker_without_effect_fails(project: Project) -> None:
+    """Directly at a test; one for the whole module passes those by that have no loop."""
+    source = "def test_plain():\n    pass\n"
+    failed = project(MARK + source)
+    failed.assert_outcomes(failed=1)
+    failed.stdout.fnmatch_lines(["*test_plain asks for virtual time, but is not async: use the fixture*"])
+    project(f"pytestmark = pytest.mark.miniagents_virtual_time\n{source}").assert_outcomes(passed=1)
+
+
+# --- schedules
+
+RACE = """
+    order = []
+    async def step(name):
+        await asyncio.sleep(0)
+        order.append(name)
+    await asyncio.gather(step("a"), step("b"))
+    assert order == ["a", "b"]
+"""
+
+
+TWENTY = "@pytest.mark.miniagents_virtual_time(schedules=20)\n"
+SYNC = f"async def race():{RACE}\n{TWENTY}def test_race(virtual_clock):\n    virtual_clock.run(race())\n"
+PLAIN = f"""async def race():{RACE}
+@pytest.mark.parametrize('seed', schedules(20), ids=lambda seed: f'seed{{seed}}')
+def test_race(seed):
+    run_in_virtual_time(race(), seed=seed)
+"""
+
+
+@pytest.mark.parametrize(
+    ("definition", "ini"),
+    [
+        (f"{TWENTY}async def test_race():{RACE}", AUTO),
+        (f"@pytest.mark.anyio\n{TWENTY}async def test_race():{RACE}", STRICT),
+        (SYNC, STRICT),
+        (PLAIN, STRICT),
+    ],
+    ids=["asyncio", "anyio", "fixture", "function"],
+)
+def test_a_test_runs_under_many_schedules(project: Project, definition: str, ini: str) -> None:
+    """Each is a test of its own, which says how to see it again; and so it is seen again."""
+    every = project(definition, "-rA", ini=ini)
+    outcomes = every.parseoutcomes()
+    assert outcomes["passed"] + outcomes["failed"] == 20
+    assert outcomes["failed"] > 3
+    failed = {line.partition("[seed")[2].partition("]")[0] for line in every.outlines if line.startswith("FAILED")}
+    passed = {line.partition("[seed")[2].partition("]")[0] for line in every.outlines if line.startswith("PASSED")}
+    assert failed | passed == {str(seed) for seed in range(20)}
+    for seed, outcome in ((min(failed), "failed"), (min(passed), "passed")):
+        one = project(definition, f"--miniagents-schedule-seed={seed}", ini=ini)
+        one.assert_outcomes(**{outcome: 1})
+        if outcome == "failed":
+            told = f"*This happened with the schedule of seed {seed};*"
+            every.stdout.fnmatch_lines([told])
+            one.stdout.fnmatch_lines([told])
+
+
+def test_a_test_may_fix_its_seed(project: Project) -> None:
+    """The option has the last word."""
+    source = (
+        "@pytest.mark.miniagents_virtual_time(seed=7)\n"
+        "async def test_seed():\n"
+        "    assert asyncio.get_running_loop().seed == 7\n"
+    )
+    project(source, ini=AUTO).assert_outcomes(passed=1)
+    project(source, "--miniagents-schedule-seed=8", ini=AUTO).assert_outcomes(failed=1)
+
+
+def test_hypothesis_chooses_schedules(project: Project) -> None:
+    """Seeds are plain integers; async tests with `@given` have the marked loop, too."""
+    result = project(
+        "from hypothesis import given, settings, strategies as st\n"
+        f"async def race():{RACE}\n"
+        "@settings(deadline=None)\n"
+        "@given(seed=st.integers(min_value=0))\n"
+        "def test_race(seed):\n"
+        "    run_in_virtual_time(race(), seed=seed)\n"
+        f"{MARK}@settings(max_examples=5)\n"
+        "@given(seconds=st.integers(min_value=1, max_value=10**6))\n"
+        "async def test_virtual(seconds):\n"
+        "    await asyncio.sleep(seconds)\n",
+        ini=AUTO,
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*test_race(*", "*seed=*"])
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("body", "told", "line"),
+    [
+        ("asyncio.Queue().get()", "*IdleLoopError: Nothing can go on, 0 s of virtual time*", "asyncio.Queue().get()"),
+        ("poll()", "*VirtualTimeoutError: 60 s of virtual time were not enough*", "asyncio.sleep(1)"),
+    ],
+)
+def test_what_would_hang_fails_at_once(project: Project, body: str, told: str, line: str) -> None:
+    """A wait for nothing by itself, a loop without end by a timeout; the line is in the report."""
+    result = project(
+        "async def poll():\n"
+        "    while True:\n"
+        "        await asyncio.sleep(1)\n"
+        "@pytest.mark.miniagents_virtual_time(timeout=60)\n"
+        f"async def test_hangs():\n    await {body}\n",
+        ini=AUTO,
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([told, f"E * await {line}"])
+
+
+def test_wrong_arguments_of_the_marker_are_refused(project: Project) -> None:
+    """With the names of the right ones."""
+    result = project(f"@pytest.mark.miniagents_virtual_time(seeds=7)\n{AN_HOUR.strip()}\n", ini=AUTO)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*miniagents_virtual_time takes seed=, schedules= and timeout= only*"])
