@@ -4,6 +4,7 @@ Importing this package loads nothing; each name comes with its own module.
 
 - `miniagents_testing.scripted`: models and users that say what a script says (`script` is its language).
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
+- `miniagents_testing.belt`: no live requests in tests.
 - `miniagents_testing.clock`, `.searching`: virtual time, and other orders of events.
 - `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
 - `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
@@ -17,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniagents_testing.belt import block_live_requests
     from miniagents_testing.cassette import RecordingTransport, ReplayTransport, stream_layer, use_cassette
     from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
     from miniagents_testing.provider_server import ProviderServer
@@ -32,6 +34,7 @@ __all__ = [
     "ScriptedLLM",
     "Step",
     "VirtualTimeLoop",
+    "block_live_requests",
     "create_scripted_agent",
     "create_scripted_user",
     "run_in_virtual_time",
@@ -49,6 +52,7 @@ _HOME = {
     "ScriptedLLM": "scripted",
     "Step": "script",
     "VirtualTimeLoop": "clock",
+    "block_live_requests": "belt",
     "create_scripted_agent": "scripted",
     "create_scripted_user": "scripted",
     "run_in_virtual_time": "clock",

@@ -162,6 +162,8 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     belt = _armed[-1]
     if _is_loopback(host) and (belt.allow_loopback or _in_socketpair()):
         return
+    if event == "socket.connect":
+        args[0].close()  # its maker counts on an OSError, and would leave it open
     belt.refuse(text.format(name))
 
 

@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-ASYNCIO = "asyncio_default_fixture_loop_scope = function\n"
-
-
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     """Writes a test file, and runs pytest on it in this process.
@@ -20,8 +17,11 @@ def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     Warnings are errors there, unknown markers too, and pytest-asyncio is in its strict mode.
     """
 
-    def run(source: str, *arguments: str, ini: str = ASYNCIO, **files: str) -> pytest.RunResult:
-        pytester.makeini(f"[pytest]\nfilterwarnings = error\naddopts = --strict-markers\n{ini}")
+    def run(source: str, *arguments: str, ini: str = "", **files: str) -> pytest.RunResult:
+        lines = ["[pytest]", "filterwarnings = error", "addopts = --strict-markers", ini]
+        if "no:asyncio" not in arguments:
+            lines.append("asyncio_default_fixture_loop_scope = function")
+        pytester.makeini("\n".join(lines))
         header = "import asyncio, socket\nimport pytest\nfrom miniagents_testing import *\n"
         names: dict[str, Any] = {name: f"{header}{text}" for name, text in files.items()}
         pytester.makepyfile(**names, test_it=f"{header}{source}")

@@ -18,8 +18,8 @@ async def test_virtual():
 """
 MARK = "@pytest.mark.miniagents_virtual_time\n"
 ASYNCIO = "@pytest.mark.asyncio\n"
-STRICT = "asyncio_default_fixture_loop_scope = function\n"
-AUTO = f"{STRICT}asyncio_mode = auto\n"
+STRICT = "asyncio_mode = strict"
+AUTO = "asyncio_mode = auto"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])

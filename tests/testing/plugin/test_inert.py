@@ -1,0 +1,146 @@
+"""The plugin is there for everybody who has the package, and does nothing to those who do not ask."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from miniagents_testing import plugin
+from miniagents_testing.pytest_parts import FIXTURES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    Project = Callable[..., pytest.RunResult]
+
+TAKEN = {"--record-mode", "--block-network", "--allowed-hosts", "--disable-recording", "--record"}
+TAKEN_FIXTURES = {"vcr", "vcr_config", "cassette", "record_mode", "llm_cassette", "block_network", "allowed_hosts"}
+
+PROJECT = """
+import asyncio, socket, threading
+import pytest
+
+@pytest.fixture(params=[1, 2])
+def number(request):
+    return request.param
+
+def test_plain(number, tmp_path):
+    assert number
+
+@pytest.mark.asyncio
+async def test_asyncio():
+    before = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.001)
+    assert 0 < asyncio.get_running_loop().time() - before
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_anyio(anyio_backend):
+    pass
+
+def test_socket():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+
+def test_fails():
+    assert 1 == 2
+"""
+
+
+def test_nothing_changes_for_others(pytester: pytest.Pytester) -> None:
+    """The same tests with the same names, outcomes and warnings, with the plugin and without it."""
+    pytester.makeini(
+        "[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\n"
+        "asyncio_default_fixture_loop_scope = function\n"
+    )
+    pytester.makepyfile(test_it=PROJECT)
+    outputs = []
+    for arguments in (["-p", "no:miniagents"], []):
+        result = pytester.runpytest_inprocess("-v", *arguments)
+        result.assert_outcomes(passed=5, failed=1)
+        outputs.append([line for line in result.outlines if not line.startswith(("plugins:", "=", "cachedir:"))])
+    assert outputs[0] == outputs[1]
+
+
+def test_names_are_the_products_own() -> None:
+    """Options, ini names and markers begin with "miniagents"; the few short fixture names are nobody else's."""
+
+    class Spy:
+        def __init__(self) -> None:
+            self.names: list[str] = []
+
+        def __getattr__(self, name: str) -> Callable[..., Spy]:
+            def note(*arguments: object, **options: object) -> Spy:
+                if name in ("addoption", "addini"):
+                    self.names.append(str(arguments[0]))
+                return self
+
+            return note
+
+    spy = Spy()
+    fixtures: set[str] = set()
+    for name in plugin.pytest_plugins:
+        module = import_module(name)
+        getattr(module, "pytest_addoption", lambda parser: None)(spy)
+        fixtures |= {
+            name for name, value in vars(module).items() if type(value).__name__ == "FixtureFunctionDefinition"
+        }
+    assert spy.names
+    assert all(name.startswith(("--miniagents-", "miniagents_")) for name in spy.names)
+    assert not TAKEN & set(spy.names)
+    assert {name for name in fixtures if not name.startswith("miniagents_")} <= FIXTURES
+    assert not TAKEN_FIXTURES & fixtures
+
+
+def test_no_fixture_is_used_by_itself() -> None:
+    """An autouse fixture would be set up for every test of every project."""
+    for name in plugin.pytest_plugins:
+        assert "autouse" not in inspect.getsource(import_module(name))
+
+
+def test_it_imports_pytest_and_the_standard_library_only() -> None:
+    """And not even asyncio: an empty project pays for next to nothing."""
+    code = (
+        "import sys, pytest, importlib\n"
+        "before = set(sys.modules)\n"
+        "import miniagents_testing.plugin as plugin\n"
+        "for name in plugin.pytest_plugins: importlib.import_module(name)\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert loaded - set(sys.stdlib_module_names) == {"miniagents_testing"}
+    assert "asyncio" not in loaded
+
+
+def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
+    """By pytest's own `-p no:miniagents`, all of it."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    result = pytester.runpytest_inprocess("--help", "-p", "no:miniagents")
+    result.stdout.no_fnmatch_line("*miniagents*seed*")
+
+
+def test_it_works_beside_other_plugins(pytester: pytest.Pytester) -> None:
+    """Spread over processes by pytest-xdist, shuffled by pytest-randomly, with pytest-recording's own options."""
+    pytester.makeini(
+        "[pytest]\nfilterwarnings = error\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+        "miniagents_block_live_requests = true\n"
+    )
+    pytester.makepyfile(
+        test_it="import asyncio, pytest\n"
+        "@pytest.mark.miniagents_virtual_time(schedules=10)\n"
+        "async def test_virtual():\n"
+        "    await asyncio.sleep(3600)\n"
+        "def test_sync(virtual_clock):\n"
+        "    virtual_clock.run(asyncio.sleep(3600))\n"
+        "@pytest.mark.vcr\n"
+        "async def test_recorded():\n"
+        "    pass\n"
+    )
+    result = pytester.runpytest_subprocess("-n", "1", "-p", "randomly", "--record-mode=none", "--block-network")
+    result.assert_outcomes(passed=12)
