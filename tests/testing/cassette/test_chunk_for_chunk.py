@@ -114,11 +114,11 @@ async def test_a_bare_client(kit: Kit, library: Any, how: str) -> None:
 )
 async def test_the_sdks_clients_on_aiohttp(kit: Kit, client: Any) -> None:
     """Their transports are found without being named, live and played."""
-    from miniagents_testing import Answer, ProviderServer
+    from miniagents_testing import ProviderServer, Step
     from miniagents_testing.cassette import use_cassette
 
     api = "messages" if "anthropic" in client().__class__.__module__ else "chat"
-    async with ProviderServer([Answer(["one ", "two ", "three"], gap=0.01)]) as server:
+    async with ProviderServer([Step(["one ", "two ", "three"], gap=0.01)]) as server:
         urls = {"chat": server.openai_base_url, "messages": server.anthropic_base_url}
         canonical = {"chat": "https://api.openai.com/v1", "messages": "https://api.anthropic.com"}
         with use_cassette(kit.path, record_mode="once", record_as={urls[api]: canonical[api]}) as session:
