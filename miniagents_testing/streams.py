@@ -5,21 +5,24 @@ Everything in the workshop that answers a request speaks this one form, so each 
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["HELD", "TICKS_PER_SECOND", "Chunk", "ResponseStream"]
+__all__ = ["HELD", "TICKS_PER_SECOND", "Chunk", "ResponseStream", "ticks"]
 
 TICKS_PER_SECOND = 100_000
 """Ticks of 10 µs; coarser ones put tokens of parallel streams out of order."""
 
 HELD = -1
 """The wait of a chunk that comes when whoever plays the stream is told to go on. Made by scripts, never recorded."""
+
+
+def ticks(ms: float) -> int:
+    """Milliseconds in ticks: what is compared is whole numbers."""
+    return round(ms * TICKS_PER_SECOND / 1000)
 
 
 class Chunk(NamedTuple):
@@ -57,22 +60,3 @@ class ResponseStream:
     def body(self) -> bytes:
         """The whole response body."""
         return b"".join(chunk.data for chunk in self.chunks)
-
-    def recut(self, pieces: Iterable[bytes]) -> Self:
-        """The same bytes in other chunks; each comes when its last byte came.
-
-        Raises:
-            ValueError: the pieces are not those of this body.
-        """
-        pieces = [piece for piece in pieces if piece]
-        if b"".join(pieces) != self.body:
-            raise ValueError("a stream can only be cut differently: these pieces are not its body")
-        ends = list(accumulate(len(chunk.data) for chunk in self.chunks))
-        moments = list(accumulate(chunk.wait for chunk in self.chunks))
-        chunks, position, before = [], 0, 0
-        for piece in pieces:
-            position += len(piece)
-            moment = moments[bisect_left(ends, position)]
-            chunks.append(Chunk(moment - before, piece))
-            before = moment
-        return replace(self, chunks=tuple(chunks))

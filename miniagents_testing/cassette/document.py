@@ -63,10 +63,10 @@ def parse(text: str | bytes) -> dict[str, Any]:
     return checked
 
 
-def sealed(entries: Sequence[Entry]) -> dict[str, Any]:
-    """The document of these interactions, with their digests."""
+def sealed(entries: Sequence[Entry], **more: Any) -> dict[str, Any]:
+    """The document of these interactions, with their digests; `more` is what else vcrpy wants in it."""
     entries = [_with_digest(entry) for entry in entries]
-    return {"interactions": entries, "version": 1, "miniagents": _seal(entries)}
+    return {"interactions": entries, **more, "version": 1, "miniagents": _seal(entries)}
 
 
 def entry_of(interaction: Interaction) -> Entry:

@@ -82,7 +82,8 @@ def use_cassette(
             as long as the client waits (`hang`), or a plain `end`.
         retry_after: whether a recorded failure makes clients wait before they try again at pace 0, too: `skip` (the
             default) or `keep`.
-        chunking: `recorded` (the default), one `event` a chunk, or a function from a body to its pieces.
+        chunking: `recorded` (the default), one `event` a chunk, or a function from a stream to a stream, such as those
+            of `miniagents_testing.recut`.
         match: which requests are the same; a `Matching`.
         redact: what keeps secrets out of the file; live requests are changed by it, too, before they are looked for.
         unplayed: whether interactions that nobody asked for `fail` at the end, where nothing is recorded (the

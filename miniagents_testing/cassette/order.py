@@ -2,7 +2,7 @@
 
 Played without their pauses, parallel streams would run as fast as each of their readers asks. Here whoever is next in
 the recording goes first; the others wait for it. Nobody waits for long: a stream whose reader does not come (it reads
-something else first, has left, or was never started) is overtaken, and takes its turn again when it does.
+something else first, has left, or was never started) is overtaken, and has its turn again when it does.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ PATIENCE = 100
 class Turn:
     """The place of one stream in the order: the moment of what it has to give next."""
 
-    __slots__ = ("at", "number", "reader", "waited_for")
+    __slots__ = ("at", "expected", "is_read", "number", "reader")
 
-    def __init__(self, number: int, at: float) -> None:
+    def __init__(self, number: int, at: int) -> None:
         self.number = number
         self.at = at
-        """In ms, since the recording began."""
+        """In ticks, since the recording began."""
         self.reader: object = None
         """The task or thread that asked for something of it last; None before the request is made."""
-        self.waited_for = True
+        self.is_read = False
+        """Whether somebody waits for what comes next."""
+        self.expected = True
+        """Whether others wait until somebody does."""
 
 
 class Order:
     """Lets streams through one by one.
 
     Args:
-        starts: when each recorded request was started, in ms since the recording began.
+        starts: when each recorded request was started, in ticks since the recording began.
     """
 
-    def __init__(self, starts: Iterable[float]) -> None:
+    def __init__(self, starts: Iterable[int]) -> None:
         self.turns = [Turn(number, at) for number, at in enumerate(starts)]
         self._next = [(turn.at, turn.number, turn) for turn in self.turns]
         heapify(self._next)
@@ -56,47 +59,47 @@ class Order:
             reader: the task or thread that reads it.
         """
         with self._lock:
-            turn.reader = reader
-            if not turn.waited_for:
-                turn.waited_for = True
+            turn.reader, turn.is_read = reader, True
+            if not turn.expected:
+                turn.expected = True
                 heappush(self._next, (turn.at, turn.number, turn))
-        patience, seen = PATIENCE, self._moves
-        while True:
-            with self._lock:
-                first = self._first()
-                if first is None or first is turn:
-                    return
-                if first.reader == reader:  # nobody reads that one while this one is waited for
-                    first.waited_for = False
-                    continue
+        try:
+            patience, seen = PATIENCE, self._moves
+            while True:
                 if self._moves != seen:
                     patience, seen = PATIENCE, self._moves
-                elif not patience:
-                    self._overtake(turn)
+                if self._may_go(turn, in_patience=patience > 0):
                     return
-            patience -= 1
-            yield
+                patience -= 1
+                yield
+        finally:
+            turn.is_read = False
 
-    def move(self, turn: Turn, at: float | None) -> None:
-        """The stream goes on to what comes at `at`, in ms since the recording began; None: it has nothing left."""
+    def move(self, turn: Turn, at: int | None) -> None:
+        """The stream goes on to what comes at `at`, in ticks since the recording began; None: it has nothing left."""
         with self._lock:
             self._moves += 1
-            if at is None:
-                turn.waited_for = False
-                return
-            turn.at, turn.waited_for = at, True
-            heappush(self._next, (at, turn.number, turn))
+            turn.expected = at is not None
+            if at is not None:
+                turn.at = at
+                heappush(self._next, (at, turn.number, turn))
+
+    def _may_go(self, turn: Turn, *, in_patience: bool) -> bool:
+        """Whether nobody is to go before this one; those whom it waits for in vain are expected no more."""
+        with self._lock:
+            while (first := self._first()) is not None and first is not turn:
+                # who waits for this one cannot read that one meanwhile
+                comes = first.is_read or (in_patience and (first.reader is None or first.reader != turn.reader))
+                if comes:
+                    return False
+                first.expected = False
+            return True
 
     def _first(self) -> Turn | None:
         """Who is to go next; entries that are out of date are dropped on the way."""
         while self._next:
             at, _, turn = self._next[0]
-            if turn.waited_for and turn.at == at:
+            if turn.expected and turn.at == at:
                 return turn
             heappop(self._next)
         return None
-
-    def _overtake(self, turn: Turn) -> None:
-        """Nobody waits any more for those before this one."""
-        while (first := self._first()) is not None and first is not turn:
-            first.waited_for = False

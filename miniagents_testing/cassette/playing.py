@@ -8,17 +8,17 @@ import time
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
-from miniagents_testing.cassette import chunkmap
 from miniagents_testing.errors import IncompleteRecordingError
+from miniagents_testing.recut import one_event_a_chunk
 from miniagents_testing.sdk_errors import sdk_proof
-from miniagents_testing.streams import TICKS_PER_SECOND
+from miniagents_testing.streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from miniagents_testing.cassette.interaction import Interaction
     from miniagents_testing.cassette.order import Order, Turn
-    from miniagents_testing.cassette.settings import Settings
+    from miniagents_testing.cassette.settings import Chunking, Settings
     from miniagents_testing.streams import ResponseStream
 
 __all__ = ["HTTPLibrary", "Playback"]
@@ -48,7 +48,7 @@ class Playback:
         interaction: what is played.
         settings: how.
         library: of the client that asked.
-        started: the moment on the clock of the reader that counts as the start of the request.
+        anchor: the moment on the clock of the reader that counts as the beginning of the recording.
         order: who goes first when there is no pace, and the place of this stream in it.
         ended: called once, when the answer has ended or its reader has left.
     """
@@ -58,7 +58,7 @@ class Playback:
         interaction: Interaction,
         settings: Settings,
         library: HTTPLibrary,
-        started: float,
+        anchor: float,
         order: tuple[Order, Turn] | None,
         ended: Callable[[Playback], None],
     ) -> None:
@@ -66,12 +66,12 @@ class Playback:
         self.response = _cut(interaction.response, settings.chunking)
         self._settings = settings
         self._library = library
-        self._started = started
+        self._anchor = anchor
         self._order = order
         self._ended = ended
-        headers = round(self.response.headers_ms * TICKS_PER_SECOND / 1000)
+        headers = ticks(interaction.started_ms) + ticks(self.response.headers_ms)
         self._ticks = list(accumulate((chunk.wait for chunk in self.response.chunks), initial=headers))
-        """When the headers and each chunk come, since the start of the request."""
+        """When the headers and each chunk came, since the beginning of the recording."""
         self._position = 0
         self._move_on()
 
@@ -182,17 +182,14 @@ class Playback:
 
     def _due(self) -> float:
         """The moment of what comes next, on the reader's clock."""
-        return self._started + self._ticks[self._position] / TICKS_PER_SECOND * self._settings.pace
+        return self._anchor + self._ticks[self._position] / TICKS_PER_SECOND * self._settings.pace
 
     def _move_on(self) -> None:
         """Let the others know when this one has its next turn."""
         if self._order is None:
             return
         order, turn = self._order
-        if self._position < len(self._ticks):
-            order.move(turn, self.interaction.started_ms + self._ticks[self._position] * 1000 / TICKS_PER_SECOND)
-        else:
-            order.move(turn, None)
+        order.move(turn, self._ticks[self._position] if self._position < len(self._ticks) else None)
 
     def _end(self) -> Exception | None:
         """What the end of the recording is for its reader; None is a plain one."""
@@ -209,10 +206,7 @@ class Playback:
         )
 
 
-def _cut(stream: ResponseStream, chunking: object) -> ResponseStream:
-    if chunking == "recorded":
-        return stream
-    if chunking == "event":
-        return stream.recut(chunk.data for chunk in chunkmap.one_event_a_chunk(stream.body))
-    assert callable(chunking)
-    return stream.recut(chunking(stream.body))
+def _cut(stream: ResponseStream, chunking: Chunking) -> ResponseStream:
+    if callable(chunking):
+        return chunking(stream)
+    return one_event_a_chunk(stream) if chunking == "event" else stream

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette.interaction import Interaction, holds_terminal_event, kept_headers
-from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream
+from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,7 +33,7 @@ class Recorder:
         self.drains = on_early_close == "drain"
         self._lock = threading.Lock()
         self._began: float | None = None
-        self._begins_tick = self._last_tick = round(begins_ms * TICKS_PER_SECOND / 1000)
+        self._begins_tick = self._last_tick = ticks(begins_ms)
         self._last_slot: Slot | None = None
 
     def start(self, method: str, uri: str, clock: Callable[[], float], agent: str) -> Slot:

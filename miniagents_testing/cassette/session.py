@@ -14,6 +14,7 @@ from miniagents_testing.cassette.playing import Playback
 from miniagents_testing.cassette.recording import Recorder
 from miniagents_testing.cassette.timeline import ends_ms, timeline
 from miniagents_testing.errors import CassetteMissError, RecordingRefusedError, UnplayedError
+from miniagents_testing.streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,12 +81,13 @@ class Session:
         self._seen_as = seen_as
         self._on_played = on_played
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
-        self._order = Order(each.started_ms for each in self.interactions if plays)
+        self._order = Order(ticks(each.started_ms) for each in self.interactions if plays)
         self._recorder = Recorder(settings.on_early_close, ends_ms(self.interactions) if plays and records else 0.0)
         self._misses: list[CassetteMissError] = []
         self._asked_by: Counter[str] = Counter()
         self._playing: set[Playback] = set()
         self._anchor = 0.0
+        """On the readers' clock, the beginning of the recording."""
         self._lock = threading.Lock()
 
     # --- what a test looks at
@@ -167,13 +169,12 @@ class Session:
         settings, interaction = self.settings, place.interaction
         together = settings.anchor == "timeline"
         with self._lock:
-            if together:
-                recorded = interaction.started_ms / 1000 * settings.pace
-                if not self._playing:
-                    self._anchor = started - recorded
-                started = self._anchor + recorded
+            anchor = started - ticks(interaction.started_ms) / TICKS_PER_SECOND * settings.pace
+            if together and self._playing:
+                anchor = self._anchor
+            self._anchor = anchor
             order = (self._order, self._order.turns[place.number - 1]) if together and not settings.pace else None
-            playback = Playback(interaction, settings, library, started, order, self._playing.discard)
+            playback = Playback(interaction, settings, library, anchor, order, self._playing.discard)
             self._playing.add(playback)
         return playback
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 from miniagents_testing.cassette.matching import Matching
 from miniagents_testing.cassette.redacting import Redactor, RequestKeys
+from miniagents_testing.streams import ResponseStream
 
-__all__ = ["OnEarlyClose", "Options", "Settings"]
+__all__ = ["Chunking", "OnEarlyClose", "Options", "Settings"]
 
 Anchor = Literal["timeline", "request"]
 AtIncomplete = Literal["error", "hang", "end"]
-Chunking = Literal["recorded", "event"] | Callable[[bytes], Iterable[bytes]]
+Chunking = Literal["recorded", "event"] | Callable[[ResponseStream], ResponseStream]
 OnEarlyClose = Literal["truncate", "drain"]
 RetryAfter = Literal["skip", "keep"]
 Unplayed = Literal["fail", "ignore"]

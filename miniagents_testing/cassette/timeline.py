@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import merge
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from miniagents_testing.streams import TICKS_PER_SECOND
+from miniagents_testing.streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,12 +38,16 @@ def ends_ms(interactions: Iterable[Interaction]) -> float:
 
 
 def _moments(number: int, interaction: Interaction) -> Iterator[Moment]:
-    answer, tick = interaction.response, 0
-    started = interaction.started_ms
-    yield Moment(started, number, "request")
+    answer, now = interaction.response, ticks(interaction.started_ms)
+    yield Moment(_ms(now), number, "request")
+    now += ticks(answer.headers_ms)
     if answer.status:
-        yield Moment(started + answer.headers_ms, number, "headers")
+        yield Moment(_ms(now), number, "headers")
     for chunk in answer.chunks:
-        tick += chunk.wait
-        yield Moment(started + answer.headers_ms + tick * 1000 / TICKS_PER_SECOND, number, "chunk", chunk.data)
-    yield Moment(started + answer.headers_ms + tick * 1000 / TICKS_PER_SECOND, number, "end")
+        now += chunk.wait
+        yield Moment(_ms(now), number, "chunk", chunk.data)
+    yield Moment(_ms(now), number, "end")
+
+
+def _ms(moment: int) -> float:
+    return moment * 1000 / TICKS_PER_SECOND

@@ -35,24 +35,35 @@ logging.getLogger("vcr.cassette").setLevel(logging.WARNING)
 
 
 class Serializer:
-    """Writes and reads the document with its seal; the text is our YAML, or whatever another serializer makes of it."""
+    """Writes and reads the document with its seal.
+
+    Args:
+        inner: writes the text, where it is not to be our YAML.
+    """
 
     def __init__(self, inner: Any = None) -> None:
         self._inner = inner
 
     def serialize(self, document: dict[str, Any]) -> str:
-        seal = sealed(document["interactions"])
-        whole = {
-            "interactions": seal.pop("interactions"),
-            **{name: document[name] for name in document if name != "interactions"},
-            **seal,
-        }
+        """The text. What tells that it is whole comes last, where it is missed when the file is cut off."""
+        interactions = document.pop("interactions")
+        whole = sealed(interactions, **document)
         text: str = yaml_text(whole) if self._inner is None else self._inner.serialize(whole)
         return text
 
-    def deserialize(self, text: str) -> dict[str, Any]:
-        document: dict[str, Any] = parse(text) if self._inner is None else self._inner.deserialize(text)
-        return document
+    def deserialize(self, text: str | bytes) -> dict[str, Any]:
+        """The document as vcrpy can read it."""
+        document = parse(text)
+        return {**document, "interactions": [_as_vcrpy_knows_it(entry) for entry in document["interactions"]]}
+
+
+def _as_vcrpy_knows_it(entry: dict[str, Any]) -> dict[str, Any]:
+    """Others keep requests in forms of their own, such as pydantic-ai's parsed bodies; vcrpy has four names for it."""
+    if entry["request"].keys() == {"method", "uri", "body", "headers"}:
+        return entry
+    entry = entry_of(interaction_of(entry, "an interaction of another recorder"))
+    del entry["response"]["stream"]
+    return entry
 
 
 class Persister:
@@ -66,6 +77,7 @@ class Persister:
         self._forgets = forgets
 
     def load_cassette(self, path: str, serializer: Any) -> tuple[list[Any], list[Any]]:
+        """Requests and responses, for vcrpy; what it may do with them it does with copies."""
         if self._forgets or not Path(path).exists():
             raise CassetteNotFoundError(path)
         found = Path(path).stat()
@@ -73,6 +85,7 @@ class Persister:
         return list(requests), list(responses)
 
     def save_cassette(self, path: str, cassette_dict: dict[str, Any], serializer: Any) -> None:
+        """Old or new, never half of it."""
         write(path, serialize(cassette_dict, serializer))
 
 

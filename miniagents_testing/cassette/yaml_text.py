@@ -1,8 +1,8 @@
 """YAML as a person wants to read a recording: bodies as blocks, line for line.
 
 Own writer, because the usual one turns a body with one emoji or one trailing space into a single quoted line. What it
-writes, any YAML 1.1 reader gives back unchanged. Not a general writer: mappings with plain keys, lists, str, bytes,
-int, float, bool.
+writes, any YAML 1.1 reader gives back unchanged. Not a general writer: mappings with keys of one line, lists, str,
+bytes, int, float, bool, None.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U000
 _BLOCK = re.compile(rf"[{_PRINTABLE}\n]*")
 _LINE = re.compile(rf"[{_PRINTABLE}]*")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_+;:./=-]*[A-Za-z0-9]")
-_NO_STRINGS = frozenset({"true", "false", "yes", "no", "on", "off", "null"})
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_NO_STRINGS = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
 _ESCAPED = re.compile(rf'[^{_PRINTABLE}]|[\\"\t]')
 _SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -33,7 +34,7 @@ def yaml_text(document: Mapping[str, Any]) -> str:
 
 def _mapping(mapping: Mapping[str, Any], indent: str) -> Iterator[str]:
     for key, value in mapping.items():
-        yield from _entry(f"{indent}{key}:", value, indent)
+        yield from _entry(f"{indent}{_key(key)}:", value, indent)
 
 
 def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
@@ -61,8 +62,15 @@ def _item(item: Any, indent: str) -> Iterator[str]:
     yield from lines
 
 
+def _key(key: str) -> str:
+    """A name: nearly always one that needs no quotes."""
+    return key if _NAME.fullmatch(key) and key.lower() not in _NO_STRINGS else "".join(_string(key, ""))
+
+
 def _scalar(value: Any, indent: str) -> list[str]:
     """The lines of a scalar, all but the first with their indentation."""
+    if value is None:
+        return ["null"]
     if isinstance(value, bool):
         return ["true" if value else "false"]
     if isinstance(value, (int, float)):

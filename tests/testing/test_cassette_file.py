@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 TEXT = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\n\r\t \x85\u2028\ufeff\x1b'\"\\#:-"))
 )
-SCALARS = st.one_of(TEXT, st.binary(), st.integers(), st.booleans(), st.floats(0, 1e6).map(lambda x: round(x, 2)))
+KEYS = st.one_of(st.sampled_from("abcd"), TEXT.filter(lambda text: "\n" not in text and len(text) < 100))
+SCALARS = st.one_of(
+    st.none(), TEXT, st.binary(), st.integers(), st.booleans(), st.floats(0, 1e6).map(lambda x: round(x, 2))
+)
 DOCUMENTS = st.recursive(
     SCALARS,
     lambda inner: st.one_of(
-        st.lists(st.one_of(TEXT, st.dictionaries(st.sampled_from("abcd"), inner, min_size=1))),
-        st.dictionaries(st.sampled_from("abcd"), inner),
+        st.lists(st.one_of(TEXT, st.dictionaries(KEYS, inner, min_size=1))),
+        st.dictionaries(KEYS, inner),
     ),
     max_leaves=8,
 )

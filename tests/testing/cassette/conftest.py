@@ -163,7 +163,14 @@ def chat(*deltas: dict[str, Any] | str, finish_reason: str = "stop") -> list[byt
 
 def message(block: dict[str, Any], *deltas: dict[str, Any]) -> list[bytes]:
     """A whole streamed message of Anthropic's, with one block."""
-    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "c-1", "content": [], "stop_reason": None}
+    head: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "c-1",
+        "content": [],
+        "stop_reason": None,
+    }
     return events(
         {"type": "message_start", "message": {**head, "usage": {"input_tokens": 5, "output_tokens": 1}}},
         {"type": "content_block_start", "index": 0, "content_block": block},
@@ -299,7 +306,7 @@ class Kit:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def network(self, *replies: Reply | str, library: str = "httpx2") -> Any:
+    def network(self, *replies: Any, library: str = "httpx2") -> Any:
         """A transport that answers so."""
         return transports(library)[0](*replies)
 

@@ -1,0 +1,223 @@
+"""Played at a pace, chunks are due at recorded moments of the reader's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, timeline, use_cassette
+from miniagents_testing.recut import all_at_once, byte_by_byte
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+
+    from tests.testing.cassette.conftest import Kit
+
+URL = "https://api.openai.com/v1/chat/completions"
+
+
+class _Jumping(selectors.DefaultSelector):
+    """Waits for nothing: where there would be a wait, the clock is put forward."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+def in_no_time(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine on a clock that jumps to the next moment at which something is due."""
+    selector = _Jumping()
+    loop = asyncio.SelectorEventLoop(selector)
+    loop.time = lambda: selector.now  # type: ignore[method-assign]
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        return runner.run(main)
+
+
+def _stream(number: int, started_ms: float, *waits: int, headers_ms: float = 0.0) -> Interaction:
+    chunks = tuple(Chunk(wait, f"{number}.{index} ".encode()) for index, wait in enumerate(waits))
+    body = f'{{"number":{number}}}'.encode()
+    return Interaction("POST", URL, body, ResponseStream(chunks, headers_ms=headers_ms), started_ms=started_ms)
+
+
+async def _read(number: int, moments: list[tuple[str, float]], after: float = 0.0) -> None:
+    await asyncio.sleep(after)
+    loop = asyncio.get_running_loop()
+    async with httpx2.AsyncClient() as client, client.stream("POST", URL, json={"number": number}) as response:
+        moments.append((f"{number}", round(loop.time(), 5)))
+        async for chunk in response.aiter_raw():
+            moments.append((chunk.decode().strip(), round(loop.time(), 5)))
+
+
+def _played(path: Path, readers: list[tuple[int, float]], **settings: Any) -> list[tuple[str, float]]:
+    """What came when, to readers that start after some seconds."""
+    moments: list[tuple[str, float]] = []
+
+    async def play() -> None:
+        with use_cassette(path, **settings):
+            async with asyncio.TaskGroup() as group:
+                for number, after in readers:
+                    group.create_task(_read(number, moments, after))
+
+    in_no_time(play())
+    return moments
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.5, 3.0])
+def test_chunks_come_at_their_moments_times_the_pace(tmp_path: Path, pace: float) -> None:
+    """Headers and waits are counted from the start of the request."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 500, headers_ms=100)])
+    moments = _played(tmp_path / "c.yaml", [(0, 1.0)], pace=pace)
+    due = {"0": 0.1, "0.0": 0.11, "0.1": 0.13, "0.2": 0.135}
+    assert dict(moments) == pytest.approx({name: 1.0 + moment * pace for name, moment in due.items()})
+
+
+def test_delays_of_the_reader_do_not_add_up(tmp_path: Path) -> None:
+    """A reader that is late for one chunk finds the next one when it is due."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 1000, 1000, 1000)])
+    moments: list[float] = []
+
+    async def play() -> None:
+        with use_cassette(tmp_path / "c.yaml", pace=1):
+            async with httpx2.AsyncClient() as client, client.stream("POST", URL, json={"number": 0}) as response:
+                async for _ in response.aiter_raw():
+                    moments.append(asyncio.get_running_loop().time())
+                    await asyncio.sleep(0.015)
+
+    in_no_time(play())
+    assert moments == pytest.approx([0.01, 0.025, 0.04, 0.055])
+
+
+def test_streams_that_run_at_once_keep_their_places_on_the_time_line(tmp_path: Path) -> None:
+    """A request that comes early or late has its chunks when they came beside those of the other."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 2000), _stream(1, 5, 1000, 2000, 2000)])
+    for late in (0.0, 0.005, 0.012):
+        moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, late)], pace=1)
+        chunks = [(name, moment) for name, moment in moments if "." in name]
+        assert chunks == [("0.0", 0.01), ("1.0", 0.015), ("0.1", 0.03), ("1.1", 0.035), ("0.2", 0.05), ("1.2", 0.055)]
+
+
+def test_a_stream_that_runs_alone_begins_when_it_is_asked_for(tmp_path: Path) -> None:
+    """Nobody waits for the pauses that the application itself made between its requests."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000), _stream(1, 60_000, 1000)])
+    moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 1.0)], pace=1)
+    assert moments == [("0", 0.0), ("0.0", 0.01), ("1", 1.0), ("1.0", 1.01)]
+
+
+def test_each_stream_can_have_a_time_line_of_its_own(tmp_path: Path) -> None:
+    """Anchored at its request, a stream knows nothing of others."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000), _stream(1, 5, 1000, 2000)])
+    moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 0.012)], pace=1, anchor="request")
+    assert [moment for moment in moments if moment[0].startswith("1.")] == [("1.0", 0.022), ("1.1", 0.042)]
+
+
+def test_the_recorded_order_holds_at_any_pace(tmp_path: Path) -> None:
+    """Eight streams at once, 2,000 chunks, moments of 10 µs: none comes before one that it came after."""
+    dice = random.Random(1)
+    interactions = [_stream(number, number / 10, *(dice.randrange(1, 3000) for _ in range(250))) for number in range(8)]
+    save(tmp_path / "c.yaml", interactions)
+    moments = _played(tmp_path / "c.yaml", [(number, 0.0) for number in range(8)], pace=1)
+    places = {f"{moment.data.decode().strip()}": moment.ms for moment in timeline(interactions)}
+    seen = [places[name] for name, _ in moments if "." in name]
+    assert seen == sorted(seen)
+    assert len(seen) == 2000
+
+
+def test_threads_are_played_on_their_own_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a loop, the moments are those of the monotonic clock."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 500, headers_ms=100)])
+    now, moments = 7.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with use_cassette(tmp_path / "c.yaml", pace=2):
+        with httpx2.Client() as client, client.stream("POST", URL, json={"number": 0}) as response:
+            moments.append(now)
+            moments.extend(now for _ in response.iter_raw())
+    assert moments == pytest.approx([7.2, 7.22, 7.26, 7.27])
+
+
+async def test_at_no_pace_each_chunk_leaves_the_loop_a_step(tmp_path: Path) -> None:
+    """Others run between two chunks, and nobody sleeps."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 10**6, 10**6, 10**6)])
+    steps = 0
+
+    async def count() -> None:
+        nonlocal steps
+        while True:
+            steps += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    with use_cassette(tmp_path / "c.yaml"):
+        async with httpx2.AsyncClient() as client, client.stream("POST", URL, json={"number": 0}) as response:
+            seen = [steps async for _ in response.aiter_raw()]
+    counting.cancel()
+    assert seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize(
+    ("chunking", "expected"),
+    [
+        ("recorded", [b"data: 1\n", b"\ndata: 2\n\n"]),
+        ("event", [b"data: 1\n\n", b"data: 2\n\n"]),
+        (all_at_once, [b"data: 1\n\ndata: 2\n\n"]),
+        (byte_by_byte, [bytes([byte]) for byte in b"data: 1\n\ndata: 2\n\n"]),
+    ],
+    ids=["recorded", "event", "all_at_once", "byte_by_byte"],
+)
+async def test_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any, expected: list[bytes]) -> None:
+    """Event by event, or in whatever way a function cuts it."""
+    chunks = Chunk(0, b"data: 1\n"), Chunk(0, b"\ndata: 2\n\n")
+    save(tmp_path / "c.yaml", [Interaction("POST", URL, b"{}", ResponseStream(chunks))])
+    with use_cassette(tmp_path / "c.yaml", chunking=chunking):
+        async with httpx2.AsyncClient() as client, client.stream("POST", URL, json={}) as response:
+            assert [chunk async for chunk in response.aiter_raw()] == expected
+
+
+def test_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
+    """What took its time when it was recorded takes it again."""
+    sent = kit.chat("a", "b", "c")
+    script = [step for chunk in sent for step in (0.25, chunk)]
+
+    async def ask(mode: Any, network: Any) -> float:
+        with kit.cassette(mode, pace=1):
+            started = asyncio.get_running_loop().time()
+            await kit.aask("chat", httpx2.AsyncClient(transport=network))
+            return asyncio.get_running_loop().time() - started
+
+    live = in_no_time(ask("once", kit.network(kit.Reply(script))))
+    assert [chunk.wait for chunk in load(kit.path)[0].response.chunks] == [25_000] * len(sent)
+    assert in_no_time(ask("none", kit.network())) == pytest.approx(live) == pytest.approx(0.25 * len(sent))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("pace", -1),
+        ("pace", float("inf")),
+        ("pace", float("nan")),
+        ("anchor", "start"),
+        ("at_incomplete", "raise"),
+        ("chunking", "bytes"),
+        ("on_early_close", "keep"),
+        ("retry_after", "wait"),
+        ("unplayed", "warn"),
+    ],
+)
+def test_a_setting_that_is_not_known_is_refused_at_once(tmp_path: Path, setting: str, value: Any) -> None:
+    """Before anything is opened, with the words that there are."""
+    with pytest.raises(ValueError, match=rf"^{setting} must be .*, not {value!r}"):
+        use_cassette(tmp_path / "c.yaml", **{setting: value})
