@@ -19,7 +19,7 @@ from miniagents_testing.cassette.settings import Settings
 from miniagents_testing.errors import RecordingRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -30,18 +30,22 @@ __all__ = ["CassetteContext", "stream_layer", "use_cassette"]
 
 
 class CassetteContext:
-    """Opens a cassette with `with` or `async with`, once, and gives its session."""
+    """Opens a cassette with `with` or `async with`, and gives its session; each time a new one."""
 
-    def __init__(self, manager: AbstractContextManager[Session]) -> None:
-        self._manager = manager
+    def __init__(self, opened: Callable[[], AbstractContextManager[Session]]) -> None:
+        self._opened = opened
+        self._entered: list[AbstractContextManager[Session]] = []
 
     def __enter__(self) -> Session:
-        return self._manager.__enter__()
+        manager = self._opened()
+        session = manager.__enter__()
+        self._entered.append(manager)
+        return session
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        return self._manager.__exit__(kind, error, traceback)
+        return self._entered.pop().__exit__(kind, error, traceback)
 
     async def __aenter__(self) -> Session:
         return self.__enter__()
@@ -98,7 +102,8 @@ def use_cassette(
         CassetteMissError: in the client, a request that is not in the cassette; on leaving, when it was swallowed.
         UnplayedError: on leaving.
     """
-    return CassetteContext(_opened(path, record_mode, Settings(**settings), also_patch))
+    checked, more = Settings(**settings), tuple(also_patch)
+    return CassetteContext(lambda: _opened(path, record_mode, checked, more))
 
 
 def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: Unpack[Options]) -> CassetteContext:
@@ -112,7 +117,8 @@ def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: 
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
     """
-    return CassetteContext(_layered(cassette, Settings(**settings), also_patch))
+    checked, more = Settings(**settings), tuple(also_patch)
+    return CassetteContext(lambda: _layered(cassette, checked, more))
 
 
 @contextmanager

@@ -1,0 +1,363 @@
+"""How an answer ended is recorded, and played: by its provider, by its reader, or by the network."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import httpx2
+import openai
+import pytest
+
+from miniagents_testing.cassette import load
+from miniagents_testing.errors import IncompleteRecordingError
+
+if TYPE_CHECKING:
+    from tests.testing.cassette.conftest import Kit
+
+EVENT = b'data: {"n":1}\n\n'
+
+
+def _end(kit: Kit) -> tuple[str, bool]:
+    (interaction,) = load(kit.path)
+    return interaction.response.end, interaction.response.complete
+
+
+async def _read(network: Any, kit: Kit, library: Any = httpx2, chunks: int | None = None) -> list[bytes]:
+    """The raw chunks of one answer, or so many of them."""
+    seen: list[bytes] = []
+    async with library.AsyncClient(transport=network, timeout=0.05) as client:
+        async with client.stream("POST", kit.URL, json={}) as response:
+            async for chunk in response.aiter_raw():
+                seen.append(chunk)
+                if len(seen) == chunks:
+                    break
+    return seen
+
+
+def _read_sync(network: Any, kit: Kit, library: Any = httpx2) -> list[bytes]:
+    with library.Client(transport=network, timeout=0.05) as client:
+        with client.stream("POST", kit.URL, json={}) as response:
+            return list(response.iter_raw())
+
+
+async def test_a_plain_end(kit: Kit) -> None:
+    """Whoever read to the end has everything."""
+    with kit.cassette("once") as session:
+        await _read(kit.network(kit.Reply([EVENT, EVENT])), kit)
+    assert _end(kit) == ("eof", True)
+    assert session.incomplete == ()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"data: [DONE]\n\n",
+        b'event: message_stop\ndata: {"type":"message_stop" }\n\n',
+        b'event: response.incomplete\ndata: {"sequence_number":1,"type":"response.incomplete"}\n\n',
+        b'data: {"type": "response.failed"}\n\n',
+        b"event: error\r\ndata: {}\r\n\r\n",
+    ],
+)
+async def test_leaving_after_the_last_event_is_leaving_with_everything(kit: Kit, last: bytes) -> None:
+    """SDKs close the response there; nothing is missing."""
+    with kit.cassette("once"):
+        await _read(kit.network(kit.Reply([EVENT, last, b": more\n\n"])), kit, chunks=2)
+    assert _end(kit) == ("closed", True)
+    with kit.cassette():
+        assert await _read(kit.network(), kit) == [EVENT, last]
+
+
+async def test_leaving_early_ends_the_download(kit: Kit) -> None:
+    """The rest is neither read nor paid for; what came is kept, and marked."""
+    reply = kit.Reply([EVENT] * 9)
+    with kit.cassette("once") as session:
+        await _read(kit.network(reply), kit, chunks=2)
+    assert (reply.sent, reply.closed) == (2, True)
+    assert _end(kit) == ("closed", False)
+    assert [each.response.body for each in session.incomplete] == [EVENT * 2]
+
+
+async def test_what_a_reader_leaves_can_be_recorded_all_the_same(kit: Kit) -> None:
+    """Drained before the response is closed."""
+    reply = kit.Reply([EVENT] * 9)
+    with kit.cassette("once", on_early_close="drain"):
+        await _read(kit.network(reply), kit, chunks=2)
+    assert (reply.sent, reply.closed) == (9, True)
+    assert _end(kit) == ("eof", True)
+    with kit.cassette():
+        assert await _read(kit.network(), kit) == [EVENT] * 9
+
+
+def test_threads_leave_early_too(kit: Kit) -> None:
+    """Kept or drained, without a loop."""
+    for number, (how, sent) in enumerate([("truncate", 1), ("drain", 9)]):
+        reply = kit.Reply([EVENT] * 9)
+        with kit.cassette("rewrite", on_early_close=how):
+            with httpx2.Client(transport=kit.network(reply)) as client:
+                with client.stream("POST", kit.URL, json={}) as response:
+                    next(response.iter_raw())
+        assert (reply.sent, reply.closed) == (sent, True), number
+        assert len(load(kit.path)[0].response.chunks) == sent
+
+
+async def test_a_cancelled_reader_is_recorded_as_one(kit: Kit) -> None:
+    """What had arrived by then is kept."""
+    with kit.cassette("once"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await _read(kit.network(kit.Reply([EVENT, kit.HANG])), kit)
+    assert _end(kit) == ("cancelled", False)
+    assert load(kit.path)[0].response.body == EVENT
+
+
+async def test_a_stream_that_is_still_read_at_the_end_is_open(kit: Kit) -> None:
+    """It goes on for its reader, and what comes later is no part of the recording."""
+    with kit.cassette("once"):
+        client = httpx2.AsyncClient(transport=kit.network(kit.Reply([EVENT, EVENT])))
+        response = await client.send(client.build_request("POST", kit.URL, json={}), stream=True)
+        stream = response.aiter_raw()
+        assert await anext(stream) == EVENT
+    assert [chunk async for chunk in stream] == [EVENT]
+    assert _end(kit) == ("open", False)
+    assert load(kit.path)[0].response.body == EVENT
+
+
+each_way = pytest.mark.parametrize(
+    ("complete", "error"), [("error", IncompleteRecordingError), ("hang", httpx2.ReadTimeout), ("end", None)]
+)
+
+
+@each_way
+async def test_reading_past_an_early_end(kit: Kit, complete: Any, error: type[Exception] | None) -> None:
+    """Nobody knows what would come: an error, silence until the client gives up, or a plain end, as chosen."""
+    with kit.cassette("once"):
+        await _read(kit.network(kit.Reply([EVENT] * 9)), kit, chunks=2)
+    with kit.cassette(at_incomplete=complete) as session:
+        if error is None:
+            assert await _read(kit.network(), kit) == [EVENT] * 2
+        else:
+            with pytest.raises(error, match=r"the recording .*ends here"):
+                await _read(kit.network(), kit)
+    assert len(session.incomplete) == 1
+
+
+@each_way
+def test_threads_read_past_an_early_end(kit: Kit, complete: Any, error: type[Exception] | None) -> None:
+    """The same choices without a loop."""
+    with kit.cassette("once"):
+        with httpx2.Client(transport=kit.network(kit.Reply([EVENT] * 9))) as client:
+            with client.stream("POST", kit.URL, json={}) as response:
+                next(response.iter_raw())
+    with kit.cassette(at_incomplete=complete):
+        if error is None:
+            assert _read_sync(kit.network(), kit) == [EVENT]
+        else:
+            with pytest.raises(error):
+                _read_sync(kit.network(), kit)
+
+
+async def test_reading_past_an_early_end_through_an_sdk(kit: Kit) -> None:
+    """The SDK neither wraps the error nor tries again."""
+    with kit.cassette("once"):
+        client = openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=_hello(kit)))
+        async with await client.chat.completions.create(model="m", messages=[], stream=True) as stream:
+            await anext(aiter(stream))
+    with kit.cassette():
+        client = openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=kit.network()))
+        with pytest.raises(IncompleteRecordingError):
+            async for _ in await client.chat.completions.create(model="m", messages=[], stream=True):
+                pass
+
+
+def _hello(kit: Kit) -> Any:
+    return kit.network(kit.Reply(kit.chat("Hel", "lo")))
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
+@pytest.mark.parametrize("name", ["ReadError", "RemoteProtocolError", "ReadTimeout"])
+async def test_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, name: str) -> None:
+    """Recorded as a fact, after the chunks that came; the class is that of the library that asks."""
+    network = kit.network(kit.Reply([EVENT, name]), library=library.__name__)
+    with kit.cassette("once"), pytest.raises(getattr(library, name), match="it broke"):
+        await _read(network, kit, library)
+    assert _end(kit) == (f"raise {name}: it broke", False)
+    for player in (library, httpx2, httpx):
+        with kit.cassette():
+            seen = []
+            with pytest.raises(getattr(player, name), match="it broke") as caught:
+                async with player.AsyncClient(transport=kit.network(library=player.__name__)) as client:
+                    async with client.stream("POST", kit.URL, json={}) as response:
+                        async for chunk in response.aiter_raw():
+                            seen.append(chunk)
+        assert seen == [EVENT]
+        assert caught.value.request.url == kit.URL
+
+
+@pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
+async def test_a_connection_that_fails_is_played_as_one(kit: Kit, library: Any) -> None:
+    """Also when no response ever came; in the file it is a failed response, for those who know no better."""
+    with kit.cassette("once"):
+        with pytest.raises(library.ConnectError, match="it broke"):
+            await _read(kit.network("ConnectError", library=library.__name__), kit, library)
+        with pytest.raises(library.ConnectTimeout, match="it broke"):
+            _read_sync(kit.network("ConnectTimeout", library=library.__name__), kit, library)
+    first, second = load(kit.path)
+    assert (first.response.status, first.response.end) == (0, "raise ConnectError: it broke")
+    assert (second.response.status, second.response.end) == (0, "raise ConnectTimeout: it broke")
+    assert "code: 599" in kit.path.read_text(encoding="utf-8")
+    with kit.cassette():
+        with pytest.raises(library.ConnectError, match="it broke"):
+            await _read(kit.network(library=library.__name__), kit, library)
+        with pytest.raises(library.ConnectTimeout, match="it broke"):
+            _read_sync(kit.network(library=library.__name__), kit, library)
+
+
+async def test_an_error_class_that_the_library_lacks_is_the_nearest_it_has(kit: Kit) -> None:
+    """A name out of a file is looked for among transport errors only."""
+    with kit.cassette("once"), pytest.raises(httpx2.ReadError):
+        await _read(kit.network(kit.Reply(["ReadError"])), kit)
+    text = kit.path.read_text(encoding="utf-8").replace("raise ReadError", "raise Client")
+    kit.path.write_text(text.partition("miniagents:")[0], encoding="utf-8")
+    (interaction,) = load(_resealed(kit))
+    assert interaction.response.end == "raise Client: it broke"
+    with kit.cassette(), pytest.raises(httpx2.ReadError, match="it broke"):
+        await _read(kit.network(), kit)
+
+
+def _resealed(kit: Kit) -> Any:
+    import yaml
+
+    from miniagents_testing.cassette.document import sealed
+    from miniagents_testing.cassette.yaml_text import yaml_text
+
+    document = yaml.safe_load(kit.path.read_text(encoding="utf-8"))
+    kit.path.write_text(yaml_text(sealed(document["interactions"])), encoding="utf-8")
+    return kit.path
+
+
+async def test_a_bug_in_a_transport_is_not_recorded(kit: Kit) -> None:
+    """It says nothing about the provider."""
+    network = kit.network()  # it has no reply, and raises IndexError
+    with kit.cassette("once") as session, pytest.raises(IndexError):
+        await _read(network, kit)
+    assert session.recorded == ()
+    assert not kit.path.exists()
+
+
+async def test_an_error_that_an_sdk_closes_unread_is_recorded_whole(kit: Kit) -> None:
+    """A 429 that is tried again, and the success after it; at no pace nobody waits in between."""
+    limited = kit.Reply(
+        [b'{"error":', b'{"message":"slow down"}}'], 429, {"content-type": "application/json", "retry-after": "0.01"}
+    )
+    network = kit.network(limited, kit.Reply(kit.chat("Hello")))
+    with kit.cassette("once"):
+        live = await kit.aask("chat", httpx2.AsyncClient(transport=network))
+    refused, answered = load(kit.path)
+    assert refused.response.body == b'{"error":{"message":"slow down"}}'
+    assert (refused.response.end, refused.response.complete) == ("eof", True)
+    assert refused.response.headers["retry-after"] == ["0.01"]
+    assert answered.response.status == 200
+    with kit.cassette():
+        assert await kit.aask("chat", httpx2.AsyncClient(transport=kit.network())) == live
+        assert limited.closed
+
+
+async def test_an_error_without_end_is_not_read_to_its_end(kit: Kit) -> None:
+    """What is read for the recording alone has a limit."""
+    endless = kit.Reply(iter(lambda: b"x" * 1024, b""), 500, {"x-should-retry": "false"})
+    with kit.cassette("once"):
+        await kit.aask("chat", httpx2.AsyncClient(transport=_closing(kit.network(endless))))
+    assert 64 * 1024 <= len(load(kit.path)[0].response.body) <= 65 * 1024
+
+
+def _closing(network: Any) -> httpx2.AsyncBaseTransport:
+    """A transport whose responses are closed before anybody reads them."""
+
+    class Closing(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response = await network.handle_async_request(request)
+            await response.stream.aclose()
+            return httpx2.Response(response.status_code, headers=response.headers, content=b"")
+
+    return Closing()
+
+
+@pytest.mark.parametrize(
+    ("pace", "setting", "expected"),
+    [
+        (0, "skip", [("retry-after-ms", "1")]),
+        (0, "keep", [("retry-after", "30")]),
+        (0.001, "skip", [("retry-after", "30")]),
+    ],
+)
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 529])
+async def test_waiting_before_another_try_is_a_question_of_pace(
+    kit: Kit, status: int, pace: float, setting: Any, expected: list[tuple[str, str]]
+) -> None:
+    """At no pace, what SDKs would wait for is rewritten on the way out; the file keeps what was said."""
+    with kit.cassette("once"):
+        await _read(kit.network(kit.Reply([b"{}"], status, {"retry-after": "30"})), kit)
+    with kit.cassette(pace=pace, retry_after=setting):
+        async with httpx2.AsyncClient(transport=kit.network()) as client:
+            response = await client.post(kit.URL, json={})
+    assert [(name, value) for name, value in response.headers.multi_items() if "retry" in name] == expected
+    assert load(kit.path)[0].response.headers == {"retry-after": ["30"]}
+
+
+async def test_headers_of_an_answer_are_as_they_were(kit: Kit) -> None:
+    """A success, and a failure that nobody tries again, tell nobody to wait or not to."""
+    replies = [kit.Reply([b"{}"], status, {"request-id": "r"}) for status in (200, 400)]
+    with kit.cassette("once"):
+        for reply in replies:
+            await _read(kit.network(reply), kit)
+    with kit.cassette():
+        async with httpx2.AsyncClient(transport=kit.network()) as client:
+            for status in (200, 400):
+                response = await client.post(kit.URL, json={})
+                assert (response.status_code, response.headers.multi_items()) == (status, [("request-id", "r")])
+
+
+async def test_answers_are_asked_for_uncompressed(kit: Kit) -> None:
+    """Compressed chunks cannot be read in a file, and cut nowhere else."""
+    network = kit.network(kit.Reply([EVENT]), kit.Reply([EVENT]))
+    with kit.cassette("once"):
+        await _read(network, kit)
+        _read_sync(network, kit)
+    assert [request.headers["accept-encoding"] for request in network.requests] == ["identity"] * 2
+
+
+async def test_a_body_that_is_compressed_all_the_same_is_played_as_it_came(kit: Kit) -> None:
+    """Byte for byte, with the header that says how to read it."""
+    import gzip
+
+    packed = gzip.compress(EVENT * 3)
+    headers = {"content-encoding": "gzip", "content-type": "text/event-stream"}
+    with kit.cassette("once"):
+        await _read(kit.network(kit.Reply([packed[:9], packed[9:]], headers=headers)), kit)
+    with kit.cassette():
+        async with httpx2.AsyncClient(transport=kit.network()) as client:
+            assert (await client.post(kit.URL, json={})).content == EVENT * 3
+
+
+async def test_a_stream_is_read_on_by_whoever_iterates_next(kit: Kit) -> None:
+    """One cursor for all, live and played: OpenAI's SDK begins a second time after its last event."""
+
+    async def twice() -> list[bytes]:
+        async with httpx2.AsyncClient(transport=network) as client:
+            response = await client.send(client.build_request("POST", kit.URL, json={}), stream=True)
+            stream: Any = response.stream
+            seen = []
+            async for chunk in stream:
+                seen.append(chunk)
+                break
+            seen += [chunk async for chunk in stream]
+            await response.aclose()
+        return seen
+
+    network = kit.network(kit.Reply([b"1", b"2", b"3"]))
+    with kit.cassette("once"):
+        assert await twice() == [b"1", b"2", b"3"]
+    with kit.cassette():
+        assert await twice() == [b"1", b"2", b"3"]
