@@ -212,11 +212,12 @@ async def test_a_stream_breaks_after_the_tokens_that_are_said(api: API, then: An
     assert partial.interrupted
 
 
+@pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("api", APIS)
 async def test_a_stall_is_given_up_by_the_agent(api: API) -> None:
     """After its own stall timeout."""
     step = Step("one two three", after=1, then="stall")
-    partial, _, error = await ask(create_scripted_agent(step, api=api, stall_timeout=0.001))
+    partial, _, error = await ask(create_scripted_agent(step, api=api, stall_timeout=60))
     assert isinstance(error, StreamStalledError)
     assert partial.content == "one"
 
