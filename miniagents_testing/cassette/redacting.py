@@ -19,11 +19,14 @@ _SHORTEST_SECRET = 8
 class Redactor(Protocol):
     """Changes what is written, and tells what must not be."""
 
-    def learn(self, request_headers: Iterable[tuple[str, str]]) -> None:
-        """See the headers of a live request; keys in them are secrets from now on."""
+    def learn(self, headers: Iterable[tuple[str, str]]) -> None:
+        """See the headers of a live request, or of its response; keys in them are secrets from now on."""
+
+    def scrub_uri(self, uri: str) -> str:
+        """The URI of a live request as it would stand in a cassette; this is what is looked for."""
 
     def scrub_body(self, body: bytes) -> bytes:
-        """A live request body as it would stand in a cassette; this is what is matched."""
+        """The same for its body."""
 
     def scrub(self, interaction: Interaction) -> Interaction:
         """An interaction as it may be written."""
@@ -38,10 +41,14 @@ class RequestKeys:
 
     _secrets: set[str] = field(default_factory=set, repr=False)
 
-    def learn(self, request_headers: Iterable[tuple[str, str]]) -> None:
+    def learn(self, headers: Iterable[tuple[str, str]]) -> None:
         """A value that is too short to be a key would be found everywhere."""
-        values = (value.rpartition(" ")[2] for name, value in request_headers if name.lower() in _SECRET_HEADERS)
+        values = (value.rpartition(" ")[2] for name, value in headers if name.lower() in _SECRET_HEADERS)
         self._secrets.update(value for value in values if len(value) >= _SHORTEST_SECRET)
+
+    def scrub_uri(self, uri: str) -> str:
+        """As it is."""
+        return uri
 
     def scrub_body(self, body: bytes) -> bytes:
         """As it is."""

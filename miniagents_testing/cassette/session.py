@@ -150,7 +150,7 @@ class Session:
             return None
         settings = self.settings
         settings.redact.learn(request.headers)
-        uri = settings.canonical_uri(seen.url)
+        uri = settings.redact.scrub_uri(settings.canonical_uri(seen.url))
         body = settings.redact.scrub_body(seen.body)
         path, agent = self._who_asks()
         with self._lock:

@@ -1,0 +1,347 @@
+"""Which cassette a request belongs to, and what is left of all this when the last one is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import httpx
+import httpx2
+import pytest
+
+from miniagents import MiniAgents, miniagent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing.cassette import Interaction, ResponseStream, load, save, use_cassette
+from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
+from miniagents_testing.streams import Chunk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.testing.cassette.conftest import Kit
+
+URL = "https://api.openai.com/v1/chat/completions"
+
+
+def _cassette(folder: Path, name: str, count: int = 1) -> Path:
+    """A cassette whose answers are its name."""
+    path = folder / f"{name}.yaml"
+    answer = ResponseStream((Chunk(0, name.encode()),))
+    save(path, [Interaction("POST", URL, b"{}", answer)] * count)
+    return path
+
+
+async def _aask() -> str:
+    async with httpx2.AsyncClient() as client:
+        return (await client.post(URL, json={})).text
+
+
+def _ask() -> str:
+    with httpx2.Client() as client:
+        return client.post(URL, json={}).text
+
+
+async def test_tasks_with_cassettes_of_their_own_do_not_mix(tmp_path: Path) -> None:
+    """They open and close in any order, and each plays its own."""
+
+    async def play(name: str) -> list[str]:
+        with use_cassette(_cassette(tmp_path, name, 3)):
+            seen = []
+            for _ in range(3):
+                seen.append(await _aask())
+                await asyncio.sleep(0.001 * len(name))
+        return seen
+
+    names = ["a", "bb", "ccc", "dddd"]
+    assert await asyncio.gather(*map(play, names)) == [[name] * 3 for name in names]
+
+
+def test_threads_with_cassettes_of_their_own_do_not_mix(tmp_path: Path) -> None:
+    """Each thread that opens one has its own."""
+
+    def play(name: str) -> list[str]:
+        barrier.wait()
+        with use_cassette(_cassette(tmp_path, name, 3)):
+            barrier.wait()
+            return [_ask() for _ in range(3)]
+
+    names = ["a", "b", "c"]
+    barrier = threading.Barrier(len(names))
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert list(threads.map(play, names)) == [[name] * 3 for name in names]
+
+
+async def test_tasks_and_threads_that_are_started_inside_belong_to_it(tmp_path: Path) -> None:
+    """Whoever inherits the context, whatever else is open elsewhere."""
+    with use_cassette(_cassette(tmp_path, "outer", 2)):
+        with use_cassette(_cassette(tmp_path, "inner", 3)):
+            inside = asyncio.create_task(_aask())
+            assert await asyncio.to_thread(_ask) == "inner"
+            assert await inside == "inner"
+            assert await _aask() == "inner"
+        assert await _aask() == "outer"
+        assert _ask() == "outer"
+
+
+def test_a_thread_without_context_belongs_to_the_only_one_that_is_open(tmp_path: Path) -> None:
+    """Most tests have one cassette, and servers under test have threads of their own."""
+    with use_cassette(_cassette(tmp_path, "only")), ThreadPoolExecutor() as threads:
+        assert threads.submit(_ask).result() == "only"
+
+
+def test_where_several_are_open_a_thread_without_context_is_told_so(tmp_path: Path) -> None:
+    """Nobody guesses, and nothing goes to the network."""
+    first, second = _cassette(tmp_path, "first"), _cassette(tmp_path, "second")
+    with use_cassette(first, unplayed="ignore"), use_cassette(second, unplayed="ignore"):
+        with ThreadPoolExecutor() as threads, pytest.raises(CassetteError, match="several are open") as caught:
+            threads.submit(_ask).result()
+    assert str(first) in str(caught.value)
+    assert str(second) in str(caught.value)
+
+
+async def test_a_task_that_outlives_its_cassette_belongs_to_the_one_around_it(tmp_path: Path) -> None:
+    """Or to the only one that is open then: a worker that was started in the first test works for the second, too."""
+    go = asyncio.Event()
+
+    async def worker() -> str:
+        await go.wait()
+        return await _aask()
+
+    with use_cassette(_cassette(tmp_path, "outer")):
+        with use_cassette(_cassette(tmp_path, "inner"), unplayed="ignore"):
+            task = asyncio.create_task(worker())
+        go.set()
+        assert await task == "outer"
+    go.clear()
+    with use_cassette(_cassette(tmp_path, "first"), unplayed="ignore"):
+        task = asyncio.create_task(worker())
+    with use_cassette(_cassette(tmp_path, "second")):
+        go.set()
+        assert await task == "second"
+
+
+async def test_a_cassette_can_be_closed_in_another_context(tmp_path: Path) -> None:
+    """Fixtures of test runners are set up and torn down in tasks of their own."""
+    stack = ExitStack()
+
+    async def set_up() -> None:
+        stack.enter_context(use_cassette(_cassette(tmp_path, "fixture")))
+
+    async def tear_down() -> None:
+        stack.close()
+
+    await asyncio.create_task(set_up())
+    assert await _aask() == "fixture"
+    await asyncio.create_task(tear_down())
+    with pytest.raises(CassetteMissError), use_cassette(tmp_path / "none.yaml"):
+        await _aask()
+
+
+METHODS = [
+    (httpx2.HTTPTransport, "handle_request"),
+    (httpx2.AsyncHTTPTransport, "handle_async_request"),
+    (httpx.HTTPTransport, "handle_request"),
+    (httpx.AsyncHTTPTransport, "handle_async_request"),
+    (type(anthropic.DefaultAioHttpClient()._transport), "handle_async_request"),
+]
+
+
+def _methods() -> list[Any]:
+    return [vars(transport).get(name) for transport, name in METHODS]
+
+
+def test_methods_are_put_back_exactly_as_they_were(tmp_path: Path) -> None:
+    """Patched once for all cassettes that are open, put back with the last, whichever that is."""
+    before = _methods()
+    first, second = use_cassette(tmp_path / "a.yaml"), use_cassette(tmp_path / "b.yaml")
+    with ExitStack() as late:
+        with first:
+            during = _methods()
+            assert all(now is not then for now, then in zip(during, before, strict=True))
+            late.enter_context(second)
+            assert _methods() == during
+        assert _methods() == during
+    assert [now is then for now, then in zip(_methods(), before, strict=True)] == [True] * len(METHODS)
+
+
+class Inheriting(httpx2.MockTransport):
+    """A transport whose methods stand in a class above it."""
+
+
+async def test_a_transport_that_is_named_is_patched_too(kit: Kit) -> None:
+    """Its inherited methods are put back to where they came from."""
+    network = Inheriting(lambda request: httpx2.Response(200, text="live"))
+    with use_cassette(kit.path, record_mode="once", also_patch=[Inheriting]):
+        async with httpx2.AsyncClient(transport=network) as client:
+            assert (await client.post(URL, json={})).text == "live"
+    assert "handle_async_request" not in vars(Inheriting)
+    assert load(kit.path)[0].response.body == b"live"
+
+
+def test_what_is_no_transport_is_refused(kit: Kit) -> None:
+    """Before anything is patched."""
+    before = _methods()
+    with pytest.raises(TypeError, match=r"<class 'int'> is no transport class of httpx2 or httpx"):
+        with use_cassette(kit.path, also_patch=[int]):
+            pass
+    assert _methods() == before
+
+
+async def test_somebody_who_patches_later_keeps_the_last_word(tmp_path: Path) -> None:
+    """What was put on top of ours is not taken away with it, and ours does nothing then."""
+    original = httpx2.AsyncHTTPTransport.handle_async_request
+    try:
+        with use_cassette(tmp_path / "none.yaml"):
+            ours = httpx2.AsyncHTTPTransport.handle_async_request
+
+            async def theirs(transport: Any, request: Any) -> Any:
+                return await ours(transport, request)
+
+            httpx2.AsyncHTTPTransport.handle_async_request = theirs  # type: ignore[method-assign]
+        assert httpx2.AsyncHTTPTransport.handle_async_request is theirs
+        with pytest.raises(httpx2.ConnectError):
+            async with httpx2.AsyncClient() as client:
+                await client.get("http://127.0.0.1:1/")
+    finally:
+        httpx2.AsyncHTTPTransport.handle_async_request = original  # type: ignore[method-assign]
+
+
+async def test_transports_below_that_of_the_client_are_left_alone(kit: Kit) -> None:
+    """What is recorded at the top is not recorded again further down."""
+    network = kit.network(kit.Reply([b"1"]))
+
+    class Around(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            response: httpx2.Response = await network.handle_async_request(request)
+            return response
+
+    with use_cassette(kit.path, record_mode="once", also_patch=[Around, type(network)]) as session:
+        async with httpx2.AsyncClient(transport=Around()) as client:
+            await client.post(URL, json={})
+    assert len(session.recorded) == 1
+
+
+# --- who asked
+
+
+async def test_the_agent_that_asks_is_part_of_the_recording(kit: Kit) -> None:
+    """Aliases from the outside in, and which request of such an agent it was."""
+
+    @miniagent
+    async def writer(ctx: Any, llm: Any) -> None:
+        ctx.reply([llm.trigger("Hi"), llm.trigger("Ho")])
+
+    network = kit.network(*[kit.Reply(kit.chat("Hello"))] * 3)
+    async with _client(kit, network) as client:
+        with kit.cassette("once"):
+            llm = create_openai_agent(model="m", async_client=client)
+            async with MiniAgents():
+                await writer.trigger(llm=llm)
+                await llm.trigger("Hi")
+    asked = {each.agent for each in load(kit.path)}
+    assert asked == {"WRITER/OPENAI_AGENT#1", "WRITER/OPENAI_AGENT#2", "OPENAI_AGENT#1"}
+
+
+async def test_the_same_request_of_two_agents_goes_by_who_asks(kit: Kit) -> None:
+    """Whoever is first this time, each agent gets the answer that it got."""
+    network = kit.network(*(kit.Reply(kit.chat(text)) for text in ("for A", "for B", "for A again")))
+
+    async def say(names: str, network: Any) -> list[str]:
+        async with _client(kit, network) as client, MiniAgents():
+            llm = create_openai_agent(model="m", async_client=client)
+            agents = {name: llm.fork(alias=name) for name in "ABC"}
+            said = []
+            for name in names:
+                (message,) = await agents[name].trigger("Hi")
+                said.append(str(message))
+        return said
+
+    with kit.cassette("once"):
+        assert await say("ABA", network) == ["for A", "for B", "for A again"]
+    with kit.cassette():
+        assert await say("BAA", kit.network()) == ["for B", "for A", "for A again"]
+    with kit.cassette():
+        assert await say("CBA", kit.network()) == ["for A", "for B", "for A again"]  # C is new: it gets what is next
+
+
+def _client(kit: Kit, network: Any) -> Any:
+    import openai
+
+    return openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=network))
+
+
+# --- secrets
+
+
+async def test_a_key_in_a_body_is_refused(kit: Kit) -> None:
+    """A file with a secret in it is not written, and the place is named."""
+    with pytest.raises(RecordingRefusedError, match=r"was not written.*request body"), kit.cassette("once"):
+        await kit.aask(
+            "chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))), f"My key is {kit.KEY}"
+        )
+    assert not kit.path.exists()
+
+
+async def test_a_refusal_does_not_hide_the_failure_of_a_test(kit: Kit) -> None:
+    """It is told beside it."""
+    with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once"):
+        await kit.aask("chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))), kit.KEY)
+        raise ZeroDivisionError
+    assert "was not written" in caught.value.__notes__[0]
+    assert not kit.path.exists()
+
+
+class Hiding:
+    """A redactor that writes another name for one of the words."""
+
+    def learn(self, headers: Any) -> None:
+        """Nothing."""
+
+    def scrub_uri(self, uri: str) -> str:
+        """As in bodies."""
+        return uri.replace("Ann", "somebody")
+
+    def scrub_body(self, body: bytes) -> bytes:
+        """The word is gone."""
+        return body.replace(b"Ann", b"somebody")
+
+    def scrub(self, interaction: Interaction) -> Interaction:
+        """Requests are all there is to it."""
+        from dataclasses import replace
+
+        uri, body = self.scrub_uri(interaction.uri), self.scrub_body(interaction.request_body)
+        return replace(interaction, uri=uri, request_body=body)
+
+    def leaks(self, interaction: Interaction) -> list[object]:
+        """None."""
+        return []
+
+
+async def test_what_is_redacted_is_found_again(kit: Kit) -> None:
+    """The live request is changed in the same way before it is looked for."""
+    network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi")))
+    with kit.cassette("once", redact=Hiding()):
+        await kit.aask("chat", httpx2.AsyncClient(transport=network), "I am Ann")
+        await httpx2.AsyncClient(transport=network).get(f"{URL}?name=Ann")
+    assert "Ann" not in kit.path.read_text(encoding="utf-8")
+    with kit.cassette(redact=Hiding()):
+        await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), "I am Ann")
+        await httpx2.AsyncClient(transport=kit.network()).get(f"{URL}?name=Ann")
+
+
+async def test_local_addresses_are_recorded_as_those_of_the_provider(kit: Kit) -> None:
+    """And found again, under either name."""
+    record_as = {"http://127.0.0.1:8000/v1": "https://api.openai.com/v1"}
+    with kit.cassette("once", record_as=record_as):
+        http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi"))))
+        live = await kit.aask("chat", http_client, base_url="http://127.0.0.1:8000/v1")
+    assert load(kit.path)[0].uri == URL
+    with kit.cassette():
+        assert await kit.aask("chat", httpx2.AsyncClient(transport=kit.network())) == live
+    with kit.cassette(record_as=record_as):
+        http_client = httpx2.AsyncClient(transport=kit.network())
+        assert await kit.aask("chat", http_client, base_url="http://127.0.0.1:8000/v1") == live

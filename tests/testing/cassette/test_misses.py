@@ -1,0 +1,269 @@
+"""A request that is not in the cassette: what is said, how fast, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+import vcr.errors
+
+from miniagents import MiniAgents
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing.cassette import VOLATILE_FIELDS, Interaction, Matching, ResponseStream, save
+from miniagents_testing.cassette.index import Index
+from miniagents_testing.cassette.misses import near_misses
+from miniagents_testing.errors import CassetteMissError, UnplayedError
+
+if TYPE_CHECKING:
+    from tests.testing.cassette.conftest import Kit
+
+URLS = {"chat": "https://api.openai.com/v1/chat/completions", "messages": "https://api.anthropic.com/v1/messages"}
+
+
+def _request(api: str, prompt: str) -> bytes:
+    body: dict[str, Any] = {"model": "m", "stream": True, "messages": [{"role": "user", "content": prompt}]}
+    return json.dumps({**body, **({"max_tokens": 9} if api == "messages" else {})}).encode()
+
+
+def _asked(api: str, prompt: str) -> Interaction:
+    return Interaction("POST", URLS[api], _request(api, prompt), ResponseStream())
+
+
+each_api = pytest.mark.parametrize("api", ["chat", "messages"])
+
+
+@each_api
+async def test_a_changed_prompt_says_what_changed(kit: Kit, api: str) -> None:
+    """Neither SDK retries or wraps the miss; the nearest recording and the field stand in it."""
+    save(kit.path, [_asked(api, "Hi"), _asked(api, "Something else altogether")])
+    for ask in (kit.aask, kit.ask):
+        client = httpx2.AsyncClient if ask is kit.aask else httpx2.Client
+        with pytest.raises(CassetteMissError) as caught, kit.cassette() as session:
+            said = ask(api, client(transport=kit.network()), "Ho")
+            if asyncio.iscoroutine(said):
+                await said
+        assert f"{kit.path} has no answer for POST {URLS[api]}\n  interaction 1 differs in 1:\n" in str(caught.value)
+        assert "messages[0].content: recorded 'Hi', now 'Ho'" in str(caught.value)
+        assert session.misses == (caught.value,)
+
+
+@each_api
+async def test_those_who_know_vcrpy_can_catch_it(kit: Kit, api: str) -> None:
+    """It is also the error of vcrpy, and of each SDK that is in use."""
+    save(kit.path, [])
+    with kit.cassette(unplayed="ignore") as session:
+        with pytest.raises(vcr.errors.CannotOverwriteExistingCassetteException) as caught:
+            await kit.aask(api, httpx2.AsyncClient(transport=kit.network()))
+        assert isinstance(caught.value, CassetteMissError)
+        assert isinstance(caught.value, openai.OpenAIError)
+        assert isinstance(caught.value, anthropic.AnthropicError)
+        session._misses.clear()
+
+
+@each_api
+async def test_a_swallowed_miss_is_raised_at_the_end(kit: Kit, api: str) -> None:
+    """An application that catches everything does not make the test pass."""
+    save(kit.path, [_asked(api, "Hi")])
+    with pytest.raises(CassetteMissError, match="now 'Ho'") as caught, kit.cassette() as session:
+        for prompt in ("Ho", "Hu"):
+            with suppress(Exception):
+                await kit.aask(api, httpx2.AsyncClient(transport=kit.network()), prompt)
+    assert caught.value.__notes__ == [f"1 more requests were not in {kit.path}"]
+    assert len(session.misses) == 2
+
+
+@each_api
+def test_a_swallowed_miss_is_told_where_something_else_fails(kit: Kit, api: str) -> None:
+    """What the test fails with may well be what came of it."""
+    save(kit.path, [_asked(api, "Hi")])
+    with pytest.raises(AssertionError, match="no answer") as caught, kit.cassette():
+        try:
+            kit.ask(api, httpx2.Client(transport=kit.network()), "Ho")
+        except Exception:
+            raise AssertionError("no answer") from None
+    (note,) = caught.value.__notes__
+    assert note.startswith("Before that, a request was missed: ")
+    assert "recorded 'Hi', now 'Ho'" in note
+
+
+async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
+    """Our agents pass it on as it is, and try nothing again: it is no failure of a provider."""
+    save(kit.path, [])
+    clients = (
+        openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=kit.network())),
+        anthropic.AsyncAnthropic(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=kit.network())),
+    )
+    with pytest.raises(CassetteMissError), kit.cassette() as session:
+        async with MiniAgents():
+            for agent in (
+                create_openai_agent(model="m", async_client=clients[0]),
+                create_anthropic_agent(model="m", async_client=clients[1]),
+            ):
+                with pytest.raises(CassetteMissError, match="is empty"):
+                    await agent.trigger("Hi")
+    assert len(session.misses) == 2
+
+
+async def test_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
+    """An application that does less than it did is noticed, unless that is wanted or it has failed anyway."""
+    save(kit.path, [_asked("chat", "Hi")])
+    with pytest.raises(UnplayedError, match=f"1 interactions were not played: POST {URLS['chat']}"):
+        with kit.cassette() as session:
+            assert session.unplayed == session.interactions
+    with kit.cassette(unplayed="ignore"):
+        pass
+    with pytest.raises(ZeroDivisionError), kit.cassette():
+        raise ZeroDivisionError
+
+
+async def test_equal_requests_get_their_recordings_in_order(kit: Kit) -> None:
+    """The n-th to ask gets the n-th recorded, and the next one is told that all were played."""
+    answers = [ResponseStream(status=200 + number) for number in range(2)]
+    save(kit.path, [Interaction("POST", URLS["chat"], b"{}", answer) for answer in answers])
+    with pytest.raises(CassetteMissError, match="interaction 2 is the same request, and was played already"):
+        with kit.cassette():
+            async with httpx2.AsyncClient(transport=kit.network()) as client:
+                assert [(await client.post(URLS["chat"], json={})).status_code for _ in answers] == [200, 201]
+                await client.post(URLS["chat"], json={})
+
+
+async def test_the_nearest_are_shown_first() -> None:
+    """By the number of differing leaves, those that were not played before the others."""
+    base = {"model": "m", "n": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    bodies: list[dict[str, Any]] = [
+        {**base, "model": "x", "n": 2, "messages": []},
+        {**base, "n": 2},
+        {**base, "messages": [*base["messages"], {"role": "user", "content": "Hi"}]},  # type: ignore[misc]
+        base,
+    ]
+    recorded = [Interaction("POST", URLS["chat"], json.dumps(body).encode(), ResponseStream()) for body in bodies]
+    index = Index(recorded, Matching())
+    index.places[3].played = True
+    lines = near_misses(("POST", URLS["chat"], json.dumps(base).encode()), index.places, Matching(ignore=()))
+    assert lines == [
+        "  interaction 4 is the same request, and was played already",
+        "  interaction 2 differs in 1:",
+        "    n: recorded 2, now 1",
+        "  interaction 3 differs in 1:",
+        "    messages[1]: recorded {'content': 'Hi', 'role': 'user'}, now nothing",
+    ]
+
+
+async def test_another_address_is_a_difference(kit: Kit) -> None:
+    """Whoever forgot the base URL sees it."""
+    save(kit.path, [_asked("chat", "Hi")])
+    with pytest.raises(CassetteMissError) as caught, kit.cassette():
+        async with httpx2.AsyncClient(transport=kit.network()) as client:
+            await client.post("http://localhost:1/v1/chat/completions", content=_request("chat", "Hi"))
+    assert f"request: recorded POST {URLS['chat']}, now POST http://localhost:1/v1/chat/completions" in str(
+        caught.value
+    )
+
+
+async def test_a_difference_deep_in_a_long_text_is_shown_where_it_is(kit: Kit) -> None:
+    """The beginnings are the same, and say nothing."""
+    long = "All work and no play makes Jack a dull boy. " * 1000
+    save(kit.path, [_asked("chat", f"{long}Really?{long}")])
+    with pytest.raises(CassetteMissError) as caught, kit.cassette():
+        await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), f"{long}Truly?{long}")
+    assert "dull boy. Really?All" in str(caught.value)
+    assert "dull boy. Truly?All" in str(caught.value)
+    assert len(str(caught.value)) < 2000
+
+
+def test_what_is_compared_for_a_report_is_bounded() -> None:
+    """However large a cassette is; what was not looked at is not passed over in silence."""
+    recorded = [_asked("chat", f"{number} {'x' * 5000}") for number in range(1000)]
+    index = Index(recorded, Matching())
+    started = time.process_time()
+    lines = near_misses(("POST", URLS["chat"], _request("chat", f"{'x' * 5000}")), index.places, Matching())
+    took = time.process_time() - started
+    assert "likeliest of 1000 were compared" in lines[-2]
+    assert took < 5  # a sanity check; benchmarks/cassettes.py measures
+
+
+# --- what makes two requests the same
+
+
+@pytest.mark.parametrize(
+    ("live", "same"),
+    [
+        (b'{ "n": 1, "model": "\\u006d", "user": "Bob" }', True),
+        (b'{"model":"m","n":1,"stream_options":{"include_usage":true},"metadata":{"a":1}}', True),
+        (b'{"model":"m","n":1.0}', False),
+        (b'{"model":"m","n":true}', False),
+        (b'{"model":"m","n":1,"seed":1}', False),
+        (b'{"model":"m"}', False),
+        (b'[{"model":"m","n":1}]', False),
+        (b"not JSON", False),
+    ],
+)
+def test_bodies_are_compared_by_what_they_mean(live: bytes, same: bool) -> None:
+    """The same question in other words of JSON is the same question; volatile fields do not count."""
+    match = Matching()
+    recorded = match.key("POST", URLS["chat"], b'{"model":"m","n":1,"user":"Ann"}')
+    assert (match.key("post", URLS["chat"], live) == recorded) is same
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://x.test/v1?b=2&a=1", True),
+        ("https://x.test/v1?a=1&b=3", False),
+        ("https://x.test/v2?a=1&b=2", False),
+        ("https://y.test/v1?a=1&b=2", False),
+        ("http://x.test/v1?a=1&b=2", False),
+        ("https://x.test:8443/v1?a=1&b=2", False),
+        ("https://x.test/v1", False),
+        ("https://user:password@x.test/v1?a=1&b=2", True),
+    ],
+)
+def test_addresses_are_compared_by_their_parts(url: str, same: bool) -> None:
+    """Scheme, host, port, path and query, whose order says nothing; not who logs in."""
+    match = Matching()
+    assert (match.key("GET", url, b"") == match.key("GET", "https://x.test/v1?a=1&b=2", b"")) is same
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ("b", {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}}),
+        ("a[0].b", {"a": [{"c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}),
+        ("a[*].b", {"a": [{"c": 2}, {}], "d": {"b": 4}, "b": 5}),
+        ("a[*]", {"a": [], "d": {"b": 4}, "b": 5}),
+        ("*.b", {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {}, "b": 5}),
+        ("a[7].b", {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}),
+        ("b.c.d", {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}),
+    ],
+)
+def test_what_does_not_count_is_chosen_by_path(path: str, left: Any) -> None:
+    """Names, indices, and a star for any of them; a path that leads nowhere ignores nothing."""
+    body = {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}
+    assert json.loads(Matching(ignore=[path]).canonical_body(json.dumps(body).encode())) == left
+
+
+@pytest.mark.parametrize("path", ["", "messages[", "messages[x]", "a..b", "[]"])
+def test_a_path_that_cannot_be_read_is_refused(path: str) -> None:
+    """A typo would ignore nothing, in silence."""
+    with pytest.raises(ValueError, match="no path into a JSON body"):
+        Matching(ignore=[path])
+
+
+async def test_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
+    """A field that changes with every run is left out; the report names what is."""
+    save(kit.path, [Interaction("POST", URLS["chat"], b'{"at":"monday","n":1}', ResponseStream())])
+    match = Matching(ignore=(*VOLATILE_FIELDS, "at"))
+    with kit.cassette(match=match):
+        async with httpx2.AsyncClient(transport=kit.network()) as client:
+            assert (await client.post(URLS["chat"], json={"at": "friday", "n": 1})).status_code == 200
+    with pytest.raises(CassetteMissError, match=r"not compared: metadata, .*, at\n"), kit.cassette(match=match):
+        async with httpx2.AsyncClient(transport=kit.network()) as client:
+            await client.post(URLS["chat"], json={"at": "friday", "n": 2})
