@@ -13,23 +13,32 @@ from miniagents.ext.terminal import visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["REDACTED", "Redactor", "secrets_of"]
+__all__ = ["KEY_PREFIXES", "REDACTED", "SECRET_HEADERS", "TOKEN_SHAPES", "Redactor", "secrets_of"]
 
 REDACTED = "[redacted]"
+
+KEY_PREFIXES = "sk|rk|pk|gsk|xai|pplx|hf|csk|nvapi|ghp|gho"
+"""What keys begin with as providers hand them out, before a hyphen or an underscore; for a regular expression."""
+
+# The look-behind is for speed: without it, each "eyJ" of a long word would be tried up to the end of the word.
+TOKEN_SHAPES = r"AIza[\w-]{20,}|ya29\.[\w.-]{10,}|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*"
+"""Keys and tokens that are known by their shape alone: Google's, and JSON web tokens; for a regular expression."""
+
+SECRET_HEADERS = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+"""Found in the names of headers that authorize."""
+
 _SHORTEST = 6
 """Shorter values are no keys, and would tear holes into any text."""
 
 _PATTERNS = (
-    # prefixes under which providers hand out keys; asterisks, because some echo them half masked
-    (re.compile(r"(?<![A-Za-z0-9])(?:sk|rk|pk|gsk|xai|pplx|hf|csk|nvapi|ghp|gho)[-_][\w*.-]{6,}"), REDACTED),
-    (re.compile(r"(?<![A-Za-z0-9])(?:AIza[\w-]{20,}|ya29\.[\w.-]{10,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"), REDACTED),
+    (re.compile(rf"(?<![A-Za-z0-9])(?:{KEY_PREFIXES})[-_][\w*.-]{{6,}}"), REDACTED),  # some echo keys half masked
+    (re.compile(rf"(?<![A-Za-z0-9])(?:{TOKEN_SHAPES})"), REDACTED),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {REDACTED}"),
     (
         re.compile(r"((?:api[-_]?key|authorization)[\"']?\s*[:=]\s*[\"']?)[^\s\"'&,}\]]{6,}", re.IGNORECASE),
         rf"\1{REDACTED}",
     ),
 )
-_SECRET_HEADERS = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "admin_api_key", "webhook_secret", "_azure_ad_token", "webhook_key")
 
 
@@ -77,7 +86,7 @@ class Redactor:
             except (AttributeError, RuntimeError):  # RuntimeError: httpx2's way to say that no request is set
                 continue
             for name in list(headers):
-                if _SECRET_HEADERS.search(name):
+                if SECRET_HEADERS.search(name):
                     headers[name] = REDACTED
 
 
@@ -89,7 +98,7 @@ def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
             yield value
     for headers in (getattr(client, "_custom_headers", None), extra_headers):
         for name, value in dict(headers or {}).items():
-            if isinstance(value, str) and _SECRET_HEADERS.search(str(name)):
+            if isinstance(value, str) and SECRET_HEADERS.search(str(name)):
                 yield value
                 yield value.partition(" ")[2]  # what stands after "Bearer"
 

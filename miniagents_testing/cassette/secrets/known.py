@@ -1,0 +1,69 @@
+"""Which values are secret: those of the environment, and those that a live request sends."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from miniagents.ext.llm.redaction import SECRET_HEADERS
+from miniagents_testing.cassette.secrets.encodings import SHORTEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["is_telling", "known_secrets"]
+
+_VARIABLES = re.compile(r"(?:^|_)(?:(?:API|ACCESS|SECRET)_?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_ACCOUNT_HEADERS = re.compile(r"^(?:openai|anthropic)-(?:organization|project)", re.IGNORECASE)
+_LONG = 16
+
+
+def known_secrets(
+    environ: Mapping[str, str], request_headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
+) -> set[str]:
+    """The values that must not be in a recording.
+
+    They go by value: the header that a key comes in changes from one version of an SDK to the next.
+
+    Args:
+        environ: of the process; what counts are names that end in `API_KEY`, `ACCESS_KEY`, `SECRET_KEY`, `TOKEN`,
+            `SECRET` and `PASSWORD`.
+        request_headers: of a live request, as sent; also `set-cookie` of its response. What counts are those that
+            authorize, in any spelling, cookies, and the ids of organizations and projects.
+
+    Returns:
+        Values of at least 8 characters. Shorter than 16, they must be more than a word or a number: a database whose
+        password is "postgres" does not make that word a secret.
+    """
+    pairs = request_headers.items() if isinstance(request_headers, Mapping) else request_headers
+    values = [value for name, value in environ.items() if _VARIABLES.search(name)]
+    for name, value in pairs:
+        if "cookie" in name.lower():
+            cookies = value.split(";", 1)[:1] if name.lower() == "set-cookie" else value.split(";")  # then: attributes
+            values += [cookie.partition("=")[2] for cookie in cookies]
+        elif SECRET_HEADERS.search(name):
+            values += _credentials(value)
+        elif _ACCOUNT_HEADERS.search(name):
+            values.append(value)
+    return {value.strip() for value in values if is_telling(value.strip())}
+
+
+def is_telling(value: str) -> bool:
+    """Whether a value is so long and mixed that it is found nowhere by accident."""
+    if len(value.encode("utf-8", "surrogateescape")) < SHORTEST:
+        return False
+    return len(value) >= _LONG or not (value.isalpha() or value.isdigit())
+
+
+def _credentials(value: str) -> Iterator[str]:
+    """What stands after `Bearer` and the like; of `Basic` also the password in it."""
+    scheme, _, credentials = value.strip().rpartition(" ")
+    yield credentials
+    if scheme.lower() == "basic":
+        try:
+            yield b64decode(credentials, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return

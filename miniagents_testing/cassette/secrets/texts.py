@@ -1,0 +1,213 @@
+"""The texts of a body, each with its place, and which of them are one text that came in pieces.
+
+Knows no provider. A body is read token by token, as JSON or as events that hold JSON, and never refused: what is cut
+off or broken gives the texts before and after the break. Pieces belong together when their paths are the same, where
+elements that say their own `index` are told apart by it, and events also by their `type` and `output_index` and the
+like. So the deltas of each choice, tool call and content block make one text, and so do the tokens of logprobs.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Piece", "groups", "is_stream", "joined", "pieces_of", "whole"]
+
+_STRING = rb'[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+'  # also one whose end is missing
+_TOKEN = re.compile(
+    rb'(?:"(%b)"\s*+:\s*+)?(?:"(%b)"?|([{\[])|(-?\d[\d.eE+-]*+|true|false|null))|([}\]])' % (_STRING, _STRING)
+)
+_TEXT, _OPEN, _SCALAR = 2, 3, 4
+_DEEPEST = 64
+"""What is nested deeper counts as one level: a path that long tells nobody anything, and costs."""
+_IS_STREAM = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")
+_LINE = re.compile(rb"[^\r\n]++")
+_NUMBERS = re.compile(rb"\s*+\d{1,3}+(?:\s*+,\s*+\d{1,3}+)*+\s*+")
+_LAST_WORD = re.compile(r"[._][^._\[]++(?=\[|$)")
+_POSITION = re.compile(r"\[\d++\]")
+
+
+class _Frame:
+    """An object or array that a text stands in, or (without a parent) the event or document as a whole."""
+
+    __slots__ = ("_path", "below", "count", "depth", "index", "is_list", "label", "name", "parent", "start")
+
+    def __init__(self, parent: _Frame | None, name: str, is_list: bool, start: int) -> None:
+        self.parent = parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.below = 0
+        """Levels that are open below the deepest."""
+        self.name = name
+        """Its place in the parent: a name, or a number in brackets."""
+        self.is_list = is_list
+        self.start = start
+        self.count = 0
+        """Elements so far, of an array."""
+        self.index = ""
+        """What the object says of itself in fields like `index`, in brackets."""
+        self.label = ""
+        """The `type` of an event."""
+        self._path: str | None = None
+
+    @property
+    def path(self) -> str:
+        """From the event or document down to here. To be asked for at the end: `index` may come last in an object."""
+        if self._path is None:
+            if self.parent is None:
+                self._path = ""
+            else:
+                own = f"[={self.index[1:]}" if self.index and self.parent.is_list else self.name
+                self._path = _path(self.parent.path, own)
+        return self._path
+
+    @property
+    def event(self) -> str:
+        """The type and index of the event that this is a part of."""
+        frame = self
+        while frame.parent is not None and frame.parent.parent is not None:
+            frame = frame.parent
+        return frame.label + frame.index
+
+
+class Piece(NamedTuple):
+    """A text, or a part of one, as bytes `start` to `end` of the body."""
+
+    start: int
+    end: int
+    frame: _Frame
+    name: str
+    form: str
+    """`json`: the inside of a string; `plain`: text that is no JSON; `numbers`: the inside of an array of bytes."""
+
+    @property
+    def path(self) -> str:
+        """Where it stands in its document or event: `choices[0].delta.content`."""
+        return self._path.replace("[=", "[")
+
+    @property
+    def place(self) -> str:
+        """The same for a person, who wants to know the event as well: `content_block_delta[0].delta.text`."""
+        return _path(self.frame.event, self.path)
+
+    @property
+    def _path(self) -> str:
+        return _path(self.frame.path, self.name)
+
+    def keys(self) -> tuple[str, str]:
+        """What is equal for pieces of one text: for neighbours in an array different, and the same."""
+        return _keys(self.frame.event, self._path, self.form)
+
+
+def pieces_of(data: bytes) -> list[Piece]:
+    """The texts of a body, in its order."""
+    pieces: list[Piece] = []
+    top = _Frame(None, "", False, 0)
+    frame = top
+    as_json = False
+    for start, end, begins in _regions(data):
+        if begins:
+            frame = top = _Frame(None, "", False, start)
+            as_json = data[start:end].lstrip()[:1] in (b"{", b"[", b'"')
+        if as_json:
+            frame = _read_json(data, start, end, frame, pieces)
+        else:
+            pieces.append(Piece(start, end, top, "", "plain"))
+    return pieces
+
+
+def whole(data: bytes) -> Piece:
+    """The body as one text, whatever it is."""
+    return Piece(0, len(data), _Frame(None, "", False, 0), "", "plain")
+
+
+def is_stream(data: bytes) -> bool:
+    """Whether a body is a stream of events; the content type proves nothing, it is wrong too often."""
+    return _IS_STREAM.search(data) is not None
+
+
+def groups(pieces: Iterable[Piece]) -> tuple[list[list[Piece]], list[list[Piece]]]:
+    """The pieces of each text; then those of each text that runs through the elements of an array."""
+    apart: dict[str, list[Piece]] = {}
+    through: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        key, loose = piece.keys()
+        apart.setdefault(key, []).append(piece)
+        if "[]" in loose:
+            through.setdefault(loose, []).append(piece)
+    return list(apart.values()), [group for group in through.values() if len(group) > 1]
+
+
+def joined(data: bytes, group: Iterable[Piece]) -> bytes:
+    """The text of the pieces as it stands in the body: JSON strings with their escapes."""
+    return b"".join(
+        _from_numbers(data[piece.start : piece.end]) if piece.form == "numbers" else data[piece.start : piece.end]
+        for piece in group
+    )
+
+
+def _regions(data: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Start and end of what is to be read, and whether an event or document begins there."""
+    if not is_stream(data):
+        yield 0, len(data), True
+        return
+    last = 0
+    begins = True
+    for line in _LINE.finditer(data, 3 if data.startswith(b"\xef\xbb\xbf") else 0):
+        begins = begins or data[last : line.start()] not in (b"\n", b"\r", b"\r\n")  # else: a blank line
+        last = line.end()
+        if data.startswith(b"data:", line.start()):
+            start = line.start() + 5
+            yield start + data.startswith(b" ", start), last, begins
+            begins = False
+
+
+def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Piece]) -> _Frame:
+    """Append the texts between `start` and `end`; returns the object or array that is open at the end."""
+    for token in _TOKEN.finditer(data, start, end):
+        kind = token.lastindex
+        if kind is None or kind > _SCALAR:
+            if frame.below:
+                frame.below -= 1
+            elif frame.parent is not None:
+                if frame.name == "bytes" and frame.is_list and _NUMBERS.fullmatch(data, frame.start, token.start()):
+                    pieces.append(Piece(frame.start, token.start(), frame, "", "numbers"))
+                frame = frame.parent
+            continue
+        if frame.is_list:
+            name = f"[{frame.count}]"
+            frame.count += 1
+        else:
+            name = (token[1] or b"").decode(errors="replace")
+        if kind == _OPEN and frame.depth == _DEEPEST:
+            frame.below += 1
+        elif kind == _OPEN:
+            frame = _Frame(frame, name, token[_OPEN] == b"[", token.end())
+        elif kind == _TEXT:
+            pieces.append(Piece(*token.span(_TEXT), frame, name, "json"))
+            if name == "type" and frame.parent is not None and frame.parent.parent is None:
+                frame.label = token[_TEXT].decode(errors="replace")
+        elif name.endswith("index") and token[_SCALAR].isdigit():
+            frame.index += f"[{token[_SCALAR].decode()}]"
+    return frame
+
+
+def _path(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent and name and name[0] != "[" else parent + name
+
+
+@lru_cache(4096)  # the deltas of a stream have a few dozen
+def _keys(event: str, path: str, form: str) -> tuple[str, str]:
+    """See `Piece.keys`. The start of a block and its deltas are events of two types, and one text."""
+    event = _LAST_WORD.sub("", event)
+    path = path.removeprefix("delta.").removeprefix(event.partition("[")[0] + ".")
+    head = f"{form} {event} "
+    return head + path.replace("[=", "["), head + _POSITION.sub("[]", path)
+
+
+def _from_numbers(text: bytes) -> bytes:
+    """What an array of byte values spells, without those that are none."""
+    return bytes(value for value in map(int, text.split(b",")) if value < 256)

@@ -1,0 +1,311 @@
+"""Finding secrets: however they are cut and surrounded, at any size, and never where there are none."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import tracemalloc
+import zlib
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load
+from miniagents_testing.cassette.chunkmap import one_event_a_chunk
+from miniagents_testing.cassette.secrets import Leak, Redaction, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "sk-proj-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
+URI = "https://api.openai.com/v1/chat/completions"
+KNOWN = ["9f86d081884c7d659a2feaa0", "hunter2-hunter2", "Zq8-_/+=", KEY]
+
+
+def _interaction(body: bytes = b"{}", request_body: bytes = b"", uri: str = URI, **headers: str) -> Interaction:
+    named = {name.replace("_", "-"): [value] for name, value in headers.items()}
+    return Interaction("POST", uri, request_body, ResponseStream(one_event_a_chunk(body), headers=named))
+
+
+def _event(delta: dict[str, Any], index: int = 0) -> bytes:
+    return f"data: {json.dumps({'choices': [{'index': index, 'delta': delta}]})}\n\n".encode()
+
+
+TEXT = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('%\\"/=+u0{}[]:\n')))
+SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_categories=["Cc"]), min_size=8)
+
+
+@given(TEXT, TEXT, SECRET, st.data())
+def test_X3_a_secret_is_found_whatever_surrounds_it_and_however_it_is_cut(
+    before: str, after: str, secret: str, data: st.DataObject
+) -> None:
+    """Deltas of two choices in any order; after scrubbing it is gone, from the deltas too."""
+    text = before + secret + after
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
+    edges = [0, *cuts, len(text)]
+    pieces = [text[start:end] for start, end in pairwise(edges)]
+    noise = data.draw(st.lists(st.sampled_from(["", "Hm", "日本"]), min_size=len(pieces), max_size=len(pieces)))
+    events = [
+        _event({"content": piece}) + _event({"content": other}, 1) for piece, other in zip(pieces, noise, strict=True)
+    ]
+    interaction = _interaction(b"".join(events), json.dumps({"messages": [{"content": text}]}).encode())
+    redaction = Redaction([secret])
+    leaks = redaction.leaks(interaction)
+    assert {leak.place.partition(" ")[0] for leak in leaks} == {"request", "response"}
+    clean = redaction.scrub(interaction)
+    assert redaction.leaks(clean) == []
+    deltas = [
+        json.loads(line[6:])["choices"][0]["delta"]["content"] for line in clean.response.body.split(b"\n\n") if line
+    ]
+    assert secret not in "".join(deltas[::2])
+
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "percent-encoded": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "JSON-escaped": lambda text: json.dumps(text)[1:-1],
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "hexadecimal": lambda text: text.encode().hex(),
+}
+
+
+@given(TEXT, TEXT, SECRET, st.lists(st.sampled_from(sorted(ENCODINGS)), min_size=1, max_size=3))
+def test_X3_a_secret_is_found_in_encodings_one_over_another(
+    before: str, after: str, secret: str, names: list[str]
+) -> None:
+    """Encoded with its surroundings; the name says what was done, the last first."""
+    text = before + secret + after
+    for name in names:
+        text = ENCODINGS[name](text)
+    (leak, *_) = Redaction([secret]).leaks(_interaction(request_body=json.dumps({"a": {"b": text}}).encode()))
+    assert leak.place == "request body a.b"
+
+
+def test_a_leak_says_where_and_how_and_not_what() -> None:
+    """One line for a person."""
+    text = base64.b64encode(f"key={quote(quote(KEY + '/', safe=''))}".encode()).decode()
+    body = json.dumps({"messages": [{"content": "Hi"}, {"content": f"see {text}"}]}).encode()
+    (leak,) = scan([_interaction(), _interaction(request_body=body)], [KEY + "/"])
+    assert str(leak) == (
+        "interaction 2, request body messages[1].content: a known secret (base64, percent-encoded twice)"
+    )
+    assert leak == Leak(
+        "request body messages[1].content", "base64, percent-encoded twice", "a known secret", interaction=2
+    )
+
+
+def test_a_leak_that_runs_over_deltas_names_their_chunks() -> None:
+    """Those from which the secret can be put together, not the whole stream."""
+    texts = ["Sure: ", KEY[:3], KEY[3:20], "", KEY[20:], " and so on"]
+    (leak,) = Redaction([KEY]).leaks(_interaction(b"".join(_event({"content": text}) for text in texts)))
+    assert leak.place == "response deltas choices[0].delta.content, chunks 2-5"
+
+
+def test_a_place_that_is_called_like_the_secret_is_not_named() -> None:
+    """The name of a field or parameter may be the secret, also encoded."""
+    body = json.dumps({KEY: {"inner": KEY}}).encode()
+    leaks = Redaction([KEY]).leaks(_interaction(request_body=body, uri=f"{URI}?{quote(KEY)}=1"))
+    assert [leak.place for leak in leaks] == ["URI", "request body"]
+
+
+def test_pieces_of_a_text_are_joined_where_a_provider_says_that_they_are_one() -> None:
+    """The start of a content block and its deltas; content blocks in a row; tokens of logprobs."""
+    start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": KEY[:9]}}
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": KEY[9:]}}
+    events = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in (start, delta))
+    blocks = json.dumps({"content": [{"text": KEY[:9]}, {"text": KEY[9:]}]}).encode()
+    tokens = json.dumps({"logprobs": {"content": [{"token": KEY[:9]}, {"token": KEY[9:]}]}}).encode()
+    redaction = Redaction([KEY])
+    for body in (events, blocks, tokens):
+        (leak,) = redaction.leaks(_interaction(body))
+        assert "[0]" in leak.place
+        assert redaction.leaks(redaction.scrub(_interaction(body))) == []
+
+
+def test_other_choices_and_calls_are_other_texts() -> None:
+    """Halves that nobody would put together are no secret; each choice and call is joined for itself."""
+    halves = _event({"content": KEY[:9]}) + _event({"content": KEY[9:]}, index=1)
+    assert Redaction([KEY]).leaks(_interaction(halves)) == []
+    calls = [
+        _event({"tool_calls": [{"index": index, "function": {"arguments": text}}]}, choice)
+        for text in (KEY[:9], KEY[9:])
+        for choice in (0, 1)
+        for index in (0, 1)
+    ]
+    places = [leak.place for leak in Redaction([KEY]).leaks(_interaction(b"".join(calls)))]
+    assert places == [
+        f"response deltas choices[{choice}].delta.tool_calls[{index}].function.arguments, chunks {first}-{first + 4}"
+        for first, (choice, index) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], 1)
+    ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_any_line_ends_and_data_on_several_lines(end: str) -> None:
+    """What the standard allows in an event stream."""
+    first = f'data: {{"choices": [{end}data:{{"delta": {{"content": "{KEY[:9]}"}}}}]}}{end}{end}'
+    second = f'id: 1{end}data: {{"choices": [{{"delta": {{"content": "{KEY[9:]}"}}}}]}}{end}{end}'
+    (leak,) = Redaction([KEY]).leaks(_interaction(f"\ufeff{first}{second}".encode()))
+    assert leak.place.startswith("response deltas choices[0].delta.content, chunks 1-")
+
+
+# --- compressed
+
+
+def test_X9_a_bomb_is_not_inflated() -> None:
+    """What cannot be searched is named, so that it is not written; of 200 MB never all are there."""
+    bomb = gzip.compress(b" " * 200_000_000)
+    tracemalloc.start()
+    leaks = Redaction([KEY]).leaks(_interaction(bomb, content_encoding="gzip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [str(leak) for leak in leaks] == ["response body: compressed in a way that cannot be searched"]
+    assert peak < 150_000_000
+
+
+@pytest.mark.parametrize("compress", [zlib.compress, lambda data: zlib.compress(data, wbits=-15)])
+def test_deflate_is_searched_with_and_without_its_wrapper(compress: Any) -> None:
+    """As servers send it."""
+    (leak,) = Redaction([KEY]).leaks(_interaction(compress(_event({"content": KEY})), content_encoding="deflate"))
+    assert leak.encoding == "deflate"
+
+
+def test_a_compression_that_nobody_can_read_is_named() -> None:
+    """Not searched is not clean; but a body that is plain although a header says otherwise is searched."""
+    body = b"\x1b\x0a\x00\x80\xff"
+    (leak,) = Redaction([KEY]).leaks(_interaction(body, content_encoding="br"))
+    assert "cannot be searched" in str(leak)
+    (leak,) = Redaction([KEY]).leaks(_interaction(f'{{"a": "{KEY}"}}'.encode(), content_encoding="gzip"))
+    assert leak == Leak("response body a")
+
+
+# --- what only looks like a secret
+
+
+def test_lint_finds_keys_that_nobody_knows() -> None:
+    """Also where they are encoded or cut; of those that are known it says only that."""
+    halves = _event({"content": KEY[:12]}) + _event({"content": KEY[12:]})
+    body = base64.b64encode(f"key: {KEY}".encode())
+    (in_request, in_deltas) = scan([_interaction(halves, body)], keys=True)
+    assert str(in_request) == "interaction 1, request body: what looks like a key (base64)"
+    assert in_deltas.place == "response deltas choices[0].delta.content, chunks 1-2"
+    assert {leak.what for leak in scan([_interaction(halves, body)], [KEY], keys=True)} == {"a known secret"}
+
+
+def test_lint_finds_headers_and_parameters_that_carry_secrets() -> None:
+    """In recordings of others; what has been replaced there already is left in peace."""
+    headers: dict[str, Any] = {
+        "authorization": "Bearer 0123-4567-89ab",
+        "set_cookie": "__cf_bm=0123-4567-89ab; path=/",
+        "openai_organization": "org-team-1",
+        "anthropic_ratelimit_tokens_reset": "2026-01-01T00:00:00Z",
+        "x_api_key": "**REDACTED**",
+        "content_type": "text/event-stream; charset=utf-8",
+    }
+    uri = "https://user:0123-4567@host/?key=0123-4567&page_token=0123-4567"
+    assert [leak.place for leak in scan([_interaction(uri=uri, **headers)], keys=True)] == [
+        "response header authorization",
+        "response header set-cookie",
+        "response header openai-organization",
+        "user info of the URI",
+        "query parameter key",
+    ]
+
+
+@cache
+def _real() -> list[Interaction]:
+    folder = os.environ.get("MINIAGENTS_CORPUS")
+    if not folder:
+        pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
+    return [_recorded(path) for path in sorted(Path(folder).glob("*/*/*.json"))]
+
+
+def _recorded(path: Path) -> Interaction:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    request, response = record["request"], record["response"]
+    headers = {name: [value] for name, value in response.get("headers") or () if name != "content-encoding"}
+    return Interaction(
+        method="POST",
+        uri=request["url"] or URI,
+        request_body=(request["body_text"] or "").encode(),
+        request_headers={name: [value] for name, value in request.get("headers") or ()},
+        response=ResponseStream(one_event_a_chunk(response["body_text"].encode()), headers=headers),
+    )
+
+
+def test_no_false_alarm_on_real_streams() -> None:
+    """Nothing is found in them, known or by its looks."""
+    assert scan(_real(), KNOWN, keys=True) == []
+
+
+def test_nothing_is_replaced_in_real_streams() -> None:
+    """Not a byte, not a cut."""
+    redaction = Redaction(KNOWN)
+    for interaction in _real():
+        clean = redaction.scrub(interaction)
+        assert (clean.uri, clean.request_body) == (interaction.uri, interaction.request_body)
+        assert clean.response.chunks == interaction.response.chunks
+
+
+def test_no_false_alarm_on_the_committed_cassettes(root: Path) -> None:
+    """And no secret in them."""
+    paths = sorted((root / "cassettes").rglob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert scan(load(path), KNOWN, keys=True) == [], path
+        assert [Redaction(KNOWN).scrub(interaction) for interaction in load(path)] == list(load(path)), path
+
+
+# --- cost
+
+HOSTILE = [
+    '"',
+    "\\",
+    '{"a":',
+    "[1,",
+    "%25",
+    "\\u0025",
+    "A",
+    "eyJ-",
+    "sk-",
+    "org-",
+    "api_key=",
+    "data:\n\n",
+    "\n",
+    "Bearer ",
+]
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_much_of_anything_is_no_trouble(unit: str) -> None:
+    """What takes time in proportion ends in a second or two; were it the square of that, the test would time out."""
+    text = (unit * (200_000 // len(unit))).encode()
+    redaction = Redaction(KNOWN)
+    for data in (text, b'data: {"a": "' + text):
+        interaction = _interaction(data, text)
+        assert redaction.leaks(interaction, keys=True) == []
+        assert redaction.scrub(interaction).request_body == text
+
+
+def test_many_leaks_in_a_long_stream_are_found_at_once() -> None:
+    """Each place is named once."""
+    events = b"".join(_event({"content": text}) for text in [KEY[:20], KEY[20:], " "] * 500)
+    assert len(Redaction([KEY]).leaks(_interaction(events))) == 1
+    assert Redaction([KEY]).scrub(_interaction(events)).response.body.count(b"[redacted]") == 500
+
+
+def test_chunk_cuts_inside_of_events_do_not_matter() -> None:
+    """Chunks are how bytes came, and not what they mean."""
+    body = _event({"content": KEY[:20]}) + _event({"content": KEY[20:]})
+    for size in (1, 5, 1000):
+        chunks = tuple(Chunk(0, body[start : start + size]) for start in range(0, len(body), size))
+        (leak,) = Redaction([KEY]).leaks(Interaction("POST", URI, b"", ResponseStream(chunks)))
+        assert leak.place.startswith("response deltas choices[0].delta.content, chunk")

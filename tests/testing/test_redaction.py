@@ -1,0 +1,319 @@
+"""Redaction: what is replaced, what stays byte for byte, and what counts as a secret at all."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
+from miniagents_testing.cassette.chunkmap import decode, encode
+from miniagents_testing.cassette.secrets import JSONPath, Redaction, known_secrets
+
+KEY = "sk-proj-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
+URI = "https://api.openai.com/v1/chat/completions"
+
+
+def _event(text: str, index: int = 0) -> bytes:
+    delta = {"choices": [{"index": index, "delta": {"content": text}}]}
+    return f"data: {json.dumps(delta, ensure_ascii=False)}\n\n".encode()
+
+
+def _interaction(
+    *chunks: bytes, request_body: bytes = b"", uri: str = URI, headers: dict[str, list[str]] | None = None
+) -> Interaction:
+    timed = tuple(Chunk(100 * number, data) for number, data in enumerate(chunks, 1))
+    return Interaction("POST", uri, request_body, ResponseStream(timed, headers=headers or {}))
+
+
+def _texts(interaction: Interaction) -> list[str]:
+    """The deltas of a chat stream."""
+    events = [line for line in interaction.response.body.splitlines() if line.startswith(b"data: ")]
+    return [json.loads(event[6:])["choices"][0]["delta"]["content"] for event in events]
+
+
+# --- what is secret
+
+
+def test_the_values_of_the_environment_are_known_by_the_names_of_their_variables() -> None:
+    """Keys, tokens, secrets and passwords; whatever else is there is no secret."""
+    environ = {
+        "OPENAI_API_KEY": "key-of-openai-1",
+        "HF_TOKEN": "token-1234",
+        "aws_secret_access_key": "aws/secret+1",
+        "WEBHOOK_SECRET": "webhook-1",
+        "PASSWORD": "p@ssw0rd!",
+        "MAX_TOKENS": "4096-4096",
+        "TOKENIZERS_PARALLELISM": "not-secret-1",
+        "HOME": "/home/person",
+    }
+    values = {"key-of-openai-1", "token-1234", "aws/secret+1", "webhook-1", "p@ssw0rd!"}
+    assert known_secrets(environ) == values
+
+
+@pytest.mark.parametrize("value", ["", "short-1", "postgres", "12345678", "  postgres\n"])
+def test_words_and_short_values_are_no_secrets(value: str) -> None:
+    """They would be found in texts that have nothing to do with them."""
+    assert known_secrets({"DB_PASSWORD": value}, {"Authorization": f"Bearer {value}"}) == set()
+
+
+def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:  # noqa: N802 - a row
+    """Bearer tokens, keys, cookies and passwords of basic authentication, also of headers that come twice."""
+    basic = base64.b64encode(b"user:pass-word-1").decode()
+    headers = [
+        ("Authorization", "Bearer bearer-token-1"),
+        ("Proxy-Authorization", f"Basic {basic}"),
+        ("X-Api-Key", "api-key-1"),
+        ("api-key", "api-key-2"),
+        ("x-goog-api-key", "api-key-3"),
+        ("Cookie", "session=cookie-1; theme=dark"),
+        ("set-cookie", "__cf_bm=cookie-2; path=/; domain=.api.openai.com"),
+        ("OpenAI-Organization", "org-aB3dE6gH9"),
+        ("Content-Type", "application/json"),
+        ("User-Agent", "AsyncOpenAI/Python 3.54.0"),
+        ("Host", "api.openai.com"),
+    ]
+    assert known_secrets({}, headers) == {
+        *("bearer-token-1", basic, "pass-word-1", "api-key-1", "api-key-2", "api-key-3", "cookie-1", "cookie-2"),
+        "org-aB3dE6gH9",
+    }
+
+
+@pytest.mark.parametrize("value", ["", "a", "1234567"])
+def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
+    """To look for it would find it everywhere, and to leave it out in silence would be a promise broken."""
+    with pytest.raises(ValueError, match=f"of {len(value)} characters"):
+        Redaction([KEY, value])
+
+
+# --- what is replaced
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        KEY,
+        "sk-ant-api03-Xy_9-aB3dE6gH9jK2mN5pQ8",
+        "gsk_aB3dE6gH9jK2mN5pQ8sT1vW4",
+        "AIzaSyA0123456789abcdefghijklmno",
+        "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+        "github_pat_11ABCDEFG0aBcDeFgHiJkL",
+        "org-aB3dE6gH9jK2mN5pQ8sT1vW4",
+    ],
+)
+def test_what_looks_like_a_key_is_replaced_without_being_known(key: str) -> None:
+    """In a prompt, in an answer, and in an answer that comes in pieces."""
+    body = json.dumps({"messages": [{"content": f"My key is {key}."}]}).encode()
+    cut = len(key) // 2
+    clean = Redaction().scrub(
+        _interaction(_event("It is "), _event(key[:cut]), _event(f"{key[cut:]}, right?"), request_body=body)
+    )
+    assert clean.request_body == body.replace(key.encode(), b"[redacted]")
+    assert _texts(clean) == ["It is ", "[redacted]", ", right?"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Explain basic multiplication and the bearer of bad news.",
+        "hf_hub_download, pk_field_of_a_table, sk-learn-contrib-packages-and-more, task-12345678901234567890",
+        "risk-assessment-report-2024-01-01-final-version, desk-1234567890-1234567890",
+        "OPENAI_API_KEY=your-key-goes-here, Authorization: Bearer YOUR_API_KEY, sk-wrong****-key",
+        "max_tokens=4096, api_key=os.environ, org-mode, proj_name",
+        "[redacted]",
+    ],
+)
+def test_text_that_only_resembles_a_key_stays(text: str) -> None:
+    """A hole in a prompt makes it another prompt."""
+    body = json.dumps({"messages": [{"content": text}]}).encode()
+    interaction = _interaction(_event(text), request_body=body)
+    assert Redaction(["known-value-1"]).scrub(interaction) == interaction
+
+
+@given(st.text(), st.lists(st.text()), st.binary())
+def test_without_a_secret_not_a_byte_changes(prompt: str, deltas: list[str], noise: bytes) -> None:
+    """Bodies of any content, spelled with escapes and without, broken, or no text at all."""
+    for ascii_only in (True, False):
+        body = json.dumps({"messages": [{"content": prompt}]}, ensure_ascii=ascii_only).encode("utf-8", "replace")
+        chunks = [_event(delta) for delta in deltas if delta.isprintable()]
+        interaction = _interaction(*chunks, noise or b" ", request_body=body)
+        assert Redaction(["known-value-1"], ["another-value"]).scrub(interaction) == interaction
+    assert Redaction(["known-value-1"]).scrub_body(noise) == noise
+
+
+def test_a_request_scrubs_to_the_same_with_another_key() -> None:
+    """What was recorded with one key is found with another."""
+    recorded, live = (
+        Redaction([key]).scrub_body(json.dumps({"content": f"curl -H 'x-api-key: {key}'"}).encode())
+        for key in ("a-key-of-the-team", "another-key-in-ci-1")
+    )
+    assert recorded == live
+    assert Redaction(["x-api-key"]).scrub_body(recorded) != recorded
+
+
+def test_names_of_fields_comments_and_other_texts_are_replaced_too() -> None:
+    """Everything that is written, not only what a JSON parser calls a text."""
+    page = f"<a href='/?key={KEY}'>"
+    interaction = _interaction(f": {KEY}\n\nevent: {KEY}\ndata: {{}}\n\n".encode(), page.encode())
+    body = json.dumps({KEY: 1, "n": [{"a": KEY}]}).encode()
+    clean = Redaction([KEY]).scrub(replace(interaction, request_body=body))
+    assert clean.request_body == b'{"[redacted]": 1, "n": [{"a": "[redacted]"}]}'
+    assert clean.response.body == b": [redacted]\n\nevent: [redacted]\ndata: {}\n\n<a href='/?key=[redacted]'>"
+
+
+def test_a_value_that_json_escapes_is_replaced_as_it_is_spelled_there() -> None:
+    """Quotes, other scripts and pairs of surrogates, in each spelling of JSON."""
+    secret = 'say "ключ" 😀/\\'
+    spelled = json.dumps(secret)[1:-1].replace("/", "\\/")
+    bodies = [f'{{"a": "<{spelled}>"}}'.encode(), json.dumps({"a": f"<{secret}>"}, ensure_ascii=False).encode()]
+    assert [Redaction([secret]).scrub_body(body) for body in bodies] == [b'{"a": "<[redacted]>"}'] * 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "clean"),
+    [
+        (f"https://user:{KEY}@host/v1", "https://host/v1"),
+        (f"https://host/{KEY}/x?y=1#z", "https://host/%5Bredacted%5D/x?y=1#z"),
+        (f"https://host/x?a=b%20c&q={KEY}&a=+", "https://host/x?a=b%20c&q=%5Bredacted%5D&a=+"),
+        ("https://host/x?key=anything&page_token=2", "https://host/x?key=%5Bredacted%5D&page_token=2"),
+        ("https://host/x?q=p%40ss%20word", "https://host/x?q=%5Bredacted%5D"),
+        ("https://host/%7Ea/b%2Fc?empty=&flag&x=%zz", "https://host/%7Ea/b%2Fc?empty=&flag&x=%zz"),
+        ("https://host", "https://host"),
+    ],
+)
+def test_uris_are_scrubbed_part_by_part(uri: str, clean: str) -> None:
+    """Credentials go, keys are replaced, and everything else is spelled as it was."""
+    redaction = Redaction(["p@ss word"])
+    assert redaction.scrub_uri(uri) == clean
+    assert redaction.scrub_uri(clean) == clean
+    assert redaction.scrub(_interaction(b"{}", uri=uri)).uri == clean
+
+
+def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:  # noqa: N802 - a row of the fault catalogue
+    """Organizations, cookies and keys go with all the others, whatever they are called."""
+    names = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id", "content-type")
+    others = ("set-cookie", "openai-organization", "anthropic-organization-id", "x-new-key", "cf-ray", "date")
+    headers = {name: ["1"] for name in (*names, *others)}
+    interaction = replace(_interaction(b"{}", headers=headers), request_headers={**headers, "authorization": ["x"]})
+    clean = Redaction().scrub(interaction)
+    assert set(clean.response.headers) == set(clean.request_headers) == set(names)
+
+
+def test_messages_of_errors_are_scrubbed() -> None:
+    """How a connection broke is written down, and may hold the URL that was asked for."""
+    interaction = _interaction(b"{}")
+    response = replace(interaction.response, end=f"raise ReadError: GET /?key={KEY}", reason=f"Bad {KEY}")
+    clean = Redaction().scrub(replace(interaction, response=response))
+    assert clean.response.end == "raise ReadError: GET /?key=[redacted]"
+    assert clean.response.reason == "Bad [redacted]"
+
+
+def test_a_compressed_response_is_scrubbed_chunk_by_chunk() -> None:
+    """It is kept uncompressed then, each chunk at its time; without a secret it stays as it came."""
+    for secret in (KEY, "nothing"):
+        body = gzip.compress(_event("Hi ") + _event(secret) + _event("."))
+        headers = {"content-encoding": ["gzip"], "content-type": ["text/event-stream"]}
+        interaction = _interaction(body[:40], body[40:70], body[70:], headers=headers)
+        clean = Redaction().scrub(interaction)
+        if secret == KEY:
+            assert _texts(clean) == ["Hi ", "[redacted]", "."]
+            assert list(clean.response.headers) == ["content-type"]
+            assert sum(chunk.wait for chunk in clean.response.chunks) == 600
+        else:
+            assert clean == interaction
+
+
+# --- rules of users
+
+RULES: list[tuple[Any, str]] = [
+    ("Jane", "Call [redacted] at 555-0100, or John at 555-0199."),
+    (re.compile(r"\d{3}-\d{4}"), "Call Jane at [redacted], or John at [redacted]."),
+    ((re.compile(r"(\d{3})-\d{4}"), r"\1-xxxx"), "Call Jane at 555-xxxx, or John at 555-xxxx."),
+    (str.upper, "CALL JANE AT 555-0100, OR JOHN AT 555-0199."),
+    (lambda text: text.replace("John", "J\n"), "Call Jane at 555-0100, or J\n at 555-0199."),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+@pytest.mark.parametrize(("rule", "expected"), RULES)
+def test_rules_hold_for_the_text_of_a_stream_however_it_was_cut(rule: Any, expected: str, size: int) -> None:
+    """Each choice is one text; a rule sees it whole."""
+    text = "Call Jane at 555-0100, or John at 555-0199."
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    events = [_event(piece) + _event("Ja", index=1) for piece in pieces]
+    body = json.dumps({"temperature": 555, "messages": [{"content": text}]}).encode()
+    clean = Redaction(rules=[rule]).scrub(_interaction(*events, request_body=body))
+    assert "".join(_texts(clean)[::2]) == expected
+    assert len(clean.response.chunks) == len(events)
+    assert json.loads(clean.request_body) == {"temperature": 555, "messages": [{"content": expected}]}
+
+
+def test_a_path_names_texts_by_where_they_stand() -> None:
+    """One element or all; what stands below is meant too; numbers and syntax are left alone."""
+    email = {"to": "jane@example.org", "n": 1, "cc": ["joe@example.org"]}
+    body = json.dumps({"messages": [{"content": {"email": email}, "role": "user"}, {"content": "Hi"}]}).encode()
+    for path in ("messages[*].content.email", "messages[0].content"):
+        clean = json.loads(Redaction(rules=[JSONPath(path)]).scrub_body(body))
+        assert clean["messages"][0]["content"]["email"] == {"to": "[redacted]", "n": 1, "cc": ["[redacted]"]}
+        assert clean["messages"][1] == {"content": "Hi"}
+    stream = _interaction(_event("a"), _event("b", index=1))
+    clean_stream = Redaction(rules=[JSONPath("choices[1].delta")]).scrub(stream)
+    assert _texts(clean_stream) == ["a", "[redacted]"]
+
+
+@pytest.mark.parametrize("path", ["", "a..b", "a[x]", "$.a", "a[", ".a", "a]"])
+def test_a_path_that_is_none_is_an_error(path: str) -> None:
+    """Before anything is recorded."""
+    if path == "$.a":  # a field may be called so
+        assert repr(JSONPath(path)) == "JSONPath('$.a')"
+    else:
+        with pytest.raises(ValueError, match="not a JSON path"):
+            JSONPath(path)
+
+
+def test_rules_that_make_no_sense_are_errors() -> None:
+    """An empty text is everywhere, and a number is no rule."""
+    with pytest.raises(ValueError, match="empty"):
+        Redaction(rules=[""])
+    with pytest.raises(TypeError, match="not 5"):
+        Redaction(rules=[5])  # type: ignore[list-item]  # that is the point
+
+
+# --- chunks
+
+
+@given(st.data())
+def test_cuts_and_waits_survive_what_is_replaced(data: st.DataObject) -> None:
+    """A body cut anywhere: each chunk that is not swallowed comes at its moment, and its map fits after a reload."""
+    text = f"a {KEY} b {KEY}{KEY} c"
+    body = b"".join(_event(text[start : start + 9]) for start in range(0, len(text), 9))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12)))
+    edges = [0, *cuts, len(body)]
+    chunks = [body[start:end] for start, end in pairwise(edges)]
+    clean = Redaction([KEY]).scrub(_interaction(*chunks))
+    assert "".join(_texts(clean)).replace("[redacted]", "").split() == ["a", "b", "c"]
+    assert decode(encode(clean.response.chunks), clean.response.body) == clean.response.chunks
+    moments = {sum(100 * number for number in range(1, last + 1)) for last in range(1, len(chunks) + 1)}
+    seen = [
+        sum(chunk.wait for chunk in clean.response.chunks[: last + 1]) for last in range(len(clean.response.chunks))
+    ]
+    assert set(seen) <= moments
+    assert not any(b"[redacted]".startswith(chunk.data[-5:]) for chunk in clean.response.chunks if len(chunk.data) > 5)
+
+
+def test_a_cut_inside_of_a_key_comes_after_what_replaces_it() -> None:
+    """A placeholder is never cut in two; a chunk of which nothing is left gives its wait to the next."""
+    body = _event(f"<{KEY}>")
+    at = body.index(KEY.encode())
+    clean = Redaction().scrub(_interaction(body[: at + 5], body[at + 5 : at + 9], body[at + 9 :]))
+    first, last = clean.response.chunks
+    assert first == Chunk(100, body[:at] + b"[redacted]")
+    assert last == Chunk(500, body[at + len(KEY) :])
