@@ -169,6 +169,22 @@ def test_names_of_fields_comments_and_other_texts_are_replaced_too() -> None:
     assert clean.response.body == b": [redacted]\n\nevent: [redacted]\ndata: {}\n\n<a href='/?key=[redacted]'>"
 
 
+def test_a_key_in_a_field_that_each_event_repeats_is_replaced_in_each() -> None:
+    """The same field of many events is not always one text in pieces."""
+    org = "org-aB3dE6gH9jK2mN5pQ8sT1vW4"
+    events = [json.dumps({"organization": org, org: index, "choices": []}) for index in range(3)]
+    clean = Redaction().scrub(_interaction(*(f"data: {event}\n\n".encode() for event in events)))
+    assert clean.response.body.decode() == "".join(f"data: {event}\n\n" for event in events).replace(org, "[redacted]")
+
+
+def test_what_cannot_be_replaced_without_breaking_json_is_left_to_be_refused() -> None:
+    """Numbers, and values that run over the syntax; bodies stay valid JSON."""
+    for secret, text in (("1234567812345678", '{"n": 1234567812345678}'), ('1","b":"2', '{"a":"1","b":"2"}')):
+        redaction = Redaction([secret])
+        assert redaction.scrub_body(text.encode()) == text.encode()
+        assert redaction.leaks(_interaction(b"{}", request_body=text.encode()))
+
+
 def test_a_value_that_json_escapes_is_replaced_as_it_is_spelled_there() -> None:
     """Quotes, other scripts and pairs of surrogates, in each spelling of JSON."""
     secret = 'say "ключ" 😀/\\'

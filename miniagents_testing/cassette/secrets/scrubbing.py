@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit, urlunsplit
 from miniagents.ext.llm.redaction import REDACTED
 from miniagents_testing.cassette.secrets.patterns import is_secret_name
 from miniagents_testing.cassette.secrets.rules import Edit, merged, replaced
-from miniagents_testing.cassette.secrets.texts import Piece, groups, joined, pieces_of, whole
+from miniagents_testing.cassette.secrets.texts import Piece, groups, joined, pieces_of
 from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
@@ -33,21 +33,26 @@ def body_edits(
 
     Args:
         data: the body.
-        keys: hold for every byte, also for names of fields and comments.
+        keys: hold for texts, names of fields, and lines beside the data of events. What stands in numbers or in the
+            syntax itself is left: nothing could be put in its place.
         rules: hold for each text: they may be anything, and would tear up the syntax of JSON, or reach from one
             message of a prompt into the next.
         paths: of texts that are replaced as they are.
     """
-    pieces = pieces_of(data)
+    text = data.decode("utf-8", "surrogateescape")
+    stands_there = any(True for rule in keys for _ in rule(text))
+    pieces = pieces_of(data, everything=stands_there)
     apart, through = groups(pieces)
-    edits = [*_group_edits(data, [whole(data)], keys)]
+    edits: list[Edit] = []
+    for piece in pieces if stands_there else ():  # a field that is the same in each event is no text in pieces
+        edits += _group_edits(data, [piece], keys)
     for group in apart:
         edits += _group_edits(data, group, rules if _is_verbatim(data, group) else [*keys, *rules])
     for group in through:
         edits += _group_edits(data, group, keys)
     if paths:
         for piece in pieces:
-            if piece.end > piece.start and any(path.covers(piece.path) for path in paths):
+            if piece.form == "json" and piece.end > piece.start and any(path.covers(piece.path) for path in paths):
                 edits.append(_edit(piece, piece.start, piece.end, REDACTED))
     return merged(edits)
 
@@ -111,7 +116,7 @@ def _quoted(before: str, after: str) -> str:
 
 
 def _is_verbatim(data: bytes, group: Sequence[Piece]) -> bool:
-    """Whether the text stands in the body as it is, in one piece; then `keys` have seen it there."""
+    """Whether the text stands in the body as it is and in one piece, where `keys` have seen it."""
     (piece, *more) = group
     return not more and piece.form != "numbers" and data.find(b"\\", piece.start, piece.end) < 0
 
@@ -120,7 +125,7 @@ def _group_edits(data: bytes, group: Sequence[Piece], rules: Sequence[TextRule])
     """What the rules replace in the text of these pieces; what runs over several goes into the first."""
     if not rules:
         return
-    text, marks = _decoded(joined(data, group), escaped=group[0].form == "json")
+    text, marks = _decoded(joined(data, group), escaped=group[0].form in ("json", "name"))
     found = merged(chain.from_iterable(rule(text) for rule in rules))
     if not found:
         return
@@ -144,7 +149,7 @@ def _edit(piece: Piece, start: int, end: int, text: str) -> Edit:
     match piece.form:
         case "numbers":  # a part of them would be the secret still
             return Edit(piece.start, piece.end, "")
-        case "json":
+        case "json" | "name":
             inside = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace")
             return Edit(start, end, inside.decode())
         case _:

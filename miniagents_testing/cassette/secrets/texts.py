@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Piece", "groups", "is_stream", "joined", "pieces_of", "whole"]
+__all__ = ["Piece", "groups", "is_stream", "joined", "pieces_of"]
 
 _STRING = rb'[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+'  # also one whose end is missing
 _TOKEN = re.compile(
@@ -81,7 +81,8 @@ class Piece(NamedTuple):
     frame: _Frame
     name: str
     form: str
-    """`json`: the inside of a string; `plain`: text that is no JSON; `numbers`: the inside of an array of bytes."""
+    """`json`: the inside of a string; `plain`: data that is no JSON; `numbers`: the inside of an array of bytes;
+    `name`: the inside of the name of a field; `beside`: a line of an event stream that is no data."""
 
     @property
     def path(self) -> str:
@@ -102,26 +103,29 @@ class Piece(NamedTuple):
         return _keys(self.frame.event, self._path, self.form)
 
 
-def pieces_of(data: bytes) -> list[Piece]:
-    """The texts of a body, in its order."""
+def pieces_of(data: bytes, *, everything: bool = False) -> list[Piece]:
+    """The texts of a body, in its order.
+
+    Args:
+        data: the body.
+        everything: also the names of fields, and what stands beside the data of events: comments and the like.
+    """
     pieces: list[Piece] = []
     top = _Frame(None, "", False, 0)
     frame = top
     as_json = False
-    for start, end, begins in _regions(data):
+    for start, end, is_data, begins in _regions(data):
         if begins:
             frame = top = _Frame(None, "", False, start)
             as_json = data[start:end].lstrip()[:1] in (b"{", b"[", b'"')
-        if as_json:
-            frame = _read_json(data, start, end, frame, pieces)
+        if not is_data:
+            if everything:
+                pieces.append(Piece(start, end, top, "", "beside"))
+        elif as_json:
+            frame = _read_json(data, start, end, frame, pieces, names=everything)
         else:
             pieces.append(Piece(start, end, top, "", "plain"))
     return pieces
-
-
-def whole(data: bytes) -> Piece:
-    """The body as one text, whatever it is."""
-    return Piece(0, len(data), _Frame(None, "", False, 0), "", "plain")
 
 
 def is_stream(data: bytes) -> bool:
@@ -130,10 +134,15 @@ def is_stream(data: bytes) -> bool:
 
 
 def groups(pieces: Iterable[Piece]) -> tuple[list[list[Piece]], list[list[Piece]]]:
-    """The pieces of each text; then those of each text that runs through the elements of an array."""
+    """The pieces of each text; then those of each text that runs through the elements of an array.
+
+    Names, and what stands beside data, are no part of a text.
+    """
     apart: dict[str, list[Piece]] = {}
     through: dict[str, list[Piece]] = {}
     for piece in pieces:
+        if piece.form in ("name", "beside"):
+            continue
         key, loose = piece.keys()
         apart.setdefault(key, []).append(piece)
         if "[]" in loose:
@@ -149,23 +158,25 @@ def joined(data: bytes, group: Iterable[Piece]) -> bytes:
     )
 
 
-def _regions(data: bytes) -> Iterator[tuple[int, int, bool]]:
-    """Start and end of what is to be read, and whether an event or document begins there."""
+def _regions(data: bytes) -> Iterator[tuple[int, int, bool, bool]]:
+    """Start and end of what is to be read, whether it is data, and whether an event or document begins with it."""
     if not is_stream(data):
-        yield 0, len(data), True
+        yield 0, len(data), True, True
         return
     last = 0
     begins = True
     for line in _LINE.finditer(data, 3 if data.startswith(b"\xef\xbb\xbf") else 0):
         begins = begins or data[last : line.start()] not in (b"\n", b"\r", b"\r\n")  # else: a blank line
-        last = line.end()
-        if data.startswith(b"data:", line.start()):
-            start = line.start() + 5
-            yield start + data.startswith(b" ", start), last, begins
-            begins = False
+        start, last = line.span()
+        is_data = data.startswith(b"data:", start)
+        if is_data:
+            start += 5
+            start += data.startswith(b" ", start)
+        yield start, last, is_data, begins and is_data
+        begins = begins and not is_data
 
 
-def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Piece]) -> _Frame:
+def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Piece], *, names: bool) -> _Frame:
     """Append the texts between `start` and `end`; returns the object or array that is open at the end."""
     for token in _TOKEN.finditer(data, start, end):
         kind = token.lastindex
@@ -182,6 +193,8 @@ def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Pi
             frame.count += 1
         else:
             name = (token[1] or b"").decode(errors="replace")
+            if names and token[1]:
+                pieces.append(Piece(*token.span(1), frame, name, "name"))
         if kind == _OPEN and frame.depth == _DEEPEST:
             frame.below += 1
         elif kind == _OPEN:
