@@ -90,6 +90,13 @@ def test_X3_a_secret_is_found_in_encodings_one_over_another(
     assert leak.place == "request body a.b"
 
 
+def test_spaces_may_be_spelled_as_forms_spell_them() -> None:
+    """A plus sign, in a form and in its URL."""
+    body = b"a=correct+horse%3F+battery&b"
+    (leak,) = Redaction(["correct horse? battery"]).leaks(_interaction(request_body=body))
+    assert leak == Leak("request body", "percent-encoded")
+
+
 def test_a_leak_says_where_and_how_and_not_what() -> None:
     """One line for a person."""
     text = base64.b64encode(f"key={quote(quote(KEY + '/', safe=''))}".encode()).decode()
@@ -118,16 +125,17 @@ def test_a_place_that_is_called_like_the_secret_is_not_named() -> None:
 
 
 def test_pieces_of_a_text_are_joined_where_a_provider_says_that_they_are_one() -> None:
-    """The start of a content block and its deltas; content blocks in a row; tokens of logprobs."""
+    """The start of a content block and its deltas; content blocks in a row; lines of JSON; tokens of logprobs."""
     start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": KEY[:9]}}
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": KEY[9:]}}
     events = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in (start, delta))
     blocks = json.dumps({"content": [{"text": KEY[:9]}, {"text": KEY[9:]}]}).encode()
+    lines = b"".join(json.dumps({"message": {"content": text}}).encode() + b"\n" for text in (KEY[:9], KEY[9:]))
     tokens = json.dumps({"logprobs": {"content": [{"token": KEY[:9]}, {"token": KEY[9:]}]}}).encode()
     redaction = Redaction([KEY])
-    for body in (events, blocks, tokens):
+    for body in (events, blocks, lines, tokens):
         (leak,) = redaction.leaks(_interaction(body))
-        assert "[0]" in leak.place
+        assert leak.place.startswith("response ")
         assert redaction.leaks(redaction.scrub(_interaction(body))) == []
 
 
@@ -198,6 +206,16 @@ def test_lint_finds_keys_that_nobody_knows() -> None:
     assert str(in_request) == "interaction 1, request body: what looks like a key (base64)"
     assert in_deltas.place == "response deltas choices[0].delta.content, chunks 1-2"
     assert {leak.what for leak in scan([_interaction(halves, body)], [KEY], keys=True)} == {"a known secret"}
+
+
+def test_a_known_secret_hides_no_key_elsewhere() -> None:
+    """What is known in one text, and what only looks like a key in another, are two leaks."""
+    body = json.dumps({"a": KEY, "b": "sk-ant-api03-Xy_9-aB3dE6gH9jK2mN5pQ8"}).encode()
+    leaks = scan([_interaction(request_body=body)], [KEY], keys=True)
+    assert [(leak.place, leak.what) for leak in leaks] == [
+        ("request body a", "a known secret"),
+        ("request body b", "what looks like a key"),
+    ]
 
 
 def test_lint_finds_headers_and_parameters_that_carry_secrets() -> None:

@@ -59,7 +59,7 @@ def test_the_values_of_the_environment_are_known_by_the_names_of_their_variables
     assert known_secrets(environ) == values
 
 
-@pytest.mark.parametrize("value", ["", "short-1", "postgres", "12345678", "  postgres\n"])
+@pytest.mark.parametrize("value", ["", "short-1", "postgres", "not-needed", "12345678", "  postgres\n"])
 def test_words_and_short_values_are_no_secrets(value: str) -> None:
     """They would be found in texts that have nothing to do with them."""
     assert known_secrets({"DB_PASSWORD": value}, {"Authorization": f"Bearer {value}"}) == set()
@@ -80,6 +80,8 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
         ("Content-Type", "application/json"),
         ("User-Agent", "AsyncOpenAI/Python 3.54.0"),
         ("Host", "api.openai.com"),
+        (":authority", "api.openai.com"),
+        ("Idempotency-Key", "stainless-python-retry-0123-4567"),
     ]
     assert known_secrets({}, headers) == {
         *("bearer-token-1", basic, "pass-word-1", "api-key-1", "api-key-2", "api-key-3", "cookie-1", "cookie-2"),
@@ -92,6 +94,18 @@ def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
     """To look for it would find it everywhere, and to leave it out in silence would be a promise broken."""
     with pytest.raises(ValueError, match=f"of {len(value)} characters"):
         Redaction([KEY, value])
+
+
+def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds a rule loses nothing; and a key is known from the moment it is sent."""
+    monkeypatch.setenv("SOME_API_KEY", "from-the-environment-1")
+    redaction = Redaction(rules=["Jane"])
+    body = b'{"a": "Jane, from-the-environment-1, from-a-header-1"}'
+    assert redaction.scrub_body(body) == b'{"a": "[redacted], [redacted], from-a-header-1"}'
+    redaction.learn([("X-Api-Key", "from-a-header-1")])
+    assert redaction.scrub_body(body) == b'{"a": "[redacted], [redacted], [redacted]"}'
+    assert redaction.leaks(_interaction(b"{}", request_body=body))
+    assert "header" not in repr(redaction)
 
 
 # --- what is replaced
@@ -128,6 +142,7 @@ def test_what_looks_like_a_key_is_replaced_without_being_known(key: str) -> None
         "risk-assessment-report-2024-01-01-final-version, desk-1234567890-1234567890",
         "OPENAI_API_KEY=your-key-goes-here, Authorization: Bearer YOUR_API_KEY, sk-wrong****-key",
         "max_tokens=4096, api_key=os.environ, org-mode, proj_name",
+        "gAAAAABo-sk-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7_pk_aB3dE6gH9jK2mN5pQ8sT1vW4yZ7",
         "[redacted]",
     ],
 )
@@ -202,6 +217,7 @@ def test_a_value_that_json_escapes_is_replaced_as_it_is_spelled_there() -> None:
         ("https://host/x?key=anything&page_token=2", "https://host/x?key=%5Bredacted%5D&page_token=2"),
         ("https://host/x?q=p%40ss%20word", "https://host/x?q=%5Bredacted%5D"),
         ("https://host/%7Ea/b%2Fc?empty=&flag&x=%zz", "https://host/%7Ea/b%2Fc?empty=&flag&x=%zz"),
+        ("https://host/a+b?c+d=e+f#g+h", "https://host/a+b?c+d=e+f#g+h"),
         ("https://host", "https://host"),
     ],
 )

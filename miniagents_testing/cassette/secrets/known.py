@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["is_telling", "known_secrets"]
 
-_VARIABLES = re.compile(r"(?:^|_)(?:(?:API|ACCESS|SECRET)_?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_VARIABLES = re.compile(r"(?:^|_)(?:(?:API)?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_HARMLESS_HEADERS = re.compile(r"ratelimit|idempotency|authenticate|authority", re.IGNORECASE)
+"""They have a key, a token or an authority in their names, and no secret in their values."""
 _ACCOUNT_HEADERS = re.compile(r"^(?:openai|anthropic)-(?:organization|project)", re.IGNORECASE)
 _LONG = 16
+_WORDS = re.compile(r"[^\W\d]+(?:[-.][^\W\d]+)*|\d+")
 
 
 def known_secrets(
@@ -29,18 +32,19 @@ def known_secrets(
     They go by value: the header that a key comes in changes from one version of an SDK to the next.
 
     Args:
-        environ: of the process; what counts are names that end in `API_KEY`, `ACCESS_KEY`, `SECRET_KEY`, `TOKEN`,
-            `SECRET` and `PASSWORD`.
+        environ: of the process; what counts are names that end in `KEY`, `TOKEN`, `SECRET` and `PASSWORD`.
         request_headers: of a live request, as sent; also `set-cookie` of its response. What counts are those that
             authorize, in any spelling, cookies, and the ids of organizations and projects.
 
     Returns:
-        Values of at least 8 characters. Shorter than 16, they must be more than a word or a number: a database whose
-        password is "postgres" does not make that word a secret.
+        Values of at least 8 characters. Shorter than 16, they must be more than words or a number: a database whose
+        password is "postgres" does not make that word a secret, and a local server whose key is "not-needed" neither.
     """
     pairs = request_headers.items() if isinstance(request_headers, Mapping) else request_headers
     values = [value for name, value in environ.items() if _VARIABLES.search(name)]
     for name, value in pairs:
+        if _HARMLESS_HEADERS.search(name):
+            continue
         if "cookie" in name.lower():
             cookies = value.split(";", 1)[:1] if name.lower() == "set-cookie" else value.split(";")  # then: attributes
             values += [cookie.partition("=")[2] for cookie in cookies]
@@ -55,7 +59,7 @@ def is_telling(value: str) -> bool:
     """Whether a value is so long and mixed that it is found nowhere by accident."""
     if len(value.encode("utf-8", "surrogateescape")) < SHORTEST:
         return False
-    return len(value) >= _LONG or not (value.isalpha() or value.isdigit())
+    return len(value) >= _LONG or _WORDS.fullmatch(value) is None
 
 
 def _credentials(value: str) -> Iterator[str]:

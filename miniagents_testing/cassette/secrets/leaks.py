@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SEARCH_FOR_KEYS", "Leak", "Search", "leaks_of", "search_for", "suspicions"]
 
-_HARMLESS_HEADERS = re.compile(r"ratelimit|idempotency|authenticate", re.IGNORECASE)
-"""They have a key, a token or an authority in their names, and none in their values."""
-
 _STAND_IN = re.compile(r"redact|dummy|fake|mock|test|example|placeholder|filtered|scrub|x{4}|\*{3}", re.IGNORECASE)
 
 
@@ -60,7 +57,10 @@ SEARCH_FOR_KEYS = Search("what looks like a key", holds_key)
 def search_for(known_value: str) -> Search:
     """The search for a value that is known to be secret."""
     value = known_value.encode("utf-8", "surrogateescape")
-    return Search("a known secret", lambda text: value in text)
+    if b" " not in value:
+        return Search("a known secret", lambda text: value in text)
+    in_a_form = value.replace(b" ", b"+")
+    return Search("a known secret", lambda text: value in text or in_a_form in text)
 
 
 def leaks_of(interaction: Interaction, searches: Sequence[Search]) -> list[Leak]:
@@ -77,9 +77,8 @@ def suspicions(interaction: Interaction) -> Iterator[Leak]:
     """What has the name of a secret, and a value that could be one."""
     for whose, headers in (("request", interaction.request_headers), ("response", interaction.response.headers)):
         for name, values in headers.items():
-            if name.lower() in KEPT_HEADERS or _HARMLESS_HEADERS.search(name):
-                continue
-            if any(map(_is_real, known_secrets({}, [(name, value) for value in values]))):
+            secrets = known_secrets({}, [(name, value) for value in values])
+            if name.lower() not in KEPT_HEADERS and any(map(_is_real, secrets)):
                 yield Leak(f"{whose} header {name}", what="a header that carries secrets")
     parts = urlsplit(interaction.uri)
     if parts.password and _is_real(parts.password):
@@ -102,10 +101,11 @@ def _leaks_in(part: Part, searches: Sequence[Search]) -> Iterator[Leak]:
             return
         placed: set[Search] = set()
         for spot in row:
-            for search, names in _first_found(b"".join(spot.texts), pending).items():
-                placed.add(search)
-                if search is SEARCH_FOR_KEYS and len(placed) > 1:
-                    continue
+            found = _first_found(b"".join(spot.texts), pending)
+            placed |= found.keys()
+            for search, names in found.items():
+                if search is SEARCH_FOR_KEYS and len(found) > 1:
+                    continue  # a known one looks like a key, too
                 place = spot.place(*_narrowed(spot.texts, search))
                 if _first_found(place.encode("utf-8", "replace"), searches):
                     place = part.place  # a name that is itself the secret

@@ -18,13 +18,14 @@ __all__ = ["holds_key", "is_secret_name", "keys_in"]
 
 _WITH_DIGIT = r"(?=[A-Za-z_.~+/-]{0,99}[0-9])"
 
+# The look-behinds also keep them out of base64, of which a megabyte would hold one or two by chance.
 _KEY = "|".join(
     (
-        rf"(?<![A-Za-z0-9])(?:{KEY_PREFIXES})[-_]{_WITH_DIGIT}[A-Za-z0-9_-]{{20,}}",
+        rf"(?<![A-Za-z0-9_-])(?:{KEY_PREFIXES})[-_]{_WITH_DIGIT}[A-Za-z0-9_-]{{20,}}",
         rf"(?<![A-Za-z0-9])(?:{TOKEN_SHAPES})",
-        r"(?<![A-Za-z0-9])github_pat_[A-Za-z0-9_]{20,}",
+        r"(?<![A-Za-z0-9_-])github_pat_[A-Za-z0-9_]{20,}",
         # Whose account it is: a 429 of OpenAI says "in organization org-...".
-        rf"(?<![A-Za-z0-9])(?:org-|proj_){_WITH_DIGIT}[A-Za-z0-9]{{20,}}",
+        rf"(?<![A-Za-z0-9_-])(?:org-|proj_){_WITH_DIGIT}[A-Za-z0-9]{{20,}}",
         rf"(?<=[Bb]earer ){_WITH_DIGIT}[A-Za-z0-9_.~+/-]{{20,}}=*",
         rf"(?<=api[-_]key=){_WITH_DIGIT}[A-Za-z0-9_.~+/-]{{16,}}=*",
     )

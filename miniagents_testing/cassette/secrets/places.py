@@ -62,12 +62,15 @@ def parts_of(interaction: Interaction) -> Iterator[Part]:
 
 
 def _simple(place: str, text: str) -> Part:
-    data = text.encode("utf-8", "surrogateescape")
-    return Part(place, data, lambda: [[_spot(place, data)]])
+    return Part(place, _bytes(text), lambda: [[_spot(place, text)]])
 
 
-def _spot(place: str, data: bytes) -> Spot:
-    return Spot([data], lambda first, last: place)
+def _spot(place: str, text: str) -> Spot:
+    return Spot([_bytes(text)], lambda first, last: place)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _headers(whose: str, headers: Mapping[str, list[str]]) -> Iterator[Part]:
@@ -80,15 +83,14 @@ def _uri(uri: str) -> Part:
     def spots() -> list[list[Spot]]:
         parts = urlsplit(uri)
         named = {"user info": parts.netloc.rpartition("@")[0], "host": parts.hostname or "", "path": parts.path}
-        rows = [_spot(f"{name} of the URI", text.encode()) for name, text in named.items()]
-        rows += [
-            _spot(f"query parameter {unquote(parameter.partition('=')[0])}", parameter.encode())
+        row = [_spot(f"{name} of the URI", text) for name, text in named.items()]
+        row += [
+            _spot(f"query parameter {unquote(parameter.partition('=')[0])}", parameter)
             for parameter in parts.query.split("&")
         ]
-        return [rows, [_spot("URI", data)]]
+        return [row, [_spot("URI", uri)]]
 
-    data = uri.encode("utf-8", "surrogateescape")
-    return Part("URI", data, spots)
+    return Part("URI", _bytes(uri), spots)
 
 
 def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Part:
@@ -105,7 +107,7 @@ def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]])
             for row in rows
         ]
         whole = Spot([chunk.data for chunk in body.chunks], lambda first, last: _chunks(place, first + 1, last + 1))
-        return [*found, [whole]]
+        return [*found, [whole if len(whole.texts) > 1 else Spot([data], lambda first, last: place)]]
 
     # What is one literal stands in the body as well; what came in pieces, or as numbers, stands there in no other way.
     pieced = [joined(data, group) for row in rows for group in row if len(group) > 1 or group[0].form == "numbers"]

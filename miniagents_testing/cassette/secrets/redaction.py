@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette.interaction import kept_headers
 from miniagents_testing.cassette.secrets.encodings import SHORTEST
+from miniagents_testing.cassette.secrets.known import known_secrets
 from miniagents_testing.cassette.secrets.leaks import SEARCH_FOR_KEYS, leaks_of, search_for, suspicions
 from miniagents_testing.cassette.secrets.plain import plain
 from miniagents_testing.cassette.secrets.rules import JSONPath, key_rules, replaced, text_rule
@@ -29,7 +31,7 @@ class Redaction:
     Recording and replay use the same redaction, so that a live request, scrubbed, is the one that was recorded.
 
     Args:
-        known_values: secrets by value, see `known_secrets`.
+        known_values: secrets by value; those of the environment by default, see `known_secrets`.
         rules: what users want to be replaced besides: in the texts of bodies (those of a stream as a whole, however
             they were cut), and in the segments and parameters of a URI.
 
@@ -38,17 +40,27 @@ class Redaction:
         TypeError: a rule is none.
     """
 
-    def __init__(self, known_values: Iterable[str] = (), rules: Iterable[Rule] = ()) -> None:
-        values = sorted(set(known_values), key=lambda value: (-len(value), value))
-        if values and len(values[-1].encode("utf-8", "surrogateescape")) < SHORTEST:
-            raise ValueError(
-                f"a known value of {len(values[-1])} characters would be found in texts that have no secret"
-            )
+    def __init__(self, known_values: Iterable[str] | None = None, rules: Iterable[Rule] = ()) -> None:
         rules = list(rules)
-        self._searches = [search_for(value) for value in values]
-        self._keys = key_rules(values)
         self._paths = [rule for rule in rules if isinstance(rule, JSONPath)]
         self._rules = [text_rule(rule) for rule in rules if not isinstance(rule, JSONPath)]
+        self._known = known_secrets(os.environ) if known_values is None else set(known_values)
+        shortest = min(self._known, key=len, default=None)
+        if shortest is not None and len(shortest.encode("utf-8", "surrogateescape")) < SHORTEST:
+            raise ValueError(f"a known value of {len(shortest)} characters would be found in texts that have no secret")
+        self._know(self._known)
+
+    def learn(self, headers: Iterable[tuple[str, str]]) -> None:
+        """See the headers of a live request or response; the secrets in them are known from now on."""
+        new = known_secrets({}, headers) - self._known
+        if new:
+            self._know(self._known | new)
+
+    def _know(self, values: set[str]) -> None:
+        self._known = values
+        in_order = sorted(values, key=lambda value: (-len(value), value))
+        self._searches = [search_for(value) for value in in_order]
+        self._keys = key_rules(in_order)
 
     def scrub(self, interaction: Interaction) -> Interaction:
         """The interaction without headers that nobody needs, and with "[redacted]" for known values, keys and rules.
@@ -109,8 +121,15 @@ class Redaction:
         return replace(response, headers=headers, chunks=tuple(edited_chunks(body.chunks, edits)))
 
 
-def scan(interactions: Iterable[Interaction], known_values: Iterable[str] = (), *, keys: bool = False) -> list[Leak]:
-    """The leaks of a whole recording, see `Redaction.leaks`; each with the number of its interaction.
+def scan(
+    interactions: Iterable[Interaction], known_values: Iterable[str] | None = None, *, keys: bool = False
+) -> list[Leak]:
+    """The leaks of a whole recording; each says the number of its interaction.
+
+    Args:
+        interactions: of the recording, in their order.
+        known_values: as for `Redaction`.
+        keys: as for `Redaction.leaks`.
 
     Raises:
         ValueError: as `Redaction` does.

@@ -47,7 +47,8 @@ class JSONPath:
 Rule = str | re.Pattern[str] | tuple[re.Pattern[str], str] | JSONPath | Callable[[str], str]
 """A text; a regular expression, also with a replacement as `re.sub` has it; a path; a function from text to text.
 
-What a function changes in a stream, from the first change to the last, comes with the delta where it begins.
+All but paths see each text of a body, ids and types too. What a function changes in a stream, from the first change to
+the last, comes with the delta where it begins.
 """
 
 TextRule = Callable[[str], Iterable[Edit]]

@@ -16,7 +16,7 @@ from miniagents_testing.cassette.secrets.texts import Piece, groups, joined, pie
 from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from miniagents_testing.cassette.secrets.rules import JSONPath, TextRule
 
@@ -95,24 +95,25 @@ def edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk]
 def scrubbed_uri(uri: str, rules: Sequence[TextRule]) -> str:
     """The URI without user and password, and with the rules laid over each segment and parameter."""
     parts = urlsplit(uri)
-    path = "/".join(_quoted(segment, replaced(unquote(segment), rules)) for segment in parts.path.split("/"))
+    path = "/".join(_respelled(segment, unquote, rules) for segment in parts.path.split("/"))
     query = "&".join(_scrubbed_parameter(parameter, rules) for parameter in parts.query.split("&"))
-    fragment = _quoted(parts.fragment, replaced(unquote(parts.fragment), rules))
+    fragment = _respelled(parts.fragment, unquote, rules)
     scrubbed = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path, query=query, fragment=fragment)
     return uri if scrubbed == parts else urlunsplit(scrubbed)
 
 
 def _scrubbed_parameter(parameter: str, rules: Sequence[TextRule]) -> str:
     name, equals, value = parameter.partition("=")
-    plain = unquote_plus(value)
-    name = _quoted(name, replaced(unquote_plus(name), rules))
-    new = REDACTED if value and is_secret_name(unquote_plus(name)) else replaced(plain, rules)
-    return name + equals + (value if new == plain else quote(new, safe=""))
+    if value and is_secret_name(unquote_plus(name)):
+        return name + equals + quote(REDACTED)
+    return _respelled(name, unquote_plus, rules) + equals + _respelled(value, unquote_plus, rules)
 
 
-def _quoted(before: str, after: str) -> str:
-    """`after` as a part of a URI; spelled as before where nothing changed."""
-    return before if after == unquote(before) else quote(after, safe="")
+def _respelled(part: str, decode: Callable[[str], str], rules: Sequence[TextRule]) -> str:
+    """A part of a URI after the rules; spelled as before where they change nothing."""
+    before = decode(part)
+    after = replaced(before, rules)
+    return part if after == before else quote(after, safe="")
 
 
 def _is_verbatim(data: bytes, group: Sequence[Piece]) -> bool:
