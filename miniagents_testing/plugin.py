@@ -12,6 +12,9 @@ import pytest
 pytest.register_assert_rewrite("miniagents_testing.checks")
 
 pytest_plugins = [
+    "miniagents_testing.pytest_parts.cassettes",
+    "miniagents_testing.pytest_parts.ending",
     "miniagents_testing.pytest_parts.live_requests",
+    "miniagents_testing.pytest_parts.scripts",
     "miniagents_testing.pytest_parts.virtual_time",
 ]

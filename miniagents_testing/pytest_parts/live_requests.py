@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from miniagents_testing.pytest_parts import asks_for_us
+from miniagents_testing.pytest_parts.cassettes import may_record
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -37,10 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Put the belt on before any fixture is set up."""
-    if asks_for_us(item) or item.config.getini("miniagents_block_live_requests"):
+    wanted = asks_for_us(item) or item.config.getini("miniagents_block_live_requests")
+    if wanted and not may_record(item):
         from miniagents_testing.belt import Belt
 
-        belt = item.stash[_belt] = Belt(allow_loopback=item.get_closest_marker("miniagents_allow_loopback") is not None)
+        belt = item.stash[_belt] = Belt(allow_loopback=_allows_loopback(item))
         belt.arm()
     return (yield from _watched(item))
 
@@ -63,6 +65,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
             belt.disarm()
             if swallowed := belt.swallowed():
                 pytest.fail(str(swallowed), pytrace=False)
+
+
+def _allows_loopback(item: pytest.Item) -> bool:
+    return item.get_closest_marker("miniagents_allow_loopback") is not None or "provider_server" in getattr(
+        item, "fixturenames", ()
+    )
 
 
 def _watched(item: pytest.Item) -> Generator[None, object, object]:

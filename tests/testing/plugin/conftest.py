@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import miniagents
+import miniagents.ext.llm.openai
+import miniagents_testing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# What is imported in a run of `pytester` is forgotten after it: modules that come with their first use would be there
+# twice.
+for package in (miniagents, miniagents_testing):
+    for name in package.__all__:
+        getattr(package, name)
 
 
 @pytest.fixture

@@ -1,0 +1,129 @@
+"""Cassettes by marker and fixture, and how they are recorded.
+
+What the command line says goes before the marker, and that before the ini file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents_testing.pytest_parts import extra_needed
+from miniagents_testing.pytest_parts.ending import open_until_the_end
+
+if TYPE_CHECKING:
+    from miniagents_testing.cassette import Session
+
+_MARKER = "miniagents_cassette"
+_FIXTURE = "stream_cassette"
+_MODES = ("none", "once", "new_episodes", "all", "rewrite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Our options, and where a project says the same for good."""
+    group = parser.getgroup("miniagents")
+    group.addoption(
+        "--miniagents-record",
+        choices=_MODES,
+        default=None,
+        metavar="MODE",
+        help=f"record mode of all cassettes: {', '.join(_MODES)}; none, the default, only plays",
+    )
+    group.addoption(
+        "--miniagents-pace",
+        type=float,
+        default=None,
+        metavar="FACTOR",
+        help="play cassettes at this factor on the recorded waits; 0, the default, plays at once",
+    )
+    parser.addini("miniagents_record", f"record mode where nothing else says one: {', '.join(_MODES)}", default="none")
+    parser.addini(
+        "miniagents_cassette_dir",
+        "where cassettes lie, from the folder of each test file on (default: cassettes)",
+        default="cassettes",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Our marker."""
+    config.addinivalue_line(
+        "markers",
+        f"{_MARKER}(name=None, *, record_mode='none', **settings): answer the requests of the test from a cassette, or "
+        "record it; by default the one at <module>/<test>.yaml. Settings are those of use_cassette()",
+    )
+    mode = config.getini("miniagents_record")
+    if mode not in _MODES:
+        raise pytest.UsageError(f"miniagents_record must be one of {', '.join(_MODES)}, not {mode!r}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A marker does without the fixture."""
+    if item.get_closest_marker(_MARKER) is None or not isinstance(item, pytest.Function):
+        return
+    if _FIXTURE not in item.fixturenames:
+        item.fixturenames.insert(0, _FIXTURE)
+
+
+def may_record(item: pytest.Item) -> bool:
+    """Whether the requests of a test may really be sent, because they are to be recorded."""
+    asks = item.get_closest_marker(_MARKER) is not None or _FIXTURE in getattr(item, "fixturenames", ())
+    return asks and _record_mode(item) != "none"
+
+
+@pytest.fixture
+def stream_cassette(request: pytest.FixtureRequest) -> Session:
+    """The session of the test's cassette: its `misses`, `unplayed`, `incomplete` and `timeline()`.
+
+    The test fails when it asks for something that is not in the cassette, also where the application has swallowed the
+    error, and when it does not ask for all that is in it.
+    """
+    with extra_needed(_FIXTURE):
+        from miniagents_testing.cassette import use_cassette
+
+    item = request.node
+    arguments = _arguments(item)
+    return open_until_the_end(item, use_cassette(_path(item, arguments.pop("name")), **arguments))
+
+
+def _arguments(item: Any) -> dict[str, Any]:
+    """What `use_cassette` is to be called with, and the `name` that the marker gives."""
+    marker = item.get_closest_marker(_MARKER)
+    arguments = {"name": None} if marker is None else {"name": None, **marker.kwargs}
+    if marker is not None and marker.args:
+        arguments["name"], *others = marker.args
+        if others or not isinstance(arguments["name"], (str, os.PathLike)):
+            pytest.fail(f"{item.nodeid}: {_MARKER} takes the name of one cassette, and settings by name", pytrace=False)
+    arguments["record_mode"] = _record_mode(item)
+    if (pace := item.config.getoption("--miniagents-pace")) is not None:
+        arguments["pace"] = pace
+    return arguments
+
+
+def _record_mode(item: Any) -> Any:
+    """What the command line says, else the marker, else the ini file."""
+    marker = item.get_closest_marker(_MARKER)
+    marked = {} if marker is None else marker.kwargs
+    return item.config.getoption("--miniagents-record") or marked.get(
+        "record_mode", item.config.getini("miniagents_record")
+    )
+
+
+def _path(item: Any, name: str | os.PathLike[str] | None) -> Path:
+    """Where the cassette of a test lies."""
+    from miniagents_testing.cassette.naming import cassette_name
+
+    folder: Path = item.path.parent / item.config.getini("miniagents_cassette_dir")
+    if name is None:
+        return folder / cassette_name(item.path.stem, item.getmodpath())
+    path = folder / name
+    if not Path(name).is_absolute() and not path.resolve().is_relative_to(folder.resolve()):
+        pytest.fail(
+            f"{item.nodeid}: the cassette {os.fspath(name)!r} is not below {folder}. Give an absolute path, or set "
+            "miniagents_cassette_dir",
+            pytrace=False,
+        )
+    return path

@@ -1,0 +1,277 @@
+"""Cassettes by marker and fixture: where they lie, when they fail a test, and how they are recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from miniagents_testing.cassette import Interaction, load, save
+from miniagents_testing.cassette.naming import cassette_name
+from miniagents_testing.streams import Chunk, ResponseStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Project = Callable[..., pytest.RunResult]
+
+URI = "https://api.openai.com/v1/chat/completions"
+HEADERS = {"content-type": ["text/event-stream"]}
+
+ASK = """
+import json, httpx2
+
+def ask(prompt, url="https://api.openai.com/v1/chat/completions"):
+    with httpx2.Client() as client:
+        return client.post(url, json={"prompt": prompt}).text
+
+async def aask(prompt):
+    async with httpx2.AsyncClient() as client:
+        return (await client.post("https://api.openai.com/v1/chat/completions", json={"prompt": prompt})).text
+"""
+
+
+def recorded(path: Path, *prompts: str) -> None:
+    """A cassette in which each prompt is answered with itself."""
+    save(
+        path,
+        [
+            Interaction(
+                "POST",
+                URI,
+                json.dumps({"prompt": prompt}).encode(),
+                ResponseStream((Chunk(100_000_000, prompt.encode()),), headers=HEADERS),
+            )
+            for prompt in prompts
+        ],
+    )
+
+
+@pytest.fixture
+def cassettes(pytester: pytest.Pytester) -> Path:
+    """Where the cassettes of the project lie."""
+    return pytester.path / "cassettes"
+
+
+def test_a_cassette_has_the_name_of_its_test(project: Project, cassettes: Path) -> None:
+    """By the marker alone or with the fixture, in classes and for each parameter, in tests that are async or not."""
+    recorded(cassettes / "test_it" / "test_marked.yaml", "one")
+    recorded(cassettes / "test_it" / "test_fixture.yaml", "two")
+    recorded(cassettes / "test_it" / "TestClass.test_method[3].yaml", "3")
+    result = project(
+        ASK
+        + """
+@pytest.mark.miniagents_cassette
+def test_marked():
+    assert ask("one") == "one"
+
+@pytest.mark.asyncio
+async def test_fixture(stream_cassette):
+    assert len(stream_cassette.unplayed) == 1
+    assert await aask("two") == "two"
+    assert not stream_cassette.unplayed
+
+@pytest.mark.miniagents_cassette
+class TestClass:
+    @pytest.mark.parametrize("number", ["3"])
+    def test_method(self, number):
+        assert ask(number) == number
+"""
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_a_marker_may_name_it(project: Project, cassettes: Path) -> None:
+    """From the folder of the cassettes on, with settings of `use_cassette`; the folder is the project's to choose."""
+    recorded(cassettes / "openai" / "hello.yaml", "hello", "left over")
+    test = (
+        '@pytest.mark.miniagents_cassette("{}", unplayed="ignore")\ndef test_it():\n    assert ask("hello") == "hello"'
+    )
+    project(ASK + test.format("openai/hello.yaml")).assert_outcomes(passed=1)
+    cassettes.rename(cassettes.parent / "recordings")
+    ini = "miniagents_cassette_dir = recordings"
+    project(ASK + test.format("openai/hello.yaml"), ini=ini).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ('"../../elsewhere.yaml"', "is not below"),
+        ('"one.yaml", "two.yaml"', "takes the name of one cassette"),
+        ('"one.yaml", pce=1', "pce"),
+    ],
+)
+def test_a_marker_that_cannot_be_meant_fails_the_test(project: Project, marker: str, said: str) -> None:
+    """With what is wrong about it."""
+    result = project(f"@pytest.mark.miniagents_cassette({marker})\ndef test_it():\n    pass")
+    result.assert_outcomes(errors=1)
+    assert said in result.stdout.str()
+
+
+def test_what_is_left_of_a_cassette_fails_the_test(project: Project, cassettes: Path) -> None:
+    """It asks for less than when it was recorded."""
+    recorded(cassettes / "test_it" / "test_it.yaml", "one", "two")
+    result = project(ASK + "@pytest.mark.miniagents_cassette\ndef test_it():\n    ask('one')")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("*UnplayedError:*test_it.yaml: 1 interactions were not played*")
+
+
+def test_a_swallowed_miss_fails_the_test(project: Project, cassettes: Path) -> None:
+    """The application may catch whatever it likes; where the test fails for it, the miss is told as well."""
+    recorded(cassettes / "test_it" / "test_swallows.yaml", "Hi")
+    recorded(cassettes / "test_it" / "test_fails.yaml", "Hi")
+    result = project(
+        ASK
+        + """
+def app():
+    try:
+        return ask("Ho")
+    except Exception:
+        return "sorry"
+
+@pytest.mark.miniagents_cassette
+def test_swallows():
+    assert app()
+
+@pytest.mark.miniagents_cassette
+def test_fails():
+    assert app() == "Ho"
+"""
+    )
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        ["*CassetteMissError: *test_swallows.yaml has no answer*", "*prompt: recorded 'Hi', now 'Ho'*"]
+    )
+    result.stdout.fnmatch_lines(
+        ["*AssertionError*", "*a request was missed*test_fails.yaml*", "*recorded 'Hi', now 'Ho'"]
+    )
+
+
+def test_a_test_that_is_skipped_or_cannot_begin_owes_nothing(project: Project, cassettes: Path) -> None:
+    """Only a test that has run can have left something out."""
+    for name in ("test_skips", "test_cannot_begin", "test_fails"):
+        recorded(cassettes / "test_it" / f"{name}.yaml", "one")
+    result = project(
+        """
+@pytest.fixture
+def broken(stream_cassette):
+    raise ZeroDivisionError
+
+def test_skips(stream_cassette):
+    pytest.skip("no time")
+
+def test_cannot_begin(broken):
+    pass
+
+def test_fails(stream_cassette):
+    assert 1 == 2
+"""
+    )
+    result.assert_outcomes(skipped=1, errors=1, failed=1)
+    result.stdout.no_fnmatch_line("*UnplayedError*")
+
+
+def test_the_pace_may_be_chosen_on_the_command_line(project: Project, cassettes: Path) -> None:
+    """In virtual time, a recorded quarter of an hour is one."""
+    recorded(cassettes / "test_it" / "test_it.yaml", "slow")
+    source = (
+        ASK
+        + """
+@pytest.mark.miniagents_cassette
+@pytest.mark.miniagents_virtual_time
+@pytest.mark.asyncio
+async def test_it(virtual_clock):
+    assert await aask("slow") == "slow"
+    assert virtual_clock.time() == pytest.approx(SECONDS)
+"""
+    )
+    project(source.replace("SECONDS", "0")).assert_outcomes(passed=1)
+    project(source.replace("SECONDS", "1000"), "--miniagents-pace=1").assert_outcomes(passed=1)
+
+
+RECORDED_TEST = """
+def test_it(provider_server, stream_cassette):
+    server = provider_server(["Hello"])
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    import httpx2
+    with httpx2.Client() as client:
+        assert '"Hello"' in client.post(f"{server.openai_base_url}/chat/completions", json=body).text
+"""
+
+
+@pytest.mark.parametrize("how", ["option", "ini", "marker"])
+def test_recording_has_to_be_asked_for(
+    project: Project, cassettes: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once asked for, requests are really sent; the belt is for those that only play."""
+    monkeypatch.delenv("CI", raising=False)
+    source = RECORDED_TEST
+    if how == "marker":
+        source = f"@pytest.mark.miniagents_cassette(record_mode='once')\n{source.lstrip()}"
+    arguments = ["--miniagents-record=once"] if how == "option" else []
+    result = project(source, *arguments, ini="miniagents_record = once" if how == "ini" else "")
+    result.assert_outcomes(passed=1)
+    [interaction] = load(cassettes / "test_it" / "test_it.yaml")
+    assert b"Hello" in interaction.response.body
+
+
+def test_the_command_line_goes_before_the_marker(
+    project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nothing is recorded by a marker that was forgotten."""
+    monkeypatch.delenv("CI", raising=False)
+    source = f"@pytest.mark.miniagents_cassette(record_mode='once')\n{RECORDED_TEST.lstrip()}"
+    project(source, "--miniagents-record=none").assert_outcomes(failed=1)
+    assert not cassettes.exists()
+
+
+def test_nothing_is_recorded_under_ci(project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says why, and what to do."""
+    monkeypatch.setenv("CI", "true")
+    result = project(RECORDED_TEST, "--miniagents-record=once")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines("*RecordingRefusedError:*this is CI*")
+    assert not cassettes.exists()
+
+
+def test_workers_record_files_of_their_own(project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under pytest-xdist each test has its cassette, whoever runs it."""
+    monkeypatch.delenv("CI", raising=False)
+    tests = "\n".join(RECORDED_TEST.replace("test_it(", f"test_{number}(") for number in range(6))
+    project(tests, "--miniagents-record=once", "-n", "2").assert_outcomes(passed=6)
+    assert sorted(path.name for path in (cassettes / "test_it").glob("*.yaml")) == [f"test_{n}.yaml" for n in range(6)]
+
+
+def test_pytest_recording_keeps_its_own(project: Project, cassettes: Path) -> None:
+    """Its marker and ours, in one project, with all its options."""
+    pytest.importorskip("pytest_recording")
+    recorded(cassettes / "test_it" / "test_ours.yaml", "one")
+    recorded(cassettes / "test_it" / "test_theirs.yaml", "two")
+    result = project(
+        ASK
+        + """
+@pytest.mark.miniagents_cassette
+def test_ours():
+    assert ask("one") == "one"
+
+@pytest.mark.vcr
+def test_theirs(vcr):
+    from miniagents_testing import stream_layer
+    with stream_layer(vcr) as session:
+        assert ask("two") == "two"
+""",
+        "--record-mode=none",
+        "--block-network",
+    )
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("unlike", ["a/b", 'a"b', "x" * 200, "nul\x00"])
+def test_a_cassette_can_have_any_tests_name(unlike: str) -> None:
+    """What no file can be called is replaced, and two tests never share a file."""
+    name = cassette_name("test_it", f"test[{unlike}]").removeprefix("test_it/")
+    assert not set(name) & set('<>:"/\\|?*\x00')
+    assert len(name) < 120
+    assert name != cassette_name("test_it", f"test[{unlike} ]").removeprefix("test_it/")
