@@ -13,7 +13,7 @@ from benchmarks.measure import Plan, Side, Table, main
 from miniagents import InteractionContext, Message, MessagePromise, MiniAgents, join_messages, miniagent, split_messages
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
 TEXT = "A sentence of a message, as they are. " * 27
 """About one kilobyte."""
@@ -91,12 +91,16 @@ def _side(work: Any, count: int) -> Side:
     return side
 
 
+def look_at(history: Iterable[Message], turn: int) -> Message:
+    """Looks at the key of each message of the whole history, as a store does, and answers."""
+    for message in history:
+        assert message.hash_key
+    return Message(f"Answer {turn} to what was said before")
+
+
 @miniagent
 async def answer(ctx: InteractionContext, turn: int) -> None:
-    """Looks at the key of each message of the whole history, as a store does, and answers."""
-    for message in await ctx.message_promises:
-        assert message.hash_key
-    ctx.reply(f"Answer {turn} to what was said before")
+    ctx.reply(look_at(await ctx.message_promises, turn))
 
 
 async def _dialog(turns: int) -> None:
@@ -104,6 +108,13 @@ async def _dialog(turns: int) -> None:
     for turn in range(turns):
         history.append(Message(f"Question {turn}", role="user"))
         history.extend(await answer.trigger(history, turn=turn))
+
+
+async def _dialog_without_agents(turns: int) -> None:
+    history: list[Message] = []
+    for turn in range(turns):
+        history.append(Message(f"Question {turn}", role="user"))
+        history.append(look_at(history, turn))
 
 
 async def benchmark(plan: Plan) -> Table:
@@ -119,7 +130,11 @@ async def benchmark(plan: Plan) -> Table:
     await _freezing(table, plan, nodes)
     async with MiniAgents():
         await _text(table, plan)
-        await _growth(table, plan, "a dialog with its whole history, 400 turns against 200", _dialog, 200)
+        name = "a dialog with its whole history"
+        await _growth(table, plan, f"{name}, 400 turns against 200", _dialog, 200)
+        await _growth(
+            table, plan, f"{name} and no agents, 400 turns against 200", _dialog_without_agents, 200, goal=None
+        )
     return table
 
 
@@ -138,12 +153,12 @@ async def _text(table: Table, plan: Plan) -> None:
         await _growth(table, plan, f"{name}, 10 MB against 5 MB", work, 1_250_000)
 
 
-async def _growth(table: Table, plan: Plan, name: str, work: Any, count: int) -> None:
+async def _growth(table: Table, plan: Plan, name: str, work: Any, count: int, *, goal: float | None = 2.3) -> None:
     """Time at twice the size."""
     size = plan.sized(count)
     unit, base_name = "us in all", f"{count:,}"
     sides = _side(work, size), _side(work, 2 * size)
-    await table.compare(name, *sides, plan, units=1, unit=unit, base_name=base_name, goal=2.3)
+    await table.compare(name, *sides, plan, units=1, unit=unit, base_name=base_name, goal=goal)
 
 
 if __name__ == "__main__":

@@ -227,6 +227,33 @@ async def test_each_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.Monke
     assert digests == 200
 
 
+async def test_a_history_is_passed_on_without_a_promise_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever awaits messages that are there already gets them; promises are made for those who iterate, once."""
+    made = 0
+
+    def counting_of_message(message: Message) -> MessagePromise:
+        nonlocal made
+        made += 1
+        return of_message(message)
+
+    of_message = MessagePromise.of_message
+    monkeypatch.setattr(MessagePromise, "of_message", counting_of_message)
+    history = [Message(str(number)) for number in range(1_000)]
+
+    @miniagent
+    async def repeating(ctx: InteractionContext) -> None:
+        ctx.reply([await ctx.message_promises, "one more"])
+
+    async with MiniAgents():
+        replies = repeating.trigger(echo.trigger(history))
+        messages = await replies
+        assert made == 0
+        assert all(message is sent for message, sent in zip(messages, history, strict=False))
+        for _ in range(2):
+            assert [await promise for promise in [each async for each in replies]] == list(messages)
+        assert made == 1_001
+
+
 class Endless(httpx2.AsyncByteStream):
     """A response whose only event is 100 MB long."""
 

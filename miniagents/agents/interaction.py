@@ -47,9 +47,10 @@ class Scope:
 
     def finish_calls(self) -> None:
         """Finish the calls that were left open."""
-        calls, self.unfinished_calls = self.unfinished_calls, None
-        for messages in calls or ():
-            messages.close()
+        if self.unfinished_calls is not None:
+            calls, self.unfinished_calls = self.unfinished_calls, None
+            for messages in calls:
+                messages.close()
 
     def call_lost(self, messages: MessageSequence) -> None:
         """Nobody has the handle of a call any more; comes from wherever garbage is collected."""
@@ -242,7 +243,8 @@ class InteractionContext(Scope):
         try:
             await self.this_agent.run_function(self, self._kwargs)
             self.finish_calls()
-            await self.await_now()
+            if self._awaitables:
+                await self.await_now()
         finally:
             for promise in self._awaitables or ():
                 promise.cancel()

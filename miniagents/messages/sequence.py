@@ -42,7 +42,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
     __slots__ = ()
 
     leaf_class: ClassVar[type[Promise[Any]]] = MessagePromise
-    single_items: ClassVar[tuple[type, ...]] = (str, Message)
+    value_class: ClassVar[type] = Message
 
     def as_single_text_promise(
         self,
@@ -64,21 +64,24 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         )
 
     @classmethod
-    def make_leaf(cls, item: Any) -> MessagePromise:
-        """A message promise out of text, a message, a dict of fields or another pydantic model."""
+    def make_value(cls, item: Any) -> Message:
+        """A message out of text, a dict of fields or another pydantic model."""
         if isinstance(item, str):
-            return MessagePromise.of_message(Message(item))
-        if isinstance(item, Message):
-            return MessagePromise.of_message(item)
+            return Message(item)
         if isinstance(item, (dict, Mapping)):
-            return MessagePromise.of_message(_of_fields(item))
+            return _of_fields(item)
         if isinstance(item, BaseModel):
-            return MessagePromise.of_message(_of_fields(dict(item)))
+            return _of_fields(dict(item))
         raise TypeError(
             f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, "
             f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators "
             f"and async iterables of these"
         )
+
+    @classmethod
+    def leaf_of_value(cls, value: Any) -> MessagePromise:
+        """A promise of a message that is there already."""
+        return MessagePromise.of_message(value)
 
     @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:

@@ -124,7 +124,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     @property
     def hash_key(self) -> str:
         """The first 40 hex digits of `full_hash_key`: one value, one key, in every process and Python version."""
-        return _digest_of(self)[:40]
+        try:
+            return cast("str", _get_digest(self)[:40])
+        except AttributeError:
+            return _digest_of(self)[:40]
 
     def _known_digest(self) -> str | None:
         try:

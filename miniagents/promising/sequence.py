@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from miniagents.errors import CyclicValueError, DeadlockError
+from miniagents.promising.context import find_current_context
 from miniagents.promising.promise import Promise, stopped
 from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable, weakly
 
@@ -31,7 +32,11 @@ _ITEMS_A_TURN = 100
 
 
 class SequenceCell(StreamCell[Any, Any]):
-    """Pieces are leaves (promises of the sequence's kind) and branches (other sequences, by reference)."""
+    """Pieces are leaves (promises of the sequence's kind) and branches (other sequences, by reference).
+
+    A leaf that was sent as a value is kept as that value. Its promise is made, and takes its place, when somebody
+    iterates: whoever awaits the sequence needs none.
+    """
 
     promise_class: type[SequencePromise[Any, Any]]
     produced_only_by_its_task = False
@@ -45,9 +50,9 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def send(self, item: Any) -> None:
         """Append what `item` flattens to; nothing is appended when a part of it is of a wrong type."""
-        self.add(self._flat(item))
+        self.add(self.promise_class.flatten(item, into=self))
 
-    def add(self, pieces: list[Promise[Any]]) -> None:
+    def add(self, pieces: list[Any]) -> None:
         """Append leaves and branches."""
         self.pieces.extend(pieces)
         if self.waiters is not None:
@@ -55,18 +60,11 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def send_out_of_order(self, item: Any) -> None:
         """Append leaves at once, and those of branches as soon as each is there."""
-        for piece in self._flat(item):
+        for piece in self.promise_class.flatten(item, into=self):
             if isinstance(piece, SequencePromise):
                 self._forward(piece)
             else:
                 self.add([piece])
-
-    def _flat(self, item: Any) -> list[Promise[Any]]:
-        pieces = self.promise_class.flatten(item)
-        for piece in pieces:
-            if piece._cell is self:
-                raise CyclicValueError("A sequence cannot be sent into itself")
-        return pieces
 
     def _forward(self, branch: SequencePromise[Any, Any]) -> None:
         context = self.context
@@ -147,36 +145,46 @@ class SequenceCell(StreamCell[Any, Any]):
             self.pieces.append(self._last)
         self.resolve(())
 
-    def leaves(self) -> Iterator[Promise[Any]]:
-        """All leaves there are now, branches walked in place."""
-        stack: list[Iterator[Any]] = [iter(self.pieces)]
-        while stack:
-            for piece in stack[-1]:
+    async def all_leaves(self) -> tuple[list[Any], bool]:
+        """Wait until this sequence and all its branches have ended.
+
+        Returns: all leaves, those that are values as values; and whether there are no others.
+        """
+        leaves: list[Any] = []
+        all_values = True
+        on_the_way: dict[SequenceCell, None] = {}
+        stack: list[tuple[SequenceCell, Iterator[Any]]] = []
+        entering: SequenceCell | None = self
+        while entering is not None or stack:
+            if entering is not None:
+                cell, entering = _entered(entering, on_the_way), None
+                if not cell.done:
+                    await cell.wait_until_done()
+                if _are_values(cell.pieces):
+                    leaves += cell.pieces
+                    del on_the_way[cell]
+                    continue
+                all_values = cell.begin_pieces() and all_values
+                stack.append((cell, iter(cell.pieces)))
+            cell, unread = stack[-1]
+            for piece in unread:
                 if isinstance(piece, SequencePromise):
-                    stack.append(iter(piece._cell.pieces))
+                    entering = piece._cell
                     break
-                yield piece
+                leaves.append(piece)
             else:
                 stack.pop()
-
-    async def until_closed(self) -> None:
-        """Return when this sequence and all its branches have ended."""
-        on_the_way: dict[SequenceCell, None] = {}
-        stack: list[tuple[SequenceCell, int]] = [(_entered(self, on_the_way), 0)]
-        while stack:
-            cell, position = stack.pop()
-            if not cell.done:
-                await cell.wait_until_done()
-            if not position:
-                for piece in cell.pieces:  # all work at the same time, and are waited for in their order
-                    piece._cell.begin()
-            for index in range(position, len(cell.pieces)):
-                if isinstance(cell.pieces[index], SequencePromise):
-                    stack.append((cell, index + 1))
-                    stack.append((_entered(cell.pieces[index]._cell, on_the_way), 0))
-                    break
-            else:
                 del on_the_way[cell]
+        return leaves, all_values
+
+    def begin_pieces(self) -> bool:
+        """Let all pieces work at the same time; returns whether those that are no branches are values."""
+        all_values = True
+        for piece in self.pieces:
+            if isinstance(piece, Promise):
+                piece._cell.begin()
+                all_values = all_values and isinstance(piece, SequencePromise)
+        return all_values
 
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[Any]]:
         """The leaves one by one: each may have to be waited for."""
@@ -207,6 +215,8 @@ class SequenceCell(StreamCell[Any, Any]):
                         stack.append((cell, position))
                         cell, position = _entered(piece._cell, on_the_way, into), 0
                     else:
+                        if not isinstance(piece, Promise):
+                            piece = cell.pieces[position - 1] = cell.promise_class.leaf_of_value(piece)
                         promise = None
                         yield piece
                 elif done:
@@ -230,6 +240,14 @@ def _entered(
         circle = names[list(on_the_way).index(start) :]
         raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*circle, circle[0]])}")
     return cell
+
+
+def _are_values(pieces: list[Any]) -> bool:
+    """Whether there is nothing to wait for in them; asked of each class, because a history has thousands of pieces."""
+    for kind in set(map(type, pieces)):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
+        if issubclass(kind, Promise):
+            return False
+    return True
 
 
 def _is_fed_from(cell: SequenceCell, source: SequenceCell) -> bool:
@@ -258,24 +276,25 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
 
     _cell: SequenceCell
     leaf_class: ClassVar[type[Promise[Any]]]
-    single_items: ClassVar[tuple[type, ...]] = ()
-    """Types whose values make one leaf: what is sent most, and need not be looked at for anything else."""
+    value_class: ClassVar[type]
+    """What leaves resolve to; a value of it can be sent in place of a leaf."""
 
     def __await__(self) -> Generator[Any, None, WHOLE_co]:
         return self._resolve().__await__()
 
     async def _resolve(self) -> WHOLE_co:
-        await self._cell.until_closed()
-        leaves = list(self._cell.leaves())
+        leaves, all_values = await self._cell.all_leaves()
+        if all_values:
+            return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
         try:
-            return tuple([await leaf for leaf in leaves])  # type: ignore[return-value]  # WHOLE_co is that tuple
+            return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])  # type: ignore[return-value]  # as above
         except Exception as error:
             _observe_all(leaves, error)
             raise
 
     @classmethod
-    def make_leaf(cls, item: Any) -> Promise[Any]:
-        """A leaf out of something that is neither a promise nor a container.
+    def make_value(cls, item: Any) -> Any:
+        """What a leaf resolves to, out of something that is neither a promise nor a container.
 
         Raises:
             TypeError: nothing of this type can be sent.
@@ -283,46 +302,71 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
         raise TypeError(f"Cannot send {item!r:.100} of type {type(item).__name__}")
 
     @classmethod
+    def leaf_of_value(cls, value: Any) -> Promise[Any]:
+        """A leaf that is resolved already."""
+        raise TypeError(f"{cls.__name__} has no place for values")
+
+    @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> Promise[Any]:
         """A leaf that has failed already."""
         raise TypeError(f"{cls.__name__} has no place for errors")
 
     @classmethod
-    def flatten(cls, item: Any) -> list[Promise[Any]]:
+    def flatten(cls, item: Any, *, into: SequenceCell | None = None) -> list[Any]:
         """The leaves and branches of whatever was sent: lists are walked now, what must be waited for becomes a branch.
+
+        Args:
+            item: what was sent.
+            into: the sequence that it is sent into.
 
         Raises:
             TypeError: a part of it cannot be sent.
-            CyclicValueError: a list contains itself.
+            CyclicValueError: a list contains itself, or a sequence was sent into itself.
         """
-        if isinstance(item, cls.single_items):
-            return [cls.make_leaf(item)]
-        if isinstance(item, Promise):
-            return [cls._piece(item)]
-        pieces: list[Promise[Any]] = []
+        is_single = isinstance(item, (str, Promise)) or cls.value_class in type(item).__mro__
+        pieces = [cls._piece(item, into)] if is_single else cls._walk(item, into)
+        context = find_current_context()
+        if context is not None and context.listens:  # to promises: then each message needs its own
+            return [piece if isinstance(piece, Promise) else cls.leaf_of_value(piece) for piece in pieces]
+        return pieces
+
+    @classmethod
+    def _walk(cls, item: Any, into: SequenceCell | None) -> list[Any]:
+        pieces: list[Any] = []
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((item,)))]
         on_the_way: set[int] = set()
         while stack:
             container, items = stack[-1]
             for each in items:
-                if isinstance(each, cls.single_items):  # first, because asking for an abstract `Sequence` takes long
-                    pieces.append(cls.make_leaf(each))
-                    continue
-                if isinstance(each, Sequence) and not isinstance(each, _NOT_ORDERED):
+                kind = type(each)
+                if cls.value_class in kind.__mro__:  # to ask a model class for its instances takes ten times as long
+                    pieces.append(each)
+                elif (kind is list or kind is tuple) and cls._are_all_values(each):
+                    pieces += each
+                elif isinstance(each, Sequence) and not isinstance(each, _NOT_ORDERED):
                     if id(each) in on_the_way:
-                        raise CyclicValueError(f"A {type(each).__name__} that contains itself cannot be sent")
+                        raise CyclicValueError(f"A {kind.__name__} that contains itself cannot be sent")
                     on_the_way.add(id(each))
                     stack.append((each, iter(each)))
                     break
-                pieces.append(cls._piece(each))
+                else:
+                    pieces.append(cls._piece(each, into))
             else:
                 on_the_way.discard(id(container))
                 stack.pop()
         return pieces
 
     @classmethod
-    def _piece(cls, item: Any) -> Promise[Any]:
-        if isinstance(item, (cls.leaf_class, SequencePromise)):
+    def _are_all_values(cls, items: list[Any] | tuple[Any, ...]) -> bool:
+        return all(cls.value_class in kind.__mro__ for kind in set(map(type, items)))
+
+    @classmethod
+    def _piece(cls, item: Any, into: SequenceCell | None) -> Any:
+        if isinstance(item, SequencePromise):
+            if item._cell is into:
+                raise CyclicValueError("A sequence cannot be sent into itself")
+            return item
+        if cls.value_class in type(item).__mro__ or isinstance(item, cls.leaf_class):
             return item
         if isinstance(item, Exception):
             return cls.failed_leaf(item)
@@ -330,7 +374,7 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
             return cls.pumped(_turns(item))
         if is_async_iterable(item) and not isinstance(item, Promise):
             return cls.pumped(item)
-        return cls.make_leaf(item)
+        return cls.make_value(item)
 
     @classmethod
     def pumped(cls, items: AsyncIterable[Any]) -> Self:
@@ -395,10 +439,12 @@ async def _turns(items: Iterator[Any]) -> AsyncIterator[Any]:
             await asyncio.sleep(0)
 
 
-def _observe_all(leaves: list[Promise[Any]], error: Exception) -> None:
+def _observe_all(leaves: list[Any], error: Exception) -> None:
     """Whoever gets the first error of a sequence has seen the others as well; they become notes."""
     notes = getattr(error, "__notes__", ())
     for leaf in leaves:
+        if not isinstance(leaf, Promise):
+            continue
         leaf._cell.observe()
         failure = leaf._cell.failure
         if failure is not None and failure.error is not error:

@@ -468,5 +468,19 @@ async def test_any_number_of_readers_at_any_time() -> None:
         assert len(late) == 4
 
 
+async def test_a_message_that_was_sent_is_that_object_in_every_way() -> None:
+    """Awaited, iterated before and afterwards, and passed on: the same message, and one promise of it."""
+    async with MiniAgents():
+        message = Message("text")
+        sequence = turn_into([message, "more"])
+        assert (await sequence)[0] is message
+        promises = await _listed(sequence)
+        assert await promises[0] is message
+        assert (await sequence)[0] is message
+        for again in (sequence, turn_into([sequence]), turn_into([sequence, promises])):
+            assert (await _listed(again))[:2] == promises
+            assert (await again)[0] is message
+
+
 async def _listed(sequence: MessageSequencePromise) -> list[MessagePromise]:
     return [promise async for promise in sequence]
