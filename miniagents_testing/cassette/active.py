@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cassette.session import Session
 
-__all__ = ["activate", "deactivate", "passing", "session_here"]
+__all__ = ["activate", "deactivate", "is_passing", "passing", "session_here"]
 
 _current: ContextVar[Session | None] = ContextVar("miniagents_testing_cassette", default=None)
 _passing: ContextVar[bool] = ContextVar("miniagents_testing_cassette_passing", default=False)
@@ -63,6 +63,11 @@ def session_here() -> Session | None:
             f"{', '.join(each.name for each in candidates)}. Open its cassette in the task or thread that makes it"
         )
     return candidates[0] if candidates else None
+
+
+def is_passing() -> bool:
+    """Whether a request is on its way to the network here."""
+    return _passing.get()
 
 
 @contextmanager

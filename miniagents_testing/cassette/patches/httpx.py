@@ -12,7 +12,8 @@ from functools import lru_cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing.cassette.active import passing, session_here
+from miniagents_testing.cassette.active import is_passing, passing, session_here
+from miniagents_testing.cassette.patches.beneath import beneath_vcrpy
 from miniagents_testing.cassette.playing import Playback
 from miniagents_testing.cassette.session import LiveRequest
 
@@ -62,25 +63,26 @@ class Family:
         if issubclass(transport, self.module.BaseTransport):
             yield _SYNC
 
-    def replacement(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def replacement(self, name: str, before: Callable[..., Any]) -> Callable[..., Any]:
         """What stands in place of a method while cassettes are open."""
+        real = beneath_vcrpy(before)
         if name == _ASYNC:
 
-            @wraps(original)
+            @wraps(real)
             async def handle_async_request(transport: Any, request: Any) -> Any:
                 session = session_here()
                 if session is None:
-                    return await original(transport, request)
-                return await self.aanswer(session, request, lambda: original(transport, request))
+                    return await (real if is_passing() else before)(transport, request)
+                return await self.aanswer(session, request, lambda: real(transport, request))
 
             return handle_async_request
 
-        @wraps(original)
+        @wraps(real)
         def handle_request(transport: Any, request: Any) -> Any:
             session = session_here()
             if session is None:
-                return original(transport, request)
-            return self.answer(session, request, lambda: original(transport, request))
+                return (real if is_passing() else before)(transport, request)
+            return self.answer(session, request, lambda: real(transport, request))
 
         return handle_request
 

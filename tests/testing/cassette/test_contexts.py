@@ -201,7 +201,7 @@ async def test_somebody_who_patches_later_keeps_the_last_word(tmp_path: Path) ->
             async def theirs(transport: Any, request: Any) -> Any:
                 return await ours(transport, request)
 
-            httpx2.AsyncHTTPTransport.handle_async_request = theirs  # type: ignore[method-assign]
+            httpx2.AsyncHTTPTransport.handle_async_request = theirs  # type: ignore[method-assign,assignment]
         assert httpx2.AsyncHTTPTransport.handle_async_request is theirs
         with pytest.raises(httpx2.ConnectError):
             async with httpx2.AsyncClient() as client:

@@ -1,0 +1,134 @@
+"""The file, whatever happens to it or to whoever writes it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import httpx2
+import pytest
+
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, use_cassette
+from miniagents_testing.errors import CassetteFormatError, CassetteMissError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Effort
+    from tests.testing.cassette.conftest import Kit
+
+URL = "https://api.openai.com/v1/chat/completions"
+
+
+def _sample() -> list[Interaction]:
+    """Each kind of thing that a cassette can hold, once."""
+    headers = {"content-type": ["text/event-stream"], "retry-after": ["2"]}
+    chunks = Chunk(1502, b"data: Hi"), Chunk(510, " 😀\n\n".encode()), Chunk(7, b"data: [DONE]\n\n")
+    streams = [
+        ResponseStream(chunks, headers=headers, headers_ms=91.2),
+        ResponseStream((Chunk(1, b"\xff\r\n"),), status=429, reason="Too Many", end="closed", complete=False),
+        ResponseStream(status=0, reason="", end="raise ConnectError: no", complete=False),
+    ]
+    return [
+        Interaction("POST", URL, f'{{"n":{number}}}'.encode(), stream, {}, 10.0 * number, "A/B#1" if number else "")
+        for number, stream in enumerate(streams)
+    ]
+
+
+def _damaged(whole: bytes, ways: int) -> Iterator[bytes]:
+    """The file cut off at each place, and with the byte there changed in several ways, lost or doubled."""
+    dice = random.Random(1)
+    for place, byte in enumerate(whole):
+        before, after = whole[:place], whole[place + 1 :]
+        yield before
+        others = [
+            *(bytes([new]) for new in (byte ^ 1, byte ^ 0x20, *b"\n 0#", dice.randrange(256))),
+            b"",
+            b"%c" % byte * 2,
+        ]
+        yield from (before + other + after for other in dice.sample(others, ways))
+
+
+def test_no_damage_plays_something_else(tmp_path: Path, effort: Effort) -> None:
+    """Of thousands of damaged files, each is refused, or plays exactly what the whole one does."""
+    path = tmp_path / "c.yaml"
+    save(path, _sample())
+    saved, tried, refused = load(path), 0, 0
+    for content in _damaged(path.read_bytes(), effort(1, ci=2, nightly=9)):
+        tried += 1
+        path.write_bytes(content)
+        try:
+            assert load(path) == saved, content
+        except CassetteFormatError:
+            refused += 1
+    assert tried > 3000
+    assert refused > 0.9 * tried  # the others changed a space, or the form of a number
+
+
+def test_a_damaged_file_is_not_opened(kit: Kit) -> None:
+    """The same on the way through vcrpy."""
+    save(kit.path, _sample())
+    whole = kit.path.read_bytes()
+    kit.path.write_bytes(whole.replace(b"Hi", b"Ho"))
+    with pytest.raises(CassetteFormatError, match=f"{kit.path}: interaction 1 .*digest does not fit"), kit.cassette():
+        pass
+
+
+PROGRAM = """
+import sys
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
+path, round = sys.argv[1], 0
+while True:
+    round += 1
+    chunks = [Chunk(1, b"data: %d\\n\\n" % round)] * 300
+    save(path, [Interaction("POST", "https://x.test/", b"{}", ResponseStream(tuple(chunks)))] * (1 + round % 7))
+    print(round, flush=True)
+"""
+
+
+def test_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    """A process that does nothing but save is killed, ten times, with no chance to clean up."""
+    path, dice = tmp_path / "c.yaml", random.Random(1)
+    for _ in range(10):
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as program:
+            assert program.stdout is not None
+            saved = [int(program.stdout.readline()) for _ in range(dice.randrange(1, 20))]
+            program.kill()
+            saved += map(int, program.stdout.read().split())
+        interactions = load(path)
+        numbers = {chunk.data for each in interactions for chunk in each.response.chunks}
+        assert numbers <= {b"data: %d\n\n" % round_ for round_ in (saved[-1], saved[-1] + 1)}
+        assert len(numbers) == 1
+
+
+def test_each_version_of_a_file_is_read(kit: Kit) -> None:
+    """Files are parsed once as long as they do not change, and again when they do."""
+    for number in range(20):
+        answer = ResponseStream((Chunk(0, b"%d" % (number % 10)),))  # the size is the same
+        save(kit.path, [Interaction("POST", URL, b"{}", answer)])
+        for _ in range(2):
+            with use_cassette(kit.path), httpx2.Client() as client:
+                assert client.post(URL, json={}).content == b"%d" % (number % 10)
+
+
+def test_sessions_of_one_file_share_nothing_that_changes(kit: Kit) -> None:
+    """What one has played is there for the next, also while both are open; vcrpy's hooks change copies."""
+    save(kit.path, _sample()[:1])
+    with use_cassette(kit.path) as outer:
+        with use_cassette(kit.path), httpx2.Client() as client:
+            first = client.post(URL, json={"n": 0}).content
+        assert outer.unplayed
+        with httpx2.Client() as client:
+            assert client.post(URL, json={"n": 0}).content == first
+        with suppress(CassetteMissError), httpx2.Client() as client:
+            client.post(URL, json={"n": 0})
+        outer._misses.clear()
+    with use_cassette(kit.path, record_mode="new_episodes", unplayed="ignore"):
+        pass
+    assert load(kit.path) == tuple(_sample()[:1])

@@ -1,0 +1,318 @@
+"""Beside vcrpy: its cassettes stream with us, ours play without us."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import httpx2
+import pytest
+import vcr
+import yaml
+
+from miniagents_testing import Answer, ProviderServer
+from miniagents_testing.cassette import load, stream_layer, use_cassette
+from miniagents_testing.errors import CassetteFormatError, CassetteMissError, RecordingRefusedError, UnplayedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.testing.cassette.conftest import Kit
+
+pytest_plugins = ["pytester"]
+
+CUT = [b'data: {"a"', b":1}\n\ndata: ", b"2\n\n"]
+
+
+def _networks(kit: Kit) -> list[type]:
+    return [type(kit.network()), type(kit.network(library="httpx"))]
+
+
+async def _read(network: Any, kit: Kit, **body: Any) -> list[bytes]:
+    async with httpx2.AsyncClient(transport=network) as client:
+        async with client.stream("POST", kit.URL, json=body) as response:
+            return [chunk async for chunk in response.aiter_raw()]
+
+
+async def test_a_cassette_of_vcrpy_streams_in_a_layer(kit: Kit) -> None:
+    """Recorded chunk for chunk, sealed, in one step; played chunk for chunk."""
+    network = kit.network(kit.Reply(CUT))
+    with vcr.use_cassette(str(kit.path)) as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)) as session:
+            assert await _read(network, kit) == CUT
+    assert len(session.recorded) == 1
+    assert [chunk.data for chunk in load(kit.path)[0].response.chunks] == CUT
+    with vcr.use_cassette(str(kit.path), record_mode="none") as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            assert await _read(kit.network(), kit) == CUT
+        assert cassette.all_played
+        assert cassette.play_count == 1
+
+
+async def test_the_file_is_the_same_as_without_vcrpys_own_context(kit: Kit, tmp_path: Path) -> None:
+    """Only the moments differ."""
+    other = tmp_path / "other.yaml"
+    with vcr.use_cassette(str(other)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
+        await _read(kit.network(kit.Reply(CUT)), kit)
+    with kit.cassette("once"):
+        await _read(kit.network(kit.Reply(CUT)), kit)
+
+    def names(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: names(inner) for name, inner in value.items()}
+        return [names(inner) for inner in value] if isinstance(value, list) else type(value)
+
+    documents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (other, kit.path)]
+    assert names(documents[0]) == names(documents[1])
+    assert list(documents[0]) == list(documents[1])
+
+
+async def test_new_episodes_are_added_to_what_vcrpy_recorded(kit: Kit) -> None:
+    """What was there stays as it was, and is covered by the seal from now on."""
+    entry = {
+        "request": {"method": "POST", "uri": kit.URL, "body": "{}", "headers": {"X-Old": ["1"]}},
+        "response": {
+            "status": {"code": 200, "message": None},
+            "headers": {"Server": ["cloudflare"]},
+            "body": {"string": "data: 1\n\ndata: 2\n\n"},
+        },
+    }
+    kit.path.write_text(yaml.safe_dump({"version": 1, "interactions": [entry]}), encoding="utf-8")
+    with vcr.use_cassette(str(kit.path), record_mode="new_episodes") as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            assert await _read(kit.network(), kit) == [b"data: 1\n\n", b"data: 2\n\n"]
+            assert await _read(kit.network(kit.Reply(CUT)), kit, n=2) == CUT
+    document = yaml.safe_load(kit.path.read_text(encoding="utf-8"))
+    assert document["interactions"][0] == entry
+    assert [each.request_body for each in load(kit.path)] == [b"{}", b'{"n":2}']
+    text = kit.path.read_text(encoding="utf-8").replace("cloudflare", "cloudflair")
+    kit.path.write_text(text, encoding="utf-8")
+    with pytest.raises(CassetteFormatError):
+        load(kit.path)
+
+
+async def test_filters_of_vcrpy_hold(kit: Kit) -> None:
+    """Parameters, bodies, responses and hosts are filtered in what is written, and in what is looked for."""
+
+    def loud(response: dict[str, Any]) -> dict[str, Any]:
+        body = response["body"]["string"]
+        return {**response, "body": {"string": body.upper()}}
+
+    config: dict[str, Any] = {
+        "filter_query_parameters": ["key"],
+        "filter_post_data_parameters": ["user"],
+        "ignore_hosts": ["ignored.test"],
+        "before_record_response": loud,
+        "filter_sensitive_data": {"<NAME>": "ANN"},
+    }
+    network = kit.network(kit.Reply([b"data: ann\n\n"]), kit.Reply([b"ignored"]), kit.Reply([b"ignored again"]))
+
+    async def ask(network: Any, key: str) -> list[str]:
+        async with httpx2.AsyncClient(transport=network) as client:
+            answer = await client.post(f"{kit.URL}?key={key}&a=1", json={"user": key, "n": 1})
+            other = await client.get("https://ignored.test/")
+            return [answer.text, other.text]
+
+    with vcr.use_cassette(str(kit.path), **config) as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            assert await ask(network, "1234") == ["data: ann\n\n", "ignored"]
+    text = kit.path.read_text(encoding="utf-8")
+    assert "1234" not in text
+    assert "ANN" not in text
+    assert "DATA: <NAME>" in text
+    assert "ignored" not in text
+    with vcr.use_cassette(str(kit.path), record_mode="none", **config) as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            network.replies[0] = network.replies[2]
+            network.requests.clear()
+            assert await ask(network, "5678") == ["DATA: ANN\n\n", "ignored again"]
+
+
+async def test_a_miss_and_what_was_not_played_fail_as_everywhere(kit: Kit) -> None:
+    """The record mode of vcrpy decides."""
+    with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
+        await _read(kit.network(kit.Reply(CUT)), kit)
+    for mode in ("none", "once"):
+        with vcr.use_cassette(str(kit.path), record_mode=mode) as cassette:
+            with pytest.raises(CassetteMissError), stream_layer(cassette, also_patch=_networks(kit)):
+                await _read(kit.network(), kit, n=2)
+            with pytest.raises(UnplayedError), stream_layer(cassette, also_patch=_networks(kit)):
+                pass
+
+
+def test_what_vcrpy_plays_for_other_libraries_is_played(kit: Kit) -> None:
+    """Streams are ours, the rest is still its own."""
+    entry = {
+        "request": {"method": "GET", "uri": "http://x.test/", "body": None, "headers": {}},
+        "response": {"status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": "other"}},
+    }
+    kit.path.write_text(yaml.safe_dump({"version": 1, "interactions": [entry]}), encoding="utf-8")
+    with vcr.use_cassette(str(kit.path), record_mode="none") as cassette, stream_layer(cassette):
+        connection = http.client.HTTPConnection("x.test")
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"other"
+
+
+async def test_repeats_are_played_where_vcrpy_allows_them(kit: Kit) -> None:
+    """One recording for any number of requests."""
+    with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
+        await _read(kit.network(kit.Reply(CUT)), kit)
+    with vcr.use_cassette(str(kit.path), record_mode="none", allow_playback_repeats=True) as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            for _ in range(3):
+                assert await _read(kit.network(), kit) == CUT
+
+
+async def test_what_vcrpy_would_drop_unplayed_stays(kit: Kit) -> None:
+    """It does not know what we have played, and would drop all of it."""
+    with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
+        await _read(kit.network(kit.Reply(CUT)), kit)
+    with vcr.use_cassette(str(kit.path), record_mode="new_episodes", drop_unused_requests=True) as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            await _read(kit.network(), kit)
+    assert len(load(kit.path)) == 1
+
+
+async def test_json_of_vcrpy_is_sealed_json(kit: Kit) -> None:
+    """The text is that of the serializer that its user has chosen."""
+    with vcr.use_cassette(str(kit.path), serializer="json") as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            await _read(kit.network(kit.Reply(CUT)), kit)
+    assert json.loads(kit.path.read_text(encoding="utf-8"))["miniagents"]["count"] == 1
+    assert [chunk.data for chunk in load(kit.path)[0].response.chunks] == CUT
+    with vcr.use_cassette(str(kit.path), serializer="json", record_mode="none") as cassette:
+        with stream_layer(cassette, also_patch=_networks(kit)):
+            assert await _read(kit.network(), kit) == CUT
+    with kit.cassette():
+        assert await _read(kit.network(), kit) == CUT
+
+
+async def test_damage_is_noticed_in_a_layer_too(kit: Kit) -> None:
+    """Although vcrpy has read the file by then, and does not look at seals."""
+    with kit.cassette("once"):
+        await _read(kit.network(kit.Reply(CUT)), kit)
+    kit.path.write_text(kit.path.read_text(encoding="utf-8").replace('{"a":1}', '{"a":2}'), encoding="utf-8")
+    with vcr.use_cassette(str(kit.path), record_mode="none") as cassette:
+        with pytest.raises(CassetteFormatError, match="digest does not fit"), stream_layer(cassette):
+            pass
+
+
+def test_a_layer_needs_a_cassette() -> None:
+    """The fixture of pytest-recording is None in tests without its mark."""
+    with pytest.raises(TypeError, match="`vcr` is None in unmarked tests"), stream_layer(None):
+        pass
+
+
+def test_a_layer_records_neither_under_ci_nor_beside_another(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same two refusals."""
+    with kit.cassette("once"), vcr.use_cassette(str(kit.path)) as cassette:
+        with pytest.raises(RecordingRefusedError, match="is being recorded already"), stream_layer(cassette):
+            pass
+    monkeypatch.setenv("CI", "1")
+    with vcr.use_cassette(str(kit.path)) as cassette:
+        with pytest.raises(RecordingRefusedError, match="this is CI"), stream_layer(cassette):
+            pass
+
+
+async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
+    """Below the SDK's transport, vcrpy has its hand on aiohttp as well, and would hold everything back there."""
+    async with ProviderServer([Answer(["a", "b"], hold_after=3)]) as server:
+        record_as = {server.anthropic_base_url: "https://api.anthropic.com"}
+        with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, record_as=record_as) as session:
+            async with anthropic.AsyncAnthropic(
+                api_key=kit.KEY, base_url=server.anthropic_base_url, http_client=anthropic.DefaultAioHttpClient()
+            ) as client:
+                async with client.messages.stream(
+                    model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]
+                ) as stream:
+                    seen = []
+                    async for text in stream.text_stream:
+                        seen.append(text)
+                        server.release()
+    assert seen == ["a", "b"]
+    assert len(session.recorded) == len(load(kit.path)) == 1
+    assert len(session.recorded[0].response.chunks) >= 2
+
+
+# --- without us
+
+
+async def test_plain_vcrpy_plays_what_we_recorded(kit: Kit) -> None:
+    """Answers, errors, and connections that failed, each once and in order; chunks it does not know."""
+    network = kit.network(
+        kit.Reply(CUT), kit.Reply([b"{}"], 429, {"retry-after": "1"}), "ConnectError", kit.Reply([b"\xff\x00"])
+    )
+    with kit.cassette("once"):
+        for number in range(4):
+            try:
+                await _read(network, kit, n=number)
+            except httpx2.ConnectError:
+                assert number == 2
+    how: dict[str, Any] = {"record_mode": "none", "match_on": ("method", "uri", "body")}
+    with vcr.use_cassette(str(kit.path), **how) as cassette:
+        with vcr.use_cassette(str(kit.path), custom_patches=_as_vcrpy_patches(kit, cassette), **how):
+            async with httpx2.AsyncClient(transport=kit.network()) as client:
+                answers = [await client.post(kit.URL, json={"n": number}) for number in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 429, 599, 200]
+    assert [answer.content for answer in answers] == [b"".join(CUT), b"{}", b"", b"\xff\x00"]
+
+
+def _as_vcrpy_patches(kit: Kit, cassette: Any) -> Any:
+    """The stub of vcrpy, on the network of these tests."""
+    from vcr.stubs.httpx_stubs import vcr_handle_async_request
+
+    network = type(kit.network())
+    stub = vcr_handle_async_request(cassette, network.handle_async_request, httpx2)
+    return ((network, "handle_async_request", stub),)
+
+
+def test_pytest_recording_records_and_plays_with_us(pytester: pytest.Pytester) -> None:
+    """Its fixture and its options, with streams in it; without our layer it plays the file, too."""
+    pytester.makepyfile(
+        """
+        import httpx2
+        import pytest
+        from miniagents_testing import ProviderServer, stream_layer
+
+        ANY = "https://api.openai.com/v1"
+
+        def ask(base_url):
+            with httpx2.Client() as client:
+                with client.stream("POST", f"{base_url}/chat/completions", json={"stream": True}) as response:
+                    return list(response.iter_raw())
+
+        @pytest.mark.vcr
+        def test_streams(vcr, record_mode):
+            if record_mode == "none":
+                with stream_layer(vcr) as session:
+                    assert len(ask(ANY)) == 5
+                assert vcr.all_played
+                return
+            with ProviderServer(["one two"]) as server:
+                with stream_layer(vcr, record_as={server.openai_base_url: ANY}):
+                    assert len(ask(server.openai_base_url)) == 5
+
+        @pytest.mark.vcr
+        @pytest.mark.default_cassette("test_streams.yaml")
+        def test_without_us(vcr, record_mode):
+            if record_mode == "none":
+                assert b"[DONE]" in b"".join(ask(ANY))
+        """
+    )
+    options = ("-p", "no:randomly", "-p", "no:asyncio", "-W", "error")
+    recorded = pytester.runpytest_subprocess("--record-mode=once", *options)
+    recorded.assert_outcomes(passed=2)
+    played = pytester.runpytest_subprocess("--record-mode=none", "--block-network", *options)
+    played.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("mode", ["new_episodes", "all", "rewrite"])
+def test_vcrpy_and_we_leave_a_file_alone_that_nothing_was_added_to(kit: Kit, mode: Any) -> None:
+    """Opening a cassette to record does not touch it yet."""
+    kit.path.write_text(yaml.safe_dump({"version": 1, "interactions": []}), encoding="utf-8")
+    before = kit.path.read_bytes()
+    with use_cassette(kit.path, record_mode=mode):
+        pass
+    assert kit.path.read_bytes() == before
