@@ -117,6 +117,8 @@ def interaction_of(entry: Entry, where: str) -> Interaction:
             agent=stream.get("agent", ""),
             response=_StoredStream.of(entry["response"], stream, where),
         )
+    except CassetteFormatError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CassetteFormatError(f"{where}: not an interaction: {type(error).__name__}: {error}") from error
 
@@ -214,7 +216,9 @@ def _with_digest(entry: Entry) -> Entry:
 def _digest(entry: Entry) -> str:
     """Over all that a replay depends on; the volatile fields of the request body are left out."""
     request, response = entry["request"], entry["response"]
-    stream = {name: value for name, value in response.get("stream", {}).items() if name != "digest"}
+    if "stream" not in response:
+        return _sha256(json.dumps(entry, sort_keys=True, default=repr).encode())
+    stream = {name: value for name, value in response["stream"].items() if name != "digest"}
     body = _sha256(_bytes(response["body"]["string"]))
     covered = [
         {**request, "body": _sha256(canonical_body(_bytes(request["body"])))},

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 import time
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
+from miniagents_testing import run_in_virtual_time
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, timeline, use_cassette
 from miniagents_testing.recut import all_at_once, byte_by_byte
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
 
     from tests.testing.cassette.conftest import Kit
 
 URL = "https://api.openai.com/v1/chat/completions"
-
-
-class _Jumping(selectors.DefaultSelector):
-    """Waits for nothing: where there would be a wait, the clock is put forward."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-def in_no_time(main: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on a clock that jumps to the next moment at which something is due."""
-    selector = _Jumping()
-    loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now  # type: ignore[method-assign]
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(main)
 
 
 def _stream(number: int, started_ms: float, *waits: int, headers_ms: float = 0.0) -> Interaction:
@@ -67,7 +47,7 @@ def _played(path: Path, readers: list[tuple[int, float]], **settings: Any) -> li
                 for number, after in readers:
                     group.create_task(_read(number, moments, after))
 
-    in_no_time(play())
+    run_in_virtual_time(play())
     return moments
 
 
@@ -92,7 +72,7 @@ def test_delays_of_the_reader_do_not_add_up(tmp_path: Path) -> None:
                     moments.append(asyncio.get_running_loop().time())
                     await asyncio.sleep(0.015)
 
-    in_no_time(play())
+    run_in_virtual_time(play())
     assert moments == pytest.approx([0.01, 0.025, 0.04, 0.055])
 
 
@@ -198,9 +178,9 @@ def test_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
             await kit.aask("chat", httpx2.AsyncClient(transport=network))
             return asyncio.get_running_loop().time() - started
 
-    live = in_no_time(ask("once", kit.network(kit.Reply(script))))
+    live = run_in_virtual_time(ask("once", kit.network(kit.Reply(script))))
     assert [chunk.wait for chunk in load(kit.path)[0].response.chunks] == [25_000] * len(sent)
-    assert in_no_time(ask("none", kit.network())) == pytest.approx(live) == pytest.approx(0.25 * len(sent))
+    assert run_in_virtual_time(ask("none", kit.network())) == pytest.approx(live) == pytest.approx(0.25 * len(sent))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import vcr
 import yaml
 
-from miniagents_testing import Answer, ProviderServer
+from miniagents_testing import ProviderServer, Step
 from miniagents_testing.cassette import load, stream_layer, use_cassette
 from miniagents_testing.errors import CassetteFormatError, CassetteMissError, RecordingRefusedError, UnplayedError
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.testing.cassette.conftest import Kit
-
-pytest_plugins = ["pytester"]
 
 CUT = [b'data: {"a"', b":1}\n\ndata: ", b"2\n\n"]
 
@@ -218,7 +216,7 @@ def test_a_layer_records_neither_under_ci_nor_beside_another(kit: Kit, monkeypat
 
 async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
     """Below the SDK's transport, vcrpy has its hand on aiohttp as well, and would hold everything back there."""
-    async with ProviderServer([Answer(["a", "b"], hold_after=3)]) as server:
+    async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server:
         record_as = {server.anthropic_base_url: "https://api.anthropic.com"}
         with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, record_as=record_as) as session:
             async with anthropic.AsyncAnthropic(
