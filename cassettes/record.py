@@ -15,11 +15,10 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx2
 from openai import AsyncOpenAI
 
 from miniagents import MiniAgents
-from miniagents_testing import ProviderServer, RecordingTransport, Step
+from miniagents_testing import ProviderServer, Step, use_cassette
 
 if TYPE_CHECKING:
     from miniagents_testing.call import Call
@@ -82,14 +81,9 @@ async def arecord(name: str, folder: Path) -> Path:
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     more = [folder / "chat.md"] if name == "markdown_history" else []
     async with ProviderServer(SCRIPTS[name]) as server:
-        transport = RecordingTransport(
-            example["CASSETTE"], record_as={server.openai_base_url: "https://api.openai.com/v1"}
-        )
-        http_client = httpx2.AsyncClient(transport=transport)
-        async with AsyncOpenAI(
-            api_key="not needed", base_url=server.openai_base_url, http_client=http_client
-        ) as client:
-            async with MiniAgents():
+        record_as = {server.openai_base_url: "https://api.openai.com/v1"}
+        with use_cassette(example["CASSETTE"], record_mode="rewrite", record_as=record_as):
+            async with AsyncOpenAI(api_key="not needed", base_url=server.openai_base_url) as client, MiniAgents():
                 await example["amain"](client, *more)
         server.assert_complete()
     path: Path = example["CASSETTE"]

@@ -13,13 +13,12 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx2
 from openai import AsyncOpenAI
 
 from miniagents import InMemoryChatHistory, InteractionContext, MiniAgents, StopDialog, UserMessage, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.utils import adialog_loop
-from miniagents_testing import ReplayTransport
+from miniagents_testing import use_cassette
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,5 +66,5 @@ async def amain(client: AsyncOpenAI, seconds_per_key: float = 0.02) -> None:
 
 
 if __name__ == "__main__":
-    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
-    MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded)))
+    with use_cassette(CASSETTE, pace=1):
+        MiniAgents().run(amain(AsyncOpenAI(api_key="not needed")))

@@ -9,13 +9,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import httpx2
 from openai import AsyncOpenAI
 
 from miniagents import MiniAgents, UserMessage
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents_testing import ReplayTransport
+from miniagents_testing import use_cassette
 
 CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "markdown_history.yaml"
 
@@ -36,7 +35,6 @@ async def amain(client: AsyncOpenAI, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
-    with tempfile.TemporaryDirectory() as folder:
+    with use_cassette(CASSETTE, pace=1), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "chat.md"
-        MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded), file))
+        MiniAgents().run(amain(AsyncOpenAI(api_key="not needed"), file))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx2
 from openai import AsyncOpenAI
 
 from miniagents import AWAIT, InteractionContext, MiniAgent, MiniAgents, StopDialog, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.utils import achain_loop
-from miniagents_testing import ReplayTransport
+from miniagents_testing import use_cassette
 
 CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "writer_critic.yaml"
 
@@ -53,5 +52,5 @@ async def amain(client: AsyncOpenAI) -> None:
 
 
 if __name__ == "__main__":
-    recorded = httpx2.AsyncClient(transport=ReplayTransport(CASSETTE, pace=1))
-    MiniAgents().run(amain(AsyncOpenAI(api_key="not needed", http_client=recorded)))
+    with use_cassette(CASSETTE, pace=1):
+        MiniAgents().run(amain(AsyncOpenAI(api_key="not needed")))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniagents_testing.belt import block_live_requests
-    from miniagents_testing.cassette import RecordingTransport, ReplayTransport, stream_layer, use_cassette
+    from miniagents_testing.cassette import ReplayTransport, stream_layer, use_cassette
     from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
     from miniagents_testing.provider_server import ProviderServer
     from miniagents_testing.script import Failure, Step
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Failure",
     "ProviderServer",
-    "RecordingTransport",
     "ReplayTransport",
     "ScriptedLLM",
     "Step",
@@ -47,7 +46,6 @@ __all__ = [
 _HOME = {
     "Failure": "script",
     "ProviderServer": "provider_server",
-    "RecordingTransport": "cassette",
     "ReplayTransport": "cassette",
     "ScriptedLLM": "scripted",
     "Step": "script",

@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 import pytest
 from openai import AsyncOpenAI
 from vcr import matchers
 from vcr.cassette import Cassette
 
 from miniagents import MiniAgents
-from miniagents_testing import ReplayTransport
+from miniagents_testing import use_cassette
 from miniagents_testing.cassette import load
 
 if TYPE_CHECKING:
@@ -55,13 +54,11 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
 
     def run(name: str, *arguments: Any) -> Shown:
         example = runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
-        transport = ReplayTransport(example["CASSETTE"])
-        client = AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        client = AsyncOpenAI(api_key="none")
         shown = Shown()
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, use_cassette(example["CASSETTE"]):
             patch.setattr(sys, "stdout", shown)
             MiniAgents().run(example["amain"](client, *arguments))
-        transport.assert_complete()
         return shown
 
     return run

@@ -18,7 +18,7 @@ from miniagents_testing.streams import Chunk, ResponseStream
 if TYPE_CHECKING:
     from miniagents_testing.cassette.layer import CassetteContext, stream_layer, use_cassette
     from miniagents_testing.cassette.session import Session
-    from miniagents_testing.cassette.transports import RecordingTransport, ReplayTransport
+    from miniagents_testing.cassette.transports import ReplayTransport
 
 __all__ = [
     "VOLATILE_FIELDS",
@@ -27,7 +27,6 @@ __all__ = [
     "Interaction",
     "Matching",
     "Moment",
-    "RecordingTransport",
     "ReplayTransport",
     "ResponseStream",
     "Session",
@@ -40,7 +39,6 @@ __all__ = [
 
 _HOME = {
     "CassetteContext": "layer",
-    "RecordingTransport": "transports",
     "ReplayTransport": "transports",
     "Session": "session",
     "stream_layer": "layer",

@@ -1,0 +1,70 @@
+"""A cassette for one client: the transport that plays it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from miniagents_testing import ReplayTransport, run_in_virtual_time
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
+from miniagents_testing.errors import CassetteMissError, UnplayedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.testing.cassette.conftest import Kit
+
+URL = "https://api.openai.com/v1/chat/completions"
+
+
+def _streamed(*chunks: bytes, **response: Any) -> Interaction:
+    return Interaction("POST", URL, b"{}", ResponseStream(tuple(Chunk(1000, data) for data in chunks), **response))
+
+
+async def test_a_file_is_played_to_one_client(tmp_path: Path, kit: Kit) -> None:
+    """Others go on to their own networks."""
+    save(tmp_path / "c.yaml", [_streamed(b"recorded")])
+    async with httpx2.AsyncClient(transport=ReplayTransport(tmp_path / "c.yaml")) as client:
+        async with httpx2.AsyncClient(transport=kit.network(kit.Reply([b"live"]))) as other:
+            assert (await client.post(URL, json={})).text == "recorded"
+            assert (await other.post(URL, json={})).text == "live"
+
+
+async def test_interactions_are_played_without_a_file() -> None:
+    """Sync and async clients may share a transport."""
+    transport = ReplayTransport([_streamed(b"first"), _streamed(b"second")])
+    async with httpx2.AsyncClient(transport=transport) as client:
+        assert (await client.post(URL, json={})).text == "first"
+    with httpx2.Client(transport=transport) as sync_client:
+        assert sync_client.post(URL, json={}).text == "second"
+    transport.assert_complete()
+
+
+def test_a_transport_has_its_pace() -> None:
+    """As a cassette has."""
+    moments: list[float] = []
+
+    async def read() -> None:
+        async with httpx2.AsyncClient(transport=ReplayTransport([_streamed(b"1", b"2")], pace=3)) as client:
+            async with client.stream("POST", URL, json={}) as response:
+                moments.extend([asyncio.get_running_loop().time() async for _ in response.aiter_raw()])
+
+    run_in_virtual_time(read())
+    assert moments[1] - moments[0] == pytest.approx(0.03)
+
+
+async def test_what_is_missing_and_what_is_left_over() -> None:
+    """Told when it is asked for."""
+    transport = ReplayTransport([_streamed()])
+    with pytest.raises(UnplayedError, match=f"1 interactions were not played: POST {URL}"):
+        transport.assert_complete()
+    empty = ReplayTransport([])
+    empty.assert_complete()
+    async with httpx2.AsyncClient(transport=empty) as client:
+        with pytest.raises(CassetteMissError, match="the cassette is empty"):
+            await client.get(URL)
+    with pytest.raises(CassetteMissError):
+        empty.assert_complete()
