@@ -1,0 +1,233 @@
+"""A program with many places at which it can be stopped; `test_stopping.py` runs it, again and again, from one process.
+
+    python program_with_points.py '[["main begins", "SIGINT"], ["", "nothing"]]'
+
+It makes a process of its own for each pair of a point and an end, one after the other, and writes a line of JSON about
+each: the process's status, how many seconds it took to be gone, which clean-ups began and did not run, its standard
+error, and which points it came to. An end is the name of a signal or of an exception, "nothing", or two signals: then
+clean-ups hang, and the second one comes while they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import openai
+
+from miniagents import InteractionContext, Message, MiniAgents, miniagent
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.promising.promise import Promise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+stop_at = end_with = ""
+reached: list[str] = []
+open_clean_ups: list[str] = []
+stopped_at = 0.0
+
+
+def point(name: str) -> None:
+    """The program is here; if this is the place, it ends in the way that was chosen."""
+    global stopped_at
+    reached.append(name)
+    if name != stop_at or stopped_at:
+        return
+    stopped_at = time.monotonic()
+    if end_with.startswith("SIG"):
+        first, *second = (getattr(signal, signal_name) for signal_name in end_with.split())
+        if second:
+            asyncio.get_running_loop().call_later(0.02, once_more, second[0])
+        os.kill(os.getpid(), first)
+    elif end_with != "nothing":
+        raise {"ValueError": ValueError, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[end_with](9)
+
+
+def once_more(number: int) -> None:
+    """The second signal; the time counts from here on."""
+    global stopped_at
+    stopped_at = time.monotonic()
+    os.kill(os.getpid(), number)
+
+
+async def cleaning_up() -> None:
+    """What a clean-up does: wait for a moment, or hang until a second signal comes."""
+    await (asyncio.Event().wait() if stopped_at and " " in end_with else asyncio.sleep(0.001))
+
+
+@contextlib.contextmanager
+def clean_up(name: str) -> Iterator[None]:
+    """A `finally` that must run if its block was entered."""
+    open_clean_ups.append(name)
+    try:
+        yield
+    finally:
+        open_clean_ups.remove(name)
+
+
+class Provider(httpx2.AsyncBaseTransport):
+    """Refuses once, then answers with a stream."""
+
+    calls = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The next answer."""
+        self.calls += 1
+        point("a request is sent")
+        if self.calls == 1:
+            asyncio.get_running_loop().call_later(0.002, point, "waiting to try again")
+            return httpx2.Response(503, headers={"retry-after-ms": "5"}, json={"error": "busy"}, request=request)
+        return httpx2.Response(200, stream=Answer(), request=request)
+
+
+class Answer(httpx2.AsyncByteStream):
+    """A streamed answer; that it is closed is a clean-up too."""
+
+    def __init__(self) -> None:
+        open_clean_ups.append("response")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for text in ("Hel", "lo"):
+            await asyncio.sleep(0)
+            point("an answer streams")
+            yield b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n' % text.encode()
+        yield b"data: [DONE]\n\n"
+
+    async def aclose(self) -> None:
+        if "response" in open_clean_ups:
+            open_clean_ups.remove("response")
+
+
+@miniagent
+async def helper(ctx: InteractionContext, name: str) -> None:
+    """Replies a stream, and takes a moment to clean up."""
+    with clean_up(name):
+        try:
+            point(f"{name} begins")
+            await asyncio.sleep(0)
+            ctx.reply(Message.promise(message_token_streamer=tokens))
+            point(f"{name} has replied")
+            await asyncio.sleep(0.001)
+            point(f"{name} works")
+        finally:
+            point(f"{name} cleans up")
+            await cleaning_up()
+
+
+async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
+    """A stream with a clean-up."""
+    with clean_up("stream"):
+        for token in "abc":
+            point("a stream goes on")
+            yield token
+            await asyncio.sleep(0)
+
+
+@miniagent
+async def boss(ctx: InteractionContext) -> None:
+    """Has others work for it, in all ways there are to wait."""
+    with clean_up("boss"):
+        async with asyncio.TaskGroup() as group:
+            for name in ("one", "two"):
+                group.create_task(read(helper.trigger(name=name)))
+            point("a task group is full")
+        async with asyncio.timeout(60):
+            await helper.trigger(name="three")
+            point("under a timeout")
+        await asyncio.wait_for(Promise(resolve), 60)
+        ctx.reply(helper.trigger(name="four"))
+        point("a boss replies")
+
+
+async def resolve() -> int:
+    """The work behind a promise."""
+    with clean_up("resolver"):
+        await asyncio.sleep(0)
+        point("a promise is resolved")
+        return 1
+
+
+async def read(replies: Any) -> None:
+    """Read everything, token by token."""
+    with clean_up("reader"):
+        async for promise in replies:
+            async for _ in promise:
+                point("a reader reads")
+
+
+async def persist(messages: tuple[Message, ...]) -> None:
+    """A persistence handler."""
+    with clean_up("persistence"):
+        await asyncio.sleep(0)
+        point("messages are persisted")
+
+
+async def amain(folder: Path) -> None:
+    """The program."""
+    with clean_up("main"):
+        point("main begins")
+        await read(boss.trigger(start_soon=False))
+        point("main goes on")
+        client = openai.AsyncOpenAI(api_key="k", http_client=httpx2.AsyncClient(transport=Provider()))
+        history = ChatHistoryMD(folder / "chat.md")
+        replies = create_openai_agent("m", async_client=client).trigger("Hello")
+        await history.aappend(replies)
+        point("a history has it")
+        time.sleep(0.001)  # noqa: ASYNC251 - code that blocks is a place, too
+        point("code that blocks")
+        lasting = helper.trigger(name="lasting")
+        try:
+            await asyncio.sleep(0)
+        finally:
+            point("main cleans up")
+            await cleaning_up()
+            del lasting
+
+
+def run(name: str, end: str) -> None:
+    """One process's life."""
+    global stop_at, end_with
+    stop_at, end_with = name, end
+    with tempfile.TemporaryDirectory() as folder:
+        MiniAgents(on_persist_messages=[persist]).run(amain(Path(folder)))
+
+
+def main(cases: list[tuple[str, str]]) -> None:
+    """Run all; each child ends as its own program would, with the interpreter's traceback and status."""
+    gc.freeze()  # a child that does not look through all modules at its end is gone four times as fast
+    for name, end in cases:
+        facts_read, facts_write = os.pipe()
+        errors_read, errors_write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.dup2(errors_write, 2)
+            try:
+                run(name, end)
+            finally:
+                os.write(facts_write, json.dumps([stopped_at, open_clean_ups, reached]).encode())
+            sys.exit(0)
+        os.close(facts_write)
+        os.close(errors_write)
+        with os.fdopen(facts_read) as facts_file, os.fdopen(errors_read) as errors_file:
+            facts, errors = facts_file.read(), errors_file.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended = time.monotonic()
+        since, left, places = json.loads(facts)
+        line = {"point": name, "end": end, "status": status, "seconds": ended - since, "left": left, "errors": errors}
+        sys.stdout.write(json.dumps({**line, "reached": list(dict.fromkeys(places))}) + "\n")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""A program stopped at its many places: all clean-ups run, and the process is gone (laws 1 and 2)."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="fork, and signals as a POSIX shell knows them")
+
+PROGRAM = Path(__file__).with_name("program_with_points.py")
+POINTS = [
+    *("main begins", "main goes on", "main cleans up", "a task group is full", "under a timeout", "code that blocks"),
+    *("one begins", "three has replied", "two works", "four cleans up", "lasting begins", "a boss replies"),
+    *("a stream goes on", "a reader reads", "a promise is resolved", "messages are persisted", "a history has it"),
+    *("a request is sent", "waiting to try again", "an answer streams"),
+]
+Cases = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def cases() -> Cases:
+    """What became of the program in all cases, by their ends; one process starts them all, which is cheaper."""
+    chosen = [("", "nothing"), *((point, end) for end in ("SIGINT", "SIGTERM") for point in POINTS)]
+    for point in ("one begins", "three begins", "lasting begins"):
+        chosen += [(point, end) for end in ("SIGINT SIGINT", "SIGTERM SIGINT", "SIGINT SIGTERM")]
+    for point in ("main begins", "two works", "a boss replies", "main cleans up"):
+        chosen += [(point, end) for end in ("ValueError", "SystemExit", "KeyboardInterrupt")]
+    command = [sys.executable, str(PROGRAM), json.dumps(chosen)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["point"], line["end"]) for line in lines] == chosen
+    return {end: [line for line in lines if line["end"] == end] for _, end in chosen}
+
+
+def test_nothing_stops_it(cases: Cases) -> None:
+    """It comes to all places, ends well, and has cleaned up."""
+    (line,) = cases["nothing"]
+    assert len(POINTS) == 20
+    assert set(POINTS) < set(line["reached"])
+    assert (line["status"], line["left"]) == (0, [])
+
+
+@pytest.mark.parametrize("end", ["SIGINT", "SIGTERM"])
+def test_C13_C15_a_signal_at_any_place_runs_every_clean_up_and_ends_the_process(end: str, cases: Cases) -> None:
+    """In main, agents, streams, readers, requests, waits and clean-ups: within a second, with the status of a shell."""
+    assert len(cases[end]) == 20
+    for line in cases[end]:
+        assert line["left"] == [], line
+        assert shell_status(line) == (130 if end == "SIGINT" else 143), line
+        assert line["seconds"] < 1, line
+        assert ("KeyboardInterrupt" in line["errors"]) == (end == "SIGINT"), line
+        for sign in ("was destroyed", "never retrieved", "never awaited", "Exception ignored"):
+            assert sign not in line["errors"], line
+
+
+def shell_status(line: dict[str, Any]) -> int:
+    """What a shell says of a process: 128 and the signal, if one ended it."""
+    status: int = line["status"]
+    return 128 - status if status < 0 else status
+
+
+@pytest.mark.parametrize("ends", ["SIGINT SIGINT", "SIGTERM SIGINT", "SIGINT SIGTERM"])
+def test_C14_a_second_signal_waits_for_no_clean_up(ends: str, cases: Cases) -> None:
+    """Clean-ups hang, and the process is gone in 0.2 s: in the best of three cases, because machines are busy."""
+    assert {shell_status(line) for line in cases[ends]} == {143 if "SIGTERM" in ends else 130}
+    assert min(line["seconds"] for line in cases[ends]) < 0.2
+    assert max(line["seconds"] for line in cases[ends]) < 1
+
+
+@pytest.mark.parametrize(("end", "status"), [("ValueError", 1), ("SystemExit", 9), ("KeyboardInterrupt", 130)])
+def test_C5_C16_an_exception_in_main_or_in_an_agent_ends_the_program(end: str, status: int, cases: Cases) -> None:
+    """All clean-ups run; errors are told, `sys.exit` keeps its status, an interrupt is what Ctrl-C is."""
+    for line in cases[end]:
+        assert line["left"] == [], line
+        assert shell_status(line) == status, line
+        assert (end in line["errors"]) == (end != "SystemExit"), line
