@@ -1,0 +1,96 @@
+"""What stays in memory does not grow with the number of calls, whatever becomes of them."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from miniagents.errors import LLMError, PromiseCancelledError
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Effort
+    from tests.ext.llm.conftest import Kit
+
+
+@miniagent
+async def boss(ctx: InteractionContext, agent: Any) -> None:
+    """Passes on what an agent says."""
+    ctx.reply(agent.trigger(ctx.message_promises))
+
+
+async def read(agent: Any) -> None:
+    """Read the whole answer."""
+    await boss.trigger("Hello", agent=agent)
+
+
+async def leave(agent: Any) -> None:
+    """Read one token of it."""
+    async for promise in agent.trigger("Hello"):
+        async for _ in promise:
+            break
+
+
+async def cancel(agent: Any) -> None:
+    """Stop it after its first token."""
+    async for promise in agent.trigger("Hello"):
+        await anext(aiter(promise))
+        promise.cancel()
+        with pytest.raises(PromiseCancelledError):
+            await promise
+
+
+async def fail(agent: Any) -> None:
+    """See its error."""
+    with pytest.raises(LLMError):
+        await boss.trigger("Hello", agent=agent)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("way", [read, leave, cancel, fail], ids=lambda way: way.__name__)
+async def test_C18_memory_is_flat_over_many_calls(
+    provider: str, way: Any, kit: Kit, effort: Effort, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Answers read, left, stopped and broken off, over the real SDKs: after the first fifty nothing grows."""
+    caplog.set_level(logging.CRITICAL)  # what is captured is kept
+    whole = kit.chat("Hi", "there") if provider == "openai" else kit.message("Hi", "there")
+    start = whole[: 1 if provider == "openai" else 4]
+
+    class Script:
+        """Of each answer; an error is made anew for each."""
+
+        def __iter__(self) -> Iterator[Any]:
+            if way is read:
+                return iter(whole)
+            return iter([*start, httpx2.ReadError("reset") if way is fail else kit.HANG])
+
+    wire = kit.Wire(kit.Reply(Script()))
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    agent = create("m", async_client=getattr(wire, provider)(), retry=None)
+    blocks = []
+    calls = effort(100, ci=500, nightly=100_000)
+    async with MiniAgents() as context:
+        for number in (50, calls):
+            for _ in range(number):
+                await way(agent)
+                wire.requests.clear()
+                wire.responses.clear()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not context.tasks
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+    assert wire.in_flight == 0
+    assert blocks[1] - blocks[0] < 500 + calls // 10  # the longer it runs, the less: not one object for ten calls
