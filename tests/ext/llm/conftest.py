@@ -164,8 +164,9 @@ def message(*texts: str, stop_reason: str | None = "end_turn") -> list[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def served(script: Iterable[Any]) -> AsyncIterator[str]:
-    """A server on this machine that answers each request with this script, as a `Wire` does; gives its address."""
+async def served(*scripts: Iterable[Any]) -> AsyncIterator[str]:
+    """A server on this machine that answers requests with these scripts in turn, as a `Wire` does; its address."""
+    answers = iter(scripts)
     answering: list[Any] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -175,7 +176,7 @@ async def served(script: Iterable[Any]) -> AsyncIterator[str]:
         await reader.readexactly(int(length))
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
         with contextlib.suppress(ConnectionError):
-            for step in script:
+            for step in next(answers):
                 if step is HANG:
                     await reader.read()
                 elif isinstance(step, bytes):

@@ -141,6 +141,23 @@ async def test_X10_T7_the_console_shows_every_cut_of_what_a_terminal_would_obey(
         assert out.lower().count(r"\x1b]52") == 5
 
 
+async def test_T8_characters_that_join_are_shown_as_one_whatever_the_tokens(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is put between two tokens, so marks, emoji and flags that were cut apart come out together."""
+    text = "e\u0301 👨\u200d👩\u200d👧 ❤\ufe0f 🇩🇪 می\u200cخواهم"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("typed\n"))
+
+    async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
+        for char in text:
+            yield char
+            await asyncio.sleep(0)
+
+    async with MiniAgents():
+        await create_console_user_agent().trigger(AssistantMessage.promise(message_token_streamer=tokens))
+    assert f"ASSISTANT: {text}\n" in capsys.readouterr().out
+
+
 async def test_X10_an_error_of_the_history_is_shown_inert(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,0 +1,132 @@
+"""Connections and requests that go wrong in other ways than their answers: places, redirects, sizes, names."""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+import pytest
+
+from miniagents.errors import PromiseCancelledError, RequestRejectedError
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.messages import AssistantMessage
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.ext.llm.conftest import Kit
+
+
+def agent(provider: str, client: Any, **settings: Any) -> Any:
+    """The provider's agent, with a single attempt."""
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    return create("m", async_client=client, retry=None, **settings)
+
+
+async def test_C25_a_request_cancelled_while_it_connects_gives_its_place_back(kit: Kit) -> None:
+    """Of a limit of one request in flight; the second one is answered."""
+
+    class Connecting(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
+        connecting = asyncio.Event()
+
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            if not self.connecting.is_set():
+                self.connecting.set()
+                await asyncio.Event().wait()
+            response: httpx2.Response = await super().handle_async_request(request)
+            return response
+
+    wire = Connecting(kit.Reply(kit.chat("Hi")))
+    limited = agent("openai", wire.openai(), max_concurrent_requests=1)
+    async with MiniAgents():
+        async for promise in limited.trigger("Hello"):
+            await wire.connecting.wait()
+            promise.cancel()
+            with pytest.raises(PromiseCancelledError):
+                await promise
+        (message,) = await limited.trigger("Hello")
+    assert message.content == "Hi"
+
+
+async def test_C25_a_pool_of_one_connection_is_usable_after_a_cancelled_request(kit: Kit) -> None:
+    """The SDK's own transport: the connection is given up, and the next request gets a new one."""
+    import openai
+
+    pool = openai.DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=1), timeout=20)
+    async with kit.served([kit.chat("Hi")[0], kit.HANG], kit.chat("Hi", "there")) as address:
+        async with openai.AsyncOpenAI(api_key=kit.KEY, base_url=address, http_client=pool) as client:
+            one_at_a_time = agent("openai", client)
+            async with MiniAgents():
+                async for promise in one_at_a_time.trigger("Hello"):
+                    assert await anext(aiter(promise)) == "Hi"
+                    promise.cancel()
+                (message,) = await one_at_a_time.trigger("Hello")
+    assert message.content == "Hithere"
+
+
+@pytest.mark.parametrize("provider", ["openai", "azure", "anthropic"])
+async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: str, kit: Kit) -> None:
+    """Whoever can redirect a request gets no key by it."""
+
+    class Redirecting(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            await request.aread()
+            if self.requests:
+                response: httpx2.Response = await super().handle_async_request(request)
+                return response
+            self.requests.append(request)
+            return httpx2.Response(307, headers={"location": "https://elsewhere.example/x"}, request=request)
+
+        def _http(self) -> httpx2.AsyncClient:
+            return httpx2.AsyncClient(transport=self, trust_env=False, follow_redirects=True)
+
+    wire = Redirecting(kit.Reply(kit.message("Hi") if provider == "anthropic" else kit.chat("Hi")))
+    kind = "anthropic" if provider == "anthropic" else "openai"
+    async with MiniAgents():
+        (message,) = await agent(kind, getattr(wire, provider)()).trigger("Hello")
+    assert message.content == "Hi"
+    first, second = wire.requests
+    assert kit.KEY in str(first.headers.raw)
+    assert second.url.host == "elsewhere.example"
+    assert kit.KEY not in str(second.headers.raw)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_T9_a_message_of_10_mb_is_sent_once_and_refused_clearly(provider: str, kit: Kit) -> None:
+    """How long a prompt may be, the provider says; its refusal is an error of its own kind, without the prompt."""
+    refusal = {"error": {"message": "too large", "type": "request_too_large"}}
+    wire = kit.Wire(kit.Reply.json(refusal, 413))
+    async with MiniAgents():
+        with pytest.raises(RequestRejectedError, match="too large") as caught:
+            await agent(provider, getattr(wire, provider)()).trigger("x" * 10_000_000)
+    assert len(str(caught.value)) < 200
+    (request,) = wire.requests
+    assert 10_000_000 < len(request.content) < 10_001_000
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-4", "../../secret", "C:\\CON", "a b\n", "é" * 300], ids=ascii)
+async def test_P19_no_file_is_called_like_a_model(
+    model: str, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gateways call them by paths; it is data of the message, also in a history."""
+    monkeypatch.chdir(tmp_path)
+    wire = kit.Wire(kit.Reply([chunk.replace(b'"m-1"', b'"gateway/m-1"') for chunk in kit.chat("Hi")]))
+    history = ChatHistoryMD(tmp_path / "chat.md")
+    async with MiniAgents():
+        await history.aappend(create_openai_agent(model, async_client=wire.openai()).trigger("Hello"))
+        await history.aappend(AssistantMessage("by name", role=f"assistant / {model}", model=model))
+    first, second = await ChatHistoryMD(tmp_path / "chat.md").aload_chat_history()
+    assert (wire.bodies[0]["model"], first.model) == (model, "gateway/m-1")
+    assert (second.role, second.model) == (f"assistant / {model}", model)
+    assert names_in(tmp_path) == ["chat.md"]
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is in it."""
+    return [path.name for path in folder.iterdir()]
