@@ -1,5 +1,7 @@
 """Chat histories of every kind: what is stored, in which order, and what a failed message leaves behind."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -68,7 +70,7 @@ async def test_a_new_history_is_empty(history: ChatHistory) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), StreamTruncatedError("cut")], ids=["any error", "our error"])
-async def test_a_failed_message_is_stored_as_far_as_it_came(history: ChatHistory, error: Exception) -> None:
+async def test_H2_a_failed_message_is_stored_as_far_as_it_came(history: ChatHistory, error: Exception) -> None:
     """The text before the error is kept and marked, what follows is stored too, and the error is raised at the end."""
     async with MiniAgents():
         with pytest.raises(type(error)):
@@ -190,7 +192,7 @@ async def test_a_history_that_is_cut_off_keeps_what_was_said(history: ChatHistor
     assert (message.content, message.role, message.interrupted) == ("the beginning", "user", True)
 
 
-async def test_histories_are_independent(tmp_path: Path) -> None:
+async def test_H13_histories_are_independent(tmp_path: Path) -> None:
     """What is stored in one history is not in another."""
     histories: list[ChatHistory] = [
         InMemoryChatHistory(),

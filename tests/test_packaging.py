@@ -1,5 +1,7 @@
 """The distribution: what is in it, and what importing it costs and pulls in."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import subprocess
@@ -61,6 +63,20 @@ def test_both_packages_are_typed(package: str) -> None:
 def test_the_framework_needs_pydantic_only(project: dict[str, Any]) -> None:
     """There is one dependency at run time."""
     assert [dependency.partition(">")[0] for dependency in project["dependencies"]] == ["pydantic"]
+
+
+def test_X17_lower_bounds_are_above_the_flaws_that_are_known(project: dict[str, Any]) -> None:
+    """Before 8.2.1, vcrpy runs code that a cassette names (GHSA-rpj2-4hq8-938g)."""
+    safe = {"vcrpy": (8, 2, 1)}
+    found = {
+        name: tuple(map(int, version.split(".")))
+        for requirements in project["optional-dependencies"].values()
+        for requirement in requirements
+        for name, _, version in [requirement.partition(">=")]
+        if name in safe
+    }
+    assert found.keys() == safe.keys()
+    assert all(found[name] >= version for name, version in safe.items())
 
 
 @INSTALLED

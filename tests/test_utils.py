@@ -1,5 +1,7 @@
 """Loops: who hears what, what ends them, and what they return."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -149,7 +151,7 @@ async def test_functions_in_a_chain_get_the_messages() -> None:
     assert seen == [(Message("a1"),)]
 
 
-async def test_a_stop_passes_through_those_who_reply_it_again() -> None:
+async def test_C16_a_stop_passes_through_those_who_reply_it_again() -> None:
     """`StopDialog` from deep inside ends the loop through all who re-reply; what came with it is returned."""
 
     @miniagent

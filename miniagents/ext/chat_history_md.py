@@ -47,11 +47,12 @@ if TYPE_CHECKING:
 
     from miniagents.messages import Message, MessagePromise, MessageType
 
-__all__ = ["ChatHistoryMD"]
+__all__ = ["LOCK_TIMEOUT", "ChatHistoryMD"]
 
 logger = logging.getLogger("miniagents")
 
-_LOCK_TIMEOUT = 10.0
+LOCK_TIMEOUT = 10.0
+"""Seconds; others hold the lock for as long as a write takes."""
 _LOCK_POLL = 0.005
 _BEING_MADE = 60.0
 """Seconds for which an empty journal is taken for one that its writer has not locked yet."""
@@ -222,8 +223,8 @@ class ChatHistoryMD(ChatHistory):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         waited = 0.0
         while (file := LockedFile.try_open(self.path, create=create)) is None:
-            if waited >= _LOCK_TIMEOUT:
-                raise TimeoutError(f"another process has held the lock for {_LOCK_TIMEOUT:g} s")
+            if waited >= LOCK_TIMEOUT:
+                raise TimeoutError(f"another process has held the lock for {LOCK_TIMEOUT:g} s")
             await asyncio.sleep(_LOCK_POLL)
             waited += _LOCK_POLL
         return file

@@ -1,5 +1,7 @@
 """What becomes of the errors of agents (laws 4 and 32)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -46,7 +48,7 @@ async def steps(count: int = 10) -> None:
 # --- errors (law 32)
 
 
-async def test_an_error_comes_after_the_replies_before_it() -> None:
+async def test_C8_an_error_comes_after_the_replies_before_it() -> None:
     """In its place, for every reader."""
     async with MiniAgents():
         replies = failing.trigger()
@@ -190,7 +192,7 @@ async def test_errors_as_messages() -> None:
         assert [type(reply) for reply in await forever.trigger(timeout=0)] == [ErrorMessage]
 
 
-async def test_a_timeout_ends_the_call() -> None:
+async def test_C12_a_timeout_ends_the_call() -> None:
     """The function is cancelled, the replies so far come, and then a `TimeoutError` that names the agent."""
     log: list[str] = []
 
@@ -268,7 +270,7 @@ async def test_an_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails:
     assert [type(error) for error in raised.value.exceptions] == [Boom]
 
 
-async def test_replying_after_the_end_is_an_error_of_the_agent() -> None:
+async def test_C22_replying_after_the_end_is_an_error_of_the_agent() -> None:
     """A helper that nobody was told to wait for comes too late; the error names the agent."""
     late: list[Any] = []
 
@@ -358,7 +360,7 @@ async def test_a_failure_that_was_passed_on_is_reported_once() -> None:
     assert [type(error) for error in caught.value.exceptions] == [Boom]
 
 
-async def test_ten_thousand_agents_of_which_one_fails() -> None:
+async def test_C18_ten_thousand_agents_of_which_one_fails() -> None:
     """All the others reply; together they are 9,999 messages and one error in its place."""
 
     @miniagent
@@ -379,7 +381,7 @@ async def test_ten_thousand_agents_of_which_one_fails() -> None:
     assert result[5_000] == "Boom"
 
 
-async def test_a_chain_of_a_thousand_agents() -> None:
+async def test_C21_a_chain_of_a_thousand_agents() -> None:
     """Each calls the next one and passes its replies on; an error at the end comes through all of them."""
 
     @miniagent

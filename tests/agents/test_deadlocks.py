@@ -1,5 +1,7 @@
 """Agents that wait for each other are told so, and others are not (law 6)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -85,7 +87,7 @@ async def ring(length: int, wait: Any) -> list[MessageSequencePromise]:
 
 @pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
 @pytest.mark.parametrize("length", [1, 2, 5])
-async def test_a_ring_of_agents_is_reported(length: int, wait: Any) -> None:
+async def test_C10_a_ring_of_agents_is_reported(length: int, wait: Any) -> None:
     """However each waits for the next one; it ends at once, and the error names them."""
     async with MiniAgents(unobserved_errors="log"):
         replies = await ring(length, wait)
@@ -140,7 +142,7 @@ async def test_agents_that_pass_on_each_others_replies_are_reported() -> None:
                     pass
 
 
-async def test_a_call_that_is_never_finished_is_reported() -> None:
+async def test_C11_a_call_that_is_never_finished_is_reported() -> None:
     """Awaited by the one who would have to finish it, in the body or in an agent."""
 
     @miniagent

@@ -1,5 +1,7 @@
 """What can be an agent, and what it is called (laws 32-34)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import functools
@@ -95,7 +97,7 @@ def test_aliases(name: str, alias: str) -> None:
     assert miniagent(alias="Any thing")(function).alias == "Any thing"
 
 
-def test_descriptions_are_taken_as_they_are() -> None:
+def test_T6_descriptions_are_taken_as_they_are() -> None:
     """The docstring with its braces and per cents, without indentation."""
 
     @miniagent
@@ -296,7 +298,7 @@ async def test_without_a_context_the_call_says_so() -> None:
         await calls()
 
 
-async def test_wrong_replies_fail_where_they_are_replied() -> None:
+async def test_T10_wrong_replies_fail_where_they_are_replied() -> None:
     """In the agent, at that line; what it replies afterwards still comes."""
 
     @miniagent

@@ -1,5 +1,7 @@
 """Messages are handed to those who keep them, once and children first (law 30)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -64,7 +66,7 @@ async def test_sub_messages_come_first() -> None:
     assert store.texts == ["shared", "left", "right", "top"]
 
 
-async def test_a_failing_handler_is_asked_again_and_its_error_is_not_lost() -> None:
+async def test_C26_a_failing_handler_is_asked_again_and_its_error_is_not_lost() -> None:
     """A message counts as persisted only after a handler succeeded; the error is reported at the end."""
     store = Store(failures=1)
     with pytest.raises(ExceptionGroup) as caught:

@@ -1,5 +1,7 @@
 """Running a program: interrupts, signals and exit statuses of real processes (law 1)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -100,7 +102,7 @@ MiniAgents().run(amain())
 
 
 @posix
-def test_ctrl_c_cleans_everything_up_within_a_second(root: Path) -> None:
+def test_C13_ctrl_c_cleans_everything_up_within_a_second(root: Path) -> None:
     """Every `finally` runs, in main, in agents and in streams; a shell sees the status of an interrupted program."""
     child = Child(root, MAIN)
     child.until("ready")
@@ -159,7 +161,7 @@ MiniAgents().run(amain())
 
 
 @posix
-def test_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
+def test_C14_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
     """A clean-up that hangs does not keep the process alive."""
     child = Child(
         root,
@@ -192,7 +194,7 @@ MiniAgents().run(amain())
 
 @posix
 @pytest.mark.parametrize("main_catches", [False, True])
-def test_sigterm_cleans_up_and_exits_with_143(root: Path, main_catches: bool) -> None:
+def test_C15_sigterm_cleans_up_and_exits_with_143(root: Path, main_catches: bool) -> None:
     """The same clean-up, also where main swallows its cancellation."""
     child = Child(
         root,
@@ -243,7 +245,7 @@ MiniAgents().run(amain())
 
 
 @pytest.mark.parametrize("main_catches", [False, True])
-def test_an_interrupt_in_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
+def test_C16_an_interrupt_in_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
     """As it is for Ctrl-C: once, also when two agents raise it, and the others are cancelled."""
     child = Child(
         root,

@@ -2,6 +2,8 @@
 
 # ruff: noqa: ASYNC220, ASYNC240, PTH208 - the files of a test are small, and nobody else waits for its loop
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -203,7 +205,7 @@ async def test_metadata_that_makes_no_sense_costs_only_itself(
 # --- streaming and crashes
 
 
-async def test_the_text_so_far_is_on_the_disk_while_a_message_streams(path: Path) -> None:
+async def test_H1_the_text_so_far_is_on_the_disk_while_a_message_streams(path: Path) -> None:
     """Each piece is in the journal before the next one comes, and the journal goes when the record is written."""
     seen: list[str] = []
 
@@ -264,7 +266,7 @@ MiniAgents().run(amain())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-async def test_a_killed_process_loses_nothing_but_the_rest_of_its_message(path: Path) -> None:
+async def test_H1_a_killed_process_loses_nothing_but_the_rest_of_its_message(path: Path) -> None:
     """After SIGKILL in the middle of a stream the earlier message is whole, the partial one marked, the next whole."""
     process = subprocess.Popen([sys.executable, "-c", STREAMING_FOREVER, str(path)], stdout=subprocess.PIPE)
     with process:
@@ -283,7 +285,7 @@ async def test_a_killed_process_loses_nothing_but_the_rest_of_its_message(path: 
     assert os.listdir(path.parent) == ["chat.md"]
 
 
-async def test_a_torn_tail_is_closed_and_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_H4_a_torn_tail_is_closed_and_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file cut anywhere is continued: what was torn is marked, a warning says so, and new messages are whole."""
     await ChatHistoryMD(path).aappend([UserMessage("one"), AssistantMessage("two, or what came of it")])
     whole = path.read_bytes()
@@ -301,7 +303,7 @@ async def test_a_torn_tail_is_closed_and_reported(path: Path, caplog: pytest.Log
             assert all(message.interrupted for message in messages[1:-1])
 
 
-async def test_a_large_last_message_is_found_from_the_end(path: Path) -> None:
+async def test_H11_a_large_last_message_is_found_from_the_end(path: Path) -> None:
     """The end of a file is checked without reading all of it, however long its last message is."""
     await ChatHistoryMD(path).aappend(["a" * 300_000, "b" * 200_000])
     with path.open("rb+") as file:
@@ -310,7 +312,7 @@ async def test_a_large_last_message_is_found_from_the_end(path: Path) -> None:
     assert [len(text) for text in await texts(path)] == [300_000, 200_000 - 100 + len("\n<!-- /miniagents -->\n\n"), 1]
 
 
-async def test_a_record_that_was_written_before_its_journal_went_is_there_once(path: Path) -> None:
+async def test_H14_a_record_that_was_written_before_its_journal_went_is_there_once(path: Path) -> None:
     """Killed between writing a record and removing its journal: the record counts."""
     path.write_bytes(to_bytes(Record("1-a", "user", "whole")))
     journals = path.with_name("chat.md.partial")
@@ -372,7 +374,7 @@ async def test_without_a_journal_a_message_is_stored_all_the_same(path: Path) ->
 # --- disks
 
 
-async def test_a_full_disk_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_H7_a_full_disk_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be written is reported, stays in memory, and is written whole with the next message."""
     history = ChatHistoryMD(path)
     await history.aappend("before")
@@ -443,7 +445,7 @@ async def test_a_file_that_is_not_a_history_is_not_touched(path: Path, content: 
 # --- other writers
 
 
-async def test_two_objects_in_many_tasks_do_not_interleave(path: Path) -> None:
+async def test_H3_two_objects_in_many_tasks_do_not_interleave(path: Path) -> None:
     """Two histories on one file, used by many tasks at once, give a file in which every record is whole."""
     histories = [ChatHistoryMD(path), ChatHistoryMD(path)]
     await asyncio.gather(*(histories[n % 2].aappend(f"{n} " + "x" * (n * 100)) for n in range(40)))
@@ -466,7 +468,7 @@ MiniAgents().run(amain())
 """
 
 
-async def test_two_processes_do_not_interleave(path: Path) -> None:
+async def test_H3_two_processes_do_not_interleave(path: Path) -> None:
     """Two processes that append to one file at once leave every record whole and in their order."""
     processes = [subprocess.Popen([sys.executable, "-c", APPENDING, str(path), name]) for name in "ab"]
     assert [process.wait() for process in processes] == [0, 0]
@@ -495,7 +497,7 @@ async def test_a_locked_file_is_waited_for(path: Path) -> None:
 
 async def test_a_lock_that_is_never_given_back_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped process with the lock does not hang others for ever; the message waits in memory."""
-    monkeypatch.setattr(chat_history_md, "_LOCK_TIMEOUT", 0.0)
+    monkeypatch.setattr(chat_history_md, "LOCK_TIMEOUT", 0.0)
     history = ChatHistoryMD(path)
     other = LockedFile.try_open(path, create=True)
     assert other is not None
@@ -540,7 +542,7 @@ async def test_a_file_system_without_locks_is_used_as_it_is(path: Path, monkeypa
         await ChatHistoryMD(path).aappend("two")
 
 
-async def test_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:
+async def test_H12_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:
     """A file rotated under a running program keeps the old messages; the new ones go to a new file."""
     history = ChatHistoryMD(path)
     await history.aappend("old")
@@ -553,7 +555,7 @@ async def test_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:
 # --- people with editors
 
 
-async def test_only_the_new_end_of_a_file_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_H11_only_the_new_end_of_a_file_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading a chat again parses what was appended since; what is loaded is the same as for a new reader."""
     scanned: list[int] = []
 
@@ -592,7 +594,9 @@ async def test_a_change_anywhere_is_noticed_by_a_reader_that_knows_the_file(path
         assert [problem.line for problem in history.problems] == lines
 
 
-async def test_an_edited_file_is_read_with_a_warning_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_H10_an_edited_file_is_read_with_a_warning_said_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A text corrected by hand is taken as it is now; the warning has its line, and does not come again."""
     await ChatHistoryMD(path).aappend([UserMessage("helo"), AssistantMessage("hi")])
     path.write_bytes(path.read_bytes().replace(b"helo", b"hello"))

@@ -85,7 +85,7 @@ def test_there_are_at_least_300_forgeries() -> None:
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=ascii)
-def test_text_that_looks_like_the_format_is_only_text(lead: str) -> None:
+def test_T1_text_that_looks_like_the_format_is_only_text(lead: str) -> None:
     """Whatever imitates our frames, headings, fences and comments comes back as the text it was, its neighbours too."""
     for payload, tail in itertools.product(PAYLOADS, TAILS):
         forged = Record("x", "assistant", lead + payload + tail)
@@ -194,7 +194,7 @@ def test_an_open_record_without_its_head_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 200, 700, 4096])
-def test_lost_blocks_cost_what_they_hit(size: int) -> None:
+def test_H5_lost_blocks_cost_what_they_hit(size: int) -> None:
     """NULs in a file, as a crash of the system leaves them, hide no record they did not touch, and are reported."""
     parts = [Record(str(n), "user", f"message {n}\n" * 20) for n in range(12)]
     data = file_of(*parts)
@@ -211,7 +211,7 @@ def test_lost_blocks_cost_what_they_hit(size: int) -> None:
         assert all(record in parts for record in whole)
 
 
-def test_invalid_utf8_costs_one_message() -> None:
+def test_H6_invalid_utf8_costs_one_message() -> None:
     """Bytes that are no UTF-8 make their message interrupted and are reported; the others are whole."""
     data = file_of(BEFORE, Record("x", "user", "caf? au lait"), AFTER).replace(b"caf?", b"caf\xe9")
     found = scan(data)
@@ -233,7 +233,7 @@ def test_what_cannot_be_read_behind_a_whole_text_costs_it_nothing(junk: bytes) -
 
 @pytest.mark.parametrize("closed_by", ["", "```py\n"])
 @pytest.mark.parametrize("text", ["longer than before, 日本", "s", "", "two\n\nparagraphs"])
-def test_text_edited_by_hand_is_taken_as_it_is_now(text: str, closed_by: str) -> None:
+def test_H10_text_edited_by_hand_is_taken_as_it_is_now(text: str, closed_by: str) -> None:
     """Where the length no longer fits, the text goes up to the end of its frame, with a warning."""
     data = file_of(BEFORE, Record("x", "user", closed_by + "original text"), AFTER)
     found = scan(data.replace(b"original text", text.encode()))
@@ -308,7 +308,7 @@ def test_a_record_with_a_length_that_makes_no_sense_goes_to_its_end() -> None:
         ("~~~\n<!--\n~~~", ""),
     ],
 )
-def test_a_viewer_gets_out_of_what_a_text_left_open(text: str, close: str) -> None:
+def test_T2_a_viewer_gets_out_of_what_a_text_left_open(text: str, close: str) -> None:
     """A fence or HTML block that a text leaves open is closed behind it, so that the rest of the chat is shown."""
     data = to_bytes(Record("x", "user", text)).decode()
     end = f"\n{text}\n" + (f"{close}\n" if close else "") + "<!-- /miniagents -->\n\n"

@@ -1,5 +1,7 @@
 """The terminal filter: nothing a model writes is obeyed by a terminal, and what people write is left alone."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import unicodedata
@@ -47,7 +49,7 @@ def is_obeyed(char: str) -> bool:
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
-def test_payload_comes_out_inert_for_every_cut(payload: str) -> None:
+def test_X10_payload_comes_out_inert_for_every_cut(payload: str) -> None:
     """A known attack leaves no character a terminal obeys, wherever one cuts it in two."""
     expected = visible(payload)
     assert not any(map(is_obeyed, expected))
@@ -101,7 +103,7 @@ def test_names_stay_on_one_line() -> None:
 @example(["\r"])
 @example(["\r", "\n"])
 @example(["\r", "\r\n\r"])
-def test_output_does_not_depend_on_the_cuts(pieces: list[str]) -> None:
+def test_X10_output_does_not_depend_on_the_cuts(pieces: list[str]) -> None:
     """For any text in any pieces: the same output as for the whole, and nothing in it is obeyed."""
     terminal_filter = TerminalFilter()
     shown = "".join([terminal_filter.feed(piece) for piece in pieces])

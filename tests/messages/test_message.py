@@ -1,5 +1,7 @@
 """Laws 24 to 28 for messages: content, roles, dumps, references, and classes by name."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import json
@@ -135,7 +137,7 @@ def test_without_content_the_text_is_the_json_of_the_fields() -> None:
     assert "é" in str(note)
 
 
-def test_braces_and_surrogates_are_only_text() -> None:
+def test_T5_braces_and_surrogates_are_only_text() -> None:
     """No `str.format` on data; a lone surrogate prevents neither text nor hash nor JSON."""
     for text in ("{content.__class__.__mro__}", "{}", "%s", "\ud83d"):
         assert str(Message(text)) == text
@@ -188,7 +190,7 @@ def test_json_comes_back_equal() -> None:
     assert AssistantMessage.model_validate_json(ANSWER.model_dump_json()) == ANSWER
 
 
-def test_only_model_validate_honours_the_name_of_a_class() -> None:
+def test_X7_only_model_validate_honours_the_name_of_a_class() -> None:
     """In a constructor, in a plain value, in another model, `class_` is a field like any other."""
     message = Message(content="x", class_="UserMessage")
     assert type(message) is Message
@@ -204,7 +206,7 @@ def test_only_model_validate_honours_the_name_of_a_class() -> None:
 
 
 @pytest.mark.parametrize("name", ["NoSuchClass", "", "builtins.object", "os.system", None, 5, [], {"a": 1}], ids=repr)
-def test_X7_an_unknown_name_gives_a_plain_message(name: Any) -> None:  # noqa: N802 - a row of the fault catalogue
+def test_X7_an_unknown_name_gives_a_plain_message(name: Any) -> None:
     """The names are a closed registry: nothing is imported, and nothing but a known subclass is made."""
     dump = {"content": "x", "class_": name, "inner": [{"class_": name, "content": "y", "__reduce__": 1, "lc": 1}]}
     message = Message.model_validate(dump)

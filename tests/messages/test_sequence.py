@@ -1,5 +1,7 @@
 """Sequences of messages: nested in, flat out (laws 19-23)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import array
@@ -99,7 +101,7 @@ async def test_a_class_key_never_picks_a_class() -> None:
         assert type(message) is Message
 
 
-async def test_100000_nested_lists() -> None:
+async def test_C19_100000_nested_lists() -> None:
     """Depth costs no recursion: sending, reading, awaiting, and being freed."""
     nested: Any = "core"
     for _ in range(100_000):
@@ -124,7 +126,7 @@ async def test_100000_nested_sequences() -> None:
 
 
 @pytest.mark.parametrize("kind", [list, collections.deque, collections.UserList])
-async def test_a_list_that_contains_itself_is_a_clear_error(kind: Callable[[], Any]) -> None:
+async def test_C20_a_list_that_contains_itself_is_a_clear_error(kind: Callable[[], Any]) -> None:
     """It is refused at the call, and nothing of it is sent; the same list twice is fine."""
     cyclic = kind()
     cyclic.extend(["first", [cyclic]])

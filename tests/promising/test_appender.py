@@ -1,5 +1,7 @@
 """Streams that are filled by hand (laws 16-18)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -112,7 +114,7 @@ async def test_interrupts_and_cancellations_always_go_on(make: Any, signal: type
             await appender.promise
 
 
-async def test_what_is_appended_is_frozen_at_once() -> None:
+async def test_C27_what_is_appended_is_frozen_at_once() -> None:
     """Later changes to a list or a dict do not show in the stream."""
     numbers, fields = [1, 2], {"a": [1]}
     with StreamAppender[Any]() as appender:

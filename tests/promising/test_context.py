@@ -1,5 +1,7 @@
 """The run context: what it owns, waits for, cancels and reports (laws 2-5, 15)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -56,7 +58,7 @@ async def test_leaving_normally_waits_for_the_work() -> None:
     assert await promise == "rested"
 
 
-async def test_leaving_by_an_error_cancels_and_cleans_up() -> None:
+async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
     """The error comes out at once, after every `finally` has run; promises end as cancelled."""
     log: list[str] = []
     with pytest.raises(Boom):
@@ -108,7 +110,7 @@ async def test_no_task_outlives_its_context() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_a_task_cancelled_before_its_first_step_is_accounted_for() -> None:
+async def test_C17_a_task_cancelled_before_its_first_step_is_accounted_for() -> None:
     """Leaving by an error right after starting something does not hang."""
     log: list[str] = []
     with pytest.raises(Boom):
@@ -166,7 +168,7 @@ async def test_without_a_context_the_error_says_how_to_open_one() -> None:
 # --- failures nobody observed
 
 
-async def test_an_unobserved_failure_is_raised_at_a_clean_exit() -> None:
+async def test_C7_an_unobserved_failure_is_raised_at_a_clean_exit() -> None:
     """A failure that nobody looked at is not silent."""
     with pytest.raises(ExceptionGroup) as caught:
         async with PromisingContext():

@@ -1,5 +1,7 @@
 """Waits that can never end are reported, and others are not (law 6)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -19,7 +21,7 @@ async def awaited(promise: Promise[Any]) -> Any:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10])
-async def test_a_ring_of_promises_is_reported(length: int) -> None:
+async def test_C10_a_ring_of_promises_is_reported(length: int) -> None:
     """Each resolver awaits the next promise, the last one the first; alone, a promise awaits itself."""
     async with PromisingContext(unobserved_errors="log"):
         ring: list[Promise[Any]] = []

@@ -1,5 +1,7 @@
 """Streamed promises: one pump, many readers (laws 7-14)."""
 
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -68,7 +70,7 @@ async def test_any_number_of_readers_see_the_same_pieces_from_the_start() -> Non
         assert source.started == 1
 
 
-async def test_a_cancelled_reader_harms_nobody() -> None:
+async def test_C2_a_cancelled_reader_harms_nobody() -> None:
     """A reader that is cancelled, one that times out and one that breaks leave the stream whole for the others."""
     async with PromisingContext():
         promise = StreamedPromise(Source(30))
@@ -90,7 +92,7 @@ async def test_a_cancelled_reader_harms_nobody() -> None:
             await victim
 
 
-async def test_wait_for_can_be_asked_again() -> None:
+async def test_C3_wait_for_can_be_asked_again() -> None:
     """An await that timed out says nothing about the promise: the next await gets the result."""
     async with PromisingContext():
         go_on = asyncio.Event()
@@ -140,7 +142,7 @@ async def test_on_demand_an_await_takes_everything() -> None:
         assert await StreamedPromise(Source(5)) == (0, 1, 2, 3, 4)
 
 
-async def test_an_abandoned_on_demand_source_is_closed_when_the_context_exits() -> None:
+async def test_C24_an_abandoned_on_demand_source_is_closed_when_the_context_exits() -> None:
     """A generator left in the middle gets its `finally` at the latest with the context, which does not wait for it."""
     source = Source(10)
     async with PromisingContext():
@@ -151,7 +153,7 @@ async def test_an_abandoned_on_demand_source_is_closed_when_the_context_exits() 
     assert source.closed
 
 
-async def test_an_error_comes_at_its_place_for_every_reader() -> None:
+async def test_C8_an_error_comes_at_its_place_for_every_reader() -> None:
     """Each reader gets the pieces before the error, then the same error instance; so does an await."""
     error = ValueError("broken")
     async with PromisingContext():
@@ -167,7 +169,7 @@ async def test_an_error_comes_at_its_place_for_every_reader() -> None:
             await promise
 
 
-async def test_awaiting_a_failed_promise_does_not_grow_its_traceback() -> None:
+async def test_C9_awaiting_a_failed_promise_does_not_grow_its_traceback() -> None:
     """The traceback is reset to the stored one before each raise."""
     async with PromisingContext():
 
@@ -284,7 +286,7 @@ async def test_a_finished_promise_is_in_no_reference_cycle() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=12), st.booleans())
-def test_readers_that_leave_anywhere_leave_the_rest_whole(leavers: list[tuple[int, int]], start_soon: bool) -> None:
+def test_C2_readers_that_leave_anywhere_leave_the_rest_whole(leavers: list[tuple[int, int]], start_soon: bool) -> None:
     """However many readers come at any time and leave anywhere, the last one reads everything."""
 
     async def main() -> None:

@@ -109,7 +109,7 @@ def stored(make: Callable[[Path], ChatHistory], *sent: Any) -> tuple[Message, ..
 @every_history
 @given(contents=st.lists(messages(), max_size=4))
 @settings(deadline=None, max_examples=50)
-def test_messages_in_messages_out(make: Callable[[Path], ChatHistory], contents: list[Message]) -> None:
+def test_H8_H9_messages_in_messages_out(make: Callable[[Path], ChatHistory], contents: list[Message]) -> None:
     """Any messages come back equal: text, role, class, and every field."""
     assert stored(make, *contents) == tuple(contents)
 
@@ -139,7 +139,7 @@ def test_streamed_text_comes_back_whole(
 
 
 @every_history
-def test_300_forgeries_change_no_role_and_no_neighbour(make: Callable[[Path], ChatHistory]) -> None:
+def test_T1_300_forgeries_change_no_role_and_no_neighbour(make: Callable[[Path], ChatHistory]) -> None:
     """Every pair of things that look like a store's own signs is only text, in one history with all of them."""
     texts = ["".join(pair) for pair in itertools.product(LOOKALIKES, repeat=2)]
     assert len(texts) >= 300
@@ -162,7 +162,7 @@ def test_H8_H9_T1_thousands_of_texts_come_back_as_they_were(effort: Effort) -> N
 
 @given(contents=st.lists(messages(), min_size=1, max_size=3), data=st.data())
 @settings(deadline=None, max_examples=50)
-def test_a_file_cut_anywhere_has_its_earlier_messages(contents: list[Message], data: st.DataObject) -> None:
+def test_H4_a_file_cut_anywhere_has_its_earlier_messages(contents: list[Message], data: st.DataObject) -> None:
     """Every prefix of a file loads: whole messages as they were, at most one interrupted; and it can be continued."""
 
     async def amain(path: Path) -> None:

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from miniagents.ext.llm.sessions import Session
     from miniagents.ext.llm.sse import ServerSentEvent
 
-__all__ = ["ResponseBody"]
+__all__ = ["MAX_DOCUMENT_BYTES", "MAX_PAGE_BYTES", "ResponseBody"]
 
-_MAX_DOCUMENT = 64 * 1024 * 1024
-_MAX_PAGE = 64 * 1024
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""Of an answer that is collected before it is parsed."""
+MAX_PAGE_BYTES = 64 * 1024
+"""Of something that is no answer; its beginning is enough to say so."""
 _EXCERPT = 200
 
 
@@ -80,10 +82,10 @@ class ResponseBody:
     def _collect(self, plain: bytes) -> list[ServerSentEvent]:
         self._document.append(plain)
         self._size += len(plain)
-        if self._page and self._size > _MAX_PAGE:
+        if self._page and self._size > MAX_PAGE_BYTES:
             raise self._unexpected()
-        if self._size > _MAX_DOCUMENT:
-            raise EventTooLargeError(f"the response is larger than {_MAX_DOCUMENT} bytes")
+        if self._size > MAX_DOCUMENT_BYTES:
+            raise EventTooLargeError(f"the response is larger than {MAX_DOCUMENT_BYTES} bytes")
         return []
 
     def skip(self, chunk: bytes) -> None:

@@ -11,9 +11,9 @@ import zlib
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext.llm.sse import DEFAULT_MAX_STREAM_BYTES
 
-__all__ = ["Inflater", "inflater_for"]
+__all__ = ["MAX_RATIO", "Inflater", "inflater_for"]
 
-_MAX_RATIO = 300
+MAX_RATIO = 300
 """Streams of JSON compress 5 to 50 times; gzip's own limit is about 1,000."""
 _SLACK = 1024 * 1024
 
@@ -47,7 +47,7 @@ class Inflater:
         while chunk:
             if self._zlib.eof:  # gzip files may follow one another
                 self._zlib = zlib.decompressobj(wbits=31 if self.encoding == "gzip" else 15)
-            room = min(DEFAULT_MAX_STREAM_BYTES, self.fed * _MAX_RATIO + _SLACK) - self._given
+            room = min(DEFAULT_MAX_STREAM_BYTES, self.fed * MAX_RATIO + _SLACK) - self._given
             try:
                 piece = self._zlib.decompress(chunk, room + 1)
             except zlib.error as error:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from miniagents.ext.llm.retries import Retry
     from miniagents.ext.llm.sessions import Outcome, Session
 
-__all__ = ["LLMCall", "stream_answer"]
+__all__ = ["AFTER_END", "LLMCall", "stream_answer"]
 
 logger = logging.getLogger("miniagents.llm")
 
-_AFTER_END = 1.0
+AFTER_END = 1.0
 """Seconds to wait, after the provider's last word, for the end of the response; with it the connection can be used
 again."""
 _PARSED_BY_SDK = "application/vnd.amazon.eventstream"
@@ -182,7 +182,7 @@ class _Incoming:
         """Read what may come after the last word, and close the body; returns the text of an answer in one piece."""
         if self.session.ended:
             try:
-                async with asyncio.timeout(_AFTER_END):
+                async with asyncio.timeout(AFTER_END):
                     async for chunk in self.chunks:
                         self.body.skip(chunk)
             except LLMError:

@@ -87,7 +87,7 @@ def test_S3_done_without_a_finish_reason_is_complete() -> None:
 @pytest.mark.parametrize(
     "data", [b"{", b'{"choices":', b"nonsense", b"[DONE]xyz", b" [DONE]", b'{"a":1}}', b"[" * 300, b"\xff"]
 )
-def test_S16_malformed_json_is_a_protocol_error_that_names_the_event(data: bytes) -> None:
+def test_S16_S21_malformed_json_is_a_protocol_error_that_names_the_event(data: bytes) -> None:
     """Also what only begins like `[DONE]` (S21), and nesting without end; the text before stays."""
     session = ChatSession()
     feed(session, [chunk(choice("kept"))])
@@ -369,7 +369,7 @@ def test_reasoning_comes_under_several_names_and_in_parts() -> None:
     assert (result.content, result.unknown_events) == ("ab", 1)
 
 
-def test_what_else_the_provider_says_is_kept() -> None:
+def test_P12_what_else_the_provider_says_is_kept() -> None:
     """Lists grow, other unknown fields keep their last value, audio is joined, random letters (P12) are dropped."""
     result = outcome(
         chunk(choice("a", annotations=[1]), system_fingerprint="fp", obfuscation="xYz"),

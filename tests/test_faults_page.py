@@ -1,0 +1,101 @@
+"""The page of faults says what is so: its rows have tests, its limits are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+PAGE = (TESTS.parent / "docs/faults.md").read_text("utf-8")
+
+ROWS = [
+    f"{kind}{number}"
+    for kind, last in zip("SPCKHTX", (34, 20, 27, 21, 14, 10, 17), strict=True)
+    for number in range(1, last + 1)
+]
+
+PENDING = {
+    *(f"K{number}" for number in range(1, 21)),
+    *("P18", "X1", "X2", "X3", "X4", "X5", "X8", "X9", "X13"),
+}
+"""Rows whose tests are still to come. This set only shrinks."""
+
+
+def table(columns: int) -> list[list[str]]:
+    """The rows of all tables with so many columns, without their heads."""
+    lines = re.findall(r"^\| (.+) \|$", PAGE, re.MULTILINE)
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
+    return [row for row in rows if len(row) == columns and row[0] not in ("id", "what")]
+
+
+FAULTS = {row[0]: row for row in table(4) if row[0] in ROWS}
+LIMITS = [row for row in table(4) if row[0] not in ROWS]
+
+
+def rows_of(name: str) -> set[str]:
+    """The ids in the name of a test: `test_S1_S5_what_holds` has two."""
+    found = re.match(r"test_((?:[A-Z]\d+_)+)", name)
+    return set(found[1].strip("_").split("_")) if found else set()
+
+
+def functions_of(path: Path) -> set[str]:
+    """The names of the tests that a file defines."""
+    nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def test_the_page_has_every_row_once() -> None:
+    """143 of them, each with a fault and a promise."""
+    assert re.findall(r"^\| ([A-Z]\d+) \|", PAGE, re.MULTILINE) == ROWS
+    assert len(ROWS) == 143
+    for _, fault, promise, _ in FAULTS.values():
+        assert fault
+        assert promise
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_names_tests_that_are_there(row: str) -> None:
+    """Each has the row's id in its name; a row that waits for its tests is known to."""
+    *_, cell = FAULTS[row]
+    assert (cell == "pending") == (row in PENDING), "a row has tests, or is in PENDING"
+    for named in cell.split("<br>") if row not in PENDING else ():
+        match = re.fullmatch(r"`([\w/]+\.py)::(\w+)`", named)
+        assert match, f"{named} is not `path::name`"
+        path, name = match.groups()
+        assert name in functions_of(TESTS / path), f"there is no {name} in tests/{path}"
+        assert row in rows_of(name), f"{name} does not carry {row}"
+
+
+def test_ids_in_the_names_of_tests_are_rows() -> None:
+    """Whoever reads a name finds its row."""
+    carried = {row for path in TESTS.glob("**/test_*.py") for name in functions_of(path) for row in rows_of(name)}
+    assert carried <= set(ROWS)
+    assert carried >= set(ROWS) - PENDING
+
+
+@pytest.mark.parametrize(("what", "default", "where"), [row[:3] for row in LIMITS], ids=lambda cell: cell)
+def test_a_limit_is_the_one_of_the_code(what: str, default: str, where: str) -> None:
+    """The page shows the value that stands in the code."""
+    names = where.strip("`").split(".")
+    module = next(
+        n for n in range(len(names), 0, -1) if (TESTS.parent / "/".join(names[:n])).with_suffix(".py").exists()
+    )
+    value: Any = importlib.import_module(".".join(names[:module]))
+    for name in names[module:]:
+        value = getattr(value, name)
+    assert default == shown(value)
+
+
+def shown(value: float | int) -> str:  # noqa: PYI041 - here they differ
+    """A size, a time, or a number."""
+    if isinstance(value, float):
+        return f"{value:g} s"
+    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+        if value >= size:
+            return f"{value // size} {unit}"
+    return str(value)
