@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing.streams import ResponseStream
 
-__all__ = ["Gate", "aplay", "headers_due", "network_error", "play"]
+__all__ = ["Gate", "aplay", "asleep_until_headers", "network_error", "play", "sleep_until_headers"]
 
 
 class Gate:
@@ -48,9 +48,18 @@ class Gate:
         return self._open.wait(timeout)
 
 
-def headers_due(stream: ResponseStream, started: float, pace: float) -> float:
-    """The moment at which status and headers come."""
-    return started + stream.headers_ms / 1000 * pace
+async def asleep_until_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
+    """Wait, from the start of the request, until status and headers come; see `aplay`."""
+    await _asleep(_headers_wait(stream, pace), read_timeout)
+
+
+def sleep_until_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
+    """The same in a thread."""
+    _sleep(_headers_wait(stream, pace), read_timeout)
+
+
+def _headers_wait(stream: ResponseStream, pace: float) -> float:
+    return stream.headers_ms / 1000 * pace
 
 
 async def aplay(
@@ -75,7 +84,7 @@ async def aplay(
         IncompleteRecordingError: the one who recorded had stopped reading here.
     """
     clock = asyncio.get_running_loop().time
-    due = headers_due(stream, started, pace)
+    due = started + _headers_wait(stream, pace)
     for chunk in stream.chunks:
         if chunk.wait != HELD:
             due += chunk.wait / TICKS_PER_SECOND * pace
@@ -104,7 +113,7 @@ def play(
 
     Where nothing would ever come, the reader's time is up at once: a thread has no other clock to turn.
     """
-    due = headers_due(stream, started, pace)
+    due = started + _headers_wait(stream, pace)
     for chunk in stream.chunks:
         if chunk.wait != HELD:
             due += chunk.wait / TICKS_PER_SECOND * pace

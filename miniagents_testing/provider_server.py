@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
 from miniagents_testing.errors import UnexpectedCallError
-from miniagents_testing.playing import aplay, headers_due
+from miniagents_testing.playing import aplay, asleep_until_headers
 from miniagents_testing.scripted import ScriptedLLM
 from miniagents_testing.scripted.endpoints import error_response, respond_to
 
@@ -180,7 +180,7 @@ class ProviderServer:
         started = asyncio.get_running_loop().time()
         request = Request(scope, receive)
         stream = self._response_to(request.method, request.url.path, await request.body())
-        await asyncio.sleep(headers_due(stream, 0.0, self.llm.pace))
+        await asleep_until_headers(stream, self.llm.pace)
         response = StreamingResponse(aplay(stream, started, self.llm.pace, gate=self.llm.gate), stream.status)
         response.raw_headers = [
             (name.encode(), value.encode())

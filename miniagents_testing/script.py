@@ -51,6 +51,7 @@ Cut = Literal["word", "character"] | int | Callable[[str], Sequence[str]]
 """How a text becomes deltas: by word, by character, so many characters each, or as a function says."""
 
 Then = Literal["truncate", "reset", "stall", "hold"] | float
+"""What can happen in the middle of an answer, beside a `Failure`; see `Step`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import from_json
 
-from miniagents_testing.playing import aplay, headers_due
+from miniagents_testing.playing import aplay, asleep_until_headers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,7 +63,7 @@ def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
             stream = llm.respond(api, {**body, **(extra_body or {})})
         except Exception as error:
             raise APIConnectionError("the script raises an error") from error
-        await asyncio.sleep(headers_due(stream, 0.0, llm.pace))
+        await asleep_until_headers(stream, llm.pace)
         if stream.status >= 400:
             raise APIStatusError(stream)
         async with aclosing(aplay(stream, started, llm.pace, gate=llm.gate)) as chunks:

@@ -106,7 +106,7 @@ class ScriptedLLM:
             Exception: the step is one, or a function of the script has failed.
         """
         call, item = self._next(api, request)
-        if callable(item) and not isinstance(item, type):
+        if callable(item):
             item = as_answer(item(call), f"what the script answers to {call}")
         if isinstance(item, Exception):
             raise item

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from miniagents_testing.errors import UnexpectedCallError
-from miniagents_testing.playing import aplay, headers_due, play
+from miniagents_testing.playing import aplay, asleep_until_headers, play, sleep_until_headers
 from miniagents_testing.scripted.endpoints import respond_to
 from miniagents_testing.sdk_errors import sdk_proof
 
@@ -42,8 +42,9 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         started = asyncio.get_running_loop().time()
         await request.aread()
         stream = self._respond(request)
-        await asyncio.sleep(headers_due(stream, 0.0, self._llm.pace))
-        chunks = aplay(stream, started, self._llm.pace, gate=self._llm.gate, read_timeout=_read_timeout(request))
+        timeout = _read_timeout(request)
+        await asleep_until_headers(stream, self._llm.pace, timeout)
+        chunks = aplay(stream, started, self._llm.pace, gate=self._llm.gate, read_timeout=timeout)
         return _response(stream, _AsyncBody(chunks))
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -51,8 +52,9 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         started = time.monotonic()
         request.read()
         stream = self._respond(request)
-        time.sleep(headers_due(stream, 0.0, self._llm.pace))
-        chunks = play(stream, started, self._llm.pace, gate=self._llm.gate, read_timeout=_read_timeout(request))
+        timeout = _read_timeout(request)
+        sleep_until_headers(stream, self._llm.pace, timeout)
+        chunks = play(stream, started, self._llm.pace, gate=self._llm.gate, read_timeout=timeout)
         return _response(stream, _Body(chunks))
 
     def _respond(self, request: httpx2.Request) -> ResponseStream:

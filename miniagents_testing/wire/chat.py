@@ -18,6 +18,8 @@ _WORDS = {
     401: ("invalid_request_error", "invalid_api_key"),
     404: ("invalid_request_error", "model_not_found"),
     429: ("requests", "rate_limit_exceeded"),
+    503: ("server_error", "service_unavailable"),
+    529: ("server_error", "service_unavailable"),  # a status of Anthropic's, in the words that OpenAI has for it
 }
 
 
@@ -45,7 +47,7 @@ class ChatFormat(WireFormat):
         role = {"role": "assistant", "content": None if silent else ""}
         yield opens(chunk({**role, "refusal": "" if deltas.refusal else None}))
         for piece in deltas.reasoning:
-            yield token(chunk({"reasoning_content": piece}))
+            yield token(chunk({"content": None, "reasoning_content": piece}))
         for piece in deltas.text:
             yield token(chunk({"content": piece}))
         for piece in deltas.refusal:
@@ -91,10 +93,8 @@ class ChatFormat(WireFormat):
 def openai_failure(failure: Failure) -> Body:
     """An error object of OpenAI's."""
     fallback = ("invalid_request_error", None) if failure.status < 500 else ("server_error", None)
-    kind, code = _WORDS.get(failure.status, fallback)
-    if failure.status in (503, 529):
-        code = "service_unavailable"
-    return {"message": failure.message, "type": failure.type or kind, "param": None, "code": code}
+    kind, code = (failure.type, failure.type) if failure.type else _WORDS.get(failure.status, fallback)
+    return {"message": failure.message, "type": kind, "param": None, "code": code}
 
 
 def _head(call: Call, kind: str) -> Body:

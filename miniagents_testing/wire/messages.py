@@ -47,7 +47,8 @@ class MessagesFormat(WireFormat):
         """One content block after the other; a ping behind the first event that could be followed by one."""
         whole = self.document(step, call)
         usage = whole["usage"]
-        started = {"stop_reason": None, "stop_details": None, "usage": {**usage, "output_tokens": 1}}
+        first_usage = {name: count for name, count in usage.items() if name != "output_tokens_details"}
+        started = {"stop_reason": None, "stop_details": None, "usage": {**first_usage, "output_tokens": 1}}
         yield opens({"type": "message_start", "message": {**whole, "content": [], **started}})
         blocks = list(_blocks(step, call))
         if not blocks:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from miniagents_testing.script import Failure
 from miniagents_testing.streams import HELD, TICKS_PER_SECOND, Chunk, ResponseStream
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from miniagents_testing.call import API, Call
-    from miniagents_testing.script import Step
+    from miniagents_testing.script import Step, Then
     from miniagents_testing.wire.base import Event, WireFormat
 
 __all__ = ["FORMATS", "rendered"]
@@ -37,24 +38,31 @@ def rendered(answer: Step | Failure, call: Call) -> ResponseStream:
 def _streamed(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
     events = list(wire.events(step, call))
     chunks = list(_timed(wire, step, events, call))
-    headers = _headers(wire, call, "text/event-stream; charset=utf-8")
-    place = _place(step, events)
-    match step.then:
-        case Failure() as failure:
-            last_words = wire.failure_events(failure, call, place)
-            chunks[place:] = [Chunk.after(failure.first_wait, wire.frame(data)) for data in islice(last_words, 1)]
-            chunks += [Chunk(0, wire.frame(data)) for data in last_words]
+    index = _index_of_then(step, events)
+    if isinstance(step.then, Failure):
+        last_words = [wire.frame(data) for data in wire.failure_events(step.then, call, index)]
+        waits = [step.then.first_wait] + [0.0] * len(last_words)
+        chunks[index:] = map(Chunk.after, waits, last_words)
+    stream = ResponseStream(tuple(chunks), headers=_headers(wire, call, "text/event-stream; charset=utf-8"))
+    return _with_then(stream, step.then, index)
+
+
+def _with_then(stream: ResponseStream, then: Then | Failure | None, index: int) -> ResponseStream:
+    """The stream with what happens before the chunk of this index; the last words of a failure are in it already."""
+    before, chunk, after = stream.chunks[:index], stream.chunks[index], stream.chunks[index + 1 :]
+    match then:
         case "truncate":
-            del chunks[place:]
+            return replace(stream, chunks=before)
         case "reset":
-            return ResponseStream(tuple(chunks[:place]), headers=headers, end=_RESET, complete=False)
+            return replace(stream, chunks=before, end=_RESET, complete=False)
         case "stall":
-            return ResponseStream(tuple(chunks[:place]), headers=headers, end="open", complete=False)
+            return replace(stream, chunks=before, end="open", complete=False)
         case "hold":
-            chunks[place] = chunks[place]._replace(wait=HELD)
+            return replace(stream, chunks=(*before, Chunk(HELD, chunk.data), *after))
         case float() | int() as seconds:
-            chunks[place] = chunks[place]._replace(wait=chunks[place].wait + round(seconds * TICKS_PER_SECOND))
-    return ResponseStream(tuple(chunks), headers=headers)
+            later = Chunk(chunk.wait + round(seconds * TICKS_PER_SECOND), chunk.data)
+            return replace(stream, chunks=(*before, later, *after))
+    return stream
 
 
 def _timed(wire: WireFormat, step: Step, events: Sequence[Event], call: Call) -> Iterator[Chunk]:
@@ -71,7 +79,7 @@ def _timed(wire: WireFormat, step: Step, events: Sequence[Event], call: Call) ->
         yield Chunk(0, end)
 
 
-def _place(step: Step, events: Sequence[Event]) -> int:
+def _index_of_then(step: Step, events: Sequence[Event]) -> int:
     """Index of the first event behind the tokens after which `then` happens."""
     tokens = sum(event.place == "token" for event in events)  # an API may have no place for some of the step's
     after = tokens if step.after is None else min(step.after, tokens)
@@ -84,28 +92,16 @@ def _place(step: Step, events: Sequence[Event]) -> int:
 
 
 def _whole(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
-    """A document comes when all of it was generated; what happens in a stream after some tokens happens halfway."""
+    """A document comes when all of it was generated; what happens to a stream after some tokens happens halfway."""
     if isinstance(step.then, Failure):
         return _failed(wire, step.then, call)
     body = json_text(wire.document(step, call))
+    half = len(body) // 2
+    pieces = (body,) if step.then is None else (body[:half], body[half:])
     wait = sum(islice(step.waits(call.number), max(1, step.deltas.tokens)))
-    chunks: list[Chunk] = [Chunk(0, body)]
-    options: dict[str, Any] = {"headers": _headers(wire, call, "application/json")}
-    half = [Chunk(0, body[: len(body) // 2])]
-    match step.then:
-        case "truncate":
-            chunks = half
-        case "reset":
-            chunks = half
-            options |= {"end": _RESET, "complete": False}
-        case "stall":
-            chunks = half
-            options |= {"end": "open", "complete": False}
-        case "hold":
-            chunks = [Chunk(HELD, body)]
-        case float() | int() as seconds:
-            wait += seconds
-    return ResponseStream(tuple(chunks), headers_ms=wait * 1000, **options)
+    headers = _headers(wire, call, "application/json")
+    stream = ResponseStream(tuple(Chunk(0, piece) for piece in pieces), headers=headers, headers_ms=wait * 1000)
+    return _with_then(stream, step.then, len(pieces) - 1)
 
 
 def _failed(wire: WireFormat, failure: Failure, call: Call) -> ResponseStream:

@@ -22,6 +22,7 @@ from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import Failure, ProviderServer, ScriptedLLM, Step
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 from miniagents_testing.errors import UnconsumedStepsError, UnexpectedCallError
+from miniagents_testing.recut import byte_by_byte
 from miniagents_testing.scripted.recorded import recorded
 
 if TYPE_CHECKING:
@@ -109,10 +110,6 @@ async def test_a_scripted_model_can_stand_behind_it() -> None:
 
 async def test_chunks_are_cut_as_one_says() -> None:
     """Not one byte is different."""
-
-    def byte_by_byte(stream: ResponseStream) -> ResponseStream:
-        return ResponseStream(tuple(Chunk(0, bytes([byte])) for byte in stream.body), headers=stream.headers)
-
     async with ProviderServer([TEXT], overlay=byte_by_byte) as server, _openai(server) as client:
         async with client.responses.stream(model="m", input="Hi") as stream:
             assert (await stream.get_final_response()).output_text == TEXT

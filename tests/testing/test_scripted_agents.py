@@ -26,6 +26,7 @@ from miniagents.ext.llm.retries import Retry
 from miniagents.utils import AWAIT
 from miniagents_testing import Failure, ScriptedLLM, Step, create_scripted_agent
 from miniagents_testing.errors import UnexpectedCallError
+from miniagents_testing.recut import cut_at
 from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
@@ -302,15 +303,7 @@ async def test_where_the_bytes_are_cut_does_not_matter(step: Step, api: API, siz
     """Chunks of any size, everything at once: the same message."""
 
     def recut(stream: ResponseStream) -> ResponseStream:
-        body = stream.body
-        pieces = [body[start : start + size] for start in range(0, len(body), size)]
-        return ResponseStream(
-            tuple(Chunk(0, piece) for piece in pieces),
-            status=stream.status,
-            headers=stream.headers,
-            end=stream.end,
-            complete=stream.complete,
-        )
+        return cut_at(stream, range(0, len(stream.body), size))
 
     message, _, error = await ask(ScriptedLLM(step).agent(api=api))
     recut_message, _, recut_error = await ask(ScriptedLLM(step, overlay=recut).agent(api=api))

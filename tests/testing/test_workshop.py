@@ -30,3 +30,22 @@ def test_a_missing_extra_is_named_with_its_pip_line(name: str, missing: str) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"ImportError: miniagents_testing.{name} needs '{missing}" in done.stderr
     assert "pip install 'miniagents[testing]'" in done.stderr
+
+
+def test_a_scripted_model_needs_the_framework_only() -> None:
+    """No SDK, no HTTP library, nothing of the extra: agents on a script run wherever agents do."""
+    code = """if True:
+        import asyncio, sys
+        for name in ("anthropic", "httpx2", "openai", "starlette", "uvicorn", "yaml"):
+            sys.modules[name] = None
+        from miniagents import MiniAgents
+        from miniagents_testing import Step, create_scripted_agent
+        async def main():
+            async with MiniAgents():
+                print(*await create_scripted_agent(["Hello there"], api="messages").trigger("Hi"))
+                await create_scripted_agent(Step("Hello there", after=1, then="reset")).trigger("Hi")
+        asyncio.run(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "Hello there\n"
+    assert "\nminiagents.errors.StreamBrokenError: " in done.stderr
