@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Gate", "aplay", "asleep_until_headers", "network_error", "play", "sleep_until_headers"]
 
+_TIMED_OUT = "raise ReadTimeout: nothing came within the time that the client allows"
+
 
 class Gate:
     """Where held streams wait until somebody lets them go, of whatever thread and event loop they are."""
@@ -126,9 +128,6 @@ def play(
     if stream.end == "open":
         raise network_error(_TIMED_OUT)
     _end(stream)
-
-
-_TIMED_OUT = "raise ReadTimeout: nothing came within the time that the client allows"
 
 
 def network_error(end: str) -> Exception:

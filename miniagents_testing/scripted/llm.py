@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from miniagents import InteractionContext
+from miniagents import InteractionContext, MissingExtraError
 from miniagents_testing.call import API, Call
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 from miniagents_testing.playing import Gate
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from miniagents import MiniAgent
+    from miniagents.ext.llm.retries import Retry
     from miniagents_testing.script import Script
     from miniagents_testing.scripted.transport import ScriptedTransport
     from miniagents_testing.streams import ResponseStream
 
 __all__ = ["ScriptedLLM", "create_scripted_agent"]
+
+_SHOWN = 10
+"""Steps and calls that are listed in a message."""
 
 
 class ScriptedLLM:
@@ -83,10 +88,11 @@ class ScriptedLLM:
         if callable(self._items) or len(self._calls) >= len(self._items):
             return
         used, steps = len(self._calls), len(self._items)
-        lines = [f"{steps - used} of {steps} steps were not used, because there {_were(used)}:"]
-        lines += [f"  step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
-        lines += [f"  {call}" for call in self._calls]
-        raise UnconsumedStepsError("\n".join(lines))
+        what = f"{steps - used} of {steps} steps were not used, because there {_were(used)}:"
+        left = [f"  step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
+        more = [f"  ... and {len(left) - _SHOWN} more"] if len(left) > _SHOWN else []
+        calls = [f"  {call}" for call in self._calls[-_SHOWN:]]
+        raise UnconsumedStepsError("\n".join([what, *left[:_SHOWN], *more, *calls]))
 
     def release(self) -> None:
         """Let the answers go on that stopped at `then="hold"`, and those that would."""
@@ -105,9 +111,13 @@ class ScriptedLLM:
             UnexpectedCallError: no step is left.
             Exception: the step is one, or a function of the script has failed.
         """
-        call, item = self._next(api, request)
-        if callable(item):
-            item = as_answer(item(call), f"what the script answers to {call}")
+        try:
+            call, item = self._next(api, request)
+            if callable(item):
+                item = as_answer(item(call), f"what the script answers to {call}")
+        except UnexpectedCallError as error:
+            self._unexpected = self._unexpected or error
+            raise
         if isinstance(item, Exception):
             raise item
         stream = rendered(item, call) if isinstance(item, Step | Failure) else item
@@ -121,18 +131,13 @@ class ScriptedLLM:
                 return call, self._items
             if call.number <= len(self._items):
                 return call, self._items[call.number - 1]
-            error = UnexpectedCallError(self._unexpected_message(call))
-            self._unexpected = self._unexpected or error
-            raise error
-
-    def _unexpected_message(self, call: Call) -> str:
-        assert not callable(self._items)
-        lines = [f"{call} was not expected: all {len(self._items)} steps of the script are used"]
-        lines += [
-            f"  step {number}: {item!r} was for {earlier}"
-            for number, (item, earlier) in enumerate(zip(self._items, self._calls, strict=False), 1)
+        used = [
+            f"  step {number}: {step!r} was for {earlier}"
+            for number, (step, earlier) in enumerate(zip(self._items, self._calls, strict=False), 1)
         ]
-        return "\n".join(lines)
+        more = [f"  ... and {len(used) - _SHOWN} before"] if len(used) > _SHOWN else []
+        what = f"{call} was not expected: all {len(used)} steps of the script are used"
+        raise UnexpectedCallError("\n".join([what, *more, *used[-_SHOWN:]]))
 
     # --- standing in for a model
 
@@ -143,7 +148,7 @@ class ScriptedLLM:
         alias: str = "SCRIPTED_AGENT",
         api: API = "chat",
         async_client: Any = None,
-        retry: Any = None,
+        retry: Retry | None = None,
         **settings: Any,
     ) -> MiniAgent[Any]:
         """An agent that answers from the script, in place of any agent that asks a model.
@@ -170,29 +175,27 @@ class ScriptedLLM:
 
     def transport(self) -> ScriptedTransport:
         """A transport for `httpx2.AsyncClient` and `httpx2.Client` that speaks the API of whichever path is asked."""
+        _imported("httpx2", "testing")
         from miniagents_testing.scripted.transport import ScriptedTransport
 
         return ScriptedTransport(self)
 
     def openai_client(self, **options: Any) -> AsyncOpenAI:
         """OpenAI's client on `transport()`; it does not retry, unless `max_retries=` among the options says so."""
-        import httpx2
-        import openai
-
-        http_client = httpx2.AsyncClient(transport=self.transport())
-        base_url = "https://api.openai.com/v1"
-        defaults = {"api_key": "no-key-is-needed", "base_url": base_url, "max_retries": 0, "http_client": http_client}
-        return openai.AsyncOpenAI(**{**defaults, **options})
+        sdk = _imported("openai", "openai")
+        client: AsyncOpenAI = sdk.AsyncOpenAI(**self._options("https://api.openai.com/v1", options))
+        return client
 
     def anthropic_client(self, **options: Any) -> AsyncAnthropic:
         """Anthropic's client on `transport()`; it does not retry, unless `max_retries=` among the options says so."""
-        import anthropic
-        import httpx2
+        sdk = _imported("anthropic", "anthropic")
+        client: AsyncAnthropic = sdk.AsyncAnthropic(**self._options("https://api.anthropic.com", options))
+        return client
 
-        http_client = httpx2.AsyncClient(transport=self.transport())
-        base_url = "https://api.anthropic.com"
-        defaults = {"api_key": "no-key-is-needed", "base_url": base_url, "max_retries": 0, "http_client": http_client}
-        return anthropic.AsyncAnthropic(**{**defaults, **options})
+    def _options(self, base_url: str, options: dict[str, Any]) -> dict[str, Any]:
+        http_client = _imported("httpx2", "testing").AsyncClient(transport=self.transport())
+        defaults = {"api_key": "no-key-is-needed", "max_retries": 0, "base_url": base_url, "http_client": http_client}
+        return {**defaults, **options}
 
 
 def create_scripted_agent(script: Script, *, alias: str = "SCRIPTED_AGENT", **settings: Any) -> MiniAgent[Any]:
@@ -201,6 +204,13 @@ def create_scripted_agent(script: Script, *, alias: str = "SCRIPTED_AGENT", **se
     To look at what it was asked, make a `ScriptedLLM` and take its `agent()`, whose arguments these are.
     """
     return ScriptedLLM(script).agent(alias=alias, **settings)
+
+
+def _imported(package: str, extra: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingExtraError.of(package, extra) from error
 
 
 def _agents() -> tuple[str, ...]:

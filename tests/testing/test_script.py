@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,9 @@ from miniagents import AssistantMessage, Frozen, ToolCall, Usage
 from miniagents_testing import Failure, ScriptedLLM, Step
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 from miniagents_testing.script import as_answer
+
+if TYPE_CHECKING:
+    from miniagents_testing.call import Call
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -202,6 +205,23 @@ def test_steps_left_over_are_named() -> None:
     )
 
 
+def test_long_scripts_are_not_told_in_full() -> None:
+    """A message has what one looks for first: the next steps that are left, the last ones that were used."""
+    llm = ScriptedLLM([f"answer {number}" for number in range(1, 26)])
+    llm.respond("chat", REQUEST)
+    with pytest.raises(UnconsumedStepsError) as left:
+        llm.assert_complete()
+    lines = str(left.value).splitlines()
+    assert lines[1] == "  step 2: Step('answer 2')"
+    assert lines[-2:] == ["  ... and 14 more", "  call 1 (api 'chat', model 'm', last message 'Hi')"]
+    with pytest.raises(UnexpectedCallError) as caught:
+        for _ in range(25):
+            llm.respond("chat", REQUEST)
+    lines = str(caught.value).splitlines()
+    assert lines[1:3] == ["  ... and 15 before", f"  step 16: Step('answer 16') was for {llm.calls[15]}"]
+    assert len(lines) == 12
+
+
 def test_a_script_without_calls_has_no_last_call() -> None:
     """An error of its own, not an index that is out of range."""
     llm = ScriptedLLM(["Hello"])
@@ -210,6 +230,18 @@ def test_a_script_without_calls_has_no_last_call() -> None:
         _ = llm.last_call
     with pytest.raises(UnconsumedStepsError, match="1 of 1 steps were not used, because there were 0 calls"):
         llm.assert_complete()
+
+
+def test_a_function_too_can_find_a_call_unexpected() -> None:
+    """The error comes back at the end of the test, whoever has caught it before."""
+
+    def answer(call: Call) -> str:
+        raise UnexpectedCallError("nobody should ask that")
+
+    llm = ScriptedLLM(answer)
+    for ask in (lambda: llm.respond("chat", REQUEST), llm.assert_complete):
+        with pytest.raises(UnexpectedCallError, match="nobody should ask that"):
+            ask()
 
 
 def test_a_function_is_always_complete() -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import miniagents_testing
+from miniagents.errors import MissingExtraError
 
 
 def test_every_public_name_is_there() -> None:
@@ -30,6 +31,24 @@ def test_a_missing_extra_is_named_with_its_pip_line(name: str, missing: str) -> 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"ImportError: miniagents_testing.{name} needs '{missing}" in done.stderr
     assert "pip install 'miniagents[testing]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "extra"),
+    [
+        ("transport", "httpx2", "testing"),
+        ("openai_client", "openai", "openai"),
+        ("anthropic_client", "anthropic", "anthropic"),
+        ("openai_client", "httpx2", "testing"),
+    ],
+)
+def test_what_a_scripted_model_lacks_is_named(
+    method: str, missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the line that installs it."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtraError, match=rf"'{missing}' is not installed.*'miniagents\[{extra}\]'"):
+        getattr(miniagents_testing.ScriptedLLM("Hello"), method)()
 
 
 def test_a_scripted_model_needs_the_framework_only() -> None:
