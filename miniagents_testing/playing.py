@@ -51,13 +51,21 @@ class Gate:
 
 
 async def asleep_until_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
-    """Wait, from the start of the request, until status and headers come; see `aplay`."""
+    """Wait, from the start of the request, until status and headers come; for the arguments see `aplay`.
+
+    Raises:
+        Exception: there is no response: the connection failed before, as the stream says.
+    """
     await _asleep(_headers_wait(stream, pace), read_timeout)
+    if not stream.status:
+        raise network_error(stream.end)
 
 
 def sleep_until_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
     """The same in a thread."""
     _sleep(_headers_wait(stream, pace), read_timeout)
+    if not stream.status:
+        raise network_error(stream.end)
 
 
 def _headers_wait(stream: ResponseStream, pace: float) -> float:

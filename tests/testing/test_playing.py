@@ -18,121 +18,133 @@ from miniagents_testing.script import Failure
 from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from miniagents_testing.call import API
 
 
-class Clock:
-    """A loop whose time goes on only while somebody sleeps, and a thread whose time does."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    async def asleep(self, seconds: float) -> None:
-        """A sleep that is over, a little late, when everybody else has done what there was to do."""
-        for _ in range(10):
-            await _real_sleep(0)
-        self.now += seconds + 0.001
-
-    def sleep(self, seconds: float) -> None:
-        """The same for threads."""
-        self.now += seconds + 0.001
-
-    def time(self) -> float:
-        """What everybody reads."""
-        return self.now
-
-
-_real_sleep = asyncio.sleep
-
-
 @pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time that costs none."""
-    clock = Clock()
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
-    monkeypatch.setattr(asyncio, "sleep", clock.asleep)
-    monkeypatch.setattr(time, "monotonic", clock.time)
-    monkeypatch.setattr(time, "sleep", clock.sleep)
-    return clock
+def thread_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """The clock of threads, which goes on only while one sleeps; every sleep takes a little longer than it should."""
+    now = 1000.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds + 0.001
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    return lambda: now
+
+
+def now() -> float:
+    """The clock of the loop."""
+    return asyncio.get_running_loop().time()
 
 
 def _stream(*chunks: Chunk, **more: Any) -> ResponseStream:
     return ResponseStream(chunks, **more)
 
 
+PACED = _stream(Chunk(1000, b"1"), Chunk(2000, b"2"), Chunk(500, b"3"), headers_ms=100)
+
+
+@pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("pace", [0.0, 0.5, 1.0])
-async def test_chunks_are_due_at_moments_that_delays_do_not_move(clock: Clock, pace: float) -> None:
-    """Each is counted from the start of the request, times the pace; async or in a thread."""
-    stream = _stream(Chunk(1000, b"1"), Chunk(2000, b"2"), Chunk(500, b"3"), headers_ms=100)
-    expected = [pace * wait + 0.001 for wait in (0.11, 0.13, 0.135)]
-    start = clock.now
-    moments = [clock.now - start async for _ in aplay(stream, start, pace)]
-    sync_start = clock.now
-    sync_moments = [clock.now - sync_start for _ in play(stream, sync_start, pace)]
-    if pace:  # without a pace nothing is ever waited for, and each step is late
-        assert moments == pytest.approx(expected)
-        assert sync_moments == pytest.approx(expected)
-    assert moments == pytest.approx(sync_moments)
+async def test_chunks_are_due_at_fixed_moments(pace: float) -> None:
+    """Each is counted from the start of the request, times the pace; a reader that is slow does not move the later."""
+    start, moments = now(), []
+    async for _ in aplay(PACED, start, pace):
+        moments.append(now() - start)
+        await asyncio.sleep(0.004 * pace)
+    assert moments == pytest.approx([pace * wait for wait in (0.11, 0.13, 0.135)])
 
 
+@pytest.mark.parametrize("pace", [0.5, 1.0])
+def test_a_thread_gets_them_at_the_same_moments(pace: float, thread_time: Callable[[], float]) -> None:
+    """By its own clock; that each sleep ends late does not add up."""
+    start = thread_time()
+    moments = [thread_time() - start for _ in play(PACED, start, pace)]
+    assert moments == pytest.approx([pace * wait + 0.001 for wait in (0.11, 0.13, 0.135)])
+
+
+@pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_tokens_come_at_the_times_of_the_step(clock: Clock, api: API) -> None:
+async def test_tokens_come_at_the_times_of_the_step(api: API) -> None:
     """Whatever other events an API has around them; thinking and arguments take their time as well."""
     step = Step("one two three", reasoning="hm", tool_calls=[("look", "{} ")], first_wait=3.0, gap=(1.0, 2.0))
-    start = clock.now
+    start = now()
     async with MiniAgents():
         (promise,) = [promise async for promise in ScriptedLLM(step).agent(api=api).trigger("Hi")]
-        moments = [(token, round(clock.now - start, 1)) async for token in promise]
+        moments = [(token, round(now() - start, 3)) async for token in promise]
         await promise
     assert moments == [("one", 4.0), (" two", 6.0), (" three", 7.0)]
-    assert round(clock.now - start, 1) == 9.0
+    assert now() - start == pytest.approx(9.0)
 
 
-async def test_a_whole_answer_comes_when_its_last_token_would(clock: Clock) -> None:
+@pytest.mark.miniagents_virtual_time
+async def test_a_whole_answer_comes_when_its_last_token_would() -> None:
     """A failure comes when it is said to."""
-    start = clock.now
+    start = now()
     llm = ScriptedLLM([Step("one two three", first_wait=3.0, gap=1.0), Failure(500, first_wait=2.0)])
-    async with httpx2.AsyncClient(transport=llm.transport()) as client:
+    async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
         await client.post("https://api.openai.com/v1/responses", json={"input": "Hi"})
-        assert round(clock.now - start, 1) == 5.0
+        assert now() - start == pytest.approx(5.0)
         await client.post("https://api.openai.com/v1/responses", json={"input": "Hi"})
-        assert round(clock.now - start, 1) == 7.0
+        assert now() - start == pytest.approx(7.0)
 
 
-async def test_a_pause_in_the_middle(clock: Clock) -> None:
+@pytest.mark.miniagents_virtual_time
+async def test_a_pause_in_the_middle() -> None:
     """`then` may be a number of seconds, on top of the gap; the stream goes on afterwards."""
-    start = clock.now
+    agent = ScriptedLLM(Step("one two", after=1, then=30, gap=1.0), pace=0.5).agent()
+    start = now()
     async with MiniAgents():
-        (promise,) = [
-            promise
-            async for promise in ScriptedLLM(Step("one two", after=1, then=30, gap=1.0), pace=0.5).agent().trigger("Hi")
-        ]
-        moments = [(token, round(clock.now - start, 1)) async for token in promise]
+        (promise,) = [promise async for promise in agent.trigger("Hi")]
+        moments = [(token, round(now() - start, 3)) async for token in promise]
     assert moments == [("one", 0.0), (" two", 15.5)]
 
 
-async def test_a_client_waits_no_longer_than_its_timeout(clock: Clock) -> None:
+LATE = _stream(Chunk(0, b"1"), Chunk.after(30, b"2"))
+OPEN = _stream(Chunk(0, b"1"), end="open", complete=False)
+
+
+@pytest.mark.miniagents_virtual_time
+@pytest.mark.parametrize("stream", [LATE, OPEN, _stream(Chunk(0, b"1"), Chunk(HELD, b"2"))])
+async def test_a_client_waits_no_longer_than_its_timeout(stream: ResponseStream) -> None:
     """It gets the error that a socket would give it, and as late."""
-    stream = _stream(Chunk(0, b"1"), Chunk.after(30, b"2"))
-    for seconds, play_it in ((10.0, stream), (20.0, _stream(Chunk(0, b"1"), end="open", complete=False))):
-        start, received = clock.now, []
-        with pytest.raises(httpx2.ReadTimeout):
-            async for chunk in aplay(play_it, start, read_timeout=seconds):
-                received.append(chunk)
-        assert received == [b"1"]
-        assert round(clock.now - start, 1) == seconds
-    start = clock.now
+    start, received = now(), []
     with pytest.raises(httpx2.ReadTimeout):
-        list(play(stream, start, read_timeout=10.0))
-    assert round(clock.now - start, 1) == 10.0
+        async for chunk in aplay(stream, start, gate=Gate(), read_timeout=10.0):
+            received.append(chunk)
+    assert received == [b"1"]
+    assert now() - start == pytest.approx(10.0)
+
+
+@pytest.mark.miniagents_virtual_time
+async def test_a_client_does_not_wait_for_late_headers_either() -> None:
+    """Nothing has come by then at all."""
+    llm, start = ScriptedLLM(Failure(500, first_wait=60.0)), now()
+    async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.post("https://api.openai.com/v1/responses", json={"input": "Hi"})
+    assert now() - start == pytest.approx(10.0)
+
+
+def test_a_thread_waits_no_longer_than_its_timeout(thread_time: Callable[[], float]) -> None:
+    """Where nothing would ever come, not at all: nobody could wake it."""
+    start = thread_time()
+    with pytest.raises(httpx2.ReadTimeout):
+        list(play(LATE, start, read_timeout=10.0))
+    assert round(thread_time() - start, 1) == 10.0
+    with pytest.raises(httpx2.ReadTimeout):
+        list(play(OPEN, thread_time()))
+    assert round(thread_time() - start, 1) == 10.0
 
 
 async def test_nothing_ever_comes_of_an_open_stream() -> None:
-    """A reader without a timeout waits until it is cancelled; in a thread, which nobody can cancel, not at all."""
-    stream = _stream(Chunk(0, b"1"), end="open", complete=False)
-    chunks = aplay(stream, asyncio.get_running_loop().time())
+    """A reader without a timeout waits until it is cancelled."""
+    chunks = aplay(OPEN, now())
     assert await anext(chunks) == b"1"
     waiting = asyncio.ensure_future(anext(chunks))
     for _ in range(10):
@@ -141,8 +153,6 @@ async def test_nothing_ever_comes_of_an_open_stream() -> None:
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()
-    with pytest.raises(httpx2.ReadTimeout):
-        list(play(stream, time.monotonic()))
 
 
 @pytest.mark.parametrize("end", ["closed", "cancelled"])
@@ -207,14 +217,12 @@ async def test_what_is_held_waits_for_its_gate() -> None:
     assert [chunk async for chunk in aplay(stream, 0.0, gate=gate)] == [b"1", b"2", b"3"]
 
 
-async def test_what_is_held_ends_with_the_readers_timeout() -> None:
+def test_a_thread_waits_at_the_gate_as_long_as_its_client_would() -> None:
     """Without a gate nothing is held."""
     stream = _stream(Chunk(HELD, b"1"))
     with pytest.raises(httpx2.ReadTimeout):
-        _ = [chunk async for chunk in aplay(stream, 0.0, gate=Gate(), read_timeout=0.001)]
-    with pytest.raises(httpx2.ReadTimeout):
-        list(play(stream, 0.0, gate=Gate(), read_timeout=0.001))
-    assert list(play(stream, 0.0)) == [b"1"]
+        list(play(stream, time.monotonic(), gate=Gate(), read_timeout=0.001))
+    assert list(play(stream, time.monotonic())) == [b"1"]
 
 
 def test_a_gate_outlives_the_loops_that_waited_at_it() -> None:

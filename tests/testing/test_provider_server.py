@@ -168,9 +168,11 @@ async def test_a_truncated_stream_ends_as_if_it_were_whole() -> None:
 
 async def test_exceptions_of_a_script_are_told_to_the_client() -> None:
     """Network errors break the connection, others are a status that no client repeats."""
-    async with ProviderServer([ConnectionError("no route"), httpx2.ReadTimeout("late"), KeyError("k")]) as server:
+    recorded_failure = ResponseStream(status=0, end="raise ConnectError: no route", complete=False)
+    network_errors: list[Any] = [ConnectionError("no route"), httpx2.ReadTimeout("late"), recorded_failure]
+    async with ProviderServer([*network_errors, KeyError("k")]) as server:
         async with _openai(server) as client:
-            for _ in range(2):
+            for _ in network_errors:
                 with pytest.raises(openai.APIConnectionError):
                     await client.responses.create(model="m", input="Hi")
             with pytest.raises(openai.InternalServerError, match="the script raises KeyError"):

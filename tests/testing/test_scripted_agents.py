@@ -184,6 +184,16 @@ async def test_a_failure_is_the_typed_error_of_the_agents() -> None:
     assert error.retryable is False
 
 
+async def test_a_connection_that_failed_when_it_was_recorded_fails_again() -> None:
+    """Such a stream has no status, and an end only; the agent says so on a script as on the wire."""
+    failed = ResponseStream(status=0, end="raise ConnectError: no route", complete=False)
+    _, _, error = await ask(create_scripted_agent([failed]))
+    _, _, on_wire = await on_the_wire([failed], "chat", retry=None)
+    assert isinstance(error, ConnectionFailedError)
+    assert isinstance(on_wire, ConnectionFailedError)
+    assert "no route" in str(error)
+
+
 async def test_an_agent_retries_if_it_is_told_to() -> None:
     """Each attempt is a call."""
     llm = ScriptedLLM([Failure(503), ConnectionError("no route"), "Here you are"])
