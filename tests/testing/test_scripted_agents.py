@@ -92,6 +92,40 @@ async def test_the_message_has_all_that_was_scripted(api: API) -> None:
     assert all(getattr(message.usage, name) == count for name, count in usage if count is not None)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_a_custom_tool_is_called_with_a_text(api: API, stream: bool) -> None:
+    """OpenAI's kind of tools whose input is no JSON."""
+    step = Step(tool_calls=[ToolCall(id="call_a", name="run", arguments="print(1, 2)", type="custom")])
+    message, _, _ = await ask(create_scripted_agent(step, api=api, stream=stream))
+    (call,) = message.tool_calls
+    assert (call.id, call.name, call.arguments, call.type) == ("call_a", "run", "print(1, 2)", "custom")
+
+
+async def test_arguments_may_be_cut_short() -> None:
+    """As by a limit of tokens; Anthropic has no way to send that in one piece."""
+    step = Step(tool_calls=[("look", '{"where": "ov')], finish_reason="length")
+    for stream, arguments in ((True, '{"where": "ov'), (False, "{}")):
+        message, _, _ = await ask(create_scripted_agent(step, api="messages", stream=stream))
+        assert (message.finish_reason, message.tool_calls[0].arguments) == ("length", arguments)
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_half_characters_are_sent_as_providers_send_them(api: API) -> None:
+    """As JSON escapes, which the decoder puts together again."""
+    message, tokens, _ = await ask(create_scripted_agent(Step(["a\ud83d", "\ude00b"]), api=api))
+    assert message.content == "".join(tokens) == "a😀b"
+
+
+async def test_an_error_page_can_be_a_step() -> None:
+    """That of a proxy, say, which is not JSON."""
+    page = ResponseStream((Chunk(0, b"<h1>Bad gateway</h1>"),), status=502, headers={"content-type": ["text/html"]})
+    _, _, error = await ask(create_scripted_agent([page]))
+    assert isinstance(error, LLMError)
+    assert error.status == 502
+    assert "Bad gateway" in str(error)
+
+
 async def test_a_message_can_be_a_step() -> None:
     """Such as one that was said before."""
     scripted = AssistantMessage("Hello", finish_reason="length", reasoning="Hm", usage=Usage(input_tokens=1))
