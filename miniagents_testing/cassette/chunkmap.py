@@ -22,7 +22,7 @@ from miniagents_testing.streams import TICKS_PER_SECOND, Chunk
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk"]
+__all__ = ["ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk", "refitted"]
 
 _TICKS_PER_MS = TICKS_PER_SECOND // 1000
 
@@ -94,8 +94,7 @@ def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
         start, position = position, position + int(size) if size else _after_events(int(events or 1), position, ends)
         if position > len(body):
             raise ChunkMapError(f"the map goes on after the {len(body)} bytes of the body, at {token!r}")
-        wait = int(ms) * _TICKS_PER_MS + (int(hundredths.ljust(2, "0")) if hundredths else 0)
-        chunks.append(Chunk(wait, body[start:position]))
+        chunks.append(Chunk(_ticks(ms, hundredths), body[start:position]))
     if position != len(body):
         raise ChunkMapError(f"the map ends after {position} of the {len(body)} bytes of the body")
     return tuple(chunks)
@@ -105,6 +104,24 @@ def one_event_a_chunk(body: bytes) -> tuple[Chunk, ...]:
     """The chunks of a body whose cuts nobody recorded, without any waits."""
     starts = [0, *event_ends(body)]
     return tuple(Chunk(0, body[start:end]) for start, end in pairwise(starts))
+
+
+def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
+    """Chunks of a body that was edited after its map was made: each event comes when its predecessor in number came.
+
+    Cuts inside events are given up. Events that are new at the end come together with the last of the old ones.
+    """
+    waits = []
+    waited = 0
+    for parsed in filter(None, map(_TOKEN.fullmatch, text.split())):
+        ms, hundredths, events, size = parsed.groups()
+        waited += _ticks(ms, hundredths)
+        if not size:
+            waits += [waited, *[0] * (int(events or 1) - 1)]
+            waited = 0
+    chunks = one_event_a_chunk(body)
+    waits += [0] * (len(chunks) - len(waits))
+    return tuple(Chunk(wait, chunk.data) for wait, chunk in zip(waits, chunks, strict=False))
 
 
 def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
@@ -127,6 +144,10 @@ def _after_events(count: int, position: int, ends: Sequence[int]) -> int:
             f"the body has {len(ends) - last + count - 1} more events after {position} bytes, not {count}"
         )
     return ends[last]
+
+
+def _ticks(ms: str, hundredths: str | None) -> int:
+    return int(ms) * _TICKS_PER_MS + (int(hundredths.ljust(2, "0")) if hundredths else 0)
 
 
 def _ms(ticks: int) -> str:

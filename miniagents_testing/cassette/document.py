@@ -23,11 +23,11 @@ from miniagents_testing.errors import CassetteFormatError
 from miniagents_testing.streams import ResponseStream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from miniagents_testing.streams import Chunk
 
-__all__ = ["FORMAT", "entry_of", "interaction_of", "parse", "sealed"]
+__all__ = ["FORMAT", "entry_of", "interaction_of", "parse", "parse_edited", "sealed"]
 
 FORMAT = 1
 """The `v` of everything that is ours in the file."""
@@ -48,6 +48,21 @@ def parse(text: str | bytes) -> dict[str, Any]:
     Raises:
         CassetteFormatError: no cassette, or not the one that was saved.
     """
+    document, misfits = parse_edited(text)
+    if misfits:
+        raise CassetteFormatError(
+            f"{misfits[0]}. The file is damaged or was edited: record it again, take back the edit, or keep it with "
+            "`python -m miniagents_testing edit --reseal`"
+        )
+    return document
+
+
+def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
+    """The document in a text, and all that is not as it was sealed.
+
+    Raises:
+        CassetteFormatError: no cassette, or one of another format.
+    """
     try:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
         document = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
@@ -56,11 +71,9 @@ def parse(text: str | bytes) -> dict[str, Any]:
     try:
         if document["version"] != 1:  # it stands after all interactions: a file that was cut off lacks it
             raise CassetteFormatError(f"version {document['version']!r} of vcrpy's format is not known here")
-        _check_seal(document["interactions"], document.get("miniagents"))
+        return document, list(_misfits(document["interactions"], document.get("miniagents")))
     except (KeyError, TypeError, AttributeError) as error:
         raise CassetteFormatError(f"not a cassette: {type(error).__name__}: {error}") from error
-    checked: dict[str, Any] = document
-    return checked
 
 
 def sealed(entries: Sequence[Entry], **more: Any) -> dict[str, Any]:
@@ -178,24 +191,20 @@ def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
     return chunkmap.one_event_a_chunk(body)
 
 
-def _check_seal(entries: list[Entry], seal: Any) -> None:
-    """Raise where the document is not what was saved."""
-    ours = [number for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
+def _misfits(entries: list[Entry], seal: Any) -> Iterator[str]:
+    """Interactions that are not what was sealed; then, whether all are there, and in their order."""
+    ours = [(number, entry) for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
     if seal is None:
         if ours:
-            raise CassetteFormatError(f"its `miniagents` entry is missing, but {len(ours)} interactions are ours")
+            yield f"its `miniagents` entry is missing, but {len(ours)} interactions are ours"
         return
     if seal["v"] != FORMAT:
         raise CassetteFormatError(f"format {seal['v']!r} is not known here, only {FORMAT}")
-    for number in ours:
-        entry = entries[number - 1]
+    for number, entry in ours:
         if entry["response"]["stream"].get("digest") != _digest(entry):
-            raise CassetteFormatError(
-                f"interaction {number} ({entry['request']['uri']}): its digest does not fit; the file is damaged or "
-                "was edited. Record it again, or take back the edit"
-            )
+            yield f"interaction {number} ({entry['request']['uri']}): its digest does not fit"
     if seal != _seal(entries):
-        raise CassetteFormatError(f"{seal['count']} interactions were sealed, {len(entries)} are here, or others")
+        yield f"{seal['count']} interactions were sealed, {len(entries)} are here, or others"
 
 
 def _seal(entries: Sequence[Entry]) -> dict[str, Any]:

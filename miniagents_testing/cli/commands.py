@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cli import FOUND, IMPOSSIBLE, importing, lint, play, serve, show, verify
+from miniagents_testing.cli import FOUND, IMPOSSIBLE, edit, importing, lint, play, serve, show, verify
 from miniagents_testing.cli.screen import Impossible, complain
 from miniagents_testing.errors import CassetteError
 
@@ -54,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (play, show, verify, lint, importing, serve):
+    for command in (play, show, verify, lint, edit, importing, serve):
         command.add(commands)
     return parser
