@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents_testing import ReplayTransport
-from miniagents_testing.cassette import load
+from miniagents_testing.cassette import load, use_cassette
 from miniagents_testing.cassette.foreign import foreign_interaction
 from miniagents_testing.errors import CassetteFormatError
 
@@ -250,8 +250,7 @@ version: 1
 """,
         encoding="utf-8",
     )
-    http_client = httpx2.AsyncClient(transport=ReplayTransport(path))
-    async with openai.AsyncOpenAI(api_key="none", http_client=http_client) as client:
+    async with use_cassette(path), openai.AsyncOpenAI(api_key="none") as client:
         answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi 😀"}])
     assert answer.choices[0].message.content == "Grüß dich"
 
