@@ -25,10 +25,12 @@ _EVENT = re.compile(rb"^event: ?(\S+)|^data: ?(\[DONE\])", re.MULTILINE)
 def in_full(interaction: Interaction, reading: Reading) -> Iterator[Text]:
     """The parts of the picture, each some lines to print."""
     answer = interaction.response
+    if interaction.agent:
+        yield _head("agent", interaction.agent)
     yield _head("request", f"{interaction.method} {interaction.uri}", interaction.request_headers)
     yield _indented(_pretty(interaction.request_body))
     status = f"HTTP {answer.status} {answer.reason}, {answer.headers_ms:.2f} ms after the request"
-    yield _head("response", status, answer.headers)
+    yield _head("response", status if answer.status else "none", answer.headers)
     outcome = reading.outcome
     if outcome is None:
         yield _indented(_pretty(answer.body))

@@ -90,7 +90,7 @@ class _Stream:
 
     @property
     def label(self) -> Text:
-        name = self.reading.model or f"{self.interaction.method} {self.interaction.uri}"
+        name = self.interaction.agent_path or self.reading.model or f"{self.interaction.method} {self.interaction.uri}"
         return Text(one_line(name), f"bold {self.colour}")
 
     @property

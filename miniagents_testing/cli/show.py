@@ -33,6 +33,7 @@ class _Row(NamedTuple):
     """An interaction in a table."""
 
     number: str
+    agent: str
     provider: str
     model: str
     asked: str
@@ -95,6 +96,7 @@ def _row(number: int, interaction: Interaction, reading: Reading) -> _Row:
     counts = (usage.input, usage.output) if usage else (None, None)
     return _Row(
         str(number),
+        interaction.agent,
         reading.provider,
         reading.model,
         one_line(reading.prompt.last.text, _PROMPT_LIMIT) or f"{interaction.method} {interaction.uri}",
@@ -110,11 +112,13 @@ def _table(cassette: Cassette, rows: list[_Row]) -> Table:
     if cassette.interactions and not cassette.sealed:
         title.append("  (not ours: no times, no seal)", "dim")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for name in _Row._fields:
+    known = [index for index in range(len(_Row._fields)) if any(row[index] for row in rows)]
+    for name in (_Row._fields[index] for index in known):
         heading = "#" if name == "number" else name.replace("_", " ")
         table.add_column(heading, justify="right" if name in _NUMBERS else "left", no_wrap=True, overflow="ellipsis")
     for row, reading in zip(rows, cassette.readings, strict=True):
-        table.add_row(*(Text(one_line(value)) for value in row), style="" if reading.ending.whole else "yellow")
+        style = "" if reading.ending.whole else "yellow"
+        table.add_row(*(Text(one_line(row[index])) for index in known), style=style)
     return table
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniagents_testing.cassette.chunkmap import ChunkMapError, decode, encode, event_ends, one_event_a_chunk
+from miniagents_testing.cassette.chunkmap import (
+    ChunkMapError,
+    decode,
+    encode,
+    event_ends,
+    one_event_a_chunk,
+    refitted,
+)
 from miniagents_testing.streams import Chunk
 
 PIECES = st.sampled_from([b"data: x", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", "data: é😀\n\n".encode(), b":"])
@@ -65,3 +72,20 @@ def test_a_map_that_does_not_fit_is_refused(text: str) -> None:
     """Too long, too short, or no map at all: the error says which."""
     with pytest.raises(ChunkMapError):
         decode(text, b"data: 1\n\ndata: 2\n\n")
+
+
+@given(CHUNKS, st.lists(PIECES))
+def test_an_edited_body_keeps_its_bytes_and_its_moments(chunks: list[Chunk], edited: list[bytes]) -> None:
+    """Event by event, as many as there were and are."""
+    body, now = b"".join(chunk.data for chunk in chunks), b"".join(edited)
+    refitted_ = refitted(encode(chunks), now)
+    assert b"".join(chunk.data for chunk in refitted_) == now
+    assert [chunk.data for chunk in refitted_] == [chunk.data for chunk in one_event_a_chunk(now)]
+    moment, moments, position = 0, {}, 0
+    for chunk in decode(encode(chunks), body):
+        moment += chunk.wait
+        position += len(chunk.data)
+        moments[position] = moment
+    events = event_ends(body)[: len(refitted_)]
+    then = [next(moment for end, moment in moments.items() if end >= event) for event in events]
+    assert [sum(chunk.wait for chunk in refitted_[: number + 1]) for number in range(len(then))] == then

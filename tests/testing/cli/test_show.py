@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tests.testing.cli.conftest import Done, Kit
 
-HEADING = "file\tnumber\tprovider\tmodel\tasked\tchunks\tseconds\tend\ttokens_in\ttokens_out"
+HEADING = "file\tnumber\tagent\tprovider\tmodel\tasked\tchunks\tseconds\tend\ttokens_in\ttokens_out"
 
 
 def test_a_pipe_gets_one_line_an_interaction(run: Callable[..., Done], conversation: Path) -> None:
@@ -22,8 +22,8 @@ def test_a_pipe_gets_one_line_an_interaction(run: Callable[..., Done], conversat
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
         HEADING,
-        f"{conversation}\t1\topenai\tgpt-4\tHi, who are you?\t5\t0.60\tstop\t\t",
-        f"{conversation}\t2\topenai\tgpt-4\tBye 👋\t4\t0.50\tstop\t\t",
+        f"{conversation}\t1\t\topenai\tgpt-4\tHi, who are you?\t5\t0.60\tstop\t\t",
+        f"{conversation}\t2\t\topenai\tgpt-4\tBye 👋\t4\t0.50\tstop\t\t",
     ]
 
 
@@ -43,7 +43,7 @@ def test_requests_that_are_none_of_a_model_are_shown_by_their_address(
     answer = ResponseStream((Chunk(0, b"x"),))
     save(tmp_path / "c.yaml", [kit.interaction("", answer, uri="https://x.test/a", method="GET", request_body=b"")])
     row = run("show", tmp_path / "c.yaml").out.splitlines()[1]
-    assert row.split("\t")[1:] == ["1", "x.test", "", "GET https://x.test/a", "1", "", "eof", "", ""]
+    assert row.split("\t")[1:] == ["1", "", "x.test", "", "GET https://x.test/a", "1", "", "eof", "", ""]
 
 
 def test_usage_is_counted(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
@@ -98,3 +98,23 @@ def test_a_number_that_is_not_there_is_refused(run: Callable[..., Done], convers
     assert "has 2 interactions; there is no number 3" in done.err
     save(conversation.with_name("other.yaml"), load(conversation))
     assert run("show", conversation.parent, "-n", "1").code == 2
+
+
+def test_agents_are_named(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """Where the framework made the call, the path of aliases tells who asked."""
+    save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer("Ho"), agent="WRITER/OPENAI_AGENT#1")])
+    assert run("show", tmp_path / "c.yaml").out.splitlines()[1].split("\t")[2] == "WRITER/OPENAI_AGENT#1"
+    assert "agent     WRITER/OPENAI_AGENT#1" in run("show", tmp_path / "c.yaml", "-n", "1").out
+    assert "WRITER/OPENAI_AGENT: Ho" in run("play", tmp_path / "c.yaml").out
+
+
+def test_a_request_without_a_response_is_shown(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+    """The connection failed before there was one; that is a recording, too."""
+    failed = ResponseStream(status=0, reason="", end="raise ConnectError: refused", complete=False)
+    save(tmp_path / "c.yaml", [kit.interaction("Hi", failed)])
+    assert "\tbroken: ConnectError\t" in run("show", tmp_path / "c.yaml").out
+    assert run("play", tmp_path / "c.yaml").out == "USER: Hi\ngpt-4: [the connection broke: ConnectError: refused]\n\n"
+    full = run("show", tmp_path / "c.yaml", "-n", "1").out
+    assert "response  none" in full
+    assert "chunks    0, 0 bytes" in full
+    assert run("verify", tmp_path / "c.yaml").code == 0
