@@ -82,11 +82,13 @@ def _run(options: argparse.Namespace) -> int:
 def _show(cassette: Cassette, screen: Screen) -> None:
     numbered = enumerate(zip(cassette.interactions, cassette.readings, strict=True), 1)
     rows = [_row(number, interaction, reading) for number, (interaction, reading) in numbered]
-    if screen.live:
+    if not screen.live:
+        for row in rows:
+            screen.row(str(cassette.path), *row)
+    elif rows:
         screen.print(_table(cassette, rows), soft_wrap=False)
-        return
-    for row in rows:
-        screen.row(str(cassette.path), *row)
+    elif not cassette.damage:
+        screen.row(str(cassette.path), "no interactions")
 
 
 def _row(number: int, interaction: Interaction, reading: Reading) -> _Row:
