@@ -155,7 +155,7 @@ class Player:
     def _together(self, scene: Sequence[_Stream]) -> None:
         """Show running streams below each other; each goes up into the text above when it has ended."""
         running: list[_Stream] = []
-        with Live(console=self._screen, auto_refresh=False, transient=True) as live:
+        with Live(console=self._screen, auto_refresh=False) as live:
             for moment, what, stream, index in _events(scene):
                 if self._wait(moment) > 0:
                     live.update(self._region(running), refresh=True)
