@@ -23,7 +23,7 @@ __all__ = ["Cassette", "cassette_paths", "open_cassette"]
 
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 _INTERACTIONS = re.compile(rb'^interactions:|"interactions"\s*:', re.MULTILINE)
-_SEAL = re.compile(r"^miniagents:", re.MULTILINE)
+_SEAL = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
