@@ -14,9 +14,9 @@ from rich.text import Text
 
 from miniagents_testing.cassette.file import load
 from miniagents_testing.cassette.reading import Reading, read
+from miniagents_testing.cassette.timeline import timeline
 from miniagents_testing.cli.screen import Screen, one_line
 from miniagents_testing.cli.transcript import Transcript, prompt_text
-from miniagents_testing.streams import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,23 +70,17 @@ class _Stream:
     interaction: Interaction
     reading: Reading
     start: float
-    moments: tuple[float, ...]
+    arrivals: tuple[float, ...]
+    """Of its chunks."""
+    end: float
     transcript: Transcript = field(default_factory=Transcript)
     said: Text = field(default_factory=Text)
 
     @classmethod
     def of(cls, number: int, interaction: Interaction) -> _Stream:
-        start = interaction.started_ms / 1000
-        moment = start + interaction.response.headers_ms / 1000
-        moments = []
-        for chunk in interaction.response.chunks:
-            moment += chunk.wait / TICKS_PER_SECOND
-            moments.append(moment)
-        return cls(number, interaction, read(interaction), start, tuple(moments))
-
-    @property
-    def end(self) -> float:
-        return self.moments[-1] if self.moments else self.start + self.interaction.response.headers_ms / 1000
+        moments = timeline([interaction])
+        arrivals = tuple(moment.ms / 1000 for moment in moments if moment.what == "chunk")
+        return cls(number, interaction, read(interaction), moments[0].ms / 1000, arrivals, moments[-1].ms / 1000)
 
     @property
     def label(self) -> Text:
@@ -146,7 +140,7 @@ class Player:
         write = self._write
         write(prompt_text(stream.reading, mark, self._known))
         write(_name(stream, mark))
-        for moment, pieces in zip(stream.moments, stream.reading.chunks, strict=True):
+        for moment, pieces in zip(stream.arrivals, stream.reading.chunks, strict=True):
             self._until(moment)
             for piece in pieces:
                 write(stream.transcript.add(piece))
@@ -155,17 +149,19 @@ class Player:
     def _together(self, scene: Sequence[_Stream]) -> None:
         """Show running streams below each other; each goes up into the text above when it has ended."""
         running: list[_Stream] = []
+        left = [iter(stream.reading.chunks) for stream in scene]
         with Live(console=self._screen, auto_refresh=False) as live:
-            for moment, what, stream, index in _events(scene):
-                if self._wait(moment) > 0:
+            for moment in timeline([stream.interaction for stream in scene]):
+                stream = scene[moment.number - 1]
+                if self._wait(moment.ms / 1000) > 0:
                     live.update(self._region(running), refresh=True)
-                    self._until(moment)
-                if what == _START:
+                    self._until(moment.ms / 1000)
+                if moment.what == "request":
                     running.append(stream)
-                elif what == _CHUNK:
-                    for piece in stream.reading.chunks[index]:
+                elif moment.what == "chunk":
+                    for piece in next(left[moment.number - 1]):
                         stream.said.append_text(stream.transcript.add(piece))
-                else:
+                elif moment.what == "end":
                     running.remove(stream)
                     live.update(self._region(running), refresh=True)
                     self._write(self._whole(stream))
@@ -223,14 +219,3 @@ def _scenes(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
         end = max(end, stream.end)
     if scene:
         yield scene
-
-
-_START, _CHUNK, _END = range(3)
-
-
-def _events(scene: Sequence[_Stream]) -> list[tuple[float, int, _Stream, int]]:
-    """All that happens, in order of time: moment, what, in which stream, with which chunk."""
-    events = [(stream.start, _START, stream, 0) for stream in scene]
-    events += [(moment, _CHUNK, stream, i) for stream in scene for i, moment in enumerate(stream.moments)]
-    events += [(stream.end, _END, stream, 0) for stream in scene]
-    return sorted(events, key=lambda event: (event[0], event[2].number, event[1], event[3]))

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from miniagents_testing.cassette.file import load
 from miniagents_testing.cassette.reading import read
+from miniagents_testing.cassette.timeline import ends_ms
 from miniagents_testing.cli.detail import in_full
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.screen import Impossible, Screen, complain, one_line, progress
-from miniagents_testing.streams import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     import argparse
@@ -93,7 +93,7 @@ def _show(cassette: Cassette, screen: Screen) -> None:
 
 def _row(number: int, interaction: Interaction, reading: Reading) -> _Row:
     answer = interaction.response
-    seconds = answer.headers_ms / 1000 + sum(chunk.wait for chunk in answer.chunks) / TICKS_PER_SECOND
+    seconds = (ends_ms([interaction]) - interaction.started_ms) / 1000
     usage = reading.outcome.usage if reading.outcome else None
     counts = (usage.input, usage.output) if usage else (None, None)
     return _Row(
