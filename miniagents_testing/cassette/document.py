@@ -120,8 +120,8 @@ def interaction_of(entry: Entry, where: str) -> Interaction:
     try:
         request, stream = entry["request"], entry["response"].get("stream")
         if stream is None:
-            return foreign_interaction(entry, where)
-        return Interaction(
+            return _typed(foreign_interaction(entry, where))
+        interaction = Interaction(
             method=request["method"],
             uri=request["uri"],
             request_body=_bytes(request["body"]),
@@ -130,10 +130,28 @@ def interaction_of(entry: Entry, where: str) -> Interaction:
             agent=stream.get("agent", ""),
             response=_StoredStream.of(entry["response"], stream, where),
         )
+        return _typed(interaction)
     except CassetteFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CassetteFormatError(f"{where}: not an interaction: {type(error).__name__}: {error}") from error
+
+
+def _typed(interaction: Interaction) -> Interaction:
+    """The interaction, if its fields are what they should be: without a seal, YAML may hold anything anywhere."""
+    answer = interaction.response
+    if not isinstance(answer.status, int):
+        raise TypeError(f"its status is {answer.status!r}")
+    texts = [interaction.method, interaction.uri, interaction.agent, answer.reason, answer.end]
+    for headers in (interaction.request_headers, answer.headers):
+        for name, values in headers.items():
+            if not isinstance(values, list):
+                raise TypeError(f"the values of header {name} are {values!r}")
+            texts += [name, *values]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} where a text should be")
+    return interaction
 
 
 class _StoredStream(ResponseStream):

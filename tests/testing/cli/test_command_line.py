@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,42 @@ def test_a_damaged_file_is_code_1(run: Callable[..., Done], conversation: Path) 
         assert done.code == 1
         assert f"{conversation}" in done.err
         assert "interaction 2" in done.err
+
+
+KEYS = "interactions request method uri body headers content-type response status code message string"
+KEYS_OF_OURS = f"{KEYS} stream v started_ms headers_ms chunks end digest version miniagents count"
+
+
+@pytest.mark.parametrize(
+    ("sealed", "key"),
+    [*((True, key) for key in KEYS_OF_OURS.split()), *((False, key) for key in KEYS.split())],
+)
+def test_no_damage_is_a_traceback(run: Callable[..., Done], conversation: Path, sealed: bool, key: str) -> None:
+    """A line that is missing, doubled, or has another value, in files with and without a seal."""
+    text = conversation.read_text(encoding="utf-8")
+    if not sealed:
+        document = yaml.safe_load(text)
+        del document["miniagents"]
+        for entry in document["interactions"]:
+            del entry["response"]["stream"]
+        text = yaml.safe_dump(document)
+    lines = text.splitlines()
+    position = next(number for number, line in enumerate(lines) if line.strip(" -").startswith(f"{key}:"))
+    line, name = lines[position], lines[position].partition(":")[0]
+    damaged = conversation.with_name("damaged.yaml")
+    for change in ("", f"{line}\n{line}", f"{name}:", f"{name}: 5", f"{name}: x", f"{name}: [1]", f"{name}: {{a: 1}}"):
+        changed = "\n".join([*lines[:position], change, *lines[position + 1 :]])
+        for command in (
+            "play",
+            "show",
+            "verify",
+            "lint",
+            f"import --force -o {damaged.parent / 'out'}",
+            "edit --reseal",
+        ):
+            damaged.write_text(changed, encoding="utf-8")
+            arguments = command.split()
+            assert run(arguments[0], damaged, *arguments[1:]).code in (0, 1)
 
 
 def test_a_reader_that_stops_reading_is_no_traceback(conversation: Path) -> None:
