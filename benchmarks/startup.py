@@ -1,14 +1,15 @@
-"""What `import miniagents` costs beside the modules it cannot do without, each in a fresh process, in turn."""
+"""What starting costs, each in a fresh process, in turn: importing, and pytest with the plugin and without it."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
+from importlib.metadata import entry_points
 
 from benchmarks.measure import Plan, Table, main
 
 _MEASURED = "import time\nstart = time.process_time()\n{imports}\nprint(time.process_time() - start)"
-_MODEL = "\nclass Model(pydantic.BaseModel): content: str"
 _PAIRS = (
     ("import asyncio, pydantic", "import miniagents"),
     # the names of both packages are loaded when they are first asked for, and pydantic's plugins with the first model
@@ -19,28 +20,46 @@ _PAIRS = (
 )
 """What is compared: the bare side, ours."""
 
+# all of the process counts, as of `python -m pytest`
+_COLLECTED = "import time, pytest\npytest.main({arguments})\nprint()\nprint(time.process_time())"
+_EMPTY_PROJECT = ["--collect-only", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
 
-async def milliseconds(imports: str) -> float:
+
+async def milliseconds(code: str, folder: str | None = None) -> float:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _MEASURED.format(imports=imports), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, cwd=folder
     )
     output, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"`{imports}` failed with status {process.returncode}")
-    return float(output) * 1000
+        raise RuntimeError(f"`{code}` failed with status {process.returncode}")
+    return float(output.splitlines()[-1]) * 1000
+
+
+async def collecting(table: Table, plan: Plan) -> None:
+    """`pytest --collect-only` where there is nothing to collect."""
+    if "miniagents" not in entry_points(group="pytest11").names:
+        raise RuntimeError("pytest does not find the plugin: install the checkout, `pip install -e .`")
+    base: list[float] = []
+    ours: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(plan.rounds * 3 + 1):
+            for times, arguments in ((base, [*_EMPTY_PROJECT, "-p", "no:miniagents"]), (ours, _EMPTY_PROJECT)):
+                times.append(await milliseconds(_COLLECTED.format(arguments=arguments), folder))
+    table.add("pytest --collect-only, empty", "ms", base[1:], ours[1:], base_name="without the plugin", goal=1.05)
 
 
 async def benchmark(plan: Plan) -> Table:
-    table = Table("Import")
+    table = Table("Start")
     for theirs, mine in _PAIRS:
         base: list[float] = []
         ours: list[float] = []
         for _ in range(plan.rounds + 1):
-            base.append(await milliseconds(theirs))
-            ours.append(await milliseconds(mine))
+            base.append(await milliseconds(_MEASURED.format(imports=theirs)))
+            ours.append(await milliseconds(_MEASURED.format(imports=mine)))
         # the first of each compiled what it imports
         base_name = "asyncio, pydantic" if "class" not in theirs else "the same and one model"
         table.add(mine, "ms", base[1:], ours[1:], base_name=base_name, goal=1.3)
+    await collecting(table, plan)
     return table
 
 
