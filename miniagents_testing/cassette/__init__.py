@@ -17,6 +17,7 @@ from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette.layer import CassetteContext, stream_layer, use_cassette
+    from miniagents_testing.cassette.secrets import JSONPath, Redaction
     from miniagents_testing.cassette.session import Session
     from miniagents_testing.cassette.transports import ReplayTransport
 
@@ -25,8 +26,10 @@ __all__ = [
     "CassetteContext",
     "Chunk",
     "Interaction",
+    "JSONPath",
     "Matching",
     "Moment",
+    "Redaction",
     "ReplayTransport",
     "ResponseStream",
     "Session",
@@ -39,6 +42,8 @@ __all__ = [
 
 _HOME = {
     "CassetteContext": "layer",
+    "JSONPath": "secrets",
+    "Redaction": "secrets",
     "ReplayTransport": "transports",
     "Session": "session",
     "stream_layer": "layer",

@@ -89,7 +89,9 @@ def use_cassette(
         chunking: `recorded` (the default), one `event` a chunk, or a function from a stream to a stream, such as those
             of `miniagents_testing.recut`.
         match: which requests are the same; a `Matching`.
-        redact: what keeps secrets out of the file; live requests are changed by it, too, before they are looked for.
+        redact: what keeps secrets out of the file, a `Redaction` with rules of yours. The default knows keys by their
+            looks, from the environment and from live requests. Live requests are changed by it, too, before they are
+            looked for.
         unplayed: whether interactions that nobody asked for `fail` at the end, where nothing is recorded (the
             default), or are `ignore`d.
         record_as: what a URL that starts like this is called in the cassette, so that a recording made with a local

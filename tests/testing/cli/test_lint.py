@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,6 +37,19 @@ def test_headers_that_no_client_acts_on_are_found(run: Callable[..., Done], tmp_
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_headers=headers) for _ in range(2)])
     names = "authorization, set-cookie, x-stainless-0, x-stainless-1, x-stainless-2, x-stainless-3 and 2 more"
     assert run("lint", tmp_path) == (1, f"headers\t{tmp_path / 'c.yaml'}\tno client acts on {names}\n", "")
+
+
+def test_secrets_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks like a key, and what the environment calls one; the line says where it stands, and not what it is."""
+    monkeypatch.setenv("OUR_API_KEY", "known-value-1")
+    answer = kit.answer("It is ", "known-", "value-1.")
+    hidden = base64.b64encode(b"key: sk-proj-aB3dE6gH9jK2mN5pQ8sT").decode()
+    save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer("Hi")), kit.interaction(hidden, answer)])
+    where = f"secret\t{tmp_path / 'c.yaml'}, interaction 2\t"
+    assert run("lint", tmp_path).out.splitlines() == [
+        f"{where}request body messages[0].content: what looks like a key (base64)",
+        f"{where}response deltas choices[0].delta.content, chunks 2-3: a known secret",
+    ]
 
 
 def test_bodies_that_nobody_can_read_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
