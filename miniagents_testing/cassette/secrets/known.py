@@ -6,6 +6,7 @@ import binascii
 import re
 from base64 import b64decode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from miniagents.ext.llm.redaction import SECRET_HEADERS
@@ -43,15 +44,8 @@ def known_secrets(
     pairs = request_headers.items() if isinstance(request_headers, Mapping) else request_headers
     values = [value for name, value in environ.items() if _VARIABLES.search(name)]
     for name, value in pairs:
-        if _HARMLESS_HEADERS.search(name):
-            continue
-        if "cookie" in name.lower():
-            cookies = value.split(";", 1)[:1] if name.lower() == "set-cookie" else value.split(";")  # then: attributes
-            values += [cookie.partition("=")[2] for cookie in cookies]
-        elif SECRET_HEADERS.search(name):
-            values += _credentials(value)
-        elif _ACCOUNT_HEADERS.search(name):
-            values.append(value)
+        if _carries_secrets(name):
+            values += _secrets_in(name.lower(), value)
     return {value.strip() for value in values if is_telling(value.strip())}
 
 
@@ -62,8 +56,19 @@ def is_telling(value: str) -> bool:
     return len(value) >= _LONG or _WORDS.fullmatch(value) is None
 
 
-def _credentials(value: str) -> Iterator[str]:
-    """What stands after `Bearer` and the like; of `Basic` also the password in it."""
+@lru_cache(1024)  # the same few come with each request
+def _carries_secrets(header: str) -> bool:
+    if _HARMLESS_HEADERS.search(header):
+        return False
+    return bool(SECRET_HEADERS.search(header) or _ACCOUNT_HEADERS.search(header))
+
+
+def _secrets_in(header: str, value: str) -> Iterator[str]:
+    """Cookies without their names and attributes; what stands after `Bearer` and the like; the password of `Basic`."""
+    if "cookie" in header:
+        for cookie in value.split(";", 1)[:1] if header == "set-cookie" else value.split(";"):
+            yield cookie.partition("=")[2]
+        return
     scheme, _, credentials = value.strip().rpartition(" ")
     yield credentials
     if scheme.lower() == "basic":

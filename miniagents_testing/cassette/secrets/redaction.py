@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette.interaction import kept_headers
@@ -61,6 +62,8 @@ class Redaction:
         in_order = sorted(values, key=lambda value: (-len(value), value))
         self._searches = [search_for(value) for value in in_order]
         self._keys = key_rules(in_order)
+        # The same few come with each request.
+        self._scrubbed_uri = lru_cache(256)(partial(scrubbed_uri, rules=[*self._keys, *self._rules]))
 
     def scrub(self, interaction: Interaction) -> Interaction:
         """The interaction without headers that nobody needs, and with "[redacted]" for known values, keys and rules.
@@ -87,7 +90,7 @@ class Redaction:
 
     def scrub_uri(self, uri: str) -> str:
         """A URI as it would be recorded; for a live request, before it is looked up."""
-        return scrubbed_uri(uri, [*self._keys, *self._rules])
+        return self._scrubbed_uri(uri)
 
     def leaks(self, interaction: Interaction, *, keys: bool = False) -> list[Leak]:
         """Where a known value stands, in any encoding; a recording with one of these must not be written.
