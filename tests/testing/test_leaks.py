@@ -165,6 +165,12 @@ def test_any_line_ends_and_data_on_several_lines(end: str) -> None:
     assert leak.place.startswith("response deltas choices[0].delta.content, chunks 1-")
 
 
+def test_nesting_of_any_depth_is_left_behind() -> None:
+    """What comes after it is at its right place."""
+    body = b'{"a":' + b"[" * 200 + b'"x"' + b"]" * 200 + f',"b":"{KEY}"}}'.encode()
+    assert Redaction([KEY]).leaks(_interaction(request_body=body)) == [Leak("request body b")]
+
+
 # --- compressed
 
 

@@ -71,6 +71,7 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
     headers = [
         ("Authorization", "Bearer bearer-token-1"),
         ("Proxy-Authorization", f"Basic {basic}"),
+        ("X-Auth", "Basic no-base64-1"),
         ("X-Api-Key", "api-key-1"),
         ("api-key", "api-key-2"),
         ("x-goog-api-key", "api-key-3"),
@@ -85,7 +86,7 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
     ]
     assert known_secrets({}, headers) == {
         *("bearer-token-1", basic, "pass-word-1", "api-key-1", "api-key-2", "api-key-3", "cookie-1", "cookie-2"),
-        "org-aB3dE6gH9",
+        *("org-aB3dE6gH9", "no-base64-1"),
     }
 
 
