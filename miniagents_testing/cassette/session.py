@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from miniagents import InteractionContext
@@ -212,7 +213,11 @@ class Session:
         self.closed = True
         redact = self.settings.redact
         self.recorded = tuple(redact.scrub(each) for each in self._recorder.interactions())
-        leaks = [leak for each in self.recorded for leak in redact.leaks(each)]
+        leaks = [
+            replace(leak, interaction=number)
+            for number, each in enumerate(self.recorded, 1)
+            for leak in redact.leaks(each)
+        ]
         if leaks:
             raise RecordingRefusedError(f"{self.name} was not written: {'; '.join(str(leak) for leak in leaks)}")
         return self.recorded

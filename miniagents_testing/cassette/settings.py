@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from miniagents_testing.cassette.matching import Matching
 from miniagents_testing.cassette.secrets import Redaction
 from miniagents_testing.streams import ResponseStream
-
-if TYPE_CHECKING:
-    from miniagents_testing.cassette.redacting import Redactor
 
 __all__ = ["Chunking", "OnEarlyClose", "Options", "Settings"]
 
@@ -33,7 +30,7 @@ class Options(TypedDict, total=False):
     retry_after: RetryAfter
     chunking: Chunking
     match: Matching
-    redact: Redactor
+    redact: Redaction
     unplayed: Unplayed
     record_as: Mapping[str, str]
 
@@ -53,7 +50,7 @@ class Settings:
     retry_after: RetryAfter = "skip"
     chunking: Chunking = "recorded"
     match: Matching = field(default_factory=Matching)
-    redact: Redactor = field(default_factory=Redaction)
+    redact: Redaction = field(default_factory=Redaction)
     unplayed: Unplayed = "fail"
     record_as: Mapping[str, str] = field(default_factory=dict)
 

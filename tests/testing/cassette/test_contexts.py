@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import pytest
 
 from miniagents import MiniAgents, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents_testing.cassette import Interaction, ResponseStream, load, save, use_cassette
+from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
 from miniagents_testing.streams import Chunk
 
@@ -277,58 +278,46 @@ def _client(kit: Kit, network: Any) -> Any:
 # --- secrets
 
 
-async def test_a_key_in_a_body_is_refused(kit: Kit) -> None:
-    """A file with a secret in it is not written, and the place is named."""
-    with pytest.raises(RecordingRefusedError, match=r"was not written.*request body"), kit.cassette("once"):
-        await kit.aask(
-            "chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))), f"My key is {kit.KEY}"
-        )
+def _hidden(key: str) -> str:
+    """A key where replacing it would not help."""
+    return base64.b64encode(f"key: {key}".encode()).decode()
+
+
+async def test_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_refused(kit: Kit) -> None:
+    """What was replaced plays with any key; a file with a secret in it is not written, and the place is named."""
+    network = kit.network(kit.Reply(kit.chat(f"It is {kit.KEY}.")))
+    with kit.cassette("once"):
+        await kit.aask("chat", httpx2.AsyncClient(transport=network), f"My key is {kit.KEY}")
+    assert kit.KEY not in kit.path.read_text(encoding="utf-8")
+    with kit.cassette():
+        played = await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), f"My key is {kit.KEY}")
+    assert "It is [redacted]." in str(played)
+    kit.path.unlink()
+    place = r"interaction 1, request body messages\[0\]\.content: a known secret \(base64\)"
+    with pytest.raises(RecordingRefusedError, match=place), kit.cassette("once"):
+        http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi"))))
+        await kit.aask("chat", http_client, f"My key is {_hidden(kit.KEY)}")
     assert not kit.path.exists()
 
 
 async def test_a_refusal_does_not_hide_the_failure_of_a_test(kit: Kit) -> None:
     """It is told beside it."""
+    network = kit.network(kit.Reply(kit.chat("Hi")))
     with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once"):
-        await kit.aask("chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))), kit.KEY)
+        await kit.aask("chat", httpx2.AsyncClient(transport=network), _hidden(kit.KEY))
         raise ZeroDivisionError
     assert "was not written" in caught.value.__notes__[0]
     assert not kit.path.exists()
 
 
-class Hiding:
-    """A redactor that writes another name for one of the words."""
-
-    def learn(self, headers: Any) -> None:
-        """Nothing."""
-
-    def scrub_uri(self, uri: str) -> str:
-        """As in bodies."""
-        return uri.replace("Ann", "somebody")
-
-    def scrub_body(self, body: bytes) -> bytes:
-        """The word is gone."""
-        return body.replace(b"Ann", b"somebody")
-
-    def scrub(self, interaction: Interaction) -> Interaction:
-        """Requests are all there is to it."""
-        from dataclasses import replace
-
-        uri, body = self.scrub_uri(interaction.uri), self.scrub_body(interaction.request_body)
-        return replace(interaction, uri=uri, request_body=body)
-
-    def leaks(self, interaction: Interaction) -> list[object]:
-        """None."""
-        return []
-
-
 async def test_what_is_redacted_is_found_again(kit: Kit) -> None:
     """The live request is changed in the same way before it is looked for."""
     network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi")))
-    with kit.cassette("once", redact=Hiding()):
+    with kit.cassette("once", redact=Redaction(rules=["Ann"])):
         await kit.aask("chat", httpx2.AsyncClient(transport=network), "I am Ann")
         await httpx2.AsyncClient(transport=network).get(f"{URL}?name=Ann")
     assert "Ann" not in kit.path.read_text(encoding="utf-8")
-    with kit.cassette(redact=Hiding()):
+    with kit.cassette(redact=Redaction(rules=["Ann"])):
         await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), "I am Ann")
         await httpx2.AsyncClient(transport=kit.network()).get(f"{URL}?name=Ann")
 
