@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette.file import save
-from miniagents_testing.cassette.interaction import kept_headers
+from miniagents_testing.cassette.secrets import Redaction, known_secrets
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.screen import Impossible, Screen, complain, progress
 from miniagents_testing.cli.verify import summary
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
 
-    from miniagents_testing.cassette.interaction import Interaction
     from miniagents_testing.cli.commands import Commands
 
 __all__ = ["add"]
@@ -27,8 +25,9 @@ def add(commands: Commands) -> None:
     command = commands.add_parser(
         "import",
         help="cassettes of vcrpy, pytest-recording and pydantic-ai, as cassettes of ours",
-        description="Bodies are decoded, headers that no client acts on are left out, and each file is sealed. "
-        "A folder keeps its structure. Chunks and times that nobody recorded stay unknown: one event a chunk, at once.",
+        description="Bodies are decoded, headers that no client acts on are left out, keys become [redacted], and each "
+        "file is sealed; one in which a secret is left is not written. A folder keeps its structure. Chunks and times "
+        "that nobody recorded stay unknown: one event a chunk, at once.",
     )
     command.add_argument("source", nargs="+", metavar="SOURCE", help="a cassette, or a folder with cassettes in it")
     command.add_argument(
@@ -44,14 +43,21 @@ def _run(options: argparse.Namespace) -> int:
     there = [target for target in targets.values() if target.exists()]
     if there and not options.force:
         raise Impossible(f"{there[0]} is there already; --force replaces it")
+    redaction = Redaction(known_secrets(os.environ))
     found = False
     for path in progress(list(targets), screen, "importing"):
         cassette = open_cassette(path)
-        if cassette.damage:
+        interactions = [redaction.scrub(interaction) for interaction in cassette.interactions]
+        wrong = cassette.damage or [
+            f"{path}, interaction {number}: {leak}; replace it by hand"
+            for number, interaction in enumerate(interactions, 1)
+            for leak in redaction.leaks(interaction)
+        ]
+        if wrong:
             found = True
-            complain("\n".join(cassette.damage))
+            complain("\n".join(wrong))
             continue
-        save(targets[path], [_ours(interaction) for interaction in cassette.interactions])
+        save(targets[path], interactions)
         screen.row(str(targets[path]), summary(cassette))
     return int(found)
 
@@ -72,16 +78,3 @@ def _targets(sources: list[str], output: Path) -> dict[Path, Path]:
                 raise Impossible(f"{path}: another file goes to {target} as well")
             targets[path] = target
     return targets
-
-
-def _ours(interaction: Interaction) -> Interaction:
-    answer = interaction.response
-    return replace(
-        interaction,
-        request_headers=_kept(interaction.request_headers),
-        response=replace(answer, headers=_kept(answer.headers)),
-    )
-
-
-def _kept(headers: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    return kept_headers([(name, value) for name, values in headers.items() for value in values])

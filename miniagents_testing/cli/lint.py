@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from miniagents_testing.cassette.interaction import KEPT_HEADERS
-from miniagents_testing.cassette.secrets import scan
+from miniagents_testing.cassette.secrets import known_secrets, scan
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.orphans import TestNames
 from miniagents_testing.cli.screen import Impossible, Screen, counted, progress
@@ -41,9 +42,9 @@ def add(commands: Commands) -> None:
     lint = commands.add_parser(
         "lint",
         help="secrets, bodies nobody can read, headers that nothing needs, orphans, damage",
-        description="One line a finding. Secrets: what looks like a key, and values of variables whose names end in "
-        "KEY, TOKEN, SECRET or PASSWORD, however they are encoded. Headers: those that no client acts on are where "
-        "keys and cookies stand.",
+        description="One line a finding. Secrets: the values of environment variables that are named like one "
+        "(OPENAI_API_KEY, DB_PASSWORD), in any encoding and across the pieces of a stream, and what looks like a key. "
+        "Headers: those that no client acts on are where keys and cookies stand.",
     )
     lint.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder with cassettes in it")
     lint.add_argument(
@@ -80,11 +81,11 @@ def _findings(cassette: Cassette, names: TestNames | None) -> Iterator[_Finding]
     path = str(cassette.path)
     for fault in faults(cassette):
         yield _Finding("damage", path, without_path(fault, cassette.path))
+    for leak in scan(cassette.interactions, known_secrets(os.environ), keys=True):
+        yield _Finding("secret", f"{path}, interaction {leak.interaction}", str(replace(leak, interaction=0)))
     for number, interaction in enumerate(cassette.interactions, 1):
         for kind, what in _of_bodies(interaction):
             yield _Finding(kind, f"{path}, interaction {number}", what)
-    for leak in scan(cassette.interactions, keys=True):
-        yield _Finding("secret", f"{path}, interaction {leak.interaction}", str(replace(leak, interaction=0)))
     superfluous = _superfluous_headers(cassette)
     if superfluous:
         more = f" and {len(superfluous) - _NAMED} more" if len(superfluous) > _NAMED else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -91,6 +92,26 @@ def test_a_damaged_file_does_not_stop_the_others(run: Callable[..., Done], forei
     assert done.code == 1
     assert "two.json" in done.err
     assert [path.name for path in (tmp_path / "ours").rglob("*.yaml")] == ["one.yaml"]
+
+
+def test_secrets_are_replaced_or_refused(
+    run: Callable[..., Done], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key in a prompt becomes [redacted]; one that is hidden in base64 is named, and its file not written."""
+    password = "tangerine-42-dream"
+    monkeypatch.setenv("SHOP_PASSWORD", password)
+    body = kit.delta("stop", content="Hi") + b"data: [DONE]\n\n"
+    source = tmp_path / "foreign"
+    source.mkdir()
+    hidden = base64.b64encode(password.encode())
+    for name, text in (("plain", password.encode()), ("hidden", hidden)):
+        request = b'{"model":"m","messages":[{"role":"user","content":"It is %b"}]}' % text
+        (source / f"{name}.yaml").write_text(vcr_text(body, body=request), encoding="utf-8")
+    done = run("import", source, "-o", tmp_path / "ours")
+    assert done.code == 1
+    assert "hidden.yaml, interaction 1: request body messages[0].content: a known secret (base64)" in done.err
+    assert [path.name for path in (tmp_path / "ours").iterdir()] == ["plain.yaml"]
+    assert b"It is [redacted]" in load(tmp_path / "ours" / "plain.yaml")[0].request_body
 
 
 def test_parsed_bodies_of_pydantic_ai_are_imported(run: Callable[..., Done], tmp_path: Path) -> None:

@@ -30,12 +30,35 @@ def test_the_committed_cassettes_are_clean(run: Callable[..., Done], root: Path)
     assert run("lint", root / "cassettes", "--tests", root / "tests", "--tests", root / "examples") == (0, "", "")
 
 
+def test_secrets_are_found_and_not_said(
+    run: Callable[..., Done], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values of the environment in any encoding and over several deltas, and what only looks like a key."""
+    password = "tangerine-42-dream"
+    monkeypatch.setenv("SHOP_PASSWORD", password)
+    key = "sk-" + "proj-" + "4f" * 15
+    interactions = [
+        kit.interaction(f"It is {base64.b64encode(password.encode()).decode()}.", kit.answer("Hi")),
+        kit.interaction("Hi", kit.answer(password[:9], password[9:])),
+        kit.interaction(f"My key is {key}", kit.answer("Hi")),
+    ]
+    save(tmp_path / "c.yaml", interactions)
+    done = run("lint", tmp_path)
+    assert done.code == 1
+    path = tmp_path / "c.yaml"
+    assert done.out.splitlines() == [
+        f"secret\t{path}, interaction 1\trequest body messages[0].content: a known secret (base64)",
+        f"secret\t{path}, interaction 2\tresponse deltas choices[0].delta.content, chunks 1-2: a known secret",
+        f"secret\t{path}, interaction 3\trequest body messages[0].content: what looks like a key",
+    ]
+
+
 def test_headers_that_no_client_acts_on_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
     """Of both sides, named once for the file: keys and cookies stand in those."""
     answer = kit.answer("Hi", headers={"content-type": ["text/event-stream"], "set-cookie": ["a=1"]})
-    headers = {"authorization": ["Bearer x"], **{f"x-stainless-{number}": ["1"] for number in range(6)}}
+    headers = {f"x-stainless-{number}": ["1"] for number in range(7)}
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_headers=headers) for _ in range(2)])
-    names = "authorization, set-cookie, x-stainless-0, x-stainless-1, x-stainless-2, x-stainless-3 and 2 more"
+    names = "set-cookie, x-stainless-0, x-stainless-1, x-stainless-2, x-stainless-3, x-stainless-4 and 2 more"
     assert run("lint", tmp_path) == (1, f"headers\t{tmp_path / 'c.yaml'}\tno client acts on {names}\n", "")
 
 
