@@ -74,8 +74,8 @@ class Cell(Generic[T]):
 
     def begin(self) -> None:
         """Start the work if it waited for a reader."""
-        start, self.start = self.start, None
-        if start is not None:
+        if self.start is not None:
+            start, self.start = self.start, None
             start()
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
