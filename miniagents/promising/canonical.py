@@ -127,16 +127,17 @@ def _plain_tuple(value: tuple[Any, ...]) -> Sequence[Any]:
 
 
 def _plain_dict(value: FrozenDict[str, Any]) -> dict[str, Any]:
-    items = plain = value._items
+    items = value._items
+    for key, item in items.items():
+        if type(item) not in _NATIVE or "$" in key:
+            break
+    else:
+        return items
+    plain = {}
     for key, item in items.items():
         if type(item) not in _NATIVE:
-            stands_for_it = _PLAIN.get(type(item), _plain_by_base)(item)
-            if stands_for_it is not item:
-                if plain is items:
-                    plain = items.copy()
-                plain[key] = stands_for_it
-    if "$" in "".join(items):
-        return {"$" + key if key[:1] == "$" else key: item for key, item in plain.items()}
+            item = _PLAIN.get(type(item), _plain_by_base)(item)
+        plain["$" + key if key[:1] == "$" else key] = item
     return plain
 
 

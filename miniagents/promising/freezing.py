@@ -54,7 +54,6 @@ ATOMS: Final[frozenset[type]] = frozenset(
 )
 """Exact types that are immutable as they are. (A subclass may carry attributes, a datetime a mutable tzinfo.)"""
 
-_STR: Final[frozenset[type]] = frozenset({str})
 _ALLOWED: Final = (
     "allowed are None, bool, int, float, Decimal, str, bytes, UUID, datetime, date, time, timedelta, Path, Enum, "
     "Frozen, and lists, tuples, sets and dicts with str keys of these"
@@ -174,6 +173,9 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     __pydantic_serializer__ = _serializer(_dump_frozen_dict)
 
 
+_set_items: Final = FrozenDict.__dict__["_items"].__set__
+
+
 class FrozenSet(frozenset[Any]):
     """A frozenset with elements that pydantic dumps as dicts, which no set can hold: a dump has it as it is."""
 
@@ -223,18 +225,20 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
 def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level >= MAX_DEPTH:
         raise _too_deep()
-    frozen = dict(items)
-    if not _STR.issuperset(map(type, frozen)):
-        frozen = {_str_key(key): value for key, value in frozen.items()}
-    if not ATOMS.issuperset(map(type, frozen.values())):
-        try:
-            for key, value in frozen.items():
-                if type(value) not in ATOMS:
-                    frozen[key] = _FREEZERS.get(type(value), _freeze_by_base)(value, level + 1)
-        except _Refused as refused:
-            refused.path.append(f"[{key!r}]")
-            raise
-    return _new_frozen_dict(frozen)
+    frozen: dict[Any, Any] = {}
+    for key, value in items.items():  # one pass: most dicts are small, and each look at all their keys has its price
+        if type(key) is not str:
+            key = _str_key(key)
+        if type(value) not in ATOMS:
+            try:
+                value = _FREEZERS.get(type(value), _freeze_by_base)(value, level + 1)
+            except _Refused as refused:
+                refused.path.append(f"[{key!r}]")
+                raise
+        frozen[key] = value
+    new: FrozenDict[Any, Any] = object.__new__(FrozenDict)
+    _set_items(new, frozen)
+    return new
 
 
 def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
@@ -329,16 +333,6 @@ _PLAIN: Final[dict[type, Callable[[Any, int], Any]]] = {
     set: _freeze_set,
     frozenset: _freeze_set,
 }
-
-
-def _new_frozen_dict(
-    items: dict[Any, Any],
-    _new: Callable[[type], Any] = object.__new__,
-    _set_items: Any = FrozenDict.__dict__["_items"].__set__,
-) -> FrozenDict[Any, Any]:
-    self: FrozenDict[Any, Any] = _new(FrozenDict)
-    _set_items(self, items)
-    return self
 
 
 def _str_key(key: object) -> str:

@@ -73,10 +73,7 @@ class StreamCell(Cell[W], Generic[P, W]):
     async def _pump(self, source: AsyncIterable[Any]) -> None:
         # No lock, queue, object or call a piece: this loop is what a token costs between its source and its readers
         append, check = self.pieces.append, self.check
-        self.waiters, self.done = (
-            self.waiters,
-            self.done,
-        )  # measured: attributes of the class take twice as long to find
+        self.waiters, self.done = self.waiters, self.done  # attributes of the class take twice as long to find
         async for piece in source:
             append(piece if piece.__class__ is str else check(piece))  # type: ignore[arg-type]  # a str is no check's business
             if self.waiters is not None:
