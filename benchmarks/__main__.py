@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.measure import options, write
 
-MODULES = ("startup", "tokens", "calls", "messages", "decoding")
+MODULES = ("startup", "tokens", "calls", "messages", "decoding", "cassettes")
 
 chosen = options()
 results: dict[str, Any] = {}

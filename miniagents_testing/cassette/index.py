@@ -22,6 +22,7 @@ class Place:
     number: int
     """As people count: the first is 1."""
     interaction: Interaction
+    key: RequestKey
     played: bool = False
 
 
@@ -35,15 +36,16 @@ class Index:
     """
 
     def __init__(self, interactions: Sequence[Interaction], matching: Matching, *, repeats: bool = False) -> None:
-        self.places = [Place(number, interaction) for number, interaction in enumerate(interactions, 1)]
+        self.places = [
+            Place(number, each, matching.key(each.method, each.uri, each.request_body))
+            for number, each in enumerate(interactions, 1)
+        ]
         self._repeats = repeats
         self._left: defaultdict[RequestKey, list[Place]] = defaultdict(list)
         self._first: dict[RequestKey, Place] = {}
         for place in self.places:
-            recorded = place.interaction
-            key = matching.key(recorded.method, recorded.uri, recorded.request_body)
-            self._left[key].append(place)
-            self._first.setdefault(key, place)
+            self._left[place.key].append(place)
+            self._first.setdefault(place.key, place)
 
     def take(self, key: RequestKey, agent_path: str) -> Place | None:
         """The recording for the next request of this kind: the same agent's if there is one, else the first left."""

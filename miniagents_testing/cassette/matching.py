@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["VOLATILE_FIELDS", "Matching", "RequestKey", "canonical_body", "differences"]
+__all__ = ["VOLATILE_FIELDS", "Matching", "RequestKey", "canonical_body", "changed_span", "differences"]
 
 VOLATILE_FIELDS = ("metadata", "user", "prompt_cache_key", "safety_identifier", "stream_options")
 """Top-level fields of a request body that do not change the answer."""
 
 RequestKey = tuple[str, str, str, str, tuple[tuple[str, str], ...], bytes]
+
+Text = TypeVar("Text", str, bytes)
 
 _ABSENT = object()
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\*)\]")
@@ -158,8 +160,23 @@ def _excerpts(before: str, after: str) -> tuple[str, str] | None:
     return excerpt(before), excerpt(after) + where
 
 
-def _common_start(before: str, after: str) -> int:
-    """How many characters are the same, found without a step for each."""
+def changed_span(before: bytes, after: bytes) -> int:
+    """How many bytes lie between the common start and the common end of two texts: 0 only for the same."""
+    longer = max(len(before), len(after))
+    start = _common_start(before, after)
+    rest = min(len(before), len(after)) - start
+    same, end = 0, rest
+    while same < end:
+        middle = (same + end + 1) // 2
+        if before[len(before) - middle : len(before) - same] == after[len(after) - middle : len(after) - same]:
+            same = middle
+        else:
+            end = middle - 1
+    return longer - start - same
+
+
+def _common_start(before: Text, after: Text) -> int:
+    """How much is the same, found without a step for each character."""
     same, end = 0, min(len(before), len(after))
     while same < end:
         middle = (same + end + 1) // 2

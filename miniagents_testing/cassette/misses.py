@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cassette.matching import differences
+from miniagents_testing.cassette.matching import changed_span, differences
 from miniagents_testing.errors import CassetteMissError
 from miniagents_testing.sdk_errors import sdk_proof
 
@@ -13,14 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from miniagents_testing.cassette.index import Place
-    from miniagents_testing.cassette.matching import Matching
+    from miniagents_testing.cassette.matching import Matching, RequestKey
 
 __all__ = ["miss_class", "near_misses"]
 
 NEAREST_SHOWN = 3
 DIFFERENCES_SHOWN = 5
-_COMPARED_BYTES = 500_000
-"""Of recorded bodies, for one report. More would take time, and the nearest are looked at first."""
+_COMPARED = 20
+"""Recorded requests, leaf by leaf."""
+_LOOKED_AT = 50_000_000
+"""Bytes of recorded bodies, for how alike they are; those that were not played are looked at first."""
 _COUNTED = 100
 """Differences, of one recorded request."""
 
@@ -35,38 +38,36 @@ def miss_class() -> type[CassetteMissError]:
 def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matching: Matching) -> list[str]:
     """Lines about the recorded requests that differ least from this one (method, URI and body as they are matched).
 
-    Those that are next in line are looked at first, and after a certain number of bytes the rest is not, so that a
-    miss costs milliseconds however large the cassette is.
+    Only the likeliest are compared leaf by leaf, so that a miss costs milliseconds however large the cassette is.
     """
     method, uri, body = request
-    likely = sorted(
-        places,
-        key=lambda place: (
-            place.interaction.uri != uri,
-            place.played,
-            abs(len(place.interaction.request_body) - len(body)),
-        ),
-    )
-    canonical, budget = matching.canonical_body(body), _COMPARED_BYTES
-    ranked: list[tuple[int, bool, int, list[str]]] = []
-    for place in likely:
-        if budget < 0:
-            break
+    canonical = matching.canonical_body(body)
+    ranked: list[tuple[int, bool, int, int, list[str]]] = []
+    for span, place in _likeliest(matching.key(method, uri, body), places):
         recorded = place.interaction
-        budget -= len(recorded.request_body)
-        found = list(islice(differences(matching.canonical_body(recorded.request_body), canonical), _COUNTED))
+        found = list(islice(differences(place.key[-1], canonical), _COUNTED))
         if (recorded.method, recorded.uri) != (method, uri):
             found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
-        ranked.append((len(found), place.played, place.number, found))
+        ranked.append((len(found), place.played, span, place.number, found))
     ranked.sort()
     lines: list[str] = []
-    for count, is_gone, number, found in ranked[:NEAREST_SHOWN]:
+    for count, is_gone, _, number, found in ranked[:NEAREST_SHOWN]:
         lines += _described(count, is_gone, number, found)
-    if len(ranked) < len(places):
-        lines.append(f"  the {len(ranked)} likeliest of {len(places)} were compared")
     if matching.ignore:
         lines.append(f"  not compared: {', '.join(matching.ignore)}")
     return lines
+
+
+def _likeliest(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, Place]]:
+    """The recorded requests with the smallest part changed, and how many bytes that is."""
+    spans: list[tuple[bool, int, int, Place]] = []
+    left = _LOOKED_AT
+    for place in sorted(places, key=lambda place: place.played):
+        left -= len(place.key[-1])
+        if left < 0 and spans:
+            break
+        spans.append((place.key[:-1] != key[:-1], changed_span(place.key[-1], key[-1]), place.number, place))
+    return [(span, place) for _, span, _, place in nsmallest(_COMPARED, spans)]
 
 
 def _described(count: int, is_gone: bool, number: int, found: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ something else first, has left, or was never started) is overtaken, and has its 
 from __future__ import annotations
 
 import threading
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,18 +51,25 @@ class Order:
         self._lock = threading.Lock()
         self._moves = 0
 
-    def waits(self, turn: Turn, reader: object) -> Iterator[None]:
-        """Yields as long as somebody else is to go first; each time, others should be let run.
+    def waits(self, turn: Turn, reader: object) -> Iterable[None]:
+        """What to go through before the next thing is given; each time, others should be let run.
 
         Args:
             turn: of the stream that is read.
             reader: the task or thread that reads it.
         """
         with self._lock:
-            turn.reader, turn.is_read = reader, True
+            turn.reader = reader
             if not turn.expected:
                 turn.expected = True
                 heappush(self._next, (turn.at, turn.number, turn))
+            if self._first() is turn:
+                return ()
+        return self._wait(turn)
+
+    def _wait(self, turn: Turn) -> Iterator[None]:
+        """Yields as long as somebody else is to go first."""
+        turn.is_read = True
         try:
             patience, seen = PATIENCE, self._moves
             while True:
@@ -79,10 +86,11 @@ class Order:
         """The stream goes on to what comes at `at`, in ticks since the recording began; None: it has nothing left."""
         with self._lock:
             self._moves += 1
+            was_first = turn.expected and self._next[0][2] is turn
             turn.expected = at is not None
             if at is not None:
                 turn.at = at
-                heappush(self._next, (at, turn.number, turn))
+                (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
 
     def _may_go(self, turn: Turn, *, in_patience: bool) -> bool:
         """Whether nobody is to go before this one; those whom it waits for in vain are expected no more."""

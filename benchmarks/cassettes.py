@@ -1,0 +1,187 @@
+"""Cassettes: what recording costs a live stream, what playing costs beside bare bytes, and how large ones behave.
+
+Streams come from a mock transport; only the time to the first token is measured over a socket, to this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from contextlib import suppress
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import yaml
+from openai import AsyncOpenAI
+
+from benchmarks.decoding import http_client, openai_chunks, raw_openai, through
+from benchmarks.measure import Plan, Side, Table, main
+from miniagents import MiniAgents
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ProviderServer, ReplayTransport, Step, use_cassette
+from miniagents_testing.cassette import Chunk, Interaction, Matching, ResponseStream, load, save
+from miniagents_testing.cassette.index import Index
+from miniagents_testing.errors import CassetteMissError
+
+URL = "https://api.openai.com/v1/chat/completions"
+EVENTS = 500
+LOOK_UPS = 200
+
+
+def interaction(prompt: str, chunks: list[bytes], gap: float = 0.0) -> Interaction:
+    """A chat completion; `gap` is the wait before each chunk in seconds."""
+    body = {"messages": [{"role": "user", "content": prompt}], "model": "gpt-4o", "stream": True}
+    headers = {"content-type": ["text/event-stream"]}
+    answer = ResponseStream(tuple(Chunk.after(gap, chunk) for chunk in chunks), headers=headers)
+    return Interaction("POST", URL, json.dumps(body).encode(), answer)
+
+
+async def loading(table: Table, plan: Plan, folder: Path) -> None:
+    """A cassette of 1 MB, from the file to interactions, beside the YAML alone."""
+    path = folder / "large.yaml"
+    save(path, [interaction(f"{number} {'word ' * 200}", openai_chunks(plan.sized(450))) for number in range(10)])
+
+    async def base() -> None:
+        yaml.load(path.read_bytes(), yaml.CSafeLoader)
+
+    async def ours() -> None:
+        assert len(load(path)) == 10
+
+    size = f"{path.stat().st_size / 1e6:.1f} MB"
+    await table.compare(
+        f"loading {size}", base, ours, plan, units=1, unit="us a file", base_name="CSafeLoader", repeat=5, goal=1.2
+    )
+    table.facts[f"ms to load {size} (goal: < 50)"] = table.rows[-1].ours.median / 1000
+
+    async def opened() -> None:
+        with use_cassette(path, unplayed="ignore"):
+            pass
+
+    await table.compare(
+        f"opening {size}, parsed before",
+        base,
+        opened,
+        plan,
+        units=1,
+        unit="us a file",
+        base_name="CSafeLoader",
+        repeat=5,
+    )
+
+
+async def looking_up(table: Table, plan: Plan) -> None:
+    """Finding a request among 1,000, beside finding it among 10."""
+
+    def side(size: int) -> Side:
+        recorded = [interaction(f"{number} {'word ' * 200}", []) for number in range(size)]
+        match = Matching()
+        index = Index(recorded, match, repeats=True)
+        bodies = [recorded[number % size].request_body.replace(b'"stream"', b' "stream"') for number in range(LOOK_UPS)]
+
+        async def side() -> None:
+            for body in bodies:
+                assert index.take(match.key("POST", URL, body), "") is not None
+
+        return side
+
+    name = "look-up among 1,000, against 10"
+    await table.compare(
+        name, side(10), side(1000), plan, units=LOOK_UPS, unit="us a request", base_name="among 10", repeat=5, goal=1.2
+    )
+    table.facts["us a look-up among 1,000 (goal: < 100)"] = table.rows[-1].ours.median
+
+
+def a_miss(folder: Path) -> float:
+    """Milliseconds from a changed prompt among 1,000 to the error with its differences."""
+    path = folder / "thousand.yaml"
+    save(path, [interaction(f"{number} {'word ' * 200}", [b"data: 1\n\n"]) for number in range(1000)])
+    changed = json.loads(interaction(f"500 {'word ' * 199} other", []).request_body)
+    with suppress(CassetteMissError), use_cassette(path) as session, httpx2.Client() as client:
+        started = time.process_time()
+        with suppress(CassetteMissError):
+            client.post(URL, json=changed)
+        took = time.process_time() - started
+    assert "interaction 501 differs in 1" in str(session.misses[0])
+    return took * 1000
+
+
+def replayed(chunks: list[bytes]) -> AsyncOpenAI:
+    """A client that is answered from a recording, again and again."""
+    request = {"messages": [{"role": "user", "content": "Tell me something"}], "model": "gpt-4o", "stream": True}
+    transport = ReplayTransport([interaction("Tell me something", chunks)])
+    transport.session._index._repeats = True
+    assert json.loads(transport.session.interactions[0].request_body) == request
+    return AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+
+
+async def playing(table: Table, plan: Plan) -> None:
+    """500 events out of a recording, beside the same bytes out of a plain mock transport."""
+    words = plan.sized(EVENTS)
+    chunks = openai_chunks(words)
+    mock = AsyncOpenAI(api_key="none", http_client=http_client(chunks))
+    recorded = replayed(chunks)
+    agent = create_openai_agent("gpt-4o", async_client=recorded)
+    sdk: dict[str, Any] = {"units": words, "unit": "us a chunk", "base_name": "SDK over a mock transport", "repeat": 3}
+    async with MiniAgents(), mock, recorded:
+        base = raw_openai(mock, words)
+        await table.compare(
+            "playing 500 events through the SDK", base, raw_openai(recorded, words), plan, goal=1.2, **sdk
+        )
+        await table.compare("playing 500 events through our agent", base, through(agent, words), plan, goal=0.1, **sdk)
+
+
+async def recording(table: Table, plan: Plan, folder: Path) -> None:
+    """Seconds to the first token of a live stream, over a socket, with a recorder on the way and without."""
+    times: tuple[list[float], list[float]] = ([], [])
+    numbers = count()
+    rounds = 3 if plan.quick else 30
+    with ProviderServer(lambda call: Step(["one"] * 30, first_wait=0.05, gap=0.005)) as server:
+        async with AsyncOpenAI(api_key="none", base_url=server.openai_base_url) as client:
+            await first_token(client)
+            for _ in range(rounds):
+                times[0].append(await first_token(client) * 1000)
+                with use_cassette(folder / f"live-{next(numbers)}.yaml", record_mode="once"):
+                    times[1].append(await first_token(client) * 1000)
+    table.add("first token, recorded", "ms on the clock", *times, base_name="live", goal=1.1)
+
+
+async def first_token(client: AsyncOpenAI) -> float:
+    started, first = time.perf_counter(), 0.0
+    messages: Any = [{"role": "user", "content": "Hi"}]
+    async for chunk in await client.chat.completions.create(model="m", messages=messages, stream=True):
+        if not first and chunk.choices[0].delta.content:
+            first = time.perf_counter() - started
+    return first
+
+
+async def pacing(plan: Plan, folder: Path) -> float:
+    """How far the gaps between chunks are from the recorded ones, in ms on the mean."""
+    path, gap = folder / "paced.yaml", 0.005
+    save(path, [interaction("Hi", openai_chunks(plan.sized(200)), gap)])
+    with use_cassette(path, pace=1):
+        async with httpx2.AsyncClient() as client:
+            body = load(path)[0].request_body
+            async with client.stream("POST", URL, content=body) as response:
+                moments = [time.perf_counter() async for _ in response.aiter_raw()]
+    return statistics.mean(abs(late - early - gap) for early, late in pairwise(moments)) * 1000
+
+
+async def benchmark(plan: Plan) -> Table:
+    table = Table("Cassettes")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        await loading(table, plan, folder)
+        await looking_up(table, plan)
+        await playing(table, plan)
+        await recording(table, plan, folder)
+        table.facts["ms of mean error of a gap of 5 ms, played at its pace (goal: < 3)"] = await pacing(plan, folder)
+        table.facts["ms until a miss among 1,000 is told (goal: < 50)"] = a_miss(folder)
+    return table
+
+
+if __name__ == "__main__":
+    main(benchmark)
