@@ -1,4 +1,4 @@
-"""One recorder for one file, in all processes of this machine.
+"""One recorder for one file, in all processes of a user.
 
 The lock is the operating system's, on a file in the folder for temporary files: it ends with the process that holds it,
 however that ends, and leaves nothing beside the cassette.
@@ -32,8 +32,9 @@ def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     real = os.path.realpath(path)
     name = hashlib.sha256(os.path.normcase(real).encode()).hexdigest()[:32]
-    folder = Path(tempfile.gettempdir()) / "miniagents-cassettes"
-    folder.mkdir(exist_ok=True)
+    user = getattr(os, "getuid", lambda: "")()  # where there is none, each user has a temporary folder anyway
+    folder = Path(tempfile.gettempdir()) / f"miniagents-cassettes-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     holder = folder / f"{name}.holder"
     lock = FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
     try:

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakSet
 
 from miniagents import InteractionContext
 from miniagents_testing.cassette.index import Index
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette.timeline import Moment
 
 __all__ = ["LiveRequest", "Session"]
+
+
+UNPLAYED_SHOWN = 5
 
 
 class LiveRequest(NamedTuple):
@@ -86,7 +90,7 @@ class Session:
         self._recorder = Recorder(settings.on_early_close, ends_ms(self.interactions) if plays and records else 0.0)
         self._misses: list[CassetteMissError] = []
         self._asked_by: Counter[str] = Counter()
-        self._playing: set[Playback] = set()
+        self._playing: WeakSet[Playback] = WeakSet()  # some readers go without closing
         self._anchor = 0.0
         """On the readers' clock, the beginning of the recording."""
         self._lock = threading.Lock()
@@ -126,8 +130,10 @@ class Session:
                 first.add_note(f"{len(others)} more requests were not in {self.name}")
             raise first
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
-            names = ", ".join(f"{each.method} {each.uri}" for each in self.unplayed)
-            raise UnplayedError(f"{self.name}: {len(self.unplayed)} interactions were not played: {names}")
+            left = [place for place in self._index.places if not place.played]
+            names = [_named(place) for place in left[:UNPLAYED_SHOWN]]
+            more = [f"and {len(left) - len(names)} more"] if len(left) > len(names) else []
+            raise UnplayedError(f"{self.name}: {len(left)} interactions were not played: {', '.join([*names, *more])}")
 
     # --- what a transport does
 
@@ -221,3 +227,9 @@ class Session:
         if leaks:
             raise RecordingRefusedError(f"{self.name} was not written: {'; '.join(str(leak) for leak in leaks)}")
         return self.recorded
+
+
+def _named(place: Place) -> str:
+    """An interaction, so that people find it."""
+    recorded = place.interaction
+    return f"{place.number} ({recorded.method} {recorded.uri}{recorded.agent and f', by {recorded.agent}'})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -61,13 +62,11 @@ async def test_a_changed_prompt_says_what_changed(kit: Kit, api: str) -> None:
 async def test_those_who_know_vcrpy_can_catch_it(kit: Kit, api: str) -> None:
     """It is also the error of vcrpy, and of each SDK that is in use."""
     save(kit.path, [])
-    with kit.cassette(unplayed="ignore") as session:
-        with pytest.raises(vcr.errors.CannotOverwriteExistingCassetteException) as caught:
-            await kit.aask(api, httpx2.AsyncClient(transport=kit.network()))
-        assert isinstance(caught.value, CassetteMissError)
-        assert isinstance(caught.value, openai.OpenAIError)
-        assert isinstance(caught.value, anthropic.AnthropicError)
-        session._misses.clear()
+    with pytest.raises(vcr.errors.CannotOverwriteExistingCassetteException) as caught, kit.cassette():
+        await kit.aask(api, httpx2.AsyncClient(transport=kit.network()))
+    assert isinstance(caught.value, CassetteMissError)
+    assert isinstance(caught.value, openai.OpenAIError)
+    assert isinstance(caught.value, anthropic.AnthropicError)
 
 
 @each_api
@@ -117,13 +116,21 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
 async def test_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
     """An application that does less than it did is noticed, unless that is wanted or it has failed anyway."""
     save(kit.path, [_asked("chat", "Hi")])
-    with pytest.raises(UnplayedError, match=f"1 interactions were not played: POST {URLS['chat']}"):
+    with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URLS['chat']}\)$"):
         with kit.cassette() as session:
             assert session.unplayed == session.interactions
     with kit.cassette(unplayed="ignore"):
         pass
     with pytest.raises(ZeroDivisionError), kit.cassette():
         raise ZeroDivisionError
+
+
+def test_of_many_that_were_not_asked_for_some_are_named(kit: Kit) -> None:
+    """With whoever asked for them when they were recorded."""
+    save(kit.path, [replace(_asked("chat", "Hi"), agent=f"A/B#{number}") for number in range(1, 9)])
+    with pytest.raises(UnplayedError, match=r"8 .*: 1 \(POST \S+, by A/B#1\), .*, 5 \(.*\), and 3 more$"):
+        with kit.cassette():
+            pass
 
 
 async def test_equal_requests_get_their_recordings_in_order(kit: Kit) -> None:

@@ -59,7 +59,7 @@ def test_a_transport_has_its_pace() -> None:
 async def test_what_is_missing_and_what_is_left_over() -> None:
     """Told when it is asked for."""
     transport = ReplayTransport([_streamed()])
-    with pytest.raises(UnplayedError, match=f"1 interactions were not played: POST {URL}"):
+    with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URL}\)"):
         transport.assert_complete()
     empty = ReplayTransport([])
     empty.assert_complete()
