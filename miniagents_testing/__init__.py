@@ -6,6 +6,7 @@ Importing this package loads nothing; each name comes with its own module.
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
 - `miniagents_testing.belt`: no live requests in tests.
 - `miniagents_testing.clock`, `.searching`: virtual time, and other orders of events.
+- `miniagents_testing.cancelling`: something is cancelled at every step of a scenario.
 - `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
 - `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
 - `miniagents_testing.recut`: the same bytes, cut elsewhere.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniagents_testing.belt import block_live_requests
+    from miniagents_testing.cancelling import cancel_at_every_step
     from miniagents_testing.cassette import ReplayTransport, stream_layer, use_cassette
     from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
     from miniagents_testing.provider_server import ProviderServer
@@ -34,6 +36,7 @@ __all__ = [
     "Step",
     "VirtualTimeLoop",
     "block_live_requests",
+    "cancel_at_every_step",
     "create_scripted_agent",
     "create_scripted_user",
     "run_in_virtual_time",
@@ -51,6 +54,7 @@ _HOME = {
     "Step": "script",
     "VirtualTimeLoop": "clock",
     "block_live_requests": "belt",
+    "cancel_at_every_step": "cancelling",
     "create_scripted_agent": "scripted",
     "create_scripted_user": "scripted",
     "run_in_virtual_time": "clock",

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import itertools
 import math
-import random
 import selectors
 import sys
 import threading
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError
+from miniagents_testing.scheduling import Holding, NumberedTask
 from miniagents_testing.sdk_errors import sdk_proof
 from miniagents_testing.waiting import described
 
 if TYPE_CHECKING:
+    import contextvars
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
@@ -155,15 +155,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.seed = seed
         self.timeout = timeout
         self.allows_io = allow_io
-        self._task_numbers = itertools.count()
+        self.task_numbers = itertools.count()
         self._now = 0.0
-        self._holding = None if seed is None else _Holding(seed)
+        self._holding = None if seed is None else Holding(seed)
         self._timer_numbers = itertools.count()
         self._jobs = 0
         self._pool: ThreadPoolExecutor | None = None
         self._no_strangers = WeakSet(threading.enumerate())
         super().__init__(_Selector(self))
-        self.set_task_factory(_Task)  # type: ignore[arg-type]  # made for this loop and for coroutines
+        self.set_task_factory(NumberedTask)  # type: ignore[arg-type]  # made for this loop and for coroutines
         if not allow_io:
             for name in _OUTSIDE:
                 setattr(self, name, functools.partial(refuse, f"{name}()"))
@@ -339,53 +339,6 @@ class _Selector(selectors.BaseSelector):
     def close(self) -> None:
         self._real.close()
         del self._loop  # which holds us
-
-
-class _Task(asyncio.Task[Any]):
-    """A task that keeps its context for reports, and whose place in a set is the same in each run.
-
-    `asyncio.TaskGroup` and others keep tasks in sets, and cancel them in the order of these.
-    """
-
-    def __init__(
-        self,
-        loop: VirtualTimeLoop,
-        coro: Coroutine[Any, Any, Any],
-        *,
-        context: contextvars.Context | None = None,
-        **options: Any,
-    ) -> None:
-        self.number = next(loop._task_numbers)
-        self.variables = contextvars.copy_context() if context is None else context
-        super().__init__(coro, loop=loop, context=self.variables, **options)
-
-    def __hash__(self) -> int:
-        return self.number
-
-
-class _Holding:
-    """Decides which steps of tasks are held back, and for how many turns of the loop.
-
-    Measured on planted races: holding each step back with the same chance hardly ever lets one task fall ten steps
-    behind another; tasks that differ in how slow they are find that in every sixth schedule.
-    """
-
-    SLOWNESS = (0.0, 0.5, 0.9)
-    MOST_TURNS = 20
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._slowness: WeakKeyDictionary[asyncio.Task[Any], float] = WeakKeyDictionary()
-
-    def turns(self, task: asyncio.Task[Any]) -> int:
-        """How many turns the next step of `task` is late."""
-        slowness = self._slowness.get(task)
-        if slowness is None:
-            slowness = self._slowness[task] = self._random.choice(self.SLOWNESS)
-        turns = 0
-        while turns < self.MOST_TURNS and self._random.random() < slowness:
-            turns += 1
-        return turns
 
 
 class _Watched(Executor):

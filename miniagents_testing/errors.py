@@ -16,6 +16,7 @@ Exception
     │   ├── UnconsumedStepsError    steps that nobody asked for
     │   └── UnexpectedCallError     (LookupError) a call for which there is no step
     ├── UnusedFaultError            a fault that was laid over a transport has changed nothing
+    ├── UncleanCancellationError    (AssertionError) something was left, or lost, when something was cancelled
     └── VirtualTimeoutError         (TimeoutError) more virtual time has passed than was allowed
 ```
 """
@@ -34,6 +35,7 @@ __all__ = [
     "NotVirtualError",
     "RecordingRefusedError",
     "ScriptError",
+    "UncleanCancellationError",
     "UnconsumedStepsError",
     "UnexpectedCallError",
     "UnplayedError",
@@ -97,6 +99,10 @@ class UnexpectedCallError(ScriptError, LookupError):
 
 class UnusedFaultError(WorkshopError):
     """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""
+
+
+class UncleanCancellationError(WorkshopError, AssertionError):
+    """A scenario did not end well in which something was cancelled; the message says where, and what is left."""
 
 
 class VirtualTimeoutError(WorkshopError, TimeoutError):

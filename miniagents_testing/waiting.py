@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-__all__ = ["described", "here"]
+__all__ = ["described", "here", "line_of"]
 
 MOST_SHOWN = 30
 
@@ -60,7 +60,7 @@ def here() -> str:
         # below the step of a task come those who run the loop, who did not lead here
         frame = None if frame.f_code.co_qualname == "Handle._run" else frame.f_back
     if frame is not None:
-        lines.append(_line(frame))
+        lines.append(line_of(frame))
     return "\n".join(lines) or f"  in thread {threading.current_thread().name}"
 
 
@@ -70,7 +70,7 @@ def _agent_trace(variables: contextvars.Context | None) -> list[str]:
     from miniagents import InteractionContext
 
     try:
-        interaction: InteractionContext = variables.run(InteractionContext.get_current)
+        interaction: InteractionContext = variables.copy().run(InteractionContext.get_current)
     except LookupError:
         return []
     return interaction.get_agent_trace()
@@ -81,7 +81,7 @@ def _place(task: asyncio.Task[Any]) -> str:
     frames = list(_suspended(task.get_coro()))
     if not frames:
         return "    not started yet"
-    return _line(([frame for frame in frames if _is_application(frame)] or frames)[-1])
+    return line_of(([frame for frame in frames if _is_application(frame)] or frames)[-1])
 
 
 def _is_application(frame: FrameType) -> bool:
@@ -92,7 +92,7 @@ def _is_application(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY
 
 
-def _line(frame: FrameType) -> str:
+def line_of(frame: FrameType) -> str:
     """As in a traceback."""
     code = frame.f_code
     source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()

@@ -1,0 +1,292 @@
+"""The harness that cancels at every step finds what it is for, and says so in a way that helps."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents_testing.cancelling import cancel_at_every_step
+from miniagents_testing.errors import UncleanCancellationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine
+
+    from miniagents_testing.cancelling import Trial
+
+
+async def nap(turns: int = 3) -> None:
+    """Some steps."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+# --- planted defects
+
+
+async def leaves_a_task(trial: Trial) -> None:
+    """A helper that nobody cancels when its owner is."""
+    helper = asyncio.create_task(asyncio.sleep(10), name="helper")
+    await nap()
+    await helper
+
+
+async def leaves_a_generator(trial: Trial) -> None:
+    """Reads a generator that somebody else still holds, and does not close it."""
+    generator = numbers()
+    trial.must_close("nothing", lambda: generator is not None)  # which holds it
+    async for number in generator:
+        if number == 2:
+            break
+        await nap(1)
+    await generator.aclose()
+
+
+async def numbers() -> AsyncGenerator[int]:
+    """Numbers without an end."""
+    number = 0
+    while True:
+        await asyncio.sleep(0)
+        yield number
+        number += 1
+
+
+class Shared:
+    """What upstream has instead of a promise: whoever asks first does the work, for all."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[str] | None = None
+
+    async def get(self) -> str:
+        """The result."""
+        if self.future is None:
+            self.future = asyncio.get_running_loop().create_future()
+            try:
+                await nap()
+                self.future.set_result("done")
+            except asyncio.CancelledError:
+                self.future.cancel()
+                raise
+        return await self.future
+
+
+async def poisons_others(trial: Trial) -> None:
+    """The cancellation of one reader becomes that of another one."""
+    shared = Shared()
+    trial.victim(asyncio.create_task(shared.get()))
+    await asyncio.sleep(0)
+    await asyncio.wait([asyncio.create_task(shared.get(), name="witness")])
+
+
+async def swallows(trial: Trial) -> None:
+    """Takes a cancellation for a failed attempt."""
+    for _ in range(3):
+        try:
+            await nap()
+        except BaseException:
+            continue
+
+
+async def raises_another_error(trial: Trial) -> None:
+    """A clean-up that counts on something that is not there yet."""
+    connection: list[str] = []
+    try:
+        await nap()
+        connection.append("open")
+        await nap()
+    finally:
+        connection.pop()
+
+
+async def hangs(trial: Trial) -> None:
+    """A lock that is not released."""
+    lock = asyncio.Lock()
+
+    async def work() -> None:
+        await lock.acquire()
+        await nap()
+        lock.release()
+
+    trial.victim(asyncio.create_task(work()))
+    await nap(2)
+    async with lock:
+        pass
+
+
+async def polls_for_ever(trial: Trial) -> None:
+    """Waits, turn by turn, for something that does not come any more."""
+    done: list[bool] = []
+
+    async def work() -> None:
+        await nap()
+        done.append(True)
+
+    trial.victim(asyncio.create_task(work()))
+    while not done:  # noqa: ASYNC110 - that is what is wrong here
+        await asyncio.sleep(1)
+
+
+async def leaves_something_open(trial: Trial) -> None:
+    """Something that only the scenario knows of."""
+    still_open: list[str] = ["response"]
+    trial.must_close("the response", lambda: not still_open)
+    await nap()
+    still_open.clear()
+
+
+async def expects_too_much(trial: Trial) -> None:
+    """A scenario may say for itself what is wrong."""
+    log: list[str] = []
+
+    async def work() -> None:
+        await nap()
+        log.append("done")
+
+    await asyncio.wait([trial.victim(asyncio.create_task(work()))])
+    assert log == ["done"]
+
+
+async def fails_in_a_callback(trial: Trial) -> None:
+    """An error that only the loop sees."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda future: future.result())
+    try:
+        await nap()
+        future.set_result(None)
+    finally:
+        future.cancel()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "told"),
+    [
+        (leaves_a_task, r"these tasks are left:\n  helper\n    File .*\n      return await future"),
+        (leaves_a_generator, r"an async generator was left open:\n    File .*, in numbers\n      yield number"),
+        (poisons_others, r"task witness got a CancelledError, and nobody had cancelled it"),
+        (swallows, r"the victim was cancelled, and went on as if it was not"),
+        (raises_another_error, r"it failed: IndexError: pop from empty list"),
+        (hangs, r"it failed: IdleLoopError: Nothing can go on[\s\S]*async with lock:"),
+        (polls_for_ever, r"it failed: VirtualTimeoutError: 3600 s of virtual time were not enough"),
+        (leaves_something_open, r"the response was left open"),
+        (expects_too_much, r"it failed: AssertionError: assert \[\] == \['done'\]"),
+        (fails_in_a_callback, r"the loop reports: Exception in callback .*: CancelledError\(\)"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_planted_defects_are_found(scenario: Callable[[Trial], Coroutine[Any, Any, object]], told: str) -> None:
+    """Each with the step; the same step, and nothing else, shows it again."""
+    with pytest.raises(UncleanCancellationError, match=told) as caught:
+        cancel_at_every_step(scenario)
+    text = str(caught.value)
+    assert text.startswith(f"{scenario.__name__}, cancelled at step ")
+    assert "\nNext to run was task " in text
+    again = re.search(r"cancel_at_every_step\(\.\.\., seeds=\[None\], steps=\[(\d+)\]\)$", text)
+    assert again is not None
+    with pytest.raises(UncleanCancellationError, match=told):
+        cancel_at_every_step(scenario, steps=[int(again[1])])
+
+
+async def counts_on_an_order(trial: Trial) -> None:
+    """Two tasks take as many steps; that the one which was made first ends first is nobody's promise."""
+    order: list[str] = []
+
+    async def step(name: str) -> None:
+        await nap(2)
+        order.append(name)
+
+    witness = asyncio.create_task(step("witness"))
+    await asyncio.wait([witness, trial.victim(asyncio.create_task(step("victim")))])
+    assert order != ["victim", "witness"]
+
+
+def test_schedules_find_what_asyncios_order_hides() -> None:
+    """The seed is told, and shows it again."""
+    assert cancel_at_every_step(counts_on_an_order) > 3
+    with pytest.raises(UncleanCancellationError, match=r"with the schedule of seed \d+, did not end well") as caught:
+        cancel_at_every_step(counts_on_an_order, seeds=range(20))
+    (seed,) = re.findall(r"seeds=\[(\d+)\]", str(caught.value))
+    with pytest.raises(UncleanCancellationError):
+        cancel_at_every_step(counts_on_an_order, seeds=[int(seed)])
+
+
+def test_a_scenario_that_fails_undisturbed_is_told_so() -> None:
+    """Before anything is cancelled."""
+
+    async def broken(trial: Trial) -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(
+        UncleanCancellationError, match=r"broken, undisturbed, did not end well:\n- it failed: ValueError"
+    ):
+        cancel_at_every_step(broken)
+
+
+def test_each_step_is_tried_once() -> None:
+    """Before the first step of the victim, during each of its waits, between any two callbacks; and never after it."""
+    reached: list[int] = []
+
+    async def three_waits(trial: Trial) -> None:
+        for number in range(3):
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                reached.append(number)
+                raise
+
+    runs = cancel_at_every_step(three_waits)
+    assert set(reached) == {0, 1, 2}
+    assert runs == len(reached) + 1  # cancelled before it began, too
+
+
+def test_a_sample_is_as_large_as_it_says() -> None:
+    """So many steps a seed, others for another seed, the same ones for the same seed."""
+
+    async def long(trial: Trial) -> None:
+        await nap(50)
+
+    assert cancel_at_every_step(long, seeds=range(30), sample=2) <= 60
+    assert cancel_at_every_step(long, seeds=range(30), sample=2) > 40
+
+
+async def clean(trial: Trial) -> None:
+    """Helpers in a group, a generator that is closed, a timeout, a lock: as they should be."""
+    lock = asyncio.Lock()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(5))
+        async with lock, asyncio.timeout(10):
+            generator = numbers()
+            try:
+                async for number in generator:
+                    if number == 3:
+                        break
+            finally:
+                await generator.aclose()
+
+
+def test_clean_code_passes() -> None:
+    """Nothing is reported that is not wrong, in asyncio's order and in others."""
+    assert cancel_at_every_step(clean) > 10
+    assert cancel_at_every_step(clean, seeds=range(20)) > 20 * 10
+
+
+def test_the_report_reads_well() -> None:
+    """What happened, where it was cancelled, what is left, and how to see it again."""
+    with pytest.raises(UncleanCancellationError) as caught:
+        cancel_at_every_step(leaves_a_task)
+    place = rf'    File "{re.escape(__file__)}", line \d+, in'
+    assert re.fullmatch(
+        rf"""leaves_a_task, cancelled at step 1, did not end well:
+- these tasks are left:
+  helper
+    File ".*tasks\.py", line \d+, in sleep
+      return await future
+Next to run was task helper; the victim was here:
+  scenario
+{place} nap
+      await asyncio\.sleep\(0\)
+To see it again: cancel_at_every_step\(\.\.\., seeds=\[None\], steps=\[1\]\)""",
+        str(caught.value),
+    )
