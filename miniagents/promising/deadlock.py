@@ -93,11 +93,16 @@ def _report(me: asyncio.Task[Any], came_from: dict[asyncio.Task[Any], asyncio.Ta
     if not certain or _may_time_out(tasks):
         check_later()
         return
+    raise _circle_error(tasks)
+
+
+def _circle_error(tasks: list[asyncio.Task[Any]]) -> DeadlockError:
+    """The error of tasks that wait for each other, each for the next one, and the last one for the first."""
     names = _names(tasks)
     circle = [names[0], *(after for before, after in pairwise([*names, names[0]]) if after != before)]
     if len(circle) == 1:
         circle *= 2
-    raise DeadlockError(f"These wait for each other and would wait for ever: {' -> '.join(circle)}")
+    return DeadlockError(f"These wait for each other and would wait for ever: {' -> '.join(circle)}")
 
 
 def _followed(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], bool]]:
@@ -157,14 +162,36 @@ def _check_everybody(loop: asyncio.AbstractEventLoop) -> None:
     waits = [(future, cell) for future, cell in waits if future.get_loop() is loop]
     if not waits or _outside_can_help(loop) or _a_task_can_go_on(loop):
         return
-    names = ", ".join(sorted(_names(asyncio.all_tasks(loop))))
+    tasks = asyncio.all_tasks(loop)
     ownerless = [future for future, cell in waits if cell.task is None]
+    circle = [] if ownerless else _find_circle(tasks)
     (ownerless or [future for future, _ in waits])[0].set_exception(
-        DeadlockError(
-            f"Nothing can go on: {names} all wait for promises, and nobody is left who could resolve them. "
-            f"Was a call never finished, or an appender never closed?"
+        _circle_error(circle)
+        if circle
+        else DeadlockError(
+            f"Nothing can go on: {', '.join(sorted(_names(tasks)))} all wait for promises, and nobody is left who "
+            f"could resolve them. Was a call never finished, or an appender never closed?"
         )
     )
+
+
+def _find_circle(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Tasks that wait for each other, each for the next one, and the last one for the first; none if there is none."""
+    seen: set[asyncio.Task[Any]] = set()
+    for start in tasks:
+        path: dict[asyncio.Task[Any], None] = {}
+        stack: list[tuple[asyncio.Task[Any], int]] = [(start, 0)]
+        while stack:
+            task, depth = stack.pop()
+            while len(path) > depth:
+                path.popitem()
+            if task in path:
+                return list(path)[list(path).index(task) :]
+            if task not in seen:
+                seen.add(task)
+                path[task] = None
+                stack.extend((following, len(path)) for following, _ in _followed(task))
+    return []
 
 
 def _outside_can_help(loop: asyncio.AbstractEventLoop) -> bool:
