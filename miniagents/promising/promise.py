@@ -76,7 +76,11 @@ class Cell(Generic[T]):
         """Start the work if it waited for a reader."""
         if self.start is not None:
             start, self.start = self.start, None
-            start()
+            try:
+                start()
+            except NoActiveContextError:
+                self.start = start  # the next reader is to be told the same, instead of waiting for ever
+                raise
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """The safety net: a task can end without settling, for one when it is cancelled before its first step."""

@@ -247,6 +247,17 @@ async def test_work_needs_a_context() -> None:
         StreamedPromise(Source(1), start_soon=True)
 
 
+async def test_work_that_never_had_a_context_fails_for_every_reader() -> None:
+    """A stream made before the context was opened: each reader gets the error, and none waits for ever."""
+    promise = StreamedPromise(Source(1))
+    async with PromisingContext():
+        for _ in range(2):
+            with pytest.raises(NoActiveContextError):
+                await promise
+            with pytest.raises(NoActiveContextError):
+                [piece async for piece in promise]
+
+
 async def test_what_is_not_callable_is_refused_at_once() -> None:
     """A generator object instead of its function is a `TypeError` where it was passed."""
     generator = Source(1)()
