@@ -20,6 +20,8 @@ from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.console_user_agent import create_console_user_agent
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession, Session
+from miniagents.ext.llm.sse import ServerSentEvent
 from miniagents.messages import AssistantMessage, ErrorMessage, Message
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
@@ -74,6 +76,15 @@ async def test_X10_P20_error_texts_and_their_tracebacks_are_inert(provider: str,
         for text in (str(caught.value), "".join(traceback.format_exception(caught.value))):
             assert_inert(text)
             assert kit.KEY not in text
+
+
+@pytest.mark.parametrize("session", [ChatSession, MessagesSession, ResponsesSession], ids=lambda kind: kind.__name__)
+def test_X10_errors_of_sessions_are_inert_without_an_agent(session: type[Session]) -> None:
+    """Whoever uses them alone gets no other texts."""
+    event = {"type": "error", "error": {"message": PAYLOAD, "type": PAYLOAD}}
+    with pytest.raises(errors.ProviderError) as caught:
+        session().feed(ServerSentEvent(json.dumps(event).encode()))
+    assert_inert(str(caught.value))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -168,8 +179,10 @@ async def test_X10_an_error_of_the_history_is_shown_inert(
     async with MiniAgents():
         with pytest.raises(errors.HistoryError) as caught:
             await create_console_user_agent(ChatHistoryMD(path)).trigger()
-    assert_inert(capsys.readouterr().out, r"\x1b[2j\u202e.md")
-    assert_inert(str(caught.value), r"\x1b[2j\u202e.md")
+        with pytest.raises(errors.HistoryError) as at_once:
+            await ChatHistoryMD(path).aappend("text")
+    for text in (capsys.readouterr().out, str(caught.value), str(at_once.value)):
+        assert_inert(text, r"\x1b[2j\u202e.md")
 
 
 def test_X10_an_alias_is_one_printable_line() -> None:
