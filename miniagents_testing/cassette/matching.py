@@ -19,6 +19,7 @@ RequestKey = tuple[str, str, str, str, tuple[tuple[str, str], ...], bytes]
 
 Text = TypeVar("Text", str, bytes)
 
+_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 _ABSENT = object()
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\*)\]")
 _EXCERPT = 60
@@ -77,7 +78,8 @@ def differences(recorded: bytes, now: bytes) -> Iterator[str]:
 def _endpoint(method: str, uri: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]:
     parts = urlsplit(uri)
     query = tuple(sorted(parse_qsl(parts.query, keep_blank_values=True)))
-    return method.upper(), parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query
+    host = parts.netloc.rpartition("@")[2].lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ""))
+    return method.upper(), parts.scheme, host, parts.path or "/", query
 
 
 def _steps_of(path: str) -> tuple[str, ...]:

@@ -41,12 +41,12 @@ def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matchi
     Only the likeliest are compared leaf by leaf, so that a miss costs milliseconds however large the cassette is.
     """
     method, uri, body = request
-    canonical = matching.canonical_body(body)
+    key = matching.key(method, uri, body)
     ranked: list[tuple[int, bool, int, int, list[str]]] = []
-    for span, place in _likeliest(matching.key(method, uri, body), places):
+    for span, place in _likeliest(key, places):
         recorded = place.interaction
-        found = list(islice(differences(place.key[-1], canonical), _COUNTED))
-        if (recorded.method, recorded.uri) != (method, uri):
+        found = list(islice(differences(place.key[-1], key[-1]), _COUNTED))
+        if place.key[:-1] != key[:-1]:
             found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
         ranked.append((len(found), place.played, span, place.number, found))
     ranked.sort()

@@ -238,6 +238,8 @@ def test_bodies_are_compared_by_what_they_mean(live: bytes, same: bool) -> None:
         ("https://y.test/v1?a=1&b=2", False),
         ("http://x.test/v1?a=1&b=2", False),
         ("https://x.test:8443/v1?a=1&b=2", False),
+        ("https://X.test:443/v1?a=1&b=2", True),
+        ("https://x.test:80/v1?a=1&b=2", False),
         ("https://x.test/v1", False),
         ("https://user:password@x.test/v1?a=1&b=2", True),
     ],
