@@ -21,7 +21,8 @@ __all__ = ["miss_class", "near_misses"]
 NEAREST_SHOWN = 3
 DIFFERENCES_SHOWN = 5
 _COMPARED = 20
-"""Recorded requests, leaf by leaf."""
+"""Recorded requests, leaf by leaf; or as many as have this many bytes."""
+_COMPARED_BYTES = 2_000_000
 _LOOKED_AT = 50_000_000
 """Bytes of recorded bodies, for how alike they are; those that were not played are looked at first."""
 _COUNTED = 100
@@ -43,8 +44,12 @@ def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matchi
     method, uri, body = request
     key = matching.key(method, uri, body)
     ranked: list[tuple[int, bool, int, int, list[str]]] = []
+    left = _COMPARED_BYTES
     for span, place in _likeliest(key, places):
         recorded = place.interaction
+        left -= len(place.key[-1]) + len(body)
+        if left < 0 and ranked:
+            break
         found = list(islice(differences(place.key[-1], key[-1]), _COUNTED))
         if place.key[:-1] != key[:-1]:
             found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
