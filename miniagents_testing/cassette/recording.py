@@ -23,13 +23,17 @@ class Recorder:
     """The slots of one session, in the order in which their requests started.
 
     Args:
+        learn: is shown the headers of each response, before those are dropped that nobody needs.
         on_early_close: whether what a reader leaves unread is read to its end.
         begins_ms: where on the cassette's own time line the recording begins.
     """
 
-    def __init__(self, on_early_close: OnEarlyClose = "truncate", begins_ms: float = 0.0) -> None:
+    def __init__(
+        self, learn: Callable[[list[tuple[str, str]]], object], on_early_close: OnEarlyClose, begins_ms: float
+    ) -> None:
         self.slots: list[Slot] = []
         self.closed = False
+        self.learn = learn
         self.drains = on_early_close == "drain"
         self._lock = threading.Lock()
         self._began: float | None = None
@@ -89,8 +93,9 @@ class Slot:
         self.body = body
         self._request_headers = kept_headers(headers)
 
-    def headers_arrived(self, status: int, reason: str, headers: Iterable[tuple[str, str]]) -> None:
+    def headers_arrived(self, status: int, reason: str, headers: list[tuple[str, str]]) -> None:
         """The response is there, its body is not."""
+        self.recorder.learn(headers)
         self.status, self._reason, self._headers = status, reason, kept_headers(headers)
         self._headers_at = self._last = self.recorder.tick(self)
 

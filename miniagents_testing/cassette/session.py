@@ -87,7 +87,8 @@ class Session:
         self._on_played = on_played
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
         self._order = Order(ticks(each.started_ms) for each in self.interactions if plays)
-        self._recorder = Recorder(settings.on_early_close, ends_ms(self.interactions) if plays and records else 0.0)
+        begins_ms = ends_ms(self.interactions) if plays and records else 0.0
+        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms)
         self._misses: list[CassetteMissError] = []
         self._asked_by: Counter[str] = Counter()
         self._playing: WeakSet[Playback] = WeakSet()  # some readers go without closing

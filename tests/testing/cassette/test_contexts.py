@@ -21,6 +21,7 @@ from miniagents_testing.errors import CassetteError, CassetteMissError, Recordin
 from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.testing.cassette.conftest import Kit
@@ -310,14 +311,30 @@ async def test_a_refusal_does_not_hide_the_failure_of_a_test(kit: Kit) -> None:
     assert not kit.path.exists()
 
 
+class Noting(Redaction):
+    """Replaces one of the words, and notes the headers it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__(rules=["Ann"])
+        self.learned: list[tuple[str, str]] = []
+
+    def learn(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Note them."""
+        pairs = list(headers)
+        self.learned += pairs
+        super().learn(pairs)
+
+
 async def test_what_is_redacted_is_found_again(kit: Kit) -> None:
-    """The live request is changed in the same way before it is looked for."""
-    network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi")))
-    with kit.cassette("once", redact=Redaction(rules=["Ann"])):
+    """The live request is changed in the same way before it is looked for; headers are seen before they are dropped."""
+    network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi"), headers={"set-cookie": "id=1"}))
+    noting = Noting()
+    with kit.cassette("once", redact=noting):
         await kit.aask("chat", httpx2.AsyncClient(transport=network), "I am Ann")
         await httpx2.AsyncClient(transport=network).get(f"{URL}?name=Ann")
     assert "Ann" not in kit.path.read_text(encoding="utf-8")
-    with kit.cassette(redact=Redaction(rules=["Ann"])):
+    assert {("authorization", f"Bearer {kit.KEY}"), ("set-cookie", "id=1")} <= set(noting.learned)
+    with kit.cassette(redact=Noting()):
         await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), "I am Ann")
         await httpx2.AsyncClient(transport=kit.network()).get(f"{URL}?name=Ann")
 
