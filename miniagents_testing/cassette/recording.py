@@ -20,7 +20,7 @@ DRAINED_ERROR_BYTES = 64 * 1024
 
 
 class Recorder:
-    """The slots of one session, in the order in which their requests started.
+    """The slots of one session.
 
     Args:
         learn: is shown the headers of each response, before those are dropped that nobody needs.
@@ -44,8 +44,7 @@ class Recorder:
         """Take the next place; from now on everything of this request is counted from here."""
         slot = Slot(self, method, uri, clock, agent)
         slot.started = self.tick(slot)
-        with self._lock:
-            self.slots.append(slot)
+        self.slots.append(slot)
         return slot
 
     def tick(self, slot: Slot) -> int:
@@ -60,9 +59,10 @@ class Recorder:
         return tick
 
     def interactions(self) -> list[Interaction]:
-        """What was recorded; from now on nothing more is."""
+        """What was recorded, in the order of the starts; from now on nothing more is."""
         self.closed = True
-        return [slot.interaction() for slot in self.slots if not slot.dropped]
+        kept = (slot for slot in self.slots if not slot.dropped)
+        return [slot.interaction() for slot in sorted(kept, key=lambda slot: slot.started)]
 
 
 class Slot:

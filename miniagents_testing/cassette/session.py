@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveRequest", "Session"]
 
-
 UNPLAYED_SHOWN = 5
 
 
@@ -127,8 +126,9 @@ class Session:
         """
         if self._misses:
             first, *others = self._misses
-            if others:
-                first.add_note(f"{len(others)} more requests were not in {self.name}")
+            note = f"{len(others)} more requests were not in {self.name}"
+            if others and note not in getattr(first, "__notes__", ()):
+                first.add_note(note)
             raise first
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
             left = [place for place in self._index.places if not place.played]

@@ -78,9 +78,12 @@ class Persister:
 
     def load_cassette(self, path: str, serializer: Any) -> tuple[list[Any], list[Any]]:
         """Requests and responses, for vcrpy; what it may do with them it does with copies."""
-        if self._forgets or not Path(path).exists():
+        if self._forgets:
             raise CassetteNotFoundError(path)
-        found = Path(path).stat()
+        try:
+            found = Path(path).stat()
+        except FileNotFoundError:
+            raise CassetteNotFoundError(path) from None
         requests, responses = _read(os.path.realpath(path), found.st_mtime_ns, found.st_size, found.st_ino)
         return list(requests), list(responses)
 

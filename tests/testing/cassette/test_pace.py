@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,26 @@ def test_a_stream_that_runs_alone_begins_when_it_is_asked_for(tmp_path: Path) ->
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000), _stream(1, 60_000, 1000)])
     moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 1.0)], pace=1)
     assert moments == [("0", 0.0), ("0.0", 0.01), ("1", 1.0), ("1.0", 1.01)]
+
+
+def test_a_reader_that_goes_without_closing_holds_nobody_to_its_time_line(tmp_path: Path) -> None:
+    """Its response is gone with it, and the next one begins when it is asked for."""
+    save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 1000), _stream(1, 60_000, 1000)])
+    moments: list[tuple[str, float]] = []
+
+    async def play() -> None:
+        with use_cassette(tmp_path / "c.yaml", pace=1):
+            async with httpx2.AsyncClient() as client:
+                response = await client.send(client.build_request("POST", URL, json={"number": 0}), stream=True)
+                assert await anext(response.aiter_raw()) == b"0.0 "
+                del response
+                for _ in range(5):  # one generator within another, each is closed in a step of its own
+                    gc.collect()
+                    await asyncio.sleep(0)
+                await _read(1, moments)
+
+    run_in_virtual_time(play())
+    assert moments == [("1", 0.01), ("1.0", 0.02)]
 
 
 def test_each_stream_can_have_a_time_line_of_its_own(tmp_path: Path) -> None:
