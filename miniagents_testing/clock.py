@@ -10,35 +10,28 @@ same seed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import math
 import selectors
-import sys
-import threading
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
-from weakref import WeakSet
 
 from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError
 from miniagents_testing.scheduling import Holding, NumberedTask
 from miniagents_testing.sdk_errors import sdk_proof
+from miniagents_testing.thread_jobs import PATIENCE, ThreadJobs
 from miniagents_testing.waiting import described
 
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Coroutine
-    from concurrent.futures import Future
 
 __all__ = ["VirtualClock", "VirtualTimeLoop", "name_seed", "run_in_virtual_time"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-PATIENCE = 2.0
-"""Seconds on the wall that a thread gets at least, before a timer beside it, or an idle loop, comes to its turn."""
 
 _OUTSIDE = (
     "connect_read_pipe",
@@ -87,7 +80,7 @@ class VirtualClock:
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in a loop of its own; see `run_in_virtual_time`."""
-        if asyncio.events._get_running_loop() is not None:
+        if _running_loop() is not None:
             coro.close()
             raise RuntimeError("A loop is running here: await it instead, or let a test that is not async run it")
         try:
@@ -99,14 +92,19 @@ class VirtualClock:
 
     def time(self) -> float:
         """Seconds of virtual time: of the running loop, or else at the end of the last coroutine that was run."""
-        try:
-            return asyncio.get_running_loop().time()
-        except RuntimeError:
-            return 0.0 if self._loop is None else self._loop.time()
+        loop = _running_loop() or self._loop
+        return 0.0 if loop is None else loop.time()
 
     def _new_loop(self) -> VirtualTimeLoop:
         self._loop = VirtualTimeLoop(seed=self.seed, timeout=self._timeout)
         return self._loop
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def name_seed(error: BaseException, seed: int | None) -> None:
@@ -124,7 +122,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     Callbacks that are due at the same moment run in the order in which they were scheduled. While a job runs in a
     thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`) the clock stands still; only a thread that works
     for longer than two seconds, and for longer than the next deadline is away, is taken for one that waits for that
-    deadline. Threads of any other kind are not waited for, but may call `call_soon_threadsafe` as ever.
+    deadline. Results come in the order in which the jobs were given (anyio's excepted), when nothing else can run:
+    which thread is faster decides nothing. Threads of any other kind are not waited for, but may call
+    `call_soon_threadsafe` as ever.
 
     The class itself is a loop factory: `asyncio.Runner(loop_factory=VirtualTimeLoop)`,
     `MiniAgents().run(..., loop_factory=VirtualTimeLoop)`; with a seed, `functools.partial(VirtualTimeLoop, seed=7)`.
@@ -159,9 +159,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._holding = None if seed is None else Holding(seed)
         self._timer_numbers = itertools.count()
-        self._jobs = 0
+        self._threads = ThreadJobs(self)
         self._pool: ThreadPoolExecutor | None = None
-        self._no_strangers = WeakSet(threading.enumerate())
+        self._closing_pool = False
         super().__init__(_Selector(self))
         self.set_task_factory(NumberedTask)  # type: ignore[arg-type]  # made for this loop and for coroutines
         if not allow_io:
@@ -190,17 +190,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             poll: waits on the wall for at most so many seconds, and returns what came.
             watches: whether files or sockets are watched.
         """
+        if self._threads.deliver(nothing_else=True):
+            return []
         if timeout is not None and math.isinf(self._scheduled[0].when()):
             timeout = None  # `sleep(math.inf)`: a way to say for ever
         if watches:
             started = time.monotonic()
             if happened := poll(timeout):
                 self._set_clock(self._now + min(time.monotonic() - started, math.inf if timeout is None else timeout))
-                return happened
-        elif self._jobs or self._anyio_jobs():
-            happened = poll(None if timeout is None else max(timeout, PATIENCE))
+        elif self._closing_pool or self._threads.are_at_work:
+            happened = poll(self._threads.patience(timeout))
+            if not happened and self._threads.patience_is_out():
+                return []
         else:
-            happened = poll(PATIENCE if timeout is None and self._strangers() else 0)
+            happened = poll(PATIENCE if timeout is None and self._threads.strangers() else 0)
         if happened:
             return happened
         if timeout is None:
@@ -230,20 +233,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Like any loop's; the clock stands still until the job has ended, whoever still waits for it."""
-        if executor is None:
-            executor = self._default_pool()
-        watched = _Watched(executor)
-        future = super().run_in_executor(watched, func, *args)
-        self._jobs += 1
-        watched.job.add_done_callback(self._job_ended)  # after asyncio's own callback, which sets the future
-        return future
+        if self.is_closed():
+            raise RuntimeError("Event loop is closed")
+        return self._threads.give(executor or self._default_pool(), func, *args)
 
     def _default_pool(self) -> ThreadPoolExecutor:
         if self._pool is None:
-            known = self._no_strangers
-            pool = ThreadPoolExecutor(
-                thread_name_prefix="asyncio", initializer=lambda: known.add(threading.current_thread())
-            )
+            pool = ThreadPoolExecutor(thread_name_prefix="asyncio", initializer=self._threads.belongs_here)
             self.set_default_executor(pool)
             return pool
         return self._pool
@@ -253,29 +249,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         super().set_default_executor(executor)
         self._pool = executor
 
-    def _job_ended(self, job: Future[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody counts any more
-            self.call_soon_threadsafe(self._forget_job)
-
-    def _forget_job(self) -> None:
-        self._jobs -= 1
-
     async def shutdown_default_executor(self, *args: Any, **options: Any) -> None:
         """Like any loop's; it waits for its threads, on the wall."""
-        self._jobs += 1
+        self._closing_pool = True
         try:
             await super().shutdown_default_executor(*args, **options)
         finally:
-            self._jobs -= 1
-
-    def _anyio_jobs(self) -> bool:
-        """Whether anyio, which has threads of its own, has a job in one of them."""
-        return any(worker not in worker.idle_workers for worker in _anyio_workers(self))
-
-    def _strangers(self) -> bool:
-        """Whether a thread was started, by nobody we know, that may still call back."""
-        known = self._no_strangers.union(_anyio_workers(self))
-        return any(thread not in known for thread in threading.enumerate())
+            self._closing_pool = False
 
     # --- schedules
 
@@ -321,6 +301,7 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
+            self._loop._threads.deliver(nothing_else=False)
             return self._real.select(0)
         return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
 
@@ -339,26 +320,6 @@ class _Selector(selectors.BaseSelector):
     def close(self) -> None:
         self._real.close()
         del self._loop  # which holds us
-
-
-class _Watched(Executor):
-    """Passes one job on to an executor, and shows it."""
-
-    job: Future[Any]
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        self.job = self._executor.submit(fn, *args, **kwargs)
-        return self.job
-
-
-def _anyio_workers(loop: VirtualTimeLoop) -> list[Any]:
-    """The threads of anyio's own that work for a loop, or are ready to."""
-    if "anyio.to_thread" not in sys.modules:
-        return []
-    return [thread for thread in threading.enumerate() if getattr(thread, "loop", None) is loop]
 
 
 def refuse(what: str, *args: Any, **kwargs: Any) -> NoReturn:
