@@ -36,6 +36,7 @@ from miniagents_testing.faults.kinds import (
     reset,
     respond,
     stall,
+    swap,
 )
 from miniagents_testing.faults.transport import FaultyTransport, every_request, inject
 
@@ -64,4 +65,5 @@ __all__ = [
     "reset",
     "respond",
     "stall",
+    "swap",
 ]

@@ -7,7 +7,7 @@ import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, get_args
 
-from miniagents_testing.faults.base import Fault, Unit
+from miniagents_testing.faults.base import Fault, Mark, Unit
 from miniagents_testing.faults.machines import ContentType, DropLast, Edit, Gzip, Refuse, Respond, Stall, Stop
 from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream
 
@@ -71,6 +71,16 @@ def duplicate(*, at: int, of: Unit = "events") -> Fault:
 def drop(*, at: int, of: Unit = "events") -> Fault:
     """Unit `at` never comes."""
     return Edit(*_place("drop", "at", at, of), lambda unit: b"")
+
+
+def swap(*, at: int) -> Fault:
+    """Event `at` comes after the one that should follow it."""
+
+    def change(both: bytes) -> bytes:
+        first, second = Mark(1, "events").split(both)
+        return second + first
+
+    return Edit(*_place("swap", "at", at, "events"), change, units=2)
 
 
 def drop_last_event() -> Fault:

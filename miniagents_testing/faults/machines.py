@@ -71,16 +71,17 @@ class Stall(Fault):
 
 
 class Edit(Fault):
-    """One unit becomes another; it is held until it is whole."""
+    """One unit, or some that follow each other, become something else; they are held until they are whole."""
 
-    def __init__(self, label: str, at: int, of: Unit, change: Callable[[bytes], bytes]) -> None:
+    def __init__(self, label: str, at: int, of: Unit, change: Callable[[bytes], bytes], *, units: int = 1) -> None:
         super().__init__(label)
         self._place = (at, of)
+        self._units = units
         self._change = change
 
     def begin(self) -> None:
         at, of = self._place
-        self._start, self._stop = Mark(at - 1, of), Mark(at, of)
+        self._start, self._stop = Mark(at - 1, of), Mark(at - 1 + self._units, of)
         self._held = b""
 
     def feed(self, chunk: Chunk) -> list[Chunk]:

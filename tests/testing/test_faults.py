@@ -96,6 +96,14 @@ def test_a_unit_can_come_twice_or_never_or_be_another_one(of: Any) -> None:
         assert faults.edit(bytes.upper, at=at, of=of)(STREAM).body == before + unit.upper() + after
 
 
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_two_events_can_change_places(at: int) -> None:
+    """The one that should be second comes first; where there is none, nothing is changed."""
+    swapped = [*EVENTS[: at - 1], EVENTS[at], EVENTS[at - 1], *EVENTS[at + 1 :]]
+    assert faults.swap(at=at)(STREAM).body == b"".join(swapped)
+    assert faults.swap(at=5)(STREAM).body == STREAM.body
+
+
 def test_malformed_breaks_the_json_of_one_event() -> None:
     """The others are whole."""
     first, broken, third, *_ = events(faults.malformed(at=2)(STREAM))
@@ -216,6 +224,7 @@ def test_where_chunks_end_does_not_matter_to_events_and_bytes(places: list[int],
         faults.malformed(at=at),
         faults.duplicate(at=at, of="bytes"),
         faults.drop(at=at),
+        faults.swap(at=at),
         faults.drop_last_event(),
         faults.error_event(at=at),
         faults.stall(5, after=at),
