@@ -17,7 +17,7 @@ from itertools import accumulate, combinations, pairwise
 from typing import TYPE_CHECKING, overload
 
 from miniagents_testing.event_ends import EventEnds
-from miniagents_testing.streams import Chunk, ResponseStream
+from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,10 +106,12 @@ def risky_places(body: bytes) -> list[int]:
 
 def _timed(stream: ResponseStream, pieces: Iterable[bytes]) -> Iterator[Chunk]:
     ends = list(accumulate(len(chunk.data) for chunk in stream.chunks))
-    moments = list(accumulate(chunk.wait for chunk in stream.chunks))
+    moments = list(accumulate(max(0, chunk.wait) for chunk in stream.chunks))
+    held = [end - len(chunk.data) for end, chunk in zip(ends, stream.chunks, strict=True) if chunk.wait == HELD]
     position = now = 0
     for piece in pieces:
-        position += len(piece)
+        start, position = position, position + len(piece)
         moment = moments[bisect_left(ends, position)]
-        yield Chunk(moment - now, piece)
+        # bytes that are held keep back all that comes with them
+        yield Chunk(HELD if any(start <= place < position for place in held) else moment - now, piece)
         now = moment

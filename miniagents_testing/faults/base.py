@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from miniagents_testing.event_ends import EventEnds
-from miniagents_testing.streams import Chunk, ResponseStream
+from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,6 +94,10 @@ class Fault:
     def __call__(self, stream: ResponseStream) -> ResponseStream:
         """The stream with this fault in it."""
         return laid_over(stream, self)
+
+    def _wait(self, wait: int) -> None:
+        """What is said next comes so much later; what is held has no time."""
+        self._waited = HELD if HELD in (wait, self._waited) else self._waited + wait
 
     def _say(self, data: bytes) -> list[Chunk]:
         """Bytes that come after all that was waited so far; none for none."""

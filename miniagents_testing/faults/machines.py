@@ -32,7 +32,7 @@ class Stop(Fault):
         self._mark = Mark(*self._place)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        self._waited += chunk.wait
+        self._wait(chunk.wait)
         before, _ = self._mark.split(chunk.data)
         if not self._mark.passed:
             return self._say(before)
@@ -58,12 +58,12 @@ class Stall(Fault):
     def feed(self, chunk: Chunk) -> list[Chunk]:
         if self.reached:
             return [chunk]
-        self._waited += chunk.wait
+        self._wait(chunk.wait)
         before, after = self._mark.split(chunk.data)
         said = self._say(before)
         if after:
             self.reached = True
-            self._waited += self._ticks
+            self._wait(self._ticks)
         return said + self._say(after)
 
     def progress(self) -> str:
@@ -85,7 +85,7 @@ class Edit(Fault):
         self._held = b""
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        self._waited += chunk.wait
+        self._wait(chunk.wait)
         before, _ = self._start.split(chunk.data)
         up_to, after = self._stop.split(chunk.data)
         self._held += chunk.data[len(before) : len(up_to)]
@@ -147,7 +147,7 @@ class Gzip(Fault):
         return replace(stream, headers={**stream.headers, "content-encoding": ["gzip"]})
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        self._waited += chunk.wait
+        self._wait(chunk.wait)
         if not chunk.data:
             return []
         return self._all_but_the_end(self._compressor.compress(chunk.data) + self._compressor.flush(zlib.Z_SYNC_FLUSH))

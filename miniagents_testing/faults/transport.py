@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +11,12 @@ import httpx2
 
 from miniagents_testing.errors import UnusedFaultError
 from miniagents_testing.faults.base import Fault, Layers
-from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream
+from miniagents_testing.playing import aplay, asleep_until_headers, play, sleep_until_headers
+from miniagents_testing.responding import AsyncBody, Body, read_timeout, response_with
+from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Generator, Iterator
 
 __all__ = ["FaultyTransport", "every_request", "inject"]
 
@@ -66,29 +66,41 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """The response with the faults that are for it; its body streams as the one below does."""
+        started = asyncio.get_running_loop().time()
         await request.aread()
         faults = self._faults_for(request)
         stream = _instead(faults, request)
+        timeout = read_timeout(request)
         if stream is not None:
-            await asyncio.sleep(stream.headers_ms / 1000)
-            return _played(stream, request)
+            await asleep_until_headers(stream, 1.0, timeout)
+            return response_with(AsyncBody(aplay(stream, started, read_timeout=timeout)), stream)
         if not isinstance(self._transport, httpx2.AsyncBaseTransport):
             raise TypeError(f"{type(self._transport).__name__} serves sync clients only")
         response = await self._transport.handle_async_request(request)
-        return _changed(response, faults, request) if faults else response
+        if not faults:
+            return response
+        layers = Layers(faults)
+        head = layers.head(_head_of(response))
+        return response_with(_ChangedAsyncBody(response.stream, layers, timeout), head)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The same for sync clients."""
+        started = time.monotonic()
         request.read()
         faults = self._faults_for(request)
         stream = _instead(faults, request)
+        timeout = read_timeout(request)
         if stream is not None:
-            time.sleep(stream.headers_ms / 1000)
-            return _played(stream, request)
+            sleep_until_headers(stream, 1.0, timeout)
+            return response_with(Body(play(stream, started, read_timeout=timeout)), stream)
         if not isinstance(self._transport, httpx2.BaseTransport):
             raise TypeError(f"{type(self._transport).__name__} serves async clients only")
         response = self._transport.handle_request(request)
-        return _changed(response, faults, request) if faults else response
+        if not faults:
+            return response
+        layers = Layers(faults)
+        head = layers.head(_head_of(response))
+        return response_with(_ChangedBody(response.stream, layers, timeout), head)
 
     async def aclose(self) -> None:
         """Close the transport below."""
@@ -120,108 +132,61 @@ def _instead(faults: list[Fault], request: httpx2.Request) -> ResponseStream | N
     return None if stream is None else Layers(faults).over(stream)
 
 
-def _played(stream: ResponseStream, request: httpx2.Request) -> httpx2.Response:
-    return _response(stream, _Body(request, stream.chunks, end=stream.end))
-
-
-def _changed(response: httpx2.Response, faults: list[Fault], request: httpx2.Request) -> httpx2.Response:
+def _head_of(response: httpx2.Response) -> ResponseStream:
     headers: dict[str, list[str]] = {}
     for name, value in response.headers.multi_items():
         headers.setdefault(name, []).append(value)
-    head = ResponseStream(status=response.status_code, reason=response.reason_phrase, headers=headers)
-    layers = Layers(faults)
-    return _response(
-        layers.head(head), _Body(request, layers.feed(Chunk(0, b"")), source=response.stream, layers=layers)
-    )
+    return ResponseStream(status=response.status_code, reason=response.reason_phrase, headers=headers)
 
 
-def _response(head: ResponseStream, body: _Body) -> httpx2.Response:
-    return httpx2.Response(
-        head.status,
-        headers=[(name, value) for name, values in head.headers.items() for value in values],
-        stream=body,
-        extensions={"reason_phrase": head.reason.encode("ascii", "replace")},
-    )
+class _ChangedAsyncBody(AsyncBody):
+    """What faults make of another body, as it comes."""
 
-
-class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
-    """Chunks in their time; iterated again it goes on where the first reader stopped, as on a socket.
-
-    Args:
-        request: what it answers.
-        ready: chunks that are known.
-        end: what comes after them, where that is known too.
-        source: where further ones come from.
-        layers: what is in their way.
-    """
-
-    def __init__(
-        self,
-        request: httpx2.Request,
-        ready: Iterable[Chunk],
-        *,
-        end: str | None = None,
-        source: httpx2.AsyncByteStream | httpx2.SyncByteStream | None = None,
-        layers: Layers | None = None,
-    ) -> None:
-        self._request = request
-        self._ready = deque(chunk for chunk in ready if chunk.data)
-        self._end = end
+    def __init__(self, source: Any, layers: Layers, timeout: float | None) -> None:
+        super().__init__(self._read(source, layers, timeout))
         self._source = source
-        self._layers = layers or Layers(())
-        self._chunks: Any = None
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        if self._chunks is None and isinstance(self._source, httpx2.AsyncByteStream):
-            self._chunks = aiter(self._source)
-        while True:
-            while self._ready:
-                chunk = self._ready.popleft()
-                if chunk.wait:
-                    await asyncio.sleep(chunk.wait / TICKS_PER_SECOND)
-                yield chunk.data
-            if self._has_ended():
-                break
-            self._take(await anext(self._chunks, None))
-        if self._end == "open":
-            await asyncio.Event().wait()
-
-    def __iter__(self) -> Iterator[bytes]:
-        if self._chunks is None and isinstance(self._source, httpx2.SyncByteStream):
-            self._chunks = iter(self._source)
-        while True:
-            while self._ready:
-                chunk = self._ready.popleft()
-                time.sleep(chunk.wait / TICKS_PER_SECOND)
-                yield chunk.data
-            if self._has_ended():
-                break
-            self._take(next(self._chunks, None))
-        if self._end == "open":
-            threading.Event().wait()
 
     async def aclose(self) -> None:
-        """Close the body below."""
-        if isinstance(self._source, httpx2.AsyncByteStream):
-            await self._source.aclose()
+        """Close both bodies."""
+        await super().aclose()
+        await self._source.aclose()
+
+    @staticmethod
+    async def _read(source: Any, layers: Layers, timeout: float | None) -> AsyncGenerator[bytes]:
+        data: bytes | None = b""
+        chunks = aiter(source)
+        while True:
+            async for piece in aplay(_passed(layers, data), asyncio.get_running_loop().time(), read_timeout=timeout):
+                yield piece
+            if layers.end is not None:
+                return
+            data = await anext(chunks, None)
+
+
+class _ChangedBody(Body):
+    """As `_ChangedAsyncBody`, for sync clients."""
+
+    def __init__(self, source: Any, layers: Layers, timeout: float | None) -> None:
+        super().__init__(self._read(source, layers, timeout))
+        self._source = source
 
     def close(self) -> None:
-        """Close the body below."""
-        if isinstance(self._source, httpx2.SyncByteStream):
-            self._source.close()
+        """Close both bodies."""
+        super().close()
+        self._source.close()
 
-    def _take(self, data: bytes | None) -> None:
-        """The next bytes from below, or their end; they were waited for already."""
-        chunks = self._layers.close("eof") if data is None else self._layers.feed(Chunk(0, data))
-        self._ready.extend(chunk for chunk in chunks if chunk.data)
+    @staticmethod
+    def _read(source: Any, layers: Layers, timeout: float | None) -> Generator[bytes]:
+        data: bytes | None = b""
+        chunks = iter(source)
+        while True:
+            yield from play(_passed(layers, data), time.monotonic(), read_timeout=timeout)
+            if layers.end is not None:
+                return
+            data = next(chunks, None)
 
-    def _has_ended(self) -> bool:
-        """Whether nothing more comes; raises where the connection is lost."""
-        end = self._end = self._end or self._layers.end
-        if end is not None and end.startswith("raise "):
-            name, _, message = end.removeprefix("raise ").partition(": ")
-            error = getattr(httpx2, name, None)
-            if not (isinstance(error, type) and issubclass(error, httpx2.RequestError)):
-                error = httpx2.ReadError
-            raise error(message, request=self._request)
-        return end is not None
+
+def _passed(layers: Layers, data: bytes | None) -> ResponseStream:
+    """What comes out for the next bytes, which were waited for already, or for their end."""
+    chunks = layers.close("eof") if data is None else layers.feed(Chunk(0, data))
+    return ResponseStream(tuple(chunk for chunk in chunks if chunk.data), end=layers.end or "eof")

@@ -17,7 +17,7 @@ from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import faults
 from miniagents_testing.faults import Fault, laid_over
 from miniagents_testing.recut import cut_at
-from miniagents_testing.streams import Chunk, ResponseStream
+from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 
 def stream_of(*chunks: bytes, **fields: Any) -> ResponseStream:
@@ -208,6 +208,16 @@ def test_what_a_fault_does_not_concern_stays() -> None:
     changed = faults.duplicate(at=2)(stream)
     assert (changed.headers, changed.headers_ms) == ({"content-type": ["text/event-stream"]}, 3.0)
     assert (times(changed), changed.end) == ([10] * 5, "raise ReadTimeout: gone")
+
+
+def test_what_is_held_stays_held() -> None:
+    """A chunk that comes when somebody lets it has no time of its own, also where a fault moves or splits it."""
+    held = ResponseStream((Chunk(5, EVENTS[0]), Chunk(HELD, EVENTS[1] + EVENTS[2]), Chunk(5, EVENTS[3])))
+    assert times(faults.stall(1, after=1)(held)) == [5, HELD, 5]
+    assert times(faults.stall(1, after=2)(held)) == [5, HELD, 100_000, 5]
+    assert times(faults.drop(at=2)(held)) == [5, HELD, 5]
+    assert times(faults.duplicate(at=1)(held)) == [5, HELD, 5]
+    assert times(faults.gzipped()(held))[:3] == [5, HELD, 5]
 
 
 def test_a_fault_serves_any_number_of_streams() -> None:

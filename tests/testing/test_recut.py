@@ -18,7 +18,7 @@ from miniagents_testing.recut import (
     one_event_a_chunk,
     risky_places,
 )
-from miniagents_testing.streams import Chunk, ResponseStream
+from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 STREAM = ResponseStream(
     (Chunk(10, b"data: \xc3"), Chunk(5, b"\xa9\r"), Chunk(20, b"\n\r\ndata: 2\n\n")),
@@ -68,6 +68,13 @@ def test_a_cassette_can_be_played_by_byte_by_event_or_at_once() -> None:
     assert arrivals(byte_by_byte(STREAM)) == arrivals(STREAM)
     assert one_event_a_chunk(STREAM).chunks == (Chunk(35, b"data: \xc3\xa9\r\n\r\n"), Chunk(0, b"data: 2\n\n"))
     assert all_at_once(STREAM).chunks == (Chunk(35, STREAM.body),)
+
+
+def test_bytes_that_are_held_stay_held() -> None:
+    """Nothing of a chunk that waits for somebody comes before it is let go."""
+    held = ResponseStream((Chunk(5, b"ab"), Chunk(HELD, b"cd"), Chunk(3, b"ef")))
+    assert cut_at(held, [1, 3]).chunks == (Chunk(5, b"a"), Chunk(HELD, b"bc"), Chunk(3, b"def"))
+    assert [chunk.wait for chunk in byte_by_byte(held).chunks] == [5, 0, HELD, 0, 3, 0]
 
 
 def test_a_comment_is_a_part_of_the_event_after_it() -> None:
