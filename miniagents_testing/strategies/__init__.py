@@ -1,0 +1,42 @@
+"""Hypothesis strategies for everything that an app on MiniAgents sends, keeps and receives (extra `testing`).
+
+```python
+@given(strategies.messages())
+def test_my_store_returns_what_it_was_given(message): ...
+```
+
+Strategies give values, or plans of what can only be made inside of a run context, so they work in async tests on one
+loop as well. All arguments are keywords with the same meaning everywhere: `text` is a strategy for the texts in it,
+`max_leaves` bounds what nests. Mistakes in them raise `ValueError` at the call. Failing examples shrink towards what
+is plain. State machines are in `miniagents_testing.strategies.machines`.
+"""
+
+from __future__ import annotations
+
+from miniagents_testing.odd_texts import LOOKALIKES, MARKDOWN
+from miniagents_testing.strategies.messages import leaves, messages, roles, values
+from miniagents_testing.strategies.schedules import cancellation_points, schedule_seeds
+from miniagents_testing.strategies.sequences import Boom, Sendable, sendables
+from miniagents_testing.strategies.streams import provider_streams, recuts, stream_faults
+from miniagents_testing.strategies.texts import delimiters, fences, texts, token_splits
+
+__all__ = [
+    "LOOKALIKES",
+    "MARKDOWN",
+    "Boom",
+    "Sendable",
+    "cancellation_points",
+    "delimiters",
+    "fences",
+    "leaves",
+    "messages",
+    "provider_streams",
+    "recuts",
+    "roles",
+    "schedule_seeds",
+    "sendables",
+    "stream_faults",
+    "texts",
+    "token_splits",
+    "values",
+]

@@ -1,0 +1,155 @@
+"""Answers of providers, other cuts of them, and what can go wrong with them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, overload
+
+from hypothesis import strategies as st
+
+from miniagents import ToolCall, Usage
+from miniagents_testing import faults
+from miniagents_testing.dialects import QUIRKS, ProviderStream, provider_stream
+from miniagents_testing.event_ends import EventEnds
+from miniagents_testing.recut import cut_at, risky_places
+from miniagents_testing.script import Step
+from miniagents_testing.strategies.texts import token_splits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from miniagents_testing.call import API
+    from miniagents_testing.faults import Fault
+    from miniagents_testing.streams import ResponseStream
+
+__all__ = ["provider_streams", "recuts", "stream_faults"]
+
+
+def provider_streams(
+    *,
+    apis: Sequence[API] = ("chat", "responses", "messages"),
+    text: st.SearchStrategy[str] | None = None,
+    quirks: bool = True,
+    max_calls: int = 2,
+) -> st.SearchStrategy[ProviderStream]:
+    """Whole answers of providers, in all their dialects, each with the fields that its message must have.
+
+    Args:
+        apis: `chat`, `responses` (both OpenAI's), `messages` (Anthropic's).
+        text: what is said; any text without lone surrogates by default. Its characters may come in halves.
+        quirks: whether it may be said in unusual ways, see `dialects.QUIRKS`.
+        max_calls: the number of tool calls.
+    """
+    if not apis or not set(apis) <= QUIRKS.keys():
+        raise ValueError(f"apis must be some of {', '.join(QUIRKS)}, not {apis!r}")
+    said = token_splits(st.text(max_size=12) if text is None else text, max_cuts=4)
+    more: st.SearchStrategy[tuple[str, ...]] = st.just(()) | token_splits(
+        st.text(min_size=1, max_size=6), max_cuts=2
+    ).map(tuple)
+    calls = _calls(max_calls)
+    names = sorted({name for api in apis for name in QUIRKS[api]}) if quirks else []
+    chosen = st.lists(st.sampled_from(names), max_size=5) if names else st.just([])
+
+    @st.composite
+    def stream(draw: st.DrawFn) -> ProviderStream:
+        api = draw(st.sampled_from(tuple(apis)))
+        pieces, halves = draw(st.tuples(said, st.booleans()))
+        step = Step(
+            _in_halves(pieces) if halves else pieces,
+            reasoning=draw(more),
+            refusal=draw(more),
+            tool_calls=draw(calls),
+            finish_reason=draw(_ENDINGS),
+            usage=draw(_USAGES),
+        )
+        return provider_stream(api, step, quirks=[quirk for quirk in draw(chosen) if quirk in QUIRKS[api]])
+
+    return stream()
+
+
+_COUNTS = st.integers(0, 999)
+_USAGES = st.none() | st.builds(lambda n, m: Usage(input_tokens=n, output_tokens=m), _COUNTS, _COUNTS)
+_ENDINGS = st.sampled_from((None, "length", "content_filter"))
+_ARGUMENTS = st.sampled_from(('{"x": 1}', "{}", "", '{"q": "é \U0001f600 \\n"}', "no JSON"))
+
+
+def _calls(max_calls: int) -> st.SearchStrategy[tuple[ToolCall, ...]]:
+    drawn = st.lists(st.tuples(st.sampled_from(("search", "f")), _ARGUMENTS), max_size=max_calls)
+    return drawn.map(
+        lambda calls: tuple(ToolCall(id=f"call_{n}", name=name, arguments=text) for n, (name, text) in enumerate(calls))
+    )
+
+
+def _in_halves(pieces: list[str]) -> list[str]:
+    """Cut inside of the first character that JSON may write as two escapes, as some servers do."""
+    for index, piece in enumerate(pieces):
+        for place, char in enumerate(piece):
+            if char > "\uffff":
+                units = char.encode("utf-16-be")
+                first, second = (half.decode("utf-16-be", "surrogatepass") for half in (units[:2], units[2:]))
+                return [*pieces[:index], piece[:place] + first, second + piece[place + 1 :], *pieces[index + 1 :]]
+    return pieces
+
+
+@overload
+def recuts(stream: ResponseStream, *, max_cuts: int = 6) -> st.SearchStrategy[ResponseStream]: ...
+@overload
+def recuts(stream: bytes, *, max_cuts: int = 6) -> st.SearchStrategy[tuple[bytes, ...]]: ...
+def recuts(
+    stream: ResponseStream | bytes, *, max_cuts: int = 6
+) -> st.SearchStrategy[ResponseStream | tuple[bytes, ...]]:
+    """The same bytes with other cuts, more often at places where cuts break decoders.
+
+    Args:
+        stream: a response, or bytes by themselves.
+        max_cuts: the number of cuts.
+    """
+    body = stream if isinstance(stream, bytes) else stream.body
+    risky = risky_places(body)
+    drawn = _places(max_cuts)
+
+    @st.composite
+    def recut(draw: st.DrawFn) -> ResponseStream | tuple[bytes, ...]:
+        return cut_at(
+            stream,
+            {
+                risky[number % len(risky)] if is_risky and risky else number % (len(body) + 1)
+                for is_risky, number in draw(drawn)
+            },
+        )
+
+    return recut()
+
+
+@lru_cache
+def _places(max_cuts: int) -> st.SearchStrategy[list[tuple[bool, int]]]:
+    """Places in a body that is not known yet: strategies of its own for each stream would cost more than all else."""
+    return st.lists(st.tuples(st.booleans(), st.integers(0, 2**16)), max_size=max_cuts)
+
+
+_FAULTS: dict[str, Callable[[int], Fault]] = {
+    "cut": lambda event: faults.cut(after=event - 1),
+    "reset": lambda event: faults.reset(after=event - 1),
+    "stall": lambda event: faults.stall(after=event - 1),
+    "malformed": lambda event: faults.malformed(at=event),
+    "drop": lambda event: faults.drop(at=event),
+    "duplicate": lambda event: faults.duplicate(at=event),
+    "overloaded": lambda event: faults.overloaded(at=event),
+    "rate_limit": lambda event: faults.rate_limit(at=event),
+    "error_event": lambda event: faults.error_event(at=event),
+}
+
+
+def stream_faults(stream: ResponseStream, *, kinds: Collection[str] = tuple(_FAULTS)) -> st.SearchStrategy[Fault]:
+    """Faults at places that this stream has, so that each of them strikes; early ones first.
+
+    Args:
+        stream: what they are to be laid over.
+        kinds: names of functions of `miniagents_testing.faults` that take a place.
+    """
+    if not kinds or not set(kinds) <= set(_FAULTS):
+        raise ValueError(f"kinds must be some of {', '.join(_FAULTS)}, not {kinds!r}")
+    events = sum(1 for _ in EventEnds().feed(stream.body))
+    if not events:
+        raise ValueError("the stream has no event in which anything could go wrong")
+    return st.builds(lambda kind, event: _FAULTS[kind](event), st.sampled_from(tuple(kinds)), st.integers(1, events))
