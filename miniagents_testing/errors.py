@@ -9,6 +9,7 @@ Exception
     │   ├── IncompleteRecordingError  read past the point where the recording was broken off
     │   ├── RecordingRefusedError   nothing is recorded: under CI, beside another, with a secret in it
     │   └── UnplayedError           interactions that nobody asked for
+    ├── CheckFailedError            (AssertionError) something does not behave as all of its kind do
     ├── IdleLoopError               (DeadlockError) a virtual-time loop on which nothing can go on
     ├── LiveRequestError            a request that a test must not send
     ├── NotVirtualError             (RuntimeError) something that a virtual-time loop cannot wait for
@@ -29,6 +30,7 @@ __all__ = [
     "CassetteError",
     "CassetteFormatError",
     "CassetteMissError",
+    "CheckFailedError",
     "IdleLoopError",
     "IncompleteRecordingError",
     "LiveRequestError",
@@ -71,6 +73,10 @@ class RecordingRefusedError(CassetteError):
 
 class UnplayedError(CassetteError):
     """Interactions of the cassette were never asked for; the message names them."""
+
+
+class CheckFailedError(WorkshopError, AssertionError):
+    """A check found something; the message says what was expected, what came, and how to see it again."""
 
 
 class IdleLoopError(WorkshopError, DeadlockError):

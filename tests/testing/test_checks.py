@@ -1,0 +1,206 @@
+"""The checks on what must pass them: agents on every API, scripts, recordings, histories, messages, splitters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from miniagents import (
+    AssistantMessage,
+    ChatHistory,
+    InMemoryChatHistory,
+    Message,
+    ToolCall,
+    Usage,
+    join_messages,
+    split_messages,
+)
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ReplayTransport, ScriptedLLM, Step
+from miniagents_testing.cassette import load
+from miniagents_testing.checks import check_agent, check_history, check_join_split, check_llm_agent, check_message_class
+from miniagents_testing.checks.conformance import (
+    AgentConformance,
+    HistoryConformance,
+    LLMAgentConformance,
+    MessageConformance,
+    SplitterConformance,
+)
+from miniagents_testing.checks.live import live_agents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from miniagents import MiniAgent
+    from miniagents_testing.call import API
+
+
+def openai_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
+    """An agent on OpenAI's own client."""
+    client = openai.AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+    return create_openai_agent(async_client=client, **{"model": "any", "retry": None, **settings})
+
+
+class TestChat(LLMAgentConformance):
+    """OpenAI's chat completions, on the real SDK."""
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
+        return openai_agent(transport)
+
+
+class TestResponses(LLMAgentConformance):
+    """OpenAI's Responses, on the real SDK."""
+
+    api: ClassVar[API] = "responses"
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
+        return openai_agent(transport, api="responses")
+
+
+class TestMessages(LLMAgentConformance):
+    """Anthropic's messages, on the real SDK."""
+
+    api: ClassVar[API] = "messages"
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
+        client = anthropic.AsyncAnthropic(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        return create_anthropic_agent("any", async_client=client, retry=None)
+
+
+class TestScripted(AgentConformance):
+    """A scripted agent streams and can be read like one on a model."""
+
+    def make_agent(self) -> MiniAgent[Any]:
+        return ScriptedLLM(lambda call: Step(f"You said: {call.text}", reasoning="Hm.")).agent()
+
+
+class TestInMemory(HistoryConformance):
+    """The history that lives as long as the object."""
+
+    reopens = False
+
+    def make_history(self, folder: Path) -> ChatHistory:
+        return InMemoryChatHistory()
+
+
+class TestMarkdown(HistoryConformance):
+    """The history in a file that a person can read."""
+
+    in_files = True
+
+    def make_history(self, folder: Path) -> ChatHistory:
+        return ChatHistoryMD(folder / "chat" / "history.md")
+
+
+class Note(Message, class_="note of the checks"):
+    """A message with fields of its own."""
+
+    colour: str
+    tags: list[str] | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class TestNote(MessageConformance):
+    """A class of an application."""
+
+    def make_message(self) -> Message:
+        return Note("text", colour="red", tags=["a"], more={"b": [Note(None, colour="blue")]})
+
+
+class TestAnswer(MessageConformance):
+    """The class of models' answers."""
+
+    def make_message(self) -> Message:
+        calls = [ToolCall(id="c", name="f", arguments="{}")]
+        return AssistantMessage("text", usage=Usage(input_tokens=1), tool_calls=calls, choices=[AssistantMessage("x")])
+
+
+class TestSplitMessages(SplitterConformance):
+    """The framework's splitter."""
+
+    split = staticmethod(split_messages)
+
+
+class TestSplitAtDashes(SplitterConformance):
+    """The same with a delimiter that overlaps itself."""
+
+    split = staticmethod(split_messages)
+    delimiter = "--"
+
+
+async def test_joined_parts_come_back_from_the_splitter() -> None:
+    """The framework's own pair."""
+    await check_join_split(join_messages, split_messages, ["one", "two\nlines", "é😀"])
+
+
+async def test_parts_that_cannot_come_back_are_refused() -> None:
+    """That is no fault of what joins and splits."""
+    with pytest.raises(ValueError, match="cannot come back"):
+        await check_join_split(join_messages, split_messages, ["a\n", "b"])
+
+
+def test_a_class_shares_nothing_with_what_it_is_made_of() -> None:
+    """Lists, dicts and sets, at any depth."""
+    fields = {"content": ["a", {"type": "text"}], "colour": "red", "tags": ["x"], "deep": [{"a": [{1}]}]}
+    check_message_class(lambda given: Note(**given), fields)
+
+
+async def test_a_recorded_agent_passes_what_a_live_one_would(root: Path) -> None:
+    """A cassette of the framework's examples, played again and again under the real SDK."""
+    (interaction, *_) = load(root / "cassettes/openai/conversation.yaml")
+    transport = ReplayTransport([interaction] * 20)
+    request = json.loads(interaction.request_body)
+    settings = {name: value for name, value in request.items() if name not in ("messages", "model", "stream")}
+    await check_agent(openai_agent(transport, model=request["model"], **settings), request["messages"])
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+async def test_one_call_checks_all_of_an_agent(api: API) -> None:
+    """The bundle, in a loop that runs already."""
+    makers: dict[str, Any] = {"chat": TestChat, "responses": TestResponses, "messages": TestMessages}
+    await check_llm_agent(makers[api]().make_agent, api=api)
+
+
+async def test_one_call_checks_all_of_a_history() -> None:
+    """The same for histories."""
+    await check_history(lambda folder: InMemoryChatHistory(), reopens=False)
+
+
+LIVE = live_agents()  # keys are taken away from tests later
+
+
+@pytest.mark.skipif(not LIVE, reason="live providers are asked only if MINIAGENTS_LIVE says so, with a key")
+@pytest.mark.parametrize("make_agent", LIVE.values(), ids=LIVE)
+def test_a_live_agent_passes_the_same_checks(make_agent: Callable[[], MiniAgent[Any]]) -> None:
+    """What scripts and recordings are held against."""
+
+    async def main() -> None:
+        await check_agent(make_agent(), "Count from one to ten in words, then say goodbye in two languages.")
+
+    asyncio.run(main())
+
+
+def test_live_agents_are_asked_for_by_name_and_need_a_key() -> None:
+    """Nothing is made by accident; mistakes name what is missing."""
+    environ = {"OPENAI_API_KEY": "k", "MINIAGENTS_LIVE": "openai:small"}
+    assert live_agents("", environ=os.environ) == {}
+    assert list(live_agents(environ=environ)) == ["openai:small"]
+    assert list(live_agents("openai:a, openai:b", environ=environ)) == ["openai:a", "openai:b"]
+    with pytest.raises(ValueError, match="need a key in ANTHROPIC_API_KEY"):
+        live_agents("anthropic:m", environ=environ)
+    for wrong in ("openai", "openai:", "other:m"):
+        with pytest.raises(ValueError, match="names no live provider"):
+            live_agents(wrong, environ=environ)
