@@ -15,9 +15,15 @@ pytest_plugins = ["pytester"]
 
 T = TypeVar("T")
 
-# How fast an example runs says how busy the machine is, not whether a law holds.
-settings.register_profile("miniagents", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("miniagents")
+EFFORT = os.environ.get("MINIAGENTS_TEST_EFFORT") or "default"
+
+# What properties try; those in `tests/properties` take the effort for their profile, all others the default.
+for _profile, _max_examples in {"default": 100, "ci": 1_000, "nightly": 50_000}.items():
+    # How fast an example runs says how busy the machine is, not whether a law holds.
+    settings.register_profile(
+        _profile, max_examples=_max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("default")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,10 +44,9 @@ class Effort(Protocol):
 @pytest.fixture(scope="session")
 def effort() -> Effort:
     """How much to try: the environment variable `MINIAGENTS_TEST_EFFORT` is "default", "ci" or "nightly"."""
-    chosen = os.environ.get("MINIAGENTS_TEST_EFFORT") or "default"
 
     def choose(default: T, *, ci: T, nightly: T) -> T:
-        return {"default": default, "ci": ci, "nightly": nightly}[chosen]
+        return {"default": default, "ci": ci, "nightly": nightly}[EFFORT]
 
     return choose
 

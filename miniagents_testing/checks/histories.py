@@ -65,25 +65,39 @@ async def check_history_returns(
     messages: Sequence[Message] = MESSAGES,
     *,
     reopens: bool = True,
+    ways: Iterable[str] = ("one by one", "at once", "as promises"),
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """Messages come out equal, in their order: appended one by one, all at once, and as streams."""
-    ways: dict[str, Callable[[], Iterable[Any]]] = {
-        "one by one": lambda: messages,
-        "at once": lambda: [list(messages)],
-        "as promises": lambda: [message.as_promise for message in messages],
+    """Messages come out equal, in their order, in whatever way they are appended.
+
+    Args:
+        make_history: makes one in a folder.
+        messages: what is stored.
+        reopens: whether another one in the same folder must give the same.
+        ways: how they are appended.
+        timeout: seconds that storing and loading may take.
+    """
+    parts: dict[str, Sequence[Any]] = {
+        "one by one": messages,
+        "at once": [list(messages)],
+        "as promises": [message.as_promise for message in messages],
     }
-    for way, parts in ways.items():
-        case = Case(f"await check_history_returns(make_history, {list(messages)!r:.200}, reopens={reopens})")
+    for way in ways:
+        shown = f"{list(messages)!r}" if len(messages) <= SHOWN_MESSAGES else "MESSAGES"
+        case = Case(f"await check_history_returns(make_history, {shown}, reopens={reopens}, ways=[{way!r}])")
         with _folder() as folder:
             history = make_history(folder)
             async with case.no_error(f"storing messages {way}", timeout=timeout), MiniAgents():
-                for part in parts():
+                for part in parts[way]:
                     await history.aappend(part)
                 loaded = await (make_history(folder) if reopens else history).aload_chat_history()
             for number, (came, sent) in enumerate(zip(loaded, messages, strict=False), 1):
-                case.equal(came, sent, f"message {number} came out changed ({way})")
-            case.equal(len(loaded), len(messages), f"messages were lost or invented ({way})")
+                case.equal(came, sent, f"message {number} came out changed")
+            case.equal(len(loaded), len(messages), "messages were lost or invented")
+
+
+SHOWN_MESSAGES = 5
+"""More than these are shown by a name."""
 
 
 async def check_history_keeps_failed(

@@ -45,7 +45,7 @@ def leaves(*, text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[A
 
 
 def values(
-    *, leaf: st.SearchStrategy[Any] | None = None, text: st.SearchStrategy[str] | None = None, max_leaves: int = 6
+    *, leaf: st.SearchStrategy[Any] | None = None, text: st.SearchStrategy[str] | None = None, max_leaves: int = 4
 ) -> st.SearchStrategy[Any]:
     """Whatever a field of a message may be given: leaves, and lists, tuples, dicts, sets and other messages of them.
 
@@ -85,7 +85,7 @@ def messages(
     content: st.SearchStrategy[Any] | None = None,
     fields: Mapping[str, st.SearchStrategy[Any]] | None = None,
     value: st.SearchStrategy[Any] | None = None,
-    max_fields: int = 2,
+    max_fields: int = 1,
 ) -> st.SearchStrategy[Message]:
     """Any message: text, parts, or only fields; with typed fields, extra ones, and other messages in them.
 

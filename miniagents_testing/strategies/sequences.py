@@ -53,7 +53,7 @@ class Sendable:
 
 
 def sendables(
-    *, text: st.SearchStrategy[str] | None = None, errors: bool = True, max_leaves: int = 12
+    *, text: st.SearchStrategy[str] | None = None, errors: bool = True, max_leaves: int = 8
 ) -> st.SearchStrategy[Sendable]:
     """Plans of whatever can be sent: every kind of `MessageType`, nested at will.
 

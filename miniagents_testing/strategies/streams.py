@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, overload
 
 from hypothesis import strategies as st
@@ -106,25 +105,19 @@ def recuts(
     """
     body = stream if isinstance(stream, bytes) else stream.body
     risky = risky_places(body)
-    drawn = _places(max_cuts)
+    # three bytes for each place: one strategy for all streams, and one draw, cost less than all other ways
+    drawn = st.binary(max_size=3 * max_cuts)
 
     @st.composite
     def recut(draw: st.DrawFn) -> ResponseStream | tuple[bytes, ...]:
-        return cut_at(
-            stream,
-            {
-                risky[number % len(risky)] if is_risky and risky else number % (len(body) + 1)
-                for is_risky, number in draw(drawn)
-            },
-        )
+        chosen = draw(drawn)
+        places = set()
+        for kind, high, low in zip(chosen[::3], chosen[1::3], chosen[2::3], strict=False):
+            number = high << 8 | low
+            places.add(risky[number % len(risky)] if kind % 2 and risky else number % (len(body) + 1))
+        return cut_at(stream, places)
 
     return recut()
-
-
-@lru_cache
-def _places(max_cuts: int) -> st.SearchStrategy[list[tuple[bool, int]]]:
-    """Places in a body that is not known yet: strategies of its own for each stream would cost more than all else."""
-    return st.lists(st.tuples(st.booleans(), st.integers(0, 2**16)), max_size=max_cuts)
 
 
 _FAULTS: dict[str, Callable[[int], Fault]] = {

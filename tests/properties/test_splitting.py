@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from miniagents import join_messages, split_messages
 from miniagents.splitting import SEPARATOR, TEXT, TextSplitter
+from miniagents_testing import strategies
+from miniagents_testing.checks import check_join_split, check_split_ignores_cuts, check_split_keeps_text
 
 Found = tuple[list[str], list[str]]
 """The parts, and what stands before, between and after them: always one more."""
@@ -97,29 +100,20 @@ def rejoined(found: Found) -> str:
     return separators[0] + "".join(part + after for part, after in zip(parts, separators[1:], strict=True))
 
 
-def cut(text: str, places: list[int]) -> list[str]:
-    """`text` in pieces, some of them maybe empty."""
-    edges = sorted(place % (len(text) + 1) for place in places)
-    return [text[start:end] for start, end in zip([0, *edges], [*edges, len(text)], strict=True)]
+TEXTS = strategies.texts(pieces=strategies.MARKDOWN, characters=st.nothing(), max_size=14)
+TOKENS = strategies.token_splits(TEXTS, max_cuts=12)
+DELIMITERS = strategies.delimiters()
+FENCES = strategies.fences()
 
 
-PIECES = ["\n", "\n\n", "`", "```", "````", "``", "```py\n", "a", "b", "aab", "--", "-", " ", "é😀", "\r\n", "\n```\n"]
-TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
-DELIMITERS = st.sampled_from(
-    ["\n\n", "\n", "-", "--", "aab", "aa", "---a", "\n\n\n", "`", "```", "a```", "``\n", "\n`"]
-)
-FENCES = st.sampled_from(["```", None, "~~~", "`", "-"])
-CUTS = st.lists(st.integers(0, 10_000), max_size=12)
-
-
-@given(TEXTS, CUTS, DELIMITERS, FENCES)
-@example("a\n```\nb\n\nc\n```\nd", [], "\n\n", "```")
-@example("a\n````\n```\n\n````x", [3, 4], "\n\n", "```")
+@given(TOKENS, DELIMITERS, FENCES)
+@example(["a\n```\nb\n\nc\n```\nd"], "\n\n", "```")
+@example(["a\n`", "`", "``\n```\n\n````x"], "\n\n", "```")
 def test_T3_the_parts_are_those_of_the_whole_text(  # noqa: N802 - a row of the fault catalogue
-    text: str, places: list[int], delimiter: str, fence: str | None
+    tokens: list[str], delimiter: str, fence: str | None
 ) -> None:
     """Any text in any pieces gives the parts and separators that the rules give for the whole text."""
-    assert split_tokens(cut(text, places), delimiter, fence) == split_whole(text, delimiter, fence)
+    assert split_tokens(tokens, delimiter, fence) == split_whole("".join(tokens), delimiter, fence)
 
 
 @given(TEXTS, DELIMITERS, FENCES)
@@ -128,49 +122,56 @@ def test_character_by_character_is_no_exception(text: str, delimiter: str, fence
     assert split_tokens(list(text), delimiter, fence) == split_whole(text, delimiter, fence)
 
 
-@given(TEXTS, CUTS, DELIMITERS, FENCES)
+@given(TOKENS, DELIMITERS, FENCES)
 def test_T4_parts_and_separators_are_the_text(  # noqa: N802 - a row of the fault catalogue
-    text: str, places: list[int], delimiter: str, fence: str | None
+    tokens: list[str], delimiter: str, fence: str | None
 ) -> None:
     """Nothing of the text is lost, added or moved; no part is empty."""
-    found = split_tokens(cut(text, places), delimiter, fence)
-    assert rejoined(found) == text
+    found = split_tokens(tokens, delimiter, fence)
+    assert rejoined(found) == "".join(tokens)
     assert all(found[0])
 
 
-@given(TEXTS, CUTS, DELIMITERS)
-def test_without_fences_it_is_str_split(text: str, places: list[int], delimiter: str) -> None:
+@given(TOKENS, DELIMITERS)
+def test_without_fences_it_is_str_split(tokens: list[str], delimiter: str) -> None:
     """Without blocks of code the parts are those of `str.split`, without the empty ones."""
-    parts, _ = split_tokens(cut(text, places), delimiter, None)
-    assert parts == [part for part in text.split(delimiter) if part]
+    parts, _ = split_tokens(tokens, delimiter, None)
+    assert parts == [part for part in "".join(tokens).split(delimiter) if part]
 
 
-@given(st.lists(st.text("ab-\n", min_size=1, max_size=5), max_size=5), CUTS, st.sampled_from(["\n\n", "--", "ab"]))
-def test_joined_parts_split_into_the_same_parts(parts: list[str], places: list[int], delimiter: str) -> None:
-    """Parts come back from the joined text, unless the delimiter occurs in one of them or across a seam."""
-    joined = delimiter.join(parts)
-    if joined.split(delimiter) == parts:
-        assert split_tokens(cut(joined, places), delimiter, None)[0] == parts
+PARTS = st.lists(st.text("ab-\n", min_size=1, max_size=5), min_size=1, max_size=4)
 
 
-@given(TEXTS, CUTS, DELIMITERS)
-def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(text: str, places: list[int], delimiter: str) -> None:
+@given(PARTS, st.sampled_from(["\n\n", "--", "ab"]))
+async def test_joined_messages_split_into_the_same_parts(parts: list[str], delimiter: str) -> None:
+    """Parts come back through messages that stream, unless the delimiter occurs in one of them or across a seam."""
+    assume(delimiter.join(parts).split(delimiter) == parts)
+    await check_join_split(join_messages, split_messages, parts, delimiter=delimiter)
+
+
+@given(TOKENS, DELIMITERS)
+async def test_split_messages_ignores_cuts_and_keeps_the_text(tokens: list[str], delimiter: str) -> None:
+    """As the splitter itself, through promises that stream."""
+    await check_split_ignores_cuts(split_messages, "".join(tokens), delimiter=delimiter, tokens=tokens)
+    await check_split_keeps_text(split_messages, "".join(tokens), delimiter=delimiter)
+
+
+@given(TOKENS, DELIMITERS)
+def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(tokens: list[str], delimiter: str) -> None:
     """The normal form of a text without blocks: no delimiter at either end, and one where there were several."""
-    parts, separators = split_tokens(cut(text, places), delimiter, None)
+    parts, separators = split_tokens(tokens, delimiter, None)
     assert all(not separator.replace(delimiter, "") for separator in separators)
     assert split_tokens([delimiter.join(parts)], delimiter, None)[0] == [
         part for part in delimiter.join(parts).split(delimiter) if part
     ]
 
 
-@given(TEXTS, CUTS, DELIMITERS, FENCES)
-def test_text_comes_out_as_soon_as_it_is_decided(
-    text: str, places: list[int], delimiter: str, fence: str | None
-) -> None:
+@given(TOKENS, DELIMITERS, FENCES)
+def test_text_comes_out_as_soon_as_it_is_decided(tokens: list[str], delimiter: str, fence: str | None) -> None:
     """What is held back is never more than may still become a delimiter, or a line break and a fence."""
     splitter = TextSplitter(delimiter, fence)
     held = 0
-    for token in cut(text, places):
+    for token in tokens:
         held += len(token) - sum(len(piece) for _, piece in splitter.feed(token))
         assert held <= max(len(delimiter) - 1, len(fence or ""), 1)
     assert held == sum(len(piece) for _, piece in splitter.close())

@@ -1,0 +1,24 @@
+"""Anything that can be done to a promise, a sequence or a history, in any order, beside plain models of them."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+from miniagents import InMemoryChatHistory
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents_testing.strategies.machines import history_machine, promise_machine, sequence_machine
+
+# one run of a machine tries as much as twenty examples of a property
+RUNS = settings(max_examples=settings().max_examples // 10, stateful_step_count=20)
+
+TestPromises = promise_machine().TestCase
+TestPromises.settings = RUNS
+
+TestSequences = sequence_machine().TestCase
+TestSequences.settings = RUNS
+
+TestInMemoryHistories = history_machine(lambda folder: InMemoryChatHistory(), reopens=False).TestCase
+TestInMemoryHistories.settings = RUNS
+
+TestMarkdownHistories = history_machine(lambda folder: ChatHistoryMD(folder / "chat.md")).TestCase
+TestMarkdownHistories.settings = RUNS

@@ -1,0 +1,105 @@
+"""Laws 8 to 13 and 29 as properties: a stream equals what it resolves to, and reads again as it read first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miniagents import Message, MiniAgents, StreamedPromise
+from miniagents_testing import ScriptedLLM, strategies
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from miniagents_testing.dialects import ProviderStream
+
+TOKENS = strategies.token_splits(strategies.texts())
+WAITS = st.lists(st.integers(0, 3), max_size=8)
+
+
+@given(TOKENS, WAITS, strategies.cancellation_points(max_steps=12), st.booleans())
+async def test_a_message_is_its_tokens_for_every_reader_at_any_time(
+    tokens: list[str], waits: list[int], cancelled_after: int, start_soon: bool
+) -> None:
+    """Whoever reads, when, and however many are cancelled meanwhile; reading again is reading the same."""
+
+    async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
+        metadata["told"] = "later"
+        for number, token in enumerate(tokens):
+            for _ in range(waits[number] if number < len(waits) else 0):
+                await asyncio.sleep(0)
+            yield token
+
+    async def read() -> list[str]:
+        return [token async for token in promise]
+
+    async with MiniAgents():
+        promise = Message.promise(message_token_streamer=streamer, start_soon=start_soon, known="before")
+        leaves = asyncio.create_task(read())
+        stays = asyncio.create_task(read())
+        for _ in range(cancelled_after):
+            await asyncio.sleep(0)
+        leaves.cancel()
+        first = await stays
+        assert first == tokens
+        assert await promise == Message("".join(tokens), known="before", told="later")
+        assert await read() == first
+        batches = [batch async for batch in promise.batches()]
+        assert [token for batch in batches for token in batch] == first
+        await asyncio.gather(leaves, return_exceptions=True)
+
+
+class Failed(Exception):  # noqa: N818 - what happens, in one word
+    """What the source of a stream fails with here."""
+
+
+@given(st.lists(strategies.leaves(), max_size=6), st.booleans())
+async def test_a_stream_of_anything_replays_with_its_error(pieces: list[Any], fails: bool) -> None:
+    """Pieces need not be text; an error has its place behind them, for each reader."""
+
+    async def source() -> AsyncIterator[Any]:
+        for piece in pieces:
+            yield piece
+        if fails:
+            raise Failed
+
+    async def read(promise: StreamedPromise[Any, Any]) -> list[Any]:
+        seen: list[Any] = []
+        try:
+            async for piece in promise:
+                seen.append(piece)
+        except Failed:
+            seen.append(Failed)
+        return seen
+
+    async with MiniAgents():
+        promise = StreamedPromise(source)
+        expected = [*map(repr, pieces), *([repr(Failed)] if fails else [])]
+        for _ in range(2):
+            assert [repr(piece) for piece in await read(promise)] == expected
+        if fails:
+            with pytest.raises(Failed):
+                await promise
+        else:
+            assert [repr(piece) for piece in await promise] == expected
+
+
+STREAMS = strategies.provider_streams()
+
+
+@given(STREAMS, st.data())
+async def test_an_agent_replies_what_the_provider_said_wherever_it_was_cut(
+    stream: ProviderStream, data: st.DataObject
+) -> None:
+    """Text, tool calls, reasoning, refusal, usage and how it ended; tokens and message say the same."""
+    recut = data.draw(strategies.recuts(stream.response))
+    async with MiniAgents():
+        async for promise in ScriptedLLM(lambda call: recut).agent(api=stream.api).trigger("Hi"):
+            tokens = [token async for token in promise]
+            message = await promise
+    assert stream.differences(message) == []
+    assert "".join(tokens) == message.content
