@@ -19,6 +19,17 @@ PAGES = [
     ROOT / "cassettes/README.md",
     *sorted((ROOT / "docs").glob("**/*.md")),
 ]
+PYTEST = (
+    "-m",
+    "pytest",
+    "-q",
+    "-W",
+    "error",
+    "-o",
+    "asyncio_mode=auto",
+    "-o",
+    "asyncio_default_fixture_loop_scope=function",
+)
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -35,19 +46,19 @@ def _snippets(language: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("snippet", [pytest.param(text, id=where) for where, text in _snippets("python")])
 def test_every_python_snippet_runs(snippet: str, tmp_path: Path) -> None:
-    """A snippet is a whole program: it runs in an empty folder, without a key, with nobody at the keyboard."""
-    ast.parse(snippet)
-    program = tmp_path / "snippet.py"
+    """A snippet is a whole program, or a file of tests: it runs in an empty folder, without a key and a keyboard."""
+    tests = any(getattr(node, "name", "").lower().startswith("test") for node in ast.parse(snippet).body)
+    program = tmp_path / ("test_snippet.py" if tests else "snippet.py")
     program.write_text(snippet, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
+        [sys.executable, "-W", "error", *(PYTEST if tests else ()), str(program)],
         cwd=tmp_path,
         input="",
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_links_inside_the_repository_lead_somewhere() -> None:

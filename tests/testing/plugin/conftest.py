@@ -32,7 +32,10 @@ def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
         if "no:asyncio" not in arguments:
             lines.append("asyncio_default_fixture_loop_scope = function")
         pytester.makeini("\n".join(lines))
-        header = "import asyncio, socket\nimport pytest\nfrom miniagents_testing import VirtualTimeLoop, run_in_virtual_time, schedules\n"
+        header = (
+            "import asyncio, socket\nimport pytest\n"
+            "from miniagents_testing import VirtualTimeLoop, run_in_virtual_time, schedules\n"
+        )
         names: dict[str, Any] = {name: f"{header}{text}" for name, text in files.items()}
         pytester.makepyfile(**names, test_it=f"{header}{source}")
         return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", *arguments)
