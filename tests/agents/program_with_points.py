@@ -3,9 +3,9 @@
     python program_with_points.py '[["main begins", "SIGINT"], ["", "nothing"]]'
 
 It makes a process of its own for each pair of a point and an end, one after the other, and writes a line of JSON about
-each: the process's status, how many seconds it took to be gone, which clean-ups began and did not run, its standard
-error, and which points it came to. An end is the name of a signal or of an exception, "nothing", or two signals: then
-clean-ups hang, and the second one comes while they do.
+each: the process's status, how many seconds it took to be gone (on the clock, and at work), which clean-ups began and
+did not run, its standard error, and which points it came to. An end is the name of a signal or of an exception,
+"nothing", or two signals: then clean-ups hang, and the second one comes while they do.
 """
 
 from __future__ import annotations
@@ -36,16 +36,15 @@ if TYPE_CHECKING:
 stop_at = end_with = ""
 reached: list[str] = []
 open_clean_ups: list[str] = []
-stopped_at = 0.0
+stopped_at = worked_until = 0.0
 
 
 def point(name: str) -> None:
     """The program is here; if this is the place, it ends in the way that was chosen."""
-    global stopped_at
     reached.append(name)
     if name != stop_at or stopped_at:
         return
-    stopped_at = time.monotonic()
+    time_counts_from_here()
     if end_with.startswith("SIG"):
         first, *second = (getattr(signal, signal_name) for signal_name in end_with.split())
         if second:
@@ -55,10 +54,15 @@ def point(name: str) -> None:
         raise {"ValueError": ValueError, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[end_with](9)
 
 
+def time_counts_from_here() -> None:
+    """The program is told to end."""
+    global stopped_at, worked_until
+    stopped_at, worked_until = time.monotonic(), time.process_time()
+
+
 def once_more(number: int) -> None:
-    """The second signal; the time counts from here on."""
-    global stopped_at
-    stopped_at = time.monotonic()
+    """The second signal."""
+    time_counts_from_here()
     os.kill(os.getpid(), number)
 
 
@@ -206,6 +210,7 @@ def run(name: str, end: str) -> None:
 
 def main(cases: list[tuple[str, str]]) -> None:
     """Run all; each child ends as its own program would, with the interpreter's traceback and status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
     gc.freeze()  # a child that does not look through all modules at its end is gone four times as fast
     for name, end in cases:
         facts_read, facts_write = os.pipe()
@@ -216,17 +221,26 @@ def main(cases: list[tuple[str, str]]) -> None:
             try:
                 run(name, end)
             finally:
-                os.write(facts_write, json.dumps([stopped_at, open_clean_ups, reached]).encode())
+                os.write(facts_write, json.dumps([stopped_at, worked_until, open_clean_ups, reached]).encode())
             sys.exit(0)
         os.close(facts_write)
         os.close(errors_write)
         with os.fdopen(facts_read) as facts_file, os.fdopen(errors_read) as errors_file:
             facts, errors = facts_file.read(), errors_file.read()
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        _, status, usage = os.wait4(child, 0)
         ended = time.monotonic()
-        since, left, places = json.loads(facts)
-        line = {"point": name, "end": end, "status": status, "seconds": ended - since, "left": left, "errors": errors}
-        sys.stdout.write(json.dumps({**line, "reached": list(dict.fromkeys(places))}) + "\n")
+        since, worked, left, places = json.loads(facts)
+        line = {
+            "point": name,
+            "end": end,
+            "status": os.waitstatus_to_exitcode(status),
+            "seconds": ended - since,
+            "seconds_at_work": usage.ru_utime + usage.ru_stime - worked,
+            "left": left,
+            "errors": errors,
+            "reached": list(dict.fromkeys(places)),
+        }
+        sys.stdout.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

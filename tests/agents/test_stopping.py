@@ -69,9 +69,9 @@ def shell_status(line: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("ends", ["SIGINT SIGINT", "SIGTERM SIGINT", "SIGINT SIGTERM"])
 def test_C14_a_second_signal_waits_for_no_clean_up(ends: str, cases: Cases) -> None:
-    """Clean-ups hang, and the process is gone in 0.2 s: in the best of three cases, because machines are busy."""
+    """Clean-ups hang, and the process is gone: in 0.2 s of work, within a second where others work as well."""
     assert {shell_status(line) for line in cases[ends]} == {143 if "SIGTERM" in ends else 130}
-    assert min(line["seconds"] for line in cases[ends]) < 0.2
+    assert max(line["seconds_at_work"] for line in cases[ends]) < 0.2
     assert max(line["seconds"] for line in cases[ends]) < 1
 
 
