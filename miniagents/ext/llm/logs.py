@@ -2,7 +2,7 @@
 
 At level DEBUG, anthropic's SDK logs whole requests, prompt and headers included; at INFO, httpx2 logs URLs, and some
 servers take their key in the query; a traceback holds what a server or a model likes to say. Whoever needs the requests
-to find a fault sets the environment variable `MINIAGENTS_LOG_BODIES=1`.
+to find a fault sets the environment variable `MINIAGENTS_LOG_BODIES=1`; what looks like a key stays out.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class _Discretion(logging.Filter):
     formatter = logging.Formatter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if os.environ.get("MINIAGENTS_LOG_BODIES") == "1":
-            return True
         record.msg, record.args = self._shown(record.getMessage()), ()
         if record.exc_info and not record.exc_text:  # where every formatter looks before it makes a text of its own
             record.exc_text = self._shown(self.formatter.formatException(record.exc_info))
         return True
 
     def _shown(self, text: str) -> str:
-        return self.redactor.text(_QUERY.sub(rf"\1{REDACTED}", _BODIES.sub(rf"\1 {REDACTED}", text)))
+        if os.environ.get("MINIAGENTS_LOG_BODIES") != "1":
+            text = _QUERY.sub(rf"\1{REDACTED}", _BODIES.sub(rf"\1 {REDACTED}", text))
+        return self.redactor.text(text)
 
 
 _discretion = _Discretion()

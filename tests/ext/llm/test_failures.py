@@ -240,3 +240,4 @@ async def test_X12_no_prompt_and_no_key_in_any_log_line(
         assert "HTTP Request: POST" in caplog.text
         secrets = ("canary prompt", kit.KEY, "query-secret-1", "header-secret-1")
         assert any(secret in caplog.text for secret in secrets) is bodies
+        assert kit.KEY not in caplog.text
