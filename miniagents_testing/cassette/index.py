@@ -23,7 +23,8 @@ class Place:
     """As people count: the first is 1."""
     interaction: Interaction
     key: RequestKey
-    played: bool = False
+    plays: int = 0
+    """How often it was played."""
 
 
 class Index:
@@ -50,15 +51,18 @@ class Index:
     def take(self, key: RequestKey, agent_path: str) -> Place | None:
         """The recording for the next request of this kind: the same agent's if there is one, else the first left."""
         left = self._left.get(key)
-        if not left:
-            return self._first.get(key) if self._repeats else None
-        own = (place for place in left if place.interaction.agent_path == agent_path) if agent_path else iter(())
-        place = next(own, left[0])
-        left.remove(place)
-        place.played = True
+        if left:
+            own = (place for place in left if place.interaction.agent_path == agent_path) if agent_path else iter(())
+            place = next(own, left[0])
+            left.remove(place)
+        elif self._repeats and key in self._first:
+            place = self._first[key]
+        else:
+            return None
+        place.plays += 1
         return place
 
     @property
     def unplayed(self) -> tuple[Interaction, ...]:
         """Those that nobody has asked for yet."""
-        return tuple(place.interaction for place in self.places if not place.played)
+        return tuple(place.interaction for place in self.places if not place.plays)

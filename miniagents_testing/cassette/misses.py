@@ -53,7 +53,7 @@ def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matchi
         found = list(islice(differences(place.key[-1], key[-1]), _COUNTED))
         if place.key[:-1] != key[:-1]:
             found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
-        ranked.append((len(found), place.played, span, place.number, found))
+        ranked.append((len(found), place.plays > 0, span, place.number, found))
     ranked.sort()
     lines: list[str] = []
     for count, is_gone, _, number, found in ranked[:NEAREST_SHOWN]:
@@ -67,7 +67,7 @@ def _likeliest(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, Plac
     """The recorded requests with the smallest part changed, and how many bytes that is."""
     spans: list[tuple[bool, int, int, Place]] = []
     left = _LOOKED_AT
-    for place in sorted(places, key=lambda place: place.played):
+    for place in sorted(places, key=lambda place: place.plays):
         left -= len(place.key[-1])
         if left < 0 and spans:
             break

@@ -3,27 +3,33 @@
 Played without their pauses, parallel streams would run as fast as each of their readers asks. Here whoever is next in
 the recording goes first; the others wait for it. Nobody waits for long: a stream whose reader does not come (it reads
 something else first, has left, or was never started) is overtaken, and has its turn again when it does.
+
+Of those who wait, only the next one looks out for the others; it wakes the one after it when it goes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["Order", "Turn"]
 
 PATIENCE = 100
-"""How many times in a row somebody waits with nobody moving; in a loop that is as many of its turns."""
+"""How many times in a row somebody looks out with nobody moving; in a loop that is as many of its turns."""
+_THREAD_PAUSE = 0.0005
+"""Seconds between two looks, where there is no loop to turn."""
 
 
 class Turn:
     """The place of one stream in the order: the moment of what it has to give next."""
 
-    __slots__ = ("at", "expected", "is_read", "number", "reader")
+    __slots__ = ("at", "expected", "number", "reader", "wake")
 
     def __init__(self, number: int, at: int) -> None:
         self.number = number
@@ -31,8 +37,8 @@ class Turn:
         """In ticks, since the recording began."""
         self.reader: object = None
         """The task or thread that asked for something of it last; None before the request is made."""
-        self.is_read = False
-        """Whether somebody waits for what comes next."""
+        self.wake: Callable[[], object] | None = None
+        """Where somebody waits for what comes next: lets them look again."""
         self.expected = True
         """Whether others wait until somebody does."""
 
@@ -48,39 +54,41 @@ class Order:
         self.turns = [Turn(number, at) for number, at in enumerate(starts)]
         self._next = [(turn.at, turn.number, turn) for turn in self.turns]
         heapify(self._next)
+        self._waiting: list[tuple[int, int, Turn]] = []
         self._lock = threading.Lock()
         self._moves = 0
 
-    def waits(self, turn: Turn, reader: object) -> Iterable[None]:
-        """What to go through before the next thing is given; each time, others should be let run.
+    async def apass(self, turn: Turn) -> None:
+        """Wait, in a loop, until what the stream gives next is next in the recording."""
+        reader = asyncio.current_task()
+        if self._may_go(turn, reader):
+            return
+        event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
 
-        Args:
-            turn: of the stream that is read.
-            reader: the task or thread that reads it.
-        """
-        with self._lock:
-            turn.reader = reader
-            if not turn.expected:
-                turn.expected = True
-                heappush(self._next, (turn.at, turn.number, turn))
-            if self._first() is turn:
-                return ()
-        return self._wait(turn)
+        def wake() -> None:
+            if threading.get_ident() == thread:
+                event.set()
+            else:
+                loop.call_soon_threadsafe(event.set)
 
-    def _wait(self, turn: Turn) -> Iterator[None]:
-        """Yields as long as somebody else is to go first."""
-        turn.is_read = True
-        try:
-            patience, seen = PATIENCE, self._moves
-            while True:
-                if self._moves != seen:
-                    patience, seen = PATIENCE, self._moves
-                if self._may_go(turn, in_patience=patience > 0):
-                    return
-                patience -= 1
-                yield
-        finally:
-            turn.is_read = False
+        for looks_out in self._wait(turn, wake):
+            if looks_out:
+                await asyncio.sleep(0)
+            else:
+                await event.wait()
+                event.clear()
+
+    def pass_(self, turn: Turn) -> None:
+        """The same for threads."""
+        if self._may_go(turn, threading.get_ident()):
+            return
+        event = threading.Event()
+        for looks_out in self._wait(turn, event.set):
+            if looks_out:
+                time.sleep(_THREAD_PAUSE)
+            else:
+                event.wait()
+                event.clear()
 
     def move(self, turn: Turn, at: int | None) -> None:
         """The stream goes on to what comes at `at`, in ticks since the recording began; None: it has nothing left."""
@@ -92,16 +100,49 @@ class Order:
                 turn.at = at
                 (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
 
-    def _may_go(self, turn: Turn, *, in_patience: bool) -> bool:
-        """Whether nobody is to go before this one; those whom it waits for in vain are expected no more."""
+    def _may_go(self, turn: Turn, reader: object) -> bool:
+        """Whether nobody is before it, as is nearly always so for a stream that runs alone."""
         with self._lock:
-            while (first := self._first()) is not None and first is not turn:
-                # who waits for this one cannot read that one meanwhile
-                comes = first.is_read or (in_patience and (first.reader is None or first.reader != turn.reader))
-                if comes:
-                    return False
-                first.expected = False
-            return True
+            turn.reader = reader
+            if not turn.expected:
+                turn.expected = True
+                heappush(self._next, (turn.at, turn.number, turn))
+            return self._first() is turn
+
+    def _wait(self, turn: Turn, wake: Callable[[], object]) -> Iterator[bool]:
+        """What to do until the stream may go: True is to let others run and look again, False to sleep until woken."""
+        with self._lock:
+            turn.wake = wake
+            heappush(self._waiting, (turn.at, turn.number, turn))
+        try:
+            patience, seen = PATIENCE, self._moves
+            while True:
+                with self._lock:
+                    if self._moves != seen:
+                        patience, seen = PATIENCE, self._moves
+                    if self._overtakes(turn, in_patience=patience > 0):
+                        return
+                    looks_out = self._first_waiting() is turn
+                patience -= looks_out
+                yield looks_out
+        finally:
+            with self._lock:
+                turn.wake = None
+                following = self._first_waiting()
+                if following is not None and following.wake is not None:
+                    following.wake()
+
+    def _overtakes(self, turn: Turn, *, in_patience: bool) -> bool:
+        """Whether nobody is to go before this one; those whom it waits for in vain are expected no more."""
+        if not turn.expected:
+            return True  # somebody has closed it meanwhile
+        while (first := self._first()) is not None and first is not turn:
+            # who waits for this one cannot read that one meanwhile
+            comes = first.wake is not None or (in_patience and (first.reader is None or first.reader != turn.reader))
+            if comes:
+                return False
+            first.expected = False
+        return True
 
     def _first(self) -> Turn | None:
         """Who is to go next; entries that are out of date are dropped on the way."""
@@ -110,4 +151,13 @@ class Order:
             if turn.expected and turn.at == at:
                 return turn
             heappop(self._next)
+        return None
+
+    def _first_waiting(self) -> Turn | None:
+        """Of those who wait, the one who is to go next."""
+        while self._waiting:
+            at, _, turn = self._waiting[0]
+            if turn.wake is not None and turn.at == at:
+                return turn
+            heappop(self._waiting)
         return None

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HTTPLibrary", "Playback"]
 
-_THREAD_PAUSE = 0.0005
-"""Seconds between two looks whether others have moved, where there is no loop to turn."""
 _RETRIED = frozenset({408, 409, 429})
 """With all from 500 on, what both SDKs try again."""
 _ENDS = {"closed": "its reader had enough", "cancelled": "its reader was cancelled", "open": "it was still being read"}
@@ -116,8 +114,7 @@ class Playback:
             await asyncio.sleep(0)
             if self._order is not None:
                 order, turn = self._order
-                for _ in order.waits(turn, asyncio.current_task()):
-                    await asyncio.sleep(0)
+                await order.apass(turn)
         self._position += 1
         self._move_on()
 
@@ -157,8 +154,7 @@ class Playback:
             time.sleep(max(0.0, self._due() - time.monotonic()))
         elif self._order is not None:
             order, turn = self._order
-            for _ in order.waits(turn, threading.get_ident()):
-                time.sleep(_THREAD_PAUSE)
+            order.pass_(turn)
         self._position += 1
         self._move_on()
 

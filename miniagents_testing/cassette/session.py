@@ -110,7 +110,7 @@ class Session:
     @property
     def incomplete(self) -> tuple[Interaction, ...]:
         """Those played or recorded whose answer is not whole: its reader left, or the connection broke."""
-        played = (place.interaction for place in self._index.places if place.played)
+        played = (place.interaction for place in self._index.places if place.plays)
         return tuple(each for each in (*played, *self.recorded) if not each.response.complete)
 
     def timeline(self) -> tuple[Moment, ...]:
@@ -131,7 +131,7 @@ class Session:
                 first.add_note(note)
             raise first
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
-            left = [place for place in self._index.places if not place.played]
+            left = [place for place in self._index.places if not place.plays]
             names = [_named(place) for place in left[:UNPLAYED_SHOWN]]
             more = [f"and {len(left) - len(names)} more"] if len(left) > len(names) else []
             raise UnplayedError(f"{self.name}: {len(left)} interactions were not played: {', '.join([*names, *more])}")
@@ -181,7 +181,8 @@ class Session:
             if together and self._playing:
                 anchor = self._anchor
             self._anchor = anchor
-            order = (self._order, self._order.turns[place.number - 1]) if together and not settings.pace else None
+            in_order = together and not settings.pace and place.plays == 1
+            order = (self._order, self._order.turns[place.number - 1]) if in_order else None
             playback = Playback(interaction, settings, library, anchor, order, self._playing.discard)
             self._playing.add(playback)
         return playback
@@ -209,7 +210,7 @@ class Session:
 
     def played_elsewhere(self, index: int) -> None:
         """Somebody else, such as vcrpy for another HTTP library, has played an interaction of this cassette."""
-        self._index.places[index].played = True
+        self._index.places[index].plays += 1
 
     def finish(self) -> tuple[Interaction, ...]:
         """Close it; returns what was recorded, as it may be written.

@@ -155,7 +155,7 @@ async def test_the_nearest_are_shown_first() -> None:
     ]
     recorded = [Interaction("POST", URLS["chat"], json.dumps(body).encode(), ResponseStream()) for body in bodies]
     index = Index(recorded, Matching())
-    index.places[3].played = True
+    index.places[3].plays = 1
     lines = near_misses(("POST", URLS["chat"], json.dumps(base).encode()), index.places, Matching(ignore=()))
     assert lines == [
         "  interaction 4 is the same request, and was played already",

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+import vcr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniagents_testing import ReplayTransport
+from miniagents_testing import ReplayTransport, run_in_virtual_time, stream_layer
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, timeline
+from miniagents_testing.cassette.order import Order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -155,6 +157,107 @@ async def test_a_reader_that_waits_for_the_end_of_another_gets_it() -> None:
         group.create_task(reader.read(0, ended.wait))
         group.create_task(second())
     assert sorted(reader.seen) == sorted(reader.order)
+
+
+async def test_a_stream_that_is_closed_while_it_is_waited_for_holds_up_nobody() -> None:
+    """Whoever closes it, and whoever waits behind it."""
+    reader = Reader(_apart([0, 0, 0], INTERLEAVED))
+    async with reader.open(0) as first, reader.open(1) as second:
+        waiting = asyncio.create_task(anext(second.aiter_raw()))  # for the first, which nobody reads
+        await asyncio.sleep(0)
+        third = asyncio.create_task(reader.read(2))
+        await asyncio.sleep(0)
+        await second.stream.aclose()
+        await asyncio.wait([waiting, third])
+    assert first.is_closed
+    assert reader.seen == [piece for piece in reader.order if piece.startswith("2")]
+
+
+async def test_a_cancelled_reader_lets_the_next_one_go() -> None:
+    """Those who wait behind it are not forgotten."""
+    reader = Reader(_apart([0, 0, 0], INTERLEAVED))
+    async with reader.open(0):
+        second, third = (asyncio.create_task(reader.read(number)) for number in (1, 2))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([second, third])
+    assert [piece for piece in reader.order if piece.startswith("2")] == [
+        piece for piece in reader.seen if piece.startswith("2")
+    ]
+
+
+async def test_one_recording_is_played_to_several_at_once(kit: Any) -> None:
+    """Where repeats are allowed, the second reader has no place in the order, and waits for nobody."""
+    with kit.cassette("once"):
+        await kit.aask("chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("a", "b")))))
+    with vcr.use_cassette(str(kit.path), record_mode="none", allow_playback_repeats=True) as cassette:
+        with stream_layer(cassette, also_patch=[type(kit.network())]):
+            client = httpx2.AsyncClient(transport=kit.network())
+            seen = await asyncio.gather(*(kit.aask("chat", client) for _ in range(5)))
+    assert seen == [seen[0]] * 5
+
+
+@pytest.mark.parametrize("count", [10, 100])
+async def test_a_chunk_costs_the_same_however_many_streams_wait(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one of those who wait looks out."""
+    looks = 0
+    look = Order._first
+
+    def counted(order: Order) -> Any:
+        nonlocal looks
+        looks += 1
+        return look(order)
+
+    monkeypatch.setattr(Order, "_first", counted)
+    reader = Reader(_apart(range(count), [[count] * 10] * count))
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            group.create_task(reader.read(number))
+    assert reader.seen == reader.order
+    assert looks < 7 * 11 * count
+
+
+@given(st.data())
+def test_whatever_readers_do_everybody_comes_to_an_end(data: st.DataObject) -> None:
+    """Read to the end, stop until the others have ended, leave, be cancelled, or never begin; on any schedule."""
+    count = data.draw(st.integers(2, 6))
+    ticks = st.integers(0, 30)
+    starts = data.draw(st.lists(ticks, min_size=count, max_size=count).map(sorted))
+    waits = data.draw(st.lists(st.lists(ticks, min_size=1, max_size=5), min_size=count, max_size=count))
+    ways = data.draw(
+        st.lists(st.sampled_from(["read", "stop", "leave", "cancel", "never"]), min_size=count, max_size=count)
+    )
+    after = data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
+    seed = data.draw(st.none() | st.integers(0, 99))
+
+    async def play() -> None:
+        reader = Reader(_apart(starts, waits))
+        others_ended = asyncio.Event()
+
+        async def one(number: int) -> None:
+            async with reader.open(number) as response:
+                stream = response.aiter_raw()
+                for _ in range(min(after[number], len(waits[number]))):
+                    await anext(stream)
+                if ways[number] == "stop":
+                    await others_ended.wait()
+                if ways[number] != "leave":
+                    assert len([chunk async for chunk in stream]) == max(0, len(waits[number]) - after[number])
+
+        tasks = {number: asyncio.create_task(one(number)) for number in range(count) if ways[number] != "never"}
+        for number, task in tasks.items():
+            if ways[number] == "cancel":
+                for _ in range(after[number] * 3):
+                    await asyncio.sleep(0)
+                task.cancel()
+        if others := [task for number, task in tasks.items() if ways[number] != "stop"]:
+            await asyncio.wait(others)
+        others_ended.set()
+        for result in await asyncio.gather(*tasks.values(), return_exceptions=True):
+            assert result is None or isinstance(result, asyncio.CancelledError)
+
+    run_in_virtual_time(play(), seed=seed)
 
 
 async def test_a_failing_stream_fails_in_its_turn() -> None:
