@@ -314,6 +314,13 @@ class Kit:
         """A transport around another; `bodies` are the chunks of each response."""
         return transports(library)[1](inner)
 
+    def aiohttp_client(self, sdk: Any) -> Any:
+        """The SDK's HTTP client on aiohttp."""
+        try:
+            return sdk.DefaultAioHttpClient()
+        except RuntimeError as error:  # older versions want a package more
+            pytest.skip(str(error))
+
     def cassette(self, mode: Any = "none", **settings: Any) -> CassetteContext:
         """The cassette of this test, between clients and networks."""
         networks = [transports(library)[0] for library in ("httpx2", "httpx")]

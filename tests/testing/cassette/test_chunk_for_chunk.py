@@ -11,7 +11,8 @@ import httpx2
 import openai
 import pytest
 
-from miniagents_testing.cassette import load
+from miniagents_testing import ProviderServer, Step
+from miniagents_testing.cassette import load, use_cassette
 
 if TYPE_CHECKING:
     from tests.testing.cassette.conftest import Kit
@@ -105,27 +106,17 @@ async def test_a_bare_client(kit: Kit, library: Any, how: str) -> None:
     assert len(network.requests) == 2
 
 
-@pytest.mark.parametrize(
-    "client",
-    [
-        pytest.param(lambda: openai.DefaultAioHttpClient(), id="openai"),
-        pytest.param(lambda: anthropic.DefaultAioHttpClient(), id="anthropic"),
-    ],
-)
-async def test_the_sdks_clients_on_aiohttp(kit: Kit, client: Any) -> None:
+@pytest.mark.parametrize(("sdk", "api"), [(openai, "chat"), (anthropic, "messages")], ids=["openai", "anthropic"])
+async def test_the_sdks_clients_on_aiohttp(kit: Kit, sdk: Any, api: str) -> None:
     """Their transports are found without being named, live and played."""
-    from miniagents_testing import ProviderServer, Step
-    from miniagents_testing.cassette import use_cassette
-
-    api = "messages" if "anthropic" in client().__class__.__module__ else "chat"
     async with ProviderServer([Step(["one ", "two ", "three"], gap=0.01)]) as server:
         urls = {"chat": server.openai_base_url, "messages": server.anthropic_base_url}
         canonical = {"chat": "https://api.openai.com/v1", "messages": "https://api.anthropic.com"}
         with use_cassette(kit.path, record_mode="once", record_as={urls[api]: canonical[api]}) as session:
-            async with client() as http_client:
+            async with kit.aiohttp_client(sdk) as http_client:
                 live = await kit.aask(api, http_client, base_url=urls[api])
     assert len(session.recorded) == 1
     with use_cassette(kit.path) as session:
-        async with client() as http_client:
+        async with kit.aiohttp_client(sdk) as http_client:
             assert await kit.aask(api, http_client) == live
     assert not session.unplayed

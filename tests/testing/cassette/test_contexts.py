@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import anthropic
-import httpx
 import httpx2
 import pytest
 
 from miniagents import MiniAgents, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
+from miniagents_testing.cassette.patches.httpx import Family
 from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
 from miniagents_testing.streams import Chunk
 
@@ -144,11 +143,10 @@ async def test_a_cassette_can_be_closed_in_another_context(tmp_path: Path) -> No
 
 
 METHODS = [
-    (httpx2.HTTPTransport, "handle_request"),
-    (httpx2.AsyncHTTPTransport, "handle_async_request"),
-    (httpx.HTTPTransport, "handle_request"),
-    (httpx.AsyncHTTPTransport, "handle_async_request"),
-    (type(anthropic.DefaultAioHttpClient()._transport), "handle_async_request"),
+    (transport, name)
+    for family in (Family.of("httpx2"), Family.of("httpx"))
+    for transport in family.transports()
+    for name in family.methods(transport)
 ]
 
 

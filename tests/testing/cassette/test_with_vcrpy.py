@@ -220,7 +220,7 @@ async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
         record_as = {server.anthropic_base_url: "https://api.anthropic.com"}
         with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, record_as=record_as) as session:
             async with anthropic.AsyncAnthropic(
-                api_key=kit.KEY, base_url=server.anthropic_base_url, http_client=anthropic.DefaultAioHttpClient()
+                api_key=kit.KEY, base_url=server.anthropic_base_url, http_client=kit.aiohttp_client(anthropic)
             ) as client:
                 async with client.messages.stream(
                     model="m", max_tokens=9, messages=[{"role": "user", "content": "Hi"}]
