@@ -83,11 +83,14 @@ class VirtualClock:
         if _running_loop() is not None:
             coro.close()
             raise RuntimeError("A loop is running here: await it instead, or let a test that is not async run it")
+        __tracebackhide__ = True
         try:
             with asyncio.Runner(loop_factory=self._new_loop) as runner:
                 return runner.run(coro)
         except Exception as error:
             name_seed(error, self.seed)
+            if isinstance(error, IdleLoopError | VirtualTimeoutError):
+                error.__traceback__ = None  # the lines that count are not those of the loop, but in the message
             raise
 
     def time(self) -> float:

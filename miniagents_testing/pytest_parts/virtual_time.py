@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Generator, Iterator
 
-    from miniagents_testing.clock import VirtualClock
+    from miniagents_testing.clock import VirtualClock, VirtualTimeLoop
 
     LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -168,28 +168,38 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a marked test whose loop is not ours, before it runs; say with which schedule a test has failed."""
     if not _asked(item) or not isinstance(item, pytest.Function):
         return (yield)
-    seed = _checked_seed(item)
+    if not _is_async(item.obj):
+        _check_that_it_runs_something(item)
+        return (yield)
+    from miniagents_testing.clock import name_seed
+    from miniagents_testing.errors import IdleLoopError, VirtualTimeoutError
+
+    seed = _checked_loop(item).seed
     try:
         return (yield)
+    except (IdleLoopError, VirtualTimeoutError) as error:
+        # its traceback is that of the loop; the lines that count are in the message
+        name_seed(error, seed)
+        text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+        raise pytest.fail.Exception(text, pytrace=False) from None
     except (Exception, pytest.fail.Exception) as error:
-        from miniagents_testing.clock import name_seed
-
         name_seed(error, seed)
         raise
 
 
-def _checked_seed(item: pytest.Function) -> int | None:
-    """The seed of the loop that a test is about to run on; None where the fixture says it."""
+def _check_that_it_runs_something(item: pytest.Function) -> None:
+    if _FIXTURE not in item.fixturenames and any(mark.name == _MARKER for mark in item.own_markers):
+        pytest.fail(
+            f"{item.nodeid} asks for virtual time, but is not async: use the fixture {_FIXTURE}, "
+            f"as in {_FIXTURE}.run(coroutine())",
+            pytrace=False,
+        )
+
+
+def _checked_loop(item: pytest.Function) -> VirtualTimeLoop:
+    """The loop that an async test is about to run on, or one like it."""
     from miniagents_testing.clock import VirtualTimeLoop
 
-    if not _is_async(item.obj):
-        if _FIXTURE not in item.fixturenames and any(mark.name == _MARKER for mark in item.own_markers):
-            pytest.fail(
-                f"{item.nodeid} asks for virtual time, but is not async: use the fixture {_FIXTURE}, "
-                f"as in {_FIXTURE}.run(coroutine())",
-                pytrace=False,
-            )
-        return None
     loop = _loop(item.funcargs)
     if not isinstance(loop, VirtualTimeLoop):
         pytest.fail(
@@ -198,7 +208,7 @@ def _checked_seed(item: pytest.Function) -> int | None:
             f"fixture {_FIXTURE}, or with run_in_virtual_time().",
             pytrace=False,
         )
-    return loop.seed
+    return loop
 
 
 def _loop(funcargs: dict[str, Any]) -> Any:
