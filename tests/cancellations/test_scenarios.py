@@ -589,13 +589,30 @@ def bound(each: Scenario, folder: Path) -> Any:
     return functools.update_wrapper(lambda trial: each(trial, folder), each)
 
 
-@pytest.mark.parametrize("each", SCENARIOS, ids=lambda each: each.__name__)
+ROWS = {
+    a_reader_of_a_stream: "C2",
+    one_who_waits_for_a_while: "C3",
+    one_who_awaits_an_agent: "C4",
+    a_run_with_agents: "C5",
+    the_only_reader_on_demand: "C24",
+    who_waits_for_a_model: "C1",
+    who_waits_for_a_model_that_is_busy: "P15",
+}
+"""The rows of the fault catalogue that a scenario is about. All are about C17: cancelled before the first step."""
+
+
+def name_of(each: Scenario) -> str:
+    """For the id of a test."""
+    return f"{ROWS.get(each, 'C17')}-{each.__name__}"
+
+
+@pytest.mark.parametrize("each", SCENARIOS, ids=name_of)
 def test_cancelled_at_every_step(each: Scenario, tmp_path: Path) -> None:
     """In asyncio's own order: at each moment once."""
     assert cancel_at_every_step(bound(each, tmp_path)) > 3
 
 
-@pytest.mark.parametrize("each", MANY_SEEDS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("each", MANY_SEEDS, ids=name_of)
 def test_cancelled_under_many_schedules(each: Scenario, tmp_path: Path, effort: Effort) -> None:
     """At a moment of its own under each schedule."""
     seeds = range(effort(50, ci=1000, nightly=5000))

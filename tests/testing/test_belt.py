@@ -1,5 +1,7 @@
 """The belt: what it refuses, what it lets through, and that nobody can hide a refusal."""
 
+# ruff: noqa: N802 - the names carry the row of the fault catalogue
+
 from __future__ import annotations
 
 import asyncio
@@ -72,7 +74,7 @@ async def ask_httpx_async() -> None:
     ],
     ids=["openai", "openai async", "anthropic", "anthropic async", "httpx2", "httpx", "httpx async"],
 )
-def test_requests_are_refused_with_their_url(way: Callable[[], Any], request_line: str) -> None:
+def test_X13_requests_are_refused_with_their_url(way: Callable[[], Any], request_line: str) -> None:
     """Once, as it is, and without the query, which may hold a key; the line that led there is told."""
     with pytest.raises(LiveRequestError) as caught, block_live_requests() as belt:
         way()
@@ -126,7 +128,7 @@ def test_an_agent_is_told_with_its_callers() -> None:
         MiniAgents().run(main())
 
 
-def test_a_refusal_that_was_caught_comes_up_at_the_end() -> None:
+def test_X13_a_refusal_that_was_caught_comes_up_at_the_end() -> None:
     """An application that goes on without its answer must not pass its test."""
     with pytest.raises(LiveRequestError, match=r"refusal was caught \(2\):\nPOST https://api.openai.com") as caught:
         with block_live_requests():

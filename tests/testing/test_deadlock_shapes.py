@@ -253,7 +253,9 @@ UNSEEN = [through_a_task_group, through_a_queue, through_an_event, through_locks
 
 
 def _name(each: Any) -> Any:
-    return getattr(each, "__name__", "")
+    if not callable(each):
+        return ""
+    return f"{'C11' if each is a_call_never_finished else 'C10'}-{each.__name__}"
 
 
 @pytest.mark.parametrize("seed", [None, *schedules(10)])
