@@ -52,6 +52,7 @@ class ResponseBody:
     ) -> None:
         self.decoder = SSEDecoder(max_event_bytes=max_event_bytes)
         self._session = session
+        session.decoder = self.decoder
         self._inflater = inflater_for(content_encoding)
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._document: list[bytes] = []
@@ -107,7 +108,6 @@ class ResponseBody:
             raise self._unexpected()
         if self.feed == self._feed_document:
             return self._session.parse(b"".join(self._document)).content
-        self._session.bytes_replaced = self.decoder.lossy
         if self.decoder.close() and not self._session.outcome().complete:
             raise StreamTruncatedError(f"the stream was cut inside an event, after {self.decoder.bytes_fed} bytes")
         return ""

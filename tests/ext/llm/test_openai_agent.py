@@ -146,6 +146,22 @@ async def test_S9_bytes_that_are_no_utf8_leave_a_mark_on_the_message(kit: Kit) -
         assert (message.content, getattr(message, "lossy", False)) == ("a\ufffdb", lossy)
 
 
+async def test_S9_the_mark_is_there_however_the_answer_ends(kit: Kit) -> None:
+    """On a part that broke off, and where the last word came and the end of the response did not."""
+    import httpx2
+
+    said = kit.chat_chunk("a?"), kit.chat_chunk(finish_reason="stop")
+    first, last, done = (event.replace(b"a?", b"a\xff") for event in kit.events(*said, "[DONE]"))
+    broken = kit.Wire(kit.Reply([first, httpx2.ReadError("reset")]))
+    with pytest.raises(errors.StreamBrokenError) as caught:
+        await ask(create_openai_agent("m", async_client=broken.openai()))
+    assert (caught.value.partial.content, caught.value.partial.lossy) == ("a\ufffd", True)
+    for rest in ([last, httpx2.ReadError("reset")], [last, done, httpx2.ReadError("reset")]):
+        wire = kit.Wire(kit.Reply([first, *rest]))
+        message: Any = await ask(create_openai_agent("m", async_client=wire.openai()))
+        assert (message.content, message.lossy) == ("a\ufffd", True)
+
+
 async def test_several_answers_to_one_request_are_on_the_message(kit: Kit) -> None:
     """The content is the first; the others are messages of their own."""
     chunks = kit.events(*(kit.chat_chunk(text) for text in "ab"), kit.chat_chunk(finish_reason="stop"))

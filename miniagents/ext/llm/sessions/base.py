@@ -14,7 +14,7 @@ from miniagents.ext.llm.sessions.surrogates import SurrogateJoiner
 
 if TYPE_CHECKING:
     from miniagents.ext.llm.sessions.outcome import Outcome
-    from miniagents.ext.llm.sse import ServerSentEvent
+    from miniagents.ext.llm.sse import ServerSentEvent, SSEDecoder
 
 __all__ = ["Session"]
 
@@ -37,8 +37,8 @@ class Session(ABC):
         self.idle_events = 0
         """How many of them were only signs of life: pings, keep-alives, empty deltas."""
         self.unknown_events = 0
-        self.bytes_replaced = False
-        """To be set by whoever decodes: the events had bytes that are no UTF-8, which were replaced by U+FFFD."""
+        self.decoder: SSEDecoder | None = None
+        """Where the events come from: it knows whether bytes that are no UTF-8 were replaced by U+FFFD."""
         self._pieces: list[str] = []
         self._joiner: SurrogateJoiner | None = None  # only for streams that were seen to hold half characters
 
@@ -140,7 +140,7 @@ class Session(ABC):
 
     @property
     def _lossy(self) -> bool:
-        return self.bytes_replaced or (self._joiner is not None and self._joiner.lossy)
+        return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
     def _from_unusual_json(self, data: bytes, refusal: ValueError) -> Any:
         """What the fast parser refuses and JSON allows: surrogate halves that stand alone. Deep nesting stays out."""
