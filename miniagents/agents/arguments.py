@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["KeywordArguments", "check_timeout"]
+
+
+_signature = partial(inspect.signature, follow_wrapped=False)
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    # annotations are of no interest here, and may name what is imported for type checkers only
+    _signature = partial(_signature, annotation_format=Format.STRING)
 
 
 class KeywordArguments:
@@ -28,7 +38,7 @@ class KeywordArguments:
         if hasattr(function, "__signature__"):
             return
         try:
-            parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+            parameters = list(_signature(function).parameters.values())
         except (TypeError, ValueError):  # a callable without a signature, written in C for instance
             return
         if not self._of_context and parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +213,15 @@ async def test_keyword_arguments_that_cannot_work_fail_at_the_call(function: Any
         fork.fork(wrong=1)
     with pytest.raises(TypeError, match="'wrong'"):
         miniagent(wrong=1)(function)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where the function is defined")
+def test_annotations_of_agents_are_not_evaluated() -> None:
+    """They may name what is imported for type checkers only."""
+    names: dict[str, Any] = {}
+    exec(compile("async def agent(ctx: Missing, word: Missing): ...", "user", "exec", dont_inherit=True), names)
+    with pytest.raises(TypeError, match="it takes: word"):
+        miniagent(names["agent"]).fork(wrong=1)
 
 
 async def test_agents_that_take_any_keyword_argument_get_any() -> None:

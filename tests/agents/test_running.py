@@ -361,7 +361,6 @@ WAITS_OF_MAIN = {
     "for a task": "await asyncio.create_task(helper())",
     "for a task that returns all the same": "await asyncio.create_task(suppressing())",
     "under wait_for": "await asyncio.wait_for(helper(), 60)",
-    "under a timeout that has expired": "await asyncio.wait_for(helper(), 0.001)",
     "while it leaves a context": """
         async with MiniAgents():
             agent.trigger(name="helper", clean_up=0.05)
