@@ -1,4 +1,4 @@
-"""The topics of the pytest plugin, one module each: options, markers, fixtures and hooks that belong together."""
+"""The topics of the pytest plugin, one module each: fixtures and hooks that belong together; see `plugin`."""
 
 from __future__ import annotations
 

@@ -19,44 +19,6 @@ if TYPE_CHECKING:
 
 _MARKER = "miniagents_cassette"
 _FIXTURE = "stream_cassette"
-_MODES = ("none", "once", "new_episodes", "all", "rewrite")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Our options, and where a project says the same for good."""
-    group = parser.getgroup("miniagents")
-    group.addoption(
-        "--miniagents-record",
-        choices=_MODES,
-        default=None,
-        metavar="MODE",
-        help=f"record mode of all cassettes: {', '.join(_MODES)}; none, the default, only plays",
-    )
-    group.addoption(
-        "--miniagents-pace",
-        type=float,
-        default=None,
-        metavar="FACTOR",
-        help="play cassettes at this factor on the recorded waits; 0, the default, plays at once",
-    )
-    parser.addini("miniagents_record", f"record mode where nothing else says one: {', '.join(_MODES)}", default="none")
-    parser.addini(
-        "miniagents_cassette_dir",
-        "where cassettes lie, from the folder of each test file on (default: cassettes)",
-        default="cassettes",
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Our marker."""
-    config.addinivalue_line(
-        "markers",
-        f"{_MARKER}(name=None, *, record_mode='none', **settings): answer the requests of the test from a cassette, or "
-        "record it; by default the one at <module>/<test>.yaml. Settings are those of use_cassette()",
-    )
-    mode = config.getini("miniagents_record")
-    if mode not in _MODES:
-        raise pytest.UsageError(f"miniagents_record must be one of {', '.join(_MODES)}, not {mode!r}")
 
 
 @pytest.hookimpl(tryfirst=True)

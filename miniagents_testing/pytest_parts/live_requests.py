@@ -17,24 +17,6 @@ if TYPE_CHECKING:
 _belt: pytest.StashKey[Belt] = pytest.StashKey()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Our ini name."""
-    parser.addini(
-        "miniagents_block_live_requests",
-        "refuse all network access in every test, not only in those that use markers or fixtures of miniagents",
-        type="bool",
-        default=False,
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Our marker."""
-    config.addinivalue_line(
-        "markers",
-        "miniagents_allow_loopback: let the test connect to this machine, although live requests are blocked",
-    )
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Put the belt on before any fixture is set up."""

@@ -24,24 +24,8 @@ _gives_loops: pytest.StashKey[bool] = pytest.StashKey()
 """Whether a test of this session runs in virtual time."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Our option."""
-    parser.getgroup("miniagents").addoption(
-        "--miniagents-schedule-seed",
-        type=int,
-        default=None,
-        metavar="N",
-        help="run tests in virtual time under the schedule of seed N, whatever schedules they ask for",
-    )
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Our marker; and the option for those who ask for `schedules()` themselves."""
-    config.addinivalue_line(
-        "markers",
-        f"{_MARKER}(*, seed=None, schedules=None, timeout=None): run the test on an event loop whose clock jumps; "
-        "under the schedule of `seed`, or once under each of so many `schedules`; at most `timeout` virtual seconds",
-    )
+    """The option counts for those, too, who ask for `schedules()` themselves."""
     seed = config.getoption("--miniagents-schedule-seed")
     if seed is not None:
         from miniagents_testing.searching import replay_only

@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miniagents_testing import plugin
 from miniagents_testing.pytest_parts import FIXTURES
@@ -82,15 +82,16 @@ def test_names_are_the_products_own() -> None:
 
             return note
 
-    spy = Spy()
+    spy: Any = Spy()
+    plugin.pytest_addoption(spy)
     fixtures: set[str] = set()
-    for name in plugin.pytest_plugins:
+    for name in plugin.PARTS:
         module = import_module(name)
-        getattr(module, "pytest_addoption", lambda parser: None)(spy)
+        assert not hasattr(module, "pytest_addoption")  # it would come too late
         fixtures |= {
             name for name, value in vars(module).items() if type(value).__name__ == "FixtureFunctionDefinition"
         }
-    assert spy.names
+    assert len(spy.names) > 3
     assert all(name.startswith(("--miniagents-", "miniagents_")) for name in spy.names)
     assert not TAKEN & set(spy.names)
     assert {name for name in fixtures if not name.startswith("miniagents_")} <= FIXTURES
@@ -99,17 +100,18 @@ def test_names_are_the_products_own() -> None:
 
 def test_no_fixture_is_used_by_itself() -> None:
     """An autouse fixture would be set up for every test of every project."""
-    for name in plugin.pytest_plugins:
+    for name in plugin.PARTS:
         assert "autouse" not in inspect.getsource(import_module(name))
 
 
 def test_it_imports_pytest_and_the_standard_library_only() -> None:
-    """And not even asyncio: an empty project pays for next to nothing."""
+    """And not even asyncio; an empty project does not even import the topics."""
     code = (
         "import sys, pytest, importlib\n"
         "before = set(sys.modules)\n"
         "import miniagents_testing.plugin as plugin\n"
-        "for name in plugin.pytest_plugins: importlib.import_module(name)\n"
+        "assert not set(plugin.PARTS) & set(sys.modules)\n"
+        "for name in plugin.PARTS: importlib.import_module(name)\n"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
