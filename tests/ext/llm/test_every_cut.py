@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from miniagents.errors import EmptyStreamError, StreamTruncatedError
+from miniagents.errors import EmptyStreamError, StreamProtocolError, StreamTruncatedError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession, Session
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents.miniagents import MiniAgents
+from miniagents_testing import ScriptedLLM
 
 if TYPE_CHECKING:
+    from miniagents_testing.call import API
     from tests.ext.llm.conftest import Kit
 
 CASSETTES = Path(__file__).resolve().parents[3] / "cassettes"
@@ -118,6 +120,20 @@ async def test_S5_S10_an_error_says_where_a_stream_was_cut_inside_an_event(cut: 
         with pytest.raises(StreamTruncatedError, match=f"cut inside an event, after {len(start)} bytes") as caught:
             await create_openai_agent("m", async_client=kit.Wire(kit.Reply([start])).openai()).trigger("Hi")
     assert caught.value.partial.content == "Hello"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_S1_an_answer_in_one_piece_that_is_cut_is_truncated(api: API) -> None:
+    """Wherever it is cut: sending the request again may help, unlike with JSON that is malformed."""
+    session = {"chat": ChatSession, "responses": ResponsesSession, "messages": MessagesSession}[api]
+    body = ScriptedLLM('日本 "😀"\n').respond(api, {"model": "m"}).body
+    assert session().parse(body).content == '日本 "😀"\n'
+    for cut in range(1, len(body)):
+        with pytest.raises(StreamTruncatedError, match=f"cut after {cut} bytes") as caught:
+            session().parse(body[:cut])
+        assert caught.value.retryable
+    with pytest.raises(StreamProtocolError, match="malformed"):
+        session().parse(b"{" + body)
 
 
 async def test_S6_an_answer_that_is_complete_may_end_in_the_middle_of_what_follows(kit: Kit) -> None:

@@ -105,6 +105,10 @@ class Session(ABC):
         try:
             data = from_json(body)
         except ValueError as error:
+            if _is_cut(body):
+                raise StreamTruncatedError(
+                    f"{self.provider}: the response body was cut after {len(body)} bytes", provider=self.provider
+                ) from error
             data = self._from_unusual_json(body, error)
         if not isinstance(data, dict):
             self._reject(f"the response body is not a JSON object: {_shown(body)}")
@@ -191,6 +195,15 @@ class Session(ABC):
         if not isinstance(value, str):
             self._reject(f"{key} is not a string but {type(value).__name__}")
         return value
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether JSON that cannot be parsed lacks nothing but its end."""
+    try:
+        from_json(data, allow_partial=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _shown(data: bytes) -> str:
