@@ -1,7 +1,5 @@
 """Chat histories of every kind: what is stored, in which order, and what a failed message leaves behind."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

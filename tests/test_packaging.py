@@ -1,7 +1,5 @@
 """The distribution: what is in it, and what importing it costs and pulls in."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import subprocess

@@ -1,7 +1,5 @@
 """Nothing is quadratic: sizes that a quadratic algorithm would not finish, and operations that are counted."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """Loops: who hears what, what ends them, and what they return."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

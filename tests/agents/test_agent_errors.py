@@ -1,7 +1,5 @@
 """What becomes of the errors of agents (laws 4 and 32)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """Agents that wait for each other are told so, and others are not (law 6)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """What can be an agent, and what it is called (laws 32-34)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import functools

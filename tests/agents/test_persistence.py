@@ -1,7 +1,5 @@
 """Messages are handed to those who keep them, once and children first (law 30)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """Running a program: interrupts, signals and exit statuses of real processes (law 1)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

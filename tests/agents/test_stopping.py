@@ -1,7 +1,5 @@
 """A program stopped at its many places: all clean-ups run, and the process is gone (laws 1 and 2)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """Who waits for whom, and for how long: agents nobody waits for any more, and those that do not let others work."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

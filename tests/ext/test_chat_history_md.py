@@ -2,8 +2,6 @@
 
 # ruff: noqa: ASYNC220, ASYNC240, PTH208 - the files of a test are small, and nobody else waits for its loop
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

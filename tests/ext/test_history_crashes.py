@@ -1,7 +1,5 @@
 """A Markdown history after every crash: what its writer did to files is noted, cut off everywhere, and read again."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

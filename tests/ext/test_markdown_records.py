@@ -1,7 +1,5 @@
 """The format of `ChatHistoryMD`: no text forges a record, no cut and no damage loses more than what it hit."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import itertools

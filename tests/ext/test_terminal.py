@@ -1,7 +1,5 @@
 """The terminal filter: nothing a model writes is obeyed by a terminal, and what people write is left alone."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import unicodedata

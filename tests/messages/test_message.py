@@ -1,7 +1,5 @@
 """Laws 24 to 28 for messages: content, roles, dumps, references, and classes by name."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import json

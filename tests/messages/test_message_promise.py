@@ -1,7 +1,5 @@
 """Promises of messages: their tokens, their errors, and when their source is stopped (laws 12, 13, 29)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """Sequences of messages: nested in, flat out (laws 19-23)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import array

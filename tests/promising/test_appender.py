@@ -1,7 +1,5 @@
 """Streams that are filled by hand (laws 16-18)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

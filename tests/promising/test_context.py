@@ -1,7 +1,5 @@
 """The run context: what it owns, waits for, cancels and reports (laws 2-5, 15)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """Waits that can never end are reported, and others are not (law 6)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

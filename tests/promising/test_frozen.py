@@ -453,7 +453,7 @@ def test_golden_hash_keys_never_change(name: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "2", "3"])
-def test_K21_hash_keys_do_not_depend_on_the_process(seed: str, root: Path) -> None:  # noqa: N802 - a row of the catalogue
+def test_K21_hash_keys_do_not_depend_on_the_process(seed: str, root: Path) -> None:
     """Another process with another PYTHONHASHSEED computes the same hash keys for sets and everything else."""
     code = (
         "import importlib.util, json, sys\n"

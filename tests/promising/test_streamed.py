@@ -1,7 +1,5 @@
 """Streamed promises: one pump, many readers (laws 7-14)."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """Laws 45 to 47 as properties: text in = text out, role in = role out, for every kind of history and for any text."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

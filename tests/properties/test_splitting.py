@@ -109,9 +109,7 @@ FENCES = strategies.fences()
 @given(TOKENS, DELIMITERS, FENCES)
 @example(["a\n```\nb\n\nc\n```\nd"], "\n\n", "```")
 @example(["a\n`", "`", "``\n```\n\n````x"], "\n\n", "```")
-def test_T3_the_parts_are_those_of_the_whole_text(  # noqa: N802 - a row of the fault catalogue
-    tokens: list[str], delimiter: str, fence: str | None
-) -> None:
+def test_T3_the_parts_are_those_of_the_whole_text(tokens: list[str], delimiter: str, fence: str | None) -> None:
     """Any text in any pieces gives the parts and separators that the rules give for the whole text."""
     assert split_tokens(tokens, delimiter, fence) == split_whole("".join(tokens), delimiter, fence)
 
@@ -123,9 +121,7 @@ def test_character_by_character_is_no_exception(text: str, delimiter: str, fence
 
 
 @given(TOKENS, DELIMITERS, FENCES)
-def test_T4_parts_and_separators_are_the_text(  # noqa: N802 - a row of the fault catalogue
-    tokens: list[str], delimiter: str, fence: str | None
-) -> None:
+def test_T4_parts_and_separators_are_the_text(tokens: list[str], delimiter: str, fence: str | None) -> None:
     """Nothing of the text is lost, added or moved; no part is empty."""
     found = split_tokens(tokens, delimiter, fence)
     assert rejoined(found) == "".join(tokens)

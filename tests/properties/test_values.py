@@ -1,7 +1,5 @@
 """Laws 24 to 28 as properties over any message and any value: immutable at every depth, one hash for one content."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import base64

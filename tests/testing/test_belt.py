@@ -1,7 +1,5 @@
 """The belt: what it refuses, what it lets through, and that nobody can hide a refusal."""
 
-# ruff: noqa: N802 - the names carry the row of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

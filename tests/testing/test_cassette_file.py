@@ -111,7 +111,7 @@ def test_how_a_stream_ended_is_kept(tmp_path: Path, end: str, complete: bool) ->
         (("interactions:", "actions:"), "not a cassette"),
     ],
 )
-def test_the_error_names_what_is_wrong(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+def test_K14_the_error_names_what_is_wrong(tmp_path: Path, change: tuple[str, str], says: str) -> None:
     """File, interaction and reason stand in the message."""
     path = tmp_path / "c.yaml"
     save(path, [make()])

@@ -1,7 +1,5 @@
 """A cassette is data: whatever is written in it, loading it runs nothing, and takes no more than a moment."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

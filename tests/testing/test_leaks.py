@@ -1,7 +1,5 @@
 """Finding secrets: however they are cut and surrounded, at any size, and never where there are none."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import base64

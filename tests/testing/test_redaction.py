@@ -65,7 +65,7 @@ def test_words_and_short_values_are_no_secrets(value: str) -> None:
     assert known_secrets({"DB_PASSWORD": value}, {"Authorization": f"Bearer {value}"}) == set()
 
 
-def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:  # noqa: N802 - a row
+def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:
     """Bearer tokens, keys, cookies and passwords of basic authentication, also of headers that come twice."""
     basic = base64.b64encode(b"user:pass-word-1").decode()
     headers = [
@@ -230,7 +230,7 @@ def test_uris_are_scrubbed_part_by_part(uri: str, clean: str) -> None:
     assert redaction.scrub(_interaction(b"{}", uri=uri)).uri == clean
 
 
-def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:  # noqa: N802 - a row of the fault catalogue
+def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:
     """Organizations, cookies and keys go with all the others, whatever they are called."""
     names = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id", "content-type")
     others = ("set-cookie", "openai-organization", "anthropic-organization-id", "x-new-key", "cf-ray", "date")

@@ -1,7 +1,5 @@
 """A secret in every place of a recording where one was ever seen, in every spelling: none of them is written."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import base64

@@ -1,7 +1,5 @@
 """Responses that are compressed, cut, or no event streams at all."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import gzip

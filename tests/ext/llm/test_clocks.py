@@ -1,7 +1,5 @@
 """Two clocks watch a stream: the client's, which every byte sets back, and ours, which only progress does."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import itertools

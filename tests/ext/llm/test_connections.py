@@ -1,7 +1,5 @@
 """Connections and requests that go wrong in other ways than their answers: places, redirects, sizes, names."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

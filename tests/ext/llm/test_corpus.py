@@ -8,8 +8,6 @@ The stored results were computed by the providers' SDKs. Where those are wrong, 
 corpus_differences.json with the reason and what is right; a named record on which the SDK is right after all fails.
 """
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """Recorded streams, cut in two and cut off at every byte."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """Every failure is one of ours, with the other's error as cause, and with no key in it."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import logging

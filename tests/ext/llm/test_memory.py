@@ -1,7 +1,5 @@
 """What stays in memory does not grow with the number of calls, whatever becomes of them."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """The OpenAI agent on the real SDK client: what it sends, what it replies, and how it ends."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """When a request is sent again, and after how long."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """The state machine of chat completions: what OpenAI, Azure and their imitators send, and must not send."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import json

@@ -1,7 +1,5 @@
 """The state machine of OpenAI's Responses API."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import json

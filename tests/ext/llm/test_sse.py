@@ -1,7 +1,5 @@
 """The event stream decoder: at once, in linear time and in bounded memory; its rules are in `test_sse_standard.py`."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import tracemalloc

@@ -3,8 +3,6 @@
 The cases are named as in the `eventsource/format-*` family of the web platform tests; the streams are our own.
 """
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import random

@@ -1,7 +1,5 @@
 """What models and providers say reaches people inert and without keys: in errors, tracebacks, logs, files, consoles."""
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
-
 from __future__ import annotations
 
 import asyncio

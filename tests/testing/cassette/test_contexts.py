@@ -246,7 +246,7 @@ async def test_the_agent_that_asks_is_part_of_the_recording(kit: Kit) -> None:
     assert asked == {"WRITER/OPENAI_AGENT#1", "WRITER/OPENAI_AGENT#2", "OPENAI_AGENT#1"}
 
 
-async def test_the_same_request_of_two_agents_goes_by_who_asks(kit: Kit) -> None:
+async def test_K3_the_same_request_of_two_agents_goes_by_who_asks(kit: Kit) -> None:
     """Whoever is first this time, each agent gets the answer that it got."""
     network = kit.network(*(kit.Reply(kit.chat(text)) for text in ("for A", "for B", "for A again")))
 

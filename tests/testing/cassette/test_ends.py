@@ -69,7 +69,7 @@ async def test_leaving_after_the_last_event_is_leaving_with_everything(kit: Kit,
         assert await _read(kit.network(), kit) == [EVENT, last]
 
 
-async def test_leaving_early_ends_the_download(kit: Kit) -> None:
+async def test_K11_leaving_early_ends_the_download(kit: Kit) -> None:
     """The rest is neither read nor paid for; what came is kept, and marked."""
     reply = kit.Reply([EVENT] * 9)
     with kit.cassette("once") as session:
@@ -102,7 +102,7 @@ def test_threads_leave_early_too(kit: Kit) -> None:
         assert len(load(kit.path)[0].response.chunks) == sent
 
 
-async def test_a_cancelled_reader_is_recorded_as_one(kit: Kit) -> None:
+async def test_K9_a_cancelled_reader_is_recorded_as_one(kit: Kit) -> None:
     """What had arrived by then is kept."""
     with kit.cassette("once"):
         with pytest.raises(TimeoutError):
@@ -177,7 +177,7 @@ def _hello(kit: Kit) -> Any:
 
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 @pytest.mark.parametrize("name", ["ReadError", "RemoteProtocolError", "ReadTimeout"])
-async def test_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, name: str) -> None:
+async def test_K9_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, name: str) -> None:
     """Recorded as a fact, after the chunks that came; the class is that of the library that asks."""
     network = kit.network(kit.Reply([EVENT, name]), library=library.__name__)
     with kit.cassette("once"), pytest.raises(getattr(library, name), match="it broke"):
@@ -319,7 +319,7 @@ async def test_headers_of_an_answer_are_as_they_were(kit: Kit) -> None:
                 assert (response.status_code, response.headers.multi_items()) == (status, [("request-id", "r")])
 
 
-async def test_answers_are_asked_for_uncompressed(kit: Kit) -> None:
+async def test_X5_answers_are_asked_for_uncompressed(kit: Kit) -> None:
     """Compressed chunks cannot be read in a file, and cut nowhere else."""
     network = kit.network(kit.Reply([EVENT]), kit.Reply([EVENT]))
     with kit.cassette("once"):

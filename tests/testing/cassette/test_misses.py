@@ -44,7 +44,7 @@ each_api = pytest.mark.parametrize("api", ["chat", "messages"])
 
 
 @each_api
-async def test_a_changed_prompt_says_what_changed(kit: Kit, api: str) -> None:
+async def test_K1_K4_a_changed_prompt_says_what_changed(kit: Kit, api: str) -> None:
     """Neither SDK retries or wraps the miss; the nearest recording and the field stand in it."""
     save(kit.path, [_asked(api, "Hi"), _asked(api, "Something else altogether")])
     for ask in (kit.aask, kit.ask):
@@ -113,7 +113,7 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
     assert len(session.misses) == 2
 
 
-async def test_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
+async def test_K13_K16_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
     """An application that does less than it did is noticed, unless that is wanted or it has failed anyway."""
     save(kit.path, [_asked("chat", "Hi")])
     with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URLS['chat']}\)$"):
@@ -133,7 +133,7 @@ def test_of_many_that_were_not_asked_for_some_are_named(kit: Kit) -> None:
             pass
 
 
-async def test_equal_requests_get_their_recordings_in_order(kit: Kit) -> None:
+async def test_K2_equal_requests_get_their_recordings_in_order(kit: Kit) -> None:
     """The n-th to ask gets the n-th recorded, and the next one is told that all were played."""
     answers = [ResponseStream(status=200 + number) for number in range(2)]
     save(kit.path, [Interaction("POST", URLS["chat"], b"{}", answer) for answer in answers])
@@ -262,7 +262,7 @@ def test_addresses_are_compared_by_their_parts(url: str, same: bool) -> None:
         ("b.c.d", {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}),
     ],
 )
-def test_what_does_not_count_is_chosen_by_path(path: str, left: Any) -> None:
+def test_K20_what_does_not_count_is_chosen_by_path(path: str, left: Any) -> None:
     """Names, indices, and a star for any of them; a path that leads nowhere ignores nothing."""
     body = {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}
     assert json.loads(Matching(ignore=[path]).canonical_body(json.dumps(body).encode())) == left
@@ -285,3 +285,18 @@ async def test_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
     with pytest.raises(CassetteMissError, match=r"not compared: metadata, .*, at\n"), kit.cassette(match=match):
         async with httpx2.AsyncClient(transport=kit.network()) as client:
             await client.post(URLS["chat"], json={"at": "friday", "n": 2})
+
+
+async def test_K18_P18_headers_are_neither_recorded_nor_compared(kit: Kit) -> None:
+    """Those with which an SDK tells its version, its platform and its attempts differ from one machine to the next."""
+    old = {"x-stainless-package-version": "1.0", "user-agent": "OpenAI/Python 1.0", "x-stainless-retry-count": "1"}
+    async with httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))) as client:
+        with kit.cassette("once"):
+            await client.post(URLS["chat"], json={"prompt": "Hi"}, headers=old)
+    text = kit.path.read_text(encoding="utf-8").lower()
+    assert "stainless" not in text
+    assert "user-agent" not in text
+    async with httpx2.AsyncClient(transport=kit.network()) as client:
+        with kit.cassette():
+            response = await client.post(URLS["chat"], json={"prompt": "Hi"}, headers={"user-agent": "Another/2.0"})
+    assert response.status_code == 200

@@ -119,7 +119,9 @@ async def test_what_was_recorded_before_a_failure_is_kept(kit: Kit) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "once", "new_episodes", "all"])
 @pytest.mark.parametrize("content", [b"", b"interactions: [", b"\xff"])
-def test_a_file_that_cannot_be_read_is_neither_played_nor_overwritten(kit: Kit, mode: str, content: bytes) -> None:
+def test_K14_K15_a_file_that_cannot_be_read_is_neither_played_nor_overwritten(
+    kit: Kit, mode: str, content: bytes
+) -> None:
     """Whatever it was, it is still there afterwards."""
     kit.path.write_bytes(content)
     with pytest.raises(CassetteFormatError, match=str(kit.path)), kit.cassette(mode):
@@ -134,7 +136,7 @@ def test_a_mode_that_does_not_exist_is_refused(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize("mode", ["once", "new_episodes", "all", "rewrite"])
-def test_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_K19_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mode that somebody forgot fails where nobody looks at what it records."""
     monkeypatch.setenv("CI", "true")
     with pytest.raises(RecordingRefusedError, match=r"this is CI.*commit it, or unset CI"), kit.cassette(mode):
@@ -200,7 +202,7 @@ def _recorder(path: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
+def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
     """The lock names the other process, and is gone when that is killed."""
     with _recorder(kit.path) as first:
         assert first.stdout is not None

@@ -179,7 +179,7 @@ async def test_at_no_pace_each_chunk_leaves_the_loop_a_step(tmp_path: Path) -> N
     ],
     ids=["recorded", "event", "all_at_once", "byte_by_byte"],
 )
-async def test_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any, expected: list[bytes]) -> None:
+async def test_K12_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any, expected: list[bytes]) -> None:
     """Event by event, or in whatever way a function cuts it."""
     chunks = Chunk(0, b"data: 1\n"), Chunk(0, b"\ndata: 2\n\n")
     save(tmp_path / "c.yaml", [Interaction("POST", URL, b"{}", ResponseStream(chunks))])
@@ -188,7 +188,7 @@ async def test_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any, ex
             assert [chunk async for chunk in response.aiter_raw()] == expected
 
 
-def test_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
+def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
     """What took its time when it was recorded takes it again."""
     sent = kit.chat("a", "b", "c")
     script = [step for chunk in sent for step in (0.25, chunk)]

@@ -52,7 +52,7 @@ def _damaged(whole: bytes, ways: int) -> Iterator[bytes]:
         yield from (before + other + after for other in dice.sample(others, ways))
 
 
-def test_no_damage_plays_something_else(tmp_path: Path, effort: Effort) -> None:
+def test_K5_K6_no_damage_plays_something_else(tmp_path: Path, effort: Effort) -> None:
     """Of thousands of damaged files, each is refused, or plays exactly what the whole one does."""
     path = tmp_path / "c.yaml"
     save(path, _sample())
@@ -89,7 +89,7 @@ while True:
 """
 
 
-def test_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+def test_K7_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     """A process that does nothing but save is killed, ten times, with no chance to clean up."""
     path, dice = tmp_path / "c.yaml", random.Random(1)
     for _ in range(10):

@@ -103,7 +103,7 @@ def test_a_marker_may_name_it(project: Project, cassettes: Path) -> None:
         ('"one.yaml", pce=1', "pce"),
     ],
 )
-def test_a_marker_that_cannot_be_meant_fails_the_test(project: Project, marker: str, said: str) -> None:
+def test_X8_a_marker_that_cannot_be_meant_fails_the_test(project: Project, marker: str, said: str) -> None:
     """With what is wrong about it."""
     result = project(f"@pytest.mark.miniagents_cassette({marker})\ndef test_it():\n    pass")
     result.assert_outcomes(errors=1)
@@ -269,7 +269,7 @@ def test_theirs(vcr):
 
 
 @pytest.mark.parametrize("unlike", ["a/b", 'a"b', "x" * 200, "nul\x00"])
-def test_a_cassette_can_have_any_tests_name(unlike: str) -> None:
+def test_K17_X8_a_cassette_can_have_any_tests_name(unlike: str) -> None:
     """What no file can be called is replaced, and two tests never share a file."""
     name = cassette_name("test_it", f"test[{unlike}]").removeprefix("test_it/")
     assert not set(name) & set('<>:"/\\|?*\x00')
