@@ -24,7 +24,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = miniagents_testing.Nothing
 
 
-@pytest.mark.parametrize(("name", "missing"), [("ReplayTransport", "httpx2"), ("ProviderServer", "starlette")])
+@pytest.mark.parametrize(
+    ("name", "missing"), [("ReplayTransport", "httpx2"), ("ProviderServer", "starlette"), ("use_cassette", "vcr")]
+)
 def test_a_missing_extra_is_named_with_its_pip_line(name: str, missing: str) -> None:
     """Without the extra the package imports, and the first use of it says what to install."""
     code = f"import sys, miniagents_testing; sys.modules[{missing!r}] = None; miniagents_testing.{name}"
