@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import httpx
+import httpx2
 import pytest
 
 import miniagents
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 for package in (miniagents, miniagents_testing):
     for name in package.__all__:
         getattr(package, name)
+for library in (httpx, httpx2):
+    library.HTTPTransport()  # the connections below it come with the first transport
 
 
 @pytest.fixture
