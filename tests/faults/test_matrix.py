@@ -1,0 +1,578 @@
+"""The fault matrix: what goes wrong on the way of an answer x the APIs of the providers x what people do with it.
+
+Every cell asks one question through a real SDK, in virtual time. Its row declares what becomes of the answer, the same
+for all APIs unless a word beside it says otherwise; from that follows what each consumer sees. What holds in all cells
+is in `check`, and first of all: a message that does not say that it is marred has the text of the script.
+"""
+
+# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import traceback
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import httpx2
+import pytest
+
+from miniagents.errors import (
+    AuthenticationFailedError,
+    ConnectionFailedError,
+    EmptyStreamError,
+    LLMError,
+    PromiseCancelledError,
+    ProviderError,
+    ProviderOverloadedError,
+    RateLimitedError,
+    RequestRejectedError,
+    StreamBrokenError,
+    StreamDecodeError,
+    StreamProtocolError,
+    StreamStalledError,
+    StreamTruncatedError,
+)
+from miniagents_testing import Failure, faults, recut
+from miniagents_testing.faults import Fault, every_request
+from miniagents_testing.script import Then
+from miniagents_testing.streams import Chunk, ResponseStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from miniagents_testing.call import API
+    from tests.faults.conftest import Answer, Kit, Seen
+
+    Overlay = Callable[[ResponseStream], ResponseStream]
+
+CONSUMERS = ("await", "stream", "break", "cancel", "two readers", "never read", "drop")
+APIS: tuple[API, ...] = ("chat", "responses", "messages")
+
+# --- what becomes of an answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What becomes of an answer."""
+
+    tokens: tuple[int | str, ...] = (1, 2, 3, 4)
+    """All that come; a number is one of the script's, and 0 all of them in one."""
+    error: type[Exception] | None = None
+    """What comes after them; otherwise, a message that is complete."""
+    says: str = ""
+    """Found in the error."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of the message."""
+    requests: int = 1
+    wait: tuple[float, float] = (0, 0)
+    """Seconds until the last of them is made, at least and at most."""
+    first: float = 0
+    """Seconds from there to the first token."""
+    last: float | None = 3
+    """Seconds from there to the end; None where that is between the last of the tokens and the next one."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it is over before anybody can do anything about it."""
+        return self.requests == 1 and not self.tokens and not self.last
+
+
+def whole(*tokens: int | str, first: float = 0, last: float = 3, **fields: Any) -> Outcome:
+    """A complete message with such fields; with other tokens than the script's where nobody can know better."""
+    return Outcome(tokens=tokens or (1, 2, 3, 4), first=first, last=last, fields=fields)
+
+
+def breaks(
+    error: type[Exception], after: int = 0, *, says: str = "", first: float = 0, last: float | None = None
+) -> Outcome:
+    """An error after so many tokens; `partial` has them."""
+    return Outcome(tokens=tuple(range(1, after + 1)), error=error, says=says, first=first, last=last)
+
+
+truncated = partial(breaks, StreamTruncatedError)
+broken = partial(breaks, StreamBrokenError)
+stalled = partial(breaks, StreamStalledError)
+undecodable = partial(breaks, StreamDecodeError)
+refused = partial(breaks, StreamProtocolError)
+failed = partial(breaks, ProviderError)
+busy = partial(breaks, ProviderOverloadedError)
+limited = partial(breaks, RateLimitedError)
+rejected = partial(breaks, RequestRejectedError)
+denied = partial(breaks, AuthenticationFailedError)
+
+
+def later(outcome: Outcome, at_least: float = 0.375, at_most: float | None = None, *, requests: int = 2) -> Outcome:
+    """This becomes of the last request, made after so many seconds; by default, those that nobody has asked for."""
+    if at_most is None:
+        at_most = 0.5 if at_least == 0.375 else at_least
+    return replace(outcome, requests=requests, wait=(at_least, at_most))
+
+
+def again(*wait: float, requests: int = 2) -> Outcome:
+    """Nobody notices: it was asked once more, and that answer is whole."""
+    return later(whole(), *wait, requests=requests)
+
+
+def gives_up(outcome: Outcome, at_least: float = 1.125, at_most: float = 1.5) -> Outcome:
+    """This becomes of it after three requests."""
+    return later(outcome, at_least, at_most, requests=3)
+
+
+# --- the form of the table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, and what becomes of the answer."""
+
+    ids: str
+    """Rows of docs/faults.md."""
+    what: str
+    make: Callable[[Answer], Any]
+    """See `Cell`."""
+    outcome: Outcome
+    others: dict[str, Outcome | None]
+    """Of the APIs where it is another; None where there is no such fault."""
+    settings: dict[str, Any]
+    """Of the agent."""
+
+
+def row(ids: str, what: str, make: Callable[[Answer], Any], outcome: Outcome, **others: Any) -> Row:
+    """A row; by their names the APIs for which the outcome is another one, and `stream=` of the agent."""
+    settings = {name: others.pop(name) for name in ("stream",) if name in others}
+    return Row(ids, what, make, outcome, others, settings)
+
+
+CHAT: dict[str, None] = {"responses": None, "messages": None}
+RESPONSES: dict[str, None] = {"chat": None, "messages": None}
+MESSAGES: dict[str, None] = {"chat": None, "responses": None}
+"""Of rows for one API only."""
+
+
+def cells(rows: list[Row]) -> pytest.MarkDecorator:
+    """Each row with each API and each consumer."""
+    return pytest.mark.parametrize(
+        ("row", "api", "consumer"),
+        [
+            pytest.param(row, api, consumer, id=f"{row.ids} {row.what}-{api}-{consumer}")
+            for row in rows
+            for api in APIS
+            if row.others.get(api, row.outcome) is not None
+            for consumer in CONSUMERS
+        ],
+    )
+
+
+# --- faults that the workshop has no name for
+
+
+def before(extra: bytes, *, at: int) -> Fault:
+    """These bytes come before event `at`."""
+    return faults.edit(lambda event: extra + event, at=at)
+
+
+def instead(text: bytes, *, at: int) -> Fault:
+    """These bytes come in the place of event `at`."""
+    return faults.edit(lambda event: text, at=at)
+
+
+def always(fault: Fault) -> Fault:
+    """The fault, in every answer."""
+    return fault.on(every_request)
+
+
+def everywhere(old: bytes, new: bytes) -> Overlay:
+    """Other bytes, wherever they are."""
+    return lambda stream: replace(
+        stream, chunks=tuple(Chunk(wait, data.replace(old, new)) for wait, data in stream.chunks)
+    )
+
+
+def alive(sign: bytes, *, seconds: int, after: int) -> Overlay:
+    """A sign of life each second for so long, before the answer goes on after event `after`."""
+
+    def change(stream: ResponseStream) -> ResponseStream:
+        signs = (Chunk.after(1, sign),) * seconds
+        return replace(stream, chunks=(*stream.chunks[:after], *signs, *stream.chunks[after:]))
+
+    return change
+
+
+def hung_up(*, after: int) -> Overlay:
+    """The peer closes the connection within the body."""
+    end = "raise RemoteProtocolError: peer closed connection without sending complete message body"
+    return lambda stream: replace(stream, chunks=stream.chunks[:after], end=end, complete=False)
+
+
+def encoding(name: str) -> Overlay:
+    """The header says that the body is compressed, and it is not."""
+    return lambda stream: replace(stream, headers={**stream.headers, "content-encoding": [name]})
+
+
+def twice(stream: ResponseStream) -> ResponseStream:
+    """Two answers in one body."""
+    return replace(stream, chunks=stream.chunks * 2)
+
+
+def document(value: Any) -> Fault:
+    """A JSON document with status 200."""
+    headers = {"content-type": ["application/json"]}
+    return faults.respond(ResponseStream((Chunk(0, json.dumps(value).encode()),), headers=headers))
+
+
+COMMENT = b": still there\n\n"
+UNKNOWN = b'event: mystery\ndata: {"type": "mystery", "object": "mystery"}\n\n'
+NO_EVENTS = b"retry: 5\n\nid: 7\n\nevent: x\n\n\n"
+AZURE = b'data: {"id":"","object":"","model":"","choices":[],"prompt_filter_results":[{"prompt_index":0}]}\n\n'
+BARE_ERROR = b'event: error\ndata: {"type": "error", "code": "server_error", "message": "Oh"}\n\n'
+FAILED = b"""event: response.failed
+data: {"type": "response.failed", "response": {"error": {"code": "server_error", "message": "Oh"}}}
+
+"""
+ERROR_DOCUMENT = {"error": {"type": "server_error", "message": "Oh"}}
+SMILEY = "😀".encode()
+LOSSY = (1, " \ufffd\u2028\x85", 3, 4)
+"""The tokens without the smiley."""
+UNKNOWABLE = ("S18", "S19")
+"""Events that come twice, never or in another order: only Responses have numbers, so that somebody could know."""
+
+# --- the table
+
+ENDS = [
+    # before the provider's last word, a stream that ends is no message
+    row("S1", "cut before the first event", lambda a: faults.cut(after=0), again()),
+    row("S1", "cut before the first token", lambda a: faults.cut(after=a.head), again()),
+    row("S1", "cut after two tokens", lambda a: faults.cut(after=a.said(2)), truncated(2)),
+    row("S1", "cut after all tokens", lambda a: faults.cut(after=a.said(4)), truncated(4)),
+    row("S1", "cut before the last word", lambda a: faults.cut(after=a.word - 1), truncated(4)),
+    row("S1", "truncated by the script", lambda a: [a.step(after=2, then="truncate")], truncated(2)),
+    row("S1", "cut every time", lambda a: always(faults.cut(after=a.head)), gives_up(truncated())),
+    row(
+        "S1", "one piece, cut", lambda a: [a.step(then="truncate")], later(whole(0, first=3), 3.375, 3.5), stream=False
+    ),
+    row("S2", "cut after the last word", lambda a: faults.cut(after=a.word), whole()),
+    row("S2", "no last event", lambda a: faults.drop_last_event(), whole(first=1), responses=truncated(4, first=1)),
+    row("S4", "empty", lambda a: faults.empty(), again()),
+    row("S4", "empty every time", lambda a: always(faults.empty()), gives_up(breaks(EmptyStreamError))),
+    row("S4", "one piece, empty", lambda a: faults.empty(), later(whole(0, first=3)), stream=False),
+    # the same inside an event, and inside a character
+    row("S5", "cut in the first event", lambda a: faults.cut(after=20, of="bytes"), again()),
+    row("S5", "cut in a token", lambda a: faults.cut(after=a.to("aus"), of="bytes"), truncated(2, says=r"\d+ bytes")),
+    row("S6", "cut in the end", lambda a: faults.cut(after=a.size - 1, of="bytes"), whole(), responses=truncated(4)),
+    row("S10", "cut in a character", lambda a: faults.cut(after=a.to("😀") + 2, of="bytes"), truncated(1)),
+    # a connection that is lost
+    row("S33", "reset before the first token", lambda a: faults.reset(after=a.head), again()),
+    row("S33", "reset after two tokens", lambda a: faults.reset(after=a.said(2)), broken(2)),
+    row("S33", "reset in a token", lambda a: faults.reset(after=a.to("aus"), of="bytes"), broken(2)),
+    row("S33", "reset after all tokens", lambda a: faults.reset(after=a.said(4)), broken(4)),
+    row("S33", "reset after the last word", lambda a: faults.reset(after=a.word), whole()),
+    row("S33", "reset by the script", lambda a: [a.step(after=3, then="reset")], broken(3)),
+    row("S33", "reset every time", lambda a: always(faults.reset(after=1)), gives_up(broken())),
+    row("S33", "hung up", lambda a: hung_up(after=a.said(2)), broken(2)),
+    row(
+        "S33", "one piece, reset", lambda a: [a.step(then="reset")], later(whole(0, first=3), 3.375, 3.5), stream=False
+    ),
+    # one on which nothing comes any more, or nothing of meaning
+    row("S34", "stall before the first token", lambda a: faults.stall(after=a.head), again(20.375, 20.5)),
+    row("S34", "stall after two tokens", lambda a: faults.stall(after=a.said(2)), stalled(2, last=21)),
+    row("S34", "stall in a token", lambda a: faults.stall(after=a.to("aus"), of="bytes"), stalled(2, last=21)),
+    row("S34", "stall that ends in time", lambda a: faults.stall(10, after=a.said(2)), whole(last=12)),
+    row("S34", "stalled by the script", lambda a: [a.step(after=2, then="stall")], stalled(2, last=21)),
+    row("S34", "stalled at once", lambda a: [a.step(after=0, then="stall")], again(20.375, 20.5)),
+    row("S34", "held by the script", lambda a: [a.step(after=2, then="hold")], stalled(2, last=21)),
+    row("S34", "stall every time", lambda a: always(faults.stall()), gives_up(stalled(last=20), 41.125, 41.5)),
+    row("S34", "stall after the word", lambda a: faults.stall(after=a.word), whole(last=23), responses=whole(last=4)),
+    row("S13", "comments for ever", lambda a: alive(COMMENT, seconds=90, after=a.said(2)), stalled(2, last=21)),
+    row("S13", "comments for a while", lambda a: alive(COMMENT, seconds=15, after=a.said(2)), whole(last=18)),
+    row("P17", "pings for ever", lambda a: alive(a.ping, seconds=90, after=a.said(2)), stalled(2, last=21)),
+    # after it
+    row("S20", "held open", lambda a: faults.stall(after=a.last), whole(last=4)),
+    row("S20", "two answers in one", lambda a: twice, whole(last=4)),
+]
+
+BYTES = [
+    # cut and framed in other ways
+    row("S7", "byte by byte", lambda a: recut.byte_by_byte, whole()),
+    row("S7", "all at once", lambda a: recut.all_at_once, whole(first=3)),
+    row("S8", "byte order mark", lambda a: before(b"\xef\xbb\xbf", at=1), whole()),
+    row("S12", "other line ends", lambda a: everywhere(b"\n\n", b"\r\n\r"), whole()),
+    row("S12", "mixed line ends", lambda a: everywhere(b"\n\n", b"\n\r\n"), whole()),
+    row("S14 S15", "blocks without data", lambda a: before(NO_EVENTS, at=a.said(2)), whole()),
+    # no UTF-8: Responses say the text once more, so that a difference shows
+    row("S9", "no UTF-8", lambda a: everywhere(SMILEY, b"\xf0\x9f"), whole(*LOSSY, lossy=True)),
+    row(
+        "S9",
+        "no UTF-8 once",
+        lambda a: a.with_other(a.said(2), SMILEY, b"\xff"),
+        whole(*LOSSY, lossy=True),
+        responses=replace(refused(), tokens=LOSSY),
+    ),
+    # compressed, though nobody asked for it
+    row("S27", "compressed", lambda a: faults.gzipped(), whole()),
+    row("S27", "compressed, no checksum", lambda a: faults.gzipped(missing=8), truncated(4, first=1)),
+    row("S27", "compressed, a byte missing", lambda a: faults.gzipped(missing=1), truncated(4)),
+    row("S27", "compressed, cut", lambda a: (faults.gzipped(), faults.cut(after=a.said(2), of="chunks")), truncated(2)),
+    row("S27", "compressed, cut at first", lambda a: (faults.gzipped(), faults.cut(after=5, of="bytes")), again()),
+    row(
+        "S27",
+        "one piece, compressed, cut",
+        lambda a: faults.gzipped(missing=9),
+        later(whole(0, first=3), 3.375, 3.5),
+        stream=False,
+    ),
+    row(
+        "S28",
+        "compression that breaks",
+        lambda a: (faults.gzipped(), faults.edit(lambda data: b"\xff" * 9, at=a.said(3), of="chunks")),
+        undecodable(2),
+    ),
+    row("S28", "no compression", lambda a: encoding("gzip"), gives_up(undecodable())),
+    row("S28", "unknown compression", lambda a: encoding("br"), undecodable()),
+    # something else altogether
+    row("S30", "page", lambda a: faults.html_page(), refused(says="Please sign in")),
+    row("S30", "one piece, page", lambda a: faults.html_page(), refused(says="Please sign in"), stream=False),
+    row("S30", "called a page", lambda a: faults.content_type("text/html"), refused(last=3)),
+    row("S30", "called JSON", lambda a: faults.content_type("application/json"), whole()),
+    row("S30", "error document", lambda a: document(ERROR_DOCUMENT), again()),
+    row("S30", "another document", lambda a: document({"hello": "there"}), refused()),
+]
+
+EVENTS = [
+    row("S11", "no fault", lambda a: [a.step()], whole(finish_reason="stop")),
+    row("S11", "one piece, no fault", lambda a: [a.step()], whole(0, first=3, finish_reason="stop"), stream=False),
+    # no event of the API
+    row("S16", "malformed at first", lambda a: faults.malformed(at=1), refused(says="malformed JSON")),
+    row("S16", "malformed token", lambda a: faults.malformed(at=a.said(3)), refused(2, says="malformed JSON")),
+    row("S16", "malformed at last", lambda a: faults.malformed(at=a.last), refused(4, says="malformed JSON")),
+    row("S17", "null", lambda a: instead(b"data: null\n\n", at=a.said(3)), refused(2)),
+    row("S17", "list", lambda a: instead(b"data: []\n\n", at=a.said(3)), refused(2)),
+    row("S21", "[DONE] and more", lambda a: instead(b"data: [DONE]xyz\n\n", at=a.last), refused(4)),
+    row("S24", "impossible index", lambda a: a.with_other(a.said(3), b'index":0', b'index":-1'), refused(2)),
+    # unknown ones
+    row("S22", "unknown at first", lambda a: before(UNKNOWN, at=1), whole(finish_reason="stop")),
+    row("S22", "unknown before a token", lambda a: before(UNKNOWN, at=a.said(3)), whole(finish_reason="stop")),
+    row("S22", "unknown at last", lambda a: before(UNKNOWN, at=a.last), whole(finish_reason="stop")),
+    row("S23", "unknown delta", lambda a: before(a.unknown_delta, at=a.said(3)), whole(unknown_events=1), **MESSAGES),
+    # too many, too few, in another order
+    row("S18", "token twice", lambda a: faults.duplicate(at=a.said(2)), whole(1, 2, 2, 3, 4), responses=whole()),
+    row("S18", "first event twice", lambda a: faults.duplicate(at=1), whole(), messages=refused()),
+    row("S18", "last word twice", lambda a: faults.duplicate(at=a.word), whole()),
+    row("S18", "last event twice", lambda a: faults.duplicate(at=a.last), whole()),
+    row("S19", "token lost", lambda a: faults.drop(at=a.said(2)), whole(1, 3, 4), responses=refused(1, last=2)),
+    row("S19", "first event lost", lambda a: faults.drop(at=1), whole(), messages=refused()),
+    row("S19", "last word lost", lambda a: faults.drop(at=a.word), whole(), responses=truncated(4)),
+    row("S19", "tokens swapped", lambda a: faults.swap(at=a.said(2)), whole(1, 3, 2, 4), responses=refused(1, last=2)),
+    # accents of servers
+    row("S3", "no finish reason", lambda a: a.without_reason, whole(finish_reason=None), responses=None),
+    row("P4 P13", "limit", lambda a: [a.step(finish_reason="length")], whole(finish_reason="length")),
+    row("P7", "no choices at first", lambda a: before(AZURE, at=1), whole(), **CHAT),
+    row("P8", "no role", lambda a: a.with_other(1, b'"role":"assistant",', b""), whole(role="assistant"), **CHAT),
+    row("P9", "no delta", lambda a: a.with_other(1, b'"delta":', b'"delta":null,"_":'), whole(), **CHAT),
+]
+
+WORDS = [
+    # an error in the middle of a stream
+    row("P1 P2", "overloaded", lambda a: faults.overloaded(at=a.said(3)), busy(2)),
+    row("P1 P2", "rate limit", lambda a: faults.rate_limit(at=a.said(3)), limited(2)),
+    row("P1 P2", "server error", lambda a: faults.error_event(at=a.said(3)), failed(2)),
+    row("P1 P2", "rejected", lambda a: faults.error_event(at=a.said(4), kind="invalid_request_error"), rejected(3)),
+    row("P1 P2", "error after all tokens", lambda a: faults.error_event(at=a.word), failed(4)),
+    row("P1 P2", "error at last", lambda a: faults.error_event(at=a.last), failed(4)),
+    row("P1 P2", "overloaded by the script", lambda a: [a.step(after=2, then=Failure(529))], busy(2)),
+    row("P1 P2", "server error of the script", lambda a: [a.step(after=3, then=Failure(500))], failed(3)),
+    row("P3", "event called error", lambda a: instead(BARE_ERROR, at=a.said(3)), failed(2, says="Oh")),
+    row("P4", "failed response", lambda a: instead(FAILED, at=a.said(3)), failed(2, says="Oh"), **RESPONSES),
+    # before anything was said
+    row("P5", "overloaded at first", lambda a: faults.overloaded(at=1), again()),
+    row("P5", "overloaded before a token", lambda a: faults.overloaded(at=a.head + 1), again()),
+    row("P5", "overloaded every time", lambda a: always(faults.overloaded(at=1)), gives_up(busy())),
+    row("P5", "rejected at first", lambda a: faults.error_event(at=1, kind="invalid_request_error"), rejected()),
+    # statuses
+    row("P14", "status 408", lambda a: faults.error_status(408), again()),
+    row("P14", "status 409", lambda a: faults.error_status(409), again()),
+    row("P14", "status 500", lambda a: faults.error_status(500), again()),
+    row("P14", "status 502, page", lambda a: faults.html_page(status=502), again()),
+    row("P14", "status 503", lambda a: [Failure(503)], again()),
+    row("P14", "status 504", lambda a: [Failure(504)], again()),
+    row("P14", "status 529", lambda a: faults.overloaded(), again()),
+    row("P14", "status 400", lambda a: [Failure(400)], rejected(says="400")),
+    row("P14", "status 403", lambda a: [Failure(403)], denied(says="403")),
+    row("P14", "status 404", lambda a: [Failure(404)], rejected(says="404")),
+    row("P14", "status 413", lambda a: [Failure(413)], rejected(says="413")),
+    row("P14", "status 422", lambda a: [Failure(422)], rejected(says="422")),
+    row(
+        "P20", "status 401, echoed key", lambda a: faults.error_status(401, message=a.key), denied(says=r"\[redacted\]")
+    ),
+    # what a provider wants to be done
+    row("P14", "status 429", lambda a: faults.rate_limit(), again()),
+    row("P14", "in 2 s", lambda a: faults.rate_limit(retry_after=2), again(2)),
+    row("P14", "in 0.25 s", lambda a: faults.rate_limit(retry_after=0.25), again(0.25)),
+    row("P14 P15", "in an hour", lambda a: faults.rate_limit(retry_after=3600), again(60)),
+    row("P14", "in nan s", lambda a: faults.error_status(503, retry_after="nan"), again()),
+    row("P14", "in 7 s, by the script", lambda a: [Failure(503, headers={"Retry-After": "7"})], again(7)),
+    row("P14", "in 2 s, every time", lambda a: always(faults.rate_limit(retry_after=2)), gives_up(limited(), 4, 4)),
+    row("P14", "in 60 s, always", lambda a: always(faults.rate_limit(retry_after=60)), gives_up(limited(), 120, 120)),
+    row("P14", "never", lambda a: faults.error_status(503, x_should_retry="false"), busy()),
+    row("P14", "never, by its word", lambda a: faults.error_status(429, kind="insufficient_quota"), limited()),
+    row("P14", "status 400, again", lambda a: faults.error_status(400, x_should_retry="true"), again()),
+    # one fault after the other
+    row(
+        "P14",
+        "two",
+        lambda a: (faults.overloaded(), faults.rate_limit(retry_after=5).on(2)),
+        again(5.375, 5.5, requests=3),
+    ),
+    row("P16", "two, one late", lambda a: (faults.refuse(), faults.cut(after=a.said(2)).on(2)), later(truncated(2))),
+    # no response
+    row("S33", "refused", lambda a: faults.refuse(), again()),
+    row("S33", "refused every time", lambda a: always(faults.refuse()), gives_up(breaks(ConnectionFailedError))),
+    row("S33", "no connection in time", lambda a: [httpx2.ConnectTimeout("")], again()),
+    row("S33", "hung up at first", lambda a: [httpx2.RemoteProtocolError("Server disconnected")], again()),
+    row("S33", "bug in a transport", lambda a: [ZeroDivisionError("oh")], breaks(ZeroDivisionError)),
+]
+
+# --- the cells
+
+
+@cells(ENDS)
+def test_S1_S2_S4_S5_S6_S10_S13_S20_S33_S34_P17_streams_that_end(
+    row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Too early, or not at all: an error with the text so far, unless nothing was said yet, or all of it."""
+    check(row, api, consumer, kit, caplog)
+
+
+@cells(BYTES)
+def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
+    row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However they are cut, framed and compressed; what cannot be read is an error."""
+    check(row, api, consumer, kit, caplog)
+
+
+@cells(EVENTS)
+def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S24_P4_P7_P8_P9_P13_events_that_are_others(
+    row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What does not belong there changes nothing, or is an error, as far as anybody can know."""
+    check(row, api, consumer, kit, caplog)
+
+
+@cells(WORDS)
+def test_P1_P2_P3_P4_P5_P14_P15_P16_P20_S33_failures_of_providers(
+    row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a stream an error; instead of one, and where it may help, another request."""
+    check(row, api, consumer, kit, caplog)
+
+
+def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    """What follows from the outcome for a consumer, and what holds always."""
+    outcome = row.others.get(api) or row.outcome
+    cell = kit.Cell(api, consumer, row.make(kit.answer_of(api)), **row.settings)
+    seen = cell.run()
+    tokens = tuple(text_of(token, kit) for token in outcome.tokens)
+    if consumer == "drop":
+        assert (seen.tokens, seen.message, seen.error) == (None, None, None)
+        assert len(cell.wire.asked_at) <= 1
+    elif consumer == "break" and tokens:
+        assert (seen.tokens, seen.message, seen.error) == (tokens[:1], None, None)
+    elif consumer == "cancel" and not outcome.at_once:
+        came = tokens[:1] if outcome.wait[0] + outcome.first < kit.EARLY else ()
+        assert seen.tokens == came
+        assert type(seen.error) is PromiseCancelledError
+        assert seen.error.partial.content == "".join(came)
+        assert len(cell.wire.asked_at) == 1
+    else:
+        assert seen.tokens in (None, tokens)
+        check_end(outcome, tokens, seen)
+        check_times(outcome, cell.wire.asked_at, seen.at)
+    check_law(row, api, seen, kit)
+    check_discretion(seen, caplog, kit)
+
+
+def text_of(token: int | str, kit: Kit) -> str:
+    """A token of the script by its number, 0 for all of them; or another one."""
+    if isinstance(token, str):
+        return token
+    return kit.TOKENS[token - 1] if token else "".join(kit.TOKENS)
+
+
+def check_end(outcome: Outcome, tokens: tuple[str, ...], seen: Seen) -> None:
+    """The message, or the error and what came before it."""
+    if outcome.error is None:
+        assert seen.error is None
+        assert seen.message.content == "".join(tokens)
+        assert not seen.message.interrupted
+        assert {name: getattr(seen.message, name, None) for name in outcome.fields} == outcome.fields
+        return
+    assert type(seen.error) is outcome.error
+    assert re.search(outcome.says, str(seen.error))
+    if isinstance(seen.error, LLMError):
+        assert seen.error.partial.content == "".join(tokens)
+        assert seen.error.partial.interrupted
+        assert seen.error.delivered_any == bool(tokens)
+
+
+def check_times(outcome: Outcome, asked_at: list[float], at: float) -> None:
+    """How often it was asked, when for the last time, and how long after that it was over."""
+    assert len(asked_at) == outcome.requests
+    at_least, at_most = outcome.wait
+    assert at_least <= asked_at[-1] <= at_most
+    seconds = round(at - asked_at[-1], 3)
+    if outcome.last is None:
+        assert max(len(outcome.tokens) - 1, 0) <= seconds <= len(outcome.tokens)
+    else:
+        assert seconds == outcome.last
+
+
+def check_law(row: Row, api: API, seen: Seen, kit: Kit) -> None:
+    """No message is whole without being so, and no part of one is made up."""
+    script = "".join(kit.TOKENS)
+    message = seen.message or getattr(seen.error, "partial", None)
+    if message is None or getattr(message, "lossy", False) or (row.ids in UNKNOWABLE and api != "responses"):
+        return
+    assert message.content == script or message.interrupted
+    assert script.startswith(message.content)
+
+
+def check_discretion(seen: Seen, caplog: pytest.LogCaptureFixture, kit: Kit) -> None:
+    """No key in any text, no prompt in any log line, and nothing that asyncio complains of."""
+    error = "".join(traceback.format_exception(seen.error)) if seen.error else ""
+    assert kit.KEY not in error + repr(seen.error) + caplog.text
+    assert kit.PROMPT not in caplog.text
+    assert {record.name for record in caplog.records} <= {"miniagents.llm", "httpx2"}
+
+
+# --- the matrix itself
+
+TESTS = [test for name, test in list(globals().items()) if re.match(r"test_[SP]\d", name)]
+
+
+@pytest.mark.parametrize("test", TESTS, ids=lambda test: test.__name__.split("_")[-1])
+def test_the_name_of_a_test_carries_its_rows(test: Any) -> None:
+    """As docs/faults.md wants it."""
+    assert set(re.findall(r"[SP]\d+", test.__name__)) == {
+        each for row, *_ in cells_of(test) for each in row.ids.split()
+    }
+
+
+def test_nothing_is_missing() -> None:
+    """Every fault of the workshop and every end that a script can take is in the table, for 900 cells at least."""
+    assert sum(len(cells_of(test)) for test in TESTS) >= 900
+    source = Path(__file__).read_text("utf-8")
+    functions = {name: kind for name in faults.__all__ if inspect.isfunction(kind := getattr(faults, name))}
+    kinds = {name for name, kind in functions.items() if kind.__annotations__["return"] == "Fault"}
+    assert {name for name in kinds if f"faults.{name}(" not in source} == set()
+    assert {end for end in get_args(get_args(Then)[0]) if f'then="{end}"' not in source} == set()
+
+
+def cells_of(test: Any) -> list[Any]:
+    """Row, API and consumer of each cell."""
+    (mark,) = test.pytestmark
+    return [parameters.values for parameters in mark.args[1]]
