@@ -22,6 +22,8 @@ __all__ = ["Order", "Turn"]
 
 PATIENCE = 100
 """How many times in a row somebody looks out with nobody moving; in a loop that is as many of its turns."""
+_PATIENCE_WITH_REQUESTS = 0.1
+"""Seconds, at least, in which a request may come that was not made yet: SDKs prepare the first one in a thread."""
 _THREAD_PAUSE = 0.0005
 """Seconds between two looks, where there is no loop to turn."""
 
@@ -115,15 +117,15 @@ class Order:
             turn.wake = wake
             heappush(self._waiting, (turn.at, turn.number, turn))
         try:
-            patience, seen = PATIENCE, self._moves
+            looks, since, seen = 0, time.monotonic(), self._moves
             while True:
                 with self._lock:
                     if self._moves != seen:
-                        patience, seen = PATIENCE, self._moves
-                    if self._overtakes(turn, in_patience=patience > 0):
+                        looks, since, seen = 0, time.monotonic(), self._moves
+                    if self._overtakes(turn, looks, since):
                         return
                     looks_out = self._first_waiting() is turn
-                patience -= looks_out
+                looks += looks_out
                 yield looks_out
         finally:
             with self._lock:
@@ -132,13 +134,21 @@ class Order:
                 if following is not None and following.wake is not None:
                     following.wake()
 
-    def _overtakes(self, turn: Turn, *, in_patience: bool) -> bool:
-        """Whether nobody is to go before this one; those whom it waits for in vain are expected no more."""
+    def _overtakes(self, turn: Turn, looks: int, since: float) -> bool:
+        """Whether nobody is to go before this one; those whom it waits for in vain are expected no more.
+
+        Args:
+            turn: of the one who waits.
+            looks: how many times it has looked out since somebody has moved.
+            since: when that was, by the clock of `time.monotonic`.
+        """
         if not turn.expected:
             return True  # somebody has closed it meanwhile
         while (first := self._first()) is not None and first is not turn:
-            # who waits for this one cannot read that one meanwhile
-            comes = first.wake is not None or (in_patience and (first.reader is None or first.reader != turn.reader))
+            if first.reader is None:
+                comes = looks < PATIENCE or time.monotonic() - since < _PATIENCE_WITH_REQUESTS
+            else:  # who waits for this one cannot read that one meanwhile
+                comes = first.wake is not None or (looks < PATIENCE and first.reader != turn.reader)
             if comes:
                 return False
             first.expected = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,20 @@ def test_parallel_streams_keep_their_recorded_order(data: st.DataObject) -> None
 
 
 INTERLEAVED = [[1, 2, 2, 2, 2], [2, 2, 2, 2, 2], [1, 1, 7, 1, 1]]
+
+
+async def test_a_request_that_is_prepared_in_a_thread_is_waited_for() -> None:
+    """As SDKs prepare the first one of a client, while the other loop turns and turns."""
+    reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
+
+    async def prepare_and_read() -> None:
+        await asyncio.to_thread(time.sleep, 0.02)
+        await reader.read(0)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(prepare_and_read())
+        group.create_task(reader.read(1))
+    assert reader.seen == reader.order
 
 
 async def test_a_reader_that_stops_holds_up_nobody() -> None:
