@@ -43,7 +43,8 @@ def read_prompt(body: bytes) -> Prompt:
         return Prompt()
     said = request.get("messages") or request.get("input") or request.get("prompt") or ()
     items = [said] if isinstance(said, (str, dict)) else list(said) if isinstance(said, (list, tuple)) else []
-    turns: list[Turn] = []
+    instructions = _text(request.get("system") or request.get("instructions"))  # messages of their own in chats
+    turns = [Turn("system", instructions)] if instructions else []
     for item in items:
         turn = _turn(item)
         if turn.role in ("assistant", "model"):

@@ -189,7 +189,7 @@ def _ending(interaction: Interaction, outcome: Outcome | None, failure: str, pro
     if failure:
         return Ending("error in the stream", failure, whole=False)
     if answer.end.startswith("raise "):
-        error = answer.end.removeprefix("raise ")
+        error = answer.end.removeprefix("raise ").rstrip(": ")  # many have no message
         return Ending(f"broken: {error.partition(':')[0]}", f"the connection broke: {error}", whole=False)
     if not answer.complete:
         how = "not read to its end" if answer.end == "open" else f"{answer.end} by its reader"

@@ -219,6 +219,11 @@ def test_what_was_not_streamed_comes_with_the_last_chunk() -> None:
             "the connection broke: ReadError: peer: reset",
         ),
         (
+            interaction(chat(), end="raise ReadError: ", complete=False),
+            "broken: ReadError",
+            "the connection broke: ReadError",
+        ),
+        (
             interaction(status=429, chunks=(Chunk(0, b'{"error":{"message":"too fast"}}'),)),
             "HTTP 429",
             "HTTP 429: openai reported an error: too fast",
@@ -236,6 +241,7 @@ def test_the_ending_is_said(recorded: Interaction, word: str, sentence: str) -> 
     ending = read(recorded).ending
     assert ending.word == word
     assert sentence in ending.sentence
+    assert not ending.sentence.endswith((":", ": "))
     assert ending.whole is (word in ("length", "stop", "eof"))
 
 
@@ -281,6 +287,11 @@ def test_an_unknown_address_is_known_by_its_answer() -> None:
             },
             [("tool", "5")],
         ),
+        (
+            {"system": [{"type": "text", "text": "Be kind."}], "messages": [{"role": "user", "content": "Hi"}]},
+            [("system", "Be kind."), ("user", "Hi")],
+        ),
+        ({"instructions": "Be kind.", "input": "Hi"}, [("system", "Be kind."), ("user", "Hi")]),
         ({"prompt": "Once"}, [("user", "Once")]),
         ({"messages": 5}, []),
         ([], []),
