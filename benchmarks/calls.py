@@ -6,17 +6,15 @@ Those that run at once are all alive at the same time: each lets the others run 
 from __future__ import annotations
 
 import asyncio
-import gc
-import tracemalloc
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.bare import at_once, bare_call, bytes_a_call, one_by_one
 from benchmarks.measure import Plan, Side, Table, main
 from miniagents import InteractionContext, Message, MiniAgents, miniagent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    Call = Callable[[int], Awaitable[Any]]
+    from collections.abc import Awaitable
 
 HELLO = Message("hello")
 _UNIT = "us a call"
@@ -30,16 +28,6 @@ async def echo(ctx: InteractionContext, turns: int = 0) -> None:
     ctx.reply(ctx.message_promises)
 
 
-async def bare_echo(message: Message, turns: int) -> tuple[Message]:
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    return (message,)
-
-
-def bare_call(turns: int) -> Awaitable[Any]:
-    return asyncio.create_task(bare_echo(HELLO, turns))
-
-
 def agent_call(turns: int) -> Awaitable[Any]:
     return echo.trigger(HELLO, turns=turns)
 
@@ -50,38 +38,11 @@ async def awaited(calls: list[Awaitable[Any]]) -> None:
         await call
 
 
-def one_by_one(call: Call, count: int) -> Side:
-    async def side() -> None:
-        for _ in range(count):
-            await call(0)
-
-    return side
-
-
-def bare_at_once(count: int) -> Side:
-    async def side() -> None:
-        await asyncio.gather(*[bare_call(1) for _ in range(count)])
-
-    return side
-
-
-def at_once(count: int) -> Side:
+def agents_at_once(count: int) -> Side:
     async def side() -> None:
         await awaited([agent_call(1) for _ in range(count)])
 
     return side
-
-
-async def bytes_a_call(side: Callable[[int], Side], count: int) -> int:
-    """The highest use of memory while `count` calls run at once."""
-    await side(10)()
-    gc.collect()
-    tracemalloc.start()
-    try:
-        await side(count)()
-        return tracemalloc.get_traced_memory()[1] // count
-    finally:
-        tracemalloc.stop()
 
 
 async def tasks_a_call(count: int) -> float:
@@ -96,7 +57,7 @@ async def tasks_a_call(count: int) -> float:
 
     loop.set_task_factory(factory)
     try:
-        await at_once(count)()
+        await agents_at_once(count)()
     finally:
         loop.set_task_factory(None)
     return created / count
@@ -110,14 +71,14 @@ async def benchmark(plan: Plan) -> Table:
         await table.compare("one after the other", *sides, plan, units=size, unit=_UNIT, base_name="bare task", goal=4)
         for count in (1_000, 10_000):
             size = plan.sized(count)
-            sides = bare_at_once(size), at_once(size)
+            sides = at_once(bare_call, size), agents_at_once(size)
             name, repeat = f"{count:,} at once, each alive for a turn", 10_000 // count
             await table.compare(
                 name, *sides, plan, units=size, unit=_UNIT, repeat=repeat, base_name="bare task in gather", goal=4
             )
         size = plan.sized(10_000)
-        table.facts["bytes a bare task, 10,000 at once"] = await bytes_a_call(bare_at_once, size)
-        table.facts["bytes a call, 10,000 at once (goal: <= 6,000)"] = await bytes_a_call(at_once, size)
+        table.facts["bytes a bare task, 10,000 at once"] = await bytes_a_call(partial(at_once, bare_call), size)
+        table.facts["bytes a call, 10,000 at once (goal: <= 6,000)"] = await bytes_a_call(agents_at_once, size)
         table.facts["tasks a call (goal: 1)"] = await tasks_a_call(size)
     return table
 

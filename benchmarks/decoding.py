@@ -1,11 +1,10 @@
 """A provider's stream through the real client: tokens out of our agent, beside the SDK's own stream.
 
-The transport gives one event at a time; nothing is sent anywhere.
+The transport gives one event at a time, and sends nothing anywhere; the last rows are over a socket to this machine.
 """
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -13,101 +12,26 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from benchmarks.measure import Plan, Side, Table, main
+from benchmarks.provider import (
+    TURN,
+    anthropic_chunks,
+    anthropic_client,
+    bytes_only,
+    http_client,
+    openai_chunks,
+    openai_client,
+    raw_anthropic,
+    raw_openai,
+)
+from benchmarks.served import provider
 from miniagents import MiniAgent, MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
 CHUNKS = 2_000
-_TURN: Any = {"role": "user", "content": "Tell me something"}
-
-
-class Body(httpx2.AsyncByteStream):
-    """The chunks of a response, as they would come from a socket."""
-
-    def __init__(self, chunks: list[bytes]) -> None:
-        self.chunks = chunks
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self.chunks:
-            yield chunk
-
-
-def http_client(chunks: list[bytes]) -> httpx2.AsyncClient:
-    def respond(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Body(chunks))
-
-    return httpx2.AsyncClient(transport=httpx2.MockTransport(respond))
-
-
-def openai_chunks(count: int) -> list[bytes]:
-    """A chat completion as the API streams it."""
-    common = {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1,
-        "model": "gpt-4o",
-        "system_fingerprint": "fp",
-    }
-
-    def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return f"data: {json.dumps({**common, 'choices': [choice]})}\n\n".encode()
-
-    first, last = chunk({"role": "assistant", "content": ""}), chunk({}, "stop")
-    return [first, *[chunk({"content": f" word{n}"}) for n in range(count)], last, b"data: [DONE]\n\n"]
-
-
-def anthropic_chunks(count: int) -> list[bytes]:
-    """A message as the API streams it."""
-
-    def event(kind: str, **fields: Any) -> bytes:
-        return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
-
-    message: dict[str, Any] = {
-        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude", "content": [],
-        "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 1, "output_tokens": 1},
-    }  # fmt: skip
-    deltas = [
-        event("content_block_delta", index=0, delta={"type": "text_delta", "text": f" word{n}"}) for n in range(count)
-    ]
-    return [
-        event("message_start", message=message),
-        event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
-        *deltas,
-        event("content_block_stop", index=0),
-        event(
-            "message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": count}
-        ),
-        event("message_stop"),
-    ]
-
-
-def openai_client(count: int) -> AsyncOpenAI:
-    return AsyncOpenAI(api_key="none", http_client=http_client(openai_chunks(count)))
-
-
-def anthropic_client(count: int) -> AsyncAnthropic:
-    return AsyncAnthropic(api_key="none", http_client=http_client(anthropic_chunks(count)))
-
-
-def raw_openai(client: AsyncOpenAI, words: int) -> Side:
-    async def side() -> None:
-        stream = await client.chat.completions.create(model="gpt-4o", messages=[_TURN], stream=True)
-        assert sum([bool(chunk.choices[0].delta.content) async for chunk in stream]) == words
-
-    return side
-
-
-def raw_anthropic(client: AsyncAnthropic, words: int) -> Side:
-    async def side() -> None:
-        stream = await client.messages.create(model="claude", max_tokens=9, messages=[_TURN], stream=True)
-        deltas = [event async for event in stream if event.type == "content_block_delta"]
-        assert len(deltas) == words
-
-    return side
 
 
 def through(agent: MiniAgent[Any], words: int) -> Side:
@@ -117,17 +41,6 @@ def through(agent: MiniAgent[Any], words: int) -> Side:
             async for _ in promise:
                 count += 1
         assert count == words
-
-    return side
-
-
-def bytes_only(client: httpx2.AsyncClient) -> Side:
-    """What the HTTP library takes to hand over the same chunks."""
-
-    async def side() -> None:
-        async with client.stream("POST", "http://provider/") as response:
-            async for _ in response.aiter_raw():
-                pass
 
     return side
 
@@ -144,6 +57,7 @@ async def benchmark(plan: Plan) -> Table:
         await _pair(table, plan, "Anthropic messages", base, ours, words, 0.35)
         await _floor(table, plan, "OpenAI chat", openai_chunks, through(openai_agent, words), words)
         await _floor(table, plan, "Anthropic messages", anthropic_chunks, ours, words)
+        await _sockets(table, plan, words)
     return table
 
 
@@ -161,6 +75,23 @@ async def _floor(
         await table.compare(
             f"{name}, beside the bytes", base, ours, plan, units=words, unit="us a chunk", base_name="aiter_raw"
         )
+
+
+async def _sockets(table: Table, plan: Plan, words: int) -> None:
+    """Beside the bytes of the same response, as the HTTP library gives them."""
+    openai_request = {"model": "gpt-4o", "messages": [TURN], "stream": True}
+    anthropic_request = {"model": "claude", "max_tokens": 9, "messages": [TURN], "stream": True}
+    with provider(words) as url:
+        openai = AsyncOpenAI(api_key="none", base_url=f"{url}/v1")
+        anthropic = AsyncAnthropic(api_key="none", base_url=url)
+        openai_agent = create_openai_agent("gpt-4o", async_client=openai)
+        anthropic_agent = create_anthropic_agent("claude", async_client=anthropic)
+        row: dict[str, Any] = {"units": words, "unit": "us a chunk", "base_name": "aiter_raw", "goal": 1.3}
+        async with openai, anthropic, httpx2.AsyncClient() as client:
+            base = bytes_only(client, f"{url}/v1/chat/completions", openai_request)
+            await table.compare("OpenAI chat, over a socket", base, through(openai_agent, words), plan, **row)
+            base = bytes_only(client, f"{url}/v1/messages", anthropic_request)
+            await table.compare("Anthropic messages, over a socket", base, through(anthropic_agent, words), plan, **row)
 
 
 if __name__ == "__main__":

@@ -10,24 +10,25 @@ import argparse
 import asyncio
 import gc
 import json
+import math
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Plan", "Side", "Table", "main", "options", "write"]
+__all__ = ["Plan", "Row", "Side", "Table", "circumstances", "main", "options", "short", "write"]
 
-Side = Callable[[], Awaitable[None]]
+Side = Callable[[], Awaitable[object]]
 """One round of work of one side."""
 
-_PACKAGES = ("miniagents", "pydantic", "openai", "anthropic", "httpx2")
+_PACKAGES = ("miniagents", "pydantic", "openai", "anthropic", "httpx2", "vcrpy")
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,17 @@ class Plan:
     """How much to measure."""
 
     quick: bool = False
+    seconds: float = math.inf
+    """What a row may take; slow ones have fewer rounds."""
 
     @property
     def rounds(self) -> int:
         """How often each side is measured."""
-        return 2 if self.quick else 7
+        return 1 if self.quick else 7
+
+    def rounds_of(self, seconds: float) -> int:
+        """How often each side is measured when one round takes so long; 0: the first time is all there is."""
+        return min(self.rounds, int(self.seconds // seconds) if self.seconds < math.inf else self.rounds)
 
     def sized(self, count: int) -> int:
         """`count`, or little enough of it for a test."""
@@ -56,7 +63,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+        quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        lower, median, upper = quartiles
         return cls(median, lower, upper)
 
 
@@ -68,7 +76,7 @@ class Row:
     unit: str
     base_name: str
     base: Spread
-    ours: Spread
+    measured: Spread
     ratio: Spread
     goal: float | None
 
@@ -83,7 +91,7 @@ class Table:
     """What is counted, not timed."""
 
     def add(
-        self, name: str, unit: str, base: list[float], ours: list[float], *, base_name: str, goal: float | None
+        self, name: str, unit: str, base: list[float], ours: list[float], *, base_name: str, goal: float | None = None
     ) -> None:
         """Add what both sides took in each round."""
         ratios = [mine / theirs for mine, theirs in zip(ours, base, strict=True)]
@@ -117,23 +125,25 @@ class Table:
             base_name: what `base` is.
             goal: the ratio that should not be exceeded.
         """
-        scale = 1e9 if unit.startswith("ns") else 1e6
         repeat = 1 if plan.quick else repeat
-        times: tuple[list[float], list[float]] = ([], [])
-        for side in (base, ours):
-            await side()  # the first time fills caches
-        for _ in range(plan.rounds):
-            for side, count, seconds in ((base, units, times[0]), (ours, our_units or units, times[1])):
-                seconds.append(await _seconds(side, repeat) * scale / (count * repeat))
-        self.add(name, unit, *times, base_name=base_name, goal=goal)
+        # the first time fills caches
+        first = (await _seconds(base, 1), await _seconds(ours, 1))
+        rounds = [
+            (await _seconds(base, repeat) / repeat, await _seconds(ours, repeat) / repeat)
+            for _ in range(plan.rounds_of(sum(first) * repeat))
+        ] or [first]
+        scale = 1e9 if unit.startswith("ns") else 1e6
+        bases = [seconds * scale / units for seconds, _ in rounds]
+        measured = [seconds * scale / (our_units or units) for _, seconds in rounds]
+        self.add(name, unit, bases, measured, base_name=base_name, goal=goal)
 
     def __str__(self) -> str:
         lines = [f"## {self.name}", "", "| | base | ours | ratio (quartiles) | goal |", "|---|---|---|---|---|"]
         for row in self.rows:
             goal = "" if row.goal is None else f"<= {row.goal:g}"
             ratio = f"**{row.ratio.median:.2f}** ({row.ratio.lower:.2f} - {row.ratio.upper:.2f})"
-            base = f"{_short(row.base.median)} {row.base_name}"
-            lines.append(f"| {row.name} | {base} | {_short(row.ours.median)} {row.unit} | {ratio} | {goal} |")
+            base = f"{short(row.base.median)} {row.base_name}"
+            lines.append(f"| {row.name} | {base} | {short(row.measured.median)} {row.unit} | {ratio} | {goal} |")
         lines.extend(f"| {name} | | {value:,.10g} | | |" for name, value in self.facts.items())
         return "\n".join(lines)
 
@@ -146,13 +156,15 @@ async def _seconds(side: Side, repeat: int) -> float:
     return time.process_time() - start
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """A number with as many digits as mean something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:
+    """When and where this is measured, and with which packages of those that are installed."""
     versions = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -189,4 +201,4 @@ def main(benchmark: Callable[[Plan], Coroutine[Any, Any, Table]]) -> None:
     table = asyncio.run(benchmark(Plan(chosen.quick)))
     print(f"{table}\n", file=sys.stderr if chosen.json == "-" else sys.stdout, flush=True)
     if chosen.json is not None:
-        write({**_circumstances(), "tables": [asdict(table)]}, chosen.json)
+        write({**circumstances(), "tables": [asdict(table)]}, chosen.json)

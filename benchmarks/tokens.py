@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.bare import consume, generator, passed_on, tokens_of
 from benchmarks.measure import Plan, Side, Table, main
 from miniagents import InteractionContext, Message, MessagePromise, MessageSequencePromise, MiniAgents, miniagent
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
 LENGTH = 10
 """Agents in a chain, and readers of one stream."""
-
-
-async def tokens_of(count: int, paced: bool = False) -> AsyncIterator[str]:
-    """The same pre-made token again and again; when paced, one turn of the loop before each."""
-    token = "word "
-    for _ in range(count):
-        if paced:
-            await asyncio.sleep(0)
-        yield token
-
-
-async def passed_on(tokens: AsyncIterator[str]) -> AsyncIterator[str]:
-    async for token in tokens:
-        yield token
-
-
-async def consume(tokens: AsyncIterator[Any]) -> None:
-    async for _ in tokens:
-        pass
-
-
-def bare(count: int, *, paced: bool = False, links: int = 0) -> Side:
-    async def side() -> None:
-        tokens = tokens_of(count, paced)
-        for _ in range(links):
-            tokens = passed_on(tokens)
-        await consume(tokens)
-
-    return side
 
 
 @miniagent
@@ -92,14 +61,15 @@ async def benchmark(plan: Plan) -> Table:
             size = plan.sized(count)
             goal = 4 if count == 1_000 else 3
             repeat = max(1, 100_000 // count)
-            await table.compare(f"{count:,} tokens", bare(size), ours(size), plan, units=size, repeat=repeat, goal=goal)
+            sides = generator(size), ours(size)
+            await table.compare(f"{count:,} tokens", *sides, plan, units=size, repeat=repeat, goal=goal)
         await _growth(table, plan)
         await _other_readers(table, plan)
         await _chains(table, plan)
         size = plan.sized(100_000)
         await table.compare(
             "paced: a turn of the loop a token",
-            bare(size, paced=True),
+            generator(size, paced=True),
             ours(size, paced=True),
             plan,
             units=size,
@@ -135,9 +105,10 @@ async def _other_readers(table: Table, plan: Plan) -> None:
         async for promise in through(size):
             await asyncio.gather(*(consume(aiter(promise)) for _ in range(LENGTH)))
 
-    await table.compare("second reader of a finished stream", bare(size), again, plan, units=size, goal=1.3)
-    await table.compare("10 readers at once", bare(size), at_once, plan, units=size, our_units=size * LENGTH, goal=1.4)
-    await table.compare("in batches", bare(size), in_batches, plan, units=size, goal=1.1)
+    base = generator(size)
+    await table.compare("second reader of a finished stream", base, again, plan, units=size, goal=1.3)
+    await table.compare("10 readers at once", base, at_once, plan, units=size, our_units=size * LENGTH, goal=1.4)
+    await table.compare("in batches", base, in_batches, plan, units=size, goal=1.1)
 
 
 async def _chains(table: Table, plan: Plan) -> None:
@@ -147,7 +118,7 @@ async def _chains(table: Table, plan: Plan) -> None:
     await table.compare(
         name, ours(size), ours(size, *by_reference), plan, units=size, base_name="ours, 1 agent", goal=1.2
     )
-    bare_chain = bare(size, links=LENGTH - 1)
+    bare_chain = generator(size, links=LENGTH - 1)
     name = "streamed again by each of 10 agents"
     await table.compare(name, bare_chain, ours(size, *streamed), plan, units=size, base_name="10 generators", goal=2)
 

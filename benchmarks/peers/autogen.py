@@ -1,0 +1,113 @@
+"""autogen-agentchat: `run_stream`, with an event for each token, as its own assistant streams."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from autogen_agentchat.agents import AssistantAgent, BaseChatAgent
+from autogen_agentchat.base import Response
+from autogen_agentchat.messages import ModelClientStreamingChunkEvent, TextMessage
+from autogen_ext.models.anthropic import AnthropicChatCompletionClient
+from autogen_ext.models.openai import OpenAIChatCompletionClient
+
+from benchmarks.bare import tokens_of
+from benchmarks.peers.peer import Peer, main
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from anthropic import AsyncAnthropic
+    from autogen_agentchat.messages import BaseChatMessage
+    from autogen_core import CancellationToken
+    from openai import AsyncOpenAI
+
+    from benchmarks.peers.peer import Counted
+
+
+class Streaming(BaseChatAgent):
+    """Says tokens: its own, or those of another agent, in its own name, as events carry who says it."""
+
+    def __init__(self, count: int, inner: Streaming | None = None) -> None:
+        super().__init__("agent", "An agent")
+        self.count = count
+        self.inner = inner
+
+    @property
+    def produced_message_types(self) -> Sequence[type[BaseChatMessage]]:
+        return (TextMessage,)
+
+    async def on_messages(self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken) -> Response:
+        raise NotImplementedError
+
+    async def said(self, messages: Any, cancellation_token: CancellationToken) -> AsyncIterator[str]:
+        assert self.inner is not None
+        async for event in self.inner.on_messages_stream(messages, cancellation_token):
+            if isinstance(event, ModelClientStreamingChunkEvent):
+                yield event.content
+
+    async def on_messages_stream(self, messages: Any, cancellation_token: CancellationToken) -> AsyncIterator[Any]:
+        tokens = []
+        async for token in self.said(messages, cancellation_token) if self.inner else tokens_of(self.count):
+            tokens.append(token)
+            yield ModelClientStreamingChunkEvent(content=token, source=self.name)
+        yield Response(chat_message=TextMessage(content="".join(tokens), source=self.name))
+
+    async def on_reset(self, cancellation_token: CancellationToken) -> None:
+        """It remembers nothing."""
+
+
+class Echo(Streaming):
+    """Replies what it was sent."""
+
+    async def on_messages(self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken) -> Response:
+        for _ in range(self.count):
+            await asyncio.sleep(0)
+        return Response(chat_message=messages[-1])
+
+
+async def read(agent: Any) -> int:
+    count = 0
+    async for event in agent.run_stream(task="Tell me something"):
+        if isinstance(event, ModelClientStreamingChunkEvent):
+            count += 1
+    return count
+
+
+async def tokens(count: int, agents: int) -> int:
+    agent = Streaming(count)
+    for _ in range(agents - 1):
+        agent = Streaming(count, agent)
+    return await read(agent)
+
+
+ECHOES = Echo(0), Echo(1)
+
+
+async def call(turns: int) -> str:
+    result = await ECHOES[turns].run(task="hello")
+    return str(result.messages[-1].content)
+
+
+def assistant(client: Any) -> Counted:
+    """A new assistant each time: it remembers what was said."""
+
+    async def side() -> int:
+        return await read(AssistantAgent("agent", client, model_client_stream=True))
+
+    return side
+
+
+def openai(client: AsyncOpenAI) -> Counted:
+    return assistant(OpenAIChatCompletionClient(model="gpt-4o", api_key="none", http_client=client._client))
+
+
+def anthropic(client: AsyncAnthropic) -> Counted:
+    return assistant(
+        AnthropicChatCompletionClient(model="claude-sonnet-4-20250514", api_key="none", http_client=client._client)
+    )
+
+
+if __name__ == "__main__":
+    packages = ("autogen-agentchat", "autogen-ext")
+    main(Peer(packages=packages, tokens=tokens, call=call, openai=openai, anthropic=anthropic))

@@ -1,0 +1,79 @@
+"""What any stream that can be read twice has to do, and no more: a list, and one future that its readers wait on.
+
+No errors, no cancellation, no context, no messages: where the floor is, not what could be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from benchmarks.bare import consume, tokens_of
+from benchmarks.peers.peer import Peer, main
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from benchmarks.peers.peer import Counted
+
+
+class Stream:
+    """Tokens, kept while they come."""
+
+    def __init__(self, source: AsyncIterator[str]) -> None:
+        self.tokens: list[str] = []
+        self.grown: asyncio.Future[None] | None = None
+        self.task = asyncio.create_task(self.pump(source))
+        self.ended = False
+
+    async def pump(self, source: AsyncIterator[str]) -> None:
+        async for token in source:
+            self.tokens.append(token)
+            if self.grown is not None:
+                self.wake(self.grown)
+        self.ended = True
+        if self.grown is not None:
+            self.wake(self.grown)
+
+    def wake(self, grown: asyncio.Future[None]) -> None:
+        self.grown = None
+        grown.set_result(None)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        index = 0
+        while True:
+            for token in self.tokens[index:] if index else self.tokens:
+                yield token
+                index += 1
+            if index == len(self.tokens):
+                if self.ended:
+                    return
+                if self.grown is None:
+                    self.grown = asyncio.get_running_loop().create_future()
+                await self.grown
+
+
+async def agent(count: int, links: int) -> Stream:
+    """Passes on the stream itself."""
+    return await asyncio.create_task(agent(count, links - 1)) if links else Stream(tokens_of(count))
+
+
+async def tokens(count: int, agents: int) -> int:
+    stream = await asyncio.create_task(agent(count, agents - 1))
+    await consume(aiter(stream))
+    return len(stream.tokens)
+
+
+async def second_reader(count: int) -> Counted:
+    stream = Stream(tokens_of(count))
+    await consume(aiter(stream))
+
+    async def again() -> int:
+        await consume(aiter(stream))
+        return len(stream.tokens)
+
+    return again
+
+
+if __name__ == "__main__":
+    main(Peer(packages=(), tokens=tokens, second_reader=second_reader))

@@ -1,0 +1,103 @@
+"""miniagents 0.0.35, in an environment of its own: the first framework of this name and these ideas."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.bare import TOKEN, consume
+from benchmarks.peers.peer import Peer, main
+from miniagents import MiniAgents, TextMessage, TextToken, miniagent
+from miniagents.ext.llms.anthropic import AnthropicAgent
+from miniagents.ext.llms.openai import OpenAIAgent
+
+if TYPE_CHECKING:
+    from benchmarks.peers.peer import Counted
+
+
+async def tokens_of(count: int):
+    """Its tokens are objects; this one is made before."""
+    token = TextToken(TOKEN)
+    for _ in range(count):
+        yield token
+
+
+@miniagent
+async def source(ctx, count: int) -> None:
+    ctx.reply(TextMessage.promise(message_token_streamer=lambda _: tokens_of(count)))
+
+
+@miniagent
+async def pass_on(ctx) -> None:
+    ctx.reply(ctx.message_promises)
+
+
+@miniagent
+async def echo(ctx, turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ctx.reply(ctx.message_promises)
+
+
+async def tokens(count: int, agents: int) -> int:
+    replies = source.trigger(count=count)
+    for _ in range(agents - 1):
+        replies = pass_on.trigger(replies)
+    came = 0
+    async for promise in replies:
+        await consume(promise)
+        came += len((await promise).content) // len(TOKEN)
+    return came
+
+
+async def second_reader(count: int) -> Counted:
+    [promise] = [promise async for promise in source.trigger(count=count)]
+    await promise
+
+    async def again() -> int:
+        await consume(promise)
+        return len((await promise).content) // len(TOKEN)
+
+    return again
+
+
+HELLO = TextMessage("hello")
+
+
+async def call(turns: int) -> str:
+    [reply] = await echo.trigger(HELLO, turns=turns)
+    return reply.content
+
+
+def read(agent: Any, **options: Any) -> Counted:
+    async def side() -> int:
+        count = 0
+        async for promise in agent.trigger("Tell me something", **options):
+            async for token in promise:
+                if token.content:
+                    count += 1
+        return count
+
+    return side
+
+
+def openai(client) -> Counted:
+    return read(OpenAIAgent.fork(non_freezable_kwargs={"async_client": client}), model="gpt-4o")
+
+
+def anthropic(client) -> Counted:
+    return read(AnthropicAgent.fork(non_freezable_kwargs={"async_client": client}), model="claude", max_tokens=9)
+
+
+if __name__ == "__main__":
+    main(
+        Peer(
+            packages=("miniagents",),
+            tokens=tokens,
+            call=call,
+            second_reader=second_reader,
+            openai=openai,
+            anthropic=anthropic,
+            context=MiniAgents(),
+        )
+    )

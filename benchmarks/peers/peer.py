@@ -1,0 +1,172 @@
+"""What every framework is measured at: the same work for each, one measure a process, with the bare work beside it.
+
+A peer is a small script that says how its framework does that work, and hands it to `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import sys
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.bare import at_once, bare_call, bytes_a_call, generator, one_by_one
+from benchmarks.measure import Plan, Row, Side, Table, circumstances
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anthropic import AsyncAnthropic
+    from openai import AsyncOpenAI
+
+    Counted = Callable[[], Awaitable[int]]
+
+AGENTS = 10
+CHUNKS = 2_000
+
+
+@dataclass(kw_only=True)
+class Peer:
+    """How one framework does the work. What it has no way for is None."""
+
+    packages: tuple[str, ...]
+    """Whose versions are told."""
+    tokens: Callable[[int, int], Awaitable[int]]
+    """Lets so many pre-made tokens run through so many agents, and reads them; returns how many came."""
+    call: Callable[[int], Awaitable[str]] | None = None
+    """Lets an agent echo "hello" after so many turns of the loop."""
+    at_once: Callable[[int], Side] | None = None
+    """Makes so many calls at once, where `asyncio.gather` is not how it is done."""
+    second_reader: Callable[[int], Awaitable[Counted]] | None = None
+    """Reads so many tokens of a stream to its end, and returns how they are read once more."""
+    openai: Callable[[AsyncOpenAI], Counted] | None = None
+    """How an answer of the client is read token by token."""
+    anthropic: Callable[[AsyncAnthropic], Counted] | None = None
+    context: AbstractAsyncContextManager[object] = nullcontext()  # noqa: RUF009 - it has no state
+
+
+def checked(work: Counted, count: int) -> Side:
+    """All tokens came: whoever loses some is not fast."""
+
+    async def side() -> None:
+        came = await work()
+        if came != count:
+            raise AssertionError(f"{came} of {count} tokens came")
+
+    return side
+
+
+async def tokens(peer: Peer, table: Table, plan: Plan, count: int, agents: int = 1) -> None:
+    size = plan.sized(count)
+    ours = checked(lambda: peer.tokens(size, agents), size)
+    await table.compare("", generator(size, links=agents - 1), ours, plan, units=size, repeat=max(1, 20_000 // count))
+
+
+async def second_reader(peer: Peer, table: Table, plan: Plan) -> None:
+    size = plan.sized(100_000)
+    assert peer.second_reader is not None
+    ours = checked(await peer.second_reader(size), size)
+    await table.compare("", generator(size), ours, plan, units=size)
+
+
+async def calls(peer: Peer, table: Table, plan: Plan) -> None:
+    size = plan.sized(1_000)
+    assert peer.call is not None
+    if (echo := await peer.call(0)) != "hello":
+        raise AssertionError(f'the echo of "hello" is "{echo}"')
+    sides = one_by_one(bare_call, size), one_by_one(peer.call, size)
+    await table.compare("", *sides, plan, units=size, unit="us a call")
+
+
+def side_at_once(peer: Peer) -> Callable[[int], Side]:
+    assert peer.call is not None
+    return peer.at_once or functools.partial(at_once, peer.call)
+
+
+async def calls_at_once(peer: Peer, table: Table, plan: Plan, count: int) -> None:
+    size = plan.sized(count)
+    sides = at_once(bare_call, size), side_at_once(peer)(size)
+    await table.compare("", *sides, plan, units=size, unit="us a call")
+
+
+async def memory(peer: Peer, table: Table, plan: Plan, count: int) -> None:
+    size = plan.sized(count)
+    base = await bytes_a_call(functools.partial(at_once, bare_call), size)
+    ours = await bytes_a_call(side_at_once(peer), size)
+    table.add("", "bytes a call", [base], [ours], base_name="bare task")
+
+
+async def provider_stream(peer: Peer, table: Table, plan: Plan, provider: str) -> None:
+    from benchmarks import provider as wire  # not every peer needs the SDKs
+
+    size = plan.sized(CHUNKS)
+    if provider == "openai":
+        assert peer.openai is not None
+        client: Any = wire.openai_client(size)
+        base, ours = wire.raw_openai(client, size), peer.openai(client)
+    else:
+        assert peer.anthropic is not None
+        client = wire.anthropic_client(size)
+        base, ours = wire.raw_anthropic(client, size), peer.anthropic(client)
+    await table.compare("", base, checked(ours, size), plan, units=size, unit="us a chunk")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of one table."""
+
+    table: str
+    name: str
+    run: Callable[[Peer, Table, Plan], Awaitable[None]]
+    goal: str
+    needs: str
+    """The attribute of a peer without which there is nothing to measure."""
+
+
+def _measures() -> list[Measure]:
+    part = functools.partial
+    stream, call, provider = "Token pass-through", "Agent calls", "A provider's stream"
+    return [
+        Measure(stream, "1,000 tokens", part(tokens, count=1_000), "<= 4x", "tokens"),
+        Measure(stream, "10,000", part(tokens, count=10_000), "<= 3x", "tokens"),
+        Measure(stream, "100,000", part(tokens, count=100_000), "<= 3x", "tokens"),
+        Measure(stream, "1,000,000", part(tokens, count=1_000_000), "<= 3x", "tokens"),
+        Measure(stream, "second reader", second_reader, "<= 1.3x", "second_reader"),
+        Measure(stream, "10,000 through 10 agents", part(tokens, count=10_000, agents=AGENTS), "", "tokens"),
+        Measure(call, "one by one", calls, "<= 4x", "call"),
+        Measure(call, "1,000 at once", part(calls_at_once, count=1_000), "<= 4x", "call"),
+        Measure(call, "10,000 at once", part(calls_at_once, count=10_000), "<= 4x", "call"),
+        Measure(call, "bytes each, 1,000 at once", part(memory, count=1_000), "", "call"),
+        Measure(call, "bytes each, 10,000 at once", part(memory, count=10_000), "<= 6,000", "call"),
+        Measure(provider, "OpenAI chat", part(provider_stream, provider="openai"), "<= 0.10x", "openai"),
+        Measure(provider, "Anthropic messages", part(provider_stream, provider="anthropic"), "<= 0.35x", "anthropic"),
+    ]
+
+
+MEASURES = _measures()
+
+
+async def measured(peer: Peer, measure: Measure, plan: Plan) -> Row | None:
+    """The row of one measure, or None if the framework has nothing like that."""
+    if getattr(peer, measure.needs) is None:
+        return None
+    table = Table(measure.table)
+    async with peer.context:
+        await measure.run(peer, table, plan)
+    return table.rows[0]
+
+
+def main(peer: Peer) -> None:
+    """Take one measure, as the command line says, and write it to the standard output as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("measure", type=int, help="its number")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=float, default=6, help="what it should take; slow ones have fewer rounds")
+    chosen = parser.parse_args()
+    row = asyncio.run(measured(peer, MEASURES[chosen.measure], Plan(chosen.quick, chosen.seconds)))
+    result = {"row": asdict(row) if row else None, "versions": circumstances(peer.packages)["versions"]}
+    sys.stdout.write(f"{json.dumps(result)}\n")
