@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import options, write
+from benchmarks.report import RESULTS, report
 
-MODULES = ("startup", "tokens", "calls", "messages", "decoding", "cassettes")
+MODULES = ("startup", "tokens", "calls", "messages", "decoding", "cassettes", "growth")
 
-chosen = options()
-results: dict[str, Any] = {}
-for module in MODULES:
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--json", "-", *(["--quick"] if chosen.quick else [])]
-    result = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    results = {**result, "tables": [*results.get("tables", ()), *result["tables"]]}
-if chosen.json is not None:
-    write(results, chosen.json)
+
+def run(command: list[str], *, quick: bool) -> dict[str, Any]:
+    arguments = ["--json", "-", *(["--quick"] if quick else [])]
+    done = subprocess.run([sys.executable, "-m", *command, *arguments], stdout=subprocess.PIPE, check=True)
+    results: dict[str, Any] = json.loads(done.stdout)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures all, and writes tables and plots; see benchmarks/README.md")
+    parser.add_argument("--quick", action="store_true", help="shows that everything runs, measures nothing")
+    parser.add_argument("--peers", action="store_true", help="other frameworks, too; makes their environments")
+    parser.add_argument(
+        "--results", metavar="FOLDER", type=Path, help="by default that of the checkout, if not --quick"
+    )
+    chosen = parser.parse_args()
+    results: dict[str, Any] = {"tables": [], "versions": {}}
+    for module in (*MODULES, *(["peers"] if chosen.peers else [])):
+        result = run([f"benchmarks.{module}"], quick=chosen.quick)
+        tables = [*results["tables"], *result.pop("tables", [])]
+        results = {**results, **result, "tables": tables, "versions": {**results["versions"], **result["versions"]}}
+    if folder := chosen.results or (None if chosen.quick else RESULTS):
+        report(results, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Plan", "Row", "Side", "Table", "circumstances", "main", "options", "short", "write"]
+from benchmarks.markdown import as_markdown
+
+__all__ = ["Curve", "Plan", "Row", "Side", "Spread", "Table", "circumstances", "main", "options", "seconds", "write"]
 
 Side = Callable[[], Awaitable[object]]
 """One round of work of one side."""
@@ -50,7 +52,7 @@ class Plan:
 
     def sized(self, count: int) -> int:
         """`count`, or little enough of it for a test."""
-        return min(count, 100) if self.quick else count
+        return min(count, 20) if self.quick else count
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
+        """The quartiles of what each round gave."""
         quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         lower, median, upper = quartiles
         return cls(median, lower, upper)
@@ -82,11 +85,24 @@ class Row:
 
 
 @dataclass
+class Curve:
+    """What one unit costs at several sizes. `growth` is the cost at the largest beside that at the smallest."""
+
+    name: str
+    unit: str
+    sizes: list[int]
+    costs: list[Spread]
+    growth: Spread
+    goal: float | None
+
+
+@dataclass
 class Table:
     """The results of one script."""
 
     name: str
     rows: list[Row] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
     """What is counted, not timed."""
 
@@ -127,9 +143,9 @@ class Table:
         """
         repeat = 1 if plan.quick else repeat
         # the first time fills caches
-        first = (await _seconds(base, 1), await _seconds(ours, 1))
+        first = (await seconds(base, 1), await seconds(ours, 1))
         rounds = [
-            (await _seconds(base, repeat) / repeat, await _seconds(ours, repeat) / repeat)
+            (await seconds(base, repeat) / repeat, await seconds(ours, repeat) / repeat)
             for _ in range(plan.rounds_of(sum(first) * repeat))
         ] or [first]
         scale = 1e9 if unit.startswith("ns") else 1e6
@@ -138,27 +154,16 @@ class Table:
         self.add(name, unit, bases, measured, base_name=base_name, goal=goal)
 
     def __str__(self) -> str:
-        lines = [f"## {self.name}", "", "| | base | ours | ratio (quartiles) | goal |", "|---|---|---|---|---|"]
-        for row in self.rows:
-            goal = "" if row.goal is None else f"<= {row.goal:g}"
-            ratio = f"**{row.ratio.median:.2f}** ({row.ratio.lower:.2f} - {row.ratio.upper:.2f})"
-            base = f"{short(row.base.median)} {row.base_name}"
-            lines.append(f"| {row.name} | {base} | {short(row.measured.median)} {row.unit} | {ratio} | {goal} |")
-        lines.extend(f"| {name} | | {value:,.10g} | | |" for name, value in self.facts.items())
-        return "\n".join(lines)
+        return as_markdown(asdict(self))
 
 
-async def _seconds(side: Side, repeat: int) -> float:
+async def seconds(side: Side, repeat: int = 1) -> float:
+    """CPU seconds that a side takes."""
     gc.collect()  # nobody pays for the rubbish of the other side; collections during the round count
     start = time.process_time()
     for _ in range(repeat):
         await side()
     return time.process_time() - start
-
-
-def short(value: float) -> str:
-    """A number with as many digits as mean something."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def circumstances(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:

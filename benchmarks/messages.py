@@ -72,13 +72,13 @@ def _streamed(count: int) -> MessagePromise:
     return Message.promise(message_token_streamer=lambda _: tokens_of(count))
 
 
-async def _join(count: int) -> None:
+async def join(count: int) -> None:
     halves = [_streamed(count // 2), _streamed(count - count // 2)]
     async for _ in join_messages(halves, reference_original_messages=False):
         pass
 
 
-async def _split(count: int) -> None:
+async def split(count: int) -> None:
     async for part in split_messages(_streamed(count)):
         async for _ in part:
             pass
@@ -103,14 +103,14 @@ async def answer(ctx: InteractionContext, turn: int) -> None:
     ctx.reply(look_at(await ctx.message_promises, turn))
 
 
-async def _dialog(turns: int) -> None:
+async def dialog(turns: int) -> None:
     history: list[Message] = []
     for turn in range(turns):
         history.append(Message(f"Question {turn}", role="user"))
         history.extend(await answer.trigger(history, turn=turn))
 
 
-async def _dialog_without_agents(turns: int) -> None:
+async def dialog_without_agents(turns: int) -> None:
     history: list[Message] = []
     for turn in range(turns):
         history.append(Message(f"Question {turn}", role="user"))
@@ -132,9 +132,9 @@ async def benchmark(plan: Plan) -> Table:
     async with MiniAgents():
         await _text(table, plan)
         name = "a dialog with its whole history"
-        await _growth(table, plan, f"{name}, 400 turns against 200", _dialog, 200)
+        await _growth(table, plan, f"{name}, 400 turns against 200", dialog, 200)
         await _growth(
-            table, plan, f"{name} and no agents, 400 turns against 200", _dialog_without_agents, 200, goal=None
+            table, plan, f"{name} and no agents, 400 turns against 200", dialog_without_agents, 200, goal=None
         )
     return table
 
@@ -151,9 +151,9 @@ async def _freezing(table: Table, plan: Plan, nodes: int) -> None:
 
 async def _text(table: Table, plan: Plan) -> None:
     size = plan.sized(200_000)
-    for name, work, goal in (("join", _join, 5), ("split", _split, 8)):
+    for name, work, goal in (("join", join, 5), ("split", split, 8)):
         await table.compare(f"{name}, a token", _side(_bare, size), _side(work, size), plan, units=size, goal=goal)
-    for name, work in (("join", _join), ("split", _split)):
+    for name, work in (("join", join), ("split", split)):
         await _growth(table, plan, f"{name}, 10 MB against 5 MB", work, 1_250_000)
 
 

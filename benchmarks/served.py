@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @contextmanager
 def provider(tokens: int) -> Iterator[str]:
     """Start the process; give the address of a provider that answers everything with so many tokens."""
-    command = [sys.executable, "-m", "benchmarks.served", str(tokens)]
+    command = [sys.executable, "-P", __file__, str(tokens)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
+from benchmarks.markdown import as_markdown
 from benchmarks.measure import write
 from benchmarks.peers.environments import ALL, FIRST
-from benchmarks.peers.run import as_markdown, run
+from benchmarks.peers.run import run
 
 parser = argparse.ArgumentParser(description="Makes the environments in .bench/ where they are missing")
 parser.add_argument("--anew", action="store_true", help="make them again, with the packages of today")
@@ -17,6 +19,7 @@ chosen = parser.parse_args()
 for environment in (ALL, FIRST):
     environment.make(chosen.anew)
 results = run(chosen.only, quick=chosen.quick)
-print("\n\n".join(as_markdown(results)))
+for table in results["tables"]:
+    print(f"{as_markdown(table)}\n", file=sys.stderr if chosen.json == "-" else sys.stdout, flush=True)
 if chosen.json is not None:
     write(results, chosen.json)

@@ -108,6 +108,8 @@ def anthropic(client: AsyncAnthropic) -> Counted:
     )
 
 
+PACKAGES = ("autogen-agentchat", "autogen-ext")
+PEER = Peer(packages=PACKAGES, tokens=tokens, call=call, openai=openai, anthropic=anthropic)
+
 if __name__ == "__main__":
-    packages = ("autogen-agentchat", "autogen-ext")
-    main(Peer(packages=packages, tokens=tokens, call=call, openai=openai, anthropic=anthropic))
+    main(PEER)

@@ -50,9 +50,10 @@ class Environment:
     def command(self, module: str, *arguments: str) -> list[str]:
         """How to run a module of the checkout there.
 
-        The checkout comes last on the path, so that an installed `miniagents` is not hidden by the one here.
+        The checkout comes last on the path, whatever the environment variables say: an installed `miniagents` is not to
+        be hidden by the one here.
         """
-        return [str(self.python), "-P", "-c", _RUN.format(root=str(_ROOT), module=module), *arguments]
+        return [str(self.python), "-I", "-c", _RUN.format(root=str(_ROOT), module=module), *arguments]
 
 
 def _group() -> list[str]:

@@ -73,6 +73,8 @@ def anthropic(client: AsyncAnthropic) -> Counted:
     return read(model)
 
 
+PACKAGES = ("langchain-core", "langchain-openai", "langchain-anthropic")
+PEER = Peer(packages=PACKAGES, tokens=tokens, call=call, openai=openai, anthropic=anthropic)
+
 if __name__ == "__main__":
-    packages = ("langchain-core", "langchain-openai", "langchain-anthropic")
-    main(Peer(packages=packages, tokens=tokens, call=call, openai=openai, anthropic=anthropic))
+    main(PEER)

@@ -75,5 +75,7 @@ async def second_reader(count: int) -> Counted:
     return again
 
 
+PEER = Peer(packages=(), tokens=tokens, second_reader=second_reader)
+
 if __name__ == "__main__":
-    main(Peer(packages=(), tokens=tokens, second_reader=second_reader))
+    main(PEER)

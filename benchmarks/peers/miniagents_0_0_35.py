@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 async def tokens_of(count: int):
-    """Its tokens are objects; this one is made before."""
-    token = TextToken(TOKEN)
+    """Its tokens are objects, made from what comes."""
+    token = TOKEN
     for _ in range(count):
-        yield token
+        yield TextToken(token)
 
 
 @miniagent
@@ -89,15 +89,15 @@ def anthropic(client) -> Counted:
     return read(AnthropicAgent.fork(non_freezable_kwargs={"async_client": client}), model="claude", max_tokens=9)
 
 
+PEER = Peer(
+    packages=("miniagents",),
+    tokens=tokens,
+    call=call,
+    second_reader=second_reader,
+    openai=openai,
+    anthropic=anthropic,
+    context=MiniAgents,
+)
+
 if __name__ == "__main__":
-    main(
-        Peer(
-            packages=("miniagents",),
-            tokens=tokens,
-            call=call,
-            second_reader=second_reader,
-            openai=openai,
-            anthropic=anthropic,
-            context=MiniAgents(),
-        )
-    )
+    main(PEER)

@@ -102,6 +102,8 @@ def openai(client: AsyncOpenAI) -> Counted:
     return side
 
 
+PEER = Peer(packages=("openai-agents",), tokens=tokens, call=call, openai=openai)
+
 if __name__ == "__main__":
     set_tracing_disabled(True)
-    main(Peer(packages=("openai-agents",), tokens=tokens, call=call, openai=openai))
+    main(PEER)

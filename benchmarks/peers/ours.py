@@ -62,16 +62,16 @@ def anthropic(client: AsyncAnthropic) -> Counted:
     return read(create_anthropic_agent("claude", async_client=client))
 
 
+PEER = Peer(
+    packages=("pydantic", "openai", "anthropic"),
+    tokens=tokens,
+    call=call,
+    at_once=agents_at_once,
+    second_reader=second_reader,
+    openai=openai,
+    anthropic=anthropic,
+    context=MiniAgents,
+)
+
 if __name__ == "__main__":
-    main(
-        Peer(
-            packages=("pydantic", "openai", "anthropic"),
-            tokens=tokens,
-            call=call,
-            at_once=agents_at_once,
-            second_reader=second_reader,
-            openai=openai,
-            anthropic=anthropic,
-            context=MiniAgents(),
-        )
-    )
+    main(PEER)

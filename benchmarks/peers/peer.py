@@ -10,7 +10,7 @@ import asyncio
 import functools
 import json
 import sys
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Peer:
     openai: Callable[[AsyncOpenAI], Counted] | None = None
     """How an answer of the client is read token by token."""
     anthropic: Callable[[AsyncAnthropic], Counted] | None = None
-    context: AbstractAsyncContextManager[object] = nullcontext()  # noqa: RUF009 - it has no state
+    context: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
 
 
 def checked(work: Counted, count: int) -> Side:
@@ -155,7 +155,7 @@ async def measured(peer: Peer, measure: Measure, plan: Plan) -> Row | None:
     if getattr(peer, measure.needs) is None:
         return None
     table = Table(measure.table)
-    async with peer.context:
+    async with peer.context():
         await measure.run(peer, table, plan)
     return table.rows[0]
 
@@ -165,8 +165,13 @@ def main(peer: Peer) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("measure", type=int, help="its number")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float, default=6, help="what it should take; slow ones have fewer rounds")
+    parser.add_argument("--seconds", type=float, default=3, help="what it should take; slow ones have fewer rounds")
+    parser.add_argument("--limit", type=int, default=600, help="seconds of CPU time after which it is given up")
     chosen = parser.parse_args()
+    with suppress(ImportError):  # not on Windows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (chosen.limit, chosen.limit))
     row = asyncio.run(measured(peer, MEASURES[chosen.measure], Plan(chosen.quick, chosen.seconds)))
     result = {"row": asdict(row) if row else None, "versions": circumstances(peer.packages)["versions"]}
     sys.stdout.write(f"{json.dumps(result)}\n")

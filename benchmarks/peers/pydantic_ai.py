@@ -62,7 +62,7 @@ ECHOES = echoing(0), echoing(1)
 
 
 async def call(turns: int) -> str:
-    return (await ECHOES[turns].run("hello")).output
+    return str((await ECHOES[turns].run("hello")).output)
 
 
 def reader(agent: Agent[Any, str]) -> Counted:
@@ -82,6 +82,8 @@ def anthropic(client: AsyncAnthropic) -> Counted:
     return reader(Agent(AnthropicModel("claude-sonnet-4-20250514", provider=provider)))
 
 
+PACKAGES = ("pydantic-ai-slim",)
+PEER = Peer(packages=PACKAGES, tokens=tokens, call=call, openai=openai, anthropic=anthropic)
+
 if __name__ == "__main__":
-    packages = ("pydantic-ai-slim",)
-    main(Peer(packages=packages, tokens=tokens, call=call, openai=openai, anthropic=anthropic))
+    main(PEER)

@@ -1,4 +1,4 @@
-"""Runs the peers and tells what came out. A peer that fails, or does not finish, is told with the reason."""
+"""Runs the peers. One that fails, or does not finish, is told with the reason."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measure import circumstances, short
+from benchmarks.markdown import cell_of_peer
+from benchmarks.measure import circumstances
 from benchmarks.peers.environments import ALL, FIRST, Environment
-from benchmarks.peers.peer import MEASURES, Measure
+from benchmarks.peers.peer import MEASURES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-__all__ = ["PEERS", "as_markdown", "run"]
+__all__ = ["PEERS", "run"]
 
-LIMIT = 150
-"""Seconds on the clock after which a measure of a peer is given up; a bare generator or task takes 0.2 s of work."""
+LIMIT = 60
+"""Seconds of CPU time after which a measure of a peer is given up; a bare generator or task takes 0.2 s of work."""
+_HANGS = 20 * LIMIT
+"""Seconds on the clock, for one that does nothing."""
 
 PEERS: dict[str, tuple[str, Environment]] = {
     "MiniAgents": ("ours", ALL),
@@ -34,75 +37,48 @@ PEERS: dict[str, tuple[str, Environment]] = {
 
 def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, Any]:
     """All measures of all peers whose environments are there, or of those with these names of modules."""
-    results: dict[str, Any] = {**circumstances(), "peers": {}}
-    for name, (module, environment) in PEERS.items():
-        if (only and module not in only) or not environment.python.exists():
-            continue
-        cells = {}
+    results: dict[str, Any] = {**circumstances(), "tables": []}
+    chosen = {
+        name: (module, environment)
+        for name, (module, environment) in PEERS.items()
+        if (not only or module in only) and environment.python.exists()
+    }
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for name, (module, environment) in chosen.items():
+        cells[name] = []
         for number, measure in enumerate(MEASURES):
-            cells[measure.name] = cell = _cell(environment, module, number, quick=quick)
+            cell = _cell(environment, module, number, quick=quick)
             versions = cell.pop("versions", {})
             if environment is ALL:  # the other one says its version in its name
                 results["versions"].update(versions)
-            print(f"{name}, {measure.name}: {_told(cell)}", file=sys.stderr, flush=True)
-        results["peers"][name] = cells
+            cells[name].append(cell)
+            print(f"{name}, {measure.name}: {cell_of_peer(cell)}", file=sys.stderr, flush=True)
+    for table in dict.fromkeys(measure.table for measure in MEASURES):
+        numbers = [number for number, measure in enumerate(MEASURES) if measure.table == table]
+        results["tables"].append(
+            {
+                "name": f"{table}, beside others",
+                "columns": [{"name": MEASURES[number].name, "goal": MEASURES[number].goal} for number in numbers],
+                "peers": {
+                    name: [all_cells[number] for number in numbers]
+                    for name, all_cells in cells.items()
+                    if any(all_cells[number] != {"row": None} for number in numbers)
+                },
+            }
+        )
     return results
 
 
 def _cell(environment: Environment, module: str, number: int, *, quick: bool) -> dict[str, Any]:
-    arguments = [str(number), *(["--quick"] if quick else [])]
+    arguments = [str(number), "--limit", str(LIMIT), *(["--quick"] if quick else [])]
     command = environment.command(f"benchmarks.peers.{module}", *arguments)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_HANGS, check=False)
     except subprocess.TimeoutExpired:
-        return {"reason": f"not finished after {LIMIT} s"}
+        return {"reason": f"not finished after {_HANGS} s on the clock"}
+    if done.returncode < 0:  # a signal ends it at its limit
+        return {"reason": f"not finished after {LIMIT} s of CPU time (signal {-done.returncode})"}
     if done.returncode:
         return {"reason": done.stderr.strip().splitlines()[-1][:200]}
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def as_markdown(results: dict[str, Any]) -> Iterator[str]:
-    """A table for each of `MEASURES`' tables; what failed is told below."""
-    for table in dict.fromkeys(measure.table for measure in MEASURES):
-        yield _table(table, [measure for measure in MEASURES if measure.table == table], results["peers"])
-
-
-def _table(name: str, measures: list[Measure], peers: dict[str, Any]) -> str:
-    lines = [
-        f"### {name}: ours and theirs",
-        "",
-        f"| | {' | '.join(measure.name for measure in measures)} |",
-        f"|---|{'---|' * len(measures)}",
-    ]
-    if base := [_base(measure, peers) for measure in measures]:
-        lines.append(f"| bare | {' | '.join(base)} |")
-    reasons = []
-    for peer, cells in peers.items():
-        told = [_told(cells[measure.name]) for measure in measures]
-        if any(cell != "-" for cell in told):
-            lines.append(f"| {peer} | {' | '.join(told)} |")
-        reasons += [
-            f"- {peer}, {measure.name}: {cells[measure.name]['reason']}"
-            for measure in measures
-            if "reason" in cells[measure.name]
-        ]
-    lines.append(f"| **goal** | {' | '.join(measure.goal for measure in measures)} |")
-    return "\n".join([*lines, *(["", *reasons] if reasons else [])])
-
-
-def _base(measure: Measure, peers: dict[str, Any]) -> str:
-    """What was measured beside the first that has it: each has its own."""
-    for cells in peers.values():
-        if row := cells[measure.name].get("row"):
-            return f"{short(row['base']['median'])} {row['unit'].split(' a ')[0]}"
-    return "-"
-
-
-def _told(cell: dict[str, Any]) -> str:
-    if "reason" in cell:
-        return "not finished" if cell["reason"].startswith("not finished") else "fails"
-    if cell["row"] is None:
-        return "-"
-    row = cell["row"]
-    return f"{short(row['measured']['median'])} (**{short(row['ratio']['median'])}x**)"

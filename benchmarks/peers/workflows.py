@@ -65,5 +65,7 @@ async def call(turns: int) -> str:
     return str(result)
 
 
+PEER = Peer(packages=("llama-index-workflows",), tokens=tokens, call=call)
+
 if __name__ == "__main__":
-    main(Peer(packages=("llama-index-workflows",), tokens=tokens, call=call))
+    main(PEER)

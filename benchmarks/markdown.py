@@ -1,0 +1,92 @@
+"""Results as Markdown. They are what was written as JSON, so that tables can be told again without measuring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["as_markdown", "cell_of_peer"]
+
+
+def _short(value: float) -> str:
+    """A number with as many digits as mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A table, its first column for names."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def as_markdown(table: dict[str, Any]) -> str:
+    """The results of one script."""
+    return "\n\n".join([f"## {table['name']}", *_parts(table)])
+
+
+def cell_of_peer(cell: dict[str, Any]) -> str:
+    """What one peer was measured at."""
+    if "reason" in cell:
+        return "not finished" if cell["reason"].startswith("not finished") else "fails"
+    row = cell["row"]
+    return f"{_short(row['measured']['median'])} (**{_short(row['ratio']['median'])}x**)" if row else "-"
+
+
+def _parts(table: dict[str, Any]) -> Iterator[str]:
+    if "peers" in table:
+        yield from _beside_others(table["columns"], table["peers"])
+        return
+    if table["rows"]:
+        head = ["", "base", "ours", "ratio (quartiles)", "goal"]
+        yield _table(head, [*map(_compared, table["rows"]), *_facts(table["facts"])])
+    if table["curves"]:
+        head = ["", "unit", "n", "at n", "at 2n", "at 4n", "at 8n", "8n beside n (quartiles)", "goal"]
+        yield _table(head, [_grown(curve) for curve in table["curves"]])
+
+
+def _beside_others(columns: list[dict[str, str]], peers: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    rows = [[name, *map(cell_of_peer, cells)] for name, cells in peers.items()]
+    goals = ["**goal**", *(column["goal"] for column in columns)]
+    yield _table(["", *(column["name"] for column in columns)], [_bare(peers), *rows, goals])
+    reasons = [
+        f"- {name}, {column['name']}: {cell['reason']}"
+        for name, cells in peers.items()
+        for column, cell in zip(columns, cells, strict=True)
+        if "reason" in cell
+    ]
+    if reasons:
+        yield "\n".join(reasons)
+
+
+def _bare(peers: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What was measured beside the first peer of each column: each has its own beside it."""
+    bare = ["bare"]
+    for cells in zip(*peers.values(), strict=True):
+        rows = [cell["row"] for cell in cells if cell.get("row")]
+        bare.append(f"{_short(rows[0]['base']['median'])} {rows[0]['unit'].split(' a ')[0]}" if rows else "-")
+    return bare
+
+
+def _compared(row: dict[str, Any]) -> list[str]:
+    base = f"{_short(row['base']['median'])} {row['base_name']}"
+    return [row["name"], base, f"{_short(row['measured']['median'])} {row['unit']}", _ratio(row["ratio"]), _goal(row)]
+
+
+def _facts(facts: dict[str, float]) -> Iterator[list[str]]:
+    for name, value in facts.items():
+        yield [name, "", _short(value), "", ""]
+
+
+def _grown(curve: dict[str, Any]) -> list[str]:
+    costs = [_short(cost["median"]) for cost in curve["costs"]]
+    return [curve["name"], curve["unit"], f"{curve['sizes'][0]:,}", *costs, _ratio(curve["growth"]), _goal(curve)]
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    return f"**{ratio['median']:.2f}** ({ratio['lower']:.2f} - {ratio['upper']:.2f})"
+
+
+def _goal(row: dict[str, Any]) -> str:
+    return "" if row["goal"] is None else f"<= {row['goal']:g}"
