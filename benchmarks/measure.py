@@ -48,7 +48,7 @@ class Plan:
 
     def rounds_of(self, seconds: float) -> int:
         """How often each side is measured when one round takes so long; 0: the first time is all there is."""
-        return min(self.rounds, int(self.seconds // seconds) if self.seconds < math.inf else self.rounds)
+        return self.rounds if seconds * self.rounds <= self.seconds else int(self.seconds / seconds)
 
     def sized(self, count: int) -> int:
         """`count`, or little enough of it for a test."""
