@@ -5,7 +5,7 @@ for all APIs unless a word beside it says otherwise; from that follows what each
 is in `check`, and first of all: a message that does not say that it is marred has the text of the script.
 """
 
-# ruff: noqa: N802 - the names carry the rows of the fault catalogue
+
 
 from __future__ import annotations
 
