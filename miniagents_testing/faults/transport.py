@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -156,8 +156,10 @@ class _ChangedAsyncBody(AsyncBody):
         data: bytes | None = b""
         chunks = aiter(source)
         while True:
-            async for piece in aplay(_passed(layers, data), asyncio.get_running_loop().time(), read_timeout=timeout):
-                yield piece
+            now = asyncio.get_running_loop().time()
+            async with aclosing(aplay(_passed(layers, data), now, read_timeout=timeout)) as pieces:
+                async for piece in pieces:
+                    yield piece
             if layers.end is not None:
                 return
             data = await anext(chunks, None)

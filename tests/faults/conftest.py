@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -207,11 +208,27 @@ class Cell:
         return seen
 
     async def _run(self) -> Seen:
+        abandoned = abandoned_generators()
         async with MiniAgents() as context:
             seen = await CONSUMERS[self.consumer](partial(self._agent.trigger, PROMPT), self.wire)
         assert not context.tasks
         assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left"
+        assert abandoned == (["StreamCell.read"] if self.consumer == "break" and seen.tokens else [])
         return seen
+
+
+def abandoned_generators() -> list[str]:
+    """Names of the async generators that nobody has closed, so that the event loop has to; it grows while it runs."""
+    names: list[str] = []
+    hooks = sys.get_asyncgen_hooks()
+
+    def finalizer(generator: Any) -> None:
+        names.append(generator.ag_code.co_qualname)
+        assert hooks.finalizer is not None
+        hooks.finalizer(generator)
+
+    sys.set_asyncgen_hooks(finalizer=finalizer)
+    return names
 
 
 Ask = Callable[[], "MessageSequencePromise"]

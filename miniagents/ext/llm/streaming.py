@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES
 from miniagents.ext.llm.watch import StallWatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from miniagents.ext.llm.redaction import Redactor
@@ -80,25 +80,25 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                 with StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
                         responded = True
-                        incoming = await _Incoming.of(call, session, response)
-                        body, take = incoming.body, incoming.take
-                        async for chunk in incoming.chunks:
+                        async with aclosing(await _Incoming.of(call, session, response)) as incoming:
+                            body, take = incoming.body, incoming.take
+                            async for chunk in incoming.chunks:
+                                watch.waiting = None
+                                idle = session.idle_events
+                                events = body.feed(chunk)
+                                for event in events:
+                                    token = take(event)
+                                    if token:
+                                        delivered = True
+                                        yield token
+                                if session.ended:
+                                    break
+                                watch.wait_begins(len(events) > session.idle_events - idle)
                             watch.waiting = None
-                            idle = session.idle_events
-                            events = body.feed(chunk)
-                            for event in events:
-                                token = take(event)
-                                if token:
-                                    delivered = True
-                                    yield token
-                            if session.ended:
-                                break
-                            watch.wait_begins(len(events) > session.idle_events - idle)
-                        watch.waiting = None
-                        token = await incoming.finish()
-                        if token:
-                            delivered = True
-                            yield token
+                            token = await incoming.finish()
+                            if token:
+                                delivered = True
+                                yield token
             outcome = session.close()
         except Exception as error:
             if (known := _complete_all_the_same(session, error)) is None:
@@ -150,7 +150,7 @@ def _wait_or_raise(
 class _Incoming:
     """The body of a response, as chunks and a way to make events of them."""
 
-    def __init__(self, session: Session, body: Any, chunks: AsyncIterator[Any], take: Callable[[Any], str]) -> None:
+    def __init__(self, session: Session, body: Any, chunks: AsyncGenerator[Any], take: Callable[[Any], str]) -> None:
         self.session = session
         self.body = body
         self.chunks = chunks
@@ -191,6 +191,10 @@ class _Incoming:
                 return ""
         text: str = self.body.close()
         return text
+
+    async def aclose(self) -> None:
+        """Nothing more is read: whoever gave the chunks is not left to the event loop to be closed."""
+        await self.chunks.aclose()
 
 
 class _ParsedBySDK:
