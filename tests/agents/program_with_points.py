@@ -241,6 +241,7 @@ def main(cases: list[tuple[str, str]]) -> None:
             "reached": list(dict.fromkeys(places)),
         }
         sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()  # a child would say again what is still in the buffer
 
 
 if __name__ == "__main__":
