@@ -187,7 +187,7 @@ async def _check_torn(
             whole = str(messages[safe].content or "")
             case.true(
                 message == messages[safe]
-                or (message.interrupted is True and whole.startswith(str(message.content or ""))),
+                or (getattr(message, "interrupted", False) is True and whole.startswith(str(message.content or ""))),
                 "a message that is not whole is not marked",
                 expected=f"{messages[safe]!r}, or a beginning of it with interrupted=True",
                 came=repr(message),
