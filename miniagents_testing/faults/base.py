@@ -72,7 +72,7 @@ class Fault:
         """Set up what changes while a response passes."""
 
     def response(self, request: httpx2.Request | None) -> ResponseStream | None:
-        """What comes in place of any answer; nobody is asked for one then. An exception is a request that failed."""
+        """What comes in place of any answer; nobody is asked for one then."""
         return None
 
     def head(self, stream: ResponseStream) -> ResponseStream:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, get_args
 
 from miniagents_testing.faults.base import Fault, Mark, Unit
-from miniagents_testing.faults.machines import ContentType, DropLast, Edit, Gzip, Refuse, Respond, Stall, Stop
+from miniagents_testing.faults.machines import ContentType, DropLast, Edit, Gzip, Respond, Stall, Stop
 from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def empty() -> Fault:
 
 def refuse() -> Fault:
     """No response at all: the connection is refused."""
-    return Refuse("refused connection")
+    return Respond("refused connection", ResponseStream(status=0, end="raise ConnectError: Connection refused"))
 
 
 def _place(what: str, name: str, number: int, of: Unit) -> tuple[str, int, Unit]:

@@ -8,15 +8,15 @@ import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import httpx2
-
 from miniagents_testing.faults.base import Fault, Mark, Unit
 from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ContentType", "DropLast", "Edit", "Gzip", "Refuse", "Respond", "Stall", "Stop"]
+    import httpx2
+
+__all__ = ["ContentType", "DropLast", "Edit", "Gzip", "Respond", "Stall", "Stop"]
 
 
 class Stop(Fault):
@@ -184,11 +184,3 @@ class Respond(Fault):
     def response(self, request: httpx2.Request | None) -> ResponseStream:
         self.reached = True
         return self._stream
-
-
-class Refuse(Fault):
-    """An exception instead of a response."""
-
-    def response(self, request: httpx2.Request | None) -> ResponseStream:
-        self.reached = True
-        raise httpx2.ConnectError("Connection refused", request=request)

@@ -10,7 +10,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniagents import MiniAgents
@@ -26,14 +26,15 @@ from miniagents.errors import (
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.llm.retries import Retry
-from miniagents_testing import ScriptedLLM, faults
-from miniagents_testing.cassette import Interaction, ReplayTransport
+from miniagents_testing import ScriptedLLM, faults, recut, run_in_virtual_time, strategies, use_cassette
+from miniagents_testing.cassette import Interaction, ReplayTransport, load
 from miniagents_testing.errors import UnplayedError, UnusedFaultError
 from miniagents_testing.faults import Fault, FaultyTransport, inject, laid_over
 from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 EVENTS = [f"data: {number}\n\n".encode() for number in range(1, 6)]
 URL = "https://example.org/"
@@ -278,3 +279,56 @@ def test_the_sync_clients_of_the_sdks_meet_the_same_faults() -> None:
             for chunk in client.chat.completions.create(model="m", messages=[], stream=True):
                 texts.append(chunk.choices[0].delta.content)
     assert texts == ["", "one"]
+
+
+# --- with cassettes and in virtual time
+
+
+def test_faults_and_cuts_are_ways_to_play_a_cassette(root: Path) -> None:
+    """Each is a function from a stream to a stream, which is what `chunking` takes."""
+    path = root / "cassettes/openai/conversation.yaml"
+    request = json.loads(load(path)[0].request_body)
+
+    async def tokens(chunking: Any) -> list[str]:
+        with use_cassette(path, chunking=chunking, unplayed="ignore"):
+            async with MiniAgents():
+                agent = create_openai_agent(request["model"], async_client=openai.AsyncOpenAI(api_key="k"), retry=None)
+                async for promise in agent.trigger(request["messages"]):
+                    return [token async for token in promise]
+        raise AssertionError("no reply")
+
+    recorded = asyncio.run(tokens("recorded"))
+    assert asyncio.run(tokens(recut.byte_by_byte)) == asyncio.run(tokens(recut.all_at_once)) == recorded
+    with pytest.raises(StreamTruncatedError):
+        asyncio.run(tokens(faults.cut(after=3)))
+
+
+def test_a_stall_of_half_an_hour_takes_no_time() -> None:
+    """Stalls wait by the clock of the loop; what is stalled longer than the agent allows is given up."""
+
+    async def answer(stall: float) -> tuple[str, float]:
+        with inject(ScriptedLLM("one two").transport(), faults.stall(stall, after=2)) as transport:
+            async with MiniAgents():
+                (message,) = await openai_agent(transport, stall_timeout=3_600).trigger("Hi")
+        return str(message), asyncio.get_running_loop().time()
+
+    assert run_in_virtual_time(answer(500)) == ("one two", 500)
+    with pytest.raises(StreamStalledError):
+        run_in_virtual_time(answer(7_200))
+
+
+@given(strategies.schedule_seeds(), strategies.cancellation_points(max_steps=30))
+@settings(max_examples=20)
+def test_schedules_and_cancellations_change_no_answer(seed: int, steps: int) -> None:
+    """A reader that is cancelled anywhere, in any order of events, takes nothing from another one."""
+
+    async def answer() -> str:
+        async with MiniAgents():
+            promise = await anext(aiter(ScriptedLLM(["one two three"]).agent().trigger("Hi")))
+            reader = asyncio.ensure_future(anext(aiter(promise)))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            reader.cancel()
+            return str(await promise)
+
+    assert run_in_virtual_time(answer(), seed=seed) == "one two three"
