@@ -74,11 +74,7 @@ def provider_stream(api: API, step: Step | str = "Hello, world.", *, quirks: Col
         raise ValueError(f"api must be one of {', '.join(FORMATS)}, not {api!r}")
     if unknown := sorted(set(quirks) - QUIRKS[api].keys()):
         raise ValueError(f"{api} has no quirk {unknown[0]!r}; it has: {', '.join(QUIRKS[api])}")
-    step = Step(step) if isinstance(step, str) else step
-    if step.then is not None:
-        raise ValueError(f"{step} breaks off: a provider stream is whole")
-    if not all(tool_call.id for tool_call in step.deltas.tool_calls):
-        raise ValueError(f"{step} has a tool call without an id, so nobody knows which one is expected")
+    step = _whole_step(step)
     chosen = [quirk for quirk in QUIRKS[api] if quirk in quirks]  # in one order, whatever they were given in
     options = {} if "no usage" in chosen else {"stream_options": {"include_usage": True}}
     call = Call.of(1, api, {"model": "model-1", "stream": True, **options})
@@ -102,11 +98,20 @@ def provider_stream(api: API, step: Step | str = "Hello, world.", *, quirks: Col
     )
 
 
+def _whole_step(step: Step | str) -> Step:
+    step = Step(step) if isinstance(step, str) else step
+    if step.then is not None:
+        raise ValueError(f"{step} breaks off: a provider stream is whole")
+    if not all(tool_call.id for tool_call in step.deltas.tool_calls):
+        raise ValueError(f"{step} has a tool call without an id, so nobody knows which one is expected")
+    return step
+
+
 def _block(api: API, payload: Payload, quirks: Collection[str]) -> bytes:
     blank = "" if "no blank after the colon" in quirks else " "
-    data = (
-        "[DONE]" if not payload else json.dumps(payload) if "JSON in ASCII" in quirks else json_text(payload).decode()
-    )
+    data = "[DONE]"
+    if payload:
+        data = json.dumps(payload) if "JSON in ASCII" in quirks else json_text(payload).decode()
     named = api != "chat" and "no event names" not in quirks
     lines = [*([f"event:{blank}{payload['type']}"] if named else []), f"data:{blank}{data}"]
     if "comments" in quirks:

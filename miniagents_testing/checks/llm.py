@@ -77,6 +77,7 @@ async def check_llm_agent(make_agent: MakeAgent, *, api: API = "chat") -> None:
 
 TYPICAL = Step("One, zwei, três,\n四 😀.", reasoning="Counting.", cut=4)
 """An answer with characters of one to four bytes."""
+THREE_TOKENS = Step(["first", " second", " third"])
 
 
 async def check_scripted_answer(make_agent: MakeAgent, *, api: API = "chat") -> None:
@@ -88,10 +89,9 @@ async def check_scripted_answer(make_agent: MakeAgent, *, api: API = "chat") -> 
 
 async def check_live_tokens(make_agent: MakeAgent, *, api: API = "chat", timeout: float = DEFAULT_TIMEOUT) -> None:
     """Whatever the provider has sent can be read, though it sends nothing more and does not end the answer."""
-    stream = provider_stream(api, Step(["first", " second"], reasoning=""))
+    stream = provider_stream(api, THREE_TOKENS)
     case = Case(f"await check_live_tokens(make_agent, api={api!r})")
-    sent = next(number for number, chunk in enumerate(stream.response.chunks, 1) if b" second" in chunk.data)
-    stalled = faults.stall(after=sent)(stream.response)
+    stalled = faults.stall(after=_events_until(stream, b" second"))(stream.response)
     tokens: list[str] = []
     what = "what had come could not be read while the answer was not complete"
     async with case.no_error(what, timeout=timeout), MiniAgents():
@@ -208,9 +208,9 @@ WITH_TOOLS = Step(
 
 
 async def check_errors_keep_text(make_agent: MakeAgent, *, api: API = "chat", timeout: float = DEFAULT_TIMEOUT) -> None:
-    """What goes wrong in the middle is an `LLMError` whose `partial` has the text that had come; so are refusals."""
-    stream = provider_stream(api, Step(["first", " second", " third"]))
-    sent = next(number for number, chunk in enumerate(stream.response.chunks, 1) if b" second" in chunk.data)
+    """What goes wrong is an `LLMError`, whose `partial` has the text that had come: none, where no answer began."""
+    stream = provider_stream(api, THREE_TOKENS)
+    sent = _events_until(stream, b" second")
     for fault, text in (
         (faults.reset(after=sent), "first second"),
         (faults.overloaded(at=sent + 1), "first second"),
@@ -231,9 +231,8 @@ async def check_cancel_closes_response(
     make_agent: MakeAgent, *, api: API = "chat", timeout: float = DEFAULT_TIMEOUT
 ) -> None:
     """Cancelling the reply closes the response within a few steps of the loop: no more is generated, and billed."""
-    stream = provider_stream(api, Step(["first", " second", " third"]))
-    sent = next(number for number, chunk in enumerate(stream.response.chunks, 1) if b"first" in chunk.data)
-    transport = _Watched(faults.stall(after=sent)(stream.response))
+    stream = provider_stream(api, THREE_TOKENS)
+    transport = _Watched(faults.stall(after=_events_until(stream, b"first"))(stream.response))
     await check_cancel_closes_source(make_agent(transport), MESSAGES, closed=lambda: transport.closed, timeout=timeout)
 
 
@@ -253,6 +252,11 @@ class _Watched(httpx2.AsyncBaseTransport):
                 self.closed = True
 
         return response_with(AsyncBody(chunks()), self._stream)
+
+
+def _events_until(stream: ProviderStream, text: bytes) -> int:
+    """The number of the event that says this."""
+    return next(number for number, chunk in enumerate(stream.response.chunks, 1) if text in chunk.data)
 
 
 def _transport(stream: ResponseStream) -> httpx2.AsyncBaseTransport:
@@ -276,7 +280,8 @@ async def _outcome(
             outcome = await promise
         except LLMError as error:
             outcome = error
-    assert outcome is not None
+    if outcome is None:
+        case.fail(what, expected="a message or an error", came="nothing")
     return outcome
 
 
