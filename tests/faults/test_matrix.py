@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from miniagents_testing.call import API
-    from tests.faults.conftest import Answer, Kit, Seen
+    from tests.faults.conftest import Answer, Kit, Seen, Wire
 
     Overlay = Callable[[ResponseStream], ResponseStream]
 
@@ -479,7 +479,7 @@ def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCapture
     tokens = tuple(text_of(token, kit) for token in outcome.tokens)
     if consumer == "drop":
         assert (seen.tokens, seen.message, seen.error) == (None, None, None)
-        assert len(cell.wire.asked_at) <= 1
+        assert cell.wire.requests <= 1
     elif consumer == "break" and tokens:
         assert (seen.tokens, seen.message, seen.error) == (tokens[:1], None, None)
     elif consumer == "cancel" and not outcome.at_once:
@@ -487,11 +487,11 @@ def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCapture
         assert seen.tokens == came
         assert type(seen.error) is PromiseCancelledError
         assert seen.error.partial.content == "".join(came)
-        assert len(cell.wire.asked_at) == 1
+        assert cell.wire.requests == 1
     else:
         assert seen.tokens in (None, tokens)
         check_end(outcome, tokens, seen)
-        check_times(outcome, cell.wire.asked_at, seen.at)
+        check_times(outcome, cell.wire, seen.at)
     check_law(row, api, seen, kit)
     check_discretion(seen, caplog, kit)
 
@@ -519,12 +519,12 @@ def check_end(outcome: Outcome, tokens: tuple[str, ...], seen: Seen) -> None:
         assert seen.error.delivered_any == bool(tokens)
 
 
-def check_times(outcome: Outcome, asked_at: list[float], at: float) -> None:
+def check_times(outcome: Outcome, wire: Wire, at: float) -> None:
     """How often it was asked, when for the last time, and how long after that it was over."""
-    assert len(asked_at) == outcome.requests
+    assert wire.requests == outcome.requests
     at_least, at_most = outcome.wait
-    assert at_least <= asked_at[-1] <= at_most
-    seconds = round(at - asked_at[-1], 3)
+    assert at_least <= wire.asked_at <= at_most
+    seconds = round(at - wire.asked_at, 3)
     if outcome.last is None:
         assert max(len(outcome.tokens) - 1, 0) <= seconds <= len(outcome.tokens)
     else:
