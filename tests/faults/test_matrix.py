@@ -5,8 +5,6 @@ for all APIs unless a word beside it says otherwise; from that follows what each
 is in `check`, and first of all: a message that does not say that it is marred has the text of the script.
 """
 
-
-
 from __future__ import annotations
 
 import inspect
