@@ -1,102 +1,113 @@
-"""Make the cassettes of the examples again: `python cassettes/record.py`, or with the names of some.
+"""Make the cassettes again: `python cassettes/record.py`, or with the names of some, such as `openai/refusal`.
 
-Each example runs as it is, through OpenAI's SDK, against a local server that answers from the scripts below. No
-provider is asked, and no key is needed. The texts are ours; the pauses are made up, uneven on purpose.
+The programs of `scenarios.py`, and the examples, run as they are, through the providers' own SDKs, against a local
+server that answers from scripts. No provider is asked, and no key is needed. With `--live` they ask the providers, with
+the keys of the environment, and go to a folder of their own.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import runpy
+import os
 import sys
-import tempfile
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import example_scenarios  # noqa: F401 - it adds the examples to SCENARIOS
+import httpx2
+from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
+from scenarios import SCENARIOS, Clients, Scenario
 
 from miniagents import MiniAgents
-from miniagents_testing import ProviderServer, Step, use_cassette
+from miniagents_testing import ProviderServer, use_cassette
 
-if TYPE_CHECKING:
-    from miniagents_testing.call import Call
-    from miniagents_testing.script import Script
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-PAUSES = (0.02, 0.05, 0.03, 0.09, 0.02, 0.04, 0.06)
-
-
-def _answer(text: str, first_wait: float = 0.35) -> Step:
-    return Step(text, first_wait=first_wait, gap=PAUSES)
-
-
-def _expert(call: Call) -> Step:
-    """Three answers at once come in any order, so the answer is chosen by who is asked."""
-    system = call.system or ""
-    if "sailor" in system:
-        return _answer("Patience is a calm sea: you mend the nets, and the wind comes back by itself.", 0.6)
-    if "baker" in system:
-        return _answer("Patience is the dough at four in the morning; pull at it, and it tears. 🥖", 0.4)
-    return _answer("Patience is awaiting a promise while everything else goes on running.", 0.2)
-
-
-SCRIPTS: dict[str, Script] = {
-    "conversation": [
-        _answer(
-            "Hello! It is a message that is not finished yet. You can pass it on, keep it, or read it word by word "
-            "while it is still being written – just like you are reading this now. 🙂"
-        ),
-        _answer(
-            "Then both read it, each at their own speed, and each from the very beginning. A promise can be read as "
-            "often as you like, by as many agents as you like; nothing is lost, and nobody has to wait for anybody."
-        ),
-        _answer("Auf Wiedersehen, さようなら, and enjoy building! 👋"),
-    ],
-    "parallel_agents": _expert,
-    "writer_critic": [
-        _answer("The sea is big, and it does not care who is looking."),
-        _answer('Good. But "big" is worn; show the size instead.'),
-        _answer("The sea goes on behind the horizon, and does not care who is looking."),
-        _answer("DONE – leave it exactly so."),
-    ],
-    "split_stream": [
-        _answer(
-            "At dawn the harbour smells of rope and coffee, and the boats talk to each other in small knocks.\n\n"
-            "By noon there is nothing but light; even the gulls have stopped complaining.\n\n"
-            "In the evening the sea hands back the day, a little salted, and everybody says they caught more than "
-            "they did."
-        )
-    ],
-    "markdown_history": [
-        _answer("What a name! Häppchen means a little bite. 🐟"),
-        _answer('Häppchen, of course.\n\n```python\ncat = "Häppchen"\n```'),
-    ],
+CASSETTES = Path(__file__).resolve().parent
+LIVE = CASSETTES.parent / "live-cassettes"
+OPENAI, ANTHROPIC = "https://api.openai.com/v1", "https://api.anthropic.com"
+KEYS = {
+    "openai": ["OPENAI_API_KEY"],
+    "anthropic": ["ANTHROPIC_API_KEY"],
+    "both": ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"],
 }
 
 
-async def arecord(name: str, folder: Path) -> Path:
-    """Run one example against its script; `folder` is for files that it writes."""
-    example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
-    more = [folder / "chat.md"] if name == "markdown_history" else []
-    async with ProviderServer(SCRIPTS[name]) as server:
-        record_as = {server.openai_base_url: "https://api.openai.com/v1"}
-        with use_cassette(example["CASSETTE"], record_mode="rewrite", record_as=record_as):
-            async with AsyncOpenAI(api_key="not needed", base_url=server.openai_base_url) as client, MiniAgents():
-                await example["amain"](client, *more)
+async def arecord(scenario: Scenario, path: Path, pace: float = 1.0) -> None:
+    """Against the local server, which takes `pace` times as long as the script says."""
+    async with ProviderServer(scenario.script, pace=pace) as server:
+        # What clients send depends on whom they think they ask, so they have the providers' own addresses.
+        clients = Clients(
+            AsyncOpenAI(api_key="not needed", base_url=OPENAI, http_client=_redirected(server.url)),
+            AsyncAnthropic(api_key="not needed", base_url=ANTHROPIC, http_client=_redirected(server.url)),
+        )
+        record_as = {f"{server.url}/v1/messages": f"{ANTHROPIC}/v1/messages", server.openai_base_url: OPENAI}
+        await _arun(scenario, clients, path, record_as)
         server.assert_complete()
-    path: Path = example["CASSETTE"]
-    return path
 
 
-def main(names: list[str]) -> None:
-    """Record the examples of these names."""
+async def arecord_live(scenario: Scenario, path: Path) -> None:
+    """Against the providers themselves, or whatever base URLs are in the environment."""
+    clients = Clients(
+        AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY", "")),
+        AsyncAnthropic(api_key=os.environ.get("ANTHROPIC_API_KEY", "")),
+    )
+    bases = {clients.openai.base_url: OPENAI, clients.anthropic.base_url: ANTHROPIC}
+    await _arun(scenario, clients, path, {str(url).rstrip("/"): known for url, known in bases.items()})
+
+
+async def _arun(scenario: Scenario, clients: Clients, path: Path, record_as: dict[str, str]) -> None:
+    with use_cassette(path, record_mode="rewrite", record_as=record_as), redirect_stdout(StringIO()):
+        async with clients.openai, clients.anthropic, MiniAgents():
+            await scenario.program(clients)
+
+
+def _redirected(url: str) -> httpx2.AsyncClient:
+    """A client whose requests all go to this server."""
+    server = httpx2.URL(url)
+
+    async def redirect(request: httpx2.Request) -> None:
+        request.url = request.url.copy_with(scheme=server.scheme, host=server.host, port=server.port)
+
+    return httpx2.AsyncClient(event_hooks={"request": [redirect]})
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("name", nargs="*", help=f"one of {', '.join(SCENARIOS)}; by default all of them")
+    parser.add_argument("--live", action="store_true", help="ask the providers; the name of each is needed")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help=f"default: cassettes; with --live: {LIVE.name}")
+    parser.add_argument("--pace", type=float, default=1.0, help="factor on the pauses of the local server")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.name) - SCENARIOS.keys():
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    if options.live:
+        _check_live(parser, options.name)
+    return options
+
+
+def _check_live(parser: argparse.ArgumentParser, names: list[str]) -> None:
+    """Nobody spends money by accident."""
+    if not names:
+        parser.error("--live needs the names of what to record: it costs money")
     for name in names:
-        with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-            path = asyncio.run(arecord(name, Path(folder)))
-        print(f"{name}: {path.relative_to(EXAMPLES.parent)}, {path.stat().st_size:,} bytes")
+        if not SCENARIOS[name].live:
+            parser.error(f"{name} is something that no provider does when it is asked to")
+        if missing := [key for key in KEYS[name.partition("/")[0]] if not os.environ.get(key)]:
+            parser.error(f"{name} needs {' and '.join(missing)} in the environment")
+
+
+def main(arguments: list[str]) -> None:
+    """Record what the command line names."""
+    options = _options(arguments)
+    folder = options.to or (LIVE if options.live else CASSETTES)
+    for name in options.name or SCENARIOS:
+        path = (folder / f"{name}.yaml").resolve()
+        record = arecord_live(SCENARIOS[name], path) if options.live else arecord(SCENARIOS[name], path, options.pace)
+        asyncio.run(record)
+        print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(SCRIPTS))
+    main(sys.argv[1:])

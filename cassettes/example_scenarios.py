@@ -1,0 +1,155 @@
+"""The examples as scenarios: what the local server answers to each of them, and how each is run."""
+
+from __future__ import annotations
+
+import runpy
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scenarios import Clients, paced, recorded_as
+
+if TYPE_CHECKING:
+    from miniagents_testing import Step
+    from miniagents_testing.call import Call
+
+__all__ = ["EXAMPLES"]
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def _main_of(example: str) -> Any:
+    """Its `amain`."""
+    return runpy.run_path(str(EXAMPLES / f"{example}.py"))["amain"]
+
+
+@recorded_as(
+    "openai/conversation",
+    [
+        paced(
+            "Hello! It is a message that is not finished yet. You can pass it on, keep it, or read it word by word "
+            "while it is still being written – just like you are reading this now. 🙂"
+        ),
+        paced(
+            "Then both read it, each at their own speed, and each from the very beginning. A promise can be read as "
+            "often as you like, by as many agents as you like; nothing is lost, and nobody has to wait for anybody."
+        ),
+        paced("Auf Wiedersehen, さようなら, and enjoy building! 👋"),
+    ],
+)
+async def conversation(clients: Clients) -> None:
+    """Three turns with one user; text with emoji and Japanese."""
+    await _main_of("conversation")(clients.openai)
+
+
+def _expert(call: Call) -> Step:
+    """Three questions at once come in any order: the answer is chosen by who is asked."""
+    system = call.system or ""
+    if "sailor" in system:
+        return paced("Patience is a calm sea: you mend the nets, and the wind comes back by itself.", first_wait=0.6)
+    if "baker" in system:
+        return paced("Patience is the dough at four in the morning; pull at it, and it tears. 🥖", first_wait=0.4)
+    return paced("Patience is awaiting a promise while everything else goes on running.", first_wait=0.2)
+
+
+@recorded_as("openai/parallel_agents", _expert)
+async def parallel_agents(clients: Clients) -> None:
+    """Three requests at once."""
+    await _main_of("parallel_agents")(clients.openai)
+
+
+@recorded_as(
+    "openai/writer_critic",
+    [
+        paced("The sea is big, and it does not care who is looking."),
+        paced('Good. But "big" is worn; show the size instead.'),
+        paced("The sea goes on behind the horizon, and does not care who is looking."),
+        paced("DONE – leave it exactly so."),
+    ],
+)
+async def writer_critic(clients: Clients) -> None:
+    """Two agents in turn, four requests."""
+    await _main_of("writer_critic")(clients.openai)
+
+
+@recorded_as(
+    "openai/split_stream",
+    paced(
+        "At dawn the harbour smells of rope and coffee, and the boats talk to each other in small knocks.\n\n"
+        "By noon there is nothing but light; even the gulls have stopped complaining.\n\n"
+        "In the evening the sea hands back the day, a little salted, and everybody says they caught more than they did."
+    ),
+)
+async def split_stream(clients: Clients) -> None:
+    """One answer in three paragraphs."""
+    await _main_of("split_stream")(clients.openai)
+
+
+@recorded_as(
+    "openai/markdown_history",
+    [
+        paced("What a name! Häppchen means a little bite. 🐟"),
+        paced('Häppchen, of course.\n\n```python\ncat = "Häppchen"\n```'),
+    ],
+)
+async def markdown_history(clients: Clients) -> None:
+    """Two chats, the second with the first in its prompt."""
+    with tempfile.TemporaryDirectory() as folder:
+        await _main_of("markdown_history")(clients.openai, Path(folder) / "chat.md")
+
+
+_FIRST_ROUND = {
+    "gardener": (
+        "Plant the trees. A child who has picked an apple on the way to school will know for life where food comes "
+        "from, and in ten years the whole street stands in the shade. A slide is rust by then."
+    ),
+    "teacher": (
+        "The playground, because the children who are five now cannot wait for a tree. Where they play is where their"
+        " parents sit and talk, and we have no such place since the square became a car park."
+    ),
+    "treasurer": (
+        "Let me only say the numbers. Sixty trees are nine thousand, and then two thousand every year for pruning; "
+        "the playground is forty thousand, once, and an inspection each spring. We have thirty-five."
+    ),
+    "neighbour": (
+        "I live on Main Street, above the bakery. I love the idea of blossom under my window, and I can hear the "
+        "wasps already; whoever plants plums should also say who sweeps them up in September."
+    ),
+}
+_SECOND_ROUND = {
+    "gardener": (
+        "Teacher, a tree is a playground: put benches under it, and the climbing is free. And Treasurer, I will prune"
+        " them myself for the first three years, with whoever wants to learn how it is done."
+    ),
+    "teacher": (
+        "Then let us not choose between shade and swings. If the trees stand around a small place to play, my pupils "
+        "can water them, and I would call that a lesson. I only ask that it is done before the summer."
+    ),
+    "treasurer": (
+        "With the Gardener's three years as a gift, sixty trees fit in, and so does a small place with swings and "
+        "sand for twenty thousand. That leaves six for whatever we have all forgotten, and there is always something."
+    ),
+    "neighbour": (
+        "If it is apples and not plums, I have no more to say against it, and I will sweep. A playground by the "
+        "bakery I would even enjoy, as long as somebody locks it at nine in the evening."
+    ),
+    "moderator": (
+        "So you agree on more than the question allowed. Apple trees, not plums, around one small playground with "
+        "swings and sand; the Gardener prunes, the pupils water, the Neighbour sweeps, and the town locks up at nine."
+        " It costs twenty-nine of our thirty-five thousand, and it has to stand before the summer. Thank you, all "
+        "four."
+    ),
+}
+
+
+def _panelist(call: Call) -> Step:
+    """Each speaks at a speed of its own, and none of them evenly."""
+    answers = _SECOND_ROUND if "Neighbour: " in call.text else _FIRST_ROUND
+    number, name = next(pair for pair in enumerate(answers) if pair[1] in (call.system or ""))
+    return paced(answers[name], first_wait=1.0 + 0.4 * number, gap=0.36 + 0.02 * number, jitter=0.7, seed=number)
+
+
+@recorded_as("both/panel", _panelist)
+async def panel(clients: Clients) -> None:
+    """Four agents of both providers at once, two rounds, and a fifth after them: a minute."""
+    await _main_of("panel")(clients.openai, clients.anthropic, lambda name, token: None)

@@ -1,0 +1,133 @@
+"""A recorded minute of four agents of two providers, replayed in virtual time: token for token, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import runpy
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from anthropic import AsyncAnthropic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai import AsyncOpenAI
+
+from miniagents import MiniAgents
+from miniagents_testing import VirtualTimeLoop, block_live_requests, strategies, use_cassette
+from miniagents_testing.cassette import load, timeline
+from miniagents_testing.cassette.reading import read
+from miniagents_testing.recut import cut_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from miniagents_testing.cassette import Interaction
+    from miniagents_testing.streams import ResponseStream
+    from tests.conftest import Effort
+
+CASSETTE = Path(__file__).resolve().parent.parent / "cassettes" / "both" / "panel.yaml"
+
+Tokens = list[tuple[str, str]]
+"""Each token, and who says it, in the order in which they came."""
+
+
+def _speaker(interaction: Interaction) -> str:
+    return interaction.agent_path.partition("/")[0].capitalize()
+
+
+def _recorded() -> Tokens:
+    """What the recording holds, by its own clock."""
+    interactions = load(CASSETTE)
+    left = [iter(read(each).chunks) for each in interactions]
+    return [
+        (_speaker(interactions[moment.number - 1]), piece.text)
+        for moment in timeline(interactions)
+        if moment.what == "chunk"
+        for piece in next(left[moment.number - 1])
+    ]
+
+
+def _replayed(*, seed: int | None = None, **settings: Any) -> tuple[Tokens, float]:
+    """The same of the example while it plays its cassette, on a schedule; and the seconds that it took there."""
+    seen: Tokens = []
+
+    async def play() -> float:
+        async with AsyncOpenAI(api_key="none") as openai, AsyncAnthropic(api_key="none") as anthropic, MiniAgents():
+            await AMAIN(openai, anthropic, lambda name, token: seen.append((name, token)))
+        return asyncio.get_running_loop().time()
+
+    with use_cassette(CASSETTE, **settings), block_live_requests():
+        with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, seed=seed)) as runner:
+            return seen, runner.run(play())
+
+
+AMAIN = runpy.run_path(str(CASSETTE.parents[2] / "examples" / "panel.py"))["amain"]
+RECORDED = _recorded()
+SECONDS = timeline(load(CASSETTE))[-1].ms / 1000
+
+
+def _texts(tokens: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """All that each has said."""
+    said: defaultdict[str, str] = defaultdict(str)
+    for name, token in tokens:
+        said[name] += token
+    return said
+
+
+class Cuts(NamedTuple):
+    """Other cuts for each stream; said in two numbers, where the streams themselves would fill pages of a report."""
+
+    seed: int
+    places: int
+
+    def __call__(self, stream: ResponseStream) -> ResponseStream:
+        size = len(stream.body)
+        return cut_at(stream, random.Random(f"{self.seed}/{size}").choices(range(size), k=self.places))
+
+
+def test_four_agents_of_two_providers_speak_at_once_for_a_minute() -> None:
+    """In each round there are moments when all four are at it."""
+    interactions = load(CASSETTE)
+    assert SECONDS > 50
+    first, second = interactions[:4], interactions[4:8]
+    for four in (first, second):
+        assert sorted(map(_speaker, four)) == ["Gardener", "Neighbour", "Teacher", "Treasurer"]
+        assert sorted(each.uri.split("/")[2] for each in four) == ["api.anthropic.com"] * 2 + ["api.openai.com"] * 2
+        began, ended = zip(*map(_first_and_last_token, four), strict=True)
+        assert max(began) < min(ended)
+
+
+def _first_and_last_token(interaction: Interaction) -> tuple[float, float]:
+    moments = [moment.ms for moment in timeline([interaction]) if moment.what == "chunk"]
+    return moments[0], moments[-1]
+
+
+def test_it_is_replayed_as_it_was_recorded_token_for_token() -> None:
+    """Twenty times, with the pauses of a clock that jumps: the same tokens of the same agents in the same order."""
+    for _ in range(20):
+        seen, took = _replayed(pace=1)
+        assert seen == RECORDED
+        assert took == pytest.approx(SECONDS, rel=0.01)
+
+
+def test_neither_schedules_nor_paces_nor_cuts_change_what_is_said(effort: Effort) -> None:
+    """150 times in CI; where there are pauses, it is said in the same order, too, on any schedule."""
+
+    @settings(max_examples=effort(30, ci=150, nightly=1500))
+    @given(
+        seed=st.none() | strategies.schedule_seeds(),
+        pace=st.just(0.0) | st.floats(0.01, 10),
+        chunking=st.sampled_from(["recorded", "event"]) | st.builds(Cuts, st.integers(0, 999), st.integers(0, 50)),
+    )
+    def replay(seed: int | None, pace: float, chunking: Any) -> None:
+        seen, took = _replayed(seed=seed, pace=pace, chunking=chunking)
+        assert _texts(seen) == _texts(RECORDED)
+        assert took == pytest.approx(SECONDS * pace, rel=0.01)
+        if pace and not isinstance(chunking, Cuts):
+            assert seen == RECORDED
+
+    replay()
