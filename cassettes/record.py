@@ -15,14 +15,14 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import example_scenarios  # noqa: F401 - it adds the examples to SCENARIOS
 import httpx2
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
-from scenarios import SCENARIOS, Clients, Scenario
 
+import example_scenarios  # noqa: F401 - it adds the examples to SCENARIOS
 from miniagents import MiniAgents
 from miniagents_testing import ProviderServer, use_cassette
+from scenarios import SCENARIOS, Clients, Scenario
 
 CASSETTES = Path(__file__).resolve().parent
 LIVE = CASSETTES.parent / "live-cassettes"

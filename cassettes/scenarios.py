@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from miniagents import Message, UserMessage
+from miniagents import AssistantMessage, Message, UserMessage
 from miniagents.errors import LLMError
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
-    from miniagents import AssistantMessage, MiniAgent
+    from miniagents import MiniAgent
     from miniagents.messages import MessageType
     from miniagents_testing.script import Script
 
@@ -73,8 +73,8 @@ def paced(text: Any = "", *, first_wait: float = 0.3, gap: float | tuple[float, 
 
 async def _answer(agent: MiniAgent[Any], prompt: MessageType) -> AssistantMessage:
     """The one message that a model replies."""
-    (promise,) = [promise async for promise in agent.trigger(prompt)]
-    message: Any = await promise
+    (message,) = await agent.trigger(prompt)
+    assert isinstance(message, AssistantMessage)
     return message
 
 
