@@ -275,3 +275,17 @@ def test_K17_X8_a_cassette_can_have_any_tests_name(unlike: str) -> None:
     assert not set(name) & set('<>:"/\\|?*\x00')
     assert len(name) < 120
     assert name != cassette_name("test_it", f"test[{unlike} ]").removeprefix("test_it/")
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto", "anyio"])
+def test_whichever_plugin_runs_an_async_test(project: Project, cassettes: Path, mode: str) -> None:
+    """pytest-asyncio in both of its modes, and anyio's; with pytest-randomly and in a process of pytest-xdist."""
+    recorded(cassettes / "test_it" / "test_it.yaml", "one")
+    mark = {"strict": "@pytest.mark.asyncio\n", "auto": "", "anyio": "@pytest.mark.anyio\n"}[mode]
+    source = (
+        f"{ASK}\n{mark}@pytest.mark.miniagents_cassette\nasync def test_it():\n    assert await aask('one') == 'one'"
+    )
+    if mode == "anyio":
+        source += "\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'"
+    ini = "asyncio_mode = auto" if mode == "auto" else ""
+    project(source, "-n", "1", ini=ini).assert_outcomes(passed=1)
