@@ -24,12 +24,15 @@ from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field
 
 from miniagents.errors import CyclicValueError, FreezeError
 from miniagents.promising.canonical import canonical_text
 from miniagents.promising.freezing import MAX_DEPTH
 from miniagents.promising.frozen import Frozen, FrozenDict, freeze
+from miniagents_testing import strategies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -605,3 +608,19 @@ def test_values_dump_without_a_warning() -> None:
     assert dump["inner"]["more"] == (2,)
     assert Box.model_validate(dump) == box
     assert json.loads(box.model_dump_json())["sets"] == [{"class_": "test_frozen.Point", "x": 1, "y": None}]
+
+
+@given(st.dictionaries(strategies.texts(max_size=2), strategies.values(max_leaves=3), max_size=3))
+def test_a_frozen_dict_equals_the_dict(items: dict[str, Any]) -> None:
+    """It has the same keys in the same order, and equal values once those are frozen."""
+    frozen = freeze(items)
+    thawed = {key: freeze(value) for key, value in items.items()}
+    assert list(frozen) == list(items)
+    assert repr(dict(frozen)) == repr(thawed)
+    assert all(frozen[key] is not None or value is None for key, value in items.items())
+
+
+@given(strategies.values())
+def test_a_repr_is_short_whatever_is_in_it(value: Any) -> None:
+    """However large a value is, its repr fits on a screen."""
+    assert len(repr(Frozen(field=value, text="x" * 100_000, items=list(range(1_000))))) < 6_000

@@ -119,23 +119,3 @@ def in_another_process() -> Iterator[Callable[[Frozen], str]]:
 def test_hashes_are_the_same_in_another_process(value: Any, in_another_process: Callable[[Frozen], str]) -> None:
     """One value, one key; the value goes there without its digest."""
     assert in_another_process(Frozen(v=value)) == Frozen(v=value).hash_key
-
-
-@given(st.dictionaries(TEXTS, strategies.values(max_leaves=3), max_size=3))
-def test_a_frozen_dict_equals_the_dict(items: dict[str, Any]) -> None:
-    """It has the same keys in the same order, and equal values once those are frozen."""
-    frozen = freeze(items)
-    thawed = {key: freeze(value) for key, value in items.items()}
-    assert list(frozen) == list(items)
-    assert repr(dict(frozen)) == repr(thawed)
-    assert all(frozen[key] is not None or value is None for key, value in items.items())
-
-
-@given(VALUES)
-def test_a_repr_is_short(value: Any) -> None:
-    """However large a value is, its repr fits on a screen."""
-    assert len(repr(Message(field=value, text=LONG, items=MANY))) < 6_000
-
-
-LONG = "x" * 100_000
-MANY = freeze(list(range(1_000)))
