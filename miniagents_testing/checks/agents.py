@@ -39,9 +39,10 @@ async def check_agent(agent: MiniAgent[Any], messages: MessageType = "Hello") ->
     await check_rereading(agent, messages)
     await check_tokens_before_completion(agent, messages)
     await check_reader_cancellation(agent, messages, steps=(0, 1, 5))
-    async with MiniAgents():
-        for message in await agent.trigger(messages):
-            check_message(message)
+    case = Case(f"await check_agent(agent, {messages!r})")
+    async with case.no_error("reading the replies"), MiniAgents():
+        async for promise in _replies(case, agent, messages):
+            check_message(await promise)
 
 
 async def check_stream_equals_resolved(
