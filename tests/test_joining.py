@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniagents import AssistantMessage, Message, MessageSequence, MiniAgents, ToolCall, Usage, join_messages
+from miniagents import (
+    AssistantMessage,
+    InteractionContext,
+    Message,
+    MessageSequence,
+    MiniAgents,
+    ToolCall,
+    Usage,
+    join_messages,
+    miniagent,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -127,6 +137,28 @@ async def test_an_error_comes_after_the_tokens_before_it() -> None:
             async for token in joined:
                 tokens.append(token)
         assert tokens == ["a", "-", "b"]
+
+
+@pytest.mark.parametrize("waits", [(0, 0), (1, 0), (0, 1)])
+async def test_the_first_error_of_a_join_stands_for_all(waits: tuple[int, int]) -> None:
+    """Whoever gets it is told of those that nobody else can see: leaving the context does not raise them again."""
+
+    @miniagent
+    async def fail(ctx: InteractionContext, name: str, steps: int) -> None:
+        for _ in range(10 * steps):
+            await asyncio.sleep(0)
+        raise ValueError(name)
+
+    async with MiniAgents():
+        calls = [fail.trigger(name=name, steps=steps) for name, steps in zip("ab", waits, strict=True)]
+        message = streamed(error=ValueError("c"))
+        joined = join_messages([calls, message])
+        del calls, message
+        with pytest.raises(ValueError, match="a") as caught:
+            await joined
+    assert ("Another message of the sequence failed as well: ValueError('b')" in caught.value.__notes__) == (
+        not waits[1]
+    )
 
 
 async def test_as_single_text_promise_joins_on_demand() -> None:

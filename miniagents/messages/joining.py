@@ -8,13 +8,15 @@ from miniagents.messages.message import AssistantMessage, Message
 from miniagents.messages.promise import MessagePromise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from miniagents.promising.sequence import SequencePromise
 
 __all__ = ["joined", "lasting_metadata"]
 
 
 def joined(
-    messages: AsyncIterable[MessagePromise],
+    messages: SequencePromise[MessagePromise, tuple[Message, ...]],
     delimiter: str | None,
     *,
     strip_leading_newlines: bool,
@@ -26,17 +28,21 @@ def joined(
 
     async def batches(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
         originals: list[Message] = []
-        async for promise in messages:
-            if originals and delimiter:
-                yield [delimiter]
-            at_start = strip_leading_newlines
-            async for tokens in promise.batches():
-                if at_start:
-                    tokens = _without_leading_newlines(tokens)
-                    at_start = not tokens
-                yield tokens
-            originals.append(await promise)
-            fields.update(lasting_metadata(type(originals[-1]), originals[-1]))
+        try:
+            async for promise in messages:
+                if originals and delimiter:
+                    yield [delimiter]
+                at_start = strip_leading_newlines
+                async for tokens in promise.batches():
+                    if at_start:
+                        tokens = _without_leading_newlines(tokens)
+                        at_start = not tokens
+                    yield tokens
+                originals.append(await promise)
+                fields.update(lasting_metadata(type(originals[-1]), originals[-1]))
+        except Exception as error:
+            messages._cell.observe_all(error)
+            raise
         for name in metadata:
             fields.pop(name, None)  # what the caller says wins
         if reference_original_messages:

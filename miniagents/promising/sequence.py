@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from miniagents.errors import CyclicValueError, DeadlockError
 from miniagents.promising.context import find_current_context
-from miniagents.promising.promise import Promise, stopped
+from miniagents.promising.promise import Cell, Promise, stopped
 from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable, weakly
 
 if TYPE_CHECKING:
@@ -186,6 +186,29 @@ class SequenceCell(StreamCell[Any, Any]):
                 all_values = all_values and isinstance(piece, SequencePromise)
         return all_values
 
+    def observe_all(self, error: Exception) -> None:
+        """Whoever got the first error of this sequence is responsible for the others, and for those that may still come.
+
+        What has failed already becomes notes.
+        """
+        notes = getattr(error, "__notes__", ())
+        seen: set[SequenceCell] = set()
+        unseen: list[Cell[Any]] = [self]
+        while unseen:
+            cell = unseen.pop()
+            if isinstance(cell, SequenceCell):
+                if cell not in seen:
+                    seen.add(cell)
+                    cell.observed = True
+                    unseen += [piece._cell for piece in reversed(cell.pieces) if isinstance(piece, Promise)]
+                continue
+            cell.observe()
+            if cell.failure is not None and cell.failure.error is not error:
+                note = f"Another message of the sequence failed as well: {cell.failure.error!r}"
+                if note not in notes:
+                    error.add_note(note)
+                    notes = error.__notes__
+
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[Any]]:
         """The leaves one by one: each may have to be waited for."""
         async for leaf in self.read(promise):
@@ -289,7 +312,7 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
         try:
             return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])  # type: ignore[return-value]  # as above
         except Exception as error:
-            _observe_all(leaves, error)
+            self._cell.observe_all(error)
             raise
 
     @classmethod
@@ -437,18 +460,3 @@ async def _turns(items: Iterator[Any]) -> AsyncIterator[Any]:
         yield item
         if not count % _ITEMS_A_TURN:
             await asyncio.sleep(0)
-
-
-def _observe_all(leaves: list[Any], error: Exception) -> None:
-    """Whoever gets the first error of a sequence has seen the others as well; they become notes."""
-    notes = getattr(error, "__notes__", ())
-    for leaf in leaves:
-        if not isinstance(leaf, Promise):
-            continue
-        leaf._cell.observe()
-        failure = leaf._cell.failure
-        if failure is not None and failure.error is not error:
-            note = f"Another message of the sequence failed as well: {failure.error!r}"
-            if note not in notes:
-                error.add_note(note)
-                notes = error.__notes__
