@@ -228,7 +228,7 @@ def _facts(interactions: tuple[Interaction, ...]) -> list[tuple[Any, ...]]:
             each.agent,
             each.method,
             each.uri,
-            each.request_body,
+            json.dumps(json.loads(each.request_body), sort_keys=True),  # SDKs change the order of fields
             each.response.status,
             each.response.headers.keys(),
             re.sub(rb"scripted[-_]\d+", b"scripted", each.response.body),
