@@ -187,7 +187,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return all_values
 
     def observe_all(self, error: Exception) -> None:
-        """Whoever got the first error of this sequence is responsible for the others, and for those that may still come.
+        """Whoever got the first error of this sequence is responsible for the others, and for those still to come.
 
         What has failed already becomes notes.
         """
