@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import traceback
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -236,6 +237,9 @@ class InteractionContext(Scope):
                 await self._work()
         except TimeoutError as error:
             if deadline.expired():
+                if error.__cause__ is not None:
+                    # what the function waited for is not to go on as long as its error is kept; lines are still told
+                    traceback.clear_frames(error.__cause__.__traceback__)
                 raise TimeoutError(f"Agent {self} did not end within {timeout} s") from error
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -217,6 +218,43 @@ async def test_C12_a_timeout_ends_the_call() -> None:
             await slow.trigger(timeout=10, how="own")
         assert await texts(slow.trigger(timeout=10, how="none")) == ["so far"]
     assert log == ["wait", "helper", "own", "none"]
+
+
+@pytest.mark.parametrize("how", ["await", "read"])
+async def test_C12_what_a_call_waited_for_is_stopped_with_it(how: str) -> None:
+    """Nobody can read it any more, although somebody keeps the error: an answer that goes on costs money."""
+    log: list[str] = []
+
+    async def endless(fields: dict[str, Any]) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "token"
+                await asyncio.sleep(0)
+        finally:
+            log.append("stopped")
+
+    @miniagent
+    async def source(ctx: InteractionContext) -> None:
+        ctx.reply(Message.promise(message_token_streamer=endless))
+
+    @miniagent
+    async def reader(ctx: InteractionContext) -> None:
+        replies = source.trigger()
+        try:
+            if how == "await":
+                await replies
+            async for promise in replies:
+                async for _ in promise:
+                    await asyncio.sleep(0)
+        finally:
+            log.append("cancelled")
+
+    async with MiniAgents():
+        with pytest.raises(TimeoutError) as kept:
+            await reader.trigger(timeout=0.01)
+        await steps()
+        assert log == ["cancelled", "stopped"]
+    assert "in reader" in "".join(traceback.format_exception(kept.value)), "where it was is still told"
 
 
 async def test_cancelling_a_call_stops_the_agent() -> None:
