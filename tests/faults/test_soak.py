@@ -1,0 +1,512 @@
+"""A soak: half an hour of fault storms, in virtual time, over an app of two dozen agents.
+
+What a model answers follows from what it was asked, so that whoever sees a message knows what it must say. While the
+storm lasts, nothing else is ever seen than the truth, the beginning of it with an error behind it, or an error. Then
+the faults stop, and everything that was begun comes to its end, and everything that is begun comes out whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import math
+import random
+import sys
+import traceback
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from miniagents import (
+    InMemoryChatHistory,
+    InteractionContext,
+    MiniAgents,
+    join_messages,
+    miniagent,
+    split_messages,
+)
+from miniagents.errors import LLMError, PromiseCancelledError
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm.retries import Retry
+from miniagents.messages import ErrorMessage
+from miniagents.utils import adialog_loop
+from miniagents_testing import ScriptedLLM, Step, create_scripted_user, faults, run_in_virtual_time
+from miniagents_testing.faults import Fault, laid_over
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    import pytest
+
+    from miniagents.messages import MessagePromise, MessageSequencePromise
+    from miniagents_testing.call import Call
+    from miniagents_testing.streams import ResponseStream
+    from tests.conftest import Effort
+    from tests.faults.conftest import Kit
+
+STORM = 30 * 60.0
+"""Seconds for which there may be faults."""
+CALM = 5 * 60.0
+"""Seconds in which everything ends after that: three stalled requests, and the longest wait between them."""
+APIS = ("chat", "responses", "messages")
+WORDS = (
+    "apple",
+    "# pear",
+    "Zürich",
+    "😀",
+    "<!-- message",
+    "assistant:",
+    "data:",
+    "[DONE]",
+    "a\u2028b",
+    "`x`",
+    "sk-",
+    "2.",
+)
+
+
+def truth(prompt: str) -> str:
+    """What the model answers: some paragraphs, which begin with the number of the prompt."""
+    chance = random.Random(prompt)
+    paragraphs = [" ".join(chance.choices(WORDS, k=chance.randint(2, 9))) for _ in range(chance.randint(1, 4))]
+    return f"{prompt[:7]} " + "\n\n".join(paragraphs)
+
+
+# --- the storm
+
+
+class Storm:
+    """Lays a fault over some of the answers; how many, changes every few minutes."""
+
+    def __init__(self, seed: int, key: str, *, ends: float) -> None:
+        self.seen: Counter[str] = Counter()
+        self.ends = ends
+        self._chance = random.Random(seed)
+        self._key = key
+        self._strength = self._changes = 0.0
+
+    def over(self, api: str, stream: ResponseStream) -> ResponseStream:
+        """The answer as it comes through the storm."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._changes:
+            self._strength = self._chance.choice((0.0, 0.2, 0.5, 1.0))
+            self._changes = now + self._chance.uniform(20, 200)
+        if now >= self.ends or self._chance.random() >= self._strength:
+            return stream
+        chosen = self._faults(api, len(stream.chunks))
+        self.seen.update(type(fault).__name__ + str(fault).split(" ")[0] for fault in chosen)
+        return laid_over(stream, *chosen)
+
+    def _faults(self, api: str, events: int) -> tuple[Fault, ...]:
+        pick, after = self._chance.choice, self._chance.randint(0, events)
+        at = max(after, 1)
+        kinds: list[Callable[[], Any]] = [
+            lambda: faults.cut(after=after),
+            lambda: faults.cut(after=self._chance.randint(0, 4000), of="bytes"),
+            lambda: faults.reset(after=after),
+            lambda: faults.reset(after=self._chance.randint(0, 4000), of="bytes"),
+            lambda: faults.stall(after=at),
+            lambda: faults.stall(self._chance.uniform(1, 40), after=at),
+            lambda: faults.malformed(at=at),
+            lambda: faults.overloaded(at=at),
+            lambda: faults.rate_limit(at=at),
+            lambda: faults.error_event(at=at, kind="authentication_error", message=f"Bad key {self._key}"),
+            lambda: faults.drop_last_event(),
+            lambda: (faults.gzipped(), faults.cut(after=after, of="chunks")),
+            lambda: faults.gzipped(missing=pick((0, 1, 8, 30))),
+            lambda: faults.empty(),
+            lambda: faults.html_page(status=pick((200, 502))),
+            lambda: faults.overloaded(),
+            lambda: faults.rate_limit(retry_after=pick((None, 0.3, 5, 500))),
+            lambda: faults.error_status(pick((400, 401, 404, 500, 503)), message=f"Bad key {self._key}"),
+            lambda: faults.refuse(),
+        ]
+        if api == "responses":  # the others have no numbers, so that nobody could know
+            kinds += [lambda: faults.drop(at=at), lambda: faults.duplicate(at=at), lambda: faults.swap(at=at)]
+        made = pick(kinds)()
+        return made if isinstance(made, tuple) else (made,)
+
+
+class Model(httpx2.AsyncBaseTransport):
+    """Says the truth, as far as the storm lets it; keeps nothing of what it was asked."""
+
+    def __init__(self, storm: Storm) -> None:
+        self._storm = storm
+        self._chance = random.Random(0)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """One answer."""
+        api = next(api for api in APIS if request.url.path.removeprefix("/v1/").startswith(api))
+        llm = ScriptedLLM(self._answer, overlay=partial(self._storm.over, api))
+        return await llm.transport().handle_async_request(request)
+
+    def _answer(self, call: Call) -> Step:
+        return Step(
+            truth(call.text), first_wait=self._chance.uniform(0, 3), gap=self._chance.choice((0, 0.05, 0.2)), jitter=0.5
+        )
+
+
+# --- looking at messages
+
+TROUBLE = (LLMError, PromiseCancelledError, TimeoutError)
+"""What may be seen while there are faults."""
+
+
+async def seen(promise: MessagePromise, *truths: str) -> tuple[str, Exception | None]:
+    """Read a message, which must be one of these, or begin like one before it fails; returns its text and its error."""
+    text = ""
+    error: Exception | None = None
+    try:
+        async for token in promise:
+            text += token
+        message: Any = await promise
+        assert message.content == text
+        if isinstance(message, ErrorMessage):
+            return text, LLMError(text)
+        if getattr(message, "interrupted", False):
+            error = LLMError("said as a message")
+    except TROUBLE as trouble:
+        error = trouble
+    if error is None:
+        assert text in truths, f"{text!r} is whole, and none of {truths!r}"
+    else:
+        assert any(each.startswith(text) for each in (*truths, "")), f"{text!r} is not how any of {truths!r} begins"
+    return text, error
+
+
+async def only(sequence: MessageSequencePromise) -> MessagePromise:
+    """The one message of a sequence."""
+    (promise,) = [promise async for promise in sequence]
+    return promise
+
+
+async def text_of(ctx: InteractionContext) -> str:
+    """The prompt that an agent was sent."""
+    (message,) = await ctx.message_promises
+    return str(message)
+
+
+# --- the app: what agents do with writers, who ask the model
+
+
+@miniagent
+async def relay(ctx: InteractionContext, writer: Any) -> None:
+    """Passes on."""
+    ctx.reply(writer.trigger(ctx.message_promises))
+
+
+@miniagent
+async def panel(ctx: InteractionContext, writers: list[Any]) -> None:
+    """Asks several writers at the same time."""
+    prompt = await text_of(ctx)
+    ctx.reply([writer.trigger(f"{prompt}/{number}") for number, writer in enumerate(writers)])
+
+
+@miniagent
+async def race(ctx: InteractionContext, writers: list[Any]) -> None:
+    """Replies what comes first."""
+    prompt = await text_of(ctx)
+    for number, writer in enumerate(writers):
+        ctx.reply_out_of_order(writer.trigger(f"{prompt}/{number}"))
+
+
+@miniagent
+async def critic(ctx: InteractionContext, writers: list[Any]) -> None:
+    """Has one writer write about what another one is writing."""
+    draft = writers[0].trigger(ctx.message_promises)
+    ctx.reply([draft, writers[1].trigger(draft)])
+
+
+@miniagent
+async def joiner(ctx: InteractionContext, writers: list[Any]) -> None:
+    """Makes one message of several."""
+    prompt = await text_of(ctx)
+    ctx.reply(join_messages([writer.trigger(f"{prompt}/{number}") for number, writer in enumerate(writers)]))
+
+
+@miniagent
+async def splitter(ctx: InteractionContext, writer: Any) -> None:
+    """Makes several messages of one."""
+    ctx.reply(split_messages(writer.trigger(ctx.message_promises), code_block_delimiter=None))
+
+
+@miniagent
+async def waiter(ctx: InteractionContext, writer: Any) -> None:
+    """Waits until all of it is there."""
+    ctx.reply(await writer.trigger(ctx.message_promises))
+
+
+@miniagent
+async def canceller(ctx: InteractionContext, writer: Any) -> None:
+    """Stops an answer."""
+    prompt = await text_of(ctx)
+    promise = await only(writer.trigger(prompt))
+    reading = asyncio.create_task(seen(promise, truth(prompt)))
+    await asyncio.sleep(4)
+    promise.cancel()
+    await reading
+
+
+@miniagent
+async def leaver(ctx: InteractionContext, writer: Any) -> None:
+    """Leaves after the first word."""
+    prompt = await text_of(ctx)
+    with suppress(LLMError):
+        async for token in await only(writer.trigger(prompt)):
+            assert truth(prompt).startswith(token)
+            break
+
+
+@miniagent
+async def readers(ctx: InteractionContext, writer: Any) -> None:
+    """Two read the same, and one is cancelled."""
+    prompt = await text_of(ctx)
+    promise = await only(writer.trigger(prompt))
+    one, other = (asyncio.create_task(seen(promise, truth(prompt))) for _ in range(2))
+    ctx.reply(promise)
+    await asyncio.sleep(3)
+    other.cancel()
+    _, error = await one
+    assert (error is None) == promise.is_resolved
+
+
+@miniagent
+async def forgiver(ctx: InteractionContext, writer: Any) -> None:
+    """Wants errors to be messages."""
+    ctx.reply(writer.trigger(ctx.message_promises, errors_as_messages=True))
+
+
+@miniagent
+async def answerer(ctx: InteractionContext, writer: Any) -> None:
+    """Answers each message as it comes."""
+    async for promise in ctx.message_promises:
+        ctx.reply(writer.trigger(promise))
+
+
+@miniagent
+async def duplex(ctx: InteractionContext, writer: Any) -> None:
+    """Sends while it is answered."""
+    prompt = await text_of(ctx)
+    call = answerer.initiate_call(writer=writer)
+    ctx.reply(call.reply_sequence(finish_call=False))
+    for number in range(3):
+        call.send_message(f"{prompt}/{number}")
+        await asyncio.sleep(2)
+    call.finish()
+
+
+@miniagent
+async def historian(ctx: InteractionContext, writer: Any, folder: Path) -> None:
+    """Keeps a chat in a file."""
+    prompt = await text_of(ctx)
+    path = folder / f"{prompt[1:7]}.md"
+    logged = ChatHistoryMD(path).logging_agent.trigger([prompt, writer.trigger(prompt)])
+    ctx.reply(logged)
+    with suppress(*TROUBLE):
+        await logged
+    first, *rest = await ChatHistoryMD(path).aload_chat_history()
+    assert first.content == prompt
+    check_stored(rest, truth(prompt))
+    path.unlink()
+
+
+@miniagent
+async def talker(ctx: InteractionContext, writer: Any) -> None:
+    """Has a dialog, of which the history is in memory."""
+    prompt = await text_of(ctx)
+    history = InMemoryChatHistory()
+    lines = [f"{prompt}/{number}" for number in range(3)]
+    try:
+        await adialog_loop(create_scripted_user(lines, chat_history=history), writer)
+    finally:
+        answers = [message for message in await history.aload_chat_history() if message.role == "assistant"]
+        check_stored(answers, *map(truth, lines))
+        ctx.reply([answer for answer in answers if not getattr(answer, "interrupted", False)])
+
+
+@miniagent
+async def insister(ctx: InteractionContext, writer: Any) -> None:
+    """Asks until it is answered."""
+    while True:
+        with suppress(LLMError):
+            ctx.reply(await writer.trigger(ctx.message_promises))
+            return
+        await asyncio.sleep(10)
+
+
+def check_stored(messages: list[Any], *truths: str) -> None:
+    """What a history has of such answers."""
+    for message, whole in zip(messages, truths, strict=False):
+        assert message.content == whole or (message.interrupted and whole.startswith(message.content))
+
+
+# --- a day at work
+
+
+@dataclass(frozen=True)
+class Job:
+    """An agent, and what it must reply."""
+
+    agent: Any
+    expects: Callable[[str], list[str]] = lambda prompt: [truth(prompt)]
+    writers: int | None = None
+    """How many it wants; None for one by itself."""
+    in_order: bool = True
+    timeout: float | None = None
+    """Seconds that a call may take while there are faults."""
+
+
+def several(prompt: str) -> list[str]:
+    """What is answered to three prompts made of one."""
+    return [truth(f"{prompt}/{number}") for number in range(3)]
+
+
+JOBS = [
+    Job(relay),
+    Job(relay.fork(), timeout=7.0),
+    Job(panel, several, writers=3),
+    Job(race, several, writers=3, in_order=False),
+    Job(critic, lambda prompt: [truth(prompt), truth(truth(prompt))], writers=2),
+    Job(joiner, lambda prompt: ["\n\n".join(several(prompt))], writers=3),
+    Job(splitter, lambda prompt: truth(prompt).split("\n\n")),
+    Job(waiter),
+    Job(waiter, timeout=7.0),
+    Job(canceller, lambda prompt: []),
+    Job(leaver, lambda prompt: []),
+    Job(readers),
+    Job(forgiver),
+    Job(duplex, several),
+    Job(historian, lambda prompt: [prompt, truth(prompt)]),
+    Job(talker, several),
+    Job(insister),
+]
+
+
+class App:
+    """The writers, and people at desks who give jobs to the agents one after the other."""
+
+    def __init__(self, kit: Kit, seed: int, folder: Path, storm: Storm) -> None:
+        self.wire = kit.Wire(Model(storm))
+        self._chance = random.Random(seed)
+        self._numbers = itertools.count()
+        self._folder = folder
+        self.errors: Counter[str] = Counter()
+        self._key = kit.KEY
+        settings: list[tuple[Any, dict[str, Any]]] = [
+            ("chat", {}),
+            ("chat", {"stream": False}),
+            ("responses", {"max_concurrent_requests": 2}),
+            ("responses", {"retry": Retry(attempts=5, time_budget=60.0)}),
+            ("messages", {}),
+            ("messages", {"retry": None, "stall_timeout": 10.0}),
+        ]
+        self._writers = [kit.agent_on(api, self.wire, **more) for api, more in settings]
+
+    async def desk(self, until: Callable[[], bool]) -> None:
+        """Work as long as that."""
+        while not until():
+            await self.do(self._chance.choice(JOBS))
+
+    async def do(self, job: Job, *, calm: bool = False) -> None:
+        """Have one job done, and look at all that comes of it."""
+        prompt = f"#{next(self._numbers):06}: {self._chance.choice(WORDS)}"
+        settings: dict[str, Any] = {"folder": self._folder} if job.agent is historian else {}
+        writers = self._chance.sample(self._writers, job.writers or 1)
+        settings |= {"writer": writers[0]} if job.writers is None else {"writers": writers}
+        replies = job.agent.trigger(prompt, timeout=None if calm else job.timeout, **settings)
+        expected = job.expects(prompt)
+        complete: list[str] = []
+        errors: list[Exception] = []
+        async for promise in replies:
+            position = len(complete) + len(errors)
+            text, error = await seen(promise, *(expected[position : position + 1] if job.in_order else expected))
+            complete += [text] if error is None else []
+            errors += [error] if error is not None else []
+        self.check_discretion(errors)
+        assert not (calm and errors), f"{job} failed although all is calm: {errors}"
+        if not errors:
+            assert sorted(complete) == sorted(expected)
+
+    def check_discretion(self, errors: Iterable[Exception]) -> None:
+        """No key in any of them."""
+        for error in errors:
+            self.errors[type(error).__name__] += 1
+            assert self._key not in "".join(traceback.format_exception(error))
+
+
+async def at_desks(app: App, until: Callable[[], bool]) -> None:
+    """Three people work as long as that, and end what they have begun."""
+    async with asyncio.TaskGroup() as desks:
+        for _ in range(3):
+            desks.create_task(app.desk(until))
+
+
+async def soak(kit: Kit, seed: int, folder: Path) -> tuple[App, Storm]:
+    """Half an hour of storms, and the calm after it."""
+    clock = asyncio.get_running_loop().time
+    abandoned = kit.abandoned_generators()
+    storm = Storm(seed, kit.KEY, ends=STORM)
+    app = App(kit, seed, folder, storm)
+    context = MiniAgents()
+    try:
+        async with context:
+            await at_desks(app, until=lambda: clock() >= STORM)
+            assert clock() < STORM + CALM
+            async with asyncio.TaskGroup() as desks:
+                for job in JOBS:
+                    desks.create_task(app.do(job, calm=True))
+            assert clock() < STORM + 2 * CALM
+    except* LLMError as unseen:
+        app.check_discretion(unseen.exceptions)
+        for error in unseen.exceptions:
+            assert "<- LEAVER" in str(error.__notes__), "everybody else has seen what failed"
+    assert not context.tasks
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert app.wire.open == 0
+    assert set(abandoned) <= {"StreamCell.read", "SequenceCell.read"}, "only readers leave in the middle"
+    return app, storm
+
+
+def test_C12_a_storm_does_no_harm_and_when_it_is_over_everything_ends(
+    kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the schedule; no key and no prompt is logged meanwhile, and nothing that asyncio complains of."""
+    for seed in range(effort(1, ci=4, nightly=100)):
+        app, storm = run_in_virtual_time(soak(kit, seed, tmp_path), seed=seed, timeout=STORM + 3 * CALM)
+        assert len(storm.seen) > 15, "it was no storm"
+        assert len(app.errors) > 8, "nobody has noticed it"
+        assert not list(tmp_path.iterdir())
+        assert kit.KEY not in caplog.text
+        assert "#0" not in caplog.text
+        assert {record.name for record in caplog.records} <= {"miniagents.llm", "httpx2"}
+        caplog.clear()
+
+
+def test_C18_memory_is_flat_in_a_storm(
+    kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the first hundreds of requests nothing grows, whatever becomes of them."""
+    caplog.set_level(logging.CRITICAL)  # what is captured is kept
+    requests = effort(600, ci=3_000, nightly=100_000)
+
+    async def storm() -> list[int]:
+        app = App(kit, 0, tmp_path, Storm(0, kit.KEY, ends=math.inf))
+        context = MiniAgents().activate()  # as in a server, where what nobody looked at is not kept
+        blocks = []
+        for number in (requests // 2, requests):
+            await at_desks(app, until=lambda number=number: app.wire.requests >= number)  # type: ignore[misc]  # bound
+            assert not context.tasks
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+        await context.afinalize()
+        return blocks
+
+    before, after = run_in_virtual_time(storm())
+    assert after - before < 500 + requests // 10  # the longer it runs, the less: not one object for ten requests
