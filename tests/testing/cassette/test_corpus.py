@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -27,8 +28,9 @@ from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette.chunkmap import one_event_a_chunk
+from miniagents_testing.cassette.reading import read
 from miniagents_testing.errors import CassetteError
-from miniagents_testing.recut import byte_by_byte, cut_at, risky_places
+from miniagents_testing.recut import all_at_once, byte_by_byte, cut_at, risky_places
 
 if TYPE_CHECKING:
     from tests.conftest import Effort
@@ -152,6 +154,19 @@ async def test_recorded_requests_find_their_answers(kit: Kit) -> None:
                 async with client.stream(each.method, each.uri, content=each.request_body) as response:
                     assert response.status_code == each.response.status
                     assert b"".join([chunk async for chunk in response.aiter_raw()]) == each.response.body
+
+
+def test_short_streams_say_the_same_wherever_they_are_cut_in_two(kit: Kit, effort: Effort) -> None:
+    """Nightly at every byte, otherwise at some. Without a client and an agent, what is read is what counts."""
+    save(kit.path, [_interaction(record) for record in _records("*")])
+    step = effort(11, ci=3, nightly=1)
+    short = [each for each in load(kit.path) if len(each.response.body) <= BYTE_BY_BYTE]
+    assert len(short) > 50
+    for number, interaction in enumerate(short):
+        whole = read(replace(interaction, response=all_at_once(interaction.response)))
+        for place in range(1 + number % step, len(interaction.response.body), step):
+            cut = read(replace(interaction, response=cut_at(interaction.response, [place])))
+            assert (cut.outcome, cut.ending, cut.failure) == (whole.outcome, whole.ending, whole.failure), place
 
 
 def _interaction(record: Record) -> Interaction:
