@@ -15,7 +15,7 @@ from typing import Any
 from miniagents.errors import LLMError
 from miniagents.ext.llm.inflating import Inflater
 from miniagents_testing.cassette.chunkmap import one_event_a_chunk
-from miniagents_testing.cassette.interaction import Interaction
+from miniagents_testing.cassette.interaction import Interaction, is_text
 from miniagents_testing.errors import CassetteFormatError
 from miniagents_testing.streams import ResponseStream
 
@@ -101,7 +101,7 @@ def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) ->
     encodings = _encodings(body, headers)
     plain = body
     for encoding in reversed(encodings):
-        if _is_text(plain):
+        if is_text(plain):
             break
         if encoding not in ("gzip", "deflate"):
             return body  # br, zstd: there are clients that read them
@@ -119,15 +119,6 @@ def _encodings(body: bytes, headers: Mapping[str, list[str]]) -> list[str]:
         if content_type.startswith("text/") or "json" in content_type:
             return ["gzip"]
     return encodings
-
-
-def _is_text(body: bytes) -> bool:
-    """Whether it is UTF-8, which compressed bytes are not: gzip's second byte cannot be, and others never stay so."""
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _inflated(body: bytes, encoding: str, where: str) -> bytes:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing.streams import ResponseStream
 
-__all__ = ["Interaction", "holds_terminal_event", "kept_headers"]
+__all__ = ["Interaction", "holds_terminal_event", "is_text", "kept_headers"]
 
 KEPT_HEADERS = frozenset(
     {
@@ -66,3 +66,12 @@ def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 def holds_terminal_event(body: bytes) -> bool:
     """Whether a provider's last event is in `body`: a reader that stopped after it had everything."""
     return _TERMINAL_EVENT.search(body) is not None
+
+
+def is_text(body: bytes) -> bool:
+    """Whether it is UTF-8, which compressed bytes are not: gzip's second byte cannot be, and others never stay so."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

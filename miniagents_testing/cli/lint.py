@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from miniagents_testing.cassette.interaction import KEPT_HEADERS
+from miniagents_testing.cassette.interaction import KEPT_HEADERS, is_text
 from miniagents_testing.cassette.secrets import known_secrets, scan
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.orphans import TestNames
@@ -96,9 +96,7 @@ def _findings(cassette: Cassette, names: TestNames | None) -> Iterator[_Finding]
 
 def _of_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
     for whose, body in (("request", interaction.request_body), ("response", interaction.response.body)):
-        try:
-            body.decode()
-        except UnicodeDecodeError:
+        if not is_text(body):
             yield "opaque", f"the {whose} body is {len(body):,} bytes that nobody can read, and nobody can search"
     if _LOST_EVENT.search(interaction.response.body):
         yield "damage", "a line of the stream begins with a space: clients pass over it, without a word"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext.llm.inflating import inflater_for
+from miniagents_testing.cassette.interaction import is_text
 from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
@@ -44,12 +45,4 @@ def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
             return Plain(chunks, "")
         return Plain([Chunk(chunk.wait, inflater.feed(chunk.data)) for chunk in chunks], inflater.encoding)
     except (StreamDecodeError, EventTooLargeError):
-        return Plain(chunks, "", readable=_is_text(body))
-
-
-def _is_text(body: bytes) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return Plain(chunks, "", readable=is_text(body))
