@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Interaction, load, save
 from miniagents_testing.cassette.naming import cassette_name
@@ -268,13 +270,23 @@ def test_theirs(vcr):
     result.assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("unlike", ["a/b", 'a"b', "x" * 200, "nul\x00"])
-def test_K17_X8_a_cassette_can_have_any_tests_name(unlike: str) -> None:
-    """What no file can be called is replaced, and two tests never share a file."""
-    name = cassette_name("test_it", f"test[{unlike}]").removeprefix("test_it/")
-    assert not set(name) & set('<>:"/\\|?*\x00')
-    assert len(name) < 120
-    assert name != cassette_name("test_it", f"test[{unlike} ]").removeprefix("test_it/")
+@given(*[st.text(st.characters() | st.sampled_from('aA/\\:"*\0\ud83d😀'), max_size=150)] * 2)
+@example("gpt-4", "GPT-4")
+@example("a/b", "a:b")
+@example("😀" * 99, "😀" * 98)
+@example("\ud83d", "\ude00")
+def test_K17_X8_a_cassette_can_have_any_tests_name(one: str, other: str) -> None:
+    """What no file can be called is replaced, and two tests never share a file, also where names have no case."""
+    names = [cassette_name("test_it", f"test[{parameter}]").removeprefix("test_it/") for parameter in (one, other)]
+    for name in names:
+        assert not set(name) & set('<>:"/\\|?*\x00')
+        assert len(name.encode()) < 120
+    assert (names[0].casefold() == names[1].casefold()) is (one == other)
+
+
+def test_K17_a_name_without_parameters_is_the_tests_own() -> None:
+    """People find the cassette of a test, whatever case it is written in."""
+    assert cassette_name("test_it", "TestIt.test_A[gpt-4]") == "test_it/TestIt.test_A[gpt-4].yaml"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto", "anyio"])
