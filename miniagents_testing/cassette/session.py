@@ -203,7 +203,7 @@ class Session:
             lines = [f"{self.name} has no answer for {method} {uri}"]
             lines += near_misses((method, uri, body), self._index.places, self.settings.match)
         else:
-            lines = [f"{self.name} is empty; {method} {uri} was asked for"]
+            lines = [f"{self.name} has no answers; {method} {uri} was asked for"]
         miss = miss_class()("\n".join([*lines, self._advice] if self._advice else lines))
         self._misses.append(miss)
         return miss

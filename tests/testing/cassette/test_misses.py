@@ -108,7 +108,7 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
                 create_openai_agent(model="m", async_client=clients[0]),
                 create_anthropic_agent(model="m", async_client=clients[1]),
             ):
-                with pytest.raises(CassetteMissError, match="is empty"):
+                with pytest.raises(CassetteMissError, match="has no answers"):
                     await agent.trigger("Hi")
     assert len(session.misses) == 2
 

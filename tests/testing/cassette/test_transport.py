@@ -64,7 +64,7 @@ async def test_what_is_missing_and_what_is_left_over() -> None:
     empty = ReplayTransport([])
     empty.assert_complete()
     async with httpx2.AsyncClient(transport=empty) as client:
-        with pytest.raises(CassetteMissError, match="the cassette is empty"):
+        with pytest.raises(CassetteMissError, match="the cassette has no answers"):
             await client.get(URL)
     with pytest.raises(CassetteMissError):
         empty.assert_complete()
