@@ -160,7 +160,7 @@ async def test_C19_lists_nested_100_000_deep_can_be_replied() -> None:
     assert message == Message("the core")
 
 
-async def test_replies_passed_through_1_000_agents_cost_a_task_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_C21_replies_passed_through_1_000_agents_cost_a_task_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sequence that is passed on is a reference: nothing is copied, pumped or forwarded on the way."""
     counts = Counts(monkeypatch)
     async with MiniAgents():

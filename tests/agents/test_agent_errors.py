@@ -257,7 +257,7 @@ async def test_C12_what_a_call_waited_for_is_stopped_with_it(how: str) -> None:
     assert "in reader" in "".join(traceback.format_exception(kept.value)), "where it was is still told"
 
 
-async def test_cancelling_a_call_stops_the_agent() -> None:
+async def test_C4_cancelling_a_call_stops_the_agent() -> None:
     """Its `finally` runs; its readers get the replies so far and then `PromiseCancelledError`."""
     log: list[str] = []
 

@@ -70,7 +70,7 @@ async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
     assert PromisingContext.find_current() is None
 
 
-async def test_leaving_by_cancellation_cancels_and_cleans_up() -> None:
+async def test_C6_leaving_by_cancellation_cancels_and_cleans_up() -> None:
     """A cancelled body takes its background work along, also while it already waits for it."""
     for leave_early in (True, False):
         log: list[str] = []
@@ -196,7 +196,7 @@ async def test_one_failure_is_reported_once() -> None:
     assert len(caught.value.exceptions) == 1
 
 
-async def test_unobserved_failures_can_be_logged_instead(caplog: pytest.LogCaptureFixture) -> None:
+async def test_C7_unobserved_failures_can_be_logged_instead(caplog: pytest.LogCaptureFixture) -> None:
     """`unobserved_errors="log"` leaves a record with the traceback."""
     async with PromisingContext(unobserved_errors="log"):
         Promise(fail)

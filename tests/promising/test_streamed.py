@@ -167,7 +167,7 @@ async def test_C8_an_error_comes_at_its_place_for_every_reader() -> None:
             await promise
 
 
-async def test_C9_awaiting_a_failed_promise_does_not_grow_its_traceback() -> None:
+async def test_C9_awaiting_a_failed_promise_gives_one_error_whose_traceback_does_not_grow() -> None:
     """The traceback is reset to the stored one before each raise."""
     async with PromisingContext():
 
@@ -175,11 +175,13 @@ async def test_C9_awaiting_a_failed_promise_does_not_grow_its_traceback() -> Non
             raise ValueError("broken")
 
         promise = Promise(resolver)
-        lengths = set()
+        errors, lengths = [], set()
         for _ in range(20):
             with pytest.raises(ValueError, match="broken") as caught:
                 await promise
+            errors.append(caught.value)
             lengths.add(len(traceback.extract_tb(caught.value.__traceback__)))
+        assert all(error is errors[0] for error in errors)
         assert len(lengths) == 1
 
 

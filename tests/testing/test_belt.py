@@ -94,13 +94,13 @@ def test_X13_requests_are_refused_with_their_url(way: Callable[[], Any], request
     ],
     ids=["connect", "getaddrinfo", "gethostbyname", "asyncio name", "asyncio"],
 )
-def test_everything_else_is_refused_too(way: Callable[[], Any], what: str) -> None:
+def test_X13_everything_else_is_refused_too(way: Callable[[], Any], what: str) -> None:
     """By the interpreter itself, whichever library it is; look-ups of names as well, in whatever thread."""
     with pytest.raises(LiveRequestError, match=re.escape(f"{what}")), block_live_requests():
         way()
 
 
-def test_datagrams_are_refused() -> None:
+def test_X13_datagrams_are_refused() -> None:
     """Those of statsd, of DNS, and of whoever else does without a connection."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock, block_live_requests() as belt:
         with pytest.raises(LiveRequestError, match=r"A datagram to 192\.0\.2\.1 port 53") as caught:

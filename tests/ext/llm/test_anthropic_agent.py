@@ -38,7 +38,7 @@ async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
     assert message.content_blocks == ({"type": "text", "text": "Hello"},)
 
 
-async def test_the_request_takes_turns_and_holds_nothing_of_ours(kit: Kit) -> None:
+async def test_H2_the_request_takes_turns_and_holds_nothing_of_ours(kit: Kit) -> None:
     """System messages become a parameter, neighbours of one role one turn, empty messages nothing."""
     wire = kit.Wire(kit.Reply(kit.message("ok")))
     agent = create_anthropic_agent("m", async_client=wire.anthropic(), system="Be brief", temperature=0.5, top_k=3)

@@ -45,7 +45,7 @@ async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
     assert message.system_fingerprint == "fp"
 
 
-async def test_the_request_holds_the_conversation_and_nothing_of_ours(kit: Kit) -> None:
+async def test_H2_the_request_holds_the_conversation_and_nothing_of_ours(kit: Kit) -> None:
     """Roles, text, parts and given parameters; no class names, hashes, errors or broken answers."""
     wire = kit.Wire(kit.Reply(kit.chat("ok")))
     agent = create_openai_agent(

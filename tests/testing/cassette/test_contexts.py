@@ -14,6 +14,7 @@ import pytest
 
 from miniagents import MiniAgents, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import run_in_virtual_time
 from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette.patches.httpx import Family
 from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
@@ -268,6 +269,33 @@ async def test_K3_the_same_request_of_two_agents_goes_by_who_asks(kit: Kit) -> N
         assert await say("CBA", kit.network()) == ["for A", "for B", "for A again"]  # C is new: it gets what is next
 
 
+def test_K3_agents_that_ask_at_once_get_what_they_got(kit: Kit) -> None:
+    """The same request of each, several times, on any schedule: nobody gets the answer of another."""
+    names = "ABCD"
+    network = kit.network(*(kit.Reply(kit.chat(f"{number} for {name}")) for number in (1, 2) for name in names))
+
+    async def say() -> dict[str, list[str]]:
+        async with _client(kit, network) as client, MiniAgents():
+            llm = create_openai_agent(model="m", async_client=client)
+
+            async def twice(name: str) -> list[str]:
+                agent = llm.fork(alias=name)
+                return [str(message) for _ in range(2) for message in await agent.trigger("Hi")]
+
+            return dict(zip(names, await asyncio.gather(*map(twice, names)), strict=True))
+
+    def played(seed: int | None, mode: Any = "none") -> dict[str, list[str]]:
+        with kit.cassette(mode):
+            return run_in_virtual_time(say(), seed=seed)
+
+    live = played(None, "once")
+    assert sorted(text for texts in live.values() for text in texts) == sorted(
+        f"{number} for {name}" for number in (1, 2) for name in names
+    )
+    for seed in range(20):
+        assert played(seed) == live
+
+
 def _client(kit: Kit, network: Any) -> Any:
     import openai
 
@@ -282,20 +310,21 @@ def _hidden(key: str) -> str:
     return base64.b64encode(f"key: {key}".encode()).decode()
 
 
-async def test_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_refused(kit: Kit) -> None:
-    """What was replaced plays with any key; a file with a secret in it is not written, and the place is named."""
-    network = kit.network(kit.Reply(kit.chat(f"It is {kit.KEY}.")))
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+async def test_X1_X2_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_refused(kit: Kit, api: str) -> None:
+    """Known from the header in which each SDK sends it. What was replaced plays; a file with a key is not written."""
+    stream = [chunk.replace(b"Hel", kit.KEY.encode()) for chunk in kit.STREAMS[api, "text"]]
     with kit.cassette("once"):
-        await kit.aask("chat", httpx2.AsyncClient(transport=network), f"My key is {kit.KEY}")
+        await kit.aask(api, httpx2.AsyncClient(transport=kit.network(kit.Reply(stream))), f"My key is {kit.KEY}")
     assert kit.KEY not in kit.path.read_text(encoding="utf-8")
     with kit.cassette():
-        played = await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), f"My key is {kit.KEY}")
-    assert "It is [redacted]." in str(played)
+        played = await kit.aask(api, httpx2.AsyncClient(transport=kit.network()), f"My key is {kit.KEY}")
+    assert "[redacted]" in str(played)
     kit.path.unlink()
-    place = r"interaction 1, request body messages\[0\]\.content: a known secret \(base64\)"
+    place = r"interaction 1, request body (messages\[0\]\.content|input): a known secret \(base64\)"
     with pytest.raises(RecordingRefusedError, match=place), kit.cassette("once"):
-        http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi"))))
-        await kit.aask("chat", http_client, f"My key is {_hidden(kit.KEY)}")
+        http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.STREAMS[api, "text"])))
+        await kit.aask(api, http_client, f"My key is {_hidden(kit.KEY)}")
     assert not kit.path.exists()
 
 

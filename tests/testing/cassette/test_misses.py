@@ -113,7 +113,7 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
     assert len(session.misses) == 2
 
 
-async def test_K13_K16_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
+async def test_K13_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
     """An application that does less than it did is noticed, unless that is wanted or it has failed anyway."""
     save(kit.path, [_asked("chat", "Hi")])
     with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URLS['chat']}\)$"):
@@ -275,7 +275,7 @@ def test_a_path_that_cannot_be_read_is_refused(path: str) -> None:
         Matching(ignore=[path])
 
 
-async def test_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
+async def test_K20_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
     """A field that changes with every run is left out; the report names what is."""
     save(kit.path, [Interaction("POST", URLS["chat"], b'{"at":"monday","n":1}', ResponseStream())])
     match = Matching(ignore=(*VOLATILE_FIELDS, "at"))

@@ -189,19 +189,21 @@ async def test_K12_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any
 
 
 def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
-    """What took its time when it was recorded takes it again."""
+    """Each chunk reaches its reader when it was sent, the first one, too; what took its time takes it again."""
     sent = kit.chat("a", "b", "c")
-    script = [step for chunk in sent for step in (0.25, chunk)]
+    network = kit.network(kit.Reply([step for chunk in sent for step in (0.25, chunk)]))
 
-    async def ask(mode: Any, network: Any) -> float:
+    async def moments(mode: Any) -> list[float]:
+        now = asyncio.get_running_loop().time
         with kit.cassette(mode, pace=1):
-            started = asyncio.get_running_loop().time()
-            await kit.aask("chat", httpx2.AsyncClient(transport=network))
-            return asyncio.get_running_loop().time() - started
+            started = now()
+            async with httpx2.AsyncClient(transport=network) as client, client.stream("POST", URL, json={}) as response:
+                return [now() - started async for _ in response.aiter_raw()]
 
-    live = run_in_virtual_time(ask("once", kit.network(kit.Reply(script))))
+    sending = pytest.approx([0.25 * number for number in range(1, len(sent) + 1)])
+    assert run_in_virtual_time(moments("once")) == sending
     assert [chunk.wait for chunk in load(kit.path)[0].response.chunks] == [25_000] * len(sent)
-    assert run_in_virtual_time(ask("none", kit.network())) == pytest.approx(live) == pytest.approx(0.25 * len(sent))
+    assert run_in_virtual_time(moments("none")) == sending
 
 
 @pytest.mark.parametrize(

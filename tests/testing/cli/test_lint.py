@@ -25,7 +25,7 @@ def test_what_is_clean_is_fine(run: Callable[..., Done], conversation: Path, par
     assert run("lint", conversation, parallel) == (0, "", "")
 
 
-def test_the_committed_cassettes_are_clean(run: Callable[..., Done], root: Path) -> None:
+def test_X1_X4_X5_the_committed_cassettes_are_clean(run: Callable[..., Done], root: Path) -> None:
     """And each is used by a test or an example."""
     assert run("lint", root / "cassettes", "--tests", root / "tests", "--tests", root / "examples") == (0, "", "")
 
@@ -53,7 +53,7 @@ def test_secrets_are_found_and_not_said(
     ]
 
 
-def test_headers_that_no_client_acts_on_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+def test_X4_headers_that_no_client_acts_on_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
     """Of both sides, named once for the file: keys and cookies stand in those."""
     answer = kit.answer("Hi", headers={"content-type": ["text/event-stream"], "set-cookie": ["a=1"]})
     headers = {f"x-stainless-{number}": ["1"] for number in range(7)}
@@ -75,7 +75,7 @@ def test_secrets_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit, m
     ]
 
 
-def test_bodies_that_nobody_can_read_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
+def test_X5_bodies_that_nobody_can_read_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
     """No person, and no scanner for secrets."""
     answer = ResponseStream((Chunk(0, b"\x1f\x8b\xff"),), headers={"content-encoding": ["br"]})
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_body=b"\xff", uri="https://x.test/")])

@@ -151,6 +151,33 @@ def test_fails():
     )
 
 
+def test_K16_the_cassette_of_another_test_fails_the_test(project: Project, cassettes: Path) -> None:
+    """Its requests are missed or its recordings are left; a test that was renamed is told that it has no file."""
+    recorded(cassettes / "test_it" / "test_before.yaml", "Hi")
+    result = project(
+        ASK
+        + """
+other = pytest.mark.miniagents_cassette("test_it/test_before.yaml")
+
+@other
+def test_asks_something_else():
+    ask("Ho")
+
+@other
+def test_asks_nothing():
+    pass
+
+@pytest.mark.miniagents_cassette
+def test_after():
+    ask("Hi")
+"""
+    )
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(["*CassetteMissError: *test_before.yaml has no answer*", "*recorded 'Hi', now 'Ho'*"])
+    result.stdout.fnmatch_lines("*UnplayedError:*test_before.yaml: 1 interactions were not played*")
+    result.stdout.fnmatch_lines(["*CassetteMissError: *test_after.yaml has no answers*", "*there is no such file*"])
+
+
 def test_a_test_that_is_skipped_or_cannot_begin_owes_nothing(project: Project, cassettes: Path) -> None:
     """Only a test that has run can have left something out."""
     for name in ("test_skips", "test_cannot_begin", "test_fails"):

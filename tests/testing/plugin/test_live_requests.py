@@ -24,7 +24,7 @@ def server():
 """
 
 
-def test_a_project_can_have_it_on_all_tests(project: Project) -> None:
+def test_X13_a_project_can_have_it_on_all_tests(project: Project) -> None:
     """By one line of ini; a test that lets the refusal out fails once, and says what to do."""
     result = project(f"def test_live():\n{LOOK_UP}", ini=BELT)
     result.assert_outcomes(failed=1)
@@ -38,7 +38,7 @@ def test_a_project_can_have_it_on_all_tests(project: Project) -> None:
 
 
 @pytest.mark.parametrize("where", ["setup", "call", "teardown"])
-def test_the_test_that_hid_it_is_named(project: Project, where: str) -> None:
+def test_X13_the_test_that_hid_it_is_named(project: Project, where: str) -> None:
     """Wherever it was tried on its behalf: the teardown fails, with the line, and the next test does not."""
     source = {
         "setup": f"@pytest.fixture\ndef thing():\n{SWALLOWED}\ndef test_hides(thing):\n    pass\n",
@@ -62,7 +62,7 @@ def test_the_test_that_hid_it_is_named(project: Project, where: str) -> None:
     ],
     ids=["marker", "fixture", "loopback"],
 )
-def test_tests_that_use_the_workshop_wear_it(project: Project, asks: str) -> None:
+def test_X13_tests_that_use_the_workshop_wear_it(project: Project, asks: str) -> None:
     """Who scripts a model does not mean to ask a live one; other tests of the project are let alone."""
     result = project(
         f"{SERVER}{asks}{LOOK_UP}\ndef test_other(server):\n{CONNECT}",
