@@ -56,12 +56,18 @@ def test_the_page_has_every_row_once() -> None:
 def test_a_row_names_tests_that_are_there(row: str) -> None:
     """Each has the row's id in its name."""
     *_, cell = FAULTS[row]
-    for named in cell.split("<br>"):
+    for named in cell.removesuffix("<br>the matrix").split("<br>"):
         match = re.fullmatch(r"`([\w/]+\.py)::(\w+)`", named)
         assert match, f"{named} is not `path::name`"
         path, name = match.groups()
         assert name in functions_of(TESTS / path), f"there is no {name} in tests/{path}"
         assert row in rows_of(name), f"{name} does not carry {row}"
+
+
+def test_rows_of_the_matrix_say_so() -> None:
+    """All of them, and no others."""
+    carried = {row for name in functions_of(TESTS / "faults/test_matrix.py") for row in rows_of(name)}
+    assert carried == {row for row, (*_, cell) in FAULTS.items() if cell.endswith("<br>the matrix")}
 
 
 def test_ids_in_the_names_of_tests_are_rows() -> None:
