@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -78,6 +79,19 @@ def ten_readers(count: int) -> Side:
     return side
 
 
+def without_collector(count: int) -> Side:
+    """Many objects alive at once are looked through by the garbage collector again and again; here, they are not."""
+
+    async def side() -> None:
+        gc.disable()
+        try:
+            await agents_at_once(count)()
+        finally:
+            gc.enable()
+
+    return side
+
+
 def one_token_through(agent: Any) -> Callable[[int], Side]:
     return lambda length: ours(1, *[agent] * length)
 
@@ -148,6 +162,7 @@ def _works(folder: Path) -> list[Work]:
         Work("agents: one token streamed again by n", 100, "us an agent", one_token_through(stream_again)),
         Work("agents: n bare tasks at once", 1_250, "us a call", partial(at_once, bare_call), goal=None),
         Work("agents: n calls at once", 1_250, "us a call", agents_at_once),
+        Work("agents: n calls at once, no collector", 1_250, "us a call", without_collector),
         Work("streams: OpenAI chat", 500, chunk, openai_stream),
         Work("streams: Anthropic messages", 500, chunk, anthropic_stream),
         Work("messages: n nodes in one, and its hash", 1_000, "us a node", wide),

@@ -124,8 +124,9 @@ def _bars(axes: Axes, title: str, cells: dict[str, dict[str, Any]]) -> None:
             axes.text(
                 ratio * 1.12, place, f"{ratio:,.3g}x" if ratio < 1000 else f"{ratio:,.0f}x", va="center", fontsize=7.5
             )
-    axes.axvline(1, color=_GOAL, linewidth=0.8)
+    axes.axvline(1, color=_GOAL, linewidth=0.8, zorder=0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(low, max([1, *present]) * 6)
     axes.set_yticks(range(len(cells)), list(cells))
     axes.set_ylim(len(cells) - 0.5, -0.5)

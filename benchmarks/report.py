@@ -23,7 +23,8 @@ def report(results: dict[str, Any], folder: Path) -> None:
     README.md of the benchmarks shows the tables with other frameworks; it changes if `folder` is `RESULTS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(f"{json.dumps(results, separators=(',', ':'))}\n", encoding="utf-8")
+    text = json.dumps(_rounded(results), separators=(",", ":"))
+    (folder / "results.json").write_text(f"{text}\n", encoding="utf-8")
     tables = sorted(results["tables"], key=lambda table: "peers" not in table)
     for table in tables:
         plot(table, folder / _plot(table))
@@ -33,6 +34,15 @@ def report(results: dict[str, Any], folder: Path) -> None:
         page = _HERE / "README.md"
         part = "\n\n".join([circumstances, *(_shown(table, "results/") for table in tables if "peers" in table)])
         _write(page, [_PART.sub(lambda _: f"\n{part}\n\n", page.read_text(encoding="utf-8")).rstrip()])
+
+
+def _rounded(value: Any) -> Any:
+    """More digits mean nothing."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _write(file: Path, parts: list[str]) -> None:
