@@ -14,9 +14,9 @@ from benchmarks.report import RESULTS, report
 MODULES = ("startup", "tokens", "calls", "messages", "decoding", "cassettes", "growth")
 
 
-def run(command: list[str], *, quick: bool) -> dict[str, Any]:
-    arguments = ["--json", "-", *(["--quick"] if quick else [])]
-    done = subprocess.run([sys.executable, "-m", *command, *arguments], stdout=subprocess.PIPE, check=True)
+def run(module: str, *, quick: bool) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--json", "-", *(["--quick"] if quick else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     results: dict[str, Any] = json.loads(done.stdout)
     return results
 
@@ -31,7 +31,7 @@ def main() -> None:
     chosen = parser.parse_args()
     results: dict[str, Any] = {"tables": [], "versions": {}}
     for module in (*MODULES, *(["peers"] if chosen.peers else [])):
-        result = run([f"benchmarks.{module}"], quick=chosen.quick)
+        result = run(module, quick=chosen.quick)
         tables = [*results["tables"], *result.pop("tables", [])]
         results = {**results, **result, "tables": tables, "versions": {**results["versions"], **result["versions"]}}
     if folder := chosen.results or (None if chosen.quick else RESULTS):

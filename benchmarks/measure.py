@@ -143,14 +143,14 @@ class Table:
         """
         repeat = 1 if plan.quick else repeat
         # the first time fills caches
-        first = (await seconds(base, 1), await seconds(ours, 1))
+        first = (await seconds(base), await seconds(ours))
         rounds = [
             (await seconds(base, repeat) / repeat, await seconds(ours, repeat) / repeat)
             for _ in range(plan.rounds_of(sum(first) * repeat))
         ] or [first]
         scale = 1e9 if unit.startswith("ns") else 1e6
-        bases = [seconds * scale / units for seconds, _ in rounds]
-        measured = [seconds * scale / (our_units or units) for _, seconds in rounds]
+        bases = [took * scale / units for took, _ in rounds]
+        measured = [took * scale / (our_units or units) for _, took in rounds]
         self.add(name, unit, bases, measured, base_name=base_name, goal=goal)
 
     def __str__(self) -> str:

@@ -77,6 +77,7 @@ def _cell(environment: Environment, module: str, number: int, *, quick: bool) ->
     except subprocess.TimeoutExpired:
         return {"reason": f"not finished after {_HANGS} s on the clock"}
     if done.returncode:
-        return {"reason": done.stderr.strip().splitlines()[-1][:200]}
+        told = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+        return {"reason": told[-1][:200]}
     result: dict[str, Any] = json.loads(done.stdout)
     return result
