@@ -167,7 +167,7 @@ class _PartsCell(SequenceCell):
     def _new_part(self) -> _PartCell:
         self._end_part()
         part = _PartCell(MessagePromise)
-        part.parts = self
+        part.parts, part.on_demand = self, self.on_demand
         part.task = self.task
         part.known = {**self.known, "part_index": self.count, "separator": self.separator}
         part.metadata = {}

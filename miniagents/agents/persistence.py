@@ -76,7 +76,7 @@ class MessagePersister:
         keys = self.add(messages)
         around = _around.get(frozenset())
         while others := {self._in_hand[key] for key in keys if key in self._in_hand} - around:
-            await others.pop().wait_until_done()
+            await others.pop().wait(for_end=True)
         if self._in_hand:
             await self._hand_over({key: self._waiting[key] for key in keys if key in self._waiting})
         else:
@@ -85,7 +85,7 @@ class MessagePersister:
     async def persist_all(self) -> None:
         """Give the handler what is waiting, as soon as it has nothing else in hand."""
         while self._in_hand:
-            await next(iter(self._in_hand.values())).wait_until_done()
+            await next(iter(self._in_hand.values())).wait(for_end=True)
         self.is_scheduled = False
         await self._hand_over(dict(self._waiting))
 

@@ -44,8 +44,12 @@ def watch(loop: asyncio.AbstractEventLoop) -> None:
         _threads_before[loop] = {thread.ident for thread in threading.enumerate()}
 
 
-def check_wait(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
+def check_wait(cell: Cell[Any], for_end: bool) -> None:
     """Called when the running task is about to block on `cell`.
+
+    Args:
+        cell: what it waits for.
+        for_end: whether it waits for the end, and no progress before that helps it.
 
     Raises:
         DeadlockError: this wait would never end.
@@ -61,14 +65,13 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
             return
     elif blocker not in waiting_on and not _members(blocker):
         return
-    _search(cell, future)
+    _search(cell, certain=for_end or cell.produced_only_by_its_task)
 
 
-def _search(cell: Cell[Any], future: asyncio.Future[Any]) -> None:
+def _search(cell: Cell[Any], *, certain: bool) -> None:
     """Walk from the producer of `cell` along what tasks wait for, back to the running task if it leads there."""
     me = asyncio.current_task()
     came_from: dict[asyncio.Task[Any], asyncio.Task[Any] | None] = {}
-    certain = cell.produced_only_by_its_task or future in (cell.done_waiters or ())
     stack: list[tuple[asyncio.Task[Any], asyncio.Task[Any] | None, bool]] = []
     if cell.task is not None:
         stack.append((cell.task, None, certain))

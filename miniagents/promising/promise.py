@@ -41,6 +41,8 @@ class Cell(Generic[T]):
     done_waiters: dict[asyncio.Future[None], None] | None = None
     """Who waits for the end only."""
 
+    on_demand = False
+    """Whether the source goes on only when somebody waits."""
     produced_only_by_its_task = True
     """Whether nobody but the task can bring this cell forward; the deadlock report rests on it."""
 
@@ -166,6 +168,7 @@ class Cell(Generic[T]):
         """Let everybody go on who waits for more."""
         waiters, self.waiters = self.waiters, None
         for future in waiters or ():
+            waiting_on.pop(future, None)
             if not future.done():
                 future.set_result(None)
 
@@ -174,41 +177,56 @@ class Cell(Generic[T]):
         if self.waiters is not None:
             self.wake()
         if self.done_waiters is not None:
-            waiters, self.done_waiters = self.done_waiters, None
-            for future in waiters:
-                if not future.done():
-                    future.set_result(None)
+            self.waiters, self.done_waiters = self.done_waiters, None
+            self.wake()
 
-    def wait_for_more(self) -> Coroutine[Any, Any, None]:
-        """Wait until there is more to read, or the cell is settled; to be awaited."""
-        self.begin()
-        if self.waiters is None:
-            self.waiters = {}
-        return self._wait_among(self.waiters)
-
-    def wait_until_done(self) -> Coroutine[Any, Any, None]:
-        """Wait until the cell is settled; to be awaited."""
-        self.begin()
-        if self.done_waiters is None:
-            self.done_waiters = {}
-        return self._wait_among(self.done_waiters)
-
-    async def _wait_among(self, waiters: dict[asyncio.Future[None], None]) -> None:
-        if self.done:  # an eagerly started task may have settled it in `begin`
-            return
-        future = asyncio.get_running_loop().create_future()
-        waiters[future] = None
-        waiting_on[future] = self
+    async def wait(self, *, for_end: bool = False) -> None:
+        """Wait until there is more to read, or only for the end; see `waiter`."""
+        future = self.waiter(for_end=for_end)
         try:
-            self.demanded()
-            check_wait(self, future)
             await future
-        finally:
-            del waiting_on[future]
-            waiters.pop(future, None)
+        except BaseException:
+            self.give_up(future)
+            raise
+
+    def waiter(self, *, for_end: bool = False) -> asyncio.Future[None]:
+        """What the running task has to await now; and to `give_up` when that ends in an error.
+
+        Args:
+            for_end: it is done with the end only, and not already when there is more to read.
+
+        Raises:
+            DeadlockError: this wait would never end.
+        """
+        future: asyncio.Future[None] = asyncio.Future()
+        if self.start is not None:
+            self.begin()
+        if self.done:  # already, or by a task that has been started eagerly
+            future.set_result(None)
+            return future
+        check_wait(self, for_end)
+        waiting_on[future] = self
+        if for_end:
+            if self.done_waiters is None:
+                self.done_waiters = {}
+            self.done_waiters[future] = None
+        elif self.waiters is None:
+            self.waiters = {future: None}
+        else:
+            self.waiters[future] = None
+        if self.on_demand:
+            self.demanded()
+        return future
+
+    def give_up(self, future: asyncio.Future[None]) -> None:
+        """The task that awaited this was cancelled, or is not to wait."""
+        waiting_on.pop(future, None)
+        for waiters in (self.waiters, self.done_waiters):
+            if waiters is not None:
+                waiters.pop(future, None)
 
     def demanded(self) -> None:
-        """Somebody waits now."""
+        """Somebody waits now for a source that goes on only then."""
 
 
 def stopped() -> PromiseCancelledError:
@@ -252,7 +270,7 @@ class Promise(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         cell = self._cell
         if not cell.done:
-            yield from cell.wait_until_done().__await__()
+            yield from cell.wait(for_end=True).__await__()
         return cell.result()  # type: ignore[no-any-return]  # what kind of cell it is, the subclass knows
 
     @property

@@ -159,7 +159,7 @@ class SequenceCell(StreamCell[Any, Any]):
             if entering is not None:
                 cell, entering = _entered(entering, on_the_way), None
                 if not cell.done:
-                    await cell.wait_until_done()
+                    await cell.wait(for_end=True)
                 if _are_values(cell.pieces):
                     leaves += cell.pieces
                     del on_the_way[cell]
@@ -247,7 +247,7 @@ class SequenceCell(StreamCell[Any, Any]):
                     break
                 else:
                     promise = promise_again()
-                    await cell.wait_for_more()
+                    await cell.wait()
 
 
 def _entered(
