@@ -39,18 +39,30 @@ class Stream:
         self.grown = None
         grown.set_result(None)
 
+    async def more(self) -> None:
+        if self.grown is None:
+            self.grown = asyncio.get_running_loop().create_future()
+        await self.grown
+
     async def __aiter__(self) -> AsyncIterator[str]:
         index = 0
-        while True:
-            for token in self.tokens[index:] if index else self.tokens:
-                yield token
-                index += 1
+        while index < len(self.tokens) or not self.ended:
             if index == len(self.tokens):
-                if self.ended:
-                    return
-                if self.grown is None:
-                    self.grown = asyncio.get_running_loop().create_future()
-                await self.grown
+                await self.more()
+            unread = iter(self.tokens)
+            unread.__setstate__(index)  # type: ignore[attr-defined]  # where a list iterator stands
+            for token in unread:
+                yield token
+            index = len(self.tokens)
+
+    async def batches(self) -> AsyncIterator[list[str]]:
+        index = 0
+        while index < len(self.tokens) or not self.ended:
+            if index == len(self.tokens):
+                await self.more()
+            batch = self.tokens[index:]
+            index += len(batch)
+            yield batch
 
 
 async def agent(count: int, links: int) -> Stream:
