@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import common
 import pytest
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory, areceive
 from miniagents.errors import HistoryWriteError, StopDialog, StreamTruncatedError
 from miniagents.ext.chat_history_md import ChatHistoryMD
-from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageType, SystemMessage, UserMessage
+from miniagents.messages import AssistantMessage, Message, MessageType, SystemMessage, UserMessage
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 if TYPE_CHECKING:
@@ -30,20 +32,7 @@ class Note(Message):
     colour: str
 
 
-def streamed(
-    *tokens: str, error: Exception | None = None, message_class: type[Message] = AssistantMessage
-) -> MessagePromise:
-    """A message that streams these tokens, and then fails if there is an error."""
-
-    async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
-        metadata["model"] = "test-1"
-        for token in tokens:
-            await asyncio.sleep(0)
-            yield token
-        if error is not None:
-            raise error
-
-    return message_class.promise(message_token_streamer=streamer)
+streamed = partial(common.streamed, message_class=AssistantMessage, model="test-1")
 
 
 async def test_messages_come_back_in_their_order_with_their_classes(history: ChatHistory) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import streamed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,20 +24,6 @@ from miniagents import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-
-def streamed(*tokens: str, error: Exception | None = None, **fields: Any) -> Any:
-    """A message promise that streams these tokens, one a loop step."""
-
-    async def stream(metadata: dict[str, Any]) -> AsyncIterator[str]:
-        for token in tokens:
-            await asyncio.sleep(0)
-            yield token
-        metadata.update(fields)
-        if error is not None:
-            raise error
-
-    return Message.promise(message_token_streamer=stream)
 
 
 async def test_tokens_pass_through_as_they_are() -> None:

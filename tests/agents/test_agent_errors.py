@@ -7,41 +7,14 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import Boom, failing, steps, texts
 
 from miniagents.errors import AppenderClosedError, PromiseCancelledError, StopDialog
-from miniagents.messages import ErrorMessage, Message, MessageSequencePromise
+from miniagents.messages import ErrorMessage, Message
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-
-class Boom(Exception):  # noqa: N818 - what happens, in one word
-    """What agents here fail with."""
-
-
-@miniagent
-async def failing(ctx: InteractionContext) -> None:
-    """Replies, and then fails."""
-    ctx.reply("before")
-    raise Boom("broken")
-
-
-async def texts(sequence: MessageSequencePromise) -> list[str]:
-    """The text of each reply, or the name of its error in its place."""
-    result = []
-    async for promise in sequence:
-        try:
-            result.append(str(await promise))
-        except Exception as error:
-            result.append(type(error).__name__)
-    return result
-
-
-async def steps(count: int = 10) -> None:
-    """Let everything that can go on go on."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 # --- errors (law 32)

@@ -9,42 +9,15 @@ from math import inf, nan
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import Boom, echo, failing, texts
 
 from miniagents.errors import NoActiveContextError
-from miniagents.messages import Message, MessageSequencePromise
+from miniagents.messages import Message
 from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents, miniagent
 from miniagents.promising.context import PromisingContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-
-class Boom(Exception):  # noqa: N818 - what happens, in one word
-    """What agents here fail with."""
-
-
-@miniagent
-async def echo(ctx: InteractionContext) -> None:
-    """Replies what it was sent."""
-    ctx.reply(ctx.message_promises)
-
-
-@miniagent
-async def failing(ctx: InteractionContext) -> None:
-    """Replies, and then fails."""
-    ctx.reply("before")
-    raise Boom("broken")
-
-
-async def texts(sequence: MessageSequencePromise) -> list[str]:
-    """The text of each reply, or the name of its error in its place."""
-    result = []
-    async for promise in sequence:
-        try:
-            result.append(str(await promise))
-        except Exception as error:
-            result.append(type(error).__name__)
-    return result
 
 
 # --- making agents (laws 32-34)

@@ -6,20 +6,25 @@ import asyncio
 import io
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import common
 import pytest
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.errors import HistoryWriteError, StopDialog, StreamTruncatedError
 from miniagents.ext.console_user_agent import create_console_user_agent
-from miniagents.messages import AssistantMessage, ErrorMessage, Message, MessagePromise, UserMessage
+from miniagents.messages import AssistantMessage, ErrorMessage, Message, UserMessage
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from miniagents.messages import MessageType
+
+
+streamed = partial(common.streamed, message_class=AssistantMessage)
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +37,6 @@ async def _agents() -> AsyncIterator[None]:
 def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts a text in the place of stdin."""
     return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-
-
-def streamed(*tokens: str, error: Exception | None = None, **fields: Any) -> MessagePromise:
-    """An assistant's message that streams these tokens, gets these fields, and then fails if there is an error."""
-
-    async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
-        for token in tokens:
-            await asyncio.sleep(0)
-            yield token
-        metadata.update(fields)
-        if error is not None:
-            raise error
-
-    return AssistantMessage.promise(message_token_streamer=streamer)
 
 
 async def test_a_line_is_asked_for_and_the_whole_chat_replied(

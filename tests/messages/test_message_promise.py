@@ -7,6 +7,7 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import steps
 
 from miniagents.errors import FreezeError, LLMError, MiniAgentsError, PromiseCancelledError
 from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageSequence, UserMessage
@@ -47,12 +48,6 @@ class Tokens:
 def endless() -> Tokens:
     """More tokens than any of these tests reads."""
     return Tokens(*["x"] * 10_000)
-
-
-async def steps(count: int = 10) -> None:
-    """Let everything that can go on go on."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 # --- the message (law 29)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import texts
 from pydantic import BaseModel
 
 from miniagents.errors import CyclicValueError, DeadlockError, FreezeError, PromiseCancelledError
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 turn_into = MessageSequence.turn_into_sequence_promise
-
-
-async def texts(sequence: MessageSequencePromise) -> list[str]:
-    """The text of each message, or the name of its error in its place."""
-    result = []
-    async for promise in sequence:
-        try:
-            result.append(str(await promise))
-        except Exception as error:
-            result.append(type(error).__name__)
-    return result
 
 
 async def asynchronously(*items: Any, wait: asyncio.Event | None = None) -> AsyncIterator[Any]:

@@ -8,6 +8,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import steps
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,12 +44,6 @@ class Source:
                 raise self.error
         finally:
             self.closed = True
-
-
-async def steps(count: int = 10) -> None:
-    """Let everything that can go on go on."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_any_number_of_readers_see_the_same_pieces_from_the_start() -> None:

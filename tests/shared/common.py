@@ -1,0 +1,66 @@
+"""What tests of several rooms share: small agents, streams of known tokens, and a way to let everybody go on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from miniagents.messages import Message, MessagePromise
+from miniagents.miniagents import InteractionContext, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from miniagents.messages import MessageSequencePromise
+
+__all__ = ["Boom", "echo", "failing", "steps", "streamed", "texts"]
+
+
+class Boom(Exception):  # noqa: N818 - what happens, in one word
+    """What agents fail with."""
+
+
+@miniagent
+async def echo(ctx: InteractionContext) -> None:
+    """Replies what it was sent."""
+    ctx.reply(ctx.message_promises)
+
+
+@miniagent
+async def failing(ctx: InteractionContext) -> None:
+    """Replies, and then fails."""
+    ctx.reply("before")
+    raise Boom("broken")
+
+
+def streamed(
+    *tokens: str, error: Exception | None = None, message_class: type[Message] = Message, **fields: Any
+) -> MessagePromise:
+    """A message that streams these tokens, one a loop step, gets these fields, and then fails if there is an error."""
+
+    async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
+        for token in tokens:
+            await asyncio.sleep(0)
+            yield token
+        metadata.update(fields)
+        if error is not None:
+            raise error
+
+    return message_class.promise(message_token_streamer=streamer)
+
+
+async def texts(sequence: MessageSequencePromise) -> list[str]:
+    """The text of each message, or the name of its error in its place."""
+    result = []
+    async for promise in sequence:
+        try:
+            result.append(str(await promise))
+        except Exception as error:
+            result.append(type(error).__name__)
+    return result
+
+
+async def steps(count: int = 10) -> None:
+    """Let everything that can go on go on."""
+    for _ in range(count):
+        await asyncio.sleep(0)
