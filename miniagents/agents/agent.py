@@ -135,8 +135,16 @@ class MiniAgent(Generic[P]):
         check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}
-        self._arguments.check(self.alias, kwargs)
+        self.check_arguments(kwargs)
         return kwargs
+
+    def check_arguments(self, kwargs: dict[str, Any]) -> None:
+        """Refuse keyword arguments that cannot work, before anything has begun; a subclass may know more of them.
+
+        Raises:
+            TypeError: the agent cannot be called with these.
+        """
+        self._arguments.check(self.alias, kwargs)
 
     def _interaction(
         self,

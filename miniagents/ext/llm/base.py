@@ -18,6 +18,7 @@ from miniagents.miniagents import MiniAgent, MiniAgents
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
+    from typing import Self
 
     from miniagents.ext.llm.sessions import Session
     from miniagents.messages import AssistantMessage, Message
@@ -63,17 +64,11 @@ class ProviderAdapter(ABC):
         Raises:
             TypeError, ValueError: a setting that cannot work.
         """
-        self.check(settings)
         keep_logs_discreet()
-
-        async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
-            self.check(settings)
-            self.reply(ctx, **settings)
-
-        return MiniAgent(call_llm, alias=alias, description=description, kwargs=settings)
+        return _LLMAgent(self, alias, description, settings)
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse what cannot work, at the call that says it."""
+        """Refuse what cannot work."""
         if not isinstance(settings.get("model"), str) or not settings["model"]:
             raise TypeError(f"model must be the name of a model, not {settings.get('model')!r}")
         retry = settings.get("retry")
@@ -124,6 +119,27 @@ class ProviderAdapter(ABC):
 
         streamer = partial(stream_answer, prepare)
         ctx.reply(self.message_class.promise(message_token_streamer=streamer, **dict(reply_metadata or {})))
+
+
+class _LLMAgent(MiniAgent[Any]):
+    """Settings that cannot work are refused where they are given."""
+
+    def __init__(self, adapter: ProviderAdapter, alias: str, description: str | None, settings: dict[str, Any]) -> None:
+        async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
+            adapter.reply(ctx, **settings)
+
+        super().__init__(call_llm, alias=alias, description=description, kwargs=settings)
+        self._adapter = adapter
+        self.check_arguments(settings)
+
+    def check_arguments(self, kwargs: dict[str, Any]) -> None:
+        super().check_arguments(kwargs)
+        self._adapter.check(kwargs)
+
+    def fork(self, **options: Any) -> Self:
+        fork = super().fork(**options)
+        fork.check_arguments(fork.kwargs)
+        return fork
 
 
 def fitted(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -325,13 +325,17 @@ async def test_an_error_among_the_messages_goes_through_and_costs_nothing(kit: K
 async def test_settings_that_cannot_work_are_refused_where_they_are_given(
     settings: dict[str, Any], error: type, kit: Kit
 ) -> None:
-    """By the call that makes the agent; from a fork, through the reply."""
+    """By the call that makes the agent, forks it, or sends it something; nothing comes of that call."""
     with pytest.raises(error):
         create_openai_agent(**{"model": "m", **settings})
-    wire = kit.Wire()
+    agent = create_openai_agent("m", async_client=kit.Wire().openai())
+    with pytest.raises(error):
+        agent.fork(**settings)
     async with MiniAgents():
         with pytest.raises(error):
-            await create_openai_agent("m", async_client=wire.openai()).fork(**settings).trigger("x")
+            agent.trigger("x", **settings)
+        with pytest.raises(error):
+            agent.initiate_call(**settings)
 
 
 async def test_forks_change_what_they_name(kit: Kit) -> None:
