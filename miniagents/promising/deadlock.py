@@ -125,9 +125,9 @@ def _members(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
     """The task that is awaited, or the members of the `gather` that is."""
     if isinstance(blocker, asyncio.Task):
         return [blocker]
-    return [
-        child for child in getattr(blocker, "_children", ()) if isinstance(child, asyncio.Task) and not child.done()
-    ]
+    if (children := getattr(blocker, "_children", None)) is None:  # most waits are for a socket or a timer
+        return []
+    return [child for child in children if isinstance(child, asyncio.Task) and not child.done()]
 
 
 def _may_time_out(tasks: list[asyncio.Task[Any]]) -> bool:
