@@ -40,6 +40,7 @@ def promise_machine(
             self.start_soon = start_soon
             self.wanted = start_soon
             self.sent: list[str] = []
+            self.taken: list[str] = []
             self.end = RUNS
             self.closed = False
             self.all: list[tuple[Reader, bool]] = []
@@ -55,6 +56,7 @@ def promise_machine(
                 while (token := await self.source.get()) is not None:
                     if isinstance(token, Exception):
                         raise token
+                    self.taken.append(token)
                     yield token
             finally:
                 self.closed = True
@@ -76,12 +78,17 @@ def promise_machine(
         @precondition(lambda self: self.end == RUNS)
         @rule()
         def cancel_promise(self) -> None:
-            if not self.wanted:
-                self.sent.clear()  # nobody has asked for them
-            self.end = "PromiseCancelledError"
-            self.promise.cancel()
+            self.stop()
             self.settle()
             self.expect(self.closed, self.wanted, "whether cancel() closed the source")
+
+        def stop(self) -> None:
+            """Cancel the promise. A source that goes on when somebody reads may not have been asked for its end yet."""
+            if not self.closed:
+                self.end = "PromiseCancelledError"
+            if not self.start_soon:
+                self.sent = list(self.taken)
+            self.promise.cancel()
 
         @rule(target=readers)
         def read(self) -> Reader:
@@ -160,11 +167,7 @@ def promise_machine(
         def teardown(self) -> None:
             try:
                 if hasattr(self, "promise") and not self.has_failed:  # one more reader, after everything
-                    self.promise.cancel()
-                    if self.end == RUNS or not self.wanted:
-                        self.end = "PromiseCancelledError"
-                    if not self.wanted:
-                        self.sent.clear()
+                    self.stop()
                     self.read()
                     self.everybody_sees_what_was_sent()
             finally:
