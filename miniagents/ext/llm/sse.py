@@ -15,6 +15,7 @@ decoder.close()
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
@@ -28,6 +29,9 @@ DEFAULT_MAX_STREAM_BYTES = 256 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _PIECE = 1024 * 1024
+# `data: ...`, or `event: ...` and `data: ...`, and the blank line: nearly all blocks of nearly all providers. Measured,
+# one match takes a third less than to look, step by step, for everything that would make a block another one.
+_usual_block = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n").match
 _new = tuple.__new__  # of a NamedTuple, without its own __new__, which costs as much as the rest
 
 
@@ -72,7 +76,6 @@ class SSEDecoder:
         self.last_event_id = ""
         """As the standard has it: an id counts when its block ends."""
         self._id = ""
-        self._plain = False  # nothing is pending, of no kind: the next chunk may go the short way
         self._names: dict[bytes, str] = {}
         self._at_start = True
         self._start = b""  # up to two bytes of what may become a byte order mark
@@ -92,67 +95,31 @@ class SSEDecoder:
                 go on.
             StreamDecodeError: invalid UTF-8, in strict mode.
         """
-        self.bytes_fed = fed = self.bytes_fed + len(chunk)
+        size = len(chunk)
+        if size > _PIECE:  # so that what is copied on the way stays small beside the limit
+            return [event for start in range(0, size, _PIECE) for event in self.feed(chunk[start : start + _PIECE])]
+        self.bytes_fed = fed = self.bytes_fed + size
         if fed > self.max_stream_bytes:
             raise EventTooLargeError(f"the stream is larger than {self.max_stream_bytes} bytes")
-        if self._plain and chunk[-2:] == b"\n\n":
-            event = self._one_event(chunk)
-            if event is not None:
-                return [event]
-        if self._in_event and not self._skip_line_feed and b"\n" not in chunk and b"\r" not in chunk:
-            self._grow_line(chunk)  # a long line goes on
-            return []
-        if len(chunk) > _PIECE:  # so that what is copied on the way stays small beside the limit
-            return [
-                event for start in range(0, len(chunk), _PIECE) for event in self._feed(chunk[start : start + _PIECE])
-            ]
-        return self._feed(chunk)
-
-    def _one_event(self, chunk: bytes) -> ServerSentEvent | None:
-        """The only event of a chunk that is `data: ...`, or `event: ...` and `data: ...`; None if it is anything else.
-
-        Nearly all chunks of nearly all providers are; the rules are those of `_feed_lines`, for this one case.
-        """
-        if chunk.startswith(b"data: "):
-            name = "message"
-            start = 6
-        elif chunk.startswith(b"event: "):
-            end = chunk.find(b"\n")
-            start = end + 7
-            if chunk[end + 1 : start] != b"data: ":
-                return None
-            known = self._names.get(chunk[7:end])
-            if known is None:
-                return None  # `_feed_blocks` will learn it
-            name = known
-        else:
-            return None
-        data = chunk[start:-2]
-        if b"\n" in data or b"\r" in data or not data.isascii() or len(data) >= self.max_event_bytes:
-            return None
-        return _new(ServerSentEvent, (data, name, self.last_event_id))
-
-    def _feed(self, chunk: bytes) -> list[ServerSentEvent]:
         if self._at_start:
             chunk = self._without_bom(chunk)
-        if self._skip_line_feed or b"\r" in chunk:
+        if self._skip_line_feed or chunk.find(b"\r") >= 0:  # `in` takes twice as long here
             chunk = self._with_line_feeds(chunk)
-        if not chunk:
-            return []
-        events: list[ServerSentEvent] = []
-        self._events = events
-        start = 0
-        if self._in_event:  # finish what the last chunk began, line by line
-            blank_line = chunk.find(b"\n\n")
-            start = blank_line + 2 if blank_line >= 0 else len(chunk)
-            self._feed_lines(chunk[:start])
-        blank_line = chunk.rfind(b"\n\n", start)
-        if blank_line >= 0:
-            self._feed_blocks(chunk[start:blank_line])
-            start = blank_line + 2
-        if start < len(chunk):
-            self._feed_lines(chunk[start:])
-        self._plain = not (self._in_event or self._skip_line_feed)
+        self._events = events = []
+        start, size = 0, len(chunk)
+        if self._in_event:
+            start = self._feed_block(chunk, start)  # finish what the last chunk began
+        while start < size:
+            block = _usual_block(chunk, start)
+            if block is None or (end := block.end()) - start > self.max_event_bytes:
+                start = self._feed_block(chunk, start)
+                continue
+            start = end
+            name, data = block.groups()
+            if not data.isascii():
+                data = self._valid_utf8(data)
+            name = "message" if name is None else self._names.get(name) or self._name(name)
+            events.append(_new(ServerSentEvent, (data, name, self.last_event_id)))
         return events
 
     def close(self) -> bool:
@@ -185,32 +152,17 @@ class SSEDecoder:
             self._skip_line_feed = True
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _feed_blocks(self, blocks: bytes) -> None:
-        """Whole events, without the last blank line: nearly all that comes, so they have a short way of their own."""
-        limit = self.max_event_bytes
-        events = self._events
-        for block in blocks.split(b"\n\n"):
-            if len(block) <= limit:
-                if block.startswith(b"data: ") and b"\n" not in block:
-                    data = block[6:]
-                    if not data.isascii():
-                        data = self._valid_utf8(data)
-                    events.append(ServerSentEvent(data, "message", self.last_event_id))
-                    continue
-                if block.startswith(b"event: "):
-                    name, _, data = block.partition(b"\n")
-                    if data.startswith(b"data: ") and b"\n" not in data and name.isascii():
-                        data = data[6:]
-                        if not data.isascii():
-                            data = self._valid_utf8(data)
-                        events.append(ServerSentEvent(data, self._name(name[7:]), self.last_event_id))
-                        continue
-            self._feed_lines(block + b"\n\n")
-
     def _name(self, name: bytes) -> str:
         if len(self._names) > 100:  # a stream has a dozen; this is for one that means harm
             self._names.clear()
-        return self._names.setdefault(name, name.decode() or "message")
+        return self._names.setdefault(name, self._valid_utf8(name).decode() or "message")
+
+    def _feed_block(self, chunk: bytes, start: int) -> int:
+        """Lines, to the next blank one or the end of the chunk; returns where they end."""
+        blank_line = chunk.find(b"\n\n", start)
+        end = blank_line + 2 if blank_line >= 0 else len(chunk)
+        self._feed_lines(chunk[start:end])
+        return end
 
     def _feed_lines(self, text: bytes) -> None:
         *lines, rest = text.split(b"\n")
