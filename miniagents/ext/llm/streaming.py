@@ -83,18 +83,19 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                         async with aclosing(await _Incoming.of(call, session, response)) as incoming:
                             body, take = incoming.body, incoming.take
                             async for chunk in incoming.chunks:
-                                watch.waiting = None
                                 idle = session.idle_events
                                 events = body.feed(chunk)
                                 for event in events:
                                     token = take(event)
                                     if token:
                                         delivered = True
+                                        watch.since = None
                                         yield token
                                 if session.ended:
                                     break
-                                watch.wait_begins(len(events) > session.idle_events - idle)
-                            watch.waiting = None
+                                if watch.since is None or len(events) > session.idle_events - idle:
+                                    watch.since = clock()
+                            watch.since = None
                             token = await incoming.finish()
                             if token:
                                 delivered = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -71,6 +73,28 @@ async def test_S13_P17_signs_of_life_for_ever_end_with_the_timeout_of_progress(p
         error = await stalled(agent(provider, client, timeout=httpx2.Timeout(60, read=60), stall_timeout=0.02))
         assert "made no progress for 0.02 seconds" in str(error)
         assert wire.responses[0].served > 5
+
+
+async def test_text_beside_a_choice_that_says_nothing_is_progress_and_silence_after_it_is_noticed(kit: Kit) -> None:
+    """One chunk can hold both, the text of one choice and an empty delta of another."""
+    choices = [{"index": 0, "delta": {"content": "Hi"}}, {"index": 1, "delta": {"content": ""}}]
+    wire = kit.Wire(kit.Reply([f"data: {json.dumps({'choices': choices})}\n\n".encode(), kit.HANG]))
+    error = await stalled(agent("openai", wire.openai(), timeout=60, stall_timeout=0.02, n=2))
+    assert "made no progress" in str(error)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_the_time_a_reader_takes_between_tokens_does_not_count(provider: str, kit: Kit) -> None:
+    """Where tokens are produced on demand, the stream waits for its reader."""
+    chunks = kit.chat("Hi", " there") if provider == "openai" else kit.message("Hi", " there")
+    slow = agent(provider, getattr(kit.Wire(kit.Reply(chunks)), provider)(), stall_timeout=0.02)
+    async with MiniAgents(start_everything_soon_by_default=False):
+        tokens = []
+        async for promise in slow.trigger("Hello"):
+            async for token in promise:
+                await asyncio.sleep(0.05)
+                tokens.append(token)
+    assert tokens == ["Hi", " there"]
 
 
 @pytest.mark.parametrize("pings", [False, True], ids=["silence", "pings"])
