@@ -60,10 +60,9 @@ class Order:
         self._lock = threading.Lock()
         self._moves = 0
 
-    async def apass(self, turn: Turn) -> None:
-        """Wait, in a loop, until what the stream gives next is next in the recording."""
-        reader = asyncio.current_task()
-        if self._may_go(turn, reader):
+    async def apass(self, turn: Turn, then: int | None) -> None:
+        """Wait, in a loop, until what the stream gives next is next in the recording; then it goes on as in `move`."""
+        if self._passes(turn, asyncio.current_task(), then):
             return
         event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
 
@@ -79,10 +78,11 @@ class Order:
             else:
                 await event.wait()
                 event.clear()
+        self.move(turn, then)
 
-    def pass_(self, turn: Turn) -> None:
+    def pass_(self, turn: Turn, then: int | None) -> None:
         """The same for threads."""
-        if self._may_go(turn, threading.get_ident()):
+        if self._passes(turn, threading.get_ident(), then):
             return
         event = threading.Event()
         for looks_out in self._wait(turn, event.set):
@@ -91,25 +91,32 @@ class Order:
             else:
                 event.wait()
                 event.clear()
+        self.move(turn, then)
 
     def move(self, turn: Turn, at: int | None) -> None:
         """The stream goes on to what comes at `at`, in ticks since the recording began; None: it has nothing left."""
         with self._lock:
-            self._moves += 1
-            was_first = turn.expected and self._next[0][2] is turn
-            turn.expected = at is not None
-            if at is not None:
-                turn.at = at
-                (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
+            self._move(turn, at)
 
-    def _may_go(self, turn: Turn, reader: object) -> bool:
-        """Whether nobody is before it, as is nearly always so for a stream that runs alone."""
+    def _move(self, turn: Turn, at: int | None) -> None:
+        self._moves += 1
+        was_first = turn.expected and self._next[0][2] is turn
+        turn.expected = at is not None
+        if at is not None:
+            turn.at = at
+            (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
+
+    def _passes(self, turn: Turn, reader: object, then: int | None) -> bool:
+        """Let it go on if nobody is before it, as is nearly always so for a stream that runs alone."""
         with self._lock:
             turn.reader = reader
             if not turn.expected:
                 turn.expected = True
                 heappush(self._next, (turn.at, turn.number, turn))
-            return self._first() is turn
+            if self._first() is not turn:
+                return False
+            self._move(turn, then)
+            return True
 
     def _wait(self, turn: Turn, wake: Callable[[], object]) -> Iterator[bool]:
         """What to do until the stream may go: True is to let others run and look again, False to sleep until woken."""

@@ -71,7 +71,8 @@ class Playback:
         self._ticks = list(accumulate((chunk.wait for chunk in self.response.chunks), initial=headers))
         """When the headers and each chunk came, since the beginning of the recording."""
         self._position = 0
-        self._move_on()
+        if order is not None:
+            order[0].move(order[1], self._ticks[0])
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -114,9 +115,8 @@ class Playback:
             await asyncio.sleep(0)
             if self._order is not None:
                 order, turn = self._order
-                await order.apass(turn)
+                await order.apass(turn, self._tick_after())
         self._position += 1
-        self._move_on()
 
     async def _aend(self) -> None:
         error = self._end()
@@ -154,9 +154,8 @@ class Playback:
             time.sleep(max(0.0, self._due() - time.monotonic()))
         elif self._order is not None:
             order, turn = self._order
-            order.pass_(turn)
+            order.pass_(turn, self._tick_after())
         self._position += 1
-        self._move_on()
 
     def _raise_end(self) -> None:
         error = self._end()
@@ -180,12 +179,10 @@ class Playback:
         """The moment of what comes next, on the reader's clock."""
         return self._anchor + self._ticks[self._position] / TICKS_PER_SECOND * self._settings.pace
 
-    def _move_on(self) -> None:
-        """Let the others know when this one has its next turn."""
-        if self._order is None:
-            return
-        order, turn = self._order
-        order.move(turn, self._ticks[self._position] if self._position < len(self._ticks) else None)
+    def _tick_after(self) -> int | None:
+        """When what follows the next one came, so that the others know; None where nothing does."""
+        after = self._position + 1
+        return self._ticks[after] if after < len(self._ticks) else None
 
     def _end(self) -> Exception | None:
         """What the end of the recording is for its reader; None is a plain one."""
