@@ -13,12 +13,11 @@ import warnings
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from miniagents_testing.cassette import chunkmap
 from miniagents_testing.cassette.foreign import foreign_interaction
 from miniagents_testing.cassette.interaction import Interaction
 from miniagents_testing.cassette.matching import canonical_body
+from miniagents_testing.cassette.plain_data import plain_data
 from miniagents_testing.errors import CassetteFormatError
 from miniagents_testing.streams import ResponseStream
 
@@ -38,12 +37,9 @@ NO_RESPONSE = 599
 Entry = dict[str, Any]
 """One interaction as it stands in the file."""
 
-# libyaml is in every wheel of PyYAML; where somebody built it without, files read the same, 10 times slower.
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
 
 def parse(text: str | bytes) -> dict[str, Any]:
-    """The document in a text, once its seal is found whole; JSON is vcrpy's other form.
+    """The document in a text, once its seal is found whole.
 
     Raises:
         CassetteFormatError: no cassette, or not the one that was saved.
@@ -63,16 +59,14 @@ def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
     Raises:
         CassetteFormatError: no cassette, or one of another format.
     """
-    try:
-        # a JSON string may hold an emoji as two escapes, which YAML refuses
-        document = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
+    document = plain_data(text)
     try:
         if document["version"] != 1:  # it stands after all interactions: a file that was cut off lacks it
             raise CassetteFormatError(f"version {document['version']!r} of vcrpy's format is not known here")
         return document, list(_misfits(document["interactions"], document.get("miniagents")))
-    except (KeyError, TypeError, AttributeError) as error:
+    except CassetteFormatError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CassetteFormatError(f"not a cassette: {type(error).__name__}: {error}") from error
 
 
