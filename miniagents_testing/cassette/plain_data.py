@@ -6,6 +6,7 @@ This room knows YAML and JSON, and nothing of what stands in a cassette.
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -39,9 +40,7 @@ def plain_data(text: str | bytes) -> Any:
     try:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
         data = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
-    except (
-        Exception
-    ) as error:  # not only YAMLError: `!!bool x` is a KeyError of PyYAML, a time without form an AttributeError
+    except Exception as error:  # PyYAML's own, and what its constructors stumble over, as KeyError for `!!bool x`
         raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
     if not _in_proportion(data, LARGEST * len(text)):
         raise CassetteFormatError(
@@ -72,6 +71,15 @@ class _Loader(_SafeLoader):
         super().flatten_mapping(node)
         if len(node.value) > written + MOST_MERGED:
             raise yaml.YAMLError(f"more than {MOST_MERGED} entries of other mappings in one")
+
+    def integer(self, node: Any) -> int:
+        """Called for each integer. YAML 1.1 has some to the base 60 (`1:30`), which take PyYAML quadratic time."""
+        if len(node.value) > sys.int_info.default_max_str_digits:
+            raise yaml.YAMLError(f"a number of {len(node.value)} characters")
+        return super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
 
 
 def _in_proportion(data: Any, limit: int) -> bool:
