@@ -46,6 +46,7 @@ def beginning(provider: str, kit: Kit) -> list[bytes]:
     return kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
 
 
+@pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_S13_S34_silence_ends_with_the_timeout_of_the_client(provider: str, kit: Kit) -> None:
     """Also where much more time is given to a provider that shows signs of life."""

@@ -415,6 +415,7 @@ async def test_C1_a_response_nobody_wants_any_more_is_closed(way: str, kit: Kit)
     assert wire.in_flight == 0
 
 
+@pytest.mark.miniagents_virtual_time
 async def test_S13_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> None:
     """Silence and endless signs of life alike; what was said is kept."""
 
@@ -435,6 +436,7 @@ async def test_S13_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> N
         assert wire.responses[0].closed
 
 
+@pytest.mark.miniagents_virtual_time
 async def test_S34_a_response_that_never_begins_is_given_up_too(kit: Kit) -> None:
     """The wait for the response counts as a wait; where no stream was asked for, only the SDK's own timeout does."""
 
@@ -454,6 +456,7 @@ async def test_S34_a_response_that_never_begins_is_given_up_too(kit: Kit) -> Non
             await promise
 
 
+@pytest.mark.miniagents_virtual_time
 async def test_S2_S33_what_happens_after_the_last_word_does_not_harm_the_answer(kit: Kit) -> None:
     """A finish reason has come, `[DONE]` never does: the connection breaks, or is held open for ever."""
     import httpx2
@@ -465,6 +468,7 @@ async def test_S2_S33_what_happens_after_the_last_word_does_not_harm_the_answer(
         assert len(wire.requests) == 1
 
 
+@pytest.mark.miniagents_virtual_time
 async def test_P17_thinking_is_progress_and_a_slow_reader_is_no_stall(kit: Kit) -> None:
     """Only the time spent waiting for the provider counts, and whatever the answer gains starts it anew."""
     thoughts = kit.events(*(kit.chat_chunk(reasoning_content="hm") for _ in range(12)))
