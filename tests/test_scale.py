@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Counts:
     """What the running loop is asked to do."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gc.collect()  # clients that other tests left behind close themselves, in tasks of whatever loop is running
         self.tasks = self.steps = 0
         self._loop = loop = asyncio.get_running_loop()
         call_soon = loop.call_soon
