@@ -4,7 +4,8 @@ A map is a row of tokens, one a chunk: the wait since the chunk before (or since
 
 - nothing: the chunk ends where the next event ends,
 - `*k`: it ends where the k-th event from here ends,
-- `/n`: it is n bytes long and ends inside an event.
+- `/n`: it ends n bytes further on, inside an event,
+- `*k/n`: it ends n bytes after the k-th event from here, inside the next one.
 
 Counting in events rather than bytes keeps a map valid when a body is redacted, and makes it cheap: most chunks are one
 event.
@@ -13,7 +14,7 @@ event.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ _EMPTY_LINE = re.compile(rb"\n(?<=\n\n)")
 """Where lines end in LF alone, which is nearly everywhere, and then several times as fast."""
 _TOKEN = re.compile(
     r"""(?P<ms>\d{1,12})(?:\.(?P<hundredths>\d{1,2}))?
-    (?:\*(?P<events>[1-9]\d{0,11})|/(?P<size>[1-9]\d{0,11}))?""",
+    (?:\*(?P<events>[1-9]\d{0,11}))?(?:/(?P<size>[1-9]\d{0,11}))?""",
     re.VERBOSE,
 )
 
@@ -65,15 +66,11 @@ def encode(chunks: Iterable[Chunk]) -> str:
     tokens = []
     position = 0
     for chunk in chunks:
-        first = bisect_right(ends, position)
-        position += len(chunk.data)
-        last = bisect_left(ends, position)
-        if ends[last] != position:
-            tokens.append(f"{_ms(chunk.wait)}/{len(chunk.data)}")
-        elif last == first:
-            tokens.append(_ms(chunk.wait))
-        else:
-            tokens.append(f"{_ms(chunk.wait)}*{last - first + 1}")
+        start, position = position, position + len(chunk.data)
+        whole = ends[bisect_right(ends, start) : bisect_right(ends, position)]
+        inside = position - (whole[-1] if whole else start)
+        events = f"*{len(whole)}" if len(whole) > (0 if inside else 1) else ""
+        tokens.append(_ms(chunk.wait) + events + (f"/{inside}" if inside else ""))
     return " ".join(tokens)
 
 
@@ -91,7 +88,10 @@ def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
         if parsed is None:
             raise ChunkMapError(f"{token!r} is no token of a chunk map")
         ms, hundredths, events, size = parsed.groups()
-        start, position = position, position + int(size) if size else _after_events(int(events or 1), position, ends)
+        start = position
+        if events or not size:
+            position = _after_events(int(events or 1), position, ends)
+        position += int(size or 0)
         if position > len(body):
             raise ChunkMapError(f"the map goes on after the {len(body)} bytes of the body, at {token!r}")
         chunks.append(Chunk(_ticks(ms, hundredths), body[start:position]))
@@ -109,14 +109,15 @@ def one_event_a_chunk(body: bytes) -> tuple[Chunk, ...]:
 def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
     """Chunks of a body that was edited after its map was made: each event comes when its predecessor in number came.
 
-    Cuts inside events are given up. Events that are new at the end come together with the last of the old ones.
+    Cuts inside events are given up: such an event comes when its last byte came. Events that are new at the end come
+    together with the last of the old ones.
     """
     waits = []
     waited = 0
     for parsed in filter(None, map(_TOKEN.fullmatch, text.split())):
         ms, hundredths, events, size = parsed.groups()
         waited += _ticks(ms, hundredths)
-        if not size:
+        if events or not size:
             waits += [waited, *[0] * (int(events or 1) - 1)]
             waited = 0
     chunks = one_event_a_chunk(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miniagents_testing.cassette.chunkmap import (
@@ -60,6 +60,15 @@ def test_events_end_after_blank_lines_and_at_the_end(body: bytes) -> None:
     assert b"".join(chunk.data for chunk in one_event_a_chunk(body)) == body
 
 
+def test_events_before_a_cut_are_counted() -> None:
+    """So they keep their moment when the body is edited, and their map when it is redacted."""
+    whole, half, rest = b"data: secret\n\n", b"data: t", b"wo\n\n"
+    text = encode([Chunk(100, whole + half), Chunk(200, rest)])
+    assert text == "1*1/7 2"
+    assert [chunk.data for chunk in decode(text, b"data: x\n\n" + half + rest)] == [b"data: x\n\n" + half, rest]
+    assert [chunk.wait for chunk in refitted(text, whole + half + rest)] == [100, 200]
+
+
 def test_counting_events_survives_a_change_of_their_size() -> None:
     """A redacted body keeps its map."""
     text = encode([Chunk(100, b"data: secret\n\n"), Chunk(200, b"data: 1\n\ndata: 2\n\n")])
@@ -75,6 +84,7 @@ def test_a_map_that_does_not_fit_is_refused(text: str) -> None:
 
 
 @given(CHUNKS, st.lists(PIECES))
+@example([Chunk(0, b"\n:"), Chunk(1, b"data: x")], [b"data: x"])
 def test_an_edited_body_keeps_its_bytes_and_its_moments(chunks: list[Chunk], edited: list[bytes]) -> None:
     """Event by event, as many as there were and are."""
     body, now = b"".join(chunk.data for chunk in chunks), b"".join(edited)
