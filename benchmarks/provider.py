@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,22 @@ TURN: Any = {"role": "user", "content": "Tell me something"}
 class Body(httpx2.AsyncByteStream):
     """The chunks of a response, as they would come from a socket."""
 
-    def __init__(self, chunks: list[bytes]) -> None:
+    def __init__(self, chunks: list[bytes], paced: bool) -> None:
         self.chunks = chunks
+        self.paced = paced
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for chunk in self.chunks:
+            if self.paced:
+                await asyncio.sleep(0)
             yield chunk
 
 
-def http_client(chunks: list[bytes]) -> httpx2.AsyncClient:
+def http_client(chunks: list[bytes], *, paced: bool = False) -> httpx2.AsyncClient:
+    """A client that is answered with these chunks; when paced, one turn of the loop before each."""
+
     def respond(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Body(chunks))
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Body(chunks, paced))
 
     return httpx2.AsyncClient(transport=httpx2.MockTransport(respond))
 
