@@ -85,7 +85,10 @@ def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
 
 def _from_status(error: Any, provider: str) -> LLMError:
     status, body = error.status_code, error.body
-    if not isinstance(body, dict):
+    if status < 400:  # the SDKs raise for whatever is not 2xx; a 3xx comes of a client that follows no redirects
+        place = error.response.headers.get("location", "nowhere").partition("?")[0]
+        body = {"message": f"the request was redirected to {place}: set the client's base_url to where the API is"}
+    elif not isinstance(body, dict):
         text = str(body or getattr(error, "message", "") or "").strip()
         body = {"message": text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "") or "no explanation"}
     ours = error_from_payload(body, provider=provider, status=status)

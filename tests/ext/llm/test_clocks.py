@@ -77,24 +77,26 @@ async def test_S13_P17_signs_of_life_for_ever_end_with_the_timeout_of_progress(p
         assert wire.responses[0].served > 20
 
 
+@pytest.mark.miniagents_virtual_time
 async def test_text_beside_a_choice_that_says_nothing_is_progress_and_silence_after_it_is_noticed(kit: Kit) -> None:
     """One chunk can hold both, the text of one choice and an empty delta of another."""
     choices = [{"index": 0, "delta": {"content": "Hi"}}, {"index": 1, "delta": {"content": ""}}]
     wire = kit.Wire(kit.Reply([f"data: {json.dumps({'choices': choices})}\n\n".encode(), kit.HANG]))
-    error = await stalled(agent("openai", wire.openai(), timeout=60, stall_timeout=0.02, n=2))
+    error = await stalled(agent("openai", wire.openai(), timeout=60, stall_timeout=20, n=2))
     assert "made no progress" in str(error)
 
 
+@pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_the_time_a_reader_takes_between_tokens_does_not_count(provider: str, kit: Kit) -> None:
     """Where tokens are produced on demand, the stream waits for its reader."""
     chunks = kit.chat("Hi", " there") if provider == "openai" else kit.message("Hi", " there")
-    slow = agent(provider, getattr(kit.Wire(kit.Reply(chunks)), provider)(), stall_timeout=0.02)
+    slow = agent(provider, getattr(kit.Wire(kit.Reply(chunks)), provider)(), stall_timeout=20)
     async with MiniAgents(start_everything_soon_by_default=False):
         tokens = []
         async for promise in slow.trigger("Hello"):
             async for token in promise:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(50)
                 tokens.append(token)
     assert tokens == ["Hi", " there"]
 

@@ -68,9 +68,8 @@ async def test_C25_a_pool_of_one_connection_is_usable_after_a_cancelled_request(
     assert message.content == "Hithere"
 
 
-@pytest.mark.parametrize("provider", ["openai", "azure", "anthropic"])
-async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: str, kit: Kit) -> None:
-    """Whoever can redirect a request gets no key by it."""
+def redirecting(kit: Kit, *, follow: bool) -> Any:
+    """A wire on which the first request is sent to another host, where the answer is."""
 
     class Redirecting(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -82,9 +81,15 @@ async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: st
             return httpx2.Response(307, headers={"location": "https://elsewhere.example/x"}, request=request)
 
         def _http(self) -> httpx2.AsyncClient:
-            return httpx2.AsyncClient(transport=self, trust_env=False, follow_redirects=True)
+            return httpx2.AsyncClient(transport=self, trust_env=False, follow_redirects=follow)
 
-    wire = Redirecting(kit.Reply(kit.message("Hi") if provider == "anthropic" else kit.chat("Hi")))
+    return Redirecting
+
+
+@pytest.mark.parametrize("provider", ["openai", "azure", "anthropic"])
+async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: str, kit: Kit) -> None:
+    """Whoever can redirect a request gets no key by it."""
+    wire = redirecting(kit, follow=True)(kit.Reply(kit.message("Hi") if provider == "anthropic" else kit.chat("Hi")))
     kind = "anthropic" if provider == "anthropic" else "openai"
     async with MiniAgents():
         (message,) = await agent(kind, getattr(wire, provider)()).trigger("Hello")
@@ -93,6 +98,23 @@ async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: st
     assert kit.KEY in str(first.headers.raw)
     assert second.url.host == "elsewhere.example"
     assert kit.KEY not in str(second.headers.raw)
+
+
+@pytest.mark.parametrize("provider", ["openai", "azure", "anthropic", "foundry"])
+async def test_X14_a_client_that_follows_no_redirects_sends_nothing_elsewhere(provider: str, kit: Kit) -> None:
+    """Neither key nor prompt; it is an error that says so. The client for Foundry would take its key along."""
+    import anthropic
+
+    wire = redirecting(kit, follow=False)()
+    if provider == "foundry":
+        client: Any = anthropic.AsyncAnthropicFoundry(api_key=kit.KEY, resource="r", http_client=wire._http())
+    else:
+        client = getattr(wire, provider)()
+    async with MiniAgents():
+        with pytest.raises(RequestRejectedError, match=r"307.* redirected to https://elsewhere\.example/x") as caught:
+            await agent("openai" if provider in ("openai", "azure") else "anthropic", client).trigger("Hello")
+    assert not caught.value.retryable
+    assert len(wire.requests) == 1
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])

@@ -61,7 +61,7 @@ def error_class(status: int | None) -> type[LLMError]:
             return ProviderOverloadedError
         case 408 | 409:  # a timeout or a lock on the provider's side: both SDKs repeat these
             return ProviderError
-        case int() if 400 <= status < 500:
+        case int() if 300 <= status < 500:  # a redirect that the client does not follow leads nowhere again
             return RequestRejectedError
         case _:
             return ProviderError
@@ -73,7 +73,7 @@ def error_from_payload(payload: Any, *, provider: str, status: int | None = None
     Args:
         payload: the parsed JSON.
         provider: "openai" or "anthropic".
-        status: status of the HTTP response; below 400 (an error inside a stream) the words in the object decide.
+        status: status of the HTTP response; that of a stream (2xx) leaves it to the words in the object.
     """
     error = payload.get("error") if isinstance(payload, dict) and payload.get("error") else payload
     if not isinstance(error, dict):
@@ -81,12 +81,12 @@ def error_from_payload(payload: Any, *, provider: str, status: int | None = None
     words = [str(error[key]) for key in ("code", "type") if error.get(key) is not None and error.get(key) != "error"]
     message = error.get("message") or error.get("detail") or "the provider reported an error without a message"
     kind = next((_WORDS[word] for word in words if word in _WORDS), None)
-    if status is not None and status >= 400:
+    if status is not None and status >= 300:
         kind = error_class(status) if kind is None or error_class(status) is not ProviderError else kind
     elif kind is None:
         number = next((number for number in map(_status_in, (error.get("status_code"), *words)) if number), None)
         kind = error_class(number)
-    where = "" if status is not None and status >= 400 else " in the stream"
+    where = "" if status is not None and status >= 300 else " in the stream"
     label = f" ({', '.join(dict.fromkeys(words))})" if words else ""
     return kind(
         f"{provider} reported an error{where}{visible_line(label)}: {visible(str(message))}",
