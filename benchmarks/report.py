@@ -14,13 +14,14 @@ __all__ = ["RESULTS", "report"]
 
 _HERE = Path(__file__).resolve().parent
 RESULTS = _HERE / "results"
+_EMPTY_PAGE = "# Results\n\n<!-- results -->\n<!-- end of results -->\n"
 _PART = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
 
 
 def report(results: dict[str, Any], folder: Path) -> None:
-    """Write results, their tables and a plot of each into a folder.
+    """Write results and a plot of each table into a folder, and their tables into a page.
 
-    README.md of the benchmarks shows the tables with other frameworks; it changes if `folder` is `RESULTS`.
+    The page of `RESULTS` is README.md of the benchmarks, where the tables stand between two marks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_rounded(results), separators=(",", ":"))
@@ -28,12 +29,10 @@ def report(results: dict[str, Any], folder: Path) -> None:
     tables = sorted(results["tables"], key=lambda table: "peers" not in table)
     for table in tables:
         plot(table, folder / _plot(table))
-    circumstances = _circumstances(results)
-    _write(folder / "README.md", ["# Results", circumstances, *(_shown(table) for table in tables)])
-    if folder == RESULTS:
-        page = _HERE / "README.md"
-        part = "\n\n".join([circumstances, *(_shown(table, "results/") for table in tables if "peers" in table)])
-        _write(page, [_PART.sub(lambda _: f"\n{part}\n\n", page.read_text(encoding="utf-8")).rstrip()])
+    page, plots = (_HERE / "README.md", "results/") if folder == RESULTS else (folder / "README.md", "")
+    around = page.read_text(encoding="utf-8") if page.exists() else _EMPTY_PAGE
+    part = "\n\n".join([_circumstances(results), *(_shown(table, plots) for table in tables)])
+    page.write_text(_PART.sub(lambda _: f"\n{part}\n\n", around), encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:
@@ -45,12 +44,8 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _write(file: Path, parts: list[str]) -> None:
-    file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _shown(table: dict[str, Any], folder: str = "") -> str:
-    return f"{as_markdown(table)}\n\n![{table['name']}]({folder}{_plot(table)})"
+def _shown(table: dict[str, Any], folder: str) -> str:
+    return f"#{as_markdown(table)}\n\n![{table['name']}]({folder}{_plot(table)})"
 
 
 def _plot(table: dict[str, Any]) -> str:
