@@ -21,6 +21,8 @@ MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 MAX_PAGE_BYTES = 64 * 1024
 """Of something that is no answer; its beginning is enough to say so."""
 _EXCERPT = 200
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""What the lines of an event stream begin with."""
 
 
 class ResponseBody:
@@ -62,13 +64,13 @@ class ResponseBody:
         """The events that end in these bytes. Becomes shorter once it is known what the bytes are."""
 
     def _feed_first(self, chunk: bytes) -> list[ServerSentEvent]:
-        """No event stream begins with a bracket; the content type alone proves nothing, it is wrong too often."""
+        """The first bytes decide; the content type is wrong too often, and counts only where they say nothing."""
         plain = chunk if self._inflater is None else self._inflater.feed(chunk)
-        first = plain.lstrip()[:1]
-        if not first:
+        text = plain.lstrip()
+        if not text:
             return []  # so far there was nothing but white space, which is no event either
-        self._page = first == b"<" or self._content_type == "text/html"
-        if self._page or first in (b"{", b"["):
+        self._page = text.startswith(b"<") or (self._content_type == "text/html" and not text.startswith(_FIELDS))
+        if self._page or text.startswith((b"{", b"[")):
             self.feed = self._feed_document
             return self._collect(plain)
         self.feed = self.decoder.feed if self._inflater is None else self._feed_compressed
