@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,31 @@ async def test_C21_replies_passed_through_1_000_agents_cost_a_task_an_agent(monk
 
         assert [str(message) for message in await replies] == ["one", "two"]
         assert counts.tasks == 1_000
+
+
+async def test_a_token_costs_a_place_in_a_list_and_no_object() -> None:
+    """As much is alive after 100,000 tokens that two readers have seen as after 1,000, while the stream goes on."""
+
+    async def objects(tokens: int) -> int:
+        async def endless(_: dict[str, Any]) -> AsyncIterator[str]:
+            async for token in text_of(tokens):
+                yield token
+            await asyncio.Event().wait()
+
+        promise = Message.promise(message_token_streamer=endless)
+        readers = [aiter(promise), aiter(promise)]
+        for reader in readers:
+            for _ in range(tokens):
+                await anext(reader)
+        gc.collect()
+        alive = sys.getallocatedblocks()
+        promise.cancel()
+        return alive
+
+    async with MiniAgents():
+        await objects(1_000)
+        few, many = await objects(1_000), await objects(100_000)
+    assert many - few < 100
 
 
 async def test_tokens_that_come_at_once_wake_their_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
