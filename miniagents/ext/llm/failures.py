@@ -85,7 +85,7 @@ def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
 
 def _from_status(error: Any, provider: str) -> LLMError:
     status, body = error.status_code, error.body
-    if status < 400:  # the SDKs raise for whatever is not 2xx; a 3xx comes of a client that follows no redirects
+    if 300 <= status < 400:  # from a client that follows no redirects
         place = error.response.headers.get("location", "nowhere").partition("?")[0]
         body = {"message": f"the request was redirected to {place}: set the client's base_url to where the API is"}
     elif not isinstance(body, dict):
