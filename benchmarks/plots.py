@@ -126,6 +126,7 @@ def _bars(axes: Axes, title: str, cells: dict[str, dict[str, Any]]) -> None:
             )
     axes.axvline(1, color=_GOAL, linewidth=0.8, zorder=0)
     axes.set_xscale("log")
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(low, max([1, *present]) * 6)
     axes.set_yticks(range(len(cells)), list(cells))
