@@ -132,8 +132,7 @@ class MiniAgent(Generic[P]):
 
     def _checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """What the function is going to get; whatever cannot work is refused before anything has begun."""
-        if timeout is not None:
-            check_timeout(timeout)
+        check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}
         self.check_arguments(kwargs)

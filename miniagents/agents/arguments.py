@@ -65,8 +65,6 @@ class KeywordArguments:
 
     def check(self, alias: str, arguments: Mapping[str, Any]) -> None:
         """Raise `TypeError` unless the agent can be called with these."""
-        if self._known is not None and self._required <= arguments.keys() <= self._known:
-            return
         self.check_known(alias, arguments)
         if not self._required <= arguments.keys():
             missing = ", ".join(repr(name) for name in sorted(self._required - arguments.keys()))
@@ -74,7 +72,9 @@ class KeywordArguments:
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise `TypeError` or `ValueError` unless this is a number of seconds."""
+    """Raise `TypeError` or `ValueError` unless this is None or a number of seconds."""
+    if timeout is None:
+        return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
     if not timeout >= 0:  # NaN is not either
