@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from miniagents.chat_history import InMemoryChatHistory
 from miniagents.messages import Message, MessagePromise
 from miniagents.miniagents import InteractionContext, miniagent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from miniagents.messages import MessageSequencePromise
+    from miniagents.messages import MessageSequencePromise, MessageType
 
-__all__ = ["Boom", "echo", "failing", "steps", "streamed", "texts"]
+__all__ = ["Boom", "QuietHistory", "echo", "failing", "steps", "streamed", "texts"]
 
 
 class Boom(Exception):  # noqa: N818 - what happens, in one word
     """What agents fail with."""
+
+
+class QuietHistory(InMemoryChatHistory):
+    """Says nothing of errors."""
+
+    async def aappend(self, messages: MessageType) -> None:
+        """Append, and be quiet."""
+        try:
+            await super().aappend(messages)
+        except Exception:
+            return
 
 
 @miniagent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import QuietHistory
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from hypothesis.stateful import RuleBasedStateMachine
 
-    from miniagents import MessageType
 
 quick = settings(
     database=None,
@@ -100,16 +100,7 @@ def test_a_history_that_hides_what_failed() -> None:
 
 def test_a_history_that_is_quiet_about_failures() -> None:
     """Its `aappend` raises nothing."""
-
-    class Quiet(InMemoryChatHistory):
-        async def aappend(self, messages: MessageType) -> None:
-            """Append, and be quiet."""
-            try:
-                await super().aappend(messages)
-            except Exception:
-                return
-
-    said = found(machines.history_machine(lambda folder: Quiet(), reopens=False))
+    said = found(machines.history_machine(lambda folder: QuietHistory(), reopens=False))
     assert said == "whether aappend() raised what a message failed with: expected True, came False"
 
 
