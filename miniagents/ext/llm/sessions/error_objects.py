@@ -81,12 +81,13 @@ def error_from_payload(payload: Any, *, provider: str, status: int | None = None
     words = [str(error[key]) for key in ("code", "type") if error.get(key) is not None and error.get(key) != "error"]
     message = error.get("message") or error.get("detail") or "the provider reported an error without a message"
     kind = next((_WORDS[word] for word in words if word in _WORDS), None)
-    if status is not None and status >= 300:
+    in_stream = status is None or status < 300
+    if not in_stream:
         kind = error_class(status) if kind is None or error_class(status) is not ProviderError else kind
     elif kind is None:
         number = next((number for number in map(_status_in, (error.get("status_code"), *words)) if number), None)
         kind = error_class(number)
-    where = "" if status is not None and status >= 300 else " in the stream"
+    where = " in the stream" if in_stream else ""
     label = f" ({', '.join(dict.fromkeys(words))})" if words else ""
     return kind(
         f"{provider} reported an error{where}{visible_line(label)}: {visible(str(message))}",
