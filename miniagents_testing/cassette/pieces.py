@@ -45,14 +45,16 @@ def other_pieces(data: Any) -> Iterator[Piece]:
 
 
 def _of_chat(delta: dict[str, Any]) -> Iterator[Piece]:
-    yield Piece("reasoning", "", _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")))
-    yield Piece("refusal", "", _text(delta.get("refusal")))
+    yield Piece(
+        "reasoning", "", _text_or_empty(delta.get("reasoning_content")) or _text_or_empty(delta.get("reasoning"))
+    )
+    yield Piece("refusal", "", _text_or_empty(delta.get("refusal")))
     for call in map(_object, _list(delta.get("tool_calls"))):
         part = str(call.get("index") or 0)
         function = _object(call.get("function") or call.get("custom"))
         if function.get("name"):
             yield tool_piece(part, function["name"])
-        yield Piece("tool", part, _text(function.get("arguments") or function.get("input")))
+        yield Piece("tool", part, _text_or_empty(function.get("arguments") or function.get("input")))
 
 
 def _of_messages(data: dict[str, Any]) -> Iterator[Piece]:
@@ -62,14 +64,14 @@ def _of_messages(data: dict[str, Any]) -> Iterator[Piece]:
         given = block.get("input")  # usually {}, and the arguments follow
         yield tool_piece(part, block.get("name"), json.dumps(given, ensure_ascii=False) if given else "")
     if delta.get("type") == "thinking_delta":
-        yield Piece("reasoning", part, _text(delta.get("thinking")))
+        yield Piece("reasoning", part, _text_or_empty(delta.get("thinking")))
     elif delta.get("type") == "input_json_delta":
-        yield Piece("tool", part, _text(delta.get("partial_json")))
+        yield Piece("tool", part, _text_or_empty(delta.get("partial_json")))
 
 
 def _of_responses(kind: str, data: dict[str, Any]) -> Iterator[Piece]:
     part = str(data.get("output_index"))
-    delta = _text(data.get("delta"))
+    delta = _text_or_empty(data.get("delta"))
     if kind == "response.output_item.added":
         item = _object(data.get("item"))
         if item.get("type") in ("function_call", "custom_tool_call"):
@@ -91,5 +93,5 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
+def _text_or_empty(value: Any) -> str:
     return value if isinstance(value, str) else ""

@@ -43,7 +43,7 @@ def read_prompt(body: bytes) -> Prompt:
         return Prompt()
     said = request.get("messages") or request.get("input") or request.get("prompt") or ()
     items = [said] if isinstance(said, (str, dict)) else list(said) if isinstance(said, (list, tuple)) else []
-    instructions = _text(request.get("system") or request.get("instructions"))  # messages of their own in chats
+    instructions = _content_text(request.get("system") or request.get("instructions"))  # messages of their own in chats
     turns = [Turn("system", instructions)] if instructions else []
     for item in items:
         turn = _turn(item)
@@ -57,33 +57,33 @@ def read_prompt(body: bytes) -> Prompt:
 
 def _turn(item: Any) -> Turn:
     if not isinstance(item, dict):
-        return Turn("user", _text(item))
+        return Turn("user", _content_text(item))
     kind = str(item.get("type") or "message")
     if kind != "message":  # Responses: calls of tools and their results stand beside the messages
         result = kind.endswith("_output")
-        return Turn("tool" if result else "assistant", _text(item.get("output") if result else item))
+        return Turn("tool" if result else "assistant", _content_text(item.get("output") if result else item))
     content = item.get("content")
     role = str(item.get("role") or "user")
     if isinstance(content, list) and content and all(_is_tool_result(part) for part in content):
         role = "tool"  # Anthropic: the user brings them
-    return Turn(role, _text(content))
+    return Turn(role, _content_text(content))
 
 
 def _is_tool_result(part: Any) -> bool:
     return isinstance(part, dict) and str(part.get("type") or "").endswith("tool_result")
 
 
-def _text(content: Any) -> str:
+def _content_text(content: Any) -> str:
     """The text of a message's content: a string, or parts of which some are no text."""
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "\n".join(filter(None, map(_text, content)))
+        return "\n".join(filter(None, map(_content_text, content)))
     if not isinstance(content, dict):
         return str(content)
     for key in ("text", "content", "output"):
         if isinstance(content.get(key), (str, list)):
-            return _text(content[key])
+            return _content_text(content[key])
     return f"[{content.get('type') or 'something'}]"  # an image, a document

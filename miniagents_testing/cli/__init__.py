@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-FINE, FOUND, IMPOSSIBLE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+_IMPOSSIBLE, _INTERRUPTED, _UNREAD = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,16 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if package.startswith("miniagents"):
             raise
         print(f"{package!r} is needed. Install it with: pip install 'miniagents[testing]'", file=sys.stderr)
-        return IMPOSSIBLE
+        return _IMPOSSIBLE
     try:
         code = run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if sys.stdout.isatty():
             print()  # the prompt of the shell gets a line of its own
-        return INTERRUPTED
+        return _INTERRUPTED
     except BrokenPipeError:
         # What is still in the buffer must not fail once more when the interpreter flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNREAD
+        return _UNREAD
     return code

@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cli import FOUND, IMPOSSIBLE, edit, importing, lint, play, serve, show, verify
-from miniagents_testing.cli.screen import Impossible, complain
+from miniagents_testing.cli.edit import add_edit
+from miniagents_testing.cli.importing import add_import
+from miniagents_testing.cli.lint import add_lint
+from miniagents_testing.cli.play import add_play
+from miniagents_testing.cli.screen import FOUND, IMPOSSIBLE, Impossible, complain
+from miniagents_testing.cli.serve import add_serve
+from miniagents_testing.cli.show import add_show
+from miniagents_testing.cli.verify import add_verify
 from miniagents_testing.errors import CassetteError
 
 if TYPE_CHECKING:
@@ -54,6 +60,6 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (play, show, verify, lint, edit, importing, serve):
-        command.add(commands)
+    for add in (add_play, add_show, add_verify, add_lint, add_edit, add_import, add_serve):
+        add(commands)
     return parser

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cli.commands import Commands
 
-__all__ = ["add"]
+__all__ = ["add_edit"]
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_edit(commands: Commands) -> None:
+    """Add the arguments of `edit`."""
     edit = commands.add_parser(
         "edit",
         help="change a cassette by hand, and seal it again",
@@ -31,10 +31,10 @@ def add(commands: Commands) -> None:
     )
     edit.add_argument("file", type=Path, metavar="FILE")
     edit.add_argument("--reseal", action="store_true", help="open no editor: the file was edited already")
-    edit.set_defaults(run=_run)
+    edit.set_defaults(run=_run_edit)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_edit(options: argparse.Namespace) -> int:
     screen = Screen()
     file: Path = options.file
     if options.reseal:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cli.commands import Commands
 
-__all__ = ["add"]
+__all__ = ["add_import"]
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_import(commands: Commands) -> None:
+    """Add the arguments of `import`."""
     command = commands.add_parser(
         "import",
         help="cassettes of vcrpy, pytest-recording and pydantic-ai, as cassettes of ours",
@@ -34,10 +34,10 @@ def add(commands: Commands) -> None:
         "-o", "--output", required=True, type=Path, metavar="DEST", help="a folder, or for one file also a .yaml file"
     )
     command.add_argument("--force", action="store_true", help="replace files that are there already")
-    command.set_defaults(run=_run)
+    command.set_defaults(run=_run_import)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_import(options: argparse.Namespace) -> int:
     screen = Screen()
     targets = _targets(options.source, options.output)
     there = [target for target in targets.values() if target.exists()]

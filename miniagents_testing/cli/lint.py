@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cli.commands import Commands
     from miniagents_testing.cli.files import Cassette
 
-__all__ = ["add"]
+__all__ = ["add_lint"]
 
 _NAMED = 6
 """Headers that are named of those that should not be there."""
@@ -37,8 +37,8 @@ class _Finding(NamedTuple):
     what: str
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_lint(commands: Commands) -> None:
+    """Add the arguments of `lint`."""
     lint = commands.add_parser(
         "lint",
         help="secrets, bodies nobody can read, headers that nothing needs, orphans, damage",
@@ -55,10 +55,10 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="also name the cassettes that nothing in this folder uses; may be given several times",
     )
-    lint.set_defaults(run=_run)
+    lint.set_defaults(run=_run_lint)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_lint(options: argparse.Namespace) -> int:
     screen = Screen()
     missing = [folder for folder in options.tests if not folder.is_dir()]
     if missing:

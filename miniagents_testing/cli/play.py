@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette.interaction import Interaction
     from miniagents_testing.cli.commands import Commands
 
-__all__ = ["Player", "add"]
+__all__ = ["Player", "add_play"]
 
 _IDLE = 1.0
 """Seconds of silence that are kept between two turns: nobody wants to watch a person think."""
 _COLOURS = ("blue", "magenta", "cyan", "green", "yellow", "red")
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_play(commands: Commands) -> None:
+    """Add the arguments of `play`."""
     play = commands.add_parser(
         "play",
         help="the conversation as a person would have seen it, at the recorded pace",
@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
         type=_speed,
         help="how many times faster than recorded; 0 is at once (default: 1 on a terminal, 0 in a pipe)",
     )
-    play.set_defaults(run=_run)
+    play.set_defaults(run=_run_play)
 
 
 def _speed(text: str) -> float:
@@ -55,7 +55,7 @@ def _speed(text: str) -> float:
     return speed
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_play(options: argparse.Namespace) -> int:
     screen = Screen()
     speed = options.speed if options.speed is not None else float(screen.live)
     Player(screen, speed).play(load(Path(options.file)))

@@ -13,7 +13,10 @@ from miniagents.ext.terminal import visible, visible_line
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Impossible", "Screen", "complain", "counted", "one_line", "progress", "styled"]
+__all__ = ["FOUND", "IMPOSSIBLE", "Impossible", "Screen", "complain", "counted", "one_line", "progress", "styled"]
+
+FOUND, IMPOSSIBLE = 1, 2
+"""Exit codes, as the help explains them."""
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from miniagents_testing.cli.commands import Commands
     from miniagents_testing.script import Script
 
-__all__ = ["add"]
+__all__ = ["add_serve"]
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_serve(commands: Commands) -> None:
+    """Add the arguments of `serve`."""
     serve = commands.add_parser(
         "serve", help="a local provider: OpenAI's chat completions and Responses, Anthropic's messages"
     )
@@ -30,10 +30,10 @@ def add(commands: Commands) -> None:
     )
     serve.add_argument("--port", type=int, default=0, help="default: any free port")
     serve.add_argument("--gap", type=float, default=0.05, help="seconds between tokens (default: %(default)s)")
-    serve.set_defaults(run=_run)
+    serve.set_defaults(run=_run_serve)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     from miniagents_testing.provider_server import ProviderServer  # no other command needs a server
 

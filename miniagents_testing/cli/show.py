@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cli.commands import Commands
     from miniagents_testing.cli.files import Cassette
 
-__all__ = ["add"]
+__all__ = ["add_show"]
 
 _PROMPT_LIMIT = 200
 
@@ -47,8 +47,8 @@ class _Row(NamedTuple):
 _NUMBERS = frozenset({"number", "chunks", "seconds", "tokens_in", "tokens_out"})
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_show(commands: Commands) -> None:
+    """Add the arguments of `show`."""
     show = commands.add_parser(
         "show",
         help="what is in cassettes: who was asked what, and what came of it",
@@ -56,10 +56,10 @@ def add(commands: Commands) -> None:
     )
     show.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder with cassettes in it")
     show.add_argument("--number", "-n", type=int, metavar="N", help="show the N-th interaction of one file in full")
-    show.set_defaults(run=_run)
+    show.set_defaults(run=_run_show)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_show(options: argparse.Namespace) -> int:
     screen = Screen()
     paths = cassette_paths(options.path)
     if options.number is not None:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from miniagents_testing.cli.commands import Commands
     from miniagents_testing.cli.files import Cassette
 
-__all__ = ["add", "faults", "summary", "without_path"]
+__all__ = ["add_verify", "faults", "summary", "without_path"]
 
 
-def add(commands: Commands) -> None:
-    """Its arguments."""
+def add_verify(commands: Commands) -> None:
+    """Add the arguments of `verify`."""
     verify = commands.add_parser(
         "verify",
         help="whether cassettes are undamaged and can be decoded, and how their streams ended",
@@ -27,10 +27,10 @@ def add(commands: Commands) -> None:
         "left) is no fault of the file. A stream that just stops is, where the file has no seal: who knows who cut it.",
     )
     verify.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder with cassettes in it")
-    verify.set_defaults(run=_run)
+    verify.set_defaults(run=_run_verify)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run_verify(options: argparse.Namespace) -> int:
     screen = Screen()
     found = 0
     paths = cassette_paths(options.path)

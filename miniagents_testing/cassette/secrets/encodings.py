@@ -20,7 +20,7 @@ __all__ = ["SEPARATOR", "SHORTEST", "named", "unfolded"]
 SHORTEST = 8
 """Bytes of the shortest secret that is found in base64 and hexadecimal."""
 
-_DEEPEST = 5
+_MAX_LAYERS = 5
 """A nested JSON string with a URL in it that is encoded three times over."""
 
 SEPARATOR = b"\0"
@@ -41,11 +41,11 @@ def unfolded(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
     """
     seen = {text}
     level: list[tuple[tuple[str, ...], bytes]] = [((), text)]
-    for depth in range(_DEEPEST + 1):
+    for depth in range(_MAX_LAYERS + 1):
         below: list[tuple[tuple[str, ...], bytes]] = []
         for names, outer in level:
             yield names, outer
-            if depth == _DEEPEST:
+            if depth == _MAX_LAYERS:
                 continue
             noisy = bool(names) and names[-1] in ("base64", "hexadecimal")  # most of it was neither
             source = SEPARATOR.join(_PRINTABLE.findall(outer)) if noisy else outer

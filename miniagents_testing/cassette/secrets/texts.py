@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     rb'(?:"(%b)"\s*+:\s*+)?(?:"(%b)"?|([{\[])|(-?\d[\d.eE+-]*+|true|false|null))|([}\]])' % (_STRING, _STRING)
 )
 _TEXT, _OPEN, _SCALAR = 2, 3, 4
-_DEEPEST = 64
+_MAX_DEPTH = 64
 """What is nested deeper counts as one level: a path that long tells nobody anything, and costs."""
 _IS_STREAM = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")
 _LINE = re.compile(rb"[^\r\n]++")
@@ -195,7 +195,7 @@ def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Pi
             name = (token[1] or b"").decode(errors="replace")
             if names and token[1]:
                 pieces.append(Piece(*token.span(1), frame, name, "name"))
-        if kind == _OPEN and frame.depth == _DEEPEST:
+        if kind == _OPEN and frame.depth == _MAX_DEPTH:
             frame.below += 1
         elif kind == _OPEN:
             frame = _Frame(frame, name, token[_OPEN] == b"[", token.end())
