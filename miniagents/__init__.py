@@ -36,13 +36,13 @@ if TYPE_CHECKING:
         Usage,
         UserMessage,
     )
+    from miniagents.messages._text import join_messages, split_messages
     from miniagents.miniagents import MiniAgents
     from miniagents.promising.context import PromisingContext
     from miniagents.promising.frozen import Frozen, FrozenDict
     from miniagents.promising.promise import Promise
     from miniagents.promising.sequence import FlatSequence
     from miniagents.promising.streamed import StreamAppender, StreamedPromise
-    from miniagents.text import join_messages, split_messages
     from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
 
 __all__ = [
@@ -124,7 +124,7 @@ _HOMES = {
     "promising.promise": ("Promise",),
     "promising.sequence": ("FlatSequence",),
     "promising.streamed": ("StreamAppender", "StreamedPromise"),
-    "text": ("join_messages", "split_messages"),
+    "messages._text": ("join_messages", "split_messages"),
     "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop"),
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

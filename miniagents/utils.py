@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from miniagents.errors import StopDialog
 from miniagents.messages import Message, MessagePromise, MessageSequence, MessageSequencePromise
+from miniagents.messages._text import join_messages, split_messages
 from miniagents.miniagents import MiniAgent
-from miniagents.text import join_messages, split_messages
 
 if TYPE_CHECKING:
     from miniagents.messages import MessageType

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miniagents import AssistantMessage, Message, MessagePromise, MiniAgents, join_messages, split_messages
-from miniagents.splitting import SEPARATOR, TEXT, TextSplitter
+from miniagents.messages._text import SEPARATOR, TEXT, TextSplitter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

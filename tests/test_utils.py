@@ -10,8 +10,8 @@ import pytest
 import miniagents.utils
 from miniagents.errors import StopDialog
 from miniagents.messages import AssistantMessage, Message, MessageSequencePromise, MessageType, UserMessage
+from miniagents.messages._text import join_messages, split_messages
 from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents, miniagent
-from miniagents.text import join_messages, split_messages
 from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
 
 if TYPE_CHECKING:

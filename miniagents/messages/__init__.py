@@ -1,16 +1,16 @@
 """Room 2: messages, and the promises and sequences of them. It knows promises, and no agent."""
 
-from miniagents.messages.message import (
+from miniagents.messages._message import (
     AssistantMessage,
     ErrorMessage,
     Message,
+    MessagePromise,
     SystemMessage,
     ToolCall,
     Usage,
     UserMessage,
 )
-from miniagents.messages.promise import MessagePromise
-from miniagents.messages.sequence import MessageSequence, MessageSequencePromise, MessageType
+from miniagents.messages._sequence import MessageSequence, MessageSequencePromise, MessageType
 
 __all__ = [
     "AssistantMessage",

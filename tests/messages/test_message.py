@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from miniagents.errors import FreezeError
-from miniagents.messages.message import (
+from miniagents.messages._message import (
     AssistantMessage,
     ErrorMessage,
     Message,

@@ -7,7 +7,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from miniagents import join_messages, split_messages
-from miniagents.splitting import SEPARATOR, TEXT, TextSplitter
+from miniagents.messages._text import SEPARATOR, TEXT, TextSplitter
 from miniagents_testing import strategies
 from miniagents_testing.checks import check_join_split, check_split_ignores_cuts, check_split_keeps_text
 

@@ -1,0 +1,425 @@
+"""Messages: immutable values that agents send each other. Their promises are in `promise`, sequences in `sequence`.
+
+Messages as a store keeps them: JSON types, with other messages by their hash keys.
+
+The parts of a model's answer that are neither its text nor a plain word: token counts and tool calls.
+
+MessagePromise: a message whose text streams while it is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+from pydantic_core import to_jsonable_python
+
+from miniagents.errors import MiniAgentsError
+from miniagents.promising.class_names import BARE, CLASS_KEY, escaped
+from miniagents.promising.freezing import FrozenDict, freeze
+from miniagents.promising.frozen import Frozen, children_first, freeze_fields, frozen_fields
+from miniagents.promising.streamed import StreamCell, StreamedPromise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = [
+    "AssistantMessage",
+    "ErrorMessage",
+    "Message",
+    "MessageCell",
+    "MessagePromise",
+    "MessageTokenStreamer",
+    "SystemMessage",
+    "ToolCall",
+    "Usage",
+    "UserMessage",
+    "serialized",
+]
+
+
+_NATIVE = frozenset({type(None), bool, int, float, str})
+
+
+def serialized(message: Message) -> dict[str, Any]:
+    """See `Message.serialize`."""
+    inlined: dict[int, dict[str, Any]] = {}
+    # Values that are no messages are written in place. Children come first, so that each finds its parts written
+    # already.
+    for each in children_first(message, leave_out=_is_message):
+        inlined[id(each)] = {CLASS_KEY: type(each).class_name, **_with_references(frozen_fields(each), inlined)}
+    return inlined[id(message)]
+
+
+def _is_message(value: Any) -> bool:
+
+    return isinstance(value, Message)
+
+
+def _with_references(fields: Iterable[tuple[str, Any]], inlined: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in escaped(dict(fields)).items():
+        if _is_message(value):
+            name, plain = f"{name}__hash_key", value.hash_key
+        elif type(value) is tuple and value and all(map(_is_message, value)):
+            name, plain = f"{name}__hash_keys", [item.hash_key for item in value]
+        else:
+            plain = _plain(value, inlined)
+        if name in result:
+            raise ValueError(f"Two fields would be serialized as {name!r}; rename one of them")
+        result[name] = plain
+    return result
+
+
+def _plain(value: Any, inlined: dict[int, dict[str, Any]]) -> Any:
+    if type(value) in _NATIVE:
+        return value
+    if isinstance(value, FrozenDict):
+        return _with_references(value.items(), inlined)
+    if isinstance(value, tuple):
+        return [_plain(item, inlined) for item in value]
+    if isinstance(value, frozenset):
+        return sorted((_plain(item, inlined) for item in value), key=repr)  # the order of a set differs by process
+    if isinstance(value, Frozen):
+        return {"__hash_key": value.hash_key} if _is_message(value) else inlined[id(value)]
+    return to_jsonable_python(value, bytes_mode="base64")
+
+
+class Usage(Frozen):
+    """How many tokens a request took, as the provider counts them.
+
+    What else the provider tells is kept as extra fields. `cached_tokens` are a part of `input_tokens`,
+    `reasoning_tokens` of `output_tokens`; None is what the provider did not say.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    total_tokens: int | None = None
+
+    # Type checkers derive a constructor from the fields of each model, which would refuse the extra ones.
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+
+class ToolCall(Frozen):
+    """A tool that the model wants called. What else the provider tells (its type, say) is kept as extra fields."""
+
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    """The arguments as the model wrote them: usually JSON, which nobody has checked."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+
+class Message(Frozen):
+    """An immutable message: a text, a list of parts as providers take them, or only fields.
+
+    Subclass it for typed fields: `Note("text", size=3)`. `str(message)` is its text; of a message without content, the
+    JSON of its fields.
+
+    Args:
+        content: the text, or parts: str, or dicts such as `{"type": "text", "text": "..."}`.
+        fields: everything else, by any name.
+
+    Raises:
+        pydantic.ValidationError: a field is not what its annotation says.
+        FreezeError: a value cannot be made immutable; names the field.
+    """
+
+    # Which handlers have persisted this object: it belongs to the object, not to the value.
+    __slots__ = ("_persisted",)
+
+    # kw_only=False is for type checkers: the constructor they derive for a subclass takes the content first, like ours.
+    content: str | Sequence[str | Mapping[str, Any]] | None = Field(default=None, kw_only=False)
+    """The text or its parts; a tuple and `FrozenDict`s, whatever was given."""
+    role: str | None = None
+    """"user", "system", "assistant", "error", or what a provider wants ("developer", "tool"); None counts as "user"."""
+
+    def __init__(self, content: Any = None, /, **fields: Any) -> None:
+        if self.__dict__:
+            raise TypeError(f"{type(self).__qualname__} is immutable: it cannot be initialized again")
+        if content is not None:
+            if "content" in fields:
+                raise TypeError(f"{type(self).__qualname__}: content is given twice")
+            fields["content"] = content
+        self.__pydantic_validator__.validate_python(fields, self_instance=self)
+        freeze_fields(self)
+
+    @classmethod
+    def promise(
+        cls,
+        content: Any = None,
+        /,
+        *,
+        message_token_streamer: MessageTokenStreamer | None = None,
+        start_soon: bool | None = None,
+        **known_beforehand: Any,
+    ) -> MessagePromise:
+        """A promise of a message of this class.
+
+        Args:
+            content: the content, where it is known already.
+            message_token_streamer: async generator function that gets one dict, which it may fill with fields of the
+                resolved message, and yields the text as plain str tokens.
+            start_soon: whether the streamer begins without a reader; None takes the context's default.
+            known_beforehand: fields that can be read before the message is resolved.
+
+        Raises:
+            TypeError: both a content and a streamer, or a streamer that is no function.
+        """
+        if message_token_streamer is None:
+            return MessagePromise.of_message(cls(content, **known_beforehand))
+        if content is not None:
+            raise TypeError("A message has either content or a message_token_streamer, not both")
+        return MessagePromise(
+            message_token_streamer, message_class=cls, start_soon=start_soon, known_beforehand=known_beforehand
+        )
+
+    @property
+    def as_promise(self) -> MessagePromise:
+        """A promise of this very object; it costs no task."""
+        return MessagePromise.of_message(self)
+
+    def __str__(self) -> str:
+        content = self.content
+        if isinstance(content, str):
+            return content
+        if content is None:
+            return _bare_json(self)
+        return "\n".join(text for text in map(_text_of_part, content) if text is not None)
+
+    def sub_messages(self) -> Iterator[Message]:
+        """The messages in the fields of this one, at any depth: depth first, children first, each object once."""
+        return (each for each in children_first(self) if isinstance(each, Message) and each is not self)
+
+    def serialize(self) -> dict[str, Any]:
+        """This message as JSON types, with the messages in it by reference: what a store keeps of it.
+
+        A field that holds a message becomes `<field>__hash_key`, a tuple of messages `<field>__hash_keys`; a message
+        among other values becomes `{"__hash_key": "..."}`. `class_` is the name of the class.
+
+        Raises:
+            ValueError: another field already has the name that a reference would get.
+        """
+        return serialized(self)
+
+    @classmethod
+    def class_for_unknown_name(cls) -> type[Frozen]:
+        """A plain message."""
+        return Message
+
+
+def _bare_json(message: Message) -> str:
+    try:
+        fields = message.model_dump(mode="json", exclude={"content", "role"}, context=BARE)
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):  # nested too deep for pydantic or json: still no reason for str() to fail
+        return repr(message)
+
+
+def _text_of_part(part: str | Mapping[str, Any]) -> str | None:
+    if isinstance(part, str):
+        return part
+    text = part.get("text")
+    return text if isinstance(text, str) else None
+
+
+class UserMessage(Message):
+    """What a person, or an agent in their place, says to a model."""
+
+    role: str | None = "user"
+
+    # Type checkers derive a constructor from the fields of each model, which would refuse fields of other names.
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class SystemMessage(Message):
+    """Instructions to a model."""
+
+    role: str | None = "system"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class AssistantMessage(Message):
+    """What a model says, and how its answer ended. What else the provider tells is kept as extra fields."""
+
+    role: str | None = "assistant"
+
+    model: str | None = None
+    """What the API says the model was."""
+    id: str | None = None
+    """The provider's id of the answer."""
+    finish_reason: str | None = None
+    """Why the answer ended, in common words: stop, length, tool_calls, content_filter, refusal, ..."""
+    provider_finish_reason: str | None = None
+    """The same in the provider's own word."""
+    usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    refusal: str | None = None
+    """The model's words for not answering."""
+    reasoning: str | None = None
+    """What the model thought before the answer, as far as the provider shows it."""
+    choices: tuple[AssistantMessage, ...] = ()
+    """The other answers, where several were asked for; this message is the first."""
+    interrupted: bool = False
+    """Whether the answer broke off: what is here is what had arrived."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class ErrorMessage(Message):
+    """An error put in the place of a message (`errors_as_messages`). Not a word of it is a model's."""
+
+    role: str | None = "error"
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
+"""An async generator function: gets a dict, which it may fill with fields of the resolved message, and yields str."""
+
+
+class MessageCell(StreamCell[str, Message]):
+    """Tokens, and what is known of the message beside its text."""
+
+    message_class: type[Message] = Message
+    known: Mapping[str, Any] | None = None
+    """Fields known before the message is resolved; None of a message that was there from the beginning."""
+    metadata: dict[str, Any] | None = None
+    """What the token streamer has told of the message."""
+    kept: MessagePromise | None = None
+    """Holds the promise while a persistence handler waits for it, whoever else can read it or not."""
+
+    def whole(self) -> Message:
+        """The message the tokens make."""
+        return self.message_class("".join(self.pieces), **{**(self.known or {}), **(self.metadata or {})})
+
+    def settled(self, result: Any) -> None:
+        """Nobody needs to keep the promise any more."""
+        self.kept = None
+        super().settled(result)
+
+    def check(self, piece: Any) -> str:
+        """A token is a str; subclasses of it are taken as they are."""
+        if not isinstance(piece, str):
+            raise TypeError(
+                f"A token must be a str, not {piece!r:.100} of type {type(piece).__name__}: "
+                f"yield plain strings from the token streamer"
+            )
+        return piece
+
+    def fail(self, error: BaseException) -> None:
+        """What had arrived goes along with errors of our own."""
+        if not self.done and isinstance(error, MiniAgentsError) and error.partial is None:
+            try:
+                error.partial = self.whole()
+            except (TypeError, ValueError):  # metadata that does not fit yet: the text is what must not be lost
+                error.partial = Message("".join(self.pieces))
+        super().fail(error)
+
+    def abandon(self) -> None:
+        """Nobody can read this any more: stop its source."""
+        task, context = self.task, self.context
+        if task is None or context is None or self.done:
+            return
+        try:
+            here = asyncio.get_running_loop() is task.get_loop()
+        except RuntimeError:
+            here = False
+        if here:
+            self.cancel()
+        else:  # the last reference went in another thread, or between two runs of the loop
+            context.call_soon(self.cancel)
+
+
+class MessagePromise(StreamedPromise[str, Message]):
+    """A promise of a message: `async for token in promise` streams its text, `await promise` gives the `Message`.
+
+    Made by `Message.promise(...)`. A token is a plain str, one delta of text. When nobody can read a promise any more,
+    the source of its tokens is stopped.
+    """
+
+    __slots__ = ()
+
+    _cell: MessageCell
+
+    def __init__(
+        self,
+        message_token_streamer: MessageTokenStreamer,
+        *,
+        message_class: type[Message] = Message,
+        start_soon: bool | None = None,
+        batches: bool = False,
+        known_beforehand: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not callable(message_token_streamer):
+            raise TypeError(
+                f"message_token_streamer must be an async generator function of a dict, not {message_token_streamer!r}"
+            )
+        cell = self._cell = MessageCell(type(self))
+        cell.message_class = message_class
+        # frozen now: what its owner does to a list later must not show, and a value that cannot be kept is refused here
+        cell.known = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
+        metadata: dict[str, Any] = {}
+        cell.metadata = metadata
+        if cell.context is not None and cell.context.keeps_results:
+            cell.kept = self
+        cell.pump_from(lambda: message_token_streamer(metadata), start_soon=start_soon, batches=batches)
+
+    @classmethod
+    def of_message(cls, message: Message) -> MessagePromise:
+        """A promise that is resolved already; it costs no task."""
+        cell = MessageCell(cls)
+        cell.message_class = message.__class__
+        if text := str(message):
+            cell.pieces.append(text)
+        cell.settle_unseen(message)
+        promise = cls.__new__(cls)
+        promise._cell = cell
+        return promise
+
+    @classmethod
+    def of_error(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
+        """A promise that has failed already."""
+        cell = MessageCell(cls)
+        cell.observed = observed
+        cell.fail(error)
+        return cls.of_cell(cell)
+
+    @property
+    def known_beforehand(self) -> Mapping[str, Any]:
+        """Fields of the message that are known before it is resolved; all of a message that was there already."""
+        cell = self._cell
+        if cell.known is not None:
+            return MappingProxyType(dict(cell.known))
+        message = cell.value
+        return {} if message is None else {name: value for name, value in message if name != "content"}
+
+    @property
+    def message_class(self) -> type[Message]:
+        """The class of the message to come."""
+        return self._cell.message_class
+
+    def __del__(self) -> None:
+        cell = getattr(self, "_cell", None)
+        if cell is not None and not cell.done:
+            cell.abandon()
