@@ -8,6 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniagents._promising.context import PromisingContext
+    from miniagents._promising.frozen import Frozen, FrozenDict
+    from miniagents._promising.promise import Promise
+    from miniagents._promising.sequence import FlatSequence
+    from miniagents._promising.streamed import StreamAppender, StreamedPromise
     from miniagents.agents.agent import MiniAgent, miniagent
     from miniagents.agents.interaction import AgentCall, InteractionContext
     from miniagents.chat_history import ChatHistory, InMemoryChatHistory
@@ -38,11 +43,6 @@ if TYPE_CHECKING:
     )
     from miniagents.messages._text import join_messages, split_messages
     from miniagents.miniagents import MiniAgents
-    from miniagents.promising.context import PromisingContext
-    from miniagents.promising.frozen import Frozen, FrozenDict
-    from miniagents.promising.promise import Promise
-    from miniagents.promising.sequence import FlatSequence
-    from miniagents.promising.streamed import StreamAppender, StreamedPromise
     from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
 
 __all__ = [
@@ -119,11 +119,11 @@ _HOMES = {
         "UserMessage",
     ),
     "miniagents": ("MiniAgents",),
-    "promising.context": ("PromisingContext",),
-    "promising.frozen": ("Frozen", "FrozenDict"),
-    "promising.promise": ("Promise",),
-    "promising.sequence": ("FlatSequence",),
-    "promising.streamed": ("StreamAppender", "StreamedPromise"),
+    "_promising.context": ("PromisingContext",),
+    "_promising.frozen": ("Frozen", "FrozenDict"),
+    "_promising.promise": ("Promise",),
+    "_promising.sequence": ("FlatSequence",),
+    "_promising.streamed": ("StreamAppender", "StreamedPromise"),
     "messages._text": ("join_messages", "split_messages"),
     "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop"),
 }

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Iterable
 
+    from miniagents._promising.promise import Promise
     from miniagents.messages import MessageType
-    from miniagents.promising.promise import Promise
 
 __all__ = ["AgentCall", "InteractionContext", "MiniAgent", "MiniAgents", "miniagent"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from miniagents._promising.freezing import short_repr
+from miniagents._promising.frozen import FrozenDict
 from miniagents.messages import AssistantMessage, Message, UserMessage
-from miniagents.promising.frozen import FrozenDict
-from miniagents.promising.short_repr import short_repr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

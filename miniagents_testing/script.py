@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from miniagents._promising.freezing import BARE, short_repr
+from miniagents._promising.frozen import Frozen, FrozenDict
 from miniagents.messages import AssistantMessage, Message, ToolCall, Usage
-from miniagents.promising.class_names import BARE
-from miniagents.promising.frozen import Frozen, FrozenDict
-from miniagents.promising.short_repr import short_repr
 from miniagents_testing.call import Call
 from miniagents_testing.streams import ResponseStream
 

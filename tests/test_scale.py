@@ -22,9 +22,10 @@ from miniagents import (
     miniagent,
     split_messages,
 )
+from miniagents._promising import frozen
+from miniagents._promising import values as canonical
 from miniagents.errors import EventTooLargeError
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.promising import canonical, frozen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,11 +9,11 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from miniagents._promising.context import Failure, PromisingContext, current_scope
+from miniagents._promising.promise import Cell, Promise
 from miniagents.agents.replies import ReplyCell, ReplyPromise
 from miniagents.errors import AppenderClosedError
 from miniagents.messages import MessageSequence, MessageSequencePromise
-from miniagents.promising.context import Failure, PromisingContext, current_scope
-from miniagents.promising.promise import Cell, Promise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

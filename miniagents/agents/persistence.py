@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from miniagents.promising.promise import Cell, Promise
+from miniagents._promising.promise import Cell, Promise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from miniagents._promising.sequence import SequenceCell
 from miniagents.agents.shown_errors import error_message, with_its_error_shown
 from miniagents.errors import StopDialog
 from miniagents.messages import MessagePromise, MessageSequencePromise
-from miniagents.promising.sequence import SequenceCell
 
 if TYPE_CHECKING:
     import asyncio
 
+    from miniagents._promising.promise import Promise
     from miniagents.agents.interaction import InteractionContext
-    from miniagents.promising.promise import Promise
 
 __all__ = ["ReplyCell", "ReplyPromise"]
 

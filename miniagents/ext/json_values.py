@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from miniagents.promising.frozen import Frozen, freeze
+from miniagents._promising.frozen import Frozen, freeze
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from pydantic_core import to_jsonable_python
 
+from miniagents._promising.freezing import BARE, CLASS_KEY, FrozenDict, escaped, freeze
+from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields
+from miniagents._promising.streamed import StreamCell, StreamedPromise
 from miniagents.errors import MiniAgentsError
-from miniagents.promising.class_names import BARE, CLASS_KEY, escaped
-from miniagents.promising.freezing import FrozenDict, freeze
-from miniagents.promising.frozen import Frozen, children_first, freeze_fields, frozen_fields
-from miniagents.promising.streamed import StreamCell, StreamedPromise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from pydantic import BaseModel
 
+from miniagents._promising.sequence import FlatSequence, SequencePromise
 from miniagents.messages._message import AssistantMessage, Message, MessagePromise
-from miniagents.promising.sequence import FlatSequence, SequencePromise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from miniagents.promising.promise import Promise
+    from miniagents._promising.promise import Promise
 
 __all__ = ["MessageSequence", "MessageSequencePromise", "MessageType", "joined", "lasting_metadata"]
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from miniagents._promising.sequence import SequenceCell
 from miniagents.messages import MessagePromise, MessageSequencePromise
 from miniagents.messages._message import MessageCell
 from miniagents.messages._sequence import joined, lasting_metadata
-from miniagents.promising.sequence import SequenceCell
 
 if TYPE_CHECKING:
     import asyncio

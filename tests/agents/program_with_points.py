@@ -26,9 +26,9 @@ import httpx2
 import openai
 
 from miniagents import InteractionContext, Message, MiniAgents, miniagent
+from miniagents._promising.promise import Promise
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.promising.promise import Promise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

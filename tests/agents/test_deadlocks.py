@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from miniagents._promising.streamed import StreamAppender
 from miniagents.errors import DeadlockError
 from miniagents.messages import MessageSequence, MessageSequencePromise
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
-from miniagents.promising.streamed import StreamAppender
 
 
 async def awaits(ctx: InteractionContext, other: MessageSequencePromise) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from common import Boom, echo, failing, texts
 
+from miniagents._promising.context import PromisingContext
 from miniagents.errors import NoActiveContextError
 from miniagents.messages import Message
 from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents, miniagent
-from miniagents.promising.context import PromisingContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
+from miniagents._promising.frozen import Frozen, FrozenDict
 from miniagents.errors import FreezeError
 from miniagents.messages._message import (
     AssistantMessage,
@@ -19,7 +20,6 @@ from miniagents.messages._message import (
     Usage,
     UserMessage,
 )
-from miniagents.promising.frozen import Frozen, FrozenDict
 
 
 class Note(Message, class_="test_message.Note"):

@@ -13,12 +13,12 @@ import pytest
 from common import texts
 from pydantic import BaseModel
 
+from miniagents._promising.context import PromisingContext
+from miniagents._promising.frozen import FrozenDict
+from miniagents._promising.promise import Promise
 from miniagents.errors import CyclicValueError, DeadlockError, FreezeError, PromiseCancelledError
 from miniagents.messages import Message, MessagePromise, MessageSequence, MessageSequencePromise, UserMessage
 from miniagents.miniagents import MiniAgents
-from miniagents.promising.context import PromisingContext
-from miniagents.promising.frozen import FrozenDict
-from miniagents.promising.promise import Promise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from miniagents._promising.context import PromisingContext
+from miniagents._promising.streamed import StreamAppender, StreamedPromise
 from miniagents.errors import AppenderClosedError, FreezeError, PromiseCancelledError
 from miniagents.messages import MessageSequence
-from miniagents.promising.context import PromisingContext
-from miniagents.promising.streamed import StreamAppender, StreamedPromise
 
 APPENDERS = [StreamAppender[Any], MessageSequence]
 

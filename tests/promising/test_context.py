@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents import MessageSequencePromise
+from miniagents._promising.context import PromisingContext
+from miniagents._promising.promise import Promise
+from miniagents._promising.streamed import StreamedPromise
 from miniagents.errors import NoActiveContextError, PromiseCancelledError, StopDialog
-from miniagents.promising.context import PromisingContext
-from miniagents.promising.promise import Promise
-from miniagents.promising.streamed import StreamedPromise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from miniagents._promising.context import PromisingContext
+from miniagents._promising.promise import Promise
+from miniagents._promising.streamed import StreamAppender, StreamedPromise
 from miniagents.errors import DeadlockError
-from miniagents.promising.context import PromisingContext
-from miniagents.promising.promise import Promise
-from miniagents.promising.streamed import StreamAppender, StreamedPromise
 
 
 async def awaited(promise: Promise[Any]) -> Any:

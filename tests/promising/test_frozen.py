@@ -28,10 +28,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field
 
+from miniagents._promising.freezing import MAX_DEPTH
+from miniagents._promising.frozen import Frozen, FrozenDict, freeze
+from miniagents._promising.values import canonical_text
 from miniagents.errors import CyclicValueError, FreezeError
-from miniagents.promising.canonical import canonical_text
-from miniagents.promising.freezing import MAX_DEPTH
-from miniagents.promising.frozen import Frozen, FrozenDict, freeze
 from miniagents_testing import strategies
 
 if TYPE_CHECKING:
@@ -492,7 +492,8 @@ def test_the_hash_key_is_the_beginning_of_the_full_one() -> None:
 
 def test_the_digest_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A nested value is not hashed again with each value that holds it, and a hash in a set costs nothing."""
-    from miniagents.promising import canonical, frozen
+    from miniagents._promising import frozen
+    from miniagents._promising import values as canonical
 
     computed: list[str] = []
     original = canonical.canonical_digest

@@ -12,10 +12,10 @@ from common import steps
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miniagents._promising.context import PromisingContext
+from miniagents._promising.promise import Promise
+from miniagents._promising.streamed import StreamedPromise
 from miniagents.errors import NoActiveContextError, PromiseCancelledError
-from miniagents.promising.context import PromisingContext
-from miniagents.promising.promise import Promise
-from miniagents.promising.streamed import StreamedPromise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from weakref import ref
 
+from miniagents._promising.freezing import freeze
+from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import AppenderClosedError
-from miniagents.promising.freezing import freeze
-from miniagents.promising.promise import Cell, Promise
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -4,11 +4,21 @@ list and tuple become tuple, dict (any mapping with str keys) becomes `FrozenDic
 frozenset; leaves of the allowed types stay as they are, and everything else is refused with a message that says where
 it was found. This module knows no pydantic model; a class whose instances are immutable by themselves says so by
 inheriting from `FrozenLeaf`.
+
+A repr that stays short whatever the value: long texts, large containers and deep nesting are cut.
+
+The names under which classes are known outside of the process: in hashes, and in the `class_` key of a dump.
+
+A closed look-up: only classes that were defined as subclasses and are alive are found, nothing is imported and
+nothing is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import reprlib
+import sys
+import warnings
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
@@ -16,18 +26,134 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, get_args
 from uuid import UUID
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from pydantic_core import SchemaSerializer, core_schema
 
 from miniagents.errors import CyclicValueError, FreezeError
-from miniagents.promising.class_names import BARE, escaped
-from miniagents.promising.short_repr import short_repr
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
+
     from pydantic import GetCoreSchemaHandler
 
-__all__ = ["ATOMS", "MAX_DEPTH", "FrozenDict", "FrozenLeaf", "FrozenSet", "freeze"]
+__all__ = [
+    "ATOMS",
+    "BARE",
+    "CLASS_KEY",
+    "MAX_DEPTH",
+    "ClassNames",
+    "FrozenDict",
+    "FrozenLeaf",
+    "FrozenSet",
+    "escaped",
+    "freeze",
+    "short_repr",
+    "unescaped_key",
+]
+
+
+_BIG_INT_BITS: Final = 256
+
+
+class _ShortRepr(reprlib.Repr):
+    """Cuts in the middle, as `reprlib` does; a class takes part by a method `__short_repr_items__`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxtuple = self.maxlist = self.maxdict = self.maxset = self.maxfrozenset = 8
+        self.maxstring = self.maxother = 80
+
+    def repr1(self, x: Any, level: int) -> str:
+        items = getattr(type(x), "__short_repr_items__", None)
+        if items is None:
+            return super().repr1(x, level)
+        if level <= 0:
+            return f"{type(x).__qualname__}(...)"
+        shown = [f"{name}={self.repr1(value, level - 1)}" for name, value in items(x)]
+        cut = [*shown[: self.maxdict], "..."] if len(shown) > self.maxdict else shown
+        return f"{type(x).__qualname__}({', '.join(cut)})"
+
+    def repr_FrozenDict(self, x: Any, level: int) -> str:  # noqa: N802 - reprlib looks methods up by the name of the type
+        return f"FrozenDict({self.repr_dict(x, level)})"
+
+    def repr_FrozenSet(self, x: Any, level: int) -> str:  # noqa: N802 - as above
+        return self.repr_frozenset(x, level)
+
+    def repr_int(self, x: int, level: int) -> str:
+        # hex, because the decimal digits of a large int take quadratic time and are limited by the interpreter
+        return super().repr_int(x, level) if x.bit_length() < _BIG_INT_BITS else f"{hex(x)[:32]}..."
+
+
+short_repr = _ShortRepr().repr
+"""`repr(value)`, with "..." for what is beyond 80 characters, 8 items or 4 levels."""
+
+
+CLASS_KEY: Final = "class_"
+"""The key of a dump that has the name of the class. Keys of the content that look like it get one more `_`."""
+
+BARE: Final = object()
+"""The context of a dump that shall hold content only: no names of classes, no escaped keys."""
+
+_MACHINERY = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
+
+
+class ClassNames:
+    """Names of classes, each held weakly: a class defined in a function goes when nobody needs it."""
+
+    def __init__(self) -> None:
+        self._classes: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
+        self._places: dict[str, tuple[str, int]] = {}
+
+    def register(self, name: str, cls: type[Any]) -> None:
+        """From now on `name` finds `cls`. Warns if the name belongs to a class from another place in the code.
+
+        The same class statement run again (a module reloaded, a function called again) replaces the class silently.
+        """
+        frame, depth = _caller()
+        place = (frame.f_code.co_filename, frame.f_lineno)
+        if name in self._classes and self._places.get(name) != place:
+            other = self._classes[name]
+            warnings.warn(
+                f"Two classes have the name {name!r}: {other.__module__}.{other.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}. Messages are read back as the second. "
+                f'Name one of them explicitly: class {cls.__name__}(..., class_="another name").',
+                stacklevel=depth,
+            )
+        self._classes[name] = cls
+        self._places[name] = place
+
+    def find(self, name: object) -> type[Any] | None:
+        """The class known by `name`, or None."""
+        return self._classes.get(name) if isinstance(name, str) else None
+
+
+def escaped(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `content` in which no key can be mistaken for `CLASS_KEY`: "class_" becomes "class__", and so on."""
+    return {key + "_" if _is_class_like(key) else key: value for key, value in content.items()}
+
+
+def unescaped_key(key: Any) -> Any:
+    """The key that `escaped` made this one of."""
+    return key[:-1] if isinstance(key, str) and key != CLASS_KEY and _is_class_like(key) else key
+
+
+def _is_class_like(key: str) -> bool:
+    return key.startswith(CLASS_KEY) and not key[len(CLASS_KEY) :].strip("_")
+
+
+def _caller() -> tuple[FrameType, int]:
+    """The frame of the class statement, and how far up it is from the caller of this function."""
+    depth = 1
+    frame = sys._getframe(depth)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_MACHINERY):
+        frame = frame.f_back
+        depth += 1
+    return frame, depth
+
 
 K = TypeVar("K", bound=str)
 V_co = TypeVar("V_co", covariant=True)

@@ -9,14 +9,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakKeyDictionary
 
+from miniagents._promising import deadlock
 from miniagents.errors import NoActiveContextError, PromiseCancelledError, StopDialog
-from miniagents.promising import deadlock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
 
-    from miniagents.promising.promise import Promise
+    from miniagents._promising.promise import Promise
 
     ResolvedHandler = Callable[[Promise[Any], Any], Awaitable[None]]
 

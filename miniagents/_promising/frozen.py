@@ -4,23 +4,70 @@ Values are frozen after validation, whatever validation, a default or an extra f
 Equality, `hash()` and `hash_key` all go by one digest of class and content (see `canonical`), computed once, on
 demand; a nested Frozen takes part by its own digest. So nothing here is recursive over nested Frozen objects, and
 chains of many thousands of them work.
+
+Field annotations of a Frozen: `list[X]` is taken as `tuple[X, ...]` and so on, where the class is made.
+
+Values are frozen whatever the annotation says (see `frozen.Frozen`). This is for pydantic's sake, which validates and
+dumps a field by its annotation, and warns where the value is of another type.
+
+Pickles of Frozen objects, also of those nested thousands deep, for which pickle's own recursion is too shallow.
+
+Objects from dumps: the way back from `Frozen.model_dump`, with the classes that the dump names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast, dataclass_transform
+import collections
+import dataclasses
+import io
+import pickle
+from collections import abc
+from collections.abc import Mapping
+from types import GenericAlias, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    is_typeddict,
+)
 
-from pydantic import BaseModel, ConfigDict, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
-from pydantic_core import from_json
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
 
-from miniagents.promising.canonical import Unsealed, canonical_digest
-from miniagents.promising.class_names import BARE, CLASS_KEY, ClassNames, escaped
-from miniagents.promising.freezing import ATOMS, FrozenDict, FrozenLeaf, FrozenSet, freeze
-from miniagents.promising.frozen_annotations import frozen_annotation
-from miniagents.promising.short_repr import short_repr
+from miniagents._promising.freezing import (
+    ATOMS,
+    BARE,
+    CLASS_KEY,
+    ClassNames,
+    FrozenDict,
+    FrozenLeaf,
+    FrozenSet,
+    escaped,
+    freeze,
+    short_repr,
+    unescaped_key,
+)
+from miniagents._promising.values import Unsealed, canonical_digest
+from miniagents.errors import FreezeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from typing import NoReturn, Self
 
     from pydantic import Field, GetCoreSchemaHandler
@@ -34,9 +81,185 @@ __all__ = [
     "children_first",
     "freeze",
     "freeze_fields",
+    "frozen_annotation",
     "frozen_fields",
     "frozen_state",
+    "pickled_flat",
+    "restored",
+    "unpickled",
+    "unpickled_flat",
 ]
+
+
+_AS_TUPLE: Final[frozenset[Any]] = frozenset({list, abc.Sequence, abc.MutableSequence, abc.Collection})
+_AS_FROZEN_DICT: Final[frozenset[Any]] = frozenset({dict, abc.Mapping, abc.MutableMapping, FrozenDict})
+_AS_FROZENSET: Final[frozenset[Any]] = frozenset({set, frozenset, abc.Set, abc.MutableSet})
+_MUTABLE: Final = (bytearray, memoryview, collections.deque, collections.OrderedDict, collections.defaultdict)
+_BY_VALUE: Final[Any] = cast("Any", SerializeAsAny)()  # a dump goes by the class of the value, not by the annotation
+_ADVICE: Final = "take tuple[X, ...], FrozenDict[str, X], frozenset[X], a Frozen class, or a leaf"
+
+
+def frozen_annotation(annotation: Any, where: str) -> Any:
+    """The annotation of the immutable values that stand for values of `annotation`.
+
+    Raises:
+        TypeError: values of this annotation cannot be made immutable, or would no longer be what the annotation says.
+    """
+    origin = get_origin(annotation) or annotation
+    args = get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(frozen_annotation(args[0], where), *annotation.__metadata__)]
+    if origin is Literal:
+        return annotation
+    if origin is Union or origin is UnionType:
+        return Union[tuple(frozen_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
+    if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: dumped without a look at the types it names
+        return Annotated[annotation, _BY_VALUE]
+    if not isinstance(origin, type):
+        return annotation
+    return _frozen_class(annotation, origin, args, where)
+
+
+def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
+    if origin in _AS_TUPLE:
+        return GenericAlias(tuple, (frozen_annotation(args[0], where) if args else Any, ...))
+    if origin in _AS_FROZENSET:
+        # dumped by what the elements are: those that dump as a dict cannot be in a set
+        frozen_set = GenericAlias(frozenset, (frozen_annotation(args[0], where) if args else Any,))
+        return Annotated[frozen_set, _BY_VALUE]
+    if origin in _AS_FROZEN_DICT:
+        key, value = args or (str, Any)
+        if not (key in (str, Any) or get_origin(key) is Literal):
+            raise TypeError(f"{where}: the keys of a FrozenDict are str, not {key!r}")
+        return GenericAlias(FrozenDict, (str if key is Any else key, frozen_annotation(value, where)))
+    if origin is tuple and args:
+        return GenericAlias(tuple, tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args))
+    if issubclass(origin, BaseModel) and issubclass(origin, FrozenLeaf):
+        return Annotated[annotation, _BY_VALUE]
+    _refuse_mutable(annotation, origin, where)
+    return annotation
+
+
+def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
+    mutable = (
+        issubclass(origin, (BaseModel, *_MUTABLE))
+        or dataclasses.is_dataclass(origin)
+        or is_typeddict(origin)
+        or (issubclass(origin, tuple) and hasattr(origin, "_fields"))
+    )
+    if mutable:
+        raise TypeError(f"{where}: values of {annotation!r} cannot be kept immutable as such; {_ADVICE}")
+
+
+def unpickled(cls: type[Frozen], declared: dict[str, Any], extra: dict[str, Any], fields_set: set[str]) -> Frozen:
+    """The object that `frozen_state` described. Not validated again: the class may have become stricter since."""
+    self = cls.__new__(cls)
+    object.__setattr__(self, "__dict__", dict(declared))
+    object.__setattr__(self, "__pydantic_extra__", dict(extra))
+    object.__setattr__(self, "__pydantic_fields_set__", set(fields_set))
+    object.__setattr__(self, "__pydantic_private__", None)
+    freeze_fields(self)
+    return self
+
+
+def pickled_flat(root: Frozen, protocol: int) -> bytes:
+    """A pickle of `root` and everything in it, one after the other, each referring to the earlier ones by number."""
+    objects = children_first(root)
+    numbers = {id(each): number for number, each in enumerate(objects)}
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, numbers, protocol)
+    for each in objects:
+        pickler.dump(frozen_state(each))
+    return buffer.getvalue()
+
+
+def unpickled_flat(data: bytes) -> Frozen:
+    """The last of the objects that `pickled_flat` wrote."""
+    objects: list[Frozen] = []
+    unpickler = _Unpickler(io.BytesIO(data), objects)
+    size = len(data)
+    while unpickler.position() < size:
+        objects.append(unpickled(*unpickler.load()))
+    return objects[-1]
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, buffer: io.BytesIO, numbers: dict[int, int], protocol: int) -> None:
+        super().__init__(buffer, protocol)
+        self._numbers = numbers
+
+    def persistent_id(self, obj: Any) -> int | None:
+        return self._numbers[id(obj)] if isinstance(obj, Frozen) else None
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, buffer: io.BytesIO, objects: list[Frozen]) -> None:
+        super().__init__(buffer)
+        self._buffer = buffer
+        self._objects = objects
+
+    def position(self) -> int:
+        return self._buffer.tell()
+
+    def persistent_load(self, pid: Any) -> Frozen:
+        return self._objects[int(pid)]
+
+
+_MAX_DEPTH: Final = 300
+"""More than a dump can have: pydantic gives up at 255 levels."""
+
+
+def restored(cls: type[Frozen], dump: Any, options: dict[str, Any]) -> Frozen:
+    """`dump` as an object of `cls` or of the subclass it names; `options` are those of `model_validate`."""
+    if not isinstance(dump, Mapping) or isinstance(dump, Frozen):
+        return _validated(cls, dump, options)
+    known = FROZEN_CLASSES.find(dump[CLASS_KEY]) if CLASS_KEY in dump else None
+    if known is not None and not issubclass(known, cls):
+        raise _wrong_class(cls, dump)
+    return _validated(known or cls, _fields(dump, cls, options, 0), options)
+
+
+def _validated(cls: type[Frozen], fields: Any, options: dict[str, Any]) -> Frozen:
+    if isinstance(fields, dict):
+        for computed in cls.__pydantic_decorators__.computed_fields:  # dumped, but not a field to set
+            fields.pop(computed, None)
+    result: Frozen = super(Frozen, cls).model_validate(fields, **options)
+    return result
+
+
+def _fields(dump: Mapping[Any, Any], root: type[Frozen], options: dict[str, Any], level: int) -> dict[Any, Any]:
+    fields = {}
+    for key, value in dump.items():
+        if key != CLASS_KEY:
+            composite = isinstance(value, (Mapping, list, tuple))
+            fields[unescaped_key(key)] = _restored_inside(value, root, options, level + 1) if composite else value
+    return fields
+
+
+def _restored_inside(value: Any, root: type[Frozen], options: dict[str, Any], level: int) -> Any:
+    if level > _MAX_DEPTH:
+        raise FreezeError(f"a dump of {root.__qualname__} nests more than {_MAX_DEPTH} deep")
+    if isinstance(value, Mapping):
+        fields = _fields(value, root, options, level)
+        if CLASS_KEY not in value:
+            return fields
+        known = FROZEN_CLASSES.find(value[CLASS_KEY])
+        return _validated(known or root.class_for_unknown_name(), fields, options)
+    if isinstance(value, (list, tuple)):
+        items = []
+        for item in value:
+            composite = isinstance(item, (Mapping, list, tuple))
+            items.append(_restored_inside(item, root, options, level + 1) if composite else item)
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def _wrong_class(cls: type[Frozen], dump: Mapping[Any, Any]) -> ValidationError:
+    context = {"name": dump[CLASS_KEY], "wanted": cls.class_name}
+    error = PydanticCustomError("wrong_class", "The class {name} is not a subclass of {wanted}", context)
+    details: InitErrorDetails = {"type": error, "loc": (CLASS_KEY,), "input": dump[CLASS_KEY]}
+    return ValidationError.from_exception_data(cls.__qualname__, [details])
+
 
 FROZEN_CLASSES: Final = ClassNames()
 """Every living subclass of Frozen by its name."""
@@ -206,7 +429,6 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return constructed
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Frozen], tuple[Any, ...]]:
-        from miniagents.promising.frozen_pickle import pickled_flat, unpickled, unpickled_flat
 
         if _height_of(self) > _PICKLED_BY_RECURSION:
             return unpickled_flat, (pickled_flat(self, protocol),)
@@ -244,8 +466,6 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         Raises:
             pydantic.ValidationError: the content is not valid, or the class it names is not a subclass of this one.
         """
-        from miniagents.promising.restoring import restored
-
         return cast("Self", restored(cls, obj, options))
 
     @classmethod

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from miniagents._promising.context import find_current_context
+from miniagents._promising.promise import Cell, Promise, stopped
+from miniagents._promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable, weakly
 from miniagents.errors import CyclicValueError, DeadlockError
-from miniagents.promising.context import find_current_context
-from miniagents.promising.promise import Cell, Promise, stopped
-from miniagents.promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable, weakly
 
 if TYPE_CHECKING:
     from collections.abc import Generator

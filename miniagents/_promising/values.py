@@ -39,7 +39,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid4
 
-from miniagents.promising.freezing import FrozenDict, FrozenSet
+from miniagents._promising.freezing import FrozenDict, FrozenSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,9 +10,9 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from miniagents._promising.context import Failure, current_scope, find_current_context
+from miniagents._promising.deadlock import check_wait, waiting_on
 from miniagents.errors import NoActiveContextError, PromiseCancelledError
-from miniagents.promising.context import Failure, current_scope, find_current_context
-from miniagents.promising.deadlock import check_wait, waiting_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator

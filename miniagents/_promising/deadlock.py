@@ -23,7 +23,7 @@ from miniagents.errors import DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from miniagents.promising.promise import Cell
+    from miniagents._promising.promise import Cell
 
 __all__ = ["check_later", "check_wait", "waiting_on", "watch"]
 
