@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniagents._agents.agent import MiniAgent, miniagent
+    from miniagents._agents.interaction import AgentCall, InteractionContext
     from miniagents._promising.context import PromisingContext
     from miniagents._promising.frozen import Frozen, FrozenDict
     from miniagents._promising.promise import Promise
     from miniagents._promising.sequence import FlatSequence
     from miniagents._promising.streamed import StreamAppender, StreamedPromise
-    from miniagents.agents.agent import MiniAgent, miniagent
-    from miniagents.agents.interaction import AgentCall, InteractionContext
     from miniagents.chat_history import ChatHistory, InMemoryChatHistory
     from miniagents.errors import (
         AppenderClosedError,
@@ -90,8 +90,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "agents.agent": ("MiniAgent", "miniagent"),
-    "agents.interaction": ("AgentCall", "InteractionContext"),
+    "_agents.agent": ("MiniAgent", "miniagent"),
+    "_agents.interaction": ("AgentCall", "InteractionContext"),
     "chat_history": ("ChatHistory", "InMemoryChatHistory"),
     "errors": (
         "AppenderClosedError",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from miniagents.agents.agent import MiniAgent, miniagent
-from miniagents.agents.interaction import AgentCall, AgentsContext, InteractionContext
-from miniagents.agents.persistence import MessagePersister, PersistHandler
-from miniagents.agents.running import Runner
+from miniagents._agents.agent import MiniAgent, miniagent
+from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
+from miniagents._agents.persistence import MessagePersister, PersistHandler
+from miniagents._agents.running import Runner
 from miniagents.messages import Message, MessageSequencePromise
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def here() -> str:
 
 
 def _agent_trace(variables: contextvars.Context | None) -> list[str]:
-    if variables is None or "miniagents.agents.interaction" not in sys.modules:
+    if variables is None or "miniagents._agents.interaction" not in sys.modules:
         return []
     from miniagents import InteractionContext
 

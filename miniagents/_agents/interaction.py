@@ -1,4 +1,9 @@
-"""One call of an agent: what it sees and can do while it runs, and how it is called."""
+"""One call of an agent: what it sees and can do while it runs, and how it is called.
+
+`errors_as_messages`: what failed among the replies of an agent, told as a message.
+
+The replies of one call: how they reach the caller and end, and what becomes of them when nobody can read them.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,154 @@ import inspect
 import traceback
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from miniagents._promising.context import Failure, PromisingContext, current_scope
 from miniagents._promising.promise import Cell, Promise
-from miniagents.agents.replies import ReplyCell, ReplyPromise
-from miniagents.errors import AppenderClosedError
-from miniagents.messages import MessageSequence, MessageSequencePromise
+from miniagents._promising.sequence import SequenceCell
+from miniagents.errors import AppenderClosedError, StopDialog
+from miniagents.messages import ErrorMessage, Message, MessagePromise, MessageSequence, MessageSequencePromise
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncIterator, Awaitable
     from typing import Self
 
-    from miniagents.agents.agent import MiniAgent
+    from miniagents._agents.agent import MiniAgent
     from miniagents.messages import MessageType
 
-__all__ = ["AgentCall", "AgentsContext", "InteractionContext"]
+__all__ = [
+    "AgentCall",
+    "AgentsContext",
+    "InteractionContext",
+    "ReplyCell",
+    "ReplyPromise",
+    "error_message",
+    "with_its_error_shown",
+]
+
+
+def error_message(error: BaseException) -> ErrorMessage:
+    """An error as a message that nobody can take for a model's text."""
+    return ErrorMessage(f"{type(error).__name__}: {error}")
+
+
+def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
+    """The message, and if it fails, an `ErrorMessage` behind what had arrived of it, which is marked `interrupted`.
+
+    `StopDialog` is no failure and stays where it is. Somebody has to see whether the message fails, so its stream goes
+    on to its end even when nobody can read it any more.
+    """
+
+    async def parts() -> AsyncIterator[Any]:
+        batches = promise.batches()
+        try:
+            first = await anext(batches, None)
+            if first is None:
+                yield await promise
+                return
+        except StopDialog:
+            yield promise
+            return
+        except Exception as error:
+            yield error_message(error)
+            return
+        failed: list[Exception] = []
+
+        async def tokens(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
+            yield first
+            try:
+                async for batch in batches:
+                    yield batch
+                fields.update(_fields(await promise))
+            except StopDialog:
+                raise
+            except Exception as error:
+                failed.append(error)
+                fields.update(_fields(getattr(error, "partial", None)), interrupted=True)
+
+        shown = MessagePromise(
+            tokens, message_class=promise.message_class, batches=True, known_beforehand=promise.known_beforehand
+        )
+        yield shown
+        try:
+            await shown
+        except Exception:
+            return  # a StopDialog: it is in its place
+        if failed:
+            yield error_message(failed[0])
+
+    return MessageSequencePromise.pumped(parts())
+
+
+def _fields(message: Message | None) -> dict[str, Any]:
+    return {} if message is None else {name: value for name, value in message if name != "content"}
+
+
+_dropped: list[list[Promise[Any]]] = []
+"""Replies that are being let go of, one after the other instead of one inside the other."""
+
+
+class ReplyCell(SequenceCell):
+    """The replies of one call. Its end is the end of the call, told by the agent's task."""
+
+    scope: InteractionContext
+    errors_as_messages = False
+    forsaken = False
+    """Nobody can read these replies any more: what they would hold must not be kept alive by them."""
+
+    def add(self, pieces: list[Promise[Any]]) -> None:
+        """Append leaves and branches, unless nobody can read them."""
+        if self.forsaken:
+            return
+        if self.errors_as_messages:
+            pieces = [with_its_error_shown(piece) if _may_fail(piece) else piece for piece in pieces]
+        super().add(pieces)
+
+    def forsake(self) -> None:
+        """The promise of these replies was lost while the agent is still running."""
+        self.forsaken = True
+        _dropped.append(self.pieces)
+        self.pieces = []
+        if len(_dropped) == 1:
+            for pieces in _dropped:  # it grows while replies to replies are dropped: a chain of agents may be long
+                pieces.clear()
+            _dropped.clear()
+
+    def leaf_of_error(self, error: BaseException) -> Promise[Any]:
+        """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
+        if self.errors_as_messages and isinstance(error, Exception) and not isinstance(error, StopDialog):
+            return MessagePromise.of_message(error_message(error))
+        return super().leaf_of_error(error)
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """Everything that ends a call comes through here, also its cancellation before the first step."""
+        if self.context is not None:
+            self.context.forget(task)
+        self.task = None
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or (error is not None and not isinstance(error, Exception)):
+            self.cancelled()
+        elif error is None:
+            self.finish()
+        else:
+            self.fail(error)
+        self.scope.ended()
+
+
+def _may_fail(piece: Promise[Any]) -> TypeGuard[MessagePromise]:
+    return isinstance(piece, MessagePromise) and not piece.is_resolved
+
+
+class ReplyPromise(MessageSequencePromise):
+    """What the caller of an agent reads. It is the only handle of its replies, and tells them when it is lost."""
+
+    __slots__ = ()
+
+    _cell: ReplyCell
+
+    def __del__(self) -> None:
+        if not self._cell.done:
+            self._cell.forsake()
 
 
 class Scope:
