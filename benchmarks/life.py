@@ -14,8 +14,8 @@ from benchmarks.decoding import CHUNKS, through
 from benchmarks.measure import Plan, Side, Table, main
 from benchmarks.provider import TURN, http_client, openai_chunks
 from miniagents import MiniAgents
+from miniagents.ext.llm._sessions.chat import ChatSession
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.sessions.chat import ChatSession
 from miniagents.ext.llm.sse import SSEDecoder
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.errors import HistoryError, StopDialog
-from miniagents.ext.console_input import LineReader, without_surrogates
-from miniagents.ext.terminal import TerminalFilter, visible, visible_line
+from miniagents.ext._console_input import LineReader, without_surrogates
+from miniagents.ext._terminal import TerminalFilter, visible, visible_line
 from miniagents.messages import ErrorMessage, Message, MessagePromise, UserMessage
 from miniagents.miniagents import InteractionContext, MiniAgent
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miniagents.errors import LLMError
-from miniagents.ext.llm.inflating import Inflater
+from miniagents.ext.llm.sse import Inflater
 from miniagents_testing.cassette.chunkmap import one_event_a_chunk
 from miniagents_testing.cassette.interaction import Interaction, is_text
 from miniagents_testing.errors import CassetteFormatError

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
-from miniagents.ext.llm.bodies import ResponseBody
-from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession
-from miniagents.ext.llm.sessions.error_objects import error_from_payload
+from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
+from miniagents.ext.llm._sessions.base import error_from_payload
+from miniagents.ext.llm._streaming import ResponseBody
 from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES
 from miniagents_testing.cassette.pieces import Piece, other_pieces, tool_piece
 from miniagents_testing.cassette.prompt import Prompt, read_prompt
@@ -24,7 +24,7 @@ from miniagents_testing.cassette.prompt import Prompt, read_prompt
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from miniagents.ext.llm.sessions import Outcome, Session
+    from miniagents.ext.llm._sessions import Outcome, Session
     from miniagents.ext.llm.sse import ServerSentEvent
     from miniagents_testing.cassette.interaction import Interaction
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from miniagents.ext.terminal import visible, visible_line
+from miniagents.ext._terminal import visible, visible_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

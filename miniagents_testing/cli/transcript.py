@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from miniagents.ext.terminal import TerminalFilter
+from miniagents.ext._terminal import TerminalFilter
 from miniagents_testing.cli.screen import one_line, styled
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from miniagents import MiniAgent
-    from miniagents.ext.llm.retries import Retry
+    from miniagents.ext.llm._failures import Retry
     from miniagents_testing.script import Script
     from miniagents_testing.scripted.transport import ScriptedTransport
     from miniagents_testing.streams import ResponseStream

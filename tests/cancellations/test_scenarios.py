@@ -30,7 +30,7 @@ from miniagents import (
     split_messages,
 )
 from miniagents.ext.chat_history_md import ChatHistoryMD
-from miniagents.ext.llm.retries import Retry
+from miniagents.ext.llm._failures import Retry
 from miniagents_testing import ScriptedLLM, create_scripted_agent, create_scripted_user
 from miniagents_testing.cancelling import cancel_at_every_step
 from miniagents_testing.script import Failure, Step

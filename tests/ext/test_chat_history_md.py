@@ -23,10 +23,10 @@ import pytest
 from pydantic import Field, field_serializer
 
 from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError
-from miniagents.ext import chat_history_md, history_files
-from miniagents.ext.chat_history_md import ChatHistoryMD
-from miniagents.ext.history_files import LockedFile
-from miniagents.ext.markdown_records import Record, Scan, frame_open, scan, to_bytes
+from miniagents.ext import chat_history_md
+from miniagents.ext import chat_history_md as history_files
+from miniagents.ext._markdown_records import Record, Scan, frame_open, scan, to_bytes
+from miniagents.ext.chat_history_md import ChatHistoryMD, LockedFile
 from miniagents.messages import AssistantMessage, Message, SystemMessage, Usage, UserMessage
 from miniagents.miniagents import MiniAgents
 

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 
 import pytest
 
-from miniagents.ext.console_input import LineReader
+from miniagents.ext._console_input import LineReader
 
 # ruff: noqa: PTH123 - stdin is an open file, whatever it is
 
@@ -205,7 +205,7 @@ def test_a_stream_is_not_kept_by_its_reader() -> None:
 
 LEFT_WAITING = """
 import asyncio, sys
-from miniagents.ext.console_input import LineReader
+from miniagents.ext._console_input import LineReader
 
 async def amain():
     {before}

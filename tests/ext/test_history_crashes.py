@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents.errors import HistoryWriteError
-from miniagents.ext import history_files
+from miniagents.ext import chat_history_md as history_files
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.messages import AssistantMessage, Message, UserMessage
 from miniagents.miniagents import MiniAgents

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniagents.ext.markdown_records import (
+from miniagents.ext._markdown_records import (
     Problem,
     Record,
     escape,
@@ -20,7 +20,7 @@ from miniagents.ext.markdown_records import (
     scan_open,
     to_bytes,
 )
-from miniagents.ext.terminal import CONTROLS
+from miniagents.ext._terminal import CONTROLS
 
 BEFORE = Record("before", "user", "What stands before.\n")
 AFTER = Record("after", "assistant", "\nWhat stands after.")

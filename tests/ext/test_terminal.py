@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from miniagents.ext.terminal import TerminalFilter, visible, visible_line
+from miniagents.ext._terminal import TerminalFilter, visible, visible_line
 
 # The kinds of payload used against chat programs: clipboard, title, link, clearing, colours, queries, 8-bit forms.
 PAYLOADS = {

@@ -29,7 +29,7 @@ import pytest
 from miniagents import InMemoryChatHistory, InteractionContext, MiniAgents, join_messages, miniagent, split_messages
 from miniagents.errors import LLMError, PromiseCancelledError
 from miniagents.ext.chat_history_md import ChatHistoryMD
-from miniagents.ext.llm.retries import Retry
+from miniagents.ext.llm._failures import Retry
 from miniagents.messages import ErrorMessage
 from miniagents.utils import adialog_loop
 from miniagents_testing import ScriptedLLM, Step, create_scripted_user, faults, run_in_virtual_time

@@ -23,9 +23,9 @@ from miniagents.errors import (
     StreamStalledError,
     StreamTruncatedError,
 )
+from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.retries import Retry
 from miniagents_testing import ScriptedLLM, faults, recut, run_in_virtual_time, strategies, use_cassette
 from miniagents_testing.cassette import Interaction, ReplayTransport, load
 from miniagents_testing.errors import UnplayedError, UnusedFaultError

@@ -20,9 +20,9 @@ from miniagents.errors import (
     StreamStalledError,
     StreamTruncatedError,
 )
+from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.retries import Retry
 from miniagents.utils import AWAIT
 from miniagents_testing import Failure, ScriptedLLM, Step, create_scripted_agent
 from miniagents_testing.errors import UnexpectedCallError

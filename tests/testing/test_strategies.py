@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from miniagents import AssistantMessage, Frozen, Message, MessageSequence, MiniAgents, SystemMessage, ToolCall
 from miniagents.errors import EmptyStreamError, StreamTruncatedError
-from miniagents.ext.llm.sessions import ChatSession, MessagesSession, Outcome, ResponsesSession
+from miniagents.ext.llm._sessions import ChatSession, MessagesSession, Outcome, ResponsesSession
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import Step, strategies
 from miniagents_testing.dialects import QUIRKS, ProviderStream, provider_stream

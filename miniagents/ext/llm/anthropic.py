@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from miniagents.errors import MissingExtraError
-from miniagents.ext.llm.base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter
-from miniagents.ext.llm.clients import shared_client
-from miniagents.ext.llm.prompts import messages_prompt
-from miniagents.ext.llm.sessions import MessagesSession
+from miniagents.ext.llm._base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter, shared_client
+from miniagents.ext.llm._prompts import messages_prompt
+from miniagents.ext.llm._sessions import MessagesSession
 from miniagents.messages import AssistantMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from miniagents.ext.llm.retries import Retry
-    from miniagents.ext.llm.sessions import Session
+    from miniagents.ext.llm._failures import Retry
+    from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
 

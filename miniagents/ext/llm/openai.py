@@ -7,18 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from miniagents.errors import MissingAPIKeyError, MissingExtraError
-from miniagents.ext.llm.base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter
-from miniagents.ext.llm.clients import shared_client
-from miniagents.ext.llm.prompts import chat_prompt, responses_prompt
-from miniagents.ext.llm.sessions import ChatSession, ResponsesSession
+from miniagents.ext.llm._base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter, shared_client
+from miniagents.ext.llm._prompts import chat_prompt, responses_prompt
+from miniagents.ext.llm._sessions import ChatSession, ResponsesSession
 from miniagents.messages import AssistantMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from miniagents.ext.llm.retries import Retry
-    from miniagents.ext.llm.sessions import Session
+    from miniagents.ext.llm._failures import Retry
+    from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from miniagents.ext.llm.redaction import SECRET_HEADERS
+from miniagents.ext.llm._redaction import SECRET_HEADERS
 from miniagents_testing.cassette.secrets.encodings import SHORTEST
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What looks like a key without being known.
 
-Stricter than `miniagents.ext.llm.redaction` is with errors, out of the same parts: a hole in an error message costs
+Stricter than `miniagents.ext.llm._redaction` is with errors, out of the same parts: a hole in an error message costs
 nothing, a hole in a prompt makes it another prompt. "basic multiplication" and "hf_hub_download" stay.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from miniagents.ext.llm.redaction import KEY_PREFIXES, TOKEN_SHAPES
+from miniagents.ext.llm._redaction import KEY_PREFIXES, TOKEN_SHAPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
-from miniagents.ext.llm.inflating import inflater_for
+from miniagents.ext.llm.sse import inflater_for
 from miniagents_testing.cassette.interaction import is_text
 from miniagents_testing.streams import Chunk
 

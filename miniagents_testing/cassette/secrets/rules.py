@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, takewhile
 from typing import NamedTuple
 
-from miniagents.ext.llm.redaction import REDACTED
+from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing.cassette.secrets.patterns import keys_in
 
 __all__ = ["Edit", "JSONPath", "Rule", "TextRule", "key_rules", "merged", "replaced", "text_rule"]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents import errors
-from miniagents.ext.llm.inflating import Inflater, inflater_for
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.sse import Inflater, inflater_for
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ async def test_S4_an_empty_body_is_an_error(stream: bool, body: bytes, kit: Kit)
 
 async def test_a_document_without_end_is_refused(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is collected before it can be parsed has a limit."""
-    monkeypatch.setattr("miniagents.ext.llm.bodies.MAX_DOCUMENT_BYTES", 100_000)
+    monkeypatch.setattr("miniagents.ext.llm._streaming.MAX_DOCUMENT_BYTES", 100_000)
     with pytest.raises(errors.EventTooLargeError):
         await ask(kit.Wire(kit.Reply([b'{"a": "' + b"x" * 60_000] * 3)))
 

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from miniagents import errors
+from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from miniagents.ext.llm.sessions import Session
+    from miniagents.ext.llm._sessions import Session
     from miniagents.messages import AssistantMessage
     from miniagents.miniagents import MiniAgent
     from tests.ext.llm.conftest import Kit

@@ -37,7 +37,7 @@ async def test_the_json_of_an_event_is_parsed_once(provider: str, kit: Kit, monk
     wire = kit.Wire(kit.Reply(chunks))
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     agent = create("m", async_client=getattr(wire, provider)())
-    monkeypatch.setattr("miniagents.ext.llm.sessions.base.from_json", counting(from_json, parsed))
+    monkeypatch.setattr("miniagents.ext.llm._sessions.base.from_json", counting(from_json, parsed))
     monkeypatch.setattr(json, "loads", counting(json.loads, by_others))
     async with MiniAgents():
         (message,) = await agent.trigger("Hello")

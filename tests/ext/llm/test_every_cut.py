@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from miniagents.errors import EmptyStreamError, StreamProtocolError, StreamTruncatedError
+from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession, Session
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession, Session
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents.miniagents import MiniAgents
 from miniagents_testing import ScriptedLLM

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents import errors
+from miniagents.ext.llm._redaction import REDACTED, Redactor
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.redaction import REDACTED, Redactor
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:

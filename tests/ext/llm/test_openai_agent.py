@@ -377,7 +377,7 @@ async def test_S20_a_server_that_keeps_the_connection_open_holds_nobody_up(
     """After `[DONE]` the answer is complete, whatever else may come or not."""
     import httpx2
 
-    monkeypatch.setattr("miniagents.ext.llm.streaming.AFTER_END", 0.01)
+    monkeypatch.setattr("miniagents.ext.llm._streaming.AFTER_END", 0.01)
     for rest in ([kit.HANG], [httpx2.ReadError("reset")], kit.chat("other"), [b"rubbish"]):
         wire = kit.Wire(kit.Reply([*kit.chat("Hi"), *rest]))
         assert (await ask(create_openai_agent("m", async_client=wire.openai()))).content == "Hi"

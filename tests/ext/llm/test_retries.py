@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents import errors
+from miniagents.ext.llm._failures import Retry, requested_wait, retry_wish
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.retries import Retry, requested_wait, retry_wish
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents import errors
-from miniagents.ext.llm.sessions import ChatSession, Outcome, ToolUse
+from miniagents.ext.llm._sessions import ChatSession, Outcome, ToolUse
 from miniagents.ext.llm.sse import ServerSentEvent
 
 if TYPE_CHECKING:

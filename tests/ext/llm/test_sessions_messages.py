@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from miniagents import errors
-from miniagents.ext.llm.sessions import MessagesSession, Outcome, ToolUse
+from miniagents.ext.llm._sessions import MessagesSession, Outcome, ToolUse
 from miniagents.ext.llm.sse import ServerSentEvent
 
 USAGE = {"input_tokens": 10, "output_tokens": 1, "cache_read_input_tokens": 3, "cache_creation_input_tokens": None}

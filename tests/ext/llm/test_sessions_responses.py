@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from miniagents import errors
-from miniagents.ext.llm.sessions import Outcome, ResponsesSession, ToolUse
+from miniagents.ext.llm._sessions import Outcome, ResponsesSession, ToolUse
 from miniagents.ext.llm.sse import ServerSentEvent
 
 USAGE = {

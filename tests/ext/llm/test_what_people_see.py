@@ -16,9 +16,9 @@ import pytest
 from miniagents import errors
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.console_user_agent import create_console_user_agent
+from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession, Session
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents.ext.llm.sessions import ChatSession, MessagesSession, ResponsesSession, Session
 from miniagents.ext.llm.sse import ServerSentEvent
 from miniagents.messages import AssistantMessage, ErrorMessage, Message
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent

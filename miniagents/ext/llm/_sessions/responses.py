@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from miniagents.ext.llm.sessions.base import Session
-from miniagents.ext.llm.sessions.outcome import Outcome, Tokens, ToolUse
-from miniagents.ext.llm.sessions.surrogates import mend, mend_deep
+from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, mend, mend_deep
 
 __all__ = ["ResponsesSession"]
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
-from miniagents.ext.llm.sessions.base import Session
-from miniagents.ext.llm.sessions.outcome import Outcome, Tokens, ToolUse
-from miniagents.ext.llm.sessions.surrogates import mend_deep
+from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, mend_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,30 +1,103 @@
-"""What the agents of all providers share: their settings, the prompt, and the one message they reply."""
+"""What the agents of all providers share: their settings, the prompt, and the one message they reply.
+
+How many requests may be in flight at once.
+
+The SDKs' clients that agents share where none was given: making one takes 17 ms, mostly for its TLS context.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import os
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
-from miniagents.ext.llm.limits import RequestLimits
-from miniagents.ext.llm.logs import keep_logs_discreet
-from miniagents.ext.llm.prompts import usable
-from miniagents.ext.llm.redaction import Redactor, secrets_of
-from miniagents.ext.llm.retries import NO_RETRY, Retry
-from miniagents.ext.llm.streaming import LLMCall, stream_answer
+from miniagents.ext.llm._failures import NO_RETRY, Retry
+from miniagents.ext.llm._prompts import usable
+from miniagents.ext.llm._redaction import Redactor, keep_logs_discreet, secrets_of
+from miniagents.ext.llm._streaming import LLMCall, stream_answer
 from miniagents.miniagents import MiniAgent, MiniAgents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
-    from miniagents.ext.llm.sessions import Session
+    from miniagents.ext.llm._sessions import Session
     from miniagents.messages import AssistantMessage, Message
     from miniagents.miniagents import InteractionContext
 
-__all__ = ["DEFAULT_RETRY", "DEFAULT_STALL_TIMEOUT", "ProviderAdapter"]
+__all__ = ["DEFAULT_RETRY", "DEFAULT_STALL_TIMEOUT", "ProviderAdapter", "RequestLimits", "shared_client"]
+
+
+class RequestLimits:
+    """The slots of an agent and of all its forks; each event loop has its own."""
+
+    def __init__(self) -> None:
+        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Semaphore]] = (
+            WeakKeyDictionary()
+        )
+
+    def slot(self, at_once: int | None) -> AbstractAsyncContextManager[Any]:
+        """A context in which one of `at_once` slots is held; None is no limit.
+
+        Raises:
+            ValueError: `at_once` is not positive.
+        """
+        if at_once is None:
+            return nullcontext()
+        if at_once < 1:
+            raise ValueError(f"max_concurrent_requests must be at least 1, not {at_once!r}")
+        semaphores = self._semaphores.setdefault(asyncio.get_running_loop(), {})
+        return semaphores.setdefault(at_once, asyncio.Semaphore(at_once))
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, tuple[Any, AsyncGenerator[None]]]] = (
+    WeakKeyDictionary()
+)
+
+
+async def shared_client(name: str, prefix: str, make: Callable[[], Any]) -> Any:
+    """The client of this event loop for the present environment; made by `make` at the first call.
+
+    Connections belong to a loop, so each loop has clients of its own. They are closed with the loop's asynchronous
+    generators, which `asyncio.run` and all runners like it do at the end.
+
+    Args:
+        name: what kind of client it is.
+        prefix: of the environment variables that configure it; with other values there is another client.
+        make: makes it.
+    """
+    loop = asyncio.get_running_loop()
+    configuration = tuple(
+        sorted(
+            (key, value)
+            for key, value in os.environ.items()
+            if key.startswith(prefix) or key.upper().endswith("_PROXY")
+        )
+    )
+    clients = _clients.setdefault(loop, {})
+    key = (name, configuration)
+    if key not in clients:
+        client = make()
+        keeper = _keep(client, lambda: clients.pop(key, None))
+        clients[key] = client, keeper
+        await anext(keeper)
+    return clients[key][0]
+
+
+async def _keep(client: Any, forget: Callable[[], Any]) -> AsyncGenerator[None]:
+    """Suspended while the loop lives; its `finally` is the one place that is sure to run before the loop closes."""
+    try:
+        yield
+    finally:
+        forget()
+        await client.close()
+
 
 DEFAULT_RETRY = Retry()
 DEFAULT_STALL_TIMEOUT = 600.0
