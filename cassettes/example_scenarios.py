@@ -11,7 +11,7 @@ from scenarios import Clients, paced, recorded_as
 
 if TYPE_CHECKING:
     from miniagents_testing import Step
-    from miniagents_testing.call import Call
+    from miniagents_testing._script import Call
 
 __all__ = ["EXAMPLES"]
 

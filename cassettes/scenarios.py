@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from miniagents import MiniAgent
     from miniagents.messages import MessageType
-    from miniagents_testing.script import Script
+    from miniagents_testing._script import Script
 
 __all__ = ["SCENARIOS", "Clients", "Scenario", "paced", "recorded_as"]
 

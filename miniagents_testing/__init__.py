@@ -2,7 +2,7 @@
 
 Importing this package loads nothing; each name comes with its own module.
 
-- `miniagents_testing.scripted`: models and users that say what a script says (`script` is its language).
+- `miniagents_testing._scripted`: models and users that say what a script says (`script` is its language).
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
 - `miniagents_testing.belt`: no live requests in tests.
 - `miniagents_testing.clock`, `.searching`: virtual time, and other orders of events.
@@ -21,13 +21,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniagents_testing._script import Failure, Step
+    from miniagents_testing._scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
     from miniagents_testing.belt import block_live_requests
     from miniagents_testing.cancelling import cancel_at_every_step
     from miniagents_testing.cassette import ReplayTransport, stream_layer, use_cassette
     from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
     from miniagents_testing.provider_server import ProviderServer
-    from miniagents_testing.script import Failure, Step
-    from miniagents_testing.scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
     from miniagents_testing.searching import schedules, search_schedules
 
 __all__ = [
@@ -49,16 +49,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "Failure": "script",
+    "Failure": "_script",
     "ProviderServer": "provider_server",
     "ReplayTransport": "cassette",
-    "ScriptedLLM": "scripted",
-    "Step": "script",
+    "ScriptedLLM": "_scripted",
+    "Step": "_script",
     "VirtualTimeLoop": "clock",
     "block_live_requests": "belt",
     "cancel_at_every_step": "cancelling",
-    "create_scripted_agent": "scripted",
-    "create_scripted_user": "scripted",
+    "create_scripted_agent": "_scripted",
+    "create_scripted_user": "_scripted",
     "run_in_virtual_time": "clock",
     "schedules": "searching",
     "search_schedules": "searching",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from miniagents import ChatHistory, Message, MessageType, MiniAgent
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
 
 __all__ = ["AgentConformance", "HistoryConformance", "LLMAgentConformance", "MessageConformance", "SplitterConformance"]
 

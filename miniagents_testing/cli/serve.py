@@ -10,9 +10,8 @@ from miniagents_testing.cassette.file import load
 if TYPE_CHECKING:
     import argparse
 
-    from miniagents_testing.call import Call
+    from miniagents_testing._script import Call, Script
     from miniagents_testing.cli.commands import Commands
-    from miniagents_testing.script import Script
 
 __all__ = ["add_serve"]
 
@@ -49,7 +48,7 @@ def _run_serve(options: argparse.Namespace) -> int:
 
 def _script(options: argparse.Namespace) -> Script:
     """What the command line asks to be answered."""
-    from miniagents_testing.script import Step
+    from miniagents_testing._script import Step
 
     if options.cassette:
         return [interaction.response for interaction in load(options.cassette)]

@@ -13,8 +13,8 @@ from miniagents_testing.pytest_parts.ending import open_until_the_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from miniagents_testing._scripted import ScriptedLLM
     from miniagents_testing.provider_server import ProviderServer
-    from miniagents_testing.scripted import ScriptedLLM
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def scripted_llm(request: pytest.FixtureRequest) -> Callable[..., ScriptedLLM]:
     The test fails when steps are left, or when there was a call too much.
     """
     with extra_needed("scripted_llm"):
-        from miniagents_testing.scripted import ScriptedLLM
+        from miniagents_testing._scripted import ScriptedLLM
 
     def make(*args: Any, **kwargs: Any) -> ScriptedLLM:
         return open_until_the_end(request.node, _used_up(ScriptedLLM(*args, **kwargs)))

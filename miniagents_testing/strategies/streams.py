@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from miniagents import ToolCall, Usage
 from miniagents_testing import faults
-from miniagents_testing.dialects import QUIRKS, ProviderStream, provider_stream
+from miniagents_testing._script import Step
+from miniagents_testing._wire.dialects import QUIRKS, ProviderStream, provider_stream
 from miniagents_testing.event_ends import EventEnds
 from miniagents_testing.recut import cut_at, risky_places
-from miniagents_testing.script import Step
 from miniagents_testing.strategies.texts import token_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
     from miniagents_testing.faults import Fault
     from miniagents_testing.streams import ResponseStream
 

@@ -32,8 +32,8 @@ from miniagents import (
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm._failures import Retry
 from miniagents_testing import ScriptedLLM, create_scripted_agent, create_scripted_user
+from miniagents_testing._script import Failure, Step
 from miniagents_testing.cancelling import cancel_at_every_step
-from miniagents_testing.script import Failure, Step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from miniagents.messages import MessagePromise, MessageSequencePromise
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
     from miniagents_testing.streams import ResponseStream
 
 KEY = "sk-canary-0123456789abcdef"

@@ -36,14 +36,14 @@ from miniagents.errors import (
     StreamTruncatedError,
 )
 from miniagents_testing import Failure, faults, recut
+from miniagents_testing._script import Then
 from miniagents_testing.faults import Fault, every_request
-from miniagents_testing.script import Then
 from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
     from tests.faults.conftest import Answer, Kit, Seen, Wire
 
     Overlay = Callable[[ResponseStream], ResponseStream]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from miniagents.messages import MessagePromise, MessageSequencePromise
-    from miniagents_testing.call import Call
+    from miniagents_testing._script import Call
     from miniagents_testing.streams import ResponseStream
     from tests.conftest import Effort
     from tests.faults.conftest import Kit

@@ -15,7 +15,7 @@ from miniagents_testing import ScriptedLLM, strategies
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from miniagents_testing.dialects import ProviderStream
+    from miniagents_testing._wire.dialects import ProviderStream
 
 TOKENS = strategies.token_splits(strategies.texts())
 WAITS = st.lists(st.integers(0, 3), max_size=8)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from miniagents import MiniAgent
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
 
 
 def openai_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from miniagents import MiniAgent
-    from miniagents_testing.dialects import ProviderStream
+    from miniagents_testing._wire.dialects import ProviderStream
 
 quiet = settings(
     database=None, derandomize=True, deadline=None, max_examples=200, suppress_health_check=list(HealthCheck)

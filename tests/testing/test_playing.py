@@ -12,15 +12,15 @@ import pytest
 
 from miniagents import MiniAgents
 from miniagents_testing import ScriptedLLM, Step
+from miniagents_testing._script import Failure
 from miniagents_testing.errors import IncompleteRecordingError
 from miniagents_testing.playing import Gate, aplay, network_error, play
-from miniagents_testing.script import Failure
 from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
 
 
 @pytest.fixture

@@ -20,15 +20,15 @@ from miniagents import MiniAgents, UserMessage
 from miniagents.errors import StreamBrokenError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import Failure, ProviderServer, ScriptedLLM, Step
+from miniagents_testing._scripted.recorded import recorded
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 from miniagents_testing.errors import UnconsumedStepsError, UnexpectedCallError
 from miniagents_testing.recut import byte_by_byte
-from miniagents_testing.scripted.recorded import recorded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from miniagents_testing.call import Call
+    from miniagents_testing._script import Call
 
 TEXT = "Hello, wörld 😀!\n\nTwo  spaces. "
 CALLS: Any = [("get_weather", {"city": "Paris"}), ("get_time", {})]

@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 
 from miniagents import AssistantMessage, Frozen, ToolCall, Usage
 from miniagents_testing import Failure, ScriptedLLM, Step
+from miniagents_testing._script import as_answer
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
-from miniagents_testing.script import as_answer
 
 if TYPE_CHECKING:
-    from miniagents_testing.call import Call
+    from miniagents_testing._script import Call
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 

@@ -31,8 +31,7 @@ from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from miniagents import InteractionContext, MiniAgent
-    from miniagents_testing.call import API
-    from miniagents_testing.script import Script
+    from miniagents_testing._script import API, Script
 
 APIS: tuple[API, ...] = ("chat", "responses", "messages")
 AT_ONCE = Retry(attempts=2, first_wait=0.0)

@@ -14,14 +14,14 @@ from miniagents.errors import EmptyStreamError, StreamTruncatedError
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, Outcome, ResponsesSession
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import Step, strategies
-from miniagents_testing.dialects import QUIRKS, ProviderStream, provider_stream
+from miniagents_testing._wire.dialects import QUIRKS, ProviderStream, provider_stream
 from miniagents_testing.faults import Fault
 from miniagents_testing.strategies import Boom, Sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
 
 quick = settings(database=None, deadline=None, max_examples=2_000, suppress_health_check=list(HealthCheck))
 

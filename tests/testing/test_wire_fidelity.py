@@ -21,7 +21,7 @@ from miniagents_testing import ScriptedLLM, Step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
 
 CORPUS = Path(os.environ.get("MINIAGENTS_CORPUS", ""))
 NATIVE = {"chat": "openai/chat", "responses": "openai/responses", "messages": "anthropic/messages"}

@@ -17,7 +17,7 @@ from miniagents.miniagents import MiniAgents
 from miniagents_testing import ScriptedLLM
 
 if TYPE_CHECKING:
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
     from tests.ext.llm.conftest import Kit
 
 CASSETTES = Path(__file__).resolve().parents[3] / "cassettes"

@@ -7,14 +7,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from miniagents_testing._scripted.clients import api_of_path
 from miniagents_testing.cassette.matching import canonical_body, differences
 from miniagents_testing.errors import UnexpectedCallError
-from miniagents_testing.scripted.endpoints import api_of_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from miniagents_testing.call import API, Call
+    from miniagents_testing._script import API, Call
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.streams import ResponseStream
 

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents import ToolCall
 from miniagents.ext.llm.sse import SSEDecoder
-from miniagents_testing.call import Call
-from miniagents_testing.script import Step
+from miniagents_testing._script import Call, Step
+from miniagents_testing._wire import FORMATS, rendered
+from miniagents_testing._wire.base import json_text, usage_of
 from miniagents_testing.streams import Chunk
-from miniagents_testing.wire import FORMATS, rendered
-from miniagents_testing.wire.base import json_text, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from miniagents import Message
-    from miniagents_testing.call import API
+    from miniagents_testing._script import API
     from miniagents_testing.streams import ResponseStream
 
 __all__ = ["QUIRKS", "ProviderStream", "provider_stream"]

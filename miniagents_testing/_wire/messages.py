@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from miniagents_testing.wire.base import Body, Event, WireFormat, closes, opens, token, usage_of
+from miniagents_testing._wire.base import Body, Event, WireFormat, closes, opens, token, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from miniagents_testing.call import API, Call
-    from miniagents_testing.script import Failure, Step, ToolCallDeltas
+    from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
 __all__ = ["MessagesFormat"]
 

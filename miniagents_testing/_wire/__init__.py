@@ -4,6 +4,6 @@ One module an API; each knows how its provider says things. `rendering` knows wh
 one here knows over which transport.
 """
 
-from miniagents_testing.wire.rendering import FORMATS, rendered
+from miniagents_testing._wire.rendering import FORMATS, rendered
 
 __all__ = ["FORMATS", "rendered"]

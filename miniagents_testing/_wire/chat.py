@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from miniagents_testing.wire.base import CREATED, Body, Event, WireFormat, closes, json_text, opens, token, usage_of
+from miniagents_testing._wire.base import CREATED, Body, Event, WireFormat, closes, json_text, opens, token, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from miniagents_testing.call import API, Call
-    from miniagents_testing.script import Failure, Step, ToolCallDeltas
+    from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
 __all__ = ["ChatFormat", "openai_failure"]
 

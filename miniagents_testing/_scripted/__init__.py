@@ -12,7 +12,7 @@ llm.assert_complete()
 `recorded` makes scripts of cassettes; `miniagents_testing.provider_server` puts a script behind a socket.
 """
 
-from miniagents_testing.scripted.llm import ScriptedLLM, create_scripted_agent
-from miniagents_testing.scripted.user import ScriptedUser, create_scripted_user
+from miniagents_testing._scripted.llm import ScriptedLLM, create_scripted_agent
+from miniagents_testing._scripted.user import ScriptedUser, create_scripted_user
 
 __all__ = ["ScriptedLLM", "ScriptedUser", "create_scripted_agent", "create_scripted_user"]

@@ -7,11 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from miniagents import InteractionContext, MissingExtraError
-from miniagents_testing.call import API, Call
+from miniagents_testing._script import API, Call, Failure, Step, as_answer, script_items
+from miniagents_testing._wire import rendered
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 from miniagents_testing.playing import Gate
-from miniagents_testing.script import Failure, Step, as_answer, script_items
-from miniagents_testing.wire import rendered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
     from miniagents import MiniAgent
     from miniagents.ext.llm._failures import Retry
-    from miniagents_testing.script import Script
-    from miniagents_testing.scripted.transport import ScriptedTransport
+    from miniagents_testing._script import Script
+    from miniagents_testing._scripted.clients import ScriptedTransport
     from miniagents_testing.streams import ResponseStream
 
 __all__ = ["ScriptedLLM", "create_scripted_agent"]
@@ -166,7 +165,7 @@ class ScriptedLLM:
         """
         from miniagents.ext.llm.anthropic import create_anthropic_agent
         from miniagents.ext.llm.openai import create_openai_agent
-        from miniagents_testing.scripted.client import ScriptedClient
+        from miniagents_testing._scripted.clients import ScriptedClient
 
         common = {"async_client": ScriptedClient(self), "alias": alias, "retry": retry, **settings}
         if api == "messages":
@@ -176,7 +175,7 @@ class ScriptedLLM:
     def transport(self) -> ScriptedTransport:
         """A transport for `httpx2.AsyncClient` and `httpx2.Client` that speaks the API of whichever path is asked."""
         _imported("httpx2", "testing")
-        from miniagents_testing.scripted.transport import ScriptedTransport
+        from miniagents_testing._scripted.clients import ScriptedTransport
 
         return ScriptedTransport(self)
 

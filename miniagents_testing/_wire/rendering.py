@@ -6,19 +6,18 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from miniagents_testing.script import Failure
+from miniagents_testing._script import Failure
+from miniagents_testing._wire.base import json_text
+from miniagents_testing._wire.chat import ChatFormat
+from miniagents_testing._wire.messages import MessagesFormat
+from miniagents_testing._wire.responses import ResponsesFormat
 from miniagents_testing.streams import HELD, TICKS_PER_SECOND, Chunk, ResponseStream
-from miniagents_testing.wire.base import json_text
-from miniagents_testing.wire.chat import ChatFormat
-from miniagents_testing.wire.messages import MessagesFormat
-from miniagents_testing.wire.responses import ResponsesFormat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from miniagents_testing.call import API, Call
-    from miniagents_testing.script import Step, Then
-    from miniagents_testing.wire.base import Event, WireFormat
+    from miniagents_testing._script import API, Call, Step, Then
+    from miniagents_testing._wire.base import Event, WireFormat
 
 __all__ = ["FORMATS", "rendered"]
 

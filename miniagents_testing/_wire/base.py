@@ -12,8 +12,7 @@ from miniagents.messages import Usage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from miniagents_testing.call import API, Call
-    from miniagents_testing.script import Failure, Step
+    from miniagents_testing._script import API, Call, Failure, Step
 
 __all__ = ["CREATED", "Body", "Event", "WireFormat", "closes", "json_text", "opens", "token", "usage_of"]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from miniagents_testing.wire.base import CREATED, Body, Event, WireFormat, closes, opens, token, usage_of
-from miniagents_testing.wire.chat import openai_failure
+from miniagents_testing._wire.base import CREATED, Body, Event, WireFormat, closes, opens, token, usage_of
+from miniagents_testing._wire.chat import openai_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from miniagents_testing.call import API, Call
-    from miniagents_testing.script import Failure, Step, ToolCallDeltas
+    from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
 __all__ = ["ResponsesFormat"]
 
