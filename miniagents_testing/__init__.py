@@ -4,10 +4,10 @@ Importing this package loads nothing; each name comes with its own module.
 
 - `miniagents_testing._scripted`: models and users that say what a script says (`script` is its language).
 - `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
-- `miniagents_testing.belt`: no live requests in tests.
-- `miniagents_testing.clock`, `.searching`: virtual time, and other orders of events.
-- `miniagents_testing.cancelling`: something is cancelled at every step of a scenario.
-- `miniagents_testing.provider_server`: a local HTTP server that speaks the providers' wire formats.
+- `miniagents_testing._network_guard`: no live requests in tests.
+- `miniagents_testing._clock`, `.searching`: virtual time, and other orders of events.
+- `miniagents_testing._cancelling`: something is cancelled at every step of a scenario.
+- `miniagents_testing._provider_server`: a local HTTP server that speaks the providers' wire formats.
 - `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
 - `miniagents_testing.recut`: the same bytes, cut elsewhere; `dialects`: the same answer, said otherwise.
 - `miniagents_testing.checks`: what must hold for any agent, message, splitter or history.
@@ -21,14 +21,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from miniagents_testing._cancelling import cancel_at_every_step
+    from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time, schedules, search_schedules
+    from miniagents_testing._network_guard import block_live_requests
+    from miniagents_testing._provider_server import ProviderServer
     from miniagents_testing._script import Failure, Step
     from miniagents_testing._scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
-    from miniagents_testing.belt import block_live_requests
-    from miniagents_testing.cancelling import cancel_at_every_step
     from miniagents_testing.cassette import ReplayTransport, stream_layer, use_cassette
-    from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
-    from miniagents_testing.provider_server import ProviderServer
-    from miniagents_testing.searching import schedules, search_schedules
 
 __all__ = [
     "Failure",
@@ -50,18 +49,18 @@ __all__ = [
 
 _HOME = {
     "Failure": "_script",
-    "ProviderServer": "provider_server",
+    "ProviderServer": "_provider_server",
     "ReplayTransport": "cassette",
     "ScriptedLLM": "_scripted",
     "Step": "_script",
-    "VirtualTimeLoop": "clock",
-    "block_live_requests": "belt",
-    "cancel_at_every_step": "cancelling",
+    "VirtualTimeLoop": "_clock",
+    "block_live_requests": "_network_guard",
+    "cancel_at_every_step": "_cancelling",
     "create_scripted_agent": "_scripted",
     "create_scripted_user": "_scripted",
-    "run_in_virtual_time": "clock",
-    "schedules": "searching",
-    "search_schedules": "searching",
+    "run_in_virtual_time": "_clock",
+    "schedules": "_clock",
+    "search_schedules": "_clock",
     "stream_layer": "cassette",
     "use_cassette": "cassette",
 }

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from miniagents._promising.freezing import BARE, short_repr
 from miniagents._promising.frozen import Frozen, FrozenDict
 from miniagents.messages import AssistantMessage, Message, ToolCall, Usage, UserMessage
-from miniagents_testing.streams import ResponseStream
+from miniagents_testing._streams import ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

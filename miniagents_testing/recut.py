@@ -7,22 +7,57 @@ for stream in every_cut(recorded):      # all two-piece cuts, and every byte by 
 
 `byte_by_byte`, `one_event_a_chunk` and `all_at_once` make one `ResponseStream` of another: a way to play a cassette. A
 chunk comes when its last byte came, so nothing arrives early, and the stream takes as long as it did.
+
+Where the events of a byte stream end, as the decoder of the framework sees them: what faults and cuts count by.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from dataclasses import replace
 from itertools import accumulate, combinations, pairwise
 from typing import TYPE_CHECKING, overload
 
-from miniagents_testing.event_ends import EventEnds
-from miniagents_testing.streams import HELD, Chunk, ResponseStream
+from miniagents.ext.llm.sse import SSEDecoder
+from miniagents_testing._streams import HELD, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["all_at_once", "byte_by_byte", "cut_at", "cuts", "every_cut", "one_event_a_chunk", "risky_places"]
+__all__ = [
+    "EventEnds",
+    "all_at_once",
+    "byte_by_byte",
+    "cut_at",
+    "cuts",
+    "every_cut",
+    "one_event_a_chunk",
+    "risky_places",
+]
+
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class EventEnds:
+    """Takes bytes as they come, and tells at which of them an event is complete.
+
+    Only what a decoder delivers is an event: comments and blocks without data belong to the event after them.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = SSEDecoder()
+
+    def feed(self, data: bytes) -> Iterator[int]:
+        """The places in `data` right after the last byte of an event; to be read to the end before the next `feed`."""
+        start = 0
+        for line_end in _LINE_END.finditer(data):
+            end = line_end.end()
+            if self._decoder.feed(data[start:end]):
+                yield end
+            start = end
+        self._decoder.feed(data[start:])
 
 
 @overload

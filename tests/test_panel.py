@@ -25,8 +25,8 @@ from miniagents_testing.recut import cut_at
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette import Interaction
-    from miniagents_testing.streams import ResponseStream
     from tests.conftest import Effort
 
 CASSETTE = Path(__file__).resolve().parent.parent / "cassettes" / "both" / "panel.yaml"

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from miniagents import InteractionContext, MissingExtraError
+from miniagents_testing._playing import Gate
 from miniagents_testing._script import API, Call, Failure, Step, as_answer, script_items
 from miniagents_testing._wire import rendered
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
-from miniagents_testing.playing import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from miniagents.ext.llm._failures import Retry
     from miniagents_testing._script import Script
     from miniagents_testing._scripted.clients import ScriptedTransport
-    from miniagents_testing.streams import ResponseStream
+    from miniagents_testing._streams import ResponseStream
 
 __all__ = ["ScriptedLLM", "create_scripted_agent"]
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from miniagents_testing._script import API, Call
+    from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette import Interaction
-    from miniagents_testing.streams import ResponseStream
 
 __all__ = ["recorded"]
 

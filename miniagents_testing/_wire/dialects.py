@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from miniagents import ToolCall
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing._script import Call, Step
+from miniagents_testing._streams import Chunk
 from miniagents_testing._wire import FORMATS, rendered
 from miniagents_testing._wire.base import json_text, usage_of
-from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from miniagents import Message
     from miniagents_testing._script import API
-    from miniagents_testing.streams import ResponseStream
+    from miniagents_testing._streams import ResponseStream
 
 __all__ = ["QUIRKS", "ProviderStream", "provider_stream"]
 

@@ -7,11 +7,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from miniagents_testing._script import Failure
+from miniagents_testing._streams import HELD, TICKS_PER_SECOND, Chunk, ResponseStream
 from miniagents_testing._wire.base import json_text
 from miniagents_testing._wire.chat import ChatFormat
 from miniagents_testing._wire.messages import MessagesFormat
 from miniagents_testing._wire.responses import ResponsesFormat
-from miniagents_testing.streams import HELD, TICKS_PER_SECOND, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

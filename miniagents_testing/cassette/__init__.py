@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.cassette.file import load, save
 from miniagents_testing.cassette.interaction import Interaction
 from miniagents_testing.cassette.matching import VOLATILE_FIELDS, Matching
 from miniagents_testing.cassette.timeline import Moment, timeline
-from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette.layer import CassetteContext, stream_layer, use_cassette

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from miniagents_testing.errors import CassetteError
-from miniagents_testing.sdk_errors import sdk_proof
+from miniagents_testing.errors import CassetteError, sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from bisect import bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from miniagents_testing.streams import TICKS_PER_SECOND, Chunk
+from miniagents_testing._streams import TICKS_PER_SECOND, Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,18 +13,18 @@ import warnings
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette import chunkmap
 from miniagents_testing.cassette.foreign import foreign_interaction
 from miniagents_testing.cassette.interaction import Interaction
 from miniagents_testing.cassette.matching import canonical_body
 from miniagents_testing.cassette.plain_data import plain_data
 from miniagents_testing.errors import CassetteFormatError
-from miniagents_testing.streams import ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from miniagents_testing.streams import Chunk
+    from miniagents_testing._streams import Chunk
 
 __all__ = ["FORMAT", "entry_of", "interaction_of", "parse", "parse_edited", "sealed"]
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from miniagents.errors import LLMError
 from miniagents.ext.llm.sse import Inflater
+from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette.chunkmap import one_event_a_chunk
 from miniagents_testing.cassette.interaction import Interaction, is_text
 from miniagents_testing.errors import CassetteFormatError
-from miniagents_testing.streams import ResponseStream
 
 __all__ = ["foreign_interaction"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from miniagents_testing.streams import ResponseStream
+    from miniagents_testing._streams import ResponseStream
 
 __all__ = ["Interaction", "holds_terminal_event", "is_text", "kept_headers"]
 

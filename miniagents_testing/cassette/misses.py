@@ -7,8 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette.matching import changed_span, differences
-from miniagents_testing.errors import CassetteMissError
-from miniagents_testing.sdk_errors import sdk_proof
+from miniagents_testing.errors import CassetteMissError, sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

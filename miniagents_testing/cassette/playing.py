@@ -8,18 +8,17 @@ import time
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
-from miniagents_testing.errors import IncompleteRecordingError
+from miniagents_testing._streams import TICKS_PER_SECOND, ticks
+from miniagents_testing.errors import IncompleteRecordingError, sdk_proof
 from miniagents_testing.recut import one_event_a_chunk
-from miniagents_testing.sdk_errors import sdk_proof
-from miniagents_testing.streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette.interaction import Interaction
     from miniagents_testing.cassette.order import Order, Turn
     from miniagents_testing.cassette.settings import Chunking, Settings
-    from miniagents_testing.streams import ResponseStream
 
 __all__ = ["HTTPLibrary", "Playback"]
 

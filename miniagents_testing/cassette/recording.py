@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from miniagents_testing._streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
 from miniagents_testing.cassette.interaction import Interaction, holds_terminal_event, kept_headers
-from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 from miniagents import InteractionContext
+from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 from miniagents_testing.cassette.index import Index
 from miniagents_testing.cassette.misses import miss_class, near_misses
 from miniagents_testing.cassette.order import Order
@@ -16,7 +17,6 @@ from miniagents_testing.cassette.playing import Playback
 from miniagents_testing.cassette.recording import Recorder
 from miniagents_testing.cassette.timeline import ends_ms, timeline
 from miniagents_testing.errors import CassetteMissError, RecordingRefusedError, UnplayedError
-from miniagents_testing.streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

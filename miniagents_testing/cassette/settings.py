@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
+from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette.matching import Matching
 from miniagents_testing.cassette.secrets import Redaction
-from miniagents_testing.streams import ResponseStream
 
 __all__ = ["Chunking", "OnEarlyClose", "Options", "Settings"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import merge
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from miniagents_testing.streams import TICKS_PER_SECOND, ticks
+from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -11,24 +11,22 @@ import httpx2
 from miniagents import LLMError, MiniAgents, ToolCall
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import faults
+from miniagents_testing._playing import AsyncBody, aplay, response_with
 from miniagents_testing._script import Step
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
 from miniagents_testing.checks.agents import check_agent, check_cancel_closes_source, check_usage
 from miniagents_testing.checks.case import DEFAULT_TIMEOUT, Case
 from miniagents_testing.checks.messages import check_message
-from miniagents_testing.event_ends import EventEnds
-from miniagents_testing.playing import aplay
-from miniagents_testing.recut import cut_at, risky_places
-from miniagents_testing.responding import AsyncBody, response_with
+from miniagents_testing.recut import EventEnds, cut_at, risky_places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
     from miniagents import Message, MessagePromise, MiniAgent
     from miniagents_testing._script import API
+    from miniagents_testing._streams import ResponseStream
     from miniagents_testing._wire.dialects import ProviderStream
-    from miniagents_testing.streams import ResponseStream
 
     MakeAgent = Callable[[httpx2.AsyncBaseTransport], MiniAgent[Any]]
     """Makes the agent, on a client that sends its requests to this transport, and without retries."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing.cli.screen import one_line, styled
-from miniagents_testing.streams import TICKS_PER_SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -34,7 +34,7 @@ def add_serve(commands: Commands) -> None:
 
 def _run_serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
-    from miniagents_testing.provider_server import ProviderServer  # no other command needs a server
+    from miniagents_testing._provider_server import ProviderServer  # no other command needs a server
 
     try:
         with ProviderServer(_script(options), port=options.port) as server:

@@ -9,8 +9,8 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Self
 
-from miniagents_testing.event_ends import EventEnds
-from miniagents_testing.streams import HELD, Chunk, ResponseStream
+from miniagents_testing._streams import HELD, Chunk, ResponseStream
+from miniagents_testing.recut import EventEnds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

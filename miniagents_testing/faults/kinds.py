@@ -7,9 +7,9 @@ import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, get_args
 
+from miniagents_testing._streams import TICKS_PER_SECOND, Chunk, ResponseStream
 from miniagents_testing.faults.base import Fault, Mark, Unit
 from miniagents_testing.faults.machines import ContentType, DropLast, Edit, Gzip, Respond, Stall, Stop
-from miniagents_testing.streams import TICKS_PER_SECOND, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

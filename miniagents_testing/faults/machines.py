@@ -8,8 +8,8 @@ import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.faults.base import Fault, Mark, Unit
-from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

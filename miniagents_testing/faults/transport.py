@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from miniagents_testing._playing import (
+    AsyncBody,
+    Body,
+    aplay,
+    asleep_until_headers,
+    play,
+    read_timeout,
+    response_with,
+    sleep_until_headers,
+)
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.errors import UnusedFaultError
 from miniagents_testing.faults.base import Fault, Layers
-from miniagents_testing.playing import aplay, asleep_until_headers, play, sleep_until_headers
-from miniagents_testing.responding import AsyncBody, Body, read_timeout, response_with
-from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator

@@ -12,7 +12,7 @@ from miniagents_testing.pytest_parts.cassettes import may_record
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from miniagents_testing.belt import Belt
+    from miniagents_testing._network_guard import Belt
 
 _belt: pytest.StashKey[Belt] = pytest.StashKey()
 
@@ -22,7 +22,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """Put the belt on before any fixture is set up."""
     wanted = asks_for_us(item) or item.config.getini("miniagents_block_live_requests")
     if wanted and not may_record(item):
-        from miniagents_testing.belt import Belt
+        from miniagents_testing._network_guard import Belt
 
         belt = item.stash[_belt] = Belt(allow_loopback=_allows_loopback(item))
         belt.arm()

@@ -13,8 +13,8 @@ from miniagents_testing.pytest_parts.ending import open_until_the_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from miniagents_testing._provider_server import ProviderServer
     from miniagents_testing._scripted import ScriptedLLM
-    from miniagents_testing.provider_server import ProviderServer
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def provider_server(request: pytest.FixtureRequest) -> Callable[..., ProviderSer
     The test may connect to this machine then. It fails when steps are left, or when there was a call too much.
     """
     with extra_needed("provider_server"):
-        from miniagents_testing.provider_server import ProviderServer
+        from miniagents_testing._provider_server import ProviderServer
 
     def make(*args: Any, **kwargs: Any) -> ProviderServer:
         server = ProviderServer(*args, **kwargs)

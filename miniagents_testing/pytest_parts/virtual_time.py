@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Generator, Iterator
 
-    from miniagents_testing.clock import VirtualClock, VirtualTimeLoop
+    from miniagents_testing._clock import VirtualClock, VirtualTimeLoop
 
     LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """The option counts for those, too, who ask for `schedules()` themselves."""
     seed = config.getoption("--miniagents-schedule-seed")
     if seed is not None:
-        from miniagents_testing.searching import replay_only
+        from miniagents_testing._clock import replay_only
 
         replay_only(seed)
         config.add_cleanup(lambda: replay_only(None))
@@ -63,7 +63,7 @@ def _arguments(node: Any) -> dict[str, Any]:
 
 def _factories(node: Any) -> dict[str, LoopFactory]:
     """A loop factory for each seed, by the name that tells the test cases from each other."""
-    from miniagents_testing.clock import VirtualTimeLoop
+    from miniagents_testing._clock import VirtualTimeLoop
 
     timeout = _arguments(node).get("timeout")
     return {f"seed{seed}": functools.partial(VirtualTimeLoop, seed=seed, timeout=timeout) for seed in _seeds(node)}
@@ -155,7 +155,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if not _is_async(item.obj):
         _check_that_it_runs_something(item)
         return (yield)
-    from miniagents_testing.clock import name_seed
+    from miniagents_testing._clock import name_seed
     from miniagents_testing.errors import IdleLoopError, VirtualTimeoutError
 
     seed = _checked_loop(item).seed
@@ -182,7 +182,7 @@ def _check_that_it_runs_something(item: pytest.Function) -> None:
 
 def _checked_loop(item: pytest.Function) -> VirtualTimeLoop:
     """The loop that an async test is about to run on, or one like it."""
-    from miniagents_testing.clock import VirtualTimeLoop
+    from miniagents_testing._clock import VirtualTimeLoop
 
     loop = _loop(item.funcargs)
     if not isinstance(loop, VirtualTimeLoop):
@@ -214,6 +214,6 @@ def _loop(funcargs: dict[str, Any]) -> Any:
 @pytest.fixture
 def virtual_clock(request: pytest.FixtureRequest) -> VirtualClock:
     """Virtual time: for tests that are not async, `virtual_clock.run(coroutine())`; for all, `virtual_clock.time()`."""
-    from miniagents_testing.clock import VirtualClock
+    from miniagents_testing._clock import VirtualClock
 
     return VirtualClock(seed=getattr(request, "param", None), timeout=_arguments(request.node).get("timeout"))

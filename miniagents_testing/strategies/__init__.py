@@ -13,7 +13,7 @@ is plain. State machines are in `miniagents_testing.strategies.machines`.
 
 from __future__ import annotations
 
-from miniagents_testing.odd_texts import LOOKALIKES, MARKDOWN
+from miniagents_testing._odd_texts import LOOKALIKES, MARKDOWN
 from miniagents_testing.strategies.messages import leaves, messages, roles, values
 from miniagents_testing.strategies.schedules import cancellation_points, schedule_seeds
 from miniagents_testing.strategies.sequences import Boom, Sendable, sendables

@@ -10,16 +10,15 @@ from miniagents import ToolCall, Usage
 from miniagents_testing import faults
 from miniagents_testing._script import Step
 from miniagents_testing._wire.dialects import QUIRKS, ProviderStream, provider_stream
-from miniagents_testing.event_ends import EventEnds
-from miniagents_testing.recut import cut_at, risky_places
+from miniagents_testing.recut import EventEnds, cut_at, risky_places
 from miniagents_testing.strategies.texts import token_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from miniagents_testing._script import API
+    from miniagents_testing._streams import ResponseStream
     from miniagents_testing.faults import Fault
-    from miniagents_testing.streams import ResponseStream
 
 __all__ = ["provider_streams", "recuts", "stream_faults"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from miniagents_testing.odd_texts import LOOKALIKES
+from miniagents_testing._odd_texts import LOOKALIKES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

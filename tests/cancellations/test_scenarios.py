@@ -32,14 +32,14 @@ from miniagents import (
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm._failures import Retry
 from miniagents_testing import ScriptedLLM, create_scripted_agent, create_scripted_user
+from miniagents_testing._cancelling import cancel_at_every_step
 from miniagents_testing._script import Failure, Step
-from miniagents_testing.cancelling import cancel_at_every_step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
-    from miniagents_testing.cancelling import Trial
+    from miniagents_testing._cancelling import Trial
     from tests.conftest import Effort
 
     Scenario = Callable[[Trial, Path], Coroutine[Any, Any, object]]

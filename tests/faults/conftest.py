@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from miniagents.messages import MessagePromise, MessageSequencePromise
     from miniagents_testing._script import API
-    from miniagents_testing.streams import ResponseStream
+    from miniagents_testing._streams import ResponseStream
 
 KEY = "sk-canary-0123456789abcdef"
 PROMPT = "What does the canary sing?"

@@ -37,8 +37,8 @@ from miniagents.errors import (
 )
 from miniagents_testing import Failure, faults, recut
 from miniagents_testing._script import Then
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.faults import Fault, every_request
-from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from miniagents.messages import MessagePromise, MessageSequencePromise
     from miniagents_testing._script import Call
-    from miniagents_testing.streams import ResponseStream
+    from miniagents_testing._streams import ResponseStream
     from tests.conftest import Effort
     from tests.faults.conftest import Kit
 

@@ -19,7 +19,7 @@ import pytest
 
 from miniagents import InteractionContext, LLMError, MiniAgents, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents_testing.belt import block_live_requests
+from miniagents_testing._network_guard import block_live_requests
 from miniagents_testing.errors import LiveRequestError
 
 if TYPE_CHECKING:

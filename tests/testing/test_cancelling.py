@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing.cancelling import cancel_at_every_step
+from miniagents_testing._cancelling import cancel_at_every_step
 from miniagents_testing.errors import UncleanCancellationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-    from miniagents_testing.cancelling import Trial
+    from miniagents_testing._cancelling import Trial
 
 
 async def nap(turns: int = 3) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette.chunkmap import (
     ChunkMapError,
     decode,
@@ -14,7 +15,6 @@ from miniagents_testing.cassette.chunkmap import (
     one_event_a_chunk,
     refitted,
 )
-from miniagents_testing.streams import Chunk
 
 PIECES = st.sampled_from([b"data: x", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", "data: é😀\n\n".encode(), b":"])
 CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.binary(max_size=5))))

@@ -16,8 +16,8 @@ import anyio.to_thread
 import pytest
 
 from miniagents import InteractionContext, MiniAgents, miniagent
-from miniagents_testing import thread_jobs
-from miniagents_testing.clock import VirtualTimeLoop, run_in_virtual_time
+from miniagents_testing import _clock as thread_jobs
+from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time
 from miniagents_testing.errors import IdleLoopError, NotVirtualError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import faults
+from miniagents_testing._streams import HELD, Chunk, ResponseStream
 from miniagents_testing.faults import Fault, laid_over
 from miniagents_testing.recut import cut_at
-from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 
 def stream_of(*chunks: bytes, **fields: Any) -> ResponseStream:

@@ -27,10 +27,10 @@ from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ScriptedLLM, faults, recut, run_in_virtual_time, strategies, use_cassette
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.cassette import Interaction, ReplayTransport, load
 from miniagents_testing.errors import UnplayedError, UnusedFaultError
 from miniagents_testing.faults import Fault, FaultyTransport, inject, laid_over
-from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

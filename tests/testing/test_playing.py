@@ -12,10 +12,10 @@ import pytest
 
 from miniagents import MiniAgents
 from miniagents_testing import ScriptedLLM, Step
+from miniagents_testing._playing import Gate, aplay, network_error, play
 from miniagents_testing._script import Failure
+from miniagents_testing._streams import HELD, Chunk, ResponseStream
 from miniagents_testing.errors import IncompleteRecordingError
-from miniagents_testing.playing import Gate, aplay, network_error, play
-from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miniagents_testing._streams import HELD, Chunk, ResponseStream
 from miniagents_testing.recut import (
     all_at_once,
     byte_by_byte,
@@ -18,7 +19,6 @@ from miniagents_testing.recut import (
     one_event_a_chunk,
     risky_places,
 )
-from miniagents_testing.streams import HELD, Chunk, ResponseStream
 
 STREAM = ResponseStream(
     (Chunk(10, b"data: \xc3"), Chunk(5, b"\xa9\r"), Chunk(20, b"\n\r\ndata: 2\n\n")),

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from miniagents import InteractionContext, MiniAgents, StreamAppender, miniagent
-from miniagents_testing.clock import run_in_virtual_time
+from miniagents_testing._clock import replay_only, run_in_virtual_time, schedules, search_schedules
 from miniagents_testing.errors import IdleLoopError
-from miniagents_testing.searching import replay_only, schedules, search_schedules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

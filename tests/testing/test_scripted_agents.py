@@ -25,9 +25,9 @@ from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.utils import AWAIT
 from miniagents_testing import Failure, ScriptedLLM, Step, create_scripted_agent
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.errors import UnexpectedCallError
 from miniagents_testing.recut import cut_at
-from miniagents_testing.streams import Chunk, ResponseStream
 
 if TYPE_CHECKING:
     from miniagents import InteractionContext, MiniAgent

@@ -9,10 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette.secrets.encodings import SEPARATOR
 from miniagents_testing.cassette.secrets.plain import plain
 from miniagents_testing.cassette.secrets.texts import groups, is_stream, joined, pieces_of
-from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext.llm.sse import inflater_for
+from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette.interaction import is_text
-from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,10 +18,10 @@ from miniagents_testing.cassette.secrets.scrubbing import body_edits, edited, ed
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette.interaction import Interaction
     from miniagents_testing.cassette.secrets.leaks import Leak
     from miniagents_testing.cassette.secrets.rules import Edit, Rule
-    from miniagents_testing.streams import ResponseStream
 
 __all__ = ["Redaction", "scan"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, unquote_plus, urlsplit, urlunsplit
 
 from miniagents.ext.llm._redaction import REDACTED
+from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette.secrets.patterns import is_secret_name
 from miniagents_testing.cassette.secrets.rules import Edit, merged, replaced
 from miniagents_testing.cassette.secrets.texts import Piece, groups, joined, pieces_of
-from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

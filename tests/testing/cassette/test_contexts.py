@@ -15,10 +15,10 @@ import pytest
 from miniagents import MiniAgents, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import run_in_virtual_time
+from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette.patches.httpx import Family
 from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
-from miniagents_testing.streams import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,33 +5,218 @@ jobs in threads. It knows nothing of `time.monotonic()`, which goes on as ever, 
 
 With a seed, the steps of tasks are held back at random: another order of events for each seed, the same one for the
 same seed.
+
+What makes a schedule repeatable, and another seed another schedule.
+
+Jobs that an event loop has given to threads, as a virtual-time loop wants them: without chance.
+
+When a thread ends is up to the machine. So that it decides nothing, results are delivered when nothing else can run,
+and in the order in which the jobs were given.
+
+Searching the orders in which things can happen for one in which an application fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import functools
 import itertools
 import math
+import random
 import selectors
+import sys
+import threading
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
+from weakref import WeakKeyDictionary, WeakSet, ref
 
-from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError
-from miniagents_testing.scheduling import Holding, NumberedTask
-from miniagents_testing.sdk_errors import sdk_proof
-from miniagents_testing.thread_jobs import PATIENCE, ThreadJobs
-from miniagents_testing.waiting import described
+from miniagents_testing._waiting import described
+from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, sdk_proof
 
 if TYPE_CHECKING:
-    import contextvars
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from concurrent.futures import Executor, Future
 
-__all__ = ["VirtualClock", "VirtualTimeLoop", "name_seed", "run_in_virtual_time"]
+__all__ = [
+    "PATIENCE",
+    "Holding",
+    "NumberedTask",
+    "ThreadJobs",
+    "VirtualClock",
+    "VirtualTimeLoop",
+    "name_seed",
+    "replay_only",
+    "run_in_virtual_time",
+    "schedules",
+    "search_schedules",
+]
+
+
+class NumberedTask(asyncio.Task[Any]):
+    """A task that keeps its context for reports, and whose place in a set is the same in each run.
+
+    `asyncio.TaskGroup` and others keep tasks in sets, and cancel them in the order of these.
+    """
+
+    def __init__(
+        self,
+        loop: VirtualTimeLoop,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        context: contextvars.Context | None = None,
+        **options: Any,
+    ) -> None:
+        self.number = next(loop.task_numbers)
+        self.variables = contextvars.copy_context() if context is None else context
+        super().__init__(coro, loop=loop, context=self.variables, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class Holding:
+    """Decides which steps of tasks are held back, and for how many turns of the loop.
+
+    Measured on planted races: holding each step back with the same chance hardly ever lets one task fall ten steps
+    behind another; tasks that differ in how slow they are find that in every sixth schedule.
+    """
+
+    SLOWNESS = (0.0, 0.5, 0.9)
+    MOST_TURNS = 20
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._slowness: WeakKeyDictionary[asyncio.Task[Any], float] = WeakKeyDictionary()
+
+    def turns(self, task: asyncio.Task[Any]) -> int:
+        """How many turns the next step of `task` is late."""
+        slowness = self._slowness.get(task)
+        if slowness is None:
+            slowness = self._slowness[task] = self._random.choice(self.SLOWNESS)
+        turns = 0
+        while turns < self.MOST_TURNS and self._random.random() < slowness:
+            turns += 1
+        return turns
+
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+PATIENCE = 2.0
+"""Seconds on the wall that a thread gets at least, before anything else comes to its turn."""
+
+MOST_BUSY_TURNS = 1000
+"""Turns in which something else can run, after which a result is delivered nevertheless."""
+
+
+class _Job:
+    def __init__(self, job: Future[Any], future: asyncio.Future[Any]) -> None:
+        self.job = job
+        self.future = future
+        self.is_slow = False
+        """It had all the patience, and may be waiting for the loop itself."""
+
+    def deliver(self) -> None:
+        if self.future.done():
+            return
+        if self.job.cancelled():
+            self.future.cancel()
+        elif (error := self.job.exception()) is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(self.job.result())
+
+
+class ThreadJobs:
+    """The jobs of one loop.
+
+    Args:
+        loop: the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)  # which holds us
+        self._jobs: list[_Job] = []
+        self._busy_turns = 0
+        self._known = WeakSet(threading.enumerate())
+
+    def give(self, executor: Executor, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Have a job done."""
+        loop = self._loop()
+        assert loop is not None
+        future: asyncio.Future[T] = loop.create_future()
+        job = executor.submit(func, *args)
+        self._jobs.append(_Job(job, future))
+        future.add_done_callback(lambda future: job.cancel() if future.cancelled() else None)
+        job.add_done_callback(self._wake)
+        return future
+
+    def _wake(self, job: Future[Any]) -> None:
+        loop = self._loop()
+        with contextlib.suppress(RuntimeError):  # a loop that was closed: nobody waits any more
+            if loop is not None:
+                loop.call_soon_threadsafe(lambda: None)
+
+    # --- what the loop asks
+
+    def deliver(self, *, nothing_else: bool) -> bool:
+        """Deliver a result whose turn it is; whether there was one.
+
+        Args:
+            nothing_else: whether nothing else can run.
+        """
+        if not self._jobs:
+            return False
+        self._busy_turns = 0 if nothing_else else self._busy_turns + 1
+        if not nothing_else and self._busy_turns % MOST_BUSY_TURNS:
+            return False
+        for each in self._jobs:
+            if each.job.done():
+                self._jobs.remove(each)
+                each.deliver()
+                return True
+            if not each.is_slow:
+                return False
+        return False
+
+    @property
+    def are_at_work(self) -> bool:
+        """Whether a thread has a job, one of anyio's own included."""
+        return bool(self._jobs) or any(worker not in worker.idle_workers for worker in self._anyio_workers())
+
+    def patience(self, timeout: float | None) -> float | None:
+        """For how many seconds on the wall to wait for a job at work, when the next deadline is so far away."""
+        if timeout is None:  # one that is done may be what the one before it waits for
+            return PATIENCE if any(each.job.done() for each in self._jobs) else None
+        return timeout if self._jobs and all(each.is_slow for each in self._jobs) else max(timeout, PATIENCE)
+
+    def patience_is_out(self) -> bool:
+        """Nothing came: the other jobs, and the clock, may go first now. Whether one of them has a result."""
+        for each in self._jobs:
+            each.is_slow = True
+        return any(each.job.done() for each in self._jobs)
+
+    # --- other threads
+
+    def belongs_here(self) -> None:
+        """The running thread does jobs, and nothing else."""
+        self._known.add(threading.current_thread())
+
+    def strangers(self) -> bool:
+        """Whether a thread was started, by nobody we know, that may still call back."""
+        known = self._known.union(self._anyio_workers())
+        return any(thread not in known for thread in threading.enumerate())
+
+    def _anyio_workers(self) -> list[Any]:
+        """The threads of anyio's own that work for the loop, or are ready to."""
+        if "anyio.to_thread" not in sys.modules:
+            return []
+        loop = self._loop()
+        return [thread for thread in threading.enumerate() if getattr(thread, "loop", None) is loop]
+
 
 _OUTSIDE = (
     "connect_read_pipe",
@@ -332,3 +517,34 @@ def refuse(what: str, *args: Any, **kwargs: Any) -> NoReturn:
         f"and the clock does not wait. Play a script or a cassette through a transport; or make the loop with "
         f"allow_io=True, then the clock goes with the wall while something is watched."
     )
+
+
+_only: int | None = None
+
+
+def replay_only(seed: int | None) -> None:
+    """From now on, `schedules` gives this one seed; None: all of them again."""
+    global _only
+    _only = seed
+
+
+def schedules(count: int = 100) -> Sequence[int]:
+    """The seeds of `count` schedules; under `pytest --miniagents-schedule-seed=N`, that one alone.
+
+    For `search_schedules`, and for `@pytest.mark.parametrize("seed", schedules(20))`.
+    """
+    return range(count) if _only is None else (_only,)
+
+
+def search_schedules(scenario: Callable[[], Coroutine[Any, Any, object]], seeds: Iterable[int] | None = None) -> None:
+    """Run a scenario under one schedule after the other, until it fails under one.
+
+    Args:
+        scenario: makes the coroutine that is run, each time in a virtual-time loop of its own.
+        seeds: of the schedules; `schedules()` if None.
+
+    Raises:
+        Exception: what the scenario failed with first; a note of it has the seed.
+    """
+    for seed in schedules() if seeds is None else seeds:
+        run_in_virtual_time(scenario(), seed=seed)

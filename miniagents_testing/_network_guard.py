@@ -16,9 +16,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing.errors import LiveRequestError
-from miniagents_testing.sdk_errors import sdk_proof
-from miniagents_testing.waiting import here
+from miniagents_testing._waiting import here
+from miniagents_testing.errors import LiveRequestError, sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,10 +15,9 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 from weakref import ref
 
-from miniagents_testing.clock import VirtualTimeLoop
+from miniagents_testing._clock import NumberedTask, VirtualTimeLoop
+from miniagents_testing._waiting import described, line_of
 from miniagents_testing.errors import UncleanCancellationError
-from miniagents_testing.scheduling import NumberedTask
-from miniagents_testing.waiting import described, line_of
 
 if TYPE_CHECKING:
     import contextvars

@@ -22,10 +22,10 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
+from miniagents_testing._playing import aplay, asleep_until_headers
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._scripted.clients import error_response, respond_to
 from miniagents_testing.errors import UnexpectedCallError
-from miniagents_testing.playing import aplay, asleep_until_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from miniagents_testing._script import Call, Script
-    from miniagents_testing.streams import ResponseStream
+    from miniagents_testing._streams import ResponseStream
 
 __all__ = ["ProviderServer"]
 
