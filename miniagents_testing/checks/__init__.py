@@ -14,7 +14,7 @@ are classes to subclass in `miniagents_testing.checks.conformance`.
 
 from __future__ import annotations
 
-from miniagents_testing.checks.agents import (
+from miniagents_testing.checks._agents import (
     check_agent,
     check_cancel_closes_source,
     check_reader_cancellation,
@@ -23,14 +23,14 @@ from miniagents_testing.checks.agents import (
     check_tokens_before_completion,
     check_usage,
 )
-from miniagents_testing.checks.histories import (
+from miniagents_testing.checks._histories import (
     check_crash_states,
     check_history,
     check_history_keeps_failed,
     check_history_passes_on,
     check_history_returns,
 )
-from miniagents_testing.checks.llm import (
+from miniagents_testing.checks._llm import (
     check_cancel_closes_response,
     check_chunk_invariance,
     check_dialects,
@@ -40,14 +40,14 @@ from miniagents_testing.checks.llm import (
     check_scripted_answer,
     check_truncation,
 )
-from miniagents_testing.checks.messages import (
+from miniagents_testing.checks._messages import (
     check_copies,
     check_hash,
     check_immutable,
     check_message,
     check_message_class,
 )
-from miniagents_testing.checks.texts import (
+from miniagents_testing.checks._texts import (
     check_join_split,
     check_split_ignores_cuts,
     check_split_keeps_text,

@@ -16,8 +16,8 @@ Places are counted in events, as a decoder delivers them, or in what `of=` says:
 
 from __future__ import annotations
 
-from miniagents_testing.faults.base import Fault, Unit, laid_over
-from miniagents_testing.faults.kinds import (
+from miniagents_testing.faults._base import Fault, Unit, laid_over
+from miniagents_testing.faults._kinds import (
     content_type,
     cut,
     drop,
@@ -38,7 +38,7 @@ from miniagents_testing.faults.kinds import (
     stall,
     swap,
 )
-from miniagents_testing.faults.transport import FaultyTransport, every_request, inject
+from miniagents_testing.faults._transport import FaultyTransport, every_request, inject
 
 __all__ = [
     "Fault",

@@ -14,11 +14,16 @@ is plain. State machines are in `miniagents_testing.strategies.machines`.
 from __future__ import annotations
 
 from miniagents_testing._odd_texts import LOOKALIKES, MARKDOWN
-from miniagents_testing.strategies.messages import leaves, messages, roles, values
-from miniagents_testing.strategies.schedules import cancellation_points, schedule_seeds
-from miniagents_testing.strategies.sequences import Boom, Sendable, sendables
-from miniagents_testing.strategies.streams import provider_streams, recuts, stream_faults
-from miniagents_testing.strategies.texts import delimiters, fences, texts, token_splits
+from miniagents_testing.strategies._messages import leaves, messages, roles, values
+from miniagents_testing.strategies._sequences import Boom, Sendable, sendables
+from miniagents_testing.strategies._streams import (
+    cancellation_points,
+    provider_streams,
+    recuts,
+    schedule_seeds,
+    stream_faults,
+)
+from miniagents_testing.strategies._texts import delimiters, fences, texts, token_splits
 
 __all__ = [
     "LOOKALIKES",

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from miniagents import AssistantMessage, Message
+from miniagents_testing.strategies._messages import messages
+from miniagents_testing.strategies._sequences import Boom
+from miniagents_testing.strategies._texts import texts
 from miniagents_testing.strategies.machines.loop import LoopMachine
-from miniagents_testing.strategies.messages import messages
-from miniagents_testing.strategies.sequences import Boom
-from miniagents_testing.strategies.texts import texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

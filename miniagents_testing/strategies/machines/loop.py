@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis.stateful import RuleBasedStateMachine
 
 from miniagents import MiniAgents, PromiseCancelledError
-from miniagents_testing.strategies.sequences import Boom
+from miniagents_testing.strategies._sequences import Boom
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from miniagents import Message, PromiseCancelledError
+from miniagents_testing.strategies._sequences import Boom
+from miniagents_testing.strategies._texts import texts
 from miniagents_testing.strategies.machines.loop import IDLE_STEPS, RUNS, LoopMachine, Reader
-from miniagents_testing.strategies.sequences import Boom
-from miniagents_testing.strategies.texts import texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from miniagents import MessageSequence
+from miniagents_testing.strategies._sequences import Boom, Sendable, sendables
 from miniagents_testing.strategies.machines.loop import IDLE_STEPS, LoopMachine, Reader
-from miniagents_testing.strategies.sequences import Boom, Sendable, sendables
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from miniagents import MiniAgents, PromiseCancelledError
-from miniagents_testing.checks.case import DEFAULT_TIMEOUT, Case
-from miniagents_testing.checks.messages import check_message
+from miniagents_testing.checks._case import DEFAULT_TIMEOUT, Case
+from miniagents_testing.checks._messages import check_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable

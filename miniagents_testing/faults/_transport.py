@@ -21,7 +21,7 @@ from miniagents_testing._playing import (
 )
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.errors import UnusedFaultError
-from miniagents_testing.faults.base import Fault, Layers
+from miniagents_testing.faults._base import Fault, Layers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from miniagents import Message, MiniAgents
-from miniagents_testing.checks.case import DEFAULT_TIMEOUT, Case
+from miniagents_testing.checks._case import DEFAULT_TIMEOUT, Case
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence

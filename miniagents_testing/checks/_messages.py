@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from miniagents import Frozen, FrozenDict, Message
-from miniagents_testing.checks.case import Case
+from miniagents_testing.checks._case import Case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 
 from miniagents import AssistantMessage, ErrorMessage, Frozen, Message, SystemMessage, ToolCall, Usage, UserMessage
-from miniagents_testing.strategies.texts import texts
+from miniagents_testing.strategies._texts import texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

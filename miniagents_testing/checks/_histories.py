@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents import AssistantMessage, Message, MiniAgents, SystemMessage, Usage, UserMessage
 from miniagents_testing._odd_texts import LOOKALIKES
-from miniagents_testing.checks.case import DEFAULT_TIMEOUT, Case
+from miniagents_testing.checks._case import DEFAULT_TIMEOUT, Case
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence

@@ -15,9 +15,9 @@ from miniagents_testing._playing import AsyncBody, aplay, response_with
 from miniagents_testing._script import Step
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
-from miniagents_testing.checks.agents import check_agent, check_cancel_closes_source, check_usage
-from miniagents_testing.checks.case import DEFAULT_TIMEOUT, Case
-from miniagents_testing.checks.messages import check_message
+from miniagents_testing.checks._agents import check_agent, check_cancel_closes_source, check_usage
+from miniagents_testing.checks._case import DEFAULT_TIMEOUT, Case
+from miniagents_testing.checks._messages import check_message
 from miniagents_testing.recut import EventEnds, cut_at, risky_places
 
 if TYPE_CHECKING:

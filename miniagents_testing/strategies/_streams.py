@@ -1,4 +1,7 @@
-"""Answers of providers, other cuts of them, and what can go wrong with them."""
+"""Answers of providers, other cuts of them, and what can go wrong with them.
+
+When things happen: where a task is cancelled, and in which order tasks run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from miniagents_testing import faults
 from miniagents_testing._script import Step
 from miniagents_testing._wire.dialects import QUIRKS, ProviderStream, provider_stream
 from miniagents_testing.recut import EventEnds, cut_at, risky_places
-from miniagents_testing.strategies.texts import token_splits
+from miniagents_testing.strategies._texts import token_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.faults import Fault
 
-__all__ = ["provider_streams", "recuts", "stream_faults"]
+__all__ = ["cancellation_points", "provider_streams", "recuts", "schedule_seeds", "stream_faults"]
 
 
 def provider_streams(
@@ -145,3 +148,19 @@ def stream_faults(stream: ResponseStream, *, kinds: Collection[str] = tuple(_FAU
     if not events:
         raise ValueError("the stream has no event in which anything could go wrong")
     return st.builds(lambda kind, event: _FAULTS[kind](event), st.sampled_from(tuple(kinds)), st.integers(1, events))
+
+
+def cancellation_points(*, max_steps: int = 50) -> st.SearchStrategy[int]:
+    """After how many steps of the loop (`await asyncio.sleep(0)`) somebody is cancelled; 0 is before the first one.
+
+    Args:
+        max_steps: the latest.
+    """
+    if max_steps < 0:
+        raise ValueError(f"max_steps must be a number of steps, not {max_steps!r}")
+    return st.integers(0, max_steps)
+
+
+def schedule_seeds() -> st.SearchStrategy[int]:
+    """Seeds for an event loop that runs ready tasks in an order of its own; small ones first."""
+    return st.integers(0, 2**32 - 1)
