@@ -16,8 +16,8 @@ from miniagents_testing.cassette.matching import VOLATILE_FIELDS, Matching
 from miniagents_testing.cassette.timeline import Moment, timeline
 
 if TYPE_CHECKING:
+    from miniagents_testing.cassette._secrets import JSONPath, Redaction
     from miniagents_testing.cassette.layer import CassetteContext, stream_layer, use_cassette
-    from miniagents_testing.cassette.secrets import JSONPath, Redaction
     from miniagents_testing.cassette.session import Session
     from miniagents_testing.cassette.transports import ReplayTransport
 
@@ -42,8 +42,8 @@ __all__ = [
 
 _HOME = {
     "CassetteContext": "layer",
-    "JSONPath": "secrets",
-    "Redaction": "secrets",
+    "JSONPath": "_secrets",
+    "Redaction": "_secrets",
     "ReplayTransport": "transports",
     "Session": "session",
     "stream_layer": "layer",

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from miniagents_testing.cassette import vcrpy
+from miniagents_testing.cassette._patches import patched
 from miniagents_testing.cassette.active import activate, deactivate
 from miniagents_testing.cassette.file import load
 from miniagents_testing.cassette.locks import recording_lock
 from miniagents_testing.cassette.modes import refuse_under_ci, ways
-from miniagents_testing.cassette.patches import patched
 from miniagents_testing.cassette.session import Session
 from miniagents_testing.cassette.settings import Settings
 from miniagents_testing.errors import RecordingRefusedError

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 from miniagents_testing._streams import ResponseStream
+from miniagents_testing.cassette._secrets import Redaction
 from miniagents_testing.cassette.matching import Matching
-from miniagents_testing.cassette.secrets import Redaction
 
 __all__ = ["Chunking", "OnEarlyClose", "Options", "Settings"]
 

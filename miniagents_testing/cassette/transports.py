@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from miniagents_testing.cassette._patches.httpx import Family
 from miniagents_testing.cassette.file import load
-from miniagents_testing.cassette.patches.httpx import Family
 from miniagents_testing.cassette.session import Session
 from miniagents_testing.cassette.settings import Settings
 

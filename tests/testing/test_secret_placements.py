@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
-from miniagents_testing.cassette.secrets import Redaction
+from miniagents_testing.cassette._secrets import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,6 +1,8 @@
 """aiohttp, below the transports that the SDKs bring along.
 
 vcrpy replaces its requests as well, and would hold back down there what we record further up.
+
+What vcrpy has replaced, where it has.
 """
 
 from __future__ import annotations
@@ -10,12 +12,22 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing.cassette.active import is_passing
-from miniagents_testing.cassette.patches.beneath import beneath_vcrpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["is_held_by_vcrpy", "target"]
+__all__ = ["beneath_vcrpy", "is_held_by_vcrpy", "target"]
+
+
+def beneath_vcrpy(method: Any) -> Any:
+    """The method that vcrpy's stub stands for; the method itself where there is none.
+
+    Replacements of others, such as those of tracers, stay: they are part of what the user has set up.
+    """
+    while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
+        method = method.__wrapped__
+    return method
+
 
 _REQUEST = "_request"
 """Not public, but the one that vcrpy replaces."""

@@ -12,8 +12,8 @@ from functools import lru_cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing.cassette._patches.aiohttp import beneath_vcrpy
 from miniagents_testing.cassette.active import is_passing, passing, session_here
-from miniagents_testing.cassette.patches.beneath import beneath_vcrpy
 from miniagents_testing.cassette.playing import Playback
 from miniagents_testing.cassette.session import LiveRequest
 

@@ -7,9 +7,8 @@ one. This room knows interactions, and neither files nor transports nor provider
 
 from __future__ import annotations
 
-from miniagents_testing.cassette.secrets.known import known_secrets
-from miniagents_testing.cassette.secrets.leaks import Leak
-from miniagents_testing.cassette.secrets.redaction import Redaction, scan
-from miniagents_testing.cassette.secrets.rules import JSONPath, Rule
+from miniagents_testing.cassette._secrets.leaks import Leak
+from miniagents_testing.cassette._secrets.names import known_secrets
+from miniagents_testing.cassette._secrets.redaction import JSONPath, Redaction, Rule, scan
 
 __all__ = ["JSONPath", "Leak", "Redaction", "Rule", "known_secrets", "scan"]

@@ -13,8 +13,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing.cassette.patches import aiohttp
-from miniagents_testing.cassette.patches.httpx import Family
+from miniagents_testing.cassette._patches import aiohttp
+from miniagents_testing.cassette._patches.httpx import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -1,0 +1,304 @@
+"""Where a secret stands in an interaction, in words that do not give it away.
+
+Bodies that came compressed, as the chunks they would have come in uncompressed.
+
+The places of an interaction where a secret may stand, and what each is called.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from miniagents.errors import EventTooLargeError, StreamDecodeError
+from miniagents.ext.llm.sse import inflater_for
+from miniagents_testing._streams import Chunk
+from miniagents_testing.cassette._secrets.names import holds_key, is_secret_name, is_telling, known_secrets
+from miniagents_testing.cassette._secrets.texts import SEPARATOR, groups, is_stream, joined, named, pieces_of, unfolded
+from miniagents_testing.cassette.interaction import KEPT_HEADERS, is_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from miniagents_testing.cassette._secrets.texts import Piece
+    from miniagents_testing.cassette.interaction import Interaction
+
+__all__ = [
+    "SEARCH_FOR_KEYS",
+    "Leak",
+    "Part",
+    "Plain",
+    "Search",
+    "Spot",
+    "leaks_of",
+    "parts_of",
+    "plain",
+    "search_for",
+    "suspicions",
+]
+
+
+_GZIP = b"\x1f\x8b"
+
+
+class Plain(NamedTuple):
+    """A body without its compression."""
+
+    chunks: Sequence[Chunk]
+    undone: str
+    """`gzip`, `deflate` or nothing."""
+    readable: bool = True
+    """Whether these are all its bytes as they were meant; no, where a compression is not known, or a bomb."""
+
+    @property
+    def data(self) -> bytes:
+        """The whole body."""
+        return b"".join(chunk.data for chunk in self.chunks)
+
+
+def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
+    """The chunks, inflated where they are compressed, and each at its time.
+
+    Recordings of others have bodies that are plain though a header says otherwise, and the other way round.
+    """
+    body = b"".join(chunk.data for chunk in chunks)
+    encoding = "gzip" if body.startswith(_GZIP) else ", ".join(headers.get("content-encoding", ()))
+    try:
+        inflater = inflater_for(encoding)
+        if inflater is None or not body:
+            return Plain(chunks, "")
+        return Plain([Chunk(chunk.wait, inflater.feed(chunk.data)) for chunk in chunks], inflater.encoding)
+    except (StreamDecodeError, EventTooLargeError):
+        return Plain(chunks, "", readable=is_text(body))
+
+
+class Spot(NamedTuple):
+    """One text, as the pieces that it came in."""
+
+    texts: Sequence[bytes]
+    place: Callable[[int, int], str]
+    """What the pieces from the first to the last of these numbers are called."""
+
+
+class Part(NamedTuple):
+    """A part of an interaction."""
+
+    place: str
+    data: bytes
+    """All that is to be searched in it."""
+    spots: Callable[[], Sequence[Sequence[Spot]]]
+    """Where in it something may have been found: the first row that has it knows best."""
+    undone: str = ""
+    """The compression that `data` came in."""
+    readable: bool = True
+    """Whether `data` is what was meant."""
+
+
+def parts_of(interaction: Interaction) -> Iterator[Part]:
+    """All that a cassette holds of the interaction."""
+    answer = interaction.response
+    yield _uri(interaction.uri)
+    yield from _headers("request", interaction.request_headers)
+    yield _body("request", [Chunk(0, interaction.request_body)], interaction.request_headers)
+    yield from _headers("response", answer.headers)
+    yield _body("response", answer.chunks, answer.headers)
+    yield _simple("reason of the response status", answer.reason)
+    yield _simple("end of the stream", answer.end)
+    for field in fields(interaction):
+        value = getattr(interaction, field.name)
+        if isinstance(value, str) and field.name != "uri":
+            yield _simple(field.name, value)
+
+
+def _simple(place: str, text: str) -> Part:
+    return Part(place, _bytes(text), lambda: [[_spot(place, text)]])
+
+
+def _spot(place: str, text: str) -> Spot:
+    return Spot([_bytes(text)], lambda first, last: place)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _headers(whose: str, headers: Mapping[str, list[str]]) -> Iterator[Part]:
+    for name, values in headers.items():
+        for value in values:
+            yield _simple(f"{whose} header {name}", f"{name}: {value}")
+
+
+def _uri(uri: str) -> Part:
+    def spots() -> list[list[Spot]]:
+        parts = urlsplit(uri)
+        named = {"user info": parts.netloc.rpartition("@")[0], "host": parts.hostname or "", "path": parts.path}
+        row = [_spot(f"{name} of the URI", text) for name, text in named.items()]
+        row += [
+            _spot(f"query parameter {unquote(parameter.partition('=')[0])}", parameter)
+            for parameter in parts.query.split("&")
+        ]
+        return [row, [_spot("URI", uri)]]
+
+    return Part("URI", _bytes(uri), spots)
+
+
+def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Part:
+    body = plain(chunks, headers)
+    data = body.data
+    rows = groups(pieces_of(data))
+    ends = list(accumulate(len(chunk.data) for chunk in body.chunks))
+    place = f"{whose} body"
+
+    def spots() -> list[list[Spot]]:
+        name = partial(_stream_place if is_stream(data) else _document_place, whose, ends)
+        found = [
+            [Spot([joined(data, [piece]) for piece in group], partial(_group_place, name, group)) for group in row]
+            for row in rows
+        ]
+        whole = Spot([chunk.data for chunk in body.chunks], lambda first, last: _chunks(place, first + 1, last + 1))
+        return [*found, [whole if len(whole.texts) > 1 else Spot([data], lambda first, last: place)]]
+
+    # What is one literal stands in the body as well; what came in pieces, or as numbers, stands there in no other way.
+    pieced = [joined(data, group) for row in rows for group in row if len(group) > 1 or group[0].form == "numbers"]
+    return Part(place, SEPARATOR.join([data, *pieced]), spots, body.undone, body.readable)
+
+
+def _group_place(name: Callable[[Piece, Piece], str], group: Sequence[Piece], first: int, last: int) -> str:
+    return name(group[first], group[last])
+
+
+def _document_place(whose: str, ends: Sequence[int], first: Piece, last: Piece) -> str:
+    """`request body messages[2].content`."""
+    to = f" to {last.path}" if last.path != first.path else ""
+    return f"{whose} body {first.path}{to}".rstrip()
+
+
+def _stream_place(whose: str, ends: Sequence[int], first: Piece, last: Piece) -> str:
+    """`response deltas choices[0].delta.content, chunks 4-6`."""
+    kind = "event" if first is last else "deltas"
+    place = f"{whose} {kind} {first.place}".rstrip()
+    return _chunks(place, bisect_right(ends, first.start) + 1, bisect_right(ends, max(last.end - 1, last.start)) + 1)
+
+
+def _chunks(place: str, first: int, last: int) -> str:
+    return f"{place}, chunk {first}" if first == last else f"{place}, chunks {first}-{last}"
+
+
+_STAND_IN = re.compile(r"redact|dummy|fake|mock|test|example|placeholder|filtered|scrub|x{4}|\*{3}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A secret in a recording. It says where, and not what it is."""
+
+    place: str
+    """In a person's words: `request body messages[2].content`, `query parameter api_key`."""
+    encoding: str = "plain"
+    """How it was hidden there, the outermost first: `base64`, `gzip, percent-encoded twice`."""
+    what: str = "a known secret"
+    interaction: int = 0
+    """Its number in the cassette, from 1; 0 where nobody counted."""
+
+    def __str__(self) -> str:
+        number = f"interaction {self.interaction}, " if self.interaction else ""
+        encoding = "" if self.encoding == "plain" else f" ({self.encoding})"
+        return f"{number}{self.place}: {self.what}{encoding}"
+
+
+class Search(NamedTuple):
+    """What to look for."""
+
+    what: str
+    holds: Callable[[bytes], object]
+    """Whether it is in a text whose encodings have been undone."""
+
+
+SEARCH_FOR_KEYS = Search("what looks like a key", holds_key)
+
+
+def search_for(known_value: str) -> Search:
+    """The search for a value that is known to be secret."""
+    value = known_value.encode("utf-8", "surrogateescape")
+    if b" " not in value:
+        return Search("a known secret", lambda text: value in text)
+    in_a_form = value.replace(b" ", b"+")
+    return Search("a known secret", lambda text: value in text or in_a_form in text)
+
+
+def leaks_of(interaction: Interaction, searches: Sequence[Search]) -> list[Leak]:
+    """Every place where one of them is found, each once."""
+    found: dict[Leak, None] = {}
+    for part in parts_of(interaction):
+        if not part.readable:
+            found[Leak(part.place, what="compressed in a way that cannot be searched")] = None
+        found |= dict.fromkeys(_leaks_in(part, searches))
+    return list(found)
+
+
+def suspicions(interaction: Interaction) -> Iterator[Leak]:
+    """What has the name of a secret, and a value that could be one."""
+    for whose, headers in (("request", interaction.request_headers), ("response", interaction.response.headers)):
+        for name, values in headers.items():
+            secrets = known_secrets({}, [(name, value) for value in values])
+            if name.lower() not in KEPT_HEADERS and any(map(_is_real, secrets)):
+                yield Leak(f"{whose} header {name}", what="a header that carries secrets")
+    parts = urlsplit(interaction.uri)
+    if parts.password and _is_real(parts.password):
+        yield Leak("user info of the URI", what="a password")
+    for name, value in parse_qsl(parts.query):
+        if is_secret_name(name) and _is_real(value):
+            yield Leak(f"query parameter {name}", what="a parameter that carries secrets")
+
+
+def _is_real(value: str) -> bool:
+    """Whether nobody has put anything in the place of the secret."""
+    return is_telling(value) and _STAND_IN.search(value) is None
+
+
+def _leaks_in(part: Part, searches: Sequence[Search]) -> Iterator[Leak]:
+    """First whether, which is cheap, then where, which is not."""
+    pending = list(_first_found(part.data, searches))
+    for row in part.spots():
+        if not pending:
+            return
+        placed: set[Search] = set()
+        for spot in row:
+            found = _first_found(b"".join(spot.texts), pending)
+            placed |= found.keys()
+            for search, names in found.items():
+                if search is SEARCH_FOR_KEYS and len(found) > 1:
+                    continue  # a known one looks like a key, too
+                place = spot.place(*_narrowed(spot.texts, search))
+                if _first_found(place.encode("utf-8", "replace"), searches):
+                    place = part.place  # a name that is itself the secret
+                yield Leak(place, named((part.undone, *names) if part.undone else names), search.what)
+        pending = [search for search in pending if search not in placed]
+
+
+def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[str, ...]]:
+    """Which of them are found in the text, and after undoing the fewest encodings."""
+    pending = list(searches)
+    found: dict[Search, tuple[str, ...]] = {}
+    for names, view in unfolded(text):
+        if not pending:
+            break
+        for search in [search for search in pending if search.holds(view)]:
+            found[search] = names
+            pending.remove(search)
+    return found
+
+
+def _narrowed(texts: Sequence[bytes], search: Search) -> tuple[int, int]:
+    """The first and last of the texts that are needed to find it."""
+
+    def holds(first: int, end: int) -> bool:
+        return bool(_first_found(b"".join(texts[first:end]), [search]))
+
+    end = bisect_left(range(1, len(texts)), True, key=lambda end: holds(0, end)) + 1
+    first = bisect_left(range(1, end), True, key=lambda first: not holds(first, end))
+    return first, end - 1
