@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from miniagents_testing._scripted.clients import api_of_path
-from miniagents_testing.cassette.matching import canonical_body, differences
+from miniagents_testing.cassette._matching import canonical_body, differences
 from miniagents_testing.errors import UnexpectedCallError
 
 if TYPE_CHECKING:

@@ -10,16 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing._streams import Chunk, ResponseStream
-from miniagents_testing.cassette.file import load, save
-from miniagents_testing.cassette.interaction import Interaction
-from miniagents_testing.cassette.matching import VOLATILE_FIELDS, Matching
-from miniagents_testing.cassette.timeline import Moment, timeline
+from miniagents_testing.cassette._file import load, save
+from miniagents_testing.cassette._interaction import Interaction, Moment, timeline
+from miniagents_testing.cassette._matching import VOLATILE_FIELDS, Matching
 
 if TYPE_CHECKING:
+    from miniagents_testing.cassette._contexts import CassetteContext, ReplayTransport, stream_layer, use_cassette
     from miniagents_testing.cassette._secrets import JSONPath, Redaction
-    from miniagents_testing.cassette.layer import CassetteContext, stream_layer, use_cassette
-    from miniagents_testing.cassette.session import Session
-    from miniagents_testing.cassette.transports import ReplayTransport
+    from miniagents_testing.cassette._session import Session
 
 __all__ = [
     "VOLATILE_FIELDS",
@@ -41,13 +39,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "CassetteContext": "layer",
+    "CassetteContext": "_contexts",
     "JSONPath": "_secrets",
     "Redaction": "_secrets",
-    "ReplayTransport": "transports",
-    "Session": "session",
-    "stream_layer": "layer",
-    "use_cassette": "layer",
+    "ReplayTransport": "_contexts",
+    "Session": "_session",
+    "stream_layer": "_contexts",
+    "use_cassette": "_contexts",
 }
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from miniagents.ext.llm._sessions import Outcome, Session
     from miniagents.ext.llm.sse import ServerSentEvent
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
 
 __all__ = ["Ending", "Reading", "read"]
 

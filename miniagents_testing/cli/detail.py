@@ -14,7 +14,7 @@ from miniagents_testing.cli.screen import one_line, styled
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette.reading import Reading
 
 __all__ = ["in_full"]

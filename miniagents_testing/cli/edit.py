@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cassette.file import save
-from miniagents_testing.cassette.resealing import load_edited
+from miniagents_testing.cassette._file import load_edited, save
 from miniagents_testing.cli.screen import Impossible, Screen, counted
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cassette.file import load
+from miniagents_testing.cassette._file import load
 from miniagents_testing.cassette.reading import read
 from miniagents_testing.cli.screen import Impossible
 from miniagents_testing.errors import CassetteFormatError
@@ -16,7 +16,7 @@ from miniagents_testing.errors import CassetteFormatError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette.reading import Reading
 
 __all__ = ["Cassette", "cassette_paths", "open_cassette"]

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miniagents_testing.cassette._file import save
 from miniagents_testing.cassette._secrets import Redaction, known_secrets
-from miniagents_testing.cassette.file import save
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.screen import Impossible, Screen, complain, progress
 from miniagents_testing.cli.verify import summary

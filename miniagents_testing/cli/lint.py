@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from miniagents_testing.cassette._interaction import KEPT_HEADERS, is_text
 from miniagents_testing.cassette._secrets import known_secrets, scan
-from miniagents_testing.cassette.interaction import KEPT_HEADERS, is_text
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.orphans import TestNames
 from miniagents_testing.cli.screen import Impossible, Screen, counted, progress
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cli.commands import Commands
     from miniagents_testing.cli.files import Cassette
 

@@ -12,16 +12,16 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from miniagents_testing.cassette.file import load
+from miniagents_testing.cassette._file import load
+from miniagents_testing.cassette._interaction import timeline
 from miniagents_testing.cassette.reading import Reading, read
-from miniagents_testing.cassette.timeline import timeline
 from miniagents_testing.cli.screen import Screen, one_line
 from miniagents_testing.cli.transcript import Transcript, prompt_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cli.commands import Commands
 
 __all__ = ["Player", "add_play"]

@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from miniagents_testing.cassette.file import load
+from miniagents_testing.cassette._file import load
+from miniagents_testing.cassette._interaction import ends_ms
 from miniagents_testing.cassette.reading import read
-from miniagents_testing.cassette.timeline import ends_ms
 from miniagents_testing.cli.detail import in_full
 from miniagents_testing.cli.files import cassette_paths, open_cassette
 from miniagents_testing.cli.screen import Impossible, Screen, complain, one_line, progress
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette.reading import Reading
     from miniagents_testing.cli.commands import Commands
     from miniagents_testing.cli.files import Cassette

@@ -10,7 +10,7 @@ from miniagents.ext._terminal import TerminalFilter
 from miniagents_testing.cli.screen import one_line, styled
 
 if TYPE_CHECKING:
-    from miniagents_testing.cassette.interaction import Interaction
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette.pieces import Piece
     from miniagents_testing.cassette.reading import Reading
 

@@ -16,8 +16,8 @@ from vcr.cassette import Cassette
 from vcr.request import Request
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
-from miniagents_testing.cassette.document import sealed
-from miniagents_testing.cassette.yaml_text import yaml_text
+from miniagents_testing.cassette._document import sealed
+from miniagents_testing.cassette._yaml import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:

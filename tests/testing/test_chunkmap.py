@@ -7,14 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miniagents_testing._streams import Chunk
-from miniagents_testing.cassette.chunkmap import (
-    ChunkMapError,
-    decode,
-    encode,
-    event_ends,
-    one_event_a_chunk,
-    refitted,
-)
+from miniagents_testing.cassette._chunkmap import ChunkMapError, decode, encode, event_ends, one_event_a_chunk, refitted
 
 PIECES = st.sampled_from([b"data: x", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", "data: é😀\n\n".encode(), b":"])
 CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.binary(max_size=5))))

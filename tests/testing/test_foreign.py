@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from miniagents_testing import ReplayTransport
 from miniagents_testing.cassette import load, use_cassette
-from miniagents_testing.cassette.foreign import foreign_interaction
+from miniagents_testing.cassette._document import foreign_interaction
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from miniagents_testing.cassette.file import load
+from miniagents_testing.cassette._file import load
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load
+from miniagents_testing.cassette._chunkmap import one_event_a_chunk
 from miniagents_testing.cassette._secrets import Leak, Redaction, scan
-from miniagents_testing.cassette.chunkmap import one_event_a_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable

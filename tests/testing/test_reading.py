@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
-from miniagents_testing.cassette.chunkmap import one_event_a_chunk
+from miniagents_testing.cassette._chunkmap import one_event_a_chunk
 from miniagents_testing.cassette.prompt import Turn, read_prompt
 from miniagents_testing.cassette.reading import read
 

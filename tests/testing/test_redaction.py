@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
+from miniagents_testing.cassette._chunkmap import decode, encode
 from miniagents_testing.cassette._secrets import JSONPath, Redaction, known_secrets
-from miniagents_testing.cassette.chunkmap import decode, encode
 
 KEY = "sk-proj-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
 URI = "https://api.openai.com/v1/chat/completions"

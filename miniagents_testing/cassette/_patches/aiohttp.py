@@ -11,7 +11,7 @@ import sys
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing.cassette.active import is_passing
+from miniagents_testing.cassette._session import is_passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

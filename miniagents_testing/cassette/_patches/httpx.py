@@ -13,15 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing.cassette._patches.aiohttp import beneath_vcrpy
-from miniagents_testing.cassette.active import is_passing, passing, session_here
-from miniagents_testing.cassette.playing import Playback
-from miniagents_testing.cassette.session import LiveRequest
+from miniagents_testing.cassette._playback import Playback
+from miniagents_testing.cassette._session import LiveRequest, is_passing, passing, session_here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from miniagents_testing.cassette.recording import Slot
-    from miniagents_testing.cassette.session import Session
+    from miniagents_testing.cassette._recording import Slot
+    from miniagents_testing.cassette._session import Session
 
 __all__ = ["Family"]
 

@@ -18,15 +18,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext.llm.sse import inflater_for
 from miniagents_testing._streams import Chunk
+from miniagents_testing.cassette._interaction import KEPT_HEADERS, is_text
 from miniagents_testing.cassette._secrets.names import holds_key, is_secret_name, is_telling, known_secrets
 from miniagents_testing.cassette._secrets.texts import SEPARATOR, groups, is_stream, joined, named, pieces_of, unfolded
-from miniagents_testing.cassette.interaction import KEPT_HEADERS, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._secrets.texts import Piece
-    from miniagents_testing.cassette.interaction import Interaction
 
 __all__ = [
     "SEARCH_FOR_KEYS",

@@ -20,17 +20,17 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit, urlunsplit
 
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing._streams import Chunk
+from miniagents_testing.cassette._interaction import kept_headers
 from miniagents_testing.cassette._secrets.leaks import SEARCH_FOR_KEYS, leaks_of, plain, search_for, suspicions
 from miniagents_testing.cassette._secrets.names import is_secret_name, keys_in, known_secrets
 from miniagents_testing.cassette._secrets.texts import SHORTEST, Piece, groups, joined, pieces_of
-from miniagents_testing.cassette.interaction import kept_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from miniagents_testing._streams import ResponseStream
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._secrets.leaks import Leak
-    from miniagents_testing.cassette.interaction import Interaction
 
 __all__ = [
     "Edit",

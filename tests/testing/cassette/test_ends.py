@@ -229,8 +229,8 @@ async def test_an_error_class_that_the_library_lacks_is_the_nearest_it_has(kit: 
 def _resealed(kit: Kit) -> Any:
     import yaml
 
-    from miniagents_testing.cassette.document import sealed
-    from miniagents_testing.cassette.yaml_text import yaml_text
+    from miniagents_testing.cassette._document import sealed
+    from miniagents_testing.cassette._yaml import yaml_text
 
     document = yaml.safe_load(kit.path.read_text(encoding="utf-8"))
     kit.path.write_text(yaml_text(sealed(document["interactions"])), encoding="utf-8")

@@ -20,9 +20,8 @@ from miniagents import MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing.cassette import VOLATILE_FIELDS, Interaction, Matching, ResponseStream, save
-from miniagents_testing.cassette.index import Index
-from miniagents_testing.cassette.matching import changed_span
-from miniagents_testing.cassette.misses import near_misses
+from miniagents_testing.cassette._matching import changed_span
+from miniagents_testing.cassette._session import Index, near_misses
 from miniagents_testing.errors import CassetteMissError, UnplayedError
 
 if TYPE_CHECKING:

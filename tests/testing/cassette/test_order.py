@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from miniagents_testing import ReplayTransport, run_in_virtual_time, stream_layer
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, timeline
-from miniagents_testing.cassette.order import Order
+from miniagents_testing.cassette._order import Order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -1,4 +1,7 @@
-"""Opening a cassette: `use_cassette` for a file, `stream_layer` around a cassette that vcrpy has opened already."""
+"""Opening a cassette: `use_cassette` for a file, `stream_layer` around a cassette that vcrpy has opened already.
+
+A cassette as a transport, for one client instead of all: the same session, and nothing is patched.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,63 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from miniagents_testing.cassette import vcrpy
+import httpx2
+
+from miniagents_testing.cassette import _vcrpy as vcrpy
+from miniagents_testing.cassette._file import load
 from miniagents_testing.cassette._patches import patched
-from miniagents_testing.cassette.active import activate, deactivate
-from miniagents_testing.cassette.file import load
-from miniagents_testing.cassette.locks import recording_lock
-from miniagents_testing.cassette.modes import refuse_under_ci, ways
-from miniagents_testing.cassette.session import Session
-from miniagents_testing.cassette.settings import Settings
+from miniagents_testing.cassette._patches.httpx import Family
+from miniagents_testing.cassette._recording import recording_lock
+from miniagents_testing.cassette._session import Session, activate, deactivate
+from miniagents_testing.cassette._settings import Settings, refuse_under_ci, ways
 from miniagents_testing.errors import RecordingRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from miniagents_testing.cassette.modes import RecordMode
-    from miniagents_testing.cassette.settings import Options
+    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette._settings import Options, RecordMode
 
-__all__ = ["CassetteContext", "stream_layer", "use_cassette"]
+__all__ = ["CassetteContext", "ReplayTransport", "stream_layer", "use_cassette"]
+
+
+_HTTPX2 = Family.of("httpx2")
+
+
+class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
+    """Answers each request with the recorded stream of the same request, chunk for chunk.
+
+    Args:
+        cassette: a file, or the interactions themselves.
+        pace: factor on the recorded waits, see `use_cassette`.
+    """
+
+    def __init__(self, cassette: str | os.PathLike[str] | Sequence[Interaction], *, pace: float = 0.0) -> None:
+        if isinstance(cassette, (str, os.PathLike)):
+            name, interactions = os.fspath(cassette), load(cassette)
+        else:
+            name, interactions = "the cassette", tuple(cassette)
+        self.session = Session(name, interactions, Settings(pace=pace))
+
+    def assert_complete(self) -> None:
+        """Raise what was missed or not played, see `Session.assert_complete`."""
+        self.session.assert_complete()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The recorded response; its body streams."""
+        response: httpx2.Response = await _HTTPX2.aanswer(self.session, request, _nobody_sends)
+        return response
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The same for threads."""
+        response: httpx2.Response = _HTTPX2.answer(self.session, request, _nobody_sends)
+        return response
+
+
+def _nobody_sends() -> Any:
+    raise AssertionError("a session that only plays sends nothing")
 
 
 class CassetteContext:

@@ -1,34 +1,180 @@
-"""An open cassette: what of it is left, what was recorded, what was missing. Knows no HTTP library and no file."""
+"""An open cassette: what of it is left, what was recorded, what was missing. Knows no HTTP library and no file.
+
+The recorded interactions of a cassette, found by what was asked: a look-up costs the same however many there are.
+
+What is said when a request is not in the cassette: how it differs from the recorded ones, and to whom.
+
+Which open cassette a request belongs to: the one opened in its context, else the only one that is open.
+
+A context goes with a task, and with a thread that was started with it (`asyncio.to_thread`); other threads have none.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from dataclasses import replace
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from heapq import nsmallest
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 from miniagents import InteractionContext
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
-from miniagents_testing.cassette.index import Index
-from miniagents_testing.cassette.misses import miss_class, near_misses
-from miniagents_testing.cassette.order import Order
-from miniagents_testing.cassette.playing import Playback
-from miniagents_testing.cassette.recording import Recorder
-from miniagents_testing.cassette.timeline import ends_ms, timeline
-from miniagents_testing.errors import CassetteMissError, RecordingRefusedError, UnplayedError
+from miniagents_testing.cassette._interaction import ends_ms, timeline
+from miniagents_testing.cassette._matching import changed_span, differences
+from miniagents_testing.cassette._order import Order
+from miniagents_testing.cassette._playback import Playback
+from miniagents_testing.cassette._recording import Recorder
+from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError, UnplayedError, sdk_proof
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from miniagents_testing.cassette.index import Place
-    from miniagents_testing.cassette.interaction import Interaction
-    from miniagents_testing.cassette.playing import HTTPLibrary
-    from miniagents_testing.cassette.recording import Slot
-    from miniagents_testing.cassette.settings import Settings
-    from miniagents_testing.cassette.timeline import Moment
+    from miniagents_testing.cassette._interaction import Interaction, Moment
+    from miniagents_testing.cassette._matching import Matching, RequestKey
+    from miniagents_testing.cassette._playback import HTTPLibrary
+    from miniagents_testing.cassette._recording import Slot
+    from miniagents_testing.cassette._settings import Settings
 
-__all__ = ["LiveRequest", "Session"]
+__all__ = [
+    "Index",
+    "LiveRequest",
+    "Place",
+    "Session",
+    "activate",
+    "deactivate",
+    "is_passing",
+    "miss_class",
+    "near_misses",
+    "passing",
+    "session_here",
+]
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """One interaction in its cassette."""
+
+    number: int
+    """As people count: the first is 1."""
+    interaction: Interaction
+    key: RequestKey
+    plays: int = 0
+    """How often it was played."""
+
+
+class Index:
+    """Gives out each interaction once.
+
+    Args:
+        interactions: in the order in which they were started.
+        matching: what makes two requests the same.
+        repeats: whether a request that has had all its recordings gets the first one again.
+    """
+
+    def __init__(self, interactions: Sequence[Interaction], matching: Matching, *, repeats: bool = False) -> None:
+        self.places = [
+            Place(number, each, matching.key(each.method, each.uri, each.request_body))
+            for number, each in enumerate(interactions, 1)
+        ]
+        self._repeats = repeats
+        self._left: defaultdict[RequestKey, list[Place]] = defaultdict(list)
+        self._first: dict[RequestKey, Place] = {}
+        for place in self.places:
+            self._left[place.key].append(place)
+            self._first.setdefault(place.key, place)
+
+    def take(self, key: RequestKey, agent_path: str) -> Place | None:
+        """The recording for the next request of this kind: the same agent's if there is one, else the first left."""
+        left = self._left.get(key)
+        if left:
+            own = (place for place in left if place.interaction.agent_path == agent_path) if agent_path else iter(())
+            place = next(own, left[0])
+            left.remove(place)
+        elif self._repeats and key in self._first:
+            place = self._first[key]
+        else:
+            return None
+        place.plays += 1
+        return place
+
+    @property
+    def unplayed(self) -> tuple[Interaction, ...]:
+        """Those that nobody has asked for yet."""
+        return tuple(place.interaction for place in self.places if not place.plays)
+
+
+NEAREST_SHOWN = 3
+DIFFERENCES_SHOWN = 5
+_COMPARED = 20
+"""Recorded requests, leaf by leaf; or as many as have this many bytes."""
+_COMPARED_BYTES = 2_000_000
+_LOOKED_AT = 50_000_000
+"""Bytes of recorded bodies, for how alike they are; those that were not played are looked at first."""
+_COUNTED = 100
+"""Differences, of one recorded request."""
+
+_VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
+
+
+def miss_class() -> type[CassetteMissError]:
+    """The class of a miss: what SDKs let through, and what those catch who know vcrpy."""
+    return sdk_proof(CassetteMissError, _VCRPY_ERROR)
+
+
+def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matching: Matching) -> list[str]:
+    """Lines about the recorded requests that differ least from this one (method, URI and body as they are matched).
+
+    Only the likeliest are compared leaf by leaf, so that a miss costs milliseconds however large the cassette is.
+    """
+    method, uri, body = request
+    key = matching.key(method, uri, body)
+    ranked: list[tuple[int, bool, int, int, list[str]]] = []
+    left = _COMPARED_BYTES
+    for span, place in _likeliest(key, places):
+        recorded = place.interaction
+        left -= len(place.key[-1]) + len(body)
+        if left < 0 and ranked:
+            break
+        found = list(islice(differences(place.key[-1], key[-1]), _COUNTED))
+        if place.key[:-1] != key[:-1]:
+            found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
+        ranked.append((len(found), place.plays > 0, span, place.number, found))
+    ranked.sort()
+    lines: list[str] = []
+    for count, is_gone, _, number, found in ranked[:NEAREST_SHOWN]:
+        lines += _described(count, is_gone, number, found)
+    if matching.ignore:
+        lines.append(f"  not compared: {', '.join(matching.ignore)}")
+    return lines
+
+
+def _likeliest(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, Place]]:
+    """The recorded requests with the smallest part changed, and how many bytes that is."""
+    spans: list[tuple[bool, int, int, Place]] = []
+    left = _LOOKED_AT
+    for place in sorted(places, key=lambda place: place.plays):
+        left -= len(place.key[-1])
+        if left < 0 and spans:
+            break
+        spans.append((place.key[:-1] != key[:-1], changed_span(place.key[-1], key[-1]), place.number, place))
+    return [(span, place) for _, span, _, place in nsmallest(_COMPARED, spans)]
+
+
+def _described(count: int, is_gone: bool, number: int, found: list[str]) -> list[str]:
+    where = f"  interaction {number}"
+    if not count:
+        return [f"{where} is the same request, and was played already"]
+    many = f"{count}{' or more' if count >= _COUNTED else ''}"
+    lines = [f"{where}{' (played already)' if is_gone else ''} differs in {many}:"]
+    lines += [f"    {difference}" for difference in found[:DIFFERENCES_SHOWN]]
+    if count > DIFFERENCES_SHOWN:
+        lines.append(f"    and {count - DIFFERENCES_SHOWN} more")
+    return lines
+
 
 UNPLAYED_SHOWN = 5
 
@@ -235,3 +381,63 @@ def _named(place: Place) -> str:
     """An interaction, so that people find it."""
     recorded = place.interaction
     return f"{place.number} ({recorded.method} {recorded.uri}{recorded.agent and f', by {recorded.agent}'})"
+
+
+_current: ContextVar[Session | None] = ContextVar("miniagents_testing_cassette", default=None)
+_passing: ContextVar[bool] = ContextVar("miniagents_testing_cassette_passing", default=False)
+_open: list[Session] = []
+_lock = threading.Lock()
+
+
+def activate(session: Session) -> None:
+    """From here on, and in the tasks that are started from here, requests belong to this cassette."""
+    session.outer = _current.get()
+    with _lock:
+        _open.append(session)
+    _current.set(session)
+
+
+def deactivate(session: Session) -> None:
+    """Requests belong to whom they belonged to before. May be called in another context than `activate`."""
+    with _lock:
+        _open.remove(session)
+    if _current.get() is session:
+        _current.set(session.outer)
+
+
+def session_here() -> Session | None:
+    """The cassette for a request that is made here; None: it is nobody's.
+
+    Raises:
+        CassetteError: several are open, and none of them was opened here.
+    """
+    if _passing.get():
+        return None
+    session = _current.get()
+    while session is not None and session.closed:
+        session = session.outer
+    if session is not None:
+        return session
+    with _lock:
+        candidates = list(_open)
+    if len(candidates) > 1:
+        raise sdk_proof(CassetteError)(
+            f"a request is made where no cassette was opened, while several are open elsewhere: "
+            f"{', '.join(each.name for each in candidates)}. Open its cassette in the task or thread that makes it"
+        )
+    return candidates[0] if candidates else None
+
+
+def is_passing() -> bool:
+    """Whether a request is on its way to the network here."""
+    return _passing.get()
+
+
+@contextmanager
+def passing() -> Iterator[None]:
+    """While a request is really sent, the transports below that of the client have nothing to do with cassettes."""
+    token = _passing.set(True)
+    try:
+        yield
+    finally:
+        _passing.reset(token)

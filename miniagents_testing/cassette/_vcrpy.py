@@ -18,15 +18,15 @@ from vcr.request import Request
 from vcr.serialize import deserialize, serialize
 from vcr.serializers import yamlserializer
 
-from miniagents_testing.cassette.document import entry_of, interaction_of, parse, sealed
-from miniagents_testing.cassette.file import write
-from miniagents_testing.cassette.session import LiveRequest
-from miniagents_testing.cassette.yaml_text import yaml_text
+from miniagents_testing.cassette._document import entry_of, interaction_of, parse, sealed
+from miniagents_testing.cassette._file import write
+from miniagents_testing.cassette._session import LiveRequest
+from miniagents_testing.cassette._yaml import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
-    from miniagents_testing.cassette.interaction import Interaction
-    from miniagents_testing.cassette.matching import Matching, RequestKey
+    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette._matching import Matching, RequestKey
 
 __all__ = ["append", "configured", "filtered", "hand_over_saving", "interactions_of"]
 

@@ -1,17 +1,24 @@
-"""One request and the stream that answered it, apart from any file and any HTTP library."""
+"""One request and the stream that answered it, apart from any file and any HTTP library.
+
+Everything that came, of all interactions of a cassette, in the order in which it came.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from heapq import merge
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["Interaction", "holds_terminal_event", "is_text", "kept_headers"]
+__all__ = ["Interaction", "Moment", "ends_ms", "holds_terminal_event", "is_text", "kept_headers", "timeline"]
+
 
 KEPT_HEADERS = frozenset(
     {
@@ -75,3 +82,41 @@ def is_text(body: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+class Moment(NamedTuple):
+    """Something that happened in a recording."""
+
+    ms: float
+    """Since the recording began."""
+    number: int
+    """Which interaction; the first is 1."""
+    what: Literal["request", "headers", "chunk", "end"]
+    data: bytes = b""
+    """Of a chunk."""
+
+
+def timeline(interactions: Sequence[Interaction]) -> tuple[Moment, ...]:
+    """What happened, by time: of streams that ran at once, what came first stands first."""
+    return tuple(merge(*(_moments(number, each) for number, each in enumerate(interactions, 1))))
+
+
+def ends_ms(interactions: Iterable[Interaction]) -> float:
+    """When the last of them ended, in ms since the recording began."""
+    return max((moment.ms for each in interactions for moment in _moments(0, each)), default=0.0)
+
+
+def _moments(number: int, interaction: Interaction) -> Iterator[Moment]:
+    answer, now = interaction.response, ticks(interaction.started_ms)
+    yield Moment(_ms(now), number, "request")
+    now += ticks(answer.headers_ms)
+    if answer.status:
+        yield Moment(_ms(now), number, "headers")
+    for chunk in answer.chunks:
+        now += chunk.wait
+        yield Moment(_ms(now), number, "chunk", chunk.data)
+    yield Moment(_ms(now), number, "end")
+
+
+def _ms(moment: int) -> float:
+    return moment * 1000 / TICKS_PER_SECOND

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from miniagents_testing._streams import ResponseStream
-    from miniagents_testing.cassette.interaction import Interaction
-    from miniagents_testing.cassette.order import Order, Turn
-    from miniagents_testing.cassette.settings import Chunking, Settings
+    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette._order import Order, Turn
+    from miniagents_testing.cassette._settings import Chunking, Settings
 
 __all__ = ["HTTPLibrary", "Playback"]
 
