@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from miniagents import MiniAgents
 from miniagents_testing import VirtualTimeLoop, block_live_requests, strategies, use_cassette
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cassette.reading import read
+from miniagents_testing.cli._reading import read
 from miniagents_testing.recut import cut_at
 
 if TYPE_CHECKING:

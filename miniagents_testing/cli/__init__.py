@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show an emoji is no reason to stop
             stream.reconfigure(errors="backslashreplace")
     try:
-        from miniagents_testing.cli.commands import run
+        from miniagents_testing.cli._commands import run
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package.startswith("miniagents"):

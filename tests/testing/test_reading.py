@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
-from miniagents_testing.cassette.prompt import Turn, read_prompt
-from miniagents_testing.cassette.reading import read
+from miniagents_testing.cli._reading import Turn, read, read_prompt
 
 CHAT = "https://api.openai.com/v1/chat/completions"
 RESPONSES = "https://api.openai.com/v1/responses"

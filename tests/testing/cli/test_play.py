@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents_testing.cassette import Chunk, ResponseStream, load, save
-from miniagents_testing.cli.play import Player
-from miniagents_testing.cli.screen import Screen
+from miniagents_testing.cli._play import Player
+from miniagents_testing.cli._screen import Screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

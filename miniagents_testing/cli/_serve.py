@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
 
     from miniagents_testing._script import Call, Script
-    from miniagents_testing.cli.commands import Commands
+    from miniagents_testing.cli._commands import Commands
 
 __all__ = ["add_serve"]
 

@@ -2,10 +2,18 @@
 
 The bytes go through the framework's own decoder and sessions, as in an agent. Whatever else is in a cassette (a page, a
 list of models, a request to a web shop) is read too, as what it is: something without an answer of a model in it.
+
+What an event adds to an answer beside its text: reasoning, refusals, tool calls, piece by piece.
+
+A session says the text of each event, and all the rest only at the end, when it is sure. Whoever watches an answer
+being written wants the rest as it comes; being sure is the session's business, so what does not fit is passed over.
+
+What a recorded request asked: its model, and the end of its prompt, out of the JSON of any provider's API.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,17 +26,178 @@ from miniagents.ext.llm._sessions import ChatSession, MessagesSession, Responses
 from miniagents.ext.llm._sessions.base import error_from_payload
 from miniagents.ext.llm._streaming import ResponseBody
 from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES
-from miniagents_testing.cassette.pieces import Piece, other_pieces, tool_piece
-from miniagents_testing.cassette.prompt import Prompt, read_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from miniagents.ext.llm._sessions import Outcome, Session
     from miniagents.ext.llm.sse import ServerSentEvent
     from miniagents_testing.cassette._interaction import Interaction
 
-__all__ = ["Ending", "Reading", "read"]
+__all__ = ["Ending", "Piece", "Prompt", "Reading", "Turn", "other_pieces", "read", "read_prompt", "tool_piece"]
+
+
+class Piece(NamedTuple):
+    """Something that was said in one go."""
+
+    kind: str
+    """`text`, `reasoning`, `refusal`, `tool`, or `choice` for an answer beside the first one."""
+    part: str
+    """Neighbours of one kind and part belong together, such as the name and the arguments of one tool call."""
+    text: str
+
+
+def tool_piece(part: Any, name: Any, arguments: Any = "") -> Piece:
+    """The beginning of a tool call, or the whole."""
+    return Piece("tool", str(part), f"{name} {arguments}")
+
+
+def other_pieces(data: Any) -> Iterator[Piece]:
+    """The pieces of one event, of any of the APIs; its text is left to the session."""
+    data = _object(data)
+    kind = data.get("type")
+    if isinstance(kind, str) and kind.startswith("response."):
+        yield from _of_responses(kind, data)
+    elif kind in ("content_block_start", "content_block_delta"):
+        yield from _of_messages(data)
+    else:
+        for choice in map(_object, _list(data.get("choices"))):
+            if not choice.get("index"):
+                yield from _of_chat(_object(choice.get("delta")))
+
+
+def _of_chat(delta: dict[str, Any]) -> Iterator[Piece]:
+    yield Piece(
+        "reasoning", "", _text_or_empty(delta.get("reasoning_content")) or _text_or_empty(delta.get("reasoning"))
+    )
+    yield Piece("refusal", "", _text_or_empty(delta.get("refusal")))
+    for call in map(_object, _list(delta.get("tool_calls"))):
+        part = str(call.get("index") or 0)
+        function = _object(call.get("function") or call.get("custom"))
+        if function.get("name"):
+            yield tool_piece(part, function["name"])
+        yield Piece("tool", part, _text_or_empty(function.get("arguments") or function.get("input")))
+
+
+def _of_messages(data: dict[str, Any]) -> Iterator[Piece]:
+    part = str(data.get("index"))
+    block, delta = _object(data.get("content_block")), _object(data.get("delta"))
+    if str(block.get("type")).endswith("tool_use"):
+        given = block.get("input")  # usually {}, and the arguments follow
+        yield tool_piece(part, block.get("name"), json.dumps(given, ensure_ascii=False) if given else "")
+    if delta.get("type") == "thinking_delta":
+        yield Piece("reasoning", part, _text_or_empty(delta.get("thinking")))
+    elif delta.get("type") == "input_json_delta":
+        yield Piece("tool", part, _text_or_empty(delta.get("partial_json")))
+
+
+def _of_responses(kind: str, data: dict[str, Any]) -> Iterator[Piece]:
+    part = str(data.get("output_index"))
+    delta = _text_or_empty(data.get("delta"))
+    if kind == "response.output_item.added":
+        item = _object(data.get("item"))
+        if item.get("type") in ("function_call", "custom_tool_call"):
+            yield tool_piece(part, item.get("name"))
+    elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+        index = data.get("summary_index") or data.get("content_index") or 0
+        yield Piece("reasoning", f"{part}.{index}", delta)
+    elif kind == "response.refusal.delta":
+        yield Piece("refusal", part, delta)
+    elif kind in ("response.function_call_arguments.delta", "response.custom_tool_call_input.delta"):
+        yield Piece("tool", part, delta)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text_or_empty(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a prompt."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What can be said of a request body; empty where it is none of a model's."""
+
+    model: str = ""
+    turns: tuple[Turn, ...] = ()
+    """What came after the model's last word: often one message of the user, sometimes several results of tools."""
+    choices: int | None = None
+    """How many answers were asked for, where that is said."""
+
+    @property
+    def last(self) -> Turn:
+        """The message that the answer is to."""
+        return self.turns[-1] if self.turns else Turn("", "")
+
+
+def read_prompt(body: bytes) -> Prompt:
+    """The prompt in a request body, whatever it is."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        return Prompt()
+    if not isinstance(request, dict):
+        return Prompt()
+    said = request.get("messages") or request.get("input") or request.get("prompt") or ()
+    items = [said] if isinstance(said, (str, dict)) else list(said) if isinstance(said, (list, tuple)) else []
+    instructions = _content_text(request.get("system") or request.get("instructions"))  # messages of their own in chats
+    turns = [Turn("system", instructions)] if instructions else []
+    for item in items:
+        turn = _turn(item)
+        if turn.role in ("assistant", "model"):
+            turns.clear()
+        else:
+            turns.append(turn)
+    choices = request.get("n")
+    return Prompt(str(request.get("model") or ""), tuple(turns), choices if isinstance(choices, int) else None)
+
+
+def _turn(item: Any) -> Turn:
+    if not isinstance(item, dict):
+        return Turn("user", _content_text(item))
+    kind = str(item.get("type") or "message")
+    if kind != "message":  # Responses: calls of tools and their results stand beside the messages
+        result = kind.endswith("_output")
+        return Turn("tool" if result else "assistant", _content_text(item.get("output") if result else item))
+    content = item.get("content")
+    role = str(item.get("role") or "user")
+    if isinstance(content, list) and content and all(_is_tool_result(part) for part in content):
+        role = "tool"  # Anthropic: the user brings them
+    return Turn(role, _content_text(content))
+
+
+def _is_tool_result(part: Any) -> bool:
+    return isinstance(part, dict) and str(part.get("type") or "").endswith("tool_result")
+
+
+def _content_text(content: Any) -> str:
+    """The text of a message's content: a string, or parts of which some are no text."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(filter(None, map(_content_text, content)))
+    if not isinstance(content, dict):
+        return str(content)
+    for key in ("text", "content", "output"):
+        if isinstance(content.get(key), (str, list)):
+            return _content_text(content[key])
+    return f"[{content.get('type') or 'something'}]"  # an image, a document
+
 
 _PROVIDERS = {"api.openai.com": "openai", "api.anthropic.com": "anthropic"}
 _APIS: tuple[tuple[type[Session], str, bytes], ...] = (

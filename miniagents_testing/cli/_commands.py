@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cli.edit import add_edit
-from miniagents_testing.cli.importing import add_import
-from miniagents_testing.cli.lint import add_lint
-from miniagents_testing.cli.play import add_play
-from miniagents_testing.cli.screen import FOUND, IMPOSSIBLE, Impossible, complain
-from miniagents_testing.cli.serve import add_serve
-from miniagents_testing.cli.show import add_show
-from miniagents_testing.cli.verify import add_verify
+from miniagents_testing.cli._edit import add_edit, add_import
+from miniagents_testing.cli._lint import add_lint, add_verify
+from miniagents_testing.cli._play import add_play
+from miniagents_testing.cli._screen import FOUND, IMPOSSIBLE, Impossible, complain
+from miniagents_testing.cli._serve import add_serve
+from miniagents_testing.cli._show import add_show
 from miniagents_testing.errors import CassetteError
 
 if TYPE_CHECKING:
