@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PARTS = (
-    "miniagents_testing.pytest_parts.cassettes",
-    "miniagents_testing.pytest_parts.ending",
-    "miniagents_testing.pytest_parts.live_requests",
-    "miniagents_testing.pytest_parts.scripts",
-    "miniagents_testing.pytest_parts.virtual_time",
+    "miniagents_testing._pytest.cassettes",
+    "miniagents_testing._pytest",
+    "miniagents_testing._pytest.live_requests",
+    "miniagents_testing._pytest.scripts",
+    "miniagents_testing._pytest.virtual_time",
 )
 """The topics, each a plugin."""
 

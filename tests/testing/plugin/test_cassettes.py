@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from miniagents_testing._pytest.cassettes import cassette_name
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.cassette import Interaction, load, save
-from miniagents_testing.cassette.naming import cassette_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing import plugin
-from miniagents_testing.pytest_parts import FIXTURES
+from miniagents_testing._pytest import FIXTURES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

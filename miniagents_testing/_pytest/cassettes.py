@@ -1,21 +1,50 @@
 """Cassettes by marker and fixture, and how they are recorded.
 
 What the command line says goes before the marker, and that before the ini file.
+
+What the cassette of a test is called where nobody says a name. Knows no pytest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing.pytest_parts import extra_needed
-from miniagents_testing.pytest_parts.ending import open_until_the_end
+from miniagents_testing._pytest import extra_needed, open_until_the_end
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette import Session
+
+__all__ = ["cassette_name"]
+
+
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+"""In names of files, on one system or another (Windows has the longest list)."""
+_LONGEST = 100
+"""Bytes; file systems take 255, and who saves or replaces a file makes longer names of it."""
+
+
+def cassette_name(module: str, test: str) -> str:
+    """The path of a test's cassette, below the folder of the cassettes.
+
+    Args:
+        module: the name of the test file, without its ending.
+        test: the name of the test with its parameters, `Class.test` for one in a class.
+    """
+    short = test.encode("utf-8", "ignore")[:_LONGEST].decode("utf-8", "ignore")
+    name = _FORBIDDEN.sub("-", short)
+    parameters = name.partition("[")[2]
+    # two tests must not share a cassette because they differ in what cannot be in a name, or in what is one to a system
+    # that knows no case: there parameters, unlike functions, differ easily
+    if name != test or parameters != parameters.casefold():
+        name = f"{name}-{hashlib.sha256(test.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{module}/{name}.yaml"
+
 
 _MARKER = "miniagents_cassette"
 _FIXTURE = "stream_cassette"
@@ -76,8 +105,6 @@ def _record_mode(item: Any) -> Any:
 
 def _path(item: Any, name: str | os.PathLike[str] | None) -> Path:
     """Where the cassette of a test lies."""
-    from miniagents_testing.cassette.naming import cassette_name
-
     folder: Path = item.path.parent / item.config.getini("miniagents_cassette_dir")
     if name is None:
         return folder / cassette_name(item.path.stem, item.getmodpath())

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from miniagents_testing.pytest_parts import asks_for_us
-from miniagents_testing.pytest_parts.cassettes import may_record
+from miniagents_testing._pytest import asks_for_us
+from miniagents_testing._pytest.cassettes import may_record
 
 if TYPE_CHECKING:
     from collections.abc import Generator

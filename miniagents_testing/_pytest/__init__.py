@@ -1,4 +1,6 @@
-"""What a fixture opens for a test, and must be closed when the test has ended rather than at its teardown.
+"""The topics of the pytest plugin, one module each: fixtures and hooks that belong together; see `plugin`.
+
+What a fixture opens for a test, and must be closed when the test has ended rather than at its teardown.
 
 A cassette that was not played to its end, or a script that was not used up, is a failure of the test itself; and where
 the test has failed already, it is not asked, but may add what it knows to the failure.
@@ -6,16 +8,40 @@ the test has failed already, it is not asked, but may add what it knows to the f
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["open_until_the_end"]
+__all__ = ["FIXTURES", "asks_for_us", "extra_needed", "open_until_the_end"]
+
+
+FIXTURES = frozenset({"provider_server", "scripted_llm", "stream_cassette", "virtual_clock"})
+"""The fixtures of the plugin; a test that uses one gets the belt of `live_requests`."""
+
+
+def asks_for_us(item: pytest.Item) -> bool:
+    """Whether a test uses one of our markers or fixtures."""
+    return any(mark.name.startswith("miniagents_") for mark in item.iter_markers()) or not FIXTURES.isdisjoint(
+        getattr(item, "fixturenames", ())
+    )
+
+
+@contextmanager
+def extra_needed(fixture: str) -> Iterator[None]:
+    """Around the imports of a fixture: says how to install what is missing."""
+    try:
+        yield
+    except ImportError as error:
+        pytest.fail(
+            f"the fixture {fixture} needs {error.name!r}. Install it with: pip install 'miniagents[testing]'",
+            pytrace=False,
+        )
+
 
 T = TypeVar("T")
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing.pytest_parts import extra_needed
-from miniagents_testing.pytest_parts.ending import open_until_the_end
+from miniagents_testing._pytest import extra_needed, open_until_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
