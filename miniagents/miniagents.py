@@ -95,9 +95,9 @@ class MiniAgents(AgentsContext):
         self.listens = self.keeps_results = True
         return handler
 
-    def promise_resolved(self, promise: Promise[Any], result: Any) -> None:
+    def run_handlers(self, promise: Promise[Any], result: Any) -> None:
         """Besides the handlers of promises, those of messages hear of it, here and in the outer contexts."""
-        super().promise_resolved(promise, result)
+        super().run_handlers(promise, result)
         if not isinstance(result, Message):
             return
         context: Any = self

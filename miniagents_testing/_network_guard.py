@@ -1,4 +1,4 @@
-"""A belt for tests: nothing reaches the network, and no attempt to stays unseen.
+"""A guard for tests: nothing reaches the network, and no attempt to stays unseen.
 
 Two fences. Under the transports of httpx2 and httpx a request is refused as soon as a connection would be made or used
 for it, so that the message has its URL; what answers without one (a cassette, a mock at whatever level) is not
@@ -22,16 +22,16 @@ from miniagents_testing.errors import LiveRequestError, sdk_proof
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Belt", "block_live_requests"]
+__all__ = ["NetworkGuard", "block_live_requests"]
 
 _TRANSPORTS = (("HTTPTransport", "handle_request"), ("AsyncHTTPTransport", "handle_async_request"))
 
-_armed: list[Belt] = []
+_blocking: list[NetworkGuard] = []
 """The belts that are on, the innermost last: that one decides."""
 
 
 @contextmanager
-def block_live_requests(*, allow_loopback: bool = False) -> Iterator[Belt]:
+def block_live_requests(*, allow_loopback: bool = False) -> Iterator[NetworkGuard]:
     """Refuse whatever would leave the process over a network, in all threads, until the block is left.
 
     Args:
@@ -41,40 +41,40 @@ def block_live_requests(*, allow_loopback: bool = False) -> Iterator[Belt]:
         LiveRequestError: where something is tried, and again at the end if it was caught there. The class raised is
             also one of the SDKs' own errors, so that they neither retry nor hide it.
     """
-    belt = Belt(allow_loopback=allow_loopback)
-    belt.arm()
+    guard = NetworkGuard(allow_loopback=allow_loopback)
+    guard.start_blocking()
     try:
-        yield belt
+        yield guard
     except BaseException as error:
-        belt.seen_in(error)
-        if swallowed := belt.swallowed():
+        guard.seen_in(error)
+        if swallowed := guard.swallowed():
             error.add_note(str(swallowed))
         raise
     else:
-        if swallowed := belt.swallowed():
+        if swallowed := guard.swallowed():
             raise swallowed
     finally:
-        belt.disarm()
+        guard.stop_blocking()
 
 
-class Belt:
-    """Refuses live requests from `arm` to `disarm`, and remembers those that were tried."""
+class NetworkGuard:
+    """Refuses live requests from `start_blocking` to `stop_blocking`, and remembers those that were tried."""
 
     def __init__(self, *, allow_loopback: bool = False) -> None:
         self.allow_loopback = allow_loopback
         self.refused: list[LiveRequestError] = []
         """What was refused, and has not been seen since."""
 
-    def arm(self) -> None:
-        """From now on this belt decides."""
+    def start_blocking(self) -> None:
+        """From now on this guard decides."""
         _install_hook()
-        _armed.append(self)
+        _blocking.append(self)
         self._leave_transports = _watch_transports()
 
-    def disarm(self) -> None:
-        """This belt has no say any more."""
+    def stop_blocking(self) -> None:
+        """This guard has no say any more."""
         self._leave_transports()
-        _armed.remove(self)
+        _blocking.remove(self)
 
     def refuse(self, what: str) -> None:
         """Raise, and remember, the error for something that was about to happen.
@@ -147,23 +147,23 @@ _EVENTS: dict[str, tuple[str, Callable[..., tuple[str, str] | None]]] = {
 
 @functools.cache
 def _install_hook() -> None:
-    sys.addaudithook(_audit)  # there is no way to take it off again: it looks at `_armed` first
+    sys.addaudithook(_audit)  # there is no way to take it off again: it looks at `_blocking` first
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if not _armed or event not in _EVENTS:
+    if not _blocking or event not in _EVENTS:
         return
     text, about = _EVENTS[event]
     target = about(*args)
     if target is None:
         return
     host, name = target
-    belt = _armed[-1]
-    if _is_loopback(host) and (belt.allow_loopback or _in_socketpair()):
+    guard = _blocking[-1]
+    if _is_loopback(host) and (guard.allow_loopback or _in_socketpair()):
         return
     if event == "socket.connect":
         args[0].close()  # its maker counts on an OSError, and would leave it open
-    belt.refuse(text.format(name))
+    guard.refuse(text.format(name))
 
 
 def _is_numeric(host: str) -> bool:
@@ -244,5 +244,5 @@ class _Look:
 
     def _check(self) -> None:
         url = self._request.url
-        if _armed and not (_armed[-1].allow_loopback and _is_loopback(url.host)):
-            _armed[-1].refuse(f"{self._request.method} {url.copy_with(query=None)} was about to be sent")
+        if _blocking and not (_blocking[-1].allow_loopback and _is_loopback(url.host)):
+            _blocking[-1].refuse(f"{self._request.method} {url.copy_with(query=None)} was about to be sent")

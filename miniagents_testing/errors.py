@@ -2,7 +2,7 @@
 
 ```
 Exception
-└── WorkshopError
+└── MiniAgentsTestingError
     ├── CassetteError
     │   ├── CassetteFormatError     (ValueError) the file is damaged, or no cassette
     │   ├── CassetteMissError       (LookupError) a request that is not in the cassette
@@ -42,6 +42,7 @@ __all__ = [
     "IdleLoopError",
     "IncompleteRecordingError",
     "LiveRequestError",
+    "MiniAgentsTestingError",
     "NotVirtualError",
     "RecordingRefusedError",
     "ScriptError",
@@ -51,16 +52,15 @@ __all__ = [
     "UnplayedError",
     "UnusedFaultError",
     "VirtualTimeoutError",
-    "WorkshopError",
     "sdk_proof",
 ]
 
 
-class WorkshopError(Exception):
+class MiniAgentsTestingError(Exception):
     """Base of all errors of the workshop."""
 
 
-class CassetteError(WorkshopError):
+class CassetteError(MiniAgentsTestingError):
     """A recording cannot be read, written or played."""
 
 
@@ -84,23 +84,23 @@ class UnplayedError(CassetteError):
     """Interactions of the cassette were never asked for; the message names them."""
 
 
-class CheckFailedError(WorkshopError, AssertionError):
+class CheckFailedError(MiniAgentsTestingError, AssertionError):
     """A check found something; the message says what was expected, what came, and how to see it again."""
 
 
-class IdleLoopError(WorkshopError, DeadlockError):
+class IdleLoopError(MiniAgentsTestingError, DeadlockError):
     """Tasks wait on a virtual-time loop, and nothing is left that could wake them; the message names them."""
 
 
-class LiveRequestError(WorkshopError):
+class LiveRequestError(MiniAgentsTestingError):
     """A test tried to reach the network; the message says what it wanted, and where in the code."""
 
 
-class NotVirtualError(WorkshopError, RuntimeError):
+class NotVirtualError(MiniAgentsTestingError, RuntimeError):
     """A socket, pipe or subprocess on a virtual-time loop, which cannot wait for the real world."""
 
 
-class ScriptError(WorkshopError):
+class ScriptError(MiniAgentsTestingError):
     """What a scripted model was asked is not what its script was written for."""
 
 
@@ -112,15 +112,15 @@ class UnexpectedCallError(ScriptError, LookupError):
     """A call came for which the script has no step; the message says what was asked."""
 
 
-class UnusedFaultError(WorkshopError):
+class UnusedFaultError(MiniAgentsTestingError):
     """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""
 
 
-class UncleanCancellationError(WorkshopError, AssertionError):
+class UncleanCancellationError(MiniAgentsTestingError, AssertionError):
     """A scenario did not end well in which something was cancelled; the message says where, and what is left."""
 
 
-class VirtualTimeoutError(WorkshopError, TimeoutError):
+class VirtualTimeoutError(MiniAgentsTestingError, TimeoutError):
     """A virtual-time loop ran for longer, by its own clock, than it was allowed to; the message names who waits."""
 
 

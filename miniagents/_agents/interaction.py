@@ -115,7 +115,7 @@ class ReplyCell(SequenceCell):
             pieces = [with_its_error_shown(piece) if _may_fail(piece) else piece for piece in pieces]
         super().add(pieces)
 
-    def forsake(self) -> None:
+    def discard(self) -> None:
         """The promise of these replies was lost while the agent is still running."""
         self.forsaken = True
         _dropped.append(self.pieces)
@@ -159,7 +159,7 @@ class ReplyPromise(MessageSequencePromise):
 
     def __del__(self) -> None:
         if not self._cell.done:
-            self._cell.forsake()
+            self._cell.discard()
 
 
 class Scope:

@@ -20,7 +20,7 @@ PersistHandler = Callable[["tuple[Message, ...]"], Awaitable[None]]
 """An async function of messages to keep; those that others refer to come before them."""
 
 
-class _HandingOver(Cell[None]):
+class _Batch(Cell[None]):
     """A handler at work. Whoever waits for it waits for its task, which is what the deadlock report wants to know."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class _HandingOver(Cell[None]):
         self.wake_all()
 
 
-_around: contextvars.ContextVar[frozenset[_HandingOver]] = contextvars.ContextVar("miniagents_persistence")
+_around: contextvars.ContextVar[frozenset[_Batch]] = contextvars.ContextVar("miniagents_persistence")
 """On whose behalf code runs that a handler has started: waiting for these would be waiting for itself."""
 
 
@@ -48,7 +48,7 @@ class MessagePersister:
             raise TypeError(f"A persistence handler must be an async function of a tuple of messages, not {handler!r}")
         self.handler = handler
         self._waiting: dict[int, Message] = {}
-        self._in_hand: dict[int, _HandingOver] = {}
+        self._in_hand: dict[int, _Batch] = {}
         self.is_scheduled = False
         """Somebody is going to call `persist_all`."""
 
@@ -92,7 +92,7 @@ class MessagePersister:
     async def _hand_over(self, batch: dict[int, Message]) -> None:
         if not batch:
             return
-        handing_over = _HandingOver()
+        handing_over = _Batch()
         for key in batch:
             del self._waiting[key]
             self._in_hand[key] = handing_over

@@ -304,7 +304,7 @@ class PromisingContext:
         errors = [failure.raised() for failure in failures]
         raise BaseExceptionGroup(f"{len(errors)} error(s) that nobody observed", errors)
 
-    def promise_resolved(self, promise: Promise[Any], result: Any) -> None:
+    def run_handlers(self, promise: Promise[Any], result: Any) -> None:
         """Schedule the handlers of this context and of the outer ones."""
         context: PromisingContext | None = self
         while context is not None:

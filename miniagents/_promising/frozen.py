@@ -63,7 +63,7 @@ from miniagents._promising.freezing import (
     short_repr,
     unescaped_key,
 )
-from miniagents._promising.values import Unsealed, canonical_digest
+from miniagents._promising.values import MissingDigest, canonical_digest
 from miniagents.errors import FreezeError
 
 if TYPE_CHECKING:
@@ -586,7 +586,7 @@ def _digest_of(self: Frozen) -> str:
         pass
     try:
         return _seal(self)
-    except Unsealed:
+    except MissingDigest:
         for node in children_first(self, leave_out=lambda child: child._known_digest() is not None):
             _seal(node)
         return cast("str", _get_digest(self))

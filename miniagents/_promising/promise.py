@@ -147,7 +147,7 @@ class Cell(Generic[T]):
         self.wake_all()
         context = self.context
         if context is not None and context.listens:
-            context.promise_resolved(self.promise_class.of_cell(self), result)
+            context.run_handlers(self.promise_class.of_cell(self), result)
 
     # --- waiting
 
@@ -215,7 +215,7 @@ class Cell(Generic[T]):
         else:
             self.waiters[future] = None
         if self.on_demand:
-            self.demanded()
+            self.wake_pump()
         return future
 
     def give_up(self, future: asyncio.Future[None]) -> None:
@@ -225,7 +225,7 @@ class Cell(Generic[T]):
             if waiters is not None:
                 waiters.pop(future, None)
 
-    def demanded(self) -> None:
+    def wake_pump(self) -> None:
         """Somebody waits now for a source that goes on only then."""
 
 

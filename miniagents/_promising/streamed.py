@@ -116,7 +116,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 self.request = None
                 context.unpark(task)
 
-    def demanded(self) -> None:
+    def wake_pump(self) -> None:
         """A reader has read everything: a pump on demand goes on."""
         if self.request is not None and not self.request.done():
             self.request.set_result(None)

@@ -44,13 +44,13 @@ from miniagents._promising.freezing import FrozenDict, FrozenSet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Unsealed", "canonical_digest", "canonical_text"]
+__all__ = ["MissingDigest", "canonical_digest", "canonical_text"]
 
 _LARGE_BITS: Final = 2048  # fewer digits than the least limit that can be set
 _NATIVE: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str})
 
 
-class Unsealed(Exception):  # noqa: N818 - a signal between this module and `frozen`
+class MissingDigest(Exception):  # noqa: N818 - a signal between this module and `frozen`
     """A nested Frozen has no digest yet."""
 
 
@@ -97,7 +97,7 @@ def canonical_text(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
     """The canonical form of a Frozen of the class registered as `class_name` with these fields, before it is encoded.
 
     Raises:
-        Unsealed: a nested Frozen has no digest yet.
+        MissingDigest: a nested Frozen has no digest yet.
     """
     content: dict[str, Any] = {"$class": class_name}
     for name, value in fields:
@@ -169,7 +169,7 @@ def _plain_by_base(value: Any) -> Any:
         }
     digest = value._known_digest()
     if digest is None:
-        raise Unsealed
+        raise MissingDigest
     return {"$frozen": digest}
 
 

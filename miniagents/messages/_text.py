@@ -266,9 +266,9 @@ class _PartCell(MessageCell):
 
     parts: _PartsCell
 
-    def demanded(self) -> None:
+    def wake_pump(self) -> None:
         """Whoever waits for this part waits for the splitting to go on."""
-        self.parts.demanded()
+        self.parts.wake_pump()
 
     def abandon(self) -> None:
         """That nobody reads this part stops no other."""

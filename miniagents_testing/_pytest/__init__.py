@@ -21,7 +21,7 @@ __all__ = ["FIXTURES", "asks_for_us", "extra_needed", "open_until_the_end"]
 
 
 FIXTURES = frozenset({"provider_server", "scripted_llm", "stream_cassette", "virtual_clock"})
-"""The fixtures of the plugin; a test that uses one gets the belt of `live_requests`."""
+"""The fixtures of the plugin; a test that uses one gets the guard of `live_requests`."""
 
 
 def asks_for_us(item: pytest.Item) -> bool:

@@ -12,20 +12,20 @@ from miniagents_testing._pytest.cassettes import may_record
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from miniagents_testing._network_guard import Belt
+    from miniagents_testing._network_guard import NetworkGuard
 
-_belt: pytest.StashKey[Belt] = pytest.StashKey()
+_guard: pytest.StashKey[NetworkGuard] = pytest.StashKey()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Put the belt on before any fixture is set up."""
+    """Put the guard on before any fixture is set up."""
     wanted = asks_for_us(item) or item.config.getini("miniagents_block_live_requests")
     if wanted and not may_record(item):
-        from miniagents_testing._network_guard import Belt
+        from miniagents_testing._network_guard import NetworkGuard
 
-        belt = item.stash[_belt] = Belt(allow_loopback=_allows_loopback(item))
-        belt.arm()
+        guard = item.stash[_guard] = NetworkGuard(allow_loopback=_allows_loopback(item))
+        guard.start_blocking()
     return (yield from _watched(item))
 
 
@@ -37,15 +37,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Take the belt off after all fixtures, and fail the test whose refused requests nobody has seen."""
+    """Take the guard off after all fixtures, and fail the test whose refused requests nobody has seen."""
     try:
         return (yield from _watched(item))
     finally:
-        belt = item.stash.get(_belt, None)
-        if belt is not None:
-            del item.stash[_belt]
-            belt.disarm()
-            if swallowed := belt.swallowed():
+        guard = item.stash.get(_guard, None)
+        if guard is not None:
+            del item.stash[_guard]
+            guard.stop_blocking()
+            if swallowed := guard.swallowed():
                 pytest.fail(str(swallowed), pytrace=False)
 
 
@@ -59,6 +59,6 @@ def _watched(item: pytest.Item) -> Generator[None, object, object]:
     try:
         return (yield)
     except BaseException as error:
-        if (belt := item.stash.get(_belt, None)) is not None:
-            belt.seen_in(error)
+        if (guard := item.stash.get(_guard, None)) is not None:
+            guard.seen_in(error)
         raise

@@ -19,7 +19,7 @@ from miniagents_testing.cassette._patches import patched
 from miniagents_testing.cassette._patches.httpx import Family
 from miniagents_testing.cassette._recording import recording_lock
 from miniagents_testing.cassette._session import Session, activate, deactivate
-from miniagents_testing.cassette._settings import Settings, refuse_under_ci, ways
+from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
 from miniagents_testing.errors import RecordingRefusedError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
             name, interactions = os.fspath(cassette), load(cassette)
         else:
             name, interactions = "the cassette", tuple(cassette)
-        self.session = Session(name, interactions, Settings(pace=pace))
+        self.session = Session(name, interactions, RecordSettings(pace=pace))
 
     def assert_complete(self) -> None:
         """Raise what was missed or not played, see `Session.assert_complete`."""
@@ -145,7 +145,7 @@ def use_cassette(
         CassetteMissError: in the client, a request that is not in the cassette; on leaving, when it was swallowed.
         UnplayedError: on leaving.
     """
-    checked, more = Settings(**settings), tuple(also_patch)
+    checked, more = RecordSettings(**settings), tuple(also_patch)
     return CassetteContext(lambda: _opened(path, record_mode, checked, more))
 
 
@@ -160,19 +160,19 @@ def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: 
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
     """
-    checked, more = Settings(**settings), tuple(also_patch)
+    checked, more = RecordSettings(**settings), tuple(also_patch)
     return CassetteContext(lambda: _layered(cassette, checked, more))
 
 
 @contextmanager
 def _opened(
-    path: str | os.PathLike[str], mode: RecordMode, settings: Settings, also_patch: Iterable[type]
+    path: str | os.PathLike[str], mode: RecordMode, settings: RecordSettings, also_patch: Iterable[type]
 ) -> Iterator[Session]:
     with ExitStack() as stack:
-        if ways(mode, exists=Path(path).exists()).records:
+        if mode_of(mode, exists=Path(path).exists()).records:
             refuse_under_ci(os.fspath(path), mode)
             stack.enter_context(recording_lock(path))
-        plays, records = ways(mode, exists=Path(path).exists())
+        plays, records = mode_of(mode, exists=Path(path).exists())
         cassette = stack.enter_context(vcrpy.configured(path, mode, settings.match))
         session = Session(
             os.fspath(path),
@@ -187,11 +187,11 @@ def _opened(
 
 
 @contextmanager
-def _layered(cassette: Any, settings: Settings, also_patch: Iterable[type]) -> Iterator[Session]:
+def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]) -> Iterator[Session]:
     if cassette is None:
         raise TypeError("stream_layer() needs a cassette of vcrpy; pytest-recording's `vcr` is None in unmarked tests")
     mode, path = str(getattr(cassette.record_mode, "value", cassette.record_mode)), cassette.path
-    plays, records = ways("new_episodes" if mode == "any" else mode, exists=cassette.rewound)
+    plays, records = mode_of("new_episodes" if mode == "any" else mode, exists=cassette.rewound)
     with ExitStack() as stack:
         if records:
             refuse_under_ci(path, mode)

@@ -1,4 +1,4 @@
-"""A cassette as a document: vcrpy's v1 format, with `response.stream` in each interaction and a seal at the end.
+"""A cassette as a document: vcrpy's v1 format, with `response.stream` in each interaction and a checksum at the end.
 
 This room knows no file and no path; its errors say which interaction, and `file` says of which cassette.
 The digests tell damage and hand edits apart from a recording; they are no protection against somebody who means it.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import Chunk
 
-__all__ = ["FORMAT", "entry_of", "foreign_interaction", "interaction_of", "parse", "parse_edited", "sealed"]
+__all__ = ["FORMAT", "entry_of", "foreign_interaction", "interaction_of", "parse", "parse_edited", "with_checksum"]
 
 
 _OF_THE_CONNECTION = frozenset(
@@ -161,7 +161,7 @@ Entry = dict[str, Any]
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
-    """The document in a text, once its seal is found whole.
+    """The document in a text, once its checksum is found whole.
 
     Raises:
         CassetteFormatError: no cassette, or not the one that was saved.
@@ -192,10 +192,10 @@ def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
         raise CassetteFormatError(f"not a cassette: {type(error).__name__}: {error}") from error
 
 
-def sealed(entries: Sequence[Entry], **more: Any) -> dict[str, Any]:
+def with_checksum(entries: Sequence[Entry], **more: Any) -> dict[str, Any]:
     """The document of these interactions, with their digests; `more` is what else vcrpy wants in it."""
     entries = [_with_digest(entry) for entry in entries]
-    return {"interactions": entries, **more, "version": 1, "miniagents": _seal(entries)}
+    return {"interactions": entries, **more, "version": 1, "miniagents": _checksum(entries)}
 
 
 def entry_of(interaction: Interaction) -> Entry:
@@ -254,7 +254,7 @@ def interaction_of(entry: Entry, where: str) -> Interaction:
 
 
 def _typed(interaction: Interaction) -> Interaction:
-    """The interaction, if its fields are what they should be: without a seal, YAML may hold anything anywhere."""
+    """The interaction, if its fields are what they should be: without a checksum, YAML may hold anything anywhere."""
     answer = interaction.response
     if not isinstance(answer.status, int):
         raise TypeError(f"its status is {answer.status!r}")
@@ -325,23 +325,23 @@ def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
     return chunkmap.one_event_a_chunk(body)
 
 
-def _misfits(entries: list[Entry], seal: Any) -> Iterator[str]:
+def _misfits(entries: list[Entry], checksum: Any) -> Iterator[str]:
     """Interactions that are not what was sealed; then, whether all are there, and in their order."""
     ours = [(number, entry) for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
-    if seal is None:
+    if checksum is None:
         if ours:
             yield f"its `miniagents` entry is missing, but {len(ours)} interactions are ours"
         return
-    if seal["v"] != FORMAT:
-        raise CassetteFormatError(f"format {seal['v']!r} is not known here, only {FORMAT}")
+    if checksum["v"] != FORMAT:
+        raise CassetteFormatError(f"format {checksum['v']!r} is not known here, only {FORMAT}")
     for number, entry in ours:
         if entry["response"]["stream"].get("digest") != _digest(entry):
             yield f"interaction {number} ({entry['request']['uri']}): its digest does not fit"
-    if seal != _seal(entries):
-        yield f"{seal['count']} interactions were sealed, {len(entries)} are here, or others"
+    if checksum != _checksum(entries):
+        yield f"{checksum['count']} interactions were sealed, {len(entries)} are here, or others"
 
 
-def _seal(entries: Sequence[Entry]) -> dict[str, Any]:
+def _checksum(entries: Sequence[Entry]) -> dict[str, Any]:
     """The entry that tells whether an interaction was added, lost, moved, or, where it is not ours, changed."""
     digests = [entry["response"].get("stream", {}).get("digest") or _digest(entry) for entry in entries]
     return {"v": FORMAT, "count": len(entries), "digest": _sha256("\n".join(digests).encode())}

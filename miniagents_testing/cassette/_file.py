@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette import _chunkmap as chunkmap
-from miniagents_testing.cassette._document import entry_of, interaction_of, parse, parse_edited, sealed
+from miniagents_testing.cassette._document import entry_of, interaction_of, parse, parse_edited, with_checksum
 from miniagents_testing.cassette._yaml import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
@@ -27,7 +27,7 @@ __all__ = ["load", "load_edited", "save", "write"]
 
 def save(path: str | os.PathLike[str], interactions: Sequence[Interaction]) -> None:
     """Write a cassette in one step: whoever reads meanwhile, or after a crash, has the old file or the new one."""
-    write(path, yaml_text(sealed([entry_of(interaction) for interaction in interactions])))
+    write(path, yaml_text(with_checksum([entry_of(interaction) for interaction in interactions])))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Interaction, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._order import Order, Turn
-    from miniagents_testing.cassette._settings import Chunking, Settings
+    from miniagents_testing.cassette._settings import Chunking, RecordSettings
 
 __all__ = ["HTTPLibrary", "Playback"]
 
@@ -53,7 +53,7 @@ class Playback:
     def __init__(
         self,
         interaction: Interaction,
-        settings: Settings,
+        settings: RecordSettings,
         library: HTTPLibrary,
         anchor: float,
         order: tuple[Order, Turn] | None,

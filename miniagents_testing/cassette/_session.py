@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._matching import Matching, RequestKey
     from miniagents_testing.cassette._playback import HTTPLibrary
     from miniagents_testing.cassette._recording import Slot
-    from miniagents_testing.cassette._settings import Settings
+    from miniagents_testing.cassette._settings import RecordSettings
 
 __all__ = [
     "Index",
@@ -45,12 +45,12 @@ __all__ = [
     "Place",
     "Session",
     "activate",
+    "current_session",
     "deactivate",
     "is_passing",
     "miss_class",
     "near_misses",
     "passing",
-    "session_here",
 ]
 
 
@@ -207,7 +207,7 @@ class Session:
         self,
         name: str,
         interactions: Sequence[Interaction],
-        settings: Settings,
+        settings: RecordSettings,
         *,
         plays: bool = True,
         records: bool = False,
@@ -405,7 +405,7 @@ def deactivate(session: Session) -> None:
         _current.set(session.outer)
 
 
-def session_here() -> Session | None:
+def current_session() -> Session | None:
     """The cassette for a request that is made here; None: it is nobody's.
 
     Raises:

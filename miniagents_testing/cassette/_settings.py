@@ -15,31 +15,31 @@ from miniagents_testing.cassette._matching import Matching
 from miniagents_testing.cassette._secrets import Redaction
 from miniagents_testing.errors import RecordingRefusedError
 
-__all__ = ["Chunking", "OnEarlyClose", "Options", "RecordMode", "Settings", "Ways", "refuse_under_ci", "ways"]
+__all__ = ["Chunking", "Mode", "OnEarlyClose", "Options", "RecordMode", "RecordSettings", "mode_of", "refuse_under_ci"]
 
 
 RecordMode = Literal["none", "once", "new_episodes", "all", "rewrite"]
 
 
-class Ways(NamedTuple):
+class Mode(NamedTuple):
     """What is done with requests."""
 
     plays: bool
     records: bool
 
 
-def ways(mode: str, *, exists: bool) -> Ways:
+def mode_of(mode: str, *, exists: bool) -> Mode:
     """What this mode does with a cassette that exists, or does not.
 
     Raises:
         ValueError: there is no such mode.
     """
     known = {
-        "none": Ways(plays=True, records=False),
-        "once": Ways(plays=exists, records=not exists),
-        "new_episodes": Ways(plays=True, records=True),
-        "all": Ways(plays=False, records=True),
-        "rewrite": Ways(plays=False, records=True),
+        "none": Mode(plays=True, records=False),
+        "once": Mode(plays=exists, records=not exists),
+        "new_episodes": Mode(plays=True, records=True),
+        "all": Mode(plays=False, records=True),
+        "rewrite": Mode(plays=False, records=True),
     }
     if mode not in known:
         raise ValueError(f"record_mode must be one of {', '.join(map(repr, get_args(RecordMode)))}, not {mode!r}")
@@ -83,7 +83,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RecordSettings:
     """How, with what is taken where nothing is said. `use_cassette` says what each means.
 
     Raises:

@@ -18,7 +18,7 @@ from vcr.request import Request
 from vcr.serialize import deserialize, serialize
 from vcr.serializers import yamlserializer
 
-from miniagents_testing.cassette._document import entry_of, interaction_of, parse, sealed
+from miniagents_testing.cassette._document import entry_of, interaction_of, parse, with_checksum
 from miniagents_testing.cassette._file import write
 from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
@@ -47,7 +47,7 @@ class Serializer:
     def serialize(self, document: dict[str, Any]) -> str:
         """The text. What tells that it is whole comes last, where it is missed when the file is cut off."""
         interactions = document.pop("interactions")
-        whole = sealed(interactions, **document)
+        whole = with_checksum(interactions, **document)
         text: str = yaml_text(whole) if self._inner is None else self._inner.serialize(whole)
         return text
 

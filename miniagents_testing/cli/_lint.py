@@ -53,7 +53,7 @@ def _run_verify(options: argparse.Namespace) -> int:
         if wrong:
             screen.row("bad", str(path), "; ".join(without_path(fault, path) for fault in wrong), style="red")
         else:
-            seal = "" if cassette.sealed else " (not sealed)"
+            seal = "" if cassette.has_checksum else " (not sealed)"
             screen.row("ok", str(path), summary(cassette) + seal, style="green")
     if screen.live and len(paths) > 1:
         screen.print(f"{found or 'none'} of {len(paths)} cassettes bad", style="red" if found else "green")
@@ -64,7 +64,7 @@ def faults(cassette: Cassette) -> list[str]:
     """What is wrong with a cassette; each names the file, and the interaction where it is one."""
     found = list(cassette.damage)
     for number, reading in enumerate(cassette.readings, 1):
-        if reading.problem or (reading.ending.word == "cut off" and not cassette.sealed):
+        if reading.problem or (reading.ending.word == "cut off" and not cassette.has_checksum):
             found.append(f"{cassette.path}, interaction {number}: {reading.ending.sentence}")
     return found
 

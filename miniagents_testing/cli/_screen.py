@@ -114,7 +114,7 @@ def progress(items: Sequence[T], screen: Screen, doing: str) -> Iterator[T]:
 
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 _INTERACTIONS = re.compile(rb'^interactions:|"interactions"\s*:', re.MULTILINE)
-_SEAL = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
+_CHECKSUM = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Cassette:
     interactions: tuple[Interaction, ...] = ()
     readings: tuple[Reading, ...] = ()
     """What the interactions say, in the same order."""
-    sealed: bool = False
+    has_checksum: bool = False
     """Whether it is ours; others have no digests."""
     damage: list[str] = field(default_factory=list)
     """What is wrong with the file, each with the name of the file in it."""
@@ -173,6 +173,6 @@ def open_cassette(path: Path) -> Cassette:
                 tuple(interaction.response.chunks)
         except CassetteFormatError as error:
             return Cassette(path, damage=[str(error)])
-    sealed = _SEAL.search(path.read_text(encoding="utf-8")) is not None
+    has_checksum = _CHECKSUM.search(path.read_text(encoding="utf-8")) is not None
     readings = tuple(map(read, interactions))
-    return Cassette(path, interactions, readings, sealed, [str(warning.message) for warning in caught])
+    return Cassette(path, interactions, readings, has_checksum, [str(warning.message) for warning in caught])

@@ -211,7 +211,7 @@ def _row(number: int, interaction: Interaction, reading: Reading) -> _Row:
 
 def _table(cassette: Cassette, rows: list[_Row]) -> Table:
     title = Text(one_line(str(cassette.path)), "bold")
-    if cassette.interactions and not cassette.sealed:
+    if cassette.interactions and not cassette.has_checksum:
         title.append("  (not ours: no times, no seal)", "dim")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     known = [index for index in range(len(_Row._fields)) if any(row[index] for row in rows)]

@@ -99,7 +99,7 @@ class Fault:
         """What is said next comes so much later; what is held has no time."""
         self._waited = HELD if HELD in (wait, self._waited) else self._waited + wait
 
-    def _say(self, data: bytes) -> list[Chunk]:
+    def _chunks_of(self, data: bytes) -> list[Chunk]:
         """Bytes that come after all that was waited so far; none for none."""
         if not data:
             return []

@@ -39,10 +39,10 @@ class Stop(Fault):
         self._wait(chunk.wait)
         before, _ = self._mark.split(chunk.data)
         if not self._mark.passed:
-            return self._say(before)
+            return self._chunks_of(before)
         self.reached = True
         self.end = self._end
-        return self._say(before + self._last_words)
+        return self._chunks_of(before + self._last_words)
 
     def progress(self) -> str:
         return self._mark.progress()
@@ -64,11 +64,11 @@ class Stall(Fault):
             return [chunk]
         self._wait(chunk.wait)
         before, after = self._mark.split(chunk.data)
-        said = self._say(before)
+        said = self._chunks_of(before)
         if after:
             self.reached = True
             self._wait(self._ticks)
-        return said + self._say(after)
+        return said + self._chunks_of(after)
 
     def progress(self) -> str:
         return self._mark.progress()
@@ -93,14 +93,14 @@ class Edit(Fault):
         before, _ = self._start.split(chunk.data)
         up_to, after = self._stop.split(chunk.data)
         self._held += chunk.data[len(before) : len(up_to)]
-        said = self._say(before)
+        said = self._chunks_of(before)
         if self._stop.passed and not self.reached:
             self.reached = True
-            said += self._say(self._change(self._held))
-        return said + self._say(after)
+            said += self._chunks_of(self._change(self._held))
+        return said + self._chunks_of(after)
 
     def close(self) -> list[Chunk]:
-        return [] if self.reached else self._say(self._held)
+        return [] if self.reached else self._chunks_of(self._held)
 
     def progress(self) -> str:
         return self._stop.progress()
@@ -163,7 +163,7 @@ class Gzip(Fault):
         self._held += data
         size = max(0, len(self._held) - self._missing)
         data, self._held = self._held[:size], self._held[size:]
-        return self._say(data)
+        return self._chunks_of(data)
 
 
 class ContentType(Fault):

@@ -16,7 +16,7 @@ from vcr.cassette import Cassette
 from vcr.request import Request
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
-from miniagents_testing.cassette._document import sealed
+from miniagents_testing.cassette._document import with_checksum
 from miniagents_testing.cassette._yaml import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
@@ -181,7 +181,7 @@ def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
             "stream": stream,
         },
     }
-    path.write_text(yaml_text(sealed([entry])), encoding="utf-8")
+    path.write_text(yaml_text(with_checksum([entry])), encoding="utf-8")
     with pytest.warns(UserWarning, match="interaction 1: one event a chunk"):
         assert load(path)[0].response.chunks == (Chunk(0, b"data: 1\n\n"),)
 

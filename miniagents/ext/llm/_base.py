@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from miniagents.ext.llm._failures import NO_RETRY, Retry
 from miniagents.ext.llm._prompts import usable
-from miniagents.ext.llm._redaction import Redactor, keep_logs_discreet, secrets_of
+from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
 from miniagents.miniagents import MiniAgent, MiniAgents
 
@@ -137,7 +137,7 @@ class ProviderAdapter(ABC):
         Raises:
             TypeError, ValueError: a setting that cannot work.
         """
-        keep_logs_discreet()
+        redact_logs()
         return _LLMAgent(self, alias, description, settings)
 
     def check(self, settings: Mapping[str, Any]) -> None:

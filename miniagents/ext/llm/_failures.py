@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from miniagents.ext.llm._redaction import Redactor
 
-__all__ = ["NO_RETRY", "Retry", "as_llm_error", "requested_wait", "retry_wish"]
+__all__ = ["NO_RETRY", "Retry", "as_llm_error", "requested_wait", "should_retry"]
 
 
 _LIBRARIES = frozenset({"httpx2", "httpx", "httpcore2", "httpcore", "anyio", "aiohttp", "ssl", "socket"})
@@ -102,7 +102,7 @@ def _from_status(error: Any, provider: str) -> LLMError:
         body = {"message": text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "") or "no explanation"}
     ours = error_from_payload(body, provider=provider, status=status)
     ours.args = (f"status {status}: {ours}",)
-    wish = retry_wish(error.response.headers)
+    wish = should_retry(error.response.headers)
     if wish is not None:
         ours.retryable = wish
     ours.retry_after = requested_wait(error.response.headers)
@@ -212,7 +212,7 @@ def requested_wait(headers: Mapping[str, str], now: float | None = None) -> floa
     return wait if wait >= 0 else None
 
 
-def retry_wish(headers: Mapping[str, str]) -> bool | None:
+def should_retry(headers: Mapping[str, str]) -> bool | None:
     """What `x-should-retry` says, which both providers send where they know better than the status."""
     return {"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower())
 

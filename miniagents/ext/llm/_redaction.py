@@ -21,7 +21,7 @@ from miniagents.ext._terminal import visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["KEY_PREFIXES", "REDACTED", "SECRET_HEADERS", "TOKEN_SHAPES", "Redactor", "keep_logs_discreet", "secrets_of"]
+__all__ = ["KEY_PREFIXES", "REDACTED", "SECRET_HEADERS", "TOKEN_SHAPES", "Redactor", "redact_logs", "secrets_of"]
 
 
 REDACTED = "[redacted]"
@@ -152,7 +152,7 @@ class _Discretion(logging.Filter):
 _discretion = _Discretion()
 
 
-def keep_logs_discreet() -> None:
+def redact_logs() -> None:
     """Add the filter to the loggers; once, however often it is called."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_discretion)

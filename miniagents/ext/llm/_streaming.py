@@ -347,7 +347,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                                 yield token
             outcome = session.close()
         except Exception as error:
-            if (known := _complete_all_the_same(session, error)) is None:
+            if (known := _complete_outcome(session, error)) is None:
                 _note_partial(session, metadata)
                 wait = _wait_or_raise(call, error, attempt, clock() - started, responded, delivered)
                 await asyncio.sleep(wait)
@@ -361,7 +361,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         return
 
 
-def _complete_all_the_same(session: Session, error: Exception) -> Outcome | None:
+def _complete_outcome(session: Session, error: Exception) -> Outcome | None:
     """A connection that is lost, or held open, after the provider has said its last word does not harm the answer."""
     if isinstance(error, LLMError) and not isinstance(error, StreamStalledError):
         return None

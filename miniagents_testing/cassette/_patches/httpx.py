@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents_testing.cassette._patches.aiohttp import beneath_vcrpy
 from miniagents_testing.cassette._playback import Playback
-from miniagents_testing.cassette._session import LiveRequest, is_passing, passing, session_here
+from miniagents_testing.cassette._session import LiveRequest, current_session, is_passing, passing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -69,7 +69,7 @@ class Family:
 
             @wraps(real)
             async def handle_async_request(transport: Any, request: Any) -> Any:
-                session = session_here()
+                session = current_session()
                 if session is None:
                     return await (real if is_passing() else before)(transport, request)
                 return await self.aanswer(session, request, lambda: real(transport, request))
@@ -78,7 +78,7 @@ class Family:
 
         @wraps(real)
         def handle_request(transport: Any, request: Any) -> Any:
-            session = session_here()
+            session = current_session()
             if session is None:
                 return (real if is_passing() else before)(transport, request)
             return self.answer(session, request, lambda: real(transport, request))

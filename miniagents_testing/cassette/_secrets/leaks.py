@@ -20,7 +20,7 @@ from miniagents.ext.llm.sse import inflater_for
 from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette._interaction import KEPT_HEADERS, is_text
 from miniagents_testing.cassette._secrets.names import holds_key, is_secret_name, is_telling, known_secrets
-from miniagents_testing.cassette._secrets.texts import SEPARATOR, groups, is_stream, joined, named, pieces_of, unfolded
+from miniagents_testing.cassette._secrets.texts import SEPARATOR, decodings, groups, is_stream, joined, named, pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -284,7 +284,7 @@ def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[
     """Which of them are found in the text, and after undoing the fewest encodings."""
     pending = list(searches)
     found: dict[Search, tuple[str, ...]] = {}
-    for names, view in unfolded(text):
+    for names, view in decodings(text):
         if not pending:
             break
         for search in [search for search in pending if search.holds(view)]:

@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["SEPARATOR", "SHORTEST", "Piece", "groups", "is_stream", "joined", "named", "pieces_of", "unfolded"]
+__all__ = ["SEPARATOR", "SHORTEST", "Piece", "decodings", "groups", "is_stream", "joined", "named", "pieces_of"]
 
 
 SHORTEST = 8
@@ -43,7 +43,7 @@ _PRINTABLE = re.compile(rb"[\t\n\r -~]{%d,}+" % SHORTEST)
 _HEX = re.compile(rb"[0-9a-fA-F]{%d,}+" % (SHORTEST * 2))
 
 
-def unfolded(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
+def decodings(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
     """The text as it is, then with one encoding undone, then with two, each with the names of what was undone.
 
     Of equal results only the first is given. All of them together are bounded by the length of the text.
@@ -67,7 +67,7 @@ def unfolded(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
 
 
 def named(names: tuple[str, ...]) -> str:
-    """The names that come with a text of `unfolded`, for a person; the outermost first."""
+    """The names that come with a text of `decodings`, for a person; the outermost first."""
     words: list[str] = []
     for name in names:
         if words and words[-1].startswith(name):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents import errors
-from miniagents.ext.llm._failures import Retry, requested_wait, retry_wish
+from miniagents.ext.llm._failures import Retry, requested_wait, should_retry
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.miniagents import MiniAgents
@@ -72,7 +72,7 @@ def test_P14_no_header_value_breaks_the_reading(value: str) -> None:
     for name in ("retry-after", "retry-after-ms"):
         wait = requested_wait({name: value}, NOW)
         assert wait is None or 0 <= wait < float("inf")
-    assert retry_wish({"x-should-retry": value}) in (True, False, None)
+    assert should_retry({"x-should-retry": value}) in (True, False, None)
 
 
 def test_a_date_is_compared_with_the_clock() -> None:

@@ -229,11 +229,11 @@ async def test_an_error_class_that_the_library_lacks_is_the_nearest_it_has(kit: 
 def _resealed(kit: Kit) -> Any:
     import yaml
 
-    from miniagents_testing.cassette._document import sealed
+    from miniagents_testing.cassette._document import with_checksum
     from miniagents_testing.cassette._yaml import yaml_text
 
     document = yaml.safe_load(kit.path.read_text(encoding="utf-8"))
-    kit.path.write_text(yaml_text(sealed(document["interactions"])), encoding="utf-8")
+    kit.path.write_text(yaml_text(with_checksum(document["interactions"])), encoding="utf-8")
     return kit.path
 
 

@@ -234,7 +234,7 @@ def test_it(provider_server, stream_cassette):
 def test_recording_has_to_be_asked_for(
     project: Project, cassettes: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once asked for, requests are really sent; the belt is for those that only play."""
+    """Once asked for, requests are really sent; the guard is for those that only play."""
     monkeypatch.delenv("CI", raising=False)
     source = RECORDED_TEST
     if how == "marker":

@@ -1,4 +1,4 @@
-"""The belt as pytest puts it on: which tests wear it, and that the one that tried is named."""
+"""The guard as pytest puts it on: which tests wear it, and that the one that tried is named."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_unrelated_failure_tells_of_it(project: Project) -> None:
 
 
 def test_a_skipped_test_wears_nothing_afterwards(project: Project) -> None:
-    """However a test ends, the next one begins without its belt."""
+    """However a test ends, the next one begins without its guard."""
     result = project(
         f"{SERVER}"
         "def test_skips(virtual_clock):\n    pytest.skip('not today')\n"

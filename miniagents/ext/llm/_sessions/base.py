@@ -364,7 +364,7 @@ class Session(ABC):
         """`[DONE]`, which belongs to chat completions; gateways put it after streams of the other APIs too."""
         return ""
 
-    def _say(self, text: str) -> str:
+    def _append_text(self, text: str) -> str:
         """Note text of the answer, and return what of it can be delivered."""
         if self._joiner is not None:
             text = self._joiner.feed(text)

@@ -190,7 +190,7 @@ class ChatSession(Session):
 
     def _take_content(self, state: _Choice, content: str) -> str:
         if state is self._first:
-            return self._say(content)
+            return self._append_text(content)
         state.pieces.append(content)
         return ""
 

@@ -122,7 +122,7 @@ class MessagesSession(Session):
             text = delta.get("text")
             if type(text) is not str:
                 self._reject(f"text is {text!r}")
-            text = self._say(text)
+            text = self._append_text(text)
             grown = block.grown.setdefault("text", [])
             grown.append(text)
             self._open_index, self._say_block = data["index"], grown.append
@@ -160,7 +160,7 @@ class MessagesSession(Session):
         self._blocks.append(_Block(block))
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict) and self._message is not None:
             self._message["model"] = block["to"].get("model") or self._message.get("model")  # another model goes on
-        return self._say(self._text(block, "text")) if block.get("type") == "text" else ""
+        return self._append_text(self._text(block, "text")) if block.get("type") == "text" else ""
 
     def _take_message_delta(self, data: dict[str, Any]) -> None:
         message = self._started("message_delta")

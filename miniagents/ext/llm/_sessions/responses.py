@@ -55,7 +55,7 @@ class ResponsesSession(Session):
             if type(delta) is not str:
                 self._reject(f"delta is {delta!r}")
             said = item.said.setdefault(self._index(data, "content_index"), [])
-            text = self._say(delta)
+            text = self._append_text(delta)
             said.append(text)
             return text
         handler = _HANDLERS.get(kind)
@@ -94,7 +94,7 @@ class ResponsesSession(Session):
         done = self._object(data, "item")
         item = self._item(data, done.get("id"))
         item.done = done
-        return self._say(_text_of(done)) if not item.said else ""
+        return self._append_text(_text_of(done)) if not item.said else ""
 
     def _on_text_done(self, data: dict[str, Any]) -> str:
         item = self._item(data)
@@ -105,7 +105,7 @@ class ResponsesSession(Session):
         if whole and whole != known:
             if not whole.startswith(known):
                 self._reject("the text of a finished part is not what its deltas said")
-            rest += self._say(whole[len(known) :])  # the server keeps some or all deltas to itself
+            rest += self._append_text(whole[len(known) :])  # the server keeps some or all deltas to itself
         said.append(rest)
         return rest
 
@@ -135,7 +135,7 @@ class ResponsesSession(Session):
             if not self._items:
                 self._items = {index: _Item(item) for index, item in enumerate(output) if isinstance(item, dict)}
             if not self._pieces:
-                rest += self._say("".join(map(_text_of, output))) + self._finish_text()
+                rest += self._append_text("".join(map(_text_of, output))) + self._finish_text()
         return rest
 
     def _on_failure(self, data: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The belt: what it refuses, what it lets through, and that nobody can hide a refusal."""
+"""The guard: what it refuses, what it lets through, and that nobody can hide a refusal."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ async def ask_httpx_async() -> None:
 )
 def test_X13_requests_are_refused_with_their_url(way: Callable[[], Any], request_line: str) -> None:
     """Once, as it is, and without the query, which may hold a key; the line that led there is told."""
-    with pytest.raises(LiveRequestError) as caught, block_live_requests() as belt:
+    with pytest.raises(LiveRequestError) as caught, block_live_requests() as guard:
         way()
     assert str(caught.value).startswith(
         f"{request_line} was about to be sent, while live requests are blocked:\n    File"
     )
     assert f'File "{__file__}"' in str(caught.value)
-    assert not belt.refused
+    assert not guard.refused
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_X13_everything_else_is_refused_too(way: Callable[[], Any], what: str) -
 
 def test_X13_datagrams_are_refused() -> None:
     """Those of statsd, of DNS, and of whoever else does without a connection."""
-    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock, block_live_requests() as belt:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock, block_live_requests() as guard:
         with pytest.raises(LiveRequestError, match=r"A datagram to 192\.0\.2\.1 port 53") as caught:
             sock.sendto(b"x", (OUTSIDE, 53))
-        belt.seen_in(caught.value)
+        guard.seen_in(caught.value)
         with pytest.raises(LiveRequestError, match=r"A message to 192\.0\.2\.1 port 53") as caught:
             sock.sendmsg([b"x"], [], 0, (OUTSIDE, 53))
-        belt.seen_in(caught.value)
+        guard.seen_in(caught.value)
 
 
 def test_an_agent_is_told_with_its_callers() -> None:
@@ -210,7 +210,7 @@ def test_a_connection_from_before_is_no_way_out() -> None:
 
 
 def test_who_traces_requests_still_does(port: int) -> None:
-    """A trace of the application's own hears what it would hear without the belt."""
+    """A trace of the application's own hears what it would hear without the guard."""
     events: list[str] = []
     with (
         pytest.raises(httpx2.ReadTimeout),
