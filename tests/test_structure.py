@@ -1,0 +1,182 @@
+"""The files of both packages: how they import each other, how many there are, and how long they are.
+
+`lint-imports` checks layers, siblings and private modules; here is what it has no contract for.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("miniagents", "miniagents_testing")
+
+MOST_FILES = 194
+"""How many files both packages have together. Until it is at its goal, a commit with fewer files lowers it."""
+GOAL_FILES = 130
+FEWEST_LINES = 40
+"""Of a file other than `__init__` and `__main__`."""
+MOST_LINES = 650
+SHORT = frozenset(
+    {
+        "miniagents.ext.llm.limits",
+        "miniagents_testing.cassette.naming",
+        "miniagents_testing.cassette.patches.beneath",
+        "miniagents_testing.event_ends",
+        "miniagents_testing.sdk_errors",
+        "miniagents_testing.strategies.schedules",
+    }
+)
+"""Modules that are shorter as yet. This list only shrinks."""
+CIRCLES = frozenset(
+    {
+        frozenset(f"miniagents.messages.{name}" for name in ("message", "promise", "references")),
+        frozenset(f"miniagents.promising.{name}" for name in ("frozen", "frozen_pickle", "restoring")),
+        frozenset({"miniagents_testing.cli", "miniagents_testing.cli.commands"}),
+    }
+)
+"""Circles of imports at run time that there are as yet. This list only shrinks."""
+
+
+def _module_name(path: Path) -> str:
+    """Return the dotted name of a file, given relative to the root of its package."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def _sources() -> dict[str, str]:
+    """Return the source of each module of both packages."""
+    return {
+        _module_name(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def _statements(node: ast.AST, *, for_types: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield imports in `node`, those in functions included: either those for type checkers only, or all others."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        if not for_types:
+            yield node
+        return
+    if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+        for statement in node.body:
+            yield from _statements(statement, for_types=not for_types)
+        children: Iterable[ast.AST] = node.orelse
+    else:
+        children = ast.iter_child_nodes(node)
+    for child in children:
+        yield from _statements(child, for_types=for_types)
+
+
+def _lazy_names(tree: ast.Module) -> dict[str, str]:
+    """Return the home of each name that `__getattr__` of a module loads (PEP 562): type checkers see it imported."""
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
+        return {}
+    return {
+        alias.asname or alias.name: node.module
+        for node in _statements(tree, for_types=True)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+
+
+def _imports(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the modules that each module names in its imports at run time.
+
+    `from package import module` names the module only; a name that the package loads lazily counts as an import of the
+    module it comes from, too.
+    """
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    lazy = {name: _lazy_names(tree) for name, tree in trees.items()}
+    edges: dict[str, set[str]] = {}
+    for name, tree in trees.items():
+        targets: set[str] = set()
+        for node in _statements(tree, for_types=False):
+            if isinstance(node, ast.Import):
+                targets.update(alias.name for alias in node.names)
+                continue
+            assert not node.level, f"{name}:{node.lineno}: imports are absolute here"
+            module = node.module or ""
+            for alias in node.names:
+                submodule = f"{module}.{alias.name}"
+                if submodule in sources:
+                    targets.add(submodule)
+                else:
+                    targets |= {module, lazy.get(module, {}).get(alias.name, module)}
+        edges[name] = (targets & sources.keys()) - {name}
+    return edges
+
+
+def _circles(edges: Mapping[str, set[str]]) -> frozenset[frozenset[str]]:
+    """Return the sets of modules of which each imports all others, directly or not."""
+    reached: dict[str, set[str]] = {}
+    for name in edges:
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            new = edges[waiting.pop()] - seen
+            seen |= new
+            waiting.extend(new)
+        reached[name] = seen
+    return frozenset(
+        frozenset(other for other in reached[name] if name in reached[other]) for name in edges if name in reached[name]
+    )
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """At run time no module needs itself, imports inside functions included; the circles of `CIRCLES` are to go."""
+    circles = _circles(_imports(_sources()))
+    assert circles >= CIRCLES, f"gone, take them out of CIRCLES: {[sorted(circle) for circle in CIRCLES - circles]}"
+    assert circles <= CIRCLES, f"new circles: {[sorted(circle) for circle in circles - CIRCLES]}"
+
+
+@pytest.mark.parametrize(
+    ("sources", "circles"),
+    [
+        ({"a": "import b", "b": "def f():\n    from a import x"}, [{"a", "b"}]),
+        ({"a": "import b", "b": "if TYPE_CHECKING:\n    import a"}, []),
+        ({"a": "import b", "b": "if TYPE_CHECKING:\n    import c\nelse:\n    import a", "c": ""}, [{"a", "b"}]),
+        ({"p": "from p.a import x", "p.a": "from p import b", "p.b": ""}, []),
+        ({"p": "from p.a import x", "p.a": "from p import y"}, [{"p", "p.a"}]),
+        ({"p": "if TYPE_CHECKING:\n    from p.a import x\ndef __getattr__(name): ...", "p.a": "from p import z"}, []),
+        (
+            {
+                "p": "if TYPE_CHECKING:\n    from p.a import x\ndef __getattr__(name): ...",
+                "p.a": "import p.b",
+                "p.b": "from p import x",
+            },
+            [{"p.a", "p.b"}],
+        ),
+        ({"a": "import b", "b": "import c", "c": "import b, d", "d": "import d"}, [{"b", "c"}]),
+    ],
+)
+def test_circles_are_found(sources: dict[str, str], circles: list[set[str]]) -> None:
+    """Imports in functions and names that a package loads lazily close a circle; imports for type checkers do not."""
+    assert _circles(_imports(sources)) == set(map(frozenset, circles))
+
+
+def test_files_become_fewer() -> None:
+    """There are not more files than `MOST_FILES`, and that number follows them down to its goal."""
+    count = len(_sources())
+    assert count <= MOST_FILES, f"{count} files: add to a file there is rather than make another"
+    assert max(count, GOAL_FILES) >= MOST_FILES, f"lower MOST_FILES to {max(count, GOAL_FILES)}"
+
+
+def test_files_are_neither_short_nor_long() -> None:
+    """A file holds one whole topic; only those in `SHORT` are shorter, and are to go."""
+    lines = {name: source.count("\n") for name, source in _sources().items()}
+    packages = {name for name in lines if (ROOT / name.replace(".", "/")).is_dir()}
+    short = {name for name in lines.keys() - packages if lines[name] < FEWEST_LINES and not name.endswith("__main__")}
+    assert short <= SHORT, f"under {FEWEST_LINES} lines: {sorted(short - SHORT)}"
+    assert short >= SHORT, f"take these out of SHORT: {sorted(SHORT - short)}"
+    long = {name: count for name, count in lines.items() if count > MOST_LINES}
+    assert not long, f"above {MOST_LINES} lines: {long}"
