@@ -17,6 +17,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+__all__: list[str] = []  # pytest finds the hooks by their names
+
 PARTS = (
     "miniagents_testing._pytest.cassettes",
     "miniagents_testing._pytest",

@@ -28,6 +28,11 @@ settings.load_profile("default")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes `public_names.txt` anew."""
+    parser.addoption("--update-public-names", action="store_true", help="write tests/public_names.txt from the code")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout: README, examples and cassettes are tested as files, whichever wheel is installed."""
