@@ -1,8 +1,6 @@
 """Plays a `ResponseStream`: each chunk when it is due, and the end as it is said to be. Knows no scripts and no files.
 
 Chunks are due at moments that are fixed when the request starts, so that delays of the reader do not add up.
-
-Responses of httpx2 whose bodies stream; what all transports of the workshop answer with.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import httpx2
-
 from miniagents_testing._streams import HELD, TICKS_PER_SECOND
 from miniagents_testing.errors import IncompleteRecordingError
 
@@ -23,19 +19,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import ResponseStream
 
-__all__ = [
-    "AsyncBody",
-    "Body",
-    "Gate",
-    "aplay",
-    "asleep_until_headers",
-    "network_error",
-    "play",
-    "read_timeout",
-    "response_with",
-    "sleep_until_headers",
-]
-
+__all__ = ["Gate", "aplay", "asleep_until_headers", "network_error", "play", "sleep_until_headers"]
 
 _TIMED_OUT = "raise ReadTimeout: nothing came within the time that the client allows"
 
@@ -192,47 +176,3 @@ def _sleep(seconds: float, read_timeout: float | None) -> None:
         time.sleep(read_timeout)
         raise network_error(_TIMED_OUT)
     time.sleep(max(0.0, seconds))
-
-
-class AsyncBody(httpx2.AsyncByteStream):
-    """Iterating it again goes on where the first reader stopped, as on a socket."""
-
-    def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
-        self._chunks = chunks
-
-    def __aiter__(self) -> AsyncGenerator[bytes]:
-        return self._chunks
-
-    async def aclose(self) -> None:
-        """No more will be read."""
-        await self._chunks.aclose()
-
-
-class Body(httpx2.SyncByteStream):
-    """As `AsyncBody`, for sync clients."""
-
-    def __init__(self, chunks: Generator[bytes]) -> None:
-        self._chunks = chunks
-
-    def __iter__(self) -> Generator[bytes]:
-        return self._chunks
-
-    def close(self) -> None:
-        """No more will be read."""
-        self._chunks.close()
-
-
-def response_with(body: AsyncBody | Body, head: ResponseStream) -> httpx2.Response:
-    """The response with the status and the headers of `head`, and this body."""
-    return httpx2.Response(
-        head.status,
-        headers=[(name, value) for name, values in head.headers.items() for value in values],
-        stream=body,
-        extensions={"reason_phrase": head.reason.encode("ascii", "replace")} if head.reason else {},
-    )
-
-
-def read_timeout(request: httpx2.Request) -> float | None:
-    """Seconds after which the client would give up waiting for bytes."""
-    timeout: float | None = request.extensions.get("timeout", {}).get("read")
-    return timeout

@@ -16,16 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 from pydantic_core import from_json
 
-from miniagents_testing._playing import (
-    AsyncBody,
-    Body,
-    aplay,
-    asleep_until_headers,
-    play,
-    read_timeout,
-    response_with,
-    sleep_until_headers,
-)
+from miniagents_testing._playing import aplay, asleep_until_headers, play, sleep_until_headers
+from miniagents_testing._responding import AsyncBody, Body, read_timeout, response_with
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing._wire import FORMATS
 from miniagents_testing._wire.base import CREATED, json_text

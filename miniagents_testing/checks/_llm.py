@@ -11,7 +11,8 @@ import httpx2
 from miniagents import LLMError, MiniAgents, ToolCall
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import faults
-from miniagents_testing._playing import AsyncBody, aplay, response_with
+from miniagents_testing._playing import aplay
+from miniagents_testing._responding import AsyncBody, response_with
 from miniagents_testing._script import Step
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
