@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from miniagents._agents.agent import MiniAgent, miniagent
     from miniagents._agents.interaction import AgentCall, InteractionContext
     from miniagents._promising.context import PromisingContext
-    from miniagents._promising.frozen import Frozen, FrozenDict
+    from miniagents._promising.freezing import FrozenDict
+    from miniagents._promising.frozen import Frozen
     from miniagents._promising.promise import Promise
     from miniagents._promising.sequence import FlatSequence
     from miniagents._promising.streamed import StreamAppender, StreamedPromise
@@ -120,7 +121,8 @@ _HOMES = {
     ),
     "miniagents": ("MiniAgents",),
     "_promising.context": ("PromisingContext",),
-    "_promising.frozen": ("Frozen", "FrozenDict"),
+    "_promising.freezing": ("FrozenDict",),
+    "_promising.frozen": ("Frozen",),
     "_promising.promise": ("Promise",),
     "_promising.sequence": ("FlatSequence",),
     "_promising.streamed": ("StreamAppender", "StreamedPromise"),

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     Scenario = Callable[["Trial"], Coroutine[Any, Any, object]]
 
-__all__ = ["Trial", "cancel_at_every_step"]
-
 
 class Cancellable(Protocol):
     """A task, a promise, a call of an agent."""

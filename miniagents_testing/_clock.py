@@ -40,20 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
     from concurrent.futures import Executor, Future
 
-__all__ = [
-    "PATIENCE",
-    "Holding",
-    "NumberedTask",
-    "ThreadJobs",
-    "VirtualClock",
-    "VirtualTimeLoop",
-    "name_seed",
-    "replay_only",
-    "run_in_virtual_time",
-    "schedules",
-    "search_schedules",
-]
-
 
 class NumberedTask(asyncio.Task[Any]):
     """A task that keeps its context for reports, and whose place in a set is the same in each run.

@@ -22,7 +22,6 @@ from miniagents_testing.errors import LiveRequestError, sdk_proof
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["NetworkGuard", "block_live_requests"]
 
 _TRANSPORTS = (("HTTPTransport", "handle_request"), ("AsyncHTTPTransport", "handle_async_request"))
 

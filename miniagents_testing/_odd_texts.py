@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["LOOKALIKES", "MARKDOWN"]
-
 LOOKALIKES: tuple[str, ...] = (
     "a",
     "\n",

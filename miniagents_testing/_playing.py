@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["Gate", "aplay", "asleep_until_headers", "network_error", "play", "sleep_until_headers"]
 
 _TIMED_OUT = "raise ReadTimeout: nothing came within the time that the client allows"
 

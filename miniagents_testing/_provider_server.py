@@ -24,7 +24,7 @@ from starlette.responses import StreamingResponse
 
 from miniagents_testing._playing import aplay, asleep_until_headers
 from miniagents_testing._scripted import ScriptedLLM
-from miniagents_testing._scripted.clients import error_response, respond_to
+from miniagents_testing._scripted.transport import error_response, respond_to
 from miniagents_testing.errors import UnexpectedCallError
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from miniagents_testing._script import Call, Script
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["ProviderServer"]
 
 _RESET_AT_ONCE = struct.pack("ii", 1, 0)
 """The socket option that closes a connection without a goodbye."""

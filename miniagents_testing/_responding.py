@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["AsyncBody", "Body", "read_timeout", "response_with"]
-
 
 class AsyncBody(httpx2.AsyncByteStream):
     """Iterating it again goes on where the first reader stopped, as on a socket."""

@@ -25,29 +25,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from miniagents._promising.freezing import BARE, short_repr
-from miniagents._promising.frozen import Frozen, FrozenDict
+from miniagents._promising.freezing import BARE, FrozenDict, short_repr
+from miniagents._promising.frozen import Frozen
 from miniagents.messages import AssistantMessage, Message, ToolCall, Usage, UserMessage
 from miniagents_testing._streams import ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = [
-    "API",
-    "Answer",
-    "Call",
-    "Cut",
-    "Deltas",
-    "Failure",
-    "Script",
-    "ScriptItem",
-    "Step",
-    "Then",
-    "ToolCallDeltas",
-    "as_answer",
-    "script_items",
-]
 
 
 API = Literal["chat", "responses", "messages"]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HELD", "TICKS_PER_SECOND", "Chunk", "ResponseStream", "ticks"]
 
 TICKS_PER_SECOND = 100_000
 """Ticks of 10 µs; coarser ones put tokens of parallel streams out of order."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-__all__ = ["described", "here", "line_of"]
 
 MOST_SHOWN = 30
 

@@ -52,7 +52,6 @@ __all__ = [
     "UnplayedError",
     "UnusedFaultError",
     "VirtualTimeoutError",
-    "sdk_proof",
 ]
 
 

@@ -25,16 +25,7 @@ from miniagents_testing._streams import HELD, Chunk, ResponseStream
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "EventEnds",
-    "all_at_once",
-    "byte_by_byte",
-    "cut_at",
-    "cuts",
-    "every_cut",
-    "one_event_a_chunk",
-    "risky_places",
-]
+__all__ = ["all_at_once", "byte_by_byte", "cut_at", "cuts", "every_cut", "one_event_a_chunk", "risky_places"]
 
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")

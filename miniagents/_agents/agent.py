@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from miniagents.messages import MessageType
 
-__all__ = ["KeywordArguments", "MiniAgent", "check_timeout", "miniagent"]
-
 
 _signature = partial(inspect.signature, follow_wrapped=False)
 if sys.version_info >= (3, 14):

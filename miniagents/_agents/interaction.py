@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from miniagents._agents.agent import MiniAgent
     from miniagents.messages import MessageType
 
-__all__ = [
-    "AgentCall",
-    "AgentsContext",
-    "InteractionContext",
-    "ReplyCell",
-    "ReplyPromise",
-    "error_message",
-    "with_its_error_shown",
-]
-
 
 def error_message(error: BaseException) -> ErrorMessage:
     """An error as a message that nobody can take for a model's text."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from miniagents.messages import Message
 
-__all__ = ["MessagePersister", "PersistHandler"]
 
 PersistHandler = Callable[["tuple[Message, ...]"], Awaitable[None]]
 """An async function of messages to keep; those that others refer to come before them."""

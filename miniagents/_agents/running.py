@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from types import FrameType
 
-__all__ = ["Runner"]
 
 T = TypeVar("T")
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     ResolvedHandler = Callable[[Promise[Any], Any], Awaitable[None]]
 
-__all__ = ["Failure", "PromisingContext", "current_scope", "find_current_context"]
 
 logger = logging.getLogger("miniagents")
 

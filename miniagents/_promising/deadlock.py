@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from miniagents._promising.promise import Cell
 
-__all__ = ["check_later", "check_wait", "waiting_on", "watch"]
 
 _MADE_UP = re.compile(r"Task-\d+")
 

@@ -39,21 +39,6 @@ if TYPE_CHECKING:
 
     from pydantic import GetCoreSchemaHandler
 
-__all__ = [
-    "ATOMS",
-    "BARE",
-    "CLASS_KEY",
-    "MAX_DEPTH",
-    "ClassNames",
-    "FrozenDict",
-    "FrozenLeaf",
-    "FrozenSet",
-    "escaped",
-    "freeze",
-    "short_repr",
-    "unescaped_key",
-]
-
 
 _BIG_INT_BITS: Final = 256
 

@@ -74,22 +74,6 @@ if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
     from pydantic_core import CoreSchema
 
-__all__ = [
-    "FROZEN_CLASSES",
-    "Frozen",
-    "FrozenDict",
-    "children_first",
-    "freeze",
-    "freeze_fields",
-    "frozen_annotation",
-    "frozen_fields",
-    "frozen_state",
-    "pickled_flat",
-    "restored",
-    "unpickled",
-    "unpickled_flat",
-]
-
 
 _AS_TUPLE: Final[frozenset[Any]] = frozenset({list, abc.Sequence, abc.MutableSequence, abc.Collection})
 _AS_FROZEN_DICT: Final[frozenset[Any]] = frozenset({dict, abc.Mapping, abc.MutableMapping, FrozenDict})

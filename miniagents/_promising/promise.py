@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
     from typing import Self
 
-__all__ = ["Cell", "Promise", "stopped"]
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from typing import Self
 
-__all__ = ["FlatSequence", "SequenceCell", "SequencePromise"]
 
 LEAF = TypeVar("LEAF", bound=Promise[Any])
 LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["StreamAppender", "StreamCell", "StreamedPromise"]
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)

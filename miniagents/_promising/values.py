@@ -44,7 +44,6 @@ from miniagents._promising.freezing import FrozenDict, FrozenSet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["MissingDigest", "canonical_digest", "canonical_text"]
 
 _LARGE_BITS: Final = 2048  # fewer digits than the least limit that can be set
 _NATIVE: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str})

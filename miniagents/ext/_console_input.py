@@ -24,7 +24,6 @@ from weakref import WeakKeyDictionary, ref
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LineReader", "without_surrogates"]
 
 _CHUNK = 65536
 _LOOPS_WATCH_FILES = sys.platform != "win32"

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from miniagents._promising.frozen import Frozen, freeze
+from miniagents._promising.freezing import freeze
+from miniagents._promising.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["from_json_value", "to_json_value"]
 
 _MAX_DEPTH = 250
 _EXACT_INT = 2**63

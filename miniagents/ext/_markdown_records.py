@@ -35,23 +35,6 @@ from miniagents.messages import Message
 if TYPE_CHECKING:
     from miniagents.messages import MessagePromise
 
-__all__ = [
-    "HEAD",
-    "Problem",
-    "Record",
-    "Scan",
-    "escape",
-    "frame_open",
-    "has_frames",
-    "message_of",
-    "missing_end",
-    "opening_record",
-    "record_of",
-    "scan",
-    "scan_open",
-    "to_bytes",
-]
-
 
 logger = logging.getLogger("miniagents")
 

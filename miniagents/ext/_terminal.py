@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CONTROLS", "TAGS", "TerminalFilter", "as_escape", "visible", "visible_line"]
-
 # One class of characters is enough to disarm every escape sequence: without its ESC (or its one-character C1 form)
 # the rest of it is plain text. So nothing is parsed, and a sequence split over tokens is as harmless as a whole one.
 CONTROLS = (

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
     from miniagents.messages import Message, MessagePromise, MessageType
 
-__all__ = ["LOCK_TIMEOUT", "ChatHistoryMD", "Journal", "LockedFile"]
+__all__ = ["LOCK_TIMEOUT", "ChatHistoryMD"]
 
 
 _WINDOW = 65536

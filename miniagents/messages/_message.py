@@ -26,20 +26,6 @@ from miniagents.errors import MiniAgentsError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = [
-    "AssistantMessage",
-    "ErrorMessage",
-    "Message",
-    "MessageCell",
-    "MessagePromise",
-    "MessageTokenStreamer",
-    "SystemMessage",
-    "ToolCall",
-    "Usage",
-    "UserMessage",
-    "serialized",
-]
-
 
 _NATIVE = frozenset({type(None), bool, int, float, str})
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from miniagents._promising.promise import Promise
 
-__all__ = ["MessageSequence", "MessageSequencePromise", "MessageType", "joined", "lasting_metadata"]
-
 
 def joined(
     messages: SequencePromise[MessagePromise, tuple[Message, ...]],

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from miniagents.messages import MessageType
 
-__all__ = ["SEPARATOR", "TEXT", "TextSplitter", "join_messages", "split_messages"]
-
 
 TEXT: Final = True
 SEPARATOR: Final = False

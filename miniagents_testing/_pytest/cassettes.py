@@ -20,8 +20,6 @@ from miniagents_testing._pytest import extra_needed, open_until_the_end
 if TYPE_CHECKING:
     from miniagents_testing.cassette import Session
 
-__all__ = ["cassette_name"]
-
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 """In names of files, on one system or another (Windows has the longest list)."""

@@ -1,30 +1,93 @@
-"""A model that answers from a script: its calls, and the agents and clients that ask it."""
+"""A model that answers from a script: its calls, and the agents and clients that ask it.
+
+What a provider agent needs of an SDK's client, without SDK and without HTTP: a request becomes bytes of a script.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from contextlib import aclosing, asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic_core import from_json
 
 from miniagents import InteractionContext, MissingExtraError
-from miniagents_testing._playing import Gate
+from miniagents_testing._playing import Gate, aplay, asleep_until_headers
 from miniagents_testing._script import API, Call, Failure, Step, as_answer, script_items
 from miniagents_testing._wire import rendered
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
     from miniagents import MiniAgent
     from miniagents.ext.llm._failures import Retry
-    from miniagents_testing._script import Script
-    from miniagents_testing._scripted.clients import ScriptedTransport
+    from miniagents_testing._script import API, Script
+    from miniagents_testing._scripted.transport import ScriptedTransport
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["ScriptedLLM", "create_scripted_agent"]
+
+class APIConnectionError(Exception):
+    """What SDKs make of whatever is raised before a response; the framework knows it by its name."""
+
+
+class APIStatusError(Exception):
+    """What SDKs make of a response with an error status; the framework knows it by its name."""
+
+    def __init__(self, response: ResponseStream) -> None:
+        super().__init__(f"Error code: {response.status}")
+        self.status_code = response.status
+        self.response = SimpleNamespace(headers=_headers(response))
+        try:
+            self.body: Any = from_json(response.body)
+        except ValueError:
+            self.body = response.body.decode(errors="replace")
+
+
+class ScriptedClient:
+    """Stands where `AsyncOpenAI` and `AsyncAnthropic` stand in a provider agent."""
+
+    base_url = SimpleNamespace(host="api.openai.com")  # the framework asks for usage where it knows the host
+
+    def __init__(self, llm: ScriptedLLM) -> None:
+        self.chat = SimpleNamespace(completions=_endpoint(llm, "chat"))
+        self.responses = _endpoint(llm, "responses")
+        self.messages = _endpoint(llm, "messages")
+
+    def with_options(self, **options: Any) -> Self:
+        """Options of the SDK are about HTTP."""
+        return self
+
+
+def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
+    @asynccontextmanager
+    async def create(
+        *, extra_headers: Any = None, extra_body: dict[str, Any] | None = None, **body: Any
+    ) -> AsyncIterator[SimpleNamespace]:
+        started = asyncio.get_running_loop().time()
+        try:
+            stream = llm.respond(api, {**body, **(extra_body or {})})
+        except Exception as error:
+            raise APIConnectionError("the script raises an error") from error
+        await asleep_until_headers(stream, llm.pace)
+        if stream.status >= 400:
+            raise APIStatusError(stream)
+        async with aclosing(aplay(stream, started, llm.pace, gate=llm.gate)) as chunks:
+            http_response = SimpleNamespace(is_stream_consumed=False, aiter_raw=lambda: chunks)
+            yield SimpleNamespace(headers=_headers(stream), http_response=http_response)
+
+    return SimpleNamespace(with_streaming_response=SimpleNamespace(create=create))
+
+
+def _headers(stream: ResponseStream) -> dict[str, str]:
+    return {name: ", ".join(values) for name, values in stream.headers.items()}
+
 
 _SHOWN = 10
 """Steps and calls that are listed in a message."""
@@ -165,7 +228,6 @@ class ScriptedLLM:
         """
         from miniagents.ext.llm.anthropic import create_anthropic_agent
         from miniagents.ext.llm.openai import create_openai_agent
-        from miniagents_testing._scripted.clients import ScriptedClient
 
         common = {"async_client": ScriptedClient(self), "alias": alias, "retry": retry, **settings}
         if api == "messages":
@@ -175,7 +237,7 @@ class ScriptedLLM:
     def transport(self) -> ScriptedTransport:
         """A transport for `httpx2.AsyncClient` and `httpx2.Client` that speaks the API of whichever path is asked."""
         _imported("httpx2", "testing")
-        from miniagents_testing._scripted.clients import ScriptedTransport
+        from miniagents_testing._scripted.transport import ScriptedTransport
 
         return ScriptedTransport(self)
 

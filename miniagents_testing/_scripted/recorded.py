@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from miniagents_testing._scripted.clients import api_of_path
+from miniagents_testing._scripted.transport import api_of_path
 from miniagents_testing.cassette._matching import canonical_body, differences
 from miniagents_testing.errors import UnexpectedCallError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette import Interaction
 
-__all__ = ["recorded"]
 
 _Key = tuple["API | None", bytes]
 

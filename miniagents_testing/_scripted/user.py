@@ -10,8 +10,6 @@ from miniagents_testing.errors import UnconsumedStepsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ScriptedUser", "create_scripted_user"]
-
 
 class ScriptedUser(MiniAgent[[]]):
     """What `create_scripted_user` makes."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._script import API, Call, Failure, Step
 
-__all__ = ["CREATED", "Body", "Event", "WireFormat", "closes", "json_text", "opens", "token", "usage_of"]
 
 CREATED = 1_760_000_000
 """Unix time in all answers: recordings of the same script are the same."""

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
-__all__ = ["ChatFormat", "openai_failure"]
 
 _WORDS = {
     401: ("invalid_request_error", "invalid_api_key"),

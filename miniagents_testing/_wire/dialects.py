@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from miniagents_testing._script import API
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["QUIRKS", "ProviderStream", "provider_stream"]
 
 Payload = dict[str, Any]
 """The JSON of an event; `[DONE]` is `{}`."""

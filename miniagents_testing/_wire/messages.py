@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
-__all__ = ["MessagesFormat"]
 
 _STOP_REASONS = {
     "stop": "end_turn",

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from miniagents_testing._script import API, Call, Step, Then
     from miniagents_testing._wire.base import Event, WireFormat
 
-__all__ = ["FORMATS", "rendered"]
 
 FORMATS: dict[API, WireFormat] = {each.api: each for each in (ChatFormat(), ResponsesFormat(), MessagesFormat())}
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
-__all__ = ["ResponsesFormat"]
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _ECHOED: Body = {

@@ -23,7 +23,6 @@ from miniagents_testing._streams import TICKS_PER_SECOND, Chunk
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ChunkMapError", "decode", "encode", "event_ends", "one_event_a_chunk", "refitted"]
 
 _TICKS_PER_MS = TICKS_PER_SECOND // 1000
 

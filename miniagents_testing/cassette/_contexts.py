@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._settings import Options, RecordMode
 
-__all__ = ["CassetteContext", "ReplayTransport", "stream_layer", "use_cassette"]
-
 
 _HTTPX2 = Family.of("httpx2")
 

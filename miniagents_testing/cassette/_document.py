@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import Chunk
 
-__all__ = ["FORMAT", "entry_of", "foreign_interaction", "interaction_of", "parse", "parse_edited", "with_checksum"]
-
 
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}

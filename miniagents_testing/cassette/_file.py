@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cassette._interaction import Interaction
 
-__all__ = ["load", "load_edited", "save", "write"]
-
 
 def save(path: str | os.PathLike[str], interactions: Sequence[Interaction]) -> None:
     """Write a cassette in one step: whoever reads meanwhile, or after a crash, has the old file or the new one."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import ResponseStream
 
-__all__ = ["Interaction", "Moment", "ends_ms", "holds_terminal_event", "is_text", "kept_headers", "timeline"]
-
 
 KEPT_HEADERS = frozenset(
     {

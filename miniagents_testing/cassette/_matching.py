@@ -10,8 +10,6 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["VOLATILE_FIELDS", "Matching", "RequestKey", "canonical_body", "changed_span", "differences"]
-
 VOLATILE_FIELDS = ("metadata", "user", "prompt_cache_key", "safety_identifier", "stream_options")
 """Top-level fields of a request body that do not change the answer."""
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Order", "Turn"]
 
 PATIENCE = 100
 """How many times in a row somebody looks out with nobody moving; in a loop that is as many of its turns."""

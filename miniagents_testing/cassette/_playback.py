@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._order import Order, Turn
     from miniagents_testing.cassette._settings import Chunking, RecordSettings
 
-__all__ = ["HTTPLibrary", "Playback"]
 
 _RETRIED = frozenset({408, 409, 429})
 """With all from 500 on, what both SDKs try again."""

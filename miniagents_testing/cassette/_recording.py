@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cassette._settings import OnEarlyClose
 
-__all__ = ["DRAINED_ERROR_BYTES", "Recorder", "Slot", "recording_lock"]
-
 
 @contextmanager
 def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:

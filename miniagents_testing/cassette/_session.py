@@ -39,20 +39,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._settings import RecordSettings
 
-__all__ = [
-    "Index",
-    "LiveRequest",
-    "Place",
-    "Session",
-    "activate",
-    "current_session",
-    "deactivate",
-    "is_passing",
-    "miss_class",
-    "near_misses",
-    "passing",
-]
-
 
 @dataclass(eq=False, slots=True)
 class Place:

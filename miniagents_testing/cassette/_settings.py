@@ -15,9 +15,6 @@ from miniagents_testing.cassette._matching import Matching
 from miniagents_testing.cassette._secrets import Redaction
 from miniagents_testing.errors import RecordingRefusedError
 
-__all__ = ["Chunking", "Mode", "OnEarlyClose", "Options", "RecordMode", "RecordSettings", "mode_of", "refuse_under_ci"]
-
-
 RecordMode = Literal["none", "once", "new_episodes", "all", "rewrite"]
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._matching import Matching, RequestKey
 
-__all__ = ["append", "configured", "filtered", "hand_over_saving", "interactions_of"]
 
 # It logs each response with its whole body, at a level that test runners collect.
 logging.getLogger("vcr.cassette").setLevel(logging.WARNING)

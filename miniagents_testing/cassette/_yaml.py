@@ -23,9 +23,6 @@ import yaml
 
 from miniagents_testing.errors import CassetteFormatError
 
-__all__ = ["plain_data", "yaml_text"]
-
-
 # What a block may hold: printable as YAML 1.1 has it, without the line ends that it would turn into others (CR, NEL,
 # U+2028, U+2029) and without the BOM, which a reader may drop.
 _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"

@@ -14,16 +14,6 @@ if TYPE_CHECKING:
 
     from miniagents import MessagePromise, MessageType, MiniAgent
 
-__all__ = [
-    "check_agent",
-    "check_cancel_closes_source",
-    "check_reader_cancellation",
-    "check_rereading",
-    "check_stream_equals_resolved",
-    "check_tokens_before_completion",
-    "check_usage",
-]
-
 
 async def check_agent(agent: MiniAgent[Any], messages: MessageType = "Hello") -> None:
     """All that can be checked of an agent without knowing what it answers, in seven calls of it.

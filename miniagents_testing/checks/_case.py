@@ -11,7 +11,6 @@ from miniagents_testing.errors import CheckFailedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["DEFAULT_TIMEOUT", "Case"]
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds of the loop's clock after which something that a check waits for is taken to never come."""

@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     MakeHistory = Callable[[Path], ChatHistory]
     """Makes a history in a folder, where it may keep files."""
 
-__all__ = [
-    "check_crash_states",
-    "check_history",
-    "check_history_keeps_failed",
-    "check_history_passes_on",
-    "check_history_returns",
-]
 
 MESSAGES: tuple[Message, ...] = (
     SystemMessage("Be brief."),

@@ -32,16 +32,6 @@ if TYPE_CHECKING:
     MakeAgent = Callable[[httpx2.AsyncBaseTransport], MiniAgent[Any]]
     """Makes the agent, on a client that sends its requests to this transport, and without retries."""
 
-__all__ = [
-    "check_cancel_closes_response",
-    "check_chunk_invariance",
-    "check_dialects",
-    "check_errors_keep_text",
-    "check_live_tokens",
-    "check_llm_agent",
-    "check_scripted_answer",
-    "check_truncation",
-]
 
 MESSAGES = "Hello"
 PLACES_TRIED = 40

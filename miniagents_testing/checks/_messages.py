@@ -17,7 +17,6 @@ from miniagents_testing.checks._case import Case
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["check_copies", "check_hash", "check_immutable", "check_message", "check_message_class"]
 
 _LEAVES = (
     type(None), bool, int, float, Decimal, str, bytes, UUID, datetime, date, time, timedelta, PurePath, Enum,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     Split = Callable[..., Any]
     """Called with a message promise and a delimiter; gives an async iterable of message promises."""
 
-__all__ = ["check_join_split", "check_split_ignores_cuts", "check_split_keeps_text", "check_splitter"]
 
 TEXTS: tuple[str, ...] = (
     "",

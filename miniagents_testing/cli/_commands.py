@@ -16,7 +16,6 @@ from miniagents_testing.errors import CassetteError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Commands", "run"]
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

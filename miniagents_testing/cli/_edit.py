@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cli._commands import Commands
 
-__all__ = ["add_edit", "add_import"]
-
 
 def add_import(commands: Commands) -> None:
     """Add the arguments of `import`."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cli._commands import Commands
     from miniagents_testing.cli._screen import Cassette
 
-__all__ = ["TestNames", "add_lint", "add_verify", "faults", "summary", "without_path"]
-
 
 def add_verify(commands: Commands) -> None:
     """Add the arguments of `verify`."""

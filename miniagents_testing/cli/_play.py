@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cli._commands import Commands
     from miniagents_testing.cli._reading import Piece, Reading
 
-__all__ = ["Player", "Transcript", "add_play", "prompt_text"]
-
 
 _BEGINNINGS = {"reasoning": "thinking: ", "refusal": "refusal: ", "tool": "→ "}
 _STYLES = {"reasoning": "dim italic", "refusal": "red", "tool": "cyan"}

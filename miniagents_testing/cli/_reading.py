@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from miniagents.ext.llm.sse import ServerSentEvent
     from miniagents_testing.cassette._interaction import Interaction
 
-__all__ = ["Ending", "Piece", "Prompt", "Reading", "Turn", "other_pieces", "read", "read_prompt", "tool_piece"]
-
 
 class Piece(NamedTuple):
     """Something that was said in one go."""

@@ -26,21 +26,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cli._reading import Reading
 
-__all__ = [
-    "FOUND",
-    "IMPOSSIBLE",
-    "Cassette",
-    "Impossible",
-    "Screen",
-    "cassette_paths",
-    "complain",
-    "counted",
-    "one_line",
-    "open_cassette",
-    "progress",
-    "styled",
-]
-
 
 FOUND, IMPOSSIBLE = 1, 2
 """Exit codes, as the help explains them."""

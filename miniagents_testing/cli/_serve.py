@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from miniagents_testing._script import Call, Script
     from miniagents_testing.cli._commands import Commands
 
-__all__ = ["add_serve"]
-
 
 def add_serve(commands: Commands) -> None:
     """Add the arguments of `serve`."""

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cli._reading import Reading
     from miniagents_testing.cli._screen import Cassette
 
-__all__ = ["add_show", "in_full"]
-
 
 _EVENT = re.compile(rb"^event: ?(\S+)|^data: ?(\[DONE\])", re.MULTILINE)
 

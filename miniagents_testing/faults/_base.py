@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     import httpx2
 
-__all__ = ["Fault", "Layers", "Mark", "Unit", "laid_over"]
 
 Unit = Literal["events", "chunks", "bytes"]
 """What places in a stream are counted in."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     import httpx2
 
-__all__ = ["ContentType", "DropLast", "Edit", "Gzip", "Respond", "Stall", "Stop"]
-
 
 class Stop(Fault):
     """The stream ends at a place, in some way, maybe with last words."""

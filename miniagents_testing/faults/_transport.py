@@ -18,8 +18,6 @@ from miniagents_testing.faults._base import Fault, Layers
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator, Iterator
 
-__all__ = ["FaultyTransport", "every_request", "inject"]
-
 
 def every_request(request: httpx2.Request) -> bool:
     """For `Fault.on`: whatever is asked, and however often."""

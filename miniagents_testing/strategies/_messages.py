@@ -14,7 +14,6 @@ from miniagents_testing.strategies._texts import texts
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["leaves", "messages", "roles", "values"]
 
 CLASSES: tuple[type[Message], ...] = (Message, UserMessage, AssistantMessage, SystemMessage, ErrorMessage)
 NAMES = ("a", "b", "items", "class__", "$x", "self", "name with blanks", "é", "\U0001f600")

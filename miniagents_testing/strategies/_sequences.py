@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from miniagents import MessagePromise
 
-__all__ = ["Boom", "Sendable", "sendables"]
-
 
 class Boom(Exception):  # noqa: N818 - what happens, in one word
     """What the sources in `Sendable`s fail with."""

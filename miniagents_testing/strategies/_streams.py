@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.faults import Fault
 
-__all__ = ["cancellation_points", "provider_streams", "recuts", "schedule_seeds", "stream_faults"]
-
 
 def provider_streams(
     *,

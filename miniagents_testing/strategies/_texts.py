@@ -12,8 +12,6 @@ from miniagents_testing._odd_texts import LOOKALIKES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["delimiters", "fences", "texts", "token_splits"]
-
 
 def texts(
     *, pieces: Sequence[str] = LOOKALIKES, characters: st.SearchStrategy[str] | None = None, max_size: int = 6

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, assert_type
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from miniagents._promising.frozen import Frozen, FrozenDict
+from miniagents._promising.freezing import FrozenDict
+from miniagents._promising.frozen import Frozen
 from miniagents.errors import FreezeError
 from miniagents.messages._message import (
     AssistantMessage,

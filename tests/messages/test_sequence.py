@@ -14,7 +14,7 @@ from common import texts
 from pydantic import BaseModel
 
 from miniagents._promising.context import PromisingContext
-from miniagents._promising.frozen import FrozenDict
+from miniagents._promising.freezing import FrozenDict
 from miniagents._promising.promise import Promise
 from miniagents.errors import CyclicValueError, DeadlockError, FreezeError, PromiseCancelledError
 from miniagents.messages import Message, MessagePromise, MessageSequence, MessageSequencePromise, UserMessage

@@ -28,8 +28,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field
 
-from miniagents._promising.freezing import MAX_DEPTH
-from miniagents._promising.frozen import Frozen, FrozenDict, freeze
+from miniagents._promising.freezing import MAX_DEPTH, FrozenDict, freeze
+from miniagents._promising.frozen import Frozen
 from miniagents._promising.values import canonical_text
 from miniagents.errors import CyclicValueError, FreezeError
 from miniagents_testing import strategies

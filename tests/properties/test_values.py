@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import miniagents
-from miniagents._promising.frozen import Frozen, FrozenDict, freeze
+from miniagents._promising.freezing import FrozenDict, freeze
+from miniagents._promising.frozen import Frozen
 from miniagents.messages import Message
 from miniagents_testing import strategies
 from miniagents_testing.checks import check_message, check_message_class

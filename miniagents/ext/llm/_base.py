@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from miniagents.messages import AssistantMessage, Message
     from miniagents.miniagents import InteractionContext
 
-__all__ = ["DEFAULT_RETRY", "DEFAULT_STALL_TIMEOUT", "ProviderAdapter", "RequestLimits", "shared_client"]
-
 
 class RequestLimits:
     """The slots of an agent and of all its forks; each event loop has its own."""

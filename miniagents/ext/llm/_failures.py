@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from miniagents.ext.llm._redaction import Redactor
 
-__all__ = ["NO_RETRY", "Retry", "as_llm_error", "requested_wait", "should_retry"]
-
 
 _LIBRARIES = frozenset({"httpx2", "httpx", "httpcore2", "httpcore", "anyio", "aiohttp", "ssl", "socket"})
 _EXCERPT = 500

@@ -11,7 +11,6 @@ from miniagents.messages import AssistantMessage, ErrorMessage, Message
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["chat_prompt", "messages_prompt", "responses_prompt", "usable"]
 
 _SYSTEM_ROLES = ("system", "developer")
 

@@ -21,8 +21,6 @@ from miniagents.ext._terminal import visible
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["KEY_PREFIXES", "REDACTED", "SECRET_HEADERS", "TOKEN_SHAPES", "Redactor", "redact_logs", "secrets_of"]
-
 
 REDACTED = "[redacted]"
 

@@ -36,17 +36,6 @@ if TYPE_CHECKING:
     from miniagents.ext.llm._sessions import Choice, Outcome, Session, Tokens, ToolUse
     from miniagents.ext.llm.sse import ServerSentEvent
 
-__all__ = [
-    "AFTER_END",
-    "MAX_DOCUMENT_BYTES",
-    "MAX_PAGE_BYTES",
-    "LLMCall",
-    "ResponseBody",
-    "StallWatch",
-    "metadata_of",
-    "stream_answer",
-]
-
 
 def metadata_of(outcome: Outcome) -> dict[str, Any]:
     """Fields of an `AssistantMessage` for what an answer came to; all but its content."""

@@ -26,15 +26,7 @@ from typing import NamedTuple
 
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 
-__all__ = [
-    "DEFAULT_MAX_EVENT_BYTES",
-    "DEFAULT_MAX_STREAM_BYTES",
-    "MAX_RATIO",
-    "Inflater",
-    "SSEDecoder",
-    "ServerSentEvent",
-    "inflater_for",
-]
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "DEFAULT_MAX_STREAM_BYTES", "SSEDecoder", "ServerSentEvent"]
 
 
 MAX_RATIO = 300

@@ -16,8 +16,6 @@ from miniagents_testing.cassette._session import is_passing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["beneath_vcrpy", "is_held_by_vcrpy", "target"]
-
 
 def beneath_vcrpy(method: Any) -> Any:
     """The method that vcrpy's stub stands for; the method itself where there is none.

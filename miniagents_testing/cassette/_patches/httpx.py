@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._session import Session
 
-__all__ = ["Family"]
 
 _ASYNC, _SYNC = "handle_async_request", "handle_request"
 _DRAIN_SECONDS = 5.0

@@ -28,20 +28,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._secrets.texts import Piece
 
-__all__ = [
-    "SEARCH_FOR_KEYS",
-    "Leak",
-    "Part",
-    "Plain",
-    "Search",
-    "Spot",
-    "leaks_of",
-    "parts_of",
-    "plain",
-    "search_for",
-    "suspicions",
-]
-
 
 _GZIP = b"\x1f\x8b"
 

@@ -21,8 +21,6 @@ from miniagents_testing.cassette._secrets.texts import SHORTEST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["holds_key", "is_secret_name", "is_telling", "keys_in", "known_secrets"]
-
 
 _WITH_DIGIT = r"(?=[A-Za-z_.~+/-]{0,99}[0-9])"
 

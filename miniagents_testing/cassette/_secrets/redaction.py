@@ -32,23 +32,6 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._secrets.leaks import Leak
 
-__all__ = [
-    "Edit",
-    "JSONPath",
-    "Redaction",
-    "Rule",
-    "TextRule",
-    "body_edits",
-    "edited",
-    "edited_chunks",
-    "key_rules",
-    "merged",
-    "replaced",
-    "scan",
-    "scrubbed_uri",
-    "text_rule",
-]
-
 
 class Edit(NamedTuple):
     """Put `text` where `start` to `end` is."""

@@ -23,8 +23,6 @@ from urllib.parse import unquote_to_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["SEPARATOR", "SHORTEST", "Piece", "decodings", "groups", "is_stream", "joined", "named", "pieces_of"]
-
 
 SHORTEST = 8
 """Bytes of the shortest secret that is found in base64 and hexadecimal."""

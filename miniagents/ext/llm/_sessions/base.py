@@ -32,19 +32,6 @@ from miniagents.ext._terminal import visible, visible_line
 if TYPE_CHECKING:
     from miniagents.ext.llm.sse import ServerSentEvent, SSEDecoder
 
-__all__ = [
-    "Choice",
-    "Outcome",
-    "Session",
-    "SurrogateJoiner",
-    "Tokens",
-    "ToolUse",
-    "error_class",
-    "error_from_payload",
-    "mend",
-    "mend_deep",
-]
-
 
 T = TypeVar("T")
 

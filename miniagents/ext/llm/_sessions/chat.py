@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 
 from miniagents.ext.llm._sessions.base import Choice, Outcome, Session, Tokens, ToolUse, mend_deep
 
-__all__ = ["ChatSession", "ToolCallCollector"]
-
 
 @dataclass(slots=True)
 class _Draft:

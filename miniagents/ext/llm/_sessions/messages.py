@@ -12,7 +12,6 @@ from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MessagesSession"]
 
 _FINISH_REASONS = {
     "end_turn": "stop",

@@ -6,8 +6,6 @@ from typing import Any, ClassVar
 
 from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, mend, mend_deep
 
-__all__ = ["ResponsesSession"]
-
 _INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 _NOT_EXTRA = frozenset({"id", "model", "object", "output", "usage", "error", "instructions", "tools", "text"})
 """What is not worth a copy on the message: what has a place of its own, and parts of the request sent back."""

@@ -1,17 +1,13 @@
-"""What a provider agent needs of an SDK's client, without SDK and without HTTP: a request becomes bytes of a script.
+"""A transport that answers from a script: the real SDKs, and no sockets.
 
 The providers' addresses: which HTTP request is which call. Shared by the transport and the server of a script.
-
-A transport that answers from a script: the real SDKs, and no sockets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing, asynccontextmanager
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import httpx2
 from pydantic_core import from_json
@@ -24,20 +20,8 @@ from miniagents_testing._wire.base import CREATED, json_text
 from miniagents_testing.errors import UnexpectedCallError, sdk_proof
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from miniagents_testing._script import API
     from miniagents_testing._scripted.llm import ScriptedLLM
-
-__all__ = [
-    "APIConnectionError",
-    "APIStatusError",
-    "ScriptedClient",
-    "ScriptedTransport",
-    "api_of_path",
-    "error_response",
-    "respond_to",
-]
 
 
 _MODEL = {
@@ -131,59 +115,3 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
             return respond_to(self._llm, request.method, request.url.path, request.content)
         except UnexpectedCallError as error:
             raise sdk_proof(type(error))(*error.args) from None
-
-
-class APIConnectionError(Exception):
-    """What SDKs make of whatever is raised before a response; the framework knows it by its name."""
-
-
-class APIStatusError(Exception):
-    """What SDKs make of a response with an error status; the framework knows it by its name."""
-
-    def __init__(self, response: ResponseStream) -> None:
-        super().__init__(f"Error code: {response.status}")
-        self.status_code = response.status
-        self.response = SimpleNamespace(headers=_headers(response))
-        try:
-            self.body: Any = from_json(response.body)
-        except ValueError:
-            self.body = response.body.decode(errors="replace")
-
-
-class ScriptedClient:
-    """Stands where `AsyncOpenAI` and `AsyncAnthropic` stand in a provider agent."""
-
-    base_url = SimpleNamespace(host="api.openai.com")  # the framework asks for usage where it knows the host
-
-    def __init__(self, llm: ScriptedLLM) -> None:
-        self.chat = SimpleNamespace(completions=_endpoint(llm, "chat"))
-        self.responses = _endpoint(llm, "responses")
-        self.messages = _endpoint(llm, "messages")
-
-    def with_options(self, **options: Any) -> Self:
-        """Options of the SDK are about HTTP."""
-        return self
-
-
-def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
-    @asynccontextmanager
-    async def create(
-        *, extra_headers: Any = None, extra_body: dict[str, Any] | None = None, **body: Any
-    ) -> AsyncIterator[SimpleNamespace]:
-        started = asyncio.get_running_loop().time()
-        try:
-            stream = llm.respond(api, {**body, **(extra_body or {})})
-        except Exception as error:
-            raise APIConnectionError("the script raises an error") from error
-        await asleep_until_headers(stream, llm.pace)
-        if stream.status >= 400:
-            raise APIStatusError(stream)
-        async with aclosing(aplay(stream, started, llm.pace, gate=llm.gate)) as chunks:
-            http_response = SimpleNamespace(is_stream_consumed=False, aiter_raw=lambda: chunks)
-            yield SimpleNamespace(headers=_headers(stream), http_response=http_response)
-
-    return SimpleNamespace(with_streaming_response=SimpleNamespace(create=create))
-
-
-def _headers(stream: ResponseStream) -> dict[str, str]:
-    return {name: ", ".join(values) for name, values in stream.headers.items()}
