@@ -41,8 +41,9 @@ if TYPE_CHECKING:
         ToolCall,
         Usage,
         UserMessage,
+        join_messages,
+        split_messages,
     )
-    from miniagents.messages._text import join_messages, split_messages
     from miniagents.miniagents import MiniAgents
     from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
 
@@ -118,6 +119,8 @@ _HOMES = {
         "ToolCall",
         "Usage",
         "UserMessage",
+        "join_messages",
+        "split_messages",
     ),
     "miniagents": ("MiniAgents",),
     "_promising.context": ("PromisingContext",),
@@ -126,7 +129,6 @@ _HOMES = {
     "_promising.promise": ("Promise",),
     "_promising.sequence": ("FlatSequence",),
     "_promising.streamed": ("StreamAppender", "StreamedPromise"),
-    "messages._text": ("join_messages", "split_messages"),
     "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop"),
 }
 _HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}

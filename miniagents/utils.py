@@ -10,8 +10,14 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from miniagents.errors import StopDialog
-from miniagents.messages import Message, MessagePromise, MessageSequence, MessageSequencePromise
-from miniagents.messages._text import join_messages, split_messages
+from miniagents.messages import (
+    Message,
+    MessagePromise,
+    MessageSequence,
+    MessageSequencePromise,
+    join_messages,
+    split_messages,
+)
 from miniagents.miniagents import MiniAgent
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from miniagents._promising.freezing import BARE, FrozenDict, short_repr
-from miniagents._promising.frozen import Frozen
+from miniagents import Frozen, FrozenDict
+from miniagents._promising.freezing import BARE, short_repr
 from miniagents.messages import AssistantMessage, Message, ToolCall, Usage, UserMessage
 from miniagents_testing._streams import ResponseStream
 

@@ -1,4 +1,4 @@
-"""Room 2: messages, and the promises and sequences of them. It knows promises, and no agent."""
+"""Messages, promises and sequences of messages, and joining and splitting their text."""
 
 from miniagents.messages._message import (
     AssistantMessage,
@@ -11,6 +11,7 @@ from miniagents.messages._message import (
     UserMessage,
 )
 from miniagents.messages._sequence import MessageSequence, MessageSequencePromise, MessageType
+from miniagents.messages._text import join_messages, split_messages
 
 __all__ = [
     "AssistantMessage",
@@ -24,4 +25,6 @@ __all__ = [
     "ToolCall",
     "Usage",
     "UserMessage",
+    "join_messages",
+    "split_messages",
 ]

@@ -20,15 +20,14 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from miniagents._promising.sequence import SequenceCell
-from miniagents.messages import MessagePromise, MessageSequencePromise
-from miniagents.messages._message import MessageCell
-from miniagents.messages._sequence import joined, lasting_metadata
+from miniagents.messages._message import MessageCell, MessagePromise
+from miniagents.messages._sequence import MessageSequencePromise, joined, lasting_metadata
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterable
 
-    from miniagents.messages import MessageType
+    from miniagents.messages._sequence import MessageType
 
 
 TEXT: Final = True

@@ -11,8 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cassette._file import load_edited, save
-from miniagents_testing.cassette._secrets import Redaction, known_secrets
+from miniagents_testing.cassette import Redaction, save
+from miniagents_testing.cassette._file import load_edited
+from miniagents_testing.cassette._secrets import known_secrets
 from miniagents_testing.cli._lint import summary
 from miniagents_testing.cli._screen import (
     Impossible,

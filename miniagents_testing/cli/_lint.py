@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator, Sequence
 
-    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
     from miniagents_testing.cli._screen import Cassette
 

@@ -16,15 +16,14 @@ from rich.live import Live
 from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
-from miniagents_testing.cassette._file import load
-from miniagents_testing.cassette._interaction import timeline
+from miniagents_testing.cassette import load, timeline
 from miniagents_testing.cli._reading import Reading, read
 from miniagents_testing.cli._screen import Screen, one_line, styled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
     from miniagents_testing.cli._reading import Piece, Reading
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from miniagents.ext.llm._sessions import Outcome, Session
     from miniagents.ext.llm.sse import ServerSentEvent
-    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette import Interaction
 
 
 class Piece(NamedTuple):

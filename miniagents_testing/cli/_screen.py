@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from miniagents.ext._terminal import visible, visible_line
-from miniagents_testing.cassette._file import load
+from miniagents_testing.cassette import load
 from miniagents_testing.cli._reading import read
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._reading import Reading
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from miniagents_testing.cassette._file import load
+from miniagents_testing.cassette import load
 
 if TYPE_CHECKING:
     import argparse
