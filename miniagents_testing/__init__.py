@@ -11,7 +11,7 @@ Importing this package loads nothing; each name comes with its own module.
 - `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
 - `miniagents_testing.recut`: the same bytes, cut elsewhere; `dialects`: the same answer, said otherwise.
 - `miniagents_testing.checks`: what must hold for any agent, message, splitter or history.
-- `miniagents_testing.strategies`: Hypothesis strategies and state machines for all of these.
+- `miniagents_testing.strategies`: Hypothesis strategies for all of these.
 - `miniagents_testing.errors`: what can go wrong.
 """
 

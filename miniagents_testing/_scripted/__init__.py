@@ -9,7 +9,7 @@ assert llm.last_call.text == "What the app said last"
 llm.assert_complete()
 ```
 
-`recorded` makes scripts of cassettes; `miniagents_testing._provider_server` puts a script behind a socket.
+`miniagents_testing._provider_server` puts a script behind a socket.
 """
 
 from miniagents_testing._scripted.llm import ScriptedLLM, create_scripted_agent

@@ -7,8 +7,8 @@ def test_my_store_returns_what_it_was_given(message): ...
 
 Strategies give values, or plans of what can only be made inside of a run context, so they work in async tests on one
 loop as well. All arguments are keywords with the same meaning everywhere: `text` is a strategy for the texts in it,
-`max_leaves` bounds what nests. Mistakes in them raise `ValueError` at the call. Failing examples shrink towards what
-is plain. State machines are in `miniagents_testing.strategies.machines`.
+`max_leaves` bounds what nests. Mistakes in them raise `ValueError` at the call. Failing examples shrink towards
+plain values.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hypothesis import settings
+from state_machines import history_machine, promise_machine, sequence_machine
 
 from miniagents import InMemoryChatHistory
 from miniagents.ext.chat_history_md import ChatHistoryMD
-from miniagents_testing.strategies.machines import history_machine, promise_machine, sequence_machine
 
 # one run of a machine tries as much as twenty examples of a property
 RUNS = settings(max_examples=settings().max_examples // 10, stateful_step_count=20)

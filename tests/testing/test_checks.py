@@ -11,6 +11,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from live_agents import live_agents
 
 from miniagents import (
     AssistantMessage,
@@ -35,7 +36,6 @@ from miniagents_testing.checks.conformance import (
     MessageConformance,
     SplitterConformance,
 )
-from miniagents_testing.checks.live import live_agents
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,10 +8,11 @@ import pytest
 from common import QuietHistory
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
+from state_machines import history_machine, promise_machine, sequence_machine
 
 from miniagents import InMemoryChatHistory, Message, MessagePromise, MessageSequence
 from miniagents.ext.chat_history_md import ChatHistoryMD
-from miniagents_testing.strategies import machines, sendables, texts
+from miniagents_testing.strategies import sendables, texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,7 +54,7 @@ def test_a_promise_that_forgets_a_token() -> None:
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return Forgetful(message_token_streamer, start_soon=start_soon)
 
-    said = found(machines.promise_machine(make, text=texts(max_size=1)))
+    said = found(promise_machine(make, text=texts(max_size=1)))
     assert said.startswith(("the tokens that a reader saw: expected ", "what a reader saw that left early: expected "))
 
 
@@ -67,7 +68,7 @@ def test_a_promise_that_cannot_be_stopped() -> None:
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return Endless(message_token_streamer, start_soon=start_soon)
 
-    said = found(machines.promise_machine(make))
+    said = found(promise_machine(make))
     assert said.startswith(("whether cancel() closed the source: expected True", "what became of a reader: expected "))
 
 
@@ -79,7 +80,7 @@ def test_a_sequence_that_loses_something() -> None:
             """Take only the first of a list."""
             return super().append(messages[:1] if isinstance(messages, list) else messages)
 
-    said = found(machines.sequence_machine(Shallow, sent=sendables(errors=False, max_leaves=4)))
+    said = found(sequence_machine(Shallow, sent=sendables(errors=False, max_leaves=4)))
     assert said.startswith(("all that a reader saw: expected ", "what a reader saw so far: expected "))
 
 
@@ -94,18 +95,18 @@ def test_a_history_that_hides_what_failed() -> None:
                 for message in await super().aload_chat_history()
             )
 
-    said = found(machines.history_machine(lambda folder: Hiding(), reopens=False))
+    said = found(history_machine(lambda folder: Hiding(), reopens=False))
     assert said.startswith("the messages in the history: expected ")
 
 
 def test_a_history_that_is_quiet_about_failures() -> None:
     """Its `aappend` raises nothing."""
-    said = found(machines.history_machine(lambda folder: QuietHistory(), reopens=False))
+    said = found(history_machine(lambda folder: QuietHistory(), reopens=False))
     assert said == "whether aappend() raised what a message failed with: expected True, came False"
 
 
 def test_a_history_that_does_not_find_its_file_again() -> None:
     """Each object begins anew."""
     files = iter(range(1_000_000))
-    said = found(machines.history_machine(lambda folder: ChatHistoryMD(folder / f"{next(files)}.md")))
+    said = found(history_machine(lambda folder: ChatHistoryMD(folder / f"{next(files)}.md")))
     assert said.startswith("the messages in the history: expected ")

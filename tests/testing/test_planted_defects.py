@@ -11,12 +11,12 @@ import openai
 import pytest
 from hypothesis import HealthCheck, find, settings
 from hypothesis.stateful import run_state_machine_as_test
+from state_machines import promise_machine
 
 from miniagents import AssistantMessage, InteractionContext, Message, MessagePromise, MiniAgents, miniagent
 from miniagents_testing import ScriptedLLM, checks, strategies
 from miniagents_testing.checks import CheckFailedError
 from miniagents_testing.faults import cut
-from miniagents_testing.strategies import machines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,11 +79,11 @@ def test_a_reader_that_poisons_is_found_by_the_machine() -> None:
 
     once = settings(quiet, report_multiple_bugs=False, stateful_step_count=6)
     with pytest.raises(AssertionError) as caught:
-        run_state_machine_as_test(machines.promise_machine(make), settings=once)
+        run_state_machine_as_test(promise_machine(make), settings=once)
     assert str(caught.value).startswith("what became of a reader: expected ")
     assert str(caught.value).endswith(", came 'PromiseCancelledError'")
     program = "\n".join(caught.value.__notes__).split("\n")
-    steps = [line for line in program if "state." in line and "everybody_sees" not in line]
+    steps = [line for line in program if "state." in line and "all_readers_see" not in line]
     assert any(step.startswith(("state.cancel_reader(reader=readers_", "state.read_some(")) for step in steps)
     assert len(steps) <= 6
 

@@ -15,12 +15,12 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from recorded_script import recorded
 
 from miniagents import MiniAgents, UserMessage
 from miniagents.errors import StreamBrokenError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import Failure, ProviderServer, ScriptedLLM, Step
-from miniagents_testing._scripted.recorded import recorded
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 from miniagents_testing.errors import UnconsumedStepsError, UnexpectedCallError
 from miniagents_testing.recut import byte_by_byte

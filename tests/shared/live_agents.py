@@ -1,6 +1,6 @@
-"""Agents on live providers, so that checks show whether scripts and recordings are like the real thing.
+"""Agents on live providers, so that checks show whether scripts and recordings behave like the provider.
 
-Nothing here is used unless somebody asks for it and has a key.
+They are made only where the environment asks for them and has a key.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 def live_agents(
     wanted: str | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Callable[[], MiniAgent[Any]]]:
-    """What makes an agent on each live provider that was asked for; nothing, if none was.
+    """Return makers of agents on the live providers that were asked for.
 
-    Every check on them costs tokens: `check_agent` makes seven calls.
+    Every check on such an agent costs tokens: `check_agent` makes seven calls.
 
     Args:
         wanted: `openai:MODEL,anthropic:MODEL`; by default what the variable `MINIAGENTS_LIVE` says.
-        environ: where the keys are. They are read now, and given to the clients.
+        environ: holds the keys. They are read now, and given to the clients.
 
     Raises:
         ValueError: a provider that is not known or has no key in the environment, or a model that is not named.

@@ -1,4 +1,4 @@
-"""Recorded streams as a script: each request gets the recorded answer to the same request, whatever the host."""
+"""Recorded streams as a script: each request gets the recorded answer to the same request, on any host."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette import Interaction
 
+__all__ = ["recorded"]
 
 _Key = tuple["API | None", bytes]
 
 
 def recorded(interactions: Iterable[Interaction]) -> Callable[[Call], ResponseStream]:
-    """A script that answers from recordings: `ProviderServer(recorded(load("chat.yaml")))`.
+    """Return a script that answers from recordings: `ProviderServer(recorded(load("chat.yaml")))`.
 
-    A request that was recorded several times gets its answers in the order in which they were recorded. To answer in
-    the order of the recording, whatever is asked, give the responses themselves as a script:
+    A request that was recorded several times gets its answers in the order in which they were recorded. To answer any
+    request in the order of the recording, give the responses themselves as a script:
     `[interaction.response for interaction in load("chat.yaml")]`.
     """
     kept = list(interactions)

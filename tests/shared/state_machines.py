@@ -1,0 +1,430 @@
+"""Hypothesis state machines: operations on a promise, a sequence or a history, in any order, beside a plain model.
+
+Each function returns a machine for one implementation:
+
+```python
+TestMyHistory = history_machine(MyHistory).TestCase                     # pytest collects it
+run_state_machine_as_test(history_machine(MyHistory))                   # or run it anywhere
+```
+
+A failing run is shown as the program that fails, made as short as Hypothesis can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from miniagents import AssistantMessage, Message, MessageSequence, MiniAgents, PromiseCancelledError
+from miniagents_testing.strategies import Boom, Sendable, messages, sendables, texts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from miniagents import ChatHistory, MessagePromise
+
+__all__ = ["history_machine", "promise_machine", "sequence_machine"]
+
+RUNS = "it goes on"
+PATIENCE = 10.0
+"""Seconds after which an operation is taken to never end."""
+IDLE_STEPS = 12
+"""Steps of the loop after which no task can go on."""
+
+
+class LoopMachine(RuleBasedStateMachine):
+    """Machine whose rules run in one event loop and one run context."""
+
+    has_failed = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()  # its own `run` handles signals each time, which costs more than a rule
+        self._context = MiniAgents(unobserved_errors="log")
+        self.run(self._open())
+
+    async def _open(self) -> None:
+        self._context.activate()
+
+    def expect(self, came: object, expected: object, what: str) -> None:
+        """Compare, with a message that reads well also where pytest has not rewritten the assertion."""
+        if came != expected:
+            self.has_failed = True
+            raise AssertionError(f"{what}: expected {expected!r}, came {came!r}")
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """Await an operation in the machine's loop, for `PATIENCE` seconds at most."""
+
+        async def main() -> Any:
+            async with asyncio.timeout(PATIENCE):
+                return await awaitable
+
+        try:
+            return self._loop.run_until_complete(main())
+        except TimeoutError:
+            self.has_failed = True
+            raise AssertionError(f"nothing came for {PATIENCE:g} seconds") from None
+
+    def settle(self, steps: int = IDLE_STEPS) -> None:
+        """Run the loop until no task can go on."""
+
+        async def main() -> None:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+
+        self._loop.run_until_complete(main())
+
+    def teardown(self) -> None:
+        """Close context and loop."""
+        try:
+            self.run(self._context.afinalize())
+        finally:
+            self._runner.close()
+
+
+class Reader:
+    """Task that reads a stream, and keeps what it saw and how it ended."""
+
+    def __init__(self, read: Callable[[list[Any]], Awaitable[object]]) -> None:
+        self.seen: list[Any] = []
+        self.end = RUNS
+        self.task = asyncio.get_running_loop().create_task(self._run(read))
+
+    async def _run(self, read: Callable[[list[Any]], Awaitable[object]]) -> None:
+        try:
+            await read(self.seen)
+            self.end = "end"
+        except asyncio.CancelledError:
+            self.end = "cancelled here"
+        except (Boom, PromiseCancelledError) as error:
+            self.end = type(error).__name__
+
+
+def promise_machine(
+    make_promise: Callable[..., MessagePromise] = Message.promise, *, text: st.SearchStrategy[str] | None = None
+) -> type[RuleBasedStateMachine]:
+    """Return a machine whose readers come, leave and are cancelled while a message streams, ends, fails or is stopped.
+
+    Args:
+        make_promise: makes a promise out of `message_token_streamer=` and `start_soon=`.
+        text: the tokens.
+    """
+    tokens = texts(max_size=2) if text is None else text
+
+    class PromiseMachine(LoopMachine):
+        readers = Bundle("readers")
+
+        @initialize(start_soon=st.booleans())
+        def make(self, start_soon: bool) -> None:
+            self.start_soon = start_soon
+            self.wanted = start_soon
+            self.sent: list[str] = []
+            self.taken: list[str] = []
+            self.end = RUNS
+            self.closed = False
+            self.all: list[tuple[Reader, bool]] = []
+
+            async def main() -> None:
+                self.source: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+                self.promise = make_promise(message_token_streamer=self.stream, start_soon=start_soon)
+
+            self.run(main())
+
+        async def stream(self, metadata: dict[str, Any]) -> AsyncIterator[str]:
+            try:
+                while (token := await self.source.get()) is not None:
+                    if isinstance(token, Exception):
+                        raise token
+                    self.taken.append(token)
+                    yield token
+            finally:
+                self.closed = True
+
+        @precondition(lambda self: self.end == RUNS)
+        @rule(token=tokens)
+        def send(self, token: str) -> None:
+            self.sent.append(token)
+            self.source.put_nowait(token)
+            self.settle()
+
+        @precondition(lambda self: self.end == RUNS)
+        @rule(fail=st.booleans())
+        def finish(self, fail: bool) -> None:
+            self.end = "Boom" if fail else "end"
+            self.source.put_nowait(Boom() if fail else None)
+            self.settle()
+
+        @precondition(lambda self: self.end == RUNS)
+        @rule()
+        def cancel_promise(self) -> None:
+            self.stop()
+            self.settle()
+            self.expect(self.closed, self.wanted, "whether cancel() closed the source")
+
+        def stop(self) -> None:
+            """Cancel the promise. A source that runs on demand may not have been asked for its end yet."""
+            if not self.closed:
+                self.end = "PromiseCancelledError"
+            if not self.start_soon:
+                self.sent = list(self.taken)
+            self.promise.cancel()
+
+        @rule(target=readers)
+        def read(self) -> Reader:
+            return self.stay(self.start(self.read_all), awaits=False)
+
+        @rule(pieces=st.integers(1, 3))
+        def read_some(self, pieces: int) -> None:
+            async def read(seen: list[str]) -> None:
+                async for token in self.promise:
+                    seen.append(token)
+                    if len(seen) == pieces:
+                        break
+
+            reader = self.start(read)
+            self.expect(reader.seen, self.sent[:pieces], "what a reader saw that left early")
+            reader.task.cancel()  # there may not have been so many yet
+            self.settle()
+
+        @rule(target=readers)
+        def await_whole(self) -> Reader:
+            return self.stay(self.start(self.await_it), awaits=True)
+
+        @rule(reader=readers)
+        def cancel_reader(self, reader: Reader) -> None:
+            reader.task.cancel()
+            self.settle()
+
+        @rule()
+        def time_out(self) -> None:
+            async def main() -> None:
+                try:
+                    async with asyncio.timeout(0):
+                        await self.promise
+                except (TimeoutError, Boom, PromiseCancelledError):
+                    pass
+
+            self.wanted = True
+            self.run(main())
+            self.settle()
+
+        def start(self, read: Callable[[list[Any]], Awaitable[object]]) -> Reader:
+            async def main() -> Reader:
+                return Reader(read)
+
+            self.wanted = True
+            reader: Reader = self.run(main())
+            self.settle(IDLE_STEPS + 2 * len(self.sent))
+            return reader
+
+        def stay(self, reader: Reader, *, awaits: bool) -> Reader:
+            """Keep a reader until the end, or until it is cancelled."""
+            self.all.append((reader, awaits))
+            return reader
+
+        async def read_all(self, seen: list[str]) -> None:
+            async for token in self.promise:
+                seen.append(token)
+
+        async def await_it(self, seen: list[str]) -> None:
+            seen.append(str((await self.promise).content))
+
+        @invariant()
+        def all_readers_see_what_was_sent(self) -> None:
+            for reader, awaits in getattr(self, "all", ()):
+                if reader.end == "cancelled here":
+                    self.expect(
+                        bool(reader.task.cancelling()),
+                        True,
+                        "whether the machine cancelled the reader that was cancelled",
+                    )
+                    continue
+                self.expect(reader.end, self.end, "what became of a reader")
+                if not awaits:
+                    self.expect(reader.seen, self.sent, "the tokens that a reader saw")
+                elif self.end == "end":
+                    self.expect(reader.seen, ["".join(self.sent)], "the message that was awaited")
+
+        def teardown(self) -> None:
+            try:
+                if hasattr(self, "promise") and not self.has_failed:  # one more reader, after everything
+                    self.stop()
+                    self.read()
+                    self.all_readers_see_what_was_sent()
+            finally:
+                if hasattr(self, "source"):
+                    self.source.put_nowait(None)  # for a source that cannot be cancelled
+                super().teardown()
+
+    return PromiseMachine
+
+
+def sequence_machine(
+    make_sequence: Callable[[], MessageSequence] = MessageSequence, *, sent: st.SearchStrategy[Sendable] | None = None
+) -> type[RuleBasedStateMachine]:
+    """Return a machine that sends values of all kinds while readers come and go; all readers see the same, in order.
+
+    Args:
+        make_sequence: makes the sending end, with `append`, `open`, `close` and `sequence_promise`.
+        sent: what is sent.
+    """
+    items = sendables(max_leaves=5) if sent is None else sent
+
+    class SequenceMachine(LoopMachine):
+        readers = Bundle("readers")
+
+        @initialize()
+        def make(self) -> None:
+            self.expected: list[Any] = []
+            self.all: list[Reader] = []
+            self.open = True
+
+            async def main() -> None:
+                self.sequence = make_sequence().open()
+
+            self.run(main())
+
+        @precondition(lambda self: self.open)
+        @rule(item=items)
+        def send(self, item: Sendable) -> None:
+            async def main() -> None:
+                self.sequence.append([iter([item.build()])] if item.kind == "wrong type" else item.build())
+
+            self.expected += item.seen
+            self.run(main())
+            self.settle()
+
+        @precondition(lambda self: self.open)
+        @rule()
+        def close(self) -> None:
+            self.open = False
+            self.sequence.close()
+            self.settle()
+
+        @rule(target=readers)
+        def read(self) -> Reader:
+            async def main() -> Reader:
+                return Reader(self.read_all)
+
+            reader: Reader = self.run(main())
+            self.all.append(reader)
+            self.settle()
+            return reader
+
+        @rule(reader=readers)
+        def cancel_reader(self, reader: Reader) -> None:
+            reader.task.cancel()
+            self.settle()
+
+        async def read_all(self, seen: list[Any]) -> None:
+            async for promise in self.sequence.sequence_promise:
+                try:
+                    seen.append(str(await promise))
+                except (Boom, TypeError) as error:
+                    seen.append(type(error))
+
+        @invariant()
+        def readers_see_nothing_else(self) -> None:
+            for reader in getattr(self, "all", ()):
+                self.expect(reader.seen, self.expected[: len(reader.seen)], "what a reader saw so far")
+
+        def teardown(self) -> None:
+            try:
+                if hasattr(self, "sequence") and not self.has_failed:  # one more reader, after everything
+                    self.sequence.close()
+                    self.read()
+                    self.settle(20 * IDLE_STEPS)
+                    for reader in self.all:
+                        if reader.end != "cancelled here":
+                            self.expect(reader.seen, self.expected, "all that a reader saw")
+            finally:
+                super().teardown()
+
+    return SequenceMachine
+
+
+def history_machine(
+    make_history: Callable[[Path], ChatHistory],
+    *,
+    reopens: bool = True,
+    message: st.SearchStrategy[Message] | None = None,
+) -> type[RuleBasedStateMachine]:
+    """Return a machine that appends messages whole, together, streaming and failing, and loads what it appended.
+
+    Args:
+        make_history: makes a history in a folder. The same folder again must give a history with the same messages.
+        reopens: whether the history survives a new object; False for a history in memory.
+        message: the messages.
+    """
+    any_message = messages() if message is None else message
+    tokens = st.lists(texts(max_size=2), max_size=3)
+
+    class HistoryMachine(LoopMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.folder = Path(tempfile.mkdtemp(prefix="history-"))
+            self.history = make_history(self.folder)
+            self.expected: list[Message] = []
+
+        @rule(message=any_message)
+        def append(self, message: Message) -> None:
+            self.run(self.history.aappend(message))
+            self.expected.append(message)
+
+        @rule(messages=st.lists(any_message, max_size=3))
+        def append_several(self, messages: list[Message]) -> None:
+            self.run(self.history.aappend(messages))
+            self.expected += messages
+
+        @rule(tokens=tokens)
+        def append_stream(self, tokens: list[str]) -> None:
+            self.run(self.append_tokens(tokens, None))
+            self.expected.append(AssistantMessage("".join(tokens)))
+
+        @rule(tokens=tokens)
+        def append_failing_stream(self, tokens: list[str]) -> None:
+            raised = False
+            try:
+                self.run(self.append_tokens(tokens, Boom()))
+            except Boom:
+                raised = True
+            self.expect(raised, True, "whether aappend() raised what a message failed with")
+            if "".join(tokens):
+                self.expected.append(AssistantMessage("".join(tokens), interrupted=True))
+
+        async def append_tokens(self, tokens: list[str], error: Exception | None) -> None:
+            async def stream(metadata: dict[str, Any]) -> AsyncIterator[str]:
+                for token in tokens:
+                    await asyncio.sleep(0)
+                    yield token
+                if error is not None:
+                    raise error
+
+            await self.history.aappend(AssistantMessage.promise(message_token_streamer=stream))
+
+        @precondition(lambda self: reopens)
+        @rule()
+        def reopen(self) -> None:
+            self.history = make_history(self.folder)
+
+        @rule()
+        def load(self) -> None:
+            loaded = self.run(self.history.aload_chat_history())
+            self.expect(loaded, tuple(self.expected), "the messages in the history")
+
+        def teardown(self) -> None:
+            try:
+                if not self.has_failed:
+                    self.load()
+            finally:
+                super().teardown()
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    return HistoryMachine
