@@ -6,11 +6,12 @@ A cassette that somebody edited on purpose: what was changed, and its interactio
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from miniagents_testing.cassette import _chunkmap as chunkmap
 from miniagents_testing.cassette._document import entry_of, interaction_of, parse, parse_edited, with_checksum
@@ -18,30 +19,51 @@ from miniagents_testing.cassette._yaml import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from miniagents_testing.cassette._interaction import Interaction
 
 
+T = TypeVar("T")
+
+MOST_BYTES = 256 * 1024 * 1024
+"""Size of the largest file that is read."""
+
+
 def save(path: str | os.PathLike[str], interactions: Sequence[Interaction]) -> None:
-    """Write a cassette in one step: whoever reads meanwhile, or after a crash, has the old file or the new one."""
+    """Write a cassette in one step: a reader, meanwhile or after a crash, has the old file or the new one."""
     write(path, yaml_text(with_checksum([entry_of(interaction) for interaction in interactions])))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Interaction, ...]:
-    """The interactions of a cassette, in the order in which their requests were started.
+    """Return the interactions of a cassette, in the order in which their requests were started.
 
-    What others recorded has no `stream` keys; its bodies are played one event a chunk, without waits.
+    Interactions of other recorders have no `stream` keys; their bodies are played one event a chunk, without waits.
 
     Raises:
-        CassetteFormatError: no cassette, or not the one that was saved.
+        CassetteFormatError: the file is no cassette, or differs from the one that was saved.
+        OSError: the file cannot be read.
+    """
+    entries = read(path, parse)["interactions"]
+    return tuple(interaction_of(entry, f"{path}, interaction {number}") for number, entry in enumerate(entries, 1))
+
+
+def read(path: str | os.PathLike[str], parse: Callable[[bytes], T]) -> T:
+    """Parse the bytes of a file.
+
+    Raises:
+        CassetteFormatError: no regular file of at most `MOST_BYTES`, or `parse` raised it. The message names the file.
         OSError: the file cannot be read.
     """
     try:
-        entries = parse(Path(path).read_bytes())["interactions"]
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CassetteFormatError("not a cassette: not a regular file")
+        if found.st_size > MOST_BYTES:
+            raise CassetteFormatError(f"not a cassette: {found.st_size} bytes long, more than {MOST_BYTES}")
+        return parse(Path(path).read_bytes())
     except CassetteFormatError as error:
         raise CassetteFormatError(f"{path}: {error}") from error
-    return tuple(interaction_of(entry, f"{path}, interaction {number}") for number, entry in enumerate(entries, 1))
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
@@ -81,10 +103,7 @@ def load_edited(path: str | os.PathLike[str]) -> tuple[list[Interaction], list[s
     Raises:
         CassetteFormatError: no cassette, or none of ours.
     """
-    try:
-        document, changes = parse_edited(Path(path).read_bytes())
-    except CassetteFormatError as error:
-        raise CassetteFormatError(f"{path}: {error}") from error
+    document, changes = read(path, parse_edited)
     entries = document["interactions"]
     if "miniagents" not in document and not any("stream" in entry["response"] for entry in entries):
         raise CassetteFormatError(f"{path}: others recorded this, and there is no seal; `import` makes it ours")

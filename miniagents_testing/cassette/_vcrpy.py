@@ -19,10 +19,9 @@ from vcr.serialize import deserialize, serialize
 from vcr.serializers import yamlserializer
 
 from miniagents_testing.cassette._document import entry_of, interaction_of, parse, with_checksum
-from miniagents_testing.cassette._file import write
+from miniagents_testing.cassette._file import read, write
 from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
-from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
@@ -66,7 +65,7 @@ def _as_vcrpy_knows_it(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 class Persister:
-    """Reads each version of a file once, and writes it in one step.
+    """Persister that reads each version of a file once, and writes it in one step.
 
     Args:
         forgets: whether what is there counts as not there.
@@ -93,11 +92,8 @@ class Persister:
 
 @lru_cache(maxsize=32)
 def _read(path: str, *version: int) -> tuple[list[Any], list[Any]]:
-    """What is in a file; `version` tells when it is another one. vcrpy copies what it gets, so nobody changes this."""
-    try:
-        requests, responses, *_ = deserialize(Path(path).read_bytes(), Serializer())
-    except CassetteFormatError as error:
-        raise CassetteFormatError(f"{path}: {error}") from error
+    """Read a file; another `version` is another file. vcrpy copies what it gets, so the cached lists do not change."""
+    requests, responses, *_ = read(path, lambda text: deserialize(text, Serializer()))
     return requests, responses
 
 

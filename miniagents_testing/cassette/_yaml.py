@@ -1,6 +1,6 @@
-"""The text of a cassette as plain data: dicts, lists, texts, numbers. It runs nothing, and costs what its length costs.
+"""The text of a cassette as plain data: dicts, lists, texts, numbers. Reading it runs no code.
 
-This room knows YAML and JSON, and nothing of what stands in a cassette.
+This module knows YAML and JSON, and none of the keys of a cassette.
 
 YAML as a person wants to read a recording: bodies as blocks, line for line.
 
@@ -14,10 +14,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -135,32 +134,31 @@ def _escape(match: re.Match[str]) -> str:
 
 
 if TYPE_CHECKING:
-    # libyaml is in every wheel of PyYAML; where somebody built it without, files read the same, 10 times slower.
-    _SafeLoader = yaml.SafeLoader
+    from collections.abc import Callable
+
+    _BaseLoader = yaml.BaseLoader
 else:
-    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # Every wheel of PyYAML has libyaml. PyYAML built without libyaml reads the same, 10 times slower.
+    _BaseLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
 DEEPEST = 100
 """Levels of lists and mappings in each other; a cassette has a dozen, with a parsed JSON body in it some more."""
 
 LARGEST = 10
-"""How often what the file says may be said again: plain vcrpy writes headers that interactions share once."""
-
-MOST_MERGED = 1000
-"""Entries that one mapping takes from others; no recorder merges, and who edits by hand merges a few headers."""
+"""How many times longer aliases may make a text: plain vcrpy writes headers that interactions share once."""
 
 
 def plain_data(text: str | bytes) -> Any:
-    """What a text says in YAML or, from its first brace, in JSON: the other form that vcrpy writes.
+    """Parse a text in YAML or, if it begins with a brace, in JSON: the other form that vcrpy writes.
 
     Raises:
-        CassetteFormatError: it cannot be read; or nesting, repetition or circles make it cost more than its length.
+        CassetteFormatError: the text cannot be read, is nested too deeply, or its aliases repeat too much.
     """
     try:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
         data = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
-    except Exception as error:  # PyYAML's own, and what its constructors stumble over, as KeyError for `!!bool x`
+    except Exception as error:  # PyYAML's own, and those of constructors, as KeyError for `!!bool x`
         raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
     if not _in_proportion(data, LARGEST * len(text)):
         raise CassetteFormatError(
@@ -170,47 +168,60 @@ def plain_data(text: str | bytes) -> Any:
     return data
 
 
-class _Loader(_SafeLoader):
-    """The safe loader, with an end to what it does for a short text."""
+class _Loader(_BaseLoader):
+    """Loader that knows text, null, booleans, decimal numbers and `!!binary`, and refuses any other tag."""
 
     _depth = 0
 
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        """Called before each node. Before libyaml 0.2.6 only the stack ended nesting, and with it the process."""
+        """Count a level, called before each node. Before libyaml 0.2.6 deep nesting overflowed the stack."""
         self._depth += 1
         if self._depth > DEEPEST:
             raise yaml.YAMLError(f"more than {DEEPEST} levels of lists and mappings")
 
     def ascend_resolver(self) -> None:
-        """Called after each node."""
+        """Leave a level, called after each node."""
         self._depth -= 1
 
-    def flatten_mapping(self, node: Any) -> None:
-        """Called for each mapping, to merge what `<<` names. Before PyYAML 6.0.4 merges of merges took forever."""
-        written = len(node.value)
-        super().flatten_mapping(node)
-        if len(node.value) > written + MOST_MERGED:
-            raise yaml.YAMLError(f"more than {MOST_MERGED} entries of other mappings in one")
-
-    def integer(self, node: Any) -> int:
-        """Called for each integer. YAML 1.1 has some to the base 60 (`1:30`), which take PyYAML quadratic time."""
-        if len(node.value) > sys.int_info.default_max_str_digits:
-            raise yaml.YAMLError(f"a number of {len(node.value)} characters")
-        return super().construct_yaml_int(node)
+    def refuse(self, node: Any) -> NoReturn:
+        """Raise for a tag that no cassette has, or a merge (`<<`)."""
+        raise yaml.constructor.ConstructorError(None, None, f"{node.tag} is not read in a cassette", node.start_mark)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.integer)
+_CONSTRUCTORS: dict[str, Callable[[Any, Any], Any]] = {
+    "str": _Loader.construct_scalar,
+    "seq": _Loader.construct_sequence,
+    "map": _Loader.construct_mapping,
+    "null": lambda loader, node: None,
+    "bool": lambda loader, node: {"true": True, "false": False}[node.value.lower()],
+    "int": lambda loader, node: int(node.value),
+    "float": lambda loader, node: float(node.value),
+    "binary": lambda loader, node: base64.decodebytes(node.value.encode("ascii")),
+}
+for _name, _constructor in _CONSTRUCTORS.items():
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _constructor)
+_Loader.add_constructor(None, _Loader.refuse)
+
+# A subset of YAML 1.1, so that a text that PyYAML wrote without quotes is read as a text.
+for _name, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),
+    ("float", r"[-+]?[0-9]+\.[0-9]*(?:[eE][-+][0-9]+)?", list("-+0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
 def _in_proportion(data: Any, limit: int) -> bool:
-    """Whether data is no deeper than it may be, and with all aliases spelled out no larger; circles are neither."""
+    """Return True if data is at most `DEEPEST` levels deep and, with all aliases repeated, no larger than the limit."""
     level, size = [data], 0
     for _ in range(DEEPEST):
         below: list[Any] = []
         for value in level:
             if isinstance(value, (str, bytes)):
                 size += len(value)
-            elif isinstance(value, (dict, list, tuple, set)):
+            elif isinstance(value, (dict, list)):
                 size += len(value)
                 if size > limit:
                     return False

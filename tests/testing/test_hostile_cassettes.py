@@ -1,13 +1,20 @@
-"""A cassette is data: whatever is written in it, loading it runs nothing, and takes no more than a moment."""
+"""A cassette is data: loading it runs no code, and takes no more than a moment."""
 
 from __future__ import annotations
 
 import json
+import os
+import runpy
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from miniagents_testing.cassette import _file as file
+from miniagents_testing.cassette import _yaml as plain_data
 from miniagents_testing.cassette._file import load
 from miniagents_testing.errors import CassetteFormatError
 
@@ -79,24 +86,94 @@ def test_X6_a_cassette_that_is_made_to_be_expensive_is_refused(text: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "value", ["!!bool x", "!!timestamp x", "!!int ''", "1:0" + ":0" * 999 + ".0", "0x" + "f" * 4200]
+    "value",
+    ["!!bool x", "!!timestamp 2001-12-14", "!!int ''", "!!binary é", "!!set {a, b}", "9" * 5000, "{<<: {a: b}}"],
 )
-def test_a_value_that_is_none_of_its_type_is_an_error_of_the_file(value: str, tmp_path: Path) -> None:
-    """Whatever the YAML library happens to raise for it, and where only its digest finds it."""
+def test_cassette_refuses_a_value_with_an_error_of_the_file(value: str, tmp_path: Path) -> None:
+    """Values that are none of their type, types that no cassette has, and merges."""
     path = tmp_path / "cassette.yaml"
     path.write_text(ENTRY.format(value), encoding="utf-8")
-    with pytest.raises(CassetteFormatError, match=r"not a cassette|not readable"):
+    with pytest.raises(CassetteFormatError, match=r"cassette\.yaml: not readable"):
         load(path)
 
 
-@pytest.mark.parametrize("again", ["*h", "{<<: *h, c: [z]}"])
-def test_interactions_may_share_their_headers(again: str, tmp_path: Path) -> None:
-    """Plain vcrpy writes the same list once, and names it where it stands again; people merge."""
+PLAIN: dict[str, Any] = {
+    "null, Null, NULL, ~, ": [None] * 5,
+    "true, True, TRUE, false, False, FALSE": [True, True, True, False, False, False],
+    "0, 17, -17, +17, -0": [0, 17, -17, 17, 0],
+    "0.5, -17.25, 1., 1.5e+16, 1.0e-05": [0.5, -17.25, 1.0, 1.5e16, 1e-05],
+    "!!binary aGk=, !!str 17, !!int '17'": [b"hi", "17", 17],
+    "yes, off, 017, 0x11, 1_000, 1:30, 1e5, .5, .nan, 2001-12-14, a:b, =, '17', 'null'": [
+        *("yes", "off", "017", "0x11", "1_000", "1:30", "1e5", ".5", ".nan", "2001-12-14", "a:b", "=", "17", "null")
+    ],
+}
+
+
+@pytest.mark.parametrize("libyaml", [True, False])
+@pytest.mark.parametrize(("written", "value"), PLAIN.items())
+def test_plain_data_reads_null_booleans_decimals_and_binary_and_takes_the_rest_for_text(
+    written: str, value: list[Any], libyaml: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With libyaml and without, a list of scalars becomes the same values of the same types."""
+    if not libyaml:
+        monkeypatch.delattr(yaml, "CBaseLoader")
+    read = runpy.run_path(str(plain_data.__file__))["plain_data"](
+        "\n".join(f"- {each}" for each in written.split(", "))
+    )
+    assert [(type(each), each) for each in read] == [(type(each), each) for each in value]
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text("0123456789.:-+_exoTZ \n~=<", max_size=12),
+    st.sampled_from(
+        ["null", "true", "yes", "on", "n", "", "1:30", "010", "08", "1e5", "1.5e5", "2001-12-14", "<<", ".nan"]
+    ),
+)
+VALUES = st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False))
+DOCUMENTS = st.recursive(
+    st.one_of(VALUES, st.binary()),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(TEXTS, inner)),
+    max_leaves=8,
+)
+
+
+@given(DOCUMENTS)
+def test_plain_data_reads_what_pyyaml_writes_as_the_safe_loader_does(document: Any) -> None:
+    """Plain vcrpy writes with PyYAML, which quotes only what YAML 1.1 would take for something else."""
+    text = yaml.safe_dump(document, allow_unicode=True)
+    assert plain_data.plain_data(text) == yaml.load(text, yaml.CSafeLoader)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_X6_load_refuses_what_is_no_regular_file(kind: str, tmp_path: Path) -> None:
+    """A pipe would block for ever, a device might never end."""
+    path = tmp_path / "cassette.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(CassetteFormatError, match=r"cassette\.yaml: not a cassette: not a regular file"):
+        load(path)
+
+
+def test_X6_load_refuses_a_file_of_more_than_256_mib(tmp_path: Path) -> None:
+    """The size is asked for, so no memory is spent."""
+    path = tmp_path / "cassette.yaml"
+    with path.open("wb") as sparse:
+        sparse.truncate(file.MOST_BYTES + 1)
+    with pytest.raises(CassetteFormatError, match="not a cassette: 268435457 bytes long, more than 268435456"):
+        load(path)
+
+
+def test_interactions_may_share_their_headers(tmp_path: Path) -> None:
+    """Plain vcrpy writes the same list once, and repeats it by an alias."""
     entry = (
         "- request: {{method: GET, uri: u, body: '', headers: {}}}\n  response: {{status: {{code: 200, message: x}}}}\n"
     )
-    entries = entry.format("&h {a: [x, y], b: [z]}") + entry.format(again) * 50
+    entries = entry.format("&h {a: [x, y], b: [z]}") + entry.format("*h") * 50
     path = tmp_path / "cassette.yaml"
     path.write_text(f"interactions:\n{entries}version: 1\n", encoding="utf-8")
     first, *_, last = load(path)
-    assert first.request_headers.items() <= last.request_headers.items()
+    assert first.request_headers == last.request_headers == {"a": ["x", "y"], "b": ["z"]}
