@@ -8,12 +8,13 @@ for stream in every_cut(recorded):      # all two-piece cuts, and every byte by 
 `byte_by_byte`, `one_event_a_chunk` and `all_at_once` make one `ResponseStream` of another: a way to play a cassette. A
 chunk comes when its last byte came, so nothing arrives early, and the stream takes as long as it did.
 
-Where the events of a byte stream end, as the decoder of the framework sees them: what faults and cuts count by.
+Ends of events in a byte stream, as the framework's decoder sees them: what faults, cuts and chunk maps count by.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_left
 from dataclasses import replace
 from itertools import accumulate, combinations, pairwise
@@ -29,26 +30,37 @@ __all__ = ["all_at_once", "byte_by_byte", "cut_at", "cuts", "every_cut", "one_ev
 
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_BLANK_LINE = re.compile(rb"\n(?<=\n\n)")
+"""Where lines end in LF alone, which is nearly everywhere."""
 
 
 class EventEnds:
-    """Takes bytes as they come, and tells at which of them an event is complete.
+    """Finder of the places at which events are complete, in bytes that come in pieces.
 
     Only what a decoder delivers is an event: comments and blocks without data belong to the event after them.
     """
 
     def __init__(self) -> None:
-        self._decoder = SSEDecoder()
+        self._decoder = SSEDecoder(max_event_bytes=sys.maxsize, max_stream_bytes=sys.maxsize)
+        self._is_between = False
+        """Whether the last byte was the end of an event. At the start, a byte order mark may come."""
 
     def feed(self, data: bytes) -> Iterator[int]:
-        """The places in `data` right after the last byte of an event; to be read to the end before the next `feed`."""
-        start = 0
-        for line_end in _LINE_END.finditer(data):
-            end = line_end.end()
-            if self._decoder.feed(data[start:end]):
+        """Yield the places in `data` right after the last byte of an event; read to the end before the next `feed`."""
+        start, blocks = 0, b"\r" not in data
+        ends = [found.end() for found in (_BLANK_LINE if blocks else _LINE_END).finditer(data)]
+        if blocks and data.startswith(b"\n"):
+            ends.insert(0, 1)
+        for end in ends:
+            # a block with a `data` line is an event: a quarter of what the decoder takes
+            usual = self._is_between and (data.startswith(b"data:", start) or data.find(b"\ndata:", start, end) >= 0)
+            self._is_between = (blocks and usual) or bool(self._decoder.feed(data[start:end]))
+            if self._is_between:
                 yield end
             start = end
-        self._decoder.feed(data[start:])
+        if start < len(data):
+            self._is_between = False
+            self._decoder.feed(data[start:])
 
 
 @overload

@@ -8,7 +8,7 @@ A map is a row of tokens, one a chunk: the wait since the chunk before (or since
 - `*k/n`: it ends n bytes after the k-th event from here, inside the next one.
 
 Counting in events rather than bytes keeps a map valid when a body is redacted, and makes it cheap: most chunks are one
-event.
+event. An event is what a decoder delivers (`EventEnds`); bytes after the last one count as one more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from miniagents_testing._streams import TICKS_PER_SECOND, Chunk
+from miniagents_testing.recut import EventEnds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 _TICKS_PER_MS = TICKS_PER_SECOND // 1000
 
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-_EMPTY_LINE = re.compile(rb"\n(?<=\n\n)")
-"""Where lines end in LF alone, which is nearly everywhere, and then several times as fast."""
 _TOKEN = re.compile(
     r"""(?P<ms>\d{1,12})(?:\.(?P<hundredths>\d{1,2}))?
     (?:\*(?P<events>[1-9]\d{0,11}))?(?:/(?P<size>[1-9]\d{0,11}))?""",
@@ -41,18 +39,8 @@ class ChunkMapError(ValueError):
 
 
 def event_ends(body: bytes) -> list[int]:
-    """Where the events of `body` end: after each blank line, and at the end of the body."""
-    ends = []
-    if b"\r" not in body:
-        ends = [line.end() for line in _EMPTY_LINE.finditer(body)]
-        if body.startswith(b"\n"):
-            ends.insert(0, 1)
-    else:
-        line_start = 0
-        for end_of_line in _LINE_END.finditer(body):
-            if end_of_line.start() == line_start:
-                ends.append(end_of_line.end())
-            line_start = end_of_line.end()
+    """Return the places where the events of `body` end, and the end of the body."""
+    ends = list(EventEnds().feed(body))
     if body and (not ends or ends[-1] != len(body)):
         ends.append(len(body))
     return ends

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette._chunkmap import ChunkMapError, decode, encode, event_ends, one_event_a_chunk, refitted
+from miniagents_testing.recut import EventEnds, cut_at
 
 PIECES = st.sampled_from([b"data: x", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", "data: é😀\n\n".encode(), b":"])
 CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.binary(max_size=5))))
@@ -45,9 +47,49 @@ def test_a_map_is_short_and_readable() -> None:
     assert encode(chunks) == "15.02/4 5.1 20*2 0"
 
 
-@pytest.mark.parametrize("body", [b"", b"\n", b"data: 1\n\ndata: 2\n\n", b"data: 1\r\n\r\ndata", b"{}", b"\r\r\n\n"])
-def test_events_end_after_blank_lines_and_at_the_end(body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "ends"),
+    [
+        (b"", []),
+        (b"\n", [1]),
+        (b"{}", [2]),
+        (b"data: 1\n\ndata: 2\n\n", [9, 18]),
+        (b"data: 1\r\n\r\ndata", [11, 15]),
+        (b": ping\n\ndata: 1\n\n\n: end", [17, 23]),
+    ],
+)
+def test_event_ends_are_where_a_decoder_delivers_and_the_end_of_the_body(body: bytes, ends: list[int]) -> None:
+    """A comment and a blank line belong to what follows."""
+    assert event_ends(body) == ends
+
+
+LINES = st.sampled_from(
+    [b"data: 1", b"data", b"database: 1", b"event: x", b": c", b"", b"\xef\xbb\xbfdata: 1", b" data: 1"]
+)
+
+
+@given(st.lists(LINES), st.sampled_from([b"\n", b"\r", b"\r\n"]), st.lists(st.integers(0, 60)))
+def test_event_ends_are_the_same_however_the_bytes_are_cut(lines: list[bytes], end: bytes, places: list[int]) -> None:
+    """Each end is the first line end at which a decoder has delivered one event more."""
+    body = end.join(lines)
+    decoder, expected, start = SSEDecoder(), [], 0
+    for line in [*(line + end for line in lines[:-1]), *lines[-1:]]:
+        start += len(line)
+        if decoder.feed(line):
+            expected.append(start)
+    found, event_ends_, position = [], EventEnds(), 0
+    for piece in cut_at(body, [place for place in places if place <= len(body)]):
+        found += [position + place for place in event_ends_.feed(piece)]
+        position += len(piece)
+    if end == b"\r\n":  # a cut between the two: the event is whole before it
+        found = [place + (body[place - 1 : place + 1] == end) for place in found]
+    assert found == expected
+
+
+@given(CHUNKS)
+def test_one_event_a_chunk_keeps_all_bytes(chunks: list[Chunk]) -> None:
     """The events together are the body, and none is empty."""
+    body = b"".join(chunk.data for chunk in chunks)
     ends = event_ends(body)
     assert ends == sorted(set(ends))
     assert b"".join(chunk.data for chunk in one_event_a_chunk(body)) == body
