@@ -35,8 +35,7 @@ class Family:
         self.module = module
         streams = module.AsyncByteStream, module.SyncByteStream
         self._played: Any = type("PlayedStream", (_Played, *streams), {})
-        self._async_tee: Any = type("RecordedStream", (_AsyncTee, module.AsyncByteStream), {})
-        self._sync_tee: Any = type("RecordedStream", (_SyncTee, module.SyncByteStream), {})
+        self._recorded: Any = type("RecordedStream", (_Recorded, *streams), {})
 
     @staticmethod
     @lru_cache
@@ -102,7 +101,7 @@ class Family:
             except BaseException as error:
                 answer.failed(error, is_network=isinstance(error, self.module.TransportError))
                 raise
-        return self._recorded(response, answer, self._async_tee)
+        return self._response_with(response, aiter(response.stream), answer)
 
     def answer(self, session: Session, request: Any, send: Callable[[], Any]) -> Any:
         """`aanswer`, for threads."""
@@ -122,7 +121,7 @@ class Family:
             except BaseException as error:
                 answer.failed(error, is_network=isinstance(error, self.module.TransportError))
                 raise
-        return self._recorded(response, answer, self._sync_tee)
+        return self._response_with(response, iter(response.stream), answer)
 
     def _response_of(self, playback: Playback) -> Any:
         return self.module.Response(
@@ -132,12 +131,12 @@ class Family:
             extensions={"reason_phrase": playback.response.reason.encode("ascii", "replace")},
         )
 
-    def _recorded(self, response: Any, slot: Slot, tee: Any) -> Any:
+    def _response_with(self, response: Any, source: Any, slot: Slot) -> Any:
         slot.headers_arrived(response.status_code, response.reason_phrase, response.headers.multi_items())
         return self.module.Response(
             response.status_code,
             headers=response.headers,
-            stream=tee(response.stream, slot, self.module.TransportError),
+            stream=self._recorded(response.stream, source, slot, self.module.TransportError),
             extensions=response.extensions,
         )
 
@@ -181,93 +180,71 @@ class _Played:
         self._playback.close()
 
 
-class _AsyncTee:
-    """The body of a live response, for its reader and its slot.
+class _Recorded:
+    """Body of a live response, passed on to its reader and written into its slot, in a loop or a thread.
 
-    There is one source for all who iterate: whoever comes later goes on where the one before stopped.
+    All iterations share one source: a later one goes on where the one before stopped.
     """
 
-    def __init__(self, stream: Any, slot: Slot, network_error: type[Exception]) -> None:
+    def __init__(self, stream: Any, source: Any, slot: Slot, network_error: type[Exception]) -> None:
         self._stream = stream
-        self._source = aiter(stream)
+        self._source = source
         self._slot = slot
         self._network_error = network_error
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
     async def __anext__(self) -> bytes:
         try:
             data: bytes = await anext(self._source)
-        except StopAsyncIteration:
-            self._slot.ended("eof")
-            raise
         except BaseException as error:
-            self._slot.failed(error, is_network=isinstance(error, self._network_error))
+            self._note(error)
             raise
         self._slot.chunk_arrived(data)
         return data
-
-    async def aclose(self) -> None:
-        try:
-            if unread := self._slot.to_drain:
-                await self._drain(unread)
-        finally:
-            self._slot.ended("closed")
-            await self._stream.aclose()
-
-    async def _drain(self, unread: int) -> None:
-        """Read on for the cassette alone; an error in there is nobody's."""
-        with suppress(self._network_error, TimeoutError):
-            async with asyncio.timeout(None if self._slot.recorder.drains else _DRAIN_SECONDS):
-                async for data in self._source:
-                    self._slot.chunk_arrived(data)
-                    unread -= len(data)
-                    if unread <= 0:
-                        return
-                self._slot.ended("eof")
-
-
-class _SyncTee:
-    """The same for threads."""
-
-    def __init__(self, stream: Any, slot: Slot, network_error: type[Exception]) -> None:
-        self._stream = stream
-        self._source = iter(stream)
-        self._slot = slot
-        self._network_error = network_error
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
 
     def __next__(self) -> bytes:
         try:
             data: bytes = next(self._source)
-        except StopIteration:
-            self._slot.ended("eof")
-            raise
         except BaseException as error:
-            self._slot.failed(error, is_network=isinstance(error, self._network_error))
+            self._note(error)
             raise
         self._slot.chunk_arrived(data)
         return data
 
+    def _note(self, error: BaseException) -> None:
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self._slot.ended("eof")
+        else:
+            self._slot.failed(error, is_network=isinstance(error, self._network_error))
+
+    async def aclose(self) -> None:
+        try:
+            if self._slot.to_drain:
+                with suppress(self._network_error, TimeoutError):  # the reader has left: the error concerns no task
+                    async with asyncio.timeout(None if self._slot.recorder.drains else _DRAIN_SECONDS):
+                        while self._slot.to_drain:
+                            self._slot.chunk_arrived(await anext(self._source))
+        except StopAsyncIteration:
+            self._slot.ended("eof")
+        finally:
+            self._slot.ended("closed")
+            await self._stream.aclose()
+
     def close(self) -> None:
         try:
-            if unread := self._slot.to_drain:
-                self._drain(unread)
+            with suppress(self._network_error):
+                while self._slot.to_drain:
+                    self._slot.chunk_arrived(next(self._source))
+        except StopIteration:
+            self._slot.ended("eof")
         finally:
             self._slot.ended("closed")
             self._stream.close()
-
-    def _drain(self, unread: int) -> None:
-        with suppress(self._network_error):
-            for data in self._source:
-                self._slot.chunk_arrived(data)
-                unread -= len(data)
-                if unread <= 0:
-                    return
-            self._slot.ended("eof")
 
 
 def _live(request: Any) -> LiveRequest:
