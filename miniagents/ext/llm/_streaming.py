@@ -190,8 +190,8 @@ class ResponseBody:
             StreamProtocolError: this is not an answer of the provider.
             LLMError: as the session's `parse` does.
         """
-        if self._inflater is not None and not self._inflater.finished and self._inflater.fed:
-            raise StreamTruncatedError(f"the {self._inflater.encoding} body of the response was cut before its end")
+        if self._inflater is not None:
+            self._inflater.close()
         if self._page:
             raise self._unexpected()
         if self.feed == self._feed_document:

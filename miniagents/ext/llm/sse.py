@@ -24,9 +24,9 @@ import re
 import zlib
 from typing import NamedTuple
 
-from miniagents.errors import EventTooLargeError, StreamDecodeError
+from miniagents.errors import EventTooLargeError, StreamDecodeError, StreamTruncatedError
 
-__all__ = ["DEFAULT_MAX_EVENT_BYTES", "DEFAULT_MAX_STREAM_BYTES", "SSEDecoder", "ServerSentEvent"]
+__all__ = ["DEFAULT_MAX_EVENT_BYTES", "DEFAULT_MAX_STREAM_BYTES", "SSEDecoder", "ServerSentEvent", "encodings_in"]
 
 
 MAX_RATIO = 300
@@ -35,35 +35,30 @@ _SLACK = 1024 * 1024
 
 
 class Inflater:
-    """Bytes of gzip or deflate in, bytes out."""
+    """Decompressor of one body in gzip or deflate."""
 
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
         self._zlib = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
         self._head: bytes | None = b"" if encoding == "deflate" else None
-        self.fed = 0
+        self._fed = 0
         self._given = 0
 
-    @property
-    def finished(self) -> bool:
-        """Whether the compressed stream has come to its end."""
-        return self._zlib.eof
-
     def feed(self, chunk: bytes) -> bytes:
-        """What the chunk holds.
+        """Return the bytes that the chunk holds.
 
         Raises:
-            StreamDecodeError: this is not what the headers say.
-            EventTooLargeError: it holds suspiciously much.
+            StreamDecodeError: the bytes are not in this encoding.
+            EventTooLargeError: they hold suspiciously much.
         """
-        self.fed += len(chunk)
+        self._fed += len(chunk)
         if self._head is not None:
             chunk = self._without_knowing_the_wrapper(self._head + chunk)
         result = b""
         while chunk:
             if self._zlib.eof:  # gzip files may follow one another
                 self._zlib = zlib.decompressobj(wbits=31 if self.encoding == "gzip" else 15)
-            room = min(DEFAULT_MAX_STREAM_BYTES, self.fed * MAX_RATIO + _SLACK) - self._given
+            room = min(DEFAULT_MAX_STREAM_BYTES, self._fed * MAX_RATIO + _SLACK) - self._given
             try:
                 piece = self._zlib.decompress(chunk, room + 1)
             except zlib.error as error:
@@ -73,11 +68,23 @@ class Inflater:
             self._given += len(piece)
             if len(piece) > room:
                 raise EventTooLargeError(
-                    f"{self.fed} bytes of {self.encoding} hold more than {self._given - 1} bytes: a decompression bomb?"
+                    f"{self._fed} bytes of {self.encoding} hold more than "
+                    f"{self._given - 1} bytes: a decompression bomb?"
                 )
             result = result + piece if result else piece
             chunk = self._zlib.unused_data
         return result
+
+    def close(self) -> None:
+        """Note the end of the bytes.
+
+        Raises:
+            StreamTruncatedError: the compressed stream has not come to its end.
+        """
+        if self._fed and not self._zlib.eof:
+            raise StreamTruncatedError(
+                f"the {self.encoding} body of the response was cut before its end, after {self._fed} bytes"
+            )
 
     def _without_knowing_the_wrapper(self, head: bytes) -> bytes:
         """Many servers leave out the zlib wrapper of "deflate"; its first two bytes tell (RFC 1950, section 2.2)."""
@@ -90,14 +97,19 @@ class Inflater:
         return head
 
 
+def encodings_in(content_encoding: str | None) -> list[str]:
+    """Return the encodings that a `content-encoding` header names, in the order in which they were applied."""
+    names = [name.strip().lower() for name in (content_encoding or "").split(",")]
+    return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
+
+
 def inflater_for(content_encoding: str | None) -> Inflater | None:
-    """An inflater for a `content-encoding` header, None where the body is plain.
+    """Return an inflater for a `content-encoding` header, None if the body is plain.
 
     Raises:
-        StreamDecodeError: an encoding we did not ask for and cannot read.
+        StreamDecodeError: an encoding that was not asked for and cannot be read.
     """
-    names = [name.strip().lower() for name in (content_encoding or "").split(",")]
-    names = [name.removeprefix("x-") for name in names if name not in ("", "identity")]
+    names = encodings_in(content_encoding)
     if not names:
         return None
     if len(names) > 1 or names[0] not in ("gzip", "deflate"):

@@ -68,9 +68,10 @@ def test_S28_corrupt_compression_is_typed_or_harmless(place: int, mask: int, enc
     inflater = Inflater(ENCODINGS[encoding])
     try:
         result = inflater.feed(bytes(body))
-    except (errors.StreamDecodeError, errors.EventTooLargeError):
+        inflater.close()
+    except (errors.StreamDecodeError, errors.EventTooLargeError, errors.StreamTruncatedError):
         return
-    assert result == data or not inflater.finished or encoding != "gzip"
+    assert result == data or encoding != "gzip"
 
 
 async def test_S28_corrupt_compression_comes_through_the_agent_as_a_typed_error(kit: Kit) -> None:
@@ -103,7 +104,7 @@ def test_several_gzip_members_are_one_stream() -> None:
     inflater = Inflater("gzip")
     body = gzip.compress(b"one ") + gzip.compress(b"two")
     assert b"".join(inflater.feed(body[i : i + 1]) for i in range(len(body))) == b"one two"
-    assert inflater.finished
+    inflater.close()
 
 
 def test_S29_a_decompression_bomb_is_refused_in_bounded_memory() -> None:
