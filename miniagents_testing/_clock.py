@@ -8,10 +8,7 @@ same seed.
 
 What makes a schedule repeatable, and another seed another schedule.
 
-Jobs that an event loop has given to threads, as a virtual-time loop wants them: without chance.
-
-When a thread ends is up to the machine. So that it decides nothing, results are delivered when nothing else can run,
-and in the order in which the jobs were given.
+Jobs that an event loop in virtual time gives to threads: their results come in the order of the jobs.
 
 Searching the orders in which things can happen for one in which an application fails.
 """
@@ -91,118 +88,76 @@ class Holding:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-PATIENCE = 2.0
-"""Seconds on the wall that a thread gets at least, before anything else comes to its turn."""
-
-MOST_BUSY_TURNS = 1000
-"""Turns in which something else can run, after which a result is delivered nevertheless."""
-
-
-class _Job:
-    def __init__(self, job: Future[Any], future: asyncio.Future[Any]) -> None:
-        self.job = job
-        self.future = future
-        self.is_slow = False
-        """It had all the patience, and may be waiting for the loop itself."""
-
-    def deliver(self) -> None:
-        if self.future.done():
-            return
-        if self.job.cancelled():
-            self.future.cancel()
-        elif (error := self.job.exception()) is not None:
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(self.job.result())
+_POOLS = ("asyncio_", "AnyIO worker thread")
+"""Beginnings of the names of threads that do jobs, and call the loop only at the end of one."""
 
 
 class ThreadJobs:
-    """The jobs of one loop.
+    """Queue of the jobs of one loop.
 
     Args:
         loop: the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = ref(loop)  # which holds us
-        self._jobs: list[_Job] = []
-        self._busy_turns = 0
+        self._loop = ref(loop)  # the loop holds this object
+        self._jobs: dict[Future[Any], asyncio.Future[Any]] = {}
         self._known = WeakSet(threading.enumerate())
 
     def give(self, executor: Executor, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Have a job done."""
+        """Start a job."""
         loop = self._loop()
         assert loop is not None
         future: asyncio.Future[T] = loop.create_future()
         job = executor.submit(func, *args)
-        self._jobs.append(_Job(job, future))
+        self._jobs[job] = future
         future.add_done_callback(lambda future: job.cancel() if future.cancelled() else None)
         job.add_done_callback(self._wake)
         return future
 
     def _wake(self, job: Future[Any]) -> None:
         loop = self._loop()
-        with contextlib.suppress(RuntimeError):  # a loop that was closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # a closed loop: no task waits any more
             if loop is not None:
                 loop.call_soon_threadsafe(lambda: None)
 
-    # --- what the loop asks
-
-    def deliver(self, *, nothing_else: bool) -> bool:
-        """Deliver a result whose turn it is; whether there was one.
+    def deliver(self, *, in_order: bool = True) -> bool:
+        """Hand the result of one job to its future. Return False if the job whose turn it is has none yet.
 
         Args:
-            nothing_else: whether nothing else can run.
+            in_order: deliver the oldest job; otherwise the oldest that has ended.
         """
-        if not self._jobs:
+        job = next((job for job in self._jobs if in_order or job.done()), None)
+        if job is None or not job.done():
             return False
-        self._busy_turns = 0 if nothing_else else self._busy_turns + 1
-        if not nothing_else and self._busy_turns % MOST_BUSY_TURNS:
-            return False
-        for each in self._jobs:
-            if each.job.done():
-                self._jobs.remove(each)
-                each.deliver()
-                return True
-            if not each.is_slow:
-                return False
-        return False
+        future = self._jobs.pop(job)
+        if future.done():
+            return True
+        if job.cancelled():
+            future.cancel()
+        elif (error := job.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(job.result())
+        return True
 
     @property
     def are_at_work(self) -> bool:
-        """Whether a thread has a job, one of anyio's own included."""
-        return bool(self._jobs) or any(worker not in worker.idle_workers for worker in self._anyio_workers())
-
-    def patience(self, timeout: float | None) -> float | None:
-        """For how many seconds on the wall to wait for a job at work, when the next deadline is so far away."""
-        if timeout is None:  # one that is done may be what the one before it waits for
-            return PATIENCE if any(each.job.done() for each in self._jobs) else None
-        return timeout if self._jobs and all(each.is_slow for each in self._jobs) else max(timeout, PATIENCE)
-
-    def patience_is_out(self) -> bool:
-        """Nothing came: the other jobs, and the clock, may go first now. Whether one of them has a result."""
-        for each in self._jobs:
-            each.is_slow = True
-        return any(each.job.done() for each in self._jobs)
-
-    # --- other threads
-
-    def belongs_here(self) -> None:
-        """The running thread does jobs, and nothing else."""
-        self._known.add(threading.current_thread())
+        """Whether a thread has a job, given here or by anyio."""
+        if self._jobs:
+            return True
+        if "anyio.to_thread" not in sys.modules:
+            return False
+        workers = [thread for thread in threading.enumerate() if getattr(thread, "loop", None) is self._loop()]
+        return any(worker not in worker.idle_workers for worker in workers)  # type: ignore[attr-defined]  # anyio's
 
     def strangers(self) -> bool:
-        """Whether a thread was started, by nobody we know, that may still call back."""
-        known = self._known.union(self._anyio_workers())
-        return any(thread not in known for thread in threading.enumerate())
+        """Return True if a thread of no pool was started since the loop was made: it may call back."""
+        return any(thread not in self._known and not thread.name.startswith(_POOLS) for thread in threading.enumerate())
 
-    def _anyio_workers(self) -> list[Any]:
-        """The threads of anyio's own that work for the loop, or are ready to."""
-        if "anyio.to_thread" not in sys.modules:
-            return []
-        loop = self._loop()
-        return [thread for thread in threading.enumerate() if getattr(thread, "loop", None) is loop]
 
+PATIENCE = 2.0
+"""Seconds on the wall that threads get at least before the clock moves on, or the loop is called idle."""
 
 _OUTSIDE = (
     "connect_read_pipe",
@@ -294,11 +249,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock starts at 0 and moves only when nothing can run, straight to the next deadline.
 
     Callbacks that are due at the same moment run in the order in which they were scheduled. While a job runs in a
-    thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`) the clock stands still; only a thread that works
-    for longer than two seconds, and for longer than the next deadline is away, is taken for one that waits for that
-    deadline. Results come in the order in which the jobs were given (anyio's excepted), when nothing else can run:
-    which thread is faster decides nothing. Threads of any other kind are not waited for, but may call
-    `call_soon_threadsafe` as ever.
+    thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`) the clock stands still; only a job that takes
+    longer than two seconds, and longer than the next deadline is away, is taken for one that waits for that deadline.
+    Results come in the order in which the jobs were given (anyio's excepted), when nothing else can run. Threads of
+    other kinds do not stop the clock, but may call `call_soon_threadsafe` as ever.
 
     The class itself is a loop factory: `asyncio.Runner(loop_factory=VirtualTimeLoop)`,
     `MiniAgents().run(..., loop_factory=VirtualTimeLoop)`; with a seed, `functools.partial(VirtualTimeLoop, seed=7)`.
@@ -364,7 +318,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             poll: waits on the wall for at most so many seconds, and returns what came.
             watches: whether files or sockets are watched.
         """
-        if self._threads.deliver(nothing_else=True):
+        if self._threads.deliver():
             return []
         if timeout is not None and math.isinf(self._scheduled[0].when()):
             timeout = None  # `sleep(math.inf)`: a way to say for ever
@@ -373,8 +327,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             if happened := poll(timeout):
                 self._set_clock(self._now + min(time.monotonic() - started, math.inf if timeout is None else timeout))
         elif self._closing_pool or self._threads.are_at_work:
-            happened = poll(self._threads.patience(timeout))
-            if not happened and self._threads.patience_is_out():
+            happened = poll(max(timeout or 0, PATIENCE))
+            # a job may wait for the result of a later one
+            if not happened and (self._threads.deliver(in_order=False) or timeout is None):
                 return []
         else:
             happened = poll(PATIENCE if timeout is None and self._threads.strangers() else 0)
@@ -406,14 +361,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     # --- threads
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Like any loop's; the clock stands still until the job has ended, whoever still waits for it."""
+        """Like any loop's; the clock stands still until the job has ended, even if its reader was cancelled."""
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
         return self._threads.give(executor or self._default_pool(), func, *args)
 
     def _default_pool(self) -> ThreadPoolExecutor:
         if self._pool is None:
-            pool = ThreadPoolExecutor(thread_name_prefix="asyncio", initializer=self._threads.belongs_here)
+            pool = ThreadPoolExecutor(thread_name_prefix="asyncio")
             self.set_default_executor(pool)
             return pool
         return self._pool
@@ -475,7 +430,6 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
-            self._loop._threads.deliver(nothing_else=False)
             return self._real.select(0)
         return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
 

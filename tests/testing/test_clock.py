@@ -16,7 +16,7 @@ import anyio.to_thread
 import pytest
 
 from miniagents import InteractionContext, MiniAgents, miniagent
-from miniagents_testing import _clock as thread_jobs
+from miniagents_testing import _clock as clock
 from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time
 from miniagents_testing.errors import IdleLoopError, NotVirtualError
 
@@ -182,7 +182,7 @@ def test_a_job_that_nobody_waits_for_is_waited_for() -> None:
 
 def test_a_thread_may_wait_for_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that outlasts the next deadline and some patience is taken for one that waits for it."""
-    monkeypatch.setattr(thread_jobs, "PATIENCE", 0.02)
+    monkeypatch.setattr(clock, "PATIENCE", 0.02)
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -214,20 +214,9 @@ def test_which_thread_is_faster_decides_nothing() -> None:
     assert log == ["busy", "slow", "fast"]
 
 
-def test_who_looks_again_and_again_sees_the_result_as_well() -> None:
-    """A loop that is always busy would never be ready for it."""
-
-    async def main() -> None:
-        task = asyncio.create_task(asyncio.to_thread(int))
-        while not task.done():  # noqa: ASYNC110 - that is the point
-            await asyncio.sleep(0)
-
-    run_in_virtual_time(main())
-
-
 def test_a_job_may_wait_for_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With some patience, in which their order counts; and errors, too, are delivered."""
-    monkeypatch.setattr(thread_jobs, "PATIENCE", 0.02)
+    monkeypatch.setattr(clock, "PATIENCE", 0.02)
     go_on = threading.Event()
 
     async def main() -> None:
@@ -334,7 +323,7 @@ def test_it_comes_at_once(before: str) -> None:
     began = time.monotonic()
     with pytest.raises(IdleLoopError, match=r"await asyncio.Event\(\).wait\(\)"):
         run_in_virtual_time(main())
-    assert time.monotonic() - began < thread_jobs.PATIENCE
+    assert time.monotonic() - began < clock.PATIENCE
 
 
 def test_those_who_read_through_generators_are_found() -> None:
