@@ -31,6 +31,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic_core import SchemaSerializer, core_schema
 
+from miniagents.bounds import MAX_NESTING
 from miniagents.errors import CyclicValueError, FreezeError
 
 if TYPE_CHECKING:
@@ -142,9 +143,6 @@ def _caller() -> tuple[FrameType, int]:
 
 K = TypeVar("K", bound=str)
 V_co = TypeVar("V_co", covariant=True)
-
-MAX_DEPTH: Final = 200
-"""How deep plain containers may nest in each other: what recursion in Python and in C (pickle) can bear anywhere."""
 
 ATOMS: Final[frozenset[type]] = frozenset(
     {
@@ -298,7 +296,7 @@ def freeze(value: Any, where: str = "value") -> Any:
     """An immutable equal of `value`, at every depth; what is immutable already stays the same object where possible.
 
     Args:
-        value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings, `MAX_DEPTH` deep at most.
+        value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings, `MAX_NESTING` deep at most.
         where: what to call the value in an error, usually the name of a field.
 
     Raises:
@@ -317,7 +315,7 @@ def freeze(value: Any, where: str = "value") -> Any:
 
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
-    if level >= MAX_DEPTH:
+    if level >= MAX_NESTING:
         raise _too_deep()
     if ATOMS.issuperset(map(type, items)):
         return tuple(items)
@@ -334,7 +332,7 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
 
 
 def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    if level >= MAX_DEPTH:
+    if level >= MAX_NESTING:
         raise _too_deep()
     frozen: dict[Any, Any] = {}
     for key, value in items.items():  # one pass: most dicts are small, and each look at all their keys has its price
@@ -353,7 +351,7 @@ def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any
 
 
 def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
-    if level >= MAX_DEPTH:
+    if level >= MAX_NESTING:
         raise _too_deep()
     if ATOMS.issuperset(map(type, items)):
         return frozenset(items)
@@ -367,7 +365,7 @@ def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
 
 
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    if level and level + _height(value) > MAX_DEPTH:
+    if level and level + _height(value) > MAX_NESTING:
         raise _too_deep()
     return value
 
@@ -453,7 +451,7 @@ def _str_key(key: object) -> str:
 
 
 def _too_deep() -> _Refused:
-    return _Refused(f"containers nest more than {MAX_DEPTH} deep", too_deep=True)
+    return _Refused(f"containers nest more than {MAX_NESTING} deep", too_deep=True)
 
 
 def _contains_itself(value: Any) -> bool:

@@ -111,7 +111,7 @@ def canonical_digest(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
     return sha256(canonical_text(class_name, fields).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# The functions below say what stands for a value in the JSON. They are recursive: containers nest at most `MAX_DEPTH`
+# The functions below say what stands for a value in the JSON. They are recursive: containers nest at most `MAX_NESTING`
 # deep.
 
 

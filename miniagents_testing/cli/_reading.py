@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
+from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm._sessions.base import error_from_payload
 from miniagents.ext.llm._streaming import ResponseBody
-from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -309,7 +309,7 @@ def _feed(session: Session, interaction: Interaction, chunks: list[list[Piece]])
         streamed=True,
         content_type=_joined(headers.get("content-type", ())),
         content_encoding=_joined(headers.get("content-encoding", ())) or None,
-        max_event_bytes=DEFAULT_MAX_EVENT_BYTES,
+        max_event_bytes=MAX_EVENT_BYTES,
     )
     for pieces, chunk in zip(chunks, interaction.response.chunks, strict=True):
         for event in body.feed(chunk.data):

@@ -28,9 +28,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field
 
-from miniagents._promising.freezing import MAX_DEPTH, FrozenDict, freeze
+from miniagents._promising.freezing import FrozenDict, freeze
 from miniagents._promising.frozen import Frozen
 from miniagents._promising.values import canonical_text
+from miniagents.bounds import MAX_NESTING
 from miniagents.errors import CyclicValueError, FreezeError
 from miniagents_testing import strategies
 
@@ -198,7 +199,7 @@ def test_a_container_in_itself_is_refused() -> None:
 def test_plain_containers_nest_to_a_limit(wrap: Any) -> None:
     """Two hundred levels work for everything a value can do; one more is a clear error, also around what is frozen."""
     nested: Any = 1
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_NESTING):
         nested = wrap(nested)
     frozen = Frozen(nested=nested)
     again = pickle.loads(pickle.dumps(frozen))

@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from miniagents.bounds import MAX_DOCUMENT_BYTES, MAX_EVENT_BYTES, MAX_PAGE_BYTES
 from miniagents.errors import (
     EventTooLargeError,
     LLMError,
@@ -23,7 +24,7 @@ from miniagents.errors import (
     StreamTruncatedError,
 )
 from miniagents.ext.llm._failures import as_llm_error
-from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES, SSEDecoder, inflater_for
+from miniagents.ext.llm.sse import SSEDecoder, inflater_for
 from miniagents.messages import AssistantMessage, ToolCall, Usage
 
 if TYPE_CHECKING:
@@ -102,10 +103,6 @@ def _choice(choice: Choice) -> AssistantMessage:
     )
 
 
-MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
-"""Of an answer that is collected before it is parsed."""
-MAX_PAGE_BYTES = 64 * 1024
-"""Of something that is no answer; its beginning is enough to say so."""
 _EXCERPT = 200
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """What the lines of an event stream begin with."""
@@ -284,7 +281,7 @@ class LLMCall:
     retry: Retry
     stall_timeout: float | None
     redactor: Redactor
-    max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES
+    max_event_bytes: int = MAX_EVENT_BYTES
 
 
 async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dict[str, Any]) -> AsyncIterator[str]:

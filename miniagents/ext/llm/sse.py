@@ -24,14 +24,10 @@ import re
 import zlib
 from typing import NamedTuple
 
+from miniagents.bounds import MAX_EVENT_BYTES, MAX_INFLATION, MAX_INFLATION_FREE_BYTES, MAX_STREAM_BYTES
 from miniagents.errors import EventTooLargeError, StreamDecodeError, StreamTruncatedError
 
-__all__ = ["DEFAULT_MAX_EVENT_BYTES", "DEFAULT_MAX_STREAM_BYTES", "SSEDecoder", "ServerSentEvent", "encodings_in"]
-
-
-MAX_RATIO = 300
-"""Streams of JSON compress 5 to 50 times; gzip's own limit is about 1,000."""
-_SLACK = 1024 * 1024
+__all__ = ["SSEDecoder", "ServerSentEvent"]
 
 
 class Inflater:
@@ -58,7 +54,7 @@ class Inflater:
         while chunk:
             if self._zlib.eof:  # gzip files may follow one another
                 self._zlib = zlib.decompressobj(wbits=31 if self.encoding == "gzip" else 15)
-            room = min(DEFAULT_MAX_STREAM_BYTES, self._fed * MAX_RATIO + _SLACK) - self._given
+            room = min(MAX_STREAM_BYTES, self._fed * MAX_INFLATION + MAX_INFLATION_FREE_BYTES) - self._given
             try:
                 piece = self._zlib.decompress(chunk, room + 1)
             except zlib.error as error:
@@ -121,11 +117,6 @@ def inflater_for(content_encoding: str | None) -> Inflater | None:
     return Inflater(names[0])
 
 
-DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""Images come as base64 in one event; this leaves room for them and still bounds memory."""
-DEFAULT_MAX_STREAM_BYTES = 256 * 1024 * 1024
-"""About a million tokens with all that is said around them: more is no answer, but a server that does not stop."""
-
 _BOM = b"\xef\xbb\xbf"
 _PIECE = 1024 * 1024
 # `data: ...`, or `event: ...` and `data: ...`, and the blank line: nearly all blocks of nearly all providers. Measured,
@@ -158,8 +149,8 @@ class SSEDecoder:
     def __init__(
         self,
         *,
-        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
-        max_stream_bytes: int = DEFAULT_MAX_STREAM_BYTES,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
         strict: bool = False,
     ) -> None:
         if max_event_bytes < 1 or max_stream_bytes < 1:

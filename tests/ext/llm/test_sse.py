@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext import llm
-from miniagents.ext.llm.sse import DEFAULT_MAX_EVENT_BYTES, SSEDecoder
+from miniagents.ext.llm.sse import SSEDecoder
 
 
 def test_S12_an_event_comes_out_as_soon_as_its_blank_line_has_come() -> None:
@@ -76,7 +77,7 @@ def test_S25_a_line_of_100_mb_is_refused_in_bounded_memory() -> None:
         left, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 3 * DEFAULT_MAX_EVENT_BYTES
+    assert peak < 3 * MAX_EVENT_BYTES
     assert left < 1024 * 1024
 
 
