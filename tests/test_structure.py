@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,3 +155,31 @@ def test_files_are_neither_short_nor_long() -> None:
     files = {name: count for name, count in lines.items() if name not in packages and not name.endswith("__main__")}
     assert {name: count for name, count in files.items() if count < FEWEST_LINES} == {}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def _tree_of(page: str) -> set[str]:
+    """Return the paths of the files that the trees in a page show, each by its indentation."""
+    found: set[str] = set()
+    for block in re.findall(r"^```text\n(miniagents\w*/\n.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        folders: list[str] = []
+        for line in block.splitlines():
+            name = line.split()[0]
+            del folders[(len(line) - len(line.lstrip())) // 2 :]
+            if name.endswith("/"):
+                folders.append(name)
+            else:
+                found.add("".join([*folders, name]))
+                assert line.split()[1:], f"{name} has no description"
+    return found
+
+
+def test_architecture_page_shows_every_file() -> None:
+    """`docs/architecture.md` has a line for each file that holds code, and for no other."""
+    shown = _tree_of((ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py" or len(ast.parse(path.read_text(encoding="utf-8")).body) > 1
+    }
+    assert sorted(shown ^ there) == []
