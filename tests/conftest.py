@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,11 @@ from hypothesis import HealthCheck, settings
 import miniagents
 
 pytest_plugins = ["pytester"]
+
+# `nohup`, and shells that start background jobs, ignore signals. Each program that a test starts would inherit that.
+for _signal, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _default)
 
 T = TypeVar("T")
 

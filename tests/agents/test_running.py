@@ -488,3 +488,27 @@ def test_handlers_of_others_are_left_alone() -> None:
         assert signal.getsignal(signal.SIGINT) is mine
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@posix
+def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> None:
+    """A test run under `nohup`, or as a background job, starts programs that its signals still reach."""
+
+    def ignore_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+    chosen = (
+        "tests/agents/test_running.py::test_C13_ctrl_c_cleans_everything_up_within_a_second",
+        "tests/testing/test_provider_server.py::test_the_command_line_serves",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
+        cwd=root,
+        preexec_fn=ignore_signals,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
