@@ -5,7 +5,7 @@ Exception
 ├── StopDialog                      a signal, not a failure: ends a loop in an orderly way
 └── MiniAgentsError                 .partial: what had arrived before it
     ├── PromiseCancelledError       the promise was cancelled, or nobody could read it any more
-    ├── DeadlockError               a wait that could never end
+    ├── DeadlockError               a ring of waits that could never end
     ├── NoActiveContextError        (RuntimeError) something needs `async with MiniAgents()`
     ├── AppenderClosedError         (RuntimeError) appended before `open` or after `close`
     ├── CyclicValueError            (ValueError) a container that contains itself
@@ -91,7 +91,7 @@ class PromiseCancelledError(MiniAgentsError):
 
 
 class DeadlockError(MiniAgentsError):
-    """Everybody in a circle waits for the next one; the message names them in order."""
+    """Tasks wait for each other in a ring that no other task can end; the message names them in order."""
 
 
 class NoActiveContextError(MiniAgentsError, RuntimeError):

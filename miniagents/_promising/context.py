@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 from weakref import WeakKeyDictionary
 
-from miniagents._promising import deadlock
 from miniagents.errors import NoActiveContextError, PromiseCancelledError, StopDialog
 
 if TYPE_CHECKING:
@@ -124,7 +123,6 @@ class PromisingContext:
         if self._loop is not None:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
-        deadlock.watch(self._loop)
         self.parent = find_current_context()
         if self.parent is not None:
             self.listens = self.listens or self.parent.listens
@@ -207,12 +205,9 @@ class PromisingContext:
 
     async def _until_idle(self) -> None:
         self._idle = asyncio.get_running_loop().create_future()
-        deadlock.waiting_on[self._idle] = None
-        deadlock.check_later()
         try:
             await self._idle
         finally:
-            deadlock.waiting_on.pop(self._idle, None)
             self._idle = None
 
     # --- tasks
@@ -268,11 +263,9 @@ class PromisingContext:
 
     def _tasks_changed(self) -> None:
         idle = self._idle
-        if idle is None:
+        if idle is None or self.tasks or (self.is_closing and self.parked):
             return
-        if self.tasks or (self.is_closing and self.parked):
-            deadlock.check_later()
-        elif not idle.done():
+        if not idle.done():
             idle.set_result(None)
 
     # --- failures and handlers

@@ -1,219 +1,238 @@
-"""Finds waits that can never end.
+"""Finds rings of tasks that wait for each other.
 
-A wait that blocks registers its future in `waiting_on`, and looks whether it closes a circle: who produces what I wait
-for, and what does that task wait for in turn? Tasks that wait for `gather`, or for another task, are followed as well.
-Nothing here runs for a token that is already there.
+Each blocked wait for a promise notes in `waiting_on` what it waits for. From there one can walk on: to the task that
+produces it, to what that task waits for, and so on; `gather` and awaited tasks are followed as well. A walk that comes
+back to its start has found a ring.
 
-A circle is reported at once if each of its members can be helped by nobody else. Where somebody else could help (a
-sequence that other tasks may append to, a call that anybody holding it may finish) it is reported only when no task of
-the loop can do anything any more.
+A wait that may close a ring is looked at again one loop step later, when each member of the ring is suspended. If each
+member waits for what one task alone can bring, the wait ends with a `DeadlockError`. If another task could help, a
+warning names the ring. If a member waits under `asyncio.timeout`, nothing is reported.
+
+Only promises and tasks are asked, so the answer is the same on each event loop. Nothing here runs for a token that has
+arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import re
-import threading
+from collections import deque
 from itertools import pairwise
+from types import MethodType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from miniagents.errors import DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from miniagents._promising.promise import Cell
 
 
-_MADE_UP = re.compile(r"Task-\d+")
+logger = logging.getLogger("miniagents")
 
-waiting_on: dict[asyncio.Future[Any], Cell[Any] | None] = {}
-"""What each blocked wait waits for; None for a context that waits for its tasks."""
+waiting_on: dict[asyncio.Future[Any], Cell[Any]] = {}
+"""What each blocked wait waits for."""
 
-_scheduled_checks: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+_warned: WeakSet[asyncio.Task[Any]] = WeakSet()
+"""Members of rings that a warning has named: a ring that opens and closes again is named once."""
 
-_threads_before: WeakKeyDictionary[asyncio.AbstractEventLoop, set[int | None]] = WeakKeyDictionary()
-"""The threads there were when the first context of a loop was opened: they do not work for it."""
+_NAMED_BY_ASYNCIO = re.compile(r"Task-\d+")
 
-
-def watch(loop: asyncio.AbstractEventLoop) -> None:
-    """Called when a context is opened in `loop`."""
-    if loop not in _threads_before:
-        _threads_before[loop] = {thread.ident for thread in threading.enumerate()}
+_CONTAINERS = (deque, dict, list, tuple)
+_MOST_HOLDERS = 10_000
+"""How many objects are searched for a timeout."""
 
 
-def check_wait(cell: Cell[Any], for_end: bool) -> None:
-    """Called when the running task is about to block on `cell`.
+def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
+    """Look for a ring one loop step later if this wait may close one; the running task is about to await `future`.
 
     Args:
-        cell: what it waits for.
-        for_end: whether it waits for the end, and no progress before that helps it.
-
-    Raises:
-        DeadlockError: this wait would never end.
+        cell: what the running task waits for.
+        future: where that wait is registered; a `DeadlockError` is set on it if the wait can never end.
     """
     producer = cell.task
-    if producer is None:
-        check_later()
-        return
-    blocker = producer._fut_waiter  # type: ignore[attr-defined]  # asyncio has no public name for what a task awaits
-    if blocker is None:
-        # it is the running task if its coroutine runs; to ask for the current task takes three times as long
-        if not getattr(producer.get_coro(), "cr_running", True):
+    if not cell.forwarders:  # most waits are decided here, without a walk: the producer waits for a socket or a timer
+        if producer is None:
+            if future.get_loop().get_task_factory() is None:
+                return
+        elif (blocker := producer._fut_waiter) is None:  # type: ignore[attr-defined]  # asyncio has no public name for it
+            if not _is_running(producer):
+                return
+        elif blocker not in waiting_on and not _awaited_tasks(blocker):
             return
-    elif blocker not in waiting_on and not _members(blocker):
-        return
-    _search(cell, certain=for_end or cell.produced_only_by_its_task)
+    if _may_lead_to_a_running_task(cell) and (task := asyncio.current_task()) is not None:
+        future.get_loop().call_soon(_report_ring, task, future)
 
 
-def _search(cell: Cell[Any], *, certain: bool) -> None:
-    """Walk from the producer of `cell` along what tasks wait for, back to the running task if it leads there."""
-    me = asyncio.current_task()
-    came_from: dict[asyncio.Task[Any], asyncio.Task[Any] | None] = {}
-    stack: list[tuple[asyncio.Task[Any], asyncio.Task[Any] | None, bool]] = []
-    if cell.task is not None:
-        stack.append((cell.task, None, certain))
-    while stack:
-        task, previous, certain = stack.pop()
-        if task in came_from or task.done():
+def _is_running(task: asyncio.Task[Any]) -> bool:
+    """Return True in a step of this task, also while it starts another task eagerly."""
+    return getattr(task.get_coro(), "cr_running", True)  # what is no coroutine does not tell
+
+
+def _may_lead_to_a_running_task(cell: Cell[Any]) -> bool:
+    """Return True if a task that runs now, once it waits, may close a ring through `cell`.
+
+    A cell without a producer may get one: a task that starts eagerly is known to its cell only after its first step.
+    """
+    unseen = list(_producers(cell))
+    if not unseen:
+        return True
+    seen: set[asyncio.Task[Any]] = set()
+    while unseen:
+        task = unseen.pop()
+        if task in seen or task.done():
             continue
-        came_from[task] = previous
-        if task is me:
-            _report(task, came_from, certain)
-            return
-        stack.extend((following, task, certain and sure) for following, sure in _followed(task))
+        if _blocker(task) is None and _is_running(task):
+            return True
+        seen.add(task)
+        unseen.extend(following for following, _ in _waits_for(task))
+    return False
 
 
-def _report(me: asyncio.Task[Any], came_from: dict[asyncio.Task[Any], asyncio.Task[Any] | None], certain: bool) -> None:
-    waiting: list[asyncio.Task[Any]] = []  # who waits for me, who waits for that one, and so on
-    previous = came_from[me]
-    while previous is not None:
-        waiting.append(previous)
-        previous = came_from[previous]
-    tasks = [me, *reversed(waiting)]
-    if not certain or _may_time_out(tasks):
-        check_later()
+# --- one loop step later
+
+
+def _report_ring(task: asyncio.Task[Any], future: asyncio.Future[None]) -> None:
+    """End the wait of `task` with a `DeadlockError`, or log a warning, if the wait is a part of a ring.
+
+    Args:
+        task: the task whose wait may have closed a ring.
+        future: what the task waited for one loop step ago.
+    """
+    if future.done() or _blocker(task) is not future:
         return
-    raise _circle_error(tasks)
+    if ring := _find_ring(task, only_source=True):
+        future.set_exception(DeadlockError(f"These wait for each other and would wait for ever: {_described(ring)}"))
+        future.exception()  # asyncio logs no error that a task, cancelled meanwhile, does not come to see
+    elif (ring := _find_ring(task, only_source=False)) and not _warned.issuperset(ring):
+        _warned.update(ring)
+        logger.warning(
+            "These wait for each other, for ever unless another task adds to what one of them reads: %s",
+            _described(ring),
+        )
 
 
-def _circle_error(tasks: list[asyncio.Task[Any]]) -> DeadlockError:
-    """The error of tasks that wait for each other, each for the next one, and the last one for the first."""
-    names = _names(tasks)
-    circle = [names[0], *(after for before, after in pairwise([*names, names[0]]) if after != before)]
-    if len(circle) == 1:
-        circle *= 2
-    return DeadlockError(f"These wait for each other and would wait for ever: {' -> '.join(circle)}")
+def _find_ring(start: asyncio.Task[Any], *, only_source: bool) -> list[asyncio.Task[Any]]:
+    """Return tasks of which each waits for the next one, and the last one for the first; [] if there are none.
+
+    Tasks under a timeout are left out: their waits end.
+
+    Args:
+        start: the first task.
+        only_source: follow only waits that one task alone can end.
+    """
+    came_from: dict[asyncio.Task[Any], asyncio.Task[Any]] = {}
+    stack = [start]
+    while stack:
+        task = stack.pop()
+        if _has_timeout(task):
+            continue
+        for following, is_only_source in _waits_for(task):
+            if only_source and not is_only_source:
+                continue
+            if following is start:
+                ring = [task]
+                while ring[-1] is not start:
+                    ring.append(came_from[ring[-1]])
+                return ring[::-1]
+            if following not in came_from:
+                came_from[following] = task
+                stack.append(following)
+    return []
 
 
-def _followed(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], bool]]:
-    """The tasks that must go on before `task` can, and whether nobody else could help it."""
-    blocker = getattr(task, "_fut_waiter", None)
-    if blocker is None or blocker.done():
+def _described(ring: list[asyncio.Task[Any]]) -> str:
+    """Return the names of the members in their order, with the first one again at the end.
+
+    Names that asyncio gave (to members of a `gather`) are left out where there are others.
+    """
+    names = [task.get_name() for task in ring]
+    names = [name for name in names if not _NAMED_BY_ASYNCIO.fullmatch(name)] or names
+    names = [names[0], *(after for before, after in pairwise([*names, names[0]]) if after != before)]
+    return " -> ".join(names if len(names) > 1 else names * 2)
+
+
+# --- what a task waits for
+
+
+def _blocker(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
+    """Return the future that a suspended task awaits; None of a task that runs or is about to run."""
+    blocker: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
+    return None if blocker is None or blocker.done() else blocker
+
+
+def _waits_for(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], bool]]:
+    """Yield the tasks that a suspended task waits for, each with True if only this task can end the wait."""
+    blocker = _blocker(task)
+    if blocker is None:
         return
     cell = waiting_on.get(blocker)
     if cell is None:
-        for member in _members(blocker):
+        for member in _awaited_tasks(blocker):
             yield member, True
-    elif cell.task is not None:
-        yield cell.task, cell.produced_only_by_its_task or blocker in (cell.done_waiters or ())
+        return
+    only_source = cell.produced_only_by_its_task or blocker in (cell.done_waiters or ())
+    for producer in _producers(cell):
+        yield producer, only_source
 
 
-def _members(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
-    """The task that is awaited, or the members of the `gather` that is."""
+def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
+    """Yield the tasks that must end before the cell can."""
+    if cell.task is not None:
+        yield cell.task
+    yield from cell.forwarders or ()
+
+
+def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
+    """Return the task that is awaited, or the unfinished ones of a `gather`; [] of a socket, a timer, a queue."""
     if isinstance(blocker, asyncio.Task):
         return [blocker]
-    if (children := getattr(blocker, "_children", None)) is None:  # most waits are for a socket or a timer
+    if (children := getattr(blocker, "_children", None)) is None:
         return []
     return [child for child in children if isinstance(child, asyncio.Task) and not child.done()]
 
 
-def _may_time_out(tasks: list[asyncio.Task[Any]]) -> bool:
-    """Whether one of them waits under `asyncio.timeout`: then its wait does end."""
-    scheduled = getattr(asyncio.get_running_loop(), "_scheduled", None)
-    if scheduled is None:
-        return True  # a loop that does not show its timers
-    for handle in scheduled:
-        owner = getattr(getattr(handle, "_callback", None), "__self__", None)
-        if isinstance(owner, asyncio.Timeout) and not handle.cancelled() and owner._task in tasks:  # type: ignore[attr-defined]
-            return True
+def _has_timeout(task: asyncio.Task[Any]) -> bool:
+    """Return True if an `asyncio.timeout` is going to end what a suspended task waits for.
+
+    The stack of a suspended coroutine holds the context managers that it is inside of. The search goes through the
+    coroutines that await each other, and through context managers that hold others (`AsyncExitStack`).
+    """
+    seen: set[int] = set()
+    unseen: list[Any] = [task.get_coro()]
+    for holder in unseen:  # which grows meanwhile
+        if len(unseen) > _MOST_HOLDERS:
+            return True  # better no report than a false one
+        in_a_frame = _is_suspendable(holder)
+        for each in gc.get_referents(holder):
+            if isinstance(each, asyncio.Timeout):
+                if _ends_waits_of(each, task):
+                    return True
+            elif id(each) not in seen and (
+                _is_suspendable(each)
+                or _is_context_manager(each)
+                or isinstance(each, MethodType)  # `__aexit__`, until 3.13
+                or (not in_a_frame and type(each) in _CONTAINERS)  # those in a frame are data of the program
+            ):
+                seen.add(id(each))
+                unseen.append(each)
     return False
 
 
-def _names(tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
-    """Names of tasks; those that asyncio made up (members of a `gather`) only where there is no other."""
-    names = [task.get_name() for task in tasks]
-    return [name for name in names if not _MADE_UP.fullmatch(name)] or names
+def _ends_waits_of(timeout: asyncio.Timeout, task: asyncio.Task[Any]) -> bool:
+    """Return True if `timeout` is set for `task`; one that was left, or has no deadline, is not set."""
+    return getattr(timeout, "_task", task) is task and getattr(timeout, "_timeout_handler", timeout) is not None
 
 
-def check_later() -> None:
-    """Look, at the next loop step, whether anything at all can still go on."""
-    loop = asyncio.get_running_loop()
-    if loop not in _scheduled_checks:
-        _scheduled_checks.add(loop)
-        loop.call_soon(_check_everybody, loop)
+def _is_suspendable(value: object) -> bool:
+    """Return True of a coroutine, a generator, an async generator, and the awaitables that step through those."""
+    return hasattr(type(value), "send") or hasattr(type(value), "asend")
 
 
-def _check_everybody(loop: asyncio.AbstractEventLoop) -> None:
-    _scheduled_checks.discard(loop)
-    if getattr(loop, "_ready", ()):
-        check_later()  # a callback that is still to run may resolve a promise
-        return
-    waits = [(future, cell) for future, cell in waiting_on.items() if cell is not None and not future.done()]
-    waits = [(future, cell) for future, cell in waits if future.get_loop() is loop]
-    if not waits or _outside_can_help(loop) or _a_task_can_go_on(loop):
-        return
-    tasks = asyncio.all_tasks(loop)
-    ownerless = [future for future, cell in waits if cell.task is None]
-    circle = [] if ownerless else _find_circle(tasks)
-    (ownerless or [future for future, _ in waits])[0].set_exception(
-        _circle_error(circle)
-        if circle
-        else DeadlockError(
-            f"Nothing can go on: {', '.join(sorted(_names(tasks)))} all wait for promises, and nobody is left who "
-            f"could resolve them. Was a call never finished, or an appender never closed?"
-        )
-    )
-
-
-def _find_circle(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """Tasks that wait for each other, each for the next one, and the last one for the first; none if there is none."""
-    seen: set[asyncio.Task[Any]] = set()
-    for start in tasks:
-        path: dict[asyncio.Task[Any], None] = {}
-        stack: list[tuple[asyncio.Task[Any], int]] = [(start, 0)]
-        while stack:
-            task, depth = stack.pop()
-            while len(path) > depth:
-                path.popitem()
-            if task in path:
-                return list(path)[list(path).index(task) :]
-            if task not in seen:
-                seen.add(task)
-                path[task] = None
-                stack.extend((following, len(path)) for following, _ in _followed(task))
-    return []
-
-
-def _outside_can_help(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a timer is set, a file or socket is watched, or a thread was started that may call back."""
-    scheduled = getattr(loop, "_scheduled", None)
-    if scheduled is None or any(not handle.cancelled() for handle in scheduled):
-        return True
-    watched: Any = getattr(getattr(loop, "_selector", None), "get_map", dict)()
-    if len(watched or ()) > 1:  # the loop itself watches the pipe that wakes it up
-        return True
-    before = _threads_before.get(loop, set())
-    return any(thread.ident not in before for thread in threading.enumerate())
-
-
-def _a_task_can_go_on(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a task can run, or waits for something that is not a promise."""
-    for task in asyncio.all_tasks(loop):
-        blocker = getattr(task, "_fut_waiter", None)
-        if blocker is None or blocker.done():
-            return True
-        if blocker not in waiting_on and not _members(blocker):
-            return True
-    return False
+def _is_context_manager(value: object) -> bool:
+    """Return True of what `with` or `async with` accepts."""
+    return hasattr(type(value), "__aexit__") or hasattr(type(value), "__exit__")

@@ -15,7 +15,7 @@ from miniagents._promising.deadlock import check_wait, waiting_on
 from miniagents.errors import NoActiveContextError, PromiseCancelledError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
     from typing import Self
 
 
@@ -43,7 +43,9 @@ class Cell(Generic[T]):
     on_demand = False
     """Whether the source goes on only when somebody waits."""
     produced_only_by_its_task = True
-    """Whether nobody but the task can bring this cell forward; the deadlock report rests on it."""
+    """Only the task can bring this cell forward: a ring of waits for such cells is a deadlock."""
+    forwarders: Mapping[asyncio.Task[Any], Cell[Any]] | None = None
+    """Tasks that copy into this cell, and from where; sequences alone have some."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
@@ -189,13 +191,12 @@ class Cell(Generic[T]):
             raise
 
     def waiter(self, *, for_end: bool = False) -> asyncio.Future[None]:
-        """What the running task has to await now; and to `give_up` when that ends in an error.
+        """Return a future for the running task to await now; the task must `give_up` the future if that raises.
+
+        The future fails with `DeadlockError` if the wait is a part of a ring that no other task can end.
 
         Args:
-            for_end: it is done with the end only, and not already when there is more to read.
-
-        Raises:
-            DeadlockError: this wait would never end.
+            for_end: the future is done at the end only, and not already when there is more to read.
         """
         future: asyncio.Future[None] = asyncio.Future()
         if self.start is not None:
@@ -203,8 +204,8 @@ class Cell(Generic[T]):
         if self.done:  # already, or by a task that has been started eagerly
             future.set_result(None)
             return future
-        check_wait(self, for_end)
         waiting_on[future] = self
+        check_wait(self, future)
         if for_end:
             if self.done_waiters is None:
                 self.done_waiters = {}

@@ -40,7 +40,7 @@ class SequenceCell(StreamCell[Any, Any]):
     promise_class: type[SequencePromise[Any, Any]]
     produced_only_by_its_task = False
     forwarders: dict[asyncio.Task[Any], SequenceCell] | None = None
-    """Who copies what was sent out of order into this sequence, and from where."""
+    """Tasks that copy into this sequence what was sent out of order, and from where."""
     _closing = False
     _last: Promise[Any] | None = None
     """The failed leaf that comes when everything sent before it has come."""
@@ -221,7 +221,7 @@ class SequenceCell(StreamCell[Any, Any]):
             into: where the leaves are copied to.
 
         Raises:
-            DeadlockError: it would never end.
+            DeadlockError: the sequence is a part of itself, or waits in a ring, and would never end.
         """
         promise_again = weakly(promise)
         on_the_way: dict[SequenceCell, None] = {} if into is None else {into: None}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from typing import Any
 
 import pytest
+from common import steps
 
 from miniagents._promising.streamed import StreamAppender
 from miniagents.errors import DeadlockError
@@ -16,62 +18,57 @@ from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 
 async def awaits(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Awaits the other's replies."""
+    """Await the other agent's replies."""
     await other
 
 
+async def gathers(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+    """Await the other agent's replies among other things."""
+    await asyncio.gather(_awaited(other), asyncio.sleep(0))
+
+
+async def awaits_a_task(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+    """Await a task that awaits the other agent's replies."""
+    await asyncio.create_task(_awaited(other))
+
+
+async def hands_over(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+    """Let the end of this agent wait for the other agent's end, after some work."""
+    ctx.make_sure_to_wait(other)
+    await steps(5)
+
+
+async def calls(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+    """Await a third agent, which awaits the other agent's replies."""
+    await reader.trigger(other)
+
+
 async def reads(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Reads the other's replies, and each of their texts."""
+    """Read the other agent's replies one by one, and each of their texts."""
     async for promise in other:
         await promise
 
 
-async def gathers(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Awaits the other's replies among other things."""
-
-    async def read() -> None:
-        await other
-
-    await asyncio.gather(read(), asyncio.sleep(0))
-
-
-async def awaits_a_task(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Has a task of its own do the waiting."""
-
-    async def read() -> None:
-        await other
-
-    await asyncio.create_task(read())
-
-
 async def joins(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Awaits the other's replies as one message."""
+    """Await the other agent's replies as one message."""
     await other.as_single_text_promise()
-
-
-async def hands_over(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Has its own end wait for the other's, after it has worked for a while."""
-    ctx.make_sure_to_wait(other)
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def calls(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-    """Has somebody else do the waiting, and awaits that one."""
-    await reader.trigger(other)
 
 
 @miniagent
 async def reader(ctx: InteractionContext) -> None:
-    """Waits for what it was sent."""
+    """Wait for what it was sent."""
     await ctx.message_promises
 
 
-WAITS = [awaits, reads, gathers, awaits_a_task, joins, hands_over, calls]
+async def _awaited(promise: MessageSequencePromise) -> None:
+    await promise
+
+
+WAITS_FOR_ENDS = [awaits, gathers, awaits_a_task, hands_over, calls]
 
 
 async def ring(length: int, wait: Any) -> list[MessageSequencePromise]:
-    """Agents named A, B, C ... of which each waits for the next one's replies, and the last one for the first."""
+    """Call agents A, B, C ... of which each waits for the replies of the next one, and the last one for the first."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -83,36 +80,41 @@ async def ring(length: int, wait: Any) -> list[MessageSequencePromise]:
     return replies
 
 
-@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+@pytest.mark.parametrize("wait", WAITS_FOR_ENDS, ids=lambda wait: wait.__name__)
 @pytest.mark.parametrize("length", [1, 2, 5])
-async def test_C10_a_ring_of_agents_is_reported(length: int, wait: Any) -> None:
-    """However each waits for the next one; it ends at once, and the error names them."""
-    async with MiniAgents(unobserved_errors="log"):
-        replies = await ring(length, wait)
-        with pytest.raises(DeadlockError) as caught:
-            await replies[0]
-        for index in range(length):
-            assert chr(ord("A") + index) in str(caught.value)
-
-
-@pytest.mark.parametrize("wait", [awaits, gathers, awaits_a_task, hands_over, calls], ids=lambda wait: wait.__name__)
-async def test_others_at_work_do_not_hide_a_ring(wait: Any) -> None:
-    """A ring that nobody else can help is reported although timers run and others work.
-
-    The ways to wait that are left out read: another task might still append to what is read.
-    """
+async def test_C10_a_ring_of_agents_is_an_error_that_names_them(length: int, wait: Any) -> None:
+    """It comes at once, also while a timer runs and other tasks work."""
     async with MiniAgents(unobserved_errors="log"):
         timer = asyncio.get_running_loop().call_later(3600, print)
         busy = asyncio.create_task(asyncio.Event().wait())
-        replies = await ring(3, wait)
-        with pytest.raises(DeadlockError, match="wait for each other"):
+        replies = await ring(length, wait)
+        with pytest.raises(DeadlockError, match="wait for each other") as caught:
             await replies[0]
+        for index in range(length):
+            assert chr(ord("A") + index) in str(caught.value)
         timer.cancel()
         busy.cancel()
 
 
-async def test_the_circle_is_named_in_order() -> None:
-    """Who waits for whom."""
+@pytest.mark.parametrize("wait", [reads, joins], ids=lambda wait: wait.__name__)
+@pytest.mark.parametrize("length", [1, 2, 5])
+async def test_a_ring_of_agents_that_read_one_by_one_is_a_warning_that_names_them(
+    length: int, wait: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another task may still reply for one of them; here none does, and the agents are stopped."""
+    async with MiniAgents():
+        replies = await ring(length, wait)
+        await steps(50)
+        assert not any(each.is_done for each in replies)
+        for each in replies:
+            each.cancel()
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    for index in range(length):
+        assert chr(ord("A") + index) in warning
+
+
+async def test_the_error_names_the_agents_in_the_order_of_their_waits() -> None:
+    """The agent at the start of the ring is named again at its end."""
     async with MiniAgents(unobserved_errors="log"):
         replies = await ring(3, awaits)
         with pytest.raises(DeadlockError, match=r": (A -> B -> C -> A|B -> C -> A -> B|C -> A -> B -> C)\n"):
@@ -122,8 +124,17 @@ async def test_the_circle_is_named_in_order() -> None:
             await alone[0]
 
 
-async def test_agents_that_pass_on_each_others_replies_are_reported() -> None:
-    """Nobody waits then: whoever reads would read for ever."""
+async def test_the_error_reaches_each_waiter() -> None:
+    """It is raised in one wait of the ring, and travels as that agent's failure to the others and their readers."""
+    async with MiniAgents():
+        replies = await ring(3, awaits)
+        errors = await asyncio.gather(*map(_awaited, replies), return_exceptions=True)
+    assert isinstance(errors[0], DeadlockError)
+    assert errors == [errors[0]] * 3
+
+
+async def test_agents_that_pass_on_each_others_replies_are_an_error_for_their_readers() -> None:
+    """No agent waits then, but a reader would read for ever."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -140,22 +151,8 @@ async def test_agents_that_pass_on_each_others_replies_are_reported() -> None:
                     pass
 
 
-async def test_C11_a_call_that_is_never_finished_is_reported() -> None:
-    """Awaited by the one who would have to finish it, in the body or in an agent."""
-
-    @miniagent
-    async def caller(ctx: InteractionContext) -> None:
-        await reader.initiate_call("hello").reply_sequence(finish_call=False)
-
-    async with MiniAgents(unobserved_errors="log"):
-        with pytest.raises(DeadlockError, match="never finished"):
-            await reader.initiate_call("hello").reply_sequence(finish_call=False)
-        with pytest.raises(DeadlockError, match="CALLER, READER all wait"):
-            await caller.trigger()
-
-
-async def test_it_is_reported_as_well_while_the_context_waits_for_its_agents() -> None:
-    """The body has ended, and the agents that are left hold each other up."""
+async def test_a_ring_is_an_error_while_the_context_waits_for_its_agents() -> None:
+    """The body has ended, and the agents that are left wait for each other."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = await ring(2, awaits)
@@ -163,8 +160,8 @@ async def test_it_is_reported_as_well_while_the_context_waits_for_its_agents() -
     assert all(each.is_done for each in replies)
 
 
-async def test_the_error_is_the_agents_to_handle() -> None:
-    """It is raised where the wait would have begun, and all others go on if it is caught there."""
+async def test_an_agent_may_handle_the_error() -> None:
+    """It is raised in the agent's wait, and all others go on if the agent catches it there."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -172,47 +169,47 @@ async def test_the_error_is_the_agents_to_handle() -> None:
         try:
             ctx.reply(await replies[other])
         except DeadlockError:
-            ctx.reply("somebody had to give in")
+            ctx.reply("caught")
 
     async with MiniAgents():
         replies.extend([member.trigger(other=1), member.trigger(other=0)])
-        assert [str(message) for message in await replies[0]] == ["somebody had to give in"]
+        assert [str(message) for message in await replies[0]] == ["caught"]
 
 
 # --- what is no deadlock
 
 
-async def test_a_helper_that_replies_later_is_no_deadlock() -> None:
-    """An agent reads its own replies, and a task of its own still adds to them."""
+async def test_a_helper_that_replies_later_ends_a_ring(caplog: pytest.LogCaptureFixture) -> None:
+    """An agent reads its own replies, and a task of its own adds to them; a warning names the agent once."""
     replies: list[MessageSequencePromise] = []
     seen: list[str] = []
 
     @miniagent
     async def agent(ctx: InteractionContext) -> None:
         async def helper() -> None:
-            for _ in range(5):
-                await asyncio.sleep(0)
-            ctx.reply("later")
+            for number in range(3):
+                await steps(5)
+                ctx.reply(str(number))
 
         task = asyncio.create_task(helper())
         async for promise in replies[0]:
             seen.append(str(await promise))
-            break
+            if len(seen) == 3:
+                break
         await task
 
     async with MiniAgents():
         replies.append(agent.trigger())
         await replies[0]
-    assert seen == ["later"]
+    assert seen == ["0", "1", "2"]
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.endswith(": AGENT -> AGENT")
 
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for", "call"])
 async def test_a_ring_with_a_deadline_is_no_deadlock(how: str) -> None:
-    """One of them gives up after a while, and then all can go on."""
+    """One of its members gives up after a while, and then all can go on."""
     replies: list[MessageSequencePromise] = []
-
-    async def awaited(promise: MessageSequencePromise) -> None:
-        await promise
 
     @miniagent
     async def patient(ctx: InteractionContext) -> None:
@@ -221,7 +218,7 @@ async def test_a_ring_with_a_deadline_is_no_deadlock(how: str) -> None:
                 async with asyncio.timeout(0.01):
                     await replies[1]
             elif how == "wait_for":
-                await asyncio.wait_for(awaited(replies[1]), 0.01)
+                await asyncio.wait_for(_awaited(replies[1]), 0.01)
             else:
                 await replies[1]
         except TimeoutError:
@@ -239,9 +236,9 @@ async def test_a_ring_with_a_deadline_is_no_deadlock(how: str) -> None:
         assert [str(message) for message in await replies[1]] == ["gave up"]
 
 
-@pytest.mark.parametrize("who", ["agent", "task", "timer", "thread", "file"])
-async def test_a_call_that_somebody_else_may_still_finish_is_no_deadlock(who: str) -> None:
-    """The one who awaits it cannot finish it, but others can: another agent, a task, a timer, a thread, a file."""
+@pytest.mark.parametrize("helper", ["agent", "task", "timer", "new thread", "old thread", "file"])
+async def test_a_call_that_is_finished_from_elsewhere_is_no_deadlock(helper: str) -> None:
+    """The task that awaits the call cannot finish it, but another agent, a task, a timer, a thread or a file can."""
 
     @miniagent
     async def finishing(ctx: InteractionContext) -> None:
@@ -251,33 +248,35 @@ async def test_a_call_that_somebody_else_may_still_finish_is_no_deadlock(who: st
     def finish() -> None:
         call.send_message("from outside").finish()
 
+    let_go = threading.Event()
+    thread = threading.Thread(target=lambda: (let_go.wait(), loop.call_soon_threadsafe(finish)))
+    if helper == "old thread":  # older than the context
+        thread.start()
     async with MiniAgents():
         call = reader.initiate_call("hello")
         loop = asyncio.get_running_loop()
         reading, writing = os.pipe()
-        thread = threading.Thread(target=lambda: (let_go.wait(), loop.call_soon_threadsafe(finish)))
-        let_go = threading.Event()
-        if who == "agent":
+        if helper == "agent":
             replies = finishing.trigger()
             assert not replies.is_done
-        elif who == "task":
+        elif helper == "task":
             task = asyncio.create_task(asyncio.sleep(0.001))
             task.add_done_callback(lambda _: finish())
-        elif who == "timer":
+        elif helper == "timer":
             loop.call_later(0.001, finish)
-        elif who == "thread":
-            thread.start()
-            os.write(writing, b"x")
-            loop.call_soon(loop.call_soon, loop.call_soon, let_go.set)
-        else:
+        elif helper == "file":
             loop.add_reader(reading, finish)
             threading.Timer(0.01, os.write, (writing, b"x")).start()
+        else:
+            if helper == "new thread":
+                thread.start()
+            threading.Timer(0.01, let_go.set).start()
         assert await call.reply_sequence(finish_call=False) == ()
         loop.remove_reader(reading)
         os.close(reading)
         os.close(writing)
-        if who == "thread":
-            thread.join()
+    if "thread" in helper:
+        thread.join()
 
 
 async def test_waiting_for_the_same_agent_is_no_deadlock() -> None:
@@ -285,8 +284,7 @@ async def test_waiting_for_the_same_agent_is_no_deadlock() -> None:
 
     @miniagent
     async def slow(ctx: InteractionContext) -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await steps(20)
         ctx.reply("slow")
 
     @miniagent
@@ -302,12 +300,8 @@ async def test_waiting_for_the_same_agent_is_no_deadlock() -> None:
         assert len(await diamond.trigger(slow.trigger(), depth=5)) == 32
 
 
-async def _awaited(promise: MessageSequencePromise) -> None:
-    await promise
-
-
-async def test_an_appender_that_others_fill_is_no_deadlock() -> None:
-    """Agents that feed each other through appenders, one message at a time."""
+async def test_appenders_that_agents_fill_for_each_other_are_no_deadlock(caplog: pytest.LogCaptureFixture) -> None:
+    """Two agents feed each other through appenders, one message at a time."""
     rounds = 20
 
     @miniagent
@@ -327,10 +321,11 @@ async def test_an_appender_that_others_fill_is_no_deadlock() -> None:
         player.fork(alias="FIRST").trigger(mine=one, other=two.sequence_promise)
         player.trigger(mine=two, other=one.sequence_promise)
         assert len(await one.sequence_promise) + len(await two.sequence_promise) >= rounds
+    assert not caplog.records
 
 
-async def test_two_loops_do_not_mistake_each_other() -> None:
-    """A wait in one loop is no affair of another one: each looks at its own."""
+async def test_a_deadlock_in_one_loop_leaves_other_loops_alone() -> None:
+    """Each loop looks at its own waits."""
 
     async def waits_for_a_while() -> Any:
         async with MiniAgents():

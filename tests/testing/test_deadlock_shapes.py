@@ -1,15 +1,17 @@
-"""Waits without an end, shape by shape: reported at once on a virtual-time loop, with everybody who is in it (law 6).
+"""Waits that may never end, shape by shape and loop by loop (law 6).
 
-Circles of promises are the framework's own to report, in order. What else closes a circle (a queue, an event, a group
-of tasks) nobody can see while something might still happen; when nothing can, the loop says who waits where.
+Each shape runs on asyncio's loop, on uvloop, and in virtual time under several schedules. Rings of promises are
+reported alike on all of them. A wait that no ring explains is named by a virtual-time loop alone, when it goes idle.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from common import steps
 
 from miniagents import (
     DeadlockError,
@@ -20,6 +22,7 @@ from miniagents import (
     MiniAgents,
     Promise,
     StreamAppender,
+    StreamedPromise,
     join_messages,
     miniagent,
     split_messages,
@@ -28,14 +31,26 @@ from miniagents_testing import run_in_virtual_time, schedules, search_schedules
 from miniagents_testing.errors import IdleLoopError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     Wait = Callable[[InteractionContext, MessageSequencePromise], Awaitable[object]]
     Shape = Callable[[], Coroutine[Any, Any, object]]
 
+A_WHILE = 0.05
+"""Seconds after which a test on a loop in real time takes a wait for one that does not end."""
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the event loops of a library; skip the test where the library is not installed."""
+    if name == "asyncio":
+        return asyncio.new_event_loop
+    uvloop: Any = pytest.importorskip("uvloop", reason="uvloop has no version for Windows")
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
 
 async def ring(length: int, wait: Wait) -> None:
-    """Agents A, B, C ... of which each waits for the replies of the next one, and the last one for the first."""
+    """Call agents A, B, C ... of which each waits for the replies of the next one, and the last one for the first."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -53,38 +68,26 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
+# --- rings that no other task can end
+
+
 async def alone() -> None:
-    """An agent that awaits its own replies."""
+    """An agent awaits its own replies."""
     await ring(1, lambda _, other: _awaited(other))
 
 
 async def pair() -> None:
-    """Two that await each other's."""
+    """Two agents await each other's replies."""
     await ring(2, lambda _, other: _awaited(other))
 
 
 async def ring_of_seven() -> None:
-    """And so on."""
+    """Seven agents await each other's replies."""
     await ring(7, lambda _, other: _awaited(other))
 
 
-async def through_a_join() -> None:
-    """What is awaited is made of the other's replies."""
-    await ring(2, lambda _, other: _awaited(join_messages(other)))
-
-
-async def through_a_split() -> None:
-    """The parts of the other's reply."""
-    await ring(2, lambda _, other: _awaited(split_messages(other)))
-
-
-async def through_a_history() -> None:
-    """The other's replies are to be stored first."""
-    await ring(2, lambda _, other: InMemoryChatHistory().aappend(other))
-
-
 async def through_another_agent() -> None:
-    """Somebody who passes on what it is sent."""
+    """Each agent asks a third one, which awaits what it is sent."""
 
     @miniagent
     async def echo(ctx: InteractionContext) -> None:
@@ -93,13 +96,18 @@ async def through_another_agent() -> None:
     await ring(2, lambda _, other: _awaited(echo.trigger(other)))
 
 
+async def through_a_task() -> None:
+    """Each agent has a task of its own wait, and awaits the task."""
+    await ring(2, lambda _, other: asyncio.create_task(_awaited(other)))
+
+
 async def through_gather() -> None:
-    """One of several things."""
+    """Each agent waits for the other one and for a timer."""
     await ring(2, lambda _, other: asyncio.gather(_awaited(other), asyncio.sleep(1)))
 
 
 async def through_what_is_handed_over() -> None:
-    """The ends of the agents wait for each other, after they have returned."""
+    """The ends of the agents wait for each other, after the agents have returned."""
 
     async def hand_over(ctx: InteractionContext, other: MessageSequencePromise) -> None:
         ctx.make_sure_to_wait(other)
@@ -107,8 +115,21 @@ async def through_what_is_handed_over() -> None:
     await ring(2, hand_over)
 
 
+async def through_a_timeout_without_limit() -> None:
+    """Each agent waits under a timeout that has no deadline, after one that it has left in time."""
+
+    async def wait(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+        async with asyncio.timeout(60) as left:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(None):
+            await other
+        assert not left.expired()
+
+    await ring(2, wait)
+
+
 async def promises_of_each_other() -> None:
-    """No agents at all; the one who asks first closes the circle."""
+    """Two promises await each other; the first reader starts both."""
     promises: list[Promise[Any]] = []
     async with MiniAgents(unobserved_errors="log"):
         promises.append(Promise(lambda: _awaited(promises[1]), start_soon=False))
@@ -116,22 +137,84 @@ async def promises_of_each_other() -> None:
         await promises[0]
 
 
-CIRCLES = [
+async def streams_of_each_other() -> None:
+    """Two streams are made of each other's pieces, which only their own sources can bring."""
+    streams: list[StreamedPromise[str, tuple[str, ...]]] = []
+
+    def pieces_of(index: int) -> Callable[[], AsyncIterator[str]]:
+        async def pieces() -> AsyncIterator[str]:
+            async for piece in streams[index]:
+                yield piece
+
+        return pieces
+
+    async with MiniAgents(unobserved_errors="log"):
+        streams.extend([StreamedPromise(pieces_of(1)), StreamedPromise(pieces_of(0))])
+        await streams[0]
+
+
+DEADLOCKS = [
     (alone, "A"),
     (pair, "AB"),
     (ring_of_seven, "ABCDEFG"),
-    (through_a_join, "AB"),
-    (through_a_split, "AB"),
-    (through_a_history, "AB"),
     (through_another_agent, "AB"),
+    (through_a_task, "AB"),
     (through_gather, "AB"),
     (through_what_is_handed_over, "AB"),
+    (through_a_timeout_without_limit, "AB"),
     (promises_of_each_other, ""),
+    (streams_of_each_other, ""),
 ]
 
 
+# --- rings that another task may end
+
+
+async def _read(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+    async for promise in other:
+        await promise
+
+
+async def one_by_one() -> None:
+    """Each agent reads the other's replies one by one."""
+    await ring(2, _read)
+
+
+async def through_a_join() -> None:
+    """Each agent awaits the other's replies as one message."""
+    await ring(2, lambda _, other: _awaited(join_messages(other)))
+
+
+async def through_a_split() -> None:
+    """Each agent awaits the parts of the other's replies."""
+    await ring(2, lambda _, other: _awaited(split_messages(other)))
+
+
+async def through_a_history() -> None:
+    """Each agent stores the other's replies before it replies."""
+    await ring(2, lambda _, other: InMemoryChatHistory().aappend(other))
+
+
+async def through_replies_out_of_order() -> None:
+    """Agent A copies the replies of B into its own as they come; B awaits them all."""
+
+    async def wait(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+        if ctx.this_agent.alias == "A":
+            ctx.reply_out_of_order(other)
+        else:
+            await other
+
+    await ring(2, wait)
+
+
+READERS = [one_by_one, through_a_join, through_a_split, through_a_history, through_replies_out_of_order]
+
+
+# --- what no ring of promises explains
+
+
 async def a_call_never_finished() -> None:
-    """The one who awaits it would have to finish it."""
+    """The agent that awaits the replies would have to finish the call."""
 
     @miniagent
     async def listener(ctx: InteractionContext) -> None:
@@ -146,7 +229,7 @@ async def a_call_never_finished() -> None:
 
 
 async def an_appender_never_closed() -> None:
-    """Filled, read, and left open."""
+    """A stream is filled, read, and left open."""
 
     @miniagent
     async def reader(ctx: InteractionContext) -> None:
@@ -159,7 +242,7 @@ async def an_appender_never_closed() -> None:
 
 
 async def a_sequence_never_closed() -> None:
-    """One that was not even opened."""
+    """A sequence is awaited that was not even opened."""
 
     @miniagent
     async def reader(ctx: InteractionContext) -> None:
@@ -169,15 +252,8 @@ async def a_sequence_never_closed() -> None:
         await reader.trigger()
 
 
-OPEN_ENDS = [
-    (a_call_never_finished, ["CALLER", "LISTENER"]),
-    (an_appender_never_closed, ["READER"]),
-    (a_sequence_never_closed, ["READER"]),
-]
-
-
 async def through_a_task_group() -> None:
-    """The waiting is done by a task of a group."""
+    """Each agent has a task of a group wait."""
 
     async def wait(ctx: InteractionContext, other: MessageSequencePromise) -> None:
         async with asyncio.TaskGroup() as group:
@@ -187,7 +263,7 @@ async def through_a_task_group() -> None:
 
 
 async def through_a_queue() -> None:
-    """Each waits for the other to begin."""
+    """Each agent waits for the other one to begin."""
     queues = [asyncio.Queue[str](), asyncio.Queue[str]()]
 
     @miniagent
@@ -201,7 +277,7 @@ async def through_a_queue() -> None:
 
 
 async def through_an_event() -> None:
-    """It is set by one who waits for the one who waits for it."""
+    """The agent that would set an event awaits the replies of the agent that waits for the event."""
     event = asyncio.Event()
 
     @miniagent
@@ -218,13 +294,13 @@ async def through_an_event() -> None:
 
 
 async def through_locks() -> None:
-    """Two of them, taken in two orders."""
+    """Two agents take two locks in two orders."""
     locks = [asyncio.Lock(), asyncio.Lock()]
 
     @miniagent
     async def holder(ctx: InteractionContext, first: int) -> None:
         async with locks[first]:
-            await asyncio.sleep(1)
+            await asyncio.sleep(A_WHILE / 10)
             async with locks[1 - first]:
                 ctx.reply("both")
 
@@ -234,22 +310,27 @@ async def through_locks() -> None:
 
 
 async def beside_a_heartbeat() -> None:
-    """A pair, while an agent of the program's does something every second, for ten seconds."""
-
-    async def wait(ctx: InteractionContext, other: MessageSequencePromise) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_awaited(other))
+    """Two agents wait for each other through task groups, beside a task that beats ten times."""
 
     async def beat() -> None:
         for _ in range(10):
             await asyncio.sleep(1)
 
     beating = asyncio.create_task(beat())
-    await ring(2, wait)
+    await through_a_task_group()
     await beating
 
 
-UNSEEN = [through_a_task_group, through_a_queue, through_an_event, through_locks, beside_a_heartbeat]
+NO_RINGS = [
+    (a_call_never_finished, {"CALLER", "LISTENER <- CALLER"}),
+    (an_appender_never_closed, {"READER"}),
+    (a_sequence_never_closed, {"READER"}),
+    (through_a_task_group, {"A", "B"}),
+    (through_a_queue, {"A", "B"}),
+    (through_an_event, {"A", "B"}),
+    (through_locks, {"A", "B"}),
+    (beside_a_heartbeat, {"A", "B"}),
+]
 
 
 def _name(each: Any) -> Any:
@@ -258,52 +339,121 @@ def _name(each: Any) -> Any:
     return f"{'C11' if each is a_call_never_finished else 'C10'}-{each.__name__}"
 
 
-@pytest.mark.parametrize("seed", [None, *schedules(10)])
-@pytest.mark.parametrize(("shape", "members"), CIRCLES, ids=_name)
-def test_a_circle_is_told_in_order(shape: Shape, members: str, seed: int | None) -> None:
-    """Under any schedule; from wherever it was found, with the first one again at its end."""
-    with pytest.raises(DeadlockError, match="These wait for each other and would wait for ever: ") as caught:
-        run_in_virtual_time(shape(), seed=seed)
-    assert not isinstance(caught.value, IdleLoopError)
-    circle = str(caught.value).partition("for ever: ")[2].split("\n")[0].split(" -> ")
-    assert circle[0] == circle[-1]
+def _assert_in_order(described: str, members: str) -> None:
+    """Check that a report names these agents in order, from any of them on, and the first one again at the end."""
+    names = described.split("\n")[0].rpartition(": ")[2].split(" -> ")
+    assert names[0] == names[-1]
     if members:
-        agents = [name for name in circle[:-1] if len(name) == 1]
+        agents = [name for name in names[:-1] if len(name) == 1]
         start = agents.index("A")
         assert "".join(dict.fromkeys(agents[start:] + agents[:start])) == members
 
 
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def _run_for_a_while(shape: Shape, loop: str) -> BaseException | None:
+    """Run a shape; return its error, or None if it ended well or had not ended after a while."""
+
+    async def main() -> BaseException | None:
+        task = asyncio.create_task(shape())
+        await steps(200)  # enough for each ring, however slow the machine is
+        await asyncio.wait([task], timeout=A_WHILE)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+            return None
+        return task.exception()
+
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        return runner.run(main())
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("shape", "members"), DEADLOCKS, ids=_name)
+def test_C10_a_ring_that_no_other_task_can_end_is_an_error_on_each_loop(
+    shape: Shape, members: str, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It names the members in their order; a timer of the program does not delay it."""
+    error = _run_for_a_while(shape, loop)
+    assert isinstance(error, DeadlockError)
+    assert str(error).startswith("These wait for each other and would wait for ever: ")
+    _assert_in_order(str(error), members)
+    assert _warnings(caplog) == []
+
+
 @pytest.mark.parametrize("seed", [None, *schedules(10)])
-@pytest.mark.parametrize(("shape", "members"), OPEN_ENDS, ids=_name)
-def test_a_source_that_nobody_will_end_is_told(shape: Shape, members: list[str], seed: int | None) -> None:
-    """As soon as all others wait as well; with what was forgotten."""
-    with pytest.raises(DeadlockError, match="never finished, or an appender never closed") as caught:
+@pytest.mark.parametrize(("shape", "members"), DEADLOCKS, ids=_name)
+def test_a_ring_that_no_other_task_can_end_is_an_error_under_each_schedule(
+    shape: Shape, members: str, seed: int | None
+) -> None:
+    """It is the framework's error and not that of the virtual-time loop, which never goes idle."""
+    with pytest.raises(DeadlockError, match="These wait for each other and would wait for ever: ") as caught:
         run_in_virtual_time(shape(), seed=seed)
-    assert all(name in str(caught.value) for name in members)
+    assert not isinstance(caught.value, IdleLoopError)
+    _assert_in_order(str(caught.value), members)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("shape", READERS, ids=_name)
+def test_a_ring_that_another_task_may_end_is_a_warning_on_each_loop(
+    shape: Shape, loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once and names the members; they go on waiting."""
+    assert _run_for_a_while(shape, loop) is None
+    [warning] = _warnings(caplog)
+    assert warning.startswith("These wait for each other, for ever unless another task adds to what one of them reads")
+    _assert_in_order(warning, "AB")
 
 
 @pytest.mark.parametrize("seed", [None, *schedules(10)])
-@pytest.mark.parametrize("shape", UNSEEN, ids=_name)
-def test_what_nobody_can_see_is_told_when_the_loop_goes_idle(shape: Shape, seed: int | None) -> None:
-    """At once, with all who take part, and the line in which each of them waits."""
+@pytest.mark.parametrize("shape", READERS, ids=_name)
+def test_a_ring_that_another_task_may_end_is_an_error_when_virtual_time_goes_idle(
+    shape: Shape, seed: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning comes first, under each schedule."""
+    with pytest.raises(IdleLoopError) as caught:
+        run_in_virtual_time(shape(), seed=seed)
+    assert {"A", "B"} & {line.strip() for line in str(caught.value).splitlines()}
+    [warning] = _warnings(caplog)
+    _assert_in_order(warning, "AB")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("shape", "members"), NO_RINGS, ids=_name)
+def test_a_wait_outside_of_rings_is_not_reported_in_real_time(
+    shape: Shape, members: set[str], loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread, a signal or a socket may still end it."""
+    assert _run_for_a_while(shape, loop) is None
+    assert _warnings(caplog) == []
+
+
+@pytest.mark.parametrize("seed", [None, *schedules(10)])
+@pytest.mark.parametrize(("shape", "members"), NO_RINGS, ids=_name)
+def test_C11_a_wait_outside_of_rings_is_an_error_when_virtual_time_goes_idle(
+    shape: Shape, members: set[str], seed: int | None
+) -> None:
+    """It names the agents that wait, and the line in which each of them does."""
     with pytest.raises(IdleLoopError) as caught:
         run_in_virtual_time(shape(), seed=seed)
     lines = [line.strip() for line in str(caught.value).splitlines()]
-    assert {"A", "B"} <= set(lines)
-    assert sum(line.startswith(f'File "{__file__}"') for line in lines) >= 2
+    assert members <= set(lines)
+    assert sum(line.startswith(f'File "{__file__}"') for line in lines) > len(members)
 
 
 # --- no false reports
 
 
 async def slow_ones() -> None:
-    """A diamond of waits, with timers, threads, deadlines and a lock, in which everybody gets what it waits for."""
+    """A diamond of waits ends, with timers, threads, deadlines and a lock."""
     lock = asyncio.Lock()
 
     @miniagent
     async def slow(ctx: InteractionContext) -> None:
         async with lock:
-            await asyncio.sleep(5)
+            await asyncio.sleep(A_WHILE / 10)
         ctx.reply(await asyncio.to_thread(str, 7))
 
     @miniagent
@@ -323,7 +473,7 @@ async def slow_ones() -> None:
 
 
 async def ping_pong() -> None:
-    """Each waits for the other, in turn; one is always at work."""
+    """Two agents wait for each other in turn, and one of them is always at work."""
     sequences = [MessageSequence(), MessageSequence()]
 
     @miniagent
@@ -335,7 +485,7 @@ async def ping_pong() -> None:
                 number = int(str(await promise))
                 if number >= 10:
                     break
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(A_WHILE / 100)
                 out.append(str(number + 1))
 
     async with MiniAgents():
@@ -343,8 +493,8 @@ async def ping_pong() -> None:
             player.trigger(mine=index)
 
 
-async def a_ring_with_a_deadline() -> None:
-    """One gives up after a while, and all can go on."""
+async def a_call_with_a_deadline() -> None:
+    """One call of a ring ends by its timeout, and both agents go on."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -352,13 +502,26 @@ async def a_ring_with_a_deadline() -> None:
         await replies[1 - index]
 
     async with MiniAgents(unobserved_errors="log"):
-        replies.append(member.trigger(index=0, timeout=60))
+        replies.append(member.trigger(index=0, timeout=A_WHILE / 10))
         replies.append(member.trigger(index=1))
         with pytest.raises(TimeoutError):
             await replies[1]
 
 
-@pytest.mark.parametrize("shape", [slow_ones, ping_pong, a_ring_with_a_deadline], ids=_name)
-def test_waits_that_end_are_not_told(shape: Shape) -> None:
-    """Under no schedule."""
+ENDING = [slow_ones, ping_pong, a_call_with_a_deadline]
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("shape", ENDING, ids=_name)
+def test_waits_that_end_are_not_reported_on_any_loop(shape: Shape, loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither by an error nor by a warning."""
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        runner.run(shape())
+    assert _warnings(caplog) == []
+
+
+@pytest.mark.parametrize("shape", ENDING, ids=_name)
+def test_waits_that_end_are_not_reported_under_any_schedule(shape: Shape, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither by an error nor by a warning."""
     search_schedules(shape, schedules(50))
+    assert _warnings(caplog) == []
