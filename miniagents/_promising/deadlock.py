@@ -6,7 +6,7 @@ back to its start has found a ring.
 
 A wait that may close a ring is looked at again one loop step later, when each member of the ring is suspended. If each
 member waits for what one task alone can bring, the wait ends with a `DeadlockError`. If another task could help, a
-warning names the ring. If a member waits under `asyncio.timeout`, nothing is reported.
+warning names the ring. If `asyncio.timeout` is going to end a wait of the ring, nothing is reported.
 
 Only promises and tasks are asked, so the answer is the same on each event loop. Nothing here runs for a token that has
 arrived.
@@ -84,7 +84,7 @@ def _may_lead_to_a_running_task(cell: Cell[Any]) -> bool:
     seen: set[asyncio.Task[Any]] = set()
     while unseen:
         task = unseen.pop()
-        if task in seen or task.done():
+        if task in seen:
             continue
         if _blocker(task) is None and _is_running(task):
             return True
@@ -103,12 +103,15 @@ def _report_ring(task: asyncio.Task[Any], future: asyncio.Future[None]) -> None:
         task: the task whose wait may have closed a ring.
         future: what the task waited for one loop step ago.
     """
-    if future.done() or _blocker(task) is not future:
+    if _blocker(task) is not future:
         return
     if ring := _find_ring(task, only_source=True):
-        future.set_exception(DeadlockError(f"These wait for each other and would wait for ever: {_described(ring)}"))
-        future.exception()  # asyncio logs no error that a task, cancelled meanwhile, does not come to see
-    elif (ring := _find_ring(task, only_source=False)) and not _warned.issuperset(ring):
+        if not _is_awaited_under_a_timeout(ring):
+            names = _described(ring)
+            future.set_exception(DeadlockError(f"These wait for each other and would wait for ever: {names}"))
+        return
+    ring = _find_ring(task, only_source=False)
+    if not _warned.issuperset(ring) and not _is_awaited_under_a_timeout(ring):
         _warned.update(ring)
         logger.warning(
             "These wait for each other, for ever unless another task adds to what one of them reads: %s",
@@ -129,11 +132,10 @@ def _find_ring(start: asyncio.Task[Any], *, only_source: bool) -> list[asyncio.T
     stack = [start]
     while stack:
         task = stack.pop()
-        if _has_timeout(task):
+        waits_for = [each for each, is_only_source in _waits_for(task) if is_only_source or not only_source]
+        if not waits_for or _has_timeout(task):
             continue
-        for following, is_only_source in _waits_for(task):
-            if only_source and not is_only_source:
-                continue
+        for following in waits_for:
             if following is start:
                 ring = [task]
                 while ring[-1] is not start:
@@ -143,6 +145,19 @@ def _find_ring(start: asyncio.Task[Any], *, only_source: bool) -> list[asyncio.T
                 came_from[following] = task
                 stack.append(following)
     return []
+
+
+def _is_awaited_under_a_timeout(ring: list[asyncio.Task[Any]]) -> bool:
+    """Return True if a task that awaits a member, directly or not, is under a timeout, which cancels the member."""
+    others = asyncio.all_tasks().difference(ring)
+    cancelled_with_it = list(ring)
+    for task in cancelled_with_it:  # which grows meanwhile
+        awaiting = [each for each in others if (blocker := _blocker(each)) and task in _awaited_tasks(blocker)]
+        if any(map(_has_timeout, awaiting)):
+            return True
+        others.difference_update(awaiting)
+        cancelled_with_it += awaiting
+    return False
 
 
 def _described(ring: list[asyncio.Task[Any]]) -> str:
@@ -188,12 +203,12 @@ def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
 
 
 def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
-    """Return the task that is awaited, or the unfinished ones of a `gather`; [] of a socket, a timer, a queue."""
+    """Return the task that is awaited, or the unfinished tasks of a `gather`; [] of a socket, a timer, a queue."""
     if isinstance(blocker, asyncio.Task):
         return [blocker]
     if (children := getattr(blocker, "_children", None)) is None:
         return []
-    return [child for child in children if isinstance(child, asyncio.Task) and not child.done()]
+    return [task for child in children if not child.done() for task in _awaited_tasks(child)]
 
 
 def _has_timeout(task: asyncio.Task[Any]) -> bool:

@@ -49,7 +49,7 @@ async def gathers(promise: Awaitable[Any]) -> Any:
 
 async def gathers_twice(promise: Awaitable[Any]) -> Any:
     """Wait through a `gather` in a `gather`."""
-    return await asyncio.gather(asyncio.sleep(0), awaited(gathers(promise)))
+    return await asyncio.gather(asyncio.sleep(0), asyncio.gather(awaited(promise)))
 
 
 async def awaits_a_task(promise: Awaitable[Any]) -> Any:
@@ -129,6 +129,7 @@ async def test_a_ring_through_other_waits_is_an_error(wait: Wait, turn: int) -> 
     async with PromisingContext(unobserved_errors="log"):
         with pytest.raises(DeadlockError):
             await ring(*[awaited, wait][:: -1 if turn else 1])[0]
+    assert not waiting_on
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with 3.12")
@@ -265,6 +266,23 @@ async def test_a_ring_with_a_member_under_a_timeout_is_not_reported(
         with pytest.raises(TimeoutError):
             await ring(*[awaited, awaited, wait][:: -1 if turn else 1])[0]
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
+
+
+async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_reported() -> None:
+    """The timeout of a task outside of the ring cancels the member through a `gather`."""
+    async with PromisingContext():
+
+        async def resolve() -> str:
+            with suppress(asyncio.CancelledError):
+                await member
+            return "resolved"
+
+        promise = Promise(resolve)
+        member = asyncio.create_task(awaited(promise))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.gather(member, asyncio.sleep(60))
+        assert await promise == "resolved"
 
 
 @pytest.mark.parametrize("helper", ["task", "timer", "callback", "thread"])
