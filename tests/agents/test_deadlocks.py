@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -234,6 +235,31 @@ async def test_a_ring_with_a_deadline_is_no_deadlock(how: str) -> None:
     async with MiniAgents():
         replies.extend([patient.trigger(timeout=0.01 if how == "call" else None), waiting.trigger()])
         assert [str(message) for message in await replies[1]] == ["gave up"]
+
+
+@pytest.mark.parametrize("wait", [awaits, reads], ids=lambda wait: wait.__name__)
+async def test_a_ring_whose_task_is_awaited_under_a_timeout_is_no_deadlock(
+    wait: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An agent awaits a task that waits for the agent, and the body gives the task up after a while."""
+    replies: list[MessageSequencePromise] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        tasks.append(asyncio.create_task(wait(ctx, replies[0])))
+        with suppress(asyncio.CancelledError):
+            await tasks[0]
+        ctx.reply("gave up")
+
+    async with MiniAgents():
+        replies.append(agent.trigger())
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.gather(*tasks)
+        assert [str(message) for message in await replies[0]] == ["gave up"]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("helper", ["agent", "task", "timer", "new thread", "old thread", "file"])

@@ -268,8 +268,9 @@ async def test_a_ring_with_a_member_under_a_timeout_is_not_reported(
     assert not [record for record in caplog.records if record.levelno == logging.WARNING]
 
 
-async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_reported() -> None:
-    """The timeout of a task outside of the ring cancels the member through a `gather`."""
+@pytest.mark.parametrize("through", ["gather", "task and gather"])
+async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_reported(through: str) -> None:
+    """The timeout of a task outside of the ring cancels the member."""
     async with PromisingContext():
 
         async def resolve() -> str:
@@ -279,9 +280,10 @@ async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_repor
 
         promise = Promise(resolve)
         member = asyncio.create_task(awaited(promise))
+        outside = awaited(member) if through == "task and gather" else member
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
-                await asyncio.gather(member, asyncio.sleep(60))
+                await asyncio.gather(outside, asyncio.sleep(60))
         assert await promise == "resolved"
 
 
