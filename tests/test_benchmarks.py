@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -62,6 +63,15 @@ def test_results_go_to_a_file_and_the_table_to_the_standard_output(
     [table] = result["tables"]
     assert capsys.readouterr().out.startswith(f"## {table['name']}\n")
     assert table["facts"]["tasks a call (goal: 1)"] == 1
+
+
+@pytest.mark.parametrize("row", ["calls", "recording", "markdown", "startup"])
+def test_two_checkouts_are_compared_row_by_row(row: str, root: Path) -> None:
+    """`benchmarks.against` runs both sides in turn, and prints the quartiles of their ratio."""
+    command = [sys.executable, root / "benchmarks/against.py", root, root, "--pairs", "2", "--only", row]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    line = done.stdout.splitlines()[-1]
+    assert re.fullmatch(rf"\| {row} \| \d\.\d+ \(\d\.\d+ to \d\.\d+\) \| (yes|no|not sure) \|", line)
 
 
 async def test_ours_does_the_work_that_peers_do(root: Path) -> None:
