@@ -68,7 +68,16 @@ def test_results_go_to_a_file_and_the_table_to_the_standard_output(
 @pytest.mark.parametrize("row", ["calls", "recording", "markdown", "startup"])
 def test_two_checkouts_are_compared_row_by_row(row: str, root: Path) -> None:
     """`benchmarks.against` runs both sides in turn, and prints the quartiles of their ratio."""
-    command = [sys.executable, root / "benchmarks/against.py", root, root, "--pairs", "2", "--only", row]
+    command: list[str | Path] = [
+        sys.executable,
+        root / "benchmarks/against.py",
+        root,
+        root,
+        "--pairs",
+        "2",
+        "--only",
+        row,
+    ]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     line = done.stdout.splitlines()[-1]
     assert re.fullmatch(rf"\| {row} \| \d\.\d+ \(\d\.\d+ to \d\.\d+\) \| (yes|no|not sure) \|", line)
