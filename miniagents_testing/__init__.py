@@ -1,18 +1,23 @@
-"""What makes an app on MiniAgents testable (extra `testing`).
+"""Testing kit for apps on MiniAgents (extra `testing`).
 
-Importing this package loads nothing; each name comes with its own module.
+Importing this package loads no module below it; each name is loaded from its module at its first use.
 
-- `miniagents_testing._scripted`: models and users that say what a script says (`script` is its language).
-- `miniagents_testing.cassette`: recorded provider streams, chunk for chunk.
-- `miniagents_testing._network_guard`: no live requests in tests.
-- `miniagents_testing._clock`, `.searching`: virtual time, and other orders of events.
-- `miniagents_testing._cancelling`: something is cancelled at every step of a scenario.
-- `miniagents_testing._provider_server`: a local HTTP server that speaks the providers' wire formats.
-- `miniagents_testing.faults`: what goes wrong on the way from a provider, laid over any stream.
-- `miniagents_testing.recut`: the same bytes, cut elsewhere; `dialects`: the same answer, said otherwise.
-- `miniagents_testing.checks`: what must hold for any agent, message, splitter or history.
-- `miniagents_testing.strategies`: Hypothesis strategies for all of these.
-- `miniagents_testing.errors`: what can go wrong.
+- `ScriptedLLM`, `create_scripted_agent`, `create_scripted_user`, `Step`, `Failure`: scripted models and users.
+- `use_cassette`, `ReplayTransport`, `stream_layer`: provider streams, recorded and played chunk for chunk.
+- `block_live_requests`: a guard that lets no request of a test reach the network.
+- `VirtualTimeLoop`, `run_in_virtual_time`, `schedules`, `search_schedules`: virtual time, and other orders of events.
+- `cancel_at_every_step`: runs of a scenario with a cancellation at each of its steps.
+- `ProviderServer`: a local HTTP server that speaks the providers' wire formats.
+
+Modules to import from:
+
+- `miniagents_testing.cassette`: recordings as data, and the settings of recording and playing.
+- `miniagents_testing.faults`: failures between provider and client, applied to any stream.
+- `miniagents_testing.recut`: streams with the same bytes in other chunks.
+- `miniagents_testing.checks`: checks that every agent, message, splitter or history has to pass.
+- `miniagents_testing.strategies`: Hypothesis strategies for messages, streams, schedules and more.
+- `miniagents_testing.errors`: every error that the testing kit raises.
+- `miniagents_testing.plugin`: the pytest plugin.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ __all__ = [
     "use_cassette",
 ]
 
-_HOME = {
+_MODULES = {
     "Failure": "_script",
     "ProviderServer": "_provider_server",
     "ReplayTransport": "cassette",
@@ -67,10 +72,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == __name__:
             raise

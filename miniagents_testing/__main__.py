@@ -1,4 +1,4 @@
-"""The door to the command line: `python -m miniagents_testing`."""
+"""Entry point of the command line: `python -m miniagents_testing`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from miniagents_testing._waiting import described
-from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, sdk_proof
+from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, with_sdk_bases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -452,7 +452,7 @@ class _Selector(selectors.BaseSelector):
 
 def refuse(what: str, *args: Any, **kwargs: Any) -> NoReturn:
     """Raise the error of something that only the real world can bring forward."""
-    raise sdk_proof(NotVirtualError)(
+    raise with_sdk_bases(NotVirtualError)(
         f"{what} was asked for on a loop whose time is virtual: sockets, pipes and subprocesses answer in real time, "
         f"and the clock does not wait. Play a script or a cassette through a transport; or make the loop with "
         f"allow_io=True, then the clock goes with the wall while something is watched."

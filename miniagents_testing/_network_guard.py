@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing._waiting import here
-from miniagents_testing.errors import LiveRequestError, sdk_proof
+from miniagents_testing.errors import LiveRequestError, with_sdk_bases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ class NetworkGuard:
         Raises:
             LiveRequestError: always.
         """
-        error = sdk_proof(LiveRequestError)(
+        error = with_sdk_bases(LiveRequestError)(
             f"{what}, while live requests are blocked:\n{here()}\nPlay a cassette or a script instead; a server on "
             f"this machine can be let through with block_live_requests(allow_loopback=True) or "
             f"@pytest.mark.miniagents_allow_loopback."

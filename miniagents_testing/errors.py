@@ -1,30 +1,31 @@
-"""Every error the workshop raises on its own account.
+"""Errors that the testing kit raises itself.
 
 ```
 Exception
 └── MiniAgentsTestingError
     ├── CassetteError
-    │   ├── CassetteFormatError     (ValueError) the file is damaged, or no cassette
+    │   ├── CassetteFormatError     (ValueError) the file is damaged, or is not a cassette
     │   ├── CassetteMissError       (LookupError) a request that is not in the cassette
-    │   ├── IncompleteRecordingError  read past the point where the recording was broken off
-    │   ├── RecordingRefusedError   nothing is recorded: under CI, beside another, with a secret in it
-    │   └── UnplayedError           interactions that nobody asked for
-    ├── CheckFailedError            (AssertionError) something does not behave as all of its kind do
-    ├── IdleLoopError               (DeadlockError) a virtual-time loop on which nothing can go on
+    │   ├── IncompleteRecordingError  a read beyond the point where the recording stopped
+    │   ├── RecordingRefusedError   nothing is recorded: under CI, beside another recorder, or with a secret
+    │   └── UnplayedError           interactions that were not requested
+    ├── CheckFailedError            (AssertionError) an object breaks a rule that all of its kind must keep
+    ├── IdleLoopError               (DeadlockError) tasks of a virtual-time loop wait, and nothing can wake them
     ├── LiveRequestError            a request that a test must not send
-    ├── NotVirtualError             (RuntimeError) something that a virtual-time loop cannot wait for
-    ├── ScriptError                 a script and what was asked of it do not fit
-    │   ├── UnconsumedStepsError    steps that nobody asked for
-    │   └── UnexpectedCallError     (LookupError) a call for which there is no step
-    ├── UnusedFaultError            a fault that was laid over a transport has changed nothing
-    ├── UncleanCancellationError    (AssertionError) something was left, or lost, when something was cancelled
-    └── VirtualTimeoutError         (TimeoutError) more virtual time has passed than was allowed
+    ├── NotVirtualError             (RuntimeError) an operation that a virtual-time loop cannot wait for
+    ├── ScriptError                 the calls do not fit the script
+    │   ├── UnconsumedStepsError    steps of the script that no call has used
+    │   └── UnexpectedCallError     (LookupError) a call for which the script has no step
+    ├── UnusedFaultError            a fault of a transport that has changed nothing
+    ├── UncleanCancellationError    (AssertionError) a cancellation that left something behind, or lost something
+    └── VirtualTimeoutError         (TimeoutError) more virtual time has passed than the limit allows
 ```
 
-Errors of ours that the providers' SDKs hand on as they are.
+A class in brackets is a second base class, so that `except ValueError` works as usual.
 
-An SDK takes an exception it does not know, out of its transport, for a lost connection: it sends the request again, and
-in the end hides the exception behind one of its own. What derives from its own base error it lets through at once.
+`with_sdk_bases` makes an error class that the providers' SDKs pass on unchanged. An SDK takes an unknown exception of
+its transport for a lost connection: it sends the request again, and raises an error of its own in the end. Errors that
+derive from the SDK's base error are passed on at once.
 """
 
 from __future__ import annotations
@@ -56,35 +57,35 @@ __all__ = [
 
 
 class MiniAgentsTestingError(Exception):
-    """Base of all errors of the workshop."""
+    """Base class of all errors of the testing kit."""
 
 
 class CassetteError(MiniAgentsTestingError):
-    """A recording cannot be read, written or played."""
+    """A cassette cannot be read, written or played."""
 
 
 class CassetteFormatError(CassetteError, ValueError):
-    """The file is damaged or was edited without resealing; the message names file and interaction."""
+    """The file is damaged, or its checksum was not updated after an edit; the message names file and interaction."""
 
 
 class CassetteMissError(CassetteError, LookupError):
-    """No interaction of the cassette fits this request; the message says what differs from the nearest one."""
+    """No interaction of the cassette matches this request; the message names the differences from the nearest one."""
 
 
 class IncompleteRecordingError(CassetteError):
-    """Somebody read on where the one who recorded had stopped: what comes next is not known."""
+    """The client reads beyond the point where the recorded client stopped; the bytes after it are unknown."""
 
 
 class RecordingRefusedError(CassetteError):
-    """Nothing is written: recording under CI, while another records the same file, or with a secret in what came."""
+    """Nothing is recorded: under CI, while another process records the file, or because a secret would be written."""
 
 
 class UnplayedError(CassetteError):
-    """Interactions of the cassette were never asked for; the message names them."""
+    """The test has not requested all interactions of the cassette; the message names those that are left."""
 
 
 class CheckFailedError(MiniAgentsTestingError, AssertionError):
-    """A check found something; the message says what was expected, what came, and how to see it again."""
+    """A check has failed; the message has the expected value, the actual one, and a way to reproduce the failure."""
 
 
 class IdleLoopError(MiniAgentsTestingError, DeadlockError):
@@ -92,59 +93,59 @@ class IdleLoopError(MiniAgentsTestingError, DeadlockError):
 
 
 class LiveRequestError(MiniAgentsTestingError):
-    """A test tried to reach the network; the message says what it wanted, and where in the code."""
+    """A test tried to reach the network; the message names the request or address, and the line of code."""
 
 
 class NotVirtualError(MiniAgentsTestingError, RuntimeError):
-    """A socket, pipe or subprocess on a virtual-time loop, which cannot wait for the real world."""
+    """Code on a virtual-time loop uses a socket, pipe or subprocess, which that loop cannot wait for."""
 
 
 class ScriptError(MiniAgentsTestingError):
-    """What a scripted model was asked is not what its script was written for."""
+    """The calls of a scripted model do not fit its script."""
 
 
 class UnconsumedStepsError(ScriptError):
-    """Fewer calls came than the script has steps; the message names those that are left."""
+    """The script has more steps than the model got calls; the message names the steps that are left."""
 
 
 class UnexpectedCallError(ScriptError, LookupError):
-    """A call came for which the script has no step; the message says what was asked."""
+    """The script has no step for a call; the message describes the call."""
 
 
 class UnusedFaultError(MiniAgentsTestingError):
-    """A fault changed nothing, so the test does not test it; the message says how near the streams came to it."""
+    """A fault changed nothing, so the test does not cover it; the message says how close the streams came to it."""
 
 
 class UncleanCancellationError(MiniAgentsTestingError, AssertionError):
-    """A scenario did not end well in which something was cancelled; the message says where, and what is left."""
+    """A scenario with a cancellation ended badly; the message names the place of the cancellation and what is left."""
 
 
 class VirtualTimeoutError(MiniAgentsTestingError, TimeoutError):
-    """A virtual-time loop ran for longer, by its own clock, than it was allowed to; the message names who waits."""
+    """A virtual-time loop passed its time limit, by its own clock; the message names the tasks that wait."""
 
 
-E = TypeVar("E", bound=type[Exception])
+_E = TypeVar("_E", bound=type[Exception])
 
 _SDK_BASES = (("openai", "OpenAIError"), ("anthropic", "AnthropicError"))
-_made: dict[tuple[type[Exception], ...], type[Exception]] = {}
+_combined_classes: dict[tuple[type[Exception], ...], type[Exception]] = {}
 
 
-def sdk_proof(error_class: E, *others: tuple[str, str]) -> E:
-    """The class to raise in place of `error_class`: a subclass that the SDKs in use neither retry nor wrap.
+def with_sdk_bases(error_class: _E, *others: tuple[str, str]) -> _E:
+    """Return a subclass of `error_class` that the imported SDKs neither retry nor wrap.
 
-    A package that was never imported is in nobody's way, and is not imported here.
+    The subclass derives from the base error of each SDK that is imported already; no SDK is imported here.
 
     Args:
-        error_class: one of ours.
-        others: module and name of further classes to be below.
+        error_class: the error class of the testing kit.
+        others: module and name of further base classes; they are used if the module is imported already.
     """
-    loaded = (getattr(sys.modules.get(module), name, None) for module, name in (*others, *_SDK_BASES))
-    bases: tuple[type[Exception], ...] = (error_class, *(base for base in loaded if base is not None))
-    if bases not in _made:
-        names = {
+    imported = (getattr(sys.modules.get(module), name, None) for module, name in (*others, *_SDK_BASES))
+    bases: tuple[type[Exception], ...] = (error_class, *(base for base in imported if base is not None))
+    if bases not in _combined_classes:
+        attributes = {
             "__module__": error_class.__module__,
             "__qualname__": error_class.__qualname__,
             "__doc__": error_class.__doc__,
         }
-        _made[bases] = type(error_class.__name__, bases, names)
-    return cast("E", _made[bases])
+        _combined_classes[bases] = type(error_class.__name__, bases, attributes)
+    return cast("_E", _combined_classes[bases])

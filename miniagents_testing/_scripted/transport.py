@@ -17,7 +17,7 @@ from miniagents_testing._responding import AsyncBody, Body, read_timeout, respon
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing._wire import FORMATS
 from miniagents_testing._wire.base import CREATED, json_text
-from miniagents_testing.errors import UnexpectedCallError, sdk_proof
+from miniagents_testing.errors import UnexpectedCallError, with_sdk_bases
 
 if TYPE_CHECKING:
     from miniagents_testing._script import API
@@ -114,4 +114,4 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         try:
             return respond_to(self._llm, request.method, request.url.path, request.content)
         except UnexpectedCallError as error:
-            raise sdk_proof(type(error))(*error.args) from None
+            raise with_sdk_bases(type(error))(*error.args) from None

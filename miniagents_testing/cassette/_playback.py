@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
-from miniagents_testing.errors import IncompleteRecordingError, sdk_proof
+from miniagents_testing.errors import IncompleteRecordingError, with_sdk_bases
 from miniagents_testing.recut import one_event_a_chunk
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Playback:
             return self._library.error(name, message)
         if self.response.complete or (self._settings.at_incomplete == "end" and self.response.status):
             return None
-        return sdk_proof(IncompleteRecordingError)(
+        return with_sdk_bases(IncompleteRecordingError)(
             f"the recording of {self.interaction.uri} ends here, before the answer was whole: {_ENDS.get(end, end)}. "
             "Record it again, or choose with `at_incomplete` what comes after it"
         )

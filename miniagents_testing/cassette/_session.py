@@ -28,7 +28,13 @@ from miniagents_testing.cassette._matching import changed_span, differences
 from miniagents_testing.cassette._order import Order
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._recording import Recorder
-from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError, UnplayedError, sdk_proof
+from miniagents_testing.errors import (
+    CassetteError,
+    CassetteMissError,
+    RecordingRefusedError,
+    UnplayedError,
+    with_sdk_bases,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -108,7 +114,7 @@ _VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
 
 def miss_class() -> type[CassetteMissError]:
     """The class of a miss: what SDKs let through, and what those catch who know vcrpy."""
-    return sdk_proof(CassetteMissError, _VCRPY_ERROR)
+    return with_sdk_bases(CassetteMissError, _VCRPY_ERROR)
 
 
 def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matching: Matching) -> list[str]:
@@ -407,7 +413,7 @@ def current_session() -> Session | None:
     with _lock:
         candidates = list(_open)
     if len(candidates) > 1:
-        raise sdk_proof(CassetteError)(
+        raise with_sdk_bases(CassetteError)(
             f"a request is made where no cassette was opened, while several are open elsewhere: "
             f"{', '.join(each.name for each in candidates)}. Open its cassette in the task or thread that makes it"
         )
