@@ -1,9 +1,13 @@
-"""A guard for tests: nothing reaches the network, and no attempt to stays unseen.
+"""Guard for tests: no request reaches the network, and each attempt becomes an error of the test.
 
-Two fences. Under the transports of httpx2 and httpx a request is refused as soon as a connection would be made or used
-for it, so that the message has its URL; what answers without one (a cassette, a mock at whatever level) is not
-disturbed. Under everything else an audit hook of the interpreter refuses connections, datagrams and look-ups of names,
-whoever makes them, in whichever thread. Subprocesses are not covered.
+The guard has two parts:
+
+- Under the transports of httpx2 and httpx it refuses a request when a connection would be opened or used for it. So the
+  message has the URL, and a cassette or a mock that answers without a connection is not disturbed.
+- An audit hook of the interpreter refuses all other connections, datagrams and look-ups of names, of any library and in
+  any thread.
+
+Subprocesses are not covered.
 """
 
 from __future__ import annotations
@@ -26,84 +30,87 @@ if TYPE_CHECKING:
 _TRANSPORTS = (("HTTPTransport", "handle_request"), ("AsyncHTTPTransport", "handle_async_request"))
 
 _blocking: list[NetworkGuard] = []
-"""The belts that are on, the innermost last: that one decides."""
+"""The guards that block now, the innermost last. Only the last one decides."""
 
 
 @contextmanager
 def block_live_requests(*, allow_loopback: bool = False) -> Iterator[NetworkGuard]:
-    """Refuse whatever would leave the process over a network, in all threads, until the block is left.
+    """Refuse all network access of this process, in all threads, until the end of the `with` block.
 
     Args:
-        allow_loopback: let connections to this machine be made.
+        allow_loopback: allow connections to this machine.
 
     Raises:
-        LiveRequestError: where something is tried, and again at the end if it was caught there. The class raised is
-            also one of the SDKs' own errors, so that they neither retry nor hide it.
+        LiveRequestError: at each attempt, and again at the end of the block if the code in it has caught the error.
+            The class is also a subclass of the SDKs' own errors, so that the SDKs neither retry nor hide it.
     """
     guard = NetworkGuard(allow_loopback=allow_loopback)
     guard.start_blocking()
     try:
         yield guard
     except BaseException as error:
-        guard.seen_in(error)
-        if swallowed := guard.swallowed():
-            error.add_note(str(swallowed))
+        guard.mark_seen(error)
+        if unseen := guard.summarize_unseen():
+            error.add_note(str(unseen))
         raise
     else:
-        if swallowed := guard.swallowed():
-            raise swallowed
+        if unseen := guard.summarize_unseen():
+            raise unseen
     finally:
         guard.stop_blocking()
 
 
 class NetworkGuard:
-    """Refuses live requests from `start_blocking` to `stop_blocking`, and remembers those that were tried."""
+    """Guard that refuses live requests from `start_blocking` to `stop_blocking`, and records each attempt."""
 
     def __init__(self, *, allow_loopback: bool = False) -> None:
         self.allow_loopback = allow_loopback
         self.refused: list[LiveRequestError] = []
-        """What was refused, and has not been seen since."""
+        """Errors of refused attempts that the test has not seen; see `mark_seen`."""
 
     def start_blocking(self) -> None:
-        """From now on this guard decides."""
+        """Start blocking requests. Until `stop_blocking`, this guard decides in place of outer ones."""
         _install_hook()
         _blocking.append(self)
-        self._leave_transports = _watch_transports()
+        self._restore_transports = _patch_transports()
 
     def stop_blocking(self) -> None:
-        """This guard has no say any more."""
-        self._leave_transports()
+        """Stop blocking requests, and let the next outer guard decide again."""
+        self._restore_transports()
         _blocking.remove(self)
 
     def refuse(self, what: str) -> None:
-        """Raise, and remember, the error for something that was about to happen.
+        """Record and raise the error for an attempt to reach the network.
+
+        Args:
+            what: the attempt, as the first words of the message.
 
         Raises:
             LiveRequestError: always.
         """
         error = with_sdk_bases(LiveRequestError)(
             f"{what}, while live requests are blocked:\n{here()}\nPlay a cassette or a script instead; a server on "
-            f"this machine can be let through with block_live_requests(allow_loopback=True) or "
+            f"this machine can be allowed with block_live_requests(allow_loopback=True) or "
             f"@pytest.mark.miniagents_allow_loopback."
         )
         self.refused.append(error)
         raise error
 
-    def seen_in(self, error: BaseException) -> None:
-        """Somebody has seen `error`, and with it the refusals that it stems from."""
-        seen = {id(each) for each in _stems_from(error)}
+    def mark_seen(self, error: BaseException) -> None:
+        """Remove the refusals that `error` is or was caused by from `refused`: the test has seen them."""
+        seen = {id(each) for each in _with_causes(error)}
         self.refused = [each for each in self.refused if id(each) not in seen]
 
-    def swallowed(self) -> LiveRequestError | None:
-        """An error that tells of all refusals that nobody has seen, if there are any."""
+    def summarize_unseen(self) -> LiveRequestError | None:
+        """Return an error that lists all refusals that the test has not seen, or None if there are none."""
         if not self.refused:
             return None
-        tried = "\n\n".join(str(error) for error in self.refused)
-        return LiveRequestError(f"The network was tried, and the refusal was caught ({len(self.refused)}):\n{tried}")
+        attempts = "\n\n".join(str(error) for error in self.refused)
+        return LiveRequestError(f"The network was tried, and the refusal was caught ({len(self.refused)}):\n{attempts}")
 
 
-def _stems_from(error: BaseException) -> Iterator[BaseException]:
-    """An error, its causes and members, and theirs."""
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and all errors that it was caused by or that its group contains."""
     found: dict[int, BaseException] = {}
     left: list[BaseException | None] = [error]
     while left:
@@ -119,13 +126,15 @@ def _stems_from(error: BaseException) -> Iterator[BaseException]:
 # --- the audit hook
 
 
-def _address(sock: socket.socket, address: Any) -> tuple[str, str] | None:
+def _target_of_address(sock: socket.socket, address: Any) -> tuple[str, str] | None:
+    """Return host and description of an address; None for sockets that do not reach the network."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or not address:
         return None
     return str(address[0]), f"{address[0]} port {address[1]}"
 
 
-def _name(host: Any, *_: Any) -> tuple[str, str] | None:
+def _target_of_lookup(host: Any, *_: Any) -> tuple[str, str] | None:
+    """Return host and description of a look-up; None for numeric addresses and names of this machine."""
     if isinstance(host, tuple):
         host = host[0]
     name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
@@ -133,39 +142,42 @@ def _name(host: Any, *_: Any) -> tuple[str, str] | None:
 
 
 _EVENTS: dict[str, tuple[str, Callable[..., tuple[str, str] | None]]] = {
-    "socket.connect": ("A connection to {} was about to be made", _address),
-    "socket.sendto": ("A datagram to {} was about to be sent", _address),
-    "socket.sendmsg": ("A message to {} was about to be sent", _address),
-    "socket.getaddrinfo": ("The address of {} was about to be looked up", _name),
-    "socket.gethostbyname": ("The address of {} was about to be looked up", _name),
-    "socket.gethostbyaddr": ("The name of {} was about to be looked up", _name),
-    "socket.getnameinfo": ("The name of {} was about to be looked up", _name),
+    "socket.connect": ("A connection to {} was about to be made", _target_of_address),
+    "socket.sendto": ("A datagram to {} was about to be sent", _target_of_address),
+    "socket.sendmsg": ("A message to {} was about to be sent", _target_of_address),
+    "socket.getaddrinfo": ("The address of {} was about to be looked up", _target_of_lookup),
+    "socket.gethostbyname": ("The address of {} was about to be looked up", _target_of_lookup),
+    "socket.gethostbyaddr": ("The name of {} was about to be looked up", _target_of_lookup),
+    "socket.getnameinfo": ("The name of {} was about to be looked up", _target_of_lookup),
 }
-"""What is said of an event, and whom it is about: the host, and how it is named."""
+"""Refused audit events: the first words of the message, and the function that reads the target from the arguments."""
 
 
 @functools.cache
 def _install_hook() -> None:
-    sys.addaudithook(_audit)  # there is no way to take it off again: it looks at `_blocking` first
+    """Add the audit hook to the interpreter, once. It cannot be removed, so it does nothing while no guard blocks."""
+    sys.addaudithook(_audit)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
+    """Refuse an audit event that reaches the network, if a guard blocks."""
     if not _blocking or event not in _EVENTS:
         return
-    text, about = _EVENTS[event]
-    target = about(*args)
+    text, read_target = _EVENTS[event]
+    target = read_target(*args)
     if target is None:
         return
-    host, name = target
+    host, description = target
     guard = _blocking[-1]
     if _is_loopback(host) and (guard.allow_loopback or _in_socketpair()):
         return
     if event == "socket.connect":
-        args[0].close()  # its maker counts on an OSError, and would leave it open
-    guard.refuse(text.format(name))
+        args[0].close()  # its owner closes it after an OSError only, and would leave it open
+    guard.refuse(text.format(description))
 
 
 def _is_numeric(host: str) -> bool:
+    """Return True for a numeric address, False for a name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -174,6 +186,7 @@ def _is_numeric(host: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
+    """Return True for addresses and names of this machine."""
     if not _is_numeric(host):
         return host in ("", "localhost") or host.endswith(".localhost")
     address = ipaddress.ip_address(host.partition("%")[0])
@@ -182,7 +195,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _in_socketpair() -> bool:
-    """Whether the standard library makes a pair of sockets, which it connects over loopback where it has to."""
+    """Return True while `socket.socketpair` connects its two sockets over loopback, as it does on some systems."""
     frame = sys._getframe(2)
     return frame.f_globals.get("__name__") == "socket" and frame.f_code.co_name.endswith("socketpair")
 
@@ -190,48 +203,55 @@ def _in_socketpair() -> bool:
 # --- the transports
 
 
-def _watch_transports() -> Callable[[], None]:
-    """Have requests refused under the HTTP libraries that are loaded; returns what ends it."""
+def _patch_transports() -> Callable[[], None]:
+    """Check requests in the transports of the HTTP libraries that are imported.
+
+    Returns:
+        A function that restores the transports.
+    """
     originals: list[tuple[type, str, Any]] = []
     for module in (sys.modules.get("httpx2"), sys.modules.get("httpx")):
         for class_name, method in _TRANSPORTS if module is not None else ():
             transport = getattr(module, class_name)
             originals.append((transport, method, getattr(transport, method)))
-            setattr(transport, method, _watched(getattr(transport, method)))
+            setattr(transport, method, _with_check(getattr(transport, method)))
 
-    def leave() -> None:
+    def restore() -> None:
         for transport, method, original in originals:
             setattr(transport, method, original)
 
-    return leave
+    return restore
 
 
-def _watched(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The method of a transport, with a look at what happens under it (its `trace` extension)."""
+def _with_check(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a transport's method that traces each request with a `_RequestCheck`."""
 
     @functools.wraps(send)
-    def watched(transport: Any, request: Any) -> Any:
-        look: Any = _Look(request)
+    def checked_send(transport: Any, request: Any) -> Any:
+        check: Any = _RequestCheck(request)
         if inspect.iscoroutinefunction(send):
 
-            async def look_async(event: str, info: dict[str, Any]) -> None:
-                if (passed_on := look(event, info)) is not None:
-                    await passed_on
+            async def check_async(event: str, info: dict[str, Any]) -> None:
+                if (application_trace := check(event, info)) is not None:
+                    await application_trace
 
-            request.extensions = {**request.extensions, "trace": look_async}
+            request.extensions = {**request.extensions, "trace": check_async}
         else:
-            request.extensions = {**request.extensions, "trace": look}
+            request.extensions = {**request.extensions, "trace": check}
         return send(transport, request)
 
-    return watched
+    return checked_send
 
 
-class _Look:
-    """Hears of the steps of a request, and refuses those that would leave the process."""
+class _RequestCheck:
+    """`trace` extension of a request that refuses it before it reaches the network.
+
+    A call passes the event on to the trace of the application, and returns what that returns.
+    """
 
     def __init__(self, request: Any) -> None:
         self._request = request
-        self._others = request.extensions.get("trace")
+        self._application_trace = request.extensions.get("trace")
         self._is_local = False
 
     def __call__(self, event: str, info: dict[str, Any]) -> Any:
@@ -239,9 +259,10 @@ class _Look:
             self._is_local = True
         elif event.endswith(("connect_tcp.started", "send_request_headers.started")) and not self._is_local:
             self._check()
-        return None if self._others is None else self._others(event, info)
+        return None if self._application_trace is None else self._application_trace(event, info)
 
     def _check(self) -> None:
+        """Refuse the request, unless the guard allows its host."""
         url = self._request.url
         if _blocking and not (_blocking[-1].allow_loopback and _is_loopback(url.host)):
             _blocking[-1].refuse(f"{self._request.method} {url.copy_with(query=None)} was about to be sent")

@@ -1,6 +1,7 @@
-"""Plays a `ResponseStream`: each chunk when it is due, and the end as it is said to be. Knows no scripts and no files.
+"""Players of a `ResponseStream`: each chunk when it is due, then the end. Independent of scripts, files and requests.
 
 Chunks are due at moments that are fixed when the request starts, so that delays of the reader do not add up.
+`aplay` and `await_headers` are for event loops, `play` and `wait_for_headers` for threads.
 """
 
 from __future__ import annotations
@@ -24,50 +25,51 @@ _TIMED_OUT = "raise ReadTimeout: nothing came within the time that the client al
 
 
 class Gate:
-    """Where held streams wait until somebody lets them go, of whatever thread and event loop they are."""
+    """Barrier at which `HELD` chunks wait for `release`. Threads and event loops can share it."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def release(self) -> None:
-        """Let all streams go on that are held, and those that would be."""
+        """Let the streams go on that wait, and all later ones without a wait."""
         self._open.set()
         for loop, event in self._waiting:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(event.set)
 
-    async def apass(self) -> None:
-        """Wait for `release`."""
+    async def await_release(self) -> None:
+        """Wait for `release` in a task."""
         event = asyncio.Event()
         self._waiting.append((asyncio.get_running_loop(), event))
         if not self._open.is_set():
             await event.wait()
 
-    def pass_(self, timeout: float | None) -> bool:
-        """Wait for `release`, in a thread; False if it did not come within so many seconds."""
+    def wait_for_release(self, timeout: float | None) -> bool:
+        """Wait for `release` in a thread. Return False if it has not come after `timeout` seconds."""
         return self._open.wait(timeout)
 
 
-async def asleep_until_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
-    """Wait, from the start of the request, until status and headers come; for the arguments see `aplay`.
+async def await_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
+    """Wait, from the start of the request, until status and headers are due. For the arguments see `aplay`.
 
     Raises:
-        Exception: there is no response: the connection failed before, as the stream says.
+        Exception: the network error of a stream whose connection failed before there was a response.
     """
-    await _asleep(_headers_wait(stream, pace), read_timeout)
+    await _sleep_in_loop(_headers_wait(stream, pace), read_timeout)
     if not stream.status:
         raise network_error(stream.end)
 
 
-def sleep_until_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
-    """The same in a thread."""
-    _sleep(_headers_wait(stream, pace), read_timeout)
+def wait_for_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
+    """Wait in a thread as `await_headers` does in a task."""
+    _sleep_in_thread(_headers_wait(stream, pace), read_timeout)
     if not stream.status:
         raise network_error(stream.end)
 
 
 def _headers_wait(stream: ResponseStream, pace: float) -> float:
+    """Return the seconds from the start of the request to the headers."""
     return stream.headers_ms / 1000 * pace
 
 
@@ -79,35 +81,35 @@ async def aplay(
     gate: Gate | None = None,
     read_timeout: float | None = None,
 ) -> AsyncGenerator[bytes]:
-    """The chunks of a body, with at least one step of the loop between two.
+    """Yield the chunks of a body when they are due, with at least one step of the loop between two.
 
     Args:
-        stream: what to play.
-        started: when the request started, by the loop's clock.
-        pace: factor on all waits; 0 plays at once.
-        gate: what chunks wait for that are `HELD`; without one they are not.
-        read_timeout: seconds that the reader would wait for bytes; the error is the one it would get then.
+        stream: the response to play.
+        started: start of the request, in seconds of the loop's clock.
+        pace: factor on all waits; 0 plays without waits.
+        gate: the gate at which `HELD` chunks wait; without one they come at once.
+        read_timeout: seconds after which the client gives up waiting for bytes, and gets a read timeout.
 
     Raises:
-        Exception: the one of the HTTP library that the stream ends with.
-        IncompleteRecordingError: the one who recorded had stopped reading here.
+        Exception: the network error that the stream ends with, or the read timeout.
+        IncompleteRecordingError: the recorded client stopped reading here, before the answer was complete.
     """
     clock = asyncio.get_running_loop().time
     due = started + _headers_wait(stream, pace)
     for chunk in stream.chunks:
         if chunk.wait != HELD:
             due += chunk.wait / TICKS_PER_SECOND * pace
-            await _asleep(due - clock(), read_timeout)
+            await _sleep_in_loop(due - clock(), read_timeout)
         elif gate is not None:
             try:
-                await asyncio.wait_for(gate.apass(), read_timeout)
+                await asyncio.wait_for(gate.await_release(), read_timeout)
             except TimeoutError:
                 raise network_error(_TIMED_OUT) from None
             due = clock()
         yield chunk.data
     if stream.end == "open":
-        await _asleep(math.inf, read_timeout)
-    _end(stream)
+        await _sleep_in_loop(math.inf, read_timeout)
+    _raise_end(stream)
 
 
 def play(
@@ -118,27 +120,30 @@ def play(
     gate: Gate | None = None,
     read_timeout: float | None = None,
 ) -> Generator[bytes]:
-    """The same in a thread, by the clock of `time.monotonic`.
+    """Yield the chunks of a body in a thread, by the clock of `time.monotonic`. For the arguments see `aplay`.
 
-    Where nothing would ever come, the reader's time is up at once: a thread has no other clock to turn.
+    At the end of an `open` stream the read timeout is raised at once: the thread could only sleep until then.
     """
     due = started + _headers_wait(stream, pace)
     for chunk in stream.chunks:
         if chunk.wait != HELD:
             due += chunk.wait / TICKS_PER_SECOND * pace
-            _sleep(due - time.monotonic(), read_timeout)
+            _sleep_in_thread(due - time.monotonic(), read_timeout)
         elif gate is not None:
-            if not gate.pass_(read_timeout):
+            if not gate.wait_for_release(read_timeout):
                 raise network_error(_TIMED_OUT)
             due = time.monotonic()
         yield chunk.data
     if stream.end == "open":
         raise network_error(_TIMED_OUT)
-    _end(stream)
+    _raise_end(stream)
 
 
 def network_error(end: str) -> Exception:
-    """The error in `raise <httpx class>: <message>`; without the HTTP library, what the socket would raise."""
+    """Return the error that an end of the form `raise <httpx class>: <message>` describes.
+
+    It is an error of httpx2, of the class `ReadError` if the name is unknown. Without httpx2 it is a builtin error.
+    """
     name, _, message = end.removeprefix("raise ").partition(": ")
     try:
         import httpx2
@@ -150,8 +155,8 @@ def network_error(end: str) -> Exception:
     return kind(message)
 
 
-def _end(stream: ResponseStream) -> None:
-    """End as the stream is said to end."""
+def _raise_end(stream: ResponseStream) -> None:
+    """Raise the error that the stream ends with, if there is one."""
     if stream.end.startswith("raise "):
         raise network_error(stream.end)
     if stream.end != "eof" and not stream.complete:
@@ -160,17 +165,19 @@ def _end(stream: ResponseStream) -> None:
         )
 
 
-async def _asleep(seconds: float, read_timeout: float | None) -> None:
-    """Sleep, at least one step; not longer than the reader would."""
+async def _sleep_in_loop(seconds: float, read_timeout: float | None) -> None:
+    """Sleep for at least one step of the loop, and for `read_timeout` seconds at most; then raise the read timeout."""
     if read_timeout is not None and seconds > read_timeout:
         await asyncio.sleep(read_timeout)
         raise network_error(_TIMED_OUT)
     if seconds == math.inf:
-        await asyncio.get_running_loop().create_future()  # no timer: a loop in virtual time has nothing to jump to
+        # no timer: it would be a moment that a loop in virtual time jumps to
+        await asyncio.get_running_loop().create_future()
     await asyncio.sleep(max(0.0, seconds))
 
 
-def _sleep(seconds: float, read_timeout: float | None) -> None:
+def _sleep_in_thread(seconds: float, read_timeout: float | None) -> None:
+    """Sleep in a thread, for `read_timeout` seconds at most; then raise the read timeout."""
     if read_timeout is not None and seconds > read_timeout:
         time.sleep(read_timeout)
         raise network_error(_TIMED_OUT)

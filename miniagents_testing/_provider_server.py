@@ -1,4 +1,4 @@
-"""A local HTTP server that speaks the providers' wire formats, from a script or a recording.
+"""Local HTTP server that answers in the providers' wire formats, from a script or a recording.
 
 ```python
 with ProviderServer(["Hello!", Step("One by one", gap=0.05)]) as server:
@@ -6,8 +6,8 @@ with ProviderServer(["Hello!", Step("One by one", gap=0.05)]) as server:
     ...
 ```
 
-It answers OpenAI's chat completions and Responses and Anthropic's messages, streamed or whole, for any name of a model.
-It listens on loopback only and knows no keys.
+It answers requests to OpenAI's chat completions and Responses and to Anthropic's messages, streamed or whole, for any
+model name. It listens on loopback only, and accepts requests with any API key or none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
-from miniagents_testing._playing import aplay, asleep_until_headers
+from miniagents_testing._playing import aplay, await_headers
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._scripted.transport import error_response, respond_to
 from miniagents_testing.errors import UnexpectedCallError
@@ -37,24 +37,25 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
 
 
-_RESET_AT_ONCE = struct.pack("ii", 1, 0)
-"""The socket option that closes a connection without a goodbye."""
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""Value of `SO_LINGER` with which a closed connection is reset, in place of an orderly end."""
 
-_OF_THE_CONNECTION = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
-"""Recorded headers that were about a connection that is no more."""
+_CONNECTION_HEADERS = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
+"""Recorded headers that describe the recorded connection, so the server must not send them."""
 
 
 class ProviderServer:
-    """The server; it runs in a thread of its own between `with` and its end. `async with` works too.
+    """Server that runs in a thread of its own inside `with` or `async with`.
 
-    Network errors in the script, and answers that end with one, break the connection; other exceptions become status
-    500, which no client repeats.
+    A network error that the script raises, or that an answer ends with, breaks the connection. Other exceptions of the
+    script become a response with status 500 that no client repeats.
 
     Args:
-        script: the answers: whatever `ScriptedLLM` takes, or one of them. For recordings see `recorded`.
-        port: 0 takes any free one.
-        pace: factor on all times of the script.
-        overlay: what each response is changed by before it is played: other cuts, faults.
+        script: the answers, as `ScriptedLLM` takes them, or a `ScriptedLLM`.
+        port: port to listen on; 0 means any free one.
+        pace: factor on all waits of the script; ignored for a `ScriptedLLM`, which has its own.
+        overlay: function that changes each response before it is played, such as a cut or a fault; ignored for a
+            `ScriptedLLM`.
     """
 
     def __init__(
@@ -67,41 +68,41 @@ class ProviderServer:
     ) -> None:
         self.llm = script if isinstance(script, ScriptedLLM) else ScriptedLLM(script, pace=pace, overlay=overlay)
         self.url = ""
-        """Scheme, host and port."""
+        """Address of the server: scheme, host and port. Empty before `with`."""
         self._port = port
         self._stopping = False
         self._answering: set[asyncio.Task[None]] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None  # of the thread, once there was a request
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of the thread, from the first request on
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def openai_base_url(self) -> str:
-        """What `OPENAI_BASE_URL` or `base_url=` of OpenAI's client should be."""
+        """Value for `OPENAI_BASE_URL`, or for `base_url=` of OpenAI's client."""
         return f"{self.url}/v1"
 
     @property
     def anthropic_base_url(self) -> str:
-        """What `ANTHROPIC_BASE_URL` or `base_url=` of Anthropic's client should be."""
+        """Value for `ANTHROPIC_BASE_URL`, or for `base_url=` of Anthropic's client."""
         return self.url
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """What was asked so far."""
+        """All calls until now, in their order."""
         return self.llm.calls
 
     @property
     def last_call(self) -> Call:
-        """The last of `calls`; `ScriptError` if there was none."""
+        """Last one of `calls`; `ScriptError` is raised if there was none."""
         return self.llm.last_call
 
     def assert_complete(self) -> None:
-        """See `ScriptedLLM.assert_complete`."""
+        """Check that all steps were used, as `ScriptedLLM.assert_complete` does."""
         self.llm.assert_complete()
 
     def release(self) -> None:
-        """Let the answers go on that stopped at `then="hold"`, and those that would."""
+        """Let the answers go on that wait at `then="hold"`, and all later ones without a wait."""
         self.llm.release()
 
     # --- starting and stopping
@@ -121,7 +122,7 @@ class ProviderServer:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
-        # The socket listens already: a request that comes before uvicorn does waits in its backlog.
+        # The socket listens already: requests that arrive before uvicorn runs wait in its backlog.
         self._thread = threading.Thread(
             target=self._server.run, args=([self._listener],), name="provider server", daemon=True
         )
@@ -152,7 +153,7 @@ class ProviderServer:
     # --- answering
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request. A connection that breaks here must become neither an error page nor a line in the log."""
+        """Answer one request. A connection that breaks causes neither an error page nor a line in the log."""
         self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -171,24 +172,31 @@ class ProviderServer:
             self._answering.discard(task)
 
     def _stop_answering(self) -> None:
+        """Cancel all running answers. Runs in the thread of the server."""
         for task in self._answering:
             task.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Play the scripted response to one request."""
         started = asyncio.get_running_loop().time()
         request = Request(scope, receive)
         stream = self._response_to(request.method, request.url.path, await request.body())
-        await asleep_until_headers(stream, self.llm.pace)
+        await await_headers(stream, self.llm.pace)
         response = StreamingResponse(aplay(stream, started, self.llm.pace, gate=self.llm.gate), stream.status)
         response.raw_headers = [
             (name.encode(), value.encode())
             for name, values in stream.headers.items()
-            if name not in _OF_THE_CONNECTION
+            if name not in _CONNECTION_HEADERS
             for value in values
         ]
         await response(scope, receive, send)
 
     def _response_to(self, method: str, path: str, body: bytes) -> ResponseStream:
+        """Return the response to a request; an exception of the script becomes an error response.
+
+        Raises:
+            Exception: a network error of the script, which has to break the connection.
+        """
         try:
             return respond_to(self.llm, method, path, body)
         except UnexpectedCallError as error:
@@ -199,16 +207,17 @@ class ProviderServer:
             return error_response(500, f"the script raises {error!r}")
 
     async def _break_connection(self, scope: Scope) -> None:
-        """Close the socket of this request hard: its client gets a reset."""
+        """Reset the connection of this request, so that its client gets an error in place of an end."""
         assert self._server is not None
         for connection in list(self._server.server_state.connections):
             if getattr(connection, "client", None) == scope["client"] and connection.transport is not None:
                 connection.transport.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE
+                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
                 )
                 connection.transport.abort()
-        await asyncio.sleep(0)  # until uvicorn knows, and misses no end of the response
+        await asyncio.sleep(0)  # now uvicorn knows that the connection is lost, and logs no missing end of the response
 
 
 def _is_network_error(error: Exception) -> bool:
+    """Return True for errors of sockets and of the HTTP libraries."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx2", "httpx")

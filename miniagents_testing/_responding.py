@@ -1,4 +1,4 @@
-"""Responses of httpx2 whose bodies stream; what all transports of the workshop answer with."""
+"""Responses of httpx2 with streamed bodies, as all transports of the testing kit return them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AsyncBody(httpx2.AsyncByteStream):
-    """Iterating it again goes on where the first reader stopped, as on a socket."""
+    """Body for async clients. A second iteration goes on where the first one stopped, as on a socket."""
 
     def __init__(self, chunks: AsyncGenerator[bytes]) -> None:
         self._chunks = chunks
@@ -22,12 +22,12 @@ class AsyncBody(httpx2.AsyncByteStream):
         return self._chunks
 
     async def aclose(self) -> None:
-        """No more will be read."""
+        """Stop the source of the chunks."""
         await self._chunks.aclose()
 
 
 class Body(httpx2.SyncByteStream):
-    """As `AsyncBody`, for sync clients."""
+    """Body for sync clients. A second iteration goes on where the first one stopped, as on a socket."""
 
     def __init__(self, chunks: Generator[bytes]) -> None:
         self._chunks = chunks
@@ -36,12 +36,12 @@ class Body(httpx2.SyncByteStream):
         return self._chunks
 
     def close(self) -> None:
-        """No more will be read."""
+        """Stop the source of the chunks."""
         self._chunks.close()
 
 
 def response_with(body: AsyncBody | Body, head: ResponseStream) -> httpx2.Response:
-    """The response with the status and the headers of `head`, and this body."""
+    """Return a response with this body, and with status, reason and headers of `head`."""
     return httpx2.Response(
         head.status,
         headers=[(name, value) for name, values in head.headers.items() for value in values],
@@ -51,6 +51,6 @@ def response_with(body: AsyncBody | Body, head: ResponseStream) -> httpx2.Respon
 
 
 def read_timeout(request: httpx2.Request) -> float | None:
-    """Seconds after which the client would give up waiting for bytes."""
+    """Return the seconds after which the client gives up waiting for bytes; None if it waits without limit."""
     timeout: float | None = request.extensions.get("timeout", {}).get("read")
     return timeout

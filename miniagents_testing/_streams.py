@@ -1,6 +1,6 @@
-"""A response as a stream of timed chunks: what cassettes keep, scripts make, faults change, and transports play.
+"""A response as a stream of timed chunks. Cassettes keep it, scripts make it, faults change it, transports play it.
 
-Everything in the workshop that answers a request speaks this one form, so each can be laid over any other.
+All parts of the testing kit that answer a request use this one form, so any of them can be combined.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 TICKS_PER_SECOND = 100_000
-"""Ticks of 10 µs; coarser ones put tokens of parallel streams out of order."""
+"""A tick is 10 µs long: longer ones put tokens of parallel streams out of order."""
 
 HELD = -1
-"""The wait of a chunk that comes when whoever plays the stream is told to go on. Made by scripts, never recorded."""
+"""Wait of a chunk that arrives when the `Gate` of the player is released. Scripts make it; it is never recorded."""
 
 
 def ticks(ms: float) -> int:
-    """Milliseconds in ticks: what is compared is whole numbers."""
+    """Convert milliseconds to ticks. Ticks are whole numbers, so times can be compared exactly."""
     return round(ms * TICKS_PER_SECOND / 1000)
 
 
@@ -28,32 +28,38 @@ class Chunk(NamedTuple):
     """Bytes as they were read from the wire in one go."""
 
     wait: int
-    """Ticks since the chunk before, or since the response headers; or `HELD`."""
+    """Ticks since the chunk before, for the first one since the response headers; or `HELD`."""
 
     data: bytes
 
     @classmethod
     def after(cls, seconds: float, data: bytes) -> Self:
-        """A chunk that comes so many seconds after the one before it."""
+        """Create a chunk that arrives `seconds` after the one before it."""
         return cls(round(seconds * TICKS_PER_SECOND), data)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseStream:
-    """One HTTP response, chunk for chunk, with its times and its end; apart from any request, file and HTTP library."""
+    """One HTTP response, chunk for chunk, with its times and its end.
+
+    Independent of requests, files and HTTP libraries.
+    """
 
     chunks: tuple[Chunk, ...] = ()
     status: int = 200
-    """0 where the connection failed before there was a response; `end` then says how."""
+    """Status code; 0 if the connection failed before there was a response, as `end` then describes."""
     reason: str = "OK"
     headers: Mapping[str, list[str]] = field(default_factory=dict)
-    """By lower-case name."""
+    """Values of the headers, by name in lower case."""
     headers_ms: float = 0.0
-    """Arrival of the headers in ms, since the start of the request."""
+    """Arrival of the headers, in milliseconds since the start of the request."""
     end: str = "eof"
-    """How it ended: `eof`, `closed` or `cancelled` by the reader, `open`, or `raise <httpx class>: <message>`."""
+    """End of the stream: `eof`, `closed` or `cancelled` by the reader, `open`, or `raise <httpx class>: <message>`.
+
+    A stream that is `open` neither sends more bytes nor ends.
+    """
     complete: bool = True
-    """Whether the provider had said that the answer is whole."""
+    """True if the provider has marked the answer as complete."""
 
     @property
     def body(self) -> bytes:

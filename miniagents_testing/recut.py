@@ -1,14 +1,15 @@
-"""The same bytes, cut elsewhere: whatever reads a stream must give the same, wherever the network has cut it.
+"""Cuts of a stream: the same bytes in other chunks. A reader must give the same result for each of them.
 
 ```python
-for stream in every_cut(recorded):      # all two-piece cuts, and every byte by itself
+for stream in every_cut(recorded):      # each pair of two pieces, and byte by byte
     assert message_of(stream) == message_of(recorded)
 ```
 
-`byte_by_byte`, `one_event_a_chunk` and `all_at_once` make one `ResponseStream` of another: a way to play a cassette. A
-chunk comes when its last byte came, so nothing arrives early, and the stream takes as long as it did.
+`byte_by_byte`, `one_event_a_chunk` and `all_at_once` return one new `ResponseStream` each: a way to play a cassette. A
+new chunk arrives when its last byte arrived. So no byte arrives early, and the stream takes as long as before.
 
-Ends of events in a byte stream, as the framework's decoder sees them: what faults, cuts and chunk maps count by.
+`EventEnds` finds the ends of events in bytes, as the framework's decoder finds them. Faults, cuts and chunk maps count
+events with it.
 """
 
 from __future__ import annotations
@@ -31,30 +32,30 @@ __all__ = ["all_at_once", "byte_by_byte", "cut_at", "cuts", "every_cut", "one_ev
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _BLANK_LINE = re.compile(rb"\n(?<=\n\n)")
-"""Where lines end in LF alone, which is nearly everywhere."""
+"""Blank line in bytes whose lines all end in LF, as those of nearly all streams do."""
 
 
 class EventEnds:
-    """Finder of the places at which events are complete, in bytes that come in pieces.
+    """Finder of the ends of events, in bytes that come in pieces.
 
-    Only what a decoder delivers is an event: comments and blocks without data belong to the event after them.
+    An event is a block that a decoder delivers. Comments and blocks without data belong to the event after them.
     """
 
     def __init__(self) -> None:
         self._decoder = SSEDecoder(max_event_bytes=sys.maxsize, max_stream_bytes=sys.maxsize)
         self._is_between = False
-        """Whether the last byte was the end of an event. At the start, a byte order mark may come."""
+        """True if the last byte was the end of an event. False at the start, where a byte order mark may come."""
 
     def feed(self, data: bytes) -> Iterator[int]:
-        """Yield the places in `data` right after the last byte of an event; read to the end before the next `feed`."""
-        start, blocks = 0, b"\r" not in data
-        ends = [found.end() for found in (_BLANK_LINE if blocks else _LINE_END).finditer(data)]
-        if blocks and data.startswith(b"\n"):
+        """Yield the places in `data` right after the last byte of an event. Exhaust it before the next `feed`."""
+        start, only_lf = 0, b"\r" not in data
+        ends = [found.end() for found in (_BLANK_LINE if only_lf else _LINE_END).finditer(data)]
+        if only_lf and data.startswith(b"\n"):
             ends.insert(0, 1)
         for end in ends:
-            # a block with a `data` line is an event: a quarter of what the decoder takes
-            usual = self._is_between and (data.startswith(b"data:", start) or data.find(b"\ndata:", start, end) >= 0)
-            self._is_between = (blocks and usual) or bool(self._decoder.feed(data[start:end]))
+            # A block with a `data` line is an event. This look costs a quarter of the time that the decoder takes.
+            has_data = self._is_between and (data.startswith(b"data:", start) or data.find(b"\ndata:", start, end) >= 0)
+            self._is_between = (only_lf and has_data) or bool(self._decoder.feed(data[start:end]))
             if self._is_between:
                 yield end
             start = end
@@ -68,14 +69,14 @@ def cut_at(stream: ResponseStream, places: Iterable[int]) -> ResponseStream: ...
 @overload
 def cut_at(stream: bytes, places: Iterable[int]) -> tuple[bytes, ...]: ...
 def cut_at(stream: ResponseStream | bytes, places: Iterable[int]) -> ResponseStream | tuple[bytes, ...]:
-    """The stream with cuts at these places and no others.
+    """Return the stream with cuts at these places and no others.
 
     Args:
-        stream: a response, or bytes by themselves.
-        places: numbers of bytes before a cut, in any order; 0 and the length cut nothing.
+        stream: a response, or the bytes of one.
+        places: places of the cuts, as numbers of bytes before them, in any order; 0 and the length cut nothing.
 
     Raises:
-        ValueError: a place outside of the stream.
+        ValueError: a place lies outside of the stream.
     """
     body = stream if isinstance(stream, bytes) else stream.body
     inner = set(places)
@@ -83,7 +84,7 @@ def cut_at(stream: ResponseStream | bytes, places: Iterable[int]) -> ResponseStr
         raise ValueError(f"cannot cut at {min(outside)}: the stream has {len(body)} bytes")
     edges = [0, *sorted(inner - {0, len(body)}), len(body)] if body else []
     pieces = tuple(body[start:end] for start, end in pairwise(edges))
-    return pieces if isinstance(stream, bytes) else replace(stream, chunks=tuple(_timed(stream, pieces)))
+    return pieces if isinstance(stream, bytes) else replace(stream, chunks=tuple(_timed_chunks(stream, pieces)))
 
 
 @overload
@@ -91,9 +92,9 @@ def cuts(stream: ResponseStream, k: int) -> Iterator[ResponseStream]: ...
 @overload
 def cuts(stream: bytes, k: int) -> Iterator[tuple[bytes, ...]]: ...
 def cuts(stream: ResponseStream | bytes, k: int) -> Iterator[ResponseStream | tuple[bytes, ...]]:
-    """Every way to cut the stream at `k` places, one after the other.
+    """Return an iterator over all ways to cut the stream at `k` places.
 
-    They are many: n - 1 over k for n bytes, so 79,401 for 400 bytes and two cuts.
+    There are many of them: n - 1 over k for n bytes, so 79,401 for 400 bytes and two cuts.
 
     Raises:
         ValueError: `k` is negative.
@@ -109,9 +110,9 @@ def every_cut(stream: ResponseStream) -> Iterator[ResponseStream]: ...
 @overload
 def every_cut(stream: bytes) -> Iterator[tuple[bytes, ...]]: ...
 def every_cut(stream: ResponseStream | bytes) -> Iterator[ResponseStream | tuple[bytes, ...]]:
-    """The stream in one piece, in two pieces in every way, and byte by byte.
+    """Return an iterator over the stream in one piece, all its cuts into two pieces, and the stream byte by byte.
 
-    So each single place is tried: inside an event, inside a character, between CR and LF.
+    So each place is tried: inside an event, inside a character, between CR and LF.
     """
     body = stream if isinstance(stream, bytes) else stream.body
     places = [(), *((place,) for place in range(1, len(body))), range(1, len(body))]
@@ -119,22 +120,25 @@ def every_cut(stream: ResponseStream | bytes) -> Iterator[ResponseStream | tuple
 
 
 def byte_by_byte(stream: ResponseStream) -> ResponseStream:
-    """Each byte as a chunk of its own."""
+    """Return the stream with each byte as a chunk of its own."""
     return cut_at(stream, range(len(stream.body)))
 
 
 def one_event_a_chunk(stream: ResponseStream) -> ResponseStream:
-    """A cut after each event and nowhere else."""
+    """Return the stream with cuts after each event and nowhere else."""
     return cut_at(stream, EventEnds().feed(stream.body))
 
 
 def all_at_once(stream: ResponseStream) -> ResponseStream:
-    """One chunk with everything, when the last byte has come."""
+    """Return the stream as one chunk, which arrives when the last byte arrived."""
     return cut_at(stream, ())
 
 
 def risky_places(body: bytes) -> list[int]:
-    """Where cuts break decoders: inside characters, around line ends. For streams that are too long for every cut."""
+    """Return the places where cuts often break decoders: inside characters and around line ends.
+
+    Use them for streams that are too long for `every_cut`.
+    """
     return [
         place
         for place in range(1, len(body))
@@ -142,14 +146,15 @@ def risky_places(body: bytes) -> list[int]:
     ]
 
 
-def _timed(stream: ResponseStream, pieces: Iterable[bytes]) -> Iterator[Chunk]:
+def _timed_chunks(stream: ResponseStream, pieces: Iterable[bytes]) -> Iterator[Chunk]:
+    """Yield a chunk for each piece of the body, with the moment at which the last byte of the piece arrived."""
     ends = list(accumulate(len(chunk.data) for chunk in stream.chunks))
     moments = list(accumulate(max(0, chunk.wait) for chunk in stream.chunks))
-    held = [end - len(chunk.data) for end, chunk in zip(ends, stream.chunks, strict=True) if chunk.wait == HELD]
+    held_places = [end - len(chunk.data) for end, chunk in zip(ends, stream.chunks, strict=True) if chunk.wait == HELD]
     position = now = 0
     for piece in pieces:
         start, position = position, position + len(piece)
         moment = moments[bisect_left(ends, position)]
-        # bytes that are held keep back all that comes with them
-        yield Chunk(HELD if any(start <= place < position for place in held) else moment - now, piece)
+        # Bytes that wait for a release delay the whole piece that they are in.
+        yield Chunk(HELD if any(start <= place < position for place in held_places) else moment - now, piece)
         now = moment

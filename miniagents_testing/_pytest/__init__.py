@@ -1,9 +1,9 @@
-"""The topics of the pytest plugin, one module each: fixtures and hooks that belong together; see `plugin`.
+"""Topics of the pytest plugin, one module each: fixtures and hooks that belong together. `plugin` loads them.
 
-What a fixture opens for a test, and must be closed when the test has ended rather than at its teardown.
-
-A cassette that was not played to its end, or a script that was not used up, is a failure of the test itself; and where
-the test has failed already, it is not asked, but may add what it knows to the failure.
+This module has what the topics share: the names of the fixtures, the message for a missing extra, and contexts that are
+closed at the end of the test's call, before the teardown of its fixtures. So an error of closing fails the test itself,
+as with a cassette that was not played to its end. A test that has failed already gets no second failure for what it
+has not used, but the context may add notes to its error.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["FIXTURES", "asks_for_us", "extra_needed", "open_until_the_end"]
+__all__ = ["FIXTURES", "enter_until_test_ends", "fail_without_extra", "uses_plugin"]
 
 
 FIXTURES = frozenset({"provider_server", "scripted_llm", "stream_cassette", "virtual_clock"})
-"""The fixtures of the plugin; a test that uses one gets the guard of `live_requests`."""
+"""Names of the fixtures of the plugin. A test that uses one of them runs with the guard of `live_requests`."""
 
 
-def asks_for_us(item: pytest.Item) -> bool:
-    """Whether a test uses one of our markers or fixtures."""
+def uses_plugin(item: pytest.Item) -> bool:
+    """Return True if a test uses a marker or a fixture of the plugin."""
     return any(mark.name.startswith("miniagents_") for mark in item.iter_markers()) or not FIXTURES.isdisjoint(
         getattr(item, "fixturenames", ())
     )
 
 
 @contextmanager
-def extra_needed(fixture: str) -> Iterator[None]:
-    """Around the imports of a fixture: says how to install what is missing."""
+def fail_without_extra(fixture: str) -> Iterator[None]:
+    """Fail the test if an import in the `with` block fails; the message says how to install the missing package."""
     try:
         yield
     except ImportError as error:
@@ -43,26 +43,26 @@ def extra_needed(fixture: str) -> Iterator[None]:
         )
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _opened: pytest.StashKey[ExitStack] = pytest.StashKey()
 
 
-def open_until_the_end(item: pytest.Item, context: AbstractContextManager[T]) -> T:
-    """Enter a context that is left when the test has run, with its error if it has one."""
+def enter_until_test_ends(item: pytest.Item, context: AbstractContextManager[_T]) -> _T:
+    """Enter a context, and leave it after the call of the test, with the error of the test if there is one."""
     return item.stash.setdefault(_opened, ExitStack()).enter_context(context)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Leave what was opened; an error of that is one of the test."""
+    """Leave the contexts of the test after its call; their errors are errors of the test."""
     with item.stash.setdefault(_opened, ExitStack()):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Leave what was opened for a test that was never run, because another fixture has failed."""
+    """Leave the contexts of a test that was not called because one of its fixtures has failed."""
     try:
         return (yield)
     finally:
@@ -73,4 +73,4 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 
 _NOT_RUN = (pytest.skip.Exception, pytest.skip.Exception("the test was not run"), None)
-"""What contexts are left with then: they are to close, and not to ask what was done with them."""
+"""Error with which the contexts of such a test are left, so that they close without checks of what the test used."""

@@ -1,8 +1,6 @@
-"""Cassettes by marker and fixture, and how they are recorded.
+"""Cassettes of tests, by marker and fixture: their names, their arguments and their record modes.
 
-What the command line says goes before the marker, and that before the ini file.
-
-What the cassette of a test is called where nobody says a name. Knows no pytest.
+The command line goes before the marker, and the marker before the ini file.
 """
 
 from __future__ import annotations
@@ -15,30 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing._pytest import extra_needed, open_until_the_end
+from miniagents_testing._pytest import enter_until_test_ends, fail_without_extra
 
 if TYPE_CHECKING:
     from miniagents_testing.cassette import Session
 
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-"""In names of files, on one system or another (Windows has the longest list)."""
-_LONGEST = 100
-"""Bytes; file systems take 255, and who saves or replaces a file makes longer names of it."""
+"""Characters that some system forbids in file names; Windows has the longest list."""
+_MAX_NAME_BYTES = 100
+"""Bytes of a name. File systems allow 255, but temporary files and lock files have longer names."""
 
 
 def cassette_name(module: str, test: str) -> str:
-    """The path of a test's cassette, below the folder of the cassettes.
+    """Return the path of a test's cassette, relative to the folder of the cassettes. No two tests have the same path.
+
+    Independent of pytest.
 
     Args:
-        module: the name of the test file, without its ending.
-        test: the name of the test with its parameters, `Class.test` for one in a class.
+        module: name of the test file, without its suffix.
+        test: name of the test with its parameters, `Class.test` for a method.
     """
-    short = test.encode("utf-8", "ignore")[:_LONGEST].decode("utf-8", "ignore")
+    short = test.encode("utf-8", "ignore")[:_MAX_NAME_BYTES].decode("utf-8", "ignore")
     name = _FORBIDDEN.sub("-", short)
     parameters = name.partition("[")[2]
-    # two tests must not share a cassette because they differ in what cannot be in a name, or in what is one to a system
-    # that knows no case: there parameters, unlike functions, differ easily
+    # A digest keeps two tests apart whose names differ only in replaced characters, or only in the case of parameters,
+    # which some file systems ignore. Names of functions seldom differ in case only, so they go without a digest.
     if name != test or parameters != parameters.casefold():
         name = f"{name}-{hashlib.sha256(test.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return f"{module}/{name}.yaml"
@@ -50,7 +50,7 @@ _FIXTURE = "stream_cassette"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A marker does without the fixture."""
+    """Add the fixture to tests that have the marker only."""
     if item.get_closest_marker(_MARKER) is None or not isinstance(item, pytest.Function):
         return
     if _FIXTURE not in item.fixturenames:
@@ -58,28 +58,28 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def may_record(item: pytest.Item) -> bool:
-    """Whether the requests of a test may really be sent, because they are to be recorded."""
-    asks = item.get_closest_marker(_MARKER) is not None or _FIXTURE in getattr(item, "fixturenames", ())
-    return asks and _record_mode(item) != "none"
+    """Return True if a test uses a cassette with a record mode that may send requests."""
+    has_cassette = item.get_closest_marker(_MARKER) is not None or _FIXTURE in getattr(item, "fixturenames", ())
+    return has_cassette and _record_mode(item) != "none"
 
 
 @pytest.fixture
 def stream_cassette(request: pytest.FixtureRequest) -> Session:
-    """The session of the test's cassette: its `misses`, `unplayed`, `incomplete` and `timeline()`.
+    """Open the cassette of the test, and return its session, with `misses`, `unplayed`, `incomplete` and `timeline()`.
 
-    The test fails when it asks for something that is not in the cassette, also where the application has swallowed the
-    error, and when it does not ask for all that is in it.
+    The test fails if it sends a request that is not in the cassette, even if the application catches that error. It
+    fails, too, if it leaves interactions of the cassette unplayed.
     """
-    with extra_needed(_FIXTURE):
+    with fail_without_extra(_FIXTURE):
         from miniagents_testing.cassette import use_cassette
 
     item = request.node
     arguments = _arguments(item)
-    return open_until_the_end(item, use_cassette(_path(item, arguments.pop("name")), **arguments))
+    return enter_until_test_ends(item, use_cassette(_path(item, arguments.pop("name")), **arguments))
 
 
 def _arguments(item: Any) -> dict[str, Any]:
-    """What `use_cassette` is to be called with, and the `name` that the marker gives."""
+    """Return the settings for `use_cassette`, and under `name` the name in the marker, or None."""
     marker = item.get_closest_marker(_MARKER)
     arguments = {"name": None} if marker is None else {"name": None, **marker.kwargs}
     if marker is not None and marker.args:
@@ -93,7 +93,7 @@ def _arguments(item: Any) -> dict[str, Any]:
 
 
 def _record_mode(item: Any) -> Any:
-    """What the command line says, else the marker, else the ini file."""
+    """Return the record mode of the command line, else of the marker, else of the ini file."""
     marker = item.get_closest_marker(_MARKER)
     marked = {} if marker is None else marker.kwargs
     return item.config.getoption("--miniagents-record") or marked.get(
@@ -102,7 +102,7 @@ def _record_mode(item: Any) -> Any:
 
 
 def _path(item: Any, name: str | os.PathLike[str] | None) -> Path:
-    """Where the cassette of a test lies."""
+    """Return the path of a test's cassette. Fail the test if the name in its marker leads out of the folder."""
     folder: Path = item.path.parent / item.config.getini("miniagents_cassette_dir")
     if name is None:
         return folder / cassette_name(item.path.stem, item.getmodpath())

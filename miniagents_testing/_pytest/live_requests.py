@@ -1,4 +1,4 @@
-"""No live requests in tests that use the workshop, or in all tests of a project that says so."""
+"""Guard against live requests, for tests that use the plugin, or for all tests of a project that sets it in its ini."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from miniagents_testing._pytest import asks_for_us
+from miniagents_testing._pytest import uses_plugin
 from miniagents_testing._pytest.cassettes import may_record
 
 if TYPE_CHECKING:
@@ -19,46 +19,48 @@ _guard: pytest.StashKey[NetworkGuard] = pytest.StashKey()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Put the guard on before any fixture is set up."""
-    wanted = asks_for_us(item) or item.config.getini("miniagents_block_live_requests")
-    if wanted and not may_record(item):
+    """Start the guard before any fixture is set up."""
+    is_wanted = uses_plugin(item) or item.config.getini("miniagents_block_live_requests")
+    if is_wanted and not may_record(item):
         from miniagents_testing._network_guard import NetworkGuard
 
         guard = item.stash[_guard] = NetworkGuard(allow_loopback=_allows_loopback(item))
         guard.start_blocking()
-    return (yield from _watched(item))
+    return (yield from _mark_seen_errors(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """See what the test fails with."""
-    return (yield from _watched(item))
+    """Mark the refusals that the test fails with as seen."""
+    return (yield from _mark_seen_errors(item))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Take the guard off after all fixtures, and fail the test whose refused requests nobody has seen."""
+    """Stop the guard after the teardown of all fixtures. Fail a test that has hidden a refused request."""
     try:
-        return (yield from _watched(item))
+        return (yield from _mark_seen_errors(item))
     finally:
         guard = item.stash.get(_guard, None)
         if guard is not None:
             del item.stash[_guard]
             guard.stop_blocking()
-            if swallowed := guard.swallowed():
-                pytest.fail(str(swallowed), pytrace=False)
+            if unseen := guard.summarize_unseen():
+                pytest.fail(str(unseen), pytrace=False)
 
 
 def _allows_loopback(item: pytest.Item) -> bool:
+    """Return True if a test may connect to this machine: by its marker, or because it starts a server."""
     return item.get_closest_marker("miniagents_allow_loopback") is not None or "provider_server" in getattr(
         item, "fixturenames", ()
     )
 
 
-def _watched(item: pytest.Item) -> Generator[None, object, object]:
+def _mark_seen_errors(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a phase of a test. Mark the refusals in its error as seen, because pytest reports them."""
     try:
         return (yield)
     except BaseException as error:
         if (guard := item.stash.get(_guard, None)) is not None:
-            guard.seen_in(error)
+            guard.mark_seen(error)
         raise

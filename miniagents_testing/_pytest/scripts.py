@@ -1,4 +1,4 @@
-"""Scripted models for tests, and a provider's server that answers from a script; both must be used up."""
+"""Fixtures for scripted models and for local provider servers. The test fails if it leaves steps of a script unused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing._pytest import extra_needed, open_until_the_end
+from miniagents_testing._pytest import enter_until_test_ends, fail_without_extra
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,38 +18,40 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def scripted_llm(request: pytest.FixtureRequest) -> Callable[..., ScriptedLLM]:
-    """Makes models that answer from a script: `scripted_llm(["first answer", "second"])`, as `ScriptedLLM` does.
+    """Return a function that makes models with a script: `scripted_llm(["first", "second"])`, as `ScriptedLLM` does.
 
-    The test fails when steps are left, or when there was a call too much.
+    The test fails if steps are left, or if there was a call without a step.
     """
-    with extra_needed("scripted_llm"):
+    with fail_without_extra("scripted_llm"):
         from miniagents_testing._scripted import ScriptedLLM
 
     def make(*args: Any, **kwargs: Any) -> ScriptedLLM:
-        return open_until_the_end(request.node, _used_up(ScriptedLLM(*args, **kwargs)))
+        return enter_until_test_ends(request.node, _checked_for_unused_steps(ScriptedLLM(*args, **kwargs)))
 
     return make
 
 
 @pytest.fixture
 def provider_server(request: pytest.FixtureRequest) -> Callable[..., ProviderServer]:
-    """Starts local servers that answer from a script: `provider_server(["Hello"])`, as `ProviderServer` does.
+    """Return a function that starts servers with a script: `provider_server(["Hello"])`, as `ProviderServer` does.
 
-    The test may connect to this machine then. It fails when steps are left, or when there was a call too much.
+    A test with this fixture may connect to this machine. It fails if steps are left, or if there was a call without a
+    step.
     """
-    with extra_needed("provider_server"):
+    with fail_without_extra("provider_server"):
         from miniagents_testing._provider_server import ProviderServer
 
     def make(*args: Any, **kwargs: Any) -> ProviderServer:
         server = ProviderServer(*args, **kwargs)
-        open_until_the_end(request.node, server)
-        open_until_the_end(request.node, _used_up(server.llm))
+        enter_until_test_ends(request.node, server)
+        enter_until_test_ends(request.node, _checked_for_unused_steps(server.llm))
         return server
 
     return make
 
 
 @contextmanager
-def _used_up(llm: ScriptedLLM) -> Iterator[ScriptedLLM]:
+def _checked_for_unused_steps(llm: ScriptedLLM) -> Iterator[ScriptedLLM]:
+    """Check at the end of the `with` block, unless it raises, that the model's script was used completely."""
     yield llm
     llm.assert_complete()

@@ -1,4 +1,4 @@
-"""Virtual time for marked tests, whichever plugin runs them: pytest-asyncio, anyio's, or none."""
+"""Virtual time for tests with the marker or the fixture, under pytest-asyncio, anyio's plugin, or neither of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _MARKER = "miniagents_virtual_time"
 _FIXTURE = "virtual_clock"
 
-_gives_loops: pytest.StashKey[bool] = pytest.StashKey()
-"""Whether a test of this session runs in virtual time."""
+_has_virtual_tests: pytest.StashKey[bool] = pytest.StashKey()
+"""True once a test in virtual time was collected in this session."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The option counts for those, too, who ask for `schedules()` themselves."""
+    """Apply the option for one schedule to tests that call `schedules()` themselves, too."""
     seed = config.getoption("--miniagents-schedule-seed")
     if seed is not None:
         from miniagents_testing._clock import replay_only
@@ -34,15 +34,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: replay_only(None))
 
 
-# --- what a test asks for
+# --- the settings of a test
 
 
-def _asked(node: Any) -> bool:
+def _wants_virtual_time(node: Any) -> bool:
+    """Return True if a test has the marker or the fixture."""
     return node.get_closest_marker(_MARKER) is not None or _FIXTURE in getattr(node, "fixturenames", ())
 
 
 def _seeds(node: Any) -> list[int | None]:
-    """The seeds that a test is to be run with, one after the other."""
+    """Return the seeds of the schedules that a test runs with; None stands for asyncio's own order."""
     chosen: int | None = node.config.getoption("--miniagents-schedule-seed")
     arguments = _arguments(node)
     if chosen is not None:
@@ -53,6 +54,7 @@ def _seeds(node: Any) -> list[int | None]:
 
 
 def _arguments(node: Any) -> dict[str, Any]:
+    """Return the arguments of a test's marker. Fail the test if the marker does not know them."""
     marker = node.get_closest_marker(_MARKER)
     if marker is None:
         return {}
@@ -61,99 +63,104 @@ def _arguments(node: Any) -> dict[str, Any]:
     return dict(marker.kwargs)
 
 
-def _factories(node: Any) -> dict[str, LoopFactory]:
-    """A loop factory for each seed, by the name that tells the test cases from each other."""
+def _loop_factories(node: Any) -> dict[str, LoopFactory]:
+    """Return a loop factory for each seed, by the id of its test case."""
     from miniagents_testing._clock import VirtualTimeLoop
 
     timeout = _arguments(node).get("timeout")
     return {f"seed{seed}": functools.partial(VirtualTimeLoop, seed=seed, timeout=timeout) for seed in _seeds(node)}
 
 
-def _ids(names: Any) -> list[Any]:
+def _case_ids(names: Any) -> list[Any]:
+    """Return ids for the test cases of these names. A single case gets no id, so that the name of the test stays."""
     return list(names) if len(names) > 1 else [pytest.HIDDEN_PARAM]
 
 
-# --- giving it the loop
+# --- the loop of a test
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, object, object]:
-    """Have the plugin that will run a test in virtual time make our loop."""
+    """Let the plugin that runs a test in virtual time create its loop with the factories of this module."""
     node = metafunc.definition
-    if not _asked(node) and _FIXTURE not in metafunc.fixturenames:
+    if not _wants_virtual_time(node) and _FIXTURE not in metafunc.fixturenames:
         return (yield)
     if "anyio_backend" in metafunc.fixturenames:
-        factories = _factories(node)
+        factories = _loop_factories(node)
         backends = [("asyncio", {"loop_factory": factory}) for factory in factories.values()]
-        # a parametrization by a marker is the one that counts beside the fixture's own
-        node.add_marker(pytest.mark.parametrize("anyio_backend", backends, ids=_ids(factories)))
+        # a parametrization by a marker goes before that of the fixture
+        node.add_marker(pytest.mark.parametrize("anyio_backend", backends, ids=_case_ids(factories)))
     elif not _is_async(node.obj):
         if _FIXTURE in metafunc.fixturenames:
             seeds = _seeds(node)
-            metafunc.parametrize(_FIXTURE, seeds, ids=_ids([f"seed{seed}" for seed in seeds]), indirect=True)
+            metafunc.parametrize(_FIXTURE, seeds, ids=_case_ids([f"seed{seed}" for seed in seeds]), indirect=True)
     else:
         marker = node.get_closest_marker("asyncio")
         if marker is not None and "loop_factories" in marker.kwargs:
             pytest.fail(f"{node.nodeid} asks for virtual time, and for loop_factories of its own", pytrace=False)
-    node.config.stash[_gives_loops] = True
-    with _registered(node.config, _factories(node)):
+    node.config.stash[_has_virtual_tests] = True
+    with _registered(node.config, _loop_factories(node)):
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Let pytest-asyncio see that there are loop factories: only then does it set up again what had another loop.
+    """Make pytest-asyncio set up fixtures again that belong to the loop of another test.
 
-    It asks nobody here for a factory, so that this concerns tests that are not marked only in so far as one before was.
+    It does so only while its hook for loop factories is implemented. The implementation that is registered here gives
+    no factory. So tests without the marker are affected only after a test in virtual time was collected.
     """
-    if not item.config.stash.get(_gives_loops, False):
+    if not item.config.stash.get(_has_virtual_tests, False):
         return (yield)
     with _registered(item.config, {}):
         return (yield)
 
 
 class _LoopFactories:
-    """The hook of pytest-asyncio, for one test."""
+    """Implementation of the loop factory hook of pytest-asyncio, for one test."""
 
     def __init__(self, factories: dict[str, LoopFactory]) -> None:
         self._factories = factories
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_asyncio_loop_factories(self, config: pytest.Config, item: pytest.Item) -> dict[str, LoopFactory]:
-        """The loops that the test is run on."""
+        """Return the loop factories of the test."""
         return self._factories
 
 
 @contextmanager
 def _registered(config: pytest.Config, factories: dict[str, LoopFactory]) -> Iterator[None]:
-    """Implement the hook of pytest-asyncio for a while.
+    """Implement the loop factory hook of pytest-asyncio inside the `with` block.
 
-    It must not be there all the time: it would have to answer for every async test, and would silently take the place
-    of the project's own.
+    A permanent implementation would have to answer for every async test, and would silently replace the project's own.
     """
     plugins = config.pluginmanager
-    plugins.register(ours := _LoopFactories(factories))
+    plugins.register(implementation := _LoopFactories(factories))
     try:
         yield
     finally:
-        plugins.unregister(ours)
+        plugins.unregister(implementation)
 
 
-# --- running it
+# --- the run of a test
 
 
 def _is_async(function: Any) -> bool:
+    """Return True for a coroutine function, also under Hypothesis' `@given`."""
     inner = getattr(getattr(function, "hypothesis", None), "inner_test", function)
     return inspect.iscoroutinefunction(inner)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a marked test whose loop is not ours, before it runs; say with which schedule a test has failed."""
-    if not _asked(item) or not isinstance(item, pytest.Function):
+    """Fail a test in virtual time before its call if its loop is another one.
+
+    If the call fails, add the seed of its schedule to the error.
+    """
+    if not _wants_virtual_time(item) or not isinstance(item, pytest.Function):
         return (yield)
     if not _is_async(item.obj):
-        _check_that_it_runs_something(item)
+        _check_use_of_marker(item)
         return (yield)
     from miniagents_testing._clock import name_seed
     from miniagents_testing.errors import IdleLoopError, VirtualTimeoutError
@@ -162,7 +169,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     try:
         return (yield)
     except (IdleLoopError, VirtualTimeoutError) as error:
-        # its traceback is that of the loop; the lines that count are in the message
+        # the traceback shows the loop only; the message has the lines where the tasks wait
         name_seed(error, seed)
         text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
         raise pytest.fail.Exception(text, pytrace=False) from None
@@ -171,7 +178,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         raise
 
 
-def _check_that_it_runs_something(item: pytest.Function) -> None:
+def _check_use_of_marker(item: pytest.Function) -> None:
+    """Fail a test that is not async, and has the marker but not the fixture: the marker would have no effect."""
     if _FIXTURE not in item.fixturenames and any(mark.name == _MARKER for mark in item.own_markers):
         pytest.fail(
             f"{item.nodeid} asks for virtual time, but is not async: use the fixture {_FIXTURE}, "
@@ -181,22 +189,25 @@ def _check_that_it_runs_something(item: pytest.Function) -> None:
 
 
 def _checked_loop(item: pytest.Function) -> VirtualTimeLoop:
-    """The loop that an async test is about to run on, or one like it."""
+    """Return the loop that an async test will run on, or one like it. Fail the test if its time is not virtual."""
     from miniagents_testing._clock import VirtualTimeLoop
 
-    loop = _loop(item.funcargs)
+    loop = _find_loop(item.funcargs)
     if not isinstance(loop, VirtualTimeLoop):
         pytest.fail(
-            f"{item.nodeid} asks for virtual time, but {f'its loop is {loop}' if loop else 'nobody runs it'}. It can "
-            f"be had with pytest-asyncio 1.4 or later, with anyio's plugin, or in a test that is not async with the "
-            f"fixture {_FIXTURE}, or with run_in_virtual_time().",
+            f"{item.nodeid} asks for virtual time, but {f'its loop is {loop}' if loop else 'no plugin runs it'}. "
+            f"Install pytest-asyncio 1.4 or later, use anyio's plugin, or write a test that is not async with the "
+            f"fixture {_FIXTURE} or with run_in_virtual_time().",
             pytrace=False,
         )
     return loop
 
 
-def _loop(funcargs: dict[str, Any]) -> Any:
-    """The loop that a test will run on: pytest-asyncio's runner has it; anyio's plugin is yet to make one like it."""
+def _find_loop(funcargs: dict[str, Any]) -> Any:
+    """Return the loop of pytest-asyncio's runner, or a closed loop of the kind that anyio's plugin will create.
+
+    If neither is there, return the anyio backend, or None.
+    """
     import asyncio
 
     for value in funcargs.values():
@@ -213,7 +224,7 @@ def _loop(funcargs: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def virtual_clock(request: pytest.FixtureRequest) -> VirtualClock:
-    """Virtual time: for tests that are not async, `virtual_clock.run(coroutine())`; for all, `virtual_clock.time()`."""
+    """Return the clock of virtual time: `time()` is for all tests, `run(coroutine())` for tests that are not async."""
     from miniagents_testing._clock import VirtualClock
 
     return VirtualClock(seed=getattr(request, "param", None), timeout=_arguments(request.node).get("timeout"))

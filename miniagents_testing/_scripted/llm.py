@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic_core import from_json
 
 from miniagents import InteractionContext, MissingExtraError
-from miniagents_testing._playing import Gate, aplay, asleep_until_headers
+from miniagents_testing._playing import Gate, aplay, await_headers
 from miniagents_testing._script import API, Call, Failure, Step, as_answer, script_items
 from miniagents_testing._wire import rendered
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
@@ -75,7 +75,7 @@ def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
             stream = llm.respond(api, {**body, **(extra_body or {})})
         except Exception as error:
             raise APIConnectionError("the script raises an error") from error
-        await asleep_until_headers(stream, llm.pace)
+        await await_headers(stream, llm.pace)
         if stream.status >= 400:
             raise APIStatusError(stream)
         async with aclosing(aplay(stream, started, llm.pace, gate=llm.gate)) as chunks:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx2
 from pydantic_core import from_json
 
-from miniagents_testing._playing import aplay, asleep_until_headers, play, sleep_until_headers
+from miniagents_testing._playing import aplay, await_headers, play, wait_for_headers
 from miniagents_testing._responding import AsyncBody, Body, read_timeout, response_with
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing._wire import FORMATS
@@ -96,7 +96,7 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         await request.aread()
         stream = self._respond(request)
         timeout = read_timeout(request)
-        await asleep_until_headers(stream, self._llm.pace, timeout)
+        await await_headers(stream, self._llm.pace, timeout)
         chunks = aplay(stream, started, self._llm.pace, gate=self._llm.gate, read_timeout=timeout)
         return response_with(AsyncBody(chunks), stream)
 
@@ -106,7 +106,7 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         request.read()
         stream = self._respond(request)
         timeout = read_timeout(request)
-        sleep_until_headers(stream, self._llm.pace, timeout)
+        wait_for_headers(stream, self._llm.pace, timeout)
         chunks = play(stream, started, self._llm.pace, gate=self._llm.gate, read_timeout=timeout)
         return response_with(Body(chunks), stream)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from miniagents_testing._playing import aplay, asleep_until_headers, play, sleep_until_headers
+from miniagents_testing._playing import aplay, await_headers, play, wait_for_headers
 from miniagents_testing._responding import AsyncBody, Body, read_timeout, response_with
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.errors import UnusedFaultError
@@ -70,7 +70,7 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         stream = _instead(faults, request)
         timeout = read_timeout(request)
         if stream is not None:
-            await asleep_until_headers(stream, 1.0, timeout)
+            await await_headers(stream, 1.0, timeout)
             return response_with(AsyncBody(aplay(stream, started, read_timeout=timeout)), stream)
         if not isinstance(self._transport, httpx2.AsyncBaseTransport):
             raise TypeError(f"{type(self._transport).__name__} serves sync clients only")
@@ -89,7 +89,7 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         stream = _instead(faults, request)
         timeout = read_timeout(request)
         if stream is not None:
-            sleep_until_headers(stream, 1.0, timeout)
+            wait_for_headers(stream, 1.0, timeout)
             return response_with(Body(play(stream, started, read_timeout=timeout)), stream)
         if not isinstance(self._transport, httpx2.BaseTransport):
             raise TypeError(f"{type(self._transport).__name__} serves async clients only")

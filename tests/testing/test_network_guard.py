@@ -105,10 +105,10 @@ def test_X13_datagrams_are_refused() -> None:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock, block_live_requests() as guard:
         with pytest.raises(LiveRequestError, match=r"A datagram to 192\.0\.2\.1 port 53") as caught:
             sock.sendto(b"x", (OUTSIDE, 53))
-        guard.seen_in(caught.value)
+        guard.mark_seen(caught.value)
         with pytest.raises(LiveRequestError, match=r"A message to 192\.0\.2\.1 port 53") as caught:
             sock.sendmsg([b"x"], [], 0, (OUTSIDE, 53))
-        guard.seen_in(caught.value)
+        guard.mark_seen(caught.value)
 
 
 def test_an_agent_is_told_with_its_callers() -> None:

@@ -231,8 +231,8 @@ def test_a_gate_outlives_the_loops_that_waited_at_it() -> None:
 
     async def wait_and_leave() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(gate.apass(), 0.001)
+            await asyncio.wait_for(gate.await_release(), 0.001)
 
     asyncio.run(wait_and_leave())
     gate.release()
-    asyncio.run(gate.apass())
+    asyncio.run(gate.await_release())
