@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 from miniagents import MiniAgents
 from miniagents_testing import VirtualTimeLoop, block_live_requests, strategies, use_cassette
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cli._reading import read
+from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.recut import cut_at
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _speaker(interaction: Interaction) -> str:
 def _recorded() -> Tokens:
     """What the recording holds, by its own clock."""
     interactions = load(CASSETTE)
-    left = [iter(read(each).chunks) for each in interactions]
+    left = [iter(read_interaction(each).chunks) for each in interactions]
     return [
         (_speaker(interactions[moment.number - 1]), piece.text)
         for moment in timeline(interactions)

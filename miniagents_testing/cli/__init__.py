@@ -1,15 +1,18 @@
-"""The command line, `python -m miniagents_testing` or `miniagents-testing`: one command a file.
+"""Command line of the testing kit: `python -m miniagents_testing` or `miniagents-testing`.
 
-Exit codes, the same for all commands:
+`_commands` has the list of commands; `_play`, `_show`, `_lint`, `_edit` and `_serve` have their code. `_reading` reads
+recorded interactions, `_screen` reads cassettes and prints.
+
+All commands have the same exit codes:
 
 - 0: fine.
-- 1: something was found: a damaged cassette, a secret, a difference.
-- 2: it could not be done: wrong arguments, a file that is not there, a package that is not installed.
+- 1: a problem was found: a damaged cassette, a secret, a difference.
+- 2: the command could not be run: wrong arguments, a missing file, a package that is not installed.
 - 130: ended by Ctrl-C.
-- 141: whoever read the output has stopped reading (`| head`).
+- 141: the reader of the output has stopped reading (`| head`).
 
-Results go to stdout, complaints to stderr. On a terminal there are colours, tables and progress; in a pipe there are
-plain lines, with tabs where a table would be.
+Results go to stdout, error messages to stderr. A terminal gets colours, tables and progress bars; a pipe gets plain
+lines with tabs between the columns.
 """
 
 from __future__ import annotations
@@ -23,17 +26,23 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_IMPOSSIBLE, _INTERRUPTED, _UNREAD = 2, 130, 141
+_NOT_DONE, _INTERRUPTED, _OUTPUT_CLOSED = 2, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line, do what it says, and return the exit code.
+    """Run the command of a command line.
+
+    Args:
+        arguments: the words after the program name; None takes those of this process.
+
+    Returns:
+        The exit code.
 
     Raises:
-        SystemExit: argparse's, for `--help` and wrong arguments.
+        SystemExit: by argparse, for `--help` and wrong arguments.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that cannot show an emoji is no reason to stop
+        if hasattr(stream, "reconfigure"):  # escapes characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
         from miniagents_testing.cli._commands import run
@@ -41,17 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package.startswith("miniagents"):
             raise
-        print(f"{package!r} is needed. Install it with: pip install 'miniagents[testing]'", file=sys.stderr)
-        return _IMPOSSIBLE
+        print(f"{package!r} is not installed. Install it with: pip install 'miniagents[testing]'", file=sys.stderr)
+        return _NOT_DONE
     try:
         code = run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if sys.stdout.isatty():
-            print()  # the prompt of the shell gets a line of its own
+            print()  # the prompt of the shell begins on a new line
         return _INTERRUPTED
     except BrokenPipeError:
-        # What is still in the buffer must not fail once more when the interpreter flushes it at its end.
+        # At its end the interpreter flushes the rest of the buffer, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _UNREAD
+        return _OUTPUT_CLOSED
     return code

@@ -1,6 +1,8 @@
-"""`edit`: change a cassette by hand, and seal it again.
+"""Commands that write cassettes.
 
-`import`: what others recorded, as cassettes of ours.
+`edit`: change a cassette in an editor, and save it with new checksums.
+
+`import`: convert cassettes of other tools.
 """
 
 from __future__ import annotations
@@ -14,15 +16,15 @@ from typing import TYPE_CHECKING
 from miniagents_testing.cassette import Redaction, save
 from miniagents_testing.cassette._file import load_edited
 from miniagents_testing.cassette._secrets import known_secrets
-from miniagents_testing.cli._lint import summary
+from miniagents_testing.cli._lint import summarize
 from miniagents_testing.cli._screen import (
-    Impossible,
+    CommandError,
     Screen,
-    cassette_paths,
-    complain,
-    counted,
-    open_cassette,
-    progress,
+    find_cassettes,
+    format_count,
+    print_error,
+    read_cassette,
+    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -31,115 +33,133 @@ if TYPE_CHECKING:
     from miniagents_testing.cli._commands import Commands
 
 
-def add_import(commands: Commands) -> None:
-    """Add the arguments of `import`."""
-    command = commands.add_parser(
-        "import",
-        help="cassettes of vcrpy, pytest-recording and pydantic-ai, as cassettes of ours",
-        description="Bodies are decoded, headers that no client acts on are left out, keys become [redacted], and each "
-        "file is sealed; one in which a secret is left is not written. A folder keeps its structure. Chunks and times "
-        "that nobody recorded stay unknown: one event a chunk, at once.",
-    )
-    command.add_argument("source", nargs="+", metavar="SOURCE", help="a cassette, or a folder with cassettes in it")
-    command.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DEST", help="a folder, or for one file also a .yaml file"
-    )
-    command.add_argument("--force", action="store_true", help="replace files that are there already")
-    command.set_defaults(run=_run_import)
-
-
-def _run_import(options: argparse.Namespace) -> int:
-    screen = Screen()
-    targets = _targets(options.source, options.output)
-    there = [target for target in targets.values() if target.exists()]
-    if there and not options.force:
-        raise Impossible(f"{there[0]} is there already; --force replaces it")
-    redaction = Redaction(known_secrets(os.environ))
-    found = False
-    for path in progress(list(targets), screen, "importing"):
-        cassette = open_cassette(path)
-        interactions = [redaction.scrub(interaction) for interaction in cassette.interactions]
-        wrong = cassette.damage or [
-            f"{path}, interaction {number}: {leak}; replace it by hand"
-            for number, interaction in enumerate(interactions, 1)
-            for leak in redaction.leaks(interaction)
-        ]
-        if wrong:
-            found = True
-            complain("\n".join(wrong))
-            continue
-        save(targets[path], interactions)
-        screen.row(str(targets[path]), summary(cassette))
-    return int(found)
-
-
-def _targets(sources: list[str], output: Path) -> dict[Path, Path]:
-    """Where each file goes."""
-    if output.suffix in (".yaml", ".yml"):
-        paths = cassette_paths(sources)
-        if len(paths) != 1:
-            raise Impossible(f"{output} is one file, and there are {len(paths)} cassettes to import: give a folder")
-        return {paths[0]: output}
-    targets: dict[Path, Path] = {}
-    for source in sources:
-        folder = Path(source) if Path(source).is_dir() else Path(source).parent
-        for path in cassette_paths([source]):
-            target = output / path.relative_to(folder).with_suffix(".yaml")
-            if target in targets.values() and path not in targets:
-                raise Impossible(f"{path}: another file goes to {target} as well")
-            targets[path] = target
-    return targets
-
-
 def add_edit(commands: Commands) -> None:
     """Add the arguments of `edit`."""
     edit = commands.add_parser(
         "edit",
-        help="change a cassette by hand, and seal it again",
-        description="Opens a copy of the file in $VISUAL or $EDITOR, says what was changed, and puts the copy, sealed, "
-        "in place of the file. A copy that cannot be read stays, and the next `edit` goes on with it. The chunk map "
-        "need not be touched as long as the number of events stays the same.",
+        help="change a cassette in an editor, and save it with new checksums",
+        description="Opens a copy of the file in $VISUAL or $EDITOR, lists the changes, and replaces the file by the "
+        "copy with new checksums. A copy that cannot be read is kept, and the next `edit` opens it again. As long as "
+        "the number of events stays the same, the chunk map need not be edited.",
     )
     edit.add_argument("file", type=Path, metavar="FILE")
-    edit.add_argument("--reseal", action="store_true", help="open no editor: the file was edited already")
+    edit.add_argument(
+        "--reseal",
+        action="store_true",
+        dest="without_editor",
+        help="open no editor: the file was edited already, and needs new checksums",
+    )
     edit.set_defaults(run=_run_edit)
 
 
 def _run_edit(options: argparse.Namespace) -> int:
+    """Run `edit`, and return the exit code."""
     screen = Screen()
     file: Path = options.file
-    if options.reseal:
-        _reseal(file, file, screen)
+    if options.without_editor:
+        _save_with_checksums(file, file, screen)
         return 0
     copy = file.with_name(f"{file.stem}.edited{file.suffix}")
     original = file.read_bytes()
     if not copy.exists():
         copy.write_bytes(original)
-    code = subprocess.run([*_editor(), str(copy)], check=False).returncode
+    code = subprocess.run([*_editor_command(), str(copy)], check=False).returncode
     if copy.read_bytes() == original:
-        screen.row(str(file), "nothing was changed")
+        screen.print_row(str(file), "nothing was changed")
     elif code:
-        raise Impossible(f"the editor ended with code {code}; {file} is as it was, and your edit is in {copy}")
+        raise CommandError(f"the editor ended with code {code}; {file} is unchanged, and your edit is in {copy}")
     else:
-        _reseal(copy, file, screen)
+        _save_with_checksums(copy, file, screen)
     copy.unlink()
     return 0
 
 
-def _editor() -> list[str]:
+def _editor_command() -> list[str]:
+    """Return the words of the editor's command line.
+
+    Raises:
+        CommandError: neither VISUAL nor EDITOR is set.
+    """
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not command:
-        raise Impossible("neither VISUAL nor EDITOR is set: edit the file in your own way, then use --reseal")
+        raise CommandError("neither VISUAL nor EDITOR is set: edit the file with any program, then run `edit --reseal`")
     return shlex.split(command)
 
 
-def _reseal(edited: Path, target: Path, screen: Screen) -> None:
-    """Say what is different, and save it."""
+def _save_with_checksums(edited: Path, target: Path, screen: Screen) -> None:
+    """Print the changes of an edited file, and save it with new checksums at `target`."""
     interactions, changes = load_edited(edited)
     if not changes and edited == target:
-        screen.row(str(target), "nothing was changed")
+        screen.print_row(str(target), "nothing was changed")
         return
     for change in changes:
-        screen.row(str(target), change, style="yellow")
+        screen.print_row(str(target), change, style="yellow")
     save(target, interactions)
-    screen.row(str(target), f"sealed, {counted(len(interactions), 'interaction')}", style="green")
+    screen.print_row(
+        str(target), f"saved with checksums, {format_count(len(interactions), 'interaction')}", style="green"
+    )
+
+
+def add_import(commands: Commands) -> None:
+    """Add the arguments of `import`."""
+    command = commands.add_parser(
+        "import",
+        help="convert cassettes of vcrpy, pytest-recording and pydantic-ai",
+        description="Bodies are decoded, headers that no client acts on are left out, keys become [redacted], and each "
+        "file gets checksums. A file in which a secret is left is not written. A folder keeps its structure. Where no "
+        "chunks and times were recorded, each event becomes a chunk of its own, without a wait.",
+    )
+    command.add_argument("source", nargs="+", metavar="SOURCE", help="a cassette, or a folder of cassettes")
+    command.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DEST", help="a folder; for a single file also a .yaml file"
+    )
+    command.add_argument("--force", action="store_true", help="replace existing files")
+    command.set_defaults(run=_run_import)
+
+
+def _run_import(options: argparse.Namespace) -> int:
+    """Run `import`, and return the exit code."""
+    screen = Screen()
+    targets = _find_targets(options.source, options.output)
+    existing = [target for target in targets.values() if target.exists()]
+    if existing and not options.force:
+        raise CommandError(f"{existing[0]} exists already; --force replaces it")
+    redaction = Redaction(known_secrets(os.environ))
+    has_problems = False
+    for path in show_progress(list(targets), screen, "importing"):
+        cassette = read_cassette(path)
+        interactions = [redaction.scrub(interaction) for interaction in cassette.interactions]
+        problems = cassette.damage or [
+            f"{path}, interaction {number}: {leak}; remove it from the file, then import it again"
+            for number, interaction in enumerate(interactions, 1)
+            for leak in redaction.leaks(interaction)
+        ]
+        if problems:
+            has_problems = True
+            print_error("\n".join(problems))
+            continue
+        save(targets[path], interactions)
+        screen.print_row(str(targets[path]), summarize(cassette))
+    return int(has_problems)
+
+
+def _find_targets(sources: list[str], output: Path) -> dict[Path, Path]:
+    """Return the path to write for each file to import.
+
+    Raises:
+        CommandError: a file is missing, or several files would have the same path.
+    """
+    if output.suffix in (".yaml", ".yml"):
+        paths = find_cassettes(sources)
+        if len(paths) != 1:
+            raise CommandError(f"{output} is one file, and there are {len(paths)} cassettes to import: give a folder")
+        return {paths[0]: output}
+    targets: dict[Path, Path] = {}
+    for source in sources:
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
+        for path in find_cassettes([source]):
+            target = output / path.relative_to(folder).with_suffix(".yaml")
+            if target in targets.values() and path not in targets:
+                raise CommandError(f"{path}: another file would be written to {target}, too; rename one of them")
+            targets[path] = target
+    return targets

@@ -1,6 +1,7 @@
-"""`play`: a recorded conversation, as a person would have seen it.
+"""Command `play`: show a recorded conversation as its user saw it.
 
-What one stream says, as styled text: pieces in, text to print out. Knows no screen and no clock.
+`Player` prints the streams at the recorded times. `_Transcript` turns the pieces of one stream into text,
+independent of screen and clock.
 """
 
 from __future__ import annotations
@@ -17,161 +18,72 @@ from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cli._reading import Reading, read
-from miniagents_testing.cli._screen import Screen, one_line, styled
+from miniagents_testing.cli._reading import Reading, read_interaction
+from miniagents_testing.cli._screen import Screen, make_safe, make_safe_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
-    from miniagents_testing.cli._reading import Piece, Reading
+    from miniagents_testing.cli._reading import Piece
 
 
-_BEGINNINGS = {"reasoning": "thinking: ", "refusal": "refusal: ", "tool": "→ "}
-_STYLES = {"reasoning": "dim italic", "refusal": "red", "tool": "cyan"}
-_PROMPT_LIMIT = 1000
-_EXCERPT = 300
-
-
-class Transcript:
-    """Puts line breaks and names between pieces of different kinds; what is printed does not depend on any cuts."""
-
-    def __init__(self) -> None:
-        self._filter = TerminalFilter()
-        self._part: tuple[str, str] | None = None
-        self._fresh_line = True
-
-    def add(self, piece: Piece) -> Text:
-        """The text to print for this piece."""
-        text = Text()
-        style = _STYLES.get(piece.kind, "")
-        if (piece.kind, piece.part) != self._part:
-            text.append_text(self.break_line())
-            self._part = (piece.kind, piece.part)
-            text.append(_BEGINNINGS.get(piece.kind, f"choice {piece.part}: " if piece.kind == "choice" else ""), style)
-        said = self._filter.feed(piece.text)
-        self._fresh_line = said.endswith("\n")
-        return text.append(said, style)
-
-    def break_line(self) -> Text:
-        """What is still held back, and the end of the line that has begun."""
-        text = Text(self._filter.finish())
-        if self._part is not None and not self._fresh_line:
-            text.append("\n")
-        self._fresh_line = True
-        return text
-
-    def end(self, interaction: Interaction, reading: Reading, seconds: float) -> Text:
-        """The last lines: how it ended, and what there is to say of a body that is no answer of a model."""
-        text = self.break_line()
-        if reading.outcome is None and not reading.failure:
-            text.append_text(_excerpt(interaction))
-        facts = [reading.ending.sentence, *([f"{seconds:.2f} s"] if seconds else [])]
-        return text.append(f"[{one_line(', '.join(facts))}]\n", "dim" if reading.ending.whole else "yellow")
-
-
-def prompt_text(reading: Reading, mark: str, known: set[str]) -> Text:
-    """What was asked, since the model's last word; system prompts that are `known` are not said again."""
-    text = Text()
-    for turn in reading.prompt.turns:
-        if turn.role in ("system", "developer"):
-            if turn.text in known:
-                continue
-            known.add(turn.text)
-        said = turn.text if len(turn.text) <= _PROMPT_LIMIT else f"… {turn.text[-_PROMPT_LIMIT:]}"
-        text.append(f"{mark}{one_line(turn.role).upper()}: ", "bold green").append_text(styled(said)).append("\n")
-    return text
-
-
-def _excerpt(interaction: Interaction) -> Text:
-    """A body that is none of a model's: its beginning, or what it is."""
-    body = interaction.response.body
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        kind = ", ".join(interaction.response.headers.get("content-type", ["no known type"]))
-        return styled(f"({len(body):,} bytes, {kind})\n", "dim")
-    return styled(text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…").append("\n")
-
-
-_IDLE = 1.0
-"""Seconds of silence that are kept between two turns: nobody wants to watch a person think."""
+_MAX_PAUSE = 1.0
+"""Seconds of a pause between two turns that are kept, because the user's time to think is of no interest."""
 _COLOURS = ("blue", "magenta", "cyan", "green", "yellow", "red")
+_PREFIXES = {"reasoning": "thinking: ", "refusal": "refusal: ", "tool": "→ "}
+_STYLES = {"reasoning": "dim italic", "refusal": "red", "tool": "cyan"}
+_MAX_PROMPT_CHARS = 1000
+_MAX_BODY_CHARS = 300
 
 
 def add_play(commands: Commands) -> None:
     """Add the arguments of `play`."""
     play = commands.add_parser(
         "play",
-        help="the conversation as a person would have seen it, at the recorded pace",
-        description="Plays a cassette: what was asked, and the answers as they came. Streams that ran at the same time "
-        f"are shown below each other while they run. Pauses between turns are cut to {_IDLE:g} s.",
+        help="show a conversation as its user saw it, at the recorded pace",
+        description="Shows the prompts of a cassette, and its answers piece by piece. Streams that ran at the same "
+        f"time are shown below each other while they run. Pauses between turns are cut to {_MAX_PAUSE:g} s.",
     )
     play.add_argument("file")
     play.add_argument(
         "--speed",
-        type=_speed,
-        help="how many times faster than recorded; 0 is at once (default: 1 on a terminal, 0 in a pipe)",
+        type=_parse_speed,
+        help="factor on the recorded speed; 0 shows everything at once (default: 1 on a terminal, 0 in a pipe)",
     )
     play.set_defaults(run=_run_play)
 
 
-def _speed(text: str) -> float:
-    speed = float(text)
-    if not 0 <= speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no speed")
-    return speed
-
-
 def _run_play(options: argparse.Namespace) -> int:
+    """Run `play`, and return the exit code."""
     screen = Screen()
     speed = options.speed if options.speed is not None else float(screen.live)
     Player(screen, speed).play(load(Path(options.file)))
     return 0
 
 
-@dataclass(slots=True)
-class _Stream:
-    """An interaction with its moments, in seconds since the recording began."""
+def _parse_speed(text: str) -> float:
+    """Return the value of `--speed`.
 
-    number: int
-    interaction: Interaction
-    reading: Reading
-    start: float
-    arrivals: tuple[float, ...]
-    """Of its chunks."""
-    end: float
-    transcript: Transcript = field(default_factory=Transcript)
-    said: Text = field(default_factory=Text)
-
-    @classmethod
-    def of(cls, number: int, interaction: Interaction) -> _Stream:
-        moments = timeline([interaction])
-        arrivals = tuple(moment.ms / 1000 for moment in moments if moment.what == "chunk")
-        return cls(number, interaction, read(interaction), moments[0].ms / 1000, arrivals, moments[-1].ms / 1000)
-
-    @property
-    def label(self) -> Text:
-        name = self.interaction.agent_path or self.reading.model or f"{self.interaction.method} {self.interaction.uri}"
-        return Text(one_line(name), f"bold {self.colour}")
-
-    @property
-    def colour(self) -> str:
-        return _COLOURS[(self.number - 1) % len(_COLOURS)]
-
-    def last_line(self) -> Text:
-        return self.transcript.end(self.interaction, self.reading, self.end - self.start)
+    Raises:
+        ValueError: the text is not a number.
+        argparse.ArgumentTypeError: the number is negative, infinite or not a number.
+    """
+    speed = float(text)
+    if not 0 <= speed < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a speed: give 0 or a positive number")
+    return speed
 
 
 class Player:
-    """Plays streams on a screen.
+    """Player of recorded streams on a screen.
 
     Args:
-        screen: where.
-        speed: times the recorded pace; 0 waits for nothing.
-        clock: gives seconds.
-        sleep: takes seconds.
+        screen: the screen to print on.
+        speed: factor on the recorded speed; 0 prints without waits.
+        clock: function that returns the time in seconds.
+        sleep: function that waits for a number of seconds.
     """
 
     def __init__(
@@ -185,106 +97,217 @@ class Player:
         self._speed = speed
         self._clock = clock
         self._sleep = sleep
-        self._zero = 0.0  # when the recording began, on the clock
-        self._known: set[str] = set()
+        self._clock_at_start = 0.0  # moment 0 of the recording, on the clock
+        self._shown_prompts: set[str] = set()
 
     def play(self, interactions: Sequence[Interaction]) -> None:
-        """Play them all, those at the same time together."""
-        before: float | None = None
-        for scene in _scenes([_Stream.of(number, it) for number, it in enumerate(interactions, 1)]):
-            start = scene[0].start
-            self._set_clock(start if before is None else max(before, start - _IDLE))
-            self._until(start)
-            if len(scene) == 1:
-                self._one(scene[0], "")
+        """Play the interactions of a recording. Those that overlap in time are played together."""
+        streams = [_Stream.from_interaction(number, each) for number, each in enumerate(interactions, 1)]
+        last_end: float | None = None
+        for group in _group_overlapping(streams):
+            start = group[0].start
+            self._set_clock(start if last_end is None else max(last_end, start - _MAX_PAUSE))
+            self._sleep_until(start)
+            if len(group) == 1:
+                self._play_single(group[0], "")
             elif self._screen.live and self._speed:
-                self._together(scene)
-            else:  # as somebody reads them who waits for one after the other, while all go on
-                for stream in scene:
-                    self._one(stream, f"#{stream.number} ")
-            before = max(stream.end for stream in scene)
+                self._play_parallel(group)
+            else:  # one after the other: the second one has often ended before it is shown
+                for stream in group:
+                    self._play_single(stream, f"#{stream.number} ")
+            last_end = max(stream.end for stream in group)
 
-    def _one(self, stream: _Stream, mark: str) -> None:
-        """Write a stream where the cursor is, as it comes."""
+    def _play_single(self, stream: _Stream, mark: str) -> None:
+        """Print a stream below the text before, each piece at its time."""
         write = self._write
-        write(prompt_text(stream.reading, mark, self._known))
-        write(_name(stream, mark))
+        write(_format_prompt(stream.reading, mark, self._shown_prompts))
+        write(_heading(stream, mark))
         for moment, pieces in zip(stream.arrivals, stream.reading.chunks, strict=True):
-            self._until(moment)
+            self._sleep_until(moment)
             for piece in pieces:
                 write(stream.transcript.add(piece))
         write(stream.last_line().append("\n"))
 
-    def _together(self, scene: Sequence[_Stream]) -> None:
-        """Show running streams below each other; each goes up into the text above when it has ended."""
+    def _play_parallel(self, group: Sequence[_Stream]) -> None:
+        """Show running streams below each other. Move each one into the text above when it has ended."""
         running: list[_Stream] = []
-        left = [iter(stream.reading.chunks) for stream in scene]
+        chunks = [iter(stream.reading.chunks) for stream in group]
         with Live(console=self._screen, auto_refresh=False) as live:
-            for moment in timeline([stream.interaction for stream in scene]):
-                stream = scene[moment.number - 1]
-                if self._wait(moment.ms / 1000) > 0:
-                    live.update(self._region(running), refresh=True)
-                    self._until(moment.ms / 1000)
+            for moment in timeline([stream.interaction for stream in group]):
+                stream = group[moment.number - 1]
+                if self._seconds_until(moment.ms / 1000) > 0:
+                    live.update(self._render_running(running), refresh=True)
+                    self._sleep_until(moment.ms / 1000)
                 if moment.what == "request":
                     running.append(stream)
                 elif moment.what == "chunk":
-                    for piece in next(left[moment.number - 1]):
-                        stream.said.append_text(stream.transcript.add(piece))
+                    for piece in next(chunks[moment.number - 1]):
+                        stream.text.append_text(stream.transcript.add(piece))
                 elif moment.what == "end":
                     running.remove(stream)
-                    live.update(self._region(running), refresh=True)
-                    self._write(self._whole(stream))
+                    live.update(self._render_running(running), refresh=True)
+                    self._write(self._render_ended(stream))
 
-    def _region(self, running: Sequence[_Stream]) -> Group:
-        """Each stream with as many of its last lines as there is room for."""
-        room = max(1, (self._screen.height - 1) // max(1, len(running)) - 2)
+    def _render_running(self, running: Sequence[_Stream]) -> Group:
+        """Return all running streams, each with as many of its last lines as the screen has space for."""
+        height = max(1, (self._screen.height - 1) // max(1, len(running)) - 2)
         width = self._screen.width
         parts = []
         for stream in running:
             head = Text().append(f"#{stream.number} ", stream.label.style).append_text(stream.label).append("  ")
             asked = " · ".join(turn.text for turn in stream.reading.prompt.turns)
-            head.append(one_line(asked, max(1, width - len(head) - 1)), "dim")
-            said = stream.said[-width * room :].append("▌", stream.colour)
-            parts += [head, *said.wrap(self._screen, width, no_wrap=False)[-room:], Text()]
+            head.append(make_safe_line(asked, max(1, width - len(head) - 1)), "dim")
+            shown = stream.text[-width * height :].append("▌", stream.colour)
+            parts += [head, *shown.wrap(self._screen, width, no_wrap=False)[-height:], Text()]
         return Group(*parts)
 
-    def _whole(self, stream: _Stream) -> Text:
+    def _render_ended(self, stream: _Stream) -> Text:
+        """Return the whole text of a stream that has ended, with its prompt."""
         mark = f"#{stream.number} "
-        text = prompt_text(stream.reading, mark, self._known)
-        text.append_text(_name(stream, mark))
-        return text.append_text(stream.said).append_text(stream.last_line()).append("\n")
+        text = _format_prompt(stream.reading, mark, self._shown_prompts)
+        text.append_text(_heading(stream, mark))
+        return text.append_text(stream.text).append_text(stream.last_line()).append("\n")
 
     def _write(self, text: Text) -> None:
+        """Print text without a line break after it."""
         if text:
             self._screen.print(text, end="")
 
     def _set_clock(self, moment: float) -> None:
-        """Let this moment of the recording be now."""
-        self._zero = self._clock() - (moment / self._speed if self._speed else 0)
+        """Set the clock so that this moment of the recording is now."""
+        self._clock_at_start = self._clock() - (moment / self._speed if self._speed else 0)
 
-    def _wait(self, moment: float) -> float:
-        """Seconds until this moment of the recording."""
-        return self._zero + moment / self._speed - self._clock() if self._speed else 0.0
+    def _seconds_until(self, moment: float) -> float:
+        """Return the seconds until a moment of the recording."""
+        return self._clock_at_start + moment / self._speed - self._clock() if self._speed else 0.0
 
-    def _until(self, moment: float) -> None:
-        wait = self._wait(moment)
+    def _sleep_until(self, moment: float) -> None:
+        """Sleep until a moment of the recording."""
+        wait = self._seconds_until(moment)
         if wait > 0:
             self._sleep(wait)
 
 
-def _name(stream: _Stream, mark: str) -> Text:
+def _group_overlapping(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
+    """Yield the streams in order of their start, in groups of streams that overlap in time."""
+    group: list[_Stream] = []
+    end = 0.0
+    for stream in sorted(streams, key=lambda stream: stream.start):
+        if group and stream.start >= end:
+            yield group
+            group = []
+        group.append(stream)
+        end = max(end, stream.end)
+    if group:
+        yield group
+
+
+def _heading(stream: _Stream, mark: str) -> Text:
+    """Return the label at the beginning of an answer."""
     return Text().append(mark, stream.label.style).append_text(stream.label).append(": ", stream.label.style)
 
 
-def _scenes(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
-    """Streams in order of their start, those together that have moments in common."""
-    scene: list[_Stream] = []
-    end = 0.0
-    for stream in sorted(streams, key=lambda stream: stream.start):
-        if scene and stream.start >= end:
-            yield scene
-            scene = []
-        scene.append(stream)
-        end = max(end, stream.end)
-    if scene:
-        yield scene
+class _Transcript:
+    """Text of one stream, with line breaks and names between pieces of different kinds.
+
+    The text does not depend on the places where the stream was cut into pieces.
+    """
+
+    def __init__(self) -> None:
+        self._filter = TerminalFilter()
+        self._part: tuple[str, str] | None = None
+        self._is_line_start = True
+
+    def add(self, piece: Piece) -> Text:
+        """Return the text to print for the next piece."""
+        text = Text()
+        style = _STYLES.get(piece.kind, "")
+        if (piece.kind, piece.part) != self._part:
+            text.append_text(self.break_line())
+            self._part = (piece.kind, piece.part)
+            text.append(_PREFIXES.get(piece.kind, f"choice {piece.part}: " if piece.kind == "choice" else ""), style)
+        safe_text = self._filter.feed(piece.text)
+        self._is_line_start = safe_text.endswith("\n")
+        return text.append(safe_text, style)
+
+    def break_line(self) -> Text:
+        """Return the text that the terminal filter still holds back, and a line break unless a line has just begun."""
+        text = Text(self._filter.finish())
+        if self._part is not None and not self._is_line_start:
+            text.append("\n")
+        self._is_line_start = True
+        return text
+
+    def end(self, interaction: Interaction, reading: Reading, seconds: float) -> Text:
+        """Return the last lines: the ending, and before it an excerpt of a body that is not a model's answer."""
+        text = self.break_line()
+        if reading.outcome is None and not reading.failure:
+            text.append_text(_format_excerpt(interaction))
+        facts = [reading.ending.sentence, *([f"{seconds:.2f} s"] if seconds else [])]
+        return text.append(f"[{make_safe_line(', '.join(facts))}]\n", "dim" if reading.ending.complete else "yellow")
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Interaction with its times, in seconds since the start of the recording."""
+
+    number: int
+    interaction: Interaction
+    reading: Reading
+    start: float
+    arrivals: tuple[float, ...]
+    """Arrival times of the chunks."""
+    end: float
+    transcript: _Transcript = field(default_factory=_Transcript)
+    text: Text = field(default_factory=Text)
+    """The text of the answer that was shown up to now."""
+
+    @classmethod
+    def from_interaction(cls, number: int, interaction: Interaction) -> _Stream:
+        """Read an interaction, the `number`-th one of its cassette."""
+        moments = timeline([interaction])
+        arrivals = tuple(moment.ms / 1000 for moment in moments if moment.what == "chunk")
+        return cls(
+            number, interaction, read_interaction(interaction), moments[0].ms / 1000, arrivals, moments[-1].ms / 1000
+        )
+
+    @property
+    def label(self) -> Text:
+        """Name of the agent or the model, or the address of the request."""
+        name = self.interaction.agent_path or self.reading.model or f"{self.interaction.method} {self.interaction.uri}"
+        return Text(make_safe_line(name), f"bold {self.colour}")
+
+    @property
+    def colour(self) -> str:
+        """Colour of the label."""
+        return _COLOURS[(self.number - 1) % len(_COLOURS)]
+
+    def last_line(self) -> Text:
+        """Return the last lines of the stream, with its ending."""
+        return self.transcript.end(self.interaction, self.reading, self.end - self.start)
+
+
+def _format_prompt(reading: Reading, mark: str, known: set[str]) -> Text:
+    """Return the turns of a prompt, one line each. Leave out the system prompts in `known`, and add new ones to it."""
+    text = Text()
+    for turn in reading.prompt.turns:
+        if turn.role in ("system", "developer"):
+            if turn.text in known:
+                continue
+            known.add(turn.text)
+        text_shown = turn.text if len(turn.text) <= _MAX_PROMPT_CHARS else f"… {turn.text[-_MAX_PROMPT_CHARS:]}"
+        text.append(f"{mark}{make_safe_line(turn.role).upper()}: ", "bold green").append_text(
+            make_safe(text_shown)
+        ).append("\n")
+    return text
+
+
+def _format_excerpt(interaction: Interaction) -> Text:
+    """Return the beginning of a body that is text; otherwise its size and type."""
+    body = interaction.response.body
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        kind = ", ".join(interaction.response.headers.get("content-type", ["no known type"]))
+        return make_safe(f"({len(body):,} bytes, {kind})\n", "dim")
+    return make_safe(text if len(text) <= _MAX_BODY_CHARS else f"{text[:_MAX_BODY_CHARS]}…").append("\n")

@@ -1,6 +1,8 @@
-"""Where the commands write: text of any origin made safe, colours on a terminal, plain lines in a pipe.
+"""Input and output of the commands.
 
-The cassettes that a command line names: files, and all there are in folders.
+Output: text of any origin made safe for a terminal, colours on a terminal, plain lines in a pipe.
+
+Input: the cassettes that a command line names, files as well as all cassettes in folders.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from rich.text import Text
 
 from miniagents.ext._terminal import visible, visible_line
 from miniagents_testing.cassette import load
-from miniagents_testing.cli._reading import read
+from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
@@ -27,69 +29,81 @@ if TYPE_CHECKING:
     from miniagents_testing.cli._reading import Reading
 
 
-FOUND, IMPOSSIBLE = 1, 2
-"""Exit codes, as the help explains them."""
+PROBLEMS_FOUND, NOT_DONE = 1, 2
+"""Exit codes of commands; the help of the command line explains them."""
+_T = TypeVar("_T")
+_MIN_ITEMS_FOR_BAR = 20
+"""The fewest items with a progress bar: fewer ones are done before a user could read it."""
+_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
+_INTERACTIONS = re.compile(rb'^interactions:|"interactions"\s*:', re.MULTILINE)
+_CHECKSUM = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
 
-T = TypeVar("T")
 
-_WORTH_A_BAR = 20
-"""Fewer files are done before a person has read what the bar says."""
-
-
-class Impossible(Exception):  # noqa: N818 - it ends a command, with the exit code of that name
-    """A command cannot be carried out; the message says why and what to do."""
+class CommandError(Exception):
+    """A command cannot be run; the message says why and what to do. The exit code is `NOT_DONE`."""
 
 
 class Screen(Console):
-    """A console that takes nothing in a text for a command: no markup, no emoji codes, no guesses at colours."""
+    """Console that prints text as it is: without markup, emoji codes or automatic colours."""
 
     def __init__(self, file: IO[str] | None = None, *, stderr: bool = False) -> None:
         super().__init__(file=file, stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
-        """Whether a person watches, on a terminal that can move its cursor. `FORCE_COLOR` makes none of a pipe."""
+        """True on a terminal that can move its cursor; always False for a pipe, also with `FORCE_COLOR`."""
         return self.file.isatty() and not self.is_dumb_terminal
 
-    def row(self, *values: str, style: str = "") -> None:
-        """Values of one thing in one line: tabs between them in a pipe, else two spaces, and the first in the style."""
-        values = tuple(map(one_line, values))
+    def print_row(self, *values: str, style: str = "") -> None:
+        """Print values in one line: in a pipe with tabs between them, else with spaces and the first one in `style`."""
+        values = tuple(map(make_safe_line, values))
         if self.live:
             self.print(Text(values[0], style).append("  ".join(("", *values[1:])), "default"))
-        else:  # not through rich, which makes spaces of tabs
+        else:  # without rich, which replaces tabs by spaces
             print("\t".join(values), file=self.file)
 
     def on_broken_pipe(self) -> NoReturn:
-        """Leave it to `main`, which knows the exit code."""
+        """Raise an error in place of rich's own exit, so that `main` can return its exit code."""
         self.quiet = True
         raise BrokenPipeError
 
 
-def styled(text: str, style: str = "") -> Text:
-    """Text of any origin, safe to print."""
+def make_safe(text: str, style: str = "") -> Text:
+    """Return text of any origin so that its control characters do nothing on a terminal."""
     return Text(visible(text), style)
 
 
-def one_line(text: str, limit: int = 0) -> str:
-    """Text of any origin, safe to print and in one line; with a limit, its end, because there the question stands."""
+def make_safe_line(text: str, limit: int = 0) -> str:
+    """Return text of any origin in one line, so that its control characters do nothing on a terminal.
+
+    Args:
+        text: the text; each run of white space becomes one space.
+        limit: most characters of the result; of a longer text the end is kept, where prompts have their question.
+    """
     text = visible_line(" ".join(text.split()))
     return f"…{text[1 - limit :]}" if limit and len(text) > limit else text
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
+def format_count(count: int, noun: str) -> str:
+    """Return a number with its noun: `1 file`, `2 files`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def complain(message: str) -> None:
-    """Say on stderr what is wrong."""
-    Screen(stderr=True).print(styled(message, "red"))
+def print_error(message: str) -> None:
+    """Print an error message on stderr."""
+    Screen(stderr=True).print(make_safe(message, "red"))
 
 
-def progress(items: Sequence[T], screen: Screen, doing: str) -> Iterator[T]:
-    """The items, with a bar on the terminal while they are worked through."""
+def show_progress(items: Sequence[_T], screen: Screen, doing: str) -> Iterator[_T]:
+    """Yield the items, with a progress bar on a terminal if there are many.
+
+    Args:
+        items: the items.
+        screen: the screen of the results; if it is a pipe, the bar is shown on stderr.
+        doing: the work, as text beside the bar.
+    """
     terminal = screen if screen.live else Screen(stderr=True)
-    if not terminal.live or len(items) < _WORTH_A_BAR:
+    if not terminal.live or len(items) < _MIN_ITEMS_FOR_BAR:
         yield from items
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -97,55 +111,50 @@ def progress(items: Sequence[T], screen: Screen, doing: str) -> Iterator[T]:
         yield from bar.track(items, description=doing)
 
 
-_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
-_INTERACTIONS = re.compile(rb'^interactions:|"interactions"\s*:', re.MULTILINE)
-_CHECKSUM = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
-
-
 @dataclass(frozen=True, slots=True)
-class Cassette:
-    """A file, read as far as it can be."""
+class CassetteFile:
+    """File with a cassette, read as far as it is undamaged."""
 
     path: Path
     interactions: tuple[Interaction, ...] = ()
     readings: tuple[Reading, ...] = ()
-    """What the interactions say, in the same order."""
+    """Readings of the interactions, in the same order."""
     has_checksum: bool = False
-    """Whether it is ours; others have no digests."""
+    """True for cassettes of this testing kit; other tools write no checksums."""
     damage: list[str] = field(default_factory=list)
-    """What is wrong with the file, each with the name of the file in it."""
+    """Descriptions of the damage, each with the path of the file."""
 
 
-def cassette_paths(given: Sequence[str]) -> list[Path]:
-    """The files that are named, and in folders all that look like cassettes, each once and in order.
+def find_cassettes(given: Sequence[str]) -> list[Path]:
+    """Return the given files, and all cassettes in the given folders, each once and in order.
 
     Raises:
-        Impossible: something is not there, or a folder has no cassettes.
+        CommandError: a file or folder does not exist, or a folder has no cassettes.
     """
     found: dict[Path, None] = {}
     for path in map(Path, given):
         if path.is_file():
             found[path] = None
         elif path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if _looks_like_a_cassette(file, path)]
+            inside = [file for file in sorted(path.rglob("*")) if _is_cassette(file, path)]
             if not inside:
-                raise Impossible(f"{path}: there are no cassettes in this folder")
+                raise CommandError(f"{path}: there are no cassettes in this folder")
             found.update(dict.fromkeys(inside))
         else:
-            raise Impossible(f"{path}: there is no such file or folder")
+            raise CommandError(f"{path}: there is no such file or folder")
     return list(found)
 
 
-def _looks_like_a_cassette(path: Path, folder: Path) -> bool:
-    """Whether somebody would call it one, damaged or not: other YAML and JSON lies beside cassettes."""
+def _is_cassette(path: Path, folder: Path) -> bool:
+    """Return True for a YAML or JSON file in `folder`, not hidden, with interactions in it. It may be damaged."""
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     if hidden or path.suffix not in _SUFFIXES or not path.is_file():
         return False
     return _INTERACTIONS.search(path.read_bytes()) is not None
 
 
-def open_cassette(path: Path) -> Cassette:
-    """Read a cassette; damage is noted, not raised.
+def read_cassette(path: Path) -> CassetteFile:
+    """Read a cassette. Damage is noted in the result, and raises nothing.
 
     Raises:
         OSError: the file cannot be read.
@@ -154,10 +163,12 @@ def open_cassette(path: Path) -> Cassette:
         warnings.simplefilter("always")
         try:
             interactions = load(path)
-            for interaction in interactions:  # the chunks too: a map that does not fit its body is a warning
+            for (
+                interaction
+            ) in interactions:  # a chunk map that does not fit its body is a warning when the chunks are read
                 tuple(interaction.response.chunks)
         except CassetteFormatError as error:
-            return Cassette(path, damage=[str(error)])
+            return CassetteFile(path, damage=[str(error)])
     has_checksum = _CHECKSUM.search(path.read_text(encoding="utf-8")) is not None
-    readings = tuple(map(read, interactions))
-    return Cassette(path, interactions, readings, has_checksum, [str(warning.message) for warning in caught])
+    readings = tuple(map(read_interaction, interactions))
+    return CassetteFile(path, interactions, readings, has_checksum, [str(warning.message) for warning in caught])

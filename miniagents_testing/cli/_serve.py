@@ -1,4 +1,4 @@
-"""`serve`: a local provider."""
+"""Command `serve`: run a local provider server."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def add_serve(commands: Commands) -> None:
     """Add the arguments of `serve`."""
     serve = commands.add_parser(
-        "serve", help="a local provider: OpenAI's chat completions and Responses, Anthropic's messages"
+        "serve", help="run a local provider: OpenAI's chat completions and Responses, Anthropic's messages"
     )
     serve.add_argument(
-        "text", nargs="*", help="the answers, one a request; by default each answer says the request again"
+        "text", nargs="*", help="the answers, one for each request; without any, each answer repeats the request"
     )
     serve.add_argument(
-        "--cassette", help="answer with the recorded streams of this file, in their order and at their pace"
+        "--cassette", help="answer with the recorded streams of this file, in their order and with their waits"
     )
     serve.add_argument("--port", type=int, default=0, help="default: any free port")
     serve.add_argument("--gap", type=float, default=0.05, help="seconds between tokens (default: %(default)s)")
@@ -31,21 +31,21 @@ def add_serve(commands: Commands) -> None:
 
 
 def _run_serve(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C."""
+    """Run `serve` until Ctrl-C, and return the exit code."""
     from miniagents_testing._provider_server import ProviderServer  # no other command needs a server
 
     try:
-        with ProviderServer(_script(options), port=options.port) as server:
+        with ProviderServer(_create_script(options), port=options.port) as server:
             print(f"OPENAI_BASE_URL={server.openai_base_url}")
             print(f"ANTHROPIC_BASE_URL={server.anthropic_base_url}", flush=True)
             threading.Event().wait()
-    except KeyboardInterrupt:  # the way to end it, so nothing was broken off
+    except KeyboardInterrupt:  # the normal end of this command
         print()
     return 0
 
 
-def _script(options: argparse.Namespace) -> Script:
-    """What the command line asks to be answered."""
+def _create_script(options: argparse.Namespace) -> Script:
+    """Return the script of the server: recorded streams, given texts, or a function that repeats each request."""
     from miniagents_testing._script import Step
 
     if options.cassette:

@@ -1,4 +1,4 @@
-"""The real SDKs, each in its own words, and what they understood of an answer in the same words for all."""
+"""Client of the real SDKs: it asks through the SDK of each API, and returns the answers in one form."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
 
 @dataclass
-class Said:
-    """What an SDK says that the model said."""
+class SDKAnswer:
+    """Answer of a model, as an SDK returns it."""
 
     text: str
     reasoning: str
     refusal: str
     tool_calls: list[tuple[str, Any]]
     ended: str
-    """In the provider's word."""
+    """Finish reason, in the words of the provider."""
     tokens: tuple[int, int]
-    """In and out."""
+    """Tokens of input and output."""
 
 
 class SDKs:
-    """Asks one question through whichever SDK speaks the API: sync or async, streamed by its helper or whole."""
+    """Client that asks one question through the SDK of an API: sync or async, streamed by its helper or whole."""
 
-    async def ask(self, api: str, *, streamed: bool, sync: bool, transport: Any = None, url: str | None = None) -> Said:
-        """What the SDK makes of the answer.
+    async def ask(
+        self, api: str, *, streamed: bool, sync: bool, transport: Any = None, url: str | None = None
+    ) -> SDKAnswer:
+        """Return the answer that the SDK gives.
 
         Args:
             api: chat, responses or messages.
-            streamed: by the SDK's own streaming helper.
-            sync: with the client that needs no event loop.
-            transport: what the client sends through.
-            url: where the client sends to.
+            streamed: True for the SDK's own streaming helper.
+            sync: True for the client without an event loop.
+            transport: transport of the client.
+            url: address that the client sends to.
         """
         kind: Any = anthropic if api == "messages" else openai
         base_url = None if url is None else url if api == "messages" else f"{url}/v1"
@@ -49,20 +51,20 @@ class SDKs:
             with getattr(kind, name)(http_client=httpx2.Client(transport=transport), **options) as client:
                 create, stream, request = self._methods(client, api)
                 if not streamed:
-                    return said(create(**request))
+                    return read_answer(create(**request))
                 with stream(**request) as events:
                     for _ in events:
                         pass
-                    return said(self._final(api, events))
+                    return read_answer(self._final(api, events))
         name = "AsyncAnthropic" if api == "messages" else "AsyncOpenAI"
         async with getattr(kind, name)(http_client=httpx2.AsyncClient(transport=transport), **options) as client:
             create, stream, request = self._methods(client, api)
             if not streamed:
-                return said(await create(**request))
+                return read_answer(await create(**request))
             async with stream(**request) as events:
                 async for _ in events:
                     pass
-                return said(await self._final(api, events))
+                return read_answer(await self._final(api, events))
 
     def _methods(self, client: Any, api: str) -> tuple[Any, Any, dict[str, Any]]:
         if api == "chat":
@@ -82,8 +84,8 @@ def _counting(stream: Any) -> Any:
     return lambda **request: stream(stream_options={"include_usage": True}, **request)
 
 
-def said(answer: Any) -> Said:
-    """The answer object of any of the three APIs."""
+def read_answer(answer: Any) -> SDKAnswer:
+    """Return the content of an answer object of any of the three APIs."""
     kind = getattr(answer, "object", None) or answer.type
     if kind == "chat.completion":
         choice = answer.choices[0]
@@ -91,16 +93,16 @@ def said(answer: Any) -> Said:
         calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
         usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
         reasoning = getattr(message, "reasoning_content", None) or ""
-        return Said(message.content or "", reasoning, message.refusal or "", calls, choice.finish_reason, usage)
+        return SDKAnswer(message.content or "", reasoning, message.refusal or "", calls, choice.finish_reason, usage)
     usage = (answer.usage.input_tokens, answer.usage.output_tokens)
     if kind == "response":
         parts = [part for item in answer.output if item.type == "message" for part in item.content]
         calls = [(item.name, json.loads(item.arguments)) for item in answer.output if item.type == "function_call"]
         summaries = [part.text for item in answer.output if item.type == "reasoning" for part in item.summary]
         refusal = "".join(part.refusal for part in parts if part.type == "refusal")
-        return Said(answer.output_text, "".join(summaries), refusal, calls, answer.status, usage)
+        return SDKAnswer(answer.output_text, "".join(summaries), refusal, calls, answer.status, usage)
     blocks = answer.content
-    return Said(
+    return SDKAnswer(
         "".join(block.text for block in blocks if block.type == "text"),
         "".join(block.thinking for block in blocks if block.type == "thinking"),
         (answer.stop_details.explanation or "") if answer.stop_details else "",
@@ -112,5 +114,5 @@ def said(answer: Any) -> Said:
 
 @pytest.fixture
 def sdks() -> SDKs:
-    """Both SDKs."""
+    """Return a client of both SDKs."""
     return SDKs()

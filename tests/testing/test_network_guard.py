@@ -1,4 +1,4 @@
-"""The guard: what it refuses, what it lets through, and that nobody can hide a refusal."""
+"""The guard against live requests: refused and allowed access, and the report of refusals that were caught."""
 
 from __future__ import annotations
 
@@ -26,41 +26,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 OUTSIDE = "192.0.2.1"
-"""An address that is nobody's (RFC 5737)."""
+"""An address that is reserved for documentation (RFC 5737)."""
 
 
 def ask_openai() -> None:
-    """Through OpenAI's client, which would try three times."""
+    """Send a request through OpenAI's client, which retries twice by default."""
     with openai.OpenAI(api_key="none") as client:
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
 
 
 async def ask_openai_async() -> None:
-    """As above."""
+    """Send a request through OpenAI's async client."""
     async with openai.AsyncOpenAI(api_key="none") as client:
         await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
 
 
 def ask_anthropic() -> None:
-    """Through Anthropic's client, which would try three times."""
+    """Send a request through Anthropic's client, which retries twice by default."""
     with anthropic.Anthropic(api_key="none") as client:
         client.messages.create(model="m", max_tokens=1, messages=[{"role": "user", "content": "hi"}])
 
 
 async def ask_anthropic_async() -> None:
-    """As above."""
+    """Send a request through Anthropic's async client."""
     async with anthropic.AsyncAnthropic(api_key="none") as client:
         await client.messages.create(model="m", max_tokens=1, messages=[{"role": "user", "content": "hi"}])
 
 
 async def ask_httpx_async() -> None:
-    """Through the other HTTP library."""
+    """Send a request through httpx, the other HTTP library."""
     async with httpx.AsyncClient() as client:
         await client.get("https://api.example.com/v1?key=secret")
 
 
 @pytest.mark.parametrize(
-    ("way", "request_line"),
+    ("send", "request_line"),
     [
         (ask_openai, "POST https://api.openai.com/v1/chat/completions"),
         (lambda: asyncio.run(ask_openai_async()), "POST https://api.openai.com/v1/chat/completions"),
@@ -72,10 +72,10 @@ async def ask_httpx_async() -> None:
     ],
     ids=["openai", "openai async", "anthropic", "anthropic async", "httpx2", "httpx", "httpx async"],
 )
-def test_X13_requests_are_refused_with_their_url(way: Callable[[], Any], request_line: str) -> None:
-    """Once, as it is, and without the query, which may hold a key; the line that led there is told."""
+def test_X13_requests_are_refused_with_their_url(send: Callable[[], Any], request_line: str) -> None:
+    """A request is refused once; the message has its line of code, and its URL without the query and keys in it."""
     with pytest.raises(LiveRequestError) as caught, block_live_requests() as guard:
-        way()
+        send()
     assert str(caught.value).startswith(
         f"{request_line} was about to be sent, while live requests are blocked:\n    File"
     )
@@ -84,7 +84,7 @@ def test_X13_requests_are_refused_with_their_url(way: Callable[[], Any], request
 
 
 @pytest.mark.parametrize(
-    ("way", "what"),
+    ("send", "what"),
     [
         (lambda: socket.create_connection((OUTSIDE, 443)), f"A connection to {OUTSIDE} port 443"),
         (lambda: socket.getaddrinfo("api.example.com", 443), "The address of api.example.com"),
@@ -94,14 +94,14 @@ def test_X13_requests_are_refused_with_their_url(way: Callable[[], Any], request
     ],
     ids=["connect", "getaddrinfo", "gethostbyname", "asyncio name", "asyncio"],
 )
-def test_X13_everything_else_is_refused_too(way: Callable[[], Any], what: str) -> None:
-    """By the interpreter itself, whichever library it is; look-ups of names as well, in whatever thread."""
+def test_X13_other_connections_and_lookups_are_refused(send: Callable[[], Any], what: str) -> None:
+    """Connections and look-ups of names are refused for any library, by the audit hook of the interpreter."""
     with pytest.raises(LiveRequestError, match=re.escape(f"{what}")), block_live_requests():
-        way()
+        send()
 
 
 def test_X13_datagrams_are_refused() -> None:
-    """Those of statsd, of DNS, and of whoever else does without a connection."""
+    """Datagrams, which need no connection, are refused as well."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock, block_live_requests() as guard:
         with pytest.raises(LiveRequestError, match=r"A datagram to 192\.0\.2\.1 port 53") as caught:
             sock.sendto(b"x", (OUTSIDE, 53))
@@ -111,8 +111,8 @@ def test_X13_datagrams_are_refused() -> None:
         guard.mark_seen(caught.value)
 
 
-def test_an_agent_is_told_with_its_callers() -> None:
-    """The error comes out of the agents as it is, and says on whose behalf the request was made."""
+def test_refusal_names_the_agent_and_its_callers() -> None:
+    """The error passes through the agents unchanged, and names the agent that sent the request and its callers."""
 
     @miniagent
     async def boss(ctx: InteractionContext, client: openai.AsyncOpenAI) -> None:
@@ -126,8 +126,8 @@ def test_an_agent_is_told_with_its_callers() -> None:
         MiniAgents().run(main())
 
 
-def test_X13_a_refusal_that_was_caught_comes_up_at_the_end() -> None:
-    """An application that goes on without its answer must not pass its test."""
+def test_X13_a_refusal_is_raised_at_the_end_when_the_application_caught_it() -> None:
+    """An application that catches the refusals and goes on does not pass its test."""
     with pytest.raises(LiveRequestError, match=r"refusal was caught \(2\):\nPOST https://api.openai.com") as caught:
         with block_live_requests():
             for _ in range(2):
@@ -136,8 +136,8 @@ def test_X13_a_refusal_that_was_caught_comes_up_at_the_end() -> None:
     assert str(caught.value).count(f'File "{__file__}"') == 2
 
 
-def test_a_refusal_that_was_wrapped_is_seen() -> None:
-    """It comes out as the cause of another error: once is enough."""
+def test_refusal_is_not_reported_again_when_it_caused_another_error() -> None:
+    """A refusal that leaves the block as the cause of another error gets no note."""
     with pytest.raises(ExceptionGroup) as caught, block_live_requests():
         try:
             ask_openai()
@@ -146,16 +146,16 @@ def test_a_refusal_that_was_wrapped_is_seen() -> None:
     assert not hasattr(caught.value, "__notes__")
 
 
-def ask_in_vain() -> None:
-    """For a thread."""
+def ask_openai_and_ignore_the_error() -> None:
+    """Send a request through OpenAI's client, and catch the refusal."""
     with suppress(openai.OpenAIError):
         ask_openai()
 
 
-def test_another_error_tells_of_the_refusals_before_it() -> None:
-    """They may be why."""
+def test_unrelated_error_has_a_note_about_refusals_before_it() -> None:
+    """Refusals in other threads may be the reason of an error, so the error names them in a note."""
     with pytest.raises(KeyError) as caught, block_live_requests():
-        thread = threading.Thread(target=ask_in_vain)
+        thread = threading.Thread(target=ask_openai_and_ignore_the_error)
         thread.start()
         thread.join()
         raise KeyError("answer")
@@ -164,13 +164,13 @@ def test_another_error_tells_of_the_refusals_before_it() -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A server on this machine that accepts and says nothing."""
+    """Return the port of a server on this machine that accepts connections and never answers."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         yield server.getsockname()[1]
 
 
-def test_this_machine_is_outside_too_unless_it_is_allowed(port: int) -> None:
-    """A forgotten local model is as live as any other."""
+def test_connections_to_this_machine_are_refused_unless_allowed(port: int) -> None:
+    """A local server is refused by default, and can be reached with `allow_loopback`."""
     with pytest.raises(LiveRequestError, match=f"A connection to 127.0.0.1 port {port}"), block_live_requests():
         socket.create_connection(("localhost", port))
     with block_live_requests(allow_loopback=True):
@@ -178,8 +178,8 @@ def test_this_machine_is_outside_too_unless_it_is_allowed(port: int) -> None:
         socket.create_connection(("::ffff:127.0.0.1", port)).close()
 
 
-def test_a_proxy_on_this_machine_is_no_way_out(port: int) -> None:
-    """What counts is where a request goes in the end."""
+def test_request_through_a_proxy_on_this_machine_is_refused(port: int) -> None:
+    """The host of the request decides, not that of the proxy, even if loopback is allowed."""
     with (
         pytest.raises(LiveRequestError, match=r"GET https://api\.example\.com/ was about"),
         block_live_requests(allow_loopback=True),
@@ -187,8 +187,8 @@ def test_a_proxy_on_this_machine_is_no_way_out(port: int) -> None:
         httpx2.get("https://api.example.com/", proxy=f"http://127.0.0.1:{port}")
 
 
-def test_a_connection_from_before_is_no_way_out() -> None:
-    """One that a client has kept open: the request on it is refused."""
+def test_request_on_an_open_connection_is_refused() -> None:
+    """A request on a connection that the client opened before the block does not reach the server."""
     received: list[bytes] = []
     with closing(socket.create_server(("127.0.0.1", 0))) as server, httpx2.Client() as client:
 
@@ -209,8 +209,8 @@ def test_a_connection_from_before_is_no_way_out() -> None:
     assert len(received) == 1
 
 
-def test_who_traces_requests_still_does(port: int) -> None:
-    """A trace of the application's own hears what it would hear without the guard."""
+def test_trace_of_the_application_still_gets_all_events(port: int) -> None:
+    """A `trace` function of the application is called as without the guard."""
     events: list[str] = []
     with (
         pytest.raises(httpx2.ReadTimeout),
@@ -228,8 +228,8 @@ def test_who_traces_requests_still_does(port: int) -> None:
     ]
 
 
-def test_what_answers_without_the_network_is_not_disturbed(port: int) -> None:
-    """Transports that play, apps in this process, pairs of sockets, files, this machine's name; and other processes."""
+def test_local_work_is_not_refused(port: int) -> None:
+    """Mock transports, pairs of sockets, event loops, files, local names and subprocesses work inside the block."""
     with block_live_requests():
         mock = httpx2.MockTransport(lambda request: httpx2.Response(200, text="played"))
         with httpx2.Client(transport=mock) as client:
@@ -247,8 +247,8 @@ def test_what_answers_without_the_network_is_not_disturbed(port: int) -> None:
     assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, check=True).stdout.strip() == b"1"
 
 
-def test_belts_nest_and_come_off(port: int) -> None:
-    """The innermost decides; after the last one everything is as before."""
+def test_innermost_guard_decides_and_the_last_one_restores_the_transports(port: int) -> None:
+    """The innermost of nested guards decides; after the last one, connections work and transports are restored."""
     before = httpx2.AsyncHTTPTransport.handle_async_request, httpx2.HTTPTransport.handle_request
     with block_live_requests():
         with block_live_requests(allow_loopback=True):

@@ -1,4 +1,4 @@
-"""Scripts and recordings are played by the clock of the event loop, chunk by chunk, to the end that they have."""
+"""Players of streams: the times of chunks in loops and threads, read timeouts, ends, and held chunks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def thread_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
-    """The clock of threads, which goes on only while one sleeps; every sleep takes a little longer than it should."""
+    """Replace the clock of threads: it advances in `time.sleep` only, and each sleep takes 1 ms longer than asked."""
     now = 1000.0
 
     def sleep(seconds: float) -> None:
@@ -38,7 +38,7 @@ def thread_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
 
 
 def now() -> float:
-    """The clock of the loop."""
+    """Return the time of the running loop."""
     return asyncio.get_running_loop().time()
 
 
@@ -51,8 +51,8 @@ PACED = _stream(Chunk(1000, b"1"), Chunk(2000, b"2"), Chunk(500, b"3"), headers_
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("pace", [0.0, 0.5, 1.0])
-async def test_chunks_are_due_at_fixed_moments(pace: float) -> None:
-    """Each is counted from the start of the request, times the pace; a reader that is slow does not move the later."""
+async def test_chunks_arrive_at_fixed_moments_when_the_reader_is_slow(pace: float) -> None:
+    """Each chunk is due at a moment counted from the start of the request, so a slow reader delays no later chunk."""
     start, moments = now(), []
     async for _ in aplay(PACED, start, pace):
         moments.append(now() - start)
@@ -61,8 +61,8 @@ async def test_chunks_are_due_at_fixed_moments(pace: float) -> None:
 
 
 @pytest.mark.parametrize("pace", [0.5, 1.0])
-def test_a_thread_gets_them_at_the_same_moments(pace: float, thread_time: Callable[[], float]) -> None:
-    """By its own clock; that each sleep ends late does not add up."""
+def test_chunks_arrive_at_fixed_moments_in_a_thread(pace: float, thread_time: Callable[[], float]) -> None:
+    """The delays of single sleeps do not add up."""
     start = thread_time()
     moments = [thread_time() - start for _ in play(PACED, start, pace)]
     assert moments == pytest.approx([pace * wait + 0.001 for wait in (0.11, 0.13, 0.135)])
@@ -70,8 +70,8 @@ def test_a_thread_gets_them_at_the_same_moments(pace: float, thread_time: Callab
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_tokens_come_at_the_times_of_the_step(api: API) -> None:
-    """Whatever other events an API has around them; thinking and arguments take their time as well."""
+async def test_tokens_arrive_at_the_times_of_the_step(api: API) -> None:
+    """In all APIs each token of reasoning, text and arguments takes one gap; other events of the API take no time."""
     step = Step("one two three", reasoning="hm", tool_calls=[("look", "{} ")], first_wait=3.0, gap=(1.0, 2.0))
     start = now()
     async with MiniAgents():
@@ -83,8 +83,8 @@ async def test_tokens_come_at_the_times_of_the_step(api: API) -> None:
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_a_whole_answer_comes_when_its_last_token_would() -> None:
-    """A failure comes when it is said to."""
+async def test_answer_without_streaming_arrives_with_its_last_token() -> None:
+    """A whole answer arrives when its last token would, and a failure after its first wait."""
     start = now()
     llm = ScriptedLLM([Step("one two three", first_wait=3.0, gap=1.0), Failure(500, first_wait=2.0)])
     async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
@@ -95,8 +95,8 @@ async def test_a_whole_answer_comes_when_its_last_token_would() -> None:
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_a_pause_in_the_middle() -> None:
-    """`then` may be a number of seconds, on top of the gap; the stream goes on afterwards."""
+async def test_stream_pauses_when_then_is_a_number() -> None:
+    """A number in `then` is a pause in seconds, added to the gap; the stream goes on after it."""
     agent = ScriptedLLM(Step("one two", after=1, then=30, gap=1.0), pace=0.5).agent()
     start = now()
     async with MiniAgents():
@@ -111,8 +111,8 @@ OPEN = _stream(Chunk(0, b"1"), end="open", complete=False)
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("stream", [LATE, OPEN, _stream(Chunk(0, b"1"), Chunk(HELD, b"2"))])
-async def test_a_client_waits_no_longer_than_its_timeout(stream: ResponseStream) -> None:
-    """It gets the error that a socket would give it, and as late."""
+async def test_client_gets_a_read_timeout_when_no_bytes_come(stream: ResponseStream) -> None:
+    """The client gets the error of a socket when its read timeout has passed."""
     start, received = now(), []
     with pytest.raises(httpx2.ReadTimeout):
         async for chunk in aplay(stream, start, gate=Gate(), read_timeout=10.0):
@@ -122,8 +122,8 @@ async def test_a_client_waits_no_longer_than_its_timeout(stream: ResponseStream)
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_a_client_does_not_wait_for_late_headers_either() -> None:
-    """Nothing has come by then at all."""
+async def test_client_gets_a_read_timeout_when_the_headers_are_late() -> None:
+    """The read timeout applies before the headers, too."""
     llm, start = ScriptedLLM(Failure(500, first_wait=60.0)), now()
     async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
         with pytest.raises(httpx2.ReadTimeout):
@@ -131,8 +131,8 @@ async def test_a_client_does_not_wait_for_late_headers_either() -> None:
     assert now() - start == pytest.approx(10.0)
 
 
-def test_a_thread_waits_no_longer_than_its_timeout(thread_time: Callable[[], float]) -> None:
-    """Where nothing would ever come, not at all: nobody could wake it."""
+def test_thread_gets_a_read_timeout_when_no_bytes_come(thread_time: Callable[[], float]) -> None:
+    """A late chunk raises after the timeout, and the end of an open stream at once."""
     start = thread_time()
     with pytest.raises(httpx2.ReadTimeout):
         list(play(LATE, start, read_timeout=10.0))
@@ -142,8 +142,8 @@ def test_a_thread_waits_no_longer_than_its_timeout(thread_time: Callable[[], flo
     assert round(thread_time() - start, 1) == 10.0
 
 
-async def test_nothing_ever_comes_of_an_open_stream() -> None:
-    """A reader without a timeout waits until it is cancelled."""
+async def test_reader_of_an_open_stream_waits_until_it_is_cancelled() -> None:
+    """Without a read timeout, the reader of an open stream waits for ever."""
     chunks = aplay(OPEN, now())
     assert await anext(chunks) == b"1"
     waiting = asyncio.ensure_future(anext(chunks))
@@ -156,8 +156,8 @@ async def test_nothing_ever_comes_of_an_open_stream() -> None:
 
 
 @pytest.mark.parametrize("end", ["closed", "cancelled"])
-async def test_a_recording_that_its_reader_left_is_not_read_on(end: str) -> None:
-    """Nobody knows what would have come; if the last event had, nothing was lost."""
+async def test_reading_beyond_a_recording_that_its_reader_left_is_an_error(end: str) -> None:
+    """The bytes after that point are unknown; a recording that has the complete answer ends without an error."""
     stream = _stream(Chunk(0, b"1"), end=end, complete=False)
     with pytest.raises(IncompleteRecordingError, match=end):
         _ = [chunk async for chunk in aplay(stream, 0.0, 0.0)]
@@ -175,21 +175,23 @@ async def test_a_recording_that_its_reader_left_is_not_read_on(end: str) -> None
         ("raise Client: not an error", httpx2.ReadError),
     ],
 )
-def test_an_end_that_is_an_error_is_raised(end: str, kind: type[Exception]) -> None:
-    """By the name of its class; what is no error of the library is a broken connection."""
+def test_end_that_is_an_error_is_raised(end: str, kind: type[Exception]) -> None:
+    """The error is found by the name of its class; an unknown name becomes a `ReadError`."""
     with pytest.raises(kind, match=end.partition(": ")[2]):
         list(play(_stream(end=end, complete=False), 0.0, 0.0))
 
 
 @pytest.mark.parametrize(("end", "kind"), [("raise ReadTimeout: late", TimeoutError), ("raise ReadError: x", OSError)])
-def test_errors_need_no_http_library(end: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without one they are those of the socket."""
+def test_network_error_is_builtin_without_the_http_library(
+    end: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without httpx2 the errors are those of a socket."""
     monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
     assert type(network_error(end)) in (kind, ConnectionResetError)
 
 
-async def test_what_is_held_waits_for_its_gate() -> None:
-    """Of whatever thread and loop; what comes later goes on from there."""
+async def test_held_chunk_waits_for_the_release_of_its_gate() -> None:
+    """A release lets readers in threads and loops go on, and later readers do not wait."""
     gate = Gate()
     stream = _stream(Chunk(0, b"1"), Chunk(HELD, b"2"), Chunk(0, b"3"))
     received: list[bytes] = []
@@ -217,16 +219,16 @@ async def test_what_is_held_waits_for_its_gate() -> None:
     assert [chunk async for chunk in aplay(stream, 0.0, gate=gate)] == [b"1", b"2", b"3"]
 
 
-def test_a_thread_waits_at_the_gate_as_long_as_its_client_would() -> None:
-    """Without a gate nothing is held."""
+def test_thread_gets_a_read_timeout_at_a_closed_gate() -> None:
+    """The read timeout applies at the gate; without a gate a held chunk comes at once."""
     stream = _stream(Chunk(HELD, b"1"))
     with pytest.raises(httpx2.ReadTimeout):
         list(play(stream, time.monotonic(), gate=Gate(), read_timeout=0.001))
     assert list(play(stream, time.monotonic())) == [b"1"]
 
 
-def test_a_gate_outlives_the_loops_that_waited_at_it() -> None:
-    """A stream that was abandoned while it was held does no harm to those who release others."""
+def test_gate_can_be_released_after_a_waiting_loop_was_closed() -> None:
+    """A stream that was abandoned at the gate does not break the release of others."""
     gate = Gate()
 
     async def wait_and_leave() -> None:

@@ -1,4 +1,4 @@
-"""The local provider: both real SDKs take it for theirs, over a real socket."""
+"""The local provider server, used by both real SDKs over a real socket."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVERY_WAY = [
     for api, streamed, sync in itertools.product(("chat", "responses", "messages"), (True, False), (True, False))
 ]
 NEVER = 3600.0
-"""Seconds that no test has."""
+"""A wait in seconds that is longer than any test."""
 
 
 def _openai(server: ProviderServer) -> openai.AsyncOpenAI:
@@ -49,8 +49,10 @@ def _openai(server: ProviderServer) -> openai.AsyncOpenAI:
 
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
-async def test_all_that_a_step_says_arrives(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """Over a socket as without one."""
+async def test_sdk_gets_text_reasoning_and_tool_calls_of_a_step(
+    sdks: Any, api: str, streamed: bool, sync: bool
+) -> None:
+    """Each SDK, sync or async, streamed or whole, reads the whole step over a socket."""
     step = Step(TEXT, reasoning="Let me think.", tool_calls=CALLS)
     async with ProviderServer([step]) as server:
         said = await sdks.ask(api, streamed=streamed, sync=sync, url=server.url)
@@ -58,8 +60,8 @@ async def test_all_that_a_step_says_arrives(sdks: Any, api: str, streamed: bool,
     assert (said.text, said.reasoning, said.tool_calls) == (TEXT, "Let me think.", CALLS)
 
 
-async def test_a_stream_comes_event_by_event() -> None:
-    """Deltas join to the text; finish reason and usage come as from OpenAI."""
+async def test_stream_arrives_in_many_events() -> None:
+    """The deltas join to the text; finish reason and usage are sent as OpenAI sends them."""
     async with ProviderServer([TEXT]) as server, _openai(server) as client:
         chunks = [
             chunk
@@ -78,8 +80,8 @@ async def test_a_stream_comes_event_by_event() -> None:
     assert (server.last_call.model, server.last_call.messages) == ("gpt-4", (UserMessage("Hi"),))
 
 
-async def test_requests_on_one_connection_get_their_steps() -> None:
-    """A script that is exhausted, or not used up, is noticed by both sides."""
+async def test_requests_get_the_steps_in_order_and_an_error_after_the_last() -> None:
+    """An unexpected request fails for the client without retries, and `assert_complete` raises for it."""
     async with ProviderServer(["one", "two"]) as server, _openai(server) as client:
         texts = []
         for _ in range(2):
@@ -93,14 +95,14 @@ async def test_requests_on_one_connection_get_their_steps() -> None:
             server.assert_complete()
 
 
-def test_answers_left_over_are_an_error() -> None:
-    """Fewer requests than scripted is a fault too."""
+def test_assert_complete_raises_when_steps_are_left() -> None:
+    """Fewer requests than steps are an error."""
     with ProviderServer(["never asked for"]) as server, pytest.raises(UnconsumedStepsError, match="1 of 1 steps"):
         server.assert_complete()
 
 
-async def test_a_scripted_model_can_stand_behind_it() -> None:
-    """One script for a server and for agents without one."""
+async def test_server_answers_from_a_scripted_model() -> None:
+    """A `ScriptedLLM` can be used as the script, and the server has its calls."""
     llm = ScriptedLLM(lambda call: call.text.upper())
     async with ProviderServer(llm) as server, _openai(server) as client:
         answer = await client.responses.create(model="m", input="hi")
@@ -108,15 +110,15 @@ async def test_a_scripted_model_can_stand_behind_it() -> None:
     assert server.calls == llm.calls
 
 
-async def test_chunks_are_cut_as_one_says() -> None:
-    """Not one byte is different."""
+async def test_overlay_changes_the_chunks() -> None:
+    """An overlay that cuts the response byte by byte leaves the text unchanged."""
     async with ProviderServer([TEXT], overlay=byte_by_byte) as server, _openai(server) as client:
         async with client.responses.stream(model="m", input="Hi") as stream:
             assert (await stream.get_final_response()).output_text == TEXT
 
 
-async def test_a_held_answer_goes_on_when_it_is_released() -> None:
-    """What came before the hold is with the client while the rest is not sent yet."""
+async def test_held_answer_goes_on_when_it_is_released() -> None:
+    """The client gets the tokens before the hold at once, and the others after `release`."""
     async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server, _openai(server) as client:
         seen = []
         async for chunk in await client.chat.completions.create(model="m", messages=[], stream=True):
@@ -130,8 +132,8 @@ async def test_a_held_answer_goes_on_when_it_is_released() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_failures_come_with_their_headers(stream: bool) -> None:
-    """A rate limit says how long to wait, as it does with a provider."""
+async def test_failure_is_sent_with_its_headers(stream: bool) -> None:
+    """A rate limit tells the client how long to wait, as with a provider."""
     failure = Failure(429, "Too fast", headers={"retry-after": "7"})
     async with ProviderServer([failure]) as server, _openai(server) as client:
         with pytest.raises(openai.RateLimitError, match="Too fast") as caught:
@@ -139,8 +141,8 @@ async def test_failures_come_with_their_headers(stream: bool) -> None:
     assert caught.value.response.headers["retry-after"] == "7"
 
 
-async def test_a_connection_is_reset_in_the_middle() -> None:
-    """The client has all that came before, and then the error of a socket; nothing pretends to be an end."""
+async def test_connection_is_reset_in_the_middle_of_an_answer() -> None:
+    """The client gets all bytes before the reset, and then the error of a socket."""
     async with ProviderServer([Step(["a", "b", "c"], after=2, then="reset")] * 2) as server:
         received = b""
         async with httpx2.AsyncClient() as client:
@@ -158,16 +160,16 @@ async def test_a_connection_is_reset_in_the_middle() -> None:
         assert caught.value.partial.content == "ab"
 
 
-async def test_a_truncated_stream_ends_as_if_it_were_whole() -> None:
-    """Only the provider's last word is missing."""
+async def test_truncated_stream_ends_without_the_last_event() -> None:
+    """The connection ends in good order, but the final event of the API is missing."""
     async with ProviderServer([Step("one two", after=1, then="truncate")]) as server, httpx2.AsyncClient() as client:
         response = await client.post(f"{server.anthropic_base_url}/v1/messages", json={"stream": True, "messages": []})
     assert "one" in response.text
     assert "message_stop" not in response.text
 
 
-async def test_exceptions_of_a_script_are_told_to_the_client() -> None:
-    """Network errors break the connection, others are a status that no client repeats."""
+async def test_exception_of_a_script_reaches_the_client() -> None:
+    """Network errors break the connection; other exceptions become a status that clients do not retry."""
     recorded_failure = ResponseStream(status=0, end="raise ConnectError: no route", complete=False)
     network_errors: list[Any] = [ConnectionError("no route"), httpx2.ReadTimeout("late"), recorded_failure]
     async with ProviderServer([*network_errors, KeyError("k")]) as server:
@@ -180,8 +182,8 @@ async def test_exceptions_of_a_script_are_told_to_the_client() -> None:
         server.assert_complete()
 
 
-async def test_a_client_that_leaves_is_not_waited_for() -> None:
-    """The server goes on with others."""
+async def test_server_answers_others_after_a_client_has_left() -> None:
+    """A client that leaves in the middle of an answer does not block the next request."""
     async with ProviderServer([Step("one two", after=1, then="stall"), "next"]) as server:
         async with httpx2.AsyncClient() as client:
             url = f"{server.openai_base_url}/responses"
@@ -205,8 +207,8 @@ async def test_a_client_that_leaves_is_not_waited_for() -> None:
     ],
     ids=["stall", "hold", "gap", "first_wait", "failure"],
 )
-def test_a_server_stops_in_the_middle_of_an_answer(step: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Leaving `with` waits for no answer; no thread, no socket and no complaint in the log is left."""
+def test_server_stops_in_the_middle_of_an_answer(step: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The end of `with` waits for no answer, and leaves no thread, socket or error in the log."""
     threads = threading.active_count()
     asked = threading.Event()
 
@@ -215,7 +217,7 @@ def test_a_server_stops_in_the_middle_of_an_answer(step: Any, caplog: pytest.Log
         return step
 
     with ProviderServer(answer) as server:
-        asking = threading.Thread(target=_ask_in_vain, args=(f"{server.openai_base_url}/chat/completions",))
+        asking = threading.Thread(target=_expect_a_network_error, args=(f"{server.openai_base_url}/chat/completions",))
         asking.start()
         asked.wait()
     asking.join()
@@ -225,7 +227,7 @@ def test_a_server_stops_in_the_middle_of_an_answer(step: Any, caplog: pytest.Log
         httpx2.get(server.url)
 
 
-def _ask_in_vain(url: str) -> None:
+def _expect_a_network_error(url: str) -> None:
     with pytest.raises(httpx2.TransportError):
         httpx2.post(url, json={"stream": True}, timeout=None)
 
@@ -247,8 +249,8 @@ async def _said(client: openai.AsyncOpenAI, prompt: str) -> str:
     return "".join([choice.delta.content or "" async for chunk in chunks for choice in chunk.choices])
 
 
-async def test_recordings_answer_the_requests_that_they_were_made_of() -> None:
-    """In any order, and equal ones in the order in which they were recorded."""
+async def test_recordings_answer_their_own_requests() -> None:
+    """Recordings answer in any order of requests; equal requests are answered in the recorded order."""
     script = recorded([_interaction("one"), _interaction("other", prompt="Ho"), _interaction("two")])
     async with ProviderServer(script) as server, _openai(server) as client:
         assert [await _said(client, prompt) for prompt in ("Ho", "Hi", "Hi")] == ["other", "one", "two"]
@@ -258,8 +260,8 @@ async def test_recordings_answer_the_requests_that_they_were_made_of() -> None:
     ("prompt", "why"),
     [("Hu", r"messages\[0\].content: recorded 'Hi', now 'Hu'"), ("Hi", "the same request was answered already")],
 )
-async def test_what_was_not_recorded_is_refused(prompt: str, why: str) -> None:
-    """The refusal says what differs."""
+async def test_request_without_a_recording_is_refused(prompt: str, why: str) -> None:
+    """The message says how the request differs from the recorded one."""
     async with ProviderServer(recorded([_interaction("one"), _interaction("x", "responses")])) as server:
         async with _openai(server) as client:
             assert await _said(client, "Hi") == "one"
@@ -267,8 +269,8 @@ async def test_what_was_not_recorded_is_refused(prompt: str, why: str) -> None:
                 await _said(client, prompt)
 
 
-async def test_recordings_can_answer_in_their_order() -> None:
-    """Whatever is asked."""
+async def test_recorded_responses_as_a_script_answer_in_their_order() -> None:
+    """A list of recorded responses answers any requests."""
     script = [_interaction("one").response, _interaction("two").response]
     async with ProviderServer(script) as server, _openai(server) as client:
         assert [await _said(client, prompt) for prompt in ("What", "ever")] == ["one", "two"]
@@ -278,8 +280,8 @@ async def test_recordings_can_answer_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("source", ["echo", "texts", "cassette"])
-def test_the_command_line_serves(source: str, tmp_path: Path) -> None:
-    """It says its address in the form that a shell takes, answers, and ends at Ctrl-C."""
+def test_command_serve_prints_its_address_and_answers(source: str, tmp_path: Path) -> None:
+    """`serve` prints its address in the form of a shell, answers, and ends without an error at Ctrl-C."""
     arguments = {"echo": [], "texts": ["Said"], "cassette": ["--cassette", str(tmp_path / "c.yaml")]}[source]
     save(tmp_path / "c.yaml", [Interaction("POST", "https://x.test/v1", b"", ResponseStream((Chunk(0, CHAT_BODY),)))])
     with subprocess.Popen(
@@ -304,8 +306,8 @@ def test_the_command_line_serves(source: str, tmp_path: Path) -> None:
     assert server.returncode == 0
 
 
-async def test_the_same_model_list_for_both() -> None:
-    """Any other name of a model works as well."""
+async def test_model_list_can_be_read_by_both_sdks() -> None:
+    """Both SDKs read the one model of the list."""
     async with ProviderServer([]) as server, _openai(server) as client:
         assert [model.id async for model in client.models.list()] == ["scripted-model"]
         async with anthropic.AsyncAnthropic(api_key="none", base_url=server.anthropic_base_url) as other:

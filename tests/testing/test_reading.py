@@ -1,4 +1,4 @@
-"""An interaction as a person sees it: the prompt's end, what was said piece by piece, and how it ended."""
+"""Reading of recorded interactions: the end of the prompt, the pieces of the answer, and the ending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
-from miniagents_testing.cli._reading import Turn, read, read_prompt
+from miniagents_testing.cli._reading import Turn, read_interaction, read_prompt
 
 CHAT = "https://api.openai.com/v1/chat/completions"
 RESPONSES = "https://api.openai.com/v1/responses"
@@ -73,23 +73,23 @@ KINDS = ("text", "reasoning", "refusal", "tool")
 
 
 def interaction(*events: dict[str, Any] | str, uri: str = CHAT, request: Any = None, **response: Any) -> Interaction:
-    """A request and its answer, one event a chunk."""
+    """Return a request and its answer, one event a chunk."""
     data = [event if isinstance(event, str) else json.dumps(event) for event in events]
     chunks = tuple(Chunk(0, f"data: {text}\n\n".encode()) for text in data)
     return Interaction("POST", uri, json.dumps(request).encode(), ResponseStream(**{"chunks": chunks, **response}))
 
 
 def chat(finish_reason: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
-    """A chunk of a chat completion."""
+    """Return a chunk of a chat completion."""
     return {"model": "m-1", "choices": [{"index": index, "delta": delta, "finish_reason": finish_reason}]}
 
 
 TOOL_START = {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}}
 
 
-def test_all_kinds_of_pieces_come_with_the_chunk_that_says_them() -> None:
-    """Chat completions: text, reasoning, refusals, and tool calls in fragments."""
-    read_ = read(
+def test_chat_pieces_belong_to_the_chunk_with_their_event() -> None:
+    """Text, reasoning, refusals and fragments of tool calls of chat completions are found in their chunks."""
+    read_ = read_interaction(
         interaction(
             chat(reasoning_content="Hm"),
             chat(content="Hel"),
@@ -117,12 +117,12 @@ def test_all_kinds_of_pieces_come_with_the_chunk_that_says_them() -> None:
     assert (read_.provider, read_.model, read_.ending.word) == ("openai", "m-1", "tool_calls")
 
 
-def test_pieces_of_messages() -> None:
-    """Anthropic's API: thinking, text, and tools of the client and of the server."""
+def test_messages_pieces_are_thinking_text_and_tool_calls() -> None:
+    """In Anthropic's messages, thinking and the tools of client and server are found."""
     block = {"type": "content_block_start"}
     delta = {"type": "content_block_delta"}
     start = {"type": "message_start", "message": {"model": "c-1", "content": [], "usage": {"input_tokens": 5}}}
-    read_ = read(
+    read_ = read_interaction(
         interaction(
             start,
             {**block, "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
@@ -150,10 +150,10 @@ def test_pieces_of_messages() -> None:
     assert (read_.outcome.usage.input, read_.outcome.usage.output) == (5, 7)
 
 
-def test_pieces_of_responses() -> None:
-    """OpenAI's newer API: summaries of reasoning, text, refusals, function calls."""
+def test_responses_pieces_are_summaries_text_refusals_and_calls() -> None:
+    """In OpenAI's Responses, summaries of reasoning, text, refusals and function calls are found."""
     item = {"type": "response.output_item.added"}
-    read_ = read(
+    read_ = read_interaction(
         interaction(
             {**item, "output_index": 0, "item": {"type": "reasoning", "summary": []}},
             {
@@ -181,8 +181,8 @@ def test_pieces_of_responses() -> None:
     assert read_.ending.word == "refusal"
 
 
-def test_what_was_not_streamed_comes_with_the_last_chunk() -> None:
-    """A whole answer in one JSON document, with everything in it."""
+def test_pieces_that_were_not_streamed_belong_to_the_last_chunk() -> None:
+    """A whole answer in one JSON document gives all its pieces."""
     message = {
         "content": "Hi",
         "reasoning": "Hm",
@@ -195,7 +195,7 @@ def test_what_was_not_streamed_comes_with_the_last_chunk() -> None:
             {"index": 1, "message": {"content": "Ho"}, "finish_reason": "stop"},
         ],
     }
-    read_ = read(interaction(chunks=(Chunk(0, json.dumps(body).encode()),), request={"n": 2}))
+    read_ = read_interaction(interaction(chunks=(Chunk(0, json.dumps(body).encode()),), request={"n": 2}))
     assert [(piece.kind, piece.text) for piece in read_.pieces] == [
         ("text", "Hi"),
         ("tool", "look {}"),
@@ -235,18 +235,20 @@ def test_what_was_not_streamed_comes_with_the_last_chunk() -> None:
         (interaction(uri="https://x.test/robots.txt", chunks=(Chunk(0, b"Hi"),)), "eof", "eof"),
     ],
 )
-def test_the_ending_is_said(recorded: Interaction, word: str, sentence: str) -> None:
-    """In a word for a table, and in a sentence for a person."""
-    ending = read(recorded).ending
+def test_ending_is_described_in_a_word_and_a_sentence(recorded: Interaction, word: str, sentence: str) -> None:
+    """Each kind of ending has a word for tables, and a sentence for users."""
+    ending = read_interaction(recorded).ending
     assert ending.word == word
     assert sentence in ending.sentence
     assert not ending.sentence.endswith((":", ": "))
-    assert ending.whole is (word in ("length", "stop", "eof"))
+    assert ending.complete is (word in ("length", "stop", "eof"))
 
 
-def test_an_unknown_address_is_known_by_its_answer() -> None:
-    """Gateways have paths of their own."""
-    read_ = read(interaction({"object": "chat.completion.chunk", **chat(content="Hi")}, uri="https://gate.test/x"))
+def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
+    """Gateways have paths of their own, so the beginning of the body decides."""
+    read_ = read_interaction(
+        interaction({"object": "chat.completion.chunk", **chat(content="Hi")}, uri="https://gate.test/x")
+    )
     assert read_.provider == "gate.test"
     assert [piece.text for piece in read_.pieces] == ["Hi"]
 
@@ -297,13 +299,13 @@ def test_an_unknown_address_is_known_by_its_answer() -> None:
         (5, []),
     ],
 )
-def test_the_end_of_the_prompt_is_found(request_body: Any, turns: list[tuple[str, str]]) -> None:
-    """Everything since the model's last word, in the forms of all APIs."""
+def test_prompt_has_the_turns_after_the_last_answer(request_body: Any, turns: list[tuple[str, str]]) -> None:
+    """All messages after the last one of the model are read, in the forms of all APIs."""
     assert read_prompt(json.dumps(request_body).encode()).turns == tuple(Turn(*turn) for turn in turns)
 
 
-def test_a_body_that_is_no_json_has_no_prompt() -> None:
-    """As in any cassette that is not of a model."""
+def test_prompt_is_empty_when_the_body_is_not_json() -> None:
+    """Requests that are not to a model give an empty prompt."""
     assert read_prompt(b"\xff").last == Turn("", "")
 
 
@@ -313,21 +315,21 @@ def test_a_body_that_is_no_json_has_no_prompt() -> None:
     st.lists(st.tuples(st.none() | TYPES, st.dictionaries(WORDS, JSON, max_size=5))),
     st.binary(max_size=20),
 )
-def test_nothing_that_is_recorded_raises(
+def test_reading_any_interaction_raises_nothing(
     uri: str, request_body: Any, events: list[tuple[str | None, dict[str, Any]]], junk: bytes
 ) -> None:
-    """Whatever it is, something is said of it, and each chunk has its place."""
+    """Any interaction gets an ending, and a list of pieces for each chunk."""
     recorded = interaction(
         *({**event, **({"type": kind} if kind else {})} for kind, event in events), uri=uri, request=request_body
     )
     recorded_and_more = (*recorded.response.chunks, Chunk(0, junk))
-    read_ = read(Interaction("POST", uri, recorded.request_body, ResponseStream(recorded_and_more)))
+    read_ = read_interaction(Interaction("POST", uri, recorded.request_body, ResponseStream(recorded_and_more)))
     assert len(read_.chunks) == len(recorded_and_more)
     assert read_.ending.word
 
 
-def test_the_pieces_of_every_recorded_stream_are_its_answer() -> None:
-    """Text, reasoning, refusals and tool calls, joined, are what the session says of the whole."""
+def test_pieces_of_recorded_streams_join_to_the_answer() -> None:
+    """The joined pieces of each recorded stream are the text, reasoning, refusal and tool calls of the session."""
     folder = os.environ.get("MINIAGENTS_CORPUS")
     if not folder:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
@@ -339,7 +341,7 @@ def test_the_pieces_of_every_recorded_stream_are_its_answer() -> None:
         chunks = one_event_a_chunk(answer["body_text"].encode())
         request = (record["request"]["body_text"] or "").encode()
         uri = record["request"]["url"] or ""
-        read_ = read(Interaction("POST", uri, request, ResponseStream(chunks, status=answer["status"])))
+        read_ = read_interaction(Interaction("POST", uri, request, ResponseStream(chunks, status=answer["status"])))
         if read_.outcome is None:
             continue
         said = {kind: "".join(piece.text for piece in read_.pieces if piece.kind == kind) for kind in KINDS}

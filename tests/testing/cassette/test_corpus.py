@@ -28,7 +28,7 @@ from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
-from miniagents_testing.cli._reading import read
+from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.errors import CassetteError
 from miniagents_testing.recut import all_at_once, byte_by_byte, cut_at, risky_places
 
@@ -163,9 +163,9 @@ def test_short_streams_say_the_same_wherever_they_are_cut_in_two(kit: Kit, effor
     short = [each for each in load(kit.path) if len(each.response.body) <= BYTE_BY_BYTE]
     assert len(short) > 50
     for number, interaction in enumerate(short):
-        whole = read(replace(interaction, response=all_at_once(interaction.response)))
+        whole = read_interaction(replace(interaction, response=all_at_once(interaction.response)))
         for place in range(1 + number % step, len(interaction.response.body), step):
-            cut = read(replace(interaction, response=cut_at(interaction.response, [place])))
+            cut = read_interaction(replace(interaction, response=cut_at(interaction.response, [place])))
             assert (cut.outcome, cut.ending, cut.failure) == (whole.outcome, whole.ending, whole.failure), place
 
 

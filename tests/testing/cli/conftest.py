@@ -1,4 +1,4 @@
-"""Small cassettes with times that are easy to reckon with, and the command line on them."""
+"""Fixtures for the tests of the commands: small cassettes with round times, and a runner of the command line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 URI = "https://api.openai.com/v1/chat/completions"
 
 
-class Done(NamedTuple):
-    """What a command came to."""
+class CommandResult(NamedTuple):
+    """Result of a command."""
 
     code: int
     out: str
@@ -26,13 +26,13 @@ class Done(NamedTuple):
 
 
 class Kit:
-    """What the tests make their cassettes of."""
+    """Maker of interactions for the cassettes of the tests."""
 
     URI = URI
 
     @staticmethod
     def delta(finish_reason: str | None = None, **delta: Any) -> bytes:
-        """An event of a chat completion."""
+        """Return an event of a chat completion."""
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
         event = {"object": "chat.completion.chunk", "model": "gpt-4", "choices": [choice]}
         return f"data: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
@@ -41,7 +41,7 @@ class Kit:
     def answer(
         cls, *texts: str, finish_reason: str | None = "stop", gap: float = 0.1, **response: Any
     ) -> ResponseStream:
-        """A stream: headers after 100 ms, then an event every `gap` seconds."""
+        """Return a stream: headers after 100 ms, then an event every `gap` seconds."""
         events = [cls.delta(content=text) for text in texts]
         if finish_reason:
             events += [cls.delta(finish_reason), b"data: [DONE]\n\n"]
@@ -53,7 +53,7 @@ class Kit:
     def interaction(
         asked: str, response: ResponseStream, *, started: float = 0.0, system: str = "", **fields: Any
     ) -> Interaction:
-        """The answer to a question that was asked so many seconds after the recording began."""
+        """Return a question, sent `started` seconds after the start of the recording, with its response."""
         messages = [{"role": "user", "content": asked}]
         if system:
             messages.insert(0, {"role": "system", "content": system})
@@ -65,13 +65,13 @@ class Kit:
 
 @pytest.fixture
 def kit() -> Kit:
-    """What the tests make their cassettes of."""
+    """Return the maker of interactions."""
     return Kit()
 
 
 @pytest.fixture
 def conversation(tmp_path: Path, kit: Kit) -> Path:
-    """Two turns, the second half a minute after the first."""
+    """Return a cassette of two turns, the second half a minute after the first."""
     path = tmp_path / "conversation.yaml"
     turns = [
         kit.interaction("Hi, who are you?", kit.answer("A ", "machine", ".")),
@@ -83,7 +83,7 @@ def conversation(tmp_path: Path, kit: Kit) -> Path:
 
 @pytest.fixture
 def parallel(tmp_path: Path, kit: Kit) -> Path:
-    """Two streams at the same time; the second starts later and ends earlier."""
+    """Return a cassette of two streams at the same time; the second starts later and ends earlier."""
     path = tmp_path / "parallel.yaml"
     streams = [
         kit.interaction("What is it?", kit.answer("The ", "sea", "."), system="You are a sailor."),
@@ -94,14 +94,14 @@ def parallel(tmp_path: Path, kit: Kit) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run the command line in this process, with its output in a pipe."""
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
+    """Return a function that runs the command line in this process, with its output in a pipe."""
 
-    def run_command(*arguments: str | Path) -> Done:
+    def run_command(*arguments: str | Path) -> CommandResult:
         try:
             code = main([str(argument) for argument in arguments])
         except SystemExit as error:
             code = int(error.code or 0)
-        return Done(code, *capsys.readouterr())
+        return CommandResult(code, *capsys.readouterr())
 
     return run_command

@@ -1,4 +1,4 @@
-"""What all commands have in common: exit codes, pipes, terminals, interrupts."""
+"""Behaviour of all commands: exit codes, pipes, terminals and interrupts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import Done
+    from tests.testing.cli.conftest import CommandResult
 
 PROGRAM = [sys.executable, "-m", "miniagents_testing"]
 
 
-def test_the_exit_codes_are_in_the_help(run: Callable[..., Done]) -> None:
-    """A script that calls it can know what they mean."""
+def test_help_lists_the_exit_codes(run: Callable[..., CommandResult]) -> None:
+    """The help explains each exit code."""
     done = run("--help")
     assert done.code == 0
-    for line in ("0    fine", "1    something was found", "2    it could not be done", "130  ended by Ctrl-C"):
+    for line in ("0    fine", "1    a problem was found", "2    the command could not be run", "130  ended by Ctrl-C"):
         assert line in done.out
 
 
 @pytest.mark.parametrize("command", ["play", "show", "verify", "lint", "import"])
-def test_what_is_not_there_is_a_line_and_code_2(run: Callable[..., Done], tmp_path: Path, command: str) -> None:
-    """No traceback; the line names the file."""
+def test_missing_file_is_one_line_and_code_2(run: Callable[..., CommandResult], tmp_path: Path, command: str) -> None:
+    """Each command names the missing file in one line, without a traceback."""
     more = ["-o", tmp_path / "out"] if command == "import" else []
     done = run(command, tmp_path / "nothing.yaml", *more)
     assert (done.code, done.out) == (2, "")
@@ -39,8 +39,8 @@ def test_what_is_not_there_is_a_line_and_code_2(run: Callable[..., Done], tmp_pa
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "lint"])
-def test_a_folder_without_cassettes_is_code_2(run: Callable[..., Done], tmp_path: Path, command: str) -> None:
-    """Checking nothing is not fine: the path is wrong."""
+def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], tmp_path: Path, command: str) -> None:
+    """A folder with nothing to check is an error, since its path is probably wrong."""
     (tmp_path / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
     done = run(command, tmp_path)
     assert done.code == 2
@@ -48,15 +48,15 @@ def test_a_folder_without_cassettes_is_code_2(run: Callable[..., Done], tmp_path
 
 
 @pytest.mark.parametrize("arguments", [["play"], [], ["nothing"], ["show", "x", "-n", "one"]])
-def test_wrong_arguments_are_code_2(run: Callable[..., Done], arguments: list[str]) -> None:
-    """With the usage, as argparse says it."""
+def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments: list[str]) -> None:
+    """Wrong arguments print the usage."""
     done = run(*arguments)
     assert done.code == 2
     assert done.err.startswith("usage:")
 
 
-def test_a_damaged_file_is_code_1(run: Callable[..., Done], conversation: Path) -> None:
-    """The line names file, interaction, and what to do."""
+def test_damaged_file_is_code_1(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """The message names the file and the interaction."""
     conversation.write_text(conversation.read_text(encoding="utf-8").replace("Auf ", "Ab "), encoding="utf-8")
     for command in (["play", conversation], ["show", conversation, "-n", "1"]):
         done = run(*command)
@@ -70,13 +70,15 @@ KEYS_OF_OURS = f"{KEYS} stream v started_ms headers_ms chunks end digest version
 
 
 @pytest.mark.parametrize(
-    ("sealed", "key"),
+    ("with_checksums", "key"),
     [*((True, key) for key in KEYS_OF_OURS.split()), *((False, key) for key in KEYS.split())],
 )
-def test_no_damage_is_a_traceback(run: Callable[..., Done], conversation: Path, sealed: bool, key: str) -> None:
-    """A line that is missing, doubled, or has another value, in files with and without a seal."""
+def test_damaged_line_is_never_a_traceback(
+    run: Callable[..., CommandResult], conversation: Path, with_checksums: bool, key: str
+) -> None:
+    """Each command ends with code 0 or 1 when a line is missing, doubled or has another value."""
     text = conversation.read_text(encoding="utf-8")
-    if not sealed:
+    if not with_checksums:
         document = yaml.safe_load(text)
         del document["miniagents"]
         for entry in document["interactions"]:
@@ -101,8 +103,8 @@ def test_no_damage_is_a_traceback(run: Callable[..., Done], conversation: Path, 
             assert run(arguments[0], damaged, *arguments[1:]).code in (0, 1)
 
 
-def test_a_reader_that_stops_reading_is_no_traceback(conversation: Path) -> None:
-    """As with `| head -1`."""
+def test_closed_output_is_code_141_without_a_traceback(conversation: Path) -> None:
+    """The program ends quietly when its output is closed, as by `| head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -113,8 +115,8 @@ def test_a_reader_that_stops_reading_is_no_traceback(conversation: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal, and no pseudo-terminals")
-def test_an_interrupt_ends_it_cleanly(conversation: Path) -> None:
-    """Ctrl-C while it plays: no traceback, and what was said so far is there."""
+def test_interrupt_is_code_130_and_keeps_the_output(conversation: Path) -> None:
+    """Ctrl-C while `play` prints leaves the text until then, and no traceback."""
     with subprocess.Popen(
         [*PROGRAM, "play", "--speed", "0.001", str(conversation)],
         stdout=subprocess.PIPE,
@@ -131,7 +133,7 @@ def test_an_interrupt_ends_it_cleanly(conversation: Path) -> None:
     assert program.returncode == 130
 
 
-def _on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
+def _run_on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     """Run the program on a pseudo-terminal of 100 columns."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
@@ -150,21 +152,21 @@ def _on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str
     return program.wait(), written.decode()
 
 
-def test_a_terminal_gets_colours_and_tables(conversation: Path) -> None:
-    """And a pipe gets neither; `NO_COLOR` is respected."""
-    code, shown = _on_a_terminal("show", conversation)
+def test_terminal_gets_colours_and_tables_unless_no_color_is_set(conversation: Path) -> None:
+    """On a terminal there are colours and tables; `NO_COLOR` turns the colours off."""
+    code, shown = _run_on_a_terminal("show", conversation)
     assert code == 0
     assert "\x1b[" in shown
     assert "─" in shown
     assert "Hi, who are you?" in shown
-    code, played = _on_a_terminal("play", conversation, "--speed", "0")
+    code, played = _run_on_a_terminal("play", conversation, "--speed", "0")
     assert "\x1b[1;32mUSER: " in played
-    assert "\x1b[3" not in _on_a_terminal("verify", conversation, NO_COLOR="1")[1]
-    assert "\x1b[32mok" in _on_a_terminal("verify", conversation)[1]
+    assert "\x1b[3" not in _run_on_a_terminal("verify", conversation, NO_COLOR="1")[1]
+    assert "\x1b[32mok" in _run_on_a_terminal("verify", conversation)[1]
 
 
-def test_colours_can_be_forced_in_a_pipe(conversation: Path) -> None:
-    """For pagers; what moves the cursor is left out all the same."""
+def test_pipe_gets_colours_when_force_color_is_set(conversation: Path) -> None:
+    """`FORCE_COLOR` gives colours for pagers, but no movements of the cursor."""
     environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
     done = subprocess.run(
         [*PROGRAM, "play", str(conversation)], capture_output=True, env=environment, encoding="utf-8", check=True
@@ -173,8 +175,8 @@ def test_colours_can_be_forced_in_a_pipe(conversation: Path) -> None:
     assert "\x1b[?25l" not in done.stdout
 
 
-def test_characters_that_the_terminal_does_not_know_are_escaped(conversation: Path) -> None:
-    """In place of a traceback in the middle of the output."""
+def test_characters_are_escaped_when_the_output_cannot_encode_them(conversation: Path) -> None:
+    """Characters that the encoding of the output lacks are escaped, and raise nothing."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         [*PROGRAM, "play", str(conversation)], capture_output=True, env=environment, encoding="ascii", check=True
@@ -182,9 +184,9 @@ def test_characters_that_the_terminal_does_not_know_are_escaped(conversation: Pa
     assert r"USER: Bye \U0001f44b" in done.stdout
 
 
-def test_a_missing_extra_is_named_with_its_pip_line() -> None:
-    """Without the extra there is no command that could work."""
+def test_missing_extra_is_code_2_with_the_line_for_pip() -> None:
+    """Without the extra, every command says how to install it."""
     code = "import sys; sys.modules['rich'] = None; from miniagents_testing.cli import main; sys.exit(main(['show']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "'rich' is needed. Install it with: pip install 'miniagents[testing]'\n"
+    assert done.stderr == "'rich' is not installed. Install it with: pip install 'miniagents[testing]'\n"

@@ -1,4 +1,4 @@
-"""`edit`: change a cassette by hand, and seal it again."""
+"""`edit`: a cassette changed in an editor, and saved with new checksums."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import Done, Kit
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 
 def _replace(path: Path, *changes: tuple[str, str]) -> None:
@@ -26,15 +26,17 @@ def _replace(path: Path, *changes: tuple[str, str]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def test_a_wanted_edit_is_sealed(run: Callable[..., Done], conversation: Path) -> None:
-    """What was changed is said, and nothing else is different: the pace stays, although words got longer."""
+def test_reseal_updates_the_checksums_and_keeps_the_waits(
+    run: Callable[..., CommandResult], conversation: Path
+) -> None:
+    """The change is printed, the other interaction stays the same, and the waits stay although a text got longer."""
     before = load(conversation)
     _replace(conversation, ("Auf ", "Auf Nimmer"))
     with pytest.raises(CassetteFormatError, match=r"interaction 2 .*edit --reseal"):
         load(conversation)
     assert run("edit", conversation, "--reseal").out.splitlines() == [
         f"{conversation}\tinteraction 2 (https://api.openai.com/v1/chat/completions): its digest does not fit",
-        f"{conversation}\tsealed, 2 interactions",
+        f"{conversation}\tsaved with checksums, 2 interactions",
     ]
     after = load(conversation)
     assert after[0] == before[0]
@@ -43,15 +45,15 @@ def test_a_wanted_edit_is_sealed(run: Callable[..., Done], conversation: Path) -
     assert run("verify", conversation).code == 0
 
 
-def test_what_nobody_touched_is_left_alone(run: Callable[..., Done], conversation: Path) -> None:
-    """To the byte."""
+def test_reseal_leaves_an_unchanged_file_as_it_is(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """The bytes of the file stay the same."""
     before = conversation.read_bytes()
     assert run("edit", "--reseal", conversation) == (0, f"{conversation}\tnothing was changed\n", "")
     assert conversation.read_bytes() == before
 
 
-def test_interactions_may_be_taken_out(run: Callable[..., Done], conversation: Path) -> None:
-    """The count tells."""
+def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """The number of interactions before and after is printed."""
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["interactions"][0]
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -60,8 +62,10 @@ def test_interactions_may_be_taken_out(run: Callable[..., Done], conversation: P
     assert "Bye" in load(conversation)[0].request_body.decode()
 
 
-def test_a_seal_that_plain_vcrpy_has_dropped_is_made_again(run: Callable[..., Done], conversation: Path) -> None:
-    """It keeps our key in each interaction, and forgets the one at the end."""
+def test_reseal_restores_the_entry_that_plain_vcrpy_drops(
+    run: Callable[..., CommandResult], conversation: Path
+) -> None:
+    """The tool vcrpy keeps the key in each interaction, and drops the entry at the end of the file."""
     before = load(conversation)
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["miniagents"]
@@ -70,8 +74,10 @@ def test_a_seal_that_plain_vcrpy_has_dropped_is_made_again(run: Callable[..., Do
     assert load(conversation) == before
 
 
-def test_events_keep_their_moments_when_others_come_or_go(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """The map no longer fits; cuts inside events are given up, waits are not."""
+def test_reseal_keeps_the_waits_of_events_when_one_is_added(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """The chunk map no longer fits: cuts inside events are dropped, the waits of the events stay."""
     path = tmp_path / "c.yaml"
     answer = kit.answer("One", "Two", "Three")
     first, *others = answer.chunks
@@ -86,8 +92,8 @@ def test_events_keep_their_moments_when_others_come_or_go(run: Callable[..., Don
     assert interaction.response.body.decode() == "".join([*events[:3], events[2], *events[3:]])
 
 
-def test_what_others_recorded_has_no_seal(run: Callable[..., Done], conversation: Path) -> None:
-    """It is imported, not resealed."""
+def test_reseal_refuses_a_cassette_of_another_tool(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """The message names `import`."""
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["miniagents"]
     for entry in document["interactions"]:
@@ -100,7 +106,7 @@ def test_what_others_recorded_has_no_seal(run: Callable[..., Done], conversation
 
 @pytest.fixture
 def edit_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Let the editor be a program that does this with `text`."""
+    """Return a function that sets an editor: a program that runs a statement on `text`."""
 
     def use(what: str) -> None:
         program = tmp_path / "editor.py"
@@ -115,18 +121,20 @@ def edit_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str]
     return use
 
 
-def test_the_editor_gets_a_copy(run: Callable[..., Done], conversation: Path, edit_with: Callable[[str], None]) -> None:
-    """Which takes the place of the file when it is sealed."""
+def test_edit_replaces_the_file_by_the_edited_copy(
+    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None]
+) -> None:
+    """The copy gets new checksums, takes the place of the file, and is not left behind."""
     edit_with("text = text.replace('Auf ', 'Ab ')")
-    assert run("edit", conversation).out.endswith(f"{conversation}\tsealed, 2 interactions\n")
+    assert run("edit", conversation).out.endswith(f"{conversation}\tsaved with checksums, 2 interactions\n")
     assert b"Ab " in load(conversation)[1].response.body
     assert [path.name for path in conversation.parent.glob("*.yaml")] == [conversation.name]
 
 
-def test_an_edit_of_nothing_changes_nothing(
-    run: Callable[..., Done], conversation: Path, edit_with: Callable[[str], None]
+def test_edit_does_not_write_the_file_when_nothing_was_changed(
+    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None]
 ) -> None:
-    """The file is not even written."""
+    """The time of the file stays the same, and no copy is left."""
     edit_with("")
     before = conversation.stat().st_mtime_ns
     assert run("edit", conversation).out == f"{conversation}\tnothing was changed\n"
@@ -137,10 +145,10 @@ def test_an_edit_of_nothing_changes_nothing(
 @pytest.mark.parametrize(
     ("what", "code"), [("text = 'x: ['", 1), ("text = 'x'; path.write_text(text); sys.exit(3)", 2)]
 )
-def test_an_edit_that_fails_is_kept_beside_the_file(
-    run: Callable[..., Done], conversation: Path, edit_with: Callable[[str], None], what: str, code: int
+def test_edit_keeps_the_copy_when_it_fails(
+    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None], what: str, code: int
 ) -> None:
-    """The file is as it was, and the next edit goes on where this one stopped."""
+    """The file is unchanged, and the next edit opens the copy again."""
     before = conversation.read_bytes()
     edit_with(what)
     done = run("edit", conversation)
@@ -153,10 +161,10 @@ def test_an_edit_that_fails_is_kept_beside_the_file(
     assert not copy.exists()
 
 
-def test_without_an_editor_the_way_is_shown(
-    run: Callable[..., Done], conversation: Path, monkeypatch: pytest.MonkeyPatch
+def test_edit_names_reseal_when_no_editor_is_set(
+    run: Callable[..., CommandResult], conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any editor will do, with one command after it."""
+    """The message tells the user to edit with any program and to run `edit --reseal`."""
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.delenv("EDITOR", raising=False)
     done = run("edit", conversation)

@@ -1,4 +1,4 @@
-"""`import`: what others recorded, as cassettes of ours."""
+"""`import`: conversion of cassettes of other tools."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from miniagents_testing.cassette import load
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.testing.cli.conftest import Done, Kit
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 
 def vcr_text(answer: bytes, serializer: Any = yamlserializer, **request: Any) -> str:
-    """A cassette as vcrpy itself writes it."""
+    """Return the text of a cassette as vcrpy itself writes it."""
     given = {"method": "POST", "uri": "https://api.openai.com/v1/chat/completions", "body": b"{}", "headers": {}}
     headers = {"Content-Type": ["text/event-stream"], "Set-Cookie": ["secret=1"], "Transfer-Encoding": ["chunked"]}
     response = {"status": {"code": 200, "message": "OK"}, "headers": headers, "body": {"string": answer}}
@@ -33,7 +33,7 @@ def vcr_text(answer: bytes, serializer: Any = yamlserializer, **request: Any) ->
 
 @pytest.fixture
 def foreign(tmp_path: Path, kit: Kit) -> Path:
-    """A folder of cassettes of vcrpy, in YAML and in JSON, with other things between them."""
+    """Return a folder with cassettes of vcrpy, in YAML and in JSON, and other files."""
     folder = tmp_path / "foreign"
     (folder / "test_a").mkdir(parents=True)
     body = kit.delta("stop", content="Grüß dich 😀") + b"data: [DONE]\n\n"
@@ -43,8 +43,10 @@ def foreign(tmp_path: Path, kit: Kit) -> Path:
     return folder
 
 
-def test_a_folder_keeps_its_structure(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
-    """Each file is sealed, and holds the same; headers that no client acts on are gone."""
+def test_import_keeps_the_structure_of_a_folder(
+    run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
+) -> None:
+    """Each file gets checksums and keeps its content, without headers that no client acts on."""
     out = tmp_path / "ours"
     said = "1 interaction, 2 chunks: 1 stop"
     lines = f"{out}/test_a/one.yaml\t{said}\n{out}/two.yaml\t{said}\n"
@@ -57,36 +59,42 @@ def test_a_folder_keeps_its_structure(run: Callable[..., Done], foreign: Path, t
         assert "set-cookie" in original.response.headers
 
 
-def test_one_file_goes_to_one_file(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
-    """Or into a folder, under its own name."""
+def test_import_of_one_file_writes_to_a_file_or_into_a_folder(
+    run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
+) -> None:
+    """A single cassette may be written to a .yaml file, several ones may not."""
     assert run("import", foreign / "two.json", "-o", tmp_path / "c.yaml").code == 0
     assert run("import", foreign / "two.json", "-o", tmp_path / "d").code == 0
     assert load(tmp_path / "c.yaml") == load(tmp_path / "d" / "two.yaml")
     assert run("import", foreign, "-o", tmp_path / "e.yaml").code == 2
 
 
-def test_nothing_is_replaced_unless_it_is_wanted(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
-    """What is there may be a better recording."""
+def test_import_replaces_files_only_with_force(
+    run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
+) -> None:
+    """Without `--force`, existing files stay, and no file is written."""
     target = tmp_path / "ours" / "two.yaml"
     target.parent.mkdir()
     target.write_text("mine", encoding="utf-8")
     done = run("import", foreign, "-o", target.parent)
     assert (done.code, [path.name for path in target.parent.iterdir()]) == (2, ["two.yaml"])
-    assert f"{target} is there already" in done.err
+    assert f"{target} exists already" in done.err
     assert run("import", foreign, "-o", target.parent, "--force").code == 0
     assert len(load(target)) == 1
 
 
-def test_two_files_for_one_place_are_refused(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
-    """Before anything is written."""
+def test_import_refuses_two_files_with_the_same_target(
+    run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
+) -> None:
+    """The error comes before any file is written."""
     (foreign / "two.yaml").write_text((foreign / "test_a" / "one.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     done = run("import", foreign, "-o", tmp_path / "ours")
     assert (done.code, (tmp_path / "ours").exists()) == (2, False)
-    assert "another file goes to" in done.err
+    assert "another file would be written to" in done.err
 
 
-def test_a_damaged_file_does_not_stop_the_others(run: Callable[..., Done], foreign: Path, tmp_path: Path) -> None:
-    """It is named, nothing is written for it, and the exit code tells."""
+def test_import_goes_on_after_a_damaged_file(run: Callable[..., CommandResult], foreign: Path, tmp_path: Path) -> None:
+    """The damaged file is named and not imported, and the exit code is 1."""
     (foreign / "two.json").write_text('{"interactions": [', encoding="utf-8")
     done = run("import", foreign, "-o", tmp_path / "ours")
     assert done.code == 1
@@ -94,10 +102,10 @@ def test_a_damaged_file_does_not_stop_the_others(run: Callable[..., Done], forei
     assert [path.name for path in (tmp_path / "ours").rglob("*.yaml")] == ["one.yaml"]
 
 
-def test_secrets_are_replaced_or_refused(
-    run: Callable[..., Done], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+def test_import_replaces_secrets_and_refuses_hidden_ones(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key in a prompt becomes [redacted]; one that is hidden in base64 is named, and its file not written."""
+    """A secret in a prompt becomes [redacted]; a file with one in base64 is named, and not written."""
     password = "tangerine-42-dream"
     monkeypatch.setenv("SHOP_PASSWORD", password)
     body = kit.delta("stop", content="Hi") + b"data: [DONE]\n\n"
@@ -114,8 +122,8 @@ def test_secrets_are_replaced_or_refused(
     assert b"It is [redacted]" in load(tmp_path / "ours" / "plain.yaml")[0].request_body
 
 
-def test_parsed_bodies_of_pydantic_ai_are_imported(run: Callable[..., Done], tmp_path: Path) -> None:
-    """The request is one that an SDK sends, and the answer one that it reads."""
+def test_import_reads_the_parsed_bodies_of_pydantic_ai(run: Callable[..., CommandResult], tmp_path: Path) -> None:
+    """The imported request and answer can be read as those of an SDK."""
     answer = {"object": "chat.completion", "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
     entry = {
         "request": {
@@ -137,8 +145,8 @@ def test_parsed_bodies_of_pydantic_ai_are_imported(run: Callable[..., Done], tmp
     assert json.loads(load(tmp_path / "d.yaml")[0].response.body) == answer
 
 
-def test_every_recorded_stream_is_imported_from_plain_vcrpy(run: Callable[..., Done], tmp_path: Path) -> None:
-    """Bodies byte for byte; what `verify` says of the import, it says of the original."""
+def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., CommandResult], tmp_path: Path) -> None:
+    """All bodies are imported byte for byte, and `verify` prints the same for import and original."""
     corpus = os.environ.get("MINIAGENTS_CORPUS")
     if not corpus:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
@@ -155,7 +163,7 @@ def test_every_recorded_stream_is_imported_from_plain_vcrpy(run: Callable[..., D
     assert run("import", tmp_path / "foreign", "-o", tmp_path / "ours").code == 0
     for path in (tmp_path / "ours").rglob("*.yaml"):
         assert load(path)[0].response.body == bodies[path.stem]
-    original = run("verify", tmp_path / "foreign").out.replace(" (not sealed)", "").splitlines()
+    original = run("verify", tmp_path / "foreign").out.replace(" (no checksums)", "").splitlines()
     imported = run("verify", tmp_path / "ours").out.splitlines()
     differing = [
         pair for pair in zip(original, imported, strict=True) if pair[0] != pair[1].replace("/ours/", "/foreign/")

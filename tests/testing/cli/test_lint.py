@@ -1,4 +1,4 @@
-"""`lint`: what should not be in committed cassettes, and cassettes that should not be there."""
+"""`lint`: content that should not be committed, and cassettes that no test names."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import Done, Kit
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 
-def _kinds(done: Done) -> list[str]:
+def _kinds(done: CommandResult) -> list[str]:
     return [line.partition("\t")[0] for line in done.out.splitlines()]
 
 
-def test_what_is_clean_is_fine(run: Callable[..., Done], conversation: Path, parallel: Path) -> None:
-    """Nothing is said in a pipe."""
+def test_lint_prints_nothing_when_cassettes_are_clean(
+    run: Callable[..., CommandResult], conversation: Path, parallel: Path
+) -> None:
+    """Clean cassettes give exit code 0 and no output."""
     assert run("lint", conversation, parallel) == (0, "", "")
 
 
-def test_X1_X4_X5_the_committed_cassettes_are_clean(run: Callable[..., Done], root: Path) -> None:
-    """And each is used by a test or an example."""
+def test_X1_X4_X5_the_committed_cassettes_are_clean(run: Callable[..., CommandResult], root: Path) -> None:
+    """The cassettes of this project have no findings, and each is named by a test or an example."""
     assert run("lint", root / "cassettes", "--tests", root / "tests", "--tests", root / "examples") == (0, "", "")
 
 
-def test_secrets_are_found_and_not_said(
-    run: Callable[..., Done], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+def test_lint_finds_secrets_in_prompts_and_across_deltas(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values of the environment in any encoding and over several deltas, and what only looks like a key."""
+    """Values of the environment are found encoded and across deltas, and texts that look like keys; none is printed."""
     password = "tangerine-42-dream"
     monkeypatch.setenv("SHOP_PASSWORD", password)
     key = "sk-" + "proj-" + "4f" * 15
@@ -53,8 +55,10 @@ def test_secrets_are_found_and_not_said(
     ]
 
 
-def test_X4_headers_that_no_client_acts_on_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """Of both sides, named once for the file: keys and cookies stand in those."""
+def test_X4_headers_that_no_client_acts_on_are_found(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """Unneeded headers of requests and responses are named once for each file."""
     answer = kit.answer("Hi", headers={"content-type": ["text/event-stream"], "set-cookie": ["a=1"]})
     headers = {f"x-stainless-{number}": ["1"] for number in range(7)}
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_headers=headers) for _ in range(2)])
@@ -62,8 +66,10 @@ def test_X4_headers_that_no_client_acts_on_are_found(run: Callable[..., Done], t
     assert run("lint", tmp_path) == (1, f"headers\t{tmp_path / 'c.yaml'}\tno client acts on {names}\n", "")
 
 
-def test_secrets_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What looks like a key, and what the environment calls one; the line says where it stands, and not what it is."""
+def test_lint_finds_keys_in_base64_and_known_values_across_deltas(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key in base64 and a value of the environment are found; the line has their place, and not the secret."""
     monkeypatch.setenv("OUR_API_KEY", "known-value-1")
     answer = kit.answer("It is ", "known-", "value-1.")
     hidden = base64.b64encode(b"key: sk-proj-aB3dE6gH9jK2mN5pQ8sT").decode()
@@ -75,8 +81,8 @@ def test_secrets_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit, m
     ]
 
 
-def test_X5_bodies_that_nobody_can_read_are_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """No person, and no scanner for secrets."""
+def test_X5_bodies_that_are_not_text_are_found(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
+    """Secrets in such bodies cannot be found, so each body is a finding."""
     answer = ResponseStream((Chunk(0, b"\x1f\x8b\xff"),), headers={"content-encoding": ["br"]})
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_body=b"\xff", uri="https://x.test/")])
     done = run("lint", tmp_path)
@@ -85,16 +91,16 @@ def test_X5_bodies_that_nobody_can_read_are_found(run: Callable[..., Done], tmp_
     assert "interaction 1\tthe response body is 3 bytes" in done.out
 
 
-def test_damage_is_found(run: Callable[..., Done], conversation: Path) -> None:
-    """As `verify` finds it."""
+def test_lint_finds_the_damage_that_verify_finds(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """A changed interaction is a finding."""
     conversation.write_text(conversation.read_text(encoding="utf-8").replace("Auf ", "Ab "), encoding="utf-8")
     done = run("lint", conversation)
     assert (done.code, _kinds(done)) == (1, ["damage"])
     assert "interaction 2" in done.out
 
 
-def test_an_event_that_clients_pass_over_is_found(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """A folded YAML string, edited by hand, puts a space before the first line: its event is lost without a word."""
+def test_lint_finds_an_event_that_clients_ignore(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
+    """A space before the first line, as a folded YAML string leaves it, makes clients ignore the event."""
     body = b" " + kit.delta(content="Hi") + kit.delta("stop") + b"data: [DONE]\n\n"
     save(tmp_path / "c.yaml", [kit.interaction("Hi", ResponseStream((Chunk(0, body),)))])
     done = run("lint", tmp_path)
@@ -117,10 +123,10 @@ def test_an_event_that_clients_pass_over_is_found(run: Callable[..., Done], tmp_
         ("openai/chat.yaml", "use_cassette('hat.yaml')  # openai/chat.yaml", False),
     ],
 )
-def test_cassettes_that_no_test_names_are_found(
-    run: Callable[..., Done], conversation: Path, tmp_path: Path, cassette: str, test: str, used: bool
+def test_lint_finds_cassettes_that_no_test_names(
+    run: Callable[..., CommandResult], conversation: Path, tmp_path: Path, cassette: str, test: str, used: bool
 ) -> None:
-    """By the default path of a test, or by a text in it; a comment is none."""
+    """A cassette is named by the default path of a test or by a string in its code, not by a comment."""
     path = tmp_path / "tests" / "cassettes" / cassette
     path.parent.mkdir(parents=True)
     conversation.rename(path)
@@ -130,10 +136,10 @@ def test_cassettes_that_no_test_names_are_found(
     assert (done.code, _kinds(done)) == ((0, []) if used else (1, ["orphan"]))
 
 
-def test_a_folder_of_tests_that_is_not_there_is_refused(
-    run: Callable[..., Done], conversation: Path, tmp_path: Path
+def test_lint_refuses_a_missing_folder_of_tests(
+    run: Callable[..., CommandResult], conversation: Path, tmp_path: Path
 ) -> None:
-    """Without it every cassette would be an orphan."""
+    """Without this check, every cassette would be a finding."""
     done = run("lint", conversation, "--tests", tmp_path / "nothing")
     assert done.code == 2
     assert "no such folder" in done.err

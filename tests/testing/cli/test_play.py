@@ -1,4 +1,4 @@
-"""`play`: the conversation as a person would have seen it."""
+"""`play`: a recorded conversation as its user saw it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import Done, Kit
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 
-def test_a_conversation_in_a_pipe_is_plain_text_at_once(run: Callable[..., Done], conversation: Path) -> None:
-    """Who said what, in turns, and how each answer ended; no colours and no waiting."""
+def test_play_prints_plain_text_without_waits_in_a_pipe(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """Prompts, answers and endings are printed in turns, without colours."""
     assert run("play", conversation) == (
         0,
         """\
@@ -37,8 +37,10 @@ gpt-4: Auf Wiedersehen
     )
 
 
-def test_parallel_streams_in_a_pipe_come_each_whole_with_its_number(run: Callable[..., Done], parallel: Path) -> None:
-    """Words of several streams in turn could be read by nobody."""
+def test_play_prints_parallel_streams_one_after_the_other_in_a_pipe(
+    run: Callable[..., CommandResult], parallel: Path
+) -> None:
+    """Each stream is printed whole, with its number."""
     assert (
         run("play", parallel).out
         == """\
@@ -56,8 +58,10 @@ def test_parallel_streams_in_a_pipe_come_each_whole_with_its_number(run: Callabl
     )
 
 
-def test_everything_that_is_said_is_shown(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """Reasoning, text, refusals and tool calls have lines of their own, and each is told apart."""
+def test_play_shows_reasoning_text_refusals_and_tool_calls(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """Each kind has lines of its own with a prefix."""
     fragments = [
         {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}},
         {"index": 0, "function": {"arguments": '{"city": '}},
@@ -89,8 +93,10 @@ refusal: Not now.
     )
 
 
-def test_the_end_of_what_is_not_whole_is_said(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """A reader that left, a broken connection, an error in place of an answer, and a body that is none."""
+def test_play_describes_the_ending_of_incomplete_answers(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """Broken and unfinished streams, errors, and bodies that are not answers have their endings described."""
     half: dict[str, Any] = {"finish_reason": None, "gap": 0.0, "headers_ms": 0.0}
     error = (Chunk(0, b'{"error": {"message": "slow down"}}'),)
     answers = [
@@ -120,8 +126,10 @@ def test_the_end_of_what_is_not_whole_is_said(run: Callable[..., Done], tmp_path
     ]
 
 
-def test_no_text_of_a_model_commands_the_terminal(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """Escape sequences are shown, also when they are split over tokens; so is rich's own markup."""
+def test_commands_make_control_characters_of_texts_visible(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """Escape sequences are shown as text, also when they are split over tokens; rich's markup has no effect."""
     texts = ("\x1b", "]0;owned\x07 [red]x[/] :smile: a\r", "\nb\u202ec \x9b2J")
     asked = "\x1b[2J[bold]Hi"
     save(tmp_path / "c.yaml", [kit.interaction(asked, kit.answer(*texts), system="\x1b]52;c;x\x07")])
@@ -133,15 +141,15 @@ def test_no_text_of_a_model_commands_the_terminal(run: Callable[..., Done], tmp_
     assert r"\x1b]0;owned\x07 [red]x[/] :smile: a" in run("play", tmp_path / "c.yaml").out
 
 
-def test_a_system_prompt_is_said_once(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """Each turn sends it again; whoever reads has read it."""
+def test_play_shows_a_repeated_system_prompt_once(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
+    """Later turns send the same system prompt again, and it is not printed again."""
     turns = [kit.interaction(asked, kit.answer("Ho"), system="Be kind.") for asked in ("Hi", "Hey")]
     save(tmp_path / "c.yaml", turns)
     assert run("play", tmp_path / "c.yaml").out.count("Be kind.") == 1
 
 
 class _Terminal(StringIO):
-    """A terminal that keeps what is written to it, and when."""
+    """Terminal that keeps each text written to it with its time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,20 +165,20 @@ class _Terminal(StringIO):
 
     def sleep(self, seconds: float) -> None:
         assert seconds > 0
-        self.now += seconds + 0.001  # every sleep is a little long, and that must not add up
+        self.now += seconds + 0.001  # each sleep is a bit too long, and the delays must not add up
 
     def plain(self) -> str:
-        """What was written, without colours and movements."""
+        """Return the text without colours and movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
 
     def moment(self, text: str) -> float:
-        """When it was first there."""
+        """Return the time at which a text was first written."""
         return next(moment for moment, written in self.log if text in written)
 
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
-    """Stdout as a person has it."""
+    """Return a terminal of 80 columns and 24 lines."""
     terminal = _Terminal()
     for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}.items():
         monkeypatch.setenv(name, value)
@@ -183,8 +191,8 @@ def _play(terminal: _Terminal, path: Path, speed: float) -> None:
 
 
 @pytest.mark.parametrize("speed", [1.0, 4.0])
-def test_tokens_come_at_their_recorded_moments(terminal: _Terminal, conversation: Path, speed: float) -> None:
-    """Divided by the speed; of the silence between two turns a second is left."""
+def test_play_shows_tokens_at_their_recorded_times(terminal: _Terminal, conversation: Path, speed: float) -> None:
+    """Times are divided by the speed, and a pause between two turns is cut to a second."""
     _play(terminal, conversation, speed)
     moments = {"who are you": 0, "A ": 0.2, "machine": 0.3, ".": 0.4, "stop": 0.6, "Bye": 1.6, "Auf ": 1.8}
     for text, moment in moments.items():
@@ -192,8 +200,8 @@ def test_tokens_come_at_their_recorded_moments(terminal: _Terminal, conversation
     assert "\x1b[1;34mgpt-4" in terminal.getvalue()
 
 
-def test_parallel_streams_are_seen_side_by_side(terminal: _Terminal, parallel: Path) -> None:
-    """Both grow at the same time; when one has ended, it stands above the other, whole, and stays."""
+def test_play_shows_parallel_streams_at_the_same_time_on_a_terminal(terminal: _Terminal, parallel: Path) -> None:
+    """Both streams grow in one frame; a stream that has ended stands whole above the other."""
     _play(terminal, parallel, 1.0)
     frames = [written for _, written in terminal.log]
     assert any("The " in frame and "Dough" in frame and "stop" not in frame for frame in frames)
@@ -203,8 +211,8 @@ def test_parallel_streams_are_seen_side_by_side(terminal: _Terminal, parallel: P
     assert "\x1b[?25h" in terminal.log[-2][1] + terminal.log[-1][1]  # the cursor is back
 
 
-def test_many_long_streams_fit_on_the_screen(terminal: _Terminal, tmp_path: Path, kit: Kit) -> None:
-    """Of each the last lines are shown, as many as there is room for; afterwards all of it is there."""
+def test_play_fits_many_long_streams_on_the_screen(terminal: _Terminal, tmp_path: Path, kit: Kit) -> None:
+    """Each running stream shows its last lines; at the end its whole text is there."""
     texts = [f"{number} word " for number in range(300)]
     save(tmp_path / "c.yaml", [kit.interaction(f"Q{number}", kit.answer(*texts)) for number in range(4)])
     _play(terminal, tmp_path / "c.yaml", 50.0)
@@ -215,18 +223,20 @@ def test_many_long_streams_fit_on_the_screen(terminal: _Terminal, tmp_path: Path
     assert terminal.plain().count("".join(texts)) == 4
 
 
-def test_a_dumb_terminal_is_not_drawn_on(terminal: _Terminal, parallel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot move its cursor: streams come one after the other."""
+def test_play_prints_parallel_streams_in_turn_on_a_dumb_terminal(
+    terminal: _Terminal, parallel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal that cannot move its cursor gets one stream after the other."""
     monkeypatch.setenv("TERM", "dumb")
     _play(terminal, parallel, 1.0)
     assert "\x1b" not in terminal.getvalue()
     assert terminal.moment("sea") == pytest.approx(0.3, abs=0.01)
-    assert terminal.moment("Dough") == pytest.approx(0.6, abs=0.01)  # it was there long ago
+    assert terminal.moment("Dough") == pytest.approx(0.6, abs=0.01)  # its recorded time was earlier
 
 
 @pytest.mark.parametrize("speed", ["-1", "nan", "inf", "fast"])
-def test_what_is_no_speed_is_refused(run: Callable[..., Done], conversation: Path, speed: str) -> None:
-    """With the usage and exit code 2."""
+def test_play_refuses_an_invalid_speed(run: Callable[..., CommandResult], conversation: Path, speed: str) -> None:
+    """The usage is printed, with exit code 2."""
     done = run("play", f"--speed={speed}", conversation)
     assert done.code == 2
     assert "--speed" in done.err

@@ -1,4 +1,4 @@
-"""`show`: what is in cassettes."""
+"""`show`: the interactions of cassettes as a table, or one in full."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import Done, Kit
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 HEADING = "file\tnumber\tagent\tprovider\tmodel\tasked\tchunks\tseconds\tend\ttokens_in\ttokens_out"
 
 
-def test_a_pipe_gets_one_line_an_interaction(run: Callable[..., Done], conversation: Path) -> None:
-    """With tabs between the values, so that `cut` and `awk` find them."""
+def test_show_prints_one_line_for_each_interaction_in_a_pipe(
+    run: Callable[..., CommandResult], conversation: Path
+) -> None:
+    """Tabs stand between the values, so that `cut` and `awk` find them."""
     done = run("show", conversation)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
@@ -27,8 +29,10 @@ def test_a_pipe_gets_one_line_an_interaction(run: Callable[..., Done], conversat
     ]
 
 
-def test_a_damaged_file_does_not_hide_the_others(run: Callable[..., Done], conversation: Path, parallel: Path) -> None:
-    """What is wrong is said on stderr, and in the exit code."""
+def test_show_prints_the_other_files_when_one_is_damaged(
+    run: Callable[..., CommandResult], conversation: Path, parallel: Path
+) -> None:
+    """The damage is reported on stderr and by exit code 1."""
     conversation.write_text("interactions:\n", encoding="utf-8")
     done = run("show", conversation.parent)
     assert done.code == 1
@@ -36,18 +40,20 @@ def test_a_damaged_file_does_not_hide_the_others(run: Callable[..., Done], conve
     assert str(conversation) in done.err
 
 
-def test_requests_that_are_none_of_a_model_are_shown_by_their_address(
-    run: Callable[..., Done], tmp_path: Path, kit: Kit
+def test_show_prints_the_address_of_requests_that_are_not_to_a_model(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """There is no prompt in them, and no model."""
+    """Without a prompt, method and address stand in its column."""
     answer = ResponseStream((Chunk(0, b"x"),))
     save(tmp_path / "c.yaml", [kit.interaction("", answer, uri="https://x.test/a", method="GET", request_body=b"")])
     row = run("show", tmp_path / "c.yaml").out.splitlines()[1]
     assert row.split("\t")[1:] == ["1", "", "x.test", "", "GET https://x.test/a", "1", "", "eof", "", ""]
 
 
-def test_usage_is_counted(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """As the provider says it, where it does."""
+def test_show_prints_the_token_counts_of_the_provider(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """The counts stand in the table and in the full form."""
     usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 34}})
     answer = kit.answer("Hi")
     chunks = (*answer.chunks[:-1], Chunk(0, f"data: {usage}\n\n".encode()), answer.chunks[-1])
@@ -56,8 +62,8 @@ def test_usage_is_counted(run: Callable[..., Done], tmp_path: Path, kit: Kit) ->
     assert "stop, gpt-4, 12 tokens in, 34 tokens out" in run("show", tmp_path / "c.yaml", "-n", "1").out
 
 
-def test_one_interaction_is_shown_in_full(run: Callable[..., Done], conversation: Path) -> None:
-    """Request, answer, end, and the chunk map as a person reads it."""
+def test_show_number_prints_one_interaction_in_full(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """The full form has request, answer, ending and the chunk map."""
     assert run("show", conversation, "--number", "2") == (
         0,
         f"""\
@@ -91,8 +97,10 @@ chunks    4, 429 bytes
     )
 
 
-def test_a_number_that_is_not_there_is_refused(run: Callable[..., Done], conversation: Path) -> None:
-    """The line says how many there are; of several files it cannot be known which is meant."""
+def test_show_number_is_refused_when_it_is_too_large_or_of_several_files(
+    run: Callable[..., CommandResult], conversation: Path
+) -> None:
+    """The message gives the number of interactions; a number needs a single file."""
     done = run("show", conversation, "-n", "3")
     assert done.code == 2
     assert "has 2 interactions; there is no number 3" in done.err
@@ -100,16 +108,18 @@ def test_a_number_that_is_not_there_is_refused(run: Callable[..., Done], convers
     assert run("show", conversation.parent, "-n", "1").code == 2
 
 
-def test_agents_are_named(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """Where the framework made the call, the path of aliases tells who asked."""
+def test_show_and_play_name_the_agent_of_a_request(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
+    """Requests of the framework are labelled with the path of aliases of their agent."""
     save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer("Ho"), agent="WRITER/OPENAI_AGENT#1")])
     assert run("show", tmp_path / "c.yaml").out.splitlines()[1].split("\t")[2] == "WRITER/OPENAI_AGENT#1"
     assert "agent     WRITER/OPENAI_AGENT#1" in run("show", tmp_path / "c.yaml", "-n", "1").out
     assert "WRITER/OPENAI_AGENT: Ho" in run("play", tmp_path / "c.yaml").out
 
 
-def test_a_request_without_a_response_is_shown(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """The connection failed before there was one; that is a recording, too."""
+def test_commands_accept_a_request_without_a_response(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """A connection that failed before a response is a valid recording."""
     failed = ResponseStream(status=0, reason="", end="raise ConnectError: refused", complete=False)
     save(tmp_path / "c.yaml", [kit.interaction("Hi", failed)])
     assert "\tbroken: ConnectError\t" in run("show", tmp_path / "c.yaml").out

@@ -1,4 +1,4 @@
-"""`verify`: whether cassettes are what was recorded, can be read, and how their streams ended."""
+"""`verify`: damage of cassettes, bodies that cannot be decoded, and the endings of streams."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import Done, Kit
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 
 def foreign(path: Path, body: str | bytes, **response: Any) -> None:
-    """A cassette as plain vcrpy writes it."""
+    """Write a cassette as plain vcrpy writes it."""
     entry = {
         "request": {"method": "POST", "uri": "https://api.openai.com/v1/chat/completions", "body": "", "headers": {}},
         "response": {"status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": body}, **response},
@@ -25,8 +25,10 @@ def foreign(path: Path, body: str | bytes, **response: Any) -> None:
     path.write_text(yaml.safe_dump({"interactions": [entry], "version": 1}), encoding="utf-8")
 
 
-def test_one_line_a_file(run: Callable[..., Done], conversation: Path, parallel: Path) -> None:
-    """How much there is in it, and how it ended."""
+def test_verify_prints_one_line_for_each_file(
+    run: Callable[..., CommandResult], conversation: Path, parallel: Path
+) -> None:
+    """The line has the size of the file, and the endings of its streams."""
     assert run("verify", conversation, parallel) == (
         0,
         f"ok\t{conversation}\t2 interactions, 9 chunks: 2 stop\nok\t{parallel}\t2 interactions, 9 chunks: 2 stop\n",
@@ -34,8 +36,8 @@ def test_one_line_a_file(run: Callable[..., Done], conversation: Path, parallel:
     )
 
 
-def test_recorded_failures_are_no_faults_of_the_file(run: Callable[..., Done], tmp_path: Path, kit: Kit) -> None:
-    """They are what was recorded, and the seal says so."""
+def test_verify_accepts_recorded_failures(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
+    """Recorded failures are no problems of a file with checksums."""
     path = tmp_path / "c.yaml"
     answers = [
         kit.answer("Hi"),
@@ -49,17 +51,17 @@ def test_recorded_failures_are_no_faults_of_the_file(run: Callable[..., Done], t
     assert run("verify", path) == (0, f"ok\t{path}\t{said}\n", "")
 
 
-def test_a_stream_that_just_stops_is_a_fault_where_nothing_is_sealed(
-    run: Callable[..., Done], tmp_path: Path, kit: Kit
+def test_verify_rejects_a_stream_without_end_when_there_are_no_checksums(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Others keep no ends: whether the provider stopped there, or the file did, nobody can tell."""
+    """Without checksums the provider may have stopped there, or the file may have been cut."""
     foreign(tmp_path / "whole.yaml", (kit.delta("stop", content="Hi") + b"data: [DONE]\n\n").decode())
     foreign(tmp_path / "half.yaml", kit.delta(content="Hi").decode())
     done = run("verify", tmp_path)
     assert done.code == 1
     half, whole = done.out.splitlines()
     assert half.startswith(f"bad\t{tmp_path / 'half.yaml'}\tinteraction 1: the stream ends, and the provider has not")
-    assert whole == f"ok\t{tmp_path / 'whole.yaml'}\t1 interaction, 2 chunks: 1 stop (not sealed)"
+    assert whole == f"ok\t{tmp_path / 'whole.yaml'}\t1 interaction, 2 chunks: 1 stop (no checksums)"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,9 @@ def test_a_stream_that_just_stops_is_a_fault_where_nothing_is_sealed(
         ("version: 1", "", "version"),
     ],
 )
-def test_damage_is_named(run: Callable[..., Done], conversation: Path, old: str, new: str, says: str) -> None:
+def test_verify_names_the_damage(
+    run: Callable[..., CommandResult], conversation: Path, old: str, new: str, says: str
+) -> None:
     """File, interaction and reason stand in the one line of the file."""
     conversation.write_text(conversation.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     done = run("verify", conversation)
@@ -89,20 +93,20 @@ def test_damage_is_named(run: Callable[..., Done], conversation: Path, old: str,
         (b"\x1b\x05\x80\xff", "interaction 1: the rest cannot be read"),
     ],
 )
-def test_a_body_that_cannot_be_decoded_is_bad(
-    run: Callable[..., Done], tmp_path: Path, body: str | bytes, says: str
+def test_verify_rejects_a_body_that_cannot_be_decoded(
+    run: Callable[..., CommandResult], tmp_path: Path, body: str | bytes, says: str
 ) -> None:
-    """An agent would fail on it too."""
+    """An agent would fail on such a body, too."""
     foreign(tmp_path / "c.yaml", body, headers={"content-encoding": ["br"]})
     done = run("verify", tmp_path)
     assert done.code == 1
     assert says in done.out
 
 
-def test_folders_are_searched_for_what_looks_like_a_cassette(
-    run: Callable[..., Done], conversation: Path, tmp_path: Path
+def test_verify_finds_the_cassettes_in_a_folder(
+    run: Callable[..., CommandResult], conversation: Path, tmp_path: Path
 ) -> None:
-    """Other YAML and JSON lies about, hidden folders are nobody's business; half a cassette still looks like one."""
+    """Damaged cassettes are found; hidden folders and other YAML and JSON files are left out."""
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / ".venv").mkdir()
     text = conversation.read_text(encoding="utf-8")

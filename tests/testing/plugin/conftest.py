@@ -15,20 +15,20 @@ import miniagents_testing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What is imported in a run of `pytester` is forgotten after it: modules that come with their first use would be there
-# twice.
+# `pytester` removes the modules that a run has imported, so modules that are loaded at their first use would exist
+# twice. They are loaded here, before any run.
 for package in (miniagents, miniagents_testing):
     for name in package.__all__:
         getattr(package, name)
 for library in (httpx, httpx2):
-    library.HTTPTransport()  # the connections below it come with the first transport
+    library.HTTPTransport()  # imports the modules of connections
 
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Writes a test file, and runs pytest on it in this process.
+    """Return a function that writes a test file, and runs pytest on it in this process.
 
-    Warnings are errors there, unknown markers too, and pytest-asyncio is in its strict mode.
+    There warnings and unknown markers are errors, and pytest-asyncio is in its strict mode.
     """
 
     def run(source: str, *arguments: str, ini: str = "", **files: str) -> pytest.RunResult:

@@ -1,4 +1,4 @@
-"""Cassettes by marker and fixture: where they lie, when they fail a test, and how they are recorded."""
+"""Cassettes by marker and fixture: their files, the tests that they fail, and their recording."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def aask(prompt):
 """
 
 
-def recorded(path: Path, *prompts: str) -> None:
-    """A cassette in which each prompt is answered with itself."""
+def record(path: Path, *prompts: str) -> None:
+    """Write a cassette in which each prompt is answered with itself."""
     save(
         path,
         [
@@ -53,15 +53,15 @@ def recorded(path: Path, *prompts: str) -> None:
 
 @pytest.fixture
 def cassettes(pytester: pytest.Pytester) -> Path:
-    """Where the cassettes of the project lie."""
+    """Return the folder of the cassettes of the project."""
     return pytester.path / "cassettes"
 
 
-def test_a_cassette_has_the_name_of_its_test(project: Project, cassettes: Path) -> None:
-    """By the marker alone or with the fixture, in classes and for each parameter, in tests that are async or not."""
-    recorded(cassettes / "test_it" / "test_marked.yaml", "one")
-    recorded(cassettes / "test_it" / "test_fixture.yaml", "two")
-    recorded(cassettes / "test_it" / "TestClass.test_method[3].yaml", "3")
+def test_default_cassette_has_the_name_of_its_test(project: Project, cassettes: Path) -> None:
+    """The marker or the fixture is enough, in classes, with parameters, and in sync and async tests."""
+    record(cassettes / "test_it" / "test_marked.yaml", "one")
+    record(cassettes / "test_it" / "test_fixture.yaml", "two")
+    record(cassettes / "test_it" / "TestClass.test_method[3].yaml", "3")
     result = project(
         ASK
         + """
@@ -85,9 +85,9 @@ class TestClass:
     result.assert_outcomes(passed=3)
 
 
-def test_a_marker_may_name_it(project: Project, cassettes: Path) -> None:
-    """From the folder of the cassettes on, with settings of `use_cassette`; the folder is the project's to choose."""
-    recorded(cassettes / "openai" / "hello.yaml", "hello", "left over")
+def test_marker_can_name_the_cassette(project: Project, cassettes: Path) -> None:
+    """The name is relative to the folder of the cassettes, which the ini file can set."""
+    record(cassettes / "openai" / "hello.yaml", "hello", "left over")
     test = (
         '@pytest.mark.miniagents_cassette("{}", unplayed="ignore")\ndef test_it():\n    assert ask("hello") == "hello"'
     )
@@ -105,25 +105,25 @@ def test_a_marker_may_name_it(project: Project, cassettes: Path) -> None:
         ('"one.yaml", pce=1', "pce"),
     ],
 )
-def test_X8_a_marker_that_cannot_be_meant_fails_the_test(project: Project, marker: str, said: str) -> None:
-    """With what is wrong about it."""
+def test_X8_a_marker_with_wrong_arguments_fails_the_test(project: Project, marker: str, said: str) -> None:
+    """The message says what is wrong with the marker."""
     result = project(f"@pytest.mark.miniagents_cassette({marker})\ndef test_it():\n    pass")
     result.assert_outcomes(errors=1)
     assert said in result.stdout.str()
 
 
-def test_what_is_left_of_a_cassette_fails_the_test(project: Project, cassettes: Path) -> None:
-    """It asks for less than when it was recorded."""
-    recorded(cassettes / "test_it" / "test_it.yaml", "one", "two")
+def test_test_fails_when_interactions_are_left(project: Project, cassettes: Path) -> None:
+    """A test that sends fewer requests than were recorded fails."""
+    record(cassettes / "test_it" / "test_it.yaml", "one", "two")
     result = project(ASK + "@pytest.mark.miniagents_cassette\ndef test_it():\n    ask('one')")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines("*UnplayedError:*test_it.yaml: 1 interactions were not played*")
 
 
-def test_a_swallowed_miss_fails_the_test(project: Project, cassettes: Path) -> None:
-    """The application may catch whatever it likes; where the test fails for it, the miss is told as well."""
-    recorded(cassettes / "test_it" / "test_swallows.yaml", "Hi")
-    recorded(cassettes / "test_it" / "test_fails.yaml", "Hi")
+def test_test_fails_when_the_application_catches_a_miss(project: Project, cassettes: Path) -> None:
+    """The miss fails the test; in a test that fails for another reason, it is added to that error."""
+    record(cassettes / "test_it" / "test_swallows.yaml", "Hi")
+    record(cassettes / "test_it" / "test_fails.yaml", "Hi")
     result = project(
         ASK
         + """
@@ -152,8 +152,8 @@ def test_fails():
 
 
 def test_K16_the_cassette_of_another_test_fails_the_test(project: Project, cassettes: Path) -> None:
-    """Its requests are missed or its recordings are left; a test that was renamed is told that it has no file."""
-    recorded(cassettes / "test_it" / "test_before.yaml", "Hi")
+    """Its requests are missed or its recordings are left; a renamed test is told that its file does not exist."""
+    record(cassettes / "test_it" / "test_before.yaml", "Hi")
     result = project(
         ASK
         + """
@@ -178,10 +178,10 @@ def test_after():
     result.stdout.fnmatch_lines(["*CassetteMissError: *test_after.yaml has no answers*", "*there is no such file*"])
 
 
-def test_a_test_that_is_skipped_or_cannot_begin_owes_nothing(project: Project, cassettes: Path) -> None:
-    """Only a test that has run can have left something out."""
+def test_interactions_left_are_no_error_when_the_test_has_not_run(project: Project, cassettes: Path) -> None:
+    """A test that was skipped, failed or could not start gets no second error for its cassette."""
     for name in ("test_skips", "test_cannot_begin", "test_fails"):
-        recorded(cassettes / "test_it" / f"{name}.yaml", "one")
+        record(cassettes / "test_it" / f"{name}.yaml", "one")
     result = project(
         """
 @pytest.fixture
@@ -202,9 +202,9 @@ def test_fails(stream_cassette):
     result.stdout.no_fnmatch_line("*UnplayedError*")
 
 
-def test_the_pace_may_be_chosen_on_the_command_line(project: Project, cassettes: Path) -> None:
-    """In virtual time, a recorded quarter of an hour is one."""
-    recorded(cassettes / "test_it" / "test_it.yaml", "slow")
+def test_option_sets_the_pace(project: Project, cassettes: Path) -> None:
+    """With `--miniagents-pace=1` the recorded waits pass in virtual time."""
+    record(cassettes / "test_it" / "test_it.yaml", "slow")
     source = (
         ASK
         + """
@@ -231,10 +231,10 @@ def test_it(provider_server, stream_cassette):
 
 
 @pytest.mark.parametrize("how", ["option", "ini", "marker"])
-def test_recording_has_to_be_asked_for(
+def test_requests_are_recorded_when_option_ini_or_marker_says_so(
     project: Project, cassettes: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once asked for, requests are really sent; the guard is for those that only play."""
+    """A test that records may send requests."""
     monkeypatch.delenv("CI", raising=False)
     source = RECORDED_TEST
     if how == "marker":
@@ -246,10 +246,10 @@ def test_recording_has_to_be_asked_for(
     assert b"Hello" in interaction.response.body
 
 
-def test_the_command_line_goes_before_the_marker(
+def test_record_mode_of_the_option_goes_before_the_marker(
     project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that nothing is recorded by a marker that was forgotten."""
+    """A forgotten marker records nothing when the option says `none`."""
     monkeypatch.delenv("CI", raising=False)
     source = f"@pytest.mark.miniagents_cassette(record_mode='once')\n{RECORDED_TEST.lstrip()}"
     project(source, "--miniagents-record=none").assert_outcomes(failed=1)
@@ -257,7 +257,7 @@ def test_the_command_line_goes_before_the_marker(
 
 
 def test_nothing_is_recorded_under_ci(project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says why, and what to do."""
+    """The error says why recording was refused."""
     monkeypatch.setenv("CI", "true")
     result = project(RECORDED_TEST, "--miniagents-record=once")
     result.assert_outcomes(errors=1)
@@ -265,19 +265,21 @@ def test_nothing_is_recorded_under_ci(project: Project, cassettes: Path, monkeyp
     assert not cassettes.exists()
 
 
-def test_workers_record_files_of_their_own(project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under pytest-xdist each test has its cassette, whoever runs it."""
+def test_each_test_records_its_own_file_under_xdist(
+    project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of pytest-xdist record the cassettes of their tests."""
     monkeypatch.delenv("CI", raising=False)
     tests = "\n".join(RECORDED_TEST.replace("test_it(", f"test_{number}(") for number in range(6))
     project(tests, "--miniagents-record=once", "-n", "2").assert_outcomes(passed=6)
     assert sorted(path.name for path in (cassettes / "test_it").glob("*.yaml")) == [f"test_{n}.yaml" for n in range(6)]
 
 
-def test_pytest_recording_keeps_its_own(project: Project, cassettes: Path) -> None:
-    """Its marker and ours, in one project, with all its options."""
+def test_plugin_works_beside_pytest_recording(project: Project, cassettes: Path) -> None:
+    """The markers of both plugins work in one project."""
     pytest.importorskip("pytest_recording")
-    recorded(cassettes / "test_it" / "test_ours.yaml", "one")
-    recorded(cassettes / "test_it" / "test_theirs.yaml", "two")
+    record(cassettes / "test_it" / "test_ours.yaml", "one")
+    record(cassettes / "test_it" / "test_theirs.yaml", "two")
     result = project(
         ASK
         + """
@@ -302,8 +304,8 @@ def test_theirs(vcr):
 @example("a/b", "a:b")
 @example("😀" * 99, "😀" * 98)
 @example("\ud83d", "\ude00")
-def test_K17_X8_a_cassette_can_have_any_tests_name(one: str, other: str) -> None:
-    """What no file can be called is replaced, and two tests never share a file, also where names have no case."""
+def test_K17_X8_any_test_name_gives_a_valid_and_unique_file_name(one: str, other: str) -> None:
+    """Forbidden characters are replaced, and two tests never share a file, also where file names ignore case."""
     names = [cassette_name("test_it", f"test[{parameter}]").removeprefix("test_it/") for parameter in (one, other)]
     for name in names:
         assert not set(name) & set('<>:"/\\|?*\x00')
@@ -311,15 +313,15 @@ def test_K17_X8_a_cassette_can_have_any_tests_name(one: str, other: str) -> None
     assert (names[0].casefold() == names[1].casefold()) is (one == other)
 
 
-def test_K17_a_name_without_parameters_is_the_tests_own() -> None:
-    """People find the cassette of a test, whatever case it is written in."""
+def test_K17_a_valid_test_name_is_the_file_name() -> None:
+    """A name without problems is used unchanged."""
     assert cassette_name("test_it", "TestIt.test_A[gpt-4]") == "test_it/TestIt.test_A[gpt-4].yaml"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto", "anyio"])
-def test_whichever_plugin_runs_an_async_test(project: Project, cassettes: Path, mode: str) -> None:
-    """pytest-asyncio in both of its modes, and anyio's; with pytest-randomly and in a process of pytest-xdist."""
-    recorded(cassettes / "test_it" / "test_it.yaml", "one")
+def test_marker_works_with_each_plugin_for_async_tests(project: Project, cassettes: Path, mode: str) -> None:
+    """pytest-asyncio in both modes and anyio's plugin run the test, in a process of pytest-xdist."""
+    record(cassettes / "test_it" / "test_it.yaml", "one")
     mark = {"strict": "@pytest.mark.asyncio\n", "auto": "", "anyio": "@pytest.mark.anyio\n"}[mode]
     source = (
         f"{ASK}\n{mark}@pytest.mark.miniagents_cassette\nasync def test_it():\n    assert await aask('one') == 'one'"

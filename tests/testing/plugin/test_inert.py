@@ -1,4 +1,4 @@
-"""The plugin is there for everybody who has the package, and does nothing to those who do not ask."""
+"""The plugin in projects that do not use it: it is loaded for every project, and changes nothing there."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_fails():
 """
 
 
-def test_nothing_changes_for_others(pytester: pytest.Pytester) -> None:
-    """The same tests with the same names, outcomes and warnings, with the plugin and without it."""
+def test_plugin_changes_nothing_for_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
+    """Names, outcomes and warnings of tests are the same with the plugin and without it."""
     pytester.makeini(
         "[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\n"
         "asyncio_default_fixture_loop_scope = function\n"
@@ -67,8 +67,8 @@ def test_nothing_changes_for_others(pytester: pytest.Pytester) -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_names_are_the_products_own() -> None:
-    """Options, ini names and markers begin with "miniagents"; the few short fixture names are nobody else's."""
+def test_options_ini_names_and_fixtures_collide_with_no_other_plugin() -> None:
+    """Options, ini names and markers begin with "miniagents", and no fixture has the name of a known plugin's."""
 
     class Spy:
         def __init__(self) -> None:
@@ -87,7 +87,7 @@ def test_names_are_the_products_own() -> None:
     fixtures: set[str] = set()
     for name in plugin.PARTS:
         module = import_module(name)
-        assert not hasattr(module, "pytest_addoption")  # it would come too late
+        assert not hasattr(module, "pytest_addoption")  # topics are loaded too late for options
         fixtures |= {
             name for name, value in vars(module).items() if type(value).__name__ == "FixtureFunctionDefinition"
         }
@@ -98,14 +98,14 @@ def test_names_are_the_products_own() -> None:
     assert not TAKEN_FIXTURES & fixtures
 
 
-def test_no_fixture_is_used_by_itself() -> None:
+def test_plugin_has_no_autouse_fixtures() -> None:
     """An autouse fixture would be set up for every test of every project."""
     for name in plugin.PARTS:
         assert "autouse" not in inspect.getsource(import_module(name))
 
 
-def test_it_imports_pytest_and_the_standard_library_only() -> None:
-    """And not even asyncio; an empty project does not even import the topics."""
+def test_plugin_imports_pytest_and_the_standard_library_only() -> None:
+    """The plugin does not import asyncio, and loads its topics only when it has to."""
     code = (
         "import sys, pytest, importlib\n"
         "before = set(sys.modules)\n"
@@ -120,15 +120,15 @@ def test_it_imports_pytest_and_the_standard_library_only() -> None:
     assert "asyncio" not in loaded
 
 
-def test_it_can_be_left_out(pytester: pytest.Pytester) -> None:
-    """By pytest's own `-p no:miniagents`, all of it."""
+def test_plugin_can_be_disabled(pytester: pytest.Pytester) -> None:
+    """The option `-p no:miniagents` removes all of it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     result = pytester.runpytest_inprocess("--help", "-p", "no:miniagents")
     result.stdout.no_fnmatch_line("*miniagents*seed*")
 
 
-def test_it_works_beside_other_plugins(pytester: pytest.Pytester) -> None:
-    """Spread over processes by pytest-xdist, shuffled by pytest-randomly, with pytest-recording's own options."""
+def test_plugin_works_beside_xdist_randomly_and_recording(pytester: pytest.Pytester) -> None:
+    """Tests in virtual time pass under pytest-xdist and pytest-randomly, with the options of pytest-recording."""
     pytester.makeini(
         "[pytest]\nfilterwarnings = error\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
         "miniagents_block_live_requests = true\n"

@@ -1,4 +1,4 @@
-"""The guard as pytest puts it on: which tests wear it, and that the one that tried is named."""
+"""The guard against live requests in pytest: the tests that it is on for, and its report of hidden refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Project = Callable[..., pytest.RunResult]
 
-BELT = "miniagents_block_live_requests = true"
+BLOCK_ALL = "miniagents_block_live_requests = true"
 LOOK_UP = "    socket.getaddrinfo('api.example.com', 443)\n"
 SWALLOWED = f"    try:\n    {LOOK_UP}    except Exception:\n        pass\n"
 CONNECT = "    socket.create_connection(('127.0.0.1', server.getsockname()[1])).close()\n"
@@ -24,9 +24,9 @@ def server():
 """
 
 
-def test_X13_a_project_can_have_it_on_all_tests(project: Project) -> None:
-    """By one line of ini; a test that lets the refusal out fails once, and says what to do."""
-    result = project(f"def test_live():\n{LOOK_UP}", ini=BELT)
+def test_X13_the_ini_file_blocks_live_requests_in_all_tests(project: Project) -> None:
+    """A test that raises the refusal fails once, and the message says what to do."""
+    result = project(f"def test_live():\n{LOOK_UP}", ini=BLOCK_ALL)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
@@ -38,14 +38,14 @@ def test_X13_a_project_can_have_it_on_all_tests(project: Project) -> None:
 
 
 @pytest.mark.parametrize("where", ["setup", "call", "teardown"])
-def test_X13_the_test_that_hid_it_is_named(project: Project, where: str) -> None:
-    """Wherever it was tried on its behalf: the teardown fails, with the line, and the next test does not."""
+def test_X13_a_test_that_hides_a_refusal_fails_at_its_teardown(project: Project, where: str) -> None:
+    """A refusal that was caught in setup, call or teardown fails this test with its line, and not the next test."""
     source = {
         "setup": f"@pytest.fixture\ndef thing():\n{SWALLOWED}\ndef test_hides(thing):\n    pass\n",
         "call": f"def test_hides():\n{SWALLOWED}",
         "teardown": f"@pytest.fixture\ndef thing():\n    yield\n{SWALLOWED}\ndef test_hides(thing):\n    pass\n",
     }[where]
-    result = project(f"{source}\ndef test_next():\n    pass\n", ini=BELT)
+    result = project(f"{source}\ndef test_next():\n    pass\n", ini=BLOCK_ALL)
     result.assert_outcomes(passed=2, errors=1)
     line = "test_hides" if where == "call" else "thing"
     result.stdout.fnmatch_lines(
@@ -62,33 +62,33 @@ def test_X13_the_test_that_hid_it_is_named(project: Project, where: str) -> None
     ],
     ids=["marker", "fixture", "loopback"],
 )
-def test_X13_tests_that_use_the_workshop_wear_it(project: Project, asks: str) -> None:
-    """Who scripts a model does not mean to ask a live one; other tests of the project are let alone."""
+def test_X13_live_requests_are_blocked_in_tests_that_use_the_plugin(project: Project, asks: str) -> None:
+    """A marker or a fixture of the plugin turns the guard on; other tests of the project may connect."""
     result = project(
         f"{SERVER}{asks}{LOOK_UP}\ndef test_other(server):\n{CONNECT}",
     )
     result.assert_outcomes(failed=1, passed=1)
 
 
-def test_loopback_can_be_allowed_by_a_marker(project: Project) -> None:
-    """For one test, a class or a module, as with any marker."""
+def test_marker_allows_connections_to_this_machine(project: Project) -> None:
+    """Without the marker such connections are refused."""
     result = project(
         f"{SERVER}"
         f"def test_not(server):\n{CONNECT}\n"
         f"@pytest.mark.miniagents_allow_loopback\ndef test_allowed(server):\n{CONNECT}",
-        ini=BELT,
+        ini=BLOCK_ALL,
     )
     result.assert_outcomes(failed=1, passed=1)
 
 
-def test_an_unrelated_failure_tells_of_it(project: Project) -> None:
-    """The test fails as it does, and its teardown says what else was wrong."""
-    result = project(f"def test_both():\n{SWALLOWED}    assert 1 == 2\n", ini=BELT)
+def test_hidden_refusal_is_reported_beside_an_unrelated_failure(project: Project) -> None:
+    """The test fails as it does without the guard, and its teardown reports the refusal."""
+    result = project(f"def test_both():\n{SWALLOWED}    assert 1 == 2\n", ini=BLOCK_ALL)
     result.assert_outcomes(failed=1, errors=1)
 
 
-def test_a_skipped_test_wears_nothing_afterwards(project: Project) -> None:
-    """However a test ends, the next one begins without its guard."""
+def test_guard_is_stopped_after_a_test_that_was_skipped_or_could_not_start(project: Project) -> None:
+    """The next test runs without the guard."""
     result = project(
         f"{SERVER}"
         "def test_skips(virtual_clock):\n    pytest.skip('not today')\n"

@@ -1,4 +1,4 @@
-"""The fixtures for scripts: what they make must be used up when the test has ended."""
+"""Fixtures for scripted models and servers: the test fails unless it uses the whole script."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ async def ask(agent):
 """
 
 
-def test_a_script_that_is_used_up_passes(project: Project) -> None:
-    """As agents, as a client of the SDK, and over a socket of this machine."""
+def test_test_passes_when_its_script_is_used_completely(project: Project) -> None:
+    """This holds for an agent, a client of the SDK, and a server."""
     result = project(
         ASK
         + """
@@ -46,8 +46,8 @@ async def test_server(provider_server):
     result.assert_outcomes(passed=3)
 
 
-def test_what_is_left_of_a_script_fails_the_test(project: Project) -> None:
-    """Of a server's too; a test that has failed already is not asked."""
+def test_test_fails_when_steps_are_left(project: Project) -> None:
+    """This holds for models and servers; a test that has failed already gets no second error."""
     result = project(
         ASK
         + """
@@ -67,8 +67,8 @@ def test_fails(scripted_llm):
     assert result.stdout.str().count("E       miniagents_testing.errors.UnconsumedStepsError: ") == 2
 
 
-def test_a_call_too_much_fails_the_test_that_swallows_it(project: Project) -> None:
-    """Whoever catches everything does not hide it."""
+def test_test_fails_when_the_application_catches_an_unexpected_call(project: Project) -> None:
+    """An application that catches all errors does not hide a call without a step."""
     result = project(
         ASK
         + """

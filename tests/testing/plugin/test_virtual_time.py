@@ -1,4 +1,4 @@
-"""The marker, the fixture and the option for virtual time, with each plugin that runs async tests."""
+"""Marker, fixture and option for virtual time, with each plugin that runs async tests."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ AUTO = "asyncio_mode = auto"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_marked_tests_sleep_for_nothing(project: Project, mode: str) -> None:
-    """Under pytest-asyncio, in both of its modes; the others have asyncio's loop, and no name is changed."""
+def test_marked_test_runs_in_virtual_time(project: Project, mode: str) -> None:
+    """Under pytest-asyncio in both modes; other tests keep the loop of asyncio, and no test gets another name."""
     result = project(
         (ASYNCIO if mode == "strict" else "")
         + MARK
@@ -41,8 +41,8 @@ def test_marked_tests_sleep_for_nothing(project: Project, mode: str) -> None:
     result.stdout.fnmatch_lines(["test_it.py::test_virtual PASSED*", "test_it.py::test_real PASSED*"])
 
 
-def test_the_fixture_asks_for_it_too(project: Project) -> None:
-    """It tells the time of the running loop, and does not run anything inside it."""
+def test_fixture_makes_an_async_test_run_in_virtual_time(project: Project) -> None:
+    """`time()` is the time of the running loop, and `run` refuses to run inside it."""
     result = project(
         "async def test_virtual(virtual_clock):\n"
         "    await asyncio.sleep(3600)\n"
@@ -54,8 +54,8 @@ def test_the_fixture_asks_for_it_too(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_async_fixtures_run_on_the_same_loop(project: Project) -> None:
-    """What they start goes on in the test, and their ends are in virtual time as well."""
+def test_async_fixtures_run_on_the_loop_of_the_test(project: Project) -> None:
+    """A task of a fixture goes on in the test, and the teardown runs in virtual time as well."""
     result = project(
         "@pytest.fixture\n"
         "async def alarm():\n"
@@ -70,8 +70,8 @@ def test_async_fixtures_run_on_the_same_loop(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_loops_of_a_module_change_with_the_marker(project: Project) -> None:
-    """Async fixtures of the module are set up again on the loop that the next test has."""
+def test_async_fixtures_of_a_module_are_set_up_again_for_another_loop(project: Project) -> None:
+    """Marked and unmarked tests of a module each get the fixture on their own loop."""
     module = "@pytest.mark.asyncio(loop_scope='module')\n"
     result = project(
         "import pytest_asyncio\n"
@@ -91,8 +91,8 @@ def test_loops_of_a_module_change_with_the_marker(project: Project) -> None:
     result.assert_outcomes(passed=3)
 
 
-def test_a_project_keeps_its_own_loop_factories(project: Project) -> None:
-    """They serve every test that is not marked."""
+def test_loop_factories_of_the_project_serve_unmarked_tests(project: Project) -> None:
+    """The hook of the project decides for every test that is not marked."""
     result = project(
         f"{MARK}{AN_HOUR.strip()}\n\n"
         "async def test_own():\n"
@@ -105,8 +105,8 @@ def test_a_project_keeps_its_own_loop_factories(project: Project) -> None:
     result.assert_outcomes(passed=2)
 
 
-def test_a_test_cannot_choose_another_loop_as_well(project: Project) -> None:
-    """pytest-asyncio would skip it."""
+def test_marked_test_with_loop_factories_is_refused(project: Project) -> None:
+    """The two settings contradict each other."""
     result = project(
         f"@pytest.mark.asyncio(loop_factories=['uvloop'])\n{MARK}{AN_HOUR.strip()}\n",
     )
@@ -114,8 +114,8 @@ def test_a_test_cannot_choose_another_loop_as_well(project: Project) -> None:
     result.stdout.fnmatch_lines(["*test_virtual asks for virtual time, and for loop_factories of its own*"])
 
 
-def test_a_marked_test_does_not_run_on_another_loop(project: Project) -> None:
-    """Whoever else has a hand in it: it fails before it begins, and says what would work."""
+def test_marked_test_fails_when_another_hook_gives_its_loop(project: Project) -> None:
+    """The test fails before its call, and the message says what works."""
     result = project(
         f"{MARK}{AN_HOUR.strip()}\n",
         ini=AUTO,
@@ -130,8 +130,8 @@ def test_a_marked_test_does_not_run_on_another_loop(project: Project) -> None:
     )
 
 
-def test_a_marked_test_that_nobody_runs_says_what_is_missing(project: Project) -> None:
-    """Without a plugin for async tests there is no loop at all."""
+def test_marked_test_fails_when_no_plugin_runs_async_tests(project: Project) -> None:
+    """The message names the plugins that would run the test."""
     result = project(f"{MARK}{AN_HOUR.strip()}\n", "-p", "no:asyncio", ini="")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*test_virtual asks for virtual time, but no plugin runs it.*pytest-asyncio 1.4 or*"])
@@ -140,8 +140,8 @@ def test_a_marked_test_that_nobody_runs_says_what_is_missing(project: Project) -
 # --- anyio's plugin
 
 
-def test_anyios_plugin_runs_marked_tests_in_virtual_time(project: Project) -> None:
-    """Once, on asyncio; other tests run on each of its backends as ever."""
+def test_anyio_plugin_runs_marked_tests_in_virtual_time(project: Project) -> None:
+    """A marked test runs once, on asyncio; other tests run on each backend as before."""
     result = project(
         "import anyio\n"
         "@pytest.fixture\n"
@@ -163,8 +163,8 @@ def test_anyios_plugin_runs_marked_tests_in_virtual_time(project: Project) -> No
     result.stdout.fnmatch_lines(["test_it.py::test_virtual PASSED*", "test_it.py::test_real?asyncio? PASSED*"])
 
 
-def test_a_backend_of_the_project_gives_way(project: Project) -> None:
-    """Where `anyio_backend` is no parametrization but a fixture, the marker still wins."""
+def test_marker_goes_before_the_anyio_backend_of_the_project(project: Project) -> None:
+    """This also holds if `anyio_backend` is a fixture without parameters."""
     result = project(
         "@pytest.fixture\n"
         "def anyio_backend():\n"
@@ -177,8 +177,8 @@ def test_a_backend_of_the_project_gives_way(project: Project) -> None:
 # --- tests that are not async
 
 
-def test_the_fixture_runs_coroutines(project: Project) -> None:
-    """One after the other, each from time 0; `time()` is where the last one ended."""
+def test_fixture_runs_coroutines_in_a_test_that_is_not_async(project: Project) -> None:
+    """Each run starts at time 0, and `time()` is the end of the last run."""
     result = project(
         "def test_virtual(virtual_clock):\n"
         "    assert virtual_clock.time() == 0\n"
@@ -189,8 +189,8 @@ def test_the_fixture_runs_coroutines(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_a_marker_without_effect_fails(project: Project) -> None:
-    """Directly at a test; one for the whole module passes those by that have no loop."""
+def test_marked_test_fails_when_it_is_not_async_and_lacks_the_fixture(project: Project) -> None:
+    """A marker at the test itself would have no effect; a marker of a module is ignored for such tests."""
     source = "def test_plain():\n    pass\n"
     failed = project(MARK + source)
     failed.assert_outcomes(failed=1)
@@ -229,8 +229,8 @@ def test_race(seed):
     ],
     ids=["asyncio", "anyio", "fixture", "function"],
 )
-def test_a_test_runs_under_many_schedules(project: Project, definition: str, ini: str) -> None:
-    """Each is a test of its own, which says how to see it again; and so it is seen again."""
+def test_test_runs_under_each_of_its_schedules(project: Project, definition: str, ini: str) -> None:
+    """Each schedule is a test case; a failure names the seed, and the option for that seed gives the same result."""
     every = project(definition, "-rA", ini=ini)
     outcomes = every.parseoutcomes()
     assert outcomes["passed"] + outcomes["failed"] == 20
@@ -247,8 +247,8 @@ def test_a_test_runs_under_many_schedules(project: Project, definition: str, ini
             one.stdout.fnmatch_lines([told])
 
 
-def test_a_test_may_fix_its_seed(project: Project) -> None:
-    """The option has the last word."""
+def test_option_for_a_seed_goes_before_the_marker(project: Project) -> None:
+    """A marker can fix the seed, and the option replaces it."""
     source = (
         "@pytest.mark.miniagents_virtual_time(seed=7)\n"
         "async def test_seed():\n"
@@ -258,8 +258,8 @@ def test_a_test_may_fix_its_seed(project: Project) -> None:
     project(source, "--miniagents-schedule-seed=8", ini=AUTO).assert_outcomes(failed=1)
 
 
-def test_hypothesis_chooses_schedules(project: Project) -> None:
-    """Seeds are plain integers; async tests with `@given` have the marked loop, too."""
+def test_hypothesis_can_choose_seeds(project: Project) -> None:
+    """Seeds are plain integers, and async tests with `@given` run on the virtual loop."""
     result = project(
         "from hypothesis import given, settings, strategies as st\n"
         f"async def race():{RACE}\n"
@@ -287,8 +287,8 @@ def test_hypothesis_chooses_schedules(project: Project) -> None:
         ("poll()", "*VirtualTimeoutError: 60 s of virtual time were not enough*", "asyncio.sleep(1)"),
     ],
 )
-def test_what_would_hang_fails_at_once(project: Project, body: str, told: str, line: str) -> None:
-    """A wait for nothing by itself, a loop without end by a timeout; the line is in the report."""
+def test_test_that_would_hang_fails_at_once(project: Project, body: str, told: str, line: str) -> None:
+    """A wait without an end fails by itself, an endless loop by its timeout; the report has the line."""
     result = project(
         "async def poll():\n"
         "    while True:\n"
@@ -302,7 +302,7 @@ def test_what_would_hang_fails_at_once(project: Project, body: str, told: str, l
 
 
 def test_wrong_arguments_of_the_marker_are_refused(project: Project) -> None:
-    """With the names of the right ones."""
+    """The message lists the valid arguments."""
     result = project(f"@pytest.mark.miniagents_virtual_time(seeds=7)\n{AN_HOUR.strip()}\n", ini=AUTO)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*miniagents_virtual_time takes seed=, schedules= and timeout= only*"])

@@ -1,4 +1,4 @@
-"""The workshop as a package: what its names are, and what they say where something is missing."""
+"""The testing kit as a package: its names, and its errors when an extra is missing."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import miniagents_testing
 from miniagents.errors import MissingExtraError
 
 
-def test_every_public_name_is_there() -> None:
-    """Names come when they are asked for, and `dir` knows them before."""
+def test_public_names_can_be_read_and_are_in_dir() -> None:
+    """Each name of `__all__` is loaded at its first use, and `dir` has it before."""
     assert set(miniagents_testing.__all__) <= set(dir(miniagents_testing))
     for name in miniagents_testing.__all__:
         assert getattr(miniagents_testing, name).__name__ == name
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    """As with any module."""
+def test_unknown_name_is_an_attribute_error() -> None:
+    """The package has no attribute but its own."""
     with pytest.raises(AttributeError, match="'miniagents_testing' has no attribute 'Nothing'"):
         _ = miniagents_testing.Nothing
 
@@ -27,8 +27,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize(
     ("name", "missing"), [("ReplayTransport", "httpx2"), ("ProviderServer", "starlette"), ("use_cassette", "vcr")]
 )
-def test_a_missing_extra_is_named_with_its_pip_line(name: str, missing: str) -> None:
-    """Without the extra the package imports, and the first use of it says what to install."""
+def test_first_use_of_a_name_says_what_to_install_when_the_extra_is_missing(name: str, missing: str) -> None:
+    """The package can be imported without the extra; the first use of a name gives the line for pip."""
     code = f"import sys, miniagents_testing; sys.modules[{missing!r}] = None; miniagents_testing.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"ImportError: miniagents_testing.{name} needs '{missing}" in done.stderr
@@ -44,17 +44,17 @@ def test_a_missing_extra_is_named_with_its_pip_line(name: str, missing: str) -> 
         ("openai_client", "httpx2", "testing"),
     ],
 )
-def test_what_a_scripted_model_lacks_is_named(
+def test_scripted_model_says_what_to_install_when_a_package_is_missing(
     method: str, missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the line that installs it."""
+    """The error gives the line for pip."""
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=rf"'{missing}' is not installed.*'miniagents\[{extra}\]'"):
         getattr(miniagents_testing.ScriptedLLM("Hello"), method)()
 
 
-def test_a_scripted_model_needs_the_framework_only() -> None:
-    """No SDK, no HTTP library, nothing of the extra: agents on a script run wherever agents do."""
+def test_scripted_agent_needs_no_extra() -> None:
+    """Scripted agents need no SDK, no HTTP library and no package of the extra."""
     code = """if True:
         import asyncio, sys
         for name in ("anthropic", "httpx2", "openai", "starlette", "uvicorn", "yaml"):
