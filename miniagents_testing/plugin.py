@@ -71,9 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run tests in virtual time with the schedule of seed N only, in place of the schedules that they ask for",
     )
-    parser.addini(
-        "miniagents_record", f"record mode without an option or a marker: {modes}", default="none"
-    )
+    parser.addini("miniagents_record", f"record mode without an option or a marker: {modes}", default="none")
     parser.addini(
         "miniagents_cassette_dir",
         "folder of the cassettes, relative to the folder of each test file (default: cassettes)",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 """Characters that some system forbids in file names; Windows has the longest list."""
 _MAX_NAME_BYTES = 100
-"""Bytes of a name. File systems allow 255, but temporary files and lock files have longer names."""
+"""Most bytes of a test's name in a file name. File systems allow 255; temporary and lock files have longer names."""
 
 
 def cassette_name(module: str, test: str) -> str:

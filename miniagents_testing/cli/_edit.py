@@ -95,9 +95,8 @@ def _save_with_checksums(edited: Path, target: Path, screen: Screen) -> None:
     for change in changes:
         screen.print_row(str(target), change, style="yellow")
     save(target, interactions)
-    screen.print_row(
-        str(target), f"saved with checksums, {format_count(len(interactions), 'interaction')}", style="green"
-    )
+    count = format_count(len(interactions), "interaction")
+    screen.print_row(str(target), f"saved with checksums, {count}", style="green")
 
 
 def add_import(commands: Commands) -> None:

@@ -63,9 +63,8 @@ def _run_verify(options: argparse.Namespace) -> int:
         problems = _find_problems(cassette)
         bad += bool(problems)
         if problems:
-            screen.print_row(
-                "bad", str(path), "; ".join(_without_path(problem, path) for problem in problems), style="red"
-            )
+            text = "; ".join(_without_path(problem, path) for problem in problems)
+            screen.print_row("bad", str(path), text, style="red")
         else:
             note = "" if cassette.has_checksum else " (no checksums)"
             screen.print_row("ok", str(path), summarize(cassette) + note, style="green")
@@ -169,10 +168,7 @@ def _find_in_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
     """Yield kind and description of each finding in the bodies of an interaction."""
     for side, body in (("request", interaction.request_body), ("response", interaction.response.body)):
         if not is_text(body):
-            yield (
-                "opaque",
-                f"the {side} body is {len(body):,} bytes that are not text: secrets in it cannot be found",
-            )
+            yield "opaque", f"the {side} body is {len(body):,} bytes of no text: secrets in it cannot be found"
     if _INDENTED_LINE.search(interaction.response.body):
         yield "damage", "a line of the stream begins with a space, so clients ignore it; remove the space"
 
@@ -219,9 +215,8 @@ class _CassetteReferences:
         """
         if cassette.stem.partition("[")[0] in self._tests[cassette.parent.name]:
             return True
-        return any(
-            tail in self._strings for path in (cassette, cassette.with_suffix("")) for tail in _path_ends(path.parts)
-        )
+        paths = (cassette, cassette.with_suffix(""))
+        return any(end in self._strings for path in paths for end in _path_ends(path.parts))
 
 
 def _names_of_tests(body: Sequence[ast.stmt], prefix: str = "") -> Iterator[str]:

@@ -267,9 +267,8 @@ class _Stream:
         """Read an interaction, the `number`-th one of its cassette."""
         moments = timeline([interaction])
         arrivals = tuple(moment.ms / 1000 for moment in moments if moment.what == "chunk")
-        return cls(
-            number, interaction, read_interaction(interaction), moments[0].ms / 1000, arrivals, moments[-1].ms / 1000
-        )
+        start, end = moments[0].ms / 1000, moments[-1].ms / 1000
+        return cls(number, interaction, read_interaction(interaction), start, arrivals, end)
 
     @property
     def label(self) -> Text:
@@ -296,9 +295,8 @@ def _format_prompt(reading: Reading, mark: str, known: set[str]) -> Text:
                 continue
             known.add(turn.text)
         text_shown = turn.text if len(turn.text) <= _MAX_PROMPT_CHARS else f"… {turn.text[-_MAX_PROMPT_CHARS:]}"
-        text.append(f"{mark}{make_safe_line(turn.role).upper()}: ", "bold green").append_text(
-            make_safe(text_shown)
-        ).append("\n")
+        text.append(f"{mark}{make_safe_line(turn.role).upper()}: ", "bold green")
+        text.append_text(make_safe(text_shown)).append("\n")
     return text
 
 

@@ -253,6 +253,7 @@ def _error_message(interaction: Interaction, provider: str) -> str:
 
 
 def _join(values: Iterable[str]) -> str:
+    """Return the values of a header as one value."""
     return ", ".join(values)
 
 
@@ -320,14 +321,17 @@ def _tool_piece(part: Any, name: Any, arguments: Any = "") -> Piece:
 
 
 def _dict_or_empty(value: Any) -> dict[str, Any]:
+    """Return a dict as it is, and an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def _list_or_empty(value: Any) -> list[Any]:
+    """Return a list as it is, and an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 
 def _text_or_empty(value: Any) -> str:
+    """Return a string as it is, and an empty one for anything else."""
     return value if isinstance(value, str) else ""
 
 
@@ -341,9 +345,8 @@ def read_prompt(body: bytes) -> Prompt:
         return Prompt()
     prompt = request.get("messages") or request.get("input") or request.get("prompt") or ()
     items = [prompt] if isinstance(prompt, (str, dict)) else list(prompt) if isinstance(prompt, (list, tuple)) else []
-    instructions = _content_text(
-        request.get("system") or request.get("instructions")
-    )  # in chat completions they are messages
+    # In chat completions, instructions are messages.
+    instructions = _content_text(request.get("system") or request.get("instructions"))
     turns = [Turn("system", instructions)] if instructions else []
     for item in items:
         turn = _read_turn(item)
@@ -371,11 +374,15 @@ def _read_turn(item: Any) -> Turn:
 
 
 def _is_tool_result(part: Any) -> bool:
+    """Return True for a part of a message that is the result of a tool."""
     return isinstance(part, dict) and str(part.get("type") or "").endswith("tool_result")
 
 
 def _content_text(content: Any) -> str:
-    """Return the text of a message's content: of a string, or of a list of parts. Other parts give their type."""
+    """Return the text of a message's content, which is a string or a list of parts.
+
+    Parts without text, such as images, give their type in brackets.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
@@ -387,4 +394,4 @@ def _content_text(content: Any) -> str:
     for key in ("text", "content", "output"):
         if isinstance(content.get(key), (str, list)):
             return _content_text(content[key])
-    return f"[{content.get('type') or 'something'}]"  # an image, a document
+    return f"[{content.get('type') or 'something'}]"

@@ -33,7 +33,7 @@ PROBLEMS_FOUND, NOT_DONE = 1, 2
 """Exit codes of commands; the help of the command line explains them."""
 _T = TypeVar("_T")
 _MIN_ITEMS_FOR_BAR = 20
-"""The fewest items with a progress bar: fewer ones are done before a user could read it."""
+"""Fewest items that get a progress bar: fewer ones are done before a user could read it."""
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 _INTERACTIONS = re.compile(rb'^interactions:|"interactions"\s*:', re.MULTILINE)
 _CHECKSUM = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
@@ -163,9 +163,8 @@ def read_cassette(path: Path) -> CassetteFile:
         warnings.simplefilter("always")
         try:
             interactions = load(path)
-            for (
-                interaction
-            ) in interactions:  # a chunk map that does not fit its body is a warning when the chunks are read
+            for interaction in interactions:
+                # the chunks, too: a chunk map that does not fit its body is a warning
                 tuple(interaction.response.chunks)
         except CassetteFormatError as error:
             return CassetteFile(path, damage=[str(error)])

@@ -241,7 +241,7 @@ def test_local_work_is_not_refused(port: int) -> None:
         assert socket.getaddrinfo("localhost", port)
         with closing(socket.socket(socket.AF_UNIX)) as sock, pytest.raises(FileNotFoundError):
             sock.connect("/nowhere")
-        if hasattr(socket, "_fallback_socketpair"):  # how pairs are made where the system has none
+        if hasattr(socket, "_fallback_socketpair"):  # makes pairs of sockets on systems without them
             for end in socket._fallback_socketpair():
                 end.close()
     assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, check=True).stdout.strip() == b"1"

@@ -128,7 +128,7 @@ async def test_held_answer_goes_on_when_it_is_released() -> None:
     assert seen == ["", "a", "b", None]
 
 
-# --- what goes wrong
+# --- failures
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -193,7 +193,7 @@ async def test_server_answers_others_after_a_client_has_left() -> None:
             assert "next" in (await client.post(url, json={"input": "Hi"})).text
 
 
-# --- the end
+# --- stopping
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def _interaction(text: str, path: str = "chat/completions", prompt: str = "Hi") 
     return Interaction("POST", f"https://api.openai.com/v1/{path}", request, response)
 
 
-async def _said(client: openai.AsyncOpenAI, prompt: str) -> str:
+async def _ask(client: openai.AsyncOpenAI, prompt: str) -> str:
     messages: Any = [{"role": "user", "content": prompt}]
     chunks = await client.chat.completions.create(model="m", messages=messages, stream=True)
     return "".join([choice.delta.content or "" async for chunk in chunks for choice in chunk.choices])
@@ -253,7 +253,7 @@ async def test_recordings_answer_their_own_requests() -> None:
     """Recordings answer in any order of requests; equal requests are answered in the recorded order."""
     script = recorded([_interaction("one"), _interaction("other", prompt="Ho"), _interaction("two")])
     async with ProviderServer(script) as server, _openai(server) as client:
-        assert [await _said(client, prompt) for prompt in ("Ho", "Hi", "Hi")] == ["other", "one", "two"]
+        assert [await _ask(client, prompt) for prompt in ("Ho", "Hi", "Hi")] == ["other", "one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -264,19 +264,19 @@ async def test_request_without_a_recording_is_refused(prompt: str, why: str) -> 
     """The message says how the request differs from the recorded one."""
     async with ProviderServer(recorded([_interaction("one"), _interaction("x", "responses")])) as server:
         async with _openai(server) as client:
-            assert await _said(client, "Hi") == "one"
+            assert await _ask(client, "Hi") == "one"
             with pytest.raises(openai.BadRequestError, match=why):
-                await _said(client, prompt)
+                await _ask(client, prompt)
 
 
 async def test_recorded_responses_as_a_script_answer_in_their_order() -> None:
     """A list of recorded responses answers any requests."""
     script = [_interaction("one").response, _interaction("two").response]
     async with ProviderServer(script) as server, _openai(server) as client:
-        assert [await _said(client, prompt) for prompt in ("What", "ever")] == ["one", "two"]
+        assert [await _ask(client, prompt) for prompt in ("What", "ever")] == ["one", "two"]
 
 
-# --- as a program
+# --- the command
 
 
 @pytest.mark.parametrize("source", ["echo", "texts", "cassette"])

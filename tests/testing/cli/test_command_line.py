@@ -66,12 +66,12 @@ def test_damaged_file_is_code_1(run: Callable[..., CommandResult], conversation:
 
 
 KEYS = "interactions request method uri body headers content-type response status code message string"
-KEYS_OF_OURS = f"{KEYS} stream v started_ms headers_ms chunks end digest version miniagents count"
+KEYS_WITH_CHECKSUMS = f"{KEYS} stream v started_ms headers_ms chunks end digest version miniagents count"
 
 
 @pytest.mark.parametrize(
     ("with_checksums", "key"),
-    [*((True, key) for key in KEYS_OF_OURS.split()), *((False, key) for key in KEYS.split())],
+    [*((True, key) for key in KEYS_WITH_CHECKSUMS.split()), *((False, key) for key in KEYS.split())],
 )
 def test_damaged_line_is_never_a_traceback(
     run: Callable[..., CommandResult], conversation: Path, with_checksums: bool, key: str

@@ -108,11 +108,11 @@ def test_reseal_refuses_a_cassette_of_another_tool(run: Callable[..., CommandRes
 def edit_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """Return a function that sets an editor: a program that runs a statement on `text`."""
 
-    def use(what: str) -> None:
+    def use(statement: str) -> None:
         program = tmp_path / "editor.py"
         program.write_text(
             "import sys, pathlib\npath = pathlib.Path(sys.argv[1])\ntext = path.read_text(encoding='utf-8')\n"
-            f"{what}\npath.write_text(text, encoding='utf-8')\n",
+            f"{statement}\npath.write_text(text, encoding='utf-8')\n",
             encoding="utf-8",
         )
         monkeypatch.delenv("VISUAL", raising=False)
@@ -143,14 +143,14 @@ def test_edit_does_not_write_the_file_when_nothing_was_changed(
 
 
 @pytest.mark.parametrize(
-    ("what", "code"), [("text = 'x: ['", 1), ("text = 'x'; path.write_text(text); sys.exit(3)", 2)]
+    ("statement", "code"), [("text = 'x: ['", 1), ("text = 'x'; path.write_text(text); sys.exit(3)", 2)]
 )
 def test_edit_keeps_the_copy_when_it_fails(
-    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None], what: str, code: int
+    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None], statement: str, code: int
 ) -> None:
     """The file is unchanged, and the next edit opens the copy again."""
     before = conversation.read_bytes()
-    edit_with(what)
+    edit_with(statement)
     done = run("edit", conversation)
     copy = conversation.with_name("conversation.edited.yaml")
     assert (done.code, conversation.read_bytes()) == (code, before)

@@ -208,7 +208,7 @@ def test_play_shows_parallel_streams_at_the_same_time_on_a_terminal(terminal: _T
     assert terminal.moment("Dough.\n") < terminal.moment("The sea.\n")
     last = terminal.plain().rpartition("#1 SYSTEM")[2].rstrip("\r")
     assert last == ": You are a sailor.\n#1 USER: What is it?\n#1 gpt-4: The sea.\n[stop, 0.60 s]\n\n"
-    assert "\x1b[?25h" in terminal.log[-2][1] + terminal.log[-1][1]  # the cursor is back
+    assert "\x1b[?25h" in terminal.log[-2][1] + terminal.log[-1][1]  # the cursor is shown again
 
 
 def test_play_fits_many_long_streams_on_the_screen(terminal: _Terminal, tmp_path: Path, kit: Kit) -> None:

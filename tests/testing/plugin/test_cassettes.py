@@ -320,7 +320,7 @@ def test_K17_a_valid_test_name_is_the_file_name() -> None:
 
 @pytest.mark.parametrize("mode", ["strict", "auto", "anyio"])
 def test_marker_works_with_each_plugin_for_async_tests(project: Project, cassettes: Path, mode: str) -> None:
-    """pytest-asyncio in both modes and anyio's plugin run the test, in a process of pytest-xdist."""
+    """The test runs under pytest-asyncio in both modes and under anyio's plugin, in a process of pytest-xdist."""
     record(cassettes / "test_it" / "test_it.yaml", "one")
     mark = {"strict": "@pytest.mark.asyncio\n", "auto": "", "anyio": "@pytest.mark.anyio\n"}[mode]
     source = (

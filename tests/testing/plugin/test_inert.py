@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     Project = Callable[..., pytest.RunResult]
 
-TAKEN = {"--record-mode", "--block-network", "--allowed-hosts", "--disable-recording", "--record"}
-TAKEN_FIXTURES = {"vcr", "vcr_config", "cassette", "record_mode", "llm_cassette", "block_network", "allowed_hosts"}
+OPTIONS_OF_OTHERS = {"--record-mode", "--block-network", "--allowed-hosts", "--disable-recording", "--record"}
+FIXTURES_OF_OTHERS = {"vcr", "vcr_config", "cassette", "record_mode", "llm_cassette", "block_network", "allowed_hosts"}
 
 PROJECT = """
 import asyncio, socket, threading
@@ -93,9 +93,9 @@ def test_options_ini_names_and_fixtures_collide_with_no_other_plugin() -> None:
         }
     assert len(spy.names) > 3
     assert all(name.startswith(("--miniagents-", "miniagents_")) for name in spy.names)
-    assert not TAKEN & set(spy.names)
+    assert not OPTIONS_OF_OTHERS & set(spy.names)
     assert {name for name in fixtures if not name.startswith("miniagents_")} <= FIXTURES
-    assert not TAKEN_FIXTURES & fixtures
+    assert not FIXTURES_OF_OTHERS & fixtures
 
 
 def test_plugin_has_no_autouse_fixtures() -> None:

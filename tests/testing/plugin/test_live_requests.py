@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 BLOCK_ALL = "miniagents_block_live_requests = true"
 LOOK_UP = "    socket.getaddrinfo('api.example.com', 443)\n"
-SWALLOWED = f"    try:\n    {LOOK_UP}    except Exception:\n        pass\n"
+HIDDEN_LOOK_UP = f"    try:\n    {LOOK_UP}    except Exception:\n        pass\n"
 CONNECT = "    socket.create_connection(('127.0.0.1', server.getsockname()[1])).close()\n"
 SERVER = """
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_X13_the_ini_file_blocks_live_requests_in_all_tests(project: Project) ->
 def test_X13_a_test_that_hides_a_refusal_fails_at_its_teardown(project: Project, where: str) -> None:
     """A refusal that was caught in setup, call or teardown fails this test with its line, and not the next test."""
     source = {
-        "setup": f"@pytest.fixture\ndef thing():\n{SWALLOWED}\ndef test_hides(thing):\n    pass\n",
-        "call": f"def test_hides():\n{SWALLOWED}",
-        "teardown": f"@pytest.fixture\ndef thing():\n    yield\n{SWALLOWED}\ndef test_hides(thing):\n    pass\n",
+        "setup": f"@pytest.fixture\ndef thing():\n{HIDDEN_LOOK_UP}\ndef test_hides(thing):\n    pass\n",
+        "call": f"def test_hides():\n{HIDDEN_LOOK_UP}",
+        "teardown": f"@pytest.fixture\ndef thing():\n    yield\n{HIDDEN_LOOK_UP}\ndef test_hides(thing):\n    pass\n",
     }[where]
     result = project(f"{source}\ndef test_next():\n    pass\n", ini=BLOCK_ALL)
     result.assert_outcomes(passed=2, errors=1)
@@ -83,7 +83,7 @@ def test_marker_allows_connections_to_this_machine(project: Project) -> None:
 
 def test_hidden_refusal_is_reported_beside_an_unrelated_failure(project: Project) -> None:
     """The test fails as it does without the guard, and its teardown reports the refusal."""
-    result = project(f"def test_both():\n{SWALLOWED}    assert 1 == 2\n", ini=BLOCK_ALL)
+    result = project(f"def test_both():\n{HIDDEN_LOOK_UP}    assert 1 == 2\n", ini=BLOCK_ALL)
     result.assert_outcomes(failed=1, errors=1)
 
 

@@ -277,7 +277,7 @@ def test_hypothesis_can_choose_seeds(project: Project) -> None:
     result.stdout.fnmatch_lines(["*test_race(*", "*seed=*"])
 
 
-# --- what goes wrong
+# --- failures
 
 
 @pytest.mark.parametrize(
