@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
+from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm._sessions.base import error_from_payload
 from miniagents.ext.llm._streaming import ResponseBody
-from miniagents.bounds import MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
