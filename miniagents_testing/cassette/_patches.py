@@ -1,4 +1,15 @@
-"""httpx2 and httpx, which differ in name only: their requests are answered out of a cassette, or into one.
+"""Puts cassettes between clients and the network: methods of transport classes, replaced while any cassette is open.
+
+Each method is replaced once, however many cassettes are open, and put back exactly as it was when the last is closed.
+A replaced method does nothing of its own where no cassette is open. Each room in here knows one library.
+
+aiohttp, below the transports that the SDKs bring along.
+
+vcrpy replaces its requests as well, and would hold back down there what we record further up.
+
+What vcrpy has replaced, where it has.
+
+httpx2 and httpx, which differ in name only: their requests are answered out of a cassette, or into one.
 
 The aiohttp transports that the SDKs bring along are transports of httpx2, too.
 """
@@ -6,21 +17,111 @@ The aiohttp transports that the SDKs bring along are transports of httpx2, too.
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
-from contextlib import suppress
-from functools import lru_cache, wraps
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial, wraps
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing.cassette._patches.aiohttp import beneath_vcrpy
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._session import LiveRequest, current_session, is_passing, passing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._session import Session
+
+    Target = tuple[type, str, Callable[[Any], Any]]
+    """A class, the name of a method, and what makes the replacement out of the method."""
+
+
+_FAMILIES = ("httpx2", "httpx")
+
+
+@dataclass
+class _Patch:
+    """A method while it is replaced."""
+
+    owner: type
+    name: str
+    before: Any
+    """What stood in the class itself; `_INHERITED` where nothing did."""
+    during: Any
+    users: int = 0
+
+
+_INHERITED = object()
+_patches: dict[tuple[type, str], _Patch] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def patched(more: Iterable[type] = ()) -> Iterator[None]:
+    """While this is open, requests ask for their cassette.
+
+    Args:
+        more: further transport classes, of httpx2 or httpx, beside those that open sockets.
+
+    Raises:
+        TypeError: one of them is no transport.
+    """
+    targets = list(_targets(more))
+    with _lock:
+        for target in targets:
+            _install(*target)
+    try:
+        yield
+    finally:
+        with _lock:
+            for owner, name, _ in targets:
+                _uninstall(owner, name)
+
+
+def _targets(more: Iterable[type]) -> Iterator[Target]:
+    families = [Family.of(name) for name in _FAMILIES if find_spec(name) is not None]
+    for family in families:
+        for transport in family.transports():
+            yield from _methods(family, transport)
+    for transport in more:
+        found = [target for family in families for target in _methods(family, transport)]
+        if not found:
+            raise TypeError(f"{transport!r} is no transport class of {' or '.join(_FAMILIES)}")
+        yield from found
+    if is_held_by_vcrpy():
+        yield aiohttp_target()
+
+
+def _methods(family: Family, transport: type) -> Iterator[Target]:
+    return ((transport, name, partial(family.replacement, name)) for name in family.methods(transport))
+
+
+def _install(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
+    patch = _patches.get((owner, name))
+    if patch is None:
+        before = vars(owner).get(name, _INHERITED)
+        patch = _Patch(owner, name, before, replacement(getattr(owner, name)))
+        setattr(owner, name, patch.during)
+        _patches[owner, name] = patch
+    patch.users += 1
+
+
+def _uninstall(owner: type, name: str) -> None:
+    patch = _patches[owner, name]
+    patch.users -= 1
+    if patch.users:
+        return
+    del _patches[owner, name]
+    if vars(owner).get(name) is not patch.during:
+        return  # somebody has replaced it since, and will put ours back: it does nothing any more
+    if patch.before is _INHERITED:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, patch.before)
 
 
 _ASYNC, _SYNC = "handle_async_request", "handle_request"
@@ -249,3 +350,41 @@ class _Recorded:
 
 def _live(request: Any) -> LiveRequest:
     return LiveRequest(request.method, str(request.url), request.content, request.headers.multi_items())
+
+
+def beneath_vcrpy(method: Any) -> Any:
+    """The method that vcrpy's stub stands for; the method itself where there is none.
+
+    Replacements of others, such as those of tracers, stay: they are part of what the user has set up.
+    """
+    while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
+        method = method.__wrapped__
+    return method
+
+
+_AIOHTTP_REQUEST = "_request"
+"""Not public, but the one that vcrpy replaces."""
+
+
+def is_held_by_vcrpy() -> bool:
+    """Whether vcrpy has its hand on aiohttp at the moment."""
+    if "aiohttp" not in sys.modules:
+        return False
+    session, name, _ = aiohttp_target()
+    method = getattr(session, name, None)
+    return beneath_vcrpy(method) is not method
+
+
+def aiohttp_target() -> tuple[type, str, Callable[[Any], Any]]:
+    """The method, and what stands in its place: vcrpy's for others, the real one for what we send."""
+    return sys.modules["aiohttp"].ClientSession, _AIOHTTP_REQUEST, _aiohttp_replacement
+
+
+def _aiohttp_replacement(before: Any) -> Any:
+    real = beneath_vcrpy(before)
+
+    @wraps(real)
+    def request(session: Any, *args: Any, **kwargs: Any) -> Any:
+        return (real if is_passing() else before)(session, *args, **kwargs)
+
+    return request
