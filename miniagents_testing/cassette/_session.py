@@ -223,7 +223,7 @@ class Session:
         self._seen_as = seen_as
         self._on_played = on_played
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
-        self._order = Order(ticks(each.started_ms) for each in self.interactions if plays)
+        self._order = Order(ticks(each.started_ms) for each in self.interactions) if plays else None
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
         self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms)
         self._misses: list[CassetteMissError] = []
@@ -319,8 +319,9 @@ class Session:
             if together and self._playing:
                 anchor = self._anchor
             self._anchor = anchor
-            in_order = together and not settings.pace and place.plays == 1
-            order = (self._order, self._order.turns[place.number - 1]) if in_order else None
+            order = None
+            if self._order is not None and together and not settings.pace and place.plays == 1:
+                order = self._order, self._order.turns[place.number - 1]
             playback = Playback(interaction, settings, library, anchor, order, self._playing.discard)
             self._playing.add(playback)
         return playback
