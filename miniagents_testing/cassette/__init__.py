@@ -1,7 +1,7 @@
-"""Recorded provider streams, chunk for chunk: what was sent, when, and how it ended.
+"""Recorded streams of providers, chunk for chunk: the bytes, their times, and how each stream ended.
 
-`use_cassette` plays a file under any client, or records it while tokens keep flowing. The file is a plain vcrpy
-cassette with one key more. What opens cassettes is imported when it is first asked for; reading files needs little.
+`use_cassette` plays a file to any client, or records it while tokens keep flowing. The file is a plain vcrpy cassette
+with one more key. The names that open cassettes are imported on first use, so that reading files imports little.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
     "use_cassette",
 ]
 
-_HOME = {
+_MODULES = {
     "CassetteContext": "_contexts",
     "JSONPath": "_secrets",
     "Redaction": "_secrets",
@@ -50,9 +50,9 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

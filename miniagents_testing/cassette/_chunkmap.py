@@ -1,14 +1,15 @@
-"""The chunk map: where a recorded body was cut, and how long each chunk was waited for, in one short text.
+"""Chunk maps: one short text that says where a recorded body was cut, and how long each chunk took to come.
 
-A map is a row of tokens, one a chunk: the wait since the chunk before (or since the response headers) in ms, then
+A map is a row of tokens, one a chunk. A token begins with a wait in ms: since the chunk before, or since the response
+headers for the first chunk. After the wait stands where the chunk ends:
 
-- nothing: the chunk ends where the next event ends,
-- `*k`: it ends where the k-th event from here ends,
-- `/n`: it ends n bytes further on, inside an event,
-- `*k/n`: it ends n bytes after the k-th event from here, inside the next one.
+- nothing: where the next event ends,
+- `*k`: where the k-th event from here ends,
+- `/n`: n bytes further on, inside an event,
+- `*k/n`: n bytes after the k-th event from here, inside the next event.
 
-Counting in events rather than bytes keeps a map valid when a body is redacted, and makes it cheap: most chunks are one
-event. An event is what a decoder delivers (`EventEnds`); bytes after the last one count as one more.
+Maps count in events because such a map stays valid when a body is redacted, and because it is short: most chunks are
+one event. An event is what a decoder delivers (`EventEnds`); bytes after the last event count as one more event.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _TOKEN = re.compile(
 
 
 class ChunkMapError(ValueError):
-    """The text is no chunk map, or not one of this body."""
+    """Error for a text that is no chunk map, or not the map of this body."""
 
 
 def event_ends(body: bytes) -> list[int]:
@@ -47,7 +48,7 @@ def event_ends(body: bytes) -> list[int]:
 
 
 def encode(chunks: Iterable[Chunk]) -> str:
-    """The map of these chunks; `decode` with their joined bytes gives them back. Empty chunks are left out."""
+    """Return the map of these chunks, without the empty ones; `decode` makes chunks of the map and the body again."""
     chunks = _without_empty(chunks)
     ends = event_ends(b"".join(chunk.data for chunk in chunks))
     tokens = []
@@ -62,7 +63,7 @@ def encode(chunks: Iterable[Chunk]) -> str:
 
 
 def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
-    """The chunks of `body`.
+    """Cut `body` into chunks as the map says.
 
     Raises:
         ChunkMapError: a token cannot be read, or the map does not end where the body ends.
@@ -88,16 +89,16 @@ def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
 
 
 def one_event_a_chunk(body: bytes) -> tuple[Chunk, ...]:
-    """The chunks of a body whose cuts nobody recorded, without any waits."""
+    """Cut a body without a map into chunks of one event each, without waits."""
     starts = [0, *event_ends(body)]
     return tuple(Chunk(0, body[start:end]) for start, end in pairwise(starts))
 
 
 def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
-    """Chunks of a body that was edited after its map was made: each event comes when its predecessor in number came.
+    """Cut a body that was edited after its map was made; its n-th event comes when the n-th event of the map came.
 
-    Cuts inside events are given up: such an event comes when its last byte came. Events that are new at the end come
-    together with the last of the old ones.
+    Cuts inside events are dropped: such an event comes when its last byte came. Events beyond those of the map come
+    together with the last event of the map.
     """
     waits = []
     waited = 0
@@ -113,7 +114,7 @@ def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
 
 
 def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
-    """The same bytes at the same times, with no chunk that is empty."""
+    """Return the same bytes at the same times, without empty chunks."""
     full = []
     waited = 0
     for chunk in chunks:
@@ -125,7 +126,7 @@ def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
 
 
 def _after_events(count: int, position: int, ends: Sequence[int]) -> int:
-    """Where the `count`-th event ends from `position` on."""
+    """Return the place where the `count`-th event from `position` on ends."""
     last = bisect_right(ends, position) + count - 1
     if last >= len(ends):
         raise ChunkMapError(
@@ -139,6 +140,6 @@ def _ticks(ms: str, hundredths: str | None) -> int:
 
 
 def _ms(ticks: int) -> str:
-    """Ticks as milliseconds, as short as they can be said."""
+    """Write ticks as milliseconds, without needless zeros."""
     whole, hundredths = divmod(ticks, _TICKS_PER_MS)
     return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".")

@@ -1,6 +1,7 @@
-"""Opening a cassette: `use_cassette` for a file, `stream_layer` around a cassette that vcrpy has opened already.
+"""Ways to open a cassette.
 
-A cassette as a transport, for one client instead of all: the same session, and nothing is patched.
+`use_cassette` opens a file for all clients, `stream_layer` works on a cassette that vcrpy has opened already, and
+`ReplayTransport` plays a cassette to one client and patches nothing. All of them make a `Session`.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ _HTTPX2 = Family.of("httpx2")
 
 
 class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
-    """Answers each request with the recorded stream of the same request, chunk for chunk.
+    """Transport that answers each request with the recorded stream of the same request, chunk for chunk.
 
     Args:
-        cassette: a file, or the interactions themselves.
+        cassette: path of a file, or interactions.
         pace: factor on the recorded waits, see `use_cassette`.
     """
 
@@ -49,26 +50,26 @@ class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         self.session = Session(name, interactions, RecordSettings(pace=pace))
 
     def assert_complete(self) -> None:
-        """Raise what was missed or not played, see `Session.assert_complete`."""
+        """Raise an error if a request was missed or an interaction not played, see `Session.assert_complete`."""
         self.session.assert_complete()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The recorded response; its body streams."""
-        response: httpx2.Response = await _HTTPX2.aanswer(self.session, request, _nobody_sends)
+        """Return the recorded response; its body streams."""
+        response: httpx2.Response = await _HTTPX2.aanswer(self.session, request, _refuse_to_send)
         return response
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The same for threads."""
-        response: httpx2.Response = _HTTPX2.answer(self.session, request, _nobody_sends)
+        """Return the recorded response in a thread; its body streams."""
+        response: httpx2.Response = _HTTPX2.answer(self.session, request, _refuse_to_send)
         return response
 
 
-def _nobody_sends() -> Any:
+def _refuse_to_send() -> Any:
     raise AssertionError("a session that only plays sends nothing")
 
 
 class CassetteContext:
-    """Opens a cassette with `with` or `async with`, and gives its session; each time a new one."""
+    """Context that opens a cassette, with `with` or `async with`; each use gives a new session."""
 
     def __init__(self, opened: Callable[[], AbstractContextManager[Session]]) -> None:
         self._opened = opened
@@ -101,7 +102,7 @@ def use_cassette(
     also_patch: Iterable[type] = (),
     **settings: Unpack[Options],
 ) -> CassetteContext:
-    """While this is open, what clients of httpx2 and httpx ask is answered from the cassette, or recorded into it.
+    """Answer requests of httpx2 and httpx clients from a cassette, or record them into it, while the context is open.
 
     ```python
     with use_cassette("cassettes/greeting.yaml") as session:
@@ -109,53 +110,60 @@ def use_cassette(
     ```
 
     Args:
-        path: the file; it is written when the context is left.
+        path: of the file; it is written when the context is left.
         record_mode: as in VCR. `none` only plays; `once` records a file that does not exist, and otherwise only plays;
-            `new_episodes` plays what is there and records the rest; `all` records everything, and keeps of the file
-            what was not asked for again; `rewrite` begins the file anew.
+            `new_episodes` plays what is in the file and records other requests; `all` records every request, and keeps
+            the interactions that were not requested again; `rewrite` begins the file anew.
         also_patch: transport classes beside those that open sockets, such as `httpx2.MockTransport`.
         pace: factor on the recorded waits. 1 plays as recorded; 0, the default, plays at once, with one step of the
             loop a chunk. Chunks are due at moments of the loop's clock, so that delays of the reader do not add up.
-        anchor: `timeline`, the default, keeps the recorded order of streams that run at once, at any pace; with
-            `request`, each stream has its recorded times from its own start on.
-        on_early_close: when a reader leaves before the end, what came until then is kept (`truncate`, the default), or
-            the rest is read and recorded before the response is closed (`drain`).
-        at_incomplete: what comes after the end of an answer that is not whole: an `error` (the default), nothing for
-            as long as the client waits (`hang`), or a plain `end`.
-        retry_after: whether a recorded failure makes clients wait before they try again at pace 0, too: `skip` (the
-            default) or `keep`.
+        anchor: `timeline`, the default, keeps the recorded order of parallel streams, at any pace; with `request`,
+            each stream has its recorded times from its own start on.
+        on_early_close: when a reader closes a response before its end, `truncate` (the default) keeps what came until
+            then; `drain` reads and records the rest before the response is closed.
+        at_incomplete: what comes after the end of an incomplete answer: an `error` (the default), nothing until the
+            client times out (`hang`), or a plain `end`.
+        retry_after: `skip` (the default) lets clients retry a recorded failure at once at pace 0; `keep` makes them
+            wait as long as the recorded headers say.
         chunking: `recorded` (the default), one `event` a chunk, or a function from a stream to a stream, such as those
             of `miniagents_testing.recut`.
-        match: which requests are the same; a `Matching`.
-        redact: what keeps secrets out of the file, a `Redaction` with rules of yours. The default knows keys by their
-            looks, from the environment and from live requests. Live requests are changed by it, too, before they are
-            looked for.
-        unplayed: whether interactions that nobody asked for `fail` at the end, where nothing is recorded (the
-            default), or are `ignore`d.
-        record_as: what a URL that starts like this is called in the cassette, so that a recording made with a local
+        match: a `Matching`, which says which requests are the same.
+        redact: a `Redaction`, with rules of yours, which keeps secrets out of the file. The default knows keys by
+            their form, from the environment and from live requests. It also changes a live request before the
+            request is looked up.
+        unplayed: `fail` (the default) raises an error at the end for interactions that were not requested, unless the
+            session records; `ignore` raises none.
+        record_as: from the beginning of a URL to what the cassette has in its place. So a recording made with a local
             server plays for the provider's own address: `{"http://127.0.0.1:8000/v1": "https://api.openai.com/v1"}`.
 
     Raises:
-        CassetteFormatError: on entering, the file is no cassette, or not the one that was saved.
-        RecordingRefusedError: on entering, recording under CI, or while another records the file; on leaving, a
-            secret would be written.
-        CassetteMissError: in the client, a request that is not in the cassette; on leaving, when it was swallowed.
-        UnplayedError: on leaving.
+        CassetteFormatError: on entering, the file is no cassette, or differs from the one that was saved.
+        RecordingRefusedError: on entering, a recording would be made under CI, or another process or task records
+            the file; on leaving, a secret would be written.
+        CassetteMissError: in the client, a request is not in the cassette; also on leaving, if the application has
+            caught that error.
+        UnplayedError: on leaving, interactions were not requested.
+        TypeError: on entering, a class of `also_patch` is no transport.
+        ValueError: a setting is not known.
     """
     checked, more = RecordSettings(**settings), tuple(also_patch)
     return CassetteContext(lambda: _opened(path, record_mode, checked, more))
 
 
 def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: Unpack[Options]) -> CassetteContext:
-    """Streams for a cassette that vcrpy has opened, such as that of pytest-recording's `vcr` fixture.
+    """Stream with a cassette that vcrpy has opened, such as that of pytest-recording's `vcr` fixture.
 
-    Within it, clients of httpx2 and httpx stream, out of the cassette and into it; other libraries are still vcrpy's.
-    Its record mode, its hooks and its filters hold; its matchers do not.
+    While the context is open, clients of httpx2 and httpx stream from the cassette and into it; vcrpy still serves
+    other libraries. The record mode, hooks and filters of the cassette apply; its matchers do not.
 
     Args:
-        cassette: vcrpy's.
+        cassette: of vcrpy, open.
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
+
+    Raises:
+        TypeError: on entering, there is no cassette.
+        CassetteError, ValueError: as `use_cassette` does.
     """
     checked, more = RecordSettings(**settings), tuple(also_patch)
     return CassetteContext(lambda: _layered(cassette, checked, more))
@@ -178,7 +186,7 @@ def _opened(
             plays=plays,
             records=records,
             advice=_advice(path, mode),
-            on_played=partial(_count, cassette),
+            on_played=partial(_count_play, cassette),
         )
         yield stack.enter_context(_running(session, cassette, also_patch))
 
@@ -186,16 +194,19 @@ def _opened(
 @contextmanager
 def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]) -> Iterator[Session]:
     if cassette is None:
-        raise TypeError("stream_layer() needs a cassette of vcrpy; pytest-recording's `vcr` is None in unmarked tests")
+        raise TypeError(
+            "stream_layer() needs a cassette of vcrpy, and got None: pytest-recording's fixture `vcr` is None in "
+            "a test without the marker `vcr`"
+        )
     mode, path = str(getattr(cassette.record_mode, "value", cassette.record_mode)), cassette.path
     plays, records = mode_of("new_episodes" if mode == "any" else mode, exists=cassette.rewound)
     with ExitStack() as stack:
         if records:
             refuse_under_ci(path, mode)
             stack.enter_context(recording_lock(path))
-            vcrpy.hand_over_saving(cassette)
+            vcrpy.replace_saving(cassette)
         if any("stream" in response for response in cassette.responses):
-            load(path)  # vcrpy does not look at the seal
+            load(path)  # vcrpy does not check the checksum
         session = Session(
             path,
             vcrpy.interactions_of(cassette),
@@ -205,19 +216,19 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
             advice=_advice(path, mode),
             seen_as=partial(vcrpy.filtered, cassette),
             repeats=cassette.allow_playback_repeats,
-            on_played=partial(_count, cassette),
+            on_played=partial(_count_play, cassette),
         )
         yield stack.enter_context(_running(session, cassette, also_patch))
 
 
-def _count(cassette: Any, index: int) -> None:
-    """What we play counts as played for those who ask vcrpy's cassette."""
+def _count_play(cassette: Any, index: int) -> None:
+    """Count an interaction as played in vcrpy's cassette, which tests may ask."""
     cassette.play_counts[index] += 1
 
 
 @contextmanager
 def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Iterator[Session]:
-    """The session while it is open; then what was recorded goes into the cassette, and what was swallowed is raised."""
+    """Activate the session; at the end store its recordings, and raise errors that the application has caught."""
     try:
         with patched(also_patch):
             activate(session)
@@ -227,17 +238,18 @@ def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Ite
                 deactivate(session)
     except BaseException as error:
         try:
-            _store(session, cassette)
+            _store_recorded(session, cassette)
         except RecordingRefusedError as refusal:
             error.add_note(str(refusal))
         if session.misses and error not in session.misses:
-            error.add_note(f"Before that, a request was missed: {session.misses[0]}")
+            error.add_note(f"Before that, a request was not in the cassette: {session.misses[0]}")
         raise
-    _store(session, cassette)
+    _store_recorded(session, cassette)
     session.assert_complete()
 
 
-def _store(session: Session, cassette: Any) -> None:
+def _store_recorded(session: Session, cassette: Any) -> None:
+    """Add what was recorded to vcrpy's cassette, and count in the session what vcrpy has played."""
     for interaction in session.finish():
         vcrpy.append(cassette, interaction)
     for index in cassette.play_counts:
@@ -246,7 +258,7 @@ def _store(session: Session, cassette: Any) -> None:
 
 
 def _advice(path: str | os.PathLike[str], mode: str) -> str:
-    """What to do about a miss."""
+    """Return the line at the end of a miss that says what to do."""
     if not Path(path).exists():
         return f"  there is no such file; record it with record_mode='once' (now: {mode!r})"
     return f"  to record it again, use record_mode='rewrite', or 'new_episodes' to add to it (now: {mode!r})"

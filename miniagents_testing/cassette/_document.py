@@ -1,13 +1,12 @@
 """A cassette as a document: vcrpy's v1 format, with `response.stream` in each interaction and a checksum at the end.
 
-This room knows no file and no path; its errors say which interaction, and `file` says of which cassette.
-The digests tell damage and hand edits apart from a recording; they are no protection against somebody who means it.
+The digests show damage and edits by hand; they are no protection against an attacker, who can compute them too.
 
-Interactions that others have recorded: vcrpy, pytest-recording, pydantic-ai, and what people edit by hand.
+Interactions of other recorders (vcrpy, pytest-recording, pydantic-ai, edits by hand) are read as well. They have
+neither chunks nor times, so a body plays one event a chunk, without waits. Headers that describe the body as it was on
+the wire are left out: they do not describe the body in the file, and clients would fail on them.
 
-Knows the forms these have in a file that is parsed already, and no file. Nobody recorded chunks or times there, so a
-body plays one event a chunk, without waits. What a client would choke on is not passed on: the headers that describe a
-body as it once was on the wire, which the one in the file is not any more.
+This module is independent of files and paths. Its errors name the interaction; the caller adds the cassette.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import Chunk
 
 
-_OF_THE_CONNECTION = frozenset(
+_CONNECTION_HEADERS = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-"""Headers that are about the transfer of one body over one connection (RFC 9110, section 7.6.1)."""
+"""Headers about the transfer of one body over one connection (RFC 9110, section 7.6.1)."""
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 
 
 def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
-    """The interaction of an entry without `stream` key.
+    """Read an entry without `stream` key, which another recorder wrote.
 
     Args:
         entry: one of the `interactions` of a cassette.
         where: file and number, for error messages.
 
     Raises:
-        CassetteFormatError: a body is compressed and damaged, or holds suspiciously much.
+        CassetteFormatError: a compressed body is damaged, or inflates to suspiciously much.
         KeyError, TypeError, ValueError, AttributeError: it is no entry of a cassette.
     """
     request, response = entry["request"], entry["response"]
@@ -69,34 +68,34 @@ def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
             one_event_a_chunk(body),
             status=status,
             reason=reason,
-            headers={name: values for name, values in headers.items() if name not in _OF_THE_CONNECTION},
+            headers={name: values for name, values in headers.items() if name not in _CONNECTION_HEADERS},
         ),
     )
 
 
 def _status(response: Mapping[str, Any]) -> tuple[int, str]:
-    """Code and reason; older vcrpy wrote `status_code` where httpx was used."""
+    """Return code and reason; older vcrpy wrote `status_code` where httpx was used."""
     if "status_code" in response:
         return int(response["status_code"]), ""
     return int(response["status"]["code"]), response["status"].get("message") or ""
 
 
 def _headers(headers: Any) -> dict[str, list[str]]:
-    """By lower-case name, each with all its values: from a mapping to one value or to a list, or from pairs."""
+    """Return all values by lower-case name, of a mapping to one value or to a list, or of pairs."""
     found: dict[str, list[str]] = {}
     for name, values in headers.items() if isinstance(headers, Mapping) else headers or ():
         listed = values if isinstance(values, (list, tuple)) else [values]
-        found.setdefault(_line(name).lower(), []).extend(map(_line, listed))
+        found.setdefault(_header_text(name).lower(), []).extend(map(_header_text, listed))
     return found
 
 
-def _line(value: Any) -> str:
+def _header_text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _body(message: Mapping[str, Any]) -> bytes:
-    """The body of a request or a response: text, binary, base64, parsed JSON, or none."""
-    parsed = message.get("parsed_body")  # pydantic-ai: a JSON body as YAML, for people; its own bytes are gone
+    """Return the body of a request or a response, which may be text, binary, base64, parsed JSON, or absent."""
+    parsed = message.get("parsed_body")  # pydantic-ai: a JSON body as YAML; its original bytes are lost
     if parsed is not None:
         return json.dumps(parsed, ensure_ascii=False, separators=(",", ":"), default=str).encode()
     body = message.get("body", message.get("content"))  # `content`: older vcrpy, with httpx
@@ -110,9 +109,9 @@ def _body(message: Mapping[str, Any]) -> bytes:
 
 
 def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) -> bytes:
-    """The body as it reads; `content-encoding` leaves the headers with the encoding, or stays where we cannot read it.
+    """Undo the compression of a body, and drop `content-encoding`; change nothing if an encoding is not known.
 
-    The header alone decides nothing. Many recorders inflate the body and keep the header, some lose the header.
+    Header and body decide together: many recorders inflate the body and keep the header, some lose the header.
     """
     encodings = _encodings(body, headers)
     plain = body
@@ -120,14 +119,14 @@ def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) ->
         if is_text(plain):
             break
         if encoding not in ("gzip", "deflate"):
-            return body  # br, zstd: there are clients that read them
+            return body  # br, zstd: some clients read them
         plain = _inflated(plain, encoding, where)
     headers.pop("content-encoding", None)
     return plain
 
 
 def _encodings(body: bytes, headers: Mapping[str, list[str]]) -> list[str]:
-    """Return the encodings in order of their use, as the headers have them or the body shows."""
+    """Return the encodings in the order in which they were applied, from the headers or from the first bytes."""
     encodings = encodings_in(",".join(headers.get("content-encoding", ())))
     if not encodings and body.startswith(_GZIP_MAGIC):
         content_type = ",".join(headers.get("content-type", ["text/"])).lower()
@@ -137,70 +136,71 @@ def _encodings(body: bytes, headers: Mapping[str, list[str]]) -> list[str]:
 
 
 def _inflated(body: bytes, encoding: str, where: str) -> bytes:
+    """Return the body without this encoding."""
     inflater = Inflater(encoding)
     try:
         plain = inflater.feed(body)
         inflater.close()
-    except LLMError as error:  # written for live responses, and right here too
+    except LLMError as error:  # its message fits live responses and recorded ones
         raise CassetteFormatError(f"{where}: {error}") from error
     return plain
 
 
-FORMAT = 1
-"""The `v` of everything that is ours in the file."""
+_FORMAT = 1
+"""Version (`v`) of the keys that the testing kit adds to vcrpy's format."""
 
-NO_RESPONSE = 599
-"""The status that plain vcrpy plays where there was no response; clients take it for the failure that it was."""
+_NO_RESPONSE = 599
+"""Status that plain vcrpy plays where there was no response; clients take 599 for a failure of the server."""
 
-Entry = dict[str, Any]
+_Entry = dict[str, Any]
 """One interaction as it stands in the file."""
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
-    """The document in a text, once its checksum is found whole.
+    """Parse the text of a cassette, and check its checksum.
 
     Raises:
-        CassetteFormatError: no cassette, or not the one that was saved.
+        CassetteFormatError: the text is no cassette, or differs from the one that was saved.
     """
-    document, misfits = parse_edited(text)
-    if misfits:
+    document, mismatches = parse_edited(text)
+    if mismatches:
         raise CassetteFormatError(
-            f"{misfits[0]}. The file is damaged or was edited: record it again, take back the edit, or keep it with "
-            "`python -m miniagents_testing edit --reseal`"
+            f"{mismatches[0]}. The file is damaged or was edited: record it again, take back the edit, or keep it "
+            "with `python -m miniagents_testing edit --reseal`"
         )
     return document
 
 
 def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
-    """The document in a text, and all that is not as it was sealed.
+    """Parse the text of a cassette; return the document, and a line for each part that does not fit its checksum.
 
     Raises:
-        CassetteFormatError: no cassette, or one of another format.
+        CassetteFormatError: the text is no cassette, or one of another format.
     """
     document = plain_data(text)
     try:
         if document["version"] != 1:  # it stands after all interactions: a file that was cut off lacks it
-            raise CassetteFormatError(f"version {document['version']!r} of vcrpy's format is not known here")
-        return document, list(_misfits(document["interactions"], document.get("miniagents")))
+            raise CassetteFormatError(f"version {document['version']!r} of vcrpy's format is not known here, only 1")
+        return document, list(_mismatches(document["interactions"], document.get("miniagents")))
     except CassetteFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CassetteFormatError(f"not a cassette: {type(error).__name__}: {error}") from error
 
 
-def with_checksum(entries: Sequence[Entry], **more: Any) -> dict[str, Any]:
-    """The document of these interactions, with their digests; `more` is what else vcrpy wants in it."""
+def with_checksum(entries: Sequence[_Entry], **more: Any) -> dict[str, Any]:
+    """Make a document of these interactions, with their digests and a checksum; `more` are further keys of vcrpy."""
     entries = [_with_digest(entry) for entry in entries]
     return {"interactions": entries, **more, "version": 1, "miniagents": _checksum(entries)}
 
 
-def entry_of(interaction: Interaction) -> Entry:
-    """An interaction as it stands in the file, without its digest."""
+def entry_of(interaction: Interaction) -> _Entry:
+    """Make an entry of an interaction, without its digest."""
     answer = interaction.response
-    stream: dict[str, Any] = {"v": FORMAT, "started_ms": round(interaction.started_ms, 2)}
+    stream: dict[str, Any] = {"v": _FORMAT, "started_ms": round(interaction.started_ms, 2)}
     if answer.status:
         stream["headers_ms"] = round(answer.headers_ms, 2)
-    # In lines, because a diff shows lines.
+    # wrapped, because a diff shows lines
     stream["chunks"] = "\n".join(textwrap.wrap(chunkmap.encode(answer.chunks), 100)) + "\n"
     stream["end"] = answer.end
     if answer.end != "eof":
@@ -215,7 +215,7 @@ def entry_of(interaction: Interaction) -> Entry:
             "headers": {name: list(values) for name, values in interaction.request_headers.items()},
         },
         "response": {
-            "status": {"code": answer.status or NO_RESPONSE, "message": answer.reason},
+            "status": {"code": answer.status or _NO_RESPONSE, "message": answer.reason},
             "headers": {name: list(values) for name, values in answer.headers.items()},
             "body": {"string": _text(answer.body)},
             "stream": stream,
@@ -223,16 +223,16 @@ def entry_of(interaction: Interaction) -> Entry:
     }
 
 
-def interaction_of(entry: Entry, where: str) -> Interaction:
-    """An interaction from its place in the file; `where` is what warnings call it.
+def interaction_of(entry: _Entry, where: str) -> Interaction:
+    """Make an interaction of an entry; `where` names the entry in warnings and errors.
 
     Raises:
-        CassetteFormatError: this is not the form of an interaction.
+        CassetteFormatError: the entry has not the form of an interaction.
     """
     try:
         request, stream = entry["request"], entry["response"].get("stream")
         if stream is None:
-            return _typed(foreign_interaction(entry, where))
+            return _check_types(foreign_interaction(entry, where))
         interaction = Interaction(
             method=request["method"],
             uri=request["uri"],
@@ -242,15 +242,15 @@ def interaction_of(entry: Entry, where: str) -> Interaction:
             agent=stream.get("agent", ""),
             response=_StoredStream.of(entry["response"], stream, where),
         )
-        return _typed(interaction)
+        return _check_types(interaction)
     except CassetteFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CassetteFormatError(f"{where}: not an interaction: {type(error).__name__}: {error}") from error
 
 
-def _typed(interaction: Interaction) -> Interaction:
-    """The interaction, if its fields are what they should be: without a checksum, YAML may hold anything anywhere."""
+def _check_types(interaction: Interaction) -> Interaction:
+    """Return the interaction if its fields have the right types: an entry without checksum may hold anything."""
     answer = interaction.response
     if not isinstance(answer.status, int):
         raise TypeError(f"its status is {answer.status!r}")
@@ -267,12 +267,13 @@ def _typed(interaction: Interaction) -> Interaction:
 
 
 class _StoredStream(ResponseStream):
-    """A stream out of a file: its chunks are cut when somebody first asks for them, which for most is never."""
+    """Stream of a file whose chunks are cut when they are first read; most streams of a file are never read."""
 
     __slots__ = ("_map", "_stored_body", "_where")
 
     @classmethod
     def of(cls, response: Mapping[str, Any], stream: Mapping[str, Any], where: str) -> _StoredStream:
+        """Make a stream of the `response` of an entry and of its `stream` key."""
         end = stream.get("end", "eof")
         answered = "headers_ms" in stream or "end" not in stream
         self = object.__new__(cls)
@@ -291,7 +292,7 @@ class _StoredStream(ResponseStream):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """Called where a slot is empty: `chunks` until it is first read, `_stored_body` in a copy."""
+        """Cut the chunks on their first read. Python calls this for an empty slot; in a copy all slots are empty."""
         if name != "chunks":
             raise AttributeError(name)
         chunks = _chunks(self._map, self._stored_body, self._where)
@@ -299,10 +300,11 @@ class _StoredStream(ResponseStream):
         return chunks
 
     def _plain(self) -> ResponseStream:
+        """Return the same stream as a `ResponseStream` proper."""
         return ResponseStream(**{each.name: getattr(self, each.name) for each in fields(self)})
 
     def __eq__(self, other: object) -> bool:
-        """Where a stream comes from makes no difference."""
+        """Compare by value; a stream of a file equals the same stream made in code."""
         return self._plain() == (other._plain() if isinstance(other, _StoredStream) else other)
 
     __hash__ = ResponseStream.__hash__
@@ -312,38 +314,41 @@ class _StoredStream(ResponseStream):
 
 
 def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
-    """The chunks as recorded; where their map does not fit the body, events, and never a byte less."""
+    """Cut the body as its map says; without a map that fits, warn and cut after each event."""
     if text is not None:
         try:
             return chunkmap.decode(text, body)
         except chunkmap.ChunkMapError as error:
-            warnings.warn(f"{where}: one event a chunk, because {error}", stacklevel=3)
+            warnings.warn(
+                f"{where}: played one event a chunk, because its chunk map does not fit: {error}", stacklevel=3
+            )
     return chunkmap.one_event_a_chunk(body)
 
 
-def _misfits(entries: list[Entry], checksum: Any) -> Iterator[str]:
-    """Interactions that are not what was sealed; then, whether all are there, and in their order."""
+def _mismatches(entries: list[_Entry], checksum: Any) -> Iterator[str]:
+    """Yield a line for each interaction that does not fit its digest, and one if some are lost, new or moved."""
     ours = [(number, entry) for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
     if checksum is None:
         if ours:
-            yield f"its `miniagents` entry is missing, but {len(ours)} interactions are ours"
+            yield f"its key `miniagents` is missing, but {len(ours)} interactions have a key `stream`"
         return
-    if checksum["v"] != FORMAT:
-        raise CassetteFormatError(f"format {checksum['v']!r} is not known here, only {FORMAT}")
+    if checksum["v"] != _FORMAT:
+        raise CassetteFormatError(f"format {checksum['v']!r} is not known here, only {_FORMAT}")
     for number, entry in ours:
         if entry["response"]["stream"].get("digest") != _digest(entry):
             yield f"interaction {number} ({entry['request']['uri']}): its digest does not fit"
     if checksum != _checksum(entries):
-        yield f"{checksum['count']} interactions were sealed, {len(entries)} are here, or others"
+        yield f"its checksum is of {checksum['count']} interactions, and does not fit the {len(entries)} in the file"
 
 
-def _checksum(entries: Sequence[Entry]) -> dict[str, Any]:
-    """The entry that tells whether an interaction was added, lost, moved, or, where it is not ours, changed."""
+def _checksum(entries: Sequence[_Entry]) -> dict[str, Any]:
+    """Return the checksum, which shows added, lost and moved interactions, and changes in those of other recorders."""
     digests = [entry["response"].get("stream", {}).get("digest") or _digest(entry) for entry in entries]
-    return {"v": FORMAT, "count": len(entries), "digest": _sha256("\n".join(digests).encode())}
+    return {"v": _FORMAT, "count": len(entries), "digest": _sha256("\n".join(digests).encode())}
 
 
-def _with_digest(entry: Entry) -> Entry:
+def _with_digest(entry: _Entry) -> _Entry:
+    """Return the entry with its digest in `stream`; an entry of another recorder stays as it is."""
     response = entry["response"]
     if "stream" not in response:
         return entry
@@ -352,8 +357,8 @@ def _with_digest(entry: Entry) -> Entry:
     return {**entry, "response": {**response, "stream": stream}}
 
 
-def _digest(entry: Entry) -> str:
-    """Over all that a replay depends on; the volatile fields of the request body are left out."""
+def _digest(entry: _Entry) -> str:
+    """Hash all that a replay depends on, without the volatile fields of the request body."""
     request, response = entry["request"], entry["response"]
     if "stream" not in response:
         return _sha256(json.dumps(entry, sort_keys=True, default=repr).encode())
@@ -371,7 +376,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _text(data: bytes) -> str | bytes:
-    """Text where the bytes are UTF-8; PyYAML writes and reads no half of a surrogate pair, and neither does UTF-8."""
+    """Decode UTF-8, or return other bytes as they are. UTF-8 and PyYAML both refuse lone surrogates."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -379,7 +384,7 @@ def _text(data: bytes) -> str | bytes:
 
 
 def _bytes(value: str | bytes | None) -> bytes:
-    """The bytes of a body as vcrpy has it: text, binary, or nothing."""
+    """Return the bytes of a body as vcrpy keeps it: text, binary, or None."""
     if value is None:
         return b""
     return value if isinstance(value, bytes) else value.encode("utf-8")

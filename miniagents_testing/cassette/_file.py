@@ -1,7 +1,4 @@
-"""The file of a cassette: read and checked, or written in one step.
-
-A cassette that somebody edited on purpose: what was changed, and its interactions, to be saved under a new seal.
-"""
+"""The file of a cassette: read and checked, written in one step, or read after an edit that its user wants to keep."""
 
 from __future__ import annotations
 
@@ -24,10 +21,10 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
 
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 MOST_BYTES = 256 * 1024 * 1024
-"""Size of the largest file that is read."""
+"""Size of the largest file that is read, in bytes."""
 
 
 def save(path: str | os.PathLike[str], interactions: Sequence[Interaction]) -> None:
@@ -38,7 +35,7 @@ def save(path: str | os.PathLike[str], interactions: Sequence[Interaction]) -> N
 def load(path: str | os.PathLike[str]) -> tuple[Interaction, ...]:
     """Return the interactions of a cassette, in the order in which their requests were started.
 
-    Interactions of other recorders have no `stream` keys; their bodies are played one event a chunk, without waits.
+    Interactions of other recorders have no key `stream`; their bodies are played one event a chunk, without waits.
 
     Raises:
         CassetteFormatError: the file is no cassette, or differs from the one that was saved.
@@ -48,11 +45,12 @@ def load(path: str | os.PathLike[str]) -> tuple[Interaction, ...]:
     return tuple(interaction_of(entry, f"{path}, interaction {number}") for number, entry in enumerate(entries, 1))
 
 
-def read(path: str | os.PathLike[str], parse: Callable[[bytes], T]) -> T:
+def read(path: str | os.PathLike[str], parse: Callable[[bytes], _T]) -> _T:
     """Parse the bytes of a file.
 
     Raises:
-        CassetteFormatError: no regular file of at most `MOST_BYTES`, or `parse` raised it. The message names the file.
+        CassetteFormatError: the file is not regular, is longer than `MOST_BYTES`, or `parse` raised this error. The
+            message names the file.
         OSError: the file cannot be read.
     """
     try:
@@ -67,7 +65,7 @@ def read(path: str | os.PathLike[str], parse: Callable[[bytes], T]) -> T:
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
-    """Put a text into a file in one step, through a file beside it."""
+    """Write a text to a file in one step: a temporary file in the same folder replaces the file when it is whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -78,14 +76,14 @@ def write(path: str | os.PathLike[str], text: str) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-        _sync(path.parent)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def _sync(folder: Path) -> None:
-    """Make a new name last, where folders are files; elsewhere names need nothing."""
+def _sync_folder(folder: Path) -> None:
+    """Make the entries of a folder durable; systems on which a folder cannot be opened do so by themselves."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         try:
@@ -95,26 +93,31 @@ def _sync(folder: Path) -> None:
 
 
 def load_edited(path: str | os.PathLike[str]) -> tuple[list[Interaction], list[str]]:
-    """The interactions of an edited file, and what is not as it was sealed, one line each.
+    """Return the interactions of an edited file, and a line for each part that does not fit its checksum.
 
-    Where events came or went, the chunk map does not fit any more; the events that are there then keep the moments of
-    those that were there.
+    If the edit has added or removed events, the chunk map does not fit; the n-th event then keeps the moment that the
+    n-th event had.
 
     Raises:
-        CassetteFormatError: no cassette, or none of ours.
+        CassetteFormatError: the file is no cassette, or has neither checksum nor a key `stream`.
     """
     document, changes = read(path, parse_edited)
     entries = document["interactions"]
     if "miniagents" not in document and not any("stream" in entry["response"] for entry in entries):
-        raise CassetteFormatError(f"{path}: others recorded this, and there is no seal; `import` makes it ours")
+        raise CassetteFormatError(
+            f"{path}: another recorder made this file, so it has no checksum. Convert it with "
+            "`python -m miniagents_testing import`"
+        )
     interactions = []
     for number, entry in enumerate(entries, 1):
         interaction = interaction_of(entry, f"{path}, interaction {number}")
-        with warnings.catch_warnings(record=True) as misfit:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             body = b"".join(chunk.data for chunk in interaction.response.chunks)
-        if misfit:
-            changes.append(f"interaction {number}: its chunk map does not fit; events keep the moments of the old ones")
+        if warned:
+            changes.append(
+                f"interaction {number}: its chunk map does not fit; the n-th event keeps the moment of its predecessor"
+            )
             chunks = chunkmap.refitted(entry["response"]["stream"]["chunks"], body)
             interaction = replace(interaction, response=replace(interaction.response, chunks=chunks))
         interactions.append(interaction)

@@ -1,6 +1,6 @@
-"""One request and the stream that answered it, apart from any file and any HTTP library.
+"""One request and the stream that answered it, and the timeline of several of them.
 
-Everything that came, of all interactions of a cassette, in the order in which it came.
+Independent of files and of HTTP libraries.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEPT_HEADERS = frozenset(
         "x-should-retry",
     }
 )
-"""All that a client acts on. A list of what is kept, not of what is secret: new headers with keys in them come up."""
+"""Headers that a client acts on; no others are recorded. A list of secret headers would miss new ones."""
 
 _TERMINAL_EVENT = re.compile(
     rb"""^data:\ ?(?:\[DONE\]|\{"type":\ ?"(?:message_stop|response\.(?:completed|failed|incomplete)|error)")
@@ -40,7 +40,7 @@ _TERMINAL_EVENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """A recorded interaction."""
+    """A recorded request with its response."""
 
     method: str
     uri: str
@@ -48,19 +48,19 @@ class Interaction:
     response: ResponseStream
     request_headers: Mapping[str, list[str]] = field(default_factory=dict)
     started_ms: float = 0.0
-    """Start of the request in ms, since the recording began."""
+    """Start of the request, in ms since the recording began."""
     agent: str = ""
-    """Who asked, where the framework made the call: aliases from the outermost agent in, and which request of such an
-    agent it was, as in `WRITER/OPENAI_AGENT#2`."""
+    """The agent that sent the request, as in `WRITER/OPENAI_AGENT#2`: the aliases from the outermost agent in, and the
+    number of the request among those of the same aliases. Empty for a request from outside of agents."""
 
     @property
     def agent_path(self) -> str:
-        """Who asked, without the number."""
+        """The agent that sent the request, without the number."""
         return self.agent.rpartition("#")[0]
 
 
 def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """The headers that go into a cassette, by lower-case name, in order of name."""
+    """Return the headers that go into a cassette, by lower-case name, sorted by name."""
     kept: dict[str, list[str]] = {}
     for name, value in sorted(pairs, key=lambda pair: pair[0].lower()):
         if name.lower() in KEPT_HEADERS:
@@ -69,12 +69,12 @@ def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def holds_terminal_event(body: bytes) -> bool:
-    """Whether a provider's last event is in `body`: a reader that stopped after it had everything."""
+    """Return True if `body` holds a provider's last event; a reader that stopped after that event missed nothing."""
     return _TERMINAL_EVENT.search(body) is not None
 
 
 def is_text(body: bytes) -> bool:
-    """Whether it is UTF-8, which compressed bytes are not: gzip's second byte cannot be, and others never stay so."""
+    """Return True if `body` is UTF-8; compressed bytes are not, as gzip's second byte shows."""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -83,28 +83,29 @@ def is_text(body: bytes) -> bool:
 
 
 class Moment(NamedTuple):
-    """Something that happened in a recording."""
+    """A start, arrival or end in a recording, with its time."""
 
     ms: float
-    """Since the recording began."""
+    """Time in ms since the recording began."""
     number: int
-    """Which interaction; the first is 1."""
+    """Number of the interaction; the first is 1."""
     what: Literal["request", "headers", "chunk", "end"]
     data: bytes = b""
-    """Of a chunk."""
+    """Bytes of a chunk; empty for all other kinds."""
 
 
 def timeline(interactions: Sequence[Interaction]) -> tuple[Moment, ...]:
-    """What happened, by time: of streams that ran at once, what came first stands first."""
+    """Return the moments of all interactions in order of time, those of parallel streams mixed."""
     return tuple(merge(*(_moments(number, each) for number, each in enumerate(interactions, 1))))
 
 
 def ends_ms(interactions: Iterable[Interaction]) -> float:
-    """When the last of them ended, in ms since the recording began."""
+    """Return when the last interaction ended, in ms since the recording began."""
     return max((moment.ms for each in interactions for moment in _moments(0, each)), default=0.0)
 
 
 def _moments(number: int, interaction: Interaction) -> Iterator[Moment]:
+    """Yield the moments of one interaction in order of time."""
     answer, now = interaction.response, ticks(interaction.started_ms)
     yield Moment(_ms(now), number, "request")
     now += ticks(answer.headers_ms)
@@ -117,4 +118,5 @@ def _moments(number: int, interaction: Interaction) -> Iterator[Moment]:
 
 
 def _ms(moment: int) -> float:
+    """Convert ticks into ms."""
     return moment * 1000 / TICKS_PER_SECOND

@@ -1,4 +1,4 @@
-"""Which recorded request a live one is: method, scheme, host, path, query, and what the body means."""
+"""Comparison of requests by method, scheme, host, path, query and the meaning of the body."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ VOLATILE_FIELDS = ("metadata", "user", "prompt_cache_key", "safety_identifier", 
 """Top-level fields of a request body that do not change the answer."""
 
 RequestKey = tuple[str, str, str, str, tuple[tuple[str, str], ...], bytes]
+"""Method, scheme, host, path, query and canonical body."""
 
-Text = TypeVar("Text", str, bytes)
+_Text = TypeVar("_Text", str, bytes)
 
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
 _ABSENT = object()
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\*)\]")
-_EXCERPT = 60
+_EXCERPT_CONTEXT = 60
+"""Characters of an excerpt before the first difference."""
 _SHOWN = 200
+"""Characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
 class Matching:
-    """What makes two requests the same. Headers never count.
+    """Rule for which requests are the same. Headers are not compared.
 
     Args:
-        ignore: paths into the JSON body that do not count, as in `metadata`, `messages[*].id`, `tools[0].description`;
-            `*` stands for any name or index. Give `(*VOLATILE_FIELDS, ...)` to add to the default.
+        ignore: paths into the JSON body that are not compared, as in `metadata`, `messages[*].id`,
+            `tools[0].description`; `*` stands for any name or index. Give `(*VOLATILE_FIELDS, ...)` to add to the
+            default.
 
     Raises:
         ValueError: a path cannot be read.
@@ -41,15 +45,15 @@ class Matching:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ignore", tuple(self.ignore))
-        object.__setattr__(self, "_steps", tuple(_steps_of(path) for path in self.ignore))
+        object.__setattr__(self, "_steps", tuple(_parse_path(path) for path in self.ignore))
 
     def key(self, method: str, uri: str, body: bytes) -> RequestKey:
-        """Equal for requests that ask for the same."""
+        """Return a key that is equal for requests that are the same."""
         return (*_endpoint(method, uri), self.canonical_body(body))
 
     def canonical_body(self, body: bytes) -> bytes:
-        """A JSON object in one spelling, without what is ignored; any other body as it is."""
-        parsed = _parsed(body)
+        """Return a JSON object in one spelling, without the ignored paths; any other body as it is."""
+        parsed = _parse_json(body)
         if not isinstance(parsed, dict):
             return body
         for steps in self._steps:
@@ -58,29 +62,35 @@ class Matching:
 
 
 def canonical_body(body: bytes) -> bytes:
-    """`Matching.canonical_body`, with the fields ignored that are by default."""
+    """Return the canonical body by the default `Matching`, which ignores `VOLATILE_FIELDS`."""
     return _DEFAULT.canonical_body(body)
 
 
 def differences(recorded: bytes, now: bytes) -> Iterator[str]:
-    """What differs between two canonical bodies, one line a JSON leaf: `messages[3].content: recorded 'a', now 'b'`."""
-    before, after = _parsed(recorded), _parsed(now)
+    """Yield a line for each JSON leaf that differs: `messages[3].content: recorded 'a', now 'b'`."""
+    before, after = _parse_json(recorded), _parse_json(now)
     if before is None or after is None:
         if recorded != now:
             yield f"body: recorded {_short(recorded)}, now {_short(now)}"
         return
-    yield from _leaves("", before, after)
+    yield from _leaf_lines("", before, after)
 
 
 @lru_cache(maxsize=256)
 def _endpoint(method: str, uri: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]:
+    """Return method, scheme, host, path and query in one spelling: default ports are dropped, parameters sorted."""
     parts = urlsplit(uri)
     query = tuple(sorted(parse_qsl(parts.query, keep_blank_values=True)))
     host = parts.netloc.rpartition("@")[2].lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ""))
     return method.upper(), parts.scheme, host, parts.path or "/", query
 
 
-def _steps_of(path: str) -> tuple[str, ...]:
+def _parse_path(path: str) -> tuple[str, ...]:
+    """Split a path into names and indices.
+
+    Raises:
+        ValueError: the path cannot be read.
+    """
     steps, position = [], 0
     while position < len(path):
         step = _STEP.match(path, position)
@@ -94,7 +104,7 @@ def _steps_of(path: str) -> tuple[str, ...]:
 
 
 def _remove(value: Any, steps: Sequence[str]) -> None:
-    """Take out of a JSON value what the path leads to; a path that leads nowhere is fine."""
+    """Remove the values at a path from a JSON value; a path that is not there changes nothing."""
     step, *rest = steps
     if isinstance(value, dict):
         for name in list(value) if step == "*" else [step]:
@@ -112,22 +122,22 @@ def _remove(value: Any, steps: Sequence[str]) -> None:
                     del value[index]
 
 
-def _parsed(body: bytes) -> Any:
-    """The JSON value of `body`, None where it is not JSON."""
+def _parse_json(body: bytes) -> Any:
+    """Return the JSON value of `body`, or None if the body is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):  # UnicodeDecodeError too
         return None
 
 
-def _leaves(path: str, before: Any, after: Any) -> Iterator[str]:
-    """The lines of `differences` below `path`."""
+def _leaf_lines(path: str, before: Any, after: Any) -> Iterator[str]:
+    """Yield the lines of `differences` below `path`."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted(before.keys() | after.keys()):
-            yield from _leaves(f"{path}.{name}".lstrip("."), before.get(name, _ABSENT), after.get(name, _ABSENT))
+            yield from _leaf_lines(f"{path}.{name}".lstrip("."), before.get(name, _ABSENT), after.get(name, _ABSENT))
     elif isinstance(before, list) and isinstance(after, list):
         for index in range(max(len(before), len(after))):
-            yield from _leaves(f"{path}[{index}]", _at(before, index), _at(after, index))
+            yield from _leaf_lines(f"{path}[{index}]", _at(before, index), _at(after, index))
     elif before != after or type(before) is not type(after):
         shown = _excerpts(before, after) if isinstance(before, str) and isinstance(after, str) else None
         recorded, now = shown or (_short(before), _short(after))
@@ -135,11 +145,12 @@ def _leaves(path: str, before: Any, after: Any) -> Iterator[str]:
 
 
 def _at(items: Sequence[Any], index: int) -> Any:
+    """Return an item, or `_ABSENT` after the end."""
     return items[index] if index < len(items) else _ABSENT
 
 
 def _short(value: Any) -> str:
-    """A value for a message: enough to know it again."""
+    """Return a value as a message shows it, cut off after `_SHOWN` characters."""
     if value is _ABSENT:
         return "nothing"
     text = repr(value)
@@ -147,10 +158,10 @@ def _short(value: Any) -> str:
 
 
 def _excerpts(before: str, after: str) -> tuple[str, str] | None:
-    """Two long texts around the place where they part; None where they are short enough to be shown whole."""
+    """Return excerpts of two texts around their first difference; None if both are short enough to be shown whole."""
     if len(before) <= _SHOWN and len(after) <= _SHOWN:
         return None
-    start = max(0, _common_start(before, after) - _EXCERPT)
+    start = max(0, _common_start(before, after) - _EXCERPT_CONTEXT)
 
     def excerpt(text: str) -> str:
         end = start + _SHOWN
@@ -161,7 +172,7 @@ def _excerpts(before: str, after: str) -> tuple[str, str] | None:
 
 
 def changed_span(before: bytes, after: bytes) -> int:
-    """How many bytes lie between the common start and the common end of two texts: 0 only for the same."""
+    """Count the bytes between the common start and the common end of two texts; equal texts have 0."""
     longer = max(len(before), len(after))
     start = _common_start(before, after)
     rest = min(len(before), len(after)) - start
@@ -175,8 +186,8 @@ def changed_span(before: bytes, after: bytes) -> int:
     return longer - start - same
 
 
-def _common_start(before: Text, after: Text) -> int:
-    """How much is the same, found without a step for each character."""
+def _common_start(before: _Text, after: _Text) -> int:
+    """Return the length of the common start, by binary search: comparing slices is faster than single characters."""
     same, end = 0, min(len(before), len(after))
     while same < end:
         middle = (same + end + 1) // 2

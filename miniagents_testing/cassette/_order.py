@@ -1,10 +1,10 @@
-"""The recorded order of everything that came, kept among streams that are played at once, without a clock.
+"""The recorded order of arrivals, kept among streams that are played in parallel without a clock.
 
-Played without their pauses, parallel streams would run as fast as each of their readers asks. Here whoever is next in
-the recording goes first; the others wait for it. Nobody waits for long: a stream whose reader does not come (it reads
-something else first, has left, or was never started) is overtaken, and has its turn again when it does.
+Without their pauses, parallel streams would run as fast as each reader reads. Here the stream that is next in the
+recording goes first, and the other streams wait for it. A wait is short: a stream that is not being read (its reader
+reads another stream first, has closed it, or was never started) is overtaken, and takes its turn when it is read.
 
-Of those who wait, only the next one looks out for the others; it wakes the one after it when it goes.
+Of the waiting readers only the one with the earliest turn polls; when it goes on, it wakes the reader after it.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 100
-"""How many times in a row somebody looks out with nobody moving; in a loop that is as many of its turns."""
+"""Polls without progress of any stream until a stream is overtaken; in an event loop one poll is one turn."""
 _PATIENCE_WITH_REQUESTS = 0.1
-"""Seconds, at least, in which a request may come that was not made yet: SDKs prepare the first one in a thread."""
+"""Seconds, at least, until a request that was not made yet is overtaken: SDKs prepare their first one in a thread."""
 _THREAD_PAUSE = 0.0005
-"""Seconds between two looks, where there is no loop to turn."""
+"""Seconds between two polls in a thread."""
 
 
 class Turn:
-    """The place of one stream in the order: the moment of what it has to give next."""
+    """Place of one stream in the order: the moment of its next arrival, and its reader."""
 
     __slots__ = ("at", "expected", "number", "reader", "wake")
 
     def __init__(self, number: int, at: int) -> None:
         self.number = number
         self.at = at
-        """In ticks, since the recording began."""
+        """Moment of the next arrival, in ticks since the recording began."""
         self.reader: object = None
-        """The task or thread that asked for something of it last; None before the request is made."""
+        """Task or thread that last read the stream; None before its request is made."""
         self.wake: Callable[[], object] | None = None
-        """Where somebody waits for what comes next: lets them look again."""
+        """Wakes the reader that waits for the next arrival, so that it checks again; None if no reader waits."""
         self.expected = True
-        """Whether others wait until somebody does."""
+        """True if other streams wait for this one."""
 
 
 class Order:
-    """Lets streams through one by one.
+    """Order in which the streams of a cassette go on, one at a time.
 
     Args:
-        starts: when each recorded request was started, in ticks since the recording began.
+        starts: start of each recorded request, in ticks since the recording began.
     """
 
     def __init__(self, starts: Iterable[int]) -> None:
@@ -60,8 +60,8 @@ class Order:
         self._moves = 0
 
     async def apass(self, turn: Turn, then: int | None) -> None:
-        """Wait, in a loop, until what the stream gives next is next in the recording; then it goes on as in `move`."""
-        if self._passes(turn, asyncio.current_task(), then):
+        """Wait in a task until the stream has the next arrival of the recording, then `move` it on to `then`."""
+        if self._try_to_pass(turn, asyncio.current_task(), then):
             return
         event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
 
@@ -71,8 +71,8 @@ class Order:
             else:
                 loop.call_soon_threadsafe(event.set)
 
-        for looks_out in self._wait(turn, wake):
-            if looks_out:
+        for is_polling in self._wait(turn, wake):
+            if is_polling:
                 await asyncio.sleep(0)
             else:
                 await event.wait()
@@ -80,12 +80,12 @@ class Order:
         self.move(turn, then)
 
     def pass_(self, turn: Turn, then: int | None) -> None:
-        """The same for threads."""
-        if self._passes(turn, threading.get_ident(), then):
+        """Wait in a thread until the stream has the next arrival of the recording, then `move` it on to `then`."""
+        if self._try_to_pass(turn, threading.get_ident(), then):
             return
         event = threading.Event()
-        for looks_out in self._wait(turn, event.set):
-            if looks_out:
+        for is_polling in self._wait(turn, event.set):
+            if is_polling:
                 time.sleep(_THREAD_PAUSE)
             else:
                 event.wait()
@@ -93,11 +93,12 @@ class Order:
         self.move(turn, then)
 
     def move(self, turn: Turn, at: int | None) -> None:
-        """The stream goes on to what comes at `at`, in ticks since the recording began; None: it has nothing left."""
+        """Set the next arrival of a stream, in ticks since the recording began; None: the stream has ended."""
         with self._lock:
             self._move(turn, at)
 
     def _move(self, turn: Turn, at: int | None) -> None:
+        """Do what `move` does; the caller holds the lock."""
         self._moves += 1
         was_first = turn.expected and self._next[0][2] is turn
         turn.expected = at is not None
@@ -105,8 +106,8 @@ class Order:
             turn.at = at
             (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
 
-    def _passes(self, turn: Turn, reader: object, then: int | None) -> bool:
-        """Let it go on if nobody is before it, as is nearly always so for a stream that runs alone."""
+    def _try_to_pass(self, turn: Turn, reader: object, then: int | None) -> bool:
+        """Move the stream on and return True if it is the next one, as a stream that runs alone nearly always is."""
         with self._lock:
             turn.reader = reader
             if not turn.expected:
@@ -118,21 +119,21 @@ class Order:
             return True
 
     def _wait(self, turn: Turn, wake: Callable[[], object]) -> Iterator[bool]:
-        """What to do until the stream may go: True is to let others run and look again, False to sleep until woken."""
+        """Yield until the stream may go on: True to let others run and poll again, False to sleep until woken."""
         with self._lock:
             turn.wake = wake
             heappush(self._waiting, (turn.at, turn.number, turn))
         try:
-            looks, since, seen = 0, time.monotonic(), self._moves
+            polls, since, seen = 0, time.monotonic(), self._moves
             while True:
                 with self._lock:
                     if self._moves != seen:
-                        looks, since, seen = 0, time.monotonic(), self._moves
-                    if self._overtakes(turn, looks, since):
+                        polls, since, seen = 0, time.monotonic(), self._moves
+                    if self._may_go(turn, polls, since):
                         return
-                    looks_out = self._first_waiting() is turn
-                looks += looks_out
-                yield looks_out
+                    is_polling = self._first_waiting() is turn
+                polls += is_polling
+                yield is_polling
         finally:
             with self._lock:
                 turn.wake = None
@@ -140,28 +141,28 @@ class Order:
                 if following is not None and following.wake is not None:
                     following.wake()
 
-    def _overtakes(self, turn: Turn, looks: int, since: float) -> bool:
-        """Whether nobody is to go before this one; those whom it waits for in vain are expected no more.
+    def _may_go(self, turn: Turn, polls: int, since: float) -> bool:
+        """Return True if no stream that is being read comes before this one; overtake those that are not being read.
 
         Args:
-            turn: of the one who waits.
-            looks: how many times it has looked out since somebody has moved.
-            since: when that was, by the clock of `time.monotonic`.
+            turn: of the stream whose reader waits.
+            polls: its number of polls since a stream has moved.
+            since: time of that move, by `time.monotonic`.
         """
         if not turn.expected:
-            return True  # somebody has closed it meanwhile
+            return True  # the stream was closed meanwhile
         while (first := self._first()) is not None and first is not turn:
             if first.reader is None:
-                comes = looks < PATIENCE or time.monotonic() - since < _PATIENCE_WITH_REQUESTS
-            else:  # who waits for this one cannot read that one meanwhile
-                comes = first.wake is not None or (looks < PATIENCE and first.reader != turn.reader)
-            if comes:
+                is_awaited = polls < PATIENCE or time.monotonic() - since < _PATIENCE_WITH_REQUESTS
+            else:  # a reader that waits for this stream cannot read another one meanwhile
+                is_awaited = first.wake is not None or (polls < PATIENCE and first.reader != turn.reader)
+            if is_awaited:
                 return False
             first.expected = False
         return True
 
     def _first(self) -> Turn | None:
-        """Who is to go next; entries that are out of date are dropped on the way."""
+        """Return the stream with the next arrival, and drop outdated entries of the heap."""
         while self._next:
             at, _, turn = self._next[0]
             if turn.expected and turn.at == at:
@@ -170,7 +171,7 @@ class Order:
         return None
 
     def _first_waiting(self) -> Turn | None:
-        """Of those who wait, the one who is to go next."""
+        """Return the earliest of the streams whose readers wait, and drop outdated entries of the heap."""
         while self._waiting:
             at, _, turn = self._waiting[0]
             if turn.wake is not None and turn.at == at:

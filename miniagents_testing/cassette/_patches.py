@@ -1,17 +1,11 @@
-"""Puts cassettes between clients and the network: methods of transport classes, replaced while any cassette is open.
+"""Patches of HTTP libraries: methods of transport classes are replaced while any cassette is open.
 
-Each method is replaced once, however many cassettes are open, and put back exactly as it was when the last is closed.
-A replaced method does nothing of its own where no cassette is open. Each room in here knows one library.
+Each method is replaced once, however many cassettes are open, and restored exactly when the last cassette is closed.
+In a context without a cassette, a replacement calls the method that it replaces.
 
-aiohttp, below the transports that the SDKs bring along.
-
-vcrpy replaces its requests as well, and would hold back down there what we record further up.
-
-What vcrpy has replaced, where it has.
-
-httpx2 and httpx, which differ in name only: their requests are answered out of a cassette, or into one.
-
-The aiohttp transports that the SDKs bring along are transports of httpx2, too.
+`Family` stands for httpx2 or httpx, which differ in name only. The aiohttp transports of the SDKs are transports of
+httpx2, too. vcrpy also replaces the requests of aiohttp itself, below those transports; while a cassette sends a
+request, vcrpy's replacement is skipped, because it would refuse a request that is being recorded.
 """
 
 from __future__ import annotations
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._session import Session
 
     Target = tuple[type, str, Callable[[Any], Any]]
-    """A class, the name of a method, and what makes the replacement out of the method."""
+    """A class, the name of a method, and a function that makes the replacement of the method."""
 
 
 _FAMILIES = ("httpx2", "httpx")
@@ -45,14 +39,15 @@ _FAMILIES = ("httpx2", "httpx")
 
 @dataclass
 class _Patch:
-    """A method while it is replaced."""
+    """A replaced method."""
 
     owner: type
     name: str
     before: Any
-    """What stood in the class itself; `_INHERITED` where nothing did."""
+    """The method in the class itself before, or `_INHERITED`."""
     during: Any
     users: int = 0
+    """Number of open cassettes that need the replacement."""
 
 
 _INHERITED = object()
@@ -62,13 +57,13 @@ _lock = threading.Lock()
 
 @contextmanager
 def patched(more: Iterable[type] = ()) -> Iterator[None]:
-    """While this is open, requests ask for their cassette.
+    """Let open cassettes answer the requests of transports while the context is open.
 
     Args:
         more: further transport classes, of httpx2 or httpx, beside those that open sockets.
 
     Raises:
-        TypeError: one of them is no transport.
+        TypeError: a class is no transport.
     """
     targets = list(_targets(more))
     with _lock:
@@ -83,6 +78,7 @@ def patched(more: Iterable[type] = ()) -> Iterator[None]:
 
 
 def _targets(more: Iterable[type]) -> Iterator[Target]:
+    """Yield the methods to replace: of transports that open sockets, of `more`, and of aiohttp if vcrpy patches it."""
     families = [Family.of(name) for name in _FAMILIES if find_spec(name) is not None]
     for family in families:
         for transport in family.transports():
@@ -92,15 +88,17 @@ def _targets(more: Iterable[type]) -> Iterator[Target]:
         if not found:
             raise TypeError(f"{transport!r} is no transport class of {' or '.join(_FAMILIES)}")
         yield from found
-    if is_held_by_vcrpy():
-        yield aiohttp_target()
+    if _is_aiohttp_patched_by_vcrpy():
+        yield _aiohttp_target()
 
 
 def _methods(family: Family, transport: type) -> Iterator[Target]:
+    """Yield the methods of a transport class to replace."""
     return ((transport, name, partial(family.replacement, name)) for name in family.methods(transport))
 
 
 def _install(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
+    """Replace a method, or count one more user of its replacement."""
     patch = _patches.get((owner, name))
     if patch is None:
         before = vars(owner).get(name, _INHERITED)
@@ -111,13 +109,14 @@ def _install(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
 
 
 def _uninstall(owner: type, name: str) -> None:
+    """Restore a method when the last user of its replacement has gone."""
     patch = _patches[owner, name]
     patch.users -= 1
     if patch.users:
         return
     del _patches[owner, name]
     if vars(owner).get(name) is not patch.during:
-        return  # somebody has replaced it since, and will put ours back: it does nothing any more
+        return  # other code has replaced it since, and may restore our replacement, which does nothing by then
     if patch.before is _INHERITED:
         delattr(owner, name)
     else:
@@ -126,11 +125,11 @@ def _uninstall(owner: type, name: str) -> None:
 
 _ASYNC, _SYNC = "handle_async_request", "handle_request"
 _DRAIN_SECONDS = 5.0
-"""For the rest of an error that its reader has left unread."""
+"""Seconds to read the rest of an error's body that its reader has closed unread."""
 
 
 class Family:
-    """One of the two libraries. Made by `Family.of`."""
+    """HTTP library: httpx2 or httpx. `Family.of` makes it once for each."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -141,11 +140,11 @@ class Family:
     @staticmethod
     @lru_cache
     def of(name: str) -> Family:
-        """The library of this name; imports it."""
+        """Import the library of this name, and return its family."""
         return Family(import_module(name))
 
     def transports(self) -> Iterator[type]:
-        """The classes that open sockets: the library's own, and all there are on aiohttp."""
+        """Yield the transport classes that open sockets: the library's own, and those built on aiohttp."""
         yield self.module.HTTPTransport
         yield self.module.AsyncHTTPTransport
         classes = list(self.module.AsyncBaseTransport.__subclasses__())
@@ -155,15 +154,15 @@ class Family:
                 yield transport
 
     def methods(self, transport: type) -> Iterator[str]:
-        """The names of those through which requests go."""
+        """Yield the names of the methods through which a transport class sends requests."""
         if issubclass(transport, self.module.AsyncBaseTransport):
             yield _ASYNC
         if issubclass(transport, self.module.BaseTransport):
             yield _SYNC
 
     def replacement(self, name: str, before: Callable[..., Any]) -> Callable[..., Any]:
-        """What stands in place of a method while cassettes are open."""
-        real = beneath_vcrpy(before)
+        """Return the function that replaces a method while cassettes are open."""
+        real = _without_vcrpy(before)
         if name == _ASYNC:
 
             @wraps(real)
@@ -185,18 +184,20 @@ class Family:
         return handle_request
 
     async def aanswer(self, session: Session, request: Any, send: Callable[[], Awaitable[Any]]) -> Any:
-        """The response out of the cassette, or that of `send`, which goes into it."""
+        """Return the response of the cassette, or the response of `send`, which is recorded as it is read."""
         clock = asyncio.get_running_loop().time
         started = clock()
         await request.aread()
-        answer = session.answer(_live(request), _Asker(self.module, request), clock, started)
+        answer = session.answer(_live(request), _RequestLibrary(self.module, request), clock, started)
         if isinstance(answer, Playback):
             await answer.abegin()
             return self._response_of(answer)
         with passing():
             if answer is None:
                 return await send()
-            request.headers["accept-encoding"] = "identity"  # compressed chunks could be cut and read by nobody
+            request.headers["accept-encoding"] = (
+                "identity"  # a compressed body could be neither searched for secrets nor read in the file
+            )
             try:
                 response = await send()
             except BaseException as error:
@@ -205,11 +206,11 @@ class Family:
         return self._response_with(response, aiter(response.stream), answer)
 
     def answer(self, session: Session, request: Any, send: Callable[[], Any]) -> Any:
-        """`aanswer`, for threads."""
+        """Return the response in a thread, see `aanswer`."""
         clock = time.monotonic
         started = clock()
         request.read()
-        answer = session.answer(_live(request), _Asker(self.module, request), clock, started)
+        answer = session.answer(_live(request), _RequestLibrary(self.module, request), clock, started)
         if isinstance(answer, Playback):
             answer.begin()
             return self._response_of(answer)
@@ -225,6 +226,7 @@ class Family:
         return self._response_with(response, iter(response.stream), answer)
 
     def _response_of(self, playback: Playback) -> Any:
+        """Make a response of the library that streams a playback."""
         return self.module.Response(
             playback.response.status,
             headers=playback.headers,
@@ -233,6 +235,7 @@ class Family:
         )
 
     def _response_with(self, response: Any, source: Any, slot: Slot) -> Any:
+        """Make a response that records the body of a live response while it is read."""
         slot.headers_arrived(response.status_code, response.reason_phrase, response.headers.multi_items())
         return self.module.Response(
             response.status_code,
@@ -242,8 +245,8 @@ class Family:
         )
 
 
-class _Asker:
-    """What a playback knows about the client: see `HTTPLibrary`."""
+class _RequestLibrary:
+    """HTTP library of one request, for a playback: see `HTTPLibrary`."""
 
     def __init__(self, module: Any, request: Any) -> None:
         self._module = module
@@ -263,7 +266,7 @@ class _Asker:
 
 
 class _Played:
-    """The body of a response out of a cassette."""
+    """Body of a response from a cassette."""
 
     def __init__(self, playback: Playback) -> None:
         self._playback = playback
@@ -303,7 +306,7 @@ class _Recorded:
         try:
             data: bytes = await anext(self._source)
         except BaseException as error:
-            self._note(error)
+            self._record_end(error)
             raise
         self._slot.chunk_arrived(data)
         return data
@@ -312,12 +315,13 @@ class _Recorded:
         try:
             data: bytes = next(self._source)
         except BaseException as error:
-            self._note(error)
+            self._record_end(error)
             raise
         self._slot.chunk_arrived(data)
         return data
 
-    def _note(self, error: BaseException) -> None:
+    def _record_end(self, error: BaseException) -> None:
+        """Record the end of the body, or the error that ended it."""
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self._slot.ended("eof")
         else:
@@ -326,7 +330,7 @@ class _Recorded:
     async def aclose(self) -> None:
         try:
             if self._slot.to_drain:
-                with suppress(self._network_error, TimeoutError):  # the reader has left: the error concerns no task
+                with suppress(self._network_error, TimeoutError):  # closed by its reader: the error concerns no task
                     async with asyncio.timeout(None if self._slot.recorder.drains else _DRAIN_SECONDS):
                         while self._slot.to_drain:
                             self._slot.chunk_arrived(await anext(self._source))
@@ -349,13 +353,14 @@ class _Recorded:
 
 
 def _live(request: Any) -> LiveRequest:
+    """Make a `LiveRequest` of a request of the library."""
     return LiveRequest(request.method, str(request.url), request.content, request.headers.multi_items())
 
 
-def beneath_vcrpy(method: Any) -> Any:
-    """The method that vcrpy's stub stands for; the method itself where there is none.
+def _without_vcrpy(method: Any) -> Any:
+    """Return the method that vcrpy has replaced by this one, or this one if vcrpy has not made it.
 
-    Replacements of others, such as those of tracers, stay: they are part of what the user has set up.
+    Replacements by other libraries, such as tracers, stay: the user has set them up.
     """
     while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
         method = method.__wrapped__
@@ -363,25 +368,26 @@ def beneath_vcrpy(method: Any) -> Any:
 
 
 _AIOHTTP_REQUEST = "_request"
-"""Not public, but the one that vcrpy replaces."""
+"""Private method of aiohttp that vcrpy replaces."""
 
 
-def is_held_by_vcrpy() -> bool:
-    """Whether vcrpy has its hand on aiohttp at the moment."""
+def _is_aiohttp_patched_by_vcrpy() -> bool:
+    """Return True if vcrpy has replaced the requests of aiohttp at the moment."""
     if "aiohttp" not in sys.modules:
         return False
-    session, name, _ = aiohttp_target()
+    session, name, _ = _aiohttp_target()
     method = getattr(session, name, None)
-    return beneath_vcrpy(method) is not method
+    return _without_vcrpy(method) is not method
 
 
-def aiohttp_target() -> tuple[type, str, Callable[[Any], Any]]:
-    """The method, and what stands in its place: vcrpy's for others, the real one for what we send."""
+def _aiohttp_target() -> tuple[type, str, Callable[[Any], Any]]:
+    """Return the method of aiohttp; its replacement calls aiohttp's own for our requests, and vcrpy's for others."""
     return sys.modules["aiohttp"].ClientSession, _AIOHTTP_REQUEST, _aiohttp_replacement
 
 
 def _aiohttp_replacement(before: Any) -> Any:
-    real = beneath_vcrpy(before)
+    """Return a method that skips vcrpy's for requests that a cassette sends."""
+    real = _without_vcrpy(before)
 
     @wraps(real)
     def request(session: Any, *args: Any, **kwargs: Any) -> Any:

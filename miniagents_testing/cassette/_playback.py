@@ -1,4 +1,7 @@
-"""One recorded answer while it is played: which bytes come when, and how they end. Knows no HTTP library."""
+"""One recorded answer while it is played: which bytes come when, and how they end.
+
+Independent of HTTP libraries: `HTTPLibrary` says what a playback needs of one.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,20 @@ if TYPE_CHECKING:
 
 
 _RETRIED = frozenset({408, 409, 429})
-"""With all from 500 on, what both SDKs try again."""
-_ENDS = {"closed": "its reader had enough", "cancelled": "its reader was cancelled", "open": "it was still being read"}
+"""Statuses below 500 after which both SDKs send a request again; from 500 on, they do after each."""
+_ENDS = {
+    "closed": "its reader closed it",
+    "cancelled": "its reader was cancelled",
+    "open": "it was still being read",
+}
+"""Reasons in messages, by the `end` of a response."""
 
 
 class HTTPLibrary(Protocol):
-    """What a playback has to know about whoever asked."""
+    """HTTP library of a client, as far as a playback needs it."""
 
     def error(self, name: str, message: str) -> Exception:
-        """The library's own exception of this name, or the nearest it has."""
+        """Return the library's own exception of this name, or the nearest one that it has."""
 
     @property
     def read_timeout(self) -> float | None:
@@ -41,12 +49,12 @@ class Playback:
     """The answer to one live request.
 
     Args:
-        interaction: what is played.
-        settings: how.
-        library: of the client that asked.
-        anchor: the moment on the clock of the reader that counts as the beginning of the recording.
-        order: who goes first when there is no pace, and the place of this stream in it.
-        ended: called once, when the answer has ended or its reader has left.
+        interaction: to play.
+        settings: of the cassette.
+        library: of the client that sent the request.
+        anchor: beginning of the recording on the reader's clock, in seconds.
+        order: order of the cassette's streams at pace 0, and the place of this stream in it.
+        ended: called when the answer has ended or was closed; also more than once.
     """
 
     def __init__(
@@ -67,28 +75,28 @@ class Playback:
         self._ended = ended
         headers = ticks(interaction.started_ms) + ticks(self.response.headers_ms)
         self._ticks = list(accumulate((chunk.wait for chunk in self.response.chunks), initial=headers))
-        """When the headers and each chunk came, since the beginning of the recording."""
+        """Arrivals of the headers and of each chunk, in ticks since the beginning of the recording."""
         self._position = 0
         if order is not None:
             order[0].move(order[1], self._ticks[0])
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Of the response. At no pace, nobody is told to wait before trying again."""
+        """Headers of the response; at pace 0 they do not tell the client to wait before it tries again."""
         pairs = [(name, value) for name, values in self.response.headers.items() for value in values]
         status = self.response.status
         if self._settings.pace == 0 and self._settings.retry_after == "skip" and (status in _RETRIED or status >= 500):
-            # 0 would count as no answer to the question how long, and the SDKs then wait as they see fit
+            # with 0 the SDKs would choose a wait of their own
             pairs = [pair for pair in pairs if not pair[0].startswith("retry-after")] + [("retry-after-ms", "1")]
         return pairs
 
-    # --- in a loop
+    # --- in a task
 
     async def abegin(self) -> None:
-        """Wait until the response is there.
+        """Wait until the headers arrive.
 
         Raises:
-            Exception: the connection failed, as it did in the recording.
+            Exception: the connection fails, as it did in the recording.
         """
         await self._areach()
         if not self.response.status:
@@ -98,7 +106,7 @@ class Playback:
                 self.close()
 
     async def aread(self) -> AsyncIterator[bytes]:
-        """The body. Whoever reads a second time goes on where the first stopped, as on a socket."""
+        """Yield the chunks of the body. A second iteration goes on where the first stopped, as on a socket."""
         while self._position <= len(self.response.chunks):
             chunk = self.response.chunks[self._position - 1].data
             await self._areach()
@@ -106,7 +114,7 @@ class Playback:
         await self._aend()
 
     async def _areach(self) -> None:
-        """Wait for what comes next; at least one step of the loop, so that others run in between."""
+        """Wait for the next arrival; at least one step of the loop, so that other tasks run in between."""
         if self._settings.pace:
             await asyncio.sleep(max(0.0, self._due() - asyncio.get_running_loop().time()))
         else:
@@ -117,6 +125,7 @@ class Playback:
         self._position += 1
 
     async def _aend(self) -> None:
+        """End the body as `_end` says; raise its error, with `at_incomplete="hang"` after the read timeout."""
         error = self._end()
         if error is None:
             return
@@ -128,10 +137,10 @@ class Playback:
                 raise self._library.error("ReadTimeout", "the recording ends here") from None
         raise error
 
-    # --- without one
+    # --- in a thread
 
     def begin(self) -> None:
-        """`abegin` for threads."""
+        """Wait in a thread until the headers arrive, see `abegin`."""
         self._reach()
         if not self.response.status:
             try:
@@ -140,7 +149,7 @@ class Playback:
                 self.close()
 
     def read(self) -> Iterator[bytes]:
-        """`aread` for threads."""
+        """Yield the chunks of the body in a thread, see `aread`."""
         while self._position <= len(self.response.chunks):
             chunk = self.response.chunks[self._position - 1].data
             self._reach()
@@ -148,6 +157,7 @@ class Playback:
         self._raise_end()
 
     def _reach(self) -> None:
+        """Wait in a thread for the next arrival."""
         if self._settings.pace:
             time.sleep(max(0.0, self._due() - time.monotonic()))
         elif self._order is not None:
@@ -156,6 +166,7 @@ class Playback:
         self._position += 1
 
     def _raise_end(self) -> None:
+        """End the body in a thread, see `_aend`."""
         error = self._end()
         if error is None:
             return
@@ -164,26 +175,26 @@ class Playback:
             raise self._library.error("ReadTimeout", "the recording ends here")
         raise error
 
-    # --- the same for both
+    # --- in both
 
     def close(self) -> None:
-        """The reader wants no more."""
+        """Take the stream out of the order: it has ended, or its reader has closed it."""
         if self._order is not None:
             order, turn = self._order
             order.move(turn, None)
         self._ended(self)
 
     def _due(self) -> float:
-        """The moment of what comes next, on the reader's clock."""
+        """Return the moment of the next arrival, in seconds on the reader's clock."""
         return self._anchor + self._ticks[self._position] / TICKS_PER_SECOND * self._settings.pace
 
     def _tick_after(self) -> int | None:
-        """When what follows the next one came, so that the others know; None where nothing does."""
+        """Return the tick of the arrival after the next one, or None if there is none."""
         after = self._position + 1
         return self._ticks[after] if after < len(self._ticks) else None
 
     def _end(self) -> Exception | None:
-        """What the end of the recording is for its reader; None is a plain one."""
+        """Close the playback; return the error that its reader gets at the end, or None for a plain end."""
         self.close()
         end = self.response.end
         if end.startswith("raise "):
@@ -193,11 +204,12 @@ class Playback:
             return None
         return with_sdk_bases(IncompleteRecordingError)(
             f"the recording of {self.interaction.uri} ends here, before the answer was whole: {_ENDS.get(end, end)}. "
-            "Record it again, or choose with `at_incomplete` what comes after it"
+            "Record it again, or choose with `at_incomplete` what comes after its end"
         )
 
 
 def _cut(stream: ResponseStream, chunking: Chunking) -> ResponseStream:
+    """Return the stream with its chunks cut as the setting says."""
     if callable(chunking):
         return chunking(stream)
     return one_event_a_chunk(stream) if chunking == "event" else stream

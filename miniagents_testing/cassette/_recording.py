@@ -1,9 +1,7 @@
-"""One live request while it is recorded: what came is written down with its time. Knows no HTTP library.
+"""Live requests while they are recorded: each arrival is kept with its time.
 
-One recorder for one file, in all processes of a user.
-
-The lock is the operating system's, on a file in the folder for temporary files: it ends with the process that holds it,
-however that ends, and leaves nothing beside the cassette.
+A `Recorder` makes a `Slot` for each request. `recording_lock` gives a file one recorder at a time, in all processes of
+a user. Independent of HTTP libraries.
 """
 
 from __future__ import annotations
@@ -30,14 +28,17 @@ if TYPE_CHECKING:
 
 @contextmanager
 def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Nobody else records this file meanwhile.
+    """Lock a file for one recording.
+
+    The lock is the operating system's, on a file in the folder for temporary files. It ends with its process, however
+    the process ends, and leaves no file beside the cassette.
 
     Raises:
-        RecordingRefusedError: somebody does already; the message says who.
+        RecordingRefusedError: the file is being recorded already; the message names the process and the test.
     """
     real = os.path.realpath(path)
     name = hashlib.sha256(os.path.normcase(real).encode()).hexdigest()[:32]
-    user = getattr(os, "getuid", lambda: "")()  # where there is none, each user has a temporary folder anyway
+    user = getattr(os, "getuid", lambda: "")()  # without user ids, as on Windows, each user has a temporary folder
     folder = Path(tempfile.gettempdir()) / f"miniagents-cassettes-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     holder = folder / f"{name}.holder"
@@ -46,40 +47,42 @@ def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RecordingRefusedError(
-            f"{path} is being recorded already, by {_who_holds(holder)}. Two recordings of one file would mix: give "
-            "each its own file, or run them one after the other"
+            f"{path} is being recorded already, by {_holder_of_lock(holder)}. Two recordings of one file would mix: "
+            "give each its own file, or run them one after the other"
         ) from None
     try:
-        holder.write_text(_who_am_i(), encoding="utf-8")
+        holder.write_text(_process_and_test(), encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _who_am_i() -> str:
+def _process_and_test() -> str:
+    """Name this process and the running test for a message in another process."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     return f"process {os.getpid()}" + (f", in {test}" if test else "")
 
 
-def _who_holds(holder: Path) -> str:
+def _holder_of_lock(holder: Path) -> str:
+    """Return what the process that holds the lock has written about itself."""
     try:
         return holder.read_text(encoding="utf-8") or "a process that has just begun"
     except OSError:
         return "a process that has just begun"
 
 
-DRAINED_ERROR_BYTES = 64 * 1024
-"""How much of an error's body is read where its reader does not: SDKs that try again close it unread."""
+_DRAINED_ERROR_BYTES = 64 * 1024
+"""Most bytes of an error's body that are read after its reader: SDKs that try again close the body unread."""
 
 
 class Recorder:
-    """The slots of one session.
+    """Recorder of the live requests of one session.
 
     Args:
-        learn: is shown the headers of each response, before those are dropped that nobody needs.
-        on_early_close: whether what a reader leaves unread is read to its end.
-        begins_ms: where on the cassette's own time line the recording begins.
+        learn: called with all headers of each response, of which only some are recorded.
+        on_early_close: `drain` to read a response to its end that its reader has closed.
+        begins_ms: beginning of this recording, in ms on the timeline of the cassette.
     """
 
     def __init__(
@@ -95,14 +98,14 @@ class Recorder:
         self._last_slot: Slot | None = None
 
     def start(self, method: str, uri: str, clock: Callable[[], float], agent: str) -> Slot:
-        """Take the next place; from now on everything of this request is counted from here."""
+        """Make the slot of a request that starts now."""
         slot = Slot(self, method, uri, clock, agent)
         slot.started = self.tick(slot)
         self.slots.append(slot)
         return slot
 
     def tick(self, slot: Slot) -> int:
-        """The time, so that no two things of different streams have the same: order is a part of the recording."""
+        """Return the time in ticks, which differ between streams, because their order is part of the recording."""
         now = slot.clock()
         with self._lock:
             if self._began is None:
@@ -113,21 +116,21 @@ class Recorder:
         return tick
 
     def interactions(self) -> list[Interaction]:
-        """What was recorded, in the order of the starts; from now on nothing more is."""
+        """Stop recording; return what was recorded, in the order in which the requests started."""
         self.closed = True
         kept = (slot for slot in self.slots if not slot.dropped)
         return [slot.interaction() for slot in sorted(kept, key=lambda slot: slot.started)]
 
 
 class Slot:
-    """The place of one request."""
+    """Recording of one request and its response."""
 
     def __init__(self, recorder: Recorder, method: str, uri: str, clock: Callable[[], float], agent: str) -> None:
         self.recorder = recorder
         self.clock = clock
         self.dropped = False
         self.started = 0
-        """In ticks, as all moments here."""
+        """Start of the request, in ticks as all moments of a slot."""
         self.body = b""
         self.end = ""
         self.status = 0
@@ -142,33 +145,33 @@ class Slot:
         self._chunks: list[Chunk] = []
         self._size = 0
 
-    def asks(self, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
-        """What is sent."""
+    def request_sent(self, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
+        """Record the body and headers of the request."""
         self.body = body
         self._request_headers = kept_headers(headers)
 
     def headers_arrived(self, status: int, reason: str, headers: list[tuple[str, str]]) -> None:
-        """The response is there, its body is not."""
+        """Record status and headers of the response, before its body arrives."""
         self.recorder.learn(headers)
         self.status, self._reason, self._headers = status, reason, kept_headers(headers)
         self._headers_at = self._last = self.recorder.tick(self)
 
     def chunk_arrived(self, data: bytes) -> None:
-        """Waits are differences of rounded moments, so that rounding does not add up."""
+        """Record a chunk of the body, with the wait since the last arrival."""
         if self.recorder.closed or not data:
             return
-        tick = self.recorder.tick(self)
+        tick = self.recorder.tick(self)  # waits are differences of rounded moments, so rounding does not add up
         self._chunks.append(Chunk(tick - self._last, data))
         self._last = tick
         self._size += len(data)
 
     def ended(self, how: str) -> None:
-        """The first end is the true one; closing comes after each."""
+        """Record how the response ended; later ends are ignored, as each response is closed at last."""
         if not self.recorder.closed:
             self.end = self.end or how
 
     def failed(self, error: BaseException, *, is_network: bool) -> None:
-        """What was raised instead of bytes; a bug of ours or of a transport is no part of a recording."""
+        """Record an error of the connection or a cancellation; drop the slot for another error before the response."""
         if is_network:
             self.ended(f"raise {type(error).__name__}: {error}")
         elif not isinstance(error, Exception):
@@ -180,15 +183,15 @@ class Slot:
 
     @property
     def to_drain(self) -> int:
-        """How many bytes to read on for when the reader leaves now."""
+        """Most bytes to read on for if the reader closes the response now."""
         if self.end or self.recorder.closed:
             return 0
         if self.recorder.drains:
             return 2**63
-        return max(0, DRAINED_ERROR_BYTES - self._size) if self.status >= 400 else 0
+        return max(0, _DRAINED_ERROR_BYTES - self._size) if self.status >= 400 else 0
 
     def interaction(self) -> Interaction:
-        """What is known now; a stream that is still being read is `open`."""
+        """Return what was recorded until now; the end of a stream that is still being read is `open`."""
         end = self.end or "open"
         body = b"".join(chunk.data for chunk in self._chunks)
         response = ResponseStream(

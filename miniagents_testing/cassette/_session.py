@@ -1,12 +1,13 @@
-"""An open cassette: what of it is left, what was recorded, what was missing. Knows no HTTP library and no file.
+"""An open cassette (`Session`): it plays, records, and keeps account of both.
 
-The recorded interactions of a cassette, found by what was asked: a look-up costs the same however many there are.
+`Index` finds recorded interactions by request; a look-up costs the same however many there are. `near_misses` writes
+the message about a request that is not in the cassette.
 
-What is said when a request is not in the cassette: how it differs from the recorded ones, and to whom.
+`current_session` says to which open cassette a request belongs: the one opened in its context, else the only one that
+is open. A task has a context, and so has a thread that was started with it (`asyncio.to_thread`); other threads have
+none.
 
-Which open cassette a request belongs to: the one opened in its context, else the only one that is open.
-
-A context goes with a task, and with a thread that was started with it (`asyncio.to_thread`); other threads have none.
+Independent of HTTP libraries and files.
 """
 
 from __future__ import annotations
@@ -47,40 +48,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, slots=True)
-class Place:
-    """One interaction in its cassette."""
+class _Place:
+    """Interaction of a cassette, with its number, its key and how often it was played."""
 
     number: int
-    """As people count: the first is 1."""
+    """Number in the cassette; the first is 1."""
     interaction: Interaction
     key: RequestKey
     plays: int = 0
-    """How often it was played."""
+    """Count of plays."""
 
 
 class Index:
-    """Gives out each interaction once.
+    """Index of interactions by request, which gives out each interaction once.
 
     Args:
         interactions: in the order in which they were started.
-        matching: what makes two requests the same.
-        repeats: whether a request that has had all its recordings gets the first one again.
+        matching: says which requests are the same.
+        repeats: True to give out the first recording of a request again after its last one.
     """
 
     def __init__(self, interactions: Sequence[Interaction], matching: Matching, *, repeats: bool = False) -> None:
         self.places = [
-            Place(number, each, matching.key(each.method, each.uri, each.request_body))
+            _Place(number, each, matching.key(each.method, each.uri, each.request_body))
             for number, each in enumerate(interactions, 1)
         ]
         self._repeats = repeats
-        self._left: defaultdict[RequestKey, list[Place]] = defaultdict(list)
-        self._first: dict[RequestKey, Place] = {}
+        self._left: defaultdict[RequestKey, list[_Place]] = defaultdict(list)
+        self._first: dict[RequestKey, _Place] = {}
         for place in self.places:
             self._left[place.key].append(place)
             self._first.setdefault(place.key, place)
 
-    def take(self, key: RequestKey, agent_path: str) -> Place | None:
-        """The recording for the next request of this kind: the same agent's if there is one, else the first left."""
+    def take(self, key: RequestKey, agent_path: str) -> _Place | None:
+        """Return the next recording for a request: the first of the same agent, else the first one left, else None."""
         left = self._left.get(key)
         if left:
             own = (place for place in left if place.interaction.agent_path == agent_path) if agent_path else iter(())
@@ -95,84 +96,89 @@ class Index:
 
     @property
     def unplayed(self) -> tuple[Interaction, ...]:
-        """Those that nobody has asked for yet."""
+        """The interactions that were not played yet."""
         return tuple(place.interaction for place in self.places if not place.plays)
 
 
-NEAREST_SHOWN = 3
-DIFFERENCES_SHOWN = 5
-_COMPARED = 20
-"""Recorded requests, leaf by leaf; or as many as have this many bytes."""
-_COMPARED_BYTES = 2_000_000
-_LOOKED_AT = 50_000_000
-"""Bytes of recorded bodies, for how alike they are; those that were not played are looked at first."""
-_COUNTED = 100
-"""Differences, of one recorded request."""
+_NEAREST_SHOWN = 3
+"""Recorded requests that a miss describes."""
+_DIFFERENCES_SHOWN = 5
+"""Differences that a miss shows of each."""
+_MOST_COMPARED = 20
+"""Most recorded requests that are compared leaf by leaf."""
+_MOST_COMPARED_BYTES = 2_000_000
+"""Most bytes of bodies that are compared leaf by leaf."""
+_MOST_RANKED_BYTES = 50_000_000
+"""Most bytes of recorded bodies that are ranked by likeness; bodies that were not played come first."""
+_MOST_COUNTED = 100
+"""Most differences that are counted of one recorded request."""
 
 _VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
 
 
-def miss_class() -> type[CassetteMissError]:
-    """The class of a miss: what SDKs let through, and what those catch who know vcrpy."""
+def _miss_class() -> type[CassetteMissError]:
+    """Return the class of a miss: SDKs pass it on as it is, and code written for vcrpy catches it."""
     return with_sdk_bases(CassetteMissError, _VCRPY_ERROR)
 
 
-def near_misses(request: tuple[str, str, bytes], places: Sequence[Place], matching: Matching) -> list[str]:
-    """Lines about the recorded requests that differ least from this one (method, URI and body as they are matched).
+def near_misses(request: tuple[str, str, bytes], places: Sequence[_Place], matching: Matching) -> list[str]:
+    """Describe the recorded requests that differ least from a request (method, URI and body).
 
-    Only the likeliest are compared leaf by leaf, so that a miss costs milliseconds however large the cassette is.
+    Only the most similar ones are compared leaf by leaf, so a miss takes milliseconds however large the cassette is.
     """
     method, uri, body = request
     key = matching.key(method, uri, body)
     ranked: list[tuple[int, bool, int, int, list[str]]] = []
-    left = _COMPARED_BYTES
-    for span, place in _likeliest(key, places):
+    left = _MOST_COMPARED_BYTES
+    for span, place in _most_similar(key, places):
         recorded = place.interaction
         left -= len(place.key[-1]) + len(body)
         if left < 0 and ranked:
             break
-        found = list(islice(differences(place.key[-1], key[-1]), _COUNTED))
+        found = list(islice(differences(place.key[-1], key[-1]), _MOST_COUNTED))
         if place.key[:-1] != key[:-1]:
             found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
         ranked.append((len(found), place.plays > 0, span, place.number, found))
     ranked.sort()
     lines: list[str] = []
-    for count, is_gone, _, number, found in ranked[:NEAREST_SHOWN]:
-        lines += _described(count, is_gone, number, found)
+    for count, was_played, _, number, found in ranked[:_NEAREST_SHOWN]:
+        lines += _description(count, was_played, number, found)
     if matching.ignore:
         lines.append(f"  not compared: {', '.join(matching.ignore)}")
     return lines
 
 
-def _likeliest(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, Place]]:
-    """The recorded requests with the smallest part changed, and how many bytes that is."""
-    spans: list[tuple[bool, int, int, Place]] = []
-    left = _LOOKED_AT
+def _most_similar(key: RequestKey, places: Sequence[_Place]) -> list[tuple[int, _Place]]:
+    """Return the recorded requests with the smallest changed part, each after the number of bytes of that part."""
+    spans: list[tuple[bool, int, int, _Place]] = []
+    left = _MOST_RANKED_BYTES
     for place in sorted(places, key=lambda place: place.plays):
         left -= len(place.key[-1])
         if left < 0 and spans:
             break
         spans.append((place.key[:-1] != key[:-1], changed_span(place.key[-1], key[-1]), place.number, place))
-    return [(span, place) for _, span, _, place in nsmallest(_COMPARED, spans)]
+    return [(span, place) for _, span, _, place in nsmallest(_MOST_COMPARED, spans)]
 
 
-def _described(count: int, is_gone: bool, number: int, found: list[str]) -> list[str]:
+def _description(count: int, was_played: bool, number: int, found: list[str]) -> list[str]:
+    """Return the lines about one recorded request, with its first differences."""
     where = f"  interaction {number}"
     if not count:
         return [f"{where} is the same request, and was played already"]
-    many = f"{count}{' or more' if count >= _COUNTED else ''}"
-    lines = [f"{where}{' (played already)' if is_gone else ''} differs in {many}:"]
-    lines += [f"    {difference}" for difference in found[:DIFFERENCES_SHOWN]]
-    if count > DIFFERENCES_SHOWN:
-        lines.append(f"    and {count - DIFFERENCES_SHOWN} more")
+    many = f"{count}{' or more' if count >= _MOST_COUNTED else ''}"
+    lines = [f"{where}{' (played already)' if was_played else ''} differs in {many}:"]
+    lines += [f"    {difference}" for difference in found[:_DIFFERENCES_SHOWN]]
+    if count > _DIFFERENCES_SHOWN:
+        lines.append(f"    and {count - _DIFFERENCES_SHOWN} more")
     return lines
 
 
-UNPLAYED_SHOWN = 5
+_UNPLAYED_SHOWN = 5
+"""Interactions that an `UnplayedError` names."""
 
 
 class LiveRequest(NamedTuple):
-    """A request that somebody is about to send."""
+    """A request that a client is about to send."""
 
     method: str
     url: str
@@ -185,14 +191,14 @@ class Session:
 
     Args:
         name: of the cassette, for messages.
-        interactions: those that were recorded before, in the order in which they were started.
-        settings: how to play and record.
-        plays: whether they are played.
-        records: whether what is not in the cassette is sent and recorded.
-        advice: what a miss says at its end.
-        seen_as: what a live request is before it is looked for; None for one that is none of the cassette's business.
-        repeats: whether what was played already may be played again.
-        on_played: is told the index of each interaction that is played.
+        interactions: of the cassette, in the order in which they were started.
+        settings: for playing and recording.
+        plays: True to play the interactions.
+        records: True to send and record requests that are not in the cassette.
+        advice: last line of the message about a miss.
+        seen_as: called with each live request; returns the request to look up, or None to ignore the request.
+        repeats: True to play an interaction again when a request has no other left.
+        on_played: called with the index of each interaction that is played.
     """
 
     def __init__(
@@ -212,12 +218,12 @@ class Session:
         self.settings = settings
         self.records = records
         self.interactions = tuple(interactions)
-        """What the cassette held when it was opened."""
+        """Interactions of the cassette when it was opened."""
         self.recorded: tuple[Interaction, ...] = ()
-        """What was recorded; known when the cassette is closed."""
+        """Interactions that were recorded; empty until the cassette is closed."""
         self.closed = False
         self.outer: Session | None = None
-        """The one that was open here before."""
+        """The session that was current in this context before."""
         self._plays = plays
         self._advice = advice
         self._seen_as = seen_as
@@ -227,40 +233,42 @@ class Session:
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
         self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms)
         self._misses: list[CassetteMissError] = []
-        self._asked_by: Counter[str] = Counter()
-        self._playing: WeakSet[Playback] = WeakSet()  # some readers go without closing
+        self._requests_by_agent: Counter[str] = Counter()
+        self._playing: WeakSet[Playback] = WeakSet()  # weak: some readers never close a response
         self._anchor = 0.0
-        """On the readers' clock, the beginning of the recording."""
+        """Beginning of the recording, in seconds on the readers' clock."""
         self._lock = threading.Lock()
 
-    # --- what a test looks at
+    # --- for tests
 
     @property
     def misses(self) -> tuple[CassetteMissError, ...]:
-        """Each request that was not in the cassette, also where the application has swallowed the error."""
+        """Errors for all requests that were not in the cassette, also those that the application has caught."""
         return tuple(self._misses)
 
     @property
     def unplayed(self) -> tuple[Interaction, ...]:
-        """The recorded interactions that were not asked for yet."""
+        """Interactions of the cassette that were not played yet."""
         return self._index.unplayed
 
     @property
     def incomplete(self) -> tuple[Interaction, ...]:
-        """Those played or recorded whose answer is not whole: its reader left, or the connection broke."""
+        """Played or recorded interactions without a whole answer: its reader closed it, or the connection broke."""
         played = (place.interaction for place in self._index.places if place.plays)
         return tuple(each for each in (*played, *self.recorded) if not each.response.complete)
 
     def timeline(self) -> tuple[Moment, ...]:
-        """What happened in the recording, by time; of streams that ran at once, what came first stands first."""
+        """Return the moments of the recording in order of time, those of parallel streams mixed."""
         return timeline((*self.interactions, *self.recorded))
 
     def assert_complete(self) -> None:
-        """Raise what an application may have swallowed, or left out. Done at the end of `use_cassette`.
+        """Raise an error if a request was not in the cassette, or an interaction was not played.
+
+        `use_cassette` calls this at its end, because an application may catch the error of a request.
 
         Raises:
-            CassetteMissError: the first request that was not in the cassette.
-            UnplayedError: interactions were not asked for: the application does less than when it was recorded.
+            CassetteMissError: a request was not in the cassette; the first such error.
+            UnplayedError: interactions were not played: the application does less than when it was recorded.
         """
         if self._misses:
             first, *others = self._misses
@@ -270,26 +278,26 @@ class Session:
             raise first
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
             left = [place for place in self._index.places if not place.plays]
-            names = [_named(place) for place in left[:UNPLAYED_SHOWN]]
+            names = [_named(place) for place in left[:_UNPLAYED_SHOWN]]
             more = [f"and {len(left) - len(names)} more"] if len(left) > len(names) else []
             raise UnplayedError(f"{self.name}: {len(left)} interactions were not played: {', '.join([*names, *more])}")
 
-    # --- what a transport does
+    # --- for transports
 
     def answer(
         self, request: LiveRequest, library: HTTPLibrary, clock: Callable[[], float], started: float
     ) -> Playback | Slot | None:
-        """What becomes of a request: it is played, or sent and recorded; None: it is sent and nothing more.
+        """Return the playback of a request, or a slot to send and record it, or None to send it only.
 
         Args:
             request: as it would be sent.
-            library: of the client that asks.
-            clock: of whoever asks: the loop's, or `time.monotonic`.
-            started: when it asked, by that clock.
+            library: of the client.
+            clock: of the reader: the loop's, or `time.monotonic`.
+            started: start of the request, by that clock.
 
         Raises:
-            CassetteMissError: it is not in the cassette. The class raised is also one of the SDKs' own errors, so that
-                they neither retry nor hide it.
+            CassetteMissError: the request is not in the cassette. Its class also derives from the SDKs' own errors, so
+                SDKs neither retry the request nor hide the error.
         """
         seen = request if self._seen_as is None else self._seen_as(request)
         if seen is None:
@@ -298,18 +306,19 @@ class Session:
         settings.redact.learn(request.headers)
         uri = settings.redact.scrub_uri(settings.canonical_uri(seen.url))
         body = settings.redact.scrub_body(seen.body)
-        path, agent = self._who_asks()
+        path, agent = self._number_request()
         with self._lock:
             place = self._index.take(settings.match.key(seen.method, uri, body), path) if self._plays else None
         if place is not None:
             return self._play(place, library, started)
         if self.records:
             slot = self._recorder.start(request.method, settings.canonical_uri(request.url), clock, agent)
-            slot.asks(request.body, request.headers)
+            slot.request_sent(request.body, request.headers)
             return slot
         raise self._miss(seen.method, uri, body)
 
-    def _play(self, place: Place, library: HTTPLibrary, started: float) -> Playback:
+    def _play(self, place: _Place, library: HTTPLibrary, started: float) -> Playback:
+        """Make the playback of an interaction, on the common timeline unless the settings say otherwise."""
         if self._on_played is not None:
             self._on_played(place.number - 1)
         settings, interaction = self.settings, place.interaction
@@ -326,36 +335,37 @@ class Session:
             self._playing.add(playback)
         return playback
 
-    def _who_asks(self) -> tuple[str, str]:
-        """The aliases of the running agent and its callers, and the same with a number; empty outside of agents."""
+    def _number_request(self) -> tuple[str, str]:
+        """Return the aliases of the agent and its callers, and the same with a number; empty outside of agents."""
         try:
             trace = InteractionContext.get_current().get_agent_trace()
         except LookupError:
             return "", ""
         path = "/".join(reversed(trace))
         with self._lock:
-            self._asked_by[path] += 1
-            return path, f"{path}#{self._asked_by[path]}"
+            self._requests_by_agent[path] += 1
+            return path, f"{path}#{self._requests_by_agent[path]}"
 
     def _miss(self, method: str, uri: str, body: bytes) -> CassetteMissError:
+        """Make the error about a request that is not in the cassette, and keep it."""
         if self.interactions:
             lines = [f"{self.name} has no answer for {method} {uri}"]
             lines += near_misses((method, uri, body), self._index.places, self.settings.match)
         else:
-            lines = [f"{self.name} has no answers; {method} {uri} was asked for"]
-        miss = miss_class()("\n".join([*lines, self._advice] if self._advice else lines))
+            lines = [f"{self.name} has no answers, so none for {method} {uri}"]
+        miss = _miss_class()("\n".join([*lines, self._advice] if self._advice else lines))
         self._misses.append(miss)
         return miss
 
     def played_elsewhere(self, index: int) -> None:
-        """Somebody else, such as vcrpy for another HTTP library, has played an interaction of this cassette."""
+        """Count an interaction as played that something else has played, such as vcrpy for another HTTP library."""
         self._index.places[index].plays += 1
 
     def finish(self) -> tuple[Interaction, ...]:
-        """Close it; returns what was recorded, as it may be written.
+        """Close the session; return what was recorded, redacted.
 
         Raises:
-            RecordingRefusedError: a secret stands in it.
+            RecordingRefusedError: the recording still contains a secret.
         """
         self.closed = True
         redact = self.settings.redact
@@ -370,8 +380,8 @@ class Session:
         return self.recorded
 
 
-def _named(place: Place) -> str:
-    """An interaction, so that people find it."""
+def _named(place: _Place) -> str:
+    """Name an interaction for a message."""
     recorded = place.interaction
     return f"{place.number} ({recorded.method} {recorded.uri}{recorded.agent and f', by {recorded.agent}'})"
 
@@ -383,7 +393,7 @@ _lock = threading.Lock()
 
 
 def activate(session: Session) -> None:
-    """From here on, and in the tasks that are started from here, requests belong to this cassette."""
+    """Make the session current in this context, and in tasks that are started from it."""
     session.outer = _current.get()
     with _lock:
         _open.append(session)
@@ -391,7 +401,7 @@ def activate(session: Session) -> None:
 
 
 def deactivate(session: Session) -> None:
-    """Requests belong to whom they belonged to before. May be called in another context than `activate`."""
+    """Make the session before this one current again. The context may be another than that of `activate`."""
     with _lock:
         _open.remove(session)
     if _current.get() is session:
@@ -399,10 +409,10 @@ def deactivate(session: Session) -> None:
 
 
 def current_session() -> Session | None:
-    """The cassette for a request that is made here; None: it is nobody's.
+    """Return the open session for a request made in this context, or None.
 
     Raises:
-        CassetteError: several are open, and none of them was opened here.
+        CassetteError: several sessions are open, and none of them was opened in this context.
     """
     if _passing.get():
         return None
@@ -422,13 +432,13 @@ def current_session() -> Session | None:
 
 
 def is_passing() -> bool:
-    """Whether a request is on its way to the network here."""
+    """Return True if this context is sending a request to the network."""
     return _passing.get()
 
 
 @contextmanager
 def passing() -> Iterator[None]:
-    """While a request is really sent, the transports below that of the client have nothing to do with cassettes."""
+    """Send a request past all cassettes: transports below that of the client ignore them meanwhile."""
     token = _passing.set(True)
     try:
         yield

@@ -1,7 +1,4 @@
-"""How a cassette is played and recorded: one object of words and numbers, checked where it is made.
-
-What the record modes mean for one cassette, in VCR's words, and where nothing is recorded.
-"""
+"""Settings for playing and recording a cassette, checked when they are made, and the record modes of VCR."""
 
 from __future__ import annotations
 
@@ -19,17 +16,17 @@ RecordMode = Literal["none", "once", "new_episodes", "all", "rewrite"]
 
 
 class Mode(NamedTuple):
-    """What is done with requests."""
+    """Meaning of a record mode: recorded requests are played, other requests are recorded."""
 
     plays: bool
     records: bool
 
 
 def mode_of(mode: str, *, exists: bool) -> Mode:
-    """What this mode does with a cassette that exists, or does not.
+    """Return the meaning of a record mode for a cassette that exists, or does not.
 
     Raises:
-        ValueError: there is no such mode.
+        ValueError: the mode is not known.
     """
     known = {
         "none": Mode(plays=True, records=False),
@@ -44,7 +41,7 @@ def mode_of(mode: str, *, exists: bool) -> Mode:
 
 
 def refuse_under_ci(name: str, mode: str) -> None:
-    """Nobody records by accident where nobody looks at what was recorded.
+    """Refuse to record under CI, where no developer looks at the recording.
 
     Raises:
         RecordingRefusedError: the environment variable CI is set, and not to 0 or false.
@@ -56,61 +53,61 @@ def refuse_under_ci(name: str, mode: str) -> None:
         )
 
 
-Anchor = Literal["timeline", "request"]
-AtIncomplete = Literal["error", "hang", "end"]
+_Anchor = Literal["timeline", "request"]
+_AtIncomplete = Literal["error", "hang", "end"]
 Chunking = Literal["recorded", "event"] | Callable[[ResponseStream], ResponseStream]
 OnEarlyClose = Literal["truncate", "drain"]
-RetryAfter = Literal["skip", "keep"]
-Unplayed = Literal["fail", "ignore"]
+_RetryAfter = Literal["skip", "keep"]
+_Unplayed = Literal["fail", "ignore"]
 
 
 class Options(TypedDict, total=False):
-    """The arguments of `use_cassette` and `stream_layer` of which settings are made."""
+    """Arguments of `use_cassette` and `stream_layer` of which settings are made."""
 
     pace: float
-    anchor: Anchor
+    anchor: _Anchor
     on_early_close: OnEarlyClose
-    at_incomplete: AtIncomplete
-    retry_after: RetryAfter
+    at_incomplete: _AtIncomplete
+    retry_after: _RetryAfter
     chunking: Chunking
     match: Matching
     redact: Redaction
-    unplayed: Unplayed
+    unplayed: _Unplayed
     record_as: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-    """How, with what is taken where nothing is said. `use_cassette` says what each means.
+    """Settings of a cassette, with their defaults. `use_cassette` says what each means.
 
     Raises:
-        ValueError: a word or number that is not known.
+        ValueError: a value is not allowed.
     """
 
     pace: float = 0.0
-    anchor: Anchor = "timeline"
+    anchor: _Anchor = "timeline"
     on_early_close: OnEarlyClose = "truncate"
-    at_incomplete: AtIncomplete = "error"
-    retry_after: RetryAfter = "skip"
+    at_incomplete: _AtIncomplete = "error"
+    retry_after: _RetryAfter = "skip"
     chunking: Chunking = "recorded"
     match: Matching = field(default_factory=Matching)
     redact: Redaction = field(default_factory=Redaction)
-    unplayed: Unplayed = "fail"
+    unplayed: _Unplayed = "fail"
     record_as: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.pace < float("inf"):
-            raise ValueError(f"pace must be 0 (at once) or a factor on the recorded waits, not {self.pace!r}")
-        _check("anchor", self.anchor, Anchor)
+            raise ValueError(f"pace must be 0 (no waits) or a factor on the recorded waits, not {self.pace!r}")
+        _check("anchor", self.anchor, _Anchor)
         _check("on_early_close", self.on_early_close, OnEarlyClose)
-        _check("at_incomplete", self.at_incomplete, AtIncomplete)
-        _check("retry_after", self.retry_after, RetryAfter)
-        _check("unplayed", self.unplayed, Unplayed)
+        _check("at_incomplete", self.at_incomplete, _AtIncomplete)
+        _check("retry_after", self.retry_after, _RetryAfter)
+        _check("unplayed", self.unplayed, _Unplayed)
         if not callable(self.chunking):
             _check("chunking", self.chunking, get_args(Chunking)[0])
 
     def canonical_uri(self, url: str) -> str:
-        """What a URL is called in the cassette."""
+        """Return a URL as the cassette has it, see `record_as`."""
         for live, recorded in self.record_as.items():
             if url.startswith(live):
                 return recorded + url.removeprefix(live)
@@ -118,6 +115,7 @@ class RecordSettings:
 
 
 def _check(name: str, value: object, words: Any) -> None:
+    """Raise ValueError unless the value is one of the words of a `Literal`."""
     known = get_args(words)
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")

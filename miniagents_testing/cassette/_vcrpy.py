@@ -1,6 +1,6 @@
-"""The side of vcrpy: its cassette holds, filters, stores and saves; here are the hooks through which it does.
+"""Hooks into vcrpy, whose cassette keeps, filters and saves the interactions of a session.
 
-Nothing of vcrpy is imported before this module is.
+No other module imports vcrpy, so it is imported when the first cassette is opened.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._matching import Matching, RequestKey
 
 
-# It logs each response with its whole body, at a level that test runners collect.
+# vcrpy logs each response with its whole body, at a level that test runners collect.
 logging.getLogger("vcr.cassette").setLevel(logging.WARNING)
 
 
-class Serializer:
-    """Writes and reads the document with its seal.
+class _Serializer:
+    """Serializer of vcrpy that adds the checksum on writing, and checks it on reading.
 
     Args:
-        inner: writes the text, where it is not to be our YAML.
+        inner: serializer of vcrpy that writes the text; None for the YAML of the testing kit.
     """
 
     def __init__(self, inner: Any = None) -> None:
         self._inner = inner
 
     def serialize(self, document: dict[str, Any]) -> str:
-        """The text. What tells that it is whole comes last, where it is missed when the file is cut off."""
+        """Return the text, with the checksum at its end, which a file that was cut off lacks."""
         interactions = document.pop("interactions")
         whole = with_checksum(interactions, **document)
         text: str = yaml_text(whole) if self._inner is None else self._inner.serialize(whole)
         return text
 
     def deserialize(self, text: str | bytes) -> dict[str, Any]:
-        """The document as vcrpy can read it."""
+        """Return the document in a form that vcrpy reads."""
         document = parse(text)
-        return {**document, "interactions": [_as_vcrpy_knows_it(entry) for entry in document["interactions"]]}
+        return {**document, "interactions": [_with_vcrpy_keys(entry) for entry in document["interactions"]]}
 
 
-def _as_vcrpy_knows_it(entry: dict[str, Any]) -> dict[str, Any]:
-    """Others keep requests in forms of their own, such as pydantic-ai's parsed bodies; vcrpy has four names for it."""
+def _with_vcrpy_keys(entry: dict[str, Any]) -> dict[str, Any]:
+    """Convert an entry with other request keys than vcrpy's four, such as pydantic-ai's parsed bodies."""
     if entry["request"].keys() == {"method", "uri", "body", "headers"}:
         return entry
     entry = entry_of(interaction_of(entry, "an interaction of another recorder"))
@@ -64,18 +64,18 @@ def _as_vcrpy_knows_it(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-class Persister:
-    """Persister that reads each version of a file once, and writes it in one step.
+class _Persister:
+    """Persister of vcrpy that reads each version of a file once, and writes it in one step.
 
     Args:
-        forgets: whether what is there counts as not there.
+        forgets: True to treat an existing file as absent.
     """
 
     def __init__(self, *, forgets: bool = False) -> None:
         self._forgets = forgets
 
     def load_cassette(self, path: str, serializer: Any) -> tuple[list[Any], list[Any]]:
-        """Requests and responses, for vcrpy; what it may do with them it does with copies."""
+        """Return requests and responses for vcrpy, which changes copies of them only."""
         if self._forgets:
             raise CassetteNotFoundError(path)
         try:
@@ -86,19 +86,19 @@ class Persister:
         return list(requests), list(responses)
 
     def save_cassette(self, path: str, cassette_dict: dict[str, Any], serializer: Any) -> None:
-        """Old or new, never half of it."""
+        """Write the file in one step, so that it is never half written."""
         write(path, serialize(cassette_dict, serializer))
 
 
 @lru_cache(maxsize=32)
 def _read(path: str, *version: int) -> tuple[list[Any], list[Any]]:
-    """Read a file; another `version` is another file. vcrpy copies what it gets, so the cached lists do not change."""
-    requests, responses, *_ = read(path, lambda text: deserialize(text, Serializer()))
+    """Read a file, cached by its `version`. The cached lists do not change, because vcrpy copies them."""
+    requests, responses, *_ = read(path, lambda text: deserialize(text, _Serializer()))
     return requests, responses
 
 
 def configured(path: str | os.PathLike[str], mode: str, matching: Matching) -> Any:
-    """The context of vcrpy for a cassette of ours: it patches nothing."""
+    """Return a context of vcrpy that opens a cassette of this format and patches nothing."""
 
     def same(first: Any, second: Any) -> bool:
         return key(first) == key(second)
@@ -107,14 +107,14 @@ def configured(path: str | os.PathLike[str], mode: str, matching: Matching) -> A
         return matching.key(request.method, request.uri, request.body_bytes or b"")
 
     vcr = VCR(serializer="miniagents", match_on=("miniagents",), skip_patchers=PATCHER_NAMES)
-    vcr.register_serializer("miniagents", Serializer())
-    vcr.register_persister(Persister(forgets=mode == "rewrite"))
+    vcr.register_serializer("miniagents", _Serializer())
+    vcr.register_persister(_Persister(forgets=mode == "rewrite"))
     vcr.register_matcher("miniagents", same)
     return vcr.use_cassette(os.fspath(path), record_mode="new_episodes" if mode == "rewrite" else mode)
 
 
 def interactions_of(cassette: Any) -> list[Interaction]:
-    """What a cassette of vcrpy has loaded, after the hooks of its user."""
+    """Return the interactions that a cassette of vcrpy has loaded and its user's hooks have changed."""
     return [
         interaction_of(
             {
@@ -133,7 +133,7 @@ def interactions_of(cassette: Any) -> list[Interaction]:
 
 
 def append(cassette: Any, interaction: Interaction) -> None:
-    """Add what was recorded; the hooks of the user change it as they change everything."""
+    """Add a recorded interaction to a cassette of vcrpy, which applies its user's hooks."""
     entry = entry_of(interaction)
     request = Request(interaction.method, interaction.uri, interaction.request_body, dict(interaction.request_headers))
     response = {**entry["response"], "body": {"string": interaction.response.body}}
@@ -141,19 +141,19 @@ def append(cassette: Any, interaction: Interaction) -> None:
 
 
 def filtered(cassette: Any, live: LiveRequest) -> LiveRequest | None:
-    """A request as the hooks of the user leave it; None where they want it ignored."""
+    """Return a request after the user's hooks, or None if they ignore the request."""
     request = cassette.filter_request(Request(live.method, live.url, live.body, dict(live.headers)))
     if not request:
         return None
     return LiveRequest(request.method, request.uri, request.body_bytes or b"", list(request.headers.items()))
 
 
-def hand_over_saving(cassette: Any) -> None:
-    """A cassette that somebody else has opened is saved in our way: sealed, and in one step.
+def replace_saving(cassette: Any) -> None:
+    """Make a cassette that vcrpy has opened be saved with a checksum and in one step.
 
-    These two attributes are not public, but nothing public changes them once a cassette is open.
+    The two private attributes of vcrpy are set because no public name changes them on an open cassette.
     """
     plain = cassette._serializer is yamlserializer
-    cassette._serializer = Serializer(None if plain else cassette._serializer)
-    cassette._persister = Persister()
-    cassette.drop_unused_requests = False  # vcrpy would not know what we have played, and drop it all
+    cassette._serializer = _Serializer(None if plain else cassette._serializer)
+    cassette._persister = _Persister()
+    cassette.drop_unused_requests = False  # vcrpy does not know what a session has played, and would drop it

@@ -1,12 +1,10 @@
-"""The text of a cassette as plain data: dicts, lists, texts, numbers. Reading it runs no code.
+"""Writer and reader of the text of a cassette as plain data. Reading runs no code.
 
-This module knows YAML and JSON, and none of the keys of a cassette.
+`yaml_text` writes bodies as blocks, line for line, because PyYAML turns a body with one emoji or one trailing space
+into a single quoted line. Any YAML 1.1 reader reads its text unchanged. It writes mappings with keys of one line,
+lists, str, bytes, int, float, bool and None, and no other values.
 
-YAML as a person wants to read a recording: bodies as blocks, line for line.
-
-Own writer, because the usual one turns a body with one emoji or one trailing space into a single quoted line. What it
-writes, any YAML 1.1 reader gives back unchanged. Not a general writer: mappings with keys of one line, lists, str,
-bytes, int, float, bool, None.
+`plain_data` reads YAML and JSON. Independent of the keys of a cassette.
 """
 
 from __future__ import annotations
@@ -22,8 +20,8 @@ import yaml
 
 from miniagents_testing.errors import CassetteFormatError
 
-# What a block may hold: printable as YAML 1.1 has it, without the line ends that it would turn into others (CR, NEL,
-# U+2028, U+2029) and without the BOM, which a reader may drop.
+# Characters of a block: those that YAML 1.1 calls printable, without the line ends that a reader replaces by others
+# (CR, NEL, U+2028, U+2029) and without the BOM, which a reader may drop.
 _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
 _BLOCK = re.compile(rf"[{_PRINTABLE}\n]*")
 _LINE = re.compile(rf"[{_PRINTABLE}]*")
@@ -35,17 +33,18 @@ _SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t
 
 
 def yaml_text(document: Mapping[str, Any]) -> str:
-    """The document as YAML."""
+    """Write a document as YAML."""
     return "".join(f"{line}\n" for line in _mapping(document, ""))
 
 
 def _mapping(mapping: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Yield the lines of a mapping."""
     for key, value in mapping.items():
         yield from _entry(f"{indent}{_key(key)}:", value, indent)
 
 
 def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
-    """`value` after `head`, on the same line or below it."""
+    """Yield the lines of `value` after `head`, which begin on the same line or below it."""
     if isinstance(value, Mapping):
         yield head if value else f"{head} {{}}"
         yield from _mapping(value, f"{indent}  ")
@@ -60,7 +59,7 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
 
 
 def _item(item: Any, indent: str) -> Iterator[str]:
-    """One item of a list; the first key of a mapping stands beside the dash."""
+    """Yield the lines of a list item; the first key of a mapping stands beside the dash."""
     if not isinstance(item, Mapping):
         yield from _entry(f"{indent}-", item, indent)
         return
@@ -70,12 +69,12 @@ def _item(item: Any, indent: str) -> Iterator[str]:
 
 
 def _key(key: str) -> str:
-    """A name: nearly always one that needs no quotes."""
+    """Write a key, with quotes only if it needs them."""
     return key if _NAME.fullmatch(key) and key.lower() not in _NO_STRINGS else "".join(_string(key, ""))
 
 
 def _scalar(value: Any, indent: str) -> list[str]:
-    """The lines of a scalar, all but the first with their indentation."""
+    """Return the lines of a scalar, all but the first with their indentation."""
     if value is None:
         return ["null"]
     if isinstance(value, bool):
@@ -89,6 +88,7 @@ def _scalar(value: Any, indent: str) -> list[str]:
 
 
 def _string(text: str, indent: str) -> list[str]:
+    """Return the lines of a text in the plainest form that reads back unchanged."""
     if "\n" in text:
         return _block(text, indent) if _fits_block(text) else _quoted(text, indent)
     if _PLAIN.fullmatch(text) and ": " not in text and text.lower() not in _NO_STRINGS:
@@ -99,7 +99,7 @@ def _string(text: str, indent: str) -> list[str]:
 
 
 def _fits_block(text: str) -> bool:
-    """Whether a literal block gives back `text`, and no reader could stumble over its white space."""
+    """Return True if every reader reads `text` unchanged from a literal block, white space included."""
     return (
         _BLOCK.fullmatch(text) is not None
         and text.strip("\n") != ""
@@ -109,7 +109,7 @@ def _fits_block(text: str) -> bool:
 
 
 def _block(text: str, indent: str) -> list[str]:
-    """A literal block; the sign after `|` says which line ends at the end of it count."""
+    """Return the lines of a literal block; the sign after `|` says how many line ends at its end belong to the text."""
     body = text.rstrip("\n")
     line_ends = len(text) - len(body)
     sign = ("-", "", "+")[min(line_ends, 2)]
@@ -117,7 +117,7 @@ def _block(text: str, indent: str) -> list[str]:
 
 
 def _quoted(text: str, indent: str) -> list[str]:
-    """A double-quoted string, one source line for each of its lines."""
+    """Return the lines of a double-quoted string, one for each line of the text."""
     lines = [_ESCAPED.sub(_escape, line) for line in re.findall(r"[^\n]*\n|[^\n]+", text)] or [""]
     # A reader drops white space at the start of a source line, so the first space of it is escaped.
     rest = [indent + ("\\" + line if line.startswith(" ") else line) for line in lines[1:]]
@@ -126,6 +126,7 @@ def _quoted(text: str, indent: str) -> list[str]:
 
 
 def _escape(match: re.Match[str]) -> str:
+    """Write a character as an escape of a double-quoted string."""
     char = match[0]
     if char in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[char]
@@ -142,11 +143,11 @@ else:
     _BaseLoader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
-DEEPEST = 100
-"""Levels of lists and mappings in each other; a cassette has a dozen, with a parsed JSON body in it some more."""
+_MOST_LEVELS = 100
+"""Most levels of nested lists and mappings; a cassette has a dozen, and more if a body is parsed JSON."""
 
-LARGEST = 10
-"""How many times longer aliases may make a text: plain vcrpy writes headers that interactions share once."""
+_MOST_GROWTH = 10
+"""Most times that aliases may lengthen a text; plain vcrpy writes them for headers that interactions share."""
 
 
 def plain_data(text: str | bytes) -> Any:
@@ -158,12 +159,12 @@ def plain_data(text: str | bytes) -> Any:
     try:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
         data = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
-    except Exception as error:  # PyYAML's own, and those of constructors, as KeyError for `!!bool x`
+    except Exception as error:  # those of PyYAML, and of constructors, as KeyError for `!!bool x`
         raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
-    if not _in_proportion(data, LARGEST * len(text)):
+    if not _is_in_proportion(data, _MOST_GROWTH * len(text)):
         raise CassetteFormatError(
-            f"not a cassette: its lists and mappings are more than {DEEPEST} levels deep, "
-            f"or aliases (`*name`) make it more than {LARGEST} times as long as it is"
+            f"not a cassette: its lists and mappings are more than {_MOST_LEVELS} levels deep, "
+            f"or aliases (`*name`) make it more than {_MOST_GROWTH} times as long as it is"
         )
     return data
 
@@ -176,8 +177,8 @@ class _Loader(_BaseLoader):
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
         """Count a level, called before each node. Before libyaml 0.2.6 deep nesting overflowed the stack."""
         self._depth += 1
-        if self._depth > DEEPEST:
-            raise yaml.YAMLError(f"more than {DEEPEST} levels of lists and mappings")
+        if self._depth > _MOST_LEVELS:
+            raise yaml.YAMLError(f"more than {_MOST_LEVELS} levels of lists and mappings")
 
     def ascend_resolver(self) -> None:
         """Leave a level, called after each node."""
@@ -213,10 +214,10 @@ for _name, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), _first)
 
 
-def _in_proportion(data: Any, limit: int) -> bool:
-    """Return True if data is at most `DEEPEST` levels deep and, with all aliases repeated, no larger than the limit."""
+def _is_in_proportion(data: Any, limit: int) -> bool:
+    """Return True if data has at most `_MOST_LEVELS` levels and, aliases repeated, a size of at most `limit`."""
     level, size = [data], 0
-    for _ in range(DEEPEST):
+    for _ in range(_MOST_LEVELS):
         below: list[Any] = []
         for value in level:
             if isinstance(value, (str, bytes)):

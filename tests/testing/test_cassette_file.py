@@ -105,8 +105,8 @@ def test_how_a_stream_ended_is_kept(tmp_path: Path, end: str, complete: bool) ->
     [
         (("data: Hi", "data: Ho"), "interaction 1 .*digest"),
         (("15.02/8", "16/8"), "interaction 1 .*digest"),
-        (("miniagents:", "minions:"), "`miniagents` entry is missing"),
-        (("count: 1", "count: 2"), "2 interactions were sealed, 1 are here"),
+        (("miniagents:", "minions:"), "key `miniagents` is missing"),
+        (("count: 1", "count: 2"), "its checksum is of 2 interactions, and does not fit the 1 in the file"),
         (("miniagents:\n  v: 1", "miniagents:\n  v: 2"), "format 2 is not known"),
         (("interactions:", "actions:"), "not a cassette"),
     ],
@@ -182,7 +182,7 @@ def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
         },
     }
     path.write_text(yaml_text(with_checksum([entry])), encoding="utf-8")
-    with pytest.warns(UserWarning, match="interaction 1: one event a chunk"):
+    with pytest.warns(UserWarning, match="interaction 1: played one event a chunk"):
         assert load(path)[0].response.chunks == (Chunk(0, b"data: 1\n\n"),)
 
 

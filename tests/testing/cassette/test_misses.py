@@ -90,7 +90,7 @@ def test_a_swallowed_miss_is_told_where_something_else_fails(kit: Kit, api: str)
         except Exception:
             raise AssertionError("no answer") from None
     (note,) = caught.value.__notes__
-    assert note.startswith("Before that, a request was missed: ")
+    assert note.startswith("Before that, a request was not in the cassette: ")
     assert "recorded 'Hi', now 'Ho'" in note
 
 

@@ -199,7 +199,7 @@ async def test_damage_is_noticed_in_a_layer_too(kit: Kit) -> None:
 
 def test_a_layer_needs_a_cassette() -> None:
     """The fixture of pytest-recording is None in tests without its mark."""
-    with pytest.raises(TypeError, match="`vcr` is None in unmarked tests"), stream_layer(None):
+    with pytest.raises(TypeError, match="`vcr` is None in a test without the marker"), stream_layer(None):
         pass
 
 

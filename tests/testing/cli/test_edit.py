@@ -58,7 +58,7 @@ def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult],
     del document["interactions"][0]
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
     done = run("edit", "--reseal", conversation)
-    assert "2 interactions were sealed, 1 are here" in done.out
+    assert "its checksum is of 2 interactions, and does not fit the 1 in the file" in done.out
     assert "Bye" in load(conversation)[0].request_body.decode()
 
 
@@ -70,7 +70,7 @@ def test_reseal_restores_the_entry_that_plain_vcrpy_drops(
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["miniagents"]
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
-    assert "`miniagents` entry is missing" in run("edit", "--reseal", conversation).out
+    assert "key `miniagents` is missing" in run("edit", "--reseal", conversation).out
     assert load(conversation) == before
 
 
@@ -101,7 +101,7 @@ def test_reseal_refuses_a_cassette_of_another_tool(run: Callable[..., CommandRes
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
     done = run("edit", "--reseal", conversation)
     assert done.code == 1
-    assert "`import` makes it ours" in done.err
+    assert "Convert it with `python -m miniagents_testing import`" in done.err
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_verify_rejects_a_stream_without_end_when_there_are_no_checksums(
     ("old", "new", "says"),
     [
         ("Auf ", "Ab ", "interaction 2 "),
-        ("count: 2", "count: 3", "3 interactions were sealed, 2 are here"),
+        ("count: 2", "count: 3", "its checksum is of 3 interactions, and does not fit the 2 in the file"),
         ("interactions:", "interactions: [", "not readable as YAML"),
         ("version: 1", "", "version"),
     ],
