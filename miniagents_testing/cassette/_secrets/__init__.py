@@ -1,8 +1,9 @@
-"""No secret gets into a recording: what can be replaced is replaced, and what is still there is named.
+"""Redaction of recordings, and the search for secrets that are left in them.
 
-`Redaction.scrub` replaces keys, known values and what users' rules say; `Redaction.leaks` and `scan` find known values
-that are left, however they are encoded and wherever a stream was cut. Whoever writes a file refuses to where there is
-one. This room knows interactions, and neither files nor transports nor providers.
+`Redaction.scrub` replaces keys, known values and what users' rules find. `Redaction.leaks` and `scan` find known values
+that are left, however they are encoded and wherever a stream was cut; a recording with such a value is not written.
+
+Independent of files, transports and providers.
 """
 
 from __future__ import annotations

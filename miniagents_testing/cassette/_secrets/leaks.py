@@ -1,8 +1,7 @@
-"""Where a secret stands in an interaction, in words that do not give it away.
+"""Search for secrets in an interaction; a `Leak` names the place without showing the secret.
 
-Bodies that came compressed, as the chunks they would have come in uncompressed.
-
-The places of an interaction where a secret may stand, and what each is called.
+`plain` undoes the compression of a body chunk by chunk. `_parts_of` lists the parts of an interaction, each with its
+places and their names. `leaks_of` and `suspicions` search the parts.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _GZIP = b"\x1f\x8b"
 
 
 class Plain(NamedTuple):
-    """A body without its compression."""
+    """A body without its compression, in chunks."""
 
     chunks: Sequence[Chunk]
     undone: str
-    """`gzip`, `deflate` or nothing."""
+    """Compression that was undone: `gzip`, `deflate`, or an empty text."""
     readable: bool = True
-    """Whether these are all its bytes as they were meant; no, where a compression is not known, or a bomb."""
+    """False if the compression is unknown, or its body inflates beyond the limit."""
 
     @property
     def data(self) -> bytes:
@@ -48,9 +47,9 @@ class Plain(NamedTuple):
 
 
 def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
-    """The chunks, inflated where they are compressed, and each at its time.
+    """Inflate the chunks of a compressed body; each keeps its wait.
 
-    Recordings of others have bodies that are plain though a header says otherwise, and the other way round.
+    The body decides together with the header: in recordings of other recorders the header may be wrong.
     """
     body = b"".join(chunk.data for chunk in chunks)
     encoding = "gzip" if body.startswith(_GZIP) else ", ".join(headers.get("content-encoding", ()))
@@ -63,30 +62,30 @@ def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
         return Plain(chunks, "", readable=is_text(body))
 
 
-class Spot(NamedTuple):
-    """One text, as the pieces that it came in."""
+class _Spot(NamedTuple):
+    """A text in the pieces in which it came, with the names of its places."""
 
     texts: Sequence[bytes]
     place: Callable[[int, int], str]
-    """What the pieces from the first to the last of these numbers are called."""
+    """Names the place of the pieces from one number to another."""
 
 
-class Part(NamedTuple):
-    """A part of an interaction."""
+class _Part(NamedTuple):
+    """A part of an interaction to search, such as a header or a body."""
 
     place: str
     data: bytes
-    """All that is to be searched in it."""
-    spots: Callable[[], Sequence[Sequence[Spot]]]
-    """Where in it something may have been found: the first row that has it knows best."""
+    """Bytes to search."""
+    spots: Callable[[], Sequence[Sequence[_Spot]]]
+    """Makes rows of texts to locate a finding in; the first row with the finding names its place best."""
     undone: str = ""
-    """The compression that `data` came in."""
+    """Compression that `data` came in."""
     readable: bool = True
-    """Whether `data` is what was meant."""
+    """False if the compression could not be undone."""
 
 
-def parts_of(interaction: Interaction) -> Iterator[Part]:
-    """All that a cassette holds of the interaction."""
+def _parts_of(interaction: Interaction) -> Iterator[_Part]:
+    """Yield all parts of an interaction that a cassette holds."""
     answer = interaction.response
     yield _uri(interaction.uri)
     yield from _headers("request", interaction.request_headers)
@@ -101,26 +100,31 @@ def parts_of(interaction: Interaction) -> Iterator[Part]:
             yield _simple(field.name, value)
 
 
-def _simple(place: str, text: str) -> Part:
-    return Part(place, _bytes(text), lambda: [[_spot(place, text)]])
+def _simple(place: str, text: str) -> _Part:
+    """Make a part of one text with one place."""
+    return _Part(place, _bytes(text), lambda: [[_spot(place, text)]])
 
 
-def _spot(place: str, text: str) -> Spot:
-    return Spot([_bytes(text)], lambda first, last: place)
+def _spot(place: str, text: str) -> _Spot:
+    """Make a text of one piece with one place."""
+    return _Spot([_bytes(text)], lambda first, last: place)
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _headers(whose: str, headers: Mapping[str, list[str]]) -> Iterator[Part]:
+def _headers(whose: str, headers: Mapping[str, list[str]]) -> Iterator[_Part]:
+    """Yield a part for each value of a header."""
     for name, values in headers.items():
         for value in values:
             yield _simple(f"{whose} header {name}", f"{name}: {value}")
 
 
-def _uri(uri: str) -> Part:
-    def spots() -> list[list[Spot]]:
+def _uri(uri: str) -> _Part:
+    """Make a part of a URI, whose places are its components and parameters."""
+
+    def spots() -> list[list[_Spot]]:
         parts = urlsplit(uri)
         named = {"user info": parts.netloc.rpartition("@")[0], "host": parts.hostname or "", "path": parts.path}
         row = [_spot(f"{name} of the URI", text) for name, text in named.items()]
@@ -130,48 +134,51 @@ def _uri(uri: str) -> Part:
         ]
         return [row, [_spot("URI", uri)]]
 
-    return Part("URI", _bytes(uri), spots)
+    return _Part("URI", _bytes(uri), spots)
 
 
-def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Part:
+def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> _Part:
+    """Make a part of a body, whose places are its texts, each joined from its pieces, and then its chunks."""
     body = plain(chunks, headers)
     data = body.data
     rows = groups(pieces_of(data))
     ends = list(accumulate(len(chunk.data) for chunk in body.chunks))
     place = f"{whose} body"
 
-    def spots() -> list[list[Spot]]:
+    def spots() -> list[list[_Spot]]:
         name = partial(_stream_place if is_stream(data) else _document_place, whose, ends)
         found = [
-            [Spot([joined(data, [piece]) for piece in group], partial(_group_place, name, group)) for group in row]
+            [_Spot([joined(data, [piece]) for piece in group], partial(_group_place, name, group)) for group in row]
             for row in rows
         ]
-        whole = Spot([chunk.data for chunk in body.chunks], lambda first, last: _chunks(place, first + 1, last + 1))
-        return [*found, [whole if len(whole.texts) > 1 else Spot([data], lambda first, last: place)]]
+        whole = _Spot([chunk.data for chunk in body.chunks], lambda first, last: _chunks(place, first + 1, last + 1))
+        return [*found, [whole if len(whole.texts) > 1 else _Spot([data], lambda first, last: place)]]
 
-    # What is one literal stands in the body as well; what came in pieces, or as numbers, stands there in no other way.
+    # A text of one piece is in the body itself; a text in pieces or in numbers is only found once it is joined.
     pieced = [joined(data, group) for row in rows for group in row if len(group) > 1 or group[0].form == "numbers"]
-    return Part(place, SEPARATOR.join([data, *pieced]), spots, body.undone, body.readable)
+    return _Part(place, SEPARATOR.join([data, *pieced]), spots, body.undone, body.readable)
 
 
 def _group_place(name: Callable[[Piece, Piece], str], group: Sequence[Piece], first: int, last: int) -> str:
+    """Name the place of the pieces of a group from one number to another."""
     return name(group[first], group[last])
 
 
 def _document_place(whose: str, ends: Sequence[int], first: Piece, last: Piece) -> str:
-    """`request body messages[2].content`."""
+    """Name a place in a document: `request body messages[2].content`."""
     to = f" to {last.path}" if last.path != first.path else ""
     return f"{whose} body {first.path}{to}".rstrip()
 
 
 def _stream_place(whose: str, ends: Sequence[int], first: Piece, last: Piece) -> str:
-    """`response deltas choices[0].delta.content, chunks 4-6`."""
+    """Name a place in a stream: `response deltas choices[0].delta.content, chunks 4-6`."""
     kind = "event" if first is last else "deltas"
     place = f"{whose} {kind} {first.place}".rstrip()
     return _chunks(place, bisect_right(ends, first.start) + 1, bisect_right(ends, max(last.end - 1, last.start)) + 1)
 
 
 def _chunks(place: str, first: int, last: int) -> str:
+    """Add the numbers of its chunks to a place."""
     return f"{place}, chunk {first}" if first == last else f"{place}, chunks {first}-{last}"
 
 
@@ -180,15 +187,16 @@ _STAND_IN = re.compile(r"redact|dummy|fake|mock|test|example|placeholder|filtere
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A secret in a recording. It says where, and not what it is."""
+    """A secret in a recording: its place, without its value."""
 
     place: str
-    """In a person's words: `request body messages[2].content`, `query parameter api_key`."""
+    """Place for people to read: `request body messages[2].content`, `query parameter api_key`."""
     encoding: str = "plain"
-    """How it was hidden there, the outermost first: `base64`, `gzip, percent-encoded twice`."""
+    """Encodings of the secret, the outermost first: `base64`, `gzip, percent-encoded twice`."""
     what: str = "a known secret"
+    """Kind of the secret."""
     interaction: int = 0
-    """Its number in the cassette, from 1; 0 where nobody counted."""
+    """Number of the interaction in the cassette, from 1; 0 if it is not known."""
 
     def __str__(self) -> str:
         number = f"interaction {self.interaction}, " if self.interaction else ""
@@ -197,18 +205,19 @@ class Leak:
 
 
 class Search(NamedTuple):
-    """What to look for."""
+    """A secret to search for."""
 
     what: str
+    """Kind of the secret, for a `Leak`."""
     holds: Callable[[bytes], object]
-    """Whether it is in a text whose encodings have been undone."""
+    """Tells if a text without encodings holds the secret."""
 
 
 SEARCH_FOR_KEYS = Search("what looks like a key", holds_key)
 
 
 def search_for(known_value: str) -> Search:
-    """The search for a value that is known to be secret."""
+    """Make the search for a value that is known to be secret."""
     value = known_value.encode("utf-8", "surrogateescape")
     if b" " not in value:
         return Search("a known secret", lambda text: value in text)
@@ -217,9 +226,9 @@ def search_for(known_value: str) -> Search:
 
 
 def leaks_of(interaction: Interaction, searches: Sequence[Search]) -> list[Leak]:
-    """Every place where one of them is found, each once."""
+    """Return the places of all secrets that are found, each place once."""
     found: dict[Leak, None] = {}
-    for part in parts_of(interaction):
+    for part in _parts_of(interaction):
         if not part.readable:
             found[Leak(part.place, what="compressed in a way that cannot be searched")] = None
         found |= dict.fromkeys(_leaks_in(part, searches))
@@ -227,7 +236,7 @@ def leaks_of(interaction: Interaction, searches: Sequence[Search]) -> list[Leak]
 
 
 def suspicions(interaction: Interaction) -> Iterator[Leak]:
-    """What has the name of a secret, and a value that could be one."""
+    """Yield headers, passwords and parameters that have the name of a secret, and a value that could be one."""
     for whose, headers in (("request", interaction.request_headers), ("response", interaction.response.headers)):
         for name, values in headers.items():
             secrets = known_secrets({}, [(name, value) for value in values])
@@ -242,12 +251,12 @@ def suspicions(interaction: Interaction) -> Iterator[Leak]:
 
 
 def _is_real(value: str) -> bool:
-    """Whether nobody has put anything in the place of the secret."""
+    """Return True if a value could be a secret; a stand-in such as `redacted` or `test` could not."""
     return is_telling(value) and _STAND_IN.search(value) is None
 
 
-def _leaks_in(part: Part, searches: Sequence[Search]) -> Iterator[Leak]:
-    """First whether, which is cheap, then where, which is not."""
+def _leaks_in(part: _Part, searches: Sequence[Search]) -> Iterator[Leak]:
+    """Yield the leaks of a part: first search all of it, which is cheap, then locate what was found."""
     pending = list(_first_found(part.data, searches))
     for row in part.spots():
         if not pending:
@@ -258,16 +267,16 @@ def _leaks_in(part: Part, searches: Sequence[Search]) -> Iterator[Leak]:
             placed |= found.keys()
             for search, names in found.items():
                 if search is SEARCH_FOR_KEYS and len(found) > 1:
-                    continue  # a known one looks like a key, too
+                    continue  # a known secret looks like a key, too
                 place = spot.place(*_narrowed(spot.texts, search))
                 if _first_found(place.encode("utf-8", "replace"), searches):
-                    place = part.place  # a name that is itself the secret
+                    place = part.place  # the name of the place is the secret itself
                 yield Leak(place, named((part.undone, *names) if part.undone else names), search.what)
         pending = [search for search in pending if search not in placed]
 
 
 def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[str, ...]]:
-    """Which of them are found in the text, and after undoing the fewest encodings."""
+    """Return the searches that find something in the text, each with the fewest encodings to undo for that."""
     pending = list(searches)
     found: dict[Search, tuple[str, ...]] = {}
     for names, view in decodings(text):
@@ -280,7 +289,7 @@ def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[
 
 
 def _narrowed(texts: Sequence[bytes], search: Search) -> tuple[int, int]:
-    """The first and last of the texts that are needed to find it."""
+    """Return the numbers of the first and last text that together hold the secret."""
 
     def holds(first: int, end: int) -> bool:
         return bool(_first_found(b"".join(texts[first:end]), [search]))

@@ -1,8 +1,6 @@
-"""Redaction that refuses: what can be replaced is replaced, and what is still there is named.
+"""Redaction: keys, known values and what users' rules find are replaced, and secrets that are left are reported.
 
-What is to be replaced in a text: keys, known values, and what users add.
-
-Replacing what the rules find, and nothing else: every other byte of a body stays, and so does every cut.
+Only what a rule finds is replaced: every other byte of a body stays, and so does every cut between chunks.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Edit(NamedTuple):
-    """Put `text` where `start` to `end` is."""
+    """Replacement of the range from `start` to `end` by `text`."""
 
     start: int
     end: int
@@ -42,12 +40,12 @@ class Edit(NamedTuple):
 
 
 class JSONPath:
-    """The texts at a path of a JSON body or event, and below it.
+    """Rule for the texts at a path of a JSON body or event, and below the path.
 
     Args:
-        path: names with dots between them, `[3]` for one element and `[*]` for all: `messages[*].content.email`. What
-            stands inside a string (the arguments of a tool call) has no path. Elements that say their own `index`
-            are counted by it.
+        path: names with dots between them, `[3]` for one element and `[*]` for all: `messages[*].content.email`. JSON
+            inside a string (the arguments of a tool call) has no path. An element with a field `index` has that
+            number.
     """
 
     def __init__(self, path: str) -> None:
@@ -60,27 +58,32 @@ class JSONPath:
         return f"JSONPath({self.path!r})"
 
     def covers(self, path: str) -> bool:
-        """Whether the text at `path` is one of these."""
+        """Return True if the rule replaces the text at `path`."""
         return self._pattern.fullmatch(path) is not None
 
 
 Rule = str | re.Pattern[str] | tuple[re.Pattern[str], str] | JSONPath | Callable[[str], str]
-"""A text; a regular expression, also with a replacement as `re.sub` has it; a path; a function from text to text.
+"""A text; a regular expression, also with a replacement as in `re.sub`; a path; a function from text to text.
 
-All but paths see each text of a body, ids and types too. What a function changes in a stream, from the first change to
-the last, comes with the delta where it begins.
+All but paths get each text of a body, ids and types too. What a function changes in a stream, from the first change to
+the last, moves to the delta in which the change begins.
 """
 
-TextRule = Callable[[str], Iterable[Edit]]
+_TextRule = Callable[[str], Iterable[Edit]]
 
 
-def key_rules(known_values: Iterable[str]) -> list[TextRule]:
-    """Whatever looks like a key, and the values that are known."""
+def _key_rules(known_values: Iterable[str]) -> list[_TextRule]:
+    """Return the rules for what looks like a key and for known values."""
     return [_keys, *(_literal(value) for value in known_values)]
 
 
-def text_rule(rule: str | re.Pattern[str] | tuple[re.Pattern[str], str] | Callable[[str], str]) -> TextRule:
-    """The edits that a rule of a user asks for."""
+def _text_rule(rule: str | re.Pattern[str] | tuple[re.Pattern[str], str] | Callable[[str], str]) -> _TextRule:
+    """Make a text rule of a user's rule.
+
+    Raises:
+        ValueError: the rule is an empty text.
+        TypeError: it is no rule.
+    """
     match rule:
         case str():
             if not rule:
@@ -95,8 +98,8 @@ def text_rule(rule: str | re.Pattern[str] | tuple[re.Pattern[str], str] | Callab
     raise TypeError(f"a rule is a text, a pattern, (pattern, replacement), a JSONPath or a function, not {rule!r}")
 
 
-def replaced(text: str, rules: Iterable[TextRule]) -> str:
-    """The text after all rules, which all look at it as it was."""
+def replaced(text: str, rules: Iterable[_TextRule]) -> str:
+    """Return the text after all rules; each rule gets the unchanged text."""
     edits = merged(chain.from_iterable(rule(text) for rule in rules))
     ends = [0, *(edit.end for edit in edits)]
     kept = [text[end : edit.start] + edit.text for end, edit in zip(ends, edits, strict=False)]
@@ -104,7 +107,7 @@ def replaced(text: str, rules: Iterable[TextRule]) -> str:
 
 
 def merged(edits: Iterable[Edit]) -> list[Edit]:
-    """The edits in order; those that overlap as one, with the first text that is any."""
+    """Sort edits, and join overlapping edits into one with the first text that is not empty."""
     result: list[Edit] = []
     for edit in sorted(edits):
         if result and edit.start < result[-1].end:
@@ -116,10 +119,13 @@ def merged(edits: Iterable[Edit]) -> list[Edit]:
 
 
 def _keys(text: str) -> Iterator[Edit]:
+    """Yield an edit for each key in a text."""
     return (Edit(start, end) for start, end in keys_in(text))
 
 
-def _literal(value: str) -> TextRule:
+def _literal(value: str) -> _TextRule:
+    """Make a rule that replaces a value."""
+
     def edits(text: str) -> Iterator[Edit]:
         start = text.find(value)
         while start >= 0:
@@ -129,7 +135,9 @@ def _literal(value: str) -> TextRule:
     return edits
 
 
-def _pattern(pattern: re.Pattern[str], replacement: str | None) -> TextRule:
+def _pattern(pattern: re.Pattern[str], replacement: str | None) -> _TextRule:
+    """Make a rule that replaces the matches of a pattern that are not empty."""
+
     def edits(text: str) -> Iterator[Edit]:
         for match in pattern.finditer(text):
             if match.end() > match.start():
@@ -139,41 +147,41 @@ def _pattern(pattern: re.Pattern[str], replacement: str | None) -> TextRule:
 
 
 def _difference(before: str, after: str) -> Iterator[Edit]:
-    """One edit, from the first to the last character that differs."""
+    """Yield one edit, from the first to the last character that differs, or none."""
     if before != after:
-        start = _alike(before, after)
-        end = _alike(reversed(before[start:]), reversed(after[start:]))
+        start = _count_common(before, after)
+        end = _count_common(reversed(before[start:]), reversed(after[start:]))
         yield Edit(start, len(before) - end, after[start : len(after) - end])
 
 
-def _alike(one: Iterable[str], other: Iterable[str]) -> int:
-    """How many characters at the start are the same."""
+def _count_common(one: Iterable[str], other: Iterable[str]) -> int:
+    """Count the characters that are the same at the start."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 _UNIT = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]')
-"""What stands for one character in a JSON string, where it is not the character itself."""
+"""Escape of one character in a JSON string."""
 
 
-def body_edits(
-    data: bytes, *, keys: Sequence[TextRule], rules: Sequence[TextRule], paths: Sequence[JSONPath]
+def _body_edits(
+    data: bytes, *, keys: Sequence[_TextRule], rules: Sequence[_TextRule], paths: Sequence[JSONPath]
 ) -> list[Edit]:
-    """What is to be replaced in a body, by its bytes.
+    """Return the edits of a body, as ranges of bytes.
 
     Args:
         data: the body.
-        keys: hold for texts, names of fields, and lines beside the data of events. What stands in numbers or in the
-            syntax itself is left: nothing could be put in its place.
-        rules: hold for each text: they may be anything, and would tear up the syntax of JSON, or reach from one
-            message of a prompt into the next.
-        paths: of texts that are replaced as they are.
+        keys: rules for texts, names of fields, and lines of events that are no data. Numbers and syntax are not
+            changed: a replacement there would make the JSON unreadable.
+        rules: of the user, for each text by itself. On the whole body they could break the syntax of JSON, or match
+            from one message of a prompt into the next.
+        paths: of texts that are replaced as a whole.
     """
     text = data.decode("utf-8", "surrogateescape")
-    stands_there = any(True for rule in keys for _ in rule(text))
-    pieces = pieces_of(data, everything=stands_there)
+    has_keys = any(True for rule in keys for _ in rule(text))
+    pieces = pieces_of(data, everything=has_keys)
     apart, through = groups(pieces)
     edits: list[Edit] = []
-    for piece in pieces if stands_there else ():  # a field that is the same in each event is no text in pieces
+    for piece in pieces if has_keys else ():  # a field that is equal in each event is no text in pieces
         edits += _group_edits(data, [piece], keys)
     for group in apart:
         edits += _group_edits(data, group, rules if _is_verbatim(data, group) else [*keys, *rules])
@@ -187,16 +195,16 @@ def body_edits(
 
 
 def edited(data: bytes, edits: Iterable[Edit]) -> bytes:
-    """The body after these edits."""
-    (chunk,) = edited_chunks([Chunk(0, data)], edits) or [Chunk(0, b"")]
+    """Return the body after these edits."""
+    (chunk,) = _edited_chunks([Chunk(0, data)], edits) or [Chunk(0, b"")]
     return chunk.data
 
 
-def edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk]:
-    """The chunks after edits of their joined bytes.
+def _edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk]:
+    """Return the chunks after edits of their joined bytes.
 
-    A cut inside of what is replaced comes after the replacement. The wait of a chunk of which nothing is left is added
-    to that of the next.
+    A cut inside a replaced range moves behind the replacement. The wait of a chunk that becomes empty is added to that
+    of the next chunk.
     """
     data = b"".join(chunk.data for chunk in chunks)
     parts: list[list[bytes]] = [[] for _ in chunks]
@@ -221,8 +229,8 @@ def edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk]
     return result
 
 
-def scrubbed_uri(uri: str, rules: Sequence[TextRule]) -> str:
-    """The URI without user and password, and with the rules laid over each segment and parameter."""
+def _redacted_uri(uri: str, rules: Sequence[_TextRule]) -> str:
+    """Return the URI without user and password, with the rules applied to each segment and parameter."""
     parts = urlsplit(uri)
     path = "/".join(_respelled(segment, unquote, rules) for segment in parts.path.split("/"))
     query = "&".join(_scrubbed_parameter(parameter, rules) for parameter in parts.query.split("&"))
@@ -231,28 +239,29 @@ def scrubbed_uri(uri: str, rules: Sequence[TextRule]) -> str:
     return uri if scrubbed == parts else urlunsplit(scrubbed)
 
 
-def _scrubbed_parameter(parameter: str, rules: Sequence[TextRule]) -> str:
+def _scrubbed_parameter(parameter: str, rules: Sequence[_TextRule]) -> str:
+    """Return a query parameter after the rules; the value of a secret name is replaced as a whole."""
     name, equals, value = parameter.partition("=")
     if value and is_secret_name(unquote_plus(name)):
         return name + equals + quote(REDACTED)
     return _respelled(name, unquote_plus, rules) + equals + _respelled(value, unquote_plus, rules)
 
 
-def _respelled(part: str, decode: Callable[[str], str], rules: Sequence[TextRule]) -> str:
-    """A part of a URI after the rules; spelled as before where they change nothing."""
+def _respelled(part: str, decode: Callable[[str], str], rules: Sequence[_TextRule]) -> str:
+    """Return a part of a URI after the rules, with its old spelling if they change nothing."""
     before = decode(part)
     after = replaced(before, rules)
     return part if after == before else quote(after, safe="")
 
 
 def _is_verbatim(data: bytes, group: Sequence[Piece]) -> bool:
-    """Whether the text stands in the body as it is and in one piece, where `keys` have seen it."""
+    """Return True if the text is in the body in one piece and without escapes, so that `keys` have found it there."""
     (piece, *more) = group
     return not more and piece.form != "numbers" and data.find(b"\\", piece.start, piece.end) < 0
 
 
-def _group_edits(data: bytes, group: Sequence[Piece], rules: Sequence[TextRule]) -> Iterator[Edit]:
-    """What the rules replace in the text of these pieces; what runs over several goes into the first."""
+def _group_edits(data: bytes, group: Sequence[Piece], rules: Sequence[_TextRule]) -> Iterator[Edit]:
+    """Yield the edits of the text of these pieces; a replacement that spans several goes into the first."""
     if not rules:
         return
     text, marks = _decoded(joined(data, group), escaped=group[0].form in ("json", "name"))
@@ -275,9 +284,9 @@ def _group_edits(data: bytes, group: Sequence[Piece], rules: Sequence[TextRule])
 
 
 def _edit(piece: Piece, start: int, end: int, text: str) -> Edit:
-    """An edit as it is written in the body."""
+    """Return an edit whose text is spelled as the piece requires."""
     match piece.form:
-        case "numbers":  # a part of them would be the secret still
+        case "numbers":  # numbers that were left would still show a part of the secret
             return Edit(piece.start, piece.end, "")
         case "json" | "name":
             inside = json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace")
@@ -287,7 +296,7 @@ def _edit(piece: Piece, start: int, end: int, text: str) -> Edit:
 
 
 def _decoded(data: bytes, *, escaped: bool) -> tuple[str, list[tuple[int, int]]]:
-    """The text, and at which characters and which bytes the stretches begin that stand there as they are."""
+    """Return the decoded text, and the starts of its unescaped stretches as pairs of character and byte positions."""
     if not escaped or b"\\" not in data:
         return data.decode("utf-8", "surrogateescape"), [(0, 0)]
     parts: list[str] = []
@@ -304,7 +313,7 @@ def _decoded(data: bytes, *, escaped: bool) -> tuple[str, list[tuple[int, int]]]
 
 
 def _in_bytes(text: str, marks: Sequence[tuple[int, int]], edits: Iterable[Edit]) -> Iterator[Edit]:
-    """Edits of a text, in order, as edits of the bytes that it was decoded from."""
+    """Convert sorted edits of a text into edits of the bytes that it was decoded from."""
     character = byte = 0
     for start, end, replacement in edits:
         where = []
@@ -318,24 +327,24 @@ def _in_bytes(text: str, marks: Sequence[tuple[int, int]], edits: Iterable[Edit]
 
 
 class Redaction:
-    """What must not be in a recording, and what stands in its place.
+    """Redaction of a recording: which texts are replaced, and by what.
 
-    Recording and replay use the same redaction, so that a live request, scrubbed, is the one that was recorded.
+    Recording and replay use the same redaction, so that a redacted live request equals the recorded one.
 
     Args:
         known_values: secrets by value; those of the environment by default, see `known_secrets`.
-        rules: what users want to be replaced besides: in the texts of bodies (those of a stream as a whole, however
-            they were cut), and in the segments and parameters of a URI.
+        rules: further rules of the user, for the texts of bodies and for the segments and parameters of a URI. A text
+            of a stream is joined from its deltas before a rule gets it.
 
     Raises:
-        ValueError: a known value is shorter than 8 bytes, and would be found anywhere; or a rule makes no sense.
-        TypeError: a rule is none.
+        ValueError: a known value is shorter than 8 bytes, and would be found in any text; or a rule is an empty text.
+        TypeError: a rule has a wrong type.
     """
 
     def __init__(self, known_values: Iterable[str] | None = None, rules: Iterable[Rule] = ()) -> None:
         rules = list(rules)
         self._paths = [rule for rule in rules if isinstance(rule, JSONPath)]
-        self._rules = [text_rule(rule) for rule in rules if not isinstance(rule, JSONPath)]
+        self._rules = [_text_rule(rule) for rule in rules if not isinstance(rule, JSONPath)]
         self._known = known_secrets(os.environ) if known_values is None else set(known_values)
         shortest = min(self._known, key=len, default=None)
         if shortest is not None and len(shortest.encode("utf-8", "surrogateescape")) < SHORTEST:
@@ -343,24 +352,25 @@ class Redaction:
         self._know(self._known)
 
     def learn(self, headers: Iterable[tuple[str, str]]) -> None:
-        """See the headers of a live request or response; the secrets in them are known from now on."""
+        """Remember the secrets in the headers of a live request or response."""
         new = known_secrets({}, headers) - self._known
         if new:
             self._know(self._known | new)
 
     def _know(self, values: set[str]) -> None:
+        """Make the rules and searches for these known values."""
         self._known = values
         in_order = sorted(values, key=lambda value: (-len(value), value))
         self._searches = [search_for(value) for value in in_order]
-        self._keys = key_rules(in_order)
-        # The same few come with each request.
-        self._scrubbed_uri = lru_cache(256)(partial(scrubbed_uri, rules=[*self._keys, *self._rules]))
+        self._keys = _key_rules(in_order)
+        # cached, because each request has one of a few URIs
+        self._scrubbed_uri = lru_cache(256)(partial(_redacted_uri, rules=[*self._keys, *self._rules]))
 
     def scrub(self, interaction: Interaction) -> Interaction:
-        """The interaction without headers that nobody needs, and with "[redacted]" for known values, keys and rules.
+        """Return the interaction with "[redacted]" for known values and keys, with the user's rules applied.
 
-        Nothing else changes, not by a byte. Chunks keep their cuts and waits. What is hidden in an encoding other than
-        that of JSON or of a URI stays, for `leaks` to find.
+        Headers that no client acts on are dropped. Nothing else changes, not by a byte, and chunks keep their cuts and
+        waits. Secrets in encodings other than those of JSON and URIs stay, and `leaks` finds them.
         """
         response = interaction.response
         return replace(
@@ -376,35 +386,38 @@ class Redaction:
         )
 
     def scrub_body(self, body: bytes) -> bytes:
-        """A body as it would be recorded; for a live request, before it is looked up."""
+        """Return a body as it would be recorded; live requests are looked up by it."""
         return edited(body, self._edits(body))
 
     def scrub_uri(self, uri: str) -> str:
-        """A URI as it would be recorded; for a live request, before it is looked up."""
+        """Return a URI as it would be recorded; live requests are looked up by it."""
         return self._scrubbed_uri(uri)
 
     def leaks(self, interaction: Interaction, *, keys: bool = False) -> list[Leak]:
-        """Where a known value stands, in any encoding; a recording with one of these must not be written.
+        """Return the places of known values, in any encoding; a recording with one of them must not be written.
 
         Args:
             interaction: as it would be written.
-            keys: find also what only looks like a secret.
+            keys: True to find also values that look like secrets.
         """
         if not keys:
             return leaks_of(interaction, self._searches)
         return [*leaks_of(interaction, [*self._searches, SEARCH_FOR_KEYS]), *suspicions(interaction)]
 
     def _edits(self, body: bytes) -> list[Edit]:
-        return body_edits(body, keys=self._keys, rules=self._rules, paths=self._paths)
+        """Return the edits of a body by all rules."""
+        return _body_edits(body, keys=self._keys, rules=self._rules, paths=self._paths)
 
     def _text(self, text: str) -> str:
+        """Return a text with keys and known values replaced."""
         return replaced(text, self._keys)
 
     def _headers(self, headers: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Return the headers that a client acts on, with keys and known values replaced."""
         return kept_headers([(name, self._text(value)) for name, values in headers.items() for value in values])
 
     def _response(self, response: ResponseStream) -> ResponseStream:
-        """The response with its body scrubbed, and then uncompressed."""
+        """Return the response with its body redacted; a compressed body that changes is stored without compression."""
         headers = self._headers(response.headers)
         body = plain(response.chunks, response.headers)
         edits = self._edits(body.data)
@@ -412,13 +425,13 @@ class Redaction:
             return replace(response, headers=headers)
         if body.undone:
             headers.pop("content-encoding", None)
-        return replace(response, headers=headers, chunks=tuple(edited_chunks(body.chunks, edits)))
+        return replace(response, headers=headers, chunks=tuple(_edited_chunks(body.chunks, edits)))
 
 
 def scan(
     interactions: Iterable[Interaction], known_values: Iterable[str] | None = None, *, keys: bool = False
 ) -> list[Leak]:
-    """The leaks of a whole recording; each says the number of its interaction.
+    """Return the leaks of a whole recording; each has the number of its interaction.
 
     Args:
         interactions: of the recording, in their order.

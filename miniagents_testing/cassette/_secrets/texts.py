@@ -1,14 +1,15 @@
-"""The texts of a body, each with its place, and which of them are one text that came in pieces.
+"""The texts of a body with their places, and the decodings of a text.
 
-Knows no provider. A body is read token by token, as JSON or as events that hold JSON, and never refused: what is cut
-off or broken gives the texts before and after the break. Pieces belong together when their paths are the same, where
-elements that say their own `index` are told apart by it, and events also by their `type` and `output_index` and the
-like. So the deltas of each choice, tool call and content block make one text, and so do the tokens of logprobs.
+`pieces_of` reads a body token by token, as JSON or as events that hold JSON. It refuses no body: of a broken one it
+finds the texts before and after the break. `groups` joins the pieces of one text. Pieces belong together if their paths
+are equal, where an element with a field `index` has that number, and events also count by `type`, `output_index` and
+similar fields. So the deltas of each choice, tool call and content block make one text, and so do tokens of logprobs.
 
-What a text says once its encodings are undone: percent signs, JSON escapes, base64 and hexadecimal, in any order.
+`decodings` undoes percent signs, JSON escapes, base64 and hexadecimal, in any order. Decoding the text rather than
+encoding the secret also finds a secret that was encoded together with its surroundings or several times, and one that
+is known by its form only.
 
-Decoding the text rather than encoding the secret finds what was encoded together with its surroundings, several times
-over, and also what nobody knows but by its shape.
+Independent of providers.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ SHORTEST = 8
 """Bytes of the shortest secret that is found in base64 and hexadecimal."""
 
 _MAX_LAYERS = 5
-"""A nested JSON string with a URL in it that is encoded three times over."""
+"""Most encodings that are undone: enough for a nested JSON string with a URL that is encoded three times."""
 
 SEPARATOR = b"\0"
-"""Between pieces that do not belong together; no secret has it."""
+"""Separator of pieces that do not belong together; no secret contains it."""
 
 _ESCAPE = re.compile(rb'(?:\\u[0-9a-fA-F]{4})++|\\["\\/bfnrt]')
 _SIMPLE = dict(zip(rb'"\/bfnrt', b'"\\/\b\f\n\r\t', strict=True))
@@ -42,9 +43,9 @@ _HEX = re.compile(rb"[0-9a-fA-F]{%d,}+" % (SHORTEST * 2))
 
 
 def decodings(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
-    """The text as it is, then with one encoding undone, then with two, each with the names of what was undone.
+    """Yield the text, then its decodings by one encoding, by two and so on, each after the names of its encodings.
 
-    Of equal results only the first is given. All of them together are bounded by the length of the text.
+    Of equal results only the first is given. Together the results are bounded by the length of the text.
     """
     seen = {text}
     level: list[tuple[tuple[str, ...], bytes]] = [((), text)]
@@ -54,7 +55,7 @@ def decodings(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
             yield names, outer
             if depth == _MAX_LAYERS:
                 continue
-            noisy = bool(names) and names[-1] in ("base64", "hexadecimal")  # most of it was neither
+            noisy = bool(names) and names[-1] in ("base64", "hexadecimal")  # most of it was not encoded so
             source = SEPARATOR.join(_PRINTABLE.findall(outer)) if noisy else outer
             for name, decode in _DECODERS.items():
                 inner = decode(source)
@@ -65,7 +66,7 @@ def decodings(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
 
 
 def named(names: tuple[str, ...]) -> str:
-    """The names that come with a text of `decodings`, for a person; the outermost first."""
+    """Describe the encodings of a text of `decodings` for people, the outermost first."""
     words: list[str] = []
     for name in names:
         if words and words[-1].startswith(name):
@@ -76,24 +77,26 @@ def named(names: tuple[str, ...]) -> str:
 
 
 def _unescaped(text: bytes) -> bytes:
-    """The text without the escapes of JSON."""
+    """Undo the escapes of JSON."""
     return _ESCAPE.sub(_character, text) if b"\\" in text else text
 
 
 def _character(escape: re.Match[bytes]) -> bytes:
+    """Return the bytes that an escape stands for."""
     code = escape[0]
     if code[1] != ord("u"):
         return _SIMPLE[code[1]].to_bytes()
-    # Halves of a surrogate pair that are alone have no UTF-8, and are no part of a secret.
+    # Lone surrogates have no UTF-8; no secret contains one.
     return str(json.loads(b'"%b"' % code)).encode("utf-8", "surrogatepass")
 
 
 def _unquoted(text: bytes) -> bytes:
+    """Undo percent signs."""
     return unquote_to_bytes(text) if b"%" in text else text
 
 
 def _from_base64(text: bytes) -> bytes:
-    """What each run of its characters says at each of the four places where it may begin."""
+    """Decode each run of base64 characters from each of the four positions where its encoding may begin."""
     found = []
     for run in set(_BASE64.findall(text)):
         digits = run.translate(_ONE_BASE64, b"\r\n")
@@ -105,7 +108,7 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def _from_hex(text: bytes) -> bytes:
-    """What each run of hexadecimal digits says at both of the places where it may begin."""
+    """Decode each run of hexadecimal digits from both positions where its encoding may begin."""
     return SEPARATOR.join(
         binascii.unhexlify(run[start : start + (len(run) - start) // 2 * 2])
         for run in set(_HEX.findall(text))
@@ -121,13 +124,13 @@ _DECODERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-_STRING = rb'[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+'  # also one whose end is missing
+_STRING = rb'[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+'  # a string without its end matches, too
 _TOKEN = re.compile(
     rb'(?:"(%b)"\s*+:\s*+)?(?:"(%b)"?|([{\[])|(-?\d[\d.eE+-]*+|true|false|null))|([}\]])' % (_STRING, _STRING)
 )
 _TEXT, _OPEN, _SCALAR = 2, 3, 4
 _MAX_DEPTH = 64
-"""What is nested deeper counts as one level: a path that long tells nobody anything, and costs."""
+"""Most levels that are told apart; deeper ones count as one, because such long paths cost time and help no reader."""
 _IS_STREAM = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")
 _LINE = re.compile(rb"[^\r\n]++")
 _NUMBERS = re.compile(rb"\s*+\d{1,3}+(?:\s*+,\s*+\d{1,3}+)*+\s*+")
@@ -136,7 +139,7 @@ _POSITION = re.compile(r"\[\d++\]")
 
 
 class _Frame:
-    """An object or array that a text stands in, or (without a parent) the event or document as a whole."""
+    """An object or array around a text; without a parent, the whole event or document."""
 
     __slots__ = ("_path", "below", "count", "depth", "index", "is_list", "label", "name", "parent", "start")
 
@@ -144,22 +147,22 @@ class _Frame:
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.below = 0
-        """Levels that are open below the deepest."""
+        """Open levels below the deepest level that is told apart."""
         self.name = name
-        """Its place in the parent: a name, or a number in brackets."""
+        """Place in the parent: a name, or a number in brackets."""
         self.is_list = is_list
         self.start = start
         self.count = 0
-        """Elements so far, of an array."""
+        """Number of elements of an array so far."""
         self.index = ""
-        """What the object says of itself in fields like `index`, in brackets."""
+        """Values of the object's fields like `index`, in brackets."""
         self.label = ""
         """The `type` of an event."""
         self._path: str | None = None
 
     @property
     def path(self) -> str:
-        """From the event or document down to here. To be asked for at the end: `index` may come last in an object."""
+        """Path from the event or document to the object or array. Complete at the end only: `index` may come last."""
         if self._path is None:
             if self.parent is None:
                 self._path = ""
@@ -170,7 +173,7 @@ class _Frame:
 
     @property
     def event(self) -> str:
-        """The type and index of the event that this is a part of."""
+        """Type and index of the event around the object or array."""
         frame = self
         while frame.parent is not None and frame.parent.parent is not None:
             frame = frame.parent
@@ -190,29 +193,30 @@ class Piece(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where it stands in its document or event: `choices[0].delta.content`."""
+        """Path in the document or event: `choices[0].delta.content`."""
         return self._path.replace("[=", "[")
 
     @property
     def place(self) -> str:
-        """The same for a person, who wants to know the event as well: `content_block_delta[0].delta.text`."""
+        """Path with the event before it, for people: `content_block_delta[0].delta.text`."""
         return _path(self.frame.event, self.path)
 
     @property
     def _path(self) -> str:
+        """Path in which `[=n]` marks an index that the element itself names."""
         return _path(self.frame.path, self.name)
 
     def keys(self) -> tuple[str, str]:
-        """What is equal for pieces of one text: for neighbours in an array different, and the same."""
+        """Return the keys of a text, equal in all its pieces: one for each element of an array, one for all elements."""
         return _keys(self.frame.event, self._path, self.form)
 
 
 def pieces_of(data: bytes, *, everything: bool = False) -> list[Piece]:
-    """The texts of a body, in its order.
+    """Return the texts of a body, in order.
 
     Args:
         data: the body.
-        everything: also the names of fields, and what stands beside the data of events: comments and the like.
+        everything: True to return also names of fields, and lines of events that are no data, such as comments.
     """
     pieces: list[Piece] = []
     top = _Frame(None, "", False, 0)
@@ -233,14 +237,14 @@ def pieces_of(data: bytes, *, everything: bool = False) -> list[Piece]:
 
 
 def is_stream(data: bytes) -> bool:
-    """Whether a body is a stream of events; the content type proves nothing, it is wrong too often."""
+    """Return True if a body is a stream of events; its content type is wrong too often."""
     return _IS_STREAM.search(data) is not None
 
 
 def groups(pieces: Iterable[Piece]) -> tuple[list[list[Piece]], list[list[Piece]]]:
-    """The pieces of each text; then those of each text that runs through the elements of an array.
+    """Return the pieces of each text, and those of each text that runs through the elements of an array.
 
-    Names, and what stands beside data, are no part of a text.
+    Names of fields and lines that are no data are no part of a text.
     """
     apart: dict[str, list[Piece]] = {}
     through: dict[str, list[Piece]] = {}
@@ -255,7 +259,7 @@ def groups(pieces: Iterable[Piece]) -> tuple[list[list[Piece]], list[list[Piece]
 
 
 def joined(data: bytes, group: Iterable[Piece]) -> bytes:
-    """The text of the pieces as it stands in the body: JSON strings with their escapes."""
+    """Join the pieces of a text as they are in the body: JSON strings with their escapes."""
     return b"".join(
         _from_numbers(data[piece.start : piece.end]) if piece.form == "numbers" else data[piece.start : piece.end]
         for piece in group
@@ -263,7 +267,7 @@ def joined(data: bytes, group: Iterable[Piece]) -> bytes:
 
 
 def _regions(data: bytes) -> Iterator[tuple[int, int, bool, bool]]:
-    """Start and end of what is to be read, whether it is data, and whether an event or document begins with it."""
+    """Yield start and end of each region to read, then two flags: it is data, and an event or document begins there."""
     if not is_stream(data):
         yield 0, len(data), True, True
         return
@@ -281,7 +285,7 @@ def _regions(data: bytes) -> Iterator[tuple[int, int, bool, bool]]:
 
 
 def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Piece], *, names: bool) -> _Frame:
-    """Append the texts between `start` and `end`; returns the object or array that is open at the end."""
+    """Append the texts between `start` and `end`; return the object or array that is open at the end."""
     for token in _TOKEN.finditer(data, start, end):
         kind = token.lastindex
         if kind is None or kind > _SCALAR:
@@ -313,12 +317,13 @@ def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Pi
 
 
 def _path(parent: str, name: str) -> str:
+    """Join a path and a name."""
     return f"{parent}.{name}" if parent and name and name[0] != "[" else parent + name
 
 
-@lru_cache(4096)  # the deltas of a stream have a few dozen
+@lru_cache(4096)  # a stream has a few dozen different ones
 def _keys(event: str, path: str, form: str) -> tuple[str, str]:
-    """See `Piece.keys`. The start of a block and its deltas are events of two types, and one text."""
+    """Return `Piece.keys`; the start of a block and its deltas share them, though their events have two types."""
     event = _LAST_WORD.sub("", event)
     path = path.removeprefix("delta.").removeprefix(event.partition("[")[0] + ".")
     head = f"{form} {event} "
@@ -326,5 +331,5 @@ def _keys(event: str, path: str, form: str) -> tuple[str, str]:
 
 
 def _from_numbers(text: bytes) -> bytes:
-    """What an array of byte values spells, without those that are none."""
+    """Return the bytes of an array of numbers, without numbers above 255."""
     return bytes(value for value in map(int, text.split(b",")) if value < 256)
