@@ -1,4 +1,4 @@
-"""The committed cassettes: what each is said to hold, who else can play them, and that they can be recorded again."""
+"""The committed cassettes: their content, other players of them, and recording them again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _path(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def recorder() -> Iterator[dict[str, Any]]:
-    """What is in `record.py`, which imports its neighbours as a program does."""
+    """Run `record.py`, which imports its neighbours as a program does, and return its names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(CASSETTES)
         yield runpy.run_path(str(CASSETTES / "record.py"))
@@ -48,13 +48,13 @@ def recorder() -> Iterator[dict[str, Any]]:
 
 
 class Player:
-    """Runs the programs that were recorded."""
+    """Runner of the programs that were recorded."""
 
     def __init__(self, recorder: dict[str, Any]) -> None:
         self._recorder = recorder
 
     async def play(self, name: str, **settings: Any) -> Any:
-        """What a program returns with its cassette, and with clients as anybody makes them."""
+        """Return what a program returns with its cassette, and with clients with default settings."""
         clients = self._recorder["Clients"](AsyncOpenAI(api_key="none"), AsyncAnthropic(api_key="none"))
         with use_cassette(_path(name), **settings):
             async with clients.openai, clients.anthropic, MiniAgents():
@@ -63,7 +63,7 @@ class Player:
 
 @pytest.fixture
 def player(recorder: dict[str, Any]) -> Player:
-    """Plays a cassette to its program."""
+    """Make a player of cassettes for their programs."""
     return Player(recorder)
 
 
@@ -81,7 +81,7 @@ def player(recorder: dict[str, Any]) -> Player:
 async def test_tools_are_called_in_parallel_and_their_results_go_back(
     player: Player, name: str, said: str | None, thought: str | None
 ) -> None:
-    """Two calls in one answer, in the form of each API; the second request has their results in its prompt."""
+    """Two calls come in one answer, in the form of each API; the prompt of the second request has their results."""
     asks, answers = await player.play(name)
     assert [(call.name, json.loads(call.arguments)) for call in asks.tool_calls] == [
         ("get_weather", {"city": "Oslo"}),
@@ -92,28 +92,28 @@ async def test_tools_are_called_in_parallel_and_their_results_go_back(
     assert "19 °C, sunny ☀" in load(_path(name))[1].request_body.decode()
 
 
-async def test_a_model_thinks_before_it_speaks(player: Player) -> None:
-    """And both can be told apart."""
+async def test_thinking_comes_before_the_text_of_an_answer(player: Player) -> None:
+    """A message keeps thinking and text apart."""
     message = await player.play("anthropic/thinking")
     assert message.reasoning.startswith("s-t-r-a-w")
     assert message.content == "Three: one in the straw, two in the berry. 🍓"
 
 
-async def test_a_model_refuses(player: Player) -> None:
-    """In a field of its own; there is no text."""
+async def test_a_refusal_is_a_field_of_its_own(player: Player) -> None:
+    """The message has no text."""
     message = await player.play("openai/refusal")
     assert (message.finish_reason, message.content) == ("refusal", "")
     assert message.refusal.startswith("I'm sorry")
 
 
-async def test_an_answer_is_one_document(player: Player) -> None:
-    """Not a stream; what it says is JSON, too."""
+async def test_an_answer_that_is_not_streamed_is_one_document(player: Player) -> None:
+    """The text of the answer is JSON, too."""
     message = await player.play("openai/not_streamed")
     assert json.loads(message.content) == {"name": "Häppchen", "age": 3, "sleeps": "on the piano"}
 
 
-def test_an_agent_waits_and_tries_again(player: Player) -> None:
-    """As long as the response with status 429 asks for, at the recorded pace; at no pace, not at all."""
+def test_an_agent_waits_and_retries_after_status_429(player: Player) -> None:
+    """It waits as long as the response says at the recorded pace, and not at all at pace 0."""
     assert [each.response.status for each in load(_path("anthropic/rate_limited"))] == [429, 200]
 
     async def play(pace: float) -> float:
@@ -133,16 +133,18 @@ def test_an_agent_waits_and_tries_again(player: Player) -> None:
         ("anthropic/overloaded", errors.ProviderOverloadedError, "Overloaded"),
     ],
 )
-async def test_an_answer_fails_in_its_middle(player: Player, name: str, kind: type[errors.LLMError], text: str) -> None:
-    """What was said before it is kept with the error."""
+async def test_an_answer_that_fails_in_its_middle_keeps_its_text(
+    player: Player, name: str, kind: type[errors.LLMError], text: str
+) -> None:
+    """The error has the text that came before it."""
     error: errors.LLMError = await player.play(name)
     assert type(error) is kind
     assert text in str(error)
     assert error.partial.content == "The tide comes twice a day, and"
 
 
-async def test_a_reader_left_early(player: Player) -> None:
-    """What it did not read is not there; whoever reads on is told so."""
+async def test_a_recording_whose_reader_left_early_ends_there(player: Player) -> None:
+    """Reading on raises an error that says so."""
     assert "".join(await player.play("openai/early_break")) == "one two three four five"
     (interaction,) = load(_path("openai/early_break"))
     assert (interaction.response.end, interaction.response.complete) == ("closed", False)
@@ -154,11 +156,11 @@ async def test_a_reader_left_early(player: Player) -> None:
                     pass
 
 
-# --- who else plays them
+# --- other players
 
 
 @each_cassette
-def test_plain_vcrpy_plays_it(name: str) -> None:
+def test_plain_vcrpy_plays_each_committed_cassette(name: str) -> None:
     """Every request gets its status and its bytes."""
     with vcr.use_cassette(str(_path(name)), record_mode="none", match_on=("method", "uri", "body")) as cassette:
         _ask_for_all(load(_path(name)))
@@ -173,8 +175,8 @@ def _ask_for_all(interactions: tuple[Interaction, ...]) -> None:
             assert (answer.status_code, answer.content) == (each.response.status, each.response.body)
 
 
-def test_pytest_recording_plays_it(pytester: pytest.Pytester) -> None:
-    """All of them, each under its mark, with the network blocked."""
+def test_pytest_recording_plays_the_committed_cassettes(pytester: pytest.Pytester) -> None:
+    """Each of them under its marker, with the network blocked."""
     pytester.makepyfile(
         f"""
         import httpx2
@@ -206,15 +208,17 @@ def test_pytest_recording_plays_it(pytester: pytest.Pytester) -> None:
 # --- recording them again
 
 
-def test_each_is_made_by_a_scenario_and_told_in_the_readme(recorder: dict[str, Any]) -> None:
-    """None is left over, and none is missing."""
+def test_each_committed_cassette_has_a_scenario_and_a_row_in_the_readme(recorder: dict[str, Any]) -> None:
+    """No scenario or row is without a file."""
     readme = (CASSETTES / "README.md").read_text(encoding="utf-8")
     assert sorted(recorder["SCENARIOS"]) == NAMES
     assert sorted(re.findall(r"^\| \[\S+\]\((\S+)\.yaml\)", readme, re.MULTILINE)) == NAMES
 
 
 @each_cassette
-async def test_it_says_the_same_when_it_is_recorded_again(recorder: dict[str, Any], name: str, tmp_path: Path) -> None:
+async def test_a_cassette_that_is_recorded_again_holds_the_same(
+    recorder: dict[str, Any], name: str, tmp_path: Path
+) -> None:
     """The same requests by the same agents, and the same answers with the same ends; only the moments differ."""
     path = tmp_path / "again.yaml"
     await recorder["arecord"](recorder["SCENARIOS"][name], path, pace=0)
@@ -222,7 +226,7 @@ async def test_it_says_the_same_when_it_is_recorded_again(recorder: dict[str, An
 
 
 def _facts(interactions: tuple[Interaction, ...]) -> list[tuple[Any, ...]]:
-    """What does not depend on a clock. Of requests that are made at once, any may be the first."""
+    """Return what depends on no clock, sorted, because parallel requests start in any order."""
     return sorted(
         (
             each.agent,
@@ -245,7 +249,7 @@ KEY = "sk-live-0123456789abcdefghij"
 def test_a_live_recording_has_the_provider_in_it_and_no_key(
     recorder: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made with keys and addresses of the environment; here a server on this machine plays the provider."""
+    """Keys and addresses come from the environment; a server on this machine stands in for the provider."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ProviderServer([Step(refusal="Never.")]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_base_url)
@@ -268,10 +272,10 @@ def test_a_live_recording_has_the_provider_in_it_and_no_key(
         (["openai/nothing"], "there is no openai/nothing"),
     ],
 )
-def test_what_cannot_be_recorded_is_said_before_anything_is(
+def test_record_refuses_wrong_options_before_it_sends_anything(
     recorder: dict[str, Any], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is asked by accident, or in vain."""
+    """So no request is sent by accident or in vain."""
     with pytest.raises(SystemExit, match="2"):
         recorder["main"](arguments)
     assert message in capsys.readouterr().err

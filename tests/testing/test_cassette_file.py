@@ -1,4 +1,4 @@
-"""The file of a cassette: what was saved is what is loaded, and damage is noticed."""
+"""The file of a cassette: loading returns what was saved, and refuses a damaged file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CHUNKS = (Chunk(1502, b"data: Hi"), Chunk(510, " there 😀\n\n".encode()), Chun
 def make(
     request_body: bytes = b'{"model": "gpt-4", "stream": true}', started_ms: float = 265.93, **response: Any
 ) -> Interaction:
-    """A small interaction."""
+    """Make a small interaction."""
     headers = {"content-type": ["text/event-stream; charset=utf-8"]}
     return Interaction(
         method="POST",
@@ -58,7 +58,7 @@ def make(
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), DOCUMENTS, min_size=1))
-def test_any_reader_gives_back_what_the_writer_wrote(document: dict[str, Any]) -> None:
+def test_yaml_text_is_read_unchanged_by_any_reader(document: dict[str, Any]) -> None:
     """The fast reader and the reader in Python agree on every text."""
     text = yaml_text(document)
     for name in ("CSafeLoader", "SafeLoader"):
@@ -66,14 +66,14 @@ def test_any_reader_gives_back_what_the_writer_wrote(document: dict[str, Any]) -
 
 
 @given(st.lists(st.text("ab \n\t", max_size=8), max_size=4))
-def test_white_space_survives_the_writer(texts: list[str]) -> None:
-    """Blank lines, leading and trailing spaces are where blocks of YAML go wrong."""
+def test_yaml_text_keeps_white_space(texts: list[str]) -> None:
+    """Blank lines, leading and trailing spaces are the usual errors of YAML blocks."""
     document = {"texts": texts}
     assert yaml.load(yaml_text(document), yaml.CSafeLoader) == document
 
 
-def test_a_body_is_written_as_it_reads() -> None:
-    """Emoji and other scripts stay in a block; a body with carriage returns keeps a source line for each of its own."""
+def test_yaml_text_writes_a_body_line_by_line() -> None:
+    """Emoji and other scripts stay in a block; a body with carriage returns has a quoted line for each of its lines."""
     assert yaml_text({"body": "data: 日本語 😀 \n\n"}) == "body: |+\n  data: 日本語 😀 \n\n"
     assert yaml_text({"body": "a\r\n b\r\n"}) == 'body: "a\\r\\n\\\n  \\ b\\r\\n"\n'
 
@@ -84,8 +84,8 @@ def test_a_body_is_written_as_it_reads() -> None:
         st.lists(st.builds(Chunk, st.integers(0, 10**6), st.binary(min_size=1, max_size=9)), max_size=4), max_size=3
     )
 )
-def test_loading_gives_back_what_was_saved(tmp_path: Path, streams: list[list[Chunk]]) -> None:
-    """Any bytes, any cuts, any moments; also bodies that are no text."""
+def test_load_returns_what_was_saved(tmp_path: Path, streams: list[list[Chunk]]) -> None:
+    """Any bytes, cuts and moments survive, also bodies that are no text."""
     saved = [make(chunks=tuple(chunks), started_ms=float(number)) for number, chunks in enumerate(streams)]
     save(tmp_path / "c.yaml", saved)
     assert load(tmp_path / "c.yaml") == tuple(saved)
@@ -93,8 +93,8 @@ def test_loading_gives_back_what_was_saved(tmp_path: Path, streams: list[list[Ch
 
 @pytest.mark.parametrize("end", ["eof", "closed", "cancelled", "open", "raise ReadError: it: broke"])
 @pytest.mark.parametrize("complete", [True, False])
-def test_how_a_stream_ended_is_kept(tmp_path: Path, end: str, complete: bool) -> None:
-    """A stream that its reader left is not taken for a whole one."""
+def test_load_returns_how_a_stream_ended(tmp_path: Path, end: str, complete: bool) -> None:
+    """A stream that its reader closed early is not taken for a complete one."""
     interaction = make(end=end, complete=complete or end == "eof")
     save(tmp_path / "c.yaml", [interaction])
     assert load(tmp_path / "c.yaml") == (interaction,)
@@ -111,8 +111,8 @@ def test_how_a_stream_ended_is_kept(tmp_path: Path, end: str, complete: bool) ->
         (("interactions:", "actions:"), "not a cassette"),
     ],
 )
-def test_K14_the_error_names_what_is_wrong(tmp_path: Path, change: tuple[str, str], says: str) -> None:
-    """File, interaction and reason stand in the message."""
+def test_K14_load_names_what_is_wrong_with_a_file(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    """The message has the file, the interaction and the reason."""
     path = tmp_path / "c.yaml"
     save(path, [make()])
     text = path.read_text(encoding="utf-8")
@@ -124,24 +124,24 @@ def test_K14_the_error_names_what_is_wrong(tmp_path: Path, change: tuple[str, st
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"- 1", b"a: [", b"version: 1\ninteractions:\n- 1\n"])
-def test_what_is_no_cassette_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Whatever the file holds, the error is ours and names it."""
+def test_load_refuses_a_file_that_is_no_cassette(tmp_path: Path, content: bytes) -> None:
+    """Any content gives a `CassetteFormatError` that names the file."""
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(CassetteFormatError, match=re.escape(str(path))):
         load(path)
 
 
-def test_volatile_fields_of_the_request_are_not_sealed(tmp_path: Path) -> None:
-    """What does not change the answer may be edited."""
+def test_digest_leaves_out_volatile_fields_of_the_request(tmp_path: Path) -> None:
+    """Fields that do not change the answer may be edited."""
     path = tmp_path / "c.yaml"
     save(path, [make(request_body=b'{"model":"gpt-4","user":"Ann"}')])
     path.write_text(path.read_text(encoding="utf-8").replace("Ann", "Bob"), encoding="utf-8")
     assert b"Bob" in load(path)[0].request_body
 
 
-def test_plain_vcrpy_plays_our_file(tmp_path: Path) -> None:
-    """One key more does not disturb it."""
+def test_plain_vcrpy_plays_a_saved_file(tmp_path: Path) -> None:
+    """The additional key `stream` does not disturb vcrpy."""
     path = tmp_path / "c.yaml"
     interaction = make()
     save(path, [interaction])
@@ -150,8 +150,8 @@ def test_plain_vcrpy_plays_our_file(tmp_path: Path) -> None:
     assert response["body"]["string"] == interaction.response.body
 
 
-def test_a_cassette_of_plain_vcrpy_is_played_event_by_event(tmp_path: Path) -> None:
-    """Without our keys there are no cuts and no moments to keep to."""
+def test_cassette_of_plain_vcrpy_plays_event_by_event(tmp_path: Path) -> None:
+    """Without a key `stream` there are no recorded cuts and moments."""
     path = tmp_path / "c.yaml"
     entry = {
         "request": {"method": "POST", "uri": "https://x.test/v1", "body": None, "headers": {}},
@@ -168,8 +168,8 @@ def test_a_cassette_of_plain_vcrpy_is_played_event_by_event(tmp_path: Path) -> N
     assert interaction.response.complete
 
 
-def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
-    """Somebody resealed a file whose body had changed: it plays event by event, with a warning."""
+def test_load_warns_and_plays_event_by_event_when_a_chunk_map_does_not_fit(tmp_path: Path) -> None:
+    """After an edit with a new checksum, the body keeps all its bytes."""
     path = tmp_path / "c.yaml"
     stream = {"v": 1, "chunks": "1/999", "end": "eof"}
     entry: dict[str, Any] = {
@@ -186,8 +186,8 @@ def test_a_map_that_does_not_fit_costs_no_bytes(tmp_path: Path) -> None:
         assert load(path)[0].response.chunks == (Chunk(0, b"data: 1\n\n"),)
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing half-written, and nothing left lying about."""
+def test_save_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a half-written file nor a temporary one is left."""
     path = tmp_path / "c.yaml"
     save(path, [make()])
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The chunk map says where a body was cut and when, and nothing is lost in it."""
+"""Chunk maps: they keep the cuts and moments of a body, and lose no byte."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.b
 
 
 @given(CHUNKS)
-def test_decoding_gives_back_what_was_encoded(chunks: list[Chunk]) -> None:
-    """Bytes, cuts and moments survive; only chunks without a byte are left out."""
+def test_decode_returns_what_was_encoded(chunks: list[Chunk]) -> None:
+    """Bytes, cuts and moments survive; only empty chunks are left out."""
     body = b"".join(chunk.data for chunk in chunks)
     decoded = decode(encode(chunks), body)
     assert [chunk.data for chunk in decoded] == [chunk.data for chunk in chunks if chunk.data]
@@ -30,8 +30,8 @@ def test_decoding_gives_back_what_was_encoded(chunks: list[Chunk]) -> None:
 
 
 @given(CHUNKS, st.text(alphabet="0123456789./* x", max_size=30))
-def test_no_map_ever_loses_or_invents_bytes(chunks: list[Chunk], text: str) -> None:
-    """A map that is not one of this body is refused."""
+def test_decode_returns_the_whole_body_or_refuses_the_map(chunks: list[Chunk], text: str) -> None:
+    """No map of another body loses or adds bytes."""
     body = b"".join(chunk.data for chunk in chunks)
     try:
         decoded = decode(text, body)
@@ -40,8 +40,8 @@ def test_no_map_ever_loses_or_invents_bytes(chunks: list[Chunk], text: str) -> N
     assert b"".join(chunk.data for chunk in decoded) == body
 
 
-def test_a_map_is_short_and_readable() -> None:
-    """One whole event has no size; cuts inside events and several events at once have one."""
+def test_encode_writes_short_maps() -> None:
+    """One whole event has no size; cuts inside events and several events in one chunk have one."""
     body = b"data: one\n\ndata: two\n\ndata: three\n\ndata: four\n\n"
     chunks = [Chunk(1502, body[:4]), Chunk(510, body[4:11]), Chunk(2000, body[11:35]), Chunk(0, body[35:])]
     assert encode(chunks) == "15.02/4 5.1 20*2 0"
@@ -58,8 +58,8 @@ def test_a_map_is_short_and_readable() -> None:
         (b": ping\n\ndata: 1\n\n\n: end", [17, 23]),
     ],
 )
-def test_event_ends_are_where_a_decoder_delivers_and_the_end_of_the_body(body: bytes, ends: list[int]) -> None:
-    """A comment and a blank line belong to what follows."""
+def test_event_ends_are_where_a_decoder_delivers_an_event(body: bytes, ends: list[int]) -> None:
+    """A comment and a blank line belong to the event after them; the end of the body is an end, too."""
     assert event_ends(body) == ends
 
 
@@ -70,7 +70,7 @@ LINES = st.sampled_from(
 
 @given(st.lists(LINES), st.sampled_from([b"\n", b"\r", b"\r\n"]), st.lists(st.integers(0, 60)))
 def test_event_ends_are_the_same_however_the_bytes_are_cut(lines: list[bytes], end: bytes, places: list[int]) -> None:
-    """Each end is the first line end at which a decoder has delivered one event more."""
+    """Each end is the first line end at which a decoder has delivered one more event."""
     body = end.join(lines)
     decoder, expected, start = SSEDecoder(), [], 0
     for line in [*(line + end for line in lines[:-1]), *lines[-1:]]:
@@ -88,15 +88,15 @@ def test_event_ends_are_the_same_however_the_bytes_are_cut(lines: list[bytes], e
 
 @given(CHUNKS)
 def test_one_event_a_chunk_keeps_all_bytes(chunks: list[Chunk]) -> None:
-    """The events together are the body, and none is empty."""
+    """The chunks together are the body, and none is empty."""
     body = b"".join(chunk.data for chunk in chunks)
     ends = event_ends(body)
     assert ends == sorted(set(ends))
     assert b"".join(chunk.data for chunk in one_event_a_chunk(body)) == body
 
 
-def test_events_before_a_cut_are_counted() -> None:
-    """So they keep their moment when the body is edited, and their map when it is redacted."""
+def test_map_counts_the_events_before_a_cut_inside_an_event() -> None:
+    """So an edited body keeps the moments of these events, and a redacted body keeps its map."""
     whole, half, rest = b"data: secret\n\n", b"data: t", b"wo\n\n"
     text = encode([Chunk(100, whole + half), Chunk(200, rest)])
     assert text == "1*1/7 2"
@@ -104,7 +104,7 @@ def test_events_before_a_cut_are_counted() -> None:
     assert [chunk.wait for chunk in refitted(text, whole + half + rest)] == [100, 200]
 
 
-def test_counting_events_survives_a_change_of_their_size() -> None:
+def test_map_fits_a_body_whose_events_change_their_size() -> None:
     """A redacted body keeps its map."""
     text = encode([Chunk(100, b"data: secret\n\n"), Chunk(200, b"data: 1\n\ndata: 2\n\n")])
     redacted = b"data: <redacted>\n\ndata: 1\n\ndata: 22\n\n"
@@ -112,16 +112,16 @@ def test_counting_events_survives_a_change_of_their_size() -> None:
 
 
 @pytest.mark.parametrize("text", ["1*9", "1/99", "1", "1*0", "-1*2", "1.001*2", "1*2 1", "x"])
-def test_a_map_that_does_not_fit_is_refused(text: str) -> None:
-    """Too long, too short, or no map at all: the error says which."""
+def test_decode_refuses_a_map_that_does_not_fit(text: str) -> None:
+    """The error says that the map is too long, too short, or no map."""
     with pytest.raises(ChunkMapError):
         decode(text, b"data: 1\n\ndata: 2\n\n")
 
 
 @given(CHUNKS, st.lists(PIECES))
 @example([Chunk(0, b"\n:"), Chunk(1, b"data: x")], [b"data: x"])
-def test_an_edited_body_keeps_its_bytes_and_its_moments(chunks: list[Chunk], edited: list[bytes]) -> None:
-    """Event by event, as many as there were and are."""
+def test_refitted_keeps_the_bytes_and_the_moments_of_events(chunks: list[Chunk], edited: list[bytes]) -> None:
+    """The n-th event of an edited body has the moment of the n-th event before."""
     body, now = b"".join(chunk.data for chunk in chunks), b"".join(edited)
     refitted_ = refitted(encode(chunks), now)
     assert b"".join(chunk.data for chunk in refitted_) == now

@@ -1,4 +1,4 @@
-"""Recordings of others: their bodies play as the client had them, whatever form they were kept in."""
+"""Recordings of other recorders: their bodies play as the client had them, in each form of a file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ENCODED = {
 
 
 def entry(**response: Any) -> dict[str, Any]:
-    """An entry of a plain vcrpy cassette, with another response."""
+    """Make an entry of a plain vcrpy cassette with another response."""
     return {
         "request": {"method": "POST", "uri": URI, "body": '{"model":"m"}', "headers": {"Host": ["api.openai.com"]}},
         "response": {
@@ -60,7 +60,7 @@ def entry(**response: Any) -> dict[str, Any]:
 
 
 class _Provider(BaseHTTPRequestHandler):
-    """Answers with a chat completion, compressed if the client takes it."""
+    """Server that answers with a chat completion, compressed if the client accepts that."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
@@ -82,6 +82,7 @@ class _Provider(BaseHTTPRequestHandler):
 
 @contextmanager
 def _provider() -> Iterator[str]:
+    """Run a server that answers as a provider, and yield its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Provider) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -93,6 +94,7 @@ def _provider() -> Iterator[str]:
 
 
 async def _ask(base_url: str, transport: httpx2.AsyncBaseTransport | None = None, encoding: str = "identity") -> str:
+    """Return the text of an answer, asked for with OpenAI's SDK."""
     http_client = httpx2.AsyncClient(transport=transport, headers={"accept-encoding": encoding})
     async with openai.AsyncOpenAI(api_key="none", base_url=base_url, http_client=http_client) as client:
         stream = await client.chat.completions.create(
@@ -111,10 +113,10 @@ async def _ask(base_url: str, transport: httpx2.AsyncBaseTransport | None = None
         ("json", "gzip", {"decode_compressed_response": True}),
     ],
 )
-async def test_what_plain_vcrpy_recorded_plays(
+async def test_recording_of_plain_vcrpy_plays(
     tmp_path: Path, serializer: str, encoding: str, options: dict[str, Any]
 ) -> None:
-    """OpenAI's SDK gets the same text from the file, with no network, one event a chunk."""
+    """OpenAI's SDK gets the same text from the file, without a network, one event a chunk."""
     path = tmp_path / f"c.{serializer}"
     with _provider() as base_url:
         with vcr.use_cassette(str(path), serializer=serializer, **options):
@@ -137,8 +139,8 @@ async def test_what_plain_vcrpy_recorded_plays(
         {"body": None, "status": None, "content": BODY.decode(), "status_code": 200, "http_version": "HTTP/1.1"},
     ],
 )
-def test_a_body_is_read_in_each_form_it_is_kept_in(response: dict[str, Any]) -> None:
-    """Text, bytes, base64, and what vcrpy wrote for httpx in former times."""
+def test_body_is_read_in_each_form_of_other_recorders(response: dict[str, Any]) -> None:
+    """Text, bytes, base64, and the form that older vcrpy wrote for httpx."""
     kept = entry(**response)
     if "content" in kept["response"]:
         del kept["response"]["body"], kept["response"]["status"]
@@ -155,14 +157,14 @@ def test_a_body_is_read_in_each_form_it_is_kept_in(response: dict[str, Any]) -> 
         [["Content-Type", "text/event-stream"], ["Vary", "a"], ["Vary", "b"]],
     ],
 )
-def test_headers_are_read_in_each_form_they_are_kept_in(headers: Any) -> None:
-    """One value, several, pairs; names in any case."""
+def test_headers_are_read_in_each_form_of_other_recorders(headers: Any) -> None:
+    """One value, several values or pairs, and names in any case."""
     read = foreign_interaction(entry(headers=headers), "c.yaml").response
     assert read.headers == {"content-type": ["text/event-stream"], "vary": ["a", "b"]}
 
 
-def test_headers_of_the_connection_are_not_passed_on() -> None:
-    """A length and a transfer encoding that fit another body would break the client."""
+def test_headers_of_the_connection_are_dropped() -> None:
+    """A length and a transfer encoding of another body would break the client."""
     headers = {"Transfer-Encoding": ["chunked"], "Content-Length": ["7"], "connection": ["close"], "x-id": ["1"]}
     assert foreign_interaction(entry(headers=headers), "c.yaml").response.headers == {"x-id": ["1"]}
     assert foreign_interaction(entry(headers=None), "c.yaml").response.headers == {}
@@ -170,8 +172,8 @@ def test_headers_of_the_connection_are_not_passed_on() -> None:
 
 @pytest.mark.parametrize("encoding", ENCODED)
 @pytest.mark.parametrize("kept", ["encoded", "plain"])
-def test_an_encoding_is_undone_where_it_was_not_undone_already(encoding: str, kept: str) -> None:
-    """The header says how the body came, not how it is kept; it is not passed on."""
+def test_compression_is_undone_unless_the_recorder_has_undone_it(encoding: str, kept: str) -> None:
+    """The header says how the body came, not how the file keeps it, and is dropped."""
     body = ENCODED[encoding] if kept == "encoded" else BODY.decode()
     read = foreign_interaction(entry(headers={"content-encoding": [encoding]}, body={"string": body}), "c").response
     assert read.body == BODY
@@ -179,15 +181,15 @@ def test_an_encoding_is_undone_where_it_was_not_undone_already(encoding: str, ke
 
 
 @pytest.mark.parametrize(("content_type", "inflated"), [("application/json", True), ("application/gzip", False)])
-def test_an_encoding_that_no_header_tells_is_undone_in_text(content_type: str, inflated: bool) -> None:
-    """Recorders lose the header; a file that is gzip by itself stays what it is."""
+def test_compression_without_header_is_undone_in_text(content_type: str, inflated: bool) -> None:
+    """Some recorders lose the header; a body of another type, such as a gzip file, stays compressed."""
     headers = {"content-type": [content_type]}
     read = foreign_interaction(entry(headers=headers, body={"string": ENCODED["gzip"]}), "c").response
     assert read.body == (BODY if inflated else ENCODED["gzip"])
 
 
-def test_what_cannot_be_read_here_is_left_to_the_client() -> None:
-    """There are clients that know br and zstd; body and header stay together."""
+def test_unknown_compression_is_left_to_the_client() -> None:
+    """Some clients read br and zstd, so body and header stay together."""
     headers = {"content-encoding": ["br, gzip"]}
     body = gzip.compress(b"\x8b\x05\x80\xff")
     read = foreign_interaction(entry(headers=headers, body={"string": body}), "c").response
@@ -205,7 +207,7 @@ def test_what_cannot_be_read_here_is_left_to_the_client() -> None:
     ids=["cut", "changed", "bomb"],
 )
 def test_X9_a_damaged_or_hostile_body_is_refused(tmp_path: Path, body: bytes, says: str) -> None:
-    """The error names file and interaction, and no memory is spent on it."""
+    """The error names file and interaction, and the body takes no memory."""
     path = tmp_path / "c.yaml"
     entries = [entry(), entry(headers={"content-encoding": ["gzip"]}, body={"string": body})]
     path.write_text(yaml.dump({"interactions": entries, "version": 1}, Dumper=yaml.CSafeDumper), encoding="utf-8")
@@ -213,8 +215,8 @@ def test_X9_a_damaged_or_hostile_body_is_refused(tmp_path: Path, body: bytes, sa
         load(path)
 
 
-async def test_a_parsed_body_is_the_body_of_request_and_response(tmp_path: Path) -> None:
-    """pydantic-ai keeps JSON as YAML that a person can read; the headers are of the bytes that it once was."""
+async def test_parsed_body_is_read_as_json(tmp_path: Path) -> None:
+    """pydantic-ai keeps JSON bodies as YAML, beside the headers of the original bytes."""
     path = tmp_path / "c.yaml"
     path.write_text(
         """
@@ -256,8 +258,8 @@ version: 1
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["gzip", "deflate", "br", "zstd", ""]))
-def test_text_is_never_taken_for_anything_else(text: str, encoding: str) -> None:
-    """Whatever the headers say of it."""
+def test_text_is_never_taken_for_compressed(text: str, encoding: str) -> None:
+    """A body that is text stays as it is, whatever the headers say."""
     kept = entry(headers={"content-encoding": [encoding]}, body={"string": text})
     read = foreign_interaction(kept, "c").response
     assert read.body == text.encode()

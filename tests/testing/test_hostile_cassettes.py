@@ -1,4 +1,4 @@
-"""A cassette is data: loading it runs no code, and takes no more than a moment."""
+"""Hostile cassettes: loading one runs no code, and takes time in proportion to its file."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ HOSTILE = {
     "name": "!!python/name:os.system",
     "module": "!!python/module:antigravity",
     "state": "!!python/object/new:type {{args: [x, !!python/tuple [], {{}}], state: {{__init__: 1}}}}",
-    "a tag of nobody": "!surprise x",
+    "an unknown tag": "!surprise x",
     "reduce": "{{__reduce__: [os.system, ['touch {mark}']]}}",
 }
 
 
 @pytest.mark.parametrize("place", ["{0}", "interactions: {0}", "interactions: [{0}]", "interactions: []\nx: {0}"])
 @pytest.mark.parametrize("payload", HOSTILE.values(), ids=HOSTILE.keys())
-def test_X6_a_cassette_runs_no_code(payload: str, place: str, tmp_path: Path) -> None:
+def test_X6_load_runs_no_code_of_a_cassette(payload: str, place: str, tmp_path: Path) -> None:
     """Tags that would make objects or call functions are refused, wherever they stand."""
     mark, path = tmp_path / "mark", tmp_path / "cassette.yaml"
     path.write_text(place.format(payload.format(mark=mark)) + "\n", encoding="utf-8")
@@ -55,7 +55,7 @@ miniagents: {{v: 1, count: 1, digest: x}}
 
 
 def laughs(inside: str) -> str:
-    """Eleven lines, each of which says nine times what the one before it says."""
+    """Return eleven lines, each of which repeats the line before it nine times."""
     lines = [f"{this}: &{this} {inside.format(','.join([f'*{last}'] * 9))}\n" for last, this in pairwise("abcdefghijk")]
     return "a: &a {x: x}\n" + "".join(lines)
 
@@ -77,8 +77,8 @@ EXPENSIVE = {
 
 
 @pytest.mark.parametrize("text", EXPENSIVE.values(), ids=EXPENSIVE.keys())
-def test_X6_a_cassette_that_is_made_to_be_expensive_is_refused(text: str, tmp_path: Path) -> None:
-    """Nesting, repetition, circles and long numbers cost what the file costs."""
+def test_X6_load_refuses_a_cassette_that_is_made_to_be_expensive(text: str, tmp_path: Path) -> None:
+    """Reading takes time in proportion to the file, in spite of nesting, repetition, circles and long numbers."""
     path = tmp_path / "cassette.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CassetteFormatError):
@@ -89,8 +89,8 @@ def test_X6_a_cassette_that_is_made_to_be_expensive_is_refused(text: str, tmp_pa
     "value",
     ["!!bool x", "!!timestamp 2001-12-14", "!!int ''", "!!binary é", "!!set {a, b}", "9" * 5000, "{<<: {a: b}}"],
 )
-def test_cassette_refuses_a_value_with_an_error_of_the_file(value: str, tmp_path: Path) -> None:
-    """Values that are none of their type, types that no cassette has, and merges."""
+def test_load_refuses_values_that_no_cassette_has(value: str, tmp_path: Path) -> None:
+    """Values that do not fit their type, types that no cassette has, and merges."""
     path = tmp_path / "cassette.yaml"
     path.write_text(ENTRY.format(value), encoding="utf-8")
     with pytest.raises(CassetteFormatError, match=r"cassette\.yaml: not readable"):
@@ -140,15 +140,15 @@ DOCUMENTS = st.recursive(
 
 @given(DOCUMENTS)
 def test_plain_data_reads_what_pyyaml_writes_as_the_safe_loader_does(document: Any) -> None:
-    """Plain vcrpy writes with PyYAML, which quotes only what YAML 1.1 would take for something else."""
+    """Plain vcrpy writes with PyYAML, which quotes only texts that YAML 1.1 would read as another type."""
     text = yaml.safe_dump(document, allow_unicode=True)
     assert plain_data.plain_data(text) == yaml.load(text, yaml.CSafeLoader)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
-def test_X6_load_refuses_what_is_no_regular_file(kind: str, tmp_path: Path) -> None:
-    """A pipe would block for ever, a device might never end."""
+def test_X6_load_refuses_a_path_that_is_no_regular_file(kind: str, tmp_path: Path) -> None:
+    """A pipe would block for ever, and a device might never end."""
     path = tmp_path / "cassette.yaml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -159,7 +159,7 @@ def test_X6_load_refuses_what_is_no_regular_file(kind: str, tmp_path: Path) -> N
 
 
 def test_X6_load_refuses_a_file_of_more_than_256_mib(tmp_path: Path) -> None:
-    """The size is asked for, so no memory is spent."""
+    """The size is read before the file, so the file takes no memory."""
     path = tmp_path / "cassette.yaml"
     with path.open("wb") as sparse:
         sparse.truncate(file.MOST_BYTES + 1)
@@ -167,8 +167,8 @@ def test_X6_load_refuses_a_file_of_more_than_256_mib(tmp_path: Path) -> None:
         load(path)
 
 
-def test_interactions_may_share_their_headers(tmp_path: Path) -> None:
-    """Plain vcrpy writes the same list once, and repeats it by an alias."""
+def test_load_reads_headers_that_interactions_share(tmp_path: Path) -> None:
+    """Plain vcrpy writes an equal list once, and repeats it by an alias."""
     entry = (
         "- request: {{method: GET, uri: u, body: '', headers: {}}}\n  response: {{status: {{code: 200, message: x}}}}\n"
     )

@@ -1,4 +1,4 @@
-"""Finding secrets: however they are cut and surrounded, at any size, and never where there are none."""
+"""The search for secrets: in any surroundings, cuts and sizes, and without false alarms."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ KNOWN = ["9f86d081884c7d659a2feaa0", "hunter2-hunter2", "Zq8-_/+=", KEY]
 
 
 def _interaction(body: bytes = b"{}", request_body: bytes = b"", uri: str = URI, **headers: str) -> Interaction:
+    """Make an interaction with these bodies, URI and headers."""
     named = {name.replace("_", "-"): [value] for name, value in headers.items()}
     return Interaction("POST", uri, request_body, ResponseStream(one_event_a_chunk(body), headers=named))
 
 
 def _event(delta: dict[str, Any], index: int = 0) -> bytes:
+    """Make the event of a delta."""
     return f"data: {json.dumps({'choices': [{'index': index, 'delta': delta}]})}\n\n".encode()
 
 
@@ -47,7 +49,7 @@ SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_ca
 def test_X3_a_secret_is_found_whatever_surrounds_it_and_however_it_is_cut(
     before: str, after: str, secret: str, data: st.DataObject
 ) -> None:
-    """Deltas of two choices in any order; after scrubbing it is gone, from the deltas too."""
+    """The deltas of two choices come in any order; after scrubbing, no delta shows a part of the secret."""
     assume(secret not in URI)
     text = before + secret + after
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
@@ -78,10 +80,8 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
 
 
 @given(TEXT, TEXT, SECRET, st.lists(st.sampled_from(sorted(ENCODINGS)), min_size=1, max_size=3))
-def test_X3_a_secret_is_found_in_encodings_one_over_another(
-    before: str, after: str, secret: str, names: list[str]
-) -> None:
-    """Encoded with its surroundings; the name says what was done, the last first."""
+def test_X3_a_secret_is_found_in_nested_encodings(before: str, after: str, secret: str, names: list[str]) -> None:
+    """The secret is encoded with its surroundings; the leak names the encodings, the last one first."""
     text = before + secret + after
     for name in names:
         text = ENCODINGS[name](text)
@@ -89,15 +89,15 @@ def test_X3_a_secret_is_found_in_encodings_one_over_another(
     assert leak.place == "request body a.b"
 
 
-def test_spaces_may_be_spelled_as_forms_spell_them() -> None:
-    """A plus sign, in a form and in its URL."""
+def test_a_secret_with_spaces_is_found_in_a_form() -> None:
+    """A form and its URL spell a space as a plus sign."""
     body = b"a=correct+horse%3F+battery&b"
     (leak,) = Redaction(["correct horse? battery"]).leaks(_interaction(request_body=body))
     assert leak == Leak("request body", "percent-encoded")
 
 
-def test_a_leak_says_where_and_how_and_not_what() -> None:
-    """One line for a person."""
+def test_a_leak_names_place_and_encoding_without_the_secret() -> None:
+    """A leak as a text is one line for people."""
     text = base64.b64encode(f"key={quote(quote(KEY + '/', safe=''))}".encode()).decode()
     body = json.dumps({"messages": [{"content": "Hi"}, {"content": f"see {text}"}]}).encode()
     (leak,) = scan([_interaction(), _interaction(request_body=body)], [KEY + "/"])
@@ -109,22 +109,22 @@ def test_a_leak_says_where_and_how_and_not_what() -> None:
     )
 
 
-def test_a_leak_that_runs_over_deltas_names_their_chunks() -> None:
-    """Those from which the secret can be put together, not the whole stream."""
+def test_a_leak_over_several_deltas_names_their_chunks() -> None:
+    """It names the chunks that hold the secret, not the whole stream."""
     texts = ["Sure: ", KEY[:3], KEY[3:20], "", KEY[20:], " and so on"]
     (leak,) = Redaction([KEY]).leaks(_interaction(b"".join(_event({"content": text}) for text in texts)))
     assert leak.place == "response deltas choices[0].delta.content, chunks 2-5"
 
 
-def test_a_place_that_is_called_like_the_secret_is_not_named() -> None:
+def test_a_leak_does_not_name_a_place_that_holds_the_secret() -> None:
     """The name of a field or parameter may be the secret, also encoded."""
     body = json.dumps({KEY: {"inner": KEY}}).encode()
     leaks = Redaction([KEY]).leaks(_interaction(request_body=body, uri=f"{URI}?{quote(KEY)}=1"))
     assert [leak.place for leak in leaks] == ["URI", "request body"]
 
 
-def test_pieces_of_a_text_are_joined_where_a_provider_says_that_they_are_one() -> None:
-    """The start of a content block and its deltas; content blocks in a row; lines of JSON; tokens of logprobs."""
+def test_pieces_of_one_text_are_joined() -> None:
+    """The start of a content block and its deltas, content blocks in a row, lines of JSON, and tokens of logprobs."""
     start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": KEY[:9]}}
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": KEY[9:]}}
     events = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in (start, delta))
@@ -138,8 +138,8 @@ def test_pieces_of_a_text_are_joined_where_a_provider_says_that_they_are_one() -
         assert redaction.leaks(redaction.scrub(_interaction(body))) == []
 
 
-def test_other_choices_and_calls_are_other_texts() -> None:
-    """Halves that nobody would put together are no secret; each choice and call is joined for itself."""
+def test_choices_and_calls_are_joined_each_for_itself() -> None:
+    """Halves of a secret in two choices are no secret."""
     halves = _event({"content": KEY[:9]}) + _event({"content": KEY[9:]}, index=1)
     assert Redaction([KEY]).leaks(_interaction(halves)) == []
     calls = [
@@ -156,16 +156,16 @@ def test_other_choices_and_calls_are_other_texts() -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-def test_any_line_ends_and_data_on_several_lines(end: str) -> None:
-    """What the standard allows in an event stream."""
+def test_events_are_read_with_any_line_ends_and_several_data_lines(end: str) -> None:
+    """The standard allows all of them in an event stream."""
     first = f'data: {{"choices": [{end}data:{{"delta": {{"content": "{KEY[:9]}"}}}}]}}{end}{end}'
     second = f'id: 1{end}data: {{"choices": [{{"delta": {{"content": "{KEY[9:]}"}}}}]}}{end}{end}'
     (leak,) = Redaction([KEY]).leaks(_interaction(f"\ufeff{first}{second}".encode()))
     assert leak.place.startswith("response deltas choices[0].delta.content, chunks 1-")
 
 
-def test_nesting_of_any_depth_is_left_behind() -> None:
-    """What comes after it is at its right place."""
+def test_places_after_deep_nesting_are_right() -> None:
+    """Nesting of any depth is read, and the path of the next text is right."""
     body = b'{"a":' + b"[" * 200 + b'"x"' + b"]" * 200 + f',"b":"{KEY}"}}'.encode()
     assert Redaction([KEY]).leaks(_interaction(request_body=body)) == [Leak("request body b")]
 
@@ -174,7 +174,7 @@ def test_nesting_of_any_depth_is_left_behind() -> None:
 
 
 def test_X9_a_bomb_is_not_inflated() -> None:
-    """What cannot be searched is named, so that it is not written; of 200 MB never all are there."""
+    """The leak names the body that cannot be searched; its 200 MB are never in memory."""
     bomb = gzip.compress(b" " * 200_000_000)
     tracemalloc.start()
     leaks = Redaction([KEY]).leaks(_interaction(bomb, content_encoding="gzip"))
@@ -186,13 +186,13 @@ def test_X9_a_bomb_is_not_inflated() -> None:
 
 @pytest.mark.parametrize("compress", [zlib.compress, lambda data: zlib.compress(data, wbits=-15)])
 def test_deflate_is_searched_with_and_without_its_wrapper(compress: Any) -> None:
-    """As servers send it."""
+    """Servers send both forms."""
     (leak,) = Redaction([KEY]).leaks(_interaction(compress(_event({"content": KEY})), content_encoding="deflate"))
     assert leak.encoding == "deflate"
 
 
-def test_a_compression_that_nobody_can_read_is_named() -> None:
-    """Not searched is not clean; but a body that is plain although a header says otherwise is searched."""
+def test_unknown_compression_is_a_leak() -> None:
+    """A body that was not searched is not clean; a plain body with a wrong header is searched."""
     body = b"\x1b\x0a\x00\x80\xff"
     (leak,) = Redaction([KEY]).leaks(_interaction(body, content_encoding="br"))
     assert "cannot be searched" in str(leak)
@@ -203,8 +203,8 @@ def test_a_compression_that_nobody_can_read_is_named() -> None:
 # --- what only looks like a secret
 
 
-def test_lint_finds_keys_that_nobody_knows() -> None:
-    """Also where they are encoded or cut; of those that are known it says only that."""
+def test_leaks_find_unknown_keys_when_asked_to() -> None:
+    """Also where keys are encoded or cut; a known secret is reported as known only."""
     halves = _event({"content": KEY[:12]}) + _event({"content": KEY[12:]})
     body = base64.b64encode(f"key: {KEY}".encode())
     (in_request, in_deltas) = scan([_interaction(halves, body)], keys=True)
@@ -213,8 +213,8 @@ def test_lint_finds_keys_that_nobody_knows() -> None:
     assert {leak.what for leak in scan([_interaction(halves, body)], [KEY], keys=True)} == {"a known secret"}
 
 
-def test_a_known_secret_hides_no_key_elsewhere() -> None:
-    """What is known in one text, and what only looks like a key in another, are two leaks."""
+def test_a_known_secret_and_a_key_in_two_texts_are_two_leaks() -> None:
+    """One text holds a known secret, another one a key that only looks like one."""
     body = json.dumps({"a": KEY, "b": "sk-ant-api03-Xy_9-aB3dE6gH9jK2mN5pQ8"}).encode()
     leaks = scan([_interaction(request_body=body)], [KEY], keys=True)
     assert [(leak.place, leak.what) for leak in leaks] == [
@@ -223,8 +223,8 @@ def test_a_known_secret_hides_no_key_elsewhere() -> None:
     ]
 
 
-def test_lint_finds_headers_and_parameters_that_carry_secrets() -> None:
-    """In recordings of others; what has been replaced there already is left in peace."""
+def test_leaks_find_headers_and_parameters_that_carry_secrets() -> None:
+    """In recordings of other recorders; values that were replaced already are no leaks."""
     headers: dict[str, Any] = {
         "authorization": "Bearer 0123-4567-89ab",
         "set_cookie": "__cf_bm=0123-4567-89ab; path=/",
@@ -245,6 +245,7 @@ def test_lint_finds_headers_and_parameters_that_carry_secrets() -> None:
 
 @cache
 def _real() -> list[Interaction]:
+    """Return the recorded streams of the corpus."""
     folder = os.environ.get("MINIAGENTS_CORPUS")
     if not folder:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
@@ -252,6 +253,7 @@ def _real() -> list[Interaction]:
 
 
 def _recorded(path: Path) -> Interaction:
+    """Make an interaction of a recorded stream."""
     record = json.loads(path.read_text(encoding="utf-8"))
     request, response = record["request"], record["response"]
     headers = {name: [value] for name, value in response.get("headers") or () if name != "content-encoding"}
@@ -264,13 +266,13 @@ def _recorded(path: Path) -> Interaction:
     )
 
 
-def test_no_false_alarm_on_real_streams() -> None:
-    """Nothing is found in them, known or by its looks."""
+def test_leaks_find_nothing_in_real_streams() -> None:
+    """Neither known values nor texts that look like keys."""
     assert scan(_real(), KNOWN, keys=True) == []
 
 
-def test_nothing_is_replaced_in_real_streams() -> None:
-    """Not a byte, not a cut."""
+def test_scrub_changes_nothing_in_real_streams() -> None:
+    """Every byte and every cut stays."""
     redaction = Redaction(KNOWN)
     for interaction in _real():
         clean = redaction.scrub(interaction)
@@ -278,8 +280,8 @@ def test_nothing_is_replaced_in_real_streams() -> None:
         assert clean.response.chunks == interaction.response.chunks
 
 
-def test_no_false_alarm_on_the_committed_cassettes(root: Path) -> None:
-    """And no secret in them."""
+def test_leaks_find_nothing_in_the_committed_cassettes(root: Path) -> None:
+    """They hold no secret, and no text that looks like one."""
     paths = sorted((root / "cassettes").rglob("*.yaml"))
     assert paths
     for path in paths:
@@ -308,8 +310,8 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_much_of_anything_is_no_trouble(unit: str) -> None:
-    """What takes time in proportion ends in a second or two; were it the square of that, the test would time out."""
+def test_search_takes_linear_time(unit: str) -> None:
+    """A long body takes a second or two; in quadratic time the test would time out."""
     text = (unit * (200_000 // len(unit))).encode()
     redaction = Redaction(KNOWN)
     for data in (text, b'data: {"a": "' + text):
@@ -318,15 +320,15 @@ def test_much_of_anything_is_no_trouble(unit: str) -> None:
         assert redaction.scrub(interaction).request_body == text
 
 
-def test_many_leaks_in_a_long_stream_are_found_at_once() -> None:
-    """Each place is named once."""
+def test_a_secret_that_one_text_repeats_is_named_once() -> None:
+    """A text of 500 copies of a key has one place."""
     events = b"".join(_event({"content": text}) for text in [KEY[:20], KEY[20:], " "] * 500)
     assert len(Redaction([KEY]).leaks(_interaction(events))) == 1
     assert Redaction([KEY]).scrub(_interaction(events)).response.body.count(b"[redacted]") == 500
 
 
-def test_chunk_cuts_inside_of_events_do_not_matter() -> None:
-    """Chunks are how bytes came, and not what they mean."""
+def test_cuts_inside_events_do_not_hide_a_secret() -> None:
+    """Texts are read from the joined chunks."""
     body = _event({"content": KEY[:20]}) + _event({"content": KEY[20:]})
     for size in (1, 5, 1000):
         chunks = tuple(Chunk(0, body[start : start + size]) for start in range(0, len(body), size))

@@ -1,4 +1,4 @@
-"""Redaction: what is replaced, what stays byte for byte, and what counts as a secret at all."""
+"""Redaction: known secrets, texts that look like keys, users' rules, and all that stays byte for byte."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _interaction(
 
 
 def _texts(interaction: Interaction) -> list[str]:
-    """The deltas of a chat stream."""
+    """Return the deltas of a chat stream."""
     events = [line for line in interaction.response.body.splitlines() if line.startswith(b"data: ")]
     return [json.loads(event[6:])["choices"][0]["delta"]["content"] for event in events]
 
@@ -43,8 +43,8 @@ def _texts(interaction: Interaction) -> list[str]:
 # --- what is secret
 
 
-def test_the_values_of_the_environment_are_known_by_the_names_of_their_variables() -> None:
-    """Keys, tokens, secrets and passwords; whatever else is there is no secret."""
+def test_variables_of_the_environment_are_secret_by_their_names() -> None:
+    """Keys, tokens, secrets and passwords are secret; other variables are not."""
     environ = {
         "OPENAI_API_KEY": "key-of-openai-1",
         "HF_TOKEN": "token-1234",
@@ -61,7 +61,7 @@ def test_the_values_of_the_environment_are_known_by_the_names_of_their_variables
 
 @pytest.mark.parametrize("value", ["", "short-1", "postgres", "not-needed", "12345678", "  postgres\n"])
 def test_words_and_short_values_are_no_secrets(value: str) -> None:
-    """They would be found in texts that have nothing to do with them."""
+    """Texts without a secret would contain them."""
     assert known_secrets({"DB_PASSWORD": value}, {"Authorization": f"Bearer {value}"}) == set()
 
 
@@ -92,13 +92,13 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
 
 @pytest.mark.parametrize("value", ["", "a", "1234567"])
 def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
-    """To look for it would find it everywhere, and to leave it out in silence would be a promise broken."""
+    """Any text would contain it, and ignoring it in silence would break the promise to replace it."""
     with pytest.raises(ValueError, match=f"of {len(value)} characters"):
         Redaction([KEY, value])
 
 
 def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever adds a rule loses nothing; and a key is known from the moment it is sent."""
+    """A user's rules leave the defaults in force, and a key is known from the moment when it is sent."""
     monkeypatch.setenv("SOME_API_KEY", "from-the-environment-1")
     redaction = Redaction(rules=["Jane"])
     body = b'{"a": "Jane, from-the-environment-1, from-a-header-1"}'
@@ -124,7 +124,7 @@ def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypat
         "org-aB3dE6gH9jK2mN5pQ8sT1vW4",
     ],
 )
-def test_what_looks_like_a_key_is_replaced_without_being_known(key: str) -> None:
+def test_a_text_that_looks_like_a_key_is_replaced(key: str) -> None:
     """In a prompt, in an answer, and in an answer that comes in pieces."""
     body = json.dumps({"messages": [{"content": f"My key is {key}."}]}).encode()
     cut = len(key) // 2
@@ -148,15 +148,15 @@ def test_what_looks_like_a_key_is_replaced_without_being_known(key: str) -> None
     ],
 )
 def test_text_that_only_resembles_a_key_stays(text: str) -> None:
-    """A hole in a prompt makes it another prompt."""
+    """A replacement would change the meaning of a prompt."""
     body = json.dumps({"messages": [{"content": text}]}).encode()
     interaction = _interaction(_event(text), request_body=body)
     assert Redaction(["known-value-1"]).scrub(interaction) == interaction
 
 
 @given(st.text(), st.lists(st.text()), st.binary())
-def test_without_a_secret_not_a_byte_changes(prompt: str, deltas: list[str], noise: bytes) -> None:
-    """Bodies of any content, spelled with escapes and without, broken, or no text at all."""
+def test_scrub_changes_no_byte_without_a_secret(prompt: str, deltas: list[str], noise: bytes) -> None:
+    """Bodies of any content, with escapes and without, broken, or no text at all."""
     for ascii_only in (True, False):
         body = json.dumps({"messages": [{"content": prompt}]}, ensure_ascii=ascii_only).encode("utf-8", "replace")
         chunks = [_event(delta) for delta in deltas if delta.isprintable()]
@@ -165,8 +165,8 @@ def test_without_a_secret_not_a_byte_changes(prompt: str, deltas: list[str], noi
     assert Redaction(["known-value-1"]).scrub_body(noise) == noise
 
 
-def test_a_request_scrubs_to_the_same_with_another_key() -> None:
-    """What was recorded with one key is found with another."""
+def test_a_request_is_the_same_after_scrubbing_with_another_key() -> None:
+    """So a recording with one key is found with another one."""
     recorded, live = (
         Redaction([key]).scrub_body(json.dumps({"content": f"curl -H 'x-api-key: {key}'"}).encode())
         for key in ("a-key-of-the-team", "another-key-in-ci-1")
@@ -175,8 +175,8 @@ def test_a_request_scrubs_to_the_same_with_another_key() -> None:
     assert Redaction(["x-api-key"]).scrub_body(recorded) != recorded
 
 
-def test_names_of_fields_comments_and_other_texts_are_replaced_too() -> None:
-    """Everything that is written, not only what a JSON parser calls a text."""
+def test_keys_are_replaced_in_names_of_fields_and_in_comments() -> None:
+    """All that is written is redacted, not only JSON strings."""
     page = f"<a href='/?key={KEY}'>"
     interaction = _interaction(f": {KEY}\n\nevent: {KEY}\ndata: {{}}\n\n".encode(), page.encode())
     body = json.dumps({KEY: 1, "n": [{"a": KEY}]}).encode()
@@ -186,23 +186,23 @@ def test_names_of_fields_comments_and_other_texts_are_replaced_too() -> None:
 
 
 def test_a_key_in_a_field_that_each_event_repeats_is_replaced_in_each() -> None:
-    """The same field of many events is not always one text in pieces."""
+    """A field that is equal in many events is not one text in pieces."""
     org = "org-aB3dE6gH9jK2mN5pQ8sT1vW4"
     events = [json.dumps({"organization": org, org: index, "choices": []}) for index in range(3)]
     clean = Redaction().scrub(_interaction(*(f"data: {event}\n\n".encode() for event in events)))
     assert clean.response.body.decode() == "".join(f"data: {event}\n\n" for event in events).replace(org, "[redacted]")
 
 
-def test_what_cannot_be_replaced_without_breaking_json_is_left_to_be_refused() -> None:
-    """Numbers, and values that run over the syntax; bodies stay valid JSON."""
+def test_a_secret_in_numbers_or_syntax_stays_and_is_a_leak() -> None:
+    """Bodies stay valid JSON, and the recording is refused."""
     for secret, text in (("1234567812345678", '{"n": 1234567812345678}'), ('1","b":"2', '{"a":"1","b":"2"}')):
         redaction = Redaction([secret])
         assert redaction.scrub_body(text.encode()) == text.encode()
         assert redaction.leaks(_interaction(b"{}", request_body=text.encode()))
 
 
-def test_a_value_that_json_escapes_is_replaced_as_it_is_spelled_there() -> None:
-    """Quotes, other scripts and pairs of surrogates, in each spelling of JSON."""
+def test_a_known_value_is_replaced_in_each_json_spelling() -> None:
+    """Quotes, other scripts and surrogate pairs, with and without escapes."""
     secret = 'say "ключ" 😀/\\'
     spelled = json.dumps(secret)[1:-1].replace("/", "\\/")
     bodies = [f'{{"a": "<{spelled}>"}}'.encode(), json.dumps({"a": f"<{secret}>"}, ensure_ascii=False).encode()]
@@ -223,7 +223,7 @@ def test_a_value_that_json_escapes_is_replaced_as_it_is_spelled_there() -> None:
     ],
 )
 def test_uris_are_scrubbed_part_by_part(uri: str, clean: str) -> None:
-    """Credentials go, keys are replaced, and everything else is spelled as it was."""
+    """Credentials are removed, keys are replaced, and all other parts keep their spelling."""
     redaction = Redaction(["p@ss word"])
     assert redaction.scrub_uri(uri) == clean
     assert redaction.scrub_uri(clean) == clean
@@ -231,7 +231,7 @@ def test_uris_are_scrubbed_part_by_part(uri: str, clean: str) -> None:
 
 
 def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:
-    """Organizations, cookies and keys go with all the others, whatever they are called."""
+    """Headers with organizations, cookies and keys are dropped, whatever their names."""
     names = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id", "content-type")
     others = ("set-cookie", "openai-organization", "anthropic-organization-id", "x-new-key", "cf-ray", "date")
     headers = {name: ["1"] for name in (*names, *others)}
@@ -241,7 +241,7 @@ def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:
 
 
 def test_messages_of_errors_are_scrubbed() -> None:
-    """How a connection broke is written down, and may hold the URL that was asked for."""
+    """The recorded end of a broken connection may contain a URL with a key."""
     interaction = _interaction(b"{}")
     response = replace(interaction.response, end=f"raise ReadError: GET /?key={KEY}", reason=f"Bad {KEY}")
     clean = Redaction().scrub(replace(interaction, response=response))
@@ -250,7 +250,7 @@ def test_messages_of_errors_are_scrubbed() -> None:
 
 
 def test_a_compressed_response_is_scrubbed_chunk_by_chunk() -> None:
-    """It is kept uncompressed then, each chunk at its time; without a secret it stays as it came."""
+    """It is stored without compression then, each chunk with its wait; without a secret it stays compressed."""
     for secret in (KEY, "nothing"):
         body = gzip.compress(_event("Hi ") + _event(secret) + _event("."))
         headers = {"content-encoding": ["gzip"], "content-type": ["text/event-stream"]}
@@ -277,8 +277,8 @@ RULES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
 @pytest.mark.parametrize(("rule", "expected"), RULES)
-def test_rules_hold_for_the_text_of_a_stream_however_it_was_cut(rule: Any, expected: str, size: int) -> None:
-    """Each choice is one text; a rule sees it whole."""
+def test_a_rule_gets_the_whole_text_of_a_stream(rule: Any, expected: str, size: int) -> None:
+    """Each choice is one text, wherever the stream was cut."""
     text = "Call Jane at 555-0100, or John at 555-0199."
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     events = [_event(piece) + _event("Ja", index=1) for piece in pieces]
@@ -289,8 +289,8 @@ def test_rules_hold_for_the_text_of_a_stream_however_it_was_cut(rule: Any, expec
     assert json.loads(clean.request_body) == {"temperature": 555, "messages": [{"content": expected}]}
 
 
-def test_a_path_names_texts_by_where_they_stand() -> None:
-    """One element or all; what stands below is meant too; numbers and syntax are left alone."""
+def test_a_json_path_covers_the_texts_at_and_below_it() -> None:
+    """One element or all of them; numbers and syntax stay."""
     email = {"to": "jane@example.org", "n": 1, "cc": ["joe@example.org"]}
     body = json.dumps({"messages": [{"content": {"email": email}, "role": "user"}, {"content": "Hi"}]}).encode()
     for path in ("messages[*].content.email", "messages[0].content"):
@@ -303,8 +303,8 @@ def test_a_path_names_texts_by_where_they_stand() -> None:
 
 
 @pytest.mark.parametrize("path", ["", "a..b", "a[x]", "$.a", "a[", ".a", "a]"])
-def test_a_path_that_is_none_is_an_error(path: str) -> None:
-    """Before anything is recorded."""
+def test_a_json_path_that_cannot_be_read_is_an_error(path: str) -> None:
+    """The error comes before anything is recorded."""
     if path == "$.a":  # a field may be called so
         assert repr(JSONPath(path)) == "JSONPath('$.a')"
     else:
@@ -312,8 +312,8 @@ def test_a_path_that_is_none_is_an_error(path: str) -> None:
             JSONPath(path)
 
 
-def test_rules_that_make_no_sense_are_errors() -> None:
-    """An empty text is everywhere, and a number is no rule."""
+def test_a_rule_that_is_empty_or_of_another_type_is_an_error() -> None:
+    """An empty text is found everywhere, and a number is no rule."""
     with pytest.raises(ValueError, match="empty"):
         Redaction(rules=[""])
     with pytest.raises(TypeError, match="not 5"):
@@ -324,8 +324,8 @@ def test_rules_that_make_no_sense_are_errors() -> None:
 
 
 @given(st.data())
-def test_cuts_and_waits_survive_what_is_replaced(data: st.DataObject) -> None:
-    """A body cut anywhere: each chunk that is not swallowed comes at its moment, and its map fits after a reload."""
+def test_scrub_keeps_cuts_and_waits(data: st.DataObject) -> None:
+    """Each chunk that is not replaced as a whole keeps its moment, and the chunk map fits after a reload."""
     text = f"a {KEY} b {KEY}{KEY} c"
     body = b"".join(_event(text[start : start + 9]) for start in range(0, len(text), 9))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12)))
@@ -342,8 +342,8 @@ def test_cuts_and_waits_survive_what_is_replaced(data: st.DataObject) -> None:
     assert not any(b"[redacted]".startswith(chunk.data[-5:]) for chunk in clean.response.chunks if len(chunk.data) > 5)
 
 
-def test_a_cut_inside_of_a_key_comes_after_what_replaces_it() -> None:
-    """A placeholder is never cut in two; a chunk of which nothing is left gives its wait to the next."""
+def test_a_cut_inside_a_key_moves_behind_the_placeholder() -> None:
+    """A chunk that becomes empty adds its wait to the next one."""
     body = _event(f"<{KEY}>")
     at = body.index(KEY.encode())
     clean = Redaction().scrub(_interaction(body[: at + 5], body[at + 5 : at + 9], body[at + 9 :]))

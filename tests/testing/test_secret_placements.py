@@ -1,4 +1,4 @@
-"""A secret in every place of a recording where one was ever seen, in every spelling: none of them is written."""
+"""Secrets in every place of a recording where one was ever seen, in every spelling: none is written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _chat_event(delta: dict[str, Any], index: int = 0) -> bytes:
 
 @dataclass(frozen=True)
 class API:
-    """How a provider says things; the places are what a leak there is called."""
+    """Form of a provider's streams and requests, with the names of their places in a leak."""
 
     uri: str
     text: Callable[[str], bytes]
@@ -126,7 +126,7 @@ APIS = {
 
 @dataclass(frozen=True)
 class Placement:
-    """An interaction with a secret in it."""
+    """Interaction with a secret in one place."""
 
     name: str
     interaction: Interaction
@@ -153,7 +153,7 @@ def _asked(api: API, body: dict[str, Any], **options: Any) -> Interaction:
 
 
 def _percent(text: str) -> str:
-    """Every byte, so that no letter stands as it is."""
+    """Encode every byte, so that no letter stays as it is."""
     return "".join(f"%{byte:02X}" for byte in text.encode())
 
 
@@ -166,7 +166,7 @@ def _base64(text: str, before: bytes, encode: Callable[[bytes], bytes] = base64.
 
 
 def _spellings(secret: str) -> Iterator[tuple[str, str, str]]:
-    """Name, what it looks like, and what a leak says of it."""
+    """Yield the name of each spelling, its text, and what a leak says about it."""
     for times, said in ((1, ""), (2, " twice"), (3, " three times")):
         text = _percent(secret)
         for _ in range(times - 1):
@@ -291,7 +291,7 @@ BY_KIND = {
 }
 
 
-def test_there_are_placements_enough() -> None:
+def test_placements_cover_each_place_of_each_api() -> None:
     """Each secret in each place for each API."""
     assert len(ALL) > 200 * len(APIS)
 
@@ -302,7 +302,7 @@ def _said(encoding: str, expected: str) -> bool:
 
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_X1_X3_every_placement_is_found_and_named(kind: str) -> None:
-    """The place is the right one, the encoding too, and the secret is in neither."""
+    """The leak has the right place and encoding, and not the secret."""
     for secret, placement in BY_KIND[kind]:
         leaks = Redaction([secret]).leaks(placement.interaction)
         assert [leak for leak in leaks if leak.place.startswith(placement.place)], (placement.name, leaks)
@@ -311,7 +311,7 @@ def test_X1_X3_every_placement_is_found_and_named(kind: str) -> None:
 
 
 def _spelled(secret: str) -> set[bytes]:
-    """Every spelling of a secret that a reader could undo, made by encoding; the scanner decodes."""
+    """Return every spelling of a secret that a reader could undo, made by encoding; the scanner decodes."""
     plain = secret.encode()
     spellings = {plain, plain.hex().encode(), plain.hex().upper().encode(), _codes(secret).encode()}
     spellings |= {json.dumps(secret)[1:-1].encode(), json.dumps(secret, ensure_ascii=False)[1:-1].encode()}
@@ -325,7 +325,7 @@ def _spelled(secret: str) -> set[bytes]:
 
 
 def _readable(interaction: Interaction) -> Iterator[bytes]:
-    """All that can be read in an interaction; events also with each field of each type as one text."""
+    """Yield all that can be read in an interaction; of events also each field of each type, joined to one text."""
     body = interaction.response.body
     yield from (interaction.uri.encode(), interaction.request_body, body, interaction.response.end.encode())
     yield from (gzip.decompress(data) for data in (interaction.request_body, body) if data.startswith(b"\x1f\x8b"))
@@ -354,7 +354,7 @@ def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_X1_X3_no_placement_is_written(kind: str, tmp_path: Path) -> None:
-    """After scrubbing nobody can read the secret; or there is a leak, and nothing is written."""
+    """After scrubbing, either the secret cannot be read any more, or there is a leak and the file is not written."""
     written = 0
     for secret, placement in BY_KIND[kind]:
         redaction = Redaction([secret])

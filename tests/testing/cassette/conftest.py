@@ -1,4 +1,4 @@
-"""A network of our own under real clients: what it sends, chunk for chunk, and what a client's transport hands on."""
+"""Networks under real clients, with replies chunk for chunk, and transports that note the chunks of a response."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 KEY = "sk-this-is-a-secret-key"
 URL = "https://api.openai.com/v1/chat/completions"
 HANG = object()
-"""A step of a reply at which nothing comes any more."""
+"""Step of a reply after which no byte comes."""
 
 
 @dataclass
 class Reply:
-    """A response: its chunks, seconds to wait, names of the library's exceptions to raise, `HANG`."""
+    """A response: a script of chunks, seconds to wait, names of exceptions of the library to raise, and `HANG`."""
 
     script: Iterable[Any] = ()
     status: int = 200
@@ -39,7 +39,7 @@ class Reply:
 
 @cache
 def transports(library: str) -> tuple[Any, Any]:
-    """Two transports of a library, sync and async: a network, and one that notes what goes through it."""
+    """Make two transport classes of a library, sync and async: a network, and one that notes chunks."""
     module: Any = import_module(library)
 
     class Body(module.AsyncByteStream, module.SyncByteStream):  # type: ignore[misc]
@@ -75,7 +75,7 @@ def transports(library: str) -> tuple[Any, Any]:
             self.reply.closed = True
 
     class Network(module.AsyncBaseTransport, module.BaseTransport):  # type: ignore[misc]
-        """Answers with its replies in turn."""
+        """Transport that answers with its replies in turn."""
 
         def __init__(self, *replies: Reply | str) -> None:
             self.replies = list(replies)
@@ -120,7 +120,7 @@ def transports(library: str) -> tuple[Any, Any]:
     noting = type("NotingStream", (Noting, module.AsyncByteStream, module.SyncByteStream), {})
 
     class Tap(module.AsyncBaseTransport, module.BaseTransport):  # type: ignore[misc]
-        """Notes the chunks of each response on their way to the client."""
+        """Transport that notes the chunks of each response on their way to the client."""
 
         def __init__(self, inner: Any) -> None:
             self.inner = inner
@@ -141,7 +141,7 @@ def transports(library: str) -> tuple[Any, Any]:
 
 
 def events(*data: dict[str, Any] | str) -> list[bytes]:
-    """Server-sent events, one a chunk: dicts with their `type` as name where they have one."""
+    """Return server-sent events, one a chunk; a dict with a `type` has that name."""
     chunks = []
     for item in data:
         name = f"event: {item['type']}\n" if isinstance(item, dict) and "type" in item else ""
@@ -151,7 +151,7 @@ def events(*data: dict[str, Any] | str) -> list[bytes]:
 
 
 def chat(*deltas: dict[str, Any] | str, finish_reason: str = "stop") -> list[bytes]:
-    """A whole streamed chat completion."""
+    """Return the chunks of a streamed chat completion."""
 
     def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -162,7 +162,7 @@ def chat(*deltas: dict[str, Any] | str, finish_reason: str = "stop") -> list[byt
 
 
 def message(block: dict[str, Any], *deltas: dict[str, Any]) -> list[bytes]:
-    """A whole streamed message of Anthropic's, with one block."""
+    """Return the chunks of a streamed message of Anthropic's with one block."""
     head: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
@@ -183,7 +183,7 @@ def message(block: dict[str, Any], *deltas: dict[str, Any]) -> list[bytes]:
 
 
 def response(item: dict[str, Any], kind: str, *deltas: str) -> list[bytes]:
-    """A whole streamed response of OpenAI's newer API, with one item."""
+    """Return the chunks of a streamed response of OpenAI's newer API with one item."""
     head = {
         "id": "resp_1",
         "object": "response",
@@ -232,11 +232,11 @@ STREAMS = {
         *events(_ERROR),
     ],
 }
-"""What the three APIs stream, event by event."""
+"""Streams of the three APIs, event by event."""
 
 
 def cut(chunks: list[bytes], how: str) -> list[bytes]:
-    """The same bytes in other chunks: at each event, at odd places, or not at all."""
+    """Cut the same bytes into other chunks: at each event, at odd places, or not at all."""
     body = b"".join(chunks)
     sizes = {"event": 0, "odd": 7, "whole": len(body)}
     size = sizes[how]
@@ -247,6 +247,7 @@ REQUEST: dict[str, Any] = {"model": "m", "stream": True}
 
 
 def _arguments(api: str, prompt: str) -> dict[str, Any]:
+    """Return the arguments of the SDK's call."""
     if api == "responses":
         return {**REQUEST, "input": prompt}
     more = {"max_tokens": 9} if api == "messages" else {}
@@ -254,7 +255,7 @@ def _arguments(api: str, prompt: str) -> dict[str, Any]:
 
 
 def ask(api: str, http_client: Any, prompt: str = "Hi", **options: Any) -> list[Any]:
-    """What the provider's SDK makes of one streamed answer; an error is the last of it."""
+    """Return the items of one streamed answer as the provider's SDK gives them; an error is the last of them."""
     import anthropic
     import openai
 
@@ -269,7 +270,7 @@ def ask(api: str, http_client: Any, prompt: str = "Hi", **options: Any) -> list[
 
 
 async def aask(api: str, http_client: Any, prompt: str = "Hi", **options: Any) -> list[Any]:
-    """The same, asynchronously."""
+    """Return the items of one streamed answer as the provider's async SDK gives them, see `ask`."""
     import anthropic
     import openai
 
@@ -285,12 +286,13 @@ async def aask(api: str, http_client: Any, prompt: str = "Hi", **options: Any) -
 
 
 def _create(client: Any, api: str) -> Any:
+    """Return the method of the SDK's client that creates an answer."""
     resources = {"chat": lambda: client.chat.completions, "responses": lambda: client.responses}
     return resources.get(api, lambda: client.messages)().create
 
 
 class Kit:
-    """What the tests are made of."""
+    """Parts of the tests of cassettes: replies, networks, clients and a file."""
 
     HANG: Any = HANG
     KEY = KEY
@@ -307,27 +309,27 @@ class Kit:
         self.path = path
 
     def network(self, *replies: Any, library: str = "httpx2") -> Any:
-        """A transport that answers so."""
+        """Make a transport that answers with these replies in turn."""
         return transports(library)[0](*replies)
 
     def tap(self, inner: Any, library: str = "httpx2") -> Any:
-        """A transport around another; `bodies` are the chunks of each response."""
+        """Make a transport around another one; `bodies` are the chunks of each response."""
         return transports(library)[1](inner)
 
     def aiohttp_client(self, sdk: Any) -> Any:
-        """The SDK's HTTP client on aiohttp."""
+        """Make the SDK's HTTP client on aiohttp."""
         try:
             return sdk.DefaultAioHttpClient()
         except RuntimeError as error:  # older versions want a package more
             pytest.skip(str(error))
 
     def cassette(self, mode: Any = "none", **settings: Any) -> CassetteContext:
-        """The cassette of this test, between clients and networks."""
+        """Open the cassette of this test between clients and networks."""
         networks = [transports(library)[0] for library in ("httpx2", "httpx")]
         return use_cassette(self.path, record_mode=mode, also_patch=networks, **settings)
 
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Kit:
-    """A network, clients, and a cassette in a folder of its own."""
+    """Return networks, clients, and a cassette in a folder of its own."""
     return Kit(tmp_path / "cassette.yaml")

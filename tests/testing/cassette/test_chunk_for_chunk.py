@@ -1,4 +1,4 @@
-"""What was recorded is what was sent, and what is played is what was recorded, under each client."""
+"""Sent, recorded and played chunks are equal, with each client."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ each_stream = pytest.mark.parametrize(
 
 
 def _recorded(kit: Kit) -> list[bytes]:
+    """Return the chunks of the recorded response."""
     (interaction,) = load(kit.path)
     return [chunk.data for chunk in interaction.response.chunks]
 
 
 @each_stream
 async def test_async_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str, kind: str, how: str) -> None:
-    """Sent, recorded and played chunks are equal, and so is what the SDK makes of them."""
+    """Sent, recorded and played chunks are equal, and so are the items of the SDK."""
     sent = kit.cut(kit.STREAMS[api, kind], how)
     live, played = kit.tap(kit.network(kit.Reply(sent))), kit.tap(kit.network())
     with kit.cassette("once"):
@@ -48,7 +49,7 @@ async def test_async_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str
 
 @each_stream
 def test_sync_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str, kind: str, how: str) -> None:
-    """The same without a loop."""
+    """Sent, recorded and played chunks are equal without a loop, too."""
     sent = kit.cut(kit.STREAMS[api, kind], how)
     live, played = kit.tap(kit.network(kit.Reply(sent))), kit.tap(kit.network())
     with kit.cassette("once"):
@@ -63,8 +64,8 @@ def test_sync_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str, kind:
 
 @pytest.mark.parametrize("how", ["event", "odd", "whole"])
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_openais_sdk_on_httpx(kit: Kit, api: str, how: str) -> None:
-    """It accepts the older library's clients, too, sync and async."""
+async def test_openais_sdk_sees_the_same_chunks_on_httpx(kit: Kit, api: str, how: str) -> None:
+    """The SDK accepts clients of the older library, sync and async."""
     sent = kit.cut(kit.STREAMS[api, "text"], how)
     live = kit.tap(kit.network(kit.Reply(sent), kit.Reply(sent), library="httpx"), "httpx")
     played = kit.tap(kit.network(library="httpx"), "httpx")
@@ -84,8 +85,8 @@ async def test_openais_sdk_on_httpx(kit: Kit, api: str, how: str) -> None:
 
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
 @pytest.mark.parametrize("how", ["event", "odd", "whole"])
-async def test_a_bare_client(kit: Kit, library: Any, how: str) -> None:
-    """Anthropic's wire format without its SDK."""
+async def test_a_client_without_sdk_sees_the_same_chunks(kit: Kit, library: Any, how: str) -> None:
+    """Anthropic's wire format, read with httpx and httpx2."""
     sent = kit.cut(kit.STREAMS["messages", "text"], how)
     url, body = "https://api.anthropic.com/v1/messages", {"model": "m", "stream": True}
     network = kit.network(kit.Reply(sent), kit.Reply(sent), library=library.__name__)
@@ -107,7 +108,7 @@ async def test_a_bare_client(kit: Kit, library: Any, how: str) -> None:
 
 
 @pytest.mark.parametrize(("sdk", "api"), [(openai, "chat"), (anthropic, "messages")], ids=["openai", "anthropic"])
-async def test_the_sdks_clients_on_aiohttp(kit: Kit, sdk: Any, api: str) -> None:
+async def test_the_sdks_clients_on_aiohttp_see_the_same_items(kit: Kit, sdk: Any, api: str) -> None:
     """Their transports are found without being named, live and played."""
     async with ProviderServer([Step(["one ", "two ", "three"], gap=0.01)]) as server:
         urls = {"chat": server.openai_base_url, "messages": server.anthropic_base_url}

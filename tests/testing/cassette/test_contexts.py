@@ -1,4 +1,4 @@
-"""Which cassette a request belongs to, and what is left of all this when the last one is closed."""
+"""The cassette of a request, the patches while cassettes are open, agents, redaction and addresses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URL = "https://api.openai.com/v1/chat/completions"
 
 
 def _cassette(folder: Path, name: str, count: int = 1) -> Path:
-    """A cassette whose answers are its name."""
+    """Save a cassette whose answers are its name."""
     path = folder / f"{name}.yaml"
     answer = ResponseStream((Chunk(0, name.encode()),))
     save(path, [Interaction("POST", URL, b"{}", answer)] * count)
@@ -47,8 +47,8 @@ def _ask() -> str:
         return client.post(URL, json={}).text
 
 
-async def test_tasks_with_cassettes_of_their_own_do_not_mix(tmp_path: Path) -> None:
-    """They open and close in any order, and each plays its own."""
+async def test_tasks_play_each_its_own_cassette(tmp_path: Path) -> None:
+    """They open and close in any order."""
 
     async def play(name: str) -> list[str]:
         with use_cassette(_cassette(tmp_path, name, 3)):
@@ -62,8 +62,8 @@ async def test_tasks_with_cassettes_of_their_own_do_not_mix(tmp_path: Path) -> N
     assert await asyncio.gather(*map(play, names)) == [[name] * 3 for name in names]
 
 
-def test_threads_with_cassettes_of_their_own_do_not_mix(tmp_path: Path) -> None:
-    """Each thread that opens one has its own."""
+def test_threads_play_each_its_own_cassette(tmp_path: Path) -> None:
+    """A thread that opens a cassette plays that one."""
 
     def play(name: str) -> list[str]:
         barrier.wait()
@@ -77,8 +77,8 @@ def test_threads_with_cassettes_of_their_own_do_not_mix(tmp_path: Path) -> None:
         assert list(threads.map(play, names)) == [[name] * 3 for name in names]
 
 
-async def test_tasks_and_threads_that_are_started_inside_belong_to_it(tmp_path: Path) -> None:
-    """Whoever inherits the context, whatever else is open elsewhere."""
+async def test_tasks_and_threads_play_the_cassette_of_the_context_they_inherit(tmp_path: Path) -> None:
+    """Other open cassettes do not matter."""
     with use_cassette(_cassette(tmp_path, "outer", 2)):
         with use_cassette(_cassette(tmp_path, "inner", 3)):
             inside = asyncio.create_task(_aask())
@@ -89,14 +89,14 @@ async def test_tasks_and_threads_that_are_started_inside_belong_to_it(tmp_path: 
         assert _ask() == "outer"
 
 
-def test_a_thread_without_context_belongs_to_the_only_one_that_is_open(tmp_path: Path) -> None:
+def test_a_thread_without_context_plays_the_only_open_cassette(tmp_path: Path) -> None:
     """Most tests have one cassette, and servers under test have threads of their own."""
     with use_cassette(_cassette(tmp_path, "only")), ThreadPoolExecutor() as threads:
         assert threads.submit(_ask).result() == "only"
 
 
-def test_where_several_are_open_a_thread_without_context_is_told_so(tmp_path: Path) -> None:
-    """Nobody guesses, and nothing goes to the network."""
+def test_a_thread_without_context_gets_an_error_when_several_cassettes_are_open(tmp_path: Path) -> None:
+    """The error names both, and nothing goes to the network."""
     first, second = _cassette(tmp_path, "first"), _cassette(tmp_path, "second")
     with use_cassette(first, unplayed="ignore"), use_cassette(second, unplayed="ignore"):
         with ThreadPoolExecutor() as threads, pytest.raises(CassetteError, match="several are open") as caught:
@@ -105,8 +105,8 @@ def test_where_several_are_open_a_thread_without_context_is_told_so(tmp_path: Pa
     assert str(second) in str(caught.value)
 
 
-async def test_a_task_that_outlives_its_cassette_belongs_to_the_one_around_it(tmp_path: Path) -> None:
-    """Or to the only one that is open then: a worker that was started in the first test works for the second, too."""
+async def test_a_task_that_outlives_its_cassette_plays_the_one_around_it(tmp_path: Path) -> None:
+    """Without one around it, a task of the first test plays the only cassette that is open in the second test."""
     go = asyncio.Event()
 
     async def worker() -> str:
@@ -155,8 +155,8 @@ def _methods() -> list[Any]:
     return [vars(transport).get(name) for transport, name in METHODS]
 
 
-def test_methods_are_put_back_exactly_as_they_were(tmp_path: Path) -> None:
-    """Patched once for all cassettes that are open, put back with the last, whichever that is."""
+def test_replaced_methods_are_restored_exactly(tmp_path: Path) -> None:
+    """They are replaced once for all open cassettes, and restored with the last one that closes."""
     before = _methods()
     first, second = use_cassette(tmp_path / "a.yaml"), use_cassette(tmp_path / "b.yaml")
     with ExitStack() as late:
@@ -170,11 +170,11 @@ def test_methods_are_put_back_exactly_as_they_were(tmp_path: Path) -> None:
 
 
 class Inheriting(httpx2.MockTransport):
-    """A transport whose methods stand in a class above it."""
+    """Transport that inherits its methods."""
 
 
-async def test_a_transport_that_is_named_is_patched_too(kit: Kit) -> None:
-    """Its inherited methods are put back to where they came from."""
+async def test_also_patch_replaces_inherited_methods_of_a_transport(kit: Kit) -> None:
+    """Afterwards the class inherits them again."""
     network = Inheriting(lambda request: httpx2.Response(200, text="live"))
     with use_cassette(kit.path, record_mode="once", also_patch=[Inheriting]):
         async with httpx2.AsyncClient(transport=network) as client:
@@ -183,8 +183,8 @@ async def test_a_transport_that_is_named_is_patched_too(kit: Kit) -> None:
     assert load(kit.path)[0].response.body == b"live"
 
 
-def test_what_is_no_transport_is_refused(kit: Kit) -> None:
-    """Before anything is patched."""
+def test_also_patch_refuses_a_class_that_is_no_transport(kit: Kit) -> None:
+    """The error comes before anything is patched."""
     before = _methods()
     with pytest.raises(TypeError, match=r"<class 'int'> is no transport class of httpx2 or httpx"):
         with use_cassette(kit.path, also_patch=[int]):
@@ -192,8 +192,8 @@ def test_what_is_no_transport_is_refused(kit: Kit) -> None:
     assert _methods() == before
 
 
-async def test_somebody_who_patches_later_keeps_the_last_word(tmp_path: Path) -> None:
-    """What was put on top of ours is not taken away with it, and ours does nothing then."""
+async def test_a_later_patch_of_other_code_stays(tmp_path: Path) -> None:
+    """A patch on top of a replacement is not removed with it, and the replacement then does nothing."""
     original = httpx2.AsyncHTTPTransport.handle_async_request
     try:
         with use_cassette(tmp_path / "none.yaml"):
@@ -211,8 +211,8 @@ async def test_somebody_who_patches_later_keeps_the_last_word(tmp_path: Path) ->
         httpx2.AsyncHTTPTransport.handle_async_request = original  # type: ignore[method-assign]
 
 
-async def test_transports_below_that_of_the_client_are_left_alone(kit: Kit) -> None:
-    """What is recorded at the top is not recorded again further down."""
+async def test_transports_below_that_of_the_client_do_not_record(kit: Kit) -> None:
+    """A request that is recorded above is not recorded again below."""
     network = kit.network(kit.Reply([b"1"]))
 
     class Around(httpx2.AsyncBaseTransport):
@@ -226,11 +226,11 @@ async def test_transports_below_that_of_the_client_are_left_alone(kit: Kit) -> N
     assert len(session.recorded) == 1
 
 
-# --- who asked
+# --- agents
 
 
-async def test_the_agent_that_asks_is_part_of_the_recording(kit: Kit) -> None:
-    """Aliases from the outside in, and which request of such an agent it was."""
+async def test_an_interaction_has_the_aliases_of_its_agent(kit: Kit) -> None:
+    """From the outermost agent in, with the number of the request among those of the same aliases."""
 
     @miniagent
     async def writer(ctx: Any, llm: Any) -> None:
@@ -247,11 +247,11 @@ async def test_the_agent_that_asks_is_part_of_the_recording(kit: Kit) -> None:
     assert asked == {"WRITER/OPENAI_AGENT#1", "WRITER/OPENAI_AGENT#2", "OPENAI_AGENT#1"}
 
 
-async def test_K3_the_same_request_of_two_agents_goes_by_who_asks(kit: Kit) -> None:
-    """Whoever is first this time, each agent gets the answer that it got."""
+async def test_K3_equal_requests_of_two_agents_get_each_its_own_answer(kit: Kit) -> None:
+    """In any order, each agent gets the answer that it got when it was recorded."""
     network = kit.network(*(kit.Reply(kit.chat(text)) for text in ("for A", "for B", "for A again")))
 
-    async def say(names: str, network: Any) -> list[str]:
+    async def ask(names: str, network: Any) -> list[str]:
         async with _client(kit, network) as client, MiniAgents():
             llm = create_openai_agent(model="m", async_client=client)
             agents = {name: llm.fork(alias=name) for name in "ABC"}
@@ -262,19 +262,19 @@ async def test_K3_the_same_request_of_two_agents_goes_by_who_asks(kit: Kit) -> N
         return said
 
     with kit.cassette("once"):
-        assert await say("ABA", network) == ["for A", "for B", "for A again"]
+        assert await ask("ABA", network) == ["for A", "for B", "for A again"]
     with kit.cassette():
-        assert await say("BAA", kit.network()) == ["for B", "for A", "for A again"]
+        assert await ask("BAA", kit.network()) == ["for B", "for A", "for A again"]
     with kit.cassette():
-        assert await say("CBA", kit.network()) == ["for A", "for B", "for A again"]  # C is new: it gets what is next
+        assert await ask("CBA", kit.network()) == ["for A", "for B", "for A again"]  # C is new: it gets what is next
 
 
-def test_K3_agents_that_ask_at_once_get_what_they_got(kit: Kit) -> None:
-    """The same request of each, several times, on any schedule: nobody gets the answer of another."""
+def test_K3_parallel_agents_get_each_its_own_answers(kit: Kit) -> None:
+    """Equal requests, several times, on any schedule: no agent gets the answer of another."""
     names = "ABCD"
     network = kit.network(*(kit.Reply(kit.chat(f"{number} for {name}")) for number in (1, 2) for name in names))
 
-    async def say() -> dict[str, list[str]]:
+    async def ask_twice_each() -> dict[str, list[str]]:
         async with _client(kit, network) as client, MiniAgents():
             llm = create_openai_agent(model="m", async_client=client)
 
@@ -286,7 +286,7 @@ def test_K3_agents_that_ask_at_once_get_what_they_got(kit: Kit) -> None:
 
     def played(seed: int | None, mode: Any = "none") -> dict[str, list[str]]:
         with kit.cassette(mode):
-            return run_in_virtual_time(say(), seed=seed)
+            return run_in_virtual_time(ask_twice_each(), seed=seed)
 
     live = played(None, "once")
     assert sorted(text for texts in live.values() for text in texts) == sorted(
@@ -306,13 +306,13 @@ def _client(kit: Kit, network: Any) -> Any:
 
 
 def _hidden(key: str) -> str:
-    """A key where replacing it would not help."""
+    """Encode a key so that replacing it would not help."""
     return base64.b64encode(f"key: {key}".encode()).decode()
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_X1_X2_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_refused(kit: Kit, api: str) -> None:
-    """Known from the header in which each SDK sends it. What was replaced plays; a file with a key is not written."""
+    """The key is known from the header of each SDK. A redacted file plays; one with an encoded key is not written."""
     stream = [chunk.replace(b"Hel", kit.KEY.encode()) for chunk in kit.STREAMS[api, "text"]]
     with kit.cassette("once"):
         await kit.aask(api, httpx2.AsyncClient(transport=kit.network(kit.Reply(stream))), f"My key is {kit.KEY}")
@@ -328,8 +328,8 @@ async def test_X1_X2_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_re
     assert not kit.path.exists()
 
 
-async def test_a_refusal_does_not_hide_the_failure_of_a_test(kit: Kit) -> None:
-    """It is told beside it."""
+async def test_a_refusal_to_write_is_a_note_on_the_failure_of_a_test(kit: Kit) -> None:
+    """The test fails with its own error."""
     network = kit.network(kit.Reply(kit.chat("Hi")))
     with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once"):
         await kit.aask("chat", httpx2.AsyncClient(transport=network), _hidden(kit.KEY))
@@ -339,21 +339,21 @@ async def test_a_refusal_does_not_hide_the_failure_of_a_test(kit: Kit) -> None:
 
 
 class Noting(Redaction):
-    """Replaces one of the words, and notes the headers it is shown."""
+    """Redaction that replaces one word, and notes the headers that it gets."""
 
     def __init__(self) -> None:
         super().__init__(rules=["Ann"])
         self.learned: list[tuple[str, str]] = []
 
     def learn(self, headers: Iterable[tuple[str, str]]) -> None:
-        """Note them."""
+        """Note the headers."""
         pairs = list(headers)
         self.learned += pairs
         super().learn(pairs)
 
 
-async def test_what_is_redacted_is_found_again(kit: Kit) -> None:
-    """The live request is changed in the same way before it is looked for; headers are seen before they are dropped."""
+async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
+    """The live request is redacted before it is looked up; headers are learned from before they are dropped."""
     network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi"), headers={"set-cookie": "id=1"}))
     noting = Noting()
     with kit.cassette("once", redact=noting):
@@ -366,8 +366,8 @@ async def test_what_is_redacted_is_found_again(kit: Kit) -> None:
         await httpx2.AsyncClient(transport=kit.network()).get(f"{URL}?name=Ann")
 
 
-async def test_local_addresses_are_recorded_as_those_of_the_provider(kit: Kit) -> None:
-    """And found again, under either name."""
+async def test_record_as_records_a_local_address_as_the_providers(kit: Kit) -> None:
+    """The recording plays for both addresses."""
     record_as = {"http://127.0.0.1:8000/v1": "https://api.openai.com/v1"}
     with kit.cassette("once", record_as=record_as):
         http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi"))))

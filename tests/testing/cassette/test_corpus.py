@@ -54,7 +54,7 @@ def _records(api: str) -> list[Record]:
 
 
 def _chunks(record: Record) -> list[bytes]:
-    """As they were received where that was kept, else event by event."""
+    """Return the chunks as they were received if their sizes were kept, else one event a chunk."""
     body = record["response"]["body_text"].encode()
     if sizes := record["response"].get("chunk_sizes"):
         return [body[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
@@ -62,7 +62,7 @@ def _chunks(record: Record) -> list[bytes]:
 
 
 def _more(record: Record) -> dict[str, Any]:
-    """How many answers were asked for, which decides how a stream is read."""
+    """Return how many answers were asked for, which decides how a stream is read."""
     try:
         count = json.loads(record["request"]["body_text"] or "{}").get("n")
     except ValueError:
@@ -76,7 +76,7 @@ def _client(api: str, network: Any, key: str) -> Any:
 
 
 async def _through_sdk(record: Record, client: Any) -> list[Any]:
-    """Each item of the SDK's stream; an error is the last of them."""
+    """Return each item of the SDK's stream; an error is the last of them."""
     messages = [{"role": "user", "content": record["id"]}]
     request = {"model": "m", "stream": True, **_more(record)}
     seen: list[Any] = []
@@ -98,7 +98,7 @@ async def _through_sdk(record: Record, client: Any) -> list[Any]:
 
 
 async def _through_agent(record: Record, client: Any) -> tuple[Any, list[str]]:
-    """The message of our agent and its tokens; or the error, and what was delivered before it."""
+    """Return the message of an agent and its tokens, or the error and what came before it."""
     if record["api"] == "messages":
         agent = create_anthropic_agent("m", async_client=client, retry=None)
     else:
@@ -113,10 +113,10 @@ async def _through_agent(record: Record, client: Any) -> tuple[Any, list[str]]:
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_recorded_streams_are_played_as_they_came_and_however_they_are_cut(
+async def test_corpus_streams_are_played_as_recorded_and_give_one_message_however_they_are_cut(
     kit: Kit, api: str, effort: Effort
 ) -> None:
-    """The SDKs see the same items recorded and played; the message of an agent never changes."""
+    """The SDKs get the same items recorded and played; the message of an agent never changes."""
     records = _records(api)
     network = kit.network(*(kit.Reply(_chunks(each), each["response"]["status"], _kept(each)) for each in records))
     client = _client(api, network, kit.KEY)
@@ -142,7 +142,7 @@ async def test_recorded_streams_are_played_as_they_came_and_however_they_are_cut
         assert await messages(partial(_recut, random.Random(seed))) == whole
 
 
-async def test_recorded_requests_find_their_answers(kit: Kit) -> None:
+async def test_each_request_of_the_corpus_finds_its_answer(kit: Kit) -> None:
     """All of them in one cassette, with their own addresses and bodies, of which many are equal, byte for byte."""
     records = _records("*")
     recorded = [_interaction(record) for record in records]
@@ -156,8 +156,8 @@ async def test_recorded_requests_find_their_answers(kit: Kit) -> None:
                     assert b"".join([chunk async for chunk in response.aiter_raw()]) == each.response.body
 
 
-def test_short_streams_say_the_same_wherever_they_are_cut_in_two(kit: Kit, effort: Effort) -> None:
-    """Nightly at every byte, otherwise at some. Without a client and an agent, what is read is what counts."""
+def test_short_corpus_streams_are_read_the_same_wherever_they_are_cut_in_two(kit: Kit, effort: Effort) -> None:
+    """Nightly at every byte, otherwise at some, and read without a client and an agent."""
     save(kit.path, [_interaction(record) for record in _records("*")])
     step = effort(11, ci=3, nightly=1)
     short = [each for each in load(kit.path) if len(each.response.body) <= BYTE_BY_BYTE]
@@ -183,7 +183,7 @@ def _interaction(record: Record) -> Interaction:
 
 
 def _recut(dice: random.Random, stream: ResponseStream) -> ResponseStream:
-    """Short ones at every byte; longer ones at some places, half of them where cuts are known to hurt."""
+    """Cut short streams at every byte, and longer ones at some places, half of them where cuts are known to hurt."""
     body = stream.body
     if len(body) <= BYTE_BY_BYTE:
         return byte_by_byte(stream)
@@ -198,5 +198,5 @@ def _kept(record: Record) -> dict[str, str]:
 
 
 def _items(seen: list[Any]) -> list[Any]:
-    """Without the error at the end."""
+    """Return the items without the error at the end."""
     return [item for item in seen if not isinstance(item, tuple)]

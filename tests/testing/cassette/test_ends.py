@@ -1,4 +1,4 @@
-"""How an answer ended is recorded, and played: by its provider, by its reader, or by the network."""
+"""Ends of answers, recorded and played: by the provider, by the reader, or by the network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _end(kit: Kit) -> tuple[str, bool]:
 
 
 async def _read(network: Any, kit: Kit, library: Any = httpx2, chunks: int | None = None) -> list[bytes]:
-    """The raw chunks of one answer, or so many of them."""
+    """Return the raw chunks of one answer, or so many of them."""
     seen: list[bytes] = []
     async with library.AsyncClient(transport=network, timeout=0.05) as client:
         async with client.stream("POST", kit.URL, json={}) as response:
@@ -42,8 +42,8 @@ def _read_sync(network: Any, kit: Kit, library: Any = httpx2) -> list[bytes]:
             return list(response.iter_raw())
 
 
-async def test_a_plain_end(kit: Kit) -> None:
-    """Whoever read to the end has everything."""
+async def test_a_response_that_is_read_to_its_end_is_complete(kit: Kit) -> None:
+    """The recorded end is `eof`."""
     with kit.cassette("once") as session:
         await _read(kit.network(kit.Reply([EVENT, EVENT])), kit)
     assert _end(kit) == ("eof", True)
@@ -60,7 +60,7 @@ async def test_a_plain_end(kit: Kit) -> None:
         b"event: error\r\ndata: {}\r\n\r\n",
     ],
 )
-async def test_leaving_after_the_last_event_is_leaving_with_everything(kit: Kit, last: bytes) -> None:
+async def test_a_response_closed_after_its_last_event_is_complete(kit: Kit, last: bytes) -> None:
     """SDKs close the response there; nothing is missing."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT, last, b": more\n\n"])), kit, chunks=2)
@@ -70,7 +70,7 @@ async def test_leaving_after_the_last_event_is_leaving_with_everything(kit: Kit,
 
 
 async def test_K11_leaving_early_ends_the_download(kit: Kit) -> None:
-    """The rest is neither read nor paid for; what came is kept, and marked."""
+    """The rest is neither downloaded nor paid for; what came is kept, and marked as incomplete."""
     reply = kit.Reply([EVENT] * 9)
     with kit.cassette("once") as session:
         await _read(kit.network(reply), kit, chunks=2)
@@ -79,8 +79,8 @@ async def test_K11_leaving_early_ends_the_download(kit: Kit) -> None:
     assert [each.response.body for each in session.incomplete] == [EVENT * 2]
 
 
-async def test_what_a_reader_leaves_can_be_recorded_all_the_same(kit: Kit) -> None:
-    """Drained before the response is closed."""
+async def test_drain_records_what_a_reader_leaves_unread(kit: Kit) -> None:
+    """It is read before the response is closed."""
     reply = kit.Reply([EVENT] * 9)
     with kit.cassette("once", on_early_close="drain"):
         await _read(kit.network(reply), kit, chunks=2)
@@ -90,8 +90,8 @@ async def test_what_a_reader_leaves_can_be_recorded_all_the_same(kit: Kit) -> No
         assert await _read(kit.network(), kit) == [EVENT] * 9
 
 
-def test_threads_leave_early_too(kit: Kit) -> None:
-    """Kept or drained, without a loop."""
+def test_early_close_in_a_thread_is_truncated_or_drained(kit: Kit) -> None:
+    """The settings mean the same without a loop."""
     for number, (how, sent) in enumerate([("truncate", 1), ("drain", 9)]):
         reply = kit.Reply([EVENT] * 9)
         with kit.cassette("rewrite", on_early_close=how):
@@ -102,8 +102,8 @@ def test_threads_leave_early_too(kit: Kit) -> None:
         assert len(load(kit.path)[0].response.chunks) == sent
 
 
-async def test_K9_a_cancelled_reader_is_recorded_as_one(kit: Kit) -> None:
-    """What had arrived by then is kept."""
+async def test_K9_a_cancelled_reader_is_recorded_as_cancelled(kit: Kit) -> None:
+    """The chunks that had arrived are kept."""
     with kit.cassette("once"):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
@@ -112,8 +112,8 @@ async def test_K9_a_cancelled_reader_is_recorded_as_one(kit: Kit) -> None:
     assert load(kit.path)[0].response.body == EVENT
 
 
-async def test_a_stream_that_is_still_read_at_the_end_is_open(kit: Kit) -> None:
-    """It goes on for its reader, and what comes later is no part of the recording."""
+async def test_a_stream_that_is_still_read_when_the_cassette_closes_is_open(kit: Kit) -> None:
+    """The stream goes on for its reader, and later chunks are not recorded."""
     with kit.cassette("once"):
         client = httpx2.AsyncClient(transport=kit.network(kit.Reply([EVENT, EVENT])))
         response = await client.send(client.build_request("POST", kit.URL, json={}), stream=True)
@@ -130,8 +130,10 @@ each_way = pytest.mark.parametrize(
 
 
 @each_way
-async def test_reading_past_an_early_end(kit: Kit, complete: Any, error: type[Exception] | None) -> None:
-    """Nobody knows what would come: an error, silence until the client gives up, or a plain end, as chosen."""
+async def test_at_incomplete_says_what_comes_after_an_early_end(
+    kit: Kit, complete: Any, error: type[Exception] | None
+) -> None:
+    """An error, silence until the client times out, or a plain end."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT] * 9)), kit, chunks=2)
     with kit.cassette(at_incomplete=complete) as session:
@@ -144,8 +146,8 @@ async def test_reading_past_an_early_end(kit: Kit, complete: Any, error: type[Ex
 
 
 @each_way
-def test_threads_read_past_an_early_end(kit: Kit, complete: Any, error: type[Exception] | None) -> None:
-    """The same choices without a loop."""
+def test_at_incomplete_applies_in_threads(kit: Kit, complete: Any, error: type[Exception] | None) -> None:
+    """The same three settings without a loop."""
     with kit.cassette("once"):
         with httpx2.Client(transport=kit.network(kit.Reply([EVENT] * 9))) as client:
             with client.stream("POST", kit.URL, json={}) as response:
@@ -158,7 +160,7 @@ def test_threads_read_past_an_early_end(kit: Kit, complete: Any, error: type[Exc
                 _read_sync(kit.network(), kit)
 
 
-async def test_reading_past_an_early_end_through_an_sdk(kit: Kit) -> None:
+async def test_an_sdk_passes_on_the_error_about_an_early_end(kit: Kit) -> None:
     """The SDK neither wraps the error nor tries again."""
     with kit.cassette("once"):
         client = openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=_hello(kit)))
@@ -178,7 +180,7 @@ def _hello(kit: Kit) -> Any:
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 @pytest.mark.parametrize("name", ["ReadError", "RemoteProtocolError", "ReadTimeout"])
 async def test_K9_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, name: str) -> None:
-    """Recorded as a fact, after the chunks that came; the class is that of the library that asks."""
+    """It comes after the chunks that came before it; its class is that of the client's library."""
     network = kit.network(kit.Reply([EVENT, name]), library=library.__name__)
     with kit.cassette("once"), pytest.raises(getattr(library, name), match="it broke"):
         await _read(network, kit, library)
@@ -196,8 +198,8 @@ async def test_K9_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, na
 
 
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
-async def test_a_connection_that_fails_is_played_as_one(kit: Kit, library: Any) -> None:
-    """Also when no response ever came; in the file it is a failed response, for those who know no better."""
+async def test_a_failed_connection_is_played_as_the_same_error(kit: Kit, library: Any) -> None:
+    """Also without any response; in the file it has status 599, which plain vcrpy plays."""
     with kit.cassette("once"):
         with pytest.raises(library.ConnectError, match="it broke"):
             await _read(kit.network("ConnectError", library=library.__name__), kit, library)
@@ -214,19 +216,20 @@ async def test_a_connection_that_fails_is_played_as_one(kit: Kit, library: Any) 
             _read_sync(kit.network(library=library.__name__), kit, library)
 
 
-async def test_an_error_class_that_the_library_lacks_is_the_nearest_it_has(kit: Kit) -> None:
-    """A name out of a file is looked for among transport errors only."""
+async def test_an_unknown_error_is_played_as_a_read_error(kit: Kit) -> None:
+    """A name from a file is looked up among transport errors only."""
     with kit.cassette("once"), pytest.raises(httpx2.ReadError):
         await _read(kit.network(kit.Reply(["ReadError"])), kit)
     text = kit.path.read_text(encoding="utf-8").replace("raise ReadError", "raise Client")
     kit.path.write_text(text.partition("miniagents:")[0], encoding="utf-8")
-    (interaction,) = load(_resealed(kit))
+    (interaction,) = load(_with_new_checksum(kit))
     assert interaction.response.end == "raise Client: it broke"
     with kit.cassette(), pytest.raises(httpx2.ReadError, match="it broke"):
         await _read(kit.network(), kit)
 
 
-def _resealed(kit: Kit) -> Any:
+def _with_new_checksum(kit: Kit) -> Any:
+    """Write the cassette again with a new checksum."""
     import yaml
 
     from miniagents_testing.cassette._document import with_checksum
@@ -247,7 +250,7 @@ async def test_a_bug_in_a_transport_is_not_recorded(kit: Kit) -> None:
 
 
 async def test_an_error_that_an_sdk_closes_unread_is_recorded_whole(kit: Kit) -> None:
-    """A 429 that is tried again, and the success after it; at no pace nobody waits in between."""
+    """A 429 that is tried again, and the success after it; at pace 0 the client does not wait in between."""
     limited = kit.Reply(
         [b'{"error":', b'{"message":"slow down"}}'], 429, {"content-type": "application/json", "retry-after": "0.01"}
     )
@@ -264,8 +267,8 @@ async def test_an_error_that_an_sdk_closes_unread_is_recorded_whole(kit: Kit) ->
         assert limited.closed
 
 
-async def test_an_error_without_end_is_not_read_to_its_end(kit: Kit) -> None:
-    """What is read for the recording alone has a limit."""
+async def test_an_endless_error_is_read_up_to_a_limit(kit: Kit) -> None:
+    """A body that is read for the recording alone has a limit."""
     endless = kit.Reply(iter(lambda: b"x" * 1024, b""), 500, {"x-should-retry": "false"})
     with kit.cassette("once"):
         await kit.aask("chat", httpx2.AsyncClient(transport=_closing(kit.network(endless))))
@@ -273,7 +276,7 @@ async def test_an_error_without_end_is_not_read_to_its_end(kit: Kit) -> None:
 
 
 def _closing(network: Any) -> httpx2.AsyncBaseTransport:
-    """A transport whose responses are closed before anybody reads them."""
+    """Make a transport that closes its responses unread."""
 
     class Closing(httpx2.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -293,10 +296,10 @@ def _closing(network: Any) -> httpx2.AsyncBaseTransport:
     ],
 )
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 529])
-async def test_waiting_before_another_try_is_a_question_of_pace(
+async def test_retry_after_is_skipped_at_pace_0_unless_kept(
     kit: Kit, status: int, pace: float, setting: Any, expected: list[tuple[str, str]]
 ) -> None:
-    """At no pace, what SDKs would wait for is rewritten on the way out; the file keeps what was said."""
+    """The header is rewritten for the client; the file keeps the recorded one."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([b"{}"], status, {"retry-after": "30"})), kit)
     with kit.cassette(pace=pace, retry_after=setting):
@@ -306,8 +309,8 @@ async def test_waiting_before_another_try_is_a_question_of_pace(
     assert load(kit.path)[0].response.headers == {"retry-after": ["30"]}
 
 
-async def test_headers_of_an_answer_are_as_they_were(kit: Kit) -> None:
-    """A success, and a failure that nobody tries again, tell nobody to wait or not to."""
+async def test_headers_of_a_success_and_of_a_final_failure_are_played_unchanged(kit: Kit) -> None:
+    """No header about another try is added."""
     replies = [kit.Reply([b"{}"], status, {"request-id": "r"}) for status in (200, 400)]
     with kit.cassette("once"):
         for reply in replies:
@@ -319,8 +322,8 @@ async def test_headers_of_an_answer_are_as_they_were(kit: Kit) -> None:
                 assert (response.status_code, response.headers.multi_items()) == (status, [("request-id", "r")])
 
 
-async def test_X5_answers_are_asked_for_uncompressed(kit: Kit) -> None:
-    """Compressed chunks cannot be read in a file, and cut nowhere else."""
+async def test_X5_a_recorded_request_asks_for_an_uncompressed_answer(kit: Kit) -> None:
+    """Compressed chunks cannot be read in a file, nor cut elsewhere."""
     network = kit.network(kit.Reply([EVENT]), kit.Reply([EVENT]))
     with kit.cassette("once"):
         await _read(network, kit)
@@ -329,7 +332,7 @@ async def test_X5_answers_are_asked_for_uncompressed(kit: Kit) -> None:
 
 
 async def test_a_body_that_is_compressed_all_the_same_is_played_as_it_came(kit: Kit) -> None:
-    """Byte for byte, with the header that says how to read it."""
+    """Byte for byte, with the header that names the compression."""
     import gzip
 
     packed = gzip.compress(EVENT * 3)
@@ -341,8 +344,8 @@ async def test_a_body_that_is_compressed_all_the_same_is_played_as_it_came(kit: 
             assert (await client.post(kit.URL, json={})).content == EVENT * 3
 
 
-async def test_a_stream_is_read_on_by_whoever_iterates_next(kit: Kit) -> None:
-    """One cursor for all, live and played: OpenAI's SDK begins a second time after its last event."""
+async def test_a_second_iteration_goes_on_where_the_first_stopped(kit: Kit) -> None:
+    """Live and played: OpenAI's SDK begins a second iteration after its last event."""
 
     async def twice() -> list[bytes]:
         async with httpx2.AsyncClient(transport=network) as client:

@@ -1,4 +1,4 @@
-"""A request that is not in the cassette: what is said, how fast, and to whom."""
+"""A request that is not in the cassette: its error, its message, and the comparison of requests."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ each_api = pytest.mark.parametrize("api", ["chat", "messages"])
 
 
 @each_api
-async def test_K1_K4_a_changed_prompt_says_what_changed(kit: Kit, api: str) -> None:
-    """Neither SDK retries or wraps the miss; the nearest recording and the field stand in it."""
+async def test_K1_K4_a_miss_names_the_nearest_recording_and_the_changed_field(kit: Kit, api: str) -> None:
+    """Neither SDK retries the request or wraps the miss."""
     save(kit.path, [_asked(api, "Hi"), _asked(api, "Something else altogether")])
     for ask in (kit.aask, kit.ask):
         client = httpx2.AsyncClient if ask is kit.aask else httpx2.Client
@@ -58,8 +58,8 @@ async def test_K1_K4_a_changed_prompt_says_what_changed(kit: Kit, api: str) -> N
 
 
 @each_api
-async def test_those_who_know_vcrpy_can_catch_it(kit: Kit, api: str) -> None:
-    """It is also the error of vcrpy, and of each SDK that is in use."""
+async def test_a_miss_is_also_an_error_of_vcrpy_and_of_each_sdk(kit: Kit, api: str) -> None:
+    """So code that catches vcrpy's error catches a miss."""
     save(kit.path, [])
     with pytest.raises(vcr.errors.CannotOverwriteExistingCassetteException) as caught, kit.cassette():
         await kit.aask(api, httpx2.AsyncClient(transport=kit.network()))
@@ -69,8 +69,8 @@ async def test_those_who_know_vcrpy_can_catch_it(kit: Kit, api: str) -> None:
 
 
 @each_api
-async def test_a_swallowed_miss_is_raised_at_the_end(kit: Kit, api: str) -> None:
-    """An application that catches everything does not make the test pass."""
+async def test_a_caught_miss_is_raised_when_the_cassette_closes(kit: Kit, api: str) -> None:
+    """An application that catches all errors does not make the test pass."""
     save(kit.path, [_asked(api, "Hi")])
     with pytest.raises(CassetteMissError, match="now 'Ho'") as caught, kit.cassette() as session:
         for prompt in ("Ho", "Hu"):
@@ -81,8 +81,8 @@ async def test_a_swallowed_miss_is_raised_at_the_end(kit: Kit, api: str) -> None
 
 
 @each_api
-def test_a_swallowed_miss_is_told_where_something_else_fails(kit: Kit, api: str) -> None:
-    """What the test fails with may well be what came of it."""
+def test_a_caught_miss_is_a_note_on_another_failure(kit: Kit, api: str) -> None:
+    """The failure of the test may follow from the miss."""
     save(kit.path, [_asked(api, "Hi")])
     with pytest.raises(AssertionError, match="no answer") as caught, kit.cassette():
         try:
@@ -95,7 +95,7 @@ def test_a_swallowed_miss_is_told_where_something_else_fails(kit: Kit, api: str)
 
 
 async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
-    """Our agents pass it on as it is, and try nothing again: it is no failure of a provider."""
+    """LLM agents pass it on as it is and do not retry: it is no failure of a provider."""
     save(kit.path, [])
     clients = (
         openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=kit.network())),
@@ -112,8 +112,8 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
     assert len(session.misses) == 2
 
 
-async def test_K13_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
-    """An application that does less than it did is noticed, unless that is wanted or it has failed anyway."""
+async def test_K13_an_unplayed_interaction_fails_when_the_cassette_closes(kit: Kit) -> None:
+    """Unless `unplayed` is `ignore`, or the test has failed anyway."""
     save(kit.path, [_asked("chat", "Hi")])
     with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URLS['chat']}\)$"):
         with kit.cassette() as session:
@@ -124,8 +124,8 @@ async def test_K13_what_was_not_asked_for_fails_at_the_end(kit: Kit) -> None:
         raise ZeroDivisionError
 
 
-def test_of_many_that_were_not_asked_for_some_are_named(kit: Kit) -> None:
-    """With whoever asked for them when they were recorded."""
+def test_unplayed_error_names_the_first_five_interactions(kit: Kit) -> None:
+    """Each with the agent of the recorded request."""
     save(kit.path, [replace(_asked("chat", "Hi"), agent=f"A/B#{number}") for number in range(1, 9)])
     with pytest.raises(UnplayedError, match=r"8 .*: 1 \(POST \S+, by A/B#1\), .*, 5 \(.*\), and 3 more$"):
         with kit.cassette():
@@ -133,7 +133,7 @@ def test_of_many_that_were_not_asked_for_some_are_named(kit: Kit) -> None:
 
 
 async def test_K2_equal_requests_get_their_recordings_in_order(kit: Kit) -> None:
-    """The n-th to ask gets the n-th recorded, and the next one is told that all were played."""
+    """The n-th request gets the n-th recording; the next one is a miss that says that all were played."""
     answers = [ResponseStream(status=200 + number) for number in range(2)]
     save(kit.path, [Interaction("POST", URLS["chat"], b"{}", answer) for answer in answers])
     with pytest.raises(CassetteMissError, match="interaction 2 is the same request, and was played already"):
@@ -143,8 +143,8 @@ async def test_K2_equal_requests_get_their_recordings_in_order(kit: Kit) -> None
                 await client.post(URLS["chat"], json={})
 
 
-async def test_the_nearest_are_shown_first() -> None:
-    """By the number of differing leaves, those that were not played before the others."""
+async def test_near_misses_come_in_order_of_their_differences() -> None:
+    """By the number of differing leaves, and interactions that were not played before the others."""
     base = {"model": "m", "n": 1, "messages": [{"role": "user", "content": "Hi"}]}
     bodies: list[dict[str, Any]] = [
         {**base, "model": "x", "n": 2, "messages": []},
@@ -165,8 +165,8 @@ async def test_the_nearest_are_shown_first() -> None:
     ]
 
 
-async def test_another_address_is_a_difference(kit: Kit) -> None:
-    """Whoever forgot the base URL sees it."""
+async def test_a_miss_names_another_address(kit: Kit) -> None:
+    """A forgotten base URL is seen in the message."""
     save(kit.path, [_asked("chat", "Hi")])
     with pytest.raises(CassetteMissError) as caught, kit.cassette():
         async with httpx2.AsyncClient(transport=kit.network()) as client:
@@ -176,8 +176,8 @@ async def test_another_address_is_a_difference(kit: Kit) -> None:
     )
 
 
-async def test_a_difference_deep_in_a_long_text_is_shown_where_it_is(kit: Kit) -> None:
-    """The beginnings are the same, and say nothing."""
+async def test_a_miss_shows_a_long_text_around_its_first_difference(kit: Kit) -> None:
+    """The equal beginnings are left out."""
     long = "All work and no play makes Jack a dull boy. " * 1000
     save(kit.path, [_asked("chat", f"{long}Really?{long}")])
     with pytest.raises(CassetteMissError) as caught, kit.cassette():
@@ -187,8 +187,8 @@ async def test_a_difference_deep_in_a_long_text_is_shown_where_it_is(kit: Kit) -
     assert len(str(caught.value)) < 2000
 
 
-def test_the_nearest_of_many_is_found_by_its_text() -> None:
-    """Among a thousand that differ in one leaf, the one with the most text in common; few are taken apart for that."""
+def test_near_misses_find_the_most_similar_text_of_many() -> None:
+    """Among a thousand that differ in one leaf, the one with the most text in common."""
     recorded = [_asked("chat", f"Question {number}: {'why ' * 200}?") for number in range(1000)]
     places = Index(recorded, Matching()).places
     live = _request("chat", f"Question 623: {'why ' * 200}not?")
@@ -198,14 +198,14 @@ def test_the_nearest_of_many_is_found_by_its_text() -> None:
 
 
 @given(st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9))
-def test_what_is_changed_lies_between_what_is_common(start: bytes, before: bytes, after: bytes, end: bytes) -> None:
-    """Never more than the parts that were put in, and nothing only where nothing is changed."""
+def test_changed_span_is_at_most_the_changed_part(start: bytes, before: bytes, after: bytes, end: bytes) -> None:
+    """It is 0 for equal texts only."""
     one, other = start + before + end, start + after + end
     assert changed_span(one, other) == changed_span(other, one) <= max(len(before), len(after))
     assert (changed_span(one, other) == 0) is (one == other)
 
 
-# --- what makes two requests the same
+# --- which requests are the same
 
 
 @pytest.mark.parametrize(
@@ -221,8 +221,8 @@ def test_what_is_changed_lies_between_what_is_common(start: bytes, before: bytes
         (b"not JSON", False),
     ],
 )
-def test_bodies_are_compared_by_what_they_mean(live: bytes, same: bool) -> None:
-    """The same question in other words of JSON is the same question; volatile fields do not count."""
+def test_matching_compares_bodies_by_meaning(live: bytes, same: bool) -> None:
+    """Equal JSON in other words is equal; volatile fields are ignored."""
     match = Matching()
     recorded = match.key("POST", URLS["chat"], b'{"model":"m","n":1,"user":"Ann"}')
     assert (match.key("post", URLS["chat"], live) == recorded) is same
@@ -243,8 +243,8 @@ def test_bodies_are_compared_by_what_they_mean(live: bytes, same: bool) -> None:
         ("https://user:password@x.test/v1?a=1&b=2", True),
     ],
 )
-def test_addresses_are_compared_by_their_parts(url: str, same: bool) -> None:
-    """Scheme, host, port, path and query, whose order says nothing; not who logs in."""
+def test_matching_compares_the_parts_of_a_url(url: str, same: bool) -> None:
+    """Scheme, host, port, path and sorted query, without user and password."""
     match = Matching()
     assert (match.key("GET", url, b"") == match.key("GET", "https://x.test/v1?a=1&b=2", b"")) is same
 
@@ -261,21 +261,21 @@ def test_addresses_are_compared_by_their_parts(url: str, same: bool) -> None:
         ("b.c.d", {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}),
     ],
 )
-def test_K20_what_does_not_count_is_chosen_by_path(path: str, left: Any) -> None:
-    """Names, indices, and a star for any of them; a path that leads nowhere ignores nothing."""
+def test_K20_matching_ignores_paths(path: str, left: Any) -> None:
+    """Names, indices, and a star for any of them; a path that is not there ignores nothing."""
     body = {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}
     assert json.loads(Matching(ignore=[path]).canonical_body(json.dumps(body).encode())) == left
 
 
 @pytest.mark.parametrize("path", ["", "messages[", "messages[x]", "a..b", "[]"])
-def test_a_path_that_cannot_be_read_is_refused(path: str) -> None:
-    """A typo would ignore nothing, in silence."""
+def test_matching_refuses_a_path_that_cannot_be_read(path: str) -> None:
+    """A misspelled path would ignore nothing, in silence."""
     with pytest.raises(ValueError, match="no path into a JSON body"):
         Matching(ignore=[path])
 
 
 async def test_K20_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
-    """A field that changes with every run is left out; the report names what is."""
+    """A field that changes with every run is ignored; a miss names the ignored fields."""
     save(kit.path, [Interaction("POST", URLS["chat"], b'{"at":"monday","n":1}', ResponseStream())])
     match = Matching(ignore=(*VOLATILE_FIELDS, "at"))
     with kit.cassette(match=match):
@@ -287,7 +287,7 @@ async def test_K20_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
 
 
 async def test_K18_P18_headers_are_neither_recorded_nor_compared(kit: Kit) -> None:
-    """Those with which an SDK tells its version, its platform and its attempts differ from one machine to the next."""
+    """Headers with the version of an SDK, its platform and its attempts differ between machines."""
     old = {"x-stainless-package-version": "1.0", "user-agent": "OpenAI/Python 1.0", "x-stainless-retry-count": "1"}
     async with httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))) as client:
         with kit.cassette("once"):

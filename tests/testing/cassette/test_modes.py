@@ -1,4 +1,4 @@
-"""The record modes, in VCR's words, and where recording is refused."""
+"""The record modes of VCR, and refusals to record."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ if TYPE_CHECKING:
     from tests.testing.cassette.conftest import Kit
 
 
-def _say(kit: Kit, *texts: str) -> Any:
-    """A network that says these, one an answer."""
+def _answering(kit: Kit, *texts: str) -> Any:
+    """Make a network that answers with these texts in turn."""
     return kit.network(*(kit.Reply([text.encode()]) for text in texts))
 
 
 async def _ask(kit: Kit, network: Any, *questions: str) -> list[str]:
+    """Send questions one after the other, and return the answers."""
     async with httpx2.AsyncClient(transport=network) as client:
         return [(await client.post(kit.URL, json={"ask": question})).text for question in questions]
 
 
 def _kept(kit: Kit) -> list[tuple[str, str]]:
-    """Questions and answers in the file."""
+    """Return questions and answers in the file."""
     return [(json.loads(each.request_body)["ask"], each.response.body.decode()) for each in load(kit.path)]
 
 
 async def test_once_records_a_file_that_does_not_exist(kit: Kit) -> None:
-    """What is recorded now is not played now: the same question twice is two recordings."""
+    """A session does not play its own recordings: an equal request is recorded twice."""
     with kit.cassette("once") as session:
-        assert await _ask(kit, _say(kit, "1", "2", "3"), "a", "b", "a") == ["1", "2", "3"]
+        assert await _ask(kit, _answering(kit, "1", "2", "3"), "a", "b", "a") == ["1", "2", "3"]
     assert _kept(kit) == [("a", "1"), ("b", "2"), ("a", "3")]
     assert [each.response.body for each in session.recorded] == [b"1", b"2", b"3"]
 
 
 async def test_once_only_plays_a_file_that_exists(kit: Kit) -> None:
-    """A new question is a miss, and nothing is added."""
+    """A new request is a miss, and nothing is added."""
     with kit.cassette("once"):
-        await _ask(kit, _say(kit, "1"), "a")
+        await _ask(kit, _answering(kit, "1"), "a")
     before = kit.path.read_bytes()
     with pytest.raises(CassetteMissError), kit.cassette("once"):
         assert await _ask(kit, kit.network(), "a") == ["1"]
@@ -57,16 +58,16 @@ async def test_none_records_nothing(kit: Kit) -> None:
     """Without a file every request is a miss, which says how to record."""
     with pytest.raises(CassetteMissError, match=r"there is no such file; record it with record_mode='once'"):
         with kit.cassette():
-            await _ask(kit, _say(kit, "1"), "a")
+            await _ask(kit, _answering(kit, "1"), "a")
     assert not kit.path.exists()
 
 
-async def test_new_episodes_plays_what_is_there_and_adds_the_rest(kit: Kit) -> None:
-    """The new ones come after the old, on the time line, too."""
+async def test_new_episodes_plays_recorded_requests_and_records_others(kit: Kit) -> None:
+    """New interactions come after the old ones, also on the timeline."""
     with kit.cassette("once"):
-        await _ask(kit, _say(kit, "1", "2"), "a", "a")
+        await _ask(kit, _answering(kit, "1", "2"), "a", "a")
     with kit.cassette("new_episodes"):
-        assert await _ask(kit, _say(kit, "3", "4"), "a", "b", "a", "a") == ["1", "3", "2", "4"]
+        assert await _ask(kit, _answering(kit, "3", "4"), "a", "b", "a", "a") == ["1", "3", "2", "4"]
     assert _kept(kit) == [("a", "1"), ("a", "2"), ("b", "3"), ("a", "4")]
     starts = [each.started_ms for each in load(kit.path)]
     assert starts == sorted(starts)
@@ -74,45 +75,45 @@ async def test_new_episodes_plays_what_is_there_and_adds_the_rest(kit: Kit) -> N
         assert await _ask(kit, kit.network(), "a", "b", "a", "a") == ["1", "3", "2", "4"]
 
 
-async def test_new_episodes_leaves_a_file_alone_that_lacks_nothing(kit: Kit) -> None:
-    """Not a byte is written, and what was not played does not matter."""
+async def test_new_episodes_does_not_write_the_file_without_new_requests(kit: Kit) -> None:
+    """And an interaction that was not played is no error."""
     with kit.cassette("once"):
-        await _ask(kit, _say(kit, "1", "2"), "a", "b")
+        await _ask(kit, _answering(kit, "1", "2"), "a", "b")
     before = kit.path.stat()
     with kit.cassette("new_episodes"):
         await _ask(kit, kit.network(), "b")
     assert kit.path.stat() == before
 
 
-async def test_all_records_again_what_is_asked_again(kit: Kit) -> None:
-    """The rest of the file stays as it was."""
+async def test_all_records_repeated_requests_again(kit: Kit) -> None:
+    """Other interactions of the file stay."""
     with kit.cassette("once"):
-        await _ask(kit, _say(kit, "1", "2"), "a", "b")
+        await _ask(kit, _answering(kit, "1", "2"), "a", "b")
     with kit.cassette("all"):
-        assert await _ask(kit, _say(kit, "3", "4"), "a", "c") == ["3", "4"]
+        assert await _ask(kit, _answering(kit, "3", "4"), "a", "c") == ["3", "4"]
     assert _kept(kit) == [("b", "2"), ("a", "3"), ("c", "4")]
 
 
-async def test_rewrite_begins_anew(kit: Kit) -> None:
-    """Nothing of the old file is played or kept, not even where it is damaged."""
+async def test_rewrite_drops_the_old_file(kit: Kit) -> None:
+    """Nothing of it is played or kept, and it may be damaged."""
     kit.path.write_text("a cassette with a conflict <<<<<<<", encoding="utf-8")
     with kit.cassette("rewrite"):
-        assert await _ask(kit, _say(kit, "3"), "c") == ["3"]
+        assert await _ask(kit, _answering(kit, "3"), "c") == ["3"]
     assert _kept(kit) == [("c", "3")]
 
 
-async def test_rewrite_that_records_nothing_leaves_the_old_file(kit: Kit) -> None:
-    """A test that fails before its first request costs no recording."""
+async def test_rewrite_keeps_the_old_file_when_nothing_is_recorded(kit: Kit) -> None:
+    """A test that fails before its first request loses no recording."""
     save(kit.path, [])
     with pytest.raises(ZeroDivisionError), kit.cassette("rewrite"):
         raise ZeroDivisionError
     assert load(kit.path) == ()
 
 
-async def test_what_was_recorded_before_a_failure_is_kept(kit: Kit) -> None:
-    """As in VCR: the test fails, its cassette is there to look at."""
+async def test_a_recording_is_written_when_the_test_fails(kit: Kit) -> None:
+    """As in VCR: the recording can be read after the failure."""
     with pytest.raises(ZeroDivisionError), kit.cassette("once"):
-        await _ask(kit, _say(kit, "1"), "a")
+        await _ask(kit, _answering(kit, "1"), "a")
         raise ZeroDivisionError
     assert _kept(kit) == [("a", "1")]
 
@@ -122,22 +123,22 @@ async def test_what_was_recorded_before_a_failure_is_kept(kit: Kit) -> None:
 def test_K14_K15_a_file_that_cannot_be_read_is_neither_played_nor_overwritten(
     kit: Kit, mode: str, content: bytes
 ) -> None:
-    """Whatever it was, it is still there afterwards."""
+    """The file has the same content afterwards."""
     kit.path.write_bytes(content)
     with pytest.raises(CassetteFormatError, match=str(kit.path)), kit.cassette(mode):
         pass
     assert kit.path.read_bytes() == content
 
 
-def test_a_mode_that_does_not_exist_is_refused(kit: Kit) -> None:
-    """With the words that there are."""
+def test_an_unknown_record_mode_is_refused(kit: Kit) -> None:
+    """The error lists the modes."""
     with pytest.raises(ValueError, match=r"'none', 'once', .*'rewrite', not 'on'"), kit.cassette("on"):
         pass
 
 
 @pytest.mark.parametrize("mode", ["once", "new_episodes", "all", "rewrite"])
 def test_K19_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mode that somebody forgot fails where nobody looks at what it records."""
+    """A forgotten record mode fails where no developer looks at the recording."""
     monkeypatch.setenv("CI", "true")
     with pytest.raises(RecordingRefusedError, match=r"this is CI.*commit it, or unset CI"), kit.cassette(mode):
         pass
@@ -145,15 +146,15 @@ def test_K19_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("ci", ["0", "false", ""])
-def test_an_empty_ci_is_none(kit: Kit, ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """People switch it off like this."""
+def test_an_empty_or_false_ci_allows_recording(kit: Kit, ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users switch CI off like this."""
     monkeypatch.setenv("CI", ci)
     with kit.cassette("once"):
         pass
 
 
-def test_ci_plays(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A committed cassette is what CI is for, in the mode `once`, too."""
+def test_cassettes_play_under_ci(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Committed cassettes also play in the mode `once`."""
     save(kit.path, [])
     monkeypatch.setenv("CI", "true")
     for mode in ("none", "once"):
@@ -164,8 +165,8 @@ def test_ci_plays(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- two recorders
 
 
-def test_a_second_recorder_is_refused_and_told_who_the_first_is(kit: Kit) -> None:
-    """In one process; the first goes on, and when it has ended, the next may."""
+def test_a_second_recorder_in_a_process_is_refused(kit: Kit) -> None:
+    """The error names the first recorder; the second one may record when the first has ended."""
     with kit.cassette("once"):
         with pytest.raises(
             RecordingRefusedError, match=r"is being recorded already, by process \d+, in .*test_a_second"
@@ -176,8 +177,8 @@ def test_a_second_recorder_is_refused_and_told_who_the_first_is(kit: Kit) -> Non
         pass
 
 
-def test_players_are_not_in_the_way_of_a_recorder(kit: Kit) -> None:
-    """They see the old file until the new one is there."""
+def test_a_file_can_be_played_while_it_is_recorded(kit: Kit) -> None:
+    """Players see the old file until the new one is written."""
     save(kit.path, [])
     with kit.cassette(), kit.cassette("all"), kit.cassette():
         pass
@@ -203,7 +204,7 @@ def _recorder(path: Path) -> subprocess.Popen[str]:
 
 
 def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
-    """The lock names the other process, and is gone when that is killed."""
+    """The error names the other process, and the lock ends when that process is killed."""
     with _recorder(kit.path) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "open\n"
@@ -219,10 +220,10 @@ def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
 
 
 async def test_a_context_can_be_entered_again(kit: Kit) -> None:
-    """Each time is a session of its own."""
+    """Each use has a session of its own."""
     context = kit.cassette("once")
     with context as first:
-        await _ask(kit, _say(kit, "1"), "a")
+        await _ask(kit, _answering(kit, "1"), "a")
     async with context as second:
         assert await _ask(kit, kit.network(), "a") == ["1"]
     assert first is not second

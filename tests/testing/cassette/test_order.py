@@ -1,4 +1,4 @@
-"""At no pace, parallel streams keep their recorded order, and none waits for one that does not come."""
+"""At pace 0, parallel streams keep their recorded order, and none waits for a stream that is not read."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ URL = "https://api.openai.com/v1/chat/completions"
 
 
 def _recorded(number: int, started: int, waits: Iterable[int], **response: Any) -> Interaction:
-    """A stream that begins so many ticks after the first, with these ticks before each chunk."""
+    """Make a stream that begins so many ticks after the first one, with these ticks before each chunk."""
     chunks = tuple(Chunk(wait, f"{number}.{index} ".encode()) for index, wait in enumerate(waits))
     stream = ResponseStream(chunks, **response)
     return Interaction("POST", URL, f'{{"number":{number}}}'.encode(), stream, started_ms=started / 100)
 
 
 def _apart(starts: Sequence[int], waits: Sequence[Sequence[int]]) -> list[Interaction]:
-    """Streams of which no two do something at the same moment, as in a recording."""
+    """Make streams of which no two have an arrival at the same moment, as in a recording."""
     count = len(starts)
     moments = [list(accumulate(each, initial=start)) for start, each in zip(starts, waits, strict=True)]
     spread = [[moment * 2 * count + number for moment in each] for number, each in enumerate(moments)]
@@ -44,7 +44,7 @@ def _apart(starts: Sequence[int], waits: Sequence[Sequence[int]]) -> list[Intera
 
 
 class Reader:
-    """Reads streams of one transport, and notes what came in which order."""
+    """Reader of the streams of one transport that notes the order of their chunks."""
 
     def __init__(self, interactions: Sequence[Interaction], turns: Sequence[int] = ()) -> None:
         self.transport = ReplayTransport(interactions)
@@ -54,11 +54,11 @@ class Reader:
         self.seen: list[str] = []
 
     def open(self, number: int) -> Any:
-        """The response of one stream."""
+        """Open the response of one stream."""
         return self.client.stream("POST", URL, json={"number": number})
 
     async def read(self, number: int, after_chunk: Callable[[], Awaitable[Any]] | None = None) -> None:
-        """Read a stream to its end; after each chunk the reader is away for some turns of the loop."""
+        """Read a stream to its end; after each chunk the reader waits for some turns of the loop."""
         async with self.open(number) as response:
             async for chunk in response.aiter_raw():
                 self.seen.append(chunk.decode())
@@ -70,7 +70,7 @@ class Reader:
 
 @given(st.data())
 def test_parallel_streams_keep_their_recorded_order(data: st.DataObject) -> None:
-    """Whichever reader is started first, and however many turns of the loop each is away between its chunks."""
+    """Readers may start in any order, and wait for any number of turns of the loop between chunks."""
     count = data.draw(st.integers(1, 5))
     ticks = st.integers(0, 30)
     starts = data.draw(st.lists(ticks, min_size=count, max_size=count).map(sorted))
@@ -92,8 +92,8 @@ def test_parallel_streams_keep_their_recorded_order(data: st.DataObject) -> None
 INTERLEAVED = [[1, 2, 2, 2, 2], [2, 2, 2, 2, 2], [1, 1, 7, 1, 1]]
 
 
-async def test_a_request_that_is_prepared_in_a_thread_is_waited_for() -> None:
-    """As SDKs prepare the first one of a client, while the other loop turns and turns."""
+async def test_streams_wait_for_a_request_that_is_prepared_in_a_thread() -> None:
+    """SDKs prepare the first request of a client in a thread, while the loop keeps turning."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
 
     async def prepare_and_read() -> None:
@@ -106,8 +106,8 @@ async def test_a_request_that_is_prepared_in_a_thread_is_waited_for() -> None:
     assert reader.seen == reader.order
 
 
-async def test_a_reader_that_stops_holds_up_nobody() -> None:
-    """It keeps its response open and reads no more; the others come to their end, in order."""
+async def test_a_stopped_reader_does_not_block_other_streams() -> None:
+    """It keeps its response open and reads no more; the other streams end in order."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     stopped = asyncio.Event()
 
@@ -125,8 +125,8 @@ async def test_a_reader_that_stops_holds_up_nobody() -> None:
     assert sorted(reader.seen) == sorted(reader.order)
 
 
-async def test_a_reader_that_leaves_holds_up_nobody() -> None:
-    """What is left of its stream is nobody's concern."""
+async def test_a_closed_stream_does_not_block_other_streams() -> None:
+    """The rest of a stream that its reader has closed is left out of the order."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
 
     async def leave() -> None:
@@ -141,15 +141,15 @@ async def test_a_reader_that_leaves_holds_up_nobody() -> None:
     assert reader.seen == ["0.0 ", *(piece for piece in reader.order if piece.startswith("1"))]
 
 
-async def test_a_stream_that_is_never_asked_for_holds_up_nobody() -> None:
-    """The application does less than it did when it was recorded."""
+async def test_a_stream_without_request_does_not_block_other_streams() -> None:
+    """The application may send fewer requests than when it was recorded."""
     reader = Reader(_apart([0, 1, 2], INTERLEAVED))
     await reader.read(2)
     assert reader.seen == [piece for piece in reader.order if piece.startswith("2")]
 
 
-async def test_one_task_reads_two_streams_in_an_order_of_its_own() -> None:
-    """Who waits for one cannot read the other meanwhile, so the other is not waited for."""
+async def test_one_task_reads_two_streams_in_any_order() -> None:
+    """A task that waits for one stream cannot read the other meanwhile, so the other is not waited for."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
     async with reader.open(0) as first, reader.open(1) as second:
         streams = first.aiter_raw(), second.aiter_raw()
@@ -159,8 +159,8 @@ async def test_one_task_reads_two_streams_in_an_order_of_its_own() -> None:
     assert sorted(reader.seen) == sorted(reader.order)
 
 
-async def test_a_reader_that_waits_for_the_end_of_another_gets_it() -> None:
-    """What it has not read does not keep the other from ending."""
+async def test_a_stream_ends_while_an_earlier_one_waits_for_its_end() -> None:
+    """Unread chunks of the earlier stream do not block it."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
     ended = asyncio.Event()
 
@@ -174,11 +174,11 @@ async def test_a_reader_that_waits_for_the_end_of_another_gets_it() -> None:
     assert sorted(reader.seen) == sorted(reader.order)
 
 
-async def test_a_stream_that_is_closed_while_it_is_waited_for_holds_up_nobody() -> None:
-    """Whoever closes it, and whoever waits behind it."""
+async def test_a_stream_that_is_closed_while_its_reader_waits_does_not_block_others() -> None:
+    """The waiting reader ends, and so does a reader behind it."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     async with reader.open(0) as first, reader.open(1) as second:
-        waiting = asyncio.create_task(anext(second.aiter_raw()))  # for the first, which nobody reads
+        waiting = asyncio.create_task(anext(second.aiter_raw()))  # for the first, which is not read
         await asyncio.sleep(0)
         third = asyncio.create_task(reader.read(2))
         await asyncio.sleep(0)
@@ -188,8 +188,8 @@ async def test_a_stream_that_is_closed_while_it_is_waited_for_holds_up_nobody() 
     assert reader.seen == [piece for piece in reader.order if piece.startswith("2")]
 
 
-async def test_a_cancelled_reader_lets_the_next_one_go() -> None:
-    """Those who wait behind it are not forgotten."""
+async def test_a_cancelled_reader_does_not_block_the_reader_behind_it() -> None:
+    """The reader behind it is woken."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     async with reader.open(0):
         second, third = (asyncio.create_task(reader.read(number)) for number in (1, 2))
@@ -202,8 +202,8 @@ async def test_a_cancelled_reader_lets_the_next_one_go() -> None:
     ]
 
 
-async def test_one_recording_is_played_to_several_at_once(kit: Any) -> None:
-    """Where repeats are allowed, the second reader has no place in the order, and waits for nobody."""
+async def test_a_repeated_recording_is_played_in_parallel(kit: Any) -> None:
+    """A repeated playback has no place in the order, and waits for no stream."""
     with kit.cassette("once"):
         await kit.aask("chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("a", "b")))))
     with vcr.use_cassette(str(kit.path), record_mode="none", allow_playback_repeats=True) as cassette:
@@ -215,7 +215,7 @@ async def test_one_recording_is_played_to_several_at_once(kit: Any) -> None:
 
 @pytest.mark.parametrize("count", [10, 100])
 async def test_a_chunk_costs_the_same_however_many_streams_wait(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only one of those who wait looks out."""
+    """Only one of the waiting readers polls."""
     looks = 0
     look = Order._first
 
@@ -234,8 +234,8 @@ async def test_a_chunk_costs_the_same_however_many_streams_wait(count: int, monk
 
 
 @given(st.data())
-def test_whatever_readers_do_everybody_comes_to_an_end(data: st.DataObject) -> None:
-    """Read to the end, stop until the others have ended, leave, be cancelled, or never begin; on any schedule."""
+def test_every_reader_ends_whatever_the_others_do(data: st.DataObject) -> None:
+    """Readers read to the end, stop until others have ended, close, are cancelled, or never begin."""
     count = data.draw(st.integers(2, 6))
     ticks = st.integers(0, 30)
     starts = data.draw(st.lists(ticks, min_size=count, max_size=count).map(sorted))
@@ -276,7 +276,7 @@ def test_whatever_readers_do_everybody_comes_to_an_end(data: st.DataObject) -> N
 
 
 async def test_a_failing_stream_fails_in_its_turn() -> None:
-    """Its error comes after all that came before, and the others go on."""
+    """The error comes after all earlier arrivals, and the other streams go on."""
     broken = _recorded(0, 0, [3, 4], end="raise ReadError: reset", complete=False)
     reader = Reader([broken, _recorded(1, 1, [1, 4, 2])])
     async with asyncio.TaskGroup() as group:
@@ -287,8 +287,8 @@ async def test_a_failing_stream_fails_in_its_turn() -> None:
     assert reader.seen == ["1.0 ", "0.0 ", "1.1 ", "0.1 ", "broken", "1.2 "]
 
 
-def test_threads_keep_the_recorded_order() -> None:
-    """Readers in threads of their own, too."""
+def test_threads_read_parallel_streams_to_the_end() -> None:
+    """Each thread reads one stream, and no chunk is lost."""
     interactions = _apart([0, 0, 0], INTERLEAVED)
     transport, seen = ReplayTransport(interactions), list[str]()
 
@@ -305,8 +305,8 @@ def test_threads_keep_the_recorded_order() -> None:
     assert sorted(seen) == sorted(moment.data.decode() for moment in timeline(interactions) if moment.data)
 
 
-async def test_ten_requests_at_once_go_to_those_who_asked(kit: Any) -> None:
-    """Recorded at once and played at once, twenty times: each caller gets its own answer, all in the same order."""
+async def test_ten_parallel_requests_get_each_its_own_answer(kit: Any) -> None:
+    """Played twenty times, each caller gets its own answer, and all end in the same order."""
     replies = [kit.Reply(kit.chat(*f"{number} a b c d".split())) for number in range(10)]
 
     async def all_at_once(network: httpx2.AsyncBaseTransport) -> tuple[list[Any], list[str]]:

@@ -1,4 +1,4 @@
-"""Played at a pace, chunks are due at recorded moments of the reader's clock."""
+"""Chunks that are played at a pace come at their recorded moments on the reader's clock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def _read(number: int, moments: list[tuple[str, float]], after: float = 0.
 
 
 def _played(path: Path, readers: list[tuple[int, float]], **settings: Any) -> list[tuple[str, float]]:
-    """What came when, to readers that start after some seconds."""
+    """Return what came when, for readers that start after some seconds."""
     moments: list[tuple[str, float]] = []
 
     async def play() -> None:
@@ -77,8 +77,8 @@ def test_delays_of_the_reader_do_not_add_up(tmp_path: Path) -> None:
     assert moments == pytest.approx([0.01, 0.025, 0.04, 0.055])
 
 
-def test_streams_that_run_at_once_keep_their_places_on_the_time_line(tmp_path: Path) -> None:
-    """A request that comes early or late has its chunks when they came beside those of the other."""
+def test_parallel_streams_keep_their_places_on_the_timeline(tmp_path: Path) -> None:
+    """The chunks of an early or late request come at their recorded moments beside those of the other."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 2000), _stream(1, 5, 1000, 2000, 2000)])
     for late in (0.0, 0.005, 0.012):
         moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, late)], pace=1)
@@ -86,15 +86,15 @@ def test_streams_that_run_at_once_keep_their_places_on_the_time_line(tmp_path: P
         assert chunks == [("0.0", 0.01), ("1.0", 0.015), ("0.1", 0.03), ("1.1", 0.035), ("0.2", 0.05), ("1.2", 0.055)]
 
 
-def test_a_stream_that_runs_alone_begins_when_it_is_asked_for(tmp_path: Path) -> None:
-    """Nobody waits for the pauses that the application itself made between its requests."""
+def test_a_stream_that_runs_alone_begins_at_its_request(tmp_path: Path) -> None:
+    """The pauses of the application between its requests are not played."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000), _stream(1, 60_000, 1000)])
     moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 1.0)], pace=1)
     assert moments == [("0", 0.0), ("0.0", 0.01), ("1", 1.0), ("1.0", 1.01)]
 
 
-def test_a_reader_that_goes_without_closing_holds_nobody_to_its_time_line(tmp_path: Path) -> None:
-    """Its response is gone with it, and the next one begins when it is asked for."""
+def test_a_response_that_is_collected_unclosed_leaves_the_timeline(tmp_path: Path) -> None:
+    """The next stream begins at its request."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 1000), _stream(1, 60_000, 1000)])
     moments: list[tuple[str, float]] = []
 
@@ -113,15 +113,15 @@ def test_a_reader_that_goes_without_closing_holds_nobody_to_its_time_line(tmp_pa
     assert moments == [("1", 0.01), ("1.0", 0.02)]
 
 
-def test_each_stream_can_have_a_time_line_of_its_own(tmp_path: Path) -> None:
-    """Anchored at its request, a stream knows nothing of others."""
+def test_anchor_request_gives_each_stream_its_own_timeline(tmp_path: Path) -> None:
+    """Chunks come at their recorded times after the request of their stream."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000), _stream(1, 5, 1000, 2000)])
     moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 0.012)], pace=1, anchor="request")
     assert [moment for moment in moments if moment[0].startswith("1.")] == [("1.0", 0.022), ("1.1", 0.042)]
 
 
-def test_the_recorded_order_holds_at_any_pace(tmp_path: Path) -> None:
-    """Eight streams at once, 2,000 chunks, moments of 10 µs: none comes before one that it came after."""
+def test_parallel_streams_keep_their_recorded_order_at_a_pace(tmp_path: Path) -> None:
+    """Eight streams with 2,000 chunks at moments of 10 µs."""
     dice = random.Random(1)
     interactions = [_stream(number, number / 10, *(dice.randrange(1, 3000) for _ in range(250))) for number in range(8)]
     save(tmp_path / "c.yaml", interactions)
@@ -132,8 +132,8 @@ def test_the_recorded_order_holds_at_any_pace(tmp_path: Path) -> None:
     assert len(seen) == 2000
 
 
-def test_threads_are_played_on_their_own_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a loop, the moments are those of the monotonic clock."""
+def test_threads_are_played_by_the_monotonic_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread has no loop with a clock of its own."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 500, headers_ms=100)])
     now, moments = 7.0, []
 
@@ -150,8 +150,8 @@ def test_threads_are_played_on_their_own_clock(tmp_path: Path, monkeypatch: pyte
     assert moments == pytest.approx([7.2, 7.22, 7.26, 7.27])
 
 
-async def test_at_no_pace_each_chunk_leaves_the_loop_a_step(tmp_path: Path) -> None:
-    """Others run between two chunks, and nobody sleeps."""
+async def test_other_tasks_run_between_chunks_at_pace_0(tmp_path: Path) -> None:
+    """Each chunk takes one step of the loop, without sleeping."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 10**6, 10**6, 10**6)])
     steps = 0
 
@@ -180,7 +180,7 @@ async def test_at_no_pace_each_chunk_leaves_the_loop_a_step(tmp_path: Path) -> N
     ids=["recorded", "event", "all_at_once", "byte_by_byte"],
 )
 async def test_K12_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any, expected: list[bytes]) -> None:
-    """Event by event, or in whatever way a function cuts it."""
+    """Event by event, or as a function cuts it."""
     chunks = Chunk(0, b"data: 1\n"), Chunk(0, b"\ndata: 2\n\n")
     save(tmp_path / "c.yaml", [Interaction("POST", URL, b"{}", ResponseStream(chunks))])
     with use_cassette(tmp_path / "c.yaml", chunking=chunking):
@@ -189,7 +189,7 @@ async def test_K12_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any
 
 
 def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
-    """Each chunk reaches its reader when it was sent, the first one, too; what took its time takes it again."""
+    """Each chunk reaches its reader when it was sent, the first one, too, live and played."""
     sent = kit.chat("a", "b", "c")
     network = kit.network(kit.Reply([step for chunk in sent for step in (0.25, chunk)]))
 
@@ -220,7 +220,7 @@ def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
         ("unplayed", "warn"),
     ],
 )
-def test_a_setting_that_is_not_known_is_refused_at_once(tmp_path: Path, setting: str, value: Any) -> None:
-    """Before anything is opened, with the words that there are."""
+def test_an_unknown_setting_is_refused_before_anything_is_opened(tmp_path: Path, setting: str, value: Any) -> None:
+    """The error lists the allowed values."""
     with pytest.raises(ValueError, match=rf"^{setting} must be .*, not {value!r}"):
         use_cassette(tmp_path / "c.yaml", **{setting: value})

@@ -1,4 +1,4 @@
-"""The file, whatever happens to it or to whoever writes it."""
+"""The file of a cassette: damaged, written by a killed process, changed, and shared by sessions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ URL = "https://api.openai.com/v1/chat/completions"
 
 
 def _sample() -> list[Interaction]:
-    """Each kind of thing that a cassette can hold, once."""
+    """Return an interaction of each kind that a cassette can hold."""
     headers = {"content-type": ["text/event-stream"], "retry-after": ["2"]}
     chunks = Chunk(1502, b"data: Hi"), Chunk(510, " 😀\n\n".encode()), Chunk(7, b"data: [DONE]\n\n")
     streams = [
@@ -39,7 +39,7 @@ def _sample() -> list[Interaction]:
 
 
 def _damaged(whole: bytes, ways: int) -> Iterator[bytes]:
-    """The file cut off at each place, and with the byte there changed in several ways, lost or doubled."""
+    """Yield the file cut off at each place, and with the byte there changed in several ways, lost or doubled."""
     dice = random.Random(1)
     for place, byte in enumerate(whole):
         before, after = whole[:place], whole[place + 1 :]
@@ -52,8 +52,8 @@ def _damaged(whole: bytes, ways: int) -> Iterator[bytes]:
         yield from (before + other + after for other in dice.sample(others, ways))
 
 
-def test_K5_K6_no_damage_plays_something_else(tmp_path: Path, effort: Effort) -> None:
-    """Of thousands of damaged files, each is refused, or plays exactly what the whole one does."""
+def test_K5_K6_a_damaged_file_is_refused_or_plays_the_same(tmp_path: Path, effort: Effort) -> None:
+    """Of thousands of damaged files, none plays anything but the saved interactions."""
     path = tmp_path / "c.yaml"
     save(path, _sample())
     saved, tried, refused = load(path), 0, 0
@@ -68,8 +68,8 @@ def test_K5_K6_no_damage_plays_something_else(tmp_path: Path, effort: Effort) ->
     assert refused > 0.9 * tried  # the others changed a space, or the form of a number
 
 
-def test_a_damaged_file_is_not_opened(kit: Kit) -> None:
-    """The same on the way through vcrpy."""
+def test_use_cassette_refuses_a_damaged_file(kit: Kit) -> None:
+    """Also when vcrpy reads the file."""
     save(kit.path, _sample())
     whole = kit.path.read_bytes()
     kit.path.write_bytes(whole.replace(b"Hi", b"Ho"))
@@ -90,7 +90,7 @@ while True:
 
 
 def test_K7_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    """A process that does nothing but save is killed, ten times, with no chance to clean up."""
+    """A process that only saves is killed ten times, without a chance to clean up."""
     path, dice = tmp_path / "c.yaml", random.Random(1)
     for _ in range(10):
         with subprocess.Popen(
@@ -107,7 +107,7 @@ def test_K7_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Pat
 
 
 def test_each_version_of_a_file_is_read(kit: Kit) -> None:
-    """Files are parsed once as long as they do not change, and again when they do."""
+    """A file is parsed once while it does not change, and again after each change."""
     for number in range(20):
         answer = ResponseStream((Chunk(0, b"%d" % (number % 10)),))  # the size is the same
         save(kit.path, [Interaction("POST", URL, b"{}", answer)])
@@ -116,8 +116,8 @@ def test_each_version_of_a_file_is_read(kit: Kit) -> None:
                 assert client.post(URL, json={}).content == b"%d" % (number % 10)
 
 
-def test_sessions_of_one_file_share_nothing_that_changes(kit: Kit) -> None:
-    """What one has played is there for the next, also while both are open; vcrpy's hooks change copies."""
+def test_sessions_of_one_file_do_not_affect_each_other(kit: Kit) -> None:
+    """An interaction that one session has played is there for the next; vcrpy's hooks change copies."""
     save(kit.path, _sample()[:1])
     with use_cassette(kit.path) as outer:
         with use_cassette(kit.path), httpx2.Client() as client:

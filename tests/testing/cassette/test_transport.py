@@ -21,11 +21,12 @@ URL = "https://api.openai.com/v1/chat/completions"
 
 
 def _streamed(*chunks: bytes, **response: Any) -> Interaction:
+    """Make an interaction with these chunks."""
     return Interaction("POST", URL, b"{}", ResponseStream(tuple(Chunk(1000, data) for data in chunks), **response))
 
 
-async def test_a_file_is_played_to_one_client(tmp_path: Path, kit: Kit) -> None:
-    """Others go on to their own networks."""
+async def test_replay_transport_plays_a_file_to_its_client_only(tmp_path: Path, kit: Kit) -> None:
+    """Other clients use their own networks."""
     save(tmp_path / "c.yaml", [_streamed(b"recorded")])
     async with httpx2.AsyncClient(transport=ReplayTransport(tmp_path / "c.yaml")) as client:
         async with httpx2.AsyncClient(transport=kit.network(kit.Reply([b"live"]))) as other:
@@ -33,7 +34,7 @@ async def test_a_file_is_played_to_one_client(tmp_path: Path, kit: Kit) -> None:
             assert (await other.post(URL, json={})).text == "live"
 
 
-async def test_interactions_are_played_without_a_file() -> None:
+async def test_replay_transport_plays_interactions_without_a_file() -> None:
     """Sync and async clients may share a transport."""
     transport = ReplayTransport([_streamed(b"first"), _streamed(b"second")])
     async with httpx2.AsyncClient(transport=transport) as client:
@@ -43,8 +44,8 @@ async def test_interactions_are_played_without_a_file() -> None:
     transport.assert_complete()
 
 
-def test_a_transport_has_its_pace() -> None:
-    """As a cassette has."""
+def test_replay_transport_plays_at_its_pace() -> None:
+    """The recorded waits are multiplied by the pace."""
     moments: list[float] = []
 
     async def read() -> None:
@@ -56,8 +57,8 @@ def test_a_transport_has_its_pace() -> None:
     assert moments[1] - moments[0] == pytest.approx(0.03)
 
 
-async def test_what_is_missing_and_what_is_left_over() -> None:
-    """Told when it is asked for."""
+async def test_assert_complete_raises_misses_and_unplayed_interactions() -> None:
+    """A transport raises them only when `assert_complete` is called."""
     transport = ReplayTransport([_streamed()])
     with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URL}\)"):
         transport.assert_complete()

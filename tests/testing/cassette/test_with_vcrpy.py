@@ -1,4 +1,4 @@
-"""Beside vcrpy: its cassettes stream with us, ours play without us."""
+"""Cassettes of vcrpy in a stream layer, and cassettes of the testing kit in plain vcrpy and pytest-recording."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def _read(network: Any, kit: Kit, **body: Any) -> list[bytes]:
             return [chunk async for chunk in response.aiter_raw()]
 
 
-async def test_a_cassette_of_vcrpy_streams_in_a_layer(kit: Kit) -> None:
-    """Recorded chunk for chunk, sealed, in one step; played chunk for chunk."""
+async def test_stream_layer_records_and_plays_a_cassette_of_vcrpy_chunk_for_chunk(kit: Kit) -> None:
+    """The file is written in one step, with a checksum."""
     network = kit.network(kit.Reply(CUT))
     with vcr.use_cassette(str(kit.path)) as cassette:
         with stream_layer(cassette, also_patch=_networks(kit)) as session:
@@ -49,7 +49,7 @@ async def test_a_cassette_of_vcrpy_streams_in_a_layer(kit: Kit) -> None:
         assert cassette.play_count == 1
 
 
-async def test_the_file_is_the_same_as_without_vcrpys_own_context(kit: Kit, tmp_path: Path) -> None:
+async def test_stream_layer_writes_the_same_file_as_use_cassette(kit: Kit, tmp_path: Path) -> None:
     """Only the moments differ."""
     other = tmp_path / "other.yaml"
     with vcr.use_cassette(str(other)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
@@ -68,7 +68,7 @@ async def test_the_file_is_the_same_as_without_vcrpys_own_context(kit: Kit, tmp_
 
 
 async def test_new_episodes_are_added_to_what_vcrpy_recorded(kit: Kit) -> None:
-    """What was there stays as it was, and is covered by the seal from now on."""
+    """Recorded entries stay as they were, and the new checksum covers them."""
     entry = {
         "request": {"method": "POST", "uri": kit.URL, "body": "{}", "headers": {"X-Old": ["1"]}},
         "response": {
@@ -91,8 +91,8 @@ async def test_new_episodes_are_added_to_what_vcrpy_recorded(kit: Kit) -> None:
         load(kit.path)
 
 
-async def test_filters_of_vcrpy_hold(kit: Kit) -> None:
-    """Parameters, bodies, responses and hosts are filtered in what is written, and in what is looked for."""
+async def test_filters_of_vcrpy_apply_in_a_stream_layer(kit: Kit) -> None:
+    """Parameters, bodies, responses and hosts are filtered when they are written and when they are looked up."""
 
     def loud(response: dict[str, Any]) -> dict[str, Any]:
         body = response["body"]["string"]
@@ -128,7 +128,7 @@ async def test_filters_of_vcrpy_hold(kit: Kit) -> None:
             assert await ask(network, "5678") == ["DATA: ANN\n\n", "ignored again"]
 
 
-async def test_a_miss_and_what_was_not_played_fail_as_everywhere(kit: Kit) -> None:
+async def test_stream_layer_raises_misses_and_unplayed_interactions(kit: Kit) -> None:
     """The record mode of vcrpy decides."""
     with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
@@ -140,8 +140,8 @@ async def test_a_miss_and_what_was_not_played_fail_as_everywhere(kit: Kit) -> No
                 pass
 
 
-def test_what_vcrpy_plays_for_other_libraries_is_played(kit: Kit) -> None:
-    """Streams are ours, the rest is still its own."""
+def test_interactions_that_vcrpy_plays_for_other_libraries_count_as_played(kit: Kit) -> None:
+    """A stream layer plays streams; vcrpy still plays for its own stubs."""
     entry = {
         "request": {"method": "GET", "uri": "http://x.test/", "body": None, "headers": {}},
         "response": {"status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": "other"}},
@@ -154,7 +154,7 @@ def test_what_vcrpy_plays_for_other_libraries_is_played(kit: Kit) -> None:
 
 
 async def test_repeats_are_played_where_vcrpy_allows_them(kit: Kit) -> None:
-    """One recording for any number of requests."""
+    """One recording answers any number of requests."""
     with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
     with vcr.use_cassette(str(kit.path), record_mode="none", allow_playback_repeats=True) as cassette:
@@ -163,8 +163,8 @@ async def test_repeats_are_played_where_vcrpy_allows_them(kit: Kit) -> None:
                 assert await _read(kit.network(), kit) == CUT
 
 
-async def test_what_vcrpy_would_drop_unplayed_stays(kit: Kit) -> None:
-    """It does not know what we have played, and would drop all of it."""
+async def test_stream_layer_keeps_what_vcrpy_would_drop_as_unplayed(kit: Kit) -> None:
+    """Vcrpy does not know what the layer has played."""
     with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
     with vcr.use_cassette(str(kit.path), record_mode="new_episodes", drop_unused_requests=True) as cassette:
@@ -173,7 +173,7 @@ async def test_what_vcrpy_would_drop_unplayed_stays(kit: Kit) -> None:
     assert len(load(kit.path)) == 1
 
 
-async def test_json_of_vcrpy_is_sealed_json(kit: Kit) -> None:
+async def test_stream_layer_adds_the_checksum_to_json_too(kit: Kit) -> None:
     """The text is that of the serializer that its user has chosen."""
     with vcr.use_cassette(str(kit.path), serializer="json") as cassette:
         with stream_layer(cassette, also_patch=_networks(kit)):
@@ -187,8 +187,8 @@ async def test_json_of_vcrpy_is_sealed_json(kit: Kit) -> None:
         assert await _read(kit.network(), kit) == CUT
 
 
-async def test_damage_is_noticed_in_a_layer_too(kit: Kit) -> None:
-    """Although vcrpy has read the file by then, and does not look at seals."""
+async def test_stream_layer_refuses_a_damaged_file(kit: Kit) -> None:
+    """Although vcrpy has read the file by then and checks no checksums."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply(CUT)), kit)
     kit.path.write_text(kit.path.read_text(encoding="utf-8").replace('{"a":1}', '{"a":2}'), encoding="utf-8")
@@ -197,14 +197,16 @@ async def test_damage_is_noticed_in_a_layer_too(kit: Kit) -> None:
             pass
 
 
-def test_a_layer_needs_a_cassette() -> None:
-    """The fixture of pytest-recording is None in tests without its mark."""
+def test_stream_layer_refuses_none() -> None:
+    """The fixture of pytest-recording is None in tests without its marker."""
     with pytest.raises(TypeError, match="`vcr` is None in a test without the marker"), stream_layer(None):
         pass
 
 
-def test_a_layer_records_neither_under_ci_nor_beside_another(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same two refusals."""
+def test_stream_layer_refuses_to_record_under_ci_or_beside_another_recorder(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `use_cassette` does."""
     with kit.cassette("once"), vcr.use_cassette(str(kit.path)) as cassette:
         with pytest.raises(RecordingRefusedError, match="is being recorded already"), stream_layer(cassette):
             pass
@@ -215,7 +217,7 @@ def test_a_layer_records_neither_under_ci_nor_beside_another(kit: Kit, monkeypat
 
 
 async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
-    """Below the SDK's transport, vcrpy has its hand on aiohttp as well, and would hold everything back there."""
+    """Vcrpy also replaces aiohttp below the SDK's transport, and would hold the answer back there."""
     async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server:
         record_as = {server.anthropic_base_url: "https://api.anthropic.com"}
         with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, record_as=record_as) as session:
@@ -238,7 +240,7 @@ async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
 
 
 async def test_plain_vcrpy_plays_what_we_recorded(kit: Kit) -> None:
-    """Answers, errors, and connections that failed, each once and in order; chunks it does not know."""
+    """Answers, errors and failed connections, each once and in order, without their chunks."""
     network = kit.network(
         kit.Reply(CUT), kit.Reply([b"{}"], 429, {"retry-after": "1"}), "ConnectError", kit.Reply([b"\xff\x00"])
     )
@@ -258,7 +260,7 @@ async def test_plain_vcrpy_plays_what_we_recorded(kit: Kit) -> None:
 
 
 def _as_vcrpy_patches(kit: Kit, cassette: Any) -> Any:
-    """The stub of vcrpy, on the network of these tests."""
+    """Put the stub of vcrpy on the network of these tests."""
     from vcr.stubs.httpx_stubs import vcr_handle_async_request
 
     network = type(kit.network())
@@ -266,8 +268,8 @@ def _as_vcrpy_patches(kit: Kit, cassette: Any) -> Any:
     return ((network, "handle_async_request", stub),)
 
 
-def test_pytest_recording_records_and_plays_with_us(pytester: pytest.Pytester) -> None:
-    """Its fixture and its options, with streams in it; without our layer it plays the file, too."""
+def test_pytest_recording_records_and_plays_streams_in_a_layer(pytester: pytest.Pytester) -> None:
+    """The fixture and its options apply; without the layer pytest-recording plays the file, too."""
     pytester.makepyfile(
         """
         import httpx2
@@ -307,8 +309,8 @@ def test_pytest_recording_records_and_plays_with_us(pytester: pytest.Pytester) -
 
 
 @pytest.mark.parametrize("mode", ["new_episodes", "all", "rewrite"])
-def test_vcrpy_and_we_leave_a_file_alone_that_nothing_was_added_to(kit: Kit, mode: Any) -> None:
-    """Opening a cassette to record does not touch it yet."""
+def test_a_file_without_new_recordings_is_not_written(kit: Kit, mode: Any) -> None:
+    """Opening a cassette to record does not change its file."""
     kit.path.write_text(yaml.safe_dump({"version": 1, "interactions": []}), encoding="utf-8")
     before = kit.path.read_bytes()
     with use_cassette(kit.path, record_mode=mode):
