@@ -1,4 +1,4 @@
-"""The examples as scenarios: what the local server answers to each of them, and how each is run."""
+"""The examples as scenarios: each with the script that the local server answers from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def _main_of(example: str) -> Any:
-    """Its `amain`."""
+    """Return the `amain` of an example."""
     return runpy.run_path(str(EXAMPLES / f"{example}.py"))["amain"]
 
 
@@ -38,12 +38,12 @@ def _main_of(example: str) -> Any:
     ],
 )
 async def conversation(clients: Clients) -> None:
-    """Three turns with one user; text with emoji and Japanese."""
+    """Run three turns with one user; text with emoji and Japanese."""
     await _main_of("conversation")(clients.openai)
 
 
 def _expert(call: Call) -> Step:
-    """Three questions at once come in any order: the answer is chosen by who is asked."""
+    """Choose the answer by the expert that is asked, because three parallel questions come in any order."""
     system = call.system or ""
     if "sailor" in system:
         return paced("Patience is a calm sea: you mend the nets, and the wind comes back by itself.", first_wait=0.6)
@@ -54,7 +54,7 @@ def _expert(call: Call) -> Step:
 
 @recorded_as("openai/parallel_agents", _expert)
 async def parallel_agents(clients: Clients) -> None:
-    """Three requests at once."""
+    """Run three parallel requests."""
     await _main_of("parallel_agents")(clients.openai)
 
 
@@ -68,7 +68,7 @@ async def parallel_agents(clients: Clients) -> None:
     ],
 )
 async def writer_critic(clients: Clients) -> None:
-    """Two agents in turn, four requests."""
+    """Run two agents in turn, with four requests."""
     await _main_of("writer_critic")(clients.openai)
 
 
@@ -81,7 +81,7 @@ async def writer_critic(clients: Clients) -> None:
     ),
 )
 async def split_stream(clients: Clients) -> None:
-    """One answer in three paragraphs."""
+    """Run one request, whose answer has three paragraphs."""
     await _main_of("split_stream")(clients.openai)
 
 
@@ -93,7 +93,7 @@ async def split_stream(clients: Clients) -> None:
     ],
 )
 async def markdown_history(clients: Clients) -> None:
-    """Two chats, the second with the first in its prompt."""
+    """Run two chats, the second with the first in its prompt."""
     with tempfile.TemporaryDirectory() as folder:
         await _main_of("markdown_history")(clients.openai, Path(folder) / "chat.md")
 
@@ -143,7 +143,7 @@ _SECOND_ROUND = {
 
 
 def _panelist(call: Call) -> Step:
-    """Each speaks at a speed of its own, and none of them evenly."""
+    """Choose the answer by the panelist that is asked; each has an uneven speed of its own."""
     answers = _SECOND_ROUND if "Neighbour: " in call.text else _FIRST_ROUND
     number, name = next(pair for pair in enumerate(answers) if pair[1] in (call.system or ""))
     return paced(answers[name], first_wait=1.0 + 0.4 * number, gap=0.36 + 0.02 * number, jitter=0.7, seed=number)
@@ -151,5 +151,5 @@ def _panelist(call: Call) -> Step:
 
 @recorded_as("both/panel", _panelist)
 async def panel(clients: Clients) -> None:
-    """Four agents of both providers at once, two rounds, and a fifth after them: a minute."""
+    """Run four parallel agents of both providers for two rounds, and a fifth one after them: a minute."""
     await _main_of("panel")(clients.openai, clients.anthropic, lambda name, token: None)

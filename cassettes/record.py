@@ -1,8 +1,8 @@
 """Make the cassettes again: `python cassettes/record.py`, or with the names of some, such as `openai/refusal`.
 
-The programs of `scenarios.py`, and the examples, run as they are, through the providers' own SDKs, against a local
-server that answers from scripts. No provider is asked, and no key is needed. With `--live` they ask the providers, with
-the keys of the environment, and go to a folder of their own.
+The programs of `scenarios.py` and the examples run unchanged, through the providers' own SDKs, against a local server
+that answers from scripts. No provider is asked, and no key is needed. With `--live`, the programs ask the providers
+with the keys of the environment, and their cassettes go to another folder.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ KEYS = {
 
 
 async def arecord(scenario: Scenario, path: Path, pace: float = 1.0) -> None:
-    """Against the local server, which takes `pace` times as long as the script says."""
+    """Record a scenario with the local server, which takes `pace` times as long as the script says."""
     async with ProviderServer(scenario.script, pace=pace) as server:
-        # What clients send depends on whom they think they ask, so they have the providers' own addresses.
+        # What clients send depends on the address, so they have the addresses of the providers.
         clients = Clients(
             AsyncOpenAI(api_key="not needed", base_url=OPENAI, http_client=_redirected(server.url)),
             AsyncAnthropic(api_key="not needed", base_url=ANTHROPIC, http_client=_redirected(server.url)),
@@ -48,7 +48,7 @@ async def arecord(scenario: Scenario, path: Path, pace: float = 1.0) -> None:
 
 
 async def arecord_live(scenario: Scenario, path: Path) -> None:
-    """Against the providers themselves, or whatever base URLs are in the environment."""
+    """Record a scenario with the providers, or with the base URLs of the environment."""
     clients = Clients(
         AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY", "")),
         AsyncAnthropic(api_key=os.environ.get("ANTHROPIC_API_KEY", "")),
@@ -58,13 +58,14 @@ async def arecord_live(scenario: Scenario, path: Path) -> None:
 
 
 async def _arun(scenario: Scenario, clients: Clients, path: Path, record_as: dict[str, str]) -> None:
+    """Run the program of a scenario, and record its requests."""
     with use_cassette(path, record_mode="rewrite", record_as=record_as), redirect_stdout(StringIO()):
         async with clients.openai, clients.anthropic, MiniAgents():
             await scenario.program(clients)
 
 
 def _redirected(url: str) -> httpx2.AsyncClient:
-    """A client whose requests all go to this server."""
+    """Make a client that sends all requests to this server."""
     server = httpx2.URL(url)
 
     async def redirect(request: httpx2.Request) -> None:
@@ -74,9 +75,10 @@ def _redirected(url: str) -> httpx2.AsyncClient:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line, and refuse wrong options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("name", nargs="*", help=f"one of {', '.join(SCENARIOS)}; by default all of them")
-    parser.add_argument("--live", action="store_true", help="ask the providers; the name of each is needed")
+    parser.add_argument("--live", action="store_true", help="ask the providers; names are needed")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help=f"default: cassettes; with --live: {LIVE.name}")
     parser.add_argument("--pace", type=float, default=1.0, help="factor on the pauses of the local server")
     options = parser.parse_args(arguments)
@@ -88,7 +90,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _check_live(parser: argparse.ArgumentParser, names: list[str]) -> None:
-    """Nobody spends money by accident."""
+    """Refuse `--live` without names, without keys, or for what no provider does on demand."""
     if not names:
         parser.error("--live needs the names of what to record: it costs money")
     for name in names:

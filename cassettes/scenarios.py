@@ -1,7 +1,7 @@
-"""What is recorded: small programs that ask a model, each beside the script that the local server answers from.
+"""Scenarios to record: small programs that ask a model, each with the script that the local server answers from.
 
-A program takes the clients to ask with, so `record.py` can run it against the local server or a live provider, and a
-test from its cassette; what it returns is what the test looks at. The examples are in `example_scenarios.py`.
+A program gets the clients as an argument. So `record.py` can run it with the local server or a live provider, and a
+test with its cassette; the test checks what the program returns. The examples are in `example_scenarios.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["SCENARIOS", "Clients", "Scenario", "paced", "recorded_as"]
 
 @dataclass(frozen=True)
 class Clients:
-    """Whom a program asks."""
+    """Clients that a program sends its requests with."""
 
     openai: AsyncOpenAI
     anthropic: AsyncAnthropic
@@ -41,20 +41,20 @@ Program = Callable[[Clients], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Scenario:
-    """One cassette."""
+    """Program and script of one cassette."""
 
     program: Program
     script: Script
     live: bool
-    """Whether a live provider does that when it is asked to."""
+    """True if a live provider does the same on demand."""
 
 
 SCENARIOS: dict[str, Scenario] = {}
-"""By the path of the cassette, without its ending."""
+"""Scenarios by the path of their cassette, without `.yaml`."""
 
 
 def recorded_as(name: str, script: Script, *, live: bool = True) -> Callable[[Program], Program]:
-    """Makes a scenario of a program; for the arguments see `Scenario`."""
+    """Add a program to `SCENARIOS`, as a decorator; for the arguments see `Scenario`."""
 
     def add(program: Program) -> Program:
         SCENARIOS[name] = Scenario(program, script, live)
@@ -67,19 +67,19 @@ PAUSES = (0.02, 0.05, 0.03, 0.09, 0.02, 0.04, 0.06)
 
 
 def paced(text: Any = "", *, first_wait: float = 0.3, gap: float | tuple[float, ...] = PAUSES, **more: Any) -> Step:
-    """An answer with pauses: made up, and uneven on purpose."""
+    """Make an answer with uneven pauses."""
     return Step(text, first_wait=first_wait, gap=gap, **more)
 
 
 async def _answer(agent: MiniAgent[Any], prompt: MessageType) -> AssistantMessage:
-    """The one message that a model replies."""
+    """Return the one message that a model replies."""
     (message,) = await agent.trigger(prompt)
     assert isinstance(message, AssistantMessage)
     return message
 
 
 async def _failure(agent: MiniAgent[Any], prompt: MessageType) -> LLMError:
-    """What goes wrong with it; `partial` is what had come until then."""
+    """Return the error that a request ends with; its `partial` is the text that came before."""
     try:
         message = await _answer(agent, prompt)
     except LLMError as error:
@@ -103,7 +103,7 @@ _VERDICT = paced("Palermo, by 22 degrees: the sun shines there, and Oslo has sno
 
 
 async def _answer_with_tools(agent: MiniAgent[Any]) -> list[AssistantMessage]:
-    """What the model wants to know, and what it says when it does."""
+    """Return the message with the tool calls of a model, and its answer to their results."""
     asks = await _answer(agent, _QUESTION)
     results = [
         Message(WEATHER[json.loads(call.arguments)["city"]], role="tool", tool_call_id=call.id)
@@ -114,7 +114,7 @@ async def _answer_with_tools(agent: MiniAgent[Any]) -> list[AssistantMessage]:
 
 @recorded_as("openai/tool_calls", [paced(tool_calls=_CALLS), _VERDICT])
 async def openai_tool_calls(clients: Clients) -> list[AssistantMessage]:
-    """Chat completions: parallel tool calls, their arguments in fragments."""
+    """Record, for chat completions, parallel tool calls with their arguments in fragments."""
     tools = [{"type": "function", "function": {**_TOOL, "parameters": _PARAMETERS}}]
     return await _answer_with_tools(create_openai_agent("gpt-5.4-mini", async_client=clients.openai, tools=tools))
 
@@ -124,7 +124,7 @@ async def openai_tool_calls(clients: Clients) -> list[AssistantMessage]:
     [paced(reasoning="I need to know both.", tool_calls=_CALLS), _VERDICT],
 )
 async def openai_reasoning(clients: Clients) -> list[AssistantMessage]:
-    """Responses: a summary of the model's reasoning before its tool calls; it goes back with their results."""
+    """Record, for Responses, a summary of reasoning before tool calls; it goes back with their results."""
     agent = create_openai_agent(
         "gpt-5.4-mini",
         async_client=clients.openai,
@@ -140,7 +140,7 @@ async def openai_reasoning(clients: Clients) -> list[AssistantMessage]:
     [paced("I look up both.", tool_calls=_CALLS), _VERDICT],
 )
 async def anthropic_tool_calls(clients: Clients) -> list[AssistantMessage]:
-    """Messages: a text and parallel tool calls, each a block of its own."""
+    """Record, for Messages, a text and parallel tool calls, each in a block of its own."""
     agent = create_anthropic_agent(
         "claude-sonnet-5-5", async_client=clients.anthropic, tools=[{**_TOOL, "input_schema": _PARAMETERS}]
     )
@@ -158,7 +158,7 @@ async def anthropic_tool_calls(clients: Clients) -> list[AssistantMessage]:
     ),
 )
 async def anthropic_thinking(clients: Clients) -> AssistantMessage:
-    """Messages: what the model thinks, before what it says."""
+    """Record, for Messages, the thinking of a model before its text."""
     agent = create_anthropic_agent("claude-sonnet-5-5", async_client=clients.anthropic, thinking={"type": "adaptive"})
     return await _answer(agent, "How many letters r are there in “strawberry”?")
 
@@ -168,14 +168,14 @@ async def anthropic_thinking(clients: Clients) -> AssistantMessage:
     paced(refusal="I'm sorry, but I can't help with entering somebody else's house."),
 )
 async def openai_refusal(clients: Clients) -> AssistantMessage:
-    """Chat completions: the model declines, in a field of its own."""
+    """Record, for chat completions, a refusal, which has a field of its own."""
     agent = create_openai_agent("gpt-5.4-mini", async_client=clients.openai)
     return await _answer(agent, "How do I get into my neighbour's house without a key?")
 
 
 @recorded_as("openai/not_streamed", paced({"name": "Häppchen", "age": 3, "sleeps": "on the piano"}))
 async def openai_not_streamed(clients: Clients) -> AssistantMessage:
-    """Chat completions: one JSON document, and in it an answer that is JSON by a schema."""
+    """Record, for chat completions, one JSON document with an answer that is JSON by a schema."""
     properties = {"name": {"type": "string"}, "age": {"type": "integer"}, "sleeps": {"type": "string"}}
     schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
     agent = create_openai_agent(
@@ -187,7 +187,7 @@ async def openai_not_streamed(clients: Clients) -> AssistantMessage:
     return await _answer(agent, "Invent a cat.")
 
 
-# --- what goes wrong
+# --- errors
 
 _TIDE = "The tide comes twice a day, and twice a day it goes."
 
@@ -201,7 +201,7 @@ _TIDE = "The tide comes twice a day, and twice a day it goes."
     live=False,
 )
 async def anthropic_rate_limited(clients: Clients) -> AssistantMessage:
-    """Messages: status 429, which asks to wait for a second; the agent does, and tries again."""
+    """Record, for Messages, status 429 with a wait of a second, after which the agent tries again."""
     return await _answer(create_anthropic_agent("claude-sonnet-5-5", async_client=clients.anthropic), "Are you there?")
 
 
@@ -211,7 +211,7 @@ async def anthropic_rate_limited(clients: Clients) -> AssistantMessage:
     live=False,
 )
 async def openai_connection_reset(clients: Clients) -> LLMError:
-    """Chat completions: the connection breaks in the middle of the answer."""
+    """Record, for chat completions, a connection that breaks in the middle of the answer."""
     return await _failure(create_openai_agent("gpt-5.4-mini", async_client=clients.openai), "Tell me of the tide.")
 
 
@@ -225,7 +225,7 @@ async def openai_connection_reset(clients: Clients) -> LLMError:
     live=False,
 )
 async def openai_response_failed(clients: Clients) -> LLMError:
-    """Responses: error events in the middle of the answer, and a response that has failed."""
+    """Record, for Responses, error events in the middle of the answer, and a failed response."""
     agent = create_openai_agent("gpt-5.4-mini", async_client=clients.openai, api="responses")
     return await _failure(agent, "Tell me of the tide.")
 
@@ -240,14 +240,14 @@ async def openai_response_failed(clients: Clients) -> LLMError:
     live=False,
 )
 async def anthropic_overloaded(clients: Clients) -> LLMError:
-    """Messages: an error event in the middle of the answer."""
+    """Record, for Messages, an error event in the middle of the answer."""
     agent = create_anthropic_agent("claude-sonnet-5-5", async_client=clients.anthropic)
     return await _failure(agent, "Tell me of the tide.")
 
 
 @recorded_as("openai/early_break", paced("one two three four five six seven eight nine ten"))
 async def openai_early_break(clients: Clients) -> list[str]:
-    """Chat completions, by the SDK itself: a reader who has enough leaves and closes the stream."""
+    """Record, with the SDK of chat completions, a reader that closes the stream early."""
     words = []
     async with await clients.openai.chat.completions.create(
         model="gpt-5.4-mini",
