@@ -36,14 +36,14 @@ class Clients:
     anthropic: AsyncAnthropic
 
 
-Program = Callable[[Clients], Awaitable[Any]]
+_Program = Callable[[Clients], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Program and script of one cassette."""
+    """_Program and script of one cassette."""
 
-    program: Program
+    program: _Program
     script: Script
     live: bool
     """True if a live provider does the same on demand."""
@@ -53,20 +53,20 @@ SCENARIOS: dict[str, Scenario] = {}
 """Scenarios by the path of their cassette, without `.yaml`."""
 
 
-def recorded_as(name: str, script: Script, *, live: bool = True) -> Callable[[Program], Program]:
+def recorded_as(name: str, script: Script, *, live: bool = True) -> Callable[[_Program], _Program]:
     """Add a program to `SCENARIOS`, as a decorator; for the arguments see `Scenario`."""
 
-    def add(program: Program) -> Program:
+    def add(program: _Program) -> _Program:
         SCENARIOS[name] = Scenario(program, script, live)
         return program
 
     return add
 
 
-PAUSES = (0.02, 0.05, 0.03, 0.09, 0.02, 0.04, 0.06)
+_PAUSES = (0.02, 0.05, 0.03, 0.09, 0.02, 0.04, 0.06)
 
 
-def paced(text: Any = "", *, first_wait: float = 0.3, gap: float | tuple[float, ...] = PAUSES, **more: Any) -> Step:
+def paced(text: Any = "", *, first_wait: float = 0.3, gap: float | tuple[float, ...] = _PAUSES, **more: Any) -> Step:
     """Make an answer with uneven pauses."""
     return Step(text, first_wait=first_wait, gap=gap, **more)
 
@@ -89,7 +89,7 @@ async def _failure(agent: MiniAgent[Any], prompt: MessageType) -> LLMError:
 
 # --- tools: two calls in one answer, their results, and the answer to those
 
-WEATHER = {"Oslo": "-3 °C, snow", "Palermo": "19 °C, sunny ☀"}
+_WEATHER = {"Oslo": "-3 °C, snow", "Palermo": "19 °C, sunny ☀"}
 _TOOL = {"name": "get_weather", "description": "The weather in a city, now."}
 _PARAMETERS = {
     "type": "object",
@@ -106,7 +106,7 @@ async def _answer_with_tools(agent: MiniAgent[Any]) -> list[AssistantMessage]:
     """Return the message with the tool calls of a model, and its answer to their results."""
     asks = await _answer(agent, _QUESTION)
     results = [
-        Message(WEATHER[json.loads(call.arguments)["city"]], role="tool", tool_call_id=call.id)
+        Message(_WEATHER[json.loads(call.arguments)["city"]], role="tool", tool_call_id=call.id)
         for call in asks.tool_calls
     ]
     return [asks, await _answer(agent, [_QUESTION, asks, *results])]

@@ -1,7 +1,7 @@
 """Ways to open a cassette.
 
-`use_cassette` opens a file for all clients, `stream_layer` works on a cassette that vcrpy has opened already, and
-`ReplayTransport` plays a cassette to one client and patches nothing. All of them make a `Session`.
+`use_cassette` opens a file for all clients, and `stream_layer` works on a cassette that vcrpy has opened already.
+`ReplayTransport` plays a cassette to one client, and patches nothing. All of them make a `Session`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         self.session = Session(name, interactions, RecordSettings(pace=pace))
 
     def assert_complete(self) -> None:
-        """Raise an error if a request was missed or an interaction not played, see `Session.assert_complete`."""
+        """Raise an error about a miss or an unplayed interaction, see `Session.assert_complete`."""
         self.session.assert_complete()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

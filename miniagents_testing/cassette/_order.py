@@ -1,8 +1,8 @@
 """The recorded order of arrivals, kept among streams that are played in parallel without a clock.
 
 Without their pauses, parallel streams would run as fast as each reader reads. Here the stream that is next in the
-recording goes first, and the other streams wait for it. A wait is short: a stream that is not being read (its reader
-reads another stream first, has closed it, or was never started) is overtaken, and takes its turn when it is read.
+recording goes first, and the other streams wait for it. A wait is short: a stream that is not being read is
+overtaken, and takes its turn when it is read. Its reader may read another stream first, have closed it, or be missing.
 
 Of the waiting readers only the one with the earliest turn polls; when it goes on, it wakes the reader after it.
 """

@@ -195,9 +195,8 @@ class Family:
         with passing():
             if answer is None:
                 return await send()
-            request.headers["accept-encoding"] = (
-                "identity"  # a compressed body could be neither searched for secrets nor read in the file
-            )
+            # a compressed body could be neither searched for secrets nor read in the file
+            request.headers["accept-encoding"] = "identity"
             try:
                 response = await send()
             except BaseException as error:

@@ -2,12 +2,12 @@
 
 `pieces_of` reads a body token by token, as JSON or as events that hold JSON. It refuses no body: of a broken one it
 finds the texts before and after the break. `groups` joins the pieces of one text. Pieces belong together if their paths
-are equal, where an element with a field `index` has that number, and events also count by `type`, `output_index` and
+are equal; an element with a field `index` has that number. Events are also told apart by `type`, `output_index` and
 similar fields. So the deltas of each choice, tool call and content block make one text, and so do tokens of logprobs.
 
-`decodings` undoes percent signs, JSON escapes, base64 and hexadecimal, in any order. Decoding the text rather than
-encoding the secret also finds a secret that was encoded together with its surroundings or several times, and one that
-is known by its form only.
+`decodings` undoes percent signs, JSON escapes, base64 and hexadecimal, in any order. The text is decoded,
+rather than the secret encoded. So secrets are also found that were encoded with their surroundings or several times,
+and those that are known by their form only.
 
 Independent of providers.
 """
@@ -207,7 +207,7 @@ class Piece(NamedTuple):
         return _path(self.frame.path, self.name)
 
     def keys(self) -> tuple[str, str]:
-        """Return the keys of a text, equal in all its pieces: one for each element of an array, one for all elements."""
+        """Return the keys of a text, equal in all its pieces: one for each element of an array, one for all."""
         return _keys(self.frame.event, self._path, self.form)
 
 

@@ -147,7 +147,7 @@ def test_fails():
         ["*CassetteMissError: *test_swallows.yaml has no answer*", "*prompt: recorded 'Hi', now 'Ho'*"]
     )
     result.stdout.fnmatch_lines(
-        ["*AssertionError*", "*a request was missed*test_fails.yaml*", "*recorded 'Hi', now 'Ho'"]
+        ["*AssertionError*", "*a request was not in the cassette: *test_fails.yaml*", "*recorded 'Hi', now 'Ho'"]
     )
 
 
