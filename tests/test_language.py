@@ -46,6 +46,7 @@ NO_VERBS = f"""
 """
 
 # `certain`, `sure`, `disarm` and "room for more" are plain English in a text: there they count as quoted code only.
+# The option `--reseal` keeps its name.
 OLD_IDENTIFIERS = re.compile(
     r".*workshop.*|.*forsake.*|(?:.*_)?(?:belts?|(?:dis)?arm(?:ed)?|(?:re|un)?seal(?:s|ed|ing)?)(?:_.*)?"
     r"|certain|demanded|sure|_?say|_?handingover|promise_resolved|keep_logs_discreet|retry_wish"
@@ -55,7 +56,7 @@ OLD_IDENTIFIERS = re.compile(
 OLD_CLASSES = frozenset({"Settings", "Ways"})
 OLD_WORDS = re.compile(
     r"\bRoom\b|\brooms\b|\b(?:[Ee]ach|[Ee]very|[Oo]ther|[Oo]wn|[Tt]h[ei]s|[Tt]he) room\b"
-    r"|(?i:workshop|\bbelts?\b|\b(?:re|un)?seal(?:s|ed|ing)?\b|\bforsaken?s?\b)"
+    r"|(?i:workshop|\bbelts?\b|(?<!--)\b(?:re|un)?seal(?:s|ed|ing)?\b|\bforsaken?s?\b)"
     r"|(?<!\w)(?:_say|_HandingOver|promise_resolved|keep_logs_discreet|retry_wish|_complete_all_the_same|session_here)(?!\w)"
     r"|`(?:Settings|Ways|(?:dis)?arm|certain|demanded|sure|unfolded)`"
 )
