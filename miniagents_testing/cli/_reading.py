@@ -354,7 +354,7 @@ def read_prompt(body: bytes) -> Prompt:
             turns.clear()
         else:
             turns.append(turn)
-    choices = request.get("n")
+    choices = request.get("n", 1)  # as the APIs do
     return Prompt(str(request.get("model") or ""), tuple(turns), choices if isinstance(choices, int) else None)
 
 

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from miniagents.ext.llm._failures import NO_RETRY, Retry
 from miniagents.ext.llm._prompts import usable
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of
+from miniagents.ext.llm._sessions.base import mend_deep
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
 from miniagents.miniagents import MiniAgent, MiniAgents
 
@@ -175,7 +176,8 @@ class ProviderAdapter(ABC):
             client = await self.default_client() if async_client is None else async_client
             client = client.with_options(max_retries=0)  # shares the http client; retries are ours
             create, arguments, new_session = self.request(client, messages, system, request, streamed)
-            arguments = fitted(create, {**arguments, "stream": streamed})
+            # UTF-8, and so a request, has no place for half a character
+            arguments = mend_deep(fitted(create, {**arguments, "stream": streamed}))
             return LLMCall(
                 alias=alias,
                 provider=self.provider,

@@ -48,23 +48,15 @@ def as_llm_error(error: BaseException, *, provider: str, redactor: Redactor, res
     Raises:
         Exception: what an SDK has wrapped as a connection error although it is none, such as a bug in a transport.
     """
-    if isinstance(error, LLMError):
-        _clean(error, provider, redactor)
-        return error
-    ours = _from_sdk(error, provider) or _from_library(error, provider, responded)
+    ours = error if isinstance(error, LLMError) else _from_sdk(error, provider)
+    ours = ours or _from_library(error, provider, responded)
     if ours is None:
         return None
-    ours.args = (redactor.text(str(ours)),)
-    redactor.exception(error)
-    ours.__cause__ = error
+    if ours is not error:
+        ours.__cause__ = error
+    ours.provider = ours.provider or provider
+    redactor.exception(ours)
     return ours
-
-
-def _clean(error: LLMError, provider: str, redactor: Redactor) -> None:
-    error.args = tuple(redactor.deep(arg) for arg in error.args)
-    error.provider = error.provider or provider
-    if error.__cause__ is not None:
-        redactor.exception(error.__cause__)
 
 
 def _names(error: BaseException) -> set[str]:

@@ -11,10 +11,14 @@ to find a fault sets the environment variable `MINIAGENTS_LOG_BODIES=1`; what lo
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+from base64 import b64decode
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from miniagents.ext._terminal import visible
 
@@ -53,7 +57,30 @@ class Redactor:
     """Replaces known secrets, and whatever looks like a key, by "[redacted]"; shows control characters as escapes."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= _SHORTEST}, key=len, reverse=True)
+        self._secrets: list[str] = []
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Replace these from now on, too, also as a URL or a JSON text spells them."""
+        spelt = {
+            form
+            for secret in secrets
+            if len(secret) >= _SHORTEST
+            for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1])
+        }
+        self._secrets = sorted({*self._secrets, *spelt}, key=len, reverse=True)
+
+    def learn_from(self, holder: Any) -> None:
+        """Learn the secrets of requests as they were sent: a client may get its key from a function, each time anew.
+
+        Args:
+            holder: a response, or an error of an SDK or an HTTP library; with or without a request.
+        """
+        for request in _requests_of(holder):
+            self.learn(_secrets_in(getattr(request, "headers", None)))
+            url = getattr(request, "url", None)
+            self.learn(_secrets_in(getattr(url, "params", None)))
+            self.learn([getattr(url, "password", "")])
 
     def text(self, text: str) -> str:
         """The text without secrets and control characters."""
@@ -68,33 +95,79 @@ class Redactor:
         match value:
             case str():
                 return self.text(value)
+            case bytes():
+                for secret in self._secrets:
+                    value = value.replace(secret.encode(errors="replace"), REDACTED.encode())
+                return value
             case dict():
-                return {key: self.deep(item) for key, item in value.items()}
-            case list() | tuple():
+                return {self.deep(key): self.deep(item) for key, item in value.items()}
+            case list() | tuple() if type(value) in (list, tuple):
                 return type(value)(self.deep(item) for item in value)
             case _:
                 return value
 
     def exception(self, error: BaseException) -> None:
-        """Clean an exception, and those it was raised from, in place: a traceback prints them all."""
-        for link in _chain(error):
-            link.args = tuple(self.deep(arg) for arg in link.args)
-            for name in ("message", "body"):
-                value = getattr(link, name, None)
-                if isinstance(value, str | dict | list):
-                    setattr(link, name, self.deep(value))
-            self._headers(link)
+        """Clean an exception, and those it was raised from, in place: a traceback prints them all.
 
-    def _headers(self, error: BaseException) -> None:
-        """The SDKs' errors hold the request, and so the key in its headers."""
-        for holder in (error, getattr(error, "response", None)):
-            try:
-                headers = holder.request.headers  # type: ignore[union-attr]  # whatever has no request raises below
-            except (AttributeError, RuntimeError):  # RuntimeError: httpx2's way to say that no request is set
-                continue
-            for name in list(headers):
-                if SECRET_HEADERS.search(name):
-                    headers[name] = REDACTED
+        That is its arguments and its own attributes (body, message, notes), and the request and response it holds.
+        """
+        links = list(_chain(error))
+        for link in links:
+            self.learn_from(link)
+        for link in links:
+            link.args = tuple(self.deep(arg) for arg in link.args)
+            for name, value in [*vars(link).items(), *_os_details(link)]:
+                if isinstance(value, str | bytes | dict | list | tuple):
+                    setattr(link, name, self.deep(value))
+            for request in _requests_of(link):
+                self._request(request)
+            for response in _responses_of(link):
+                self._response(response)
+
+    def _request(self, request: Any) -> None:
+        """Clean a request: the key is in its headers, or in its URL."""
+        for name in list(request.headers):
+            if SECRET_HEADERS.search(name):
+                request.headers[name] = REDACTED
+        shown = self.text(str(request.url))
+        if shown != str(request.url):
+            with suppress(ValueError):  # a secret in the place of a host, say
+                request.url = type(request.url)(shown)
+
+    def _response(self, response: Any) -> None:
+        """Clean a response, which may repeat the key in its headers and its body."""
+        for name, value in list(response.headers.items()):
+            if self.text(value) != value:
+                response.headers[name] = self.text(value)
+        held = vars(response)
+        if (content := held.get("_content")) != self.deep(content):
+            held["_content"] = self.deep(content)
+            held.pop("_text", None)
+
+
+def _os_details(error: BaseException) -> Iterator[tuple[str, Any]]:
+    """What the text of an OSError is made of; it is neither in its arguments nor in its attributes."""
+    if isinstance(error, OSError):
+        yield from (("strerror", error.strerror), ("filename", error.filename), ("filename2", error.filename2))
+
+
+def _responses_of(error: BaseException) -> list[Any]:
+    """The response an error of an SDK holds, and the redirects that led to it."""
+    response = getattr(error, "response", None)
+    return [response, *getattr(response, "history", ())] if hasattr(response, "headers") else []
+
+
+def _requests_of(holder: Any) -> list[Any]:
+    """The requests of a response or an error: its own, and those of its responses."""
+    requests = []
+    for each in (holder, *getattr(holder, "history", ()), *_responses_of(holder)):
+        try:
+            request = each.request
+        except (AttributeError, RuntimeError):  # RuntimeError: httpx2's way to say that no request is set
+            continue
+        if hasattr(request, "headers"):
+            requests.append(request)
+    return requests
 
 
 def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
@@ -104,10 +177,19 @@ def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
         if isinstance(value, str):
             yield value
     for headers in (getattr(client, "_custom_headers", None), extra_headers):
-        for name, value in dict(headers or {}).items():
-            if isinstance(value, str) and SECRET_HEADERS.search(str(name)):
-                yield value
-                yield value.partition(" ")[2]  # what stands after "Bearer"
+        yield from _secrets_in(headers)
+
+
+def _secrets_in(fields: Any) -> Iterator[str]:
+    """The secrets in headers, or in the parameters of a URL: the values of fields whose names say so."""
+    for name, value in dict(fields or {}).items():
+        if isinstance(value, str) and SECRET_HEADERS.search(str(name)):
+            yield value
+            scheme, _, rest = value.partition(" ")
+            yield rest  # what stands after "Bearer"
+            if scheme.lower() == "basic":
+                with suppress(ValueError):
+                    yield b64decode(rest).decode().partition(":")[2]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -119,6 +201,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(link))
             yield link
             todo += [link.__cause__, link.__context__]
+            if isinstance(link, BaseExceptionGroup):
+                todo += link.exceptions
 
 
 _LOGGERS = (

@@ -55,6 +55,8 @@ def metadata_of(outcome: Outcome) -> dict[str, Any]:
         metadata["unknown_events"] = outcome.unknown_events
     if outcome.lossy:
         metadata["lossy"] = True
+    if outcome.doubts:
+        metadata["doubts"] = outcome.doubts
     for name, value in outcome.extra.items():
         # a provider may call a field what a message calls a method
         taken = name in metadata or hasattr(AssistantMessage, name) or name in AssistantMessage.model_fields
@@ -304,13 +306,13 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
     while True:
         attempt += 1
         session = call.new_session()
-        delivered = responded = False
+        delivered, answer = False, None
         try:
             # one generator for everything: each one more on the way costs every token as much as its decoding
             async with call.slot():
                 with StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
-                        responded = True
+                        answer = response.http_response
                         async with aclosing(await _Incoming.of(call, session, response)) as incoming:
                             body, take = incoming.body, incoming.take
                             async for chunk in incoming.chunks:
@@ -335,7 +337,13 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         except Exception as error:
             if (known := _complete_outcome(session, error)) is None:
                 _note_partial(session, metadata)
-                wait = _wait_or_raise(call, error, attempt, clock() - started, responded, delivered)
+                failure = _failure(call, error, answer, delivered)
+                wait = _wait(call, failure, attempt, clock() - started)
+                if wait is None:
+                    if session.withheld:  # it came with the failure, and no reader has got it
+                        failure.delivered_any = True
+                        yield session.withheld
+                    raise failure  # noqa: B904 - its cause is set already
                 await asyncio.sleep(wait)
                 continue
             outcome = known
@@ -355,17 +363,21 @@ def _complete_outcome(session: Session, error: Exception) -> Outcome | None:
     return outcome if outcome.complete else None
 
 
-def _wait_or_raise(
-    call: LLMCall, error: Exception, attempt: int, elapsed: float, responded: bool, delivered: bool
-) -> float:
-    """Seconds until the next attempt; where there is none, what the reader gets."""
-    failure = as_llm_error(error, provider=call.provider, redactor=call.redactor, responded=responded)
+def _failure(call: LLMCall, error: Exception, answer: Any, delivered: bool) -> LLMError:
+    """Return our error for another one; raises that one where it is no failure of the provider or the network."""
+    call.redactor.learn_from(answer)
+    failure = as_llm_error(error, provider=call.provider, redactor=call.redactor, responded=answer is not None)
     if failure is None:
         raise error
     failure.delivered_any = delivered
+    return failure
+
+
+def _wait(call: LLMCall, failure: LLMError, attempt: int, elapsed: float) -> float | None:
+    """Return the seconds until the next attempt, None where there is none."""
     wait = call.retry.wait(failure, attempt, elapsed)
     if wait is None:
-        raise failure
+        return None
     # no text of the error: it may quote the prompt
     logger.warning(
         "%s: attempt %d of %d failed (%s, status %s); trying again in %.1f s",

@@ -119,7 +119,7 @@ class _OpenAI(ProviderAdapter):
         if streamed and "stream_options" not in request and _counts_tokens_of_streams(client):
             request["stream_options"] = {"include_usage": True}
         arguments = {"messages": chat_prompt(messages, system), **request}
-        n = request.get("n")
+        n = {**request, **(request.get("extra_body") or {})}.get("n") or 1
         session = partial(ChatSession, n if isinstance(n, int) else None)
         return client.chat.completions.with_streaming_response.create, arguments, session
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 import traceback
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+import anthropic
+import openai
 import pytest
 
 from miniagents import errors
+from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._redaction import REDACTED, Redactor
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
@@ -165,6 +171,84 @@ async def test_P20_keys_in_headers_of_the_application_are_secrets_too(kit: Kit) 
     error = await failure("openai", wire, async_client=client, extra_headers={"x-my-key": "per-call-4711"})
     assert str(error).endswith(f"bad tokens: {REDACTED}, {REDACTED}")
     assert wire.requests[0].headers["accept-encoding"] == "identity"
+
+
+def everything_in(error: BaseException) -> str:
+    """All texts of an error, of those it was raised from, and of the requests and responses that they hold."""
+    texts = ["".join(traceback.format_exception(error)), pickle.dumps(error, protocol=0).decode("latin-1")]
+    links: list[Any] = [error]
+    for link in links:
+        links += [each for each in (link.__cause__, link.__context__) if each is not None and each not in links]
+        texts += [str(link), repr(link), repr(link.args), repr(vars(link))]
+        response = getattr(link, "response", None)
+        if response is not None:
+            texts += [repr(response.headers.raw), response.text, str(response.url)]
+            texts += [repr(each.headers.raw) + str(each.url) for each in (response.request, *response.history)]
+    return "\n".join(texts)
+
+
+ECHOED = ["text", "status", "headers", "event", "malformed", "key of a dict", "redirect", "network"]
+
+
+@pytest.mark.parametrize("how", ECHOED)
+@pytest.mark.parametrize("client", ["coroutine", "function", "token", "query", "basic"])
+async def test_P27_a_key_that_only_the_request_shows_is_in_no_error(client: str, how: str, kit: Kit) -> None:
+    """From a function, sync or async, a new one each time; in a header or the URL; wherever the server repeats it."""
+    import httpx2
+
+    keys = [f'gate"way/{i}+0815==' for i in range(2)]
+    given = iter(keys)
+    status = {"status": 401, "redirect": 307}.get(how, 200)
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent = request.url.params.get("api-key") or request.headers.get("authorization", "").partition(" ")[2]
+        key = keys[0] if client == "basic" else sent
+        if how == "network":
+            raise httpx2.ConnectError(f"the proxy refuses {key}", request=request)
+        error = {"message": f"bad key {key}", "code": key, "param": [key]}
+        body = {"error": {key: key} if how == "key of a dict" else error}
+        text = json.dumps(body) if how != "malformed" else f"data: {{{key}\n\n"
+        if how == "event":
+            text = f"event: error\ndata: {text}\n\n"
+        headers = {"content-type": "application/json", "www-authenticate": f"Bearer {key}", "location": f"/v2?k={key}"}
+        kind = {"text": 400, "headers": 403, "key of a dict": 500}
+        return httpx2.Response(kind.get(how, status), headers=headers, content=text.encode())
+
+    async def coroutine() -> str:
+        return next(given)
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    options: dict[str, Any] = {"base_url": "http://x.test/v1", "http_client": http}
+    if client == "function":
+        options = {"azure_endpoint": "http://x.test", "api_version": "2024-10-21", "http_client": http}
+        made: Any = openai.AsyncAzureOpenAI(azure_ad_token_provider=lambda: next(given), **options)
+    elif client == "coroutine":
+        made = openai.AsyncOpenAI(api_key=coroutine, **options)
+    elif client == "token":
+        made = anthropic.AsyncAnthropic(auth_token=next(given), **options)
+    elif client == "query":
+        made = openai.AsyncOpenAI(api_key="none", default_query={"api-key": next(given)}, **options)
+    else:
+        pair = b64encode(f"user:{next(given)}".encode()).decode()
+        made = openai.AsyncOpenAI(api_key="none", default_headers={"Authorization": f"Basic {pair}"}, **options)
+    create: Any = create_anthropic_agent if client == "token" else create_openai_agent
+    async with MiniAgents():
+        with pytest.raises(errors.LLMError) as caught:
+            await create("m", async_client=made, retry=Retry(attempts=2, first_wait=0)).trigger("Hello")
+    shown = everything_in(caught.value)
+    for key in keys:
+        for form in (key, quote(key), quote(key, safe=""), json.dumps(key)[1:-1]):
+            assert form not in shown
+
+
+def test_P27_notes_groups_and_odd_attributes_of_an_error_are_cleaned_too() -> None:
+    """Whatever a traceback prints."""
+    inner = OSError(5, "no route for gateway-0815")
+    error = ExceptionGroup("several", [inner, ValueError("bad gateway-0815")])
+    error.add_note("tried with gateway-0815")
+    error.detail = {"gateway-0815": (b"gateway-0815", 5)}  # type: ignore[attr-defined]  # of some library
+    Redactor(["gateway-0815"]).exception(error)
+    assert "gateway-0815" not in "".join(traceback.format_exception(error)) + repr(vars(error))
 
 
 @pytest.mark.parametrize(

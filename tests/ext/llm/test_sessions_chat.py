@@ -83,7 +83,7 @@ def test_S3_done_without_a_finish_reason_is_complete() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b'{"choices":', b"nonsense", b"[DONE]xyz", b" [DONE]", b'{"a":1}}', b"[" * 300, b"\xff"]
+    "data", [b"{", b'{"choices":', b"nonsense", b"[DONE]xyz", b'"[DONE]"x', b'{"a":1}}', b"[" * 300, b"\xff"]
 )
 def test_S16_S21_malformed_json_is_a_protocol_error_that_names_the_event(data: bytes) -> None:
     """Also what only begins like `[DONE]` (S21), and nesting without end; the text before stays."""
@@ -94,9 +94,9 @@ def test_S16_S21_malformed_json_is_a_protocol_error_that_names_the_event(data: b
     assert session.outcome().content == "kept"
 
 
-@pytest.mark.parametrize("value", [None, 5, [], "text", True])
-def test_S17_json_that_is_no_object_is_a_protocol_error(value: Any) -> None:
-    """Where an object is expected, nothing else will do."""
+@pytest.mark.parametrize("value", ["text", ["text"], [None]])
+def test_S17_json_that_may_hold_text_and_is_no_object_is_a_protocol_error(value: Any) -> None:
+    """The session cannot know what of the answer a text or a list is."""
     with pytest.raises(errors.StreamProtocolError, match="not a JSON object"):
         feed(ChatSession(), [value])
 
@@ -107,32 +107,22 @@ def test_S17_json_that_is_no_object_is_a_protocol_error(value: Any) -> None:
         chunk(choice(index=-1)),
         chunk({"index": 1.5, "delta": {}}),
         chunk({"index": True, "delta": {}}),
-        chunk({"index": "0", "delta": {}}),
-        chunk(None),
         chunk({"index": 0, "delta": "text"}),
         chunk({"index": 0, "delta": {"content": 5}}),
         chunk({"index": 0, "delta": {"refusal": 5}}),
         chunk({"index": 0, "delta": {}, "finish_reason": 1}),
         {"choices": {"index": 0}},
-        chunk(usage=5),
-        chunk(usage={"prompt_tokens": "many"}),
-        chunk(usage={"prompt_tokens": -1}),
-        b'{"choices":[],"usage":{"completion_tokens":NaN}}',
-        b'{"choices":[],"usage":{"completion_tokens":Infinity}}',
         b'{"choices":[{"index":NaN,"delta":{}}]}',
         chunk(choice(tool_calls=[5])),
         chunk(choice(tool_calls={"index": 0})),
-        chunk(choice(tool_calls=[{"index": -1, "function": {}}])),
         chunk(choice(tool_calls=[{"index": 0, "function": "f"}])),
-        chunk(choice(tool_calls=[{"index": 0, "function": {"arguments": {}}}])),
-        {"choices": [], "id": 7},
     ],
     ids=str,
 )
 def test_S24_S32_wrong_types_and_numbers_that_are_none_are_protocol_errors(bad: Any) -> None:
     """A field the answer is built from must be what the API says, or the answer would be wrong without a word."""
     with pytest.raises(errors.StreamProtocolError):
-        feed(ChatSession(), [bad])
+        feed(ChatSession(2), [bad])
 
 
 def test_S32_of_duplicate_keys_the_last_wins_and_nan_elsewhere_does_no_harm() -> None:

@@ -10,7 +10,10 @@ What a provider's answer came to: plain values, before they become a message.
 from __future__ import annotations
 
 import json
+import operator
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
@@ -24,6 +27,7 @@ from miniagents.errors import (
     ProviderOverloadedError,
     RateLimitedError,
     RequestRejectedError,
+    StreamError,
     StreamProtocolError,
     StreamTruncatedError,
 )
@@ -76,20 +80,38 @@ def mend(text: str) -> str:
 
 
 def mend_deep(value: T) -> T:
-    """The same for every string in parsed JSON (keys too) and in our own plain values."""
+    """The same for every string in parsed JSON (keys too) and in our own plain values.
+
+    What needs no mending is the same object after it, so that values of other types are not touched.
+    """
     return cast("T", _mended(value))
 
 
 def _mended(value: Any) -> Any:
     if isinstance(value, str):
-        return mend(value)
-    if isinstance(value, list | tuple):
-        return type(value)(_mended(item) for item in value)
-    if isinstance(value, dict):
-        return {mend(key): _mended(item) for key, item in value.items()}
+        return mend(value) if _is_broken(value) else value
+    if type(value) in (list, tuple):
+        items = [_mended(item) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    if isinstance(value, Mapping):
+        pairs = [(_mended(key), _mended(item)) for key, item in value.items()]
+        same = all(key is old and item is value[old] for (key, item), old in zip(pairs, value, strict=True))
+        return value if same else dict(pairs)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _mended(getattr(value, field.name)) for field in fields(value)})
+        old = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        new = {name: _mended(item) for name, item in old.items()}
+        return value if all(item is old[name] for name, item in new.items()) else replace(value, **new)
     return value
+
+
+def _is_broken(text: str) -> bool:
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 # `type` and `code` words of OpenAI, Azure, Anthropic and their relatives; what is not here is a failure of the
@@ -239,8 +261,19 @@ class Outcome:
     unknown_events: int = 0
     lossy: bool = False
     """Whether half characters of the provider's, or bytes that are no UTF-8, were replaced by U+FFFD."""
+    doubts: tuple[str, ...] = ()
+    """Fields that were not as the API says, and cost nothing of the answer, each with the number of its event."""
     extra: dict[str, Any] = field(default_factory=dict)
     """The provider's remaining fields, under the provider's names."""
+
+
+_is_done = re.compile(rb"""[\s"']*\[\s*done\s*\][\s"']*""", re.IGNORECASE).fullmatch
+"""`[DONE]` as some gateways write it: with white space, in quotes, in lower case."""
+_is_integer = re.compile(r"\s*-?[0-9]{1,18}(\.0*)?\s*").fullmatch
+_MALFORMED = object()
+"""Stands for what is no JSON."""
+_SHOWN = 80
+"""Characters of an odd value that a doubt quotes."""
 
 
 class Session(ABC):
@@ -261,8 +294,11 @@ class Session(ABC):
         self.idle_events = 0
         """How many of them were only signs of life: pings, keep-alives, empty deltas."""
         self.unknown_events = 0
+        self.withheld = ""
+        """Text of the event that reported a failure; no reader has got it."""
         self.decoder: SSEDecoder | None = None
         """Where the events come from: it knows whether bytes that are no UTF-8 were replaced by U+FFFD."""
+        self._doubts: dict[str, str] = {}
         self._pieces: list[str] = []
         self._joiner: SurrogateJoiner | None = None  # only for streams that were seen to hold half characters
 
@@ -283,9 +319,9 @@ class Session(ABC):
         try:
             data = from_json(event.data)
         except ValueError as error:
-            data = self._from_unusual_json(event.data, error)
+            data = self._from_odd_data(event, error)
         if type(data) is not dict:
-            self._reject(f"{_shown(event.data)} is not a JSON object")
+            return self._take_no_object(event, data)
         return self._take(data, event.event)
 
     def feed_parsed(self, data: dict[str, Any]) -> str:
@@ -334,9 +370,16 @@ class Session(ABC):
                     f"{self.provider}: the response body was cut after {len(body)} bytes", provider=self.provider
                 ) from error
             data = self._from_unusual_json(body, error)
+            if data is _MALFORMED:
+                self._reject(f"malformed JSON ({error}): {_shown(body)}")
         if not isinstance(data, dict):
             self._reject(f"the response body is not a JSON object: {_shown(body)}")
-        self._take_whole(data)
+        try:
+            self._take_whole(data)
+        except LLMError as error:
+            if not isinstance(error, StreamError):
+                self.withheld = "".join(self._pieces)
+            raise
         return self.close()
 
     @abstractmethod
@@ -370,39 +413,91 @@ class Session(ABC):
     def _lossy(self) -> bool:
         return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
+    def _from_odd_data(self, event: ServerSentEvent, refusal: ValueError) -> Any:
+        """Read an event that the fast parser refuses; the result is None where it holds nothing.
+
+        Raises:
+            StreamProtocolError: malformed JSON.
+            LLMError: the event is called `error`.
+        """
+        if _is_done(event.data):
+            return "[DONE]"
+        value = self._from_unusual_json(event.data, refusal) if event.data.strip() else None
+        if value is _MALFORMED:
+            if event.event == "error":
+                self._error({"message": event.data.decode(errors="replace")})
+            self._reject(f"malformed JSON ({refusal}): {_shown(event.data)}")
+        return value
+
     def _from_unusual_json(self, data: bytes, refusal: ValueError) -> Any:
-        """What the fast parser refuses and JSON allows: surrogate halves that stand alone. Deep nesting stays out."""
+        """Read what the fast parser refuses and JSON allows: lone surrogates. Deep nesting stays out."""
         try:
             if "recursion" in str(refusal):
-                raise refusal
+                return _MALFORMED
             value = json.loads(data)
         except (ValueError, RecursionError):
-            self._reject(f"malformed JSON ({refusal}): {_shown(data)}")
+            return _MALFORMED
         if self._joiner is None:
             self._joiner = SurrogateJoiner()
         return value
 
-    def _error(self, payload: dict[str, Any]) -> NoReturn:
+    def _take_no_object(self, event: ServerSentEvent, value: Any) -> str:
+        """Take an event that is JSON, but no object: an error by its name, `[DONE]` in quotes, or a sign of life."""
+        if event.event == "error":
+            self._error({"message": value})
+        if _is_done(event.data):
+            self._doubt("[DONE]", event.data)
+            return self._on_done()
+        if value and isinstance(value, str | list):  # these may hold text of the answer
+            self._reject(f"{_shown(event.data)} is not a JSON object")
+        self._doubt("data", value)
+        self.idle_events += 1
+        return ""
+
+    def _doubt(self, field: str, value: Any) -> None:
+        """Note a field that is not what the API says, and whose value costs nothing of the answer.
+
+        Of each field the first such value is kept, so that a long stream of them stays a short note.
+        """
+        if field not in self._doubts:
+            shown = repr(value)
+            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+            self._doubts[field] = f"event {self.events}: {field} is {shown}"
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What was not as the API says, and was read all the same."""
+        return tuple(self._doubts.values())
+
+    def _error(self, payload: dict[str, Any], *, withheld: str = "") -> NoReturn:
+        """Raise the failure that the provider reports; `withheld` is text that came in the same event."""
+        self.withheld = withheld
         raise error_from_payload(payload, provider=self.provider, status=200)
 
     def _reject(self, what: str) -> NoReturn:
         raise StreamProtocolError(f"{self.provider}: event {self.events}: {what}", provider=self.provider)
 
-    def _index(self, data: dict[str, Any], key: str) -> int:
-        """An index that must be there."""
+    def _index(self, data: dict[str, Any], key: str) -> int | None:
+        """Return an index, None where there is none that can be; anything but a plain int is doubted."""
         value = data.get(key)
-        if type(value) is not int or value < 0:  # bool and float too are not what an index may be
-            self._reject(f"{key} is {value!r}")
-        return value
+        if type(value) is int and value >= 0:
+            return value
+        self._doubt(key, value)
+        return _count(value)
 
-    def _check_counts(self, usage: Any, *keys: str) -> dict[str, Any]:
-        """A usage object whose numbers are numbers of tokens."""
-        if type(usage) is not dict:
-            self._reject(f"usage is {usage!r}")
+    def _counts(self, usage: Any, *keys: str) -> dict[str, Any] | None:
+        """Return a usage object without the counts that cannot be numbers of tokens; None where it is no object."""
+        if not isinstance(usage, dict):
+            self._doubt("usage", usage)
+            return None
+        counts: dict[str, Any] = usage
         for key in keys:
-            if usage.get(key) is not None and _count(usage[key]) is None:
-                self._reject(f"{key} is {usage[key]!r}, not a number of tokens")
-        return usage
+            value = counts.get(key)
+            count = _count(value)
+            if value is not None and (count is None or type(value) is str):  # 12.0 is a number of tokens
+                self._doubt(key, value)
+                counts = {**counts, key: count}
+        return counts
 
     @staticmethod
     def _count(usage: Any, *path: str) -> int | None:
@@ -410,6 +505,39 @@ class Session(ABC):
         for key in path:
             usage = usage.get(key) if isinstance(usage, dict) else None
         return _count(usage)
+
+    def _label(self, data: dict[str, Any], key: str) -> str:
+        """Return an id or a name beside the text, "" where there is none; a number becomes a text."""
+        value = data.get(key)
+        if value is None or type(value) is str:
+            return value or ""
+        self._doubt(key, value)
+        return str(value) if type(value) in (int, float) else ""
+
+    def _aside(self, data: dict[str, Any], key: str) -> str:
+        """Return text that stands beside the answer; what is no string is doubted, and left out."""
+        value = data.get(key)
+        if value is None or type(value) is str:
+            return value or ""
+        self._doubt(key, value)
+        return ""
+
+    def _object(self, data: dict[str, Any], key: str) -> dict[str, Any]:
+        """Return an object; null, which holds nothing, is doubted and counts as an empty one."""
+        value = data.get(key)
+        if type(value) is dict:
+            return value
+        if value is not None or key not in data:
+            self._reject(f"{key} is {value!r}")
+        self._doubt(key, value)
+        return {}
+
+    def _json_arguments(self, value: Any, key: str = "arguments") -> str:
+        """Return a tool's arguments as JSON text, also where they came as a value."""
+        if value is None or type(value) is str:
+            return value or ""
+        self._doubt(key, value)
+        return json_text(value)
 
     def _text(self, data: dict[str, Any], key: str) -> str:
         """A string that may be absent or null."""
@@ -437,6 +565,13 @@ def _shown(data: bytes) -> str:
 
 
 def _count(value: Any) -> int | None:
+    if type(value) is str and _is_integer(value):  # some write "12"
+        value = int(value.partition(".")[0])
     if type(value) is float and value.is_integer():  # some write 12.0
-        return int(value)
+        value = int(value)
     return value if type(value) is int and value >= 0 else None
+
+
+def json_text(value: Any) -> str:
+    """Return a JSON value as text."""
+    return json.dumps(value, ensure_ascii=False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
-from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, mend_deep
+from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, json_text, mend_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +21,9 @@ _FINISH_REASONS = {
     "pause_turn": "pause",
     "refusal": "refusal",
 }
-_GROWING = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+_GROWING = {"text_delta": "text", "thinking_delta": "thinking"}
+_TYPES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}
+"""Types of blocks by those of their deltas, where a block does not say its own."""
 _NOT_EXTRA = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage"})
 _NONE = object()
 """What no index is."""
@@ -40,15 +41,20 @@ class _Block:
 
     def arguments(self) -> str:
         """The input of a tool, as JSON text."""
+        return self.streamed_input() or json_text(self.start.get("input") or {})
+
+    def streamed_input(self) -> str:
+        """The input as far as it came as text: in deltas, or at once."""
         text = "".join(self.grown.get("partial_json", ()))
-        return text or json.dumps(self.start.get("input") or {}, ensure_ascii=False)
+        given = self.start.get("input")
+        return given if not text and isinstance(given, str) else text
 
     def whole(self) -> dict[str, Any]:
         block = dict(self.start)
         for key, pieces in self.grown.items():
             if key != "partial_json":
                 block[key] = str(block.get(key) or "") + "".join(pieces)
-        if text := "".join(self.grown.get("partial_json", ())):
+        if text := self.streamed_input():
             try:
                 block["input"] = from_json(text, allow_partial=True)  # cut by max_tokens: as far as it goes
             except ValueError:
@@ -65,6 +71,7 @@ class MessagesSession(Session):
         super().__init__()
         self._message: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
+        self._at: dict[int, _Block] = {}  # the latest block under an index
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
         self._open_index: object = _NONE  # of the text block that speaks, and where its text goes
@@ -86,6 +93,8 @@ class MessagesSession(Session):
                 self._pieces.append(text)
                 return text
             return self._take_delta(data)
+        if data.get("error") or kind == "error":
+            self._error(data)
         match kind:
             case "message_start":
                 self._take_start(data)
@@ -103,30 +112,36 @@ class MessagesSession(Session):
                 return self._finish_text()
             case "ping":
                 self.idle_events += 1
-            case "error":
-                self._error(data)
             case _:
-                if data.get("error"):
-                    self._error(data)
                 self.unknown_events += 1
         return ""
 
     def _take_delta(self, data: dict[str, Any]) -> str:
         block = self._block(data)
-        delta = data.get("delta")
-        if type(delta) is not dict:
-            self._reject(f"delta is {delta!r}")
+        delta = self._object(data, "delta")
         kind = delta.get("type")
+        if data.get("error") or delta.get("error"):
+            self._error(data if data.get("error") else delta)
+        if not block.start.get("type") and kind in _TYPES:
+            block.start["type"] = _TYPES[kind]
         if kind == "text_delta":
             text = delta.get("text")
+            if text is None:
+                self._doubt("text", text)
+                text = ""
             if type(text) is not str:
                 self._reject(f"text is {text!r}")
             text = self._append_text(text)
             grown = block.grown.setdefault("text", [])
             grown.append(text)
-            self._open_index, self._say_block = data["index"], grown.append
+            self._open_index, self._say_block = data.get("index"), grown.append
             return text
-        if kind in _GROWING:
+        if kind == "input_json_delta":
+            piece = delta.get("partial_json")
+            if block.start.get("type") is None or (type(piece) is dict and block.streamed_input()):
+                self._reject(f"partial_json {piece!r} in a block {block.start!r}")
+            block.grown.setdefault("partial_json", []).append(self._json_arguments(piece, "partial_json"))
+        elif kind in _GROWING:
             key = _GROWING[kind]
             block.grown.setdefault(key, []).append(self._text(delta, key))
         elif kind == "signature_delta":
@@ -140,33 +155,45 @@ class MessagesSession(Session):
         return ""
 
     def _take_start(self, data: dict[str, Any]) -> None:
-        message = data.get("message")
-        if type(message) is not dict:
-            self._reject(f"message is {message!r}")
+        message = dict(self._object(data, "message"))
         if self._message is not None:
             self._reject("a second message_start")
+        if message.get("error"):
+            self._error(message)
+        for key in ("id", "model"):
+            message[key] = self._label(message, key)
         self._message = message
         self._take_usage(message.get("usage"))
 
     def _take_block_start(self, data: dict[str, Any]) -> str:
         self._started("content_block_start")
-        block = data.get("content_block")
-        if type(block) is not dict:
-            self._reject(f"content_block is {block!r}")
+        block = self._object(data, "content_block")
+        if block.get("type") == "error" and block.get("error"):
+            self._error(block)
         index = self._index(data, "index")
-        if index != len(self._blocks):
+        if index is None:
+            index = len(self._blocks)
+        elif index < len(self._blocks) and not self._blocks[-1].open:
+            self._doubt("index", index)  # a number too low is no sign of a block that was lost
+        elif index != len(self._blocks):
             self._reject(f"content block {index} starts where block {len(self._blocks)} was expected")
-        self._blocks.append(_Block(block))
+        if type(block.get("id", "")) is not str:
+            block = {**block, "id": self._label(block, "id")}
+        if isinstance(block.get("input"), str):
+            self._doubt("input", block["input"])
+        self._at[index] = _Block(block)
+        self._blocks.append(self._at[index])
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict) and self._message is not None:
             self._message["model"] = block["to"].get("model") or self._message.get("model")  # another model goes on
         return self._append_text(self._text(block, "text")) if block.get("type") == "text" else ""
 
     def _take_message_delta(self, data: dict[str, Any]) -> None:
         message = self._started("message_delta")
-        delta = data.get("delta")
-        if type(delta) is not dict:
-            self._reject(f"delta is {delta!r}")
-        self._stop_reason = self._text(delta, "stop_reason") or self._stop_reason
+        delta = self._object(data, "delta")
+        stop_reason = self._text(delta, "stop_reason")
+        if delta.get("error") or stop_reason.lower() == "error":
+            self._error(delta if delta.get("error") else {"message": "the answer ended with the stop reason 'error'"})
+        self._stop_reason = stop_reason or self._stop_reason
         for source in (delta, data):
             for key, value in source.items():
                 if key not in ("type", "delta", "usage") and value is not None:
@@ -177,21 +204,25 @@ class MessagesSession(Session):
         """The counts are running totals: the last value of each wins."""
         if usage is None:
             return
-        self._check_counts(
+        usage = self._counts(
             usage, "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"
         )
-        self._usage.update({key: value for key, value in usage.items() if value is not None or key not in self._usage})
+        new = (usage or {}).items()
+        self._usage.update({key: value for key, value in new if value is not None or key not in self._usage})
 
     def _take_whole(self, data: dict[str, Any]) -> None:
         if data.get("type") == "error" or data.get("error"):
             self._error(data)
         content = data.get("content")
+        if content is None and data.get("stop_reason"):
+            self._doubt("content", content)
+            content = []
         if not isinstance(content, list):
             self._reject("the response has no content")
         self._take_start({"message": data})
         for index, block in enumerate(content):
             self._take_block_start({"index": index, "content_block": block})
-        self._stop_reason = self._text(data, "stop_reason") or None
+        self._take_message_delta({"delta": {"stop_reason": data.get("stop_reason")}})
         self.ended = True
         self._finish_text()
 
@@ -201,12 +232,12 @@ class MessagesSession(Session):
         return self._message
 
     def _block(self, data: dict[str, Any]) -> _Block:
-        index = data.get("index")
-        if type(index) is int and 0 <= index < len(self._blocks):
-            block = self._blocks[index]
-            if block.open:
-                return block
-        self._reject(f"an event for content block {index!r}, which is not open")
+        """The open block of an event; where the index cannot be, the latest one, as blocks do not interleave."""
+        index = self._index(data, "index")
+        block = self._at.get(index) if index is not None else self._blocks[-1] if self._blocks else None
+        if block is None or not block.open:
+            self._reject(f"an event for content block {data.get('index')!r}, which is not open")
+        return block
 
     def outcome(self) -> Outcome:
         """The answer as far as it has come."""
@@ -235,6 +266,7 @@ class MessagesSession(Session):
             reasoning="\n\n".join(filter(None, thinking)) or None,
             unknown_events=self.unknown_events,
             lossy=self._lossy,
+            doubts=self.doubts,
             extra=extra,
         )
         return outcome if self._joiner is None else mend_deep(outcome)

@@ -1,0 +1,184 @@
+"""Choices whose indexes count something else, and failures that are reported inside of an answer."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from short_answers import DONE, changed, chunk, read, session_of
+
+from miniagents import errors
+from miniagents.ext.llm._failures import Retry
+from miniagents.ext.llm._sessions import ChatSession, ToolUse
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.sse import ServerSentEvent
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.ext.llm.conftest import Kit
+
+CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
+
+# --- choices
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+@pytest.mark.parametrize("n", [1, None])
+def test_P21_an_index_that_counts_the_chunks_up_is_no_choice(first: int, n: int | None) -> None:
+    """Where one answer was asked for there is one, with its tool calls, its reasoning and its end."""
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "hm"},
+        {"content": "Hel"},
+        {"content": "lo"},
+        {"tool_calls": [{"index": 0, **CALL}]},
+        {},
+    ]
+    events = [chunk(index=first + i, delta=delta) for i, delta in enumerate(deltas)]
+    events[-1]["choices"][0]["finish_reason"] = "tool_calls"
+    outcome = read("chat", *events, n=n or 1)
+    assert (outcome.content, outcome.reasoning, outcome.finish_reason) == ("Hello", "hm", "tool_calls")
+    assert (outcome.tool_calls, outcome.choices) == ((ToolUse("c1", "f", '{"x":1}'),), ())
+    assert len(outcome.doubts) == 1
+
+
+def test_P21_roles_in_every_chunk_begin_no_choices() -> None:
+    """Nor does an empty chunk among them."""
+    texts = ["Hel", "", "lo"]
+    events = [chunk(index=i, delta={"role": "assistant", "content": text}) for i, text in enumerate(texts)]
+    assert read("chat", *events, chunk(finish="stop", index=9)).content == "Hello"
+
+
+def test_P21_choices_that_were_asked_for_or_that_begin_as_such_stay_apart() -> None:
+    """With `n`, by their indexes; without it, when a chunk begins another one."""
+    roles = [chunk(index=i, delta={"role": "assistant", "content": ""}) for i in range(2)]
+    texts = [chunk(text, index=i % 2) for i, text in enumerate("adbe")]
+    ends = [chunk(finish="stop", index=i) for i in range(2)]
+    for n, events in ((2, texts), (1, [*roles, *texts]), (None, texts)):
+        outcome = read("chat", *events, *ends, n=n)
+        assert (outcome.content, [choice.content for choice in outcome.choices]) == ("ab", ["de"])
+    with pytest.raises(errors.StreamProtocolError, match="2 choices"):
+        read("chat", chunk("a", index=-1), n=2)
+
+
+def test_P21_choices_in_one_piece_are_told_apart_by_their_places() -> None:
+    """Where their indexes contradict each other."""
+    for indexes, content in (
+        ([0, 1], "a"),
+        ([1, 0], "b"),
+        ([0, 0], "a"),
+        ([None, None], "a"),
+        ([1, 2], "a"),
+        ([5, "0"], "a"),
+    ):
+        messages = [
+            {"index": index, "message": {"content": text}, "finish_reason": "stop"}
+            for index, text in zip(indexes, "ab", strict=True)
+        ]
+        outcome = ChatSession(2).parse(json.dumps({"choices": messages}).encode())
+        assert (outcome.content, len(outcome.choices)) == (content, 1)
+    one = {"choices": [{"index": 7, "message": {"content": "a"}, "finish_reason": "stop"}]}
+    assert ChatSession(1).parse(json.dumps(one).encode()).content == "a"
+
+
+async def test_P21_how_many_choices_were_asked_for_is_known_wherever_it_stands(kit: Kit) -> None:
+    """As an argument, or in `extra_body`; null counts as absent."""
+    events = [
+        *(chunk(text, index=i % 2) for i, text in enumerate("adbe")),
+        chunk(finish="stop"),
+        chunk(finish="stop", index=1),
+    ]
+    for options, content in (({"n": 2}, "ab"), ({"extra_body": {"n": 2}}, "ab"), ({}, "adbe"), ({"n": None}, "adbe")):
+        client = kit.Wire(kit.Reply(kit.events(*events))).openai()
+        async with MiniAgents():
+            (message,) = await create_openai_agent("m", async_client=client, **options).trigger("Hello")
+        assert message.content == content
+
+
+# --- errors in places of their own
+
+ERRORS: list[tuple[dict[str, Any], type[errors.LLMError]]] = [
+    ({"code": 502, "message": "upstream is gone"}, errors.ProviderError),
+    ({"code": 429, "message": "upstream is gone"}, errors.RateLimitedError),
+    ({"type": "overloaded_error", "message": "upstream is gone"}, errors.ProviderOverloadedError),
+    ({"code": "invalid_api_key", "message": "upstream is gone"}, errors.AuthenticationFailedError),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
+@pytest.mark.parametrize("where", ["choice", "delta", "top", "finish reason"])
+def test_P22_an_error_in_a_choice_is_typed_as_any_other(where: str, error: Any, kind: Any) -> None:
+    """In the choice, in its delta, beside the choices; also in a server whose chunks all have the key."""
+    last = chunk("lo", finish=None if where == "delta" else "error")
+    holder = {"choice": last["choices"][0], "delta": last["choices"][0]["delta"], "top": last, "finish reason": {}}[
+        where
+    ]
+    holder["error"] = error
+    session = ChatSession(1)
+    for event in ({**chunk("Hel"), "error": None}, last):
+        if event is last:
+            with pytest.raises(kind if where != "finish reason" else errors.ProviderError) as caught:
+                session.feed(ServerSentEvent(json.dumps(event).encode()))
+            assert where == "finish reason" or "upstream is gone" in str(caught.value)
+        else:
+            assert session.feed(ServerSentEvent(json.dumps(event).encode())) == "Hel"
+    assert session.withheld == ("" if where == "top" else "lo")
+    assert not session.outcome().complete
+
+
+def _raised(feed: Callable[[], Any]) -> errors.LLMError:
+    with pytest.raises(errors.LLMError) as caught:
+        feed()
+    return caught.value
+
+
+@pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
+def test_P22_errors_inside_the_objects_of_all_apis_are_errors(error: Any, kind: Any) -> None:
+    """Streamed, where an answer seems to begin or to end well; and in one piece, with the text beside it."""
+    for api, path in (
+        ("responses", (0, "response")),
+        ("responses", (6, "response")),
+        ("responses", (5,)),
+        ("messages", (0, "message")),
+        ("messages", (2, "delta")),
+        ("messages", (5, "delta")),
+        ("messages", (5,)),
+    ):
+        failure = _raised(partial(read, api, *changed(api, *path, "error", to=error)))
+        assert type(failure) is kind
+    choice = {"index": 0, "message": {"content": "Hel"}, "finish_reason": "error"}
+    for api, body in (
+        ("chat", {"choices": [{**choice, "error": error}]}),
+        ("chat", {"choices": [{**choice, "message": {"content": "Hel", "error": error}}]}),
+        ("chat", {"choices": [{**choice, "message": None, "error": error}]}),
+        ("responses", {"status": "failed", "output": [DONE], "error": error}),
+        ("messages", {"content": [{"type": "text", "text": "Hel"}], "error": error}),
+    ):
+        session = session_of(api)
+        failure = _raised(partial(session.parse, json.dumps(body).encode()))
+        assert type(failure) is kind
+        if api == "chat" and body["choices"][0]["message"]:
+            assert session.withheld == "Hel"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_P22_text_beside_the_error_is_in_its_partial_message(stream: bool, kit: Kit) -> None:
+    """It reaches the reader before the error, unless the request is sent again."""
+    error = {"code": 502, "message": "the upstream is gone"}
+    last = chunk("lo", finish="error", error=error)
+    whole = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "error", "error": error}]}
+    failing = kit.Reply(kit.events(chunk("Hel"), last)) if stream else kit.Reply.json(whole)
+    async with MiniAgents():
+        agent = create_openai_agent("m", async_client=kit.Wire(failing).openai(), retry=None, stream=stream)
+        with pytest.raises(errors.ProviderError, match="the upstream is gone") as caught:
+            await agent.trigger("Hi")
+        assert caught.value.partial.content == "Hello"
+        assert caught.value.delivered_any
+        again = kit.Wire(kit.Reply(kit.events(last)), kit.Reply(kit.chat("Hello")))
+        retry = Retry(first_wait=0)
+        (message,) = await create_openai_agent("m", async_client=again.openai(), retry=retry).trigger("Hi")
+    assert (message.content, len(again.requests)) == ("Hello", 2)

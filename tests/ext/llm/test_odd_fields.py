@@ -1,0 +1,241 @@
+"""Fields that are not what an API says: they cost no answer, unless they hold its text or tell of a failure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from short_answers import APIS, DONE, changed, chunk, read, session_of, streams
+
+from miniagents import errors
+from miniagents.ext.llm._sessions import ToolUse
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.llm.sse import ServerSentEvent
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from tests.ext.llm.conftest import Kit
+
+
+# --- events
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("data", [b"null", b"5", b"true", b"[]", b'""', b"", b" ", b"0.5"], ids=repr)
+def test_S35_events_that_hold_nothing_are_signs_of_life(api: str, data: bytes) -> None:
+    """Wherever they come; the message notes the first of them."""
+    events = streams()[api]
+    for place in range(len(events)):
+        outcome = read(api, *events[:place], data, *events[place:])
+        assert outcome.content == "Hello"
+        (doubt,) = outcome.doubts
+        assert doubt.startswith(f"event {place + 1}: data is ")
+
+
+@pytest.mark.parametrize("done", [b" [DONE]", b"[DONE] ", b"[done]", b'"[DONE]"', b"'[DONE]'", b"[ DONE ]\t"], ids=repr)
+@pytest.mark.parametrize("api", APIS)
+def test_S35_the_end_mark_is_known_in_other_spellings(api: str, done: bytes) -> None:
+    """With white space, in quotes, in lower case; it ends a chat that has no finish reason, and changes no other."""
+    assert read(api, *streams()[api], done).content == "Hello"
+    assert read(api, *streams()[api][:-1], done if api == "chat" else streams()[api][-1]).content == "Hello"
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("data", [b"null", b'"slow down"', b"slow down", b"[]", b"{}"], ids=repr)
+def test_S35_an_event_called_error_is_an_error_whatever_it_holds(api: str, data: bytes) -> None:
+    """Its name says so; a text in it is the message."""
+    session = session_of(api)
+    with pytest.raises(errors.ProviderError, match="slow down" if b"slow" in data else "without a message|error"):
+        session.feed(ServerSentEvent(data, "error"))
+
+
+# --- fields
+
+
+@pytest.mark.parametrize("value", ["5", " 5 ", "5.0", 5.0, -1, -1.5, "many", True, [], {}, float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [
+        ("chat", (3, "usage", "prompt_tokens")),
+        ("responses", (6, "response", "usage", "input_tokens")),
+        ("messages", (0, "message", "usage", "input_tokens")),
+    ],
+    ids=APIS,
+)
+def test_S36_a_count_that_is_no_number_is_left_out_and_one_in_quotes_is_read(api: str, path: Any, value: Any) -> None:
+    """Counts stand beside the text; what cannot be a number of tokens is no count, and no reason to lose the text."""
+    outcome = read(api, *changed(api, *path, to=value))
+    assert outcome.content == "Hello"
+    assert outcome.usage is not None
+    reads = value == 5 or (isinstance(value, str) and value != "many")
+    assert outcome.usage.input == (5 if reads else None)
+    assert len(outcome.doubts) == (value != 5.0)
+
+
+@pytest.mark.parametrize("value", [5, "5", [], [1], True], ids=repr)
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [("chat", (3, "usage")), ("responses", (6, "response", "usage")), ("messages", (0, "message", "usage"))],
+    ids=APIS,
+)
+def test_S36_a_usage_that_is_no_object_is_left_out(api: str, path: Any, value: Any) -> None:
+    """And noted."""
+    outcome = read(api, *changed(api, *path, to=value))
+    assert outcome.content == "Hello"
+    assert [doubt.partition(": ")[2] for doubt in outcome.doubts] == [f"usage is {value!r}"]
+
+
+@pytest.mark.parametrize("field", ["id", "model"])
+@pytest.mark.parametrize(
+    ("api", "path"), [("chat", (0,)), ("responses", (0, "response")), ("messages", (0, "message"))], ids=APIS
+)
+def test_S36_ids_and_names_that_are_numbers_become_texts(api: str, path: Any, field: str) -> None:
+    """Of other values nothing is known."""
+    for value, expected in ((7, "7"), (0, "0"), (1.5, "1.5"), ([1], None), ({}, None), (True, None)):
+        events = changed(api, *path, field, to=value)
+        for event in events[1:] if api == "chat" else ():
+            event.pop(field)
+        outcome = read(api, *events)
+        assert (outcome.content, getattr(outcome, field)) == ("Hello", expected)
+        assert len(outcome.doubts) == 1
+
+
+ODD_INDEXES: list[Any] = [-1, None, "0", 0.0, "x", 1.5, True, [], {}]
+
+
+@pytest.mark.parametrize("value", ODD_INDEXES, ids=repr)
+@pytest.mark.parametrize("place", [2, 3])
+@pytest.mark.parametrize(
+    ("api", "field"),
+    [("responses", "output_index"), ("responses", "content_index"), ("messages", "index")],
+)
+def test_S36_an_event_whose_index_cannot_be_is_about_the_part_that_is_open(
+    api: str, field: str, place: int, value: Any
+) -> None:
+    """For one delta, or for all of them."""
+    assert read(api, *changed(api, place, field, to=value)).content == "Hello"
+    everywhere = [{**event, field: value} if field in event else event for event in streams()[api]]
+    outcome = read(api, *everywhere)
+    assert outcome.content == "Hello"
+    assert outcome.doubts[0].endswith(f"{field} is {value!r}")
+
+
+@pytest.mark.parametrize("field", ["output_index", "content_index"])
+def test_S36_a_part_without_an_index_is_the_one_that_is_open(field: str) -> None:
+    """Where the id does not tell it either."""
+    bare = [{k: v for k, v in event.items() if k not in (field, "item_id")} for event in streams()["responses"]]
+    if field == "content_index":
+        assert read("responses", *bare).content == "Hello"
+    else:
+        with pytest.raises(errors.StreamProtocolError, match="not added"):
+            read("responses", *bare[:2], *bare[2:])
+
+
+def test_S24_an_index_that_can_be_and_is_not_open_is_a_sign_of_loss() -> None:
+    """The event that opened it did not come."""
+    for api, field in (("messages", "index"), ("responses", "output_index")):
+        events = changed(api, 3, field, to=4)
+        events[3].pop("item_id", None)
+        with pytest.raises(errors.StreamProtocolError):
+            read(api, *events)
+    with pytest.raises(errors.StreamProtocolError, match="expected"):
+        read("messages", *changed("messages", 1, "index", to=1))
+
+
+def test_S36_blocks_and_items_that_all_have_index_0_are_told_apart() -> None:
+    """Each begins when the one before has ended."""
+    events = streams()["messages"]
+    tool = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    more = [
+        {**events[1], "content_block": tool},
+        {**events[2], "delta": {"type": "input_json_delta", "partial_json": "{}"}},
+    ]
+    outcome = read("messages", *events[:5], *more, *events[4:])
+    assert (outcome.content, outcome.tool_calls, len(outcome.doubts)) == ("Hello", (ToolUse("t", "f", "{}"),), 1)
+    events = streams()["responses"]
+    call = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f", "arguments": '{"x":1}'}
+    more = [{"type": f"response.output_item.{word}", "output_index": 0, "item": call} for word in ("added", "done")]
+    outcome = read("responses", *events[:-1], *more, events[-1])
+    assert (outcome.content, outcome.tool_calls) == ("Hello", (ToolUse("c1", "f", '{"x":1}'),))
+    assert len(outcome.doubts) == 1
+
+
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [
+        ("chat", (1, "choices", 0, "logprobs")),
+        ("chat", (0, "choices", 0, "delta")),
+        ("chat", (0, "choices", 0)),
+        ("chat", (0, "choices")),
+        ("chat", (3, "usage")),
+        ("responses", (0, "response")),
+        ("responses", (6, "response")),
+        ("responses", (1, "item")),
+        ("responses", (5, "item")),
+        ("responses", (4, "text")),
+        ("messages", (0, "message")),
+        ("messages", (1, "content_block")),
+        ("messages", (5, "delta")),
+        ("messages", (5, "usage")),
+    ],
+    ids=str,
+)
+def test_S36_null_in_the_place_of_an_object_or_a_list_is_nothing(api: str, path: Any) -> None:
+    """The text is whole, and the last event ends it."""
+    outcome = read(api, *changed(api, *path, to=None))
+    assert (outcome.content, outcome.complete) == ("Hello", True)
+
+
+@pytest.mark.parametrize(
+    ("api", "path"), [("responses", (2, "delta")), ("messages", (2, "delta")), ("messages", (2, "delta", "text"))]
+)
+def test_S36_a_delta_of_null_says_nothing(api: str, path: Any) -> None:
+    """What it should have said shows where the whole text is told; Anthropic's API tells it nowhere."""
+    if api == "messages":
+        assert read(api, *changed(api, *path, to=None)).content == "lo"
+    else:
+        with pytest.raises(errors.StreamProtocolError, match="deltas"):
+            read(api, *changed(api, *path, to=None))
+
+
+def test_S36_the_doubts_of_a_long_stream_are_short() -> None:
+    """Of each field the first odd value is kept, and its beginning only."""
+    events = [chunk("a", index="x" * 999) for _ in range(100)]
+    outcome = read("chat", *({**event, "id": [i]} for i, event in enumerate(events)), b"null", chunk(finish="stop"))
+    assert outcome.content == "a" * 100
+    assert len(outcome.doubts) == 3
+    assert all(len(doubt) < 150 for doubt in outcome.doubts)
+
+
+async def test_S36_doubts_stand_on_the_message(kit: Kit) -> None:
+    """Of a whole answer, and of one that broke off; a plain answer has no such field."""
+    odd = [b"data: null\n\n", *kit.chat("Hi")]
+    async with MiniAgents():
+        for chunks, doubts in ((odd, ("event 1: data is None",)), (kit.chat("Hi"), None)):
+            client = kit.Wire(kit.Reply(chunks)).openai()
+            (message,) = await create_openai_agent("m", async_client=client).trigger("Hello")
+            assert (message.content, getattr(message, "doubts", None)) == ("Hi", doubts)
+        with pytest.raises(errors.StreamTruncatedError) as caught:
+            client = kit.Wire(kit.Reply(odd[:2])).openai()
+            await create_openai_agent("m", async_client=client, retry=None).trigger("Hello")
+    assert caught.value.partial.doubts == ("event 1: data is None",)
+
+
+@pytest.mark.parametrize(
+    ("api", "body"),
+    [
+        ("chat", {"id": 7, "choices": [{"index": 3, "message": {"content": "Hello"}, "finish_reason": "stop"}]}),
+        (
+            "chat",
+            {"usage": {"prompt_tokens": "x"}, "choices": [{"message": {"content": "Hello", "tool_calls": [None]}}]},
+        ),
+        ("responses", {"id": 7, "status": "completed", "output": [DONE], "usage": {"input_tokens": -1}}),
+        ("messages", {"id": 7, "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "usage": []}),
+    ],
+)
+def test_S36_the_same_holds_for_answers_in_one_piece(api: str, body: Any) -> None:
+    """Ids, counts and indexes beside the text."""
+    outcome = session_of(api).parse(json.dumps(body).encode())
+    assert (outcome.content, outcome.complete) == ("Hello", True)
+    assert outcome.doubts

@@ -1,0 +1,99 @@
+"""Tool calls in fragments that contradict each other, and arguments that are no text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from short_answers import chunk, read, streams
+
+from miniagents import errors
+from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ToolUse
+
+
+def calls_of(*fragments: dict[str, Any]) -> tuple[ToolUse, ...]:
+    """The tool calls that these fragments come to, one a chunk."""
+    return read("chat", *(chunk(delta={"tool_calls": [each]}) for each in fragments), chunk(finish="stop")).tool_calls
+
+
+def fragment(arguments: Any = None, name: str | None = None, **fields: Any) -> dict[str, Any]:
+    """A fragment of a tool call."""
+    function = {"name": name, "arguments": arguments}
+    return {**fields, "function": {key: value for key, value in function.items() if value is not None}}
+
+
+@pytest.mark.parametrize(
+    "indexes",
+    [(0, 0, 0), (0, 1, 2), (3, 4, 5), (None, None, None), (0, None, None), (None, 0, 0), (-1, -1, -1), ("0", "0", "0")],
+    ids=str,
+)
+@pytest.mark.parametrize("repeated", [{}, {"id": "c1"}, {"id": "c1", "name": "f"}, {"name": "f"}], ids=str)
+def test_P11_a_call_in_fragments_is_one_whatever_their_indexes(indexes: Any, repeated: dict[str, Any]) -> None:
+    """Counted up, missing, negative, in quotes; with id and name in the first fragment only, or in each."""
+    pieces = ['{"x"', ":1", "}"]
+    fragments = [
+        fragment(piece, index=index, **(repeated if i else {"id": "c1", "name": "f"}))
+        for i, (piece, index) in enumerate(zip(pieces, indexes, strict=True))
+    ]
+    assert calls_of(*fragments) == (ToolUse("c1", "f", '{"x":1}'),)
+
+
+def test_P11_calls_with_one_index_and_no_ids_are_told_apart_by_names_after_whole_arguments() -> None:
+    """As some servers send several calls; ids that are numbers become texts."""
+    assert calls_of(fragment("{}", "f", index=0), fragment('{"y":2}', "g", index=0)) == (
+        ToolUse("", "f", "{}"),
+        ToolUse("", "g", '{"y":2}'),
+    )
+    assert calls_of(fragment("{}", "f", index=0, id=0), fragment("{}", "f", index=1, id=1)) == (
+        ToolUse("0", "f", "{}"),
+        ToolUse("1", "f", "{}"),
+    )
+
+
+@pytest.mark.parametrize("value", [{"x": 1}, {}, [1], [], {"é": None}], ids=repr)
+def test_P23_arguments_that_are_a_value_become_its_text(value: Any) -> None:
+    """In all APIs, streamed and in one piece; the doubt is noted."""
+    text = json.dumps(value, ensure_ascii=False)
+    outcome = read("chat", chunk(delta={"tool_calls": [fragment(value, "f", id="c")]}), chunk(finish="stop"))
+    assert outcome.tool_calls == (ToolUse("c", "f", text),)
+    assert outcome.doubts == (f"event 1: arguments is {value!r}",)
+    call = {"type": "function_call", "id": "fc", "call_id": "c", "name": "f", "arguments": value}
+    events = streams()["responses"]
+    at = {"output_index": 1}
+    added = {"type": "response.output_item.added", **at, "item": {**call, "arguments": ""}}
+    done = {"type": "response.function_call_arguments.done", **at, "arguments": value}
+    outcome = read("responses", *events[:-1], added, done, events[-1])
+    assert outcome.tool_calls == (ToolUse("c", "f", text),)
+    if isinstance(value, dict):
+        events = streams()["messages"]
+        start = {**events[1], "index": 1, "content_block": {"type": "tool_use", "id": "c", "name": "f", "input": {}}}
+        delta = {**events[2], "index": 1, "delta": {"type": "input_json_delta", "partial_json": value}}
+        outcome = read("messages", *events[:5], start, delta, *events[5:])
+        assert outcome.tool_calls == (ToolUse("c", "f", text),)
+        assert outcome.extra["content_blocks"][1]["input"] == value
+    message = {"content": None, "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": value}}]}
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    assert ChatSession(1).parse(json.dumps(body).encode()).tool_calls == (ToolUse("c", "f", text),)
+
+
+def test_P23_an_input_that_is_a_text_is_read_as_one() -> None:
+    """Anthropic's API has an object there."""
+    block = {"type": "tool_use", "id": 7, "name": "f", "input": '{"x":1}'}
+    body = {"content": [block], "stop_reason": "tool_use"}
+    outcome = MessagesSession().parse(json.dumps(body).encode())
+    assert outcome.tool_calls == (ToolUse("7", "f", '{"x":1}'),)
+    assert outcome.extra["content_blocks"] == [{**block, "id": "7", "input": {"x": 1}}]
+
+
+def test_P23_a_value_beside_its_text_must_say_the_same() -> None:
+    """A repetition is harmless, the last of several values counts, and what contradicts is an error."""
+    assert calls_of(fragment('{"x":1}', "f", index=0), fragment({"x": 1}, index=0)) == (ToolUse("", "f", '{"x":1}'),)
+    assert calls_of(fragment({}, "f", index=0), fragment({"x": 1}, index=0), fragment(" ", index=0)) == (
+        ToolUse("", "f", '{"x": 1}'),
+    )
+    for second in ({"x": 2}, [1]):
+        with pytest.raises(errors.StreamProtocolError, match="arguments"):
+            calls_of(fragment('{"x":', "f", index=0), fragment(second, index=0))
+    with pytest.raises(errors.StreamProtocolError, match="whole value"):
+        calls_of(fragment({"x": 1}, "f", index=0), fragment("}", index=0))

@@ -1,0 +1,301 @@
+"""Prompts as each API takes them, whatever the history holds."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents.ext.llm._prompts import chat_prompt, messages_prompt, responses_prompt
+from miniagents.ext.llm._sessions.base import mend_deep
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.messages import AssistantMessage, Message, SystemMessage, ToolCall, UserMessage
+from miniagents.miniagents import MiniAgents
+
+if TYPE_CHECKING:
+    from tests.ext.llm.conftest import Kit
+
+PROVIDERS = ["openai", "anthropic"]
+NO_OBJECTS = ["", " ", "null", "[]", "[1]", "5", '"text"', "{", '{"x":', '{"x": NaN}', "{'x': 1}", "x" * 9, "[" * 5000]
+
+
+class ToolMessage(Message):
+    """A result, as applications define it."""
+
+    role: str | None = "tool"
+    tool_call_id: str | None = None
+    call_id: str | None = None
+    tool_use_id: str | None = None
+
+
+def calling(*ids: str, arguments: str = '{"x":1}', **fields: Any) -> AssistantMessage:
+    """An answer that calls tools."""
+    return AssistantMessage("", tool_calls=[ToolCall(id=i, name="f", arguments=arguments) for i in ids], **fields)
+
+
+def turns(*messages: Message, system: Any = None) -> list[Any]:
+    """The turns of Anthropic's API: each its role, and its texts or the types of its blocks."""
+    _, prompt = messages_prompt(messages, system)
+    return [
+        (turn["role"], turn["content"] if isinstance(turn["content"], str) else [_shown(b) for b in turn["content"]])
+        for turn in prompt
+    ]
+
+
+def _shown(block: dict[str, Any]) -> str:
+    """The text of a block, or its type and the id of its call."""
+    if block["type"] == "text":
+        return str(block["text"])
+    return " ".join([block["type"], str(block.get("id") or block.get("tool_use_id") or "")]).strip()
+
+
+# --- results of tools
+
+
+@pytest.mark.parametrize("name", ["tool_call_id", "tool_use_id", "call_id"])
+@pytest.mark.parametrize("kind", ["message", "class", "without a role", "part"])
+def test_P26_a_result_keeps_its_id_under_the_name_of_any_provider(kind: str, name: str) -> None:
+    """As a message of the role "tool", of a class of the application's, by its id alone, or as a part."""
+    results = {
+        "message": Message("42", role="tool", **{name: "c1"}),
+        "class": ToolMessage("42", **{name: "c1"}),
+        "without a role": Message("42", **{name: "c1"}),
+        "part": UserMessage([{"type": "tool_result", name: "c1", "content": "42"}]),
+    }
+    history = [UserMessage("q"), calling("c1"), results[kind]]
+    assert chat_prompt(history)[2] == {"role": "tool", "tool_call_id": "c1", "content": "42"}
+    assert responses_prompt(history)[2] == {"type": "function_call_output", "call_id": "c1", "output": "42"}
+    block = {"type": "tool_result", "tool_use_id": "c1", "content": "42"}
+    assert messages_prompt(history)[1][2] == {"role": "user", "content": [block]}
+
+
+@pytest.mark.parametrize("provider", ["openai", "responses", "anthropic"])
+async def test_P26_a_result_given_as_a_dict_reaches_the_api(provider: str, kit: Kit) -> None:
+    """Ids that are numbers become texts."""
+    answer = kit.chat("ok") if provider == "openai" else kit.message("ok")
+    if provider == "responses":
+        answer = kit.events({"type": "response.completed", "response": {"status": "completed", "output": []}})
+    wire = kit.Wire(kit.Reply(answer))
+    agent: Any = create_anthropic_agent("m", async_client=wire.anthropic()) if provider == "anthropic" else None
+    agent = agent or create_openai_agent(
+        "m", async_client=wire.openai(), api="chat" if provider == "openai" else "responses"
+    )
+    call = {"id": 7, "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    history = ["q", {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_use_id": 7, "content": "42"}]
+    async with MiniAgents():
+        await agent.trigger(history)
+    (body,) = wire.bodies
+    sent = body["input"] if provider == "responses" else body["messages"]
+    if provider == "openai":
+        called = sent[1]["tool_calls"][0]
+        assert (called["id"], json.loads(called["function"]["arguments"])) == ("7", {"x": 1})
+        assert sent[2] == {"role": "tool", "tool_call_id": "7", "content": "42"}
+    elif provider == "responses":
+        assert (sent[1]["call_id"], json.loads(sent[1]["arguments"])) == ("7", {"x": 1})
+        assert sent[2] == {"type": "function_call_output", "call_id": "7", "output": "42"}
+    else:
+        assert sent[1]["content"] == [{"type": "tool_use", "id": "7", "name": "f", "input": {"x": 1}}]
+        assert sent[2]["content"] == [{"type": "tool_result", "tool_use_id": "7", "content": "42"}]
+
+
+def test_P26_a_field_that_is_called_like_an_id_makes_no_result() -> None:
+    """Unless it is the id of a call in the history."""
+    history = [
+        UserMessage("q"),
+        calling("c1"),
+        Message("42", role="tool", tool_call_id="c1"),
+        Message("hi", call_id="x"),
+    ]
+    assert chat_prompt(history)[3] == {"role": "user", "content": "hi"}
+    assert turns(*history)[-1] == ("user", ["tool_result c1", "hi"])
+
+
+def test_P26_a_result_of_a_custom_tool_is_one_in_responses() -> None:
+    """Other than that of a function."""
+    call = {"id": "c1", "name": "sql", "arguments": "select 1", "type": "custom"}
+    history = [AssistantMessage("", tool_calls=[call]), ToolMessage(["1"], tool_call_id="c1")]
+    output = {"type": "custom_tool_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "1"}]}
+    assert responses_prompt(history)[1] == output
+
+
+def test_P26_results_stand_behind_their_calls_and_before_the_text_of_the_user() -> None:
+    """Whatever came between them, in chat completions and in Anthropic's turns."""
+    first, second = (ToolMessage(each, tool_call_id=each) for each in ("c1", "c2"))
+    start = [UserMessage("q"), calling("c1", "c2")]
+    history = [*start, UserMessage("hurry"), second, SystemMessage("rules"), first, UserMessage("?")]
+    assert [message.get("tool_call_id") or message["role"] for message in chat_prompt(history)] == [
+        *("user", "assistant", "c2", "c1", "user", "system", "user")
+    ]
+    assert turns(*history) == [
+        ("user", "q"),
+        ("assistant", ["tool_use c1", "tool_use c2"]),
+        ("user", ["tool_result c2", "tool_result c1", "hurry", "?"]),
+    ]
+    late = [UserMessage("q"), calling("c1"), UserMessage("a"), AssistantMessage("wait"), UserMessage("b"), first]
+    assert turns(*late) == [
+        ("user", "q"),
+        ("assistant", ["tool_use c1"]),
+        ("user", ["tool_result c1", "a"]),
+        ("assistant", "wait"),
+        ("user", "b"),
+    ]
+
+
+def test_P26_results_in_one_message_with_text_stand_before_it() -> None:
+    """Parts that are results, with all their fields; and results of nothing in the history stay where they are."""
+    block = {"type": "tool_result", "tool_use_id": "c1", "content": "42", "is_error": True, "cache_control": {}}
+    mixed = UserMessage(["so?", block, "?"])
+    assert turns(calling("c1"), mixed) == [("assistant", ["tool_use c1"]), ("user", ["tool_result c1", "so?", "?"])]
+    assert messages_prompt([calling("c1"), mixed])[1][1]["content"][0] == block
+    assert [message["role"] for message in chat_prompt([calling("c1"), mixed])] == ["assistant", "tool", "user"]
+    assert turns(UserMessage("a"), mixed) == [("user", ["tool_result c1", "a", "so?", "?"])]
+
+
+def test_P26_neighbouring_answers_with_calls_are_one_turn_or_two() -> None:
+    """Anthropic's API merges them, so that no result divides them; in a chat each has its results behind it."""
+    history = [UserMessage("q"), calling("c1"), calling("c2"), *(ToolMessage(i, tool_call_id=i) for i in ("c1", "c2"))]
+    assert turns(*history)[1:] == [
+        ("assistant", ["tool_use c1", "tool_use c2"]),
+        ("user", ["tool_result c1", "tool_result c2"]),
+    ]
+    assert [message["role"] for message in chat_prompt(history)] == ["user", "assistant", "tool", "assistant", "tool"]
+
+
+def test_P26_an_id_that_comes_again_is_that_of_the_latest_call() -> None:
+    """Some servers number the calls of each answer anew."""
+    history = [
+        calling("c"),
+        ToolMessage("1", call_id="c"),
+        calling("c"),
+        UserMessage("?"),
+        ToolMessage("2", call_id="c"),
+    ]
+    assert [message["content"] for message in chat_prompt(history)] == [None, "1", None, "2", "?"]
+
+
+# --- arguments
+
+
+@pytest.mark.parametrize("arguments", NO_OBJECTS, ids=lambda text: repr(text[:12]))
+def test_P23_arguments_that_are_no_json_object_go_back_as_an_empty_one(arguments: str) -> None:
+    """To all APIs; also where the items of the answer go back as they came. The message keeps what the model wrote."""
+    history = [UserMessage("q"), calling("c1", arguments=arguments)]
+    assert history[1].tool_calls[0].arguments == arguments
+    assert chat_prompt(history)[1]["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert responses_prompt(history)[1]["arguments"] == "{}"
+    assert messages_prompt(history)[1][1]["content"][0]["input"] == {}
+    item = {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f", "arguments": arguments}
+    assert responses_prompt([calling("c1", arguments=arguments, output=[item])])[0] == {**item, "arguments": "{}"}
+    block = {"type": "tool_use", "id": "c1", "name": "f", "input": arguments}
+    history = [calling("c1", arguments=arguments, content_blocks=[block]), UserMessage("?")]
+    assert messages_prompt(history)[1][0]["content"] == [{**block, "input": {}}]
+
+
+@pytest.mark.parametrize("value", [None, [], "x", 5], ids=repr)
+def test_P23_items_and_blocks_whose_arguments_are_no_text_are_mended_too(value: Any) -> None:
+    """As servers send them."""
+    item = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": value}
+    assert responses_prompt([calling("c1", output=[item])])[0]["arguments"] == "{}"
+    block = {"type": "tool_use", "id": "c1", "name": "f", "input": value}
+    assert messages_prompt([calling("c1", content_blocks=[block])])[1][0]["content"][0]["input"] == {}
+
+
+def test_P23_arguments_that_are_an_object_go_back_as_they_are() -> None:
+    """Their spaces and the order of their keys too; the text of a custom tool is none of JSON."""
+    text = ' {"b": 1,\n "a": "\\u00e9"} '
+    assert chat_prompt([calling("c", arguments=text)])[0]["tool_calls"][0]["function"]["arguments"] == text
+    call = {"id": "c", "name": "sql", "arguments": "select 1", "type": "custom"}
+    assert chat_prompt([AssistantMessage("", tool_calls=[call])])[0]["tool_calls"][0]["custom"]["input"] == "select 1"
+
+
+# --- white space
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n", "\t\r\n", "\u3000\xa0\u2003"], ids=ascii)
+def test_P24_texts_of_nothing_but_white_space_do_not_go_to_anthropic(blank: str) -> None:
+    """As messages, parts, instructions and blocks; turns still alternate, and no call or result is lost."""
+    part = {"type": "text", "text": blank}
+    history = [
+        SystemMessage(blank),
+        SystemMessage([part, "rules"]),
+        UserMessage("q"),
+        AssistantMessage(blank),
+        UserMessage([part, "more"]),
+        AssistantMessage(blank, tool_calls=[ToolCall(id="c1", name="f", arguments="{}")]),
+        UserMessage(blank),
+        ToolMessage(blank, tool_call_id="c1"),
+        AssistantMessage(blank, content_blocks=[{"type": "thinking", "thinking": "hm"}, part]),
+        UserMessage([part]),
+        AssistantMessage("a"),
+    ]
+    system, prompt = messages_prompt(history, blank)
+    assert system == [{"type": "text", "text": "rules"}]
+    assert turns(*history) == [
+        ("user", ["q", "more"]),
+        ("assistant", ["tool_use c1"]),
+        ("user", ["tool_result c1"]),
+        ("assistant", ["thinking", "a"]),
+    ]
+    assert prompt[2]["content"][0]["content"] == ""
+    assert messages_prompt([UserMessage("q")], [part])[0] is None
+    result = ToolMessage([part, "1"], tool_call_id="c1")
+    assert messages_prompt([calling("c1"), result])[1][1]["content"][0]["content"] == [{"type": "text", "text": "1"}]
+    with pytest.raises(ValueError, match="something to answer"):
+        messages_prompt([UserMessage(blank), AssistantMessage(blank)])
+
+
+def test_P24_white_space_beside_words_is_the_authors() -> None:
+    """Before, between and behind them."""
+    assert turns(UserMessage(" code:\n    x = 1\n")) == [("user", " code:\n    x = 1\n")]
+    assert messages_prompt([UserMessage("q")], " be brief\n")[0] == " be brief\n"
+
+
+# --- half characters
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_P25_half_characters_in_a_request_become_replacement_characters(provider: str, kit: Kit) -> None:
+    """In every string of it, keys too, as UTF-8 has no place for them; two halves are a character."""
+    half, pair = "a\ud83d", "\ud83d\ude00"
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    wire = kit.Wire(kit.Reply(kit.chat("ok") if provider == "openai" else kit.message("ok")))
+    tool = {"name": half, "description": half, "parameters": {"type": "object", "properties": {half: {"enum": [half]}}}}
+    agent = create(
+        half,
+        async_client=getattr(wire, provider)(),
+        system=half,
+        tools=[tool],
+        metadata={"user": half},
+        brand_new=(half,),
+    )
+    history = [
+        UserMessage(half, name=half),
+        UserMessage([half, {"type": "text", "text": pair}]),
+        calling("c\udc00", arguments=json.dumps({"x": half})),
+        ToolMessage(half, tool_call_id="c\udc00"),
+    ]
+    async with MiniAgents():
+        await agent.trigger(history)
+    (body,) = wire.bodies
+    sent = json.dumps(body, ensure_ascii=False)
+    assert sent.encode().decode() == sent
+    assert body["model"] == "a\ufffd"
+    assert body["tools"][0]["parameters"]["properties"] == {"a\ufffd": {"enum": ["a\ufffd"]}}
+    assert (body["metadata"], body["brand_new"]) == ({"user": "a\ufffd"}, ["a\ufffd"])
+    assert "\U0001f600" in sent
+    if provider == "openai":
+        called = body["messages"][3]["tool_calls"][0]
+        assert (called["id"], json.loads(called["function"]["arguments"])) == ("c\ufffd", {"x": "a\ufffd"})
+    else:
+        use = {"type": "tool_use", "id": "c\ufffd", "name": "f", "input": {"x": "a\ufffd"}}
+        assert body["messages"][1]["content"] == [use]
+
+
+def test_P25_a_request_without_half_characters_is_not_touched() -> None:
+    """Objects that are no JSON reach the SDK as they are."""
+    value: Any = {"a": ["é", ("x", b"\xff")], "o": object(), "m": UserMessage("é")}
+    assert mend_deep(value) is value
+    broken = {"o": value["o"], "x": "\ud800"}
+    assert mend_deep(broken) == {"o": value["o"], "x": "\ufffd"}
