@@ -315,6 +315,7 @@ async def test_recorded_streams_come_out_as_the_sdk_says_wherever_they_are_cut(p
         assert message.content == "".join(tokens), way
         assert not getattr(message, "interrupted", False)
         assert not hasattr(message, "unknown_events")
+        assert not hasattr(message, "doubts")
         _check_finish_reason(message)
 
 

@@ -231,6 +231,7 @@ async def test_S36_doubts_stand_on_the_message(kit: Kit) -> None:
             {"usage": {"prompt_tokens": "x"}, "choices": [{"message": {"content": "Hello", "tool_calls": [None]}}]},
         ),
         ("responses", {"id": 7, "status": "completed", "output": [DONE], "usage": {"input_tokens": -1}}),
+        ("messages", {"content": [None, {"type": "text", "text": "Hello"}], "stop_reason": "end_turn"}),
         ("messages", {"id": 7, "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "usage": []}),
     ],
 )

@@ -191,6 +191,7 @@ def test_S37_numbers_are_missed_where_nothing_tells_the_whole() -> None:
     """An end without output cannot say whether an item was lost; without a gap it need not."""
     bare = [*PLAIN[:-1], {**PLAIN[-1], "response": response("completed")}]
     assert outcome(*bare).content == "ab"
+    assert outcome(*bare[:2], *bare[3:]).content == "ab"  # an item has two events at least
     with pytest.raises(errors.StreamProtocolError, match="events were lost"):
         outcome(*bare[:-1], {**bare[-1], "sequence_number": 12})
     lost = numbered(CREATED, *text_item(0, "ab"), *item(1, call("{}")), end(output=[message_item("ab"), call("{}")]))

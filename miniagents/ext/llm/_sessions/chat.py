@@ -284,10 +284,17 @@ class ChatSession(Session):
         return self._choices.get(index) or self._choice(index)
 
     def _opens_another(self, choice: dict[str, Any]) -> bool:
-        """Return whether this chunk begins a choice beside the first; from then on indexes are believed."""
+        """Return whether this chunk begins a choice beside the first; from then on indexes are believed.
+
+        It has a role and nothing else, and all before it had the index of the first choice, which has said something.
+        """
         delta = choice.get("delta")
-        bare = isinstance(delta, dict) and delta.get("role") and not delta.get("content")
-        opens = bool(bare and self._may_open and self._first.begun and not choice.get("finish_reason"))
+        bare = (
+            isinstance(delta, dict)
+            and delta.get("role")
+            and all(value in _EMPTY for key, value in delta.items() if key != "role")
+        )
+        opens = bool(bare and self._may_open and self._pieces and self._first.begun and "index" not in self._doubts)
         self._only_one = not opens
         return opens
 
@@ -309,7 +316,7 @@ class ChatSession(Session):
         text = ""
         if delta.get("role"):
             state.begun = True
-            self._may_open &= not delta.get("content")  # a role in every chunk does not begin anything
+            self._may_open = self._may_open and not delta.get("content")  # a role in every chunk begins nothing
         if type(delta.get("content")) is not str and delta.get("content") is not None:
             text = self._take_parts(state, delta["content"])
         reasoning = self._aside(delta, "reasoning_content")

@@ -211,9 +211,11 @@ class MessagesSession(Session):
         self._usage.update({key: value for key, value in new if value is not None or key not in self._usage})
 
     def _take_whole(self, data: dict[str, Any]) -> None:
-        if data.get("type") == "error" or data.get("error"):
-            self._error(data)
         content = data.get("content")
+        if data.get("type") == "error" or data.get("error"):
+            parts = content if isinstance(content, list) else ()
+            self._append_text("".join(str(part.get("text") or "") for part in parts if isinstance(part, dict)))
+            self._error(data)
         if content is None and data.get("stop_reason"):
             self._doubt("content", content)
             content = []
@@ -243,7 +245,7 @@ class MessagesSession(Session):
         """The answer as far as it has come."""
         message = self._message or {}
         usage = self._usage
-        blocks = [block.whole() for block in self._blocks]
+        blocks = [whole for block in self._blocks if (whole := block.whole())]
         thinking = [str(block.get("thinking") or "") for block in blocks if block.get("type") == "thinking"]
         word = self._stop_reason
         extra = {key: value for key, value in message.items() if key not in _NOT_EXTRA and value is not None}
