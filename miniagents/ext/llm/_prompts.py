@@ -65,7 +65,7 @@ def _fields(message: Message, *names: str) -> dict[str, Any]:
 
 
 def _calls(message: Message) -> list[ToolUse]:
-    """The tool calls of a message, also where they are in OpenAI's form, with name and arguments in `function`."""
+    """Return the tool calls of a message, also those in OpenAI's form, with name and arguments in `function`."""
     return [_call(call) for call in getattr(message, "tool_calls", None) or ()]
 
 
@@ -87,13 +87,13 @@ def _get(holder: Any, key: str) -> Any:
 
 
 def _id_in(holder: Any, *names: str) -> str | None:
-    """The first id under one of these names; the APIs want a text."""
+    """Return the first id under one of these names, as the text that the APIs want."""
     found = next((value for name in names if (value := _get(holder, name)) is not None), None)
     return None if found is None else str(found)
 
 
 def _json_object(arguments: Any) -> dict[str, Any] | None:
-    """The JSON object that a tool's arguments are; None where they are none, which no API takes back."""
+    """Return the JSON object that a tool's arguments are; None where they are none, which no API takes back."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments, parse_constant=_refuse)
@@ -107,7 +107,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _object_text(arguments: Any) -> str:
-    """A tool's arguments as the text of a JSON object, `{}` where they are none."""
+    """Return a tool's arguments as the text of a JSON object, `{}` where they are none."""
     value = _json_object(arguments)
     if value is None:
         return "{}"
@@ -119,7 +119,7 @@ def _object_text(arguments: Any) -> str:
 
 
 class _Result(NamedTuple):
-    """What a tool has returned, in whatever form it was told."""
+    """Result of a tool, in whatever form a message has it."""
 
     id: str | None
     """Of the call that it answers."""
@@ -129,7 +129,7 @@ class _Result(NamedTuple):
 
 
 def _arranged(messages: Iterable[Message], *, together: bool = False) -> list[Message | _Result]:
-    """The messages with the results of tools behind the calls they answer, as the APIs refuse anything between.
+    """Return the messages with the results of tools behind their calls: the APIs refuse anything between.
 
     Args:
         messages: what was said so far.
@@ -152,12 +152,12 @@ def _arranged(messages: Iterable[Message], *, together: bool = False) -> list[Me
 
 
 def _is_assistant(places: list[list[Message | _Result]]) -> bool:
-    """Whether the first of these places is a message of the assistant."""
+    """Return whether the first of these places is a message of the assistant."""
     return bool(places) and not isinstance(places[0][0], _Result) and places[0][0].role == "assistant"
 
 
 def _call_ids(message: Message) -> Iterator[str]:
-    """The ids of the calls in a message of the assistant."""
+    """Yield the ids of the calls in a message of the assistant."""
     if message.role == "assistant":
         yield from (call.id for call in _calls(message))
         for part in message.content if isinstance(message.content, tuple) else ():
@@ -166,7 +166,7 @@ def _call_ids(message: Message) -> Iterator[str]:
 
 
 def _parted(message: Message, of_call: Mapping[str, int]) -> list[Message | _Result]:
-    """The results in a message, and what else there is of it."""
+    """Return the results in a message, and a message of the rest."""
     id_ = _id_in(message, *_RESULT_IDS)
     answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in of_call)
     if message.role == "tool" or answers:
@@ -183,7 +183,7 @@ def _parted(message: Message, of_call: Mapping[str, int]) -> list[Message | _Res
 
 
 def _result_in(block: Mapping[str, Any]) -> _Result:
-    """The result that a part of a user's message is."""
+    """Return the result that a part of a user's message is."""
     content = block.get("output") if block.get("content") is None else block.get("content")
     more = {
         key: value for key, value in thawed(block).items() if key not in ("type", "content", "output", *_RESULT_IDS)
@@ -192,7 +192,7 @@ def _result_in(block: Mapping[str, Any]) -> _Result:
 
 
 def _result_content(content: Any, text_type: str = "text") -> Any:
-    """The content of a result: a text, or parts in which texts have the API's own type."""
+    """Return the content of a result: a text, or parts in which texts have the API's own type."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else json_text(content)
     parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
@@ -275,7 +275,7 @@ def _response_items(message: Message, stored: bool) -> list[dict[str, Any]]:
 
 
 def _output_item(item: dict[str, Any]) -> dict[str, Any]:
-    """An item of an earlier answer; it goes back as it came, but for what the API would refuse."""
+    """Return an item of an earlier answer as it came, but for what the API would refuse."""
     if item.get("type") == "function_call":
         return {**item, "call_id": _id_in(item, "call_id", "id"), "arguments": _object_text(item.get("arguments"))}
     return item
@@ -348,14 +348,14 @@ def _message_content(item: Message | _Result) -> Any:
 
 
 def _sent_block(block: dict[str, Any]) -> dict[str, Any]:
-    """A block of an earlier answer; it goes back as it came, but for what the API would refuse."""
+    """Return a block of an earlier answer as it came, but for what the API would refuse."""
     if "input" in block and not isinstance(block["input"], dict):
         return {**block, "input": _json_object(block["input"]) or {}}
     return block
 
 
 def _visible(content: Any) -> Any:
-    """The content without its texts of nothing but white space, which the API refuses; "" or [] where none is left."""
+    """Return the content without blank texts, which the API refuses; "" or [] where nothing is left."""
     if isinstance(content, str):
         return content if content.strip() else ""
     return [part for part in content if part.get("type") != "text" or str(part.get("text") or "").strip()]
@@ -372,7 +372,7 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
 
 
 def _joined(instructions: list[Any]) -> Any:
-    """The instructions as one text, or as blocks where some are blocks; None where there are none."""
+    """Return the instructions as one text, or as blocks where some are blocks; None where there are none."""
     visible = [part for part in map(_visible, instructions) if part]
     if all(isinstance(part, str) for part in visible):
         return "\n\n".join(visible) or None

@@ -61,7 +61,7 @@ class Redactor:
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Replace these from now on, too, also as a URL or a JSON text spells them."""
+        """Add secrets to be replaced, also as a URL or a JSON text spells them."""
         spelt = {
             form
             for secret in secrets
@@ -71,7 +71,7 @@ class Redactor:
         self._secrets = sorted({*self._secrets, *spelt}, key=len, reverse=True)
 
     def learn_from(self, holder: Any) -> None:
-        """Learn the secrets of requests as they were sent: a client may get its key from a function, each time anew.
+        """Add the secrets of requests as they were sent: a client may get its key from a function, each time anew.
 
         Args:
             holder: a response, or an error of an SDK or an HTTP library; with or without a request.
@@ -83,7 +83,7 @@ class Redactor:
             self.learn([getattr(url, "password", "")])
 
     def text(self, text: str) -> str:
-        """The text without secrets and control characters."""
+        """Return the text without secrets and control characters."""
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         for pattern, replacement in _PATTERNS:
@@ -91,7 +91,7 @@ class Redactor:
         return visible(text)
 
     def deep(self, value: Any) -> Any:
-        """Parsed JSON without either."""
+        """Return parsed JSON, texts or bytes without secrets."""
         match value:
             case str():
                 return self.text(value)
@@ -146,19 +146,19 @@ class Redactor:
 
 
 def _os_details(error: BaseException) -> Iterator[tuple[str, Any]]:
-    """What the text of an OSError is made of; it is neither in its arguments nor in its attributes."""
+    """Yield what the text of an OSError is made of, beside its arguments and attributes."""
     if isinstance(error, OSError):
         yield from (("strerror", error.strerror), ("filename", error.filename), ("filename2", error.filename2))
 
 
 def _responses_of(error: BaseException) -> list[Any]:
-    """The response an error of an SDK holds, and the redirects that led to it."""
+    """Return the response that an error of an SDK holds, and the redirects that led to it."""
     response = getattr(error, "response", None)
     return [response, *getattr(response, "history", ())] if hasattr(response, "headers") else []
 
 
 def _requests_of(holder: Any) -> list[Any]:
-    """The requests of a response or an error: its own, and those of its responses."""
+    """Return the requests of a response or an error: its own, and those of its responses."""
     requests = []
     for each in (holder, *getattr(holder, "history", ()), *_responses_of(holder)):
         try:
@@ -171,7 +171,7 @@ def _requests_of(holder: Any) -> list[Any]:
 
 
 def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
-    """The secrets an SDK client was given."""
+    """Yield the secrets that an SDK client was given."""
     for name in _SECRET_ATTRIBUTES:
         value = getattr(client, name, None)
         if isinstance(value, str):
@@ -181,7 +181,7 @@ def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
 
 
 def _secrets_in(fields: Any) -> Iterator[str]:
-    """The secrets in headers, or in the parameters of a URL: the values of fields whose names say so."""
+    """Yield the secrets in headers, or in the parameters of a URL: the values of fields whose names say so."""
     for name, value in dict(fields or {}).items():
         if isinstance(value, str) and SECRET_HEADERS.search(str(name)):
             yield value

@@ -466,7 +466,7 @@ class Session(ABC):
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What was not as the API says, and was read all the same."""
+        """Fields that were not as the API says, and were read or left out."""
         return tuple(self._doubts.values())
 
     def _error(self, payload: dict[str, Any], *, withheld: str = "") -> NoReturn:

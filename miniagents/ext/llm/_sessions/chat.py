@@ -271,7 +271,7 @@ class ChatSession(Session):
         return text
 
     def _state_of(self, choice: dict[str, Any]) -> _Choice:
-        """The state of a choice whose index is not 0."""
+        """Return the state of a choice whose index is not 0."""
         if choice.get("index") is None:
             return self._first
         index = self._index(choice, "index")
@@ -421,7 +421,7 @@ class ChatSession(Session):
         self._on_done()
 
     def _whole_choice(self, choice: Any) -> dict[str, Any]:
-        """A choice of an answer that was not streamed, as a chunk would have it."""
+        """Return a choice of an answer that was not streamed, as a chunk would have it."""
         message = choice.get("message") if isinstance(choice, dict) else None
         if message is None and isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason")):
             self._doubt("message", message)
@@ -434,7 +434,7 @@ class ChatSession(Session):
         return {**choice, "delta": {**message, "tool_calls": calls}}
 
     def _indexes(self, choices: list[dict[str, Any]]) -> list[int]:
-        """The indexes of the choices in one document; where they contradict each other, their places."""
+        """Return the indexes of the choices in one document; where they contradict each other, their places."""
         places = range(len(choices))
         told = [choice.get("index") for choice in choices]
         if any(index is not None for index in told) and sorted(map(repr, told)) != sorted(map(repr, places)):

@@ -40,11 +40,11 @@ class _Block:
         self.grown: dict[str, list[str]] = {}
 
     def arguments(self) -> str:
-        """The input of a tool, as JSON text."""
+        """Return the input of a tool, as JSON text."""
         return self.streamed_input() or json_text(self.start.get("input") or {})
 
     def streamed_input(self) -> str:
-        """The input as far as it came as text: in deltas, or at once."""
+        """Return the input as far as it came as text: in deltas, or at once."""
         text = "".join(self.grown.get("partial_json", ()))
         given = self.start.get("input")
         return given if not text and isinstance(given, str) else text
@@ -234,7 +234,7 @@ class MessagesSession(Session):
         return self._message
 
     def _block(self, data: dict[str, Any]) -> _Block:
-        """The open block of an event; where the index cannot be, the latest one, as blocks do not interleave."""
+        """Return the open block of an event; where the index cannot be, the latest one: blocks do not interleave."""
         index = self._index(data, "index")
         block = self._at.get(index) if index is not None else self._blocks[-1] if self._blocks else None
         if block is None or not block.open:

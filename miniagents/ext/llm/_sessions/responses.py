@@ -27,6 +27,7 @@ class _Item:
         """The parts whose whole text was told, and is what the deltas said."""
 
     def text(self) -> str:
+        """Return what the deltas said, of all parts."""
         return "".join("".join(self.said[part]) for part in sorted(self.said))
 
 
@@ -66,7 +67,10 @@ class ResponsesSession(Session):
                     self._reject(f"delta is {delta!r}")
                 self._doubt("delta", delta)
                 return ""
-            said = item.said.setdefault(self._part(item, data), [])
+            part = data.get("content_index")
+            if type(part) is not int or part < 0:
+                part = self._part(item, data)
+            said = item.said.setdefault(part, [])
             text = self._append_text(delta)
             said.append(text)
             return text if self._held_from is None else ""
@@ -189,7 +193,7 @@ class ResponsesSession(Session):
         return rest if self._held_from is None else self._release()
 
     def _take_output(self, output: list[Any]) -> str:
-        """Take the items that are told at the end; returns their text where none has come before."""
+        """Take the items that are told at the end; return their text where none has come before."""
         if not self._items:
             self._items = {index: _Item(item) for index, item in enumerate(output) if isinstance(item, dict)}
         for place, item in enumerate(output):
@@ -258,14 +262,17 @@ class ResponsesSession(Session):
             self._done = False
 
     def _part(self, item: _Item, data: dict[str, Any]) -> int:
-        """The part that an event is about: by its index, or the latest one where that cannot be."""
+        """Return the part that an event is about: by its index, or the latest one where that cannot be."""
         index = self._index(data, "content_index")
         if index is None:
             index = next(reversed(item.said), 0)
         return index
 
     def _item(self, data: dict[str, Any], item_id: Any = None) -> _Item:
-        """The item of an event: by its index (some servers change ids on the way), else by its id, or the latest."""
+        """Return the item of an event: by index (some servers change ids on the way), else by id, or the latest one."""
+        index = data.get("output_index")
+        if type(index) is int and index in self._items and not self._order:  # as nearly always
+            return self._items[index]
         index = self._index(data, "output_index") if "output_index" in data else None
         if index is not None and index in self._items:
             return self._items[self._order.get(index, index)]
