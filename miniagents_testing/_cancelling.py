@@ -1,8 +1,7 @@
-"""Cancels something at every step of a scenario, and looks at what is left each time.
+"""Cancellation of a task, promise or call at every step of a scenario, with a search for leftovers after each run.
 
-A cancellation can arrive between any two callbacks of an event loop, and code that is right about most of these moments
-fails at the others: once in a thousand runs, and never under a debugger. On a virtual-time loop all of them are tried
-in a second.
+A cancellation can arrive between any two callbacks of an event loop. Code that handles most of these moments fails at
+the others: once in a thousand runs, and never under a debugger. A virtual-time loop tries all of them in a second.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 from weakref import ref
 
 from miniagents_testing._clock import NumberedTask, VirtualTimeLoop
-from miniagents_testing._waiting import described, line_of
+from miniagents_testing._waiting import describe_line, describe_tasks
 from miniagents_testing.errors import UncleanCancellationError
 
 if TYPE_CHECKING:
@@ -27,19 +26,19 @@ if TYPE_CHECKING:
     Scenario = Callable[["Trial"], Coroutine[Any, Any, object]]
 
 
-class Cancellable(Protocol):
-    """A task, a promise, a call of an agent."""
+class _Cancellable(Protocol):
+    """A task, a promise or a call of an agent."""
 
     def cancel(self) -> object:
-        """Stop it."""
+        """Stop the work."""
 
 
-C = TypeVar("C", bound=Cancellable)
+C = TypeVar("C", bound=_Cancellable)
 Ts = TypeVarTuple("Ts")
 
-TURNS_TO_SETTLE = 500
-"""Turns of the loop after which what is left is left for good: asyncio closes lost generators one after the other."""
-MOST_STEPS = 100_000
+_TURNS_TO_SETTLE = 500
+"""Turns of the loop after which tasks and generators count as left: asyncio closes lost generators one by one."""
+_MAX_STEPS = 100_000
 
 
 def cancel_at_every_step(
@@ -50,23 +49,26 @@ def cancel_at_every_step(
     sample: int | None = None,
     timeout: float = 3600.0,
 ) -> int:
-    """Run a scenario once to count its steps, and then once for each of them, with the victim cancelled there.
+    """Run a scenario once to count its steps, and then once for each step, and cancel the victim at that step.
+
+    The victim is the task, promise or call that is cancelled.
 
     Args:
-        scenario: an async function of a `Trial`. It names its victim with `trial.victim(...)`, or is the victim itself;
-            and raises if something is wrong that only it can know, such as a reader that did not get everything.
-        seeds: of the schedules (see `VirtualTimeLoop`) under which all this is done; None is asyncio's own order.
-        steps: only these, to see one again.
-        sample: only so many steps with each seed, chosen by the seed.
+        scenario: an async function that gets a `Trial`. It names its victim with `trial.victim(...)`; otherwise the
+            scenario itself is the victim. It raises an error if it finds a fault itself, such as a reader with too few
+            tokens.
+        seeds: seeds of the schedules (see `VirtualTimeLoop`) under which all steps are tried; None is asyncio's order.
+        steps: the only steps to try, for example to repeat a failure.
+        sample: number of steps to try with each seed, chosen by the seed; by default all of them.
         timeout: virtual seconds that a run may take.
 
     Returns:
-        How many runs there were in which the victim was cancelled.
+        The number of runs in which the victim was cancelled.
 
     Raises:
-        UncleanCancellationError: a run did not end; or it left a task, an async generator or anything that the
-            scenario `must_close`; or somebody got a `CancelledError` that nobody had cancelled; or the victim went on
-            as if it had not been cancelled; or the scenario failed.
+        UncleanCancellationError: a run did not end; a task, an async generator, or a resource that the scenario
+            `must_close` was left open; a task got a `CancelledError` without being cancelled; the victim continued
+            after its cancellation; or the scenario failed.
     """
     undisturbed = Trial(None, timeout=timeout)
     undisturbed.run(scenario, None)
@@ -77,14 +79,14 @@ def cancel_at_every_step(
         if sample is not None:
             count = undisturbed.steps
             return random.Random(seed or 0).sample(range(count), min(sample, count))
-        counting = Trial(None, by_itself=undisturbed.by_itself, timeout=timeout)
+        counting = Trial(None, cancels_scenario=undisturbed.cancels_scenario, timeout=timeout)
         counting.run(scenario, seed)
         return range(counting.steps)
 
     cancelled = 0
     for seed in seeds:
         for step in steps_to_try(seed):
-            trial = Trial(step, by_itself=undisturbed.by_itself, timeout=timeout)
+            trial = Trial(step, cancels_scenario=undisturbed.cancels_scenario, timeout=timeout)
             trial.run(scenario, seed)
             cancelled += trial.has_cancelled
     return cancelled
@@ -94,172 +96,187 @@ class Trial:
     """One run of a scenario.
 
     Args:
-        cancel_at: the step at which the victim is cancelled, counted from when it became the victim; None: never.
-        by_itself: whether the scenario is its own victim.
-        timeout: virtual seconds that it may take.
+        cancel_at: step at which the victim is cancelled, counted from the call of `victim()`; None cancels nothing.
+        cancels_scenario: True if the scenario is the victim; `victim()` sets it to False.
+        timeout: virtual seconds that the run may take.
     """
 
-    def __init__(self, cancel_at: int | None, *, by_itself: bool = True, timeout: float) -> None:
+    def __init__(self, cancel_at: int | None, *, cancels_scenario: bool = True, timeout: float) -> None:
         self.cancel_at = cancel_at
-        self.by_itself = by_itself
+        self.cancels_scenario = cancels_scenario
         self.steps = 0
         """Steps of the loop so far, while there was a victim."""
         self.has_cancelled = False
         self._timeout = timeout
         self._seed: int | None = None
-        self._victim: Cancellable | None = None
+        self._victim: _Cancellable | None = None
         self._was_in_time: object = False
-        self._where = ""
+        self._place = ""
         self._must_close: list[tuple[str, Callable[[], bool]]] = []
-        self._wrong: list[str] = []
+        self._problems: list[str] = []
         self._generators: list[ref[AsyncGeneratorType[Any, Any]]] = []
 
-    # --- what a scenario says
+    # --- methods for scenarios
 
     def victim(self, victim: C) -> C:
-        """What is cancelled: a task, a promise, a call; the scenario itself is spared then."""
-        self.by_itself = False
+        """Choose the task, promise or call that is cancelled in place of the scenario, and return it."""
+        self.cancels_scenario = False
         self._victim = victim
         self.steps = 0
         return victim
 
     def must_close(self, name: str, is_closed: Callable[[], bool]) -> None:
-        """At the end, `is_closed` must say yes: of a response, a file, a source."""
+        """Demand that a response, file or source is closed at the end of the run.
+
+        Args:
+            name: its name in messages.
+            is_closed: called at the end; returns True if it is closed.
+        """
         self._must_close.append((name, is_closed))
 
-    # --- running it
+    # --- running a scenario
 
     def run(self, scenario: Scenario, seed: int | None) -> None:
-        """Run the scenario in a loop of its own.
+        """Run the scenario in a new loop.
 
         Raises:
-            UncleanCancellationError: it did not end well.
+            UncleanCancellationError: the run failed, or left something open.
         """
         self._seed = seed
         loop = functools.partial(_SteppingLoop, self, seed=seed, timeout=self._timeout)
         try:
             with asyncio.Runner(loop_factory=loop) as runner:
-                runner.run(self._observed(scenario))
+                runner.run(self._run_observed(scenario))
         except Exception as error:
-            self._wrong.insert(0, f"it failed: {type(error).__name__}: {error}")
-            raise self._report(scenario) from error
-        if self._wrong:
-            raise self._report(scenario)
+            self._problems.insert(0, f"it failed: {type(error).__name__}: {error}")
+            raise self._error(scenario) from error
+        if self._problems:
+            raise self._error(scenario)
 
-    async def _observed(self, scenario: Scenario) -> None:
+    async def _run_observed(self, scenario: Scenario) -> None:
+        """Run the scenario in a task, and record how scenario and victim ended."""
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._handle)
+        loop.set_exception_handler(self._record_loop_error)
         hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=functools.partial(self._generator_began, hooks.firstiter))
+        sys.set_asyncgen_hooks(firstiter=functools.partial(self._track_generator, hooks.firstiter))
         task = loop.create_task(scenario(self), name="scenario")
-        if self.by_itself:
+        if self.cancels_scenario:
             self._victim = task
         await asyncio.wait([task])
         if not task.cancelled():
             task.result()
-        elif not self.by_itself:
-            self._wrong.append("a CancelledError came out of the scenario, which was not cancelled")
+        elif not self.cancels_scenario:
+            self._problems.append("a CancelledError came out of the scenario, which was not cancelled")
         del task
         if isinstance(self._victim, asyncio.Task):
             await asyncio.wait([self._victim])
             if not self._victim.cancelled():
                 self._victim.result()
                 if self._was_in_time:
-                    self._wrong.append("the victim was cancelled, and went on as if it was not")
+                    self._problems.append("the victim was cancelled, and continued as if it was not")
         self._victim = None
-        await self._look_around()
+        await self._record_leftovers()
 
-    async def _look_around(self) -> None:
+    async def _record_leftovers(self) -> None:
+        """Record tasks, generators and resources that are still open after some turns of the loop."""
         await self._settle()
-        if left := _others():
-            self._wrong.append(f"these tasks are left:\n{described(left)}")
-        self._wrong += [f"an async generator was left open:\n{line_of(frame)}" for frame in self._open_generators()]
-        self._wrong += [f"{name} was left open" for name, is_closed in self._must_close if not is_closed()]
+        if left := _other_tasks():
+            self._problems.append(f"these tasks are left:\n{describe_tasks(left)}")
+        self._problems += [
+            f"an async generator was left open:\n{describe_line(frame)}" for frame in self._open_generator_frames()
+        ]
+        self._problems += [f"{name} was left open" for name, is_closed in self._must_close if not is_closed()]
 
     async def _settle(self) -> None:
-        for turn in range(TURNS_TO_SETTLE):
+        """Let the loop run until all other tasks and generators have ended, or for many turns."""
+        for turn in range(_TURNS_TO_SETTLE):
             await asyncio.sleep(0)
-            if turn > 3 and not (_others() or self._open_generators()):
+            if turn > 3 and not (_other_tasks() or self._open_generator_frames()):
                 return
-            if turn == TURNS_TO_SETTLE // 2:
-                gc.collect()  # what only hangs in a circle is lost, and will be closed
+            if turn == _TURNS_TO_SETTLE // 2:
+                gc.collect()  # asyncio closes generators that only a reference cycle holds
 
-    # --- what is seen on the way
+    # --- calls of the loop
 
-    def step(self, callback: Any) -> None:
-        """The loop is about to run a callback."""
+    def before_callback(self, callback: Any) -> None:
+        """Count a callback that the loop is about to run as a step, and cancel the victim if it is the chosen step."""
         victim = self._victim
         if victim is None or (isinstance(victim, asyncio.Task) and victim.done()):
             return
         if self.steps == self.cancel_at and not self.has_cancelled:
             self.has_cancelled = True
-            who = getattr(callback, "__self__", None)
-            self._where = f"\nNext to run was {f'task {who.get_name()}' if isinstance(who, asyncio.Task) else callback}"
+            task = getattr(callback, "__self__", None)
+            next_to_run = f"task {task.get_name()}" if isinstance(task, asyncio.Task) else callback
+            self._place = f"\nNext to run was {next_to_run}"
             if isinstance(victim, asyncio.Task):
-                self._where += f"; the victim was here:\n{described([victim])}"
+                self._place += f"; the victim was here:\n{describe_tasks([victim])}"
             self._was_in_time = victim.cancel()
         self.steps += 1
-        if self.steps > MOST_STEPS:
-            self._wrong.append(f"it has not ended after {MOST_STEPS} steps")
+        if self.steps > _MAX_STEPS:
+            self._problems.append(f"it has not ended after {_MAX_STEPS} steps")
             asyncio.get_running_loop().stop()
 
-    def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """A task is done: did it end with a cancellation that nobody had asked for?"""
+    def check_ended_task(self, task: asyncio.Task[Any]) -> None:
+        """Record a task that ended with a `CancelledError` although its `cancel()` was not called."""
         if task.cancelled() and not task.was_cancelled:  # type: ignore[attr-defined]  # all tasks here are ours
-            self._wrong.append(f"task {task.get_name()} got a CancelledError, and nobody had cancelled it")
+            self._problems.append(f"task {task.get_name()} got a CancelledError without being cancelled")
 
-    def _generator_began(self, first: Callable[[Any], object] | None, generator: AsyncGeneratorType[Any, Any]) -> None:
+    def _track_generator(
+        self, other_hook: Callable[[Any], object] | None, generator: AsyncGeneratorType[Any, Any]
+    ) -> None:
+        """Remember an async generator that has begun, and call the hook that was set before."""
         self._generators.append(ref(generator))
-        if first is not None:
-            first(generator)
+        if other_hook is not None:
+            other_hook(generator)
 
-    def _open_generators(self) -> list[FrameType]:
-        """Where those stand that have begun and not ended."""
+    def _open_generator_frames(self) -> list[FrameType]:
+        """Return the frames of async generators that have begun and not ended."""
         alive = (each() for each in self._generators)
         return [each.ag_frame for each in alive if each is not None and each.ag_frame is not None]
 
-    def _handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self._wrong.append(f"the loop reports: {context['message']}: {context.get('exception')!r}")
+    def _record_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._problems.append(f"the loop reports: {context['message']}: {context.get('exception')!r}")
 
-    def _report(self, scenario: Scenario) -> UncleanCancellationError:
+    def _error(self, scenario: Scenario) -> UncleanCancellationError:
+        """Return the error that lists all problems of this run."""
         name = getattr(scenario, "__qualname__", repr(scenario))
-        how = "undisturbed" if self.cancel_at is None else f"cancelled at step {self.cancel_at}"
+        how = "without a cancellation" if self.cancel_at is None else f"cancelled at step {self.cancel_at}"
         schedule = "" if self._seed is None else f" with the schedule of seed {self._seed}"
-        wrong = "\n- ".join(self._wrong)
+        problems = "\n- ".join(self._problems)
         again = "" if self.cancel_at is None else f", steps=[{self.cancel_at}]"
         return UncleanCancellationError(
-            f"{name}, {how}{schedule}, did not end well:\n- {wrong}{self._where}\n"
+            f"{name}, {how}{schedule}, did not end well:\n- {problems}{self._place}\n"
             f"To see it again: cancel_at_every_step(..., seeds=[{self._seed}]{again})"
         )
 
 
-def _others() -> set[asyncio.Task[Any]]:
+def _other_tasks() -> set[asyncio.Task[Any]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 class _SteppingLoop(VirtualTimeLoop):
-    """Tells a trial of each callback before it is run."""
+    """Event loop that tells a trial of each callback before the callback runs."""
 
     def __init__(self, trial: Trial, **options: Any) -> None:
         self._trial = trial
         super().__init__(**options)
-        self.set_task_factory(functools.partial(_TracedTask, trial))
+        self.set_task_factory(functools.partial(_ObservedTask, trial))
 
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        stepped: Any = _Stepped(self._trial, callback)
-        return super().call_soon(stepped, *args, context=context)
+        counted: Any = _CountedCallback(self._trial, callback)
+        return super().call_soon(counted, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        stepped: Any = _Stepped(self._trial, callback)
-        return super().call_at(when, stepped, *args, context=context)
+        counted: Any = _CountedCallback(self._trial, callback)
+        return super().call_at(when, counted, *args, context=context)
 
 
-class _Stepped:
-    """A callback that is counted; for everybody else it passes for the one inside."""
+class _CountedCallback:
+    """Wrapper of a callback that is counted as a step; it looks like the callback to the loop and in messages."""
 
     def __init__(self, trial: Trial, callback: Callable[..., object]) -> None:
         self._trial = trial
@@ -267,21 +284,21 @@ class _Stepped:
         self.__self__ = getattr(callback, "__self__", None)
 
     def __call__(self, *args: Any) -> None:
-        self._trial.step(self._callback)
+        self._trial.before_callback(self._callback)
         self._callback(*args)
 
     def __repr__(self) -> str:
         return repr(self._callback)
 
 
-class _TracedTask(NumberedTask):
-    """A task that knows whether anybody cancelled it."""
+class _ObservedTask(NumberedTask):
+    """Task that remembers a call of its `cancel()`, and tells a trial when it has ended."""
 
     was_cancelled = False
 
     def __init__(self, trial: Trial, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.add_done_callback(trial.task_ended)
+        self.add_done_callback(trial.check_ended_task)
 
     def cancel(self, msg: Any = None) -> bool:
         self.was_cancelled = True

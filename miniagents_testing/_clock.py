@@ -1,16 +1,10 @@
 """Virtual time: an event loop whose clock jumps to the next deadline as soon as nothing can run.
 
-An hour of sleeping takes no time, and always the same course. The loop knows what asyncio shows it: callbacks, timers,
-jobs in threads. It knows nothing of `time.monotonic()`, which goes on as ever, and of sockets, which it refuses.
+An hour of sleeping takes no time, and each run has the same order of events. With a seed, steps of tasks are delayed at
+random: each seed gives another order of events (a schedule), and the same seed gives the same one.
 
-With a seed, the steps of tasks are held back at random: another order of events for each seed, the same one for the
-same seed.
-
-What makes a schedule repeatable, and another seed another schedule.
-
-Jobs that an event loop in virtual time gives to threads: their results come in the order of the jobs.
-
-Searching the orders in which things can happen for one in which an application fails.
+`run_in_virtual_time` runs a coroutine, `search_schedules` runs a scenario under many schedules. The loop handles
+callbacks, timers and jobs in threads. It refuses sockets, and does not change `time.monotonic()`.
 """
 
 from __future__ import annotations
@@ -30,8 +24,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-from miniagents_testing._waiting import described
-from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, with_sdk_bases
+from miniagents_testing._waiting import describe_tasks
+from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -39,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class NumberedTask(asyncio.Task[Any]):
-    """A task that keeps its context for reports, and whose place in a set is the same in each run.
+    """Task that keeps its context for reports, and has the same place in a set in each run.
 
-    `asyncio.TaskGroup` and others keep tasks in sets, and cancel them in the order of these.
+    `asyncio.TaskGroup` and other code keeps tasks in sets, and cancels tasks in the order of the set.
     """
 
     def __init__(
@@ -60,11 +54,11 @@ class NumberedTask(asyncio.Task[Any]):
         return self.number
 
 
-class Holding:
-    """Decides which steps of tasks are held back, and for how many turns of the loop.
+class _RandomDelays:
+    """Random numbers of turns of the loop by which steps of tasks are delayed.
 
-    Measured on planted races: holding each step back with the same chance hardly ever lets one task fall ten steps
-    behind another; tasks that differ in how slow they are find that in every sixth schedule.
+    Some tasks are slower than others. Measured on planted races: with the same chance for each step, one task hardly
+    ever falls ten steps behind another; with tasks of different slowness this happens in every sixth schedule.
     """
 
     SLOWNESS = (0.0, 0.5, 0.9)
@@ -75,7 +69,7 @@ class Holding:
         self._slowness: WeakKeyDictionary[asyncio.Task[Any], float] = WeakKeyDictionary()
 
     def turns(self, task: asyncio.Task[Any]) -> int:
-        """How many turns the next step of `task` is late."""
+        """Return the number of turns by which the next step of `task` is delayed."""
         slowness = self._slowness.get(task)
         if slowness is None:
             slowness = self._slowness[task] = self._random.choice(self.SLOWNESS)
@@ -88,44 +82,41 @@ class Holding:
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_POOLS = ("asyncio_", "AnyIO worker thread")
-"""Beginnings of the names of threads that do jobs, and call the loop only at the end of one."""
+_POOL_THREAD_PREFIXES = ("asyncio_", "AnyIO worker thread")
+"""Beginnings of the names of threads that do jobs, and call the loop only at the end of a job."""
 
 
-class ThreadJobs:
-    """Queue of the jobs of one loop.
-
-    Args:
-        loop: the loop.
-    """
+class _ThreadJobs:
+    """Queue of the jobs that one loop gives to threads; their results come in the order of the jobs."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)  # the loop holds this object
         self._jobs: dict[Future[Any], asyncio.Future[Any]] = {}
         self._known = WeakSet(threading.enumerate())
 
-    def give(self, executor: Executor, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Start a job."""
+    def submit(self, executor: Executor, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
+        """Start a job in a thread of `executor`, and return the future of its result."""
         loop = self._loop()
         assert loop is not None
         future: asyncio.Future[T] = loop.create_future()
         job = executor.submit(func, *args)
         self._jobs[job] = future
         future.add_done_callback(lambda future: job.cancel() if future.cancelled() else None)
-        job.add_done_callback(self._wake)
+        job.add_done_callback(self._wake_loop)
         return future
 
-    def _wake(self, job: Future[Any]) -> None:
+    def _wake_loop(self, job: Future[Any]) -> None:
+        """Wake the loop from the thread in which a job has ended."""
         loop = self._loop()
         with contextlib.suppress(RuntimeError):  # a closed loop: no task waits any more
             if loop is not None:
                 loop.call_soon_threadsafe(lambda: None)
 
     def deliver(self, *, in_order: bool = True) -> bool:
-        """Hand the result of one job to its future. Return False if the job whose turn it is has none yet.
+        """Set the result of one job on its future. Return False if the next job has no result yet.
 
         Args:
-            in_order: deliver the oldest job; otherwise the oldest that has ended.
+            in_order: deliver the oldest job; otherwise the oldest job that has ended.
         """
         job = next((job for job in self._jobs if in_order or job.done()), None)
         if job is None or not job.done():
@@ -142,8 +133,8 @@ class ThreadJobs:
         return True
 
     @property
-    def are_at_work(self) -> bool:
-        """Whether a thread has a job, given here or by anyio."""
+    def are_running(self) -> bool:
+        """True if a thread has a job, from this queue or from anyio."""
         if self._jobs:
             return True
         if "anyio.to_thread" not in sys.modules:
@@ -151,15 +142,18 @@ class ThreadJobs:
         workers = [thread for thread in threading.enumerate() if getattr(thread, "loop", None) is self._loop()]
         return any(worker not in worker.idle_workers for worker in workers)  # type: ignore[attr-defined]  # anyio's
 
-    def strangers(self) -> bool:
-        """Return True if a thread of no pool was started since the loop was made: it may call back."""
-        return any(thread not in self._known and not thread.name.startswith(_POOLS) for thread in threading.enumerate())
+    def has_other_threads(self) -> bool:
+        """Return True if a thread outside the pools was started since the loop was made: it may call the loop."""
+        return any(
+            thread not in self._known and not thread.name.startswith(_POOL_THREAD_PREFIXES)
+            for thread in threading.enumerate()
+        )
 
 
-PATIENCE = 2.0
-"""Seconds on the wall that threads get at least before the clock moves on, or the loop is called idle."""
+_PATIENCE = 2.0
+"""Minimum of seconds of real time that threads get before the clock moves on, or the loop counts as idle."""
 
-_OUTSIDE = (
+_REFUSED_METHODS = (
     "connect_read_pipe",
     "connect_write_pipe",
     "create_connection",
@@ -173,30 +167,30 @@ _OUTSIDE = (
     "subprocess_exec",
     "subprocess_shell",
 )
-"""What reaches out of the process before a file descriptor is watched, which is refused in any case."""
+"""Methods that use the network or a subprocess before they watch a file descriptor; watching is refused anyway."""
 
 
 def run_in_virtual_time(coro: Coroutine[Any, Any, T], *, seed: int | None = None, timeout: float | None = None) -> T:
-    """Run a coroutine in a virtual-time loop of its own, and return its result; like `asyncio.run`.
+    """Run a coroutine in a new virtual-time loop and return its result, like `asyncio.run`.
 
     Args:
-        coro: what to run.
-        seed: of the schedule, see `VirtualTimeLoop`. An error then says with which seed it happened.
-        timeout: virtual seconds that it may take; without a limit, what polls in vain polls for ever.
+        coro: the coroutine to run.
+        seed: seed of the schedule, see `VirtualTimeLoop`. An error gets a note with the seed.
+        timeout: virtual seconds that the coroutine may take. Without a limit, code that polls in vain never ends.
 
     Raises:
-        IdleLoopError: something waits that nothing can wake.
-        VirtualTimeoutError: it took longer than `timeout`.
+        IdleLoopError: a task waits, and no timer, thread or file can wake it.
+        VirtualTimeoutError: the coroutine took longer than `timeout`.
     """
     return VirtualClock(seed=seed, timeout=timeout).run(coro)
 
 
 class VirtualClock:
-    """Runs coroutines in virtual time, for code that is not async; pytest's fixture `virtual_clock` is one.
+    """Runner of coroutines in virtual time, for code that is not async, and value of the fixture `virtual_clock`.
 
     Args:
-        seed: see `run_in_virtual_time`.
-        timeout: as above, for each coroutine.
+        seed: seed of the schedule, see `run_in_virtual_time`.
+        timeout: virtual seconds that each coroutine may take.
     """
 
     def __init__(self, *, seed: int | None = None, timeout: float | None = None) -> None:
@@ -205,10 +199,13 @@ class VirtualClock:
         self._loop: VirtualTimeLoop | None = None
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in a loop of its own; see `run_in_virtual_time`."""
+        """Run a coroutine in a new loop and return its result; see `run_in_virtual_time`."""
         if _running_loop() is not None:
             coro.close()
-            raise RuntimeError("A loop is running here: await it instead, or let a test that is not async run it")
+            raise RuntimeError(
+                "An event loop is running in this thread already: await the coroutine, or run it in a test that is not "
+                "async"
+            )
         __tracebackhide__ = True
         try:
             with asyncio.Runner(loop_factory=self._new_loop) as runner:
@@ -216,11 +213,11 @@ class VirtualClock:
         except Exception as error:
             name_seed(error, self.seed)
             if isinstance(error, IdleLoopError | VirtualTimeoutError):
-                error.__traceback__ = None  # the lines that count are not those of the loop, but in the message
+                error.__traceback__ = None  # its lines are those of the loop; the message has those of the application
             raise
 
     def time(self) -> float:
-        """Seconds of virtual time: of the running loop, or else at the end of the last coroutine that was run."""
+        """Return the virtual seconds of the running loop, or else those at the end of the last coroutine."""
         loop = _running_loop() or self._loop
         return 0.0 if loop is None else loop.time()
 
@@ -237,7 +234,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def name_seed(error: BaseException, seed: int | None) -> None:
-    """Tell with which schedule an error happened, if with any."""
+    """Add a note with the seed to an error; None adds no note."""
     if seed is not None:
         error.add_note(
             f"This happened with the schedule of seed {seed}; to see it again: run_in_virtual_time(..., seed={seed}), "
@@ -246,38 +243,38 @@ def name_seed(error: BaseException, seed: int | None) -> None:
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0 and moves only when nothing can run, straight to the next deadline.
+    """An event loop whose clock starts at 0, and jumps to the next deadline when nothing can run.
 
     Callbacks that are due at the same moment run in the order in which they were scheduled. While a job runs in a
-    thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`) the clock stands still; only a job that takes
-    longer than two seconds, and longer than the next deadline is away, is taken for one that waits for that deadline.
-    Results come in the order in which the jobs were given (anyio's excepted), when nothing else can run. Threads of
-    other kinds do not stop the clock, but may call `call_soon_threadsafe` as ever.
+    thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`), the clock stands still. The clock moves on if
+    the job takes more than two real seconds and more than the time to the next deadline: the job may wait for it.
+    Results of jobs come when nothing else can run, in the order in which the jobs were submitted (except anyio's).
+    Other threads do not stop the clock, and may use `call_soon_threadsafe` as with any loop.
 
     The class itself is a loop factory: `asyncio.Runner(loop_factory=VirtualTimeLoop)`,
     `MiniAgents().run(..., loop_factory=VirtualTimeLoop)`; with a seed, `functools.partial(VirtualTimeLoop, seed=7)`.
 
     Args:
-        seed: holds steps of tasks back at random, some tasks more than others. What asyncio promises stays: callbacks
-            (of futures, `call_soon`, timers) run in their order, and none is lost. How many turns of the loop a task
-            needs, and which of two tasks that are ready goes first, is nothing to rely on: so another schedule is one
-            that a slower network or a busier machine could have brought.
+        seed: seed of the schedule: steps of tasks are delayed at random, some tasks more than others. The promises of
+            asyncio hold: callbacks (of futures, `call_soon`, timers) run in their order, and none is lost. asyncio
+            promises neither how many turns a task needs, nor which of two ready tasks runs first. So each schedule is
+            one that a slower network or a busier machine could cause.
         timeout: virtual seconds that the loop may run; no limit if None.
-        allow_io: let sockets, pipes and subprocesses be used. While any of them is watched, the clock goes with the
-            wall.
+        allow_io: allow sockets, pipes and subprocesses. While the loop watches any of them, its clock follows real
+            time.
 
     Raises:
-        IdleLoopError: out of `run_until_complete`, as soon as tasks wait, and no timer, no thread and no file can wake
-            any of them.
-        VirtualTimeoutError: likewise, instead of going beyond `timeout`.
-        NotVirtualError: where a socket, pipe or subprocess is opened.
+        IdleLoopError: raised by `run_until_complete` as soon as tasks wait, and no timer, thread or file can wake any
+            of them.
+        VirtualTimeoutError: raised by `run_until_complete` when the clock would pass `timeout`.
+        NotVirtualError: raised where a socket, pipe or subprocess is opened.
     """
 
-    # The only private names of asyncio that are used here; the same ones from 3.11 to 3.15.
+    # No other private names of asyncio are used here; these are the same from Python 3.11 to 3.15.
     _scheduled: list[asyncio.TimerHandle]
-    """A heap of timers, the next one first."""
+    """Heap of timers, the next one first."""
     _clock_resolution: float
-    """What is due so many seconds from now is due."""
+    """Seconds before its deadline at which a timer counts as due."""
 
     def __init__(self, *, seed: int | None = None, timeout: float | None = None, allow_io: bool = False) -> None:
         self.seed = seed
@@ -285,86 +282,87 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.allows_io = allow_io
         self.task_numbers = itertools.count()
         self._now = 0.0
-        self._holding = None if seed is None else Holding(seed)
+        self._delays = None if seed is None else _RandomDelays(seed)
         self._timer_numbers = itertools.count()
-        self._threads = ThreadJobs(self)
+        self._thread_jobs = _ThreadJobs(self)
         self._pool: ThreadPoolExecutor | None = None
         self._closing_pool = False
         super().__init__(_Selector(self))
         self.set_task_factory(NumberedTask)  # type: ignore[arg-type]  # made for this loop and for coroutines
         if not allow_io:
-            for name in _OUTSIDE:
-                setattr(self, name, functools.partial(refuse, f"{name}()"))
+            for name in _REFUSED_METHODS:
+                setattr(self, name, functools.partial(_refuse_io, f"{name}()"))
 
     # --- the clock
 
     def time(self) -> float:
-        """Seconds of virtual time since the loop was made."""
+        """Return the seconds of virtual time since the loop was made."""
         return self._now
 
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        """Like any loop's, and first come, first served among equal deadlines."""
-        moment = _Moment(when)
-        moment.number = next(self._timer_numbers)
-        return super().call_at(moment, callback, *args, context=context)
+        """Schedule a callback for a time of the clock; those of equal deadlines run in the order of these calls."""
+        deadline = _Deadline(when)
+        deadline.number = next(self._timer_numbers)
+        return super().call_at(deadline, callback, *args, context=context)
 
     def _wait(self, timeout: float | None, poll: Callable[[float | None], list[Any]], *, watches: bool) -> list[Any]:
-        """Nothing can run: wait for the outside if it works for us, or else move the clock.
+        """Wait for threads and files if the loop has any, or else move the clock. Called when no callback can run.
 
         Args:
             timeout: seconds to the next deadline, None if there is none.
-            poll: waits on the wall for at most so many seconds, and returns what came.
-            watches: whether files or sockets are watched.
+            poll: waits for at most so many seconds of real time, and returns the file events that came.
+            watches: True if the loop watches files or sockets.
         """
-        if self._threads.deliver():
+        if self._thread_jobs.deliver():
             return []
         if timeout is not None and math.isinf(self._scheduled[0].when()):
-            timeout = None  # `sleep(math.inf)`: a way to say for ever
+            timeout = None  # `sleep(math.inf)` means for ever: it is no deadline
         if watches:
             started = time.monotonic()
-            if happened := poll(timeout):
+            if file_events := poll(timeout):
                 self._set_clock(self._now + min(time.monotonic() - started, math.inf if timeout is None else timeout))
-        elif self._closing_pool or self._threads.are_at_work:
-            happened = poll(max(timeout or 0, PATIENCE))
+        elif self._closing_pool or self._thread_jobs.are_running:
+            file_events = poll(max(timeout or 0, _PATIENCE))
             # a job may wait for the result of a later one
-            if not happened and (self._threads.deliver(in_order=False) or timeout is None):
+            if not file_events and (self._thread_jobs.deliver(in_order=False) or timeout is None):
                 return []
         else:
-            happened = poll(PATIENCE if timeout is None and self._threads.strangers() else 0)
-        if happened:
-            return happened
+            file_events = poll(_PATIENCE if timeout is None and self._thread_jobs.has_other_threads() else 0)
+        if file_events:
+            return file_events
         if timeout is None:
-            return self._idle(poll)
+            return self._poll_or_report_idle(poll)
         self._set_clock(self._scheduled[0].when())
         return []
 
     def _set_clock(self, now: float) -> None:
         if self.timeout is not None and now > self.timeout:
-            timeout, self.timeout = self.timeout, None  # the clean-up has all the time
+            timeout, self.timeout = self.timeout, None  # clean-up code of the tasks has no limit
             raise VirtualTimeoutError(
-                f"{timeout:g} s of virtual time were not enough; these are still at work, or wait:\n"
-                f"{described(asyncio.all_tasks(self))}"
+                f"{timeout:g} s of virtual time were not enough; these tasks are not done:\n"
+                f"{describe_tasks(asyncio.all_tasks(self))}"
             )
         self._now = max(self._now, float(now))
-        self._clock_resolution = math.ulp(self._now)  # what is due now, and nothing that is due later
+        self._clock_resolution = math.ulp(self._now)  # timers that are due now run, and no later ones
 
-    def _idle(self, poll: Callable[[float | None], list[Any]]) -> list[Any]:
+    def _poll_or_report_idle(self, poll: Callable[[float | None], list[Any]]) -> list[Any]:
+        """Raise `IdleLoopError` if tasks wait; without any task, wait for calls of other threads."""
         if waiting := asyncio.all_tasks(self):
             raise IdleLoopError(
-                f"Nothing can go on, {self._now:g} s of virtual time after the start: no timer is set, no thread is at "
-                f"work, and these wait for something that never comes:\n{described(waiting)}"
+                f"Nothing can run, {self._now:g} s of virtual time after the start: no timer is set, no thread has a "
+                f"job, and these tasks wait for ever:\n{describe_tasks(waiting)}"
             )
-        return poll(None)  # whoever runs a loop without any task has other threads give it work
+        return poll(None)
 
     # --- threads
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Like any loop's; the clock stands still until the job has ended, even if its reader was cancelled."""
+        """Run a function in a thread. The clock stands still until the function returns, even after a cancellation."""
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
-        return self._threads.give(executor or self._default_pool(), func, *args)
+        return self._thread_jobs.submit(executor or self._default_pool(), func, *args)
 
     def _default_pool(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -374,12 +372,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._pool
 
     def set_default_executor(self, executor: ThreadPoolExecutor) -> None:  # type: ignore[override]
-        """Like any loop's."""
+        """Set the executor of functions that name none."""
         super().set_default_executor(executor)
         self._pool = executor
 
     async def shutdown_default_executor(self, *args: Any, **options: Any) -> None:
-        """Like any loop's; it waits for its threads, on the wall."""
+        """Wait in real time until the threads of the default executor have ended."""
         self._closing_pool = True
         try:
             await super().shutdown_default_executor(*args, **options)
@@ -391,24 +389,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """Like any loop's; with a seed, steps of tasks may come some turns later."""
-        if self._holding is not None and isinstance(task := getattr(callback, "__self__", None), asyncio.Task):
-            turns = self._holding.turns(task)
+        """Schedule a callback for the next turn; with a seed, a step of a task may run some turns later."""
+        if self._delays is not None and isinstance(task := getattr(callback, "__self__", None), asyncio.Task):
+            turns = self._delays.turns(task)
             if turns:
-                return super().call_soon(self._hold, turns, callback, args, context, context=context)
+                return super().call_soon(self._delay, turns, callback, args, context, context=context)
         return super().call_soon(callback, *args, context=context)
 
-    def _hold(
+    def _delay(
         self, turns: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
     ) -> None:
-        # what is held back is always a callback that is ready, so that nobody takes the loop for idle
+        """Schedule a callback after so many turns; it is ready in each of them, so that the loop is not idle."""
         if turns > 1:
-            super().call_soon(self._hold, turns - 1, callback, args, context, context=context)
+            super().call_soon(self._delay, turns - 1, callback, args, context, context=context)
         else:
             super().call_soon(callback, *args, context=context)
 
 
-class _Moment(float):
+class _Deadline(float):
     """A deadline; of two equal ones, the one that was set first comes first."""
 
     __slots__ = ("number",)
@@ -416,13 +414,13 @@ class _Moment(float):
     number: int
 
     def __lt__(self, other: float) -> bool:
-        if isinstance(other, _Moment) and float(self) == other:
+        if isinstance(other, _Deadline) and float(self) == other:
             return self.number < other.number
         return super().__lt__(other)
 
 
 class _Selector(selectors.BaseSelector):
-    """What the loop waits with: it asks the loop whether there is anything to wait for."""
+    """Selector of the loop, which lets the loop decide whether to wait in real time or to move its clock."""
 
     def __init__(self, loop: VirtualTimeLoop) -> None:
         self._loop = loop
@@ -434,9 +432,9 @@ class _Selector(selectors.BaseSelector):
         return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        # the first one is the pipe through which threads wake the loop
+        # asyncio registers the pipe first through which threads wake the loop
         if self._real.get_map() and not self._loop.allows_io:
-            refuse("Watching a file or socket")
+            _refuse_io("Watching a file or socket")
         return self._real.register(fileobj, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
@@ -447,44 +445,47 @@ class _Selector(selectors.BaseSelector):
 
     def close(self) -> None:
         self._real.close()
-        del self._loop  # which holds us
+        del self._loop  # the loop and its selector refer to each other
 
 
-def refuse(what: str, *args: Any, **kwargs: Any) -> NoReturn:
-    """Raise the error of something that only the real world can bring forward."""
-    raise with_sdk_bases(NotVirtualError)(
+def _refuse_io(what: str, *args: Any, **kwargs: Any) -> NoReturn:
+    """Raise the error of an operation whose result comes in real time only."""
+    raise sdk_proof(NotVirtualError)(
         f"{what} was asked for on a loop whose time is virtual: sockets, pipes and subprocesses answer in real time, "
-        f"and the clock does not wait. Play a script or a cassette through a transport; or make the loop with "
-        f"allow_io=True, then the clock goes with the wall while something is watched."
+        f"and the virtual clock does not wait for them. Play a script or a cassette through a transport; or make the "
+        f"loop with allow_io=True: its clock then follows real time while it watches a file or socket."
     )
 
 
-_only: int | None = None
+_only_seed: int | None = None
 
 
 def replay_only(seed: int | None) -> None:
-    """From now on, `schedules` gives this one seed; None: all of them again."""
-    global _only
-    _only = seed
+    """Make `schedules` return this seed alone from now on; None makes it return all seeds again."""
+    global _only_seed
+    _only_seed = seed
 
 
 def schedules(count: int = 100) -> Sequence[int]:
-    """The seeds of `count` schedules; under `pytest --miniagents-schedule-seed=N`, that one alone.
+    """Return the seeds of `count` schedules; under `pytest --miniagents-schedule-seed=N`, that seed alone.
 
     For `search_schedules`, and for `@pytest.mark.parametrize("seed", schedules(20))`.
+
+    Args:
+        count: number of seeds.
     """
-    return range(count) if _only is None else (_only,)
+    return range(count) if _only_seed is None else (_only_seed,)
 
 
 def search_schedules(scenario: Callable[[], Coroutine[Any, Any, object]], seeds: Iterable[int] | None = None) -> None:
     """Run a scenario under one schedule after the other, until it fails under one.
 
     Args:
-        scenario: makes the coroutine that is run, each time in a virtual-time loop of its own.
-        seeds: of the schedules; `schedules()` if None.
+        scenario: makes the coroutine, which runs in a new virtual-time loop for each schedule.
+        seeds: seeds of the schedules; `schedules()` if None.
 
     Raises:
-        Exception: what the scenario failed with first; a note of it has the seed.
+        Exception: the first error of the scenario, with a note that has the seed.
     """
     for seed in schedules() if seeds is None else seeds:
         run_in_virtual_time(scenario(), seed=seed)

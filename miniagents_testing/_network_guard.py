@@ -20,8 +20,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing._waiting import here
-from miniagents_testing.errors import LiveRequestError, with_sdk_bases
+from miniagents_testing._waiting import describe_running_code
+from miniagents_testing.errors import LiveRequestError, sdk_proof
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,10 +88,10 @@ class NetworkGuard:
         Raises:
             LiveRequestError: always.
         """
-        error = with_sdk_bases(LiveRequestError)(
-            f"{what}, while live requests are blocked:\n{here()}\nPlay a cassette or a script instead; a server on "
-            f"this machine can be allowed with block_live_requests(allow_loopback=True) or "
-            f"@pytest.mark.miniagents_allow_loopback."
+        error = sdk_proof(LiveRequestError)(
+            f"{what}, while live requests are blocked:\n{describe_running_code()}\n"
+            f"Play a cassette or a script instead; a server on this machine can be let through with "
+            f"block_live_requests(allow_loopback=True) or @pytest.mark.miniagents_allow_loopback."
         )
         self.refused.append(error)
         raise error

@@ -1,4 +1,4 @@
-"""Pieces of text that have broken programs before; what strategies and checks make their texts of."""
+"""Pieces of text that have broken programs before. Strategies and checks build their texts from them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ LOOKALIKES: tuple[str, ...] = (
     "\ud83d",
     "\ude00",
 )
-"""What a text can look like to a store, a splitter or a terminal: its own frames, other stores' separators, Markdown,
-line ends of all kinds, control characters, and halves of characters. The plainest first, so that examples shrink to
-them."""
+"""Texts that a store, a splitter or a terminal may take for its own syntax.
+
+Among them are separators of stores, Markdown, all kinds of line ends, control characters and lone surrogates.
+The plainest ones come first, so that failing examples shrink to them.
+"""
 
 MARKDOWN: tuple[str, ...] = (
     "a",
@@ -64,4 +66,4 @@ MARKDOWN: tuple[str, ...] = (
     "\r\n",
     "é\U0001f600",
 )
-"""What delimiters and fences are made of, and what is nearly one."""
+"""Pieces of delimiters and fences, and texts that nearly are one."""

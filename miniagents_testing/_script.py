@@ -1,4 +1,4 @@
-"""The language of scripts: what a model answers, call by call.
+"""Scripts of a model: the answers that it gives, call by call, and the calls that it gets.
 
 ```python
 "Hello"                                                  # the answer to one call
@@ -7,9 +7,8 @@
 lambda call: f"You said: {call.text}"                    # any number of calls
 ```
 
-Knows nothing of providers (`wire`), of agents (`scripted`) and of HTTP.
-
-What a model was asked, once, in words that are the same for all APIs. Knows no scripts, no HTTP, no agents.
+`Call` is a request to the model in terms that all APIs share; `Step` and `Failure` are answers; `script_items` checks a
+script. Independent of wire formats (`_wire`), of agents (`_scripted`) and of HTTP.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ if TYPE_CHECKING:
 
 
 API = Literal["chat", "responses", "messages"]
-"""OpenAI's chat completions, OpenAI's Responses, Anthropic's messages."""
+"""Name of an API: OpenAI's chat completions, OpenAI's Responses, Anthropic's messages."""
 
 _SYSTEM_ROLES = ("system", "developer")
-_CLASSES: dict[Any, type[Message]] = {"user": UserMessage, "assistant": AssistantMessage}
+_CLASSES_BY_ROLE: dict[Any, type[Message]] = {"user": UserMessage, "assistant": AssistantMessage}
 _NO_PARAMETERS = frozenset({"model", "messages", "input", "system", "instructions", "tools", "stream"})
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to a model: a snapshot that nothing changes any more.
+    """One request to a model, as an immutable snapshot.
 
     Args:
-        number: of the call, from 1.
-        api: which API was asked.
+        number: number of the call, from 1.
+        api: the API that was called.
         request: the body of the request, as it was sent.
-        agents: aliases of the agent that asked and of its callers, the innermost first; empty where no agent of this
-            process did.
+        agents: aliases of the agent that sent the request and of its callers, the innermost first; empty if no agent of
+            this process sent it.
     """
 
     number: int
@@ -61,91 +60,96 @@ class Call:
 
     @classmethod
     def of(cls, number: int, api: API, request: Mapping[str, Any], agents: tuple[str, ...] = ()) -> Call:
-        """The call that a request is.
+        """Return the call that stands for a request.
 
         Raises:
-            FreezeError: the request holds something that is not JSON.
+            FreezeError: the request holds a value that is not JSON.
         """
         return cls(number, api, FrozenDict(request), agents)
 
     @property
     def agent(self) -> str | None:
-        """Alias of the agent that asked."""
+        """Alias of the agent that sent the request, or None."""
         return self.agents[0] if self.agents else None
 
     @property
     def model(self) -> str:
-        """The model that was asked for."""
+        """Name of the model in the request; "" if there is none."""
         return str(self.request.get("model", ""))
 
     @property
     def stream(self) -> bool:
-        """Whether a stream was asked for."""
+        """True if the request asks for a stream."""
         return bool(self.request.get("stream"))
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """All messages but the instructions, in the provider's own form: tool calls and parts are as they were sent."""
-        return tuple(_message(item) for item in self._items if item.get("role") not in _SYSTEM_ROLES)
+        return tuple(_message_of(item) for item in self._items if item.get("role") not in _SYSTEM_ROLES)
 
     @property
     def system(self) -> str | None:
-        """The text of the instructions, wherever the API has them."""
+        """Text of the instructions, from each place where an API may have them; None if there are none."""
         messages = (item.get("content") for item in self._items if item.get("role") in _SYSTEM_ROLES)
         parts = [self.request.get("system"), self.request.get("instructions"), *messages]
         return "\n\n".join(str(Message(part)) for part in parts if part) or None
 
     @property
     def text(self) -> str:
-        """The text of the last message; "" if there is none."""
+        """Text of the last message; "" if there is none."""
         messages = self.messages
         return str(messages[-1]) if messages else ""
 
     @property
     def tools(self) -> tuple[FrozenDict[str, Any], ...]:
-        """The tools that were offered, as they were sent."""
+        """Tools that the request offers, as they were sent."""
         return tuple(self.request.get("tools") or ())
 
     @property
     def parameters(self) -> FrozenDict[str, Any]:
-        """Everything else that was asked: temperature, max_tokens, ..."""
+        """All other fields of the request: temperature, max_tokens, ..."""
         return FrozenDict({name: value for name, value in self.request.items() if name not in _NO_PARAMETERS})
 
     @property
     def _items(self) -> tuple[FrozenDict[str, Any], ...]:
+        """Messages of the request; an input that is only a text counts as one message of the user."""
         items = self.request.get("messages", self.request.get("input")) or ()
         return (FrozenDict(role="user", content=items),) if isinstance(items, str) else items
 
     def __str__(self) -> str:
-        who = "" if self.agent is None else f" by {self.agent}"
+        by_agent = "" if self.agent is None else f" by {self.agent}"
         last = f", last message {short_repr(self.text)}" if self.messages else ""
-        return f"call {self.number}{who} (api {self.api!r}, model {self.model!r}{last})"
+        return f"call {self.number}{by_agent} (api {self.api!r}, model {self.model!r}{last})"
 
 
-def _message(item: Mapping[str, Any]) -> Message:
+def _message_of(item: Mapping[str, Any]) -> Message:
+    """Return the message that an item of a request stands for."""
     role = item.get("role")
-    kind = _CLASSES.get(role, Message)
-    known = {"content"} if kind is Message else {"content", "role"}
-    return kind(item.get("content"), **{name: value for name, value in item.items() if name not in known})
+    cls = _CLASSES_BY_ROLE.get(role, Message)
+    known = {"content"} if cls is Message else {"content", "role"}
+    return cls(item.get("content"), **{name: value for name, value in item.items() if name not in known})
 
 
 Cut = Literal["word", "character"] | int | Callable[[str], Sequence[str]]
-"""How a text becomes deltas: by word, by character, so many characters each, or as a function says."""
+"""Rule by which a text is cut into deltas: word, character, a number of characters, or a function that cuts."""
 
 Then = Literal["truncate", "reset", "stall", "hold"] | float
-"""What can happen in the middle of an answer, beside a `Failure`; see `Step`."""
+"""Event in the middle of an answer, other than a `Failure`; see `Step`."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Failure:
-    """The provider's word that it will not answer: a response with an error status, or an error within a stream.
+    """Error that the provider reports: a response with an error status, or an error event within a stream.
 
     Args:
-        status: of the response, 400 to 599; in a stream, where there is none any more, it says what error it is.
+        status: status of the response, 400 to 599; within a stream it selects the kind of error only.
         message: the provider's explanation.
-        type: the provider's word for it (`overloaded_error`, ...); by default, what it says with this status.
-        headers: of the response, such as `retry-after` or `x-should-retry`.
+        type: the provider's name for the error (`overloaded_error`, ...); by default, its name for this status.
+        headers: headers of the response, such as `retry-after` or `x-should-retry`.
         first_wait: seconds before the response.
+
+    Raises:
+        ValueError: `status` or `first_wait` is out of range.
     """
 
     status: int
@@ -156,18 +160,18 @@ class Failure:
 
     def __post_init__(self) -> None:
         if not 400 <= self.status <= 599:
-            raise ValueError(f"the status of a failure is between 400 and 599, not {self.status!r}")
+            raise ValueError(f"the status of a failure must be between 400 and 599, not {self.status!r}")
         object.__setattr__(
             self, "headers", FrozenDict({name.lower(): str(text) for name, text in self.headers.items()})
         )
         _check_seconds("first_wait", self.first_wait)
 
     def __repr__(self) -> str:
-        return _as_written(self)
+        return _source_of(self)
 
 
 class ToolCallDeltas(NamedTuple):
-    """A tool call as it is streamed."""
+    """Tool call whose arguments are cut into deltas."""
 
     id: str | None
     name: str
@@ -176,7 +180,7 @@ class ToolCallDeltas(NamedTuple):
 
 
 class Deltas(NamedTuple):
-    """All that a model generates in a step, piece by piece, in the order in which it is sent."""
+    """Deltas of all that a model generates in a step, in the order in which they are sent."""
 
     reasoning: tuple[str, ...]
     text: tuple[str, ...]
@@ -185,40 +189,41 @@ class Deltas(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many pieces there are."""
+        """Number of deltas, those of arguments included."""
         arguments = sum(len(call.arguments) for call in self.tool_calls)
         return len(self.reasoning) + len(self.text) + len(self.refusal) + arguments
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Step:
-    """The answer to one call.
+    """Answer to one call.
 
-    A token is one delta of whatever is generated: reasoning, text, refusal, arguments, in this order. Seconds are those
-    of the event loop's clock. What the user gives is copied: changing it later changes nothing.
+    A token is one delta of reasoning, text, refusal or arguments; tokens are sent in this order. Seconds are those of
+    the event loop's clock. Arguments are copied: later changes to them have no effect.
 
     Args:
-        text: a text, to be cut as `cut` says; or its deltas, one by one; or a pydantic model or dict, whose JSON is the
-            text.
-        tool_calls: `(name, arguments)` each, or a `ToolCall` where its id matters. Arguments are a dict, a text, or the
-            fragments of one.
-        reasoning: what the model thinks before it speaks; a text or its deltas.
-        refusal: the words of a model that will not answer; a text or its deltas.
-        finish_reason: stop, length, tool_calls, content_filter, refusal, pause, or a word of the provider's; by
-            default, what fits.
-        usage: tokens as billed; by default, what was sent is counted.
-        cut: how texts become deltas.
+        text: a text, which `cut` cuts into deltas; or its deltas as a sequence; or a pydantic model or dict, whose JSON
+            is the text.
+        tool_calls: `(name, arguments)` each, or a `ToolCall` where its id matters. Arguments are a dict, a text, or a
+            sequence of fragments of a text.
+        reasoning: reasoning of the model, a text or its deltas.
+        refusal: the model's refusal to answer, a text or its deltas.
+        finish_reason: stop, length, tool_calls, content_filter, refusal, pause, or another word of the provider; by
+            default, it is derived from the other arguments.
+        usage: billed tokens; by default, the tokens that were sent are counted.
+        cut: rule by which texts are cut into deltas: "word", "character", a number of characters, or a function.
         first_wait: seconds before the first token.
-        gap: seconds between tokens. A sequence is gone through again and again, for a stream that is not even.
-        jitter: how uneven the waits are by chance: 0.5 makes each up to 50 % longer or shorter.
-        seed: of that chance. The same seed gives the same waits in the same call of a script.
-        after: after how many tokens `then` happens; by default after all of them, before the end is told.
-        then: what happens there. "truncate": the stream ends as if it were whole; "reset": the connection breaks;
-            "stall": nothing ever comes; "hold": nothing comes until somebody calls `release()`; a number: nothing
-            comes for so many seconds; a `Failure`: the provider reports an error within the stream.
+        gap: seconds between tokens. A sequence is repeated without end, for a stream with uneven waits.
+        jitter: random share of the waits, 0 to 1: 0.5 makes each wait up to 50 % longer or shorter.
+        seed: seed of `jitter`. The same seed gives the same waits in the same call of a script.
+        after: number of tokens after which `then` happens; by default all of them, before the end of the answer.
+        then: event at that place. "truncate": the stream ends as if it were complete; "reset": the connection breaks;
+            "stall": no further byte comes; "hold": no byte comes until the test calls `release()`; a number: a pause
+            of so many seconds; a `Failure`: the provider reports an error within the stream.
 
     Raises:
-        TypeError, ValueError: an argument that cannot work.
+        TypeError: an argument has a wrong type.
+        ValueError: an argument is out of range or contradicts another one.
     """
 
     text: str | Sequence[str] | BaseModel | Mapping[str, Any] = ""
@@ -236,42 +241,43 @@ class Step:
     after: int | None = None
     then: Then | Failure | None = None
     deltas: Deltas = field(init=False, compare=False)
-    """What is sent."""
+    """All deltas that are sent."""
 
     def __post_init__(self) -> None:
-        def keep(name: str, value: object) -> None:
+        def set_field(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
         deltas = Deltas(
-            _pieces(self.reasoning, self.cut),
-            _pieces(self.text, self.cut),
-            _pieces(self.refusal, self.cut),
-            tuple(_tool_call(call, self.cut) for call in self.tool_calls),
+            _deltas_of(self.reasoning, self.cut),
+            _deltas_of(self.text, self.cut),
+            _deltas_of(self.refusal, self.cut),
+            tuple(_tool_call_deltas(call, self.cut) for call in self.tool_calls),
         )
-        keep("deltas", deltas)
-        keep("gap", self.gap if isinstance(self.gap, int | float) else tuple(self.gap) or 0.0)
+        set_field("deltas", deltas)
+        set_field("gap", self.gap if isinstance(self.gap, int | float) else tuple(self.gap) or 0.0)
         _check_seconds("first_wait", self.first_wait)
         for gap in self.gap if isinstance(self.gap, tuple) else (self.gap,):
             _check_seconds("gap", gap)
         if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter is a fraction between 0 and 1, not {self.jitter!r}")
+            raise ValueError(f"jitter must be a fraction between 0 and 1, not {self.jitter!r}")
         self._check_then()
 
     def _check_then(self) -> None:
         if self.after is not None and self.then is None:
-            raise ValueError(f"after={self.after!r} needs a `then`: what happens there")
+            raise ValueError(f"after={self.after!r} needs a `then`: the event that happens after so many tokens")
         if self.after is not None and not 0 <= self.after <= self.deltas.tokens:
             raise ValueError(f"after={self.after!r}, but the step has {self.deltas.tokens} tokens")
         if isinstance(self.then, int | float):
             _check_seconds("then", self.then)
         elif self.then not in (None, "truncate", "reset", "stall", "hold") and not isinstance(self.then, Failure):
             raise ValueError(
-                f"then is 'truncate', 'reset', 'stall', 'hold', a number of seconds or a Failure, not {self.then!r}"
+                "then must be 'truncate', 'reset', 'stall', 'hold', a number of seconds or a Failure, "
+                f"not {self.then!r}"
             )
 
     @classmethod
     def of_message(cls, message: Message) -> Step:
-        """The step that gives this message."""
+        """Return the step whose answer becomes this message."""
         if not isinstance(message, AssistantMessage):
             return cls(str(message))
         return cls(
@@ -285,36 +291,36 @@ class Step:
 
     @property
     def reason(self) -> str:
-        """The finish reason: the given one, or what fits."""
-        fitting = "refusal" if self.deltas.refusal else "tool_calls" if self.deltas.tool_calls else "stop"
-        return self.finish_reason or fitting
+        """Finish reason: the given one, or one that is derived from the deltas."""
+        derived = "refusal" if self.deltas.refusal else "tool_calls" if self.deltas.tool_calls else "stop"
+        return self.finish_reason or derived
 
     def waits(self, call_number: int) -> Iterator[float]:
-        """Seconds before each token, without an end."""
-        chance = random.Random(f"{self.seed}/{call_number}")
+        """Yield the seconds before each token, without an end."""
+        generator = random.Random(f"{self.seed}/{call_number}")
         gaps = self.gap if isinstance(self.gap, tuple) else (self.gap,)
         for wait in itertools.chain((self.first_wait,), itertools.cycle(gaps)):
-            yield wait * (1 + self.jitter * chance.uniform(-1, 1)) if self.jitter else wait
+            yield wait * (1 + self.jitter * generator.uniform(-1, 1)) if self.jitter else wait
 
     def __repr__(self) -> str:
-        return _as_written(self)
+        return _source_of(self)
 
 
 Answer = Step | Failure | ResponseStream | Exception
-"""What a call comes to: an answer, the provider's refusal, bytes that were recorded, or an error on the way."""
+"""Result of a call: an answer, an error of the provider, a recorded response, or an exception to raise."""
 
 ScriptItem = str | Answer | BaseModel | Mapping[str, Any] | Callable[[Call], Any]
-"""One step: a text, a model or dict (its JSON), a message, an exception to raise, or a function of the call."""
+"""Item of a script: a text, a model or dict (its JSON), a message, an exception to raise, or a function of the call."""
 
 Script = ScriptItem | Iterable[ScriptItem]
-"""One step a call, in order. A function by itself answers any number of calls."""
+"""One item, or one for each call, in order. A function by itself answers any number of calls."""
 
 
 def script_items(script: Script) -> tuple[ScriptItem, ...] | Callable[[Call], Any]:
-    """The steps of a script, checked; or the one function that answers everything.
+    """Check a script and return its steps, or the one function that answers all calls.
 
     Raises:
-        TypeError: something that cannot be a step; names it.
+        TypeError: an item cannot be a step; the message says which one.
     """
     if callable(script) and not _is_exception_class(script):
         return script
@@ -327,10 +333,14 @@ def script_items(script: Script) -> tuple[ScriptItem, ...] | Callable[[Call], An
 
 
 def as_answer(item: Any, where: str) -> Answer:
-    """What an item of a script is, once no function is left to ask.
+    """Turn an item of a script that is no function into an answer.
+
+    Args:
+        item: an item of a script, or the return value of a function in it.
+        where: place of the item in the script, for the message of the error.
 
     Raises:
-        TypeError: it is nothing that can be answered; `where` says where it was.
+        TypeError: the item cannot be an answer.
     """
     if isinstance(item, Answer):
         return item
@@ -350,8 +360,8 @@ def _is_exception_class(item: Any) -> bool:
     return isinstance(item, type) and issubclass(item, Exception)
 
 
-def _as_written(step: Step | Failure) -> str:
-    """The step in Python, without what was left to its defaults."""
+def _source_of(step: Step | Failure) -> str:
+    """Return the Python expression that makes this step, without arguments that have their defaults."""
     first, *others = (each for each in fields(step) if each.init)
     shown = [
         f"{each.name}={short_repr(getattr(step, each.name))}"
@@ -368,20 +378,20 @@ def _check_seconds(name: str, value: float) -> None:
         raise ValueError(f"{name} must be a number of seconds, not {value!r}")
 
 
-def _pieces(text: str | Sequence[str] | BaseModel | Mapping[str, Any], cut: Cut) -> tuple[str, ...]:
-    """The deltas of something that is said."""
+def _deltas_of(text: str | Sequence[str] | BaseModel | Mapping[str, Any], cut: Cut) -> tuple[str, ...]:
+    """Return the deltas of a text, of deltas, or of a value whose JSON is the text."""
     if isinstance(text, BaseModel):
         text = text.model_dump_json(by_alias=True, context=BARE if isinstance(text, Frozen) else None)
     elif isinstance(text, Mapping):
         text = json.dumps(text, ensure_ascii=False, default=dict)
     if isinstance(text, str):
-        return _cut(text, cut)
+        return _cut_text(text, cut)
     if not all(isinstance(piece, str) for piece in text):
         raise TypeError(f"the deltas of a text must be texts: {text!r:.200}")
     return tuple(text)
 
 
-def _cut(text: str, cut: Cut) -> tuple[str, ...]:
+def _cut_text(text: str, cut: Cut) -> tuple[str, ...]:
     if not text:
         return ()
     if cut == "word":
@@ -390,19 +400,19 @@ def _cut(text: str, cut: Cut) -> tuple[str, ...]:
         pieces = tuple(cut(text))
         if "".join(pieces) != text:
             raise ValueError(
-                f"{cut!r} must cut the text and leave it as it is, but made {pieces!r:.200} of {text!r:.200}"
+                f"the pieces that {cut!r} returns must join to the text, but are {pieces!r:.200} for {text!r:.200}"
             )
         return pieces
     size: Any = 1 if cut == "character" else cut
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"cut is 'word', 'character', a number of characters or a function, not {cut!r}")
+        raise ValueError(f"cut must be 'word', 'character', a number of characters or a function, not {cut!r}")
     return tuple(text[start : start + size] for start in range(0, len(text), size))
 
 
-def _tool_call(call: Any, cut: Cut) -> ToolCallDeltas:
+def _tool_call_deltas(call: Any, cut: Cut) -> ToolCallDeltas:
     if isinstance(call, ToolCall):
         kind = getattr(call, "type", None) or "function"
-        return ToolCallDeltas(call.id, call.name or "", kind, _cut(call.arguments, cut))
+        return ToolCallDeltas(call.id, call.name or "", kind, _cut_text(call.arguments, cut))
     if isinstance(call, tuple) and len(call) == 2 and isinstance(call[0], str):
-        return ToolCallDeltas(None, call[0], "function", _pieces(call[1], cut))
-    raise TypeError(f"a tool call is (name, arguments) or a ToolCall, not {call!r:.200}")
+        return ToolCallDeltas(None, call[0], "function", _deltas_of(call[1], cut))
+    raise TypeError(f"a tool call must be (name, arguments) or a ToolCall, not {call!r:.200}")

@@ -1,4 +1,7 @@
-"""Says on whose behalf code runs, and where in the application: of tasks that wait, and of the running one."""
+"""Descriptions for error messages: where in the application tasks wait and code runs, and for which agents.
+
+`describe_tasks` describes waiting tasks, `describe_running_code` the code that is running, `describe_line` one frame.
+"""
 
 from __future__ import annotations
 
@@ -17,32 +20,32 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-MOST_SHOWN = 30
+_MAX_SHOWN_TASKS = 30
 
-_MACHINERY = ("miniagents", "miniagents_testing")
+_FRAMEWORK_PACKAGES = ("miniagents", "miniagents_testing")
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
-async def _nothing() -> None:
-    """Something to await."""
+async def _do_nothing() -> None:
+    """Return at once; an example of a coroutine, for its type."""
 
 
-_steps = _nothing()
-_SUSPENDABLE = (AsyncGeneratorType, CoroutineType, GeneratorType, type(_steps.__await__()))
-_steps.close()
+_example = _do_nothing()
+_SUSPENDABLE_TYPES = (AsyncGeneratorType, CoroutineType, GeneratorType, type(_example.__await__()))
+_example.close()
 
 
-def described(tasks: Iterable[asyncio.Task[Any]]) -> str:
-    """Who waits where: two lines a task, in the order in which the tasks were made."""
+def describe_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
+    """Return two lines for each unfinished task: its name, and where it waits. The oldest task comes first."""
     waiting = sorted((task for task in tasks if not task.done()), key=lambda task: getattr(task, "number", 0))
-    lines = [f"  {_label(task)}\n{_place(task)}" for task in waiting[:MOST_SHOWN]]
-    if len(waiting) > MOST_SHOWN:
-        lines.append(f"  and {len(waiting) - MOST_SHOWN} more")
+    lines = [f"  {_label_of(task)}\n{_describe_place(task)}" for task in waiting[:_MAX_SHOWN_TASKS]]
+    if len(waiting) > _MAX_SHOWN_TASKS:
+        lines.append(f"  and {len(waiting) - _MAX_SHOWN_TASKS} more")
     return "\n".join(lines)
 
 
-def _label(task: asyncio.Task[Any]) -> str:
-    """The name of a task, and the agent that it works for with its callers."""
+def _label_of(task: asyncio.Task[Any]) -> str:
+    """Return the name of a task, with the agent that the task works for and the callers of that agent."""
     name = task.get_name()
     trace = _agent_trace(getattr(task, "variables", None))
     if not trace:
@@ -50,20 +53,21 @@ def _label(task: asyncio.Task[Any]) -> str:
     return " <- ".join(trace if trace[0] == name else [f"{name} of {trace[0]}", *trace[1:]])
 
 
-def here() -> str:
-    """The agent that is running, and the line of the application that leads here; the thread if there is neither."""
+def describe_running_code() -> str:
+    """Return the running agent and the innermost line of the application; if there is neither, the thread's name."""
     trace = _agent_trace(contextvars.copy_context())
     lines = [f"  by agent {' <- '.join(trace)}"] if trace else []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _is_application(frame):
-        # below the step of a task come those who run the loop, who did not lead here
+        # frames below the step of a task belong to the code that runs the loop: it did not cause this call
         frame = None if frame.f_code.co_qualname == "Handle._run" else frame.f_back
     if frame is not None:
-        lines.append(line_of(frame))
+        lines.append(describe_line(frame))
     return "\n".join(lines) or f"  in thread {threading.current_thread().name}"
 
 
 def _agent_trace(variables: contextvars.Context | None) -> list[str]:
+    """Return the aliases of the agent that runs in a context and of its callers; empty if there is no agent."""
     if variables is None or "miniagents._agents.interaction" not in sys.modules:
         return []
     from miniagents import InteractionContext
@@ -75,45 +79,51 @@ def _agent_trace(variables: contextvars.Context | None) -> list[str]:
     return interaction.get_agent_trace()
 
 
-def _place(task: asyncio.Task[Any]) -> str:
-    """The innermost line of the application that a task waits in; that of a library where there is none."""
-    frames = list(_suspended(task.get_coro()))
+def _describe_place(task: asyncio.Task[Any]) -> str:
+    """Return the innermost line of the application in which a task waits, or else the innermost line of a library."""
+    frames = list(_suspended_frames(task.get_coro()))
     if not frames:
         return "    not started yet"
-    return line_of(([frame for frame in frames if _is_application(frame)] or frames)[-1])
+    return describe_line(([frame for frame in frames if _is_application(frame)] or frames)[-1])
 
 
 def _is_application(frame: FrameType) -> bool:
-    """Whether it is neither ours nor installed: a line of those is where everybody waits in the end."""
+    """Return True if a frame belongs neither to MiniAgents nor to an installed or standard library."""
     file = frame.f_code.co_filename
     if "site-packages" in file or file.startswith((_STANDARD_LIBRARY, "<")):
         return False
-    return frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY
+    return frame.f_globals.get("__name__", "").partition(".")[0] not in _FRAMEWORK_PACKAGES
 
 
-def line_of(frame: FrameType) -> str:
-    """As in a traceback."""
+def describe_line(frame: FrameType) -> str:
+    """Return file, line, function and source of a frame, in the form of a traceback."""
     code = frame.f_code
     source = linecache.getline(code.co_filename, frame.f_lineno, frame.f_globals).strip()
     return f'    File "{code.co_filename}", line {frame.f_lineno}, in {code.co_qualname}\n      {source}'.rstrip()
 
 
-def _suspended(awaitable: Any) -> Iterator[FrameType]:
-    """The frames of what is suspended in each other, the outermost first."""
+def _suspended_frames(awaitable: Any) -> Iterator[FrameType]:
+    """Yield the frames of coroutines and generators that wait for each other, the outermost first."""
     seen: set[int] = set()
     while awaitable is not None and id(awaitable) not in seen:
         seen.add(id(awaitable))
-        frame = _first(awaitable, "cr_frame", "gi_frame", "ag_frame")
+        frame = _first_attribute(awaitable, "cr_frame", "gi_frame", "ag_frame")
         if frame is not None:
             yield frame
-        awaitable = _first(awaitable, "cr_await", "gi_yieldfrom", "ag_await") or _stepped_through(awaitable, frame)
+        awaitable = _first_attribute(awaitable, "cr_await", "gi_yieldfrom", "ag_await") or _driven_by_hand(
+            awaitable, frame
+        )
 
 
-def _stepped_through(awaitable: Any, frame: FrameType | None) -> Any:
-    """What is driven by hand: by a step of an async generator, by `coroutine.__await__()`, or by a generator."""
+def _driven_by_hand(awaitable: Any, frame: FrameType | None) -> Any:
+    """Return the coroutine or generator that `awaitable` drives without `await` or `yield from`, or None.
+
+    Steps of async generators, `coroutine.__await__()` and generators that call `send` do this.
+    """
     held = gc.get_referents(awaitable) if frame is None else frame.f_locals.values()
-    return next((each for each in held if isinstance(each, _SUSPENDABLE)), None)
+    return next((each for each in held if isinstance(each, _SUSPENDABLE_TYPES)), None)
 
 
-def _first(awaitable: Any, *names: str) -> Any:
+def _first_attribute(awaitable: Any, *names: str) -> Any:
+    """Return the first of these attributes that is not None, or None."""
     return next((value for name in names if (value := getattr(awaitable, name, None)) is not None), None)

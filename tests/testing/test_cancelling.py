@@ -1,4 +1,4 @@
-"""The harness that cancels at every step finds what it is for, and says so in a way that helps."""
+"""`cancel_at_every_step` finds planted defects, reports them with the step, and passes clean code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def nap(turns: int = 3) -> None:
-    """Some steps."""
+    """Let the loop run for some turns."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
@@ -27,14 +27,14 @@ async def nap(turns: int = 3) -> None:
 
 
 async def leaves_a_task(trial: Trial) -> None:
-    """A helper that nobody cancels when its owner is."""
+    """Leave a helper task that is not cancelled when its owner is."""
     helper = asyncio.create_task(asyncio.sleep(10), name="helper")
     await nap()
     await helper
 
 
 async def leaves_a_generator(trial: Trial) -> None:
-    """Reads a generator that somebody else still holds, and does not close it."""
+    """Leave a generator open that is still referenced, when the reader is cancelled."""
     generator = numbers()
     trial.must_close("nothing", lambda: generator is not None)  # which holds it
     async for number in generator:
@@ -45,7 +45,7 @@ async def leaves_a_generator(trial: Trial) -> None:
 
 
 async def numbers() -> AsyncGenerator[int]:
-    """Numbers without an end."""
+    """Yield numbers without an end."""
     number = 0
     while True:
         await asyncio.sleep(0)
@@ -54,13 +54,13 @@ async def numbers() -> AsyncGenerator[int]:
 
 
 class Shared:
-    """What upstream has instead of a promise: whoever asks first does the work, for all."""
+    """Future without the protection of a promise: the first reader does the work, for all."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[str] | None = None
 
     async def get(self) -> str:
-        """The result."""
+        """Return the result, and do the work first if no other reader has begun it."""
         if self.future is None:
             self.future = asyncio.get_running_loop().create_future()
             try:
@@ -73,7 +73,7 @@ class Shared:
 
 
 async def poisons_others(trial: Trial) -> None:
-    """The cancellation of one reader becomes that of another one."""
+    """Cancel another reader together with the cancelled one."""
     shared = Shared()
     trial.victim(asyncio.create_task(shared.get()))
     await asyncio.sleep(0)
@@ -81,7 +81,7 @@ async def poisons_others(trial: Trial) -> None:
 
 
 async def swallows(trial: Trial) -> None:
-    """Takes a cancellation for a failed attempt."""
+    """Treat a cancellation as a failed attempt, and try again."""
     for _ in range(3):
         try:
             await nap()
@@ -90,7 +90,7 @@ async def swallows(trial: Trial) -> None:
 
 
 async def raises_another_error(trial: Trial) -> None:
-    """A clean-up that counts on something that is not there yet."""
+    """Raise another error in a clean-up that expects a connection before it is open."""
     connection: list[str] = []
     try:
         await nap()
@@ -101,7 +101,7 @@ async def raises_another_error(trial: Trial) -> None:
 
 
 async def hangs(trial: Trial) -> None:
-    """A lock that is not released."""
+    """Wait for a lock that a cancelled task did not release."""
     lock = asyncio.Lock()
 
     async def work() -> None:
@@ -116,7 +116,7 @@ async def hangs(trial: Trial) -> None:
 
 
 async def polls_for_ever(trial: Trial) -> None:
-    """Waits, turn by turn, for something that does not come any more."""
+    """Poll for a result that a cancelled task will never deliver."""
     done: list[bool] = []
 
     async def work() -> None:
@@ -129,7 +129,7 @@ async def polls_for_ever(trial: Trial) -> None:
 
 
 async def leaves_something_open(trial: Trial) -> None:
-    """Something that only the scenario knows of."""
+    """Leave a response open that only the scenario knows."""
     still_open: list[str] = ["response"]
     trial.must_close("the response", lambda: not still_open)
     await nap()
@@ -137,7 +137,7 @@ async def leaves_something_open(trial: Trial) -> None:
 
 
 async def expects_too_much(trial: Trial) -> None:
-    """A scenario may say for itself what is wrong."""
+    """Fail in an assertion of the scenario itself."""
     log: list[str] = []
 
     async def work() -> None:
@@ -149,7 +149,7 @@ async def expects_too_much(trial: Trial) -> None:
 
 
 async def fails_in_a_callback(trial: Trial) -> None:
-    """An error that only the loop sees."""
+    """Raise an error in a callback, where only the loop sees it."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future.add_done_callback(lambda future: future.result())
     try:
@@ -161,14 +161,14 @@ async def fails_in_a_callback(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "told"),
+    ("scenario", "problem"),
     [
         (leaves_a_task, r"these tasks are left:\n  helper\n    File .*\n      return await future"),
         (leaves_a_generator, r"an async generator was left open:\n    File .*, in numbers\n      yield number"),
-        (poisons_others, r"task witness got a CancelledError, and nobody had cancelled it"),
-        (swallows, r"the victim was cancelled, and went on as if it was not"),
+        (poisons_others, r"task witness got a CancelledError without being cancelled"),
+        (swallows, r"the victim was cancelled, and continued as if it was not"),
         (raises_another_error, r"it failed: IndexError: pop from empty list"),
-        (hangs, r"it failed: IdleLoopError: Nothing can go on[\s\S]*async with lock:"),
+        (hangs, r"it failed: IdleLoopError: Nothing can run[\s\S]*async with lock:"),
         (polls_for_ever, r"it failed: VirtualTimeoutError: 3600 s of virtual time were not enough"),
         (leaves_something_open, r"the response was left open"),
         (expects_too_much, r"it failed: AssertionError: assert \[\] == \['done'\]"),
@@ -176,21 +176,23 @@ async def fails_in_a_callback(trial: Trial) -> None:
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
-def test_planted_defects_are_found(scenario: Callable[[Trial], Coroutine[Any, Any, object]], told: str) -> None:
-    """Each with the step; the same step, and nothing else, shows it again."""
-    with pytest.raises(UncleanCancellationError, match=told) as caught:
+def test_cancel_at_every_step_reports_each_planted_defect(
+    scenario: Callable[[Trial], Coroutine[Any, Any, object]], problem: str
+) -> None:
+    """Each defect is reported with its step, and running that step alone shows the defect again."""
+    with pytest.raises(UncleanCancellationError, match=problem) as caught:
         cancel_at_every_step(scenario)
     text = str(caught.value)
     assert text.startswith(f"{scenario.__name__}, cancelled at step ")
     assert "\nNext to run was task " in text
     again = re.search(r"cancel_at_every_step\(\.\.\., seeds=\[None\], steps=\[(\d+)\]\)$", text)
     assert again is not None
-    with pytest.raises(UncleanCancellationError, match=told):
+    with pytest.raises(UncleanCancellationError, match=problem):
         cancel_at_every_step(scenario, steps=[int(again[1])])
 
 
 async def counts_on_an_order(trial: Trial) -> None:
-    """Two tasks take as many steps; that the one which was made first ends first is nobody's promise."""
+    """Fail if the second of two tasks with the same number of steps ends first, which asyncio does not exclude."""
     order: list[str] = []
 
     async def step(name: str) -> None:
@@ -202,8 +204,8 @@ async def counts_on_an_order(trial: Trial) -> None:
     assert order != ["victim", "witness"]
 
 
-def test_schedules_find_what_asyncios_order_hides() -> None:
-    """The seed is told, and shows it again."""
+def test_cancel_at_every_step_finds_defects_of_other_schedules() -> None:
+    """A defect that asyncio's order hides is found with seeds, and reported with a seed that shows it again."""
     assert cancel_at_every_step(counts_on_an_order) > 3
     with pytest.raises(UncleanCancellationError, match=r"with the schedule of seed \d+, did not end well") as caught:
         cancel_at_every_step(counts_on_an_order, seeds=range(20))
@@ -212,20 +214,20 @@ def test_schedules_find_what_asyncios_order_hides() -> None:
         cancel_at_every_step(counts_on_an_order, seeds=[int(seed)])
 
 
-def test_a_scenario_that_fails_undisturbed_is_told_so() -> None:
-    """Before anything is cancelled."""
+def test_failure_without_a_cancellation_is_reported_as_such() -> None:
+    """A scenario that fails before any cancellation is reported as failing without one."""
 
     async def broken(trial: Trial) -> None:
         raise ValueError("broken")
 
     with pytest.raises(
-        UncleanCancellationError, match=r"broken, undisturbed, did not end well:\n- it failed: ValueError"
+        UncleanCancellationError, match=r"broken, without a cancellation, did not end well:\n- it failed: ValueError"
     ):
         cancel_at_every_step(broken)
 
 
-def test_each_step_is_tried_once() -> None:
-    """Before the first step of the victim, during each of its waits, between any two callbacks; and never after it."""
+def test_cancel_at_every_step_tries_each_step_once() -> None:
+    """Each step until the end of the victim is tried once, also the one before the victim has begun."""
     reached: list[int] = []
 
     async def three_waits(trial: Trial) -> None:
@@ -241,8 +243,8 @@ def test_each_step_is_tried_once() -> None:
     assert runs == len(reached) + 1  # cancelled before it began, too
 
 
-def test_a_sample_is_as_large_as_it_says() -> None:
-    """So many steps a seed, others for another seed, the same ones for the same seed."""
+def test_sample_limits_the_steps_of_each_seed() -> None:
+    """With `sample`, so many steps are tried with each seed."""
 
     async def long(trial: Trial) -> None:
         await nap(50)
@@ -252,7 +254,7 @@ def test_a_sample_is_as_large_as_it_says() -> None:
 
 
 async def clean(trial: Trial) -> None:
-    """Helpers in a group, a generator that is closed, a timeout, a lock: as they should be."""
+    """Use a task group, a generator, a timeout and a lock, and close them all."""
     lock = asyncio.Lock()
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.sleep(5))
@@ -266,14 +268,14 @@ async def clean(trial: Trial) -> None:
                 await generator.aclose()
 
 
-def test_clean_code_passes() -> None:
-    """Nothing is reported that is not wrong, in asyncio's order and in others."""
+def test_cancel_at_every_step_passes_clean_code() -> None:
+    """Code that cleans up passes in asyncio's order and in others."""
     assert cancel_at_every_step(clean) > 10
     assert cancel_at_every_step(clean, seeds=range(20)) > 20 * 10
 
 
-def test_the_report_reads_well() -> None:
-    """What happened, where it was cancelled, what is left, and how to see it again."""
+def test_report_says_step_place_leftovers_and_repetition() -> None:
+    """The report says at which step and place the victim was cancelled, what is left, and how to repeat it."""
     with pytest.raises(UncleanCancellationError) as caught:
         cancel_at_every_step(leaves_a_task)
     place = rf'    File "{re.escape(__file__)}", line \d+, in'

@@ -1,4 +1,4 @@
-"""Virtual time: what a loop does whose clock jumps."""
+"""Virtual time: the clock, threads, errors of an idle loop, and the refusal of sockets."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def now() -> float:
-    """What the clock of the running loop says."""
+    """Return the time of the running loop."""
     return asyncio.get_running_loop().time()
 
 
 class Job:
-    """Work for a thread: takes a moment on the wall."""
+    """Job for a thread that takes some milliseconds of real time."""
 
     done = False
 
@@ -43,8 +43,8 @@ class Job:
 # --- the clock
 
 
-def test_hours_pass_at_once() -> None:
-    """The clock starts at 0 and stands exactly where the last sleep ended."""
+def test_clock_jumps_to_the_end_of_a_sleep() -> None:
+    """The clock starts at 0, and an hour of sleep ends at exactly 3600 without waiting."""
 
     async def main() -> float:
         assert now() == 0
@@ -54,8 +54,8 @@ def test_hours_pass_at_once() -> None:
     assert run_in_virtual_time(main()) == 3600
 
 
-def test_what_is_due_at_once_comes_in_the_order_of_asking() -> None:
-    """Equal deadlines are first come, first served, however many, and come in one turn of the loop."""
+def test_equal_deadlines_run_in_the_order_of_scheduling() -> None:
+    """A thousand sleeps with the same deadline end in the order in which they began, in one turn of the loop."""
     order: list[int] = []
     turns: list[int] = []
 
@@ -76,8 +76,8 @@ def test_what_is_due_at_once_comes_in_the_order_of_asking() -> None:
     assert set(turns) == {1000}
 
 
-def test_nothing_comes_early() -> None:
-    """Deadlines that differ in the last digit only are two moments."""
+def test_timers_never_run_before_their_deadline() -> None:
+    """Deadlines that differ in the last digit only run at two different times."""
     seen: list[float] = []
 
     async def main() -> None:
@@ -91,8 +91,8 @@ def test_nothing_comes_early() -> None:
 
 
 @pytest.mark.parametrize("years", [1, 1000, 1e9])
-def test_time_goes_on_after_any_length_of_it(years: float) -> None:
-    """The clock's last digit is worth more and more, and deadlines still come."""
+def test_clock_works_after_very_long_times(years: float) -> None:
+    """Short sleeps end at the right time even after a sleep of a billion years."""
 
     async def main() -> float:
         await asyncio.sleep(years * 365.25 * 86400)
@@ -104,8 +104,8 @@ def test_time_goes_on_after_any_length_of_it(years: float) -> None:
     assert run_in_virtual_time(main()) == pytest.approx(3600, abs=16)
 
 
-def test_timeouts_are_exact() -> None:
-    """Of two things that take as long, the one that began first is first."""
+def test_timeout_and_sleep_end_in_the_order_of_their_deadlines() -> None:
+    """A sleep that ends before the timeout is not timed out, and one that ends after it is."""
 
     async def main() -> list[str]:
         outcomes = []
@@ -121,8 +121,8 @@ def test_timeouts_are_exact() -> None:
     assert run_in_virtual_time(main()) == ["slept 0.9", "timed out 1.9"]
 
 
-def test_a_result_or_an_error_comes_out() -> None:
-    """As from `asyncio.run`; without a seed, nothing is added to it."""
+def test_run_in_virtual_time_raises_the_error_of_the_coroutine() -> None:
+    """The error of the coroutine comes out unchanged, without a note if there is no seed."""
 
     async def fails() -> None:
         raise ValueError("broken")
@@ -132,8 +132,8 @@ def test_a_result_or_an_error_comes_out() -> None:
     assert not hasattr(caught.value, "__notes__")
 
 
-def test_it_is_a_loop_factory() -> None:
-    """For everybody who takes one."""
+def test_virtual_time_loop_is_a_loop_factory() -> None:
+    """`MiniAgents.run` and `asyncio.Runner` accept the class as a loop factory."""
 
     @miniagent
     async def sleeper(ctx: InteractionContext) -> None:
@@ -152,8 +152,8 @@ def test_it_is_a_loop_factory() -> None:
 
 
 @pytest.mark.parametrize("in_thread", [asyncio.to_thread, anyio.to_thread.run_sync], ids=["asyncio", "anyio"])
-def test_the_clock_stands_still_while_a_thread_works(in_thread: Callable[..., Coroutine[Any, Any, int]]) -> None:
-    """A job in a thread takes no time: a deadline beside it is not missed because the machine is slow."""
+def test_clock_stands_still_while_a_thread_has_a_job(in_thread: Callable[..., Coroutine[Any, Any, int]]) -> None:
+    """A job in a thread takes no virtual time, so that a short timeout beside it does not expire."""
 
     async def main() -> int:
         async with asyncio.timeout(0.001):
@@ -164,8 +164,8 @@ def test_the_clock_stands_still_while_a_thread_works(in_thread: Callable[..., Co
     assert run_in_virtual_time(main()) == 7
 
 
-def test_a_job_that_nobody_waits_for_is_waited_for() -> None:
-    """Its reader was cancelled, and it may still do something."""
+def test_clock_stands_still_for_a_job_whose_reader_was_cancelled() -> None:
+    """The clock waits for a job in a thread, even after the task that started it was cancelled."""
 
     async def main() -> None:
         job = Job()
@@ -180,9 +180,9 @@ def test_a_job_that_nobody_waits_for_is_waited_for() -> None:
     run_in_virtual_time(main())
 
 
-def test_a_thread_may_wait_for_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that outlasts the next deadline and some patience is taken for one that waits for it."""
-    monkeypatch.setattr(clock, "PATIENCE", 0.02)
+def test_clock_moves_on_when_a_job_waits_for_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock moves on if a job outlasts the next deadline and the patience: it may wait for that deadline."""
+    monkeypatch.setattr(clock, "_PATIENCE", 0.02)
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -192,8 +192,8 @@ def test_a_thread_may_wait_for_the_loop(monkeypatch: pytest.MonkeyPatch) -> None
     assert run_in_virtual_time(main()) == 0.03
 
 
-def test_which_thread_is_faster_decides_nothing() -> None:
-    """Results come in the order of the jobs, and after everything else that can run at that moment."""
+def test_results_of_jobs_come_in_the_order_of_submission() -> None:
+    """Results of jobs come in the order of submission, after all else that can run, whichever thread is faster."""
     log: list[str] = []
 
     async def work(name: str, seconds: float) -> None:
@@ -214,9 +214,9 @@ def test_which_thread_is_faster_decides_nothing() -> None:
     assert log == ["busy", "slow", "fast"]
 
 
-def test_a_job_may_wait_for_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With some patience, in which their order counts; and errors, too, are delivered."""
-    monkeypatch.setattr(clock, "PATIENCE", 0.02)
+def test_job_may_wait_for_a_later_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later result, also an error, is delivered first if the first job does not end in some time."""
+    monkeypatch.setattr(clock, "_PATIENCE", 0.02)
     go_on = threading.Event()
 
     async def main() -> None:
@@ -229,8 +229,8 @@ def test_a_job_may_wait_for_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None
     run_in_virtual_time(main())
 
 
-def test_any_thread_may_wake_the_loop() -> None:
-    """Also one that the loop has not started, while nothing else goes on."""
+def test_loop_waits_for_threads_that_it_did_not_start() -> None:
+    """A thread that the loop did not start can wake it, while nothing else can run."""
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
@@ -242,8 +242,8 @@ def test_any_thread_may_wake_the_loop() -> None:
     assert run_in_virtual_time(main()) == 7
 
 
-def test_a_loop_without_tasks_waits_for_work() -> None:
-    """One that runs in a thread and serves others is idle all the time."""
+def test_loop_without_tasks_waits_for_calls_of_other_threads() -> None:
+    """A loop that runs in a thread without tasks waits for coroutines of other threads, and is not idle."""
     loop = VirtualTimeLoop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -253,8 +253,8 @@ def test_a_loop_without_tasks_waits_for_work() -> None:
     loop.close()
 
 
-def test_closing_waits_for_the_threads() -> None:
-    """The jobs that are left end before the loop does, and asyncio's five minutes for that are no virtual ones."""
+def test_closing_the_loop_waits_for_its_jobs() -> None:
+    """Closing the loop waits in real time until the jobs of its threads have ended."""
     job = Job()
 
     async def main() -> None:
@@ -264,23 +264,23 @@ def test_closing_waits_for_the_threads() -> None:
     assert job.done
 
 
-# --- nothing can go on
+# --- nothing can run
 
 
 @miniagent
 async def patient(ctx: InteractionContext, queue: asyncio.Queue[str]) -> None:
-    """Waits for something to be put into a queue."""
+    """Wait for an item of a queue in another task."""
     await asyncio.create_task(queue.get(), name="getter")
 
 
 @miniagent
 async def boss(ctx: InteractionContext, queue: asyncio.Queue[str]) -> None:
-    """Has somebody else wait."""
+    """Wait for another agent."""
     await patient.trigger(queue=queue)
 
 
-def test_an_idle_loop_is_an_error_that_names_who_waits() -> None:
-    """At once, with tasks, agents with their callers, and the line of each."""
+def test_idle_loop_raises_an_error_that_lists_waiting_tasks() -> None:
+    """The error of an idle loop lists tasks, agents with their callers, and the line in which each waits."""
     log: list[str] = []
 
     async def main() -> None:
@@ -291,12 +291,12 @@ def test_an_idle_loop_is_an_error_that_names_who_waits() -> None:
         finally:
             log.append("cleaned up")
 
-    with pytest.raises(IdleLoopError, match=r"Nothing can go on, 5 s of virtual time after the start") as caught:
+    with pytest.raises(IdleLoopError, match=r"Nothing can run, 5 s of virtual time after the start") as caught:
         MiniAgents().run(main(), loop_factory=VirtualTimeLoop)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
     assert [line.rpartition(", ")[2] if line.startswith("File") else line for line in lines] == [
         "main",
-        "in test_an_idle_loop_is_an_error_that_names_who_waits.<locals>.main",
+        "in test_idle_loop_raises_an_error_that_lists_waiting_tasks.<locals>.main",
         "await boss.trigger(queue=asyncio.Queue())",
         "BOSS",
         "in boss",
@@ -312,8 +312,8 @@ def test_an_idle_loop_is_an_error_that_names_who_waits() -> None:
 
 
 @pytest.mark.parametrize("before", ["nothing", "a thread"])
-def test_it_comes_at_once(before: str) -> None:
-    """Idle threads of a pool are nobody to wait for."""
+def test_idle_loop_raises_its_error_without_delay(before: str) -> None:
+    """The error comes at once, even if idle threads of a pool exist."""
 
     async def main() -> None:
         if before == "a thread":
@@ -323,11 +323,11 @@ def test_it_comes_at_once(before: str) -> None:
     began = time.monotonic()
     with pytest.raises(IdleLoopError, match=r"await asyncio.Event\(\).wait\(\)"):
         run_in_virtual_time(main())
-    assert time.monotonic() - began < clock.PATIENCE
+    assert time.monotonic() - began < clock._PATIENCE
 
 
-def test_those_who_read_through_generators_are_found() -> None:
-    """The line is where the last reader waits."""
+def test_error_of_an_idle_loop_shows_the_innermost_generator() -> None:
+    """For a reader of nested generators, the error shows the line of the innermost one."""
 
     async def inner() -> Any:
         yield 1
@@ -345,8 +345,8 @@ def test_those_who_read_through_generators_are_found() -> None:
         run_in_virtual_time(main())
 
 
-def test_many_waiters_are_counted() -> None:
-    """A report that nobody can read helps nobody."""
+def test_error_of_an_idle_loop_counts_tasks_beyond_thirty() -> None:
+    """The error lists 30 tasks, and counts the others."""
 
     async def main() -> None:
         await asyncio.gather(*[asyncio.Event().wait() for _ in range(100)])
@@ -355,8 +355,8 @@ def test_many_waiters_are_counted() -> None:
         run_in_virtual_time(main())
 
 
-def test_to_sleep_for_ever_is_to_wait() -> None:
-    """A deadline at infinity is none."""
+def test_sleep_without_end_counts_as_idle() -> None:
+    """A deadline at infinity counts as no deadline."""
 
     async def main() -> None:
         await asyncio.sleep(math.inf)
@@ -366,8 +366,8 @@ def test_to_sleep_for_ever_is_to_wait() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio's, about the task that is left
-def test_a_clean_up_that_waits_for_ever_is_reported_too() -> None:
-    """It ends, all the same."""
+def test_cleanup_that_waits_for_ever_raises_an_idle_loop_error() -> None:
+    """A clean-up that waits for ever after an idle loop raises an `IdleLoopError` of its own."""
 
     async def main() -> None:
         try:
@@ -382,7 +382,7 @@ def test_a_clean_up_that_waits_for_ever_is_reported_too() -> None:
     gc.collect()
 
 
-# --- the world outside
+# --- sockets, pipes and subprocesses
 
 
 async def _address() -> Any:
@@ -410,16 +410,16 @@ async def _file() -> Any:
         os.close(writing)
 
 
-@pytest.mark.parametrize("way", [_address, _connection, _server, _subprocess, _file])
-def test_the_outside_is_refused(way: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-    """A loop that waits for the real world cannot be virtual, and says what to do instead."""
+@pytest.mark.parametrize("operation", [_address, _connection, _server, _subprocess, _file])
+def test_loop_refuses_sockets_pipes_and_subprocesses(operation: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Opening a socket, pipe or subprocess raises `NotVirtualError`, whose message says what to do instead."""
     with pytest.raises(NotVirtualError, match=r"time is virtual.*allow_io=True"):
-        run_in_virtual_time(way())
+        run_in_virtual_time(operation())
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-def test_the_sdks_hand_the_refusal_on(provider: str) -> None:
-    """It is no lost connection: nobody tries again, and nobody hides it."""
+def test_sdks_raise_the_refusal_without_retries(provider: str) -> None:
+    """The SDKs neither retry after a `NotVirtualError` nor wrap it as a lost connection."""
     import anthropic
     import openai
 
@@ -435,8 +435,8 @@ def test_the_sdks_hand_the_refusal_on(provider: str) -> None:
         run_in_virtual_time(main())
 
 
-def test_the_outside_can_be_let_in() -> None:
-    """Sockets and subprocesses work then; the clock goes with the wall while they are watched, and jumps otherwise."""
+def test_loop_with_allow_io_follows_real_time_while_it_watches_files() -> None:
+    """With `allow_io`, sockets and subprocesses work; the clock follows real time only while the loop watches them."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readline())

@@ -1,4 +1,4 @@
-"""Seeded schedules: other orders of events, each of them again and again."""
+"""Schedules: each seed gives another order of events, and the same seed gives the same one."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Account:
-    """Loses money when two pay in at once."""
+    """Account that loses money when two tasks pay in at once."""
 
     def __init__(self) -> None:
         self.balance = 0
 
     async def pay_in(self, amount: int) -> None:
-        """Reads, waits, writes: the classic."""
+        """Read the balance, wait, and write it: a race."""
         balance = self.balance
         await asyncio.sleep(0)
         self.balance = balance + amount
 
 
-async def pay_in_turn() -> int:
-    """A race that the usual order of events hides: the second one comes a little later."""
+async def pay_in_one_after_the_other() -> int:
+    """Run a race that asyncio's order hides, because the second task pays in some turns later."""
     account = Account()
 
     async def later() -> None:
@@ -43,14 +43,14 @@ async def pay_in_turn() -> int:
     return account.balance
 
 
-async def must_not_lose() -> None:
-    """What a test of `pay_in_turn` says."""
-    balance = await pay_in_turn()
+async def assert_nothing_is_lost() -> None:
+    """Fail if the race of `pay_in_one_after_the_other` loses an amount."""
+    balance = await pay_in_one_after_the_other()
     assert balance == 2
 
 
 async def order_of(names: str, steps: int = 3) -> str:
-    """In which order tasks come through their steps."""
+    """Return the order in which tasks come through their steps."""
     log: list[str] = []
 
     async def task(name: str) -> None:
@@ -64,27 +64,27 @@ async def order_of(names: str, steps: int = 3) -> str:
     return "".join(log)
 
 
-def test_without_a_seed_the_order_is_asyncios() -> None:
-    """Tasks that are ready take turns."""
+def test_loop_without_a_seed_has_asyncios_order() -> None:
+    """Without a seed, ready tasks take turns as in asyncio."""
     assert run_in_virtual_time(order_of("abc")) == "abcabcabc"
 
 
-def test_a_seed_is_an_order() -> None:
-    """The same one each time, of many; each of the 20 orders of two tasks in three steps is found."""
+def test_seed_gives_a_repeatable_order() -> None:
+    """A seed gives the same order each time, and many seeds find all 20 orders of two tasks with three steps."""
     first = [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)]
     assert [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)] == first
     assert len(set(first)) > 40
     assert len({run_in_virtual_time(order_of("ab"), seed=seed) for seed in range(1000)}) == 20
 
 
-def test_one_task_may_fall_far_behind() -> None:
-    """An order in which one has come through ten steps before another has taken two is found often, not hardly ever."""
+def test_schedules_often_delay_one_task_by_many_steps() -> None:
+    """In more than 5 of 100 schedules, one task takes ten steps before another has taken two."""
     orders = [run_in_virtual_time(order_of("ab", 10), seed=seed) for seed in range(100)]
     assert sum(order[:11].count("a") > 9 or order[:11].count("b") > 9 for order in orders) > 5
 
 
-def test_what_asyncio_promises_stays() -> None:
-    """Callbacks keep their order; only tasks are late, and none is lost; and time does not pass meanwhile."""
+def test_schedules_keep_the_promises_of_asyncio() -> None:
+    """Under each schedule, callbacks keep their order, none is lost, and the clock does not move."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -110,8 +110,8 @@ def test_what_asyncio_promises_stays() -> None:
     search_schedules(main)
 
 
-def test_cancellations_come_in_the_same_order_every_time() -> None:
-    """Groups keep their tasks in sets, whose order would be that of addresses."""
+def test_task_group_cancels_tasks_in_the_same_order_in_each_run() -> None:
+    """A task group cancels tasks in the order of a set, which is the order of their numbers and not of addresses."""
 
     async def main() -> str:
         log: list[str] = []
@@ -133,20 +133,20 @@ def test_cancellations_come_in_the_same_order_every_time() -> None:
     assert Counter(run_in_virtual_time(main()) for _ in range(20)) == {"abcdefgh": 20}
 
 
-def test_the_first_failing_schedule_is_named() -> None:
-    """The search stops there; the same seed shows the same again, and a fixed order does not."""
+def test_search_stops_at_the_first_failing_schedule_and_names_its_seed() -> None:
+    """The search stops at the first seed that fails; the error names this seed, which shows the failure again."""
     with pytest.raises(AssertionError) as caught:
-        search_schedules(must_not_lose, range(1000))
+        search_schedules(assert_nothing_is_lost, range(1000))
     (note,) = caught.value.__notes__
     seed = int(note.partition("seed ")[2].partition(";")[0])
     assert f"pytest --miniagents-schedule-seed={seed}" in note
-    assert run_in_virtual_time(pay_in_turn(), seed=seed) == 1
-    assert all(run_in_virtual_time(pay_in_turn(), seed=earlier) == 2 for earlier in range(seed))
-    assert run_in_virtual_time(pay_in_turn()) == 2
+    assert run_in_virtual_time(pay_in_one_after_the_other(), seed=seed) == 1
+    assert all(run_in_virtual_time(pay_in_one_after_the_other(), seed=earlier) == 2 for earlier in range(seed))
+    assert run_in_virtual_time(pay_in_one_after_the_other()) == 2
 
 
-def test_a_thousand_schedules_are_searched_where_all_are_well() -> None:
-    """Nothing is raised, and each seed was tried once."""
+def test_search_tries_each_seed_once_when_none_fails() -> None:
+    """A search without a failure tries each seed once, and raises nothing."""
     tried = 0
 
     async def main() -> None:
@@ -160,20 +160,20 @@ def test_a_thousand_schedules_are_searched_where_all_are_well() -> None:
 
 @pytest.fixture
 def only_seven() -> Iterator[None]:
-    """What `--miniagents-schedule-seed=7` does."""
+    """Choose the schedule as `--miniagents-schedule-seed=7` does."""
     replay_only(7)
     yield
     replay_only(None)
 
 
 @pytest.mark.usefixtures("only_seven")
-def test_one_schedule_can_be_chosen() -> None:
-    """Then it is the only one that is searched."""
+def test_schedules_returns_the_chosen_seed_alone() -> None:
+    """With a chosen seed, `schedules` returns that seed only."""
     assert list(schedules(1000)) == [7]
 
 
-def test_a_deadlock_of_some_schedules_is_found() -> None:
-    """Two locks in two orders: who is late decides."""
+def test_search_finds_a_deadlock_of_some_schedules() -> None:
+    """Two locks that are taken in different orders block each other under some schedules, and the search finds one."""
 
     async def main() -> None:
         first, second = asyncio.Lock(), asyncio.Lock()
@@ -195,7 +195,7 @@ def test_a_deadlock_of_some_schedules_is_found() -> None:
 
 
 def test_agents_reply_the_same_under_every_schedule() -> None:
-    """A conversation over appenders and streams; the deadlock report has nothing to say, whoever is late."""
+    """A conversation over appenders and streams has the same replies under 200 schedules."""
 
     @miniagent
     async def shouter(ctx: InteractionContext) -> None:

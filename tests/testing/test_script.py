@@ -1,4 +1,4 @@
-"""The language of scripts: what may be a step, how texts are cut, when tokens come, and what is refused at once."""
+"""Scripts: how texts are cut, when tokens come, which arguments are refused, and what errors and calls say."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content"
         (lambda text: text.partition(","), (" Hello  there", ",", "\nyou")),
     ],
 )
-def test_a_text_is_cut_as_the_step_says(cut: Any, pieces: tuple[str, ...]) -> None:
-    """By word, by character, by size, or by a function."""
+def test_step_cuts_its_text_by_the_given_rule(cut: Any, pieces: tuple[str, ...]) -> None:
+    """A step cuts its text by word, by character, by size, or with a function."""
     text = " Hello  there,\nyou"
     expected = (" Hello", "  there,", "\nyou") if cut == "word" else pieces
     assert Step(text, cut=cut).deltas.text == expected
 
 
 @given(st.text(), st.sampled_from(["word", "character"]) | st.integers(1, 5))
-def test_no_cut_loses_anything(text: str, cut: Any) -> None:
-    """The deltas of whatever is generated join to what was scripted."""
+def test_deltas_join_to_the_scripted_text(text: str, cut: Any) -> None:
+    """The deltas of text, reasoning, refusal and arguments join to the scripted text, and none is empty."""
     deltas = Step(text, reasoning=text, refusal=text, tool_calls=[("look", text)], cut=cut).deltas
     for pieces in (deltas.text, deltas.reasoning, deltas.refusal, deltas.tool_calls[0].arguments):
         assert "".join(pieces) == text
         assert all(pieces)
 
 
-def test_given_deltas_are_kept() -> None:
-    """Empty ones, too."""
+def test_step_keeps_given_deltas() -> None:
+    """A step keeps deltas as they are given, also empty ones."""
     step = Step(["Hel", "", "lo"], reasoning=["H", "m"], tool_calls=[("look", ['{"a', '":1}'])])
     assert step.deltas.text == ("Hel", "", "lo")
     assert step.deltas.reasoning == ("H", "m")
@@ -59,13 +59,13 @@ def test_given_deltas_are_kept() -> None:
 
 
 class City(BaseModel):
-    """With a name that is another one in JSON."""
+    """Model with a field that has another name in JSON."""
 
     the_name: str = Field(alias="name")
 
 
 class Town(Frozen):
-    """A model of the framework's own kind."""
+    """Model of the framework's own kind."""
 
     name: str
 
@@ -78,8 +78,8 @@ class Town(Frozen):
         ({"name": "Köln", "sights": [{"name": "Dom"}]}, '{"name": "Köln", "sights": [{"name": "Dom"}]}'),
     ],
 )
-def test_structured_output_is_its_json(structured: Any, text: str) -> None:
-    """By the names that a schema has, and with nothing of ours in it."""
+def test_step_of_a_model_or_dict_has_its_json_as_text(structured: Any, text: str) -> None:
+    """A model or dict as a step is answered with its JSON, with the names of its schema and no internal fields."""
     assert "".join(Step(structured).deltas.text) == text
     assert as_answer(structured, "here") == Step(structured)
 
@@ -87,32 +87,32 @@ def test_structured_output_is_its_json(structured: Any, text: str) -> None:
 # --- times
 
 
-def test_tokens_come_when_the_step_says() -> None:
-    """The first after one wait, the others after the gaps, which are gone through again and again."""
+def test_waits_of_a_step_repeat_its_gaps() -> None:
+    """The first token comes after `first_wait`, the others after the gaps, which repeat without end."""
     assert list(itertools.islice(Step("a", first_wait=3, gap=(1, 2)).waits(1), 6)) == [3, 1, 2, 1, 2, 1]
     assert list(itertools.islice(Step("a", gap=0.5).waits(1), 3)) == [0, 0.5, 0.5]
 
 
 @given(st.floats(0, 1), st.integers(), st.integers(1, 9))
-def test_jitter_is_bounded_and_the_same_each_time(jitter: float, seed: int, number: int) -> None:
-    """It depends on the seed and on the number of the call, and on nothing else."""
+def test_jitter_is_bounded_and_repeatable(jitter: float, seed: int, number: int) -> None:
+    """Waits vary by at most the given share, and depend on the seed and the number of the call only."""
     step = Step("a", first_wait=2.0, gap=2.0, jitter=jitter, seed=seed)
     waits = list(itertools.islice(step.waits(number), 20))
     assert waits == list(itertools.islice(step.waits(number), 20))
     assert all(2.0 * (1 - jitter) <= wait <= 2.0 * (1 + jitter) for wait in waits)
 
 
-def test_calls_of_one_step_are_uneven_in_their_own_ways() -> None:
-    """A step that answers several calls is not the same wave each time."""
+def test_jitter_differs_between_calls_of_one_step() -> None:
+    """A step that answers several calls has other waits in each of them."""
     step = Step("a", gap=1.0, jitter=0.5)
     assert list(itertools.islice(step.waits(1), 5)) != list(itertools.islice(step.waits(2), 5))
 
 
-# --- what is refused
+# --- refused arguments
 
 
 @pytest.mark.parametrize(
-    ("make", "why"),
+    ("make", "message"),
     [
         (lambda: Step("a b", after=3, then="reset"), "after=3, but the step has 2 tokens"),
         (lambda: Step("a b", after=1), "after=1 needs a `then`"),
@@ -121,42 +121,42 @@ def test_calls_of_one_step_are_uneven_in_their_own_ways() -> None:
         (lambda: Step("a", gap=-1), "gap must be a number of seconds, not -1"),
         (lambda: Step("a", gap=[1, float("nan")]), "gap must be a number of seconds, not nan"),
         (lambda: Step("a", first_wait=float("inf")), "first_wait must be a number of seconds"),
-        (lambda: Step("a", jitter=2), "jitter is a fraction between 0 and 1"),
+        (lambda: Step("a", jitter=2), "jitter must be a fraction between 0 and 1"),
         (lambda: Step("a", cut=0), "a number of characters"),
-        (lambda: Step("ab", cut=lambda text: [text[0]]), "must cut the text and leave it as it is"),
+        (lambda: Step("ab", cut=lambda text: [text[0]]), "must join to the text"),
         (lambda: Failure(200), "between 400 and 599, not 200"),
     ],
 )
-def test_values_that_cannot_work_are_refused_at_once(make: Any, why: str) -> None:
-    """Where they stand, with what is wrong."""
-    with pytest.raises(ValueError, match=why):
+def test_step_or_failure_refuses_values_out_of_range(make: Any, message: str) -> None:
+    """A value out of range raises a `ValueError` where it is given; the message names the argument."""
+    with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize(
-    ("make", "why"),
+    ("make", "message"),
     [
         (lambda: ScriptedLLM(["fine", 5]), "step 2 must be a text, a Step, .* not 5"),  # type: ignore[list-item]
         (lambda: ScriptedLLM(None), "step 1 must be"),  # type: ignore[arg-type]
         (lambda: Step([1]), "the deltas of a text must be texts"),  # type: ignore[list-item]
-        (lambda: Step(tool_calls=["look"]), r"a tool call is \(name, arguments\)"),  # type: ignore[list-item]
+        (lambda: Step(tool_calls=["look"]), r"a tool call must be \(name, arguments\)"),  # type: ignore[list-item]
     ],
 )
-def test_types_that_cannot_be_are_refused_at_once(make: Any, why: str) -> None:
-    """Not at the call that would have got them."""
-    with pytest.raises(TypeError, match=why):
+def test_script_refuses_wrong_types_before_any_call(make: Any, message: str) -> None:
+    """A value of a wrong type raises a `TypeError` where the script is made, not when a call reaches it."""
+    with pytest.raises(TypeError, match=message):
         make()
 
 
-def test_a_function_that_answers_nothing_usable_says_so() -> None:
-    """The message names the call."""
+def test_function_that_returns_no_answer_raises_an_error_with_its_call() -> None:
+    """A function that returns None raises a `TypeError` that names the call."""
     llm = ScriptedLLM(lambda call: None)
     with pytest.raises(TypeError, match=r"what the script answers to call 1 \(.*\) must be"):
         llm.respond("chat", REQUEST)
 
 
-def test_what_the_user_changes_later_changes_nothing() -> None:
-    """Neither in a step nor in a failure."""
+def test_step_and_failure_ignore_later_changes_of_their_arguments() -> None:
+    """Steps and failures copy their arguments, so that later changes have no effect."""
     pieces, headers, gaps = ["a"], {"retry-after": "1"}, [1.0]
     step, failure = Step(pieces, gap=gaps), Failure(429, headers=headers)
     pieces.append("b")
@@ -167,11 +167,11 @@ def test_what_the_user_changes_later_changes_nothing() -> None:
     assert failure.headers == {"retry-after": "1"}
 
 
-# --- what is left over, and what was too much
+# --- unused steps and unexpected calls
 
 
-def test_an_exhausted_script_names_the_call_and_the_steps() -> None:
-    """It never begins again."""
+def test_call_after_the_last_step_raises_an_error_that_lists_the_steps() -> None:
+    """A call after the last step raises an error that names the call, and each step with the call that it answered."""
     llm = ScriptedLLM(["Hello", Step("Bye", finish_reason="length", gap=0.5)])
     for text in ("Hi", "Ho", "Hu"):
         request = {"model": "m", "messages": [{"role": "user", "content": text}]}
@@ -188,8 +188,8 @@ def test_an_exhausted_script_names_the_call_and_the_steps() -> None:
     )
 
 
-def test_steps_left_over_are_named() -> None:
-    """And the calls that there were."""
+def test_assert_complete_lists_unused_steps_and_calls() -> None:
+    """`assert_complete` raises an error that lists the steps that were not used, and the calls that came."""
     tools: Any = [("get_weather", {"city": "Paris"})]
     llm = ScriptedLLM(["Hello", Step(tool_calls=tools), Failure(429), ZeroDivisionError("zero"), {"a": 1}])
     llm.respond("responses", {"model": "m", "input": "Hi"})
@@ -205,8 +205,8 @@ def test_steps_left_over_are_named() -> None:
     )
 
 
-def test_long_scripts_are_not_told_in_full() -> None:
-    """A message has what one looks for first: the next steps that are left, the last ones that were used."""
+def test_errors_about_long_scripts_list_the_relevant_steps_only() -> None:
+    """For long scripts, errors list the next unused steps or the last used ones, and count the others."""
     llm = ScriptedLLM([f"answer {number}" for number in range(1, 26)])
     llm.respond("chat", REQUEST)
     with pytest.raises(UnconsumedStepsError) as left:
@@ -222,8 +222,8 @@ def test_long_scripts_are_not_told_in_full() -> None:
     assert len(lines) == 12
 
 
-def test_a_script_without_calls_has_no_last_call() -> None:
-    """An error of its own, not an index that is out of range."""
+def test_last_call_raises_an_error_before_the_first_call() -> None:
+    """`last_call` raises a `ScriptError`, not an `IndexError`, before the first call."""
     llm = ScriptedLLM(["Hello"])
     assert llm.calls == ()
     with pytest.raises(ScriptError, match="was not called yet"):
@@ -232,28 +232,28 @@ def test_a_script_without_calls_has_no_last_call() -> None:
         llm.assert_complete()
 
 
-def test_a_function_too_can_find_a_call_unexpected() -> None:
-    """The error comes back at the end of the test, whoever has caught it before."""
+def test_assert_complete_raises_an_unexpected_call_error_of_a_function_again() -> None:
+    """`assert_complete` raises an `UnexpectedCallError` of a function again, even if the app caught it."""
 
     def answer(call: Call) -> str:
-        raise UnexpectedCallError("nobody should ask that")
+        raise UnexpectedCallError("this call is wrong")
 
     llm = ScriptedLLM(answer)
-    for ask in (lambda: llm.respond("chat", REQUEST), llm.assert_complete):
-        with pytest.raises(UnexpectedCallError, match="nobody should ask that"):
-            ask()
+    for call in (lambda: llm.respond("chat", REQUEST), llm.assert_complete):
+        with pytest.raises(UnexpectedCallError, match="this call is wrong"):
+            call()
 
 
-def test_a_function_is_always_complete() -> None:
-    """It answers any number of calls, none as well."""
+def test_script_of_a_function_is_always_complete() -> None:
+    """`assert_complete` passes for a function, even if no call came."""
     ScriptedLLM(lambda call: "Hello").assert_complete()
 
 
 @pytest.mark.parametrize(
     "script", ["Hello", Step("Hello"), Failure(500), {"a": 1}, City(name="x"), AssistantMessage("Hello"), KeyError("k")]
 )
-def test_a_step_by_itself_is_a_script_for_one_call(script: Any) -> None:
-    """Also where it could be gone through, as a text, a dict and a model could."""
+def test_single_step_is_a_script_for_one_call(script: Any) -> None:
+    """A single step is a script of one step, also if it is iterable, such as a text, a dict or a model."""
     llm = ScriptedLLM(script)
     with pytest.raises(UnconsumedStepsError, match="1 of 1 steps"):
         llm.assert_complete()
@@ -262,8 +262,8 @@ def test_a_step_by_itself_is_a_script_for_one_call(script: Any) -> None:
 # --- snapshots
 
 
-def test_calls_are_snapshots() -> None:
-    """Nothing that happens to the request later reaches them, at any depth; nor can they be changed themselves."""
+def test_calls_do_not_change_with_the_request() -> None:
+    """Later changes of the request do not reach a call, at any depth, and a call itself is immutable."""
     request: dict[str, Any] = {
         "model": "m",
         "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
@@ -289,8 +289,8 @@ def test_calls_are_snapshots() -> None:
     assert llm.calls == (call,)
 
 
-def test_calls_understand_what_apis_put_among_the_messages() -> None:
-    """Tool calls, their results and reasoning items stay as they were sent."""
+def test_calls_keep_tool_calls_and_results_as_they_were_sent() -> None:
+    """Messages of a call keep tool calls, tool results and other items as they were sent, for each API."""
     llm = ScriptedLLM(["Fine", "Fine", "Fine"])
     chat_call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     chat = [{"role": "assistant", "content": None, "tool_calls": [chat_call]}, {"role": "tool", "content": "5"}]
@@ -308,8 +308,8 @@ def test_calls_understand_what_apis_put_among_the_messages() -> None:
     assert (llm.last_call.system, llm.last_call.messages, llm.last_call.text) == ("Be kind.", (), "")
 
 
-def test_a_step_reads_as_it_was_written() -> None:
-    """Without what was left to its defaults, and not longer than a line."""
+def test_repr_of_a_step_is_short_source_code() -> None:
+    """The repr of a step is the code that makes it, without defaults, and shortened to one line."""
     assert repr(Step("Hello")) == "Step('Hello')"
     assert repr(Step("x" * 500, usage=Usage(output_tokens=1))).startswith("Step('xxx")
     assert len(repr(Step("x" * 500))) < 100

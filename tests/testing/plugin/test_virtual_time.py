@@ -47,7 +47,7 @@ def test_fixture_makes_an_async_test_run_in_virtual_time(project: Project) -> No
         "async def test_virtual(virtual_clock):\n"
         "    await asyncio.sleep(3600)\n"
         "    assert virtual_clock.time() == 3600\n"
-        "    with pytest.raises(RuntimeError, match='await it'):\n"
+        "    with pytest.raises(RuntimeError, match='await the coroutine'):\n"
         "        virtual_clock.run(asyncio.sleep(1))\n",
         ini=AUTO,
     )
@@ -283,7 +283,7 @@ def test_hypothesis_can_choose_seeds(project: Project) -> None:
 @pytest.mark.parametrize(
     ("body", "told", "line"),
     [
-        ("asyncio.Queue().get()", "*IdleLoopError: Nothing can go on, 0 s of virtual time*", "asyncio.Queue().get()"),
+        ("asyncio.Queue().get()", "*IdleLoopError: Nothing can run, 0 s of virtual time*", "asyncio.Queue().get()"),
         ("poll()", "*VirtualTimeoutError: 60 s of virtual time were not enough*", "asyncio.sleep(1)"),
     ],
 )
