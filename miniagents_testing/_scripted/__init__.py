@@ -1,15 +1,15 @@
-"""Scripted models and users: what an app would ask a model, or a person, goes to a script instead.
+"""Scripted models and users, which answer an app from a script in place of a model or a person.
 
 ```python
 llm = ScriptedLLM(["Hello!", "Goodbye!"])
 agent = llm.agent()                     # in place of create_openai_agent(...) or create_anthropic_agent(...)
-client = llm.openai_client()            # or: OpenAI's own client, which reads the script as bytes from the wire
+client = llm.openai_client()            # or: OpenAI's own client, which reads the script as bytes of responses
 ...
-assert llm.last_call.text == "What the app said last"
+assert llm.last_call.text == "The last message of the app"
 llm.assert_complete()
 ```
 
-`miniagents_testing._provider_server` puts a script behind a socket.
+`miniagents_testing._provider_server` serves a script over a socket.
 """
 
 from miniagents_testing._scripted.llm import ScriptedLLM, create_scripted_agent

@@ -1,6 +1,6 @@
-"""A model that answers from a script: its calls, and the agents and clients that ask it.
+"""`ScriptedLLM`: a model that answers from a script, with its recorded calls, and agents and clients that use it.
 
-What a provider agent needs of an SDK's client, without SDK and without HTTP: a request becomes bytes of a script.
+Its agents are those of the providers, on a client without SDK and HTTP, which turns a request into bytes of the script.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic_core import from_json
 
 from miniagents import InteractionContext, MissingExtraError
-from miniagents_testing._playing import Gate, aplay, await_headers
-from miniagents_testing._script import API, Call, Failure, Step, as_answer, script_items
-from miniagents_testing._wire import rendered
+from miniagents_testing._playing import Gate, aplay, asleep_until_headers
+from miniagents_testing._script import Call, Failure, Step, as_answer, script_items
+from miniagents_testing._wire import render
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 class APIConnectionError(Exception):
-    """What SDKs make of whatever is raised before a response; the framework knows it by its name."""
+    """Error of an SDK about a failure before any response. The framework recognizes it by its name."""
 
 
 class APIStatusError(Exception):
-    """What SDKs make of a response with an error status; the framework knows it by its name."""
+    """Error of an SDK about a response with an error status. The framework recognizes it by its name."""
 
     def __init__(self, response: ResponseStream) -> None:
         super().__init__(f"Error code: {response.status}")
@@ -50,10 +50,10 @@ class APIStatusError(Exception):
             self.body = response.body.decode(errors="replace")
 
 
-class ScriptedClient:
-    """Stands where `AsyncOpenAI` and `AsyncAnthropic` stand in a provider agent."""
+class _ScriptedClient:
+    """Client of a scripted model, with the parts of `AsyncOpenAI` and `AsyncAnthropic` that a provider agent uses."""
 
-    base_url = SimpleNamespace(host="api.openai.com")  # the framework asks for usage where it knows the host
+    base_url = SimpleNamespace(host="api.openai.com")  # the framework asks hosts that it knows for usage
 
     def __init__(self, llm: ScriptedLLM) -> None:
         self.chat = SimpleNamespace(completions=_endpoint(llm, "chat"))
@@ -61,11 +61,13 @@ class ScriptedClient:
         self.messages = _endpoint(llm, "messages")
 
     def with_options(self, **options: Any) -> Self:
-        """Options of the SDK are about HTTP."""
+        """Return the same client: options of the SDK concern HTTP only."""
         return self
 
 
 def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
+    """Return an object whose `with_streaming_response.create` answers a request from the script."""
+
     @asynccontextmanager
     async def create(
         *, extra_headers: Any = None, extra_body: dict[str, Any] | None = None, **body: Any
@@ -89,20 +91,21 @@ def _headers(stream: ResponseStream) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in stream.headers.items()}
 
 
-_SHOWN = 10
-"""Steps and calls that are listed in a message."""
+_MAX_LISTED = 10
+"""Maximum number of steps, and of calls, that an error message lists."""
 
 
 class ScriptedLLM:
-    """A model that answers from a script. One object for any number of agents and clients; calls get steps in turn.
+    """A model that answers from a script, for any number of agents and clients. Each call takes the next step.
 
     Args:
-        script: a text, a step, a list with one step a call, or a function from a `Call` to its answer. See `Step`.
-        pace: factor on all times of the script.
-        overlay: what each response is changed by before it is played: other cuts, faults.
+        script: a text, a step, a list with one step for each call, or a function from a `Call` to its answer. See
+            `Step`.
+        pace: factor of all waits in the script.
+        overlay: function that changes each response before it is played, for example its cuts, or with a fault.
 
     Raises:
-        TypeError: something in the script cannot be a step.
+        TypeError: an item of the script cannot be a step.
     """
 
     def __init__(
@@ -120,11 +123,11 @@ class ScriptedLLM:
         self._unexpected: UnexpectedCallError | None = None
         self._lock = threading.Lock()
 
-    # --- looking at what happened
+    # --- checks after the calls
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """What was asked so far, in order; those that were not expected too."""
+        """Calls so far, in order, those that no step was left for included."""
         return tuple(self._calls)
 
     @property
@@ -132,62 +135,62 @@ class ScriptedLLM:
         """The last of `calls`.
 
         Raises:
-            ScriptError: there was none.
+            ScriptError: there was no call yet.
         """
         if not self._calls:
-            raise ScriptError("the scripted model was not called yet")
+            raise ScriptError("the scripted model was not called yet, so that there is no last call")
         return self._calls[-1]
 
     def assert_complete(self) -> None:
-        """Check that each step was used and that no call was too much, also where the app has caught that error.
+        """Check that each step was used, and that no call came without a step, even if the app caught that error.
 
         Raises:
-            UnexpectedCallError: there was a call too much.
-            UnconsumedStepsError: steps are left.
+            UnexpectedCallError: a call came when no step was left.
+            UnconsumedStepsError: steps were not used.
         """
         if self._unexpected is not None:
             raise self._unexpected
         if callable(self._items) or len(self._calls) >= len(self._items):
             return
         used, steps = len(self._calls), len(self._items)
-        what = f"{steps - used} of {steps} steps were not used, because there {_were(used)}:"
+        what = f"{steps - used} of {steps} steps were not used, because there {_were_calls(used)}:"
         left = [f"  step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
-        more = [f"  ... and {len(left) - _SHOWN} more"] if len(left) > _SHOWN else []
-        calls = [f"  {call}" for call in self._calls[-_SHOWN:]]
-        raise UnconsumedStepsError("\n".join([what, *left[:_SHOWN], *more, *calls]))
+        more = [f"  ... and {len(left) - _MAX_LISTED} more"] if len(left) > _MAX_LISTED else []
+        calls = [f"  {call}" for call in self._calls[-_MAX_LISTED:]]
+        raise UnconsumedStepsError("\n".join([what, *left[:_MAX_LISTED], *more, *calls]))
 
     def release(self) -> None:
-        """Let the answers go on that stopped at `then="hold"`, and those that would."""
+        """Continue the answers that stopped at `then="hold"`; later answers do not stop there any more."""
         self.gate.release()
 
-    # --- being asked
+    # --- answers
 
     def respond(self, api: API, request: Mapping[str, Any]) -> ResponseStream:
-        """The answer to one request: its call is noted, and takes the next step.
+        """Record the call of one request, and return the response of the next step.
 
         Args:
-            api: which API is asked.
+            api: the API of the request.
             request: the body of the request.
 
         Raises:
             UnexpectedCallError: no step is left.
-            Exception: the step is one, or a function of the script has failed.
+            Exception: the step is an exception, or a function of the script raised it.
         """
         try:
             call, item = self._next(api, request)
             if callable(item):
-                item = as_answer(item(call), f"what the script answers to {call}")
+                item = as_answer(item(call), f"the answer of the script to {call}")
         except UnexpectedCallError as error:
             self._unexpected = self._unexpected or error
             raise
         if isinstance(item, Exception):
             raise item
-        stream = rendered(item, call) if isinstance(item, Step | Failure) else item
+        stream = render(item, call) if isinstance(item, Step | Failure) else item
         return stream if self._overlay is None else self._overlay(stream)
 
     def _next(self, api: API, request: Mapping[str, Any]) -> tuple[Call, Any]:
         with self._lock:
-            call = Call.of(len(self._calls) + 1, api, request, _agents())
+            call = Call.of(len(self._calls) + 1, api, request, _current_agents())
             self._calls.append(call)
             if callable(self._items):
                 return call, self._items
@@ -197,11 +200,11 @@ class ScriptedLLM:
             f"  step {number}: {step!r} was for {earlier}"
             for number, (step, earlier) in enumerate(zip(self._items, self._calls, strict=False), 1)
         ]
-        more = [f"  ... and {len(used) - _SHOWN} before"] if len(used) > _SHOWN else []
+        more = [f"  ... and {len(used) - _MAX_LISTED} before"] if len(used) > _MAX_LISTED else []
         what = f"{call} was not expected: all {len(used)} steps of the script are used"
-        raise UnexpectedCallError("\n".join([what, *more, *used[-_SHOWN:]]))
+        raise UnexpectedCallError("\n".join([what, *more, *used[-_MAX_LISTED:]]))
 
-    # --- standing in for a model
+    # --- agents and clients
 
     def agent(
         self,
@@ -213,74 +216,88 @@ class ScriptedLLM:
         retry: Retry | None = None,
         **settings: Any,
     ) -> MiniAgent[Any]:
-        """An agent that answers from the script, in place of any agent that asks a model.
+        """Return an agent that answers from the script, in place of an agent that uses a model.
 
-        It is the provider's own agent with another client: everything but HTTP and the SDK is real, and no SDK needs to
-        be installed. Takes what `create_openai_agent` and `create_anthropic_agent` take.
+        It is the provider's agent with another client: all but HTTP and the SDK is real, and no SDK needs to be
+        installed. It takes the arguments of `create_openai_agent` and `create_anthropic_agent`.
 
         Args:
-            model: what the API calls the model.
-            alias: how the agent is named in traces.
-            api: whose agent it is, and whose bytes are decoded.
-            async_client: ignored: nothing is ever sent.
-            retry: None, other than with those agents: each call of the agent takes one step.
-            settings: everything else.
+            model: name of the model in requests.
+            alias: name of the agent in traces.
+            api: the API whose agent is made, and whose bytes are decoded.
+            async_client: ignored, since the agent sends no requests.
+            retry: how failed calls are retried; by default they are not, so that each call takes one step.
+            settings: further arguments of the provider's agent.
         """
         from miniagents.ext.llm.anthropic import create_anthropic_agent
         from miniagents.ext.llm.openai import create_openai_agent
 
-        common = {"async_client": ScriptedClient(self), "alias": alias, "retry": retry, **settings}
+        common = {"async_client": _ScriptedClient(self), "alias": alias, "retry": retry, **settings}
         if api == "messages":
             return create_anthropic_agent(model, **common)
         return create_openai_agent(model, api=api, **common)
 
     def transport(self) -> ScriptedTransport:
-        """A transport for `httpx2.AsyncClient` and `httpx2.Client` that speaks the API of whichever path is asked."""
-        _imported("httpx2", "testing")
+        """Return a transport for `httpx2.AsyncClient` and `httpx2.Client`; the path of a request selects the API."""
+        _import("httpx2", "testing")
         from miniagents_testing._scripted.transport import ScriptedTransport
 
         return ScriptedTransport(self)
 
     def openai_client(self, **options: Any) -> AsyncOpenAI:
-        """OpenAI's client on `transport()`; it does not retry, unless `max_retries=` among the options says so."""
-        sdk = _imported("openai", "openai")
+        """Return OpenAI's client on `transport()`.
+
+        Args:
+            options: options of the client, which override the defaults: a made-up key, and no retries.
+        """
+        sdk = _import("openai", "openai")
         client: AsyncOpenAI = sdk.AsyncOpenAI(**self._options("https://api.openai.com/v1", options))
         return client
 
     def anthropic_client(self, **options: Any) -> AsyncAnthropic:
-        """Anthropic's client on `transport()`; it does not retry, unless `max_retries=` among the options says so."""
-        sdk = _imported("anthropic", "anthropic")
+        """Return Anthropic's client on `transport()`.
+
+        Args:
+            options: options of the client, which override the defaults: a made-up key, and no retries.
+        """
+        sdk = _import("anthropic", "anthropic")
         client: AsyncAnthropic = sdk.AsyncAnthropic(**self._options("https://api.anthropic.com", options))
         return client
 
     def _options(self, base_url: str, options: dict[str, Any]) -> dict[str, Any]:
-        http_client = _imported("httpx2", "testing").AsyncClient(transport=self.transport())
+        http_client = _import("httpx2", "testing").AsyncClient(transport=self.transport())
         defaults = {"api_key": "no-key-is-needed", "max_retries": 0, "base_url": base_url, "http_client": http_client}
         return {**defaults, **options}
 
 
 def create_scripted_agent(script: Script, *, alias: str = "SCRIPTED_AGENT", **settings: Any) -> MiniAgent[Any]:
-    """An agent that answers from a script, in place of any agent that asks a model.
+    """Return an agent that answers from a script, in place of an agent that uses a model.
 
-    To look at what it was asked, make a `ScriptedLLM` and take its `agent()`, whose arguments these are.
+    To look at its calls, make a `ScriptedLLM` and use its `agent()`, which takes the same arguments.
+
+    Args:
+        script: see `ScriptedLLM`.
+        alias: name of the agent in traces.
+        settings: further arguments of `ScriptedLLM.agent`.
     """
     return ScriptedLLM(script).agent(alias=alias, **settings)
 
 
-def _imported(package: str, extra: str) -> Any:
+def _import(package: str, extra: str) -> Any:
+    """Import a package; raise `MissingExtraError` with the extra to install if there is no such package."""
     try:
         return import_module(package)
     except ImportError as error:
         raise MissingExtraError.of(package, extra) from error
 
 
-def _agents() -> tuple[str, ...]:
-    """Whose call this is, as far as the framework knows."""
+def _current_agents() -> tuple[str, ...]:
+    """Return the aliases of the running agent and of its callers; empty if no agent is running."""
     try:
         return tuple(InteractionContext.get_current().get_agent_trace())
     except LookupError:
         return ()
 
 
-def _were(calls: int) -> str:
+def _were_calls(calls: int) -> str:
     return f"were {calls} calls" if calls != 1 else "was 1 call"

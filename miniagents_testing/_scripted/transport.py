@@ -1,6 +1,6 @@
-"""A transport that answers from a script: the real SDKs, and no sockets.
+"""`ScriptedTransport`: a transport for the real SDKs that answers from a script, without sockets.
 
-The providers' addresses: which HTTP request is which call. Shared by the transport and the server of a script.
+`respond_to` maps an HTTP request to a call of a scripted model; the provider server uses it too.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _MODEL = {
     "created_at": "2025-10-09T08:53:20Z",
 }
 _MODELS = {"object": "list", "data": [_MODEL], "has_more": False, "first_id": _MODEL["id"], "last_id": _MODEL["id"]}
-"""One list that both SDKs understand. Any other name of a model works as well."""
+"""List of models that both SDKs understand. Requests may name other models as well."""
 
 
 def respond_to(llm: ScriptedLLM, method: str, path: str, body: bytes) -> ResponseStream:
-    """The response to an HTTP request.
+    """Return the response of a scripted model to an HTTP request; unknown paths and bodies get an error status.
 
     Raises:
-        Exception: as `ScriptedLLM.respond` does.
+        Exception: see `ScriptedLLM.respond`.
     """
     path = path.rstrip("/")
     if method == "GET" and path.endswith("/models"):
@@ -49,7 +49,7 @@ def respond_to(llm: ScriptedLLM, method: str, path: str, body: bytes) -> Respons
     api = api_of_path(path)
     if api is None or method != "POST":
         known = ", ".join(f"POST ...{each.path}" for each in FORMATS.values())
-        return error_response(404, f"nobody answers {method} {path} here; what is answered: {known}, GET .../models")
+        return error_response(404, f"there is no answer to {method} {path} here; use {known} or GET .../models")
     try:
         request = from_json(body)
     except ValueError as error:
@@ -60,12 +60,12 @@ def respond_to(llm: ScriptedLLM, method: str, path: str, body: bytes) -> Respons
 
 
 def api_of_path(path: str) -> API | None:
-    """The API that a request to this path asks; None for paths that belong to none."""
+    """Return the API that a path belongs to, or None."""
     return next((each.api for each in FORMATS.values() if path.endswith(each.path)), None)
 
 
 def error_response(status: int, message: str) -> ResponseStream:
-    """An error in which each SDK finds its message, and after which none tries again."""
+    """Return an error response that each SDK can read, and that no SDK retries."""
     error = {"type": "invalid_request_error", "message": message, "param": None, "code": None}
     return _json_response(status, {"type": "error", "error": error}, **{"x-should-retry": ["false"]})
 
@@ -76,21 +76,21 @@ def _json_response(status: int, body: object, **headers: list[str]) -> ResponseS
 
 
 class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
-    """Answers requests to OpenAI's and Anthropic's APIs from a script, whatever the host.
+    """A transport that answers requests to OpenAI's and Anthropic's APIs from a script, for any host.
 
-    Async clients wait by the clock of their event loop, others by that of the machine.
+    Async clients wait by the clock of their event loop, sync clients in real time.
     """
 
     def __init__(self, llm: ScriptedLLM) -> None:
         self._llm = llm
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The next answer; its body streams.
+        """Return the next answer, with a body that streams.
 
         Raises:
-            UnexpectedCallError: no step is left. The class raised is also one of the SDKs' own errors, so that they
-                neither retry nor hide it.
-            Exception: the step is one.
+            UnexpectedCallError: no step is left. The raised class also derives from errors of the SDKs, so that they
+                neither retry nor wrap it.
+            Exception: the step is an exception.
         """
         started = asyncio.get_running_loop().time()
         await request.aread()
@@ -101,7 +101,7 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response_with(AsyncBody(chunks), stream)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The same for sync clients."""
+        """Return the next answer to a sync client; raise the errors of `handle_async_request`."""
         started = time.monotonic()
         request.read()
         stream = self._respond(request)

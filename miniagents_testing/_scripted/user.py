@@ -1,4 +1,4 @@
-"""A scripted user: the person of a dialog, whose lines are known beforehand."""
+"""Scripted user: an agent that takes the user's place in a dialog and says given lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedUser(MiniAgent[[]]):
-    """What `create_scripted_user` makes."""
+    """Agent that `create_scripted_user` returns."""
 
     def __init__(self, lines: Iterable[str | Message], chat_history: ChatHistory, alias: str, description: str) -> None:
         super().__init__(self._speak, alias=alias, description=description)
@@ -23,18 +23,22 @@ class ScriptedUser(MiniAgent[[]]):
 
     @property
     def heard(self) -> tuple[Message, ...]:
-        """All that this user was told, message by message."""
+        """All messages that this user received."""
         return tuple(self._heard)
 
     def assert_complete(self) -> None:
-        """Raise `UnconsumedStepsError` if the dialog ended before everything was said."""
+        """Check that the user said all lines.
+
+        Raises:
+            UnconsumedStepsError: the dialog ended before the last line.
+        """
         left = self._lines[self._said :]
         if left:
             lines = "\n".join(
                 f"  line {number}: {str(line)!r:.200}" for number, line in enumerate(left, self._said + 1)
             )
             raise UnconsumedStepsError(
-                f"{self.alias} did not come to say {len(left)} of {len(self._lines)} lines:\n{lines}"
+                f"the dialog ended before {self.alias} said {len(left)} of {len(self._lines)} lines:\n{lines}"
             )
 
     async def _speak(self, ctx: InteractionContext) -> None:
@@ -51,7 +55,7 @@ def _line(line: Any) -> Message:
     if isinstance(line, str):
         return UserMessage(line)
     if not isinstance(line, Message):
-        raise TypeError(f"a line is a text or a message, not {line!r:.200}")
+        raise TypeError(f"a line must be a text or a message, not {line!r:.200}")
     return line
 
 
@@ -62,17 +66,17 @@ def create_scripted_user(
     alias: str = "SCRIPTED_USER",
     description: str = "Says what a script says.",
 ) -> ScriptedUser:
-    """A user for `adialog_loop`, in place of `create_console_user_agent`.
+    """Return a user for `adialog_loop`, in place of `create_console_user_agent`.
 
-    Each turn it listens until all that it is told is complete, and replies the whole chat, its next line at the end.
-    When it is told something after its last line, it raises `StopDialog`. A message that fails is kept as far as it
-    came, and its error raised, as the user at the console does.
+    In each turn the user waits until all messages to it are complete, and replies the whole chat with its next line at
+    the end. A turn after the last line raises `StopDialog`. Of a message that fails, the user keeps the received part
+    and raises the error, like the user at the console.
 
     Args:
-        lines: what it says, one a turn; a text is a `UserMessage`.
-        chat_history: where the chat is kept; by default, in memory, for this agent alone.
-        alias: how it is named in traces.
-        description: what it does.
+        lines: lines of the user, one for each turn; a text becomes a `UserMessage`.
+        chat_history: history of the chat; by default one in memory, for this agent alone.
+        alias: name of the agent in traces.
+        description: description of the agent.
 
     Raises:
         TypeError: a line is neither a text nor a message.

@@ -1,9 +1,9 @@
-"""What providers put on the wire: the bytes that a step of a script is, as the answer to a call.
+"""Wire formats of the providers: they turn a step of a script into the bytes of a response.
 
-One module an API; each knows how its provider says things. `rendering` knows when they are said, and how it ends; no
-one here knows over which transport.
+`chat`, `responses` and `messages` have the format of one API each. `rendering` adds times and ends, `dialects` the
+variants that other servers send. Independent of transports.
 """
 
-from miniagents_testing._wire.rendering import FORMATS, rendered
+from miniagents_testing._wire.rendering import FORMATS, render
 
-__all__ = ["FORMATS", "rendered"]
+__all__ = ["FORMATS", "render"]

@@ -1,4 +1,4 @@
-"""What the wire formats of all APIs have in common: a step and a call become events, or one document."""
+"""Base class of the wire formats, which turn a step and a call into events or one document, and shared helpers."""
 
 from __future__ import annotations
 
@@ -16,88 +16,88 @@ if TYPE_CHECKING:
 
 
 CREATED = 1_760_000_000
-"""Unix time in all answers: recordings of the same script are the same."""
+"""Unix time in all answers; it is fixed, so that recordings of the same script are equal."""
 
 Body = dict[str, Any]
 
 
 class Event(NamedTuple):
-    """An event, and what it is for: a token, or one of those that come before or after tokens."""
+    """An event and its place: it brings a token, comes before a token (`open`), or after one (`close`)."""
 
     data: Body
     place: Literal["open", "token", "close"]
 
 
-def opens(data: Body) -> Event:
-    """An event that has to come before a token."""
+def opening_event(data: Body) -> Event:
+    """Return an event that comes before a token."""
     return Event(data, "open")
 
 
-def token(data: Body) -> Event:
-    """An event that brings a token."""
+def token_event(data: Body) -> Event:
+    """Return an event that brings a token."""
     return Event(data, "token")
 
 
-def closes(data: Body) -> Event:
-    """An event that says that something has ended."""
+def closing_event(data: Body) -> Event:
+    """Return an event that reports the end of a part or of the answer."""
     return Event(data, "close")
 
 
 class WireFormat(ABC):
-    """One API, as its provider speaks it."""
+    """Wire format of one API."""
 
     api: ClassVar[API]
     path: ClassVar[str]
-    """How the path of its requests ends."""
+    """End of the path of its requests."""
     request_id: ClassVar[str]
-    """The header that has the provider's id of the request."""
+    """Name of the header with the provider's id of the request."""
 
     @abstractmethod
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """The whole answer as a stream."""
+        """Yield the events of the complete answer."""
 
     @abstractmethod
     def document(self, step: Step, call: Call) -> Body:
-        """The whole answer at once."""
+        """Return the complete answer as one document."""
 
     @abstractmethod
     def failure(self, failure: Failure, call: Call) -> Body:
-        """The body of an error response."""
+        """Return the body of an error response."""
 
     def failure_events(self, failure: Failure, call: Call, sent: int) -> Iterator[Body]:
-        """The events that report an error after `sent` others."""
+        """Yield the events that report an error within a stream, after `sent` other events."""
         yield self.failure(failure, call)
 
     def frame(self, data: Body) -> bytes:
-        """An event as bytes."""
+        """Return an event as bytes."""
         return f"event: {data['type']}\ndata: ".encode() + json_text(data) + b"\n\n"
 
     def end(self) -> bytes:
-        """What comes after the last event of a whole answer."""
+        """Return the bytes after the last event of a complete answer."""
         return b""
 
 
 def usage_of(step: Step, call: Call) -> Usage:
-    """What is billed: what the script says, and for the rest a count of words and tokens."""
-    said = step.usage or Usage()
-    input_tokens = said.input_tokens
+    """Return the billed tokens: the script's numbers, and counts of words and tokens where the script has none."""
+    given = step.usage or Usage()
+    input_tokens = given.input_tokens
     if input_tokens is None:
         input_tokens = len(re.findall(r"\w+", "\n".join([call.system or "", *map(str, call.messages)])))
-    output_tokens = step.deltas.tokens if said.output_tokens is None else said.output_tokens
-    reasoning = len(step.deltas.reasoning) if said.reasoning_tokens is None else said.reasoning_tokens
+    output_tokens = step.deltas.tokens if given.output_tokens is None else given.output_tokens
+    reasoning = len(step.deltas.reasoning) if given.reasoning_tokens is None else given.reasoning_tokens
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cached_tokens=said.cached_tokens or 0,
+        cached_tokens=given.cached_tokens or 0,
         reasoning_tokens=reasoning,
-        total_tokens=input_tokens + output_tokens if said.total_tokens is None else said.total_tokens,
+        total_tokens=input_tokens + output_tokens if given.total_tokens is None else given.total_tokens,
     )
 
 
 def json_text(value: Any) -> bytes:
-    """JSON as providers write it: raw UTF-8, escapes only where there is no other way."""
+    """Return JSON as providers write it: raw UTF-8, with escapes only for lone surrogates."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
     try:
         return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(value, separators=(",", ":"), default=dict).encode()

@@ -1,10 +1,20 @@
-"""OpenAI's chat completions on the wire; reasoning as the servers that show it send it."""
+"""Wire format of OpenAI's chat completions, with the `reasoning_content` of other servers that imitate it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from miniagents_testing._wire.base import CREATED, Body, Event, WireFormat, closes, json_text, opens, token, usage_of
+from miniagents_testing._wire.base import (
+    CREATED,
+    Body,
+    Event,
+    WireFormat,
+    closing_event,
+    json_text,
+    opening_event,
+    token_event,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -12,54 +22,56 @@ if TYPE_CHECKING:
     from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
 
-_WORDS = {
+_TYPES_AND_CODES = {
     401: ("invalid_request_error", "invalid_api_key"),
     404: ("invalid_request_error", "model_not_found"),
     429: ("requests", "rate_limit_exceeded"),
     503: ("server_error", "service_unavailable"),
-    529: ("server_error", "service_unavailable"),  # a status of Anthropic's, in the words that OpenAI has for it
+    529: ("server_error", "service_unavailable"),  # Anthropic's status, with OpenAI's names
 }
 
 
 class ChatFormat(WireFormat):
-    """`POST /v1/chat/completions`."""
+    """Format of answers to `POST /v1/chat/completions`."""
 
     api: ClassVar[API] = "chat"
     path: ClassVar[str] = "/chat/completions"
     request_id: ClassVar[str] = "x-request-id"
 
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """One chunk a delta, the role in the first, usage in one without choices, if it was asked for."""
+        """Yield one chunk for each delta; the role comes first, and usage last if the request asks for it."""
         deltas = step.deltas
-        counts = bool((call.request.get("stream_options") or {}).get("include_usage"))
+        includes_usage = bool((call.request.get("stream_options") or {}).get("include_usage"))
 
         def chunk(delta: Body, finish_reason: str | None = None) -> Body:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
             return {
-                **_head(call, "chat.completion.chunk"),
+                **_common_fields(call, "chat.completion.chunk"),
                 "choices": [choice],
-                **({"usage": None} if counts else {}),
+                **({"usage": None} if includes_usage else {}),
             }
 
-        silent = not deltas.text and (deltas.tool_calls or deltas.refusal)
-        role = {"role": "assistant", "content": None if silent else ""}
-        yield opens(chunk({**role, "refusal": "" if deltas.refusal else None}))
+        has_no_text = not deltas.text and (deltas.tool_calls or deltas.refusal)
+        role = {"role": "assistant", "content": None if has_no_text else ""}
+        yield opening_event(chunk({**role, "refusal": "" if deltas.refusal else None}))
         for piece in deltas.reasoning:
-            yield token(chunk({"content": None, "reasoning_content": piece}))
+            yield token_event(chunk({"content": None, "reasoning_content": piece}))
         for piece in deltas.text:
-            yield token(chunk({"content": piece}))
+            yield token_event(chunk({"content": piece}))
         for piece in deltas.refusal:
-            yield token(chunk({"refusal": piece}))
+            yield token_event(chunk({"refusal": piece}))
         for index, tool_call in enumerate(deltas.tool_calls):
-            yield opens(chunk({"tool_calls": [{"index": index, **_tool_call(tool_call, call, index, "")}]}))
+            yield opening_event(chunk({"tool_calls": [{"index": index, **_tool_call(tool_call, call, index, "")}]}))
             for piece in tool_call.arguments:
-                yield token(chunk({"tool_calls": [{"index": index, **_function(tool_call.type, {}, piece)}]}))
-        yield closes(chunk({}, _finish_reason(step)))
-        if counts:
-            yield closes({**_head(call, "chat.completion.chunk"), "choices": [], "usage": _usage(step, call)})
+                yield token_event(chunk({"tool_calls": [{"index": index, **_function(tool_call.type, {}, piece)}]}))
+        yield closing_event(chunk({}, _finish_reason(step)))
+        if includes_usage:
+            yield closing_event(
+                {**_common_fields(call, "chat.completion.chunk"), "choices": [], "usage": _usage(step, call)}
+            )
 
     def document(self, step: Step, call: Call) -> Body:
-        """The whole answer at once."""
+        """Return the complete answer as one document."""
         deltas = step.deltas
         message: Body = {"role": "assistant", "content": "".join(deltas.text), "refusal": None, "annotations": []}
         if not deltas.text and (deltas.tool_calls or deltas.refusal):
@@ -73,29 +85,30 @@ class ChatFormat(WireFormat):
                 _tool_call(each, call, index, "".join(each.arguments)) for index, each in enumerate(deltas.tool_calls)
             ]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(step)}
-        return {**_head(call, "chat.completion"), "choices": [choice], "usage": _usage(step, call)}
+        return {**_common_fields(call, "chat.completion"), "choices": [choice], "usage": _usage(step, call)}
 
     def failure(self, failure: Failure, call: Call) -> Body:
-        """The body of an error response."""
+        """Return the body of an error response."""
         return {"error": openai_failure(failure)}
 
     def frame(self, data: Body) -> bytes:
-        """An event as bytes; it has no name."""
+        """Return an event as bytes, without a name."""
         return b"data: " + json_text(data) + b"\n\n"
 
     def end(self) -> bytes:
-        """The sign at the end."""
+        """Return the `[DONE]` that ends a complete stream."""
         return b"data: [DONE]\n\n"
 
 
 def openai_failure(failure: Failure) -> Body:
-    """An error object of OpenAI's."""
+    """Return an error object in OpenAI's form."""
     fallback = ("invalid_request_error", None) if failure.status < 500 else ("server_error", None)
-    kind, code = (failure.type, failure.type) if failure.type else _WORDS.get(failure.status, fallback)
+    kind, code = (failure.type, failure.type) if failure.type else _TYPES_AND_CODES.get(failure.status, fallback)
     return {"message": failure.message, "type": kind, "param": None, "code": code}
 
 
-def _head(call: Call, kind: str) -> Body:
+def _common_fields(call: Call, kind: str) -> Body:
+    """Return the fields that chunks and documents have in common."""
     return {
         "id": f"chatcmpl-scripted-{call.number}",
         "object": kind,
@@ -107,7 +120,7 @@ def _head(call: Call, kind: str) -> Body:
 
 
 def _finish_reason(step: Step) -> str:
-    """A refusal in words ends like any other answer."""
+    """Return the finish reason on the wire; an answer with a refusal text ends with `stop`."""
     return "stop" if step.deltas.refusal and step.reason == "refusal" else step.reason
 
 

@@ -1,7 +1,7 @@
-"""One answer in all the forms in which providers and their imitators stream it, and the message that it must become.
+"""Variants of the wire formats, as providers and compatible servers send them, with the message that must result.
 
-What `wire` makes of a script is each API at its best. What is really sent differs in much that must not matter: line
-ends, comments, pings, where the role stands, what is told twice. `QUIRKS` names these forms.
+The formats of `_wire` follow each API closely. Real streams differ in details that must not matter: line ends,
+comments, pings, the place of the role, repeated fields. `QUIRKS` names these variants, `provider_stream` applies them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from miniagents import ToolCall
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing._script import Call, Step
 from miniagents_testing._streams import Chunk
-from miniagents_testing._wire import FORMATS, rendered
+from miniagents_testing._wire import FORMATS, render
 from miniagents_testing._wire.base import json_text, usage_of
 
 if TYPE_CHECKING:
@@ -25,58 +25,58 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
 
 
-Payload = dict[str, Any]
-"""The JSON of an event; `[DONE]` is `{}`."""
-_DONE: Payload = {}
+_Payload = dict[str, Any]
+"""JSON of an event; `[DONE]` is `{}`."""
+_DONE: _Payload = {}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ProviderStream:
-    """A whole answer of a provider, and what it says."""
+    """A complete answer of a provider, and the message that must result."""
 
     api: API
     step: Step
     quirks: tuple[str, ...]
     response: ResponseStream
     expected: Mapping[str, Any]
-    """Fields that a message made of it must have."""
+    """Fields of the message that must result, by name."""
     complete_after: int
-    """How many bytes it takes until the provider has said that the answer is whole."""
+    """Number of bytes after which the provider has reported the end of the answer."""
 
     def __repr__(self) -> str:
         quirks = f", quirks={self.quirks!r}" if self.quirks else ""
         return f"provider_stream({self.api!r}, {self.step!r}{quirks})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """For the printers of IPython and Hypothesis, which show the fields of dataclasses otherwise."""
+        """Print the repr in IPython and Hypothesis, which print the fields of dataclasses otherwise."""
         printer.text(repr(self))
 
     def differences(self, message: Message) -> list[tuple[str, Any, Any]]:
-        """What of the message is not as expected: name of the field, what was expected, what came."""
-        came = {name: _comparable(getattr(message, name, None)) for name in self.expected}
-        return [(name, value, came[name]) for name, value in self.expected.items() if came[name] != value]
+        """Return name, expected value and actual value of each field of a message that is not as expected."""
+        actual = {name: _comparable(getattr(message, name, None)) for name in self.expected}
+        return [(name, value, actual[name]) for name, value in self.expected.items() if actual[name] != value]
 
 
 def provider_stream(api: API, step: Step | str = "Hello, world.", *, quirks: Collection[str] = ()) -> ProviderStream:
-    """An answer as a provider streams it, one event a chunk.
+    """Return an answer as a provider streams it, with one event in each chunk.
 
     Args:
-        api: whose: "chat", "responses" or "messages".
-        step: what is said; it must not break off, and its tool calls have ids (`ToolCall(id=..., ...)`).
-        quirks: some of `QUIRKS[api]`.
+        api: the API: "chat", "responses" or "messages".
+        step: the answer; without `then`, and with ids in its tool calls (`ToolCall(id=..., ...)`).
+        quirks: names of variants, from `QUIRKS[api]`.
 
     Raises:
-        ValueError: the API, or a quirk of it, is not known, or the step is not as it must be.
+        ValueError: the API or a quirk is unknown, or the step has a `then`, or a tool call without an id.
     """
     if api not in FORMATS:
         raise ValueError(f"api must be one of {', '.join(FORMATS)}, not {api!r}")
     if unknown := sorted(set(quirks) - QUIRKS[api].keys()):
         raise ValueError(f"{api} has no quirk {unknown[0]!r}; it has: {', '.join(QUIRKS[api])}")
-    step = _whole_step(step)
-    chosen = [quirk for quirk in QUIRKS[api] if quirk in quirks]  # in one order, whatever they were given in
+    step = _checked_step(step)
+    chosen = [quirk for quirk in QUIRKS[api] if quirk in quirks]  # always applied in the same order
     options = {} if "no usage" in chosen else {"stream_options": {"include_usage": True}}
     call = Call.of(1, api, {"model": "model-1", "stream": True, **options})
-    plain = rendered(step, call)
+    plain = render(step, call)
     payloads = [json.loads(event.data) if event.data != b"[DONE]" else _DONE for event in SSEDecoder().feed(plain.body)]
     for quirk in chosen:
         payloads = list(QUIRKS[api][quirk](payloads))
@@ -96,16 +96,18 @@ def provider_stream(api: API, step: Step | str = "Hello, world.", *, quirks: Col
     )
 
 
-def _whole_step(step: Step | str) -> Step:
+def _checked_step(step: Step | str) -> Step:
+    """Return the step; raise `ValueError` if it breaks off, or has a tool call without an id."""
     step = Step(step) if isinstance(step, str) else step
     if step.then is not None:
-        raise ValueError(f"{step} breaks off: a provider stream is whole")
+        raise ValueError(f"{step} breaks off, but a provider stream must be complete: leave `then` out")
     if not all(tool_call.id for tool_call in step.deltas.tool_calls):
-        raise ValueError(f"{step} has a tool call without an id, so nobody knows which one is expected")
+        raise ValueError(f"{step} has a tool call without an id: give a ToolCall(id=..., ...), so that it is known")
     return step
 
 
-def _block(api: API, payload: Payload, quirks: Collection[str]) -> bytes:
+def _block(api: API, payload: _Payload, quirks: Collection[str]) -> bytes:
+    """Return the bytes of one event."""
     blank = "" if "no blank after the colon" in quirks else " "
     data = "[DONE]"
     if payload:
@@ -118,8 +120,8 @@ def _block(api: API, payload: Payload, quirks: Collection[str]) -> bytes:
     return "".join(f"{line}{line_end}" for line in [*lines, ""]).encode()
 
 
-def _is_final(payload: Payload) -> bool:
-    """Whether the answer is whole with this event."""
+def _is_final(payload: _Payload) -> bool:
+    """Return True if this event reports the end of the answer."""
     if not payload or any(choice["finish_reason"] for choice in payload.get("choices", ())):
         return True
     kind = payload.get("type")
@@ -127,15 +129,16 @@ def _is_final(payload: Payload) -> bool:
 
 
 def _expected(api: API, step: Step, call: Call, quirks: Collection[str]) -> dict[str, Any]:
+    """Return the fields of the message that must result."""
     deltas, usage = step.deltas, usage_of(step, call)
     refusal = "".join(deltas.refusal) or None
     finish: str | None = step.reason
     if api == "chat" and "no finish reason" in quirks:
         finish = "refusal" if refusal else None
-    if api == "messages":  # it has one word for both, and none of the model's
+    if api == "messages":  # this API has one word for both, and no refusal text
         finish, refusal = "refusal" if finish == "content_filter" else finish, None
     return {
-        "content": _paired("".join(deltas.text)),
+        "content": _with_joined_surrogates("".join(deltas.text)),
         "finish_reason": finish,
         "reasoning": "".join(deltas.reasoning) or None,
         "refusal": refusal,
@@ -148,78 +151,78 @@ def _expected(api: API, step: Step, call: Call, quirks: Collection[str]) -> dict
     }
 
 
-def _paired(text: str) -> str:
-    """The text with halves of characters that stand together as one."""
+def _with_joined_surrogates(text: str) -> str:
+    """Return the text with each pair of surrogates replaced by its character."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _comparable(value: Any) -> Any:
-    """What of a field the providers have in common."""
+    """Return the parts of a field's value that all providers send."""
     if isinstance(value, tuple):
         return tuple((call.id, call.name, call.arguments) if isinstance(call, ToolCall) else call for call in value)
     return (value.input_tokens, value.output_tokens) if hasattr(value, "input_tokens") else value
 
 
-# --- the quirks, each from events to events
+# --- the quirks: functions from events to events
 
 
-def _same(events: list[Payload]) -> list[Payload]:
-    """For what is a matter of bytes."""
+def _unchanged(events: list[_Payload]) -> list[_Payload]:
+    """Return the events unchanged, for quirks that concern only their bytes."""
     return events
 
 
-def _without(*kinds: str) -> Callable[[list[Payload]], list[Payload]]:
+def _without(*kinds: str) -> Callable[[list[_Payload]], list[_Payload]]:
     return lambda events: [event for event in events if not str(event.get("type")).endswith(kinds)]
 
 
-def _with_every(kind: str) -> Callable[[list[Payload]], list[Payload]]:
+def _with_every(kind: str) -> Callable[[list[_Payload]], list[_Payload]]:
     return lambda events: [each for event in events for each in (event, {"type": kind})]
 
 
-def _with_second(new: Payload) -> Callable[[list[Payload]], list[Payload]]:
+def _with_second(new: _Payload) -> Callable[[list[_Payload]], list[_Payload]]:
     return lambda events: [events[0], new, *events[1:]]
 
 
-def _chat_deltas(events: list[Payload]) -> Iterator[Payload]:
+def _chat_deltas(events: list[_Payload]) -> Iterator[_Payload]:
     return (choice["delta"] for event in events for choice in event.get("choices", ()))
 
 
-def _no_role(events: list[Payload]) -> list[Payload]:
+def _no_role(events: list[_Payload]) -> list[_Payload]:
     for delta in _chat_deltas(events):
         delta.pop("role", None)
     return events
 
 
-def _role_everywhere(events: list[Payload]) -> list[Payload]:
+def _role_everywhere(events: list[_Payload]) -> list[_Payload]:
     for delta in _chat_deltas(events):
         delta["role"] = "assistant"
     return events
 
 
-def _no_finish_reason(events: list[Payload]) -> list[Payload]:
+def _no_finish_reason(events: list[_Payload]) -> list[_Payload]:
     for event in events:
         for choice in event.get("choices", ()):
             choice["finish_reason"] = None
     return events
 
 
-def _no_done(events: list[Payload]) -> list[Payload]:
-    """Something must say that the answer is whole."""
+def _no_done(events: list[_Payload]) -> list[_Payload]:
+    """Remove `[DONE]`, unless no other event reports the end of the answer."""
     rest = [event for event in events if event]
     return rest if any(map(_is_final, rest)) else events
 
 
-def _usage_everywhere(events: list[Payload]) -> list[Payload]:
+def _usage_everywhere(events: list[_Payload]) -> list[_Payload]:
     usage = next((event["usage"] for event in events if event.get("usage")), None)
     return [{**event, "usage": usage} if event else event for event in events if event.get("choices") != []]
 
 
-def _azure(events: list[Payload]) -> list[Payload]:
+def _azure(events: list[_Payload]) -> list[_Payload]:
     empty = {"id": "", "object": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
     return [empty, *events]
 
 
-def _calls_in_one_chunk(events: list[Payload]) -> Iterator[Payload]:
+def _calls_in_one_chunk(events: list[_Payload]) -> Iterator[_Payload]:
     first: list[Any] | None = None
     for event in events:
         (fragments,) = [delta["tool_calls"] for delta in _chat_deltas([event]) if "tool_calls" in delta] or [None]
@@ -230,9 +233,9 @@ def _calls_in_one_chunk(events: list[Payload]) -> Iterator[Payload]:
         yield event
 
 
-def _calls_at_index_0(events: list[Payload]) -> Iterator[Payload]:
-    """Each call comes whole then."""
-    whole: dict[int, Payload] = {}
+def _calls_at_index_0(events: list[_Payload]) -> Iterator[_Payload]:
+    """Give all tool calls index 0, with all arguments of a call in its first event."""
+    whole: dict[int, _Payload] = {}
     for event in events:
         deltas = [delta for delta in _chat_deltas([event]) if "tool_calls" in delta]
         for delta in deltas:
@@ -247,8 +250,8 @@ def _calls_at_index_0(events: list[Payload]) -> Iterator[Payload]:
         known["index"] = 0
 
 
-def _block_for_each_delta(events: list[Payload]) -> Iterator[Payload]:
-    index, last = -1, ""  # the text so far of the block that is open
+def _block_for_each_delta(events: list[_Payload]) -> Iterator[_Payload]:
+    index, last = -1, ""  # the last text of the open block
     for event in events:
         kind = event["type"]
         index += kind == "content_block_start"
@@ -261,17 +264,17 @@ def _block_for_each_delta(events: list[Payload]) -> Iterator[Payload]:
         yield {**event, "index": index} if "index" in event else event
 
 
-_COMMON: dict[str, Callable[[list[Payload]], Any]] = {
-    "CRLF": _same,
-    "CR": _same,
-    "no blank after the colon": _same,
-    "comments": _same,
-    "JSON in ASCII": _same,
+_COMMON: dict[str, Callable[[list[_Payload]], Any]] = {
+    "CRLF": _unchanged,
+    "CR": _unchanged,
+    "no blank after the colon": _unchanged,
+    "comments": _unchanged,
+    "JSON in ASCII": _unchanged,
 }
-QUIRKS: Mapping[API, Mapping[str, Callable[[list[Payload]], Any]]] = {
+QUIRKS: Mapping[API, Mapping[str, Callable[[list[_Payload]], Any]]] = {
     "chat": {
         **_COMMON,
-        "no usage": _same,
+        "no usage": _unchanged,
         "no role": _no_role,
         "role in every chunk": _role_everywhere,
         "no finish reason": _no_finish_reason,
@@ -294,7 +297,7 @@ QUIRKS: Mapping[API, Mapping[str, Callable[[list[Payload]], Any]]] = {
     },
     "messages": {
         **_COMMON,
-        "no event names": _same,
+        "no event names": _unchanged,
         "no pings": _without("ping"),
         "pings": _with_every("ping"),
         "no message_stop": _without("message_stop"),
@@ -302,4 +305,4 @@ QUIRKS: Mapping[API, Mapping[str, Callable[[list[Payload]], Any]]] = {
         "unknown events": _with_second({"type": "brand_new"}),
     },
 }
-"""How an API may say the same, by name."""
+"""Variants of each API that mean the same, by name."""

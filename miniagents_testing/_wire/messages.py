@@ -1,11 +1,19 @@
-"""Anthropic's messages on the wire."""
+"""Wire format of Anthropic's messages."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from miniagents_testing._wire.base import Body, Event, WireFormat, closes, opens, token, usage_of
+from miniagents_testing._wire.base import (
+    Body,
+    Event,
+    WireFormat,
+    closing_event,
+    opening_event,
+    token_event,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,10 +25,10 @@ _STOP_REASONS = {
     "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
-    "content_filter": "refusal",  # which is what it calls that
+    "content_filter": "refusal",  # this API has one word for both
     "pause": "pause_turn",
 }
-_ERRORS = {
+_ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     402: "billing_error",
@@ -35,44 +43,44 @@ _SIGNATURE = "c2NyaXB0ZWQ="
 
 
 class MessagesFormat(WireFormat):
-    """`POST /v1/messages`."""
+    """Format of answers to `POST /v1/messages`."""
 
     api: ClassVar[API] = "messages"
     path: ClassVar[str] = "/messages"
     request_id: ClassVar[str] = "request-id"
 
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """One content block after the other; a ping behind the first event that could be followed by one."""
+        """Yield the content blocks one after the other, with a ping as early as the provider sends one."""
         whole = self.document(step, call)
         usage = whole["usage"]
         first_usage = {name: count for name, count in usage.items() if name != "output_tokens_details"}
         started = {"stop_reason": None, "stop_details": None, "usage": {**first_usage, "output_tokens": 1}}
-        yield opens({"type": "message_start", "message": {**whole, "content": [], **started}})
+        yield opening_event({"type": "message_start", "message": {**whole, "content": [], **started}})
         blocks = list(_blocks(step, call))
         if not blocks:
-            yield opens({"type": "ping"})
+            yield opening_event({"type": "ping"})
         for index, (start, deltas, last) in enumerate(blocks):
-            yield opens({"type": "content_block_start", "index": index, "content_block": start})
+            yield opening_event({"type": "content_block_start", "index": index, "content_block": start})
             if index == 0:
-                yield opens({"type": "ping"})
+                yield opening_event({"type": "ping"})
             if start["type"] == "tool_use":
-                yield opens(_delta(index, {"type": "input_json_delta", "partial_json": ""}))
+                yield opening_event(_delta(index, {"type": "input_json_delta", "partial_json": ""}))
             for delta in deltas:
-                yield token(_delta(index, delta))
+                yield token_event(_delta(index, delta))
             if last is not None:
-                yield closes(_delta(index, last))
-            yield closes({"type": "content_block_stop", "index": index})
+                yield closing_event(_delta(index, last))
+            yield closing_event({"type": "content_block_stop", "index": index})
         ended = {"stop_reason": whole["stop_reason"], "stop_sequence": None}
         if whole["stop_details"] is not None:
             ended["stop_details"] = whole["stop_details"]
-        yield closes({"type": "message_delta", "delta": ended, "usage": usage})
-        yield closes({"type": "message_stop"})
+        yield closing_event({"type": "message_delta", "delta": ended, "usage": usage})
+        yield closing_event({"type": "message_stop"})
 
     def document(self, step: Step, call: Call) -> Body:
-        """The whole answer at once."""
+        """Return the complete answer as one document."""
         usage = usage_of(step, call)
         details = None
-        if step.deltas.refusal:  # there are no words of the model's: the provider explains
+        if step.deltas.refusal:  # the API has no refusal text of the model, only an explanation of the provider
             details = {"type": "refusal", "category": None, "explanation": "".join(step.deltas.refusal)}
         return {
             "id": f"msg_scripted_{call.number}",
@@ -93,15 +101,15 @@ class MessagesFormat(WireFormat):
         }
 
     def failure(self, failure: Failure, call: Call) -> Body:
-        """The body of an error response."""
-        kind = failure.type or _ERRORS.get(failure.status)
+        """Return the body of an error response."""
+        kind = failure.type or _ERROR_TYPES.get(failure.status)
         kind = kind or ("invalid_request_error" if failure.status < 500 else "api_error")
         error = {"type": kind, "message": failure.message}
         return {"type": "error", "error": error, "request_id": f"req_scripted_{call.number}"}
 
 
 def _blocks(step: Step, call: Call) -> Iterator[tuple[Body, Sequence[Body], Body | None]]:
-    """Of each content block: how it starts, its deltas, and what comes last and is no token."""
+    """Yield each content block: its start, its deltas, and a last delta that is no token, or None."""
     deltas = step.deltas
     if deltas.reasoning:
         thoughts = [{"type": "thinking_delta", "thinking": piece} for piece in deltas.reasoning]
@@ -115,14 +123,14 @@ def _blocks(step: Step, call: Call) -> Iterator[tuple[Body, Sequence[Body], Body
 
 
 def _content(step: Step, call: Call) -> Iterator[Body]:
-    """The content blocks, whole."""
+    """Yield the complete content blocks."""
     deltas = step.deltas
     if deltas.reasoning:
         yield {"type": "thinking", "thinking": "".join(deltas.reasoning), "signature": _SIGNATURE}
     if deltas.text:
         yield {"type": "text", "text": "".join(deltas.text)}
     for index, tool_call in enumerate(deltas.tool_calls):
-        yield _tool_use(tool_call, call, index, _object("".join(tool_call.arguments)))
+        yield _tool_use(tool_call, call, index, _parsed_arguments("".join(tool_call.arguments)))
 
 
 def _tool_use(tool_call: ToolCallDeltas, call: Call, index: int, arguments: Any) -> Body:
@@ -134,8 +142,8 @@ def _delta(index: int, delta: Body) -> Body:
     return {"type": "content_block_delta", "index": index, "delta": delta}
 
 
-def _object(text: str) -> Any:
-    """The arguments as a value, which is all that this API can send in one piece: none where they are no JSON."""
+def _parsed_arguments(text: str) -> Any:
+    """Return the arguments as a value, as a document of this API has them; `{}` if they are not JSON."""
     try:
         return json.loads(text or "{}")
     except ValueError:

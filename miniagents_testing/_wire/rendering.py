@@ -1,4 +1,4 @@
-"""A step and a call become a response: events as timed chunks, or one document."""
+"""Responses of a script: `render` turns a step and a call into timed chunks, or into one document."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ FORMATS: dict[API, WireFormat] = {each.api: each for each in (ChatFormat(), Resp
 _RESET = "raise ReadError: the script breaks the connection here"
 
 
-def rendered(answer: Step | Failure, call: Call) -> ResponseStream:
-    """The answer to the call, as the API that was called sends it: one event a chunk, or a document in one."""
+def render(answer: Step | Failure, call: Call) -> ResponseStream:
+    """Return the response to a call in the format of its API: one event in each chunk, or a document in one chunk."""
     wire = FORMATS[call.api]
     if isinstance(answer, Failure):
-        return _failed(wire, answer, call)
-    return _streamed(wire, answer, call) if call.stream else _whole(wire, answer, call)
+        return _error_response(wire, answer, call)
+    return _streamed_response(wire, answer, call) if call.stream else _document_response(wire, answer, call)
 
 
-def _streamed(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
+def _streamed_response(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
     events = list(wire.events(step, call))
-    chunks = list(_timed(wire, step, events, call))
+    chunks = list(_timed_chunks(wire, step, events, call))
     index = _index_of_then(step, events)
     if isinstance(step.then, Failure):
-        last_words = [wire.frame(data) for data in wire.failure_events(step.then, call, index)]
-        waits = [step.then.first_wait] + [0.0] * len(last_words)
-        chunks[index:] = map(Chunk.after, waits, last_words)
+        error_events = [wire.frame(data) for data in wire.failure_events(step.then, call, index)]
+        waits = [step.then.first_wait] + [0.0] * len(error_events)
+        chunks[index:] = map(Chunk.after, waits, error_events)
     stream = ResponseStream(tuple(chunks), headers=_headers(wire, call, "text/event-stream; charset=utf-8"))
     return _with_then(stream, step.then, index)
 
 
 def _with_then(stream: ResponseStream, then: Then | Failure | None, index: int) -> ResponseStream:
-    """The stream with what happens before the chunk of this index; the last words of a failure are in it already."""
+    """Return the stream with the event `then` before the chunk of this index. Failures are in the stream already."""
     before, chunk, after = stream.chunks[:index], stream.chunks[index], stream.chunks[index + 1 :]
     match then:
         case "truncate":
@@ -63,8 +63,8 @@ def _with_then(stream: ResponseStream, then: Then | Failure | None, index: int) 
     return stream
 
 
-def _timed(wire: WireFormat, step: Step, events: Sequence[Event], call: Call) -> Iterator[Chunk]:
-    """All events; those that bring no token come with their neighbours, so that tokens come when the step says."""
+def _timed_chunks(wire: WireFormat, step: Step, events: Sequence[Event], call: Call) -> Iterator[Chunk]:
+    """Yield all events with the waits of the step before tokens, and no waits before other events."""
     waits = step.waits(call.number)
     first_wait, first_token = next(waits), True
     for number, event in enumerate(events):
@@ -78,21 +78,21 @@ def _timed(wire: WireFormat, step: Step, events: Sequence[Event], call: Call) ->
 
 
 def _index_of_then(step: Step, events: Sequence[Event]) -> int:
-    """Index of the first event behind the tokens after which `then` happens."""
-    tokens = sum(event.place == "token" for event in events)  # an API may have no place for some of the step's
+    """Return the index of the first event after the tokens after which `then` happens."""
+    tokens = sum(event.place == "token" for event in events)  # an API may not send all tokens of the step
     after = tokens if step.after is None else min(step.after, tokens)
     sent = 0
     for index, event in enumerate(events):
         if sent == after and (sent or event.place != "open"):
             return index
         sent += event.place == "token"
-    raise AssertionError("every answer has events behind its last token")
+    raise AssertionError("every answer has events after its last token")
 
 
-def _whole(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
-    """A document comes when all of it was generated; what happens to a stream after some tokens happens halfway."""
+def _document_response(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
+    """Return the answer as a document, which comes after the waits of all tokens; `then` happens in its middle."""
     if isinstance(step.then, Failure):
-        return _failed(wire, step.then, call)
+        return _error_response(wire, step.then, call)
     body = json_text(wire.document(step, call))
     half = len(body) // 2
     pieces = (body,) if step.then is None else (body[:half], body[half:])
@@ -102,7 +102,7 @@ def _whole(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
     return _with_then(stream, step.then, len(pieces) - 1)
 
 
-def _failed(wire: WireFormat, failure: Failure, call: Call) -> ResponseStream:
+def _error_response(wire: WireFormat, failure: Failure, call: Call) -> ResponseStream:
     headers = _headers(wire, call, "application/json") | {name: [text] for name, text in failure.headers.items()}
     body = json_text(wire.failure(failure, call))
     return ResponseStream(

@@ -1,10 +1,19 @@
-"""OpenAI's Responses on the wire: every text is told four times, delta by delta and then whole, level by level."""
+"""Wire format of OpenAI's Responses: each text comes as deltas, and then complete in its part, item and response."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from miniagents_testing._wire.base import CREATED, Body, Event, WireFormat, closes, opens, token, usage_of
+from miniagents_testing._wire.base import (
+    CREATED,
+    Body,
+    Event,
+    WireFormat,
+    closing_event,
+    opening_event,
+    token_event,
+    usage_of,
+)
 from miniagents_testing._wire.chat import openai_failure
 
 if TYPE_CHECKING:
@@ -13,8 +22,8 @@ if TYPE_CHECKING:
     from miniagents_testing._script import API, Call, Failure, Step, ToolCallDeltas
 
 
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-_ECHOED: Body = {
+_INCOMPLETE_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_ECHOED_FIELDS: Body = {
     "instructions": None,
     "max_output_tokens": None,
     "max_tool_calls": None,
@@ -32,11 +41,11 @@ _ECHOED: Body = {
     "truncation": "disabled",
     "user": None,
 }
-"""What of the request comes back with the response, and what stands there if it was not said."""
+"""Fields of the request that the response repeats, with their defaults."""
 
 
 class _Item(NamedTuple):
-    """An output item: how it is announced, what happens within, and what it is at its end."""
+    """Output item: its start, the events within it, and its complete form."""
 
     start: Body
     inner: list[Event]
@@ -44,34 +53,34 @@ class _Item(NamedTuple):
 
 
 class ResponsesFormat(WireFormat):
-    """`POST /v1/responses`."""
+    """Format of answers to `POST /v1/responses`."""
 
     api: ClassVar[API] = "responses"
     path: ClassVar[str] = "/responses"
     request_id: ClassVar[str] = "x-request-id"
 
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """Numbered; what happens within an item names it by index and id."""
-        for number, event in enumerate(self._unnumbered(step, call)):
+        """Yield the numbered events; an event within an item has the index and the id of the item."""
+        for number, event in enumerate(self._unnumbered_events(step, call)):
             yield event._replace(data={**event.data, "sequence_number": number})
 
-    def _unnumbered(self, step: Step, call: Call) -> Iterator[Event]:
+    def _unnumbered_events(self, step: Step, call: Call) -> Iterator[Event]:
         started = _response(call, "in_progress")
-        yield opens({"type": "response.created", "response": started})
-        yield opens({"type": "response.in_progress", "response": started})
+        yield opening_event({"type": "response.created", "response": started})
+        yield opening_event({"type": "response.in_progress", "response": started})
         for index, (start, inner, done) in enumerate(_items(step, call)):
-            yield opens({"type": "response.output_item.added", "output_index": index, "item": start})
+            yield opening_event({"type": "response.output_item.added", "output_index": index, "item": start})
             place = {"item_id": start["id"], "output_index": index}
             for event in inner:
                 yield event._replace(data={**event.data, **place})
-            yield closes({"type": "response.output_item.done", "output_index": index, "item": done})
+            yield closing_event({"type": "response.output_item.done", "output_index": index, "item": done})
         whole = self.document(step, call)
-        yield closes({"type": f"response.{whole['status']}", "response": whole})
+        yield closing_event({"type": f"response.{whole['status']}", "response": whole})
 
     def document(self, step: Step, call: Call) -> Body:
-        """The whole answer at once."""
+        """Return the complete answer as one document."""
         usage = usage_of(step, call)
-        cut = _INCOMPLETE.get(step.reason)
+        cut = _INCOMPLETE_REASONS.get(step.reason)
         return {
             **_response(call, "incomplete" if cut else "completed"),
             "incomplete_details": {"reason": cut} if cut else None,
@@ -86,11 +95,11 @@ class ResponsesFormat(WireFormat):
         }
 
     def failure(self, failure: Failure, call: Call) -> Body:
-        """The body of an error response."""
+        """Return the body of an error response."""
         return {"error": openai_failure(failure)}
 
     def failure_events(self, failure: Failure, call: Call, sent: int) -> Iterator[Body]:
-        """The error, and then the response that has failed with it."""
+        """Yield the error, and then the failed response."""
         error = openai_failure(failure)
         yield {"type": "error", "error": error, "sequence_number": sent}
         failed = {
@@ -113,7 +122,7 @@ def _response(call: Call, status: str) -> Body:
         "output": [],
         "service_tier": "default",
         "usage": None,
-        **{name: call.request.get(name, default) for name, default in _ECHOED.items()},
+        **{name: call.request.get(name, default) for name, default in _ECHOED_FIELDS.items()},
     }
 
 
@@ -130,8 +139,9 @@ def _items(step: Step, call: Call) -> Iterator[_Item]:
 def _reasoning(pieces: tuple[str, ...], call: Call) -> _Item:
     head = {"id": f"rs_scripted_{call.number}", "type": "reasoning"}
     whole = {"type": "summary_text", "text": "".join(pieces)}
-    inner = _part("response.reasoning_summary_part", {"type": "summary_text", "text": ""}, whole, "summary_index", 0)
-    inner[1:1] = _texts("response.reasoning_summary_text", pieces, "text", summary_index=0)
+    empty = {"type": "summary_text", "text": ""}
+    inner = _part_events("response.reasoning_summary_part", empty, whole, "summary_index", 0)
+    inner[1:1] = _text_events("response.reasoning_summary_text", pieces, "text", summary_index=0)
     return _Item({**head, "summary": []}, inner, {**head, "summary": [whole]})
 
 
@@ -139,49 +149,54 @@ def _message(step: Step, call: Call) -> _Item:
     head = {"id": f"msg_scripted_{call.number}", "type": "message", "role": "assistant"}
     inner: list[Event] = []
     parts: list[Body] = []
-    said, refused = step.deltas.text, step.deltas.refusal
-    if said or not refused:
-        inner += _content_part({"type": "output_text", "annotations": [], "logprobs": []}, "text", said, 0)
-        parts.append({"type": "output_text", "annotations": [], "logprobs": [], "text": "".join(said)})
-    if refused:
-        inner += _content_part({"type": "refusal"}, "refusal", refused, len(parts))
-        parts.append({"type": "refusal", "refusal": "".join(refused)})
-    status = "incomplete" if step.reason in _INCOMPLETE else "completed"
+    text, refusal = step.deltas.text, step.deltas.refusal
+    if text or not refusal:
+        inner += _content_part({"type": "output_text", "annotations": [], "logprobs": []}, "text", text, 0)
+        parts.append({"type": "output_text", "annotations": [], "logprobs": [], "text": "".join(text)})
+    if refusal:
+        inner += _content_part({"type": "refusal"}, "refusal", refusal, len(parts))
+        parts.append({"type": "refusal", "refusal": "".join(refusal)})
+    status = "incomplete" if step.reason in _INCOMPLETE_REASONS else "completed"
     return _Item({**head, "status": "in_progress", "content": []}, inner, {**head, "status": status, "content": parts})
 
 
 def _content_part(kind: Body, key: str, pieces: tuple[str, ...], index: int) -> list[Event]:
-    """The events of one part of a message: a text or a refusal."""
-    inner = _part("response.content_part", {**kind, key: ""}, {**kind, key: "".join(pieces)}, "content_index", index)
+    """Return the events of one part of a message: a text or a refusal."""
+    inner = _part_events(
+        "response.content_part", {**kind, key: ""}, {**kind, key: "".join(pieces)}, "content_index", index
+    )
     more: Body = {"logprobs": []} if key == "text" else {}
-    inner[1:1] = _texts(f"response.{kind['type']}", pieces, key, content_index=index, **more)
+    inner[1:1] = _text_events(f"response.{kind['type']}", pieces, key, content_index=index, **more)
     return inner
 
 
-def _part(name: str, empty: Body, whole: Body, index_name: str, index: int) -> list[Event]:
+def _part_events(name: str, empty: Body, whole: Body, index_name: str, index: int) -> list[Event]:
+    """Return the events that open and close a part; those of its text belong between them."""
     return [
-        opens({"type": f"{name}.added", index_name: index, "part": empty}),
-        closes({"type": f"{name}.done", index_name: index, "part": whole}),
+        opening_event({"type": f"{name}.added", index_name: index, "part": empty}),
+        closing_event({"type": f"{name}.done", index_name: index, "part": whole}),
     ]
 
 
-def _texts(name: str, pieces: tuple[str, ...], key: str, **more: Any) -> list[Event]:
-    """Deltas, and then the whole under `key`."""
+def _text_events(name: str, pieces: tuple[str, ...], key: str, **more: Any) -> list[Event]:
+    """Return the events of the deltas of a text, and then one with the complete text under `key`."""
     return [
-        *(token({"type": f"{name}.delta", "delta": piece, **more}) for piece in pieces),
-        closes({"type": f"{name}.done", key: "".join(pieces), **more}),
+        *(token_event({"type": f"{name}.delta", "delta": piece, **more}) for piece in pieces),
+        closing_event({"type": f"{name}.done", key: "".join(pieces), **more}),
     ]
 
 
 def _function_call(tool_call: ToolCallDeltas, call: Call, index: int) -> _Item:
-    return _call(tool_call, call, index, "function_call", "fc", "arguments", "response.function_call_arguments")
+    return _call_item(tool_call, call, index, "function_call", "fc", "arguments", "response.function_call_arguments")
 
 
 def _custom_call(tool_call: ToolCallDeltas, call: Call, index: int) -> _Item:
-    return _call(tool_call, call, index, "custom_tool_call", "ctc", "input", "response.custom_tool_call_input")
+    return _call_item(tool_call, call, index, "custom_tool_call", "ctc", "input", "response.custom_tool_call_input")
 
 
-def _call(tool_call: ToolCallDeltas, call: Call, index: int, kind: str, prefix: str, key: str, events: str) -> _Item:
+def _call_item(
+    tool_call: ToolCallDeltas, call: Call, index: int, kind: str, prefix: str, key: str, event_name: str
+) -> _Item:
     head = {
         "id": f"{prefix}_scripted_{call.number}_{index}",
         "type": kind,
@@ -189,4 +204,4 @@ def _call(tool_call: ToolCallDeltas, call: Call, index: int, kind: str, prefix: 
         "name": tool_call.name,
     }
     done = {**head, key: "".join(tool_call.arguments), "status": "completed"}
-    return _Item({**head, key: "", "status": "in_progress"}, _texts(events, tool_call.arguments, key), done)
+    return _Item({**head, key: "", "status": "in_progress"}, _text_events(event_name, tool_call.arguments, key), done)

@@ -151,7 +151,7 @@ def test_script_refuses_wrong_types_before_any_call(make: Any, message: str) -> 
 def test_function_that_returns_no_answer_raises_an_error_with_its_call() -> None:
     """A function that returns None raises a `TypeError` that names the call."""
     llm = ScriptedLLM(lambda call: None)
-    with pytest.raises(TypeError, match=r"what the script answers to call 1 \(.*\) must be"):
+    with pytest.raises(TypeError, match=r"the answer of the script to call 1 \(.*\) must be"):
         llm.respond("chat", REQUEST)
 
 

@@ -1,4 +1,4 @@
-"""Agents on a script: what they say, what goes wrong, and that they are what the wire makes of the same script."""
+"""Agents on a script: their answers and errors, and that they equal those of the real SDKs on the same script."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AT_ONCE = Retry(attempts=2, first_wait=0.0)
 
 
 async def ask(agent: MiniAgent[Any]) -> tuple[Any, list[str], Exception | None]:
-    """The message, its tokens as they came, and the error that it ended with; the message is then what there was."""
+    """Return the message of an agent, its tokens, and its error; after an error, the message is the partial one."""
     async with MiniAgents():
         (promise,) = [promise async for promise in agent.trigger(["Hi", UserMessage("there")])]
         tokens: list[str] = []
@@ -50,8 +50,8 @@ async def ask(agent: MiniAgent[Any]) -> tuple[Any, list[str], Exception | None]:
             return getattr(error, "partial", None), tokens, error
 
 
-async def on_the_wire(script: Script, api: API, **settings: Any) -> tuple[Any, list[str], Exception | None]:
-    """The same from the provider's agent, through the real SDK."""
+async def ask_through_sdk(script: Script, api: API, **settings: Any) -> tuple[Any, list[str], Exception | None]:
+    """Ask the provider's agent through the real SDK, and return the same as `ask`."""
     llm = ScriptedLLM(script)
     if api == "messages":
         async with llm.anthropic_client() as client:
@@ -60,11 +60,11 @@ async def on_the_wire(script: Script, api: API, **settings: Any) -> tuple[Any, l
         return await ask(create_openai_agent("scripted-model", async_client=openai_client, api=api, **settings))
 
 
-# --- what is said
+# --- answers
 
 
-async def test_a_text_is_all_it_takes() -> None:
-    """It streams word by word, and the message is the one of a provider's agent."""
+async def test_scripted_agent_streams_a_text_by_words() -> None:
+    """A text as script streams word by word, and becomes the message of a provider's agent."""
     message, tokens, error = await ask(create_scripted_agent("Hello there, you!"))
     assert error is None
     assert tokens == ["Hello", " there,", " you!"]
@@ -73,8 +73,8 @@ async def test_a_text_is_all_it_takes() -> None:
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_the_message_has_all_that_was_scripted(api: API) -> None:
-    """In the fields that each provider's agent fills."""
+async def test_message_has_all_fields_of_the_step(api: API) -> None:
+    """Text, reasoning, tool calls, finish reason and usage of a step arrive in the message, for each API."""
     usage = Usage(input_tokens=11, output_tokens=7, cached_tokens=5, reasoning_tokens=3)
     calls: Any = [ToolCall(id="call_a", name="get_weather", arguments='{"city": "Paris"}'), ("get_time", {})]
     step = Step("Let me see.", reasoning="Hm, well.", tool_calls=calls, usage=usage)
@@ -93,16 +93,16 @@ async def test_the_message_has_all_that_was_scripted(api: API) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_a_custom_tool_is_called_with_a_text(api: API, stream: bool) -> None:
-    """OpenAI's kind of tools whose input is no JSON."""
+async def test_custom_tool_call_has_its_text_as_arguments(api: API, stream: bool) -> None:
+    """A call of OpenAI's custom tools, whose input is a text and not JSON, arrives with this text."""
     step = Step(tool_calls=[ToolCall(id="call_a", name="run", arguments="print(1, 2)", type="custom")])
     message, _, _ = await ask(create_scripted_agent(step, api=api, stream=stream))
     (call,) = message.tool_calls
     assert (call.id, call.name, call.arguments, call.type) == ("call_a", "run", "print(1, 2)", "custom")
 
 
-async def test_arguments_may_be_cut_short() -> None:
-    """As by a limit of tokens; Anthropic has no way to send that in one piece."""
+async def test_incomplete_arguments_arrive_only_when_streamed() -> None:
+    """Arguments that a token limit cut short arrive when streamed, and as `{}` in a document of Anthropic's."""
     step = Step(tool_calls=[("look", '{"where": "ov')], finish_reason="length")
     for stream, arguments in ((True, '{"where": "ov'), (False, "{}")):
         message, _, _ = await ask(create_scripted_agent(step, api="messages", stream=stream))
@@ -110,14 +110,14 @@ async def test_arguments_may_be_cut_short() -> None:
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_half_characters_are_sent_as_providers_send_them(api: API) -> None:
-    """As JSON escapes, which the decoder puts together again."""
+async def test_surrogates_in_two_deltas_become_one_character(api: API) -> None:
+    """Two halves of a character are sent as JSON escapes, and the decoder joins them."""
     message, tokens, _ = await ask(create_scripted_agent(Step(["a\ud83d", "\ude00b"]), api=api))
     assert message.content == "".join(tokens) == "a😀b"
 
 
-async def test_an_error_page_can_be_a_step() -> None:
-    """That of a proxy, say, which is not JSON."""
+async def test_error_page_as_a_step_becomes_an_llm_error() -> None:
+    """An HTML page with an error status, as proxies send it, becomes an `LLMError` with its text."""
     page = ResponseStream((Chunk(0, b"<h1>Bad gateway</h1>"),), status=502, headers={"content-type": ["text/html"]})
     _, _, error = await ask(create_scripted_agent([page]))
     assert isinstance(error, LLMError)
@@ -125,8 +125,8 @@ async def test_an_error_page_can_be_a_step() -> None:
     assert "Bad gateway" in str(error)
 
 
-async def test_a_message_can_be_a_step() -> None:
-    """Such as one that was said before."""
+async def test_message_as_a_step_arrives_with_its_fields() -> None:
+    """A message as step arrives with its text, finish reason, reasoning and usage."""
     scripted = AssistantMessage("Hello", finish_reason="length", reasoning="Hm", usage=Usage(input_tokens=1))
     message, _, _ = await ask(create_scripted_agent([scripted]))
     assert (message.content, message.finish_reason, message.reasoning) == ("Hello", "length", "Hm")
@@ -136,29 +136,29 @@ async def test_a_message_can_be_a_step() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_answer_that_is_not_streamed_is_the_same(stream: bool) -> None:
-    """Only its tokens are fewer."""
+async def test_answer_without_streaming_has_the_same_text(stream: bool) -> None:
+    """Without streaming, the same text arrives as one token."""
     message, tokens, _ = await ask(create_scripted_agent("Hello there", stream=stream))
     assert message.content == "Hello there"
     assert tokens == (["Hello", " there"] if stream else ["Hello there"])
 
 
-async def test_a_function_answers_any_number_of_calls() -> None:
-    """It sees each call; what it returns can be all that a step can be."""
+async def test_function_as_script_answers_all_calls() -> None:
+    """A function as script gets each call, and returns a text or a failure."""
     llm = ScriptedLLM(lambda call: f"{call.number}: {call.text}" if call.number < 3 else Failure(400, "Enough"))
     assert [(await ask(llm.agent()))[0].content for _ in range(2)] == ["1: there", "2: there"]
     assert isinstance((await ask(llm.agent()))[2], LLMError)
 
 
-async def test_a_function_can_be_one_of_the_steps() -> None:
-    """For the one call that it stands for."""
+async def test_function_as_a_step_answers_its_call() -> None:
+    """A function as one of several steps answers the call whose turn it is."""
     llm = ScriptedLLM(["Hello", lambda call: Step(call.agent or "")])
     assert [(await ask(llm.agent(alias="MODEL")))[0].content for _ in range(2)] == ["Hello", "MODEL"]
     llm.assert_complete()
 
 
-async def test_a_recorded_stream_can_be_a_step() -> None:
-    """Its bytes are played as they are."""
+async def test_recorded_stream_as_a_step_is_played_unchanged() -> None:
+    """A `ResponseStream` as step is played with its bytes."""
     body = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     recorded = ResponseStream(
         (Chunk(0, body[:30]), Chunk(0, body[30:])), headers={"content-type": ["text/event-stream"]}
@@ -167,8 +167,8 @@ async def test_a_recorded_stream_can_be_a_step() -> None:
     assert message.content == "Hi"
 
 
-async def test_forks_and_several_agents_share_a_script() -> None:
-    """Steps go to calls in the order in which they start; a fork keeps its client whatever else it changes."""
+async def test_agents_and_forks_of_one_script_take_its_steps_in_order() -> None:
+    """Several agents and a fork use one script, and each call takes the next step."""
     llm = ScriptedLLM(["one", "two", "three"])
     agents = [llm.agent(), llm.agent(api="messages", alias="OTHER"), llm.agent().fork(alias="FORK", temperature=0.5)]
     assert [(await ask(agent))[0].content for agent in agents] == ["one", "two", "three"]
@@ -176,8 +176,8 @@ async def test_forks_and_several_agents_share_a_script() -> None:
     assert llm.last_call.parameters["temperature"] == 0.5
 
 
-async def test_an_agent_on_a_script_takes_what_a_providers_agent_takes() -> None:
-    """So a test can put it in the place of `create_openai_agent`; a client that it is given is never used."""
+async def test_scripted_agent_takes_the_arguments_of_a_providers_agent() -> None:
+    """The agent takes the arguments of `create_openai_agent`, and ignores a given client."""
     llm = ScriptedLLM(["Hello"])
     agent = llm.agent(
         model="gpt-4", async_client=object(), system="Be brief.", reply_metadata={"speaker": "me"}, top_p=1
@@ -188,11 +188,11 @@ async def test_an_agent_on_a_script_takes_what_a_providers_agent_takes() -> None
     assert llm.last_call.parameters == {"top_p": 1, "stream_options": {"include_usage": True}}
 
 
-# --- what goes wrong
+# --- errors
 
 
-async def test_an_exception_is_raised_where_its_call_comes() -> None:
-    """A class does as well as an object; what an SDK would take for the network's comes as the agents report it."""
+async def test_exception_as_a_step_is_raised_by_its_call() -> None:
+    """An exception, as a class or an object, is raised in place of an answer, as a typed error if there is one."""
     llm = ScriptedLLM(
         ["Hello", ZeroDivisionError, KeyError("k"), RateLimitedError("slow down"), ConnectionError("no route")]
     )
@@ -203,8 +203,8 @@ async def test_an_exception_is_raised_where_its_call_comes() -> None:
     llm.assert_complete()
 
 
-async def test_a_failure_is_the_typed_error_of_the_agents() -> None:
-    """One call, one step: an agent on a script does not retry, unless it is told to."""
+async def test_failure_becomes_the_typed_error_of_agents() -> None:
+    """A `Failure` becomes the typed error of its status, and the agent does not retry by default."""
     llm = ScriptedLLM(
         [Failure(429, "Too fast", headers={"Retry-After": "7"}), Failure(529, headers={"x-should-retry": "false"})]
     )
@@ -217,18 +217,18 @@ async def test_a_failure_is_the_typed_error_of_the_agents() -> None:
     assert error.retryable is False
 
 
-async def test_a_connection_that_failed_when_it_was_recorded_fails_again() -> None:
-    """Such a stream has no status, and an end only; the agent says so on a script as on the wire."""
+async def test_recorded_connection_failure_fails_again() -> None:
+    """A recorded response without a status becomes a `ConnectionFailedError`, with and without the SDK."""
     failed = ResponseStream(status=0, end="raise ConnectError: no route", complete=False)
     _, _, error = await ask(create_scripted_agent([failed]))
-    _, _, on_wire = await on_the_wire([failed], "chat", retry=None)
+    _, _, on_wire = await ask_through_sdk([failed], "chat", retry=None)
     assert isinstance(error, ConnectionFailedError)
     assert isinstance(on_wire, ConnectionFailedError)
     assert "no route" in str(error)
 
 
-async def test_an_agent_retries_if_it_is_told_to() -> None:
-    """Each attempt is a call."""
+async def test_scripted_agent_with_retry_takes_one_step_for_each_attempt() -> None:
+    """With `retry`, the agent tries again, and each attempt is a call."""
     llm = ScriptedLLM([Failure(503), ConnectionError("no route"), "Here you are"])
     message, _, _ = await ask(llm.agent(retry=Retry(attempts=3, first_wait=0.0)))
     assert message.content == "Here you are"
@@ -245,8 +245,8 @@ async def test_an_agent_retries_if_it_is_told_to() -> None:
     ],
 )
 @pytest.mark.parametrize("api", APIS)
-async def test_a_stream_breaks_after_the_tokens_that_are_said(api: API, then: Any, kind: type[LLMError]) -> None:
-    """The error has the part that came."""
+async def test_stream_fails_after_the_given_number_of_tokens(api: API, then: Any, kind: type[LLMError]) -> None:
+    """With `after` and `then`, the tokens before arrive, and the typed error has them as partial message."""
     partial, tokens, error = await ask(create_scripted_agent(Step("one two three", after=2, then=then), api=api))
     assert tokens == ["one", " two"]
     assert type(error) is kind
@@ -258,16 +258,16 @@ async def test_a_stream_breaks_after_the_tokens_that_are_said(api: API, then: An
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("api", APIS)
-async def test_a_stall_is_given_up_by_the_agent(api: API) -> None:
-    """After its own stall timeout."""
+async def test_stalled_answer_fails_after_the_stall_timeout(api: API) -> None:
+    """A stalled answer raises `StreamStalledError` after the agent's own timeout, with the received text."""
     step = Step("one two three", after=1, then="stall")
     partial, _, error = await ask(create_scripted_agent(step, api=api, stall_timeout=60))
     assert isinstance(error, StreamStalledError)
     assert partial.content == "one"
 
 
-async def test_a_held_answer_goes_on_when_it_is_released() -> None:
-    """What came before is with the reader by then."""
+async def test_held_answer_continues_after_release() -> None:
+    """With `then="hold"`, the tokens before arrive, and the others after `release()`."""
     llm = ScriptedLLM(Step("one two three", after=1, then="hold"))
     async with MiniAgents():
         (promise,) = [promise async for promise in llm.agent().trigger("Hi")]
@@ -280,8 +280,8 @@ async def test_a_held_answer_goes_on_when_it_is_released() -> None:
         assert await rest == " two"
 
 
-async def test_a_call_too_much_reaches_the_reader_and_the_end_of_the_test() -> None:
-    """Also where the app has caught it: `assert_complete` raises it again."""
+async def test_call_without_a_step_raises_its_error_again_in_assert_complete() -> None:
+    """A call without a step raises `UnexpectedCallError`, and `assert_complete` raises the same error again."""
     llm = ScriptedLLM("Hello")
     await ask(llm.agent())
     _, _, error = await ask(llm.agent(retry=AT_ONCE))
@@ -297,7 +297,7 @@ async def test_a_call_too_much_reaches_the_reader_and_the_end_of_the_test() -> N
 
 @st.composite
 def steps(draw: st.DrawFn) -> Step:
-    """Steps of all kinds, some of which break."""
+    """Draw steps of all kinds, some of which fail."""
     text = st.text(max_size=12) | st.lists(st.text(max_size=3), max_size=4)
     arguments = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), max_size=2)
     step: dict[str, Any] = {
@@ -314,19 +314,19 @@ def steps(draw: st.DrawFn) -> Step:
 
 
 @given(step=steps(), api=st.sampled_from(APIS), stream=st.booleans())
-async def test_an_agent_on_a_script_is_what_the_wire_makes_of_it(step: Step, api: API, stream: bool) -> None:
-    """The same message and tokens through the real SDK, or the same error with the same part."""
+async def test_scripted_agent_equals_the_real_sdk_on_the_same_step(step: Step, api: API, stream: bool) -> None:
+    """Message, tokens and error of a scripted agent equal those of the provider's agent through the real SDK."""
     settings: dict[str, Any] = {"stream": stream, "retry": None}
     message, tokens, error = await ask(ScriptedLLM(step).agent(api=api, **settings))
-    expected = await on_the_wire(step, api, **settings)
+    expected = await ask_through_sdk(step, api, **settings)
     assert (message, tokens, type(error), str(error)) == (*expected[:2], type(expected[2]), str(expected[2]))
 
 
 @given(
     script=st.lists(st.sampled_from(["Hi", Failure(503), Failure(401), Step("", then="reset"), OSError("no route")]))
 )
-async def test_both_levels_retry_alike(script: list[Any]) -> None:
-    """With the same number of calls, and the same end, also where the script is exhausted."""
+async def test_scripted_agent_retries_like_the_real_sdk(script: list[Any]) -> None:
+    """With retries, a scripted agent sends the same requests as the provider's agent, and ends in the same way."""
     llm = ScriptedLLM(script)
     message, _, error = await ask(llm.agent(api="messages", retry=AT_ONCE))
     other = ScriptedLLM(script)
@@ -342,8 +342,8 @@ async def test_both_levels_retry_alike(script: list[Any]) -> None:
 
 
 @given(step=steps(), api=st.sampled_from(APIS), size=st.integers(1, 40))
-async def test_where_the_bytes_are_cut_does_not_matter(step: Step, api: API, size: int) -> None:
-    """Chunks of any size, everything at once: the same message."""
+async def test_message_does_not_depend_on_chunk_sizes(step: Step, api: API, size: int) -> None:
+    """Chunks of any size give the same message or error."""
 
     def recut(stream: ResponseStream) -> ResponseStream:
         return cut_at(stream, range(0, len(stream.body), size))
@@ -356,8 +356,8 @@ async def test_where_the_bytes_are_cut_does_not_matter(step: Step, api: API, siz
 # --- what was asked
 
 
-async def test_calls_say_what_was_asked_whichever_api() -> None:
-    """Instructions apart from messages, parameters apart from both, and who asked on whose behalf."""
+async def test_calls_have_the_same_fields_for_each_api() -> None:
+    """Calls of each API have messages, instructions, tools, parameters and agents in the same properties."""
     history = [SystemMessage("Be kind."), UserMessage("Hi"), AssistantMessage("Hello"), UserMessage("How are you?")]
     tools: Any = [{"type": "function", "name": "look"}]
     for api in APIS:
@@ -380,8 +380,8 @@ async def test_calls_say_what_was_asked_whichever_api() -> None:
         assert (call.stream, call.api, call.number) == (True, api, 1)
 
 
-async def test_a_chain_on_scripts_runs_as_with_models() -> None:
-    """An exception that is a signal is one here, too: it ends the loop."""
+async def test_stop_dialog_as_a_step_ends_a_chain() -> None:
+    """`StopDialog` as a step of a scripted model ends `achain_loop`."""
     writer = ScriptedLLM(["Draft", "Better draft"])
     critic = ScriptedLLM(["Too short", StopDialog])
     async with MiniAgents():

@@ -1,4 +1,4 @@
-"""Scripts under the real SDKs: all that a step can say arrives, whichever API is spoken and however it is asked."""
+"""Scripts under the real SDKs: answers and errors arrive for each API, streamed or not, sync and async."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ EVERY_WAY = [
 
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
-async def test_all_that_a_step_says_arrives(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """Thinking, text, parallel tool calls with fragmented arguments, usage and the reason for the end."""
+async def test_sdk_receives_all_fields_of_a_step(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
+    """Reasoning, text, parallel tool calls, usage and the finish reason of a step arrive."""
     step = Step(
         "Hello there, wörld 😀!\n\nTwo  spaces. ",
         reasoning="Let me think about it.",
@@ -54,8 +54,8 @@ async def test_a_refusal_is_one(sdks: Any, api: str, streamed: bool, sync: bool)
 
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
-async def test_steps_come_one_a_call(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """In their order; one call too much is an error that neither SDK retries or wraps."""
+async def test_each_call_of_an_sdk_takes_the_next_step(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
+    """Calls take steps in order; a call after the last one raises an error that no SDK retries or wraps."""
     llm = ScriptedLLM(["first", {"second": 2}])
     ask = {"streamed": streamed, "sync": sync, "transport": llm.transport()}
     assert [(await sdks.ask(api, **ask)).text for _ in range(2)] == ["first", '{"second": 2}']
@@ -65,8 +65,8 @@ async def test_steps_come_one_a_call(sdks: Any, api: str, streamed: bool, sync: 
 
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
-async def test_a_failure_is_the_error_of_the_sdk(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """Its class goes by the status; message and headers are the script's."""
+async def test_failure_becomes_the_error_class_of_the_sdk(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
+    """A `Failure` becomes the SDK's error of its status, with the message and headers of the script."""
     failure = Failure(429, "Too fast", headers={"retry-after": "7", "x-should-retry": "false"})
     with pytest.raises((openai.RateLimitError, anthropic.RateLimitError), match="Too fast") as caught:
         await sdks.ask(api, streamed=streamed, sync=sync, transport=ScriptedLLM([failure]).transport())
@@ -77,8 +77,8 @@ async def test_a_failure_is_the_error_of_the_sdk(sdks: Any, api: str, streamed: 
 
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("api", APIS)
-async def test_a_failure_within_a_stream_is_one_too(sdks: Any, api: str, sync: bool) -> None:
-    """After the tokens that came before it, the SDK raises what it makes of an error event."""
+async def test_failure_within_a_stream_becomes_an_error_of_the_sdk(sdks: Any, api: str, sync: bool) -> None:
+    """A `Failure` after some tokens becomes the SDK's error about an error event."""
     step = Step("one two three", after=2, then=Failure(529, "Too busy"))
     with pytest.raises((openai.APIError, anthropic.APIError), match="Too busy"):
         await sdks.ask(api, streamed=True, sync=sync, transport=ScriptedLLM(step).transport())
@@ -86,16 +86,16 @@ async def test_a_failure_within_a_stream_is_one_too(sdks: Any, api: str, sync: b
 
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("api", APIS)
-async def test_a_broken_connection_is_an_error_of_the_http_library(sdks: Any, api: str, sync: bool) -> None:
-    """Also for those who read streams with the SDK alone."""
+async def test_reset_becomes_a_connection_error_of_the_sdk_or_http_library(sdks: Any, api: str, sync: bool) -> None:
+    """`then="reset"` becomes a read or connection error for a reader that uses the SDK alone."""
     step = Step("one two three", after=2, then="reset")
     with pytest.raises((httpx2.ReadError, openai.APIConnectionError, anthropic.APIConnectionError)):
         await sdks.ask(api, streamed=True, sync=sync, transport=ScriptedLLM(step).transport())
 
 
 @pytest.mark.parametrize("sync", [True, False])
-async def test_a_stall_ends_when_the_client_has_waited_long_enough(sdks: Any, sync: bool) -> None:
-    """The transport knows the read timeout of the client, as one with a socket does; nobody waits for ever."""
+async def test_stall_ends_with_the_read_timeout_of_the_client(sdks: Any, sync: bool) -> None:
+    """The transport raises `ReadTimeout` after the client's read timeout, as a socket does."""
     llm = ScriptedLLM(Step("one two three", after=1, then="stall"))
     http_client: Any = (httpx2.Client if sync else httpx2.AsyncClient)(transport=llm.transport(), timeout=0.001)
     request = http_client.build_request("POST", "https://api.openai.com/v1/chat/completions", json={"stream": True})
@@ -112,15 +112,15 @@ async def test_a_stall_ends_when_the_client_has_waited_long_enough(sdks: Any, sy
 
 
 class Weather(BaseModel):
-    """A structured answer."""
+    """Structured answer of a model."""
 
     city: str
     degrees: int
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_a_model_is_a_structured_answer(api: str) -> None:
-    """The helper that parses answers gets the same model back."""
+async def test_model_as_a_step_is_parsed_as_structured_answer(api: str) -> None:
+    """The parse helpers of OpenAI's SDK return the pydantic model that the script has."""
     llm = ScriptedLLM([Weather(city="Paris", degrees=21)])
     async with llm.openai_client() as client:
         if api == "chat":
@@ -133,8 +133,8 @@ async def test_a_model_is_a_structured_answer(api: str) -> None:
     assert parsed == Weather(city="Paris", degrees=21)
 
 
-async def test_an_sdk_retries_as_it_does_with_a_provider() -> None:
-    """Each attempt is a call, and takes a step."""
+async def test_each_retry_of_an_sdk_takes_a_step() -> None:
+    """An SDK with retries tries again after a 503, and each attempt takes a step."""
     llm = ScriptedLLM([Failure(503, headers={"retry-after-ms": "0"}), "Here you are"])
     async with llm.openai_client(max_retries=1) as client:
         answer = await client.chat.completions.create(model="m", messages=[])
@@ -142,8 +142,8 @@ async def test_an_sdk_retries_as_it_does_with_a_provider() -> None:
     llm.assert_complete()
 
 
-async def test_models_can_be_listed() -> None:
-    """By both SDKs."""
+async def test_sdks_can_list_models() -> None:
+    """Both SDKs list the scripted model."""
     llm = ScriptedLLM([])
     async with llm.openai_client() as client:
         assert [model.id async for model in client.models.list()] == ["scripted-model"]
@@ -154,16 +154,16 @@ async def test_models_can_be_listed() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "what"),
     [
-        ("POST", "/v1/embeddings", b"{}", 404, "nobody answers POST /v1/embeddings here"),
-        ("GET", "/v1/responses", b"", 404, "nobody answers GET /v1/responses here"),
+        ("POST", "/v1/embeddings", b"{}", 404, "no answer to POST /v1/embeddings here"),
+        ("GET", "/v1/responses", b"", 404, "no answer to GET /v1/responses here"),
         ("POST", "/v1/responses", b"{", 400, "is not JSON"),
         ("POST", "/v1/messages", b"[]", 400, "is not a JSON object"),
     ],
 )
-async def test_what_no_provider_understands_is_refused(
+async def test_unknown_path_or_body_gets_an_error_without_a_step(
     method: str, path: str, body: bytes, status: int, what: str
 ) -> None:
-    """The refusal says what would be answered, and takes no step."""
+    """A request with an unknown path or body gets an error response that explains itself, and takes no step."""
     llm = ScriptedLLM(["unused"])
     async with httpx2.AsyncClient(transport=llm.transport()) as client:
         response = await client.request(method, f"https://api.openai.com{path}", content=body)
@@ -172,8 +172,8 @@ async def test_what_no_provider_understands_is_refused(
     assert llm.calls == ()
 
 
-async def test_an_exception_is_raised_to_the_client() -> None:
-    """What an SDK makes of it is the SDK's business; openai before 3.14.1 takes any for a lost connection."""
+async def test_exception_as_a_step_reaches_the_sdk() -> None:
+    """An exception as step reaches the SDK, which raises or wraps it; openai before 3.14.1 wraps any."""
     llm = ScriptedLLM([httpx2.ConnectError("no route"), ZeroDivisionError])
     async with llm.openai_client() as client:
         with pytest.raises(openai.APIConnectionError):
@@ -184,7 +184,7 @@ async def test_an_exception_is_raised_to_the_client() -> None:
 
 
 @pytest.mark.parametrize("make", [ScriptedLLM.openai_client, ScriptedLLM.anthropic_client])
-def test_a_client_takes_options_of_the_sdk(make: Callable[..., Any]) -> None:
-    """They win over ours."""
+def test_options_of_a_client_override_the_defaults(make: Callable[..., Any]) -> None:
+    """Options that are passed to `openai_client` and `anthropic_client` override the defaults."""
     client = make(ScriptedLLM([]), api_key="mine", base_url="https://proxy.test")
     assert (client.api_key, client.base_url.host) == ("mine", "proxy.test")

@@ -1,4 +1,4 @@
-"""The scripted user: lines that are known beforehand, in a dialog with whoever answers."""
+"""The scripted user: given lines, in a dialog with an agent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from miniagents_testing import Failure, ScriptedLLM, Step, create_scripted_user
 from miniagents_testing.errors import UnconsumedStepsError
 
 
-async def test_a_dialog_is_held_line_by_line() -> None:
-    """Each turn the model gets the whole chat; the loop ends when everything is said and answered."""
+async def test_scripted_user_says_one_line_in_each_turn() -> None:
+    """The model gets the whole chat in each turn, and the loop ends when all lines are said and answered."""
     user = create_scripted_user(["Hi", UserMessage("What is a promise?", mood="curious")])
     llm = ScriptedLLM(["Hello!", "A message that is not finished yet."])
     async with MiniAgents():
@@ -22,8 +22,8 @@ async def test_a_dialog_is_held_line_by_line() -> None:
     llm.assert_complete()
 
 
-async def test_the_chat_is_kept_where_one_says() -> None:
-    """With all that was said on both sides, as the objects that they were."""
+async def test_scripted_user_keeps_the_chat_in_the_given_history() -> None:
+    """The given history has the messages of both sides, with their classes and fields."""
     history = InMemoryChatHistory()
     user = create_scripted_user([UserMessage("Hi", mood="curious")], chat_history=history, alias="ANN")
     assert user.alias == "ANN"
@@ -35,8 +35,8 @@ async def test_the_chat_is_kept_where_one_says() -> None:
     assert answered.content == "Hello!"
 
 
-async def test_an_answer_that_breaks_off_ends_the_dialog() -> None:
-    """As it does with a person: what came is kept, and the error is raised."""
+async def test_truncated_answer_ends_the_dialog_and_keeps_its_text() -> None:
+    """A truncated answer raises its error, the received text is kept, and `assert_complete` lists the unsaid line."""
     history = InMemoryChatHistory()
     user = create_scripted_user(["Hi", "Go on"], chat_history=history)
     llm = ScriptedLLM(Step("one two three", after=2, then="truncate"))
@@ -46,11 +46,11 @@ async def test_an_answer_that_breaks_off_ends_the_dialog() -> None:
     assert [str(message) for message in await history.aload_chat_history()] == ["Hi", "one two"]
     with pytest.raises(UnconsumedStepsError) as caught:
         user.assert_complete()
-    assert str(caught.value) == "SCRIPTED_USER did not come to say 1 of 2 lines:\n  line 2: 'Go on'"
+    assert str(caught.value) == "the dialog ended before SCRIPTED_USER said 1 of 2 lines:\n  line 2: 'Go on'"
 
 
-async def test_a_failure_reaches_the_loop() -> None:
-    """Nothing of it is heard."""
+async def test_failure_of_the_model_ends_the_dialog() -> None:
+    """A failure of the model raises its error out of the dialog, and the user heard nothing."""
     user = create_scripted_user(["Hi"])
     async with MiniAgents():
         with pytest.raises(ProviderOverloadedError):
@@ -58,8 +58,8 @@ async def test_a_failure_reaches_the_loop() -> None:
     assert user.heard == ()
 
 
-def test_a_line_is_a_text_or_a_message() -> None:
-    """Anything else is refused at once."""
+def test_scripted_user_refuses_lines_of_other_types() -> None:
+    """A line that is neither a text nor a message raises a `TypeError` at once."""
     create_scripted_user([Message("Hi")])
-    with pytest.raises(TypeError, match="a line is a text or a message, not 5"):
+    with pytest.raises(TypeError, match="a line must be a text or a message, not 5"):
         create_scripted_user([5])  # type: ignore[list-item]  # wrong on purpose

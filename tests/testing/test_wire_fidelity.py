@@ -1,7 +1,4 @@
-"""Scripted streams beside recorded ones: the same events in the same order, with the same fields.
-
-`MINIAGENTS_CORPUS` names a folder of recorded provider streams.
-"""
+"""Scripted streams compared with recorded ones: the same events, in a recorded order, with the same fields."""
 
 from __future__ import annotations
 
@@ -41,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Seen(NamedTuple):
-    """What is known of the streams that a provider has really sent."""
+    """Events and fields of the streams that a provider really sent."""
 
     orders: set[tuple[str, ...]]
     """Kinds of events, neighbours of one kind as one."""
@@ -56,8 +53,8 @@ PAIRS = [(api, name) for api in NATIVE for name in STEPS if (api, name) != ("cha
 
 
 @pytest.mark.parametrize(("api", "name"), PAIRS)
-def test_a_script_sends_what_a_provider_sends(api: API, name: str) -> None:
-    """No field is made up, none is missing that is always there, and the order is one that was recorded."""
+def test_scripted_stream_has_the_events_and_fields_of_recorded_ones(api: API, name: str) -> None:
+    """No field is invented, no field is missing that every recorded event has, and the order was recorded."""
     request = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, "messages": [], "input": []}
     events = list(_events(ScriptedLLM(STEPS[name]).respond(api, request).body))
     seen = _seen(api)
@@ -95,7 +92,7 @@ def _order(api: str, events: list[Any]) -> tuple[str, ...]:
 
 
 def _kind(api: str, event: Any) -> str:
-    """What an event is about."""
+    """Return the kind of an event, with the kind of its content."""
     if event is None:
         return "[DONE]"
     if api == "chat":
@@ -121,7 +118,7 @@ def _kind_of_chunk(chunk: Any) -> str:
 
 
 def _fields(value: Any, path: str = "") -> Iterator[str]:
-    """Every field at every depth; what tools are called with is the script's business."""
+    """Yield the paths of all fields at every depth, except the arguments of tool calls."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield f"{path}.{name}"
