@@ -1,4 +1,4 @@
-"""What goes wrong between a provider and a reader, as small objects that are laid over any stream.
+"""Faults between a provider and a reader: small objects that change the responses of any transport.
 
 ```python
 with faults.inject(transport, faults.cut(after=3)) as transport:     # any httpx2 transport: a script, a cassette
@@ -6,12 +6,12 @@ with faults.inject(transport, faults.cut(after=3)) as transport:     # any httpx
     ...
 ```
 
-Faults given together change the same response, the first one nearest to the provider. Each is for the first request,
-unless `.on(...)` says otherwise, and one that changed nothing fails the test. A fault can also be called with a
-`ResponseStream`, which gives the changed one.
+Several faults change the same response one after the other, the first one nearest to the provider. Each fault applies
+to the first request; `.on(...)` selects other requests. A fault that changed nothing fails the test. A fault can also
+be called with a `ResponseStream`, and returns the changed one.
 
-Places are counted in events, as a decoder delivers them, or in what `of=` says: `chunks` as they were read, or `bytes`.
-`after=3` is right after the third; `at=3` is the third itself.
+Places are counted in events, as a decoder delivers them, or in the unit of `of=`: `chunks` as they were read, or
+`bytes`. `after=3` is right after the third unit; `at=3` is the third unit itself.
 """
 
 from __future__ import annotations

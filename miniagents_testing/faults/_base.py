@@ -1,6 +1,7 @@
-"""What a fault is: a state machine that takes a response piece by piece and gives another one. No transports here.
+"""`Fault`, base class of all faults: a state machine that takes a response chunk by chunk and returns a changed one.
 
-So one fault serves a recorded stream, a live one, and sync and async readers.
+`Layers` applies several faults, `Mark` finds places in a stream. Independent of transports: one fault serves recorded
+and live streams, sync and async readers.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ if TYPE_CHECKING:
 
 
 Unit = Literal["events", "chunks", "bytes"]
-"""What places in a stream are counted in."""
+"""Unit in which places in a stream are counted."""
 
 
 class Fault:
-    """A change to a response. Every response is changed by a copy of its own, so one object can be used again.
+    """A change of a response. Each response is changed by a fresh copy, so that one object can be used again.
 
-    To make one of your own, override `head`, `feed` or `close`, set `reached` where something was changed, and set up
-    in `begin` what is different for each response.
+    A subclass overrides `head`, `feed` or `close`, sets `reached` where it changes something, and sets up the state
+    for each response in `begin`.
 
     Args:
-        label: how it is called in messages.
+        label: name of the fault in messages.
     """
 
     reached = False
-    """Whether it has changed anything."""
+    """True after the fault has changed something."""
     end: str | None = None
-    """Set to end the stream here, in the words of `ResponseStream.end`; `open` is a stream that hangs."""
+    """Set to end the stream here, with a value of `ResponseStream.end`; `open` is a stream that hangs."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -46,60 +47,65 @@ class Fault:
         return self.label
 
     def on(self, *which: int | Callable[[httpx2.Request], bool]) -> Self:
-        """The same fault for other requests than the first.
+        """Return the same fault for other requests than the first.
 
         Args:
-            which: numbers of requests, counted from 1, or functions that choose them.
+            which: numbers of requests, counted from 1, or functions that return True for chosen requests.
+
+        Raises:
+            ValueError: no request is given, or a number below 1.
         """
         if not which or not all(callable(each) or each >= 1 for each in which):
-            raise ValueError(f"say for which requests {self} is: numbers from 1 on, or functions of the request")
+            raise ValueError(
+                f"on() needs the requests to which {self} applies: numbers from 1 on, or functions of the request"
+            )
         other = copy.copy(self)
         other._which = which
         return other
 
     def is_for(self, request: httpx2.Request, number: int) -> bool:
-        """Whether it is for this request, the `number`-th."""
+        """Return True if the fault applies to this request, the `number`-th."""
         return any(each(request) if callable(each) else each == number for each in self._which)
 
     def fresh(self) -> Self:
-        """A copy for one response."""
+        """Return a copy for one response."""
         other = copy.copy(self)
         other.begin()
         return other
 
     def begin(self) -> None:
-        """Set up what changes while a response passes."""
+        """Set up the state for one response."""
 
     def response(self, request: httpx2.Request | None) -> ResponseStream | None:
-        """What comes in place of any answer; nobody is asked for one then."""
+        """Return a response in place of the provider's, or None. With a response, no request is sent."""
         return None
 
     def head(self, stream: ResponseStream) -> ResponseStream:
-        """Status and headers; the chunks come later."""
+        """Return the changed status and headers; chunks are fed later."""
         return stream
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """The next chunk; the first one has no bytes, and stands for the beginning. After `end` none is fed."""
+        """Return the chunks that replace the next one. The first chunk has no bytes; none is fed after `end`."""
         return [chunk]
 
     def close(self) -> list[Chunk]:
-        """The stream has ended."""
+        """Return the last chunks, after the stream has ended."""
         return []
 
     def progress(self) -> str:
-        """How far the stream came, for the message about a fault that was not reached."""
+        """Return how far the stream was read, for the message about a fault that was not reached."""
         return "its stream was not changed"
 
     def __call__(self, stream: ResponseStream) -> ResponseStream:
-        """The stream with this fault in it."""
+        """Return the stream with this fault applied."""
         return laid_over(stream, self)
 
     def _wait(self, wait: int) -> None:
-        """What is said next comes so much later; what is held has no time."""
+        """Delay the next bytes by so many ticks; `HELD` has no time and stays."""
         self._waited = HELD if HELD in (wait, self._waited) else self._waited + wait
 
     def _chunks_of(self, data: bytes) -> list[Chunk]:
-        """Bytes that come after all that was waited so far; none for none."""
+        """Return the bytes as a chunk after all waits so far; no chunk for no bytes."""
         if not data:
             return []
         waited, self._waited = self._waited, 0
@@ -107,15 +113,15 @@ class Fault:
 
 
 class Layers:
-    """Several faults as one, each for what the one before it gives."""
+    """Several faults, each of which is applied to the result of the one before it."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self._faults = tuple(faults)
         self.end: str | None = None
-        """How the stream ended, once it has."""
+        """End of the stream, as in `ResponseStream.end`; None before it."""
 
-    def over(self, stream: ResponseStream) -> ResponseStream:
-        """A whole stream with the faults in it."""
+    def apply(self, stream: ResponseStream) -> ResponseStream:
+        """Return a complete stream with the faults applied."""
         chunks = self.feed(Chunk(0, b""))
         for chunk in stream.chunks:
             if self.end is None:
@@ -131,52 +137,53 @@ class Layers:
         )
 
     def head(self, stream: ResponseStream) -> ResponseStream:
-        """Status and headers."""
+        """Return the changed status and headers."""
         for fault in self._faults:
             stream = fault.head(stream)
         headers = {name: values for name, values in stream.headers.items() if name != "content-length"}
         return replace(stream, headers=headers)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """What comes out for a chunk that comes in; begin with an empty one."""
-        return self._pass([chunk], 0, None)
+        """Return the chunks that replace the next one; the first chunk must be an empty one."""
+        return self._apply_from(0, [chunk], None)
 
     def close(self, end: str) -> list[Chunk]:
-        """What still comes out when the stream has ended so."""
-        return self._pass([], 0, end)
+        """Return the last chunks after the stream has ended with `end`."""
+        return self._apply_from(0, [], end)
 
-    def _pass(self, chunks: list[Chunk], start: int, end: str | None) -> list[Chunk]:
+    def _apply_from(self, start: int, chunks: list[Chunk], end: str | None) -> list[Chunk]:
+        """Apply the faults from index `start` on to chunks, and after them to the end of the stream if there is one."""
         for position, fault in enumerate(self._faults[start:], start):
             changed: list[Chunk] = []
             for chunk in chunks:
                 changed += fault.feed(chunk)
                 if fault.end is not None:
-                    return self._pass(changed, position + 1, fault.end)
+                    return self._apply_from(position + 1, changed, fault.end)
             chunks = changed if end is None else changed + fault.close()
         self.end = end
         return chunks
 
 
 def laid_over(stream: ResponseStream, *faults: Fault) -> ResponseStream:
-    """The stream with these faults in it; which requests they are for does not matter here."""
+    """Return the stream with these faults applied, whatever requests `Fault.on` selects."""
     fresh = [fault.fresh() for fault in faults]
     instead = next((found for fault in fresh if (found := fault.response(None)) is not None), None)
-    return Layers(fresh).over(instead or stream)
+    return Layers(fresh).apply(instead or stream)
 
 
 class Mark:
-    """Finds the place right after a number of units, in bytes that come in pieces."""
+    """Finder of the place right after a number of units, in bytes that come in pieces."""
 
     def __init__(self, number: int, of: Unit) -> None:
         self.passed = number == 0
         self.seen = 0
-        """Units so far."""
+        """Number of units so far."""
         self.of = of
         self._number = number
         self._events = EventEnds()
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """What of `data` stands before the place, and what after it."""
+        """Split the next bytes at the place: return those before it and those after it."""
         if self.passed:
             return b"", data
         for place in self._ends(data):
@@ -187,11 +194,11 @@ class Mark:
         return data, b""
 
     def progress(self) -> str:
-        """How far the stream came."""
+        """Return how far the stream was read."""
         return f"only {self.seen} {self.of} of its stream were read"
 
     def _ends(self, data: bytes) -> Iterable[int]:
-        """Where units end in `data`."""
+        """Return the places in `data` where units end."""
         if self.of == "events":
             return self._events.feed(data)
         if self.of == "bytes":

@@ -1,7 +1,4 @@
-"""The faults there are. Every function checks its arguments, and gives a `Fault`.
-
-How each kind of fault works on a stream; `kinds` has the functions that make them.
-"""
+"""Kinds of faults: the classes that change a stream, and the public functions that check arguments and make faults."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ if TYPE_CHECKING:
     import httpx2
 
 
-class Stop(Fault):
-    """The stream ends at a place, in some way, maybe with last words."""
+class _Stop(Fault):
+    """Fault that ends the stream at a place with a given end, and optional last bytes before it."""
 
-    def __init__(self, label: str, number: int, of: Unit, *, end: str, last_words: bytes = b"") -> None:
+    def __init__(self, label: str, number: int, of: Unit, *, end: str, last_bytes: bytes = b"") -> None:
         super().__init__(label)
         self._place = (number, of)
         self._end = end
-        self._last_words = last_words
+        self._last_bytes = last_bytes
 
     def begin(self) -> None:
         self._mark = Mark(*self._place)
@@ -40,14 +37,14 @@ class Stop(Fault):
             return self._chunks_of(before)
         self.reached = True
         self.end = self._end
-        return self._chunks_of(before + self._last_words)
+        return self._chunks_of(before + self._last_bytes)
 
     def progress(self) -> str:
         return self._mark.progress()
 
 
-class Stall(Fault):
-    """What comes after a place comes later."""
+class _Stall(Fault):
+    """Fault that delays all bytes after a place."""
 
     def __init__(self, label: str, number: int, of: Unit, ticks: int) -> None:
         super().__init__(label)
@@ -62,18 +59,18 @@ class Stall(Fault):
             return [chunk]
         self._wait(chunk.wait)
         before, after = self._mark.split(chunk.data)
-        said = self._chunks_of(before)
+        chunks = self._chunks_of(before)
         if after:
             self.reached = True
             self._wait(self._ticks)
-        return said + self._chunks_of(after)
+        return chunks + self._chunks_of(after)
 
     def progress(self) -> str:
         return self._mark.progress()
 
 
-class Edit(Fault):
-    """One unit, or some that follow each other, become something else; they are held until they are whole."""
+class _Edit(Fault):
+    """Fault that replaces one or more consecutive units; they are held until they are complete."""
 
     def __init__(self, label: str, at: int, of: Unit, change: Callable[[bytes], bytes], *, units: int = 1) -> None:
         super().__init__(label)
@@ -91,11 +88,11 @@ class Edit(Fault):
         before, _ = self._start.split(chunk.data)
         up_to, after = self._stop.split(chunk.data)
         self._held += chunk.data[len(before) : len(up_to)]
-        said = self._chunks_of(before)
+        chunks = self._chunks_of(before)
         if self._stop.passed and not self.reached:
             self.reached = True
-            said += self._chunks_of(self._change(self._held))
-        return said + self._chunks_of(after)
+            chunks += self._chunks_of(self._change(self._held))
+        return chunks + self._chunks_of(after)
 
     def close(self) -> list[Chunk]:
         return [] if self.reached else self._chunks_of(self._held)
@@ -104,8 +101,8 @@ class Edit(Fault):
         return self._stop.progress()
 
 
-class DropLast(Fault):
-    """Every event is held until the next one is whole."""
+class _DropLast(Fault):
+    """Fault that drops the last event; it holds each event until the next one is complete."""
 
     def begin(self) -> None:
         self._event: list[Chunk] = []
@@ -113,17 +110,17 @@ class DropLast(Fault):
         self._mark = Mark(1, "events")
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        said: list[Chunk] = []
+        chunks: list[Chunk] = []
         wait, data = chunk
         while data:
             piece, data = self._mark.split(data)
             self._unfinished.append(Chunk(wait, piece))
             wait = 0
             if self._mark.passed:
-                said += self._event
+                chunks += self._event
                 self._event, self._unfinished = self._unfinished, []
                 self._mark = Mark(1, "events")
-        return said
+        return chunks
 
     def close(self) -> list[Chunk]:
         self.reached = bool(self._event)
@@ -133,8 +130,8 @@ class DropLast(Fault):
         return "its stream was not read to its end"
 
 
-class Gzip(Fault):
-    """The body is compressed chunk by chunk, so that it still streams."""
+class _Gzip(Fault):
+    """Fault that compresses the body chunk by chunk, so that the body still streams, and may drop its last bytes."""
 
     def __init__(self, label: str, missing: int) -> None:
         super().__init__(label)
@@ -152,20 +149,21 @@ class Gzip(Fault):
         self._wait(chunk.wait)
         if not chunk.data:
             return []
-        return self._all_but_the_end(self._compressor.compress(chunk.data) + self._compressor.flush(zlib.Z_SYNC_FLUSH))
+        return self._without_end(self._compressor.compress(chunk.data) + self._compressor.flush(zlib.Z_SYNC_FLUSH))
 
     def close(self) -> list[Chunk]:
-        return self._all_but_the_end(self._compressor.flush())
+        return self._without_end(self._compressor.flush())
 
-    def _all_but_the_end(self, data: bytes) -> list[Chunk]:
+    def _without_end(self, data: bytes) -> list[Chunk]:
+        """Return the bytes so far, except those that would be missing if the stream ended here."""
         self._held += data
         size = max(0, len(self._held) - self._missing)
         data, self._held = self._held[:size], self._held[size:]
         return self._chunks_of(data)
 
 
-class ContentType(Fault):
-    """The header says something else."""
+class _ContentType(Fault):
+    """Fault that replaces the `content-type` header."""
 
     def __init__(self, label: str, value: str) -> None:
         super().__init__(label)
@@ -176,8 +174,8 @@ class ContentType(Fault):
         return replace(stream, headers={**stream.headers, "content-type": [self._value]})
 
 
-class Respond(Fault):
-    """A response of its own."""
+class _Respond(Fault):
+    """Fault that replaces the whole response."""
 
     def __init__(self, label: str, stream: ResponseStream) -> None:
         super().__init__(label)
@@ -192,120 +190,143 @@ class Respond(Fault):
 
 
 def cut(*, after: int, of: Unit = "events") -> Fault:
-    """The stream ends there as if it were whole."""
-    return Stop(*_place("cut", "after", after, of), end="eof")
+    """End the stream after a place as if it were complete.
+
+    Args:
+        after: number of units before the end, from 0.
+        of: unit of `after`.
+    """
+    return _Stop(*_place("cut", "after", after, of), end="eof")
 
 
 def reset(*, after: int, of: Unit = "events", message: str = "Connection reset by peer") -> Fault:
-    """The connection breaks there: the reader gets `httpx2.ReadError`."""
-    return Stop(*_place("reset", "after", after, of), end=f"raise ReadError: {message}")
+    """Break the connection after a place: the reader gets `httpx2.ReadError`.
+
+    Args:
+        after: number of units before the error, from 0.
+        of: unit of `after`.
+        message: message of the error.
+    """
+    return _Stop(*_place("reset", "after", after, of), end=f"raise ReadError: {message}")
 
 
 def stall(seconds: float = math.inf, *, after: int = 1, of: Unit = "events") -> Fault:
-    """Nothing comes there for so long; by default for ever."""
+    """Stop the stream after a place for some time.
+
+    Args:
+        seconds: length of the pause; by default it never ends.
+        after: number of units before the pause, from 0.
+        of: unit of `after`.
+    """
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, not {seconds!r}")
     place = _place(f"stall of {seconds:g} s,", "after", after, of)
-    return Stop(*place, end="open") if seconds == math.inf else Stall(*place, round(seconds * TICKS_PER_SECOND))
+    return _Stop(*place, end="open") if seconds == math.inf else _Stall(*place, round(seconds * TICKS_PER_SECOND))
 
 
 def error_event(
     *, at: int, kind: str = "server_error", message: str = "The server had an error while answering"
 ) -> Fault:
-    """In place of event `at` comes an error, and then the stream ends; in a form that all APIs understand.
+    """Replace event `at` by an error, in a form that agents of all APIs understand, and end the stream.
 
     Args:
         at: number of the event, from 1.
-        kind: the provider's word, such as `overloaded_error` or `rate_limit_error`.
+        kind: the provider's name for the error, such as `overloaded_error` or `rate_limit_error`.
         message: the provider's explanation.
     """
     event = b"event: error\ndata: " + _error(kind, message) + b"\n\n"
     label, at, of = _place(kind, "at", at, "events")
-    return Stop(label, at - 1, of, end="eof", last_words=event)
+    return _Stop(label, at - 1, of, end="eof", last_bytes=event)
 
 
-# --- streams that say something else
+# --- streams with other content
 
 
 def edit(change: Callable[[bytes], bytes], *, at: int, of: Unit = "events") -> Fault:
-    """Unit `at` is what `change` makes of it; an event comes with the blank line at its end."""
-    return Edit(*_place("edit", "at", at, of), change)
+    """Replace unit `at` by the result of a function.
+
+    Args:
+        change: gets the bytes of the unit, of an event with the blank line at its end, and returns other bytes.
+        at: number of the unit, from 1.
+        of: kind of the unit.
+    """
+    return _Edit(*_place("edit", "at", at, of), change)
 
 
 def malformed(*, at: int) -> Fault:
-    """The JSON of event `at` breaks off."""
-    return Edit(*_place("malformed", "at", at, "events"), lambda event: b'data: {"id": "malformed", \n\n')
+    """Replace event `at`, from 1, by one whose JSON is incomplete."""
+    return _Edit(*_place("malformed", "at", at, "events"), lambda event: b'data: {"id": "malformed", \n\n')
 
 
 def duplicate(*, at: int, of: Unit = "events") -> Fault:
-    """Unit `at` comes twice."""
-    return Edit(*_place("duplicate", "at", at, of), lambda unit: unit + unit)
+    """Send unit `at`, from 1, twice."""
+    return _Edit(*_place("duplicate", "at", at, of), lambda unit: unit + unit)
 
 
 def drop(*, at: int, of: Unit = "events") -> Fault:
-    """Unit `at` never comes."""
-    return Edit(*_place("drop", "at", at, of), lambda unit: b"")
+    """Leave unit `at`, from 1, out."""
+    return _Edit(*_place("drop", "at", at, of), lambda unit: b"")
 
 
 def swap(*, at: int) -> Fault:
-    """Event `at` comes after the one that should follow it."""
+    """Send event `at`, from 1, after the event that should follow it."""
 
     def change(both: bytes) -> bytes:
         first, second = Mark(1, "events").split(both)
         return second + first
 
-    return Edit(*_place("swap", "at", at, "events"), change, units=2)
+    return _Edit(*_place("swap", "at", at, "events"), change, units=2)
 
 
 def drop_last_event() -> Fault:
-    """The last event never comes, whichever it is; on the way, every other one waits until the next one is there."""
-    return DropLast("drop of the last event")
+    """Leave the last event out. Each other event is delayed until the next one is complete."""
+    return _DropLast("drop of the last event")
 
 
 def gzipped(*, missing: int = 0) -> Fault:
-    """The body comes compressed, though nobody asked for it.
+    """Compress the body, even if the request does not allow it.
 
     Args:
-        missing: bytes that lack at its end. The last 8 are checksum and size (RFC 1952): the text is whole without.
+        missing: number of bytes to drop at its end. The last 8 are checksum and size (RFC 1952), not text.
     """
     if missing < 0:
         raise ValueError(f"missing must be a number of bytes, not {missing!r}")
-    return Gzip(f"gzip with {missing} bytes missing", missing)
+    return _Gzip(f"gzip with {missing} bytes missing", missing)
 
 
 def content_type(value: str) -> Fault:
-    """The header says that the body is something else."""
-    return ContentType(f"content type {value!r}", value)
+    """Replace the `content-type` header."""
+    return _ContentType(f"content type {value!r}", value)
 
 
-# --- other responses altogether; whoever would have answered is not asked
+# --- responses in place of the provider's; no request is sent
 
 
 def respond(stream: ResponseStream) -> Fault:
-    """This response, whatever was asked."""
-    return Respond(f"response with status {stream.status}", stream)
+    """Return this response to any request."""
+    return _Respond(f"response with status {stream.status}", stream)
 
 
 def error_status(status: int, *, kind: str = "server_error", message: str = "", **headers: str) -> Fault:
-    """An error of the provider, with a body that both SDKs can read.
+    """Return an error of the provider, with a body that both SDKs can read.
 
     Args:
-        status: of the response, from 400 on.
-        kind: the provider's word.
+        status: status of the response, 400 to 599.
+        kind: the provider's name for the error.
         message: the provider's explanation.
-        headers: of the response, with `_` for `-`.
+        headers: headers of the response, with `_` for `-`.
     """
     if not 400 <= status <= 599:
         raise ValueError(f"status must be that of an error, 400 to 599, not {status!r}")
     headers = {"content_type": "application/json", **headers}
-    return _answer(f"status {status} ({kind})", _error(kind, message or kind), status=status, **headers)
+    return _respond(f"status {status} ({kind})", _error(kind, message or kind), status=status, **headers)
 
 
 def rate_limit(*, retry_after: float | None = None, at: int | None = None) -> Fault:
-    """Too many requests: a response with status 429, or, with `at`, an error in place of that event.
+    """Report too many requests: with a response of status 429, or with an error in place of event `at`.
 
     Args:
-        retry_after: seconds the provider asks to wait.
+        retry_after: seconds that the provider asks the client to wait.
         at: number of the event, from 1.
     """
     kind, message = "rate_limit_error", "Too many requests"
@@ -321,30 +342,34 @@ def rate_limit(*, retry_after: float | None = None, at: int | None = None) -> Fa
 
 
 def overloaded(*, at: int | None = None) -> Fault:
-    """No capacity: a response with status 529, or, with `at`, an error in place of that event."""
+    """Report an overload: with a response of status 529, or with an error in place of event `at`, from 1."""
     if at is not None:
         return error_event(at=at, kind="overloaded_error", message="Overloaded")
     return error_status(529, kind="overloaded_error", message="Overloaded")
 
 
 def html_page(*, status: int = 200) -> Fault:
-    """A page for people, as a proxy in the way sends it."""
+    """Return an HTML page, as a proxy between client and provider sends it."""
     page = b"<!DOCTYPE html>\n<html><head><title>Please sign in</title></head><body>Please sign in</body></html>\n"
-    return _answer("HTML page", page, status=status, content_type="text/html")
+    return _respond("HTML page", page, status=status, content_type="text/html")
 
 
 def empty() -> Fault:
-    """A successful stream without a byte in it."""
-    return _answer("empty stream", b"", status=200, content_type="text/event-stream")
+    """Return a successful stream without any bytes."""
+    return _respond("empty stream", b"", status=200, content_type="text/event-stream")
 
 
 def refuse() -> Fault:
-    """No response at all: the connection is refused."""
-    return Respond("refused connection", ResponseStream(status=0, end="raise ConnectError: Connection refused"))
+    """Refuse the connection: the client gets `httpx2.ConnectError`, and no response."""
+    return _Respond("refused connection", ResponseStream(status=0, end="raise ConnectError: Connection refused"))
 
 
 def _place(what: str, name: str, number: int, of: Unit) -> tuple[str, int, Unit]:
-    """What to call it, and a place that can be, or an error that names the argument."""
+    """Check a place in a stream, and return the label of the fault and the place.
+
+    Raises:
+        ValueError: the number or the unit is wrong; the message names the argument.
+    """
     least = 0 if name == "after" else 1
     if type(number) is not int or number < least:
         raise ValueError(f"{name} must be a number of {of} from {least} on, not {number!r}")
@@ -353,12 +378,12 @@ def _place(what: str, name: str, number: int, of: Unit) -> tuple[str, int, Unit]
     return f"{what} {name} {of.removesuffix('s')} {number}", number, of
 
 
-def _answer(label: str, body: bytes, *, status: int, **headers: str) -> Fault:
+def _respond(label: str, body: bytes, *, status: int, **headers: str) -> Fault:
     named = {name.lower().replace("_", "-"): [value] for name, value in headers.items()}
     reason = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-    return Respond(label, ResponseStream((Chunk(0, body),), status=status, reason=reason, headers=named))
+    return _Respond(label, ResponseStream((Chunk(0, body),), status=status, reason=reason, headers=named))
 
 
 def _error(kind: str, message: str) -> bytes:
-    """An error object in which both SDKs and all our sessions find kind and message."""
+    """Return an error object in which both SDKs and all sessions of the framework find kind and message."""
     return json.dumps({"type": "error", "error": {"type": kind, "message": message}}).encode()

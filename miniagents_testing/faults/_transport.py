@@ -1,4 +1,4 @@
-"""Faults over a transport: what comes out of it is changed on its way to the client, sync and async alike."""
+"""`FaultyTransport`: a transport that changes the responses of another transport with faults, sync and async alike."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 
 def every_request(request: httpx2.Request) -> bool:
-    """For `Fault.on`: whatever is asked, and however often."""
+    """Return True; for `Fault.on`, to apply a fault to every request."""
     return True
 
 
 @contextmanager
 def inject(transport: httpx2.AsyncBaseTransport | httpx2.BaseTransport, *faults: Fault) -> Iterator[FaultyTransport]:
-    """A transport with faults over it, for the time of a `with` block; in async code a plain `with` does as well.
+    """Apply faults to a transport for the time of a `with` block; async code uses a plain `with` too.
+
+    Args:
+        transport: the transport whose responses are changed.
+        faults: see `FaultyTransport`.
 
     Raises:
-        UnusedFaultError: at the end, a fault has changed nothing. Not where the block itself fails.
+        UnusedFaultError: a fault has changed nothing until the end of the block, and the block raised no other error.
     """
     faulty = FaultyTransport(transport, *faults)
     yield faulty
@@ -37,43 +41,56 @@ def inject(transport: httpx2.AsyncBaseTransport | httpx2.BaseTransport, *faults:
 
 
 class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
-    """Gives what another transport gives, with faults in it. What a fault does not concern passes untouched.
+    """A transport that applies faults to the responses of another one. Responses without a fault pass unchanged.
 
-    Where a fault is a response by itself (`rate_limit()`, `html_page()`), the other transport is not asked: a recorded
-    answer is still there for the next attempt.
+    If a fault is a response itself (`rate_limit()`, `html_page()`), the other transport gets no request: a recorded
+    answer stays available for the next attempt.
 
     Args:
-        transport: any of httpx2's: the network, a mock, a script, a cassette.
-        faults: those for the same request change it together, the first one nearest to the provider.
+        transport: any transport of httpx2: the network, a mock, a script, a cassette.
+        faults: faults to apply; those of the same request change it one after the other, the first one nearest to the
+            provider.
+
+    Raises:
+        TypeError: an argument is no fault.
     """
 
     def __init__(self, transport: httpx2.AsyncBaseTransport | httpx2.BaseTransport, *faults: Fault) -> None:
         for fault in faults:
             if not isinstance(fault, Fault):
-                raise TypeError(f"{fault!r} is no fault: call what makes one, such as faults.cut(after=3)")
+                raise TypeError(f"{fault!r} is no fault: call the function that makes one, such as faults.cut(after=3)")
         self._transport = transport
         self._faults = faults
-        self._laid: list[tuple[Fault, int, Fault]] = []  # a fault, the number of a request, and its copy for that
+        self._applied: list[tuple[Fault, int, Fault]] = []
+        """Each fault with the number of a request, and its copy for that request."""
         self._requests = 0
 
     def assert_used(self) -> None:
-        """Raise `UnusedFaultError` if a fault has changed nothing; the message says how near it came."""
-        unused = [fault for fault in self._faults if not any(it is fault and run.reached for it, _, run in self._laid)]
+        """Check that each fault has changed something.
+
+        Raises:
+            UnusedFaultError: a fault has changed nothing; the message says how far its stream was read.
+        """
+        unused = [
+            fault
+            for fault in self._faults
+            if not any(original is fault and copy.reached for original, _, copy in self._applied)
+        ]
         if unused:
-            raise UnusedFaultError("\n".join(f"{fault} changed nothing: {self._why(fault)}" for fault in unused))
+            raise UnusedFaultError("\n".join(f"{fault} changed nothing: {self._reason(fault)}" for fault in unused))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The response with the faults that are for it; its body streams as the one below does."""
+        """Return the response with the faults of its request; its body streams like the original body."""
         started = asyncio.get_running_loop().time()
         await request.aread()
         faults = self._faults_for(request)
-        stream = _instead(faults, request)
+        stream = _replacement(faults, request)
         timeout = read_timeout(request)
         if stream is not None:
             await await_headers(stream, 1.0, timeout)
             return response_with(AsyncBody(aplay(stream, started, read_timeout=timeout)), stream)
         if not isinstance(self._transport, httpx2.AsyncBaseTransport):
-            raise TypeError(f"{type(self._transport).__name__} serves sync clients only")
+            raise TypeError(f"{type(self._transport).__name__} serves sync clients only, but an async client uses it")
         response = await self._transport.handle_async_request(request)
         if not faults:
             return response
@@ -82,17 +99,17 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response_with(_ChangedAsyncBody(response.stream, layers, timeout), head)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The same for sync clients."""
+        """Return the response with the faults of its request to a sync client."""
         started = time.monotonic()
         request.read()
         faults = self._faults_for(request)
-        stream = _instead(faults, request)
+        stream = _replacement(faults, request)
         timeout = read_timeout(request)
         if stream is not None:
             wait_for_headers(stream, 1.0, timeout)
             return response_with(Body(play(stream, started, read_timeout=timeout)), stream)
         if not isinstance(self._transport, httpx2.BaseTransport):
-            raise TypeError(f"{type(self._transport).__name__} serves async clients only")
+            raise TypeError(f"{type(self._transport).__name__} serves async clients only, but a sync client uses it")
         response = self._transport.handle_request(request)
         if not faults:
             return response
@@ -101,33 +118,35 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response_with(_ChangedBody(response.stream, layers, timeout), head)
 
     async def aclose(self) -> None:
-        """Close the transport below."""
+        """Close the other transport."""
         if isinstance(self._transport, httpx2.AsyncBaseTransport):
             await self._transport.aclose()
 
     def close(self) -> None:
-        """Close the transport below."""
+        """Close the other transport."""
         if isinstance(self._transport, httpx2.BaseTransport):
             self._transport.close()
 
     def _faults_for(self, request: httpx2.Request) -> list[Fault]:
+        """Count a request, and return fresh copies of the faults that apply to it."""
         self._requests += 1
         chosen = [fault for fault in self._faults if fault.is_for(request, self._requests)]
         fresh = [fault.fresh() for fault in chosen]
-        self._laid += [(fault, self._requests, run) for fault, run in zip(chosen, fresh, strict=True)]
+        self._applied += [(fault, self._requests, copy) for fault, copy in zip(chosen, fresh, strict=True)]
         return fresh
 
-    def _why(self, fault: Fault) -> str:
-        runs = [(number, run) for it, number, run in self._laid if it is fault]
-        if not runs:
+    def _reason(self, fault: Fault) -> str:
+        """Return the reason why a fault has changed nothing."""
+        copies = [(number, copy) for original, number, copy in self._applied if original is fault]
+        if not copies:
             return f"it was for none of the {self._requests} requests"
-        return "; ".join(f"it was for request {number}, and {run.progress()}" for number, run in runs)
+        return "; ".join(f"it was for request {number}, and {copy.progress()}" for number, copy in copies)
 
 
-def _instead(faults: list[Fault], request: httpx2.Request) -> ResponseStream | None:
-    """The response that a fault gives by itself, if one does, with the other faults in it."""
+def _replacement(faults: list[Fault], request: httpx2.Request) -> ResponseStream | None:
+    """Return the response of the first fault that is a response itself, with all faults applied, or None."""
     stream = next((found for fault in faults if (found := fault.response(request)) is not None), None)
-    return None if stream is None else Layers(faults).over(stream)
+    return None if stream is None else Layers(faults).apply(stream)
 
 
 def _head_of(response: httpx2.Response) -> ResponseStream:
@@ -138,7 +157,7 @@ def _head_of(response: httpx2.Response) -> ResponseStream:
 
 
 class _ChangedAsyncBody(AsyncBody):
-    """What faults make of another body, as it comes."""
+    """Body of another response, changed by faults while it streams."""
 
     def __init__(self, source: Any, layers: Layers, timeout: float | None) -> None:
         super().__init__(self._read(source, layers, timeout))
@@ -155,7 +174,7 @@ class _ChangedAsyncBody(AsyncBody):
         chunks = aiter(source)
         while True:
             now = asyncio.get_running_loop().time()
-            async with aclosing(aplay(_passed(layers, data), now, read_timeout=timeout)) as pieces:
+            async with aclosing(aplay(_changed(layers, data), now, read_timeout=timeout)) as pieces:
                 async for piece in pieces:
                     yield piece
             if layers.end is not None:
@@ -164,7 +183,7 @@ class _ChangedAsyncBody(AsyncBody):
 
 
 class _ChangedBody(Body):
-    """As `_ChangedAsyncBody`, for sync clients."""
+    """Body of another response, changed by faults while it streams to a sync client."""
 
     def __init__(self, source: Any, layers: Layers, timeout: float | None) -> None:
         super().__init__(self._read(source, layers, timeout))
@@ -180,13 +199,13 @@ class _ChangedBody(Body):
         data: bytes | None = b""
         chunks = iter(source)
         while True:
-            yield from play(_passed(layers, data), time.monotonic(), read_timeout=timeout)
+            yield from play(_changed(layers, data), time.monotonic(), read_timeout=timeout)
             if layers.end is not None:
                 return
             data = next(chunks, None)
 
 
-def _passed(layers: Layers, data: bytes | None) -> ResponseStream:
-    """What comes out for the next bytes, which were waited for already, or for their end."""
+def _changed(layers: Layers, data: bytes | None) -> ResponseStream:
+    """Return the changed next bytes, which have just been read, or the changed end of the stream for None."""
     chunks = layers.close("eof") if data is None else layers.feed(Chunk(0, data))
     return ResponseStream(tuple(chunk for chunk in chunks if chunk.data), end=layers.end or "eof")

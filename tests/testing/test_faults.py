@@ -1,4 +1,4 @@
-"""Faults as changes to a stream: where they strike, what they leave alone, and what they refuse."""
+"""Faults as changes of a stream: the changed place, the unchanged rest, and refused arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from miniagents_testing.recut import cut_at
 
 
 def stream_of(*chunks: bytes, **fields: Any) -> ResponseStream:
-    """These chunks, each 10 ticks after the one before."""
+    """Return a stream of these chunks, each 10 ticks after the one before."""
     headers = {"content-type": ["text/event-stream"], "content-length": ["99"]}
     return ResponseStream(tuple(Chunk(10, chunk) for chunk in chunks), headers=headers, **fields)
 
@@ -30,39 +30,39 @@ STREAM = stream_of(EVENTS[0], EVENTS[1] + EVENTS[2][:4], EVENTS[2][4:] + EVENTS[
 
 
 def events(stream: ResponseStream) -> list[str]:
-    """What a decoder gives of it."""
+    """Return the data of the events that a decoder finds in a stream."""
     return [event.data.decode() for event in SSEDecoder().feed(stream.body)]
 
 
 def times(stream: ResponseStream) -> list[int]:
-    """The waits before its chunks."""
+    """Return the waits before the chunks of a stream."""
     return [chunk.wait for chunk in stream.chunks]
 
 
 @pytest.mark.parametrize("after", range(6))
-def test_cut_ends_the_stream_after_an_event_as_if_it_were_whole(after: int) -> None:
-    """Up to the last byte of that event, wherever chunks end."""
+def test_cut_ends_the_stream_after_an_event_as_if_it_were_complete(after: int) -> None:
+    """The stream ends with the last byte of that event, wherever chunks end."""
     cut = faults.cut(after=after)(STREAM)
     assert cut.body == b"".join(EVENTS[:after])
     assert (cut.end, cut.complete) == ("eof", True)
 
 
 def test_places_are_counted_in_events_chunks_or_bytes() -> None:
-    """Right after the second."""
+    """A place is right after the second event, chunk or byte."""
     assert faults.cut(after=2)(STREAM).body == b"".join(EVENTS[:2])
     assert faults.cut(after=2, of="chunks")(STREAM).body == b"".join(chunk.data for chunk in STREAM.chunks[:2])
     assert faults.cut(after=2, of="bytes")(STREAM).body == STREAM.body[:2]
 
 
-def test_only_what_a_decoder_delivers_is_an_event() -> None:
-    """Comments and blocks without data belong to the event after them; the three line ends are one."""
+def test_comments_and_blocks_without_data_are_no_events() -> None:
+    """Comments and blocks without data belong to the next event, with all three kinds of line ends."""
     stream = stream_of(b": ping\r\n\r\ndata: 1\r\n\r\nretry: 3\r\r: x\n\ndata: 2\r\n\r", b"\ndata: 3\n\n")
     assert events(faults.cut(after=2)(stream)) == ["1", "2"]
     assert events(faults.drop(at=2)(stream)) == ["1", "3"]
 
 
-def test_reset_breaks_the_connection_there() -> None:
-    """With the error of the HTTP library."""
+def test_reset_ends_the_stream_with_a_read_error() -> None:
+    """The stream ends after the place with the error of the HTTP library."""
     broken = faults.reset(after=3)(STREAM)
     assert (broken.body, broken.end) == (b"".join(EVENTS[:3]), "raise ReadError: Connection reset by peer")
 
@@ -70,21 +70,21 @@ def test_reset_breaks_the_connection_there() -> None:
 @pytest.mark.parametrize(
     ("of", "waits"), [("events", [10, 10, 3_000_000, 10, 10]), ("chunks", [10, 3_000_010, 10, 10])]
 )
-def test_stall_makes_the_next_bytes_wait(of: Any, waits: list[int]) -> None:
-    """All bytes come, those after the place so much later."""
+def test_stall_delays_the_next_bytes(of: Any, waits: list[int]) -> None:
+    """All bytes come, and those after the place come later by the given time."""
     stalled = faults.stall(30, after=1 if of == "chunks" else 2, of=of)(STREAM)
     assert (stalled.body, times(stalled), stalled.end) == (STREAM.body, waits, "eof")
 
 
-def test_stall_for_ever_is_a_stream_that_stays_open() -> None:
-    """Nothing comes, not even the end."""
+def test_stall_without_seconds_keeps_the_stream_open() -> None:
+    """After the place no byte comes, and no end."""
     stalled = faults.stall(after=2)(STREAM)
     assert (stalled.body, stalled.end, stalled.complete) == (b"".join(EVENTS[:2]), "open", False)
 
 
 @pytest.mark.parametrize("of", ["events", "chunks", "bytes"])
-def test_a_unit_can_come_twice_or_never_or_be_another_one(of: Any) -> None:
-    """The bytes before and after it stay."""
+def test_duplicate_drop_and_edit_change_one_unit_only(of: Any) -> None:
+    """`duplicate`, `drop` and `edit` change one event, chunk or byte, and leave the others as they are."""
     whole: list[bytes] = EVENTS
     if of != "events":
         whole = [chunk.data for chunk in STREAM.chunks] if of == "chunks" else [bytes([b]) for b in STREAM.body]
@@ -96,23 +96,23 @@ def test_a_unit_can_come_twice_or_never_or_be_another_one(of: Any) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
-def test_two_events_can_change_places(at: int) -> None:
-    """The one that should be second comes first; where there is none, nothing is changed."""
+def test_swap_exchanges_two_events(at: int) -> None:
+    """The event after the given one comes first; without an event after it, nothing changes."""
     swapped = [*EVENTS[: at - 1], EVENTS[at], EVENTS[at - 1], *EVENTS[at + 1 :]]
     assert faults.swap(at=at)(STREAM).body == b"".join(swapped)
     assert faults.swap(at=5)(STREAM).body == STREAM.body
 
 
 def test_malformed_breaks_the_json_of_one_event() -> None:
-    """The others are whole."""
+    """The given event is no valid JSON any more, and the others are unchanged."""
     first, broken, third, *_ = events(faults.malformed(at=2)(STREAM))
     assert (first, third) == ("1", "3")
     with pytest.raises(json.JSONDecodeError):
         json.loads(broken)
 
 
-def test_the_last_event_can_be_missing_whichever_it_is() -> None:
-    """Also where bytes without an event follow, and where there is none."""
+def test_drop_last_event_leaves_the_last_event_out() -> None:
+    """The last event is missing, also if bytes without an event follow it, or if there is no complete event."""
     for stream in (STREAM, stream_of(*EVENTS, b": done\n\n", b"data: unfin")):
         assert faults.drop_last_event()(stream).body == b"".join(EVENTS[:-1])
     assert faults.drop_last_event()(stream_of(b"data: 1")).body == b""
@@ -127,8 +127,8 @@ def test_the_last_event_can_be_missing_whichever_it_is() -> None:
     ],
     ids=str,
 )
-def test_an_error_event_takes_the_place_of_an_event_and_is_the_last(fault: Fault, kind: str) -> None:
-    """The status was 200, and stays so."""
+def test_error_event_replaces_an_event_and_ends_the_stream(fault: Fault, kind: str) -> None:
+    """An error replaces the given event and ends the stream, whose status stays 200."""
     broken = fault(STREAM)
     assert events(broken)[:2] == ["1", "2"]
     (error,) = SSEDecoder().feed(broken.body)[2:]
@@ -152,15 +152,15 @@ def test_an_error_event_takes_the_place_of_an_event_and_is_the_last(fault: Fault
     ],
     ids=str,
 )
-def test_an_error_status_comes_in_place_of_any_answer(fault: Fault, status: int, headers: dict[str, list[str]]) -> None:
-    """As JSON in which both SDKs find what it is."""
+def test_error_status_replaces_the_response(fault: Fault, status: int, headers: dict[str, list[str]]) -> None:
+    """The response has the status, the headers, and a JSON body in which both SDKs find the error."""
     refused = fault(STREAM)
     assert (refused.status, refused.headers) == (status, {"content-type": ["application/json"], **headers})
     assert set(json.loads(refused.body)["error"]) == {"type", "message"}
 
 
-def test_a_page_or_nothing_at_all_may_come_with_status_200() -> None:
-    """A proxy's page, an empty stream, a wrong content type."""
+def test_html_page_empty_and_content_type_replace_a_successful_response() -> None:
+    """The response becomes a page, an empty stream, or has another content type."""
     assert faults.html_page()(STREAM).headers["content-type"] == ["text/html"]
     assert b"<html>" in faults.html_page(status=502)(STREAM).body
     assert (faults.empty()(STREAM).chunks, faults.empty()(STREAM).status) == ((), 200)
@@ -168,15 +168,15 @@ def test_a_page_or_nothing_at_all_may_come_with_status_200() -> None:
     assert (page.headers["content-type"], page.body) == (["text/plain"], STREAM.body)
 
 
-def test_a_refused_connection_is_no_response() -> None:
-    """Whoever asks gets the error of the HTTP library."""
+def test_refuse_ends_the_request_with_a_connect_error() -> None:
+    """A refused connection has no response, and the error of the HTTP library."""
     refused = faults.refuse()(STREAM)
     assert (refused.status, refused.chunks, refused.end) == (0, (), "raise ConnectError: Connection refused")
 
 
 @pytest.mark.parametrize("missing", [0, 1, 8, 12])
-def test_a_compressed_body_streams_and_may_lack_its_end(missing: int) -> None:
-    """Each chunk can be inflated when it comes; without its last 8 bytes the text is whole, and the checksum is not."""
+def test_gzipped_body_streams_and_may_miss_its_last_bytes(missing: int) -> None:
+    """Each compressed chunk can be inflated at once; without its last bytes, the body has no valid end."""
     squeezed = faults.gzipped(missing=missing)(STREAM)
     assert squeezed.headers["content-encoding"] == ["gzip"]
     if missing == 0:
@@ -190,8 +190,8 @@ def test_a_compressed_body_streams_and_may_lack_its_end(missing: int) -> None:
         gzip.decompress(squeezed.body)
 
 
-def test_several_faults_change_one_stream_the_first_nearest_to_the_provider() -> None:
-    """Each works on what the one before it gives."""
+def test_laid_over_applies_faults_one_after_the_other() -> None:
+    """Each fault is applied to the result of the one before it."""
     assert events(laid_over(STREAM, faults.drop(at=1), faults.cut(after=2))) == ["2", "3"]
     assert events(laid_over(STREAM, faults.cut(after=2), faults.duplicate(at=2))) == ["1", "2", "2"]
     assert events(laid_over(STREAM, faults.cut(after=2), faults.drop_last_event())) == ["1"]
@@ -201,16 +201,16 @@ def test_several_faults_change_one_stream_the_first_nearest_to_the_provider() ->
     assert page.body == b"<!DOCTYPE"
 
 
-def test_what_a_fault_does_not_concern_stays() -> None:
-    """Headers but the length, which may not fit any more; status, times, end."""
+def test_fault_keeps_headers_status_times_and_end() -> None:
+    """A fault keeps all but the changed unit and the `content-length` header."""
     stream = stream_of(*EVENTS, headers_ms=3.0, end="raise ReadTimeout: gone")
     changed = faults.duplicate(at=2)(stream)
     assert (changed.headers, changed.headers_ms) == ({"content-type": ["text/event-stream"]}, 3.0)
     assert (times(changed), changed.end) == ([10] * 5, "raise ReadTimeout: gone")
 
 
-def test_what_is_held_stays_held() -> None:
-    """A chunk that comes when somebody lets it has no time of its own, also where a fault moves or splits it."""
+def test_fault_keeps_chunks_held() -> None:
+    """A chunk that waits for `release()` still waits for it after a fault has moved or split it."""
     held = ResponseStream((Chunk(5, EVENTS[0]), Chunk(HELD, EVENTS[1] + EVENTS[2]), Chunk(5, EVENTS[3])))
     assert times(faults.stall(1, after=1)(held)) == [5, HELD, 5]
     assert times(faults.stall(1, after=2)(held)) == [5, HELD, 100_000, 5]
@@ -219,15 +219,15 @@ def test_what_is_held_stays_held() -> None:
     assert times(faults.gzipped()(held))[:3] == [5, HELD, 5]
 
 
-def test_a_fault_serves_any_number_of_streams() -> None:
-    """It keeps nothing of the ones before."""
+def test_fault_can_be_applied_to_several_streams() -> None:
+    """A fault keeps no state of one stream for the next one."""
     for fault in (faults.cut(after=2), faults.gzipped(missing=4), faults.malformed(at=3), faults.stall(1, after=2)):
         assert fault(STREAM) == fault(STREAM) != STREAM
 
 
 @given(st.lists(st.integers(0, len(STREAM.body)), max_size=5), st.integers(1, 5))
-def test_where_chunks_end_does_not_matter_to_events_and_bytes(places: list[int], at: int) -> None:
-    """The body is the same however the stream is cut."""
+def test_faults_at_events_and_bytes_do_not_depend_on_cuts(places: list[int], at: int) -> None:
+    """The changed body is the same for all cuts of the stream into chunks."""
     for fault in (
         faults.cut(after=at),
         faults.malformed(at=at),
@@ -242,7 +242,7 @@ def test_where_chunks_end_does_not_matter_to_events_and_bytes(places: list[int],
 
 
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("make", "message"),
     [
         (lambda: faults.cut(after=-1), "after must be a number of events from 0 on, not -1"),
         (lambda: faults.reset(after=1.5, of="bytes"), "after must be a number of bytes from 0 on, not 1.5"),  # type: ignore[arg-type]  # the mistake
@@ -256,10 +256,10 @@ def test_where_chunks_end_does_not_matter_to_events_and_bytes(places: list[int],
         (lambda: faults.error_status(200), "status must be that of an error"),
         (lambda: faults.rate_limit(retry_after=1, at=2), "retry_after is a header"),
         (lambda: faults.cut(after=1).on(0), "numbers from 1 on"),
-        (lambda: faults.cut(after=1).on(), "for which requests"),
+        (lambda: faults.cut(after=1).on(), r"on\(\) needs the requests"),
     ],
 )
-def test_what_makes_no_sense_is_refused_at_once(make: Any, what: str) -> None:
-    """With the argument named."""
-    with pytest.raises(ValueError, match=what):
+def test_faults_refuse_wrong_arguments(make: Any, message: str) -> None:
+    """A wrong argument raises a `ValueError` that names it."""
+    with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Faults over transports: on the way to real clients, sync and async, and only where they are wanted."""
+"""Faults on transports: they reach real clients, sync and async, for the chosen requests only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ URL = "https://example.org/"
 
 
 class Source(httpx2.AsyncByteStream, httpx2.SyncByteStream):
-    """A body that streams, and knows what was read of it."""
+    """Body that streams, and counts the chunks that were read."""
 
     def __init__(self, chunks: list[bytes]) -> None:
         self.chunks = chunks
@@ -65,7 +65,7 @@ class Source(httpx2.AsyncByteStream, httpx2.SyncByteStream):
 
 
 class Provider:
-    """A mock transport that counts what it was asked, and keeps the bodies it gave."""
+    """Mock transport that keeps the bodies of its responses."""
 
     def __init__(self, *chunks: bytes) -> None:
         self.chunks = list(chunks) or EVENTS
@@ -78,13 +78,13 @@ class Provider:
 
 
 async def read(transport: httpx2.AsyncBaseTransport) -> bytes:
-    """What an async client reads of one response."""
+    """Read one response with an async client."""
     async with httpx2.AsyncClient(transport=transport).stream("POST", URL) as response:
         return b"".join([chunk async for chunk in response.aiter_raw()])
 
 
 def read_sync(transport: httpx2.BaseTransport) -> bytes:
-    """What a sync client reads of one response."""
+    """Read one response with a sync client."""
     with httpx2.Client(transport=transport).stream("POST", URL) as response:
         return b"".join(response.iter_raw())
 
@@ -104,8 +104,8 @@ CHANGES = [
 
 
 @given(st.lists(st.sampled_from(CHANGES), max_size=3), st.lists(st.sampled_from(EVENTS), max_size=6))
-def test_a_live_stream_is_changed_as_a_recorded_one(chosen: list[Fault], chunks: list[bytes]) -> None:
-    """Through sync and async clients the body is that of the faults laid over the whole stream."""
+def test_faulty_transport_changes_a_live_stream_like_a_recorded_one(chosen: list[Fault], chunks: list[bytes]) -> None:
+    """Sync and async clients get the body that `laid_over` returns for the complete stream."""
     expected = laid_over(ResponseStream(tuple(Chunk(0, chunk) for chunk in chunks)), *chosen).body
     provider = Provider()
     provider.chunks = chunks
@@ -114,16 +114,16 @@ def test_a_live_stream_is_changed_as_a_recorded_one(chosen: list[Fault], chunks:
     assert read_sync(transport) == expected
 
 
-async def test_a_stream_without_a_fault_is_the_one_below() -> None:
-    """The very response, not a copy."""
+async def test_faulty_transport_returns_responses_without_faults_unchanged() -> None:
+    """A response without a fault has the body of the other transport, not a copy."""
     provider = Provider()
     transport = FaultyTransport(provider.transport, faults.cut(after=1).on(2))
     response = await transport.handle_async_request(httpx2.Request("POST", URL))
     assert response.stream is provider.bodies[0]
 
 
-async def test_chunks_pass_when_they_come_and_the_body_below_is_closed() -> None:
-    """Nothing is read ahead of the client, and nothing after the place where the stream ends."""
+async def test_faulty_transport_reads_no_chunk_ahead_and_closes_the_body() -> None:
+    """Chunks are read when the client asks for them, none after the cut, and then the original body is closed."""
     provider = Provider()
     with inject(provider.transport, faults.cut(after=3)) as transport:
         async with httpx2.AsyncClient(transport=transport).stream("POST", URL) as response:
@@ -135,8 +135,8 @@ async def test_chunks_pass_when_they_come_and_the_body_below_is_closed() -> None
     assert (provider.bodies[0].read, provider.bodies[0].closed) == (3, True)
 
 
-async def test_faults_choose_their_requests_by_number_or_by_what_is_asked() -> None:
-    """By default the first; several numbers and functions together mean any of them."""
+async def test_on_selects_requests_by_number_or_function() -> None:
+    """By default a fault applies to the first request; with `on`, to any of the given numbers and functions."""
 
     def is_third(request: httpx2.Request) -> bool:
         return request.content == b"third"
@@ -148,8 +148,8 @@ async def test_faults_choose_their_requests_by_number_or_by_what_is_asked() -> N
     assert [body.count(b"data") for body in bodies] == [1, 2, 3, 2, 5, 3]
 
 
-async def test_a_fault_that_changed_nothing_is_an_error_that_says_why() -> None:
-    """The stream was too short, it was left early, or the request was never made."""
+async def test_inject_raises_an_error_with_the_reason_for_each_unused_fault() -> None:
+    """The error says that the stream was too short, was not read far enough, or that the request never came."""
     with pytest.raises(UnusedFaultError) as caught:
         with inject(
             Provider().transport,
@@ -170,20 +170,20 @@ async def test_a_fault_that_changed_nothing_is_an_error_that_says_why() -> None:
     ]
 
 
-def test_an_error_of_the_test_itself_is_not_hidden_by_unused_faults() -> None:
-    """Whatever failed first is what is shown."""
+def test_inject_raises_the_error_of_the_block_before_that_of_unused_faults() -> None:
+    """An error in the `with` block comes out, not one about unused faults."""
     with pytest.raises(KeyError), inject(Provider().transport, faults.cut(after=1)):
         raise KeyError
 
 
-def test_what_is_no_fault_is_refused() -> None:
-    """A forgotten call is the usual mistake."""
-    with pytest.raises(TypeError, match=r"call what makes one, such as faults.cut\(after=3\)"):
+def test_faulty_transport_refuses_arguments_that_are_no_faults() -> None:
+    """A fault function that was not called raises a `TypeError`."""
+    with pytest.raises(TypeError, match=r"call the function that makes one, such as faults.cut\(after=3\)"):
         FaultyTransport(Provider().transport, faults.empty)  # type: ignore[arg-type]  # the mistake
 
 
-async def test_a_transport_for_other_clients_is_told_apart() -> None:
-    """Sync clients need a sync transport, async ones an async one."""
+async def test_faulty_transport_refuses_a_transport_of_the_other_kind() -> None:
+    """A sync client on an async transport raises a `TypeError`, and the other way round."""
     with pytest.raises(TypeError, match="serves sync clients only"):
         await read(FaultyTransport(httpx2.BaseTransport()))
     with pytest.raises(TypeError, match="serves async clients only"):
@@ -194,7 +194,7 @@ async def test_a_transport_for_other_clients_is_told_apart() -> None:
 
 
 def openai_agent(transport: httpx2.AsyncBaseTransport, **options: Any) -> Any:
-    """An agent on OpenAI's client."""
+    """Return an agent on OpenAI's client."""
     client = openai.AsyncOpenAI(api_key="k", http_client=httpx2.AsyncClient(transport=transport))
     return create_openai_agent("m", async_client=client, **{"retry": None, **options})
 
@@ -214,10 +214,10 @@ def openai_agent(transport: httpx2.AsyncBaseTransport, **options: Any) -> Any:
     ],
     ids=str,
 )
-async def test_an_agent_gives_the_error_of_the_fault_and_what_had_come(
+async def test_agent_raises_the_typed_error_of_a_fault_with_the_partial_message(
     fault: Fault, error: type[LLMError], partial: str
 ) -> None:
-    """On the real client: the class says what happened, the message has the text before it."""
+    """On the real client, each fault raises its class of error, whose partial message has the text before it."""
     stall_timeout = 0.05 if error is StreamStalledError else None
     with inject(ScriptedLLM("one two three").transport(), fault) as transport:
         async with MiniAgents():
@@ -227,8 +227,8 @@ async def test_an_agent_gives_the_error_of_the_fault_and_what_had_come(
     assert str(caught.value.partial.content or "") == partial
 
 
-async def test_an_anthropic_agent_understands_the_same_faults() -> None:
-    """One form of errors for all providers."""
+async def test_anthropic_agent_raises_the_same_errors_for_faults() -> None:
+    """An agent on Anthropic's client understands the same error bodies."""
     script = ScriptedLLM("one two three").transport()
     with inject(script, faults.overloaded(at=6), faults.rate_limit().on(2)) as transport:
         client = anthropic.AsyncAnthropic(api_key="k", http_client=httpx2.AsyncClient(transport=transport))
@@ -242,14 +242,14 @@ async def test_an_anthropic_agent_understands_the_same_faults() -> None:
 
 
 def recorded(text: str) -> ReplayTransport:
-    """A cassette with one answer."""
+    """Return a cassette with one answer."""
     request = {"messages": [{"role": "user", "content": "Hi"}], "model": "m", "stream": True}
     uri, body = "https://api.openai.com/v1/chat/completions", json.dumps(request).encode()
     return ReplayTransport([Interaction("POST", uri, body, ScriptedLLM(text).respond("chat", request))])
 
 
-async def test_a_recorded_answer_is_still_there_after_a_refusal() -> None:
-    """The cassette is not asked for a response that a fault gives, and stays as it is."""
+async def test_fault_with_its_own_response_leaves_the_recorded_answer_unplayed() -> None:
+    """A response of a fault takes no recorded answer, so that a retry gets it."""
     cassette = recorded("Hello.")
     with inject(cassette, faults.rate_limit(retry_after=0), faults.overloaded().on(2)) as transport:
         async with MiniAgents():
@@ -258,8 +258,8 @@ async def test_a_recorded_answer_is_still_there_after_a_refusal() -> None:
     cassette.assert_complete()
 
 
-async def test_a_recorded_answer_that_breaks_has_been_played() -> None:
-    """A fault inside a stream takes the recording with it."""
+async def test_fault_within_a_stream_counts_as_playing_the_recorded_answer() -> None:
+    """A recorded answer that a fault breaks counts as played."""
     cassette = recorded("Hello.")
     with pytest.raises(UnplayedError):
         cassette.assert_complete()
@@ -270,8 +270,8 @@ async def test_a_recorded_answer_that_breaks_has_been_played() -> None:
     cassette.assert_complete()
 
 
-def test_the_sync_clients_of_the_sdks_meet_the_same_faults() -> None:
-    """The transport serves both."""
+def test_sync_sdk_client_gets_the_same_faults() -> None:
+    """A sync client of OpenAI's SDK gets the tokens before a reset, and then an error."""
     with inject(ScriptedLLM("one two").transport(), faults.reset(after=2)) as transport:
         client = openai.OpenAI(api_key="k", http_client=httpx2.Client(transport=transport), max_retries=0)
         texts = []
@@ -284,8 +284,8 @@ def test_the_sync_clients_of_the_sdks_meet_the_same_faults() -> None:
 # --- with cassettes and in virtual time
 
 
-def test_faults_and_cuts_are_ways_to_play_a_cassette(root: Path) -> None:
-    """Each is a function from a stream to a stream, which is what `chunking` takes."""
+def test_cassette_takes_faults_and_cuts_as_chunking(root: Path) -> None:
+    """`use_cassette(chunking=...)` takes a fault or a cut: each is a function from stream to stream."""
     path = root / "cassettes/openai/conversation.yaml"
     request = json.loads(load(path)[0].request_body)
 
@@ -303,8 +303,8 @@ def test_faults_and_cuts_are_ways_to_play_a_cassette(root: Path) -> None:
         asyncio.run(tokens(faults.cut(after=3)))
 
 
-def test_a_stall_of_half_an_hour_takes_no_time() -> None:
-    """Stalls wait by the clock of the loop; what is stalled longer than the agent allows is given up."""
+def test_stall_waits_in_virtual_time() -> None:
+    """A stall waits by the clock of the loop, and ends with the agent's timeout if it is longer."""
 
     async def answer(stall: float) -> tuple[str, float]:
         with inject(ScriptedLLM("one two").transport(), faults.stall(stall, after=2)) as transport:
@@ -319,8 +319,8 @@ def test_a_stall_of_half_an_hour_takes_no_time() -> None:
 
 @given(strategies.schedule_seeds(), strategies.cancellation_points(max_steps=30))
 @settings(max_examples=20)
-def test_schedules_and_cancellations_change_no_answer(seed: int, steps: int) -> None:
-    """A reader that is cancelled anywhere, in any order of events, takes nothing from another one."""
+def test_cancelled_reader_takes_no_token_from_another_one(seed: int, steps: int) -> None:
+    """A reader that is cancelled at any step, under any schedule, takes nothing from another reader."""
 
     async def answer() -> str:
         async with MiniAgents():

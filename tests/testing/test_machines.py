@@ -1,4 +1,4 @@
-"""The state machines on what has a defect: each finds it, and shows the program that does."""
+"""The state machines find planted defects, and show the steps that lead to them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ quick = settings(
 
 
 def found(machine: type[RuleBasedStateMachine]) -> str:
-    """What a machine says that must find something."""
+    """Run a machine that must fail, and return its message."""
     with pytest.raises(AssertionError) as caught:
         run_state_machine_as_test(machine, settings=quick)
     return str(caught.value)
 
 
-def test_a_promise_that_forgets_a_token() -> None:
-    """Empty tokens are tokens too."""
+def test_promise_machine_finds_a_lost_empty_token() -> None:
+    """A promise that drops empty tokens is found."""
 
     class Forgetful(MessagePromise):
         async def _read(self) -> AsyncIterator[str]:
@@ -58,12 +58,12 @@ def test_a_promise_that_forgets_a_token() -> None:
     assert said.startswith(("the tokens that a reader saw: expected ", "what a reader saw that left early: expected "))
 
 
-def test_a_promise_that_cannot_be_stopped() -> None:
-    """Whose `cancel()` does nothing."""
+def test_promise_machine_finds_a_cancel_without_effect() -> None:
+    """A promise whose `cancel()` does nothing is found."""
 
     class Endless(MessagePromise):
         def cancel(self) -> None:
-            """Go on."""
+            """Do nothing."""
 
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return Endless(message_token_streamer, start_soon=start_soon)
@@ -72,24 +72,24 @@ def test_a_promise_that_cannot_be_stopped() -> None:
     assert said.startswith(("whether cancel() closed the source: expected True", "what became of a reader: expected "))
 
 
-def test_a_sequence_that_loses_something() -> None:
-    """Of what it is sent, nothing that is nested."""
+def test_sequence_machine_finds_lost_nested_messages() -> None:
+    """A sequence that keeps only the first message of a list is found."""
 
     class Shallow(MessageSequence):
         def append(self, messages: Any) -> Any:
-            """Take only the first of a list."""
+            """Append only the first message of a list."""
             return super().append(messages[:1] if isinstance(messages, list) else messages)
 
     said = found(sequence_machine(Shallow, sent=sendables(errors=False, max_leaves=4)))
     assert said.startswith(("all that a reader saw: expected ", "what a reader saw so far: expected "))
 
 
-def test_a_history_that_hides_what_failed() -> None:
-    """It stores half a message as a whole one."""
+def test_history_machine_finds_a_missing_interrupted_mark() -> None:
+    """A history that loads an interrupted message as a complete one is found."""
 
     class Hiding(InMemoryChatHistory):
         async def aload_chat_history(self) -> tuple[Message, ...]:
-            """Nothing is marked."""
+            """Load the history without marks of interruption."""
             return tuple(
                 message.model_copy(update={"interrupted": False}) if hasattr(message, "interrupted") else message
                 for message in await super().aload_chat_history()
@@ -99,14 +99,14 @@ def test_a_history_that_hides_what_failed() -> None:
     assert said.startswith("the messages in the history: expected ")
 
 
-def test_a_history_that_is_quiet_about_failures() -> None:
-    """Its `aappend` raises nothing."""
+def test_history_machine_finds_an_append_that_hides_a_failure() -> None:
+    """A history whose `aappend` does not raise the error of a failed message is found."""
     said = found(history_machine(lambda folder: QuietHistory(), reopens=False))
     assert said == "whether aappend() raised what a message failed with: expected True, came False"
 
 
-def test_a_history_that_does_not_find_its_file_again() -> None:
-    """Each object begins anew."""
+def test_history_machine_finds_a_history_that_forgets_its_file() -> None:
+    """A history that begins a new file for each object is found."""
     files = iter(range(1_000_000))
     said = found(history_machine(lambda folder: ChatHistoryMD(folder / f"{next(files)}.md")))
     assert said.startswith("the messages in the history: expected ")
