@@ -1,15 +1,15 @@
-"""Conformance: what must hold for every agent, message, splitter and history, whoever wrote it.
+"""Conformance checks: rules that hold for every agent, message, splitter and history, also those of other authors.
 
 ```python
 await check_llm_agent(make_agent)         # an agent on a model
 await check_history(MyHistory)            # a chat history
 check_message(MyMessage("text"))          # a message
-await check_splitter(my_split)            # what splits messages
+await check_splitter(my_split)            # a function that splits messages
 ```
 
-Each of these runs all checks of its kind, which are functions as well. They need no pytest; what they raise is an
-`AssertionError` that says which check failed, what was expected, what came, and how to see it again. For pytest there
-are classes to subclass in `miniagents_testing.checks.conformance`.
+Each of these runs all checks of its kind; each check is a function as well. They need no pytest. They raise an
+`AssertionError` that says which check failed, what was expected, what came, and how to repeat it. For pytest there are
+classes to subclass in `miniagents_testing.checks.conformance`.
 """
 
 from __future__ import annotations

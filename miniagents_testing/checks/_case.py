@@ -1,4 +1,4 @@
-"""How checks say what they found. They use neither pytest nor bare asserts: they run anywhere, even under -O."""
+"""Comparisons and failure messages of checks, without pytest and bare asserts, so that they also work under `-O`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 DEFAULT_TIMEOUT = 10.0
-"""Seconds of the loop's clock after which something that a check waits for is taken to never come."""
-SHOWN = 300
-"""Characters of a value in a message."""
+"""Seconds of the loop's clock after which a check gives up waiting."""
+_MAX_SHOWN = 300
+"""Maximum number of characters of a value in a message."""
 
 
 class Case:
-    """One thing that a check tries, and how to try it again.
+    """One case that a check tries.
 
     Args:
-        again: the call of the check that tries just this.
+        again: source code of the call that repeats this case alone.
     """
 
     def __init__(self, again: str) -> None:
@@ -32,10 +32,10 @@ class Case:
         """Raise `CheckFailedError`.
 
         Args:
-            what: what is wrong, in a sentence.
-            expected: what should have come.
-            came: what did.
-            cause: the error that came, if one did.
+            what: the problem, in one sentence.
+            expected: the expected result, in words.
+            came: the actual result, in words.
+            cause: the error that the case raised, if any.
         """
         check = self.again.removeprefix("await ").partition("(")[0]
         raise CheckFailedError(
@@ -46,20 +46,20 @@ class Case:
         """Fail unless the two are equal."""
         if came != expected:
             start = _first_difference(str(came), str(expected)) if isinstance(came, str) else 0
-            self.fail(what, expected=_shown(expected, start), came=_shown(came, start))
+            self.fail(what, expected=_short_repr(expected, start), came=_short_repr(came, start))
 
     def true(self, holds: bool, what: str, *, expected: str, came: str) -> None:
-        """Fail unless something holds."""
+        """Fail unless `holds` is True."""
         if not holds:
             self.fail(what, expected=expected, came=came)
 
     @asynccontextmanager
     async def no_error(self, what: str, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[None]:
-        """Fail if an error comes out of the block, or nothing for too long.
+        """Fail if the block raises an error, or takes too long.
 
         Args:
-            what: what is wrong then.
-            timeout: seconds.
+            what: the problem in this case, or the action that failed.
+            timeout: seconds that the block may take.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -71,20 +71,23 @@ class Case:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise  # somebody cancels the check itself
-            self.fail(what, expected="no error", came="CancelledError, although nobody cancelled this", cause=error)
+                raise  # the check itself is cancelled
+            self.fail(
+                what, expected="no error", came="CancelledError, although the check was not cancelled", cause=error
+            )
         except Exception as error:
             self.fail(what, expected="no error", came=f"{type(error).__name__}: {error}".rstrip(": "), cause=error)
 
 
 def _first_difference(one: str, other: str) -> int:
-    same = zip(one, other, strict=False)
-    return next((place for place, (mine, theirs) in enumerate(same) if mine != theirs), min(len(one), len(other)))
+    """Return the index at which two texts begin to differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
-def _shown(value: object, start: int) -> str:
-    """The repr of a value, of long texts the part where they begin to differ."""
-    if isinstance(value, str) and start > SHOWN // 2:
-        return f"...{_shown(value[start - SHOWN // 4 :], 0)}"
+def _short_repr(value: object, start: int) -> str:
+    """Return the repr of a value; of a long text, the part around index `start`."""
+    if isinstance(value, str) and start > _MAX_SHOWN // 2:
+        return f"...{_short_repr(value[start - _MAX_SHOWN // 4 :], 0)}"
     text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""What must hold for every chat history, wherever it keeps its messages."""
+"""Checks of chat histories, in memory or in files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from miniagents import ChatHistory, MessagePromise
 
     MakeHistory = Callable[[Path], ChatHistory]
-    """Makes a history in a folder, where it may keep files."""
+    """Function that makes a history in a folder, where the history may keep files."""
 
 
-MESSAGES: tuple[Message, ...] = (
+_MESSAGES: tuple[Message, ...] = (
     SystemMessage("Be brief."),
     UserMessage("Hello,\r\n\r\nhow are you?\n", mood="calm", tags=["a", {"b": 1.5}], no_text=None),
     AssistantMessage("Fine.", model="m", finish_reason="stop", usage=Usage(input_tokens=7, output_tokens=2)),
@@ -32,21 +32,21 @@ MESSAGES: tuple[Message, ...] = (
     Message("any role", role="a / b"),
     *(UserMessage(text) for text in LOOKALIKES),
 )
-"""Every kind of message, and texts that look like what a store writes itself."""
+"""Messages of every kind, and with texts that look like the syntax of a store."""
 
 
 async def check_history(make_history: MakeHistory, *, reopens: bool = True, in_files: bool = False) -> None:
-    """What goes into a history comes out of it, whatever it is and whatever becomes of it on the way.
+    """Run all checks of a history: it must load the messages that were stored, also failed and interrupted ones.
 
     Args:
-        make_history: makes one in a folder. The same folder again must give the same messages.
-        reopens: whether it does; False for a history that lives in memory.
-        in_files: whether it appends to files in the folder; what a killed process leaves of them is then checked too.
+        make_history: makes a history in a folder. A second one in the same folder must load the same messages.
+        reopens: False if a second history does not load them, because the history lives in memory.
+        in_files: True if the history appends to files in the folder; files of a killed process are then checked too.
 
     Raises:
-        CheckFailedError: something does not hold.
+        CheckFailedError: a check failed.
     """
-    await check_history_returns(make_history, MESSAGES, reopens=reopens)
+    await check_history_returns(make_history, _MESSAGES, reopens=reopens)
     await check_history_keeps_failed(make_history, reopens=reopens)
     await check_history_passes_on(make_history)
     if in_files:
@@ -55,20 +55,23 @@ async def check_history(make_history: MakeHistory, *, reopens: bool = True, in_f
 
 async def check_history_returns(
     make_history: MakeHistory,
-    messages: Sequence[Message] = MESSAGES,
+    messages: Sequence[Message] = _MESSAGES,
     *,
     reopens: bool = True,
     ways: Iterable[str] = ("one by one", "at once", "as promises"),
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """Messages come out equal, in their order, in whatever way they are appended.
+    """Check that messages are loaded unchanged and in order, in whatever way they are appended.
 
     Args:
-        make_history: makes one in a folder.
-        messages: what is stored.
-        reopens: whether another one in the same folder must give the same.
-        ways: how they are appended.
+        make_history: makes a history in a folder.
+        messages: messages to store.
+        reopens: True if another history in the same folder must load the messages.
+        ways: ways to append them, from "one by one", "at once", "as promises".
         timeout: seconds that storing and loading may take.
+
+    Raises:
+        CheckFailedError: a message was changed, lost or invented.
     """
     parts: dict[str, Sequence[Any]] = {
         "one by one": messages,
@@ -76,8 +79,8 @@ async def check_history_returns(
         "as promises": [message.as_promise for message in messages],
     }
     for way in ways:
-        shown = f"{list(messages)!r}" if len(messages) <= SHOWN_MESSAGES else "MESSAGES"
-        case = Case(f"await check_history_returns(make_history, {shown}, reopens={reopens}, ways=[{way!r}])")
+        argument = f"{list(messages)!r}" if len(messages) <= _MAX_SHOWN_MESSAGES else "MESSAGES"
+        case = Case(f"await check_history_returns(make_history, {argument}, reopens={reopens}, ways=[{way!r}])")
         with _folder() as folder:
             history = make_history(folder)
             async with case.no_error(f"storing messages {way}", timeout=timeout), MiniAgents():
@@ -85,18 +88,27 @@ async def check_history_returns(
                     await history.aappend(part)
                 loaded = await (make_history(folder) if reopens else history).aload_chat_history()
             for number, (came, sent) in enumerate(zip(loaded, messages, strict=False), 1):
-                case.equal(came, sent, f"message {number} came out changed")
+                case.equal(came, sent, f"message {number} was loaded with changes")
             case.equal(len(loaded), len(messages), "messages were lost or invented")
 
 
-SHOWN_MESSAGES = 5
-"""More than these are shown by a name."""
+_MAX_SHOWN_MESSAGES = 5
+"""Maximum number of messages that a failure shows; more are shown as a name."""
 
 
 async def check_history_keeps_failed(
     make_history: MakeHistory, *, reopens: bool = True, timeout: float = DEFAULT_TIMEOUT
 ) -> None:
-    """A message that fails is stored as far as it came, marked as interrupted; its neighbours are whole."""
+    """Check that the received part of a failed message is stored and marked as interrupted, between complete messages.
+
+    Args:
+        make_history: makes a history in a folder.
+        reopens: True if another history in the same folder must load the messages.
+        timeout: seconds that storing and loading may take.
+
+    Raises:
+        CheckFailedError: the part or the mark is missing, or `aappend()` did not raise the error of the message.
+    """
     case = Case(f"await check_history_keeps_failed(make_history, reopens={reopens})")
     with _folder() as folder:
         history = make_history(folder)
@@ -106,48 +118,59 @@ async def check_history_keeps_failed(
             except _StreamFailedError:
                 pass
             else:
-                case.fail("aappend() hides that a message failed", expected="its error", came="no error")
+                case.fail("aappend() hides that a message failed", expected="the error of the message", came="no error")
             loaded = await (make_history(folder) if reopens else history).aload_chat_history()
     expected = (Message("before"), AssistantMessage("half an answ", interrupted=True), Message("after"))
-    case.equal(loaded, expected, "a message that failed is not kept as far as it came")
+    case.equal(loaded, expected, "the received part of a failed message is not kept")
 
 
 async def check_history_passes_on(make_history: MakeHistory, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-    """The logging agent replies what it is sent while it streams, and stores the whole."""
+    """Check that the logging agent replies its messages while they stream, and stores the complete ones.
+
+    Args:
+        make_history: makes a history in a folder.
+        timeout: seconds that the agent may take.
+
+    Raises:
+        CheckFailedError: the replies or the stored messages differ from the sent ones.
+    """
     case = Case("await check_history_passes_on(make_history)")
-    go_on = asyncio.Event()
+    first_was_read = asyncio.Event()
     with _folder() as folder:
         history = make_history(folder)
         async with case.no_error("passing a stream on", timeout=timeout), MiniAgents():
-            replies = history.logging_agent.trigger(["question", _stream(["first", " second"], until=go_on)])
+            replies = history.logging_agent.trigger(["question", _stream(["first", " second"], until=first_was_read)])
             tokens: list[str] = []
             async for promise in replies:
                 async for token in promise:
                     tokens.append(token)
                     if token == "first":
-                        go_on.set()
-            case.equal(tokens, ["question", "first", " second"], "the replies are not what was sent")
+                        first_was_read.set()
+            case.equal(tokens, ["question", "first", " second"], "the replies differ from the sent messages")
             sent = await replies
         loaded = await history.aload_chat_history()
-    case.equal(loaded, sent, "what was passed on is not what was stored")
+    case.equal(loaded, sent, "the stored messages differ from the sent ones")
 
 
 async def check_crash_states(
     make_history: MakeHistory,
-    messages: Sequence[Message] = MESSAGES[:4],
+    messages: Sequence[Message] = _MESSAGES[:4],
     *,
     lengths: Iterable[int] | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """A file that ends anywhere costs at most the message that was being written, and can be continued.
+    """Check that a truncated file loses at most the message that was being written, and can be continued.
 
-    For histories that append to files: every byte at which a killed process or a full disk may have left them.
+    For histories that append to files. A killed process or a full disk can leave a file with any length.
 
     Args:
-        make_history: makes one in a folder.
-        messages: what is stored.
-        lengths: how many bytes of a file are left; by default any number. Those that it does not have are left out.
+        make_history: makes a history in a folder.
+        messages: messages to store.
+        lengths: lengths in bytes to which a file is truncated; by default all. Lengths beyond its size are skipped.
         timeout: seconds that loading and continuing may take.
+
+    Raises:
+        CheckFailedError: messages are lost, changed or invented, or the file cannot be continued.
     """
     with _folder() as folder:
         sizes = [_sizes(folder)]
@@ -171,7 +194,8 @@ async def check_crash_states(
 async def _check_torn(
     case: Case, make_history: MakeHistory, folder: Path, messages: Sequence[Message], safe: int, timeout: float
 ) -> None:
-    async with case.no_error("a file that ends there cannot be loaded and continued", timeout=timeout), MiniAgents():
+    """Check a history whose file is truncated after `safe` complete messages."""
+    async with case.no_error("a truncated file cannot be loaded and continued", timeout=timeout), MiniAgents():
         loaded = await make_history(folder).aload_chat_history()
         case.equal(loaded[:safe], tuple(messages[:safe]), "messages that were written are lost or changed")
         rest = loaded[safe:]
@@ -181,23 +205,23 @@ async def _check_torn(
             case.true(
                 message == messages[safe]
                 or (getattr(message, "interrupted", False) is True and whole.startswith(str(message.content or ""))),
-                "a message that is not whole is not marked",
+                "an incomplete message is not marked",
                 expected=f"{messages[safe]!r}, or a beginning of it with interrupted=True",
                 came=repr(message),
             )
         await make_history(folder).aappend("next")
         again = await make_history(folder).aload_chat_history()
-        case.equal(again, (*loaded, Message("next")), "what is stored next does not come out after what was there")
+        case.equal(again, (*loaded, Message("next")), "a message that is stored next is not loaded after the others")
 
 
 class _StreamFailedError(Exception):
-    """What a stream fails with here."""
+    """Error of a stream that fails."""
 
 
 def _stream(
     tokens: Sequence[str], *, error: Exception | None = None, until: asyncio.Event | None = None
 ) -> MessagePromise:
-    """A message of these tokens, which after the first one waits for an event, or at its end fails."""
+    """Return a message of these tokens, which may wait for an event after the first one, and fail at its end."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         for number, token in enumerate(tokens):
@@ -213,10 +237,11 @@ def _stream(
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """An empty folder that is gone afterwards."""
+    """Make an empty folder, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="history-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
+    """Return the sizes of all files in a folder."""
     return {path.relative_to(folder): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,4 +1,4 @@
-"""What must hold for an agent that answers with a model: its transport is ours, so everything can be tried."""
+"""Checks of agents that answer with a model; a transport of the checks sends the model's responses."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from miniagents_testing._wire.dialects import ProviderStream
 
     MakeAgent = Callable[[httpx2.AsyncBaseTransport], MiniAgent[Any]]
-    """Makes the agent, on a client that sends its requests to this transport, and without retries."""
+    """Function that makes the agent, on a client that uses this transport, and without retries."""
 
 
-MESSAGES = "Hello"
-PLACES_TRIED = 40
+_MESSAGES = "Hello"
+_MAX_PLACES = 40
 
 
 async def check_llm_agent(make_agent: MakeAgent, *, api: API = "chat") -> None:
-    """All that an agent on a model must do: stream, end, fail and stop as it should, whatever comes from the provider.
+    """Run all checks of an agent on a model: its streams, ends, errors and cancellations.
 
     ```python
     def make_agent(transport):
@@ -49,11 +49,11 @@ async def check_llm_agent(make_agent: MakeAgent, *, api: API = "chat") -> None:
     ```
 
     Args:
-        make_agent: makes the agent on a transport that is given; called often. The agent must not retry.
-        api: what it speaks: "chat" (OpenAI's chat completions), "responses" (OpenAI's) or "messages" (Anthropic's).
+        make_agent: makes the agent on a given transport; called often. The agent must not retry.
+        api: API of the agent: "chat" (OpenAI's chat completions), "responses" (OpenAI's) or "messages" (Anthropic's).
 
     Raises:
-        CheckFailedError: something does not hold.
+        CheckFailedError: a check failed.
     """
     await check_scripted_answer(make_agent, api=api)
     await check_live_tokens(make_agent, api=api)
@@ -64,25 +64,42 @@ async def check_llm_agent(make_agent: MakeAgent, *, api: API = "chat") -> None:
     await check_cancel_closes_response(make_agent, api=api)
 
 
-TYPICAL = Step("One, zwei, três,\n四 😀.", reasoning="Counting.", cut=4)
+_TYPICAL = Step("One, zwei, três,\n四 😀.", reasoning="Counting.", cut=4)
 """An answer with characters of one to four bytes."""
-THREE_TOKENS = Step(["first", " second", " third"])
+_THREE_TOKENS = Step(["first", " second", " third"])
 
 
 async def check_scripted_answer(make_agent: MakeAgent, *, api: API = "chat") -> None:
-    """What holds for every agent holds for this one on an answer of ours; and it tells how many tokens it took."""
-    agent = make_agent(_transport(provider_stream(api, TYPICAL).response))
-    await check_agent(agent, MESSAGES)
-    await check_usage(agent, MESSAGES)
+    """Run the checks of any agent, and that of its usage, on a scripted answer.
+
+    Args:
+        make_agent: see `check_llm_agent`.
+        api: API of the agent.
+
+    Raises:
+        CheckFailedError: a check failed.
+    """
+    agent = make_agent(_transport(provider_stream(api, _TYPICAL).response))
+    await check_agent(agent, _MESSAGES)
+    await check_usage(agent, _MESSAGES)
 
 
 async def check_live_tokens(make_agent: MakeAgent, *, api: API = "chat", timeout: float = DEFAULT_TIMEOUT) -> None:
-    """Whatever the provider has sent can be read, though it sends nothing more and does not end the answer."""
-    stream = provider_stream(api, THREE_TOKENS)
+    """Check that received tokens can be read while the provider sends nothing more and does not end the answer.
+
+    Args:
+        make_agent: see `check_llm_agent`.
+        api: API of the agent.
+        timeout: seconds that the answer may take.
+
+    Raises:
+        CheckFailedError: a received token could not be read.
+    """
+    stream = provider_stream(api, _THREE_TOKENS)
     case = Case(f"await check_live_tokens(make_agent, api={api!r})")
     stalled = faults.stall(after=_events_until(stream, b" second"))(stream.response)
     tokens: list[str] = []
-    what = "what had come could not be read while the answer was not complete"
+    what = "received tokens could not be read while the answer was not complete"
     async with case.no_error(what, timeout=timeout), MiniAgents():
         promise = await _reply(case, make_agent(_transport(stalled)))
         async for token in promise:
@@ -100,58 +117,64 @@ async def check_chunk_invariance(
     places: Iterable[int] | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """The message is the same wherever the network cuts the bytes: inside of events, of characters, of line ends.
+    """Check that the message does not depend on the cuts of the bytes: within events, characters or line ends.
 
     Args:
         make_agent: see `check_llm_agent`.
-        api: what the agent speaks.
-        places: where to cut; by default everywhere at once, and then at each risky place by itself.
+        api: API of the agent.
+        places: places to cut at; by default all at once, and then each risky place alone.
         timeout: seconds that one answer may take.
+
+    Raises:
+        CheckFailedError: the message differs from the expected one.
     """
-    stream = provider_stream(api, TYPICAL, quirks=["CRLF"])
+    stream = provider_stream(api, _TYPICAL, quirks=["CRLF"])
     body = stream.response.body
     risky = risky_places(body)
-    some = risky[:: len(risky) // PLACES_TRIED + 1]
-    cuts: list[Any] = [range(1, len(body)), *([place] for place in some)] if places is None else [list(places)]
+    tried = risky[:: len(risky) // _MAX_PLACES + 1]
+    cuts: list[Any] = [range(1, len(body)), *([place] for place in tried)] if places is None else [list(places)]
     for cut in cuts:
         case = Case(f"await check_chunk_invariance(make_agent, api={api!r}, places={cut!r})")
-        message = await _whole(case, make_agent, cut_at(stream.response, cut), "an answer that is cut there", timeout)
-        _expect(case, stream, message, "the message depends on where the network cuts the bytes")
+        message = await _message(case, make_agent, cut_at(stream.response, cut), "an answer with these cuts", timeout)
+        _check_fields(case, stream, message, "the message depends on where the network cuts the bytes")
 
 
 async def check_truncation(
     make_agent: MakeAgent, *, api: API = "chat", lengths: Iterable[int] | None = None, timeout: float = DEFAULT_TIMEOUT
 ) -> None:
-    """An answer that ends before the provider has said that it is whole is an error, with the text that had come.
+    """Check that a truncated answer is an error, with the received text.
 
     Args:
         make_agent: see `check_llm_agent`.
-        api: what the agent speaks.
-        lengths: how many bytes come; by default up to the end of each event, and one less.
+        api: API of the agent.
+        lengths: numbers of bytes that come; by default up to the end of each event, and one less.
         timeout: seconds that one answer may take.
+
+    Raises:
+        CheckFailedError: a truncated answer passes as complete, or the error has another text.
     """
-    stream = provider_stream(api, TYPICAL)
+    stream = provider_stream(api, _TYPICAL)
     ends = list(EventEnds().feed(stream.response.body))
-    # the longest first: what fails then shows a whole text that nobody said was whole
+    # the longest first: a failure then shows the complete text, although the provider did not report its end
     longest_first = sorted({*ends, *(end - 1 for end in ends)}, reverse=True)
     for length in longest_first if lengths is None else lengths:
         case = Case(f"await check_truncation(make_agent, api={api!r}, lengths=[{length}])")
         torn = faults.cut(after=length, of="bytes")(stream.response)
         if length >= stream.complete_after:
-            await _whole(case, make_agent, torn, "an answer of which nothing is missing", timeout)
+            await _message(case, make_agent, torn, "a complete answer", timeout)
             continue
-        came = await _outcome(case, make_agent, torn, "an answer that breaks off", timeout)
+        came = await _outcome(case, make_agent, torn, "a truncated answer", timeout)
         if not isinstance(came, LLMError):
             case.fail(
-                "an answer that breaks off passes for a whole one",
+                "a truncated answer passes as a complete one",
                 expected=f"an error after {length} of {len(stream.response.body)} bytes",
                 came=f"a message: {str(came)!r}",
             )
-        case.equal(_partial_text(case, came), _text_of(torn), "the error has another text than what had come")
+        case.equal(_partial_text(case, came), _text_of(torn), "the error has another text than the received one")
 
 
 def _text_of(stream: ResponseStream) -> str:
-    """The deltas of text in the events that are whole, of whichever API."""
+    """Return the text of the complete events of a stream, for any API."""
     text = ""
     for event in SSEDecoder().feed(stream.body):
         data = {} if event.data == b"[DONE]" else json.loads(event.data)
@@ -167,25 +190,28 @@ def _text_of(stream: ResponseStream) -> str:
 async def check_dialects(
     make_agent: MakeAgent, *, api: API = "chat", quirks: Iterable[str] | None = None, timeout: float = DEFAULT_TIMEOUT
 ) -> None:
-    """Text, tool calls, reasoning, refusal and how it ended are understood in every form in which they are sent.
+    """Check that text, tool calls, reasoning, refusal and finish reason are right for each variant of the API.
 
     Args:
         make_agent: see `check_llm_agent`.
-        api: what the agent speaks.
-        quirks: which of `dialects.QUIRKS[api]` to try; all by default, one at a time.
+        api: API of the agent.
+        quirks: names from `dialects.QUIRKS[api]`, tried one at a time; by default none and all.
         timeout: seconds that one answer may take.
+
+    Raises:
+        CheckFailedError: a message differs from the expected one.
     """
     for quirk in [None, *QUIRKS[api]] if quirks is None else quirks:
         chosen = [] if quirk is None else [quirk]
         case = Case(f"await check_dialects(make_agent, api={api!r}, quirks={chosen!r})")
-        for step in (TYPICAL, WITH_TOOLS, Step(refusal="No, sorry.", cut=3), Step("Too lon", finish_reason="length")):
+        for step in (_TYPICAL, _WITH_TOOLS, Step(refusal="No, sorry.", cut=3), Step("Too lon", finish_reason="length")):
             stream = provider_stream(api, step, quirks=chosen)
-            message = await _whole(case, make_agent, stream.response, "a whole answer", timeout)
-            _expect(case, stream, message, "the message is not what the provider said")
+            message = await _message(case, make_agent, stream.response, "a complete answer", timeout)
+            _check_fields(case, stream, message, "the message differs from the provider's answer")
             check_message(message)
 
 
-WITH_TOOLS = Step(
+_WITH_TOOLS = Step(
     "Looking.",
     tool_calls=[
         ToolCall(id="call_a", name="search", arguments='{"q": "é"}'),
@@ -197,8 +223,17 @@ WITH_TOOLS = Step(
 
 
 async def check_errors_keep_text(make_agent: MakeAgent, *, api: API = "chat", timeout: float = DEFAULT_TIMEOUT) -> None:
-    """What goes wrong is an `LLMError`, whose `partial` has the text that had come: none, where no answer began."""
-    stream = provider_stream(api, THREE_TOKENS)
+    """Check that each fault is an `LLMError` whose `partial` has the received text, which may be empty.
+
+    Args:
+        make_agent: see `check_llm_agent`.
+        api: API of the agent.
+        timeout: seconds that one answer may take.
+
+    Raises:
+        CheckFailedError: a fault passes unnoticed, or its error has another text.
+    """
+    stream = provider_stream(api, _THREE_TOKENS)
     sent = _events_until(stream, b" second")
     for fault, text in (
         (faults.reset(after=sent), "first second"),
@@ -212,21 +247,30 @@ async def check_errors_keep_text(make_agent: MakeAgent, *, api: API = "chat", ti
         case = Case(f"await check_errors_keep_text(make_agent, api={api!r})")
         came = await _outcome(case, make_agent, fault(stream.response), f"an answer with a fault ({fault})", timeout)
         if not isinstance(came, LLMError):
-            case.fail(f"a fault passes unseen: {fault}", expected="an LLMError", came=f"a message: {str(came)!r}")
-        case.equal(_partial_text(case, came), text, f"the error lost the text that had come: {fault}")
+            case.fail(f"a fault passes unnoticed: {fault}", expected="an LLMError", came=f"a message: {str(came)!r}")
+        case.equal(_partial_text(case, came), text, f"the error lost the received text: {fault}")
 
 
 async def check_cancel_closes_response(
     make_agent: MakeAgent, *, api: API = "chat", timeout: float = DEFAULT_TIMEOUT
 ) -> None:
-    """Cancelling the reply closes the response within a few steps of the loop: no more is generated, and billed."""
-    stream = provider_stream(api, THREE_TOKENS)
-    transport = _Watched(faults.stall(after=_events_until(stream, b"first"))(stream.response))
-    await check_cancel_closes_source(make_agent(transport), MESSAGES, closed=lambda: transport.closed, timeout=timeout)
+    """Check that cancelling the reply closes the response soon, so that no more tokens are generated and billed.
+
+    Args:
+        make_agent: see `check_llm_agent`.
+        api: API of the agent.
+        timeout: seconds that the answer may take.
+
+    Raises:
+        CheckFailedError: the response stayed open for several steps of the loop.
+    """
+    stream = provider_stream(api, _THREE_TOKENS)
+    transport = _ObservedTransport(faults.stall(after=_events_until(stream, b"first"))(stream.response))
+    await check_cancel_closes_source(make_agent(transport), _MESSAGES, closed=lambda: transport.closed, timeout=timeout)
 
 
-class _Watched(httpx2.AsyncBaseTransport):
-    """Answers with a stream, and knows whether it was closed."""
+class _ObservedTransport(httpx2.AsyncBaseTransport):
+    """Transport that answers with a stream, and records that the stream was closed."""
 
     def __init__(self, stream: ResponseStream) -> None:
         self._stream = stream
@@ -244,7 +288,7 @@ class _Watched(httpx2.AsyncBaseTransport):
 
 
 def _events_until(stream: ProviderStream, text: bytes) -> int:
-    """The number of the event that says this."""
+    """Return the number of events until the one that has this text, which is included."""
     return next(number for number, chunk in enumerate(stream.response.chunks, 1) if text in chunk.data)
 
 
@@ -253,7 +297,8 @@ def _transport(stream: ResponseStream) -> httpx2.AsyncBaseTransport:
 
 
 async def _reply(case: Case, agent: MiniAgent[Any]) -> MessagePromise:
-    async for promise in agent.trigger(MESSAGES):
+    """Call the agent, and return its first reply."""
+    async for promise in agent.trigger(_MESSAGES):
         return promise
     case.fail("the agent replied nothing", expected="one message", came="none")
 
@@ -261,7 +306,7 @@ async def _reply(case: Case, agent: MiniAgent[Any]) -> MessagePromise:
 async def _outcome(
     case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float
 ) -> Message | LLMError:
-    """What the agent makes of a response; any other error fails the check."""
+    """Return the message of an agent that gets this response, or its `LLMError`; fail on any other error."""
     outcome: Message | LLMError | None = None
     async with case.no_error(what, timeout=timeout), MiniAgents():
         promise = await _reply(case, make_agent(_transport(stream)))
@@ -274,21 +319,22 @@ async def _outcome(
     return outcome
 
 
-async def _whole(case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float) -> Message:
+async def _message(case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float) -> Message:
+    """Return the message of an agent that gets this response; fail on any error."""
     outcome = await _outcome(case, make_agent, stream, what, timeout)
     if isinstance(outcome, LLMError):
         case.fail(
-            f"{what} is refused", expected="a message", came=f"{type(outcome).__name__}: {outcome}", cause=outcome
+            f"{what} is an error", expected="a message", came=f"{type(outcome).__name__}: {outcome}", cause=outcome
         )
     return outcome
 
 
-def _expect(case: Case, stream: ProviderStream, message: Message, what: str) -> None:
+def _check_fields(case: Case, stream: ProviderStream, message: Message, what: str) -> None:
     for name, expected, came in stream.differences(message):
         case.fail(what, expected=f"{name}={expected!r}", came=f"{name}={came!r}")
 
 
 def _partial_text(case: Case, error: LLMError) -> str:
     if error.partial is None:
-        case.fail("an error does not have what had come", expected="error.partial: a message", came="None", cause=error)
+        case.fail("an error has no partial message", expected="error.partial: a message", came="None", cause=error)
     return str(error.partial.content or "")

@@ -1,4 +1,4 @@
-"""What must hold for every message, of whatever class."""
+"""Checks of messages of any class."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LEAVES = (
 
 
 def check_message(message: Message) -> None:
-    """It cannot be changed at any depth, its copies are equal to it, and its hash says what it is.
+    """Check that a message is immutable at any depth, and that its copies and its hash are right.
 
     Raises:
-        CheckFailedError: something does not hold.
+        CheckFailedError: a check failed.
     """
     check_immutable(message)
     check_hash(message)
@@ -35,24 +35,31 @@ def check_message(message: Message) -> None:
 
 
 def check_message_class(make: Callable[[Mapping[str, Any]], Message], fields: Mapping[str, Any]) -> None:
-    """A class of messages makes such messages of these fields, and what happens to the fields later does not show.
+    """Check that messages of a class are right, and do not show later changes of the values they were made of.
 
     Args:
-        make: the class, or a function, given a dict of fields.
-        fields: what it is made of; lists, dicts and sets in it are what matters. They are not touched.
+        make: gets a dict of fields, and returns a message of the class.
+        fields: fields of the message, best with lists, dicts and sets in them. They are copied and not changed.
+
+    Raises:
+        CheckFailedError: a check failed.
     """
     case = Case(f"check_message_class(make, {fields!r})")
-    mine = copy.deepcopy(dict(fields))
-    message = make(mine)
-    _spoil(mine)
-    case.equal(message, make(copy.deepcopy(dict(fields))), "what was done to the fields later shows in the message")
+    changed = copy.deepcopy(dict(fields))
+    message = make(changed)
+    _change_containers(changed)
+    case.equal(message, make(copy.deepcopy(dict(fields))), "the message shows later changes of its fields")
     check_message(message)
 
 
 def check_immutable(message: Message) -> None:
-    """Nothing in it can be changed: there are only leaves, tuples, frozen dicts and sets, and frozen objects in it."""
+    """Check that a message has only immutable values, and that its fields can be neither set nor deleted.
+
+    Raises:
+        CheckFailedError: a value can be changed.
+    """
     case = Case(f"check_immutable({message!r})")
-    for path, value in _everything_in(message, "message"):
+    for path, value in _all_values(message, "message"):
         case.true(
             isinstance(value, (*_LEAVES, Frozen, FrozenDict, tuple, frozenset)),
             f"{path} could be changed",
@@ -64,14 +71,18 @@ def check_immutable(message: Message) -> None:
         for change, arguments in ((setattr, (message, name, 1)), (delattr, (message, name))):
             try:
                 change(*arguments)
-            except Exception:  # that it refuses is what is wanted
+            except Exception:  # any error is a refusal
                 continue
             case.fail(f"{change.__name__} changed message.{name}", expected="an error", came="none")
     case.equal(message.hash_key, before, "attempts to change the message changed its hash")
 
 
 def check_hash(message: Message) -> None:
-    """Hash and equality go by class and content: another field or another class is another message."""
+    """Check that hash and equality depend on class and content: another field makes another message.
+
+    Raises:
+        CheckFailedError: equal messages have different hashes, or different messages have equal ones.
+    """
     case = Case(f"check_hash({message!r})")
     same = message.model_copy()
     case.true(same == message, "a copy is not equal", expected=repr(message), came=repr(same))
@@ -84,7 +95,11 @@ def check_hash(message: Message) -> None:
 
 
 def check_copies(message: Message) -> None:
-    """Pickle, deepcopy and `model_validate(model_dump())` give an equal message of the same class."""
+    """Check that pickle, deepcopy and `model_validate(model_dump())` return an equal message of the same class.
+
+    Raises:
+        CheckFailedError: a copy differs, or cannot be made.
+    """
     case = Case(f"check_copies({message!r})")
     copies: dict[str, Callable[[], Message]] = {
         "pickle": lambda: pickle.loads(pickle.dumps(message)),
@@ -101,8 +116,8 @@ def check_copies(message: Message) -> None:
         case.equal(again.hash_key, message.hash_key, f"{name} gives another hash")
 
 
-def _everything_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """`value` and what is in it, each with the way to it. Without recursion: chains of messages may be long."""
+def _all_values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield `value` and all values in it, each with its path. Chains of messages may be too long for recursion."""
     stack = [(path, value)]
     while stack:
         path, value = stack.pop()
@@ -115,16 +130,16 @@ def _everything_in(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             stack += [(f"{path}[{index}]", item) for index, item in enumerate(value)]
 
 
-def _spoil(value: Any) -> None:
-    """Change all that can be changed, as far down as there are containers that can."""
+def _change_containers(value: Any) -> None:
+    """Change all mutable containers in a value, at any depth."""
     if isinstance(value, dict):
         for item in list(value.values()):
-            _spoil(item)
-        value["spoiled"] = True
+            _change_containers(item)
+        value["changed"] = True
     elif isinstance(value, (list, tuple)):
         for item in value:
-            _spoil(item)
+            _change_containers(item)
         if isinstance(value, list):
-            value.append("spoiled")
+            value.append("changed")
     elif isinstance(value, set):
-        value.add("spoiled")
+        value.add("changed")

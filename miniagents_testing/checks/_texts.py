@@ -1,4 +1,4 @@
-"""What must hold for whatever joins messages, and splits them while they stream."""
+"""Checks of functions that join messages, or split them while they stream."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from miniagents import MessagePromise
 
     Join = Callable[..., MessagePromise]
-    """Called with a list of messages and a delimiter."""
+    """Function of a list of messages and a delimiter."""
     Split = Callable[..., Any]
-    """Called with a message promise and a delimiter; gives an async iterable of message promises."""
+    """Function of a message promise and a delimiter; returns an async iterable of message promises."""
 
 
-TEXTS: tuple[str, ...] = (
+_TEXTS: tuple[str, ...] = (
     "",
     "one",
     "one\n\ntwo",
@@ -30,19 +30,19 @@ TEXTS: tuple[str, ...] = (
     "````\n```\n\n````\n\nnot closed: ```\n\n```\nopen\n\nto the end",
     "é\U0001f600\r\n\r\n\n\nend",
 )
-"""Delimiters alone, in rows, at both ends, in code, half of one, and characters of several bytes."""
+"""Texts with single and repeated delimiters, also at both ends, in code and incomplete, and with long characters."""
 
 
-async def check_splitter(split: Split, *, delimiter: str = "\n\n", texts: Iterable[str] = TEXTS) -> None:
-    """The parts of a text are the same however it arrives, and they are the text without what separates them.
+async def check_splitter(split: Split, *, delimiter: str = "\n\n", texts: Iterable[str] = _TEXTS) -> None:
+    """Check that the parts of a text do not depend on its tokens, and are the text without delimiters.
 
     Args:
-        split: such as `split_messages`.
-        delimiter: what it splits at.
-        texts: what is split.
+        split: the function to check, such as `split_messages`.
+        delimiter: delimiter of the parts.
+        texts: texts to split.
 
     Raises:
-        CheckFailedError: something does not hold.
+        CheckFailedError: a check failed.
     """
     for text in texts:
         await check_split_ignores_cuts(split, text, delimiter=delimiter)
@@ -57,19 +57,22 @@ async def check_split_ignores_cuts(
     tokens: Sequence[str] | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """The parts do not depend on how the text was cut into tokens: in two at any place, by character, and at once.
+    """Check that the parts do not depend on how the text was cut into tokens.
 
     Args:
-        split: what splits.
-        text: what is split.
-        delimiter: what it splits at.
-        tokens: the text as it arrives; by default all of the above, one after the other.
-        timeout: seconds that splitting it may take.
+        split: the function to check.
+        text: text to split.
+        delimiter: delimiter of the parts.
+        tokens: the text as tokens; by default, each cut into two, and single characters are tried.
+        timeout: seconds that one split may take.
+
+    Raises:
+        CheckFailedError: the parts differ from those of the text as one token.
     """
     cuts = [tokens] if tokens is not None else [*([text[:n], text[n:]] for n in range(1, len(text))), list(text)]
     whole = await _parts(split, [text], text, delimiter, timeout)
     for cut in cuts:
-        case = Case(_again("check_split_ignores_cuts", text, delimiter, cut))
+        case = Case(_call_source("check_split_ignores_cuts", text, delimiter, cut))
         came = await _parts(split, cut, text, delimiter, timeout)
         case.equal(came, whole, "the parts depend on how the text was cut into tokens")
 
@@ -77,16 +80,26 @@ async def check_split_ignores_cuts(
 async def check_split_keeps_text(
     split: Split, text: str, *, delimiter: str = "\n\n", timeout: float = DEFAULT_TIMEOUT
 ) -> None:
-    """All parts together are the text; between them there are only delimiters and line breaks. No part is empty."""
-    case = Case(_again("check_split_keeps_text", text, delimiter, None))
+    """Check that the parts join to the text, with only delimiters and line breaks between them, and that none is empty.
+
+    Args:
+        split: the function to check.
+        text: text to split.
+        delimiter: delimiter of the parts.
+        timeout: seconds that the split may take.
+
+    Raises:
+        CheckFailedError: a part is empty, or text is lost or invented.
+    """
+    case = Case(_call_source("check_split_keeps_text", text, delimiter, None))
     parts = await _parts(split, list(text), text, delimiter, timeout)
     case.true(all(parts), "a part is empty", expected="no empty parts", came=repr(parts))
-    # of line breaks alone there is one way to read them, so that a long row of them takes no exponential time
+    # a pattern that reads line breaks in one way only: several ways take exponential time for many line breaks
     between = "\n*" if not delimiter.strip("\n") else f"(?:{re.escape(delimiter)}|\n)*"
     pattern = between + "".join(re.escape(part) + between for part in parts)
     case.true(
         re.fullmatch(pattern, text) is not None,
-        "the parts and what stands between them are not the text",
+        "the parts with delimiters between them are not the text",
         expected=f"{text!r}, without delimiters",
         came=repr(parts),
     )
@@ -95,20 +108,24 @@ async def check_split_keeps_text(
 async def check_join_split(
     join: Join, split: Split, parts: Sequence[str], *, delimiter: str = "\n\n", timeout: float = DEFAULT_TIMEOUT
 ) -> None:
-    """Parts that are joined and split again are the same parts, and the joined message knows what it was made of.
+    """Check that parts that are joined and split again are the same, and that the joined message keeps the originals.
 
     Args:
-        join: such as `join_messages`.
-        split: such as `split_messages`.
-        parts: texts that are not empty, without code, in which the delimiter does not occur, nor across two of them.
-        delimiter: what stands between them.
-        timeout: seconds that it may take.
+        join: the joining function, such as `join_messages`.
+        split: the splitting function, such as `split_messages`.
+        parts: texts that are not empty and have no code; the delimiter occurs neither in them nor across two of them.
+        delimiter: delimiter between the parts.
+        timeout: seconds that joining and splitting may take.
+
+    Raises:
+        ValueError: the parts are empty or have the delimiter in them.
+        CheckFailedError: other parts came back, or the originals are lost.
     """
     case = Case(f"await check_join_split(join, split, {list(parts)!r}, delimiter={delimiter!r})")
     joined_text = delimiter.join(parts)
     if not all(parts) or joined_text.split(delimiter) != list(parts):
         raise ValueError(
-            f"{list(parts)!r} cannot come back: the delimiter {delimiter!r} occurs in one, or one is empty"
+            f"{list(parts)!r} cannot come back from a split: a part is empty, or has the delimiter {delimiter!r} in it"
         )
     async with case.no_error("joining and splitting", timeout=timeout), MiniAgents():
         joined = join(list(parts), delimiter)
@@ -116,29 +133,32 @@ async def check_join_split(
         case.equal(str(await joined), joined_text, "the joined text is not the parts with the delimiter between them")
         case.equal(came, list(parts), "the parts did not come back")
         originals = getattr(await joined, "original_messages", ())
-        case.equal([str(each) for each in originals], list(parts), "the joined message lost what it was made of")
+        case.equal([str(each) for each in originals], list(parts), "the joined message lost its original messages")
 
 
 async def _parts(split: Split, tokens: Sequence[str], text: str, delimiter: str, timeout: float) -> list[str]:
+    """Split a text that streams in these tokens, and return the texts of the parts."""
+
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:
             await asyncio.sleep(0)
             yield token
 
-    case = Case(_again("check_split_ignores_cuts", text, delimiter, tokens))
+    case = Case(_call_source("check_split_ignores_cuts", text, delimiter, tokens))
     texts: list[str] = []
     async with case.no_error("splitting a stream", timeout=timeout), MiniAgents():
         parts = split(Message.promise(message_token_streamer=streamer), delimiter)
-        texts = [await _text(case, part) async for part in parts]
+        texts = [await _read_text(case, part) async for part in parts]
     return texts
 
 
-async def _text(case: Case, part: MessagePromise) -> str:
+async def _read_text(case: Case, part: MessagePromise) -> str:
+    """Return the text of a part; fail if its tokens are another text."""
     read = "".join([token async for token in part])
     case.equal(read, str(await part), "the tokens of a part are not its text")
     return read
 
 
-def _again(check: str, text: str, delimiter: str, tokens: Sequence[str] | None) -> str:
+def _call_source(check: str, text: str, delimiter: str, tokens: Sequence[str] | None) -> str:
     cut = "" if tokens is None else f", tokens={list(tokens)!r}"
     return f"await {check}(split, {text!r}, delimiter={delimiter!r}{cut})"

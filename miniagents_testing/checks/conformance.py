@@ -1,4 +1,4 @@
-"""The checks as classes of tests, for those who like to subclass: pytest finds each check by itself.
+"""Test classes for the checks: a subclass makes the object to check, and pytest finds a test for each check.
 
 ```python
 class TestMyAgent(LLMAgentConformance):
@@ -7,7 +7,7 @@ class TestMyAgent(LLMAgentConformance):
         return create_openai_agent("any", async_client=client, retry=None)
 ```
 
-Nothing here needs pytest or one of its plugins: the tests are plain methods that run a loop of their own.
+The classes need neither pytest nor a plugin: their tests are plain methods, which run an event loop of their own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["AgentConformance", "HistoryConformance", "LLMAgentConformance", "Mes
 
 class _Conformance:
     def run(self, check: Coroutine[Any, Any, None]) -> None:
-        """Run a check; override it to use another event loop, for one in virtual time."""
+        """Run a check. Override it to use another event loop, for example in virtual time."""
         asyncio.run(check)
 
 
@@ -40,65 +40,65 @@ class AgentConformance(_Conformance, ABC):
     """Tests of any agent that replies at least one message, and streams it."""
 
     messages: ClassVar[MessageType] = "Hello"
-    """What it is sent."""
+    """Messages that are sent to the agent."""
 
     @abstractmethod
     def make_agent(self) -> MiniAgent[Any]:
-        """The agent."""
+        """Return the agent to test."""
 
     def test_stream_equals_resolved(self) -> None:
-        """The tokens of each reply, put together, are the text of its message."""
+        """Check that the tokens of each reply join to the text of its message."""
         self.run(checks.check_stream_equals_resolved(self.make_agent(), self.messages))
 
     def test_rereading(self) -> None:
-        """Every reader of a reply sees the same tokens."""
+        """Check that every reader of a reply gets the same tokens."""
         self.run(checks.check_rereading(self.make_agent(), self.messages))
 
     def test_tokens_before_completion(self) -> None:
-        """The first token of a reply can be read while the message is not complete."""
+        """Check that the first token of a reply can be read while the message is not complete."""
         self.run(checks.check_tokens_before_completion(self.make_agent(), self.messages))
 
     def test_reader_cancellation(self) -> None:
-        """A reader that is cancelled takes nothing from anybody else."""
+        """Check that a cancelled reader takes nothing from other readers."""
         self.run(checks.check_reader_cancellation(self.make_agent(), self.messages))
 
 
 class LLMAgentConformance(_Conformance, ABC):
-    """Tests of an agent that answers with a model, on a transport of ours."""
+    """Tests of an agent that answers with a model, on a transport of the checks."""
 
     api: ClassVar[API] = "chat"
-    """What it speaks: "chat", "responses" or "messages"."""
+    """API of the agent: "chat", "responses" or "messages"."""
 
     @abstractmethod
     def make_agent(self, transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
-        """The agent, on a client that sends its requests to this transport, and without retries."""
+        """Return the agent to test, on a client that uses this transport, and without retries."""
 
     def test_scripted_answer(self) -> None:
-        """What holds for every agent, and the number of tokens it took."""
+        """Run the checks of any agent, and that of its usage, on a scripted answer."""
         self.run(checks.check_scripted_answer(self.make_agent, api=self.api))
 
     def test_live_tokens(self) -> None:
-        """Whatever the provider has sent can be read, though it sends nothing more."""
+        """Check that received tokens can be read while the provider sends nothing more."""
         self.run(checks.check_live_tokens(self.make_agent, api=self.api))
 
     def test_chunk_invariance(self) -> None:
-        """The message is the same wherever the network cuts the bytes."""
+        """Check that the message does not depend on where the network cuts the bytes."""
         self.run(checks.check_chunk_invariance(self.make_agent, api=self.api))
 
     def test_truncation(self) -> None:
-        """An answer that breaks off is an error, with the text that had come."""
+        """Check that a truncated answer is an error, with the received text."""
         self.run(checks.check_truncation(self.make_agent, api=self.api))
 
     def test_dialects(self) -> None:
-        """An answer is understood in every form in which it is sent."""
+        """Check that an answer is right in each variant of the API."""
         self.run(checks.check_dialects(self.make_agent, api=self.api))
 
     def test_errors_keep_text(self) -> None:
-        """What goes wrong in the middle keeps what had come."""
+        """Check that errors keep the received text."""
         self.run(checks.check_errors_keep_text(self.make_agent, api=self.api))
 
     def test_cancel_closes_response(self) -> None:
-        """Cancelling the reply closes the response."""
+        """Check that cancelling the reply closes the response."""
         self.run(checks.check_cancel_closes_response(self.make_agent, api=self.api))
 
 
@@ -106,28 +106,28 @@ class HistoryConformance(_Conformance, ABC):
     """Tests of a chat history."""
 
     reopens: ClassVar[bool] = True
-    """Whether a second history in the same folder has the messages of the first; not of one that lives in memory."""
+    """True if a second history in the same folder loads the messages of the first; False for one in memory."""
     in_files: ClassVar[bool] = False
-    """Whether it appends to files in the folder, so that what a killed process leaves of them can be tried."""
+    """True if the history appends to files in the folder, so that files of a killed process can be tried."""
 
     @abstractmethod
     def make_history(self, folder: Path) -> ChatHistory:
-        """A history that keeps its files, if it has any, in this folder."""
+        """Return a history that keeps its files, if any, in this folder."""
 
     def test_returns(self) -> None:
-        """Messages come out equal, in their order."""
+        """Check that messages are loaded unchanged and in order."""
         self.run(checks.check_history_returns(self.make_history, reopens=self.reopens))
 
     def test_keeps_failed(self) -> None:
-        """A message that fails is stored as far as it came."""
+        """Check that the received part of a failed message is stored."""
         self.run(checks.check_history_keeps_failed(self.make_history, reopens=self.reopens))
 
     def test_passes_on(self) -> None:
-        """The logging agent replies what it is sent while it streams."""
+        """Check that the logging agent replies its messages while they stream."""
         self.run(checks.check_history_passes_on(self.make_history))
 
     def test_crash_states(self) -> None:
-        """A file that ends anywhere costs at most the message that was being written."""
+        """Check that a truncated file loses at most the message that was being written."""
         if self.in_files:
             self.run(checks.check_crash_states(self.make_history))
 
@@ -137,28 +137,28 @@ class MessageConformance(ABC):
 
     @abstractmethod
     def make_message(self) -> Message:
-        """A message of the class, with a value in each of its fields."""
+        """Return a message of the class, with a value in each of its fields."""
 
     def test_immutable(self) -> None:
-        """Nothing in it can be changed."""
+        """Check that the message is immutable at any depth."""
         checks.check_immutable(self.make_message())
 
     def test_hash(self) -> None:
-        """Hash and equality go by class and content."""
+        """Check that hash and equality depend on class and content."""
         checks.check_hash(self.make_message())
 
     def test_copies(self) -> None:
-        """Copies and dumps come back equal."""
+        """Check that copies and loaded dumps are equal to the message."""
         checks.check_copies(self.make_message())
 
 
 class SplitterConformance(_Conformance):
-    """Tests of what splits messages while they stream."""
+    """Tests of a function that splits messages while they stream."""
 
     delimiter: ClassVar[str] = "\n\n"
     split: ClassVar[Callable[..., Any]]
-    """Called with a message promise and the delimiter; in the class, write `split = staticmethod(my_split)`."""
+    """Function of a message promise and the delimiter; in the class, write `split = staticmethod(my_split)`."""
 
     def test_splitting(self) -> None:
-        """The parts of a text are the same however it arrives, and nothing of it is lost."""
+        """Check that the parts of a text do not depend on its tokens, and that no text is lost."""
         self.run(checks.check_splitter(self.split, delimiter=self.delimiter))

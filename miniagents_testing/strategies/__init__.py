@@ -1,13 +1,13 @@
-"""Hypothesis strategies for everything that an app on MiniAgents sends, keeps and receives (extra `testing`).
+"""Hypothesis strategies for all that an app on MiniAgents sends, stores and receives (extra `testing`).
 
 ```python
 @given(strategies.messages())
-def test_my_store_returns_what_it_was_given(message): ...
+def test_my_store_returns_each_message(message): ...
 ```
 
-Strategies give values, or plans of what can only be made inside of a run context, so they work in async tests on one
-loop as well. All arguments are keywords with the same meaning everywhere: `text` is a strategy for the texts in it,
-`max_leaves` bounds what nests. Mistakes in them raise `ValueError` at the call. Failing examples shrink towards
+Strategies draw values, or plans of objects that need a run context, so that async tests on one loop can use them too.
+Most arguments are keywords with the same meaning everywhere: `text` is a strategy for texts within the values,
+`max_leaves` limits nested values. A wrong argument raises `ValueError` at the call. Failing examples shrink towards
 plain values.
 """
 

@@ -1,4 +1,4 @@
-"""Messages, and the values that their fields may hold."""
+"""Strategies for messages, and for the values of their fields."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-CLASSES: tuple[type[Message], ...] = (Message, UserMessage, AssistantMessage, SystemMessage, ErrorMessage)
-NAMES = ("a", "b", "items", "class__", "$x", "self", "name with blanks", "é", "\U0001f600")
-"""Names of fields that no message has."""
+_CLASSES: tuple[type[Message], ...] = (Message, UserMessage, AssistantMessage, SystemMessage, ErrorMessage)
+_EXTRA_NAMES = ("a", "b", "items", "class__", "$x", "self", "name with blanks", "é", "\U0001f600")
+"""Names of extra fields, which no class of messages declares."""
 
 
 def leaves(*, text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[Any]:
-    """Values that hold no others: of every type that a field of a message may have, apart from your own Enums.
+    """Return a strategy for values without other values in them, of every type a field may have but own Enums.
 
     Args:
-        text: the texts among them.
+        text: strategy for the texts among them.
     """
     return st.one_of(
         st.none(),
@@ -46,21 +46,21 @@ def leaves(*, text: st.SearchStrategy[str] | None = None) -> st.SearchStrategy[A
 def values(
     *, leaf: st.SearchStrategy[Any] | None = None, text: st.SearchStrategy[str] | None = None, max_leaves: int = 4
 ) -> st.SearchStrategy[Any]:
-    """Whatever a field of a message may be given: leaves, and lists, tuples, dicts, sets and other messages of them.
+    """Return a strategy for values of fields: leaves, and lists, tuples, dicts, sets and messages of them.
 
-    The lists, dicts and sets can be changed afterwards, which a message made of them must not show.
+    Its lists, dicts and sets are mutable; a message that is made of them must not show later changes.
 
     Args:
-        leaf: the values that hold no others; those of `leaves()` by default.
-        text: the texts among them, also as keys of dicts.
-        max_leaves: about how many a value has at most.
+        leaf: strategy for values without other values in them; `leaves()` by default.
+        text: strategy for the texts among them, and for keys of dicts.
+        max_leaves: approximate maximum number of leaves in a value.
     """
     text = texts(max_size=3) if text is None else text
     leaf = leaves(text=text) if leaf is None else leaf
     hashable = leaf | st.tuples(leaf) | st.builds(lambda value: Frozen(v=value), leaf)
 
     def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-        fields = st.dictionaries(st.sampled_from(NAMES), inner, max_size=2)
+        fields = st.dictionaries(st.sampled_from(_EXTRA_NAMES), inner, max_size=2)
         return st.one_of(
             st.lists(inner, max_size=3),
             st.dictionaries(text, inner, max_size=3),
@@ -74,38 +74,38 @@ def values(
 
 
 def roles() -> st.SearchStrategy[str | None]:
-    """What says who speaks: the usual words, none, and any other."""
+    """Return a strategy for roles: the usual words, None, and other texts."""
     return st.sampled_from(["user", "assistant", "system", "tool", "developer", "a / b", "", None]) | texts(max_size=3)
 
 
 def messages(
     *,
-    classes: Sequence[type[Message]] = CLASSES,
+    classes: Sequence[type[Message]] = _CLASSES,
     content: st.SearchStrategy[Any] | None = None,
     fields: Mapping[str, st.SearchStrategy[Any]] | None = None,
     value: st.SearchStrategy[Any] | None = None,
     max_fields: int = 1,
 ) -> st.SearchStrategy[Message]:
-    """Any message: text, parts, or only fields; with typed fields, extra ones, and other messages in them.
+    """Return a strategy for messages with texts, parts or fields only, and with typed and extra fields.
 
     Args:
-        classes: what classes they are of. Fields that a class demands have to be among `fields`.
-        content: their contents; texts, parts and None by default.
-        fields: fields that each of them has, by name.
-        value: values of extra fields.
-        max_fields: how many extra fields one has at most.
+        classes: classes of the messages. Required fields of a class have to be among `fields`.
+        content: strategy for contents; texts, parts and None by default.
+        fields: strategies for fields that each message has, by name.
+        value: strategy for values of extra fields.
+        max_fields: maximum number of extra fields.
     """
     if not classes:
-        raise ValueError("messages are of some class: give at least one")
-    one_of = {cls: _fields_of(cls) for cls in classes}
-    more = st.dictionaries(st.sampled_from(NAMES), values() if value is None else value, max_size=max_fields)
+        raise ValueError("classes is empty: give at least one class of messages")
+    typed = {cls: _typed_fields(cls) for cls in classes}
+    extra = st.dictionaries(st.sampled_from(_EXTRA_NAMES), values() if value is None else value, max_size=max_fields)
     fixed = st.fixed_dictionaries(dict(fields or {}))
     content = _contents() if content is None else content
 
     @st.composite
     def build(draw: st.DrawFn) -> Message:
         cls = draw(st.sampled_from(tuple(classes)))
-        return cls(draw(content), **{**draw(more), **draw(one_of[cls]), **draw(fixed)})
+        return cls(draw(content), **{**draw(extra), **draw(typed[cls]), **draw(fixed)})
 
     return build()
 
@@ -116,8 +116,8 @@ def _contents() -> st.SearchStrategy[Any]:
     return st.one_of(text, st.none(), st.lists(part, min_size=1, max_size=3))
 
 
-def _fields_of(cls: type[Message]) -> st.SearchStrategy[dict[str, Any]]:
-    """Fields that a class of ours has, each of them or not."""
+def _typed_fields(cls: type[Message]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy for the optional fields that a class of the framework declares."""
     optional: dict[str, st.SearchStrategy[Any]] = {"role": roles()}
     if issubclass(cls, AssistantMessage):
         counts = st.none() | st.integers(0, 10_000)

@@ -1,4 +1,4 @@
-"""Everything that can be sent, nested at will, each with what a reader must see of it."""
+"""Strategy for all kinds of values that can be sent, nested, each with the texts and errors that a reader must see."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from miniagents import MessagePromise
 
 
-class Boom(Exception):  # noqa: N818 - what happens, in one word
-    """What the sources in `Sendable`s fail with."""
+class Boom(Exception):  # noqa: N818 - a short public name
+    """Error that the sources in a `Sendable` raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sendable:
-    """Something that can be sent, as a plan: `build()` makes it anew, in the loop and the context of that moment."""
+    """Plan of a value that can be sent: `build()` makes a new one in the current loop and run context."""
 
     kind: str
     content: str | tuple[Sendable, ...]
 
     def build(self) -> Any:
-        """The thing itself; to be called inside of a run context."""
+        """Return a new value as planned; a run context must be active."""
         if isinstance(self.content, str):
             return _LEAVES[self.kind](self.content)
         return _CONTAINERS[self.kind](self.content)
 
     @property
     def seen(self) -> tuple[str | type[Exception], ...]:
-        """What a reader sees, in order: the text of each message, and the class of the error where one failed."""
+        """Results of a reader in order: the text of each message, or the class of its error."""
         if isinstance(self.content, str):
             return (_ERRORS.get(self.kind, self.content),)
         inner = tuple(each for child in self.content for each in child.seen)
@@ -46,19 +46,19 @@ class Sendable:
         return f"{self.kind.replace(' ', '_')}({inner})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """For the printers of IPython and Hypothesis, which show the fields of dataclasses otherwise."""
+        """Print the repr in IPython and Hypothesis, which print the fields of dataclasses otherwise."""
         printer.text(repr(self))
 
 
 def sendables(
     *, text: st.SearchStrategy[str] | None = None, errors: bool = True, max_leaves: int = 8
 ) -> st.SearchStrategy[Sendable]:
-    """Plans of whatever can be sent: every kind of `MessageType`, nested at will.
+    """Return a strategy for plans of values that can be sent: every kind of `MessageType`, nested.
 
     Args:
-        text: the texts of messages; short ones by default.
-        errors: whether exceptions, wrong types and sources that break are among them.
-        max_leaves: about how many messages a plan comes to at most.
+        text: strategy for texts of messages; short ones by default.
+        errors: True to include exceptions, wrong types and sources that fail.
+        max_leaves: approximate maximum number of messages in a plan.
     """
     text = st.text(max_size=3) if text is None else text
     leaf = st.builds(Sendable, st.sampled_from([kind for kind in _LEAVES if errors or kind not in _ERRORS]), text)
@@ -98,11 +98,11 @@ async def _async_iterator(children: Sequence[Sendable], *, broken: bool = False)
 
 @miniagent
 async def _replier(ctx: InteractionContext, children: Sequence[Sendable], fail: bool) -> None:
-    """Replies one after the other."""
+    """Reply the children one after the other, and fail at the end if asked to."""
     for child in children:
         try:
             ctx.reply(child.build())
-        except TypeError as error:  # of a wrong type somewhere in it
+        except TypeError as error:  # the child has a value of a wrong type
             ctx.reply(error)
         await asyncio.sleep(0)
     if fail:
@@ -110,7 +110,10 @@ async def _replier(ctx: InteractionContext, children: Sequence[Sendable], fail: 
 
 
 def _list(children: Sequence[Sendable]) -> list[Any]:
-    """A list, of which a wrong type is a part that comes later: at the call it would refuse the whole."""
+    """Return the built children as a list.
+
+    A value of a wrong type is wrapped in an iterator: otherwise the call that sends the list would refuse all of it.
+    """
     return [iter([child.build()]) if child.kind == "wrong type" else child.build() for child in children]
 
 

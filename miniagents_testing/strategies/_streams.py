@@ -1,7 +1,4 @@
-"""Answers of providers, other cuts of them, and what can go wrong with them.
-
-When things happen: where a task is cancelled, and in which order tasks run.
-"""
+"""Strategies for answers of providers, their cuts and faults, and for steps of cancellations and seeds of schedules."""
 
 from __future__ import annotations
 
@@ -31,17 +28,17 @@ def provider_streams(
     quirks: bool = True,
     max_calls: int = 2,
 ) -> st.SearchStrategy[ProviderStream]:
-    """Whole answers of providers, in all their dialects, each with the fields that its message must have.
+    """Return a strategy for complete answers of providers, with the message fields that must result.
 
     Args:
         apis: `chat`, `responses` (both OpenAI's), `messages` (Anthropic's).
-        text: what is said; any text without lone surrogates by default. Its characters may come in halves.
-        quirks: whether it may be said in unusual ways, see `dialects.QUIRKS`.
-        max_calls: the number of tool calls.
+        text: strategy for texts; any text without lone surrogates by default. Characters may be cut into surrogates.
+        quirks: True to include unusual variants, see `dialects.QUIRKS`.
+        max_calls: maximum number of tool calls.
     """
     if not apis or not set(apis) <= QUIRKS.keys():
         raise ValueError(f"apis must be some of {', '.join(QUIRKS)}, not {apis!r}")
-    said = token_splits(st.text(max_size=12) if text is None else text, max_cuts=4)
+    text_pieces = token_splits(st.text(max_size=12) if text is None else text, max_cuts=4)
     more: st.SearchStrategy[tuple[str, ...]] = st.just(()) | token_splits(
         st.text(min_size=1, max_size=6), max_cuts=2
     ).map(tuple)
@@ -52,13 +49,13 @@ def provider_streams(
     @st.composite
     def stream(draw: st.DrawFn) -> ProviderStream:
         api = draw(st.sampled_from(tuple(apis)))
-        pieces, halves = draw(st.tuples(said, st.booleans()))
+        pieces, splits_surrogates = draw(st.tuples(text_pieces, st.booleans()))
         step = Step(
-            _in_halves(pieces) if halves else pieces,
+            _with_split_surrogates(pieces) if splits_surrogates else pieces,
             reasoning=draw(more),
             refusal=draw(more),
             tool_calls=draw(calls),
-            finish_reason=draw(_ENDINGS),
+            finish_reason=draw(_FINISH_REASONS),
             usage=draw(_USAGES),
         )
         return provider_stream(api, step, quirks=[quirk for quirk in draw(chosen) if quirk in QUIRKS[api]])
@@ -68,7 +65,7 @@ def provider_streams(
 
 _COUNTS = st.integers(0, 999)
 _USAGES = st.none() | st.builds(lambda n, m: Usage(input_tokens=n, output_tokens=m), _COUNTS, _COUNTS)
-_ENDINGS = st.sampled_from((None, "length", "content_filter"))
+_FINISH_REASONS = st.sampled_from((None, "length", "content_filter"))
 _ARGUMENTS = st.sampled_from(('{"x": 1}', "{}", "", '{"q": "é \U0001f600 \\n"}', "no JSON"))
 
 
@@ -79,8 +76,8 @@ def _calls(max_calls: int) -> st.SearchStrategy[tuple[ToolCall, ...]]:
     )
 
 
-def _in_halves(pieces: list[str]) -> list[str]:
-    """Cut inside of the first character that JSON may write as two escapes, as some servers do."""
+def _with_split_surrogates(pieces: list[str]) -> list[str]:
+    """Cut the first character that JSON may write as two escapes into its surrogates, as some servers do."""
     for index, piece in enumerate(pieces):
         for place, char in enumerate(piece):
             if char > "\uffff":
@@ -97,15 +94,15 @@ def recuts(stream: bytes, *, max_cuts: int = 6) -> st.SearchStrategy[tuple[bytes
 def recuts(
     stream: ResponseStream | bytes, *, max_cuts: int = 6
 ) -> st.SearchStrategy[ResponseStream | tuple[bytes, ...]]:
-    """The same bytes with other cuts, more often at places where cuts break decoders.
+    """Return a strategy for the same bytes with other cuts, more often at places that are risky for decoders.
 
     Args:
-        stream: a response, or bytes by themselves.
-        max_cuts: the number of cuts.
+        stream: a response, or bytes.
+        max_cuts: maximum number of cuts.
     """
     body = stream if isinstance(stream, bytes) else stream.body
     risky = risky_places(body)
-    # three bytes for each place: one strategy for all streams, and one draw, cost less than all other ways
+    # Three bytes for each place: one strategy for all streams, and a single draw, are the fastest way.
     drawn = st.binary(max_size=3 * max_cuts)
 
     @st.composite
@@ -134,25 +131,25 @@ _FAULTS: dict[str, Callable[[int], Fault]] = {
 
 
 def stream_faults(stream: ResponseStream, *, kinds: Collection[str] = tuple(_FAULTS)) -> st.SearchStrategy[Fault]:
-    """Faults at places that this stream has, so that each of them strikes; early ones first.
+    """Return a strategy for faults at places that this stream has; examples shrink to early places.
 
     Args:
-        stream: what they are to be laid over.
+        stream: the stream that the faults will be applied to.
         kinds: names of functions of `miniagents_testing.faults` that take a place.
     """
     if not kinds or not set(kinds) <= set(_FAULTS):
         raise ValueError(f"kinds must be some of {', '.join(_FAULTS)}, not {kinds!r}")
     events = sum(1 for _ in EventEnds().feed(stream.body))
     if not events:
-        raise ValueError("the stream has no event in which anything could go wrong")
+        raise ValueError("the stream has no event that a fault could change")
     return st.builds(lambda kind, event: _FAULTS[kind](event), st.sampled_from(tuple(kinds)), st.integers(1, events))
 
 
 def cancellation_points(*, max_steps: int = 50) -> st.SearchStrategy[int]:
-    """After how many steps of the loop (`await asyncio.sleep(0)`) somebody is cancelled; 0 is before the first one.
+    """Return a strategy for numbers of loop steps (`await asyncio.sleep(0)`) after which a test cancels a task.
 
     Args:
-        max_steps: the latest.
+        max_steps: maximum number of steps; 0 is before the first one.
     """
     if max_steps < 0:
         raise ValueError(f"max_steps must be a number of steps, not {max_steps!r}")
@@ -160,5 +157,5 @@ def cancellation_points(*, max_steps: int = 50) -> st.SearchStrategy[int]:
 
 
 def schedule_seeds() -> st.SearchStrategy[int]:
-    """Seeds for an event loop that runs ready tasks in an order of its own; small ones first."""
+    """Return a strategy for seeds of schedules of `VirtualTimeLoop`; examples shrink to small seeds."""
     return st.integers(0, 2**32 - 1)

@@ -1,4 +1,4 @@
-"""Texts that have broken programs before, and the ways in which a text can arrive."""
+"""Strategies for texts that have broken programs before, for their cuts into tokens, and for delimiters and fences."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 def texts(
     *, pieces: Sequence[str] = LOOKALIKES, characters: st.SearchStrategy[str] | None = None, max_size: int = 6
 ) -> st.SearchStrategy[str]:
-    """Any text, of pieces that look like something, and between them characters of all kinds.
+    """Return a strategy for texts of special pieces, with characters of all kinds between them.
 
     Args:
-        pieces: what it may be made of; examples shrink to the first ones.
-        characters: single characters that come between them; any at all by default, lone surrogates too. Give
+        pieces: pieces of the texts; examples shrink to the first ones.
+        characters: strategy for single characters between the pieces; by default any, lone surrogates included. Give
             `st.nothing()` for pieces only.
-        max_size: the number of pieces, and of characters.
+        max_size: maximum number of pieces, and of characters.
     """
     if not pieces:
-        raise ValueError("texts are made of pieces: give at least one")
-    # Each piece is drawn as a character, because a text is one draw and a list is many: three times as fast.
-    piece_of = {chr(FIRST + number): piece for number, piece in enumerate(pieces)}
+        raise ValueError("pieces is empty: give at least one piece of text")
+    # Each piece is drawn as a character: a text is one draw and a list is many, which takes three times as long.
+    piece_of = {chr(_FIRST_CODE + number): piece for number, piece in enumerate(pieces)}
     drawn = st.text("".join(piece_of), max_size=max_size)
     between = st.text(st.characters(exclude_categories=()) if characters is None else characters, max_size=max_size)
 
@@ -39,19 +39,19 @@ def texts(
     return text()
 
 
-FIRST = ord("0")
-"""The character for the first piece: what Hypothesis shrinks texts to."""
+_FIRST_CODE = ord("0")
+"""Code of the character for the first piece: Hypothesis shrinks texts to this character."""
 
 
 def token_splits(text: str | st.SearchStrategy[str], *, max_cuts: int = 8) -> st.SearchStrategy[list[str]]:
-    """The ways in which a text can arrive as tokens; some may be empty.
+    """Return a strategy for ways to cut a text into tokens, some of which may be empty.
 
     Args:
-        text: the text, or what makes one.
-        max_cuts: the number of places at which it is cut.
+        text: the text, or a strategy for it.
+        max_cuts: maximum number of cuts.
     """
     texts = st.just(text) if isinstance(text, str) else text
-    places = st.binary(max_size=max_cuts)  # of a text that is not known yet, and in one draw
+    places = st.binary(max_size=max_cuts)  # one draw, and the length of the text is not known yet
 
     @st.composite
     def split(draw: st.DrawFn) -> list[str]:
@@ -64,10 +64,10 @@ def token_splits(text: str | st.SearchStrategy[str], *, max_cuts: int = 8) -> st
 
 
 def delimiters(*, extra: Sequence[str] = ()) -> st.SearchStrategy[str]:
-    """What parts of a text may be separated by: line breaks, pieces of fences, strings that overlap themselves.
+    """Return a strategy for delimiters of parts: line breaks, pieces of fences, strings that overlap themselves.
 
     Args:
-        extra: further ones.
+        extra: further delimiters.
     """
     return st.sampled_from(
         ("\n\n", "\n", "-", "--", "aa", "aab", "---a", "\n\n\n", "`", "```", "a```", "``\n", "\n`", *extra)
@@ -75,9 +75,9 @@ def delimiters(*, extra: Sequence[str] = ()) -> st.SearchStrategy[str]:
 
 
 def fences(*, none: bool = True) -> st.SearchStrategy[str | None]:
-    """What may fence a block of code: one character, repeated.
+    """Return a strategy for fences of code blocks: one character, repeated.
 
     Args:
-        none: whether None, for no blocks at all, is among them.
+        none: True to include None, for no code blocks.
     """
     return st.sampled_from(("```", *([None] if none else []), "~~~", "`", "-"))

@@ -1,4 +1,4 @@
-"""The checks on what must pass them: agents on every API, scripts, recordings, histories, messages, splitters."""
+"""The checks pass for correct objects: agents on all APIs, scripts, recordings, histories, messages, splitters."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ if TYPE_CHECKING:
 
 
 def openai_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
-    """An agent on OpenAI's own client."""
+    """Return an agent on OpenAI's own client."""
     client = openai.AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
     return create_openai_agent(async_client=client, **{"model": "any", "retry": None, **settings})
 
 
 class TestChat(LLMAgentConformance):
-    """OpenAI's chat completions, on the real SDK."""
+    """An agent on OpenAI's chat completions, with the real SDK."""
 
     def make_agent(self, transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         return openai_agent(transport)
 
 
 class TestResponses(LLMAgentConformance):
-    """OpenAI's Responses, on the real SDK."""
+    """An agent on OpenAI's Responses, with the real SDK."""
 
     api: ClassVar[API] = "responses"
 
@@ -68,7 +68,7 @@ class TestResponses(LLMAgentConformance):
 
 
 class TestMessages(LLMAgentConformance):
-    """Anthropic's messages, on the real SDK."""
+    """An agent on Anthropic's messages, with the real SDK."""
 
     api: ClassVar[API] = "messages"
 
@@ -78,14 +78,14 @@ class TestMessages(LLMAgentConformance):
 
 
 class TestScripted(AgentConformance):
-    """A scripted agent streams and can be read like one on a model."""
+    """A scripted agent."""
 
     def make_agent(self) -> MiniAgent[Any]:
         return ScriptedLLM(lambda call: Step(f"You said: {call.text}", reasoning="Hm.")).agent()
 
 
 class TestInMemory(HistoryConformance):
-    """The history that lives as long as the object."""
+    """The history in memory."""
 
     reopens = False
 
@@ -94,7 +94,7 @@ class TestInMemory(HistoryConformance):
 
 
 class TestMarkdown(HistoryConformance):
-    """The history in a file that a person can read."""
+    """The history in a Markdown file."""
 
     in_files = True
 
@@ -103,7 +103,7 @@ class TestMarkdown(HistoryConformance):
 
 
 class Note(Message, class_="note of the checks"):
-    """A message with fields of its own."""
+    """Message with fields of its own."""
 
     colour: str
     tags: list[str] | None = None
@@ -114,14 +114,14 @@ class Note(Message, class_="note of the checks"):
 
 
 class TestNote(MessageConformance):
-    """A class of an application."""
+    """A message class of an application."""
 
     def make_message(self) -> Message:
         return Note("text", colour="red", tags=["a"], more={"b": [Note(None, colour="blue")]})
 
 
 class TestAnswer(MessageConformance):
-    """The class of models' answers."""
+    """The message class of a model's answers."""
 
     def make_message(self) -> Message:
         calls = [ToolCall(id="c", name="f", arguments="{}")]
@@ -135,31 +135,31 @@ class TestSplitMessages(SplitterConformance):
 
 
 class TestSplitAtDashes(SplitterConformance):
-    """The same with a delimiter that overlaps itself."""
+    """The framework's splitter with a delimiter that overlaps itself."""
 
     split = staticmethod(split_messages)
     delimiter = "--"
 
 
-async def test_joined_parts_come_back_from_the_splitter() -> None:
-    """The framework's own pair."""
+async def test_check_join_split_passes_for_the_frameworks_functions() -> None:
+    """`join_messages` and `split_messages` pass the check."""
     await check_join_split(join_messages, split_messages, ["one", "two\nlines", "é😀"])
 
 
-async def test_parts_that_cannot_come_back_are_refused() -> None:
-    """That is no fault of what joins and splits."""
+async def test_check_join_split_refuses_parts_that_cannot_come_back() -> None:
+    """Parts that form a delimiter together raise a `ValueError`, not a failed check."""
     with pytest.raises(ValueError, match="cannot come back"):
         await check_join_split(join_messages, split_messages, ["a\n", "b"])
 
 
-def test_a_class_shares_nothing_with_what_it_is_made_of() -> None:
-    """Lists, dicts and sets, at any depth."""
+def test_check_message_class_passes_for_fields_with_containers() -> None:
+    """A class of messages passes with lists, dicts and sets in its fields, at any depth."""
     fields = {"content": ["a", {"type": "text"}], "colour": "red", "tags": ["x"], "deep": [{"a": [{1}]}]}
     check_message_class(lambda given: Note(**given), fields)
 
 
-async def test_a_recorded_agent_passes_what_a_live_one_would(root: Path) -> None:
-    """A cassette of the framework's examples, played again and again under the real SDK."""
+async def test_check_agent_passes_for_an_agent_on_a_recording(root: Path) -> None:
+    """An agent on a recorded answer, played several times under the real SDK, passes the check."""
     (interaction, *_) = load(root / "cassettes/openai/conversation.yaml")
     transport = ReplayTransport([interaction] * 20)
     request = json.loads(interaction.request_body)
@@ -168,24 +168,24 @@ async def test_a_recorded_agent_passes_what_a_live_one_would(root: Path) -> None
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_one_call_checks_all_of_an_agent(api: API) -> None:
-    """The bundle, in a loop that runs already."""
+async def test_check_llm_agent_passes_within_a_running_loop(api: API) -> None:
+    """`check_llm_agent` runs all checks of an agent in a loop that is running already."""
     makers: dict[str, Any] = {"chat": TestChat, "responses": TestResponses, "messages": TestMessages}
     await check_llm_agent(makers[api]().make_agent, api=api)
 
 
-async def test_one_call_checks_all_of_a_history() -> None:
-    """The same for histories."""
+async def test_check_history_passes_within_a_running_loop() -> None:
+    """`check_history` runs all checks of a history in a loop that is running already."""
     await check_history(lambda folder: InMemoryChatHistory(), reopens=False)
 
 
-LIVE = live_agents()  # keys are taken away from tests later
+LIVE = live_agents()  # read at import time, because a fixture removes the keys later
 
 
 @pytest.mark.skipif(not LIVE, reason="live providers are asked only if MINIAGENTS_LIVE says so, with a key")
 @pytest.mark.parametrize("make_agent", LIVE.values(), ids=LIVE)
-def test_a_live_agent_passes_the_same_checks(make_agent: Callable[[], MiniAgent[Any]]) -> None:
-    """What scripts and recordings are held against."""
+def test_check_agent_passes_for_live_agents(make_agent: Callable[[], MiniAgent[Any]]) -> None:
+    """An agent on a live provider passes the same check as scripts and recordings."""
 
     async def main() -> None:
         await check_agent(make_agent(), "Count from one to ten in words, then say goodbye in two languages.")
@@ -193,8 +193,8 @@ def test_a_live_agent_passes_the_same_checks(make_agent: Callable[[], MiniAgent[
     asyncio.run(main())
 
 
-def test_live_agents_are_asked_for_by_name_and_need_a_key() -> None:
-    """Nothing is made by accident; mistakes name what is missing."""
+def test_live_agents_are_made_only_for_named_models_with_a_key() -> None:
+    """Live agents are made only for named models, and a wrong name or a missing key is an error."""
     environ = {"OPENAI_API_KEY": "k", "MINIAGENTS_LIVE": "openai:small"}
     assert live_agents("", environ=os.environ) == {}
     assert list(live_agents(environ=environ)) == ["openai:small"]

@@ -1,4 +1,4 @@
-"""Every check fails on something that has the defect it is for, and says so."""
+"""Each check fails on an object with its defect, with a message that says what is wrong."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 async def failure(check: Coroutine[Any, Any, None]) -> str:
-    """What a check says that must fail, without the line that says how to see it again."""
+    """Run a check that must fail, and return its message without the line about repeating it."""
     with pytest.raises(CheckFailedError) as caught:
         await check
     *lines, again = str(caught.value).split("\n")
@@ -48,7 +48,7 @@ async def failure(check: Coroutine[Any, Any, None]) -> str:
 
 
 def agent_of(*promises: Callable[[], Any]) -> MiniAgent[Any]:
-    """An agent that replies these."""
+    """Return an agent that replies these messages or errors."""
 
     @miniagent
     async def agent(ctx: InteractionContext) -> None:
@@ -59,7 +59,7 @@ def agent_of(*promises: Callable[[], Any]) -> MiniAgent[Any]:
 
 
 def streamed(*tokens: str, promise_class: type[MessagePromise] = MessagePromise, **fields: Any) -> MessagePromise:
-    """A message that streams."""
+    """Return a message that streams these tokens."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         metadata.update(fields)
@@ -71,7 +71,7 @@ def streamed(*tokens: str, promise_class: type[MessagePromise] = MessagePromise,
 
 
 class Forgetful(MessagePromise):
-    """Gives every reader one token less than the one before."""
+    """Promise that gives each reader one token less than the one before."""
 
     readers = -1
 
@@ -87,56 +87,60 @@ class Forgetful(MessagePromise):
 
 
 class Uncancellable(MessagePromise):
-    """Goes on."""
+    """Promise whose `cancel()` has no effect."""
 
     def cancel(self) -> None:
         """Do nothing."""
 
 
-async def test_agents() -> None:
-    """Nothing replied, tokens that are not the message, readers that differ, no stream, no count of tokens."""
+async def test_checks_of_agents_fail_on_their_defects() -> None:
+    """The checks find no replies, other tokens than the text, readers that differ, no stream, and no usage."""
     check = checks.check_stream_equals_resolved
     assert "replied nothing" in await failure(check(agent_of()))
     Forgetful.readers = 0
     unequal = agent_of(lambda: streamed("a", "b", promise_class=Forgetful))
-    assert "does not say what its tokens said\n  expected: 'b'\n  came:     'ab'" in await failure(check(unequal))
+    assert "the text of the message differs from its tokens\n  expected: 'b'\n  came:     'ab'" in await failure(
+        check(unequal)
+    )
     Forgetful.readers = -1
     assert "saw different tokens" in await failure(checks.check_rereading(unequal))
     at_once = agent_of(lambda: Message("at once"))
     assert "first token came with the last one" in await failure(checks.check_tokens_before_completion(at_once))
-    assert "does not say its input_tokens" in await failure(checks.check_usage(at_once))
+    assert "has no number of input_tokens" in await failure(checks.check_usage(at_once))
     failing = agent_of(lambda: ValueError("boom"))
     assert "came:     ValueError: boom" in await failure(check(failing))
 
 
-async def test_an_agent_that_never_ends() -> None:
-    """It is given up after a time that can be chosen."""
+async def test_check_fails_when_an_agent_takes_longer_than_its_timeout() -> None:
+    """An agent that never ends fails the check after the given timeout."""
 
     async def endless(metadata: dict[str, Any]) -> AsyncIterator[str]:
         yield "first"
         await asyncio.Event().wait()
 
     agent = agent_of(lambda: Message.promise(message_token_streamer=endless))
-    said = await failure(checks.check_stream_equals_resolved(agent, timeout=0.01))
-    assert "came:     nothing for 0.01 seconds" in said
+    message = await failure(checks.check_stream_equals_resolved(agent, timeout=0.01))
+    assert "came:     nothing for 0.01 seconds" in message
 
 
-async def test_cancelling() -> None:
-    """A source that stays open, and a cancellation that nobody notices."""
-    said = await failure(checks.check_cancel_closes_source(agent_of(lambda: streamed(*"abcdef")), closed=lambda: False))
-    assert "cancel() left the source open" in said
+async def test_check_of_cancel_fails_on_open_sources_and_ignored_cancellations() -> None:
+    """The check finds a source that stays open, a `cancel()` without effect, and a reply that cannot be cancelled."""
+    message = await failure(
+        checks.check_cancel_closes_source(agent_of(lambda: streamed(*"abcdef")), closed=lambda: False)
+    )
+    assert "cancel() left the source open" in message
     stubborn = agent_of(lambda: streamed(*"abcdef", promise_class=Uncancellable))
-    said = await failure(checks.check_cancel_closes_source(stubborn, closed=lambda: True))
-    assert "cancel() looks like an end" in said
-    said = await failure(checks.check_cancel_closes_source(agent_of(lambda: "short"), closed=lambda: True))
-    assert "nothing is left to cancel" in said
+    message = await failure(checks.check_cancel_closes_source(stubborn, closed=lambda: True))
+    assert "a cancelled reply looks like a complete one" in message
+    message = await failure(checks.check_cancel_closes_source(agent_of(lambda: "short"), closed=lambda: True))
+    assert "the reply ended before it could be cancelled" in message
 
 
 # --- agents on a model
 
 
 class Changed(httpx2.AsyncBaseTransport):
-    """Another transport, of which something else arrives; makes a defect of an agent that has none."""
+    """Transport that changes the responses of another one, so that a correct agent has a defect."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, change: Callable[[bytes], bytes]) -> None:
         self.inner = inner
@@ -152,7 +156,7 @@ class Changed(httpx2.AsyncBaseTransport):
 
 
 def agent_with(change: Callable[[bytes], bytes]) -> Callable[[httpx2.AsyncBaseTransport], MiniAgent[Any]]:
-    """Makes an agent that reads what `change` makes of the whole response, when it is there."""
+    """Return a function that makes an agent, which gets each response complete and changed by `change`."""
 
     def make(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         client = openai.AsyncOpenAI(api_key="k", http_client=httpx2.AsyncClient(transport=Changed(transport, change)))
@@ -161,43 +165,43 @@ def agent_with(change: Callable[[bytes], bytes]) -> Callable[[httpx2.AsyncBaseTr
     return make
 
 
-async def test_tokens_that_come_all_at_once() -> None:
-    """A reader that waits for the whole response has no tokens while it comes."""
-    said = await failure(checks.check_live_tokens(agent_with(lambda content: content), timeout=0.05))
-    assert "what had come could not be read while the answer was not complete" in said
+async def test_check_of_live_tokens_fails_on_an_agent_that_waits_for_the_response() -> None:
+    """An agent that waits for the complete response has no tokens before its end."""
+    message = await failure(checks.check_live_tokens(agent_with(lambda content: content), timeout=0.05))
+    assert "received tokens could not be read while the answer was not complete" in message
 
 
-async def test_what_is_lost_of_an_answer() -> None:
-    """Each check says which field, or which error, is not as it should be."""
+async def test_checks_of_llm_agents_name_the_wrong_field_or_error() -> None:
+    """Each check says which field of the message, or which error, is wrong."""
     no_usage = agent_with(lambda content: content.replace(b'"usage"', b'"usages"'))
     assert "first token came with the last one" in await failure(checks.check_scripted_answer(no_usage))
     assert "usage=None" in await failure(checks.check_dialects(no_usage))
     shouting = agent_with(lambda content: content.replace(b"One,", b"ONE,"))
-    said = await failure(checks.check_chunk_invariance(shouting))
-    assert "expected: content='One, zwei" in said
-    assert "came:     content='ONE, zwei" in said
+    message = await failure(checks.check_chunk_invariance(shouting))
+    assert "expected: content='One, zwei" in message
+    assert "came:     content='ONE, zwei" in message
     whole = b'{"choices":[{"index":0,"delta":{"content":"?"},"finish_reason":"stop"}]}'
     soothing = agent_with(lambda content: content + b"\n\ndata: " + whole + b"\n\n")
-    assert "passes for a whole one" in await failure(checks.check_truncation(soothing))
-    assert "a fault passes unseen: reset after event" in await failure(checks.check_errors_keep_text(soothing))
+    assert "passes as a complete one" in await failure(checks.check_truncation(soothing))
+    assert "a fault passes unnoticed: reset after event" in await failure(checks.check_errors_keep_text(soothing))
     refusing = agent_with(lambda content: b"")
-    assert "a whole answer is refused" in await failure(checks.check_dialects(refusing))
+    assert "a complete answer is an error" in await failure(checks.check_dialects(refusing))
 
 
-async def test_errors_without_what_had_come() -> None:
-    """An error says nothing of the text before it, or is of no kind that could."""
+async def test_check_of_truncation_fails_on_errors_without_the_received_text() -> None:
+    """The check finds an `LLMError` without the received text, and an error of another class."""
 
     def make(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         return agent_of(lambda: StreamTruncatedError("cut"))
 
-    said = await failure(checks.check_truncation(make, lengths=[2_500]))
-    assert "the error has another text than what had come\n  expected: 'One" in said
-    said = await failure(checks.check_truncation(lambda transport: agent_of(lambda: OSError("gone")), lengths=[9]))
-    assert "came:     OSError: gone" in said
+    message = await failure(checks.check_truncation(make, lengths=[2_500]))
+    assert "the error has another text than the received one\n  expected: 'One" in message
+    message = await failure(checks.check_truncation(lambda transport: agent_of(lambda: OSError("gone")), lengths=[9]))
+    assert "came:     OSError: gone" in message
 
 
-async def test_a_response_that_stays_open() -> None:
-    """The reply is cancelled, and the provider goes on."""
+async def test_check_of_cancel_fails_on_a_response_that_stays_open() -> None:
+    """The check finds an agent that does not close the response after a cancellation."""
 
     def make(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         return agent_of(lambda: streamed(*"abcdef"))
@@ -205,8 +209,8 @@ async def test_a_response_that_stays_open() -> None:
     assert "cancel() left the source open" in await failure(checks.check_cancel_closes_response(make))
 
 
-def test_the_checks_of_models_are_on_streams_that_really_stream() -> None:
-    """A stream of one chunk would show nothing."""
+def test_scripted_streams_of_the_checks_have_several_chunks() -> None:
+    """The streams on which agents are checked have several chunks."""
     stream = ScriptedLLM("one two").respond("chat", {"stream": True})
     assert len(stream.chunks) > 3
     assert len(all_at_once(stream).chunks) == 1
@@ -216,14 +220,14 @@ def test_the_checks_of_models_are_on_streams_that_really_stream() -> None:
 
 
 def found(check: Callable[[], None]) -> str:
-    """What a check says that must fail."""
+    """Run a check that must fail, and return its message."""
     with pytest.raises(CheckFailedError) as caught:
         check()
     return str(caught.value)
 
 
 class Mutable(Message, class_="message that can be changed"):
-    """Keeps a list as it is."""
+    """Message that keeps a list."""
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # as pydantic has it
         yield from super().__iter__()
@@ -231,14 +235,14 @@ class Mutable(Message, class_="message that can be changed"):
 
 
 class Loose(Message, class_="message that lets itself be changed"):
-    """Takes what it is given."""
+    """Message that ignores attempts to set its fields."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 class Alike(Message, class_="message like all others"):
-    """Equal to every other one of its class."""
+    """Message that is equal to every other one of its class."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Alike)
@@ -248,18 +252,18 @@ class Alike(Message, class_="message like all others"):
 
 
 class Lossy(Message, class_="message that loses a field"):
-    """Does not dump all of itself."""
+    """Message whose dump misses the content."""
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """Leave out the content."""
         return {**super().model_dump(**options), "content": None}
 
 
-def test_messages() -> None:
-    """A list in them, a field that can be set, equality by nothing, dumps that lose something."""
-    said = found(lambda: checks.check_immutable(Mutable("x")))
-    assert "message.things could be changed" in said
-    assert "came:     [1] of type list" in said
+def test_checks_of_messages_fail_on_their_defects() -> None:
+    """The checks find a list in a message, fields that can be set, equality of all messages, and incomplete dumps."""
+    message = found(lambda: checks.check_immutable(Mutable("x")))
+    assert "message.things could be changed" in message
+    assert "came:     [1] of type list" in message
     assert "setattr changed message.content" in found(lambda: checks.check_immutable(Loose("x")))
     assert "another field makes no difference" in found(lambda: checks.check_hash(Alike("x")))
     assert "model_validate(model_dump()) gives another message" in found(lambda: checks.check_copies(Lossy("x")))
@@ -269,15 +273,15 @@ def test_messages() -> None:
         kept.append(fields)
         return Message(str(kept[0]["items"]))
 
-    said = found(lambda: checks.check_message_class(make, {"items": ["a"]}))
-    assert "what was done to the fields later shows in the message" in said
+    message = found(lambda: checks.check_message_class(make, {"items": ["a"]}))
+    assert "the message shows later changes of its fields" in message
 
 
 # --- texts
 
 
-async def test_splitters_and_joiners() -> None:
-    """Text that is lost, parts that are empty or invented, a join without its originals."""
+async def test_checks_of_splitters_and_joiners_fail_on_their_defects() -> None:
+    """The checks find lost text, empty parts, a join without its originals, and parts that do not come back."""
 
     async def losing(message: MessagePromise, delimiter: str) -> AsyncIterator[MessagePromise]:
         for part in str(await message).split(delimiter)[:1]:
@@ -293,59 +297,64 @@ async def test_splitters_and_joiners() -> None:
     def forgetful_join(messages: MessageType, delimiter: str) -> MessagePromise:
         return join_messages(messages, delimiter, reference_original_messages=False)
 
-    said = await failure(checks.check_join_split(forgetful_join, split_messages, ["a", "b"]))
-    assert "lost what it was made of" in said
-    said = await failure(checks.check_join_split(join_messages, losing, ["a", "b"]))
-    assert "the parts did not come back" in said
+    message = await failure(checks.check_join_split(forgetful_join, split_messages, ["a", "b"]))
+    assert "lost its original messages" in message
+    message = await failure(checks.check_join_split(join_messages, losing, ["a", "b"]))
+    assert "the parts did not come back" in message
 
 
 # --- histories
 
 
 class Shouting(InMemoryChatHistory):
-    """Stores something else."""
+    """History that loads other texts than it stored."""
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """In capitals."""
+        """Load the messages in capitals."""
         return tuple(Message(str(message).upper()) for message in await super().aload_chat_history())
 
 
 class Full(InMemoryChatHistory):
-    """Has room for one."""
+    """History that loads only the first message."""
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """The first."""
+        """Load the first message only."""
         return (await super().aload_chat_history())[:1]
 
 
 class Torn(ChatHistoryMD):
-    """Takes what there is for whole."""
+    """History that loads an interrupted message as a complete one."""
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """Without the mark of what was interrupted."""
+        """Load the messages without the mark of interruption."""
         loaded = await super().aload_chat_history()
         return tuple(
             Message(message.content, role=message.role) if message.role == "system" else message for message in loaded
         )
 
 
-async def test_histories() -> None:
-    """Text that changes, messages that are lost, failures that are hidden, and what is torn taken for whole."""
+async def test_checks_of_histories_fail_on_their_defects() -> None:
+    """The checks find changed texts, lost messages, hidden failures, and a missing mark of interruption."""
 
     def made(kind: Callable[[], ChatHistory]) -> Callable[[Path], ChatHistory]:
         return lambda folder: kind()
 
     messages = [Message("a"), Message("b")]
-    said = await failure(checks.check_history_returns(made(Shouting), messages, reopens=False))
-    assert "message 1 came out changed\n  expected: Message(content='a')\n  came:     Message(content='A')" in said
-    said = await failure(checks.check_history_returns(made(Full), messages, reopens=False))
-    assert "messages were lost or invented\n  expected: 2\n  came:     1" in said
+    message = await failure(checks.check_history_returns(made(Shouting), messages, reopens=False))
+    assert (
+        "message 1 was loaded with changes\n  expected: Message(content='a')\n  came:     Message(content='A')"
+        in message
+    )
+    message = await failure(checks.check_history_returns(made(Full), messages, reopens=False))
+    assert "messages were lost or invented\n  expected: 2\n  came:     1" in message
     assert "hides that a message failed" in await failure(
         checks.check_history_keeps_failed(made(QuietHistory), reopens=False)
     )
-    said = await failure(checks.check_history_keeps_failed(made(Full), reopens=False))
-    assert "not kept as far as it came" in said
-    assert "is not what was stored" in await failure(checks.check_history_passes_on(made(Shouting)))
+    message = await failure(checks.check_history_keeps_failed(made(Full), reopens=False))
+    assert "the received part of a failed message is not kept" in message
+    assert "the stored messages differ from the sent ones" in await failure(
+        checks.check_history_passes_on(made(Shouting))
+    )
     assert "keeps no file" in await failure(checks.check_crash_states(made(InMemoryChatHistory)))
-    said = await failure(checks.check_crash_states(lambda folder: Torn(folder / "chat.md")))
-    assert "a message that is not whole is not marked" in said
+    message = await failure(checks.check_crash_states(lambda folder: Torn(folder / "chat.md")))
+    assert "an incomplete message is not marked" in message

@@ -1,4 +1,4 @@
-"""Three defects that others have shipped, planted here: checks, strategies and machines find each, and say it well."""
+"""Three defects of other frameworks, planted here: checks, strategies and machines find and report each."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ quiet = settings(
 )
 
 
-# --- a reader's cancellation that poisons
+# --- a cancelled reader that cancels the promise
 
 
-class Poisoned(MessagePromise):
-    """A promise whose readers take their cancellation for everybody's."""
+class CancelledByReaders(MessagePromise):
+    """Promise that is cancelled whenever one of its readers is."""
 
     async def _read(self) -> AsyncIterator[str]:
         try:
@@ -48,21 +48,21 @@ class Poisoned(MessagePromise):
 
 
 @miniagent
-async def poisoned_agent(ctx: InteractionContext) -> None:
-    """Replies slowly."""
+async def agent_cancelled_by_readers(ctx: InteractionContext) -> None:
+    """Reply a message that streams, and is cancelled with its first cancelled reader."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         for token in "Hello, world.":
             await asyncio.sleep(0)
             yield token
 
-    ctx.reply(Poisoned(streamer))
+    ctx.reply(CancelledByReaders(streamer))
 
 
-async def test_a_reader_that_poisons_is_found_by_the_check() -> None:
-    """It says at which step of the loop."""
+async def test_check_finds_a_promise_that_its_readers_cancel() -> None:
+    """The message of the check says at which loop step the reader was cancelled."""
     with pytest.raises(CheckFailedError) as caught:
-        await checks.check_reader_cancellation(poisoned_agent)
+        await checks.check_reader_cancellation(agent_cancelled_by_readers)
     assert str(caught.value) == (
         "check_reader_cancellation: a reader that was cancelled has ended the message for the others\n"
         "  expected: no error\n"
@@ -71,11 +71,11 @@ async def test_a_reader_that_poisons_is_found_by_the_check() -> None:
     )
 
 
-def test_a_reader_that_poisons_is_found_by_the_machine() -> None:
-    """The shortest program that shows it: one reader, and its cancellation."""
+def test_machine_finds_a_promise_that_its_readers_cancel() -> None:
+    """The machine shows a short program with one reader and its cancellation."""
 
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
-        return Poisoned(message_token_streamer, start_soon=start_soon)
+        return CancelledByReaders(message_token_streamer, start_soon=start_soon)
 
     once = settings(quiet, report_multiple_bugs=False, stateful_step_count=6)
     with pytest.raises(AssertionError) as caught:
@@ -92,7 +92,7 @@ def test_a_reader_that_poisons_is_found_by_the_machine() -> None:
 
 
 async def split_by_token(message: MessagePromise, delimiter: str) -> AsyncIterator[MessagePromise]:
-    """Looks for the delimiter in each token by itself."""
+    """Split at delimiters within single tokens only."""
     part = ""
     async for token in message:
         *parts, rest = token.split(delimiter)
@@ -105,8 +105,8 @@ async def split_by_token(message: MessagePromise, delimiter: str) -> AsyncIterat
         yield Message(part).as_promise
 
 
-async def test_a_split_that_depends_on_cuts_is_found_by_the_check() -> None:
-    """It says in which tokens the text came."""
+async def test_check_finds_a_split_that_depends_on_tokens() -> None:
+    """The message of the check shows the tokens."""
     with pytest.raises(CheckFailedError) as caught:
         await checks.check_splitter(split_by_token)
     assert str(caught.value) == (
@@ -118,10 +118,10 @@ async def test_a_split_that_depends_on_cuts_is_found_by_the_check() -> None:
     )
 
 
-def test_a_split_that_depends_on_cuts_is_found_by_the_strategies() -> None:
-    """Two tokens show it, between which a delimiter is cut."""
+def test_strategies_find_a_split_that_depends_on_tokens() -> None:
+    """The example shrinks to two tokens with a delimiter across them."""
 
-    def breaks(tokens: list[str]) -> bool:
+    def fails(tokens: list[str]) -> bool:
         try:
             asyncio.run(checks.check_split_ignores_cuts(split_by_token, "".join(tokens), tokens=tokens))
         except CheckFailedError:
@@ -129,16 +129,16 @@ def test_a_split_that_depends_on_cuts_is_found_by_the_strategies() -> None:
         return False
 
     texts = strategies.texts(pieces=strategies.MARKDOWN)
-    first, second = find(strategies.token_splits(texts), breaks, settings=quiet)
+    first, second = find(strategies.token_splits(texts), fails, settings=quiet)
     assert first.endswith("\n")
     assert second.startswith("\n")
 
 
-# --- a truncation that is swallowed
+# --- a truncation without an error
 
 
 def naive_agent(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
-    """Takes the end of the SDK's stream for the end of the answer, as OpenAI's SDK invites to."""
+    """Return an agent that treats the end of the SDK's stream as the end of the answer."""
     client = openai.AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport), max_retries=0)
 
     @miniagent
@@ -154,28 +154,28 @@ def naive_agent(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
     return naive
 
 
-async def test_a_swallowed_truncation_is_found_by_the_check() -> None:
-    """It says after how many bytes."""
+async def test_check_finds_a_truncation_without_an_error() -> None:
+    """The message of the check says after how many bytes the answer was truncated."""
     with pytest.raises(CheckFailedError) as caught:
         await checks.check_truncation(naive_agent)
     assert re.sub(r"\d+", "<n>", str(caught.value)) == (
-        "check_truncation: an answer that breaks off passes for a whole one\n"
+        "check_truncation: a truncated answer passes as a complete one\n"
         "  expected: an error after <n> of <n> bytes\n"
         "  came:     a message: 'One, zwei, três,\\n四 😀.'\n"
         "  again:    await check_truncation(make_agent, api='chat', lengths=[<n>])"
     )
 
 
-def test_a_swallowed_truncation_is_found_by_the_strategies() -> None:
-    """The plainest stream, cut where it may be; the example is code that makes it."""
+def test_strategies_find_a_truncation_without_an_error() -> None:
+    """The example shrinks to the plainest stream, shown as the code that makes it."""
 
-    async def passes_for_whole(stream: ProviderStream) -> bool:
+    async def passes_as_complete(stream: ProviderStream) -> bool:
         torn = cut(after=1)(stream.response)
         async with MiniAgents():
             (message,) = await naive_agent(ScriptedLLM(lambda call: torn).transport()).trigger("Hi")
         return isinstance(message, Message)
 
     streams = strategies.provider_streams(apis=["chat"])
-    few = settings(quiet, max_examples=20)  # nearly any shows it
-    found = find(streams, lambda stream: asyncio.run(passes_for_whole(stream)), settings=few)
+    few = settings(quiet, max_examples=20)  # nearly any example shows the defect
+    found = find(streams, lambda stream: asyncio.run(passes_as_complete(stream)), settings=few)
     assert repr(found) == "provider_stream('chat', Step([''], reasoning=(), refusal=()))"

@@ -1,4 +1,4 @@
-"""The strategies themselves: what they draw is what it promises to be, and shrinks to what a person can read."""
+"""The strategies draw what they promise, and their examples shrink to readable ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SESSIONS: dict[API, Callable[[], ChatSession | ResponsesSession | MessagesSessio
 
 
 def outcome(stream: ProviderStream, pieces: Iterable[bytes]) -> Outcome:
-    """What the framework's decoder and session make of these pieces of a stream."""
+    """Feed pieces of a stream to the framework's decoder and session, and return the outcome."""
     decoder, session = SSEDecoder(strict=True), SESSIONS[stream.api]()
     for piece in pieces:
         for event in decoder.feed(piece):
@@ -42,7 +42,7 @@ def outcome(stream: ProviderStream, pieces: Iterable[bytes]) -> Outcome:
 
 
 def as_message(stream: ProviderStream, outcome: Outcome) -> AssistantMessage:
-    """A message with the fields that streams say something of."""
+    """Return a message with the fields of an outcome."""
     calls = [ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in outcome.tool_calls]
     tokens = outcome.usage
     return AssistantMessage(
@@ -60,18 +60,18 @@ PROVIDER_STREAMS = strategies.provider_streams()
 
 
 @given(PROVIDER_STREAMS, st.data())
-def test_a_provider_stream_says_what_is_expected_of_it_wherever_it_is_cut(
+def test_provider_streams_decode_to_their_expected_fields_for_all_cuts(
     stream: ProviderStream, data: st.DataObject
 ) -> None:
-    """Encoders and decoder know nothing of each other, and agree on every API, dialect and cut."""
+    """The framework's decoder gets the expected fields from each API, variant and cut."""
     pieces = data.draw(strategies.recuts(stream.response.body))
     assert b"".join(pieces) == stream.response.body
     assert stream.differences(as_message(stream, outcome(stream, pieces))) == []
 
 
 @given(PROVIDER_STREAMS, st.integers(0, 1_000_000), st.booleans())
-def test_a_provider_stream_is_whole_from_its_last_word_on(stream: ProviderStream, number: int, near: bool) -> None:
-    """Not one byte earlier."""
+def test_provider_stream_is_complete_after_its_number_of_bytes(stream: ProviderStream, number: int, near: bool) -> None:
+    """After `complete_after` bytes the decoder has a complete answer, and not one byte earlier."""
     body = stream.response.body
     length = stream.complete_after - number % 2 if near else number % (len(body) + 1)
     if length >= stream.complete_after:
@@ -82,8 +82,8 @@ def test_a_provider_stream_is_whole_from_its_last_word_on(stream: ProviderStream
 
 
 @pytest.mark.parametrize(("api", "quirk"), [(api, quirk) for api in QUIRKS for quirk in QUIRKS[api]])
-def test_every_quirk_makes_a_difference_on_the_wire_and_none_in_the_message(api: API, quirk: str) -> None:
-    """Of an answer that has everything."""
+def test_each_quirk_changes_the_bytes_and_not_the_message(api: API, quirk: str) -> None:
+    """Each quirk changes the bytes of an answer with all fields, and not the message."""
     step = Step(
         ["one", " two 😀"],
         reasoning=["so", " so"],
@@ -96,7 +96,7 @@ def test_every_quirk_makes_a_difference_on_the_wire_and_none_in_the_message(api:
 
 
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("make", "message"),
     [
         (lambda: provider_stream("grpc"), "api must be one of chat, responses, messages"),  # type: ignore[arg-type]  # the mistake
         (lambda: provider_stream("chat", quirks=["pings"]), "chat has no quirk 'pings'; it has: CRLF"),
@@ -110,35 +110,35 @@ def test_every_quirk_makes_a_difference_on_the_wire_and_none_in_the_message(api:
     ],
     ids=range(9),
 )
-def test_mistakes_are_errors_at_the_call(make: Callable[[], object], what: str) -> None:
-    """Not when the first example is drawn."""
-    with pytest.raises(ValueError, match=what):
+def test_strategies_refuse_wrong_arguments_at_the_call(make: Callable[[], object], message: str) -> None:
+    """A wrong argument raises a `ValueError` at the call, not when an example is drawn."""
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_stream_without_events_has_no_faults() -> None:
-    """That is said at the call as well."""
+def test_stream_faults_refuses_a_stream_without_events() -> None:
+    """A stream without events raises a `ValueError` at the call."""
     stream = provider_stream("chat").response
     with pytest.raises(ValueError, match="no event"):
         strategies.stream_faults(Fault("none")(type(stream)()))
 
 
 @given(PROVIDER_STREAMS, st.data())
-def test_every_fault_strikes(stream: ProviderStream, data: st.DataObject) -> None:
-    """It changes the stream, or the moment of a chunk; only a cut behind the last event changes nothing."""
+def test_stream_faults_always_change_the_stream(stream: ProviderStream, data: st.DataObject) -> None:
+    """Each drawn fault changes the bytes, the times or the end of its stream."""
     fault = data.draw(strategies.stream_faults(stream.response)).fresh()
     assert fault(stream.response) != stream.response
 
 
 @given(strategies.token_splits(strategies.texts()), st.text(), st.data())
-def test_tokens_are_a_text_in_pieces(tokens: list[str], text: str, data: st.DataObject) -> None:
-    """Of a text that is drawn, or of one that is known."""
+def test_token_splits_join_to_the_text(tokens: list[str], text: str, data: st.DataObject) -> None:
+    """The tokens join to the text, whether it is given or drawn."""
     assert all(isinstance(token, str) for token in tokens)
     assert "".join(data.draw(strategies.token_splits(text))) == text
 
 
 class Note(Message, class_="note of the strategies"):
-    """A class with a field that must be given."""
+    """Message class with a required field."""
 
     colour: str
 
@@ -148,19 +148,19 @@ class Note(Message, class_="note of the strategies"):
 
 
 @given(strategies.messages(classes=[Note], fields={"colour": st.sampled_from(["red", "blue"])}, max_fields=0))
-def test_messages_may_be_of_ones_own_class(message: Message) -> None:
-    """With strategies for the fields that it demands."""
+def test_messages_draws_messages_of_a_given_class(message: Message) -> None:
+    """Messages are of the given class, with drawn values of its required field."""
     assert type(message) is Note
     assert message.colour in ("red", "blue")
 
 
 def seen(strategy: st.SearchStrategy[Any], has: Callable[[Any], bool]) -> Any:
-    """The plainest example for which this holds."""
+    """Return the plainest example for which `has` is True."""
     return find(strategy, has, settings=quick, random=Random(0))
 
 
 def contains(value: Any, kind: type) -> bool:
-    """Whether there is one of this kind in a value, at any depth."""
+    """Return True if a value of this class is in a value, at any depth."""
     items: Iterable[Any] = ()
     if isinstance(value, dict):
         items = value.values()
@@ -172,19 +172,19 @@ def contains(value: Any, kind: type) -> bool:
 
 
 @pytest.mark.parametrize("kind", [bool, float, bytes, list, tuple, dict, set, Frozen, Message])
-def test_values_are_of_all_kinds(kind: type) -> None:
-    """Also those that can be changed afterwards."""
+def test_values_draws_values_of_all_kinds(kind: type) -> None:
+    """Values of each kind are drawn, mutable ones included."""
     seen(strategies.values(), lambda value: contains(value, kind))
 
 
 @pytest.mark.parametrize("mark", ["\ud83d", "\x1b]52;c;aGk=\x07", "<!-- /miniagents -->", "```\n", "\r\n", "\x00"])
-def test_texts_hold_what_has_broken_programs(mark: str) -> None:
-    """Half characters, control characters, separators, fences, line ends."""
+def test_texts_draws_special_pieces(mark: str) -> None:
+    """Surrogates, control characters, separators, fences and line ends are drawn."""
     assert seen(strategies.texts(), lambda text: mark in text) == mark
 
 
-def test_sendables_are_of_every_kind() -> None:
-    """All that `MessageType` allows, and what it does not."""
+def test_sendables_draws_every_kind() -> None:
+    """Every kind of `MessageType` is drawn, and values of wrong types."""
     kinds: set[str] = set()
 
     def collect(sendable: Sendable) -> None:
@@ -198,14 +198,14 @@ def test_sendables_are_of_every_kind() -> None:
 
 
 @given(strategies.sendables(errors=False))
-def test_without_errors_nothing_fails(sendable: Sendable) -> None:
-    """For who tests something else."""
+def test_sendables_without_errors_draws_no_failing_source(sendable: Sendable) -> None:
+    """With `errors=False`, a reader sees no error."""
     assert Boom not in sendable.seen
     assert TypeError not in sendable.seen
 
 
-def test_examples_shrink_to_what_a_person_can_read() -> None:
-    """The plainest thing of its kind, shown as code that makes it."""
+def test_examples_shrink_to_readable_code() -> None:
+    """The plainest example of each strategy is short, and shown as the code that makes it."""
     assert seen(strategies.token_splits("abcd"), lambda tokens: len(tokens) > 2) == ["", "", "abcd"]
     assert repr(seen(strategies.messages(), lambda message: isinstance(message, SystemMessage))) == (
         "SystemMessage(content='', role='system')"
@@ -220,8 +220,8 @@ def test_examples_shrink_to_what_a_person_can_read() -> None:
 
 
 @given(strategies.sendables(errors=False, max_leaves=4), strategies.token_splits(strategies.texts(max_size=3)))
-async def test_strategies_work_in_async_tests_on_one_loop(sendable: Sendable, tokens: list[str]) -> None:
-    """What belongs to a loop is made in it, anew for each example."""
+async def test_strategies_work_in_async_tests(sendable: Sendable, tokens: list[str]) -> None:
+    """An async test builds the drawn plans within the loop of the test."""
 
     async def streamer(metadata: dict[str, Any]) -> Any:
         for token in tokens:
