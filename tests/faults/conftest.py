@@ -1,4 +1,7 @@
-"""One answer of a model, through the real SDKs and in virtual time: how it comes, and what people do with it."""
+"""One answer of a model, through the real SDKs and in virtual time: its bytes, and consumers that use it.
+
+`Answer` describes the bytes, `Cell` asks for the answer with a fault in it, and `CONSUMERS` has the ways to use it.
+"""
 
 from __future__ import annotations
 
@@ -30,64 +33,64 @@ if TYPE_CHECKING:
 KEY = "sk-canary-0123456789abcdef"
 PROMPT = "What does the canary sing?"
 TOKENS = ("Grüße", " 😀\u2028\x85", " aus", " Zürich.")
-"""One a second, the first one at once. Two of them hold what only JSON takes for no end of a line (row S11)."""
+"""One token each second, the first one at once. One has line separators that JSON allows in a string (row S11)."""
 
 PATIENCE = 20.0
 """Seconds that client and agent wait, for bytes and for progress."""
 EARLY = 0.1
-"""When whoever cancels does it: after a first token that came at once, before everything that is waited for."""
+"""Seconds after which a consumer cancels: after a first token without a wait, and before all waits end."""
 
 
 class Answer:
-    """Where things stand in the answer of an API, counted in events from 1, as faults count them."""
+    """Places in the answer of an API, counted in events from 1, as faults count them."""
 
     key = KEY
 
     def __init__(self, stream: ResponseStream) -> None:
         self.events = [chunk.data for chunk in stream.chunks]
-        """A script sends one in each chunk."""
+        """All events; a script sends one in each chunk."""
         self.size = len(stream.body)
-        """Of all in bytes."""
+        """Size of the answer in bytes."""
         self.head = self._first(TOKENS[0].encode()) - 1
-        """How many come before the first token."""
+        """Number of events before the first token."""
         reasons = (b'"finish_reason":"stop"', b'"stop_reason":"end_turn"', b'"type":"response.completed"')
         self._reason = next(reason for reason in reasons if reason in stream.body)
-        self.word = self._first(self._reason)
-        """The event with which the answer is complete."""
+        self.final = self._first(self._reason)
+        """Number of the event with which the answer is complete."""
         self.last = len(self.events)
 
     @staticmethod
     def step(**more: Any) -> Step:
-        """The step of the script, with something more in it."""
+        """Return the step of the script, with additional arguments."""
         return Step(TOKENS, gap=1.0, **more)
 
-    def said(self, tokens: int) -> int:
-        """The event that says the last of so many tokens."""
-        return self.head + tokens
+    def token(self, number: int) -> int:
+        """Return the number of the event with this token, counted from 1."""
+        return self.head + number
 
-    def to(self, text: str) -> int:
-        """How many bytes come before this text."""
+    def offset(self, text: str) -> int:
+        """Return the number of bytes before this text."""
         return b"".join(self.events).index(text.encode())
 
-    def with_other(self, at: int, old: bytes, new: bytes) -> Fault:
-        """Event `at` with something else in it."""
+    def replace(self, at: int, old: bytes, new: bytes) -> Fault:
+        """Return a fault that replaces bytes in event `at`."""
         assert old in self.events[at - 1]
         return edit(lambda event: event.replace(old, new), at=at)
 
     @property
     def without_reason(self) -> Fault:
-        """The provider says that the answer is complete, and not why."""
-        return self.with_other(self.word, self._reason, self._reason.partition(b":")[0] + b":null")
+        """Fault after which the final event has no finish reason."""
+        return self.replace(self.final, self._reason, self._reason.partition(b":")[0] + b":null")
 
     @property
     def ping(self) -> bytes:
-        """An event that says nothing."""
+        """An event without content."""
         ping = (event for event in self.events if b'"ping"' in event)
         return next(ping, b'data: {"type": "keepalive", "choices": []}\n\n')
 
     @property
     def unknown_delta(self) -> bytes:
-        """A delta of a kind that nobody knows."""
+        """A delta of an unknown kind."""
         return self.events[self.head].replace(b"text_delta", b"mystery_delta")
 
     def _first(self, needle: bytes) -> int:
@@ -95,22 +98,22 @@ class Answer:
 
 
 class Wire(httpx2.AsyncBaseTransport):
-    """Another transport, and what its client does with the responses."""
+    """Transport that passes requests to another one, and counts requests, chunks and open responses."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
         self._transport = transport
         self.requests = 0
-        self.asked_at = 0.0
-        """When the last of them was made."""
+        self.last_request_at = 0.0
+        """Time of the last request."""
         self.read = 0
-        """Chunks that were read."""
+        """Number of chunks that were read."""
         self.open = 0
-        """Responses that nobody has closed yet."""
+        """Number of responses that are not closed."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """What the other one answers."""
+        """Return the response of the other transport, with a body that is counted."""
         self.requests += 1
-        self.asked_at = asyncio.get_running_loop().time()
+        self.last_request_at = asyncio.get_running_loop().time()
         response = await self._transport.handle_async_request(request)
         self.open += 1
         body = _WatchedBody(response.stream, self)
@@ -137,7 +140,7 @@ class _WatchedBody(httpx2.AsyncByteStream):
 
 
 def agent_on(api: API, transport: httpx2.AsyncBaseTransport, **settings: Any) -> Any:
-    """The agent that speaks this API, with its SDK's client."""
+    """Return the agent of this API, with its SDK's client."""
     http_client = httpx2.AsyncClient(transport=transport, trust_env=False)
     options: Any = {"api_key": KEY, "http_client": http_client, "timeout": PATIENCE}
     settings = {"stall_timeout": PATIENCE, **settings}
@@ -148,7 +151,7 @@ def agent_on(api: API, transport: httpx2.AsyncBaseTransport, **settings: Any) ->
 
 @cache
 def answer_of(api: API) -> Answer:
-    """The answer that all faults are laid over, as this API sends it."""
+    """Return the answer that all faults are applied to, as this API sends it."""
     streams: list[ResponseStream] = []
 
     def overlay(stream: ResponseStream) -> ResponseStream:
@@ -165,25 +168,25 @@ def answer_of(api: API) -> Answer:
 
 @dataclass
 class Seen:
-    """What somebody has seen of an answer."""
+    """Tokens, message and error that a consumer got of an answer."""
 
     tokens: tuple[str, ...] | None = None
-    """None: nobody has looked at them."""
+    """None if the consumer does not read tokens."""
     message: Any = None
     error: Any = None
     at: float = field(default_factory=lambda: asyncio.get_running_loop().time(), compare=False)
-    """When it was over."""
+    """Time at which the consumer ended."""
 
 
 class Cell:
-    """One answer with a fault in it, and one way to use it.
+    """One cell of the matrix: an answer with a fault in it, and one way to use it.
 
     Args:
-        api: which API is asked.
-        consumer: what is done with the answer; a key of `CONSUMERS`.
-        made: one fault or several, laid over the answer; or a list of steps that come before it; or a function that
-            makes another one of its whole `ResponseStream`.
-        settings: of the agent.
+        api: API that is called.
+        consumer: way to use the answer; a key of `CONSUMERS`.
+        made: one fault or several for the answer; or a list of steps before the answer; or a function that changes its
+            complete `ResponseStream`.
+        settings: settings of the agent.
     """
 
     def __init__(self, api: API, consumer: str, made: Any, **settings: Any) -> None:
@@ -196,7 +199,7 @@ class Cell:
         self._agent = agent_on(api, self.wire, **settings)
 
     def run(self) -> Seen:
-        """Ask, use the answer, and leave the context; then nothing is left."""
+        """Call the agent, use the answer, leave the context, and check that nothing is left open."""
         seen = run_in_virtual_time(self._run(), timeout=600)
         assert self.wire.open == 0, "a response was left open"
         if self.consumer not in ("break", "cancel", "drop"):
@@ -214,7 +217,7 @@ class Cell:
 
 
 def abandoned_generators() -> list[str]:
-    """Names of the async generators that nobody has closed, so that the event loop has to; it grows while it runs."""
+    """Return a list that will get the names of async generators that only the event loop closes."""
     names: list[str] = []
     hooks = sys.get_asyncgen_hooks()
 
@@ -230,7 +233,7 @@ def abandoned_generators() -> list[str]:
 Ask = Callable[[], "MessageSequencePromise"]
 
 
-async def awaits(ask: Ask, wire: Wire) -> Seen:
+async def await_message(ask: Ask, wire: Wire) -> Seen:
     """Wait for the message."""
     try:
         (message,) = await ask()
@@ -239,16 +242,16 @@ async def awaits(ask: Ask, wire: Wire) -> Seen:
     return Seen(message=message)
 
 
-async def streams(ask: Ask, wire: Wire) -> Seen:
-    """Read the tokens as they come; whoever reads again sees the same."""
+async def stream_tokens(ask: Ask, wire: Wire) -> Seen:
+    """Read the tokens as they come, and check that a second reader gets the same."""
     promise = await only(ask())
     seen = await read(promise)
     assert await read(promise) == seen
     return seen
 
 
-async def breaks(ask: Ask, wire: Wire) -> Seen:
-    """Leave after the first token, as nobody else reads it; then nothing more is read."""
+async def break_after_first_token(ask: Ask, wire: Wire) -> Seen:
+    """Stop reading after the first token, and check that no more chunks are read."""
     promise = await only(ask())
     tokens = []
     try:
@@ -258,24 +261,24 @@ async def breaks(ask: Ask, wire: Wire) -> Seen:
     except Exception as error:
         return Seen((), error=error)
     del promise
-    await nothing_goes_on(wire)
+    await assert_wire_is_idle(wire)
     return Seen(tuple(tokens))
 
 
-async def cancels(ask: Ask, wire: Wire) -> Seen:
-    """Cancel the promise while somebody reads it; then nothing more is read, or asked."""
+async def cancel_promise(ask: Ask, wire: Wire) -> Seen:
+    """Cancel the promise while a task reads it, and check that no more chunks are read or requests sent."""
     promise = await only(ask())
     reading = asyncio.create_task(read(promise))
     await asyncio.sleep(EARLY)
     promise.cancel()
-    await nothing_goes_on(wire)
+    await assert_wire_is_idle(wire)
     seen = await reading
     assert await read(promise) == seen
     return seen
 
 
-async def two_readers(ask: Ask, wire: Wire) -> Seen:
-    """Two read at the same time, and one of them is cancelled; a third one comes when all is over."""
+async def cancel_one_of_two_readers(ask: Ask, wire: Wire) -> Seen:
+    """Read with two tasks, cancel one of them, and check that a third reader after the end gets the same."""
     promise = await only(ask())
     first, second = asyncio.create_task(read(promise)), asyncio.create_task(read(promise))
     await asyncio.sleep(EARLY)
@@ -285,38 +288,38 @@ async def two_readers(ask: Ask, wire: Wire) -> Seen:
     return seen
 
 
-async def never_reads(ask: Ask, wire: Wire) -> Seen:
-    """Keep the promise without a look at it, until the context is left: that raises what has failed, once."""
+async def never_read(ask: Ask, wire: Wire) -> Seen:
+    """Keep the promise unread until the context is left, which raises an error that no reader has seen."""
     try:
         async with MiniAgents():
             unread = ask()
     except ExceptionGroup as group:
         (error,) = group.exceptions
         return Seen(error=error)
-    return await awaits(lambda: unread, wire)
+    return await await_message(lambda: unread, wire)
 
 
-async def drops(ask: Ask, wire: Wire) -> Seen:
-    """Do not even keep the promise; then nothing is read."""
+async def drop_promise(ask: Ask, wire: Wire) -> Seen:
+    """Drop the promise at once, and check that no chunk is read."""
     ask()
-    await nothing_goes_on(wire)
+    await assert_wire_is_idle(wire)
     assert wire.read == 0
     return Seen()
 
 
 CONSUMERS: dict[str, Callable[[Ask, Wire], Awaitable[Seen]]] = {
-    "await": awaits,
-    "stream": streams,
-    "break": breaks,
-    "cancel": cancels,
-    "two readers": two_readers,
-    "never read": never_reads,
-    "drop": drops,
+    "await": await_message,
+    "stream": stream_tokens,
+    "break": break_after_first_token,
+    "cancel": cancel_promise,
+    "two readers": cancel_one_of_two_readers,
+    "never read": never_read,
+    "drop": drop_promise,
 }
 
 
 async def only(sequence: MessageSequencePromise) -> MessagePromise:
-    """The one message of a sequence."""
+    """Return the only message of a sequence."""
     (promise,) = [promise async for promise in sequence]
     return promise
 
@@ -332,18 +335,18 @@ async def read(promise: MessagePromise) -> Seen:
         return Seen(tuple(tokens), error=error)
 
 
-async def nothing_goes_on(wire: Wire) -> None:
-    """Responses are closed within two steps of the loop, and in a minute nothing is read or asked."""
+async def assert_wire_is_idle(wire: Wire) -> None:
+    """Check that responses are closed within two loop steps, and that no chunk or request follows in a minute."""
     for _ in range(2):
         await asyncio.sleep(0)
     assert wire.open == 0, "a response was not closed at once"
     before = wire.read, wire.requests
     await asyncio.sleep(60)
-    assert (wire.read, wire.requests) == before, "it went on"
+    assert (wire.read, wire.requests) == before, "chunks were read, or requests sent, after the end"
 
 
 class Kit:
-    """What the tests make their answers of."""
+    """Names of this file that the tests use."""
 
     KEY = KEY
     PROMPT = PROMPT
@@ -358,5 +361,5 @@ class Kit:
 
 @pytest.fixture
 def kit() -> Kit:
-    """A watched wire, and what people do with an answer."""
+    """Return the names that the tests of faults use."""
     return Kit()

@@ -1,8 +1,8 @@
-"""The fault matrix: what goes wrong on the way of an answer x the APIs of the providers x what people do with it.
+"""The fault matrix: faults of an answer x APIs of the providers x consumers of the answer.
 
-Every cell asks one question through a real SDK, in virtual time. Its row declares what becomes of the answer, the same
-for all APIs unless a word beside it says otherwise; from that follows what each consumer sees. What holds in all cells
-is in `check`, and first of all: a message that does not say that it is marred has the text of the script.
+Each cell sends one prompt through a real SDK, in virtual time. Its row declares the outcome of the answer, for all
+APIs or for single ones; the outcome says what each consumer must get. `check` has the rules of all cells, above all:
+a message that is not marked as interrupted or lossy has the text of the script.
 """
 
 from __future__ import annotations
@@ -51,73 +51,74 @@ if TYPE_CHECKING:
 CONSUMERS = ("await", "stream", "break", "cancel", "two readers", "never read", "drop")
 APIS: tuple[API, ...] = ("chat", "responses", "messages")
 
-# --- what becomes of an answer
+# --- outcomes of an answer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What becomes of an answer."""
+    """Expected outcome of an answer."""
 
     tokens: tuple[int | str, ...] = (1, 2, 3, 4)
-    """All that come; a number is one of the script's, and 0 all of them in one."""
+    """Expected tokens; a number is a token of the script, and 0 all of its tokens as one."""
     error: type[Exception] | None = None
-    """What comes after them; otherwise, a message that is complete."""
+    """Class of the error after the tokens; None if the message is complete."""
     says: str = ""
-    """Found in the error."""
+    """Pattern that must be found in the error."""
     fields: dict[str, Any] = field(default_factory=dict)
-    """Of the message."""
+    """Expected fields of the message."""
     requests: int = 1
+    """Number of requests."""
     wait: tuple[float, float] = (0, 0)
-    """Seconds until the last of them is made, at least and at most."""
+    """Seconds until the last request, minimum and maximum."""
     first: float = 0
-    """Seconds from there to the first token."""
+    """Seconds from the last request to the first token."""
     last: float | None = 3
-    """Seconds from there to the end; None where that is between the last of the tokens and the next one."""
+    """Seconds from the last request to the end; None if the end comes before the next token would."""
 
     @property
     def at_once(self) -> bool:
-        """Whether it is over before anybody can do anything about it."""
+        """True if the answer ends before a consumer can cancel it."""
         return self.requests == 1 and not self.tokens and not self.last
 
 
-def whole(*tokens: int | str, first: float = 0, last: float = 3, **fields: Any) -> Outcome:
-    """A complete message with such fields; with other tokens than the script's where nobody can know better."""
+def complete(*tokens: int | str, first: float = 0, last: float = 3, **fields: Any) -> Outcome:
+    """Return the outcome of a complete message, with these fields, and the script's tokens unless others are given."""
     return Outcome(tokens=tokens or (1, 2, 3, 4), first=first, last=last, fields=fields)
 
 
-def breaks(
+def fails(
     error: type[Exception], after: int = 0, *, says: str = "", first: float = 0, last: float | None = None
 ) -> Outcome:
-    """An error after so many tokens; `partial` has them."""
+    """Return the outcome of an error after so many tokens, which are in `partial`."""
     return Outcome(tokens=tuple(range(1, after + 1)), error=error, says=says, first=first, last=last)
 
 
-truncated = partial(breaks, StreamTruncatedError)
-broken = partial(breaks, StreamBrokenError)
-stalled = partial(breaks, StreamStalledError)
-undecodable = partial(breaks, StreamDecodeError)
-refused = partial(breaks, StreamProtocolError)
-failed = partial(breaks, ProviderError)
-busy = partial(breaks, ProviderOverloadedError)
-limited = partial(breaks, RateLimitedError)
-rejected = partial(breaks, RequestRejectedError)
-denied = partial(breaks, AuthenticationFailedError)
+truncated = partial(fails, StreamTruncatedError)
+broken = partial(fails, StreamBrokenError)
+stalled = partial(fails, StreamStalledError)
+undecodable = partial(fails, StreamDecodeError)
+refused = partial(fails, StreamProtocolError)
+failed = partial(fails, ProviderError)
+overloaded = partial(fails, ProviderOverloadedError)
+limited = partial(fails, RateLimitedError)
+rejected = partial(fails, RequestRejectedError)
+denied = partial(fails, AuthenticationFailedError)
 
 
 def later(outcome: Outcome, at_least: float = 0.375, at_most: float | None = None, *, requests: int = 2) -> Outcome:
-    """This becomes of the last request, made after so many seconds; by default, those that nobody has asked for."""
+    """Return an outcome of a last request after so many seconds; by default, after the agent's own first wait."""
     if at_most is None:
         at_most = 0.5 if at_least == 0.375 else at_least
     return replace(outcome, requests=requests, wait=(at_least, at_most))
 
 
-def again(*wait: float, requests: int = 2) -> Outcome:
-    """Nobody notices: it was asked once more, and that answer is whole."""
-    return later(whole(), *wait, requests=requests)
+def retried(*wait: float, requests: int = 2) -> Outcome:
+    """Return the outcome of a retry that gets a complete answer, which no consumer notices."""
+    return later(complete(), *wait, requests=requests)
 
 
 def gives_up(outcome: Outcome, at_least: float = 1.125, at_most: float = 1.5) -> Outcome:
-    """This becomes of it after three requests."""
+    """Return an outcome after three requests, the maximum."""
     return later(outcome, at_least, at_most, requests=3)
 
 
@@ -126,22 +127,31 @@ def gives_up(outcome: Outcome, at_least: float = 1.125, at_most: float = 1.5) ->
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, and what becomes of the answer."""
+    """A fault, and the expected outcome of the answer."""
 
     ids: str
-    """Rows of docs/faults.md."""
+    """Ids of rows in docs/faults.md."""
     what: str
+    """Description of the fault."""
     make: Callable[[Answer], Any]
-    """See `Cell`."""
+    """Function that makes the fault; see `made` of `Cell`."""
     outcome: Outcome
     others: dict[str, Outcome | None]
-    """Of the APIs where it is another; None where there is no such fault."""
+    """Other outcomes by API; None if an API has no such fault."""
     settings: dict[str, Any]
-    """Of the agent."""
+    """Settings of the agent."""
 
 
 def row(ids: str, what: str, make: Callable[[Answer], Any], outcome: Outcome, **others: Any) -> Row:
-    """A row; by their names the APIs for which the outcome is another one, and `stream=` of the agent."""
+    """Return a row.
+
+    Args:
+        ids: ids of rows in docs/faults.md.
+        what: description of the fault.
+        make: function that makes the fault.
+        outcome: expected outcome.
+        others: other outcomes by the name of an API, and `stream=` of the agent.
+    """
     settings = {name: others.pop(name) for name in ("stream",) if name in others}
     return Row(ids, what, make, outcome, others, settings)
 
@@ -149,11 +159,11 @@ def row(ids: str, what: str, make: Callable[[Answer], Any], outcome: Outcome, **
 CHAT: dict[str, None] = {"responses": None, "messages": None}
 RESPONSES: dict[str, None] = {"chat": None, "messages": None}
 MESSAGES: dict[str, None] = {"chat": None, "responses": None}
-"""Of rows for one API only."""
+"""Arguments of `row` for a fault of one API only."""
 
 
 def cells(rows: list[Row]) -> pytest.MarkDecorator:
-    """Each row with each API and each consumer."""
+    """Parametrize a test with each row, API and consumer."""
     return pytest.mark.parametrize(
         ("row", "api", "consumer"),
         [
@@ -166,59 +176,59 @@ def cells(rows: list[Row]) -> pytest.MarkDecorator:
     )
 
 
-# --- faults that the workshop has no name for
+# --- faults without a function in the testing kit
 
 
 def before(extra: bytes, *, at: int) -> Fault:
-    """These bytes come before event `at`."""
+    """Insert these bytes before event `at`."""
     return faults.edit(lambda event: extra + event, at=at)
 
 
 def instead(text: bytes, *, at: int) -> Fault:
-    """These bytes come in the place of event `at`."""
+    """Replace event `at` by these bytes."""
     return faults.edit(lambda event: text, at=at)
 
 
 def always(fault: Fault) -> Fault:
-    """The fault, in every answer."""
+    """Apply the fault to every answer."""
     return fault.on(every_request)
 
 
 def everywhere(old: bytes, new: bytes) -> Overlay:
-    """Other bytes, wherever they are."""
+    """Replace bytes in each chunk."""
     return lambda stream: replace(
         stream, chunks=tuple(Chunk(wait, data.replace(old, new)) for wait, data in stream.chunks)
     )
 
 
-def alive(sign: bytes, *, seconds: int, after: int) -> Overlay:
-    """A sign of life each second for so long, before the answer goes on after event `after`."""
+def keep_alive(data: bytes, *, seconds: int, after: int) -> Overlay:
+    """Insert these bytes after event `after`, once a second for so many seconds."""
 
     def change(stream: ResponseStream) -> ResponseStream:
-        signs = (Chunk.after(1, sign),) * seconds
-        return replace(stream, chunks=(*stream.chunks[:after], *signs, *stream.chunks[after:]))
+        extra = (Chunk.after(1, data),) * seconds
+        return replace(stream, chunks=(*stream.chunks[:after], *extra, *stream.chunks[after:]))
 
     return change
 
 
-def hung_up(*, after: int) -> Overlay:
-    """The peer closes the connection within the body."""
+def close_connection(*, after: int) -> Overlay:
+    """Close the connection within the body, after so many chunks."""
     end = "raise RemoteProtocolError: peer closed connection without sending complete message body"
     return lambda stream: replace(stream, chunks=stream.chunks[:after], end=end, complete=False)
 
 
 def encoding(name: str) -> Overlay:
-    """The header says that the body is compressed, and it is not."""
+    """Set a `content-encoding` header that is wrong for the body."""
     return lambda stream: replace(stream, headers={**stream.headers, "content-encoding": [name]})
 
 
 def twice(stream: ResponseStream) -> ResponseStream:
-    """Two answers in one body."""
+    """Send the answer twice in one body."""
     return replace(stream, chunks=stream.chunks * 2)
 
 
 def document(value: Any) -> Fault:
-    """A JSON document with status 200."""
+    """Respond with a JSON document and status 200."""
     headers = {"content-type": ["application/json"]}
     return faults.respond(ResponseStream((Chunk(0, json.dumps(value).encode()),), headers=headers))
 
@@ -237,169 +247,193 @@ SMILEY = "😀".encode()
 LOSSY = (1, " \ufffd\u2028\x85", 3, 4)
 """The tokens without the smiley."""
 UNKNOWABLE = ("S18", "S19")
-"""Events that come twice, never or in another order: only Responses have numbers, so that somebody could know."""
+"""Events that come twice, never or in another order: a decoder notices it only in Responses, which number them."""
 
 # --- the table
 
 ENDS = [
-    # before the provider's last word, a stream that ends is no message
-    row("S1", "cut before the first event", lambda a: faults.cut(after=0), again()),
-    row("S1", "cut before the first token", lambda a: faults.cut(after=a.head), again()),
-    row("S1", "cut after two tokens", lambda a: faults.cut(after=a.said(2)), truncated(2)),
-    row("S1", "cut after all tokens", lambda a: faults.cut(after=a.said(4)), truncated(4)),
-    row("S1", "cut before the last word", lambda a: faults.cut(after=a.word - 1), truncated(4)),
+    # a stream that ends before its final event is no message
+    row("S1", "cut before the first event", lambda a: faults.cut(after=0), retried()),
+    row("S1", "cut before the first token", lambda a: faults.cut(after=a.head), retried()),
+    row("S1", "cut after two tokens", lambda a: faults.cut(after=a.token(2)), truncated(2)),
+    row("S1", "cut after all tokens", lambda a: faults.cut(after=a.token(4)), truncated(4)),
+    row("S1", "cut before the final event", lambda a: faults.cut(after=a.final - 1), truncated(4)),
     row("S1", "truncated by the script", lambda a: [a.step(after=2, then="truncate")], truncated(2)),
     row("S1", "cut every time", lambda a: always(faults.cut(after=a.head)), gives_up(truncated())),
     row(
-        "S1", "one piece, cut", lambda a: [a.step(then="truncate")], later(whole(0, first=3), 3.375, 3.5), stream=False
+        "S1",
+        "one piece, cut",
+        lambda a: [a.step(then="truncate")],
+        later(complete(0, first=3), 3.375, 3.5),
+        stream=False,
     ),
-    row("S2", "cut after the last word", lambda a: faults.cut(after=a.word), whole()),
-    row("S2", "no last event", lambda a: faults.drop_last_event(), whole(first=1), responses=truncated(4, first=1)),
-    row("S4", "empty", lambda a: faults.empty(), again()),
-    row("S4", "empty every time", lambda a: always(faults.empty()), gives_up(breaks(EmptyStreamError))),
-    row("S4", "one piece, empty", lambda a: faults.empty(), later(whole(0, first=3)), stream=False),
-    # the same inside an event, and inside a character
-    row("S5", "cut in the first event", lambda a: faults.cut(after=20, of="bytes"), again()),
-    row("S5", "cut in a token", lambda a: faults.cut(after=a.to("aus"), of="bytes"), truncated(2, says=r"\d+ bytes")),
-    row("S6", "cut in the end", lambda a: faults.cut(after=a.size - 1, of="bytes"), whole(), responses=truncated(4)),
-    row("S10", "cut in a character", lambda a: faults.cut(after=a.to("😀") + 2, of="bytes"), truncated(1)),
+    row("S2", "cut after the final event", lambda a: faults.cut(after=a.final), complete()),
+    row("S2", "no last event", lambda a: faults.drop_last_event(), complete(first=1), responses=truncated(4, first=1)),
+    row("S4", "empty", lambda a: faults.empty(), retried()),
+    row("S4", "empty every time", lambda a: always(faults.empty()), gives_up(fails(EmptyStreamError))),
+    row("S4", "one piece, empty", lambda a: faults.empty(), later(complete(0, first=3)), stream=False),
+    # an end within an event, and within a character
+    row("S5", "cut in the first event", lambda a: faults.cut(after=20, of="bytes"), retried()),
+    row(
+        "S5", "cut in a token", lambda a: faults.cut(after=a.offset("aus"), of="bytes"), truncated(2, says=r"\d+ bytes")
+    ),
+    row("S6", "cut in the end", lambda a: faults.cut(after=a.size - 1, of="bytes"), complete(), responses=truncated(4)),
+    row("S10", "cut in a character", lambda a: faults.cut(after=a.offset("😀") + 2, of="bytes"), truncated(1)),
     # a connection that is lost
-    row("S33", "reset before the first token", lambda a: faults.reset(after=a.head), again()),
-    row("S33", "reset after two tokens", lambda a: faults.reset(after=a.said(2)), broken(2)),
-    row("S33", "reset in a token", lambda a: faults.reset(after=a.to("aus"), of="bytes"), broken(2)),
-    row("S33", "reset after all tokens", lambda a: faults.reset(after=a.said(4)), broken(4)),
-    row("S33", "reset after the last word", lambda a: faults.reset(after=a.word), whole()),
+    row("S33", "reset before the first token", lambda a: faults.reset(after=a.head), retried()),
+    row("S33", "reset after two tokens", lambda a: faults.reset(after=a.token(2)), broken(2)),
+    row("S33", "reset in a token", lambda a: faults.reset(after=a.offset("aus"), of="bytes"), broken(2)),
+    row("S33", "reset after all tokens", lambda a: faults.reset(after=a.token(4)), broken(4)),
+    row("S33", "reset after the final event", lambda a: faults.reset(after=a.final), complete()),
     row("S33", "reset by the script", lambda a: [a.step(after=3, then="reset")], broken(3)),
     row("S33", "reset every time", lambda a: always(faults.reset(after=1)), gives_up(broken())),
-    row("S33", "hung up", lambda a: hung_up(after=a.said(2)), broken(2)),
+    row("S33", "connection closed", lambda a: close_connection(after=a.token(2)), broken(2)),
     row(
-        "S33", "one piece, reset", lambda a: [a.step(then="reset")], later(whole(0, first=3), 3.375, 3.5), stream=False
+        "S33",
+        "one piece, reset",
+        lambda a: [a.step(then="reset")],
+        later(complete(0, first=3), 3.375, 3.5),
+        stream=False,
     ),
-    # one on which nothing comes any more, or nothing of meaning
-    row("S34", "stall before the first token", lambda a: faults.stall(after=a.head), again(20.375, 20.5)),
-    row("S34", "stall after two tokens", lambda a: faults.stall(after=a.said(2)), stalled(2, last=21)),
-    row("S34", "stall in a token", lambda a: faults.stall(after=a.to("aus"), of="bytes"), stalled(2, last=21)),
-    row("S34", "stall that ends in time", lambda a: faults.stall(10, after=a.said(2)), whole(last=12)),
+    # a connection without further bytes, or without content in them
+    row("S34", "stall before the first token", lambda a: faults.stall(after=a.head), retried(20.375, 20.5)),
+    row("S34", "stall after two tokens", lambda a: faults.stall(after=a.token(2)), stalled(2, last=21)),
+    row("S34", "stall in a token", lambda a: faults.stall(after=a.offset("aus"), of="bytes"), stalled(2, last=21)),
+    row("S34", "stall that ends in time", lambda a: faults.stall(10, after=a.token(2)), complete(last=12)),
     row("S34", "stalled by the script", lambda a: [a.step(after=2, then="stall")], stalled(2, last=21)),
-    row("S34", "stalled at once", lambda a: [a.step(after=0, then="stall")], again(20.375, 20.5)),
+    row("S34", "stalled at once", lambda a: [a.step(after=0, then="stall")], retried(20.375, 20.5)),
     row("S34", "held by the script", lambda a: [a.step(after=2, then="hold")], stalled(2, last=21)),
     row("S34", "stall every time", lambda a: always(faults.stall()), gives_up(stalled(last=20), 41.125, 41.5)),
-    row("S34", "stall after the word", lambda a: faults.stall(after=a.word), whole(last=23), responses=whole(last=4)),
-    row("S13", "comments for ever", lambda a: alive(COMMENT, seconds=90, after=a.said(2)), stalled(2, last=21)),
-    row("S13", "comments for a while", lambda a: alive(COMMENT, seconds=15, after=a.said(2)), whole(last=18)),
-    row("P17", "pings for ever", lambda a: alive(a.ping, seconds=90, after=a.said(2)), stalled(2, last=21)),
-    # after it
-    row("S20", "held open", lambda a: faults.stall(after=a.last), whole(last=4)),
-    row("S20", "two answers in one", lambda a: twice, whole(last=4)),
+    row(
+        "S34",
+        "stall after the final event",
+        lambda a: faults.stall(after=a.final),
+        complete(last=23),
+        responses=complete(last=4),
+    ),
+    row("S13", "comments for ever", lambda a: keep_alive(COMMENT, seconds=90, after=a.token(2)), stalled(2, last=21)),
+    row("S13", "comments for a while", lambda a: keep_alive(COMMENT, seconds=15, after=a.token(2)), complete(last=18)),
+    row("P17", "pings for ever", lambda a: keep_alive(a.ping, seconds=90, after=a.token(2)), stalled(2, last=21)),
+    # bytes after the complete answer
+    row("S20", "held open", lambda a: faults.stall(after=a.last), complete(last=4)),
+    row("S20", "two answers in one", lambda a: twice, complete(last=4)),
 ]
 
 BYTES = [
-    # cut and framed in other ways
-    row("S7", "byte by byte", lambda a: recut.byte_by_byte, whole()),
-    row("S7", "all at once", lambda a: recut.all_at_once, whole(first=3)),
-    row("S8", "byte order mark", lambda a: before(b"\xef\xbb\xbf", at=1), whole()),
-    row("S12", "other line ends", lambda a: everywhere(b"\n\n", b"\r\n\r"), whole()),
-    row("S12", "mixed line ends", lambda a: everywhere(b"\n\n", b"\n\r\n"), whole()),
-    row("S14 S15", "blocks without data", lambda a: before(NO_EVENTS, at=a.said(2)), whole()),
-    # no UTF-8: Responses say the text once more, so that a difference shows
-    row("S9", "no UTF-8", lambda a: everywhere(SMILEY, b"\xf0\x9f"), whole(*LOSSY, lossy=True)),
+    # other cuts and line ends
+    row("S7", "byte by byte", lambda a: recut.byte_by_byte, complete()),
+    row("S7", "all at once", lambda a: recut.all_at_once, complete(first=3)),
+    row("S8", "byte order mark", lambda a: before(b"\xef\xbb\xbf", at=1), complete()),
+    row("S12", "other line ends", lambda a: everywhere(b"\n\n", b"\r\n\r"), complete()),
+    row("S12", "mixed line ends", lambda a: everywhere(b"\n\n", b"\n\r\n"), complete()),
+    row("S14 S15", "blocks without data", lambda a: before(NO_EVENTS, at=a.token(2)), complete()),
+    # no UTF-8: Responses repeat the complete text, so that a difference shows
+    row("S9", "no UTF-8", lambda a: everywhere(SMILEY, b"\xf0\x9f"), complete(*LOSSY, lossy=True)),
     row(
         "S9",
         "no UTF-8 once",
-        lambda a: a.with_other(a.said(2), SMILEY, b"\xff"),
-        whole(*LOSSY, lossy=True),
+        lambda a: a.replace(a.token(2), SMILEY, b"\xff"),
+        complete(*LOSSY, lossy=True),
         responses=replace(refused(), tokens=LOSSY),
     ),
-    # compressed, though nobody asked for it
-    row("S27", "compressed", lambda a: faults.gzipped(), whole()),
+    # compressed, although the request did not allow it
+    row("S27", "compressed", lambda a: faults.gzipped(), complete()),
     row("S27", "compressed, no checksum", lambda a: faults.gzipped(missing=8), truncated(4, first=1)),
     row("S27", "compressed, a byte missing", lambda a: faults.gzipped(missing=1), truncated(4)),
-    row("S27", "compressed, cut", lambda a: (faults.gzipped(), faults.cut(after=a.said(2), of="chunks")), truncated(2)),
-    row("S27", "compressed, cut at first", lambda a: (faults.gzipped(), faults.cut(after=5, of="bytes")), again()),
+    row(
+        "S27", "compressed, cut", lambda a: (faults.gzipped(), faults.cut(after=a.token(2), of="chunks")), truncated(2)
+    ),
+    row("S27", "compressed, cut at first", lambda a: (faults.gzipped(), faults.cut(after=5, of="bytes")), retried()),
     row(
         "S27",
         "one piece, compressed, cut",
         lambda a: faults.gzipped(missing=9),
-        later(whole(0, first=3), 3.375, 3.5),
+        later(complete(0, first=3), 3.375, 3.5),
         stream=False,
     ),
     row(
         "S28",
         "compression that breaks",
-        lambda a: (faults.gzipped(), faults.edit(lambda data: b"\xff" * 9, at=a.said(3), of="chunks")),
+        lambda a: (faults.gzipped(), faults.edit(lambda data: b"\xff" * 9, at=a.token(3), of="chunks")),
         undecodable(2),
     ),
     row("S28", "no compression", lambda a: encoding("gzip"), gives_up(undecodable())),
     row("S28", "unknown compression", lambda a: encoding("br"), undecodable()),
-    # something else altogether
+    # responses that are no streams
     row("S30", "page", lambda a: faults.html_page(), refused(says="Please sign in")),
     row("S30", "one piece, page", lambda a: faults.html_page(), refused(says="Please sign in"), stream=False),
-    row("S30", "called a page", lambda a: faults.content_type("text/html"), whole()),
-    row("S30", "called JSON", lambda a: faults.content_type("application/json"), whole()),
-    row("S30", "error document", lambda a: document(ERROR_DOCUMENT), again()),
+    row("S30", "called a page", lambda a: faults.content_type("text/html"), complete()),
+    row("S30", "called JSON", lambda a: faults.content_type("application/json"), complete()),
+    row("S30", "error document", lambda a: document(ERROR_DOCUMENT), retried()),
     row("S30", "another document", lambda a: document({"hello": "there"}), refused()),
 ]
 
 EVENTS = [
-    row("S11", "no fault", lambda a: [a.step()], whole(finish_reason="stop")),
-    row("S11", "one piece, no fault", lambda a: [a.step()], whole(0, first=3, finish_reason="stop"), stream=False),
-    # no event of the API
+    row("S11", "no fault", lambda a: [a.step()], complete(finish_reason="stop")),
+    row("S11", "one piece, no fault", lambda a: [a.step()], complete(0, first=3, finish_reason="stop"), stream=False),
+    # invalid events
     row("S16", "malformed at first", lambda a: faults.malformed(at=1), refused(says="malformed JSON")),
-    row("S16", "malformed token", lambda a: faults.malformed(at=a.said(3)), refused(2, says="malformed JSON")),
+    row("S16", "malformed token", lambda a: faults.malformed(at=a.token(3)), refused(2, says="malformed JSON")),
     row("S16", "malformed at last", lambda a: faults.malformed(at=a.last), refused(4, says="malformed JSON")),
-    row("S17", "text", lambda a: instead(b'data: "text"\n\n', at=a.said(3)), refused(2)),
-    row("S17", "list", lambda a: instead(b"data: [5]\n\n", at=a.said(3)), refused(2)),
-    row("S35", "null", lambda a: before(b"data: null\n\n", at=a.said(3)), whole()),
-    row("S35", "[DONE] in quotes", lambda a: instead(b"data: ' [done] '\n\n", at=a.last), whole(), **CHAT),
+    row("S17", "null", lambda a: instead(b"data: null\n\n", at=a.token(3)), refused(2)),
+    row("S17", "list", lambda a: instead(b"data: []\n\n", at=a.token(3)), refused(2)),
     row("S21", "[DONE] and more", lambda a: instead(b"data: [DONE]xyz\n\n", at=a.last), refused(4)),
-    row("S36", "impossible index", lambda a: a.with_other(a.said(3), b'index":0', b'index":-1'), whole()),
-    # unknown ones
-    row("S22", "unknown at first", lambda a: before(UNKNOWN, at=1), whole(finish_reason="stop")),
-    row("S22", "unknown before a token", lambda a: before(UNKNOWN, at=a.said(3)), whole(finish_reason="stop")),
-    row("S22", "unknown at last", lambda a: before(UNKNOWN, at=a.last), whole(finish_reason="stop")),
-    row("S23", "unknown delta", lambda a: before(a.unknown_delta, at=a.said(3)), whole(unknown_events=1), **MESSAGES),
-    # too many, too few, in another order
-    row("S18", "token twice", lambda a: faults.duplicate(at=a.said(2)), whole(1, 2, 2, 3, 4), responses=whole()),
-    row("S18", "first event twice", lambda a: faults.duplicate(at=1), whole(), messages=refused()),
-    row("S18", "last word twice", lambda a: faults.duplicate(at=a.word), whole()),
-    row("S18", "last event twice", lambda a: faults.duplicate(at=a.last), whole()),
-    row("S19", "token lost", lambda a: faults.drop(at=a.said(2)), whole(1, 3, 4), responses=refused(1, last=3)),
-    row("S19", "first event lost", lambda a: faults.drop(at=1), whole(), messages=refused()),
-    row("S19", "last word lost", lambda a: faults.drop(at=a.word), whole(), responses=truncated(4)),
-    row("S19", "tokens swapped", lambda a: faults.swap(at=a.said(2)), whole(1, 3, 2, 4), responses=refused(1, last=3)),
-    # accents of servers
-    row("S3", "no finish reason", lambda a: a.without_reason, whole(finish_reason=None), responses=None),
-    row("P4 P13", "limit", lambda a: [a.step(finish_reason="length")], whole(finish_reason="length")),
-    row("P7", "no choices at first", lambda a: before(AZURE, at=1), whole(), **CHAT),
-    row("P8", "no role", lambda a: a.with_other(1, b'"role":"assistant",', b""), whole(role="assistant"), **CHAT),
-    row("P9", "no delta", lambda a: a.with_other(1, b'"delta":', b'"delta":null,"_":'), whole(), **CHAT),
+    row("S24", "impossible index", lambda a: a.replace(a.token(3), b'index":0', b'index":-1'), refused(2)),
+    # unknown events
+    row("S22", "unknown at first", lambda a: before(UNKNOWN, at=1), complete(finish_reason="stop")),
+    row("S22", "unknown before a token", lambda a: before(UNKNOWN, at=a.token(3)), complete(finish_reason="stop")),
+    row("S22", "unknown at last", lambda a: before(UNKNOWN, at=a.last), complete(finish_reason="stop")),
+    row(
+        "S23", "unknown delta", lambda a: before(a.unknown_delta, at=a.token(3)), complete(unknown_events=1), **MESSAGES
+    ),
+    # events twice, never, or in another order
+    row("S18", "token twice", lambda a: faults.duplicate(at=a.token(2)), complete(1, 2, 2, 3, 4), responses=complete()),
+    row("S18", "first event twice", lambda a: faults.duplicate(at=1), complete(), messages=refused()),
+    row("S18", "final event twice", lambda a: faults.duplicate(at=a.final), complete()),
+    row("S18", "last event twice", lambda a: faults.duplicate(at=a.last), complete()),
+    row("S19", "token lost", lambda a: faults.drop(at=a.token(2)), complete(1, 3, 4), responses=refused(1, last=2)),
+    row("S19", "first event lost", lambda a: faults.drop(at=1), complete(), messages=refused()),
+    row("S19", "final event lost", lambda a: faults.drop(at=a.final), complete(), responses=truncated(4)),
+    row(
+        "S19",
+        "tokens swapped",
+        lambda a: faults.swap(at=a.token(2)),
+        complete(1, 3, 2, 4),
+        responses=refused(1, last=2),
+    ),
+    # variants of servers
+    row("S3", "no finish reason", lambda a: a.without_reason, complete(finish_reason=None), responses=None),
+    row("P4 P13", "limit", lambda a: [a.step(finish_reason="length")], complete(finish_reason="length")),
+    row("P7", "no choices at first", lambda a: before(AZURE, at=1), complete(), **CHAT),
+    row("P8", "no role", lambda a: a.replace(1, b'"role":"assistant",', b""), complete(role="assistant"), **CHAT),
+    row("P9", "no delta", lambda a: a.replace(1, b'"delta":', b'"delta":null,"_":'), complete(), **CHAT),
 ]
 
 WORDS = [
     # an error in the middle of a stream
-    row("P1 P2", "overloaded", lambda a: faults.overloaded(at=a.said(3)), busy(2)),
-    row("P1 P2", "rate limit", lambda a: faults.rate_limit(at=a.said(3)), limited(2)),
-    row("P1 P2", "server error", lambda a: faults.error_event(at=a.said(3)), failed(2)),
-    row("P1 P2", "rejected", lambda a: faults.error_event(at=a.said(4), kind="invalid_request_error"), rejected(3)),
-    row("P1 P2", "error after all tokens", lambda a: faults.error_event(at=a.word), failed(4)),
+    row("P1 P2", "overloaded", lambda a: faults.overloaded(at=a.token(3)), overloaded(2)),
+    row("P1 P2", "rate limit", lambda a: faults.rate_limit(at=a.token(3)), limited(2)),
+    row("P1 P2", "server error", lambda a: faults.error_event(at=a.token(3)), failed(2)),
+    row("P1 P2", "rejected", lambda a: faults.error_event(at=a.token(4), kind="invalid_request_error"), rejected(3)),
+    row("P1 P2", "error after all tokens", lambda a: faults.error_event(at=a.final), failed(4)),
     row("P1 P2", "error at last", lambda a: faults.error_event(at=a.last), failed(4)),
-    row("P1 P2", "overloaded by the script", lambda a: [a.step(after=2, then=Failure(529))], busy(2)),
+    row("P1 P2", "overloaded by the script", lambda a: [a.step(after=2, then=Failure(529))], overloaded(2)),
     row("P1 P2", "server error of the script", lambda a: [a.step(after=3, then=Failure(500))], failed(3)),
-    row("P3", "event called error", lambda a: instead(BARE_ERROR, at=a.said(3)), failed(2, says="Oh")),
-    row("P4", "failed response", lambda a: instead(FAILED, at=a.said(3)), failed(2, says="Oh"), **RESPONSES),
-    # before anything was said
-    row("P5", "overloaded at first", lambda a: faults.overloaded(at=1), again()),
-    row("P5", "overloaded before a token", lambda a: faults.overloaded(at=a.head + 1), again()),
-    row("P5", "overloaded every time", lambda a: always(faults.overloaded(at=1)), gives_up(busy())),
+    row("P3", "event called error", lambda a: instead(BARE_ERROR, at=a.token(3)), failed(2, says="Oh")),
+    row("P4", "failed response", lambda a: instead(FAILED, at=a.token(3)), failed(2, says="Oh"), **RESPONSES),
+    # an error before the first token
+    row("P5", "overloaded at first", lambda a: faults.overloaded(at=1), retried()),
+    row("P5", "overloaded before a token", lambda a: faults.overloaded(at=a.head + 1), retried()),
+    row("P5", "overloaded every time", lambda a: always(faults.overloaded(at=1)), gives_up(overloaded())),
     row("P5", "rejected at first", lambda a: faults.error_event(at=1, kind="invalid_request_error"), rejected()),
     # statuses
-    row("P14", "status 408", lambda a: faults.error_status(408), again()),
-    row("P14", "status 409", lambda a: faults.error_status(409), again()),
-    row("P14", "status 500", lambda a: faults.error_status(500), again()),
-    row("P14", "status 502, page", lambda a: faults.html_page(status=502), again()),
-    row("P14", "status 503", lambda a: [Failure(503)], again()),
-    row("P14", "status 504", lambda a: [Failure(504)], again()),
-    row("P14", "status 529", lambda a: faults.overloaded(), again()),
+    row("P14", "status 408", lambda a: faults.error_status(408), retried()),
+    row("P14", "status 409", lambda a: faults.error_status(409), retried()),
+    row("P14", "status 500", lambda a: faults.error_status(500), retried()),
+    row("P14", "status 502, page", lambda a: faults.html_page(status=502), retried()),
+    row("P14", "status 503", lambda a: [Failure(503)], retried()),
+    row("P14", "status 504", lambda a: [Failure(504)], retried()),
+    row("P14", "status 529", lambda a: faults.overloaded(), retried()),
     row("P14", "status 400", lambda a: [Failure(400)], rejected(says="400")),
     row("P14", "status 403", lambda a: [Failure(403)], denied(says="403")),
     row("P14", "status 404", lambda a: [Failure(404)], rejected(says="404")),
@@ -408,32 +442,32 @@ WORDS = [
     row(
         "P20", "status 401, echoed key", lambda a: faults.error_status(401, message=a.key), denied(says=r"\[redacted\]")
     ),
-    # what a provider wants to be done
-    row("P14", "status 429", lambda a: faults.rate_limit(), again()),
-    row("P14", "in 2 s", lambda a: faults.rate_limit(retry_after=2), again(2)),
-    row("P14", "in 0.25 s", lambda a: faults.rate_limit(retry_after=0.25), again(0.25)),
-    row("P14 P15", "in an hour", lambda a: faults.rate_limit(retry_after=3600), again(60)),
-    row("P14", "in nan s", lambda a: faults.error_status(503, retry_after="nan"), again()),
-    row("P14", "in 7 s, by the script", lambda a: [Failure(503, headers={"Retry-After": "7"})], again(7)),
+    # retries that the provider asks for or forbids
+    row("P14", "status 429", lambda a: faults.rate_limit(), retried()),
+    row("P14", "in 2 s", lambda a: faults.rate_limit(retry_after=2), retried(2)),
+    row("P14", "in 0.25 s", lambda a: faults.rate_limit(retry_after=0.25), retried(0.25)),
+    row("P14 P15", "in an hour", lambda a: faults.rate_limit(retry_after=3600), retried(60)),
+    row("P14", "in nan s", lambda a: faults.error_status(503, retry_after="nan"), retried()),
+    row("P14", "in 7 s, by the script", lambda a: [Failure(503, headers={"Retry-After": "7"})], retried(7)),
     row("P14", "in 2 s, every time", lambda a: always(faults.rate_limit(retry_after=2)), gives_up(limited(), 4, 4)),
     row("P14", "in 60 s, always", lambda a: always(faults.rate_limit(retry_after=60)), gives_up(limited(), 120, 120)),
-    row("P14", "never", lambda a: faults.error_status(503, x_should_retry="false"), busy()),
+    row("P14", "never", lambda a: faults.error_status(503, x_should_retry="false"), overloaded()),
     row("P14", "never, by its word", lambda a: faults.error_status(429, kind="insufficient_quota"), limited()),
-    row("P14", "status 400, again", lambda a: faults.error_status(400, x_should_retry="true"), again()),
-    # one fault after the other
+    row("P14", "status 400, again", lambda a: faults.error_status(400, x_should_retry="true"), retried()),
+    # several faults in a row
     row(
         "P14",
         "two",
         lambda a: (faults.overloaded(), faults.rate_limit(retry_after=5).on(2)),
-        again(5.375, 5.5, requests=3),
+        retried(5.375, 5.5, requests=3),
     ),
-    row("P16", "two, one late", lambda a: (faults.refuse(), faults.cut(after=a.said(2)).on(2)), later(truncated(2))),
+    row("P16", "two, one late", lambda a: (faults.refuse(), faults.cut(after=a.token(2)).on(2)), later(truncated(2))),
     # no response
-    row("S33", "refused", lambda a: faults.refuse(), again()),
-    row("S33", "refused every time", lambda a: always(faults.refuse()), gives_up(breaks(ConnectionFailedError))),
-    row("S33", "no connection in time", lambda a: [httpx2.ConnectTimeout("")], again()),
-    row("S33", "hung up at first", lambda a: [httpx2.RemoteProtocolError("Server disconnected")], again()),
-    row("S33", "bug in a transport", lambda a: [ZeroDivisionError("oh")], breaks(ZeroDivisionError)),
+    row("S33", "refused", lambda a: faults.refuse(), retried()),
+    row("S33", "refused every time", lambda a: always(faults.refuse()), gives_up(fails(ConnectionFailedError))),
+    row("S33", "no connection in time", lambda a: [httpx2.ConnectTimeout("")], retried()),
+    row("S33", "connection closed at first", lambda a: [httpx2.RemoteProtocolError("Server disconnected")], retried()),
+    row("S33", "bug in a transport", lambda a: [ZeroDivisionError("oh")], fails(ZeroDivisionError)),
 ]
 
 # --- the cells
@@ -443,7 +477,7 @@ WORDS = [
 def test_S1_S2_S4_S5_S6_S10_S13_S20_S33_S34_P17_streams_that_end(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Too early, or not at all: an error with the text so far, unless nothing was said yet, or all of it."""
+    """A stream that ends early or never is an error with its text, a retry if it had none, or complete."""
     check(row, api, consumer, kit, caplog)
 
 
@@ -451,7 +485,7 @@ def test_S1_S2_S4_S5_S6_S10_S13_S20_S33_S34_P17_streams_that_end(
 def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However they are cut, framed and compressed; what cannot be read is an error."""
+    """Cuts, line ends and compression do not change the message; unreadable bytes are an error."""
     check(row, api, consumer, kit, caplog)
 
 
@@ -459,7 +493,7 @@ def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
 def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S35_S36_P4_P7_P8_P9_P13_events_that_are_others(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What does not belong there changes nothing, or is an error, as far as anybody can know."""
+    """Unknown, repeated and invalid events change nothing, or are an error if the API shows them."""
     check(row, api, consumer, kit, caplog)
 
 
@@ -467,12 +501,12 @@ def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S35_S36_P4_P7_P8_P9_P13_events_that_
 def test_P1_P2_P3_P4_P5_P14_P15_P16_P20_S33_failures_of_providers(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a stream an error; instead of one, and where it may help, another request."""
+    """A failure is a typed error within a stream; before the first token it is retried where that may help."""
     check(row, api, consumer, kit, caplog)
 
 
 def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
-    """What follows from the outcome for a consumer, and what holds always."""
+    """Check what the consumer got against the outcome of the row, and the rules of all cells."""
     outcome = row.others.get(api) or row.outcome
     cell = kit.Cell(api, consumer, row.make(kit.answer_of(api)), **row.settings)
     seen = cell.run()
@@ -492,19 +526,19 @@ def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCapture
         assert seen.tokens in (None, tokens)
         check_end(outcome, tokens, seen)
         check_times(outcome, cell.wire, seen.at)
-    check_law(row, api, seen, kit)
-    check_discretion(seen, caplog, kit)
+    check_text(row, api, seen, kit)
+    check_secrets_and_logs(seen, caplog, kit)
 
 
 def text_of(token: int | str, kit: Kit) -> str:
-    """A token of the script by its number, 0 for all of them; or another one."""
+    """Return a token of the script by its number, all of them for 0; texts are returned unchanged."""
     if isinstance(token, str):
         return token
     return kit.TOKENS[token - 1] if token else "".join(kit.TOKENS)
 
 
 def check_end(outcome: Outcome, tokens: tuple[str, ...], seen: Seen) -> None:
-    """The message, or the error and what came before it."""
+    """Check the message, or the error with its partial message."""
     if outcome.error is None:
         assert seen.error is None
         assert seen.message.content == "".join(tokens)
@@ -520,19 +554,19 @@ def check_end(outcome: Outcome, tokens: tuple[str, ...], seen: Seen) -> None:
 
 
 def check_times(outcome: Outcome, wire: Wire, at: float) -> None:
-    """How often it was asked, when for the last time, and how long after that it was over."""
+    """Check the number of requests, the time of the last one, and the time from there to the end."""
     assert wire.requests == outcome.requests
     at_least, at_most = outcome.wait
-    assert at_least <= wire.asked_at <= at_most
-    seconds = round(at - wire.asked_at, 3)
+    assert at_least <= wire.last_request_at <= at_most
+    seconds = round(at - wire.last_request_at, 3)
     if outcome.last is None:
         assert max(len(outcome.tokens) - 1, 0) <= seconds <= len(outcome.tokens)
     else:
         assert seconds == outcome.last
 
 
-def check_law(row: Row, api: API, seen: Seen, kit: Kit) -> None:
-    """No message is whole without being so, and no part of one is made up."""
+def check_text(row: Row, api: API, seen: Seen, kit: Kit) -> None:
+    """Check that the text is that of the script, or a beginning of it in a message that is marked as interrupted."""
     script = "".join(kit.TOKENS)
     message = seen.message or getattr(seen.error, "partial", None)
     if message is None or getattr(message, "lossy", False) or (row.ids in UNKNOWABLE and api != "responses"):
@@ -541,8 +575,8 @@ def check_law(row: Row, api: API, seen: Seen, kit: Kit) -> None:
     assert script.startswith(message.content)
 
 
-def check_discretion(seen: Seen, caplog: pytest.LogCaptureFixture, kit: Kit) -> None:
-    """No key in any text, no prompt in any log line, and nothing that asyncio complains of."""
+def check_secrets_and_logs(seen: Seen, caplog: pytest.LogCaptureFixture, kit: Kit) -> None:
+    """Check that no text has the key, no log line has the prompt, and asyncio logs nothing."""
     error = "".join(traceback.format_exception(seen.error)) if seen.error else ""
     assert kit.KEY not in error + repr(seen.error) + caplog.text
     assert kit.PROMPT not in caplog.text
@@ -555,15 +589,15 @@ TESTS = [test for name, test in list(globals().items()) if re.match(r"test_[SP]\
 
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.__name__.split("_")[-1])
-def test_the_name_of_a_test_carries_its_rows(test: Any) -> None:
-    """As docs/faults.md wants it."""
+def test_names_of_matrix_tests_have_the_ids_of_their_rows(test: Any) -> None:
+    """The name of each test has the ids of its rows in docs/faults.md."""
     assert set(re.findall(r"[SP]\d+", test.__name__)) == {
         each for row, *_ in cells_of(test) for each in row.ids.split()
     }
 
 
-def test_nothing_is_missing() -> None:
-    """Every fault of the workshop and every end that a script can take is in the table, for 900 cells at least."""
+def test_matrix_has_all_faults_and_at_least_900_cells() -> None:
+    """Each fault of the testing kit, and each `then` of a step, is in the table."""
     assert sum(len(cells_of(test)) for test in TESTS) >= 900
     source = Path(__file__).read_text("utf-8")
     functions = {name: kind for name in faults.__all__ if inspect.isfunction(kind := getattr(faults, name))}
@@ -573,6 +607,6 @@ def test_nothing_is_missing() -> None:
 
 
 def cells_of(test: Any) -> list[Any]:
-    """Row, API and consumer of each cell."""
+    """Return row, API and consumer of each cell of a test."""
     (mark,) = test.pytestmark
     return [parameters.values for parameters in mark.args[1]]

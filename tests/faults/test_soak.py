@@ -1,8 +1,8 @@
-"""A soak: half an hour of fault storms, in virtual time, over an app of two dozen agents.
+"""Soak test: an app of many agents under half an hour of random faults, in virtual time.
 
-What a model answers follows from what it was asked, so that whoever sees a message knows what it must say. While the
-storm lasts, nothing else is ever seen than the truth, the beginning of it with an error behind it, or an error. Then
-the faults stop, and everything that was begun comes to its end, and everything that is begun comes out whole.
+The answer of the model is a function of its prompt, so that each reader knows the right text. While there are faults,
+readers get the right text, a beginning of it with an error, or an error. After the faults, all running calls end, and
+all new calls succeed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Kit
 
 STORM = 30 * 60.0
-"""Seconds for which there may be faults."""
+"""Seconds with faults."""
 CALM = 5 * 60.0
-"""Seconds in which everything ends after that: three stalled requests, and the longest wait between them."""
+"""Seconds in which all calls end after the faults: three stalled requests, and the longest waits between them."""
 APIS = ("chat", "responses", "messages")
 WORDS = [
     "apple",
@@ -67,7 +67,7 @@ WORDS = [
 
 
 def truth(prompt: str) -> str:
-    """What the model answers: some paragraphs, which begin with the number of the prompt."""
+    """Return the model's answer to a prompt: some paragraphs, which begin with the number of the prompt."""
     chance = random.Random(prompt)
     paragraphs = [" ".join(chance.choices(WORDS, k=chance.randint(2, 9))) for _ in range(chance.randint(1, 4))]
     return f"{prompt[:7]} " + "\n\n".join(paragraphs)
@@ -77,7 +77,7 @@ def truth(prompt: str) -> str:
 
 
 class Storm:
-    """Lays a fault over some of the answers; how many, changes every few minutes."""
+    """Random faults for some of the answers; the share of faulty answers changes every few minutes."""
 
     def __init__(self, seed: int, key: str, *, ends: float) -> None:
         self.seen: Counter[str] = Counter()
@@ -86,8 +86,8 @@ class Storm:
         self._key = key
         self._strength = self._changes = 0.0
 
-    def over(self, api: str, stream: ResponseStream) -> ResponseStream:
-        """The answer as it comes through the storm."""
+    def apply(self, api: str, stream: ResponseStream) -> ResponseStream:
+        """Return an answer with or without faults."""
         now = asyncio.get_running_loop().time()
         if now >= self._changes:
             self._strength = self._chance.choice((0.0, 0.2, 0.5, 1.0))
@@ -122,23 +122,23 @@ class Storm:
             lambda: faults.error_status(pick((400, 401, 404, 500, 503)), message=f"Bad key {self._key}"),
             lambda: faults.refuse(),
         ]
-        if api == "responses":  # the others have no numbers, so that nobody could know
+        if api == "responses":  # the other APIs have no event numbers: a decoder could not notice these faults
             kinds += [lambda: faults.drop(at=at), lambda: faults.duplicate(at=at), lambda: faults.swap(at=at)]
         made = pick(kinds)()
         return made if isinstance(made, tuple) else (made,)
 
 
 class Model(httpx2.AsyncBaseTransport):
-    """Says the truth, as far as the storm lets it; keeps nothing of what it was asked."""
+    """Transport of a model that answers each prompt with its truth, changed by the storm, and keeps no calls."""
 
     def __init__(self, storm: Storm) -> None:
         self._storm = storm
         self._chance = random.Random(0)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """One answer."""
+        """Return one answer."""
         api = next(api for api in APIS if request.url.path.removeprefix("/v1/").startswith(api))
-        llm = ScriptedLLM(self._answer, overlay=partial(self._storm.over, api))
+        llm = ScriptedLLM(self._answer, overlay=partial(self._storm.apply, api))
         return await llm.transport().handle_async_request(request)
 
     def _answer(self, call: Call) -> Step:
@@ -147,14 +147,17 @@ class Model(httpx2.AsyncBaseTransport):
         )
 
 
-# --- looking at messages
+# --- checks of messages
 
 TROUBLE = (LLMError, PromiseCancelledError, TimeoutError)
-"""What may be seen while there are faults."""
+"""Errors that readers may get while there are faults."""
 
 
 async def seen(promise: MessagePromise, *truths: str) -> tuple[str, Exception | None]:
-    """Read a message, which must be one of these, or begin like one before it fails; returns its text and its error."""
+    """Read a message, and return its text and its error.
+
+    The text must be one of `truths`, or after an error the beginning of one.
+    """
     text = ""
     error: Exception | None = None
     try:
@@ -165,47 +168,47 @@ async def seen(promise: MessagePromise, *truths: str) -> tuple[str, Exception | 
         if isinstance(message, ErrorMessage):
             return text, LLMError(text)
         if getattr(message, "interrupted", False):
-            error = LLMError("said as a message")
+            error = LLMError("marked as interrupted")
     except TROUBLE as trouble:
         error = trouble
     if error is None:
-        assert text in truths, f"{text!r} is whole, and none of {truths!r}"
+        assert text in truths, f"{text!r} is complete, and none of {truths!r}"
     else:
-        assert any(each.startswith(text) for each in (*truths, "")), f"{text!r} is not how any of {truths!r} begins"
+        assert any(each.startswith(text) for each in (*truths, "")), f"{text!r} is no beginning of any of {truths!r}"
     return text, error
 
 
 async def only(sequence: MessageSequencePromise) -> MessagePromise:
-    """The one message of a sequence."""
+    """Return the only message of a sequence."""
     (promise,) = [promise async for promise in sequence]
     return promise
 
 
 async def text_of(ctx: InteractionContext) -> str:
-    """The prompt that an agent was sent."""
+    """Return the prompt that was sent to an agent."""
     (message,) = await ctx.message_promises
     return str(message)
 
 
-# --- the app: what agents do with writers, who ask the model
+# --- the app: agents that use writers, which are agents on the model
 
 
 @miniagent
 async def relay(ctx: InteractionContext, writer: Any) -> None:
-    """Passes on."""
+    """Pass messages to a writer and back."""
     ctx.reply(writer.trigger(ctx.message_promises))
 
 
 @miniagent
 async def panel(ctx: InteractionContext, writers: list[Any]) -> None:
-    """Asks several writers at the same time."""
+    """Call several writers at the same time."""
     prompt = await text_of(ctx)
     ctx.reply([writer.trigger(f"{prompt}/{number}") for number, writer in enumerate(writers)])
 
 
 @miniagent
 async def race(ctx: InteractionContext, writers: list[Any]) -> None:
-    """Replies what comes first."""
+    """Reply the answers of several writers in the order in which they come."""
     prompt = await text_of(ctx)
     for number, writer in enumerate(writers):
         ctx.reply_out_of_order(writer.trigger(f"{prompt}/{number}"))
@@ -213,33 +216,33 @@ async def race(ctx: InteractionContext, writers: list[Any]) -> None:
 
 @miniagent
 async def critic(ctx: InteractionContext, writers: list[Any]) -> None:
-    """Has one writer write about what another one is writing."""
+    """Send the answer of one writer, while it streams, to another one."""
     draft = writers[0].trigger(ctx.message_promises)
     ctx.reply([draft, writers[1].trigger(draft)])
 
 
 @miniagent
 async def joiner(ctx: InteractionContext, writers: list[Any]) -> None:
-    """Makes one message of several."""
+    """Join the answers of several writers into one message."""
     prompt = await text_of(ctx)
     ctx.reply(join_messages([writer.trigger(f"{prompt}/{number}") for number, writer in enumerate(writers)]))
 
 
 @miniagent
 async def splitter(ctx: InteractionContext, writer: Any) -> None:
-    """Makes several messages of one."""
+    """Split the answer of a writer into several messages."""
     ctx.reply(split_messages(writer.trigger(ctx.message_promises), code_block_delimiter=None))
 
 
 @miniagent
 async def waiter(ctx: InteractionContext, writer: Any) -> None:
-    """Waits until all of it is there."""
+    """Wait for the complete answer of a writer before the reply."""
     ctx.reply(await writer.trigger(ctx.message_promises))
 
 
 @miniagent
 async def canceller(ctx: InteractionContext, writer: Any) -> None:
-    """Stops an answer."""
+    """Cancel an answer while a task reads it."""
     prompt = await text_of(ctx)
     promise = await only(writer.trigger(prompt))
     reading = asyncio.create_task(seen(promise, truth(prompt)))
@@ -250,7 +253,7 @@ async def canceller(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def leaver(ctx: InteractionContext, writer: Any) -> None:
-    """Leaves after the first word."""
+    """Stop reading an answer after the first token."""
     prompt = await text_of(ctx)
     with suppress(LLMError):
         async for token in await only(writer.trigger(prompt)):
@@ -260,7 +263,7 @@ async def leaver(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def readers(ctx: InteractionContext, writer: Any) -> None:
-    """Two read the same, and one is cancelled."""
+    """Read an answer with two tasks, and cancel one of them."""
     prompt = await text_of(ctx)
     promise = await only(writer.trigger(prompt))
     one, other = (asyncio.create_task(seen(promise, truth(prompt))) for _ in range(2))
@@ -273,20 +276,20 @@ async def readers(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def forgiver(ctx: InteractionContext, writer: Any) -> None:
-    """Wants errors to be messages."""
+    """Reply errors as messages."""
     ctx.reply(writer.trigger(ctx.message_promises, errors_as_messages=True))
 
 
 @miniagent
 async def answerer(ctx: InteractionContext, writer: Any) -> None:
-    """Answers each message as it comes."""
+    """Send each message to a writer as it comes."""
     async for promise in ctx.message_promises:
         ctx.reply(writer.trigger(promise))
 
 
 @miniagent
 async def duplex(ctx: InteractionContext, writer: Any) -> None:
-    """Sends while it is answered."""
+    """Send messages to an agent while its replies come."""
     prompt = await text_of(ctx)
     call = answerer.initiate_call(writer=writer)
     ctx.reply(call.reply_sequence(finish_call=False))
@@ -298,7 +301,7 @@ async def duplex(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def historian(ctx: InteractionContext, writer: Any, folder: Path) -> None:
-    """Keeps a chat in a file."""
+    """Store a chat in a file, and check the file."""
     prompt = await text_of(ctx)
     path = folder / f"{prompt[1:7]}.md"
     logged = ChatHistoryMD(path).logging_agent.trigger([prompt, writer.trigger(prompt)])
@@ -313,7 +316,7 @@ async def historian(ctx: InteractionContext, writer: Any, folder: Path) -> None:
 
 @miniagent
 async def talker(ctx: InteractionContext, writer: Any) -> None:
-    """Has a dialog, of which the history is in memory."""
+    """Hold a dialog with a history in memory, and check the history."""
     prompt = await text_of(ctx)
     history = InMemoryChatHistory()
     lines = [f"{prompt}/{number}" for number in range(3)]
@@ -327,7 +330,7 @@ async def talker(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def insister(ctx: InteractionContext, writer: Any) -> None:
-    """Asks until it is answered."""
+    """Call a writer again until it answers."""
     while True:
         with suppress(LLMError):
             ctx.reply(await writer.trigger(ctx.message_promises))
@@ -336,29 +339,29 @@ async def insister(ctx: InteractionContext, writer: Any) -> None:
 
 
 def check_stored(messages: list[Any], *truths: str) -> None:
-    """What a history has of such answers."""
+    """Check that stored messages are the right answers, or marked beginnings of them."""
     for message, whole in zip(messages, truths, strict=False):
         assert message.content == whole or (message.interrupted and whole.startswith(message.content))
 
 
-# --- a day at work
+# --- the run
 
 
 @dataclass(frozen=True)
 class Job:
-    """An agent, and what it must reply."""
+    """An agent, and its expected replies."""
 
     agent: Any
     expects: Callable[[str], list[str]] = lambda prompt: [truth(prompt)]
     writers: int | None = None
-    """How many it wants; None for one by itself."""
+    """Number of writers as a list; None for a single writer as `writer`."""
     in_order: bool = True
     timeout: float | None = None
     """Seconds that a call may take while there are faults."""
 
 
 def several(prompt: str) -> list[str]:
-    """What is answered to three prompts made of one."""
+    """Return the answers to three prompts that are made of one."""
     return [truth(f"{prompt}/{number}") for number in range(3)]
 
 
@@ -384,7 +387,7 @@ JOBS = [
 
 
 class App:
-    """The writers, and people at desks who give jobs to the agents one after the other."""
+    """The writers, and workers that run random jobs one after the other."""
 
     def __init__(self, kit: Kit, seed: int, folder: Path, storm: Storm) -> None:
         self.wire = kit.Wire(Model(storm))
@@ -403,14 +406,14 @@ class App:
         self._writers = [kit.agent_on(api, self.wire, **more) for api, more in settings]
         self._writers.append(self._writers[2].fork(retry=Retry(attempts=5, time_budget=60.0)))
 
-    async def desk(self, until: Callable[[], bool]) -> None:
-        """Work as long as that."""
+    async def work(self, until: Callable[[], bool]) -> None:
+        """Run random jobs until the function returns True."""
         while not until():
             await self.do(self._chance.choice(JOBS))
 
     async def do(self, job: Job, *, calm: bool = False) -> None:
-        """Have one job done, and look at all that comes of it."""
-        number = next(self._numbers) % 20  # few, because pydantic keeps thousands of the strings that it has parsed
+        """Run one job, and check all its replies."""
+        number = next(self._numbers) % 20  # few, because pydantic caches thousands of parsed strings
         prompt = f"#{number:06}: {WORDS[number % len(WORDS)]}"
         settings: dict[str, Any] = {"folder": self._folder} if job.agent is historian else {}
         writers = self._chance.sample(self._writers, job.writers or 1)
@@ -426,27 +429,27 @@ class App:
                 complete.append(text)
             else:
                 errors.append(error)
-        self.check_discretion(errors)
+        self.check_no_key(errors)
         assert not (calm and errors), f"{job} failed although all is calm: {errors}"
         if not errors:
             assert sorted(complete) == sorted(expected)
 
-    def check_discretion(self, errors: Iterable[Exception]) -> None:
-        """No key in any of them."""
+    def check_no_key(self, errors: Iterable[Exception]) -> None:
+        """Count errors, and check that none has the key in its traceback."""
         for error in errors:
             self.errors[type(error).__name__] += 1
             assert self._key not in "".join(traceback.format_exception(error))
 
 
-async def at_desks(app: App, until: Callable[[], bool]) -> None:
-    """Three people work as long as that, and end what they have begun."""
-    async with asyncio.TaskGroup() as desks:
+async def run_workers(app: App, until: Callable[[], bool]) -> None:
+    """Run three workers until the function returns True, and wait for their last jobs."""
+    async with asyncio.TaskGroup() as workers:
         for _ in range(3):
-            desks.create_task(app.desk(until))
+            workers.create_task(app.work(until))
 
 
 async def soak(kit: Kit, seed: int, folder: Path) -> tuple[App, Storm]:
-    """Half an hour of storms, and the calm after it."""
+    """Run the app for half an hour of faults, and then each job once without faults."""
     clock = asyncio.get_running_loop().time
     abandoned = kit.abandoned_generators()
     storm = Storm(seed, kit.KEY, ends=STORM)
@@ -454,32 +457,32 @@ async def soak(kit: Kit, seed: int, folder: Path) -> tuple[App, Storm]:
     context = MiniAgents()
     try:
         async with context:
-            await at_desks(app, until=lambda: clock() >= STORM)
+            await run_workers(app, until=lambda: clock() >= STORM)
             assert clock() < STORM + CALM
-            async with asyncio.TaskGroup() as desks:
+            async with asyncio.TaskGroup() as workers:
                 for job in JOBS:
-                    desks.create_task(app.do(job, calm=True))
+                    workers.create_task(app.do(job, calm=True))
             assert clock() < STORM + 2 * CALM
     except* LLMError as unseen:
-        app.check_discretion(unseen.exceptions)
+        app.check_no_key(unseen.exceptions)
         for error in unseen.exceptions:
-            assert "<- LEAVER" in str(error.__notes__), "everybody else has seen what failed"
+            assert "<- LEAVER" in str(error.__notes__), "only leavers leave errors unseen"
     assert not context.tasks
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert app.wire.open == 0
-    assert set(abandoned) <= {"StreamCell.read", "SequenceCell.read"}, "only readers leave in the middle"
+    assert set(abandoned) <= {"StreamCell.read", "SequenceCell.read"}, "only generators of readers may be left"
     return app, storm
 
 
 @pytest.mark.timeout(3_600)  # at night
-def test_a_storm_does_no_harm_and_when_it_is_over_everything_ends(
+def test_app_survives_random_faults_and_recovers_after_them(
     kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the schedule; no key and no prompt is logged meanwhile, and nothing that asyncio complains of."""
+    """Replies stay right under faults and schedules, all calls end after them, and no key or prompt is logged."""
     for seed in range(effort(1, ci=4, nightly=100)):
         app, storm = run_in_virtual_time(soak(kit, seed, tmp_path), seed=seed, timeout=STORM + 3 * CALM)
-        assert len(storm.seen) > 15, "it was no storm"
-        assert len(app.errors) > 8, "nobody has noticed it"
+        assert len(storm.seen) > 15, "there were too few kinds of faults"
+        assert len(app.errors) > 8, "readers got too few kinds of errors"
         assert not list(tmp_path.iterdir())
         assert kit.KEY not in caplog.text
         assert "#0" not in caplog.text
@@ -491,18 +494,18 @@ def test_a_storm_does_no_harm_and_when_it_is_over_everything_ends(
 def test_C18_memory_is_flat_in_a_storm(
     kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the first hundreds of requests nothing grows, whatever becomes of them."""
+    """After the first hundreds of requests, memory does not grow, whether they fail or succeed."""
     caplog.set_level(logging.CRITICAL)  # what is captured is kept
     requests = effort(1_000, ci=4_000, nightly=100_000)
 
     async def storm() -> list[int]:
         app = App(kit, 0, tmp_path, Storm(0, kit.KEY, ends=math.inf))
-        context = MiniAgents().activate()  # as in a server, where what nobody looked at is not kept
+        context = MiniAgents().activate()  # as in a server: unseen errors are not kept until the end
         blocks = []
         for number in (requests // 2, requests):
-            await at_desks(app, until=lambda number=number: app.wire.requests >= number)  # type: ignore[misc]  # bound
-            linecache.clearcache()  # lines of what is in tracebacks
-            gc.collect()  # errors, and the answers that their tracebacks hold: nobody can read those any more
+            await run_workers(app, until=lambda number=number: app.wire.requests >= number)  # type: ignore[misc]  # bound
+            linecache.clearcache()  # source lines of tracebacks
+            gc.collect()  # unreachable errors, and the answers that their tracebacks refer to
             await asyncio.sleep(1)
             assert not context.tasks
             gc.collect()
