@@ -1,4 +1,4 @@
-"""Whatever is cancelled, and at whichever moment: nobody else is harmed, nothing hangs, and nothing is left behind."""
+"""Cancellations at every moment of many scenarios: no other task is harmed, hangs, or is left behind."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ if TYPE_CHECKING:
 
 SCENARIOS: list[Scenario] = []
 MANY_SEEDS: list[Scenario] = []
-"""Those that are tried under a thousand schedules, too."""
+"""Scenarios that are also tried under many schedules."""
 
 
 def scenario(function: Scenario) -> Scenario:
-    """One of the scenarios below."""
+    """Add a function to the scenarios."""
     SCENARIOS.append(function)
     return function
 
 
 def racy(function: Scenario) -> Scenario:
-    """One whose outcome could depend on who is late."""
+    """Add a function to the scenarios, also to those under many schedules."""
     MANY_SEEDS.append(function)
     return scenario(function)
 
 
-# --- what they are made of
+# --- helpers
 
 
 class Source:
-    """Words, one a turn of the loop; it notes whether it was closed."""
+    """Source of words, one in each turn of the loop, which must be closed at the end."""
 
     def __init__(self, trial: Trial, words: str = "one two three four") -> None:
         self.words = words.split()
@@ -73,7 +73,7 @@ class Source:
         trial.must_close("a source", lambda: self.open == 0)
 
     async def __call__(self, *_: Any) -> AsyncIterator[str]:
-        """The words, with what separates them."""
+        """Yield the words, each with a blank."""
         self.open += 1
         try:
             for word in self.words:
@@ -82,28 +82,28 @@ class Source:
             await asyncio.sleep(0.1)
         finally:
             try:
-                await asyncio.sleep(0)  # a clean-up that takes its time, and may be cancelled, too
+                await asyncio.sleep(0)  # a clean-up that waits, and may be cancelled
             finally:
                 self.open -= 1
 
 
 async def read(pieces: Any) -> list[Any]:
-    """All pieces."""
+    """Return all pieces of a stream."""
     return [piece async for piece in pieces]
 
 
-async def awaited(awaitable: Awaitable[Any]) -> Any:
-    """Something to make a task of."""
+async def await_in_coroutine(awaitable: Awaitable[Any]) -> Any:
+    """Await an awaitable in a coroutine, from which a task can be made."""
     return await awaitable
 
 
-def in_background(trial: Trial, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A victim of its own; the scenario itself goes on."""
+def start_victim(trial: Trial, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Start a task and make it the victim; the scenario itself is not cancelled."""
     return trial.victim(asyncio.create_task(coroutine, name="victim"))
 
 
 def message_of(source: Source, **options: Any) -> Any:
-    """A message that streams from a source."""
+    """Return a message that streams from a source."""
     return Message.promise(message_token_streamer=source, **options)
 
 
@@ -112,14 +112,14 @@ TEXT = "one two three four "
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Passes on what it is sent, message by message."""
+    """Reply the received messages one by one."""
     async for promise in ctx.message_promises:
         ctx.reply(promise)
 
 
 @miniagent
 async def slow(ctx: InteractionContext) -> None:
-    """Takes ten seconds, and replies before and after."""
+    """Take ten seconds, and reply before and after them."""
     ctx.reply("before")
     await asyncio.sleep(10)
     ctx.reply("after")
@@ -129,11 +129,11 @@ async def slow(ctx: InteractionContext) -> None:
 
 
 @racy
-async def a_reader_of_a_stream(trial: Trial, _: Path) -> None:
-    """Others read on, from the beginning, during and after."""
+async def reader_of_a_stream(trial: Trial, _: Path) -> None:
+    """Cancel a reader; other readers before, during and after it get all pieces."""
     async with PromisingContext():
         promise = StreamedPromise(Source(trial))
-        in_background(trial, read(promise))
+        start_victim(trial, read(promise))
         witness = asyncio.create_task(read(promise))
         assert "".join(await promise) == TEXT
         assert "".join(await witness) == TEXT
@@ -141,25 +141,25 @@ async def a_reader_of_a_stream(trial: Trial, _: Path) -> None:
 
 
 @racy
-async def a_reader_on_demand(trial: Trial, _: Path) -> None:
-    """The source produces for the others as before."""
+async def reader_of_a_stream_on_demand(trial: Trial, _: Path) -> None:
+    """Cancel a reader of a source that runs on demand; another reader gets all pieces."""
     async with PromisingContext():
         promise = StreamedPromise(Source(trial), start_soon=False)
-        in_background(trial, read(promise))
+        start_victim(trial, read(promise))
         assert "".join(await read(promise)) == TEXT
 
 
 @scenario
-async def the_only_reader_on_demand(trial: Trial, _: Path) -> None:
-    """A source that stands still, because nobody asks any more, is closed when the context is left."""
+async def only_reader_of_a_stream_on_demand(trial: Trial, _: Path) -> None:
+    """Cancel the only reader; its source is closed when the context is left."""
     async with PromisingContext():
         promise = StreamedPromise(Source(trial), start_soon=False)
-        await asyncio.wait([in_background(trial, read(promise))])
+        await asyncio.wait([start_victim(trial, read(promise))])
 
 
 @racy
-async def one_who_awaits_a_promise(trial: Trial, _: Path) -> None:
-    """The result is there for everybody else."""
+async def awaiting_task_of_a_promise(trial: Trial, _: Path) -> None:
+    """Cancel a task that awaits a promise; other tasks get the result, and the resolver runs once."""
     calls: list[int] = []
 
     async def resolver() -> str:
@@ -169,15 +169,15 @@ async def one_who_awaits_a_promise(trial: Trial, _: Path) -> None:
 
     async with PromisingContext():
         promise = Promise(resolver, start_soon=False)
-        in_background(trial, awaited(promise))
+        start_victim(trial, await_in_coroutine(promise))
         assert await promise == "done"
         assert await promise == "done"
     assert calls == [1]
 
 
 @scenario
-async def one_who_waits_for_a_while(trial: Trial, _: Path) -> None:
-    """With deadlines of its own."""
+async def awaiting_task_with_timeouts(trial: Trial, _: Path) -> None:
+    """Cancel a task that awaits a promise with timeouts; another task gets the result."""
 
     async def impatient(promise: StreamedPromise[str, Any]) -> Any:
         for seconds in (0, 0.01, 1):
@@ -188,13 +188,13 @@ async def one_who_waits_for_a_while(trial: Trial, _: Path) -> None:
 
     async with PromisingContext():
         promise = StreamedPromise(Source(trial))
-        in_background(trial, impatient(promise))
+        start_victim(trial, impatient(promise))
         assert "".join(await promise) == TEXT
 
 
 @racy
-async def a_stream_itself(trial: Trial, _: Path) -> None:
-    """Readers get the pieces so far, and then the error."""
+async def stream_of_tokens(trial: Trial, _: Path) -> None:
+    """Cancel a stream; its readers get the pieces so far, and then the error."""
     async with PromisingContext():
         promise = trial.victim(StreamedPromise(Source(trial)))
         pieces: list[str] = []
@@ -206,8 +206,8 @@ async def a_stream_itself(trial: Trial, _: Path) -> None:
 
 
 @racy
-async def who_fills_an_appender(trial: Trial, _: Path) -> None:
-    """The stream ends there, for every reader alike."""
+async def task_that_fills_an_appender(trial: Trial, _: Path) -> None:
+    """Cancel the task that fills an appender; all readers see the same end."""
 
     async def fill(appender: StreamAppender[str]) -> None:
         with appender:
@@ -224,18 +224,18 @@ async def who_fills_an_appender(trial: Trial, _: Path) -> None:
 
     async with PromisingContext():
         appender = StreamAppender[str]()
-        filler = in_background(trial, fill(appender))
+        filler = start_victim(trial, fill(appender))
         readers = asyncio.gather(*[collect(appender.promise) for _ in range(2)])
         await asyncio.wait([filler])
         if filler.cancelled() and not appender.promise.is_done:
-            appender.open().close()  # it had not even begun
+            appender.open().close()  # the task was cancelled before its first step
         one, other = await readers
         assert one == other == TEXT.split()[: len(one)]
 
 
 @scenario
-async def a_context_with_handlers(trial: Trial, _: Path) -> None:
-    """Whoever listens for results hears of each promise once at most."""
+async def context_with_handlers(trial: Trial, _: Path) -> None:
+    """Cancel a run with a handler of resolved promises; the handler is called once for each."""
     heard: list[Any] = []
 
     async def sleeper() -> str:
@@ -257,19 +257,19 @@ async def a_context_with_handlers(trial: Trial, _: Path) -> None:
 
 
 @racy
-async def a_reader_of_joined_messages(trial: Trial, _: Path) -> None:
-    """The whole is whole for the others, and so are its parts."""
+async def reader_of_joined_messages(trial: Trial, _: Path) -> None:
+    """Cancel a reader of a joined message; other readers get it and its parts complete."""
     async with MiniAgents():
         parts = [message_of(Source(trial)), "and", message_of(Source(trial))]
         joined = join_messages(parts, delimiter="|")
-        in_background(trial, read(joined))
+        start_victim(trial, read(joined))
         assert str(await joined) == f"{TEXT}|and|{TEXT}"
         assert str(await parts[0]) == TEXT
 
 
 @racy
-async def a_reader_of_a_part(trial: Trial, _: Path) -> None:
-    """The parts of a split text come all the same."""
+async def reader_of_split_messages(trial: Trial, _: Path) -> None:
+    """Cancel a reader of the parts of a text; another reader gets all parts."""
     async with MiniAgents():
         parts = split_messages(message_of(Source(trial, "one | two | three")), delimiter="|")
 
@@ -277,13 +277,13 @@ async def a_reader_of_a_part(trial: Trial, _: Path) -> None:
             async for part in parts:
                 await read(part)
 
-        in_background(trial, read_parts())
+        start_victim(trial, read_parts())
         assert [str(part).strip() for part in await parts] == ["one", "two", "three"]
 
 
 @scenario
-async def a_reader_of_nested_sequences(trial: Trial, _: Path) -> None:
-    """With an error in its place."""
+async def reader_of_nested_sequences(trial: Trial, _: Path) -> None:
+    """Cancel a reader; another one gets all messages, with an error in its place."""
 
     async def wrong() -> AsyncIterator[Any]:
         yield "before"
@@ -295,7 +295,7 @@ async def a_reader_of_nested_sequences(trial: Trial, _: Path) -> None:
         with sequence:
             sequence.append(["first", [message_of(Source(trial)), wrong()], "last"])
         promise = sequence.sequence_promise
-        in_background(trial, read(promise))
+        start_victim(trial, read(promise))
         texts = []
         async for each in promise:
             try:
@@ -306,8 +306,8 @@ async def a_reader_of_nested_sequences(trial: Trial, _: Path) -> None:
 
 
 @scenario
-async def a_reader_out_of_order(trial: Trial, _: Path) -> None:
-    """What is ready first comes first, for everybody."""
+async def reader_of_replies_out_of_order(trial: Trial, _: Path) -> None:
+    """Cancel a reader of replies without an order; another reader gets all replies."""
 
     @miniagent
     async def shuffler(ctx: InteractionContext) -> None:
@@ -316,7 +316,7 @@ async def a_reader_out_of_order(trial: Trial, _: Path) -> None:
 
     async with MiniAgents():
         replies = shuffler.trigger()
-        in_background(trial, read(replies))
+        start_victim(trial, read(replies))
         assert sorted(str(message) for message in await replies) == ["after", "before", "quick"]
 
 
@@ -324,8 +324,8 @@ async def a_reader_out_of_order(trial: Trial, _: Path) -> None:
 
 
 @racy
-async def one_who_awaits_an_agent(trial: Trial, _: Path) -> None:
-    """Agents may be called for their effects: this one goes on."""
+async def awaiting_task_of_an_agent(trial: Trial, _: Path) -> None:
+    """Cancel a task that awaits an agent; the agent runs to its end."""
     log: list[str] = []
 
     @miniagent
@@ -338,15 +338,15 @@ async def one_who_awaits_an_agent(trial: Trial, _: Path) -> None:
         await diligent.trigger()
 
     async with MiniAgents():
-        asking = in_background(trial, ask())
+        asking = start_victim(trial, ask())
         await asyncio.wait([asking])
         begun = not asking.cancelled()
     assert log == ["done"] or not begun
 
 
 @racy
-async def a_call_in_full_duplex(trial: Trial, _: Path) -> None:
-    """Who sends and reads at once leaves, and the call is finished."""
+async def task_in_a_full_duplex_call(trial: Trial, _: Path) -> None:
+    """Cancel a task that sends and reads at the same time; its call is finished."""
 
     async def talk() -> None:
         call = echo.initiate_call()
@@ -361,16 +361,16 @@ async def a_call_in_full_duplex(trial: Trial, _: Path) -> None:
         call.finish()
 
     async with MiniAgents():
-        await asyncio.wait([in_background(trial, talk())])
+        await asyncio.wait([start_victim(trial, talk())])
 
 
 @racy
-async def a_call_itself(trial: Trial, _: Path) -> None:
-    """The agent is stopped, with all it has begun; its readers get the replies so far, and the error."""
+async def agent_call(trial: Trial, _: Path) -> None:
+    """Cancel a call; the agent and its calls stop, and readers get the replies so far and an error."""
 
     @miniagent
     async def busy(ctx: InteractionContext) -> None:
-        ctx.make_sure_to_wait(awaited(slow.trigger()))
+        ctx.make_sure_to_wait(await_in_coroutine(slow.trigger()))
         ctx.reply(message_of(Source(trial)))
         ctx.reply(slow.trigger())
         await asyncio.sleep(5)
@@ -387,8 +387,8 @@ async def a_call_itself(trial: Trial, _: Path) -> None:
 
 
 @scenario
-async def a_run_with_agents(trial: Trial, _: Path) -> None:
-    """The body of the context: everything that it started ends with it."""
+async def run_with_agents(trial: Trial, _: Path) -> None:
+    """Cancel the body of a context; all agents that it called end."""
 
     @miniagent
     async def parent(ctx: InteractionContext) -> None:
@@ -400,8 +400,8 @@ async def a_run_with_agents(trial: Trial, _: Path) -> None:
 
 
 @scenario
-async def a_context_within_another(trial: Trial, _: Path) -> None:
-    """The outer one, and what runs in it, is not concerned."""
+async def inner_context(trial: Trial, _: Path) -> None:
+    """Cancel the body of an inner context; a call in the outer one runs to its end."""
 
     async def inner() -> None:
         async with MiniAgents():
@@ -410,13 +410,13 @@ async def a_context_within_another(trial: Trial, _: Path) -> None:
 
     async with MiniAgents():
         witness = slow.trigger()
-        in_background(trial, inner())
+        start_victim(trial, inner())
         assert [str(message) for message in await witness] == ["before", "after"]
 
 
 @scenario
-async def calls_with_a_deadline(trial: Trial, _: Path) -> None:
-    """A call that is stopped by its own deadline, and one that is not."""
+async def calls_with_timeouts(trial: Trial, _: Path) -> None:
+    """Cancel a task with two calls, one of which reaches its timeout."""
 
     async def ask() -> None:
         await slow.trigger(timeout=20)
@@ -424,29 +424,29 @@ async def calls_with_a_deadline(trial: Trial, _: Path) -> None:
             await slow.trigger(timeout=5)
 
     async with MiniAgents(unobserved_errors="log"):
-        await asyncio.wait([in_background(trial, ask())])
+        await asyncio.wait([start_victim(trial, ask())])
 
 
 @scenario
-async def one_of_many_who_gather(trial: Trial, _: Path) -> None:
-    """In a group of tasks and with `gather`."""
+async def task_that_gathers(trial: Trial, _: Path) -> None:
+    """Cancel a task that waits for a group and for `gather`; another reader of its message gets all of it."""
 
     async def ask_all() -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(2):
-                group.create_task(awaited(echo.trigger(shared)))
-        await asyncio.gather(*[awaited(slow.trigger()) for _ in range(2)])
+                group.create_task(await_in_coroutine(echo.trigger(shared)))
+        await asyncio.gather(*[await_in_coroutine(slow.trigger()) for _ in range(2)])
 
     async with MiniAgents():
         shared = message_of(Source(trial))
-        asking = in_background(trial, ask_all())
+        asking = start_victim(trial, ask_all())
         assert [str(message) for message in await echo.trigger(shared)] == [TEXT]
         await asyncio.wait([asking])
 
 
 @scenario
-async def who_reads_errors_as_messages(trial: Trial, _: Path) -> None:
-    """An agent that fails after a part of its reply."""
+async def reader_of_errors_as_messages(trial: Trial, _: Path) -> None:
+    """Cancel a reader; another one gets the reply and the error as messages."""
 
     @miniagent
     async def failing(ctx: InteractionContext) -> None:
@@ -456,7 +456,7 @@ async def who_reads_errors_as_messages(trial: Trial, _: Path) -> None:
 
     async with MiniAgents(errors_as_messages=True):
         replies = failing.trigger()
-        in_background(trial, read(replies))
+        start_victim(trial, read(replies))
         texts = [str(message) for message in await replies]
         assert texts[0] == TEXT
         assert "broken" in texts[1]
@@ -466,8 +466,8 @@ async def who_reads_errors_as_messages(trial: Trial, _: Path) -> None:
 
 
 @scenario
-async def a_loop_of_agents(trial: Trial, _: Path) -> None:
-    """Round and round, until it is stopped."""
+async def loop_of_agents(trial: Trial, _: Path) -> None:
+    """Cancel a chain of agents that loops until `StopDialog`."""
     rounds = 0
 
     @miniagent
@@ -479,30 +479,30 @@ async def a_loop_of_agents(trial: Trial, _: Path) -> None:
         ctx.reply([ctx.message_promises, message_of(Source(trial, "word"))])
 
     async with MiniAgents():
-        await asyncio.wait([in_background(trial, achain_loop([counter, AWAIT, echo]))])
+        await asyncio.wait([start_victim(trial, achain_loop([counter, AWAIT, echo]))])
 
 
 @scenario
-async def a_dialog(trial: Trial, _: Path) -> None:
-    """Between a person and a model, with a history."""
+async def dialog_with_a_history(trial: Trial, _: Path) -> None:
+    """Cancel a dialog of a scripted user and a scripted model; the history has its first messages."""
     history = InMemoryChatHistory()
     user = create_scripted_user(["hello", "and now?"], chat_history=history)
     assistant = create_scripted_agent(["Hi there!", Step("Nothing.", gap=0.1)])
 
     async with MiniAgents():
-        await asyncio.wait([in_background(trial, adialog_loop(user, assistant))])
+        await asyncio.wait([start_victim(trial, adialog_loop(user, assistant))])
     texts = [str(message) for message in await history.aload_chat_history()]
     assert texts[:1] in ([], ["hello"])
     assert len(texts) <= 4
 
 
 @scenario
-async def who_writes_to_a_file(trial: Trial, folder: Path) -> None:
-    """A history on disk can be read, and written to, afterwards."""
+async def writer_of_a_file(trial: Trial, folder: Path) -> None:
+    """Cancel a task that writes to a history file; the file can still be read and written."""
     history = ChatHistoryMD(folder / "chat.md")
     async with MiniAgents():
         await history.aappend(UserMessage("first"))
-        await asyncio.wait([in_background(trial, history.aappend(message_of(Source(trial))))])
+        await asyncio.wait([start_victim(trial, history.aappend(message_of(Source(trial))))])
         await history.aappend(UserMessage("last"))
         texts = [str(message) for message in await history.aload_chat_history()]
     assert texts[0] == "first"
@@ -512,8 +512,8 @@ async def who_writes_to_a_file(trial: Trial, folder: Path) -> None:
 
 
 @racy
-async def a_run_that_persists(trial: Trial, _: Path) -> None:
-    """Each message is handed over once, whatever becomes of the rest."""
+async def run_with_persisting_handlers(trial: Trial, _: Path) -> None:
+    """Cancel a call; each message is still stored once."""
     kept: list[Message] = []
 
     async def keep(messages: tuple[Message, ...]) -> None:
@@ -521,7 +521,7 @@ async def a_run_that_persists(trial: Trial, _: Path) -> None:
         kept.extend(messages)
 
     async with MiniAgents(on_persist_messages=[keep]):
-        asking = in_background(trial, awaited(echo.trigger(["one", message_of(Source(trial))])))
+        asking = start_victim(trial, await_in_coroutine(echo.trigger(["one", message_of(Source(trial))])))
         await echo.trigger(message_of(Source(trial)))
         await asyncio.wait([asking])
     assert len({id(message) for message in kept}) == len(kept)
@@ -532,30 +532,30 @@ async def a_run_that_persists(trial: Trial, _: Path) -> None:
 
 
 @scenario
-async def who_waits_for_a_model(trial: Trial, _: Path) -> None:
-    """The response is closed as soon as nobody can read it, and the next call is answered."""
+async def awaiting_task_of_a_model(trial: Trial, _: Path) -> None:
+    """Cancel a task that awaits a model; its response is closed, and the next call is answered."""
     llm = ScriptedLLM([Step("one two three", gap=0.1), "again"])
     agent = llm.agent()
 
     async with MiniAgents():
-        await asyncio.wait([in_background(trial, awaited(agent.trigger("hello")))])
+        await asyncio.wait([start_victim(trial, await_in_coroutine(agent.trigger("hello")))])
         answer = [str(message) for message in await agent.trigger("again")]
-        assert answer in (["again"], ["one two three"])  # whose call comes first is open
+        assert answer in (["again"], ["one two three"])  # either call may come first
 
 
 @scenario
-async def who_waits_for_a_model_that_is_busy(trial: Trial, _: Path) -> None:
-    """During the waits between the attempts, too: no further request is sent then."""
+async def awaiting_task_of_a_busy_model(trial: Trial, _: Path) -> None:
+    """Cancel a task also between retries; no further request is sent."""
     llm = ScriptedLLM([Failure(429, headers={"retry-after": "2"}), Failure(503), "Hello"])
     agent = llm.agent(retry=Retry(first_wait=1))
 
     async with MiniAgents():
-        await asyncio.wait([in_background(trial, awaited(agent.trigger("hello")))])
+        await asyncio.wait([start_victim(trial, await_in_coroutine(agent.trigger("hello")))])
 
 
 @scenario
-async def who_reads_through_the_sdk(trial: Trial, _: Path) -> None:
-    """The same with OpenAI's own client above a transport: its response and its stream are closed."""
+async def reader_through_the_sdk(trial: Trial, _: Path) -> None:
+    """Cancel a reader of OpenAI's own client; response and stream are closed."""
     llm = ScriptedLLM(Step("one two three", gap=0.1))
 
     async def ask() -> None:
@@ -567,12 +567,12 @@ async def who_reads_through_the_sdk(trial: Trial, _: Path) -> None:
                 async for _ in stream:
                     pass
 
-    await asyncio.wait([in_background(trial, ask())])
+    await asyncio.wait([start_victim(trial, ask())])
 
 
 @scenario
-async def a_run_whose_model_streams(trial: Trial, _: Path) -> None:
-    """The whole run is given up in the middle of an answer."""
+async def run_with_a_streaming_model(trial: Trial, _: Path) -> None:
+    """Cancel a whole run in the middle of an answer."""
     model = create_scripted_agent([Step("one two three", gap=0.1), Step("four", first_wait=1)])
 
     async with MiniAgents():
@@ -581,39 +581,39 @@ async def a_run_whose_model_streams(trial: Trial, _: Path) -> None:
         await model.trigger(answer)
 
 
-# --- trying them
+# --- tests
 
 
-def bound(each: Scenario, folder: Path) -> Any:
-    """A scenario of a trial alone, under its own name."""
+def bind_folder(each: Scenario, folder: Path) -> Any:
+    """Return a scenario that takes a trial only, under its own name."""
     return functools.update_wrapper(lambda trial: each(trial, folder), each)
 
 
 ROWS = {
-    a_reader_of_a_stream: "C2",
-    one_who_waits_for_a_while: "C3",
-    one_who_awaits_an_agent: "C4",
-    a_run_with_agents: "C5",
-    the_only_reader_on_demand: "C24",
-    who_waits_for_a_model: "C1",
-    who_waits_for_a_model_that_is_busy: "P15",
+    reader_of_a_stream: "C2",
+    awaiting_task_with_timeouts: "C3",
+    awaiting_task_of_an_agent: "C4",
+    run_with_agents: "C5",
+    only_reader_of_a_stream_on_demand: "C24",
+    awaiting_task_of_a_model: "C1",
+    awaiting_task_of_a_busy_model: "P15",
 }
-"""The rows of the fault catalogue that a scenario is about. All are about C17: cancelled before the first step."""
+"""Rows of docs/faults.md that a scenario shows. All scenarios show C17: a cancellation before the first step."""
 
 
 def name_of(each: Scenario) -> str:
-    """For the id of a test."""
+    """Return the id of a test."""
     return f"{ROWS.get(each, 'C17')}-{each.__name__}"
 
 
 @pytest.mark.parametrize("each", SCENARIOS, ids=name_of)
-def test_cancelled_at_every_step(each: Scenario, tmp_path: Path) -> None:
-    """In asyncio's own order: at each moment once."""
-    assert cancel_at_every_step(bound(each, tmp_path)) > 3
+def test_scenario_survives_a_cancellation_at_every_step(each: Scenario, tmp_path: Path) -> None:
+    """In asyncio's order, each step of each scenario is cancelled once."""
+    assert cancel_at_every_step(bind_folder(each, tmp_path)) > 3
 
 
 @pytest.mark.parametrize("each", MANY_SEEDS, ids=name_of)
-def test_cancelled_under_many_schedules(each: Scenario, tmp_path: Path, effort: Effort) -> None:
-    """At a moment of its own under each schedule."""
+def test_scenario_survives_cancellations_under_many_schedules(each: Scenario, tmp_path: Path, effort: Effort) -> None:
+    """Under each schedule, one random step is cancelled."""
     seeds = range(effort(50, ci=1000, nightly=5000))
-    assert cancel_at_every_step(bound(each, tmp_path), seeds=seeds, sample=1) > len(seeds) / 2
+    assert cancel_at_every_step(bind_folder(each, tmp_path), seeds=seeds, sample=1) > len(seeds) / 2

@@ -1,4 +1,4 @@
-"""The laws of the framework are tried harder than other properties."""
+"""Settings of Hypothesis for the laws of the framework: more examples than for other properties."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """A property takes its settings when its module is imported: those of MINIAGENTS_TEST_EFFORT, for these modules."""
+    """Load the profile of MINIAGENTS_TEST_EFFORT while these modules are imported: properties take it then."""
     if collector.config.getoption("--hypothesis-profile", None):
-        return (yield)  # who says so means all properties
+        return (yield)  # the option applies to all properties
     settings.load_profile(os.environ.get("MINIAGENTS_TEST_EFFORT") or "default")
     try:
         return (yield)

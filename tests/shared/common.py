@@ -1,4 +1,4 @@
-"""What tests of several rooms share: small agents, streams of known tokens, and a way to let everybody go on."""
+"""Helpers of many tests: small agents, streams of known tokens, and steps of the loop."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["Boom", "QuietHistory", "echo", "failing", "steps", "streamed", "texts"]
 
 
-class Boom(Exception):  # noqa: N818 - what happens, in one word
-    """What agents fail with."""
+class Boom(Exception):  # noqa: N818 - a short name
+    """Error that agents of tests raise."""
 
 
 class QuietHistory(InMemoryChatHistory):
-    """Says nothing of errors."""
+    """History whose `aappend` hides errors."""
 
     async def aappend(self, messages: MessageType) -> None:
-        """Append, and be quiet."""
+        """Append, and ignore errors."""
         try:
             await super().aappend(messages)
         except Exception:
@@ -34,13 +34,13 @@ class QuietHistory(InMemoryChatHistory):
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Replies what it was sent."""
+    """Reply the received messages."""
     ctx.reply(ctx.message_promises)
 
 
 @miniagent
 async def failing(ctx: InteractionContext) -> None:
-    """Replies, and then fails."""
+    """Reply a message, and then fail."""
     ctx.reply("before")
     raise Boom("broken")
 
@@ -48,7 +48,7 @@ async def failing(ctx: InteractionContext) -> None:
 def streamed(
     *tokens: str, error: Exception | None = None, message_class: type[Message] = Message, **fields: Any
 ) -> MessagePromise:
-    """A message that streams these tokens, one a loop step, gets these fields, and then fails if there is an error."""
+    """Return a message that streams these tokens, gets these fields, and then fails if there is an error."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:
@@ -62,7 +62,7 @@ def streamed(
 
 
 async def texts(sequence: MessageSequencePromise) -> list[str]:
-    """The text of each message, or the name of its error in its place."""
+    """Return the text of each message, or the name of its error."""
     result = []
     async for promise in sequence:
         try:
@@ -73,6 +73,6 @@ async def texts(sequence: MessageSequencePromise) -> list[str]:
 
 
 async def steps(count: int = 10) -> None:
-    """Let everything that can go on go on."""
+    """Run the loop for some steps."""
     for _ in range(count):
         await asyncio.sleep(0)

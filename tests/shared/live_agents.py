@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["VARIABLE", "live_agents"]
 
 VARIABLE = "MINIAGENTS_LIVE"
-"""The environment variable that asks for live providers: `openai:MODEL,anthropic:MODEL`, either or both."""
+"""Environment variable that names live providers: `openai:MODEL,anthropic:MODEL`, either or both."""
 
 _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
@@ -27,16 +27,16 @@ _KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 def live_agents(
     wanted: str | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> dict[str, Callable[[], MiniAgent[Any]]]:
-    """Return makers of agents on the live providers that were asked for.
+    """Return functions that make agents on the named live providers.
 
-    Every check on such an agent costs tokens: `check_agent` makes seven calls.
+    Each check of such an agent costs tokens: `check_agent` makes seven calls.
 
     Args:
-        wanted: `openai:MODEL,anthropic:MODEL`; by default what the variable `MINIAGENTS_LIVE` says.
-        environ: holds the keys. They are read now, and given to the clients.
+        wanted: `openai:MODEL,anthropic:MODEL`; by default the value of the variable `MINIAGENTS_LIVE`.
+        environ: environment with the keys, which are read now and given to the clients.
 
     Raises:
-        ValueError: a provider that is not known or has no key in the environment, or a model that is not named.
+        ValueError: a provider is unknown or has no key in the environment, or its model is missing.
     """
     makers: dict[str, Callable[[], MiniAgent[Any]]] = {}
     for each in filter(None, (environ.get(VARIABLE, "") if wanted is None else wanted).split(",")):
@@ -51,6 +51,8 @@ def live_agents(
 
 
 def _maker(provider: str, model: str, key: str) -> Callable[[], MiniAgent[Any]]:
+    """Return a function that makes an agent of a provider."""
+
     def make() -> MiniAgent[Any]:
         if provider == "openai":
             import openai

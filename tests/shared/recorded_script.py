@@ -30,9 +30,9 @@ def recorded(interactions: Iterable[Interaction]) -> Callable[[Call], ResponseSt
     request in the order of the recording, give the responses themselves as a script:
     `[interaction.response for interaction in load("chat.yaml")]`.
     """
-    kept = list(interactions)
+    all_interactions = list(interactions)
     left: dict[_Key, deque[ResponseStream]] = {}
-    for interaction in kept:
+    for interaction in all_interactions:
         left.setdefault(_key(_api(interaction), interaction.request_body), deque()).append(interaction.response)
 
     def answer(call: Call) -> ResponseStream:
@@ -40,10 +40,10 @@ def recorded(interactions: Iterable[Interaction]) -> Callable[[Call], ResponseSt
         answers = left.get(_key(call.api, body))
         if answers:
             return answers.popleft()
-        lines = [f"nothing that is left in the recording answers {call}"]
-        now = canonical_body(body)
-        bodies = (canonical_body(each.request_body) for each in kept if _api(each) == call.api)
-        nearest = sorted((list(differences(recorded, now)) for recorded in bodies), key=len)
+        lines = [f"the recording has no unused answer to {call}"]
+        asked = canonical_body(body)
+        bodies = (canonical_body(each.request_body) for each in all_interactions if _api(each) == call.api)
+        nearest = sorted((list(differences(recorded, asked)) for recorded in bodies), key=len)
         for found in nearest[:1]:
             lines += [f"  {line}" for line in found[:5]] or ["  the same request was answered already"]
         raise UnexpectedCallError("\n".join(lines))

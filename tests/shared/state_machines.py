@@ -1,4 +1,4 @@
-"""Hypothesis state machines: operations on a promise, a sequence or a history, in any order, beside a plain model.
+"""Hypothesis state machines: random operations on a promise, a sequence or a history, compared with a simple model.
 
 Each function returns a machine for one implementation:
 
@@ -7,7 +7,7 @@ TestMyHistory = history_machine(MyHistory).TestCase                     # pytest
 run_state_machine_as_test(history_machine(MyHistory))                   # or run it anywhere
 ```
 
-A failing run is shown as the program that fails, made as short as Hypothesis can.
+Hypothesis shows a failing run as a program, shortened as far as possible.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 __all__ = ["history_machine", "promise_machine", "sequence_machine"]
 
-RUNS = "it goes on"
+RUNS = "running"
 PATIENCE = 10.0
-"""Seconds after which an operation is taken to never end."""
+"""Seconds after which an operation counts as endless."""
 IDLE_STEPS = 12
-"""Steps of the loop after which no task can go on."""
+"""Steps of the loop after which all tasks wait."""
 
 
 class LoopMachine(RuleBasedStateMachine):
-    """Machine whose rules run in one event loop and one run context."""
+    """State machine whose rules run in one event loop and one run context."""
 
     has_failed = False
 
     def __init__(self) -> None:
         super().__init__()
         self._runner = asyncio.Runner()
-        self._loop = self._runner.get_loop()  # its own `run` handles signals each time, which costs more than a rule
+        self._loop = self._runner.get_loop()  # `Runner.run` sets signal handlers each time, which takes too long
         self._context = MiniAgents(unobserved_errors="log")
         self.run(self._open())
 
@@ -54,7 +54,7 @@ class LoopMachine(RuleBasedStateMachine):
         self._context.activate()
 
     def expect(self, came: object, expected: object, what: str) -> None:
-        """Compare, with a message that reads well also where pytest has not rewritten the assertion."""
+        """Compare two values; the message is readable where pytest has not rewritten the assertion, too."""
         if came != expected:
             self.has_failed = True
             raise AssertionError(f"{what}: expected {expected!r}, came {came!r}")
@@ -73,7 +73,7 @@ class LoopMachine(RuleBasedStateMachine):
             raise AssertionError(f"nothing came for {PATIENCE:g} seconds") from None
 
     def settle(self, steps: int = IDLE_STEPS) -> None:
-        """Run the loop until no task can go on."""
+        """Run the loop until all tasks wait."""
 
         async def main() -> None:
             for _ in range(steps):
@@ -90,7 +90,7 @@ class LoopMachine(RuleBasedStateMachine):
 
 
 class Reader:
-    """Task that reads a stream, and keeps what it saw and how it ended."""
+    """Task that reads a stream, and keeps the values that it got and its end."""
 
     def __init__(self, read: Callable[[list[Any]], Awaitable[object]]) -> None:
         self.seen: list[Any] = []
@@ -110,11 +110,11 @@ class Reader:
 def promise_machine(
     make_promise: Callable[..., MessagePromise] = Message.promise, *, text: st.SearchStrategy[str] | None = None
 ) -> type[RuleBasedStateMachine]:
-    """Return a machine whose readers come, leave and are cancelled while a message streams, ends, fails or is stopped.
+    """Return a machine that starts, stops and cancels readers while a message streams, ends, fails or is cancelled.
 
     Args:
-        make_promise: makes a promise out of `message_token_streamer=` and `start_soon=`.
-        text: the tokens.
+        make_promise: makes a promise from `message_token_streamer=` and `start_soon=`.
+        text: strategy for tokens.
     """
     tokens = texts(max_size=2) if text is None else text
 
@@ -166,10 +166,10 @@ def promise_machine(
         def cancel_promise(self) -> None:
             self.stop()
             self.settle()
-            self.expect(self.closed, self.wanted, "whether cancel() closed the source")
+            self.expect(self.closed, self.wanted, "the source is closed after cancel()")
 
         def stop(self) -> None:
-            """Cancel the promise. A source that runs on demand may not have been asked for its end yet."""
+            """Cancel the promise. No reader may have read the end of a source that runs on demand."""
             if not self.closed:
                 self.end = "PromiseCancelledError"
             if not self.start_soon:
@@ -178,7 +178,7 @@ def promise_machine(
 
         @rule(target=readers)
         def read(self) -> Reader:
-            return self.stay(self.start(self.read_all), awaits=False)
+            return self.keep(self.start(self.read_all), awaits=False)
 
         @rule(pieces=st.integers(1, 3))
         def read_some(self, pieces: int) -> None:
@@ -189,13 +189,13 @@ def promise_machine(
                         break
 
             reader = self.start(read)
-            self.expect(reader.seen, self.sent[:pieces], "what a reader saw that left early")
-            reader.task.cancel()  # there may not have been so many yet
+            self.expect(reader.seen, self.sent[:pieces], "the tokens of a reader that stopped early")
+            reader.task.cancel()  # the reader still waits if there are fewer tokens
             self.settle()
 
         @rule(target=readers)
         def await_whole(self) -> Reader:
-            return self.stay(self.start(self.await_it), awaits=True)
+            return self.keep(self.start(self.await_it), awaits=True)
 
         @rule(reader=readers)
         def cancel_reader(self, reader: Reader) -> None:
@@ -224,8 +224,8 @@ def promise_machine(
             self.settle(IDLE_STEPS + 2 * len(self.sent))
             return reader
 
-        def stay(self, reader: Reader, *, awaits: bool) -> Reader:
-            """Keep a reader until the end, or until it is cancelled."""
+        def keep(self, reader: Reader, *, awaits: bool) -> Reader:
+            """Check a reader after each rule until the end of the run, or until it is cancelled."""
             self.all.append((reader, awaits))
             return reader
 
@@ -243,18 +243,18 @@ def promise_machine(
                     self.expect(
                         bool(reader.task.cancelling()),
                         True,
-                        "whether the machine cancelled the reader that was cancelled",
+                        "the machine has cancelled the cancelled reader",
                     )
                     continue
-                self.expect(reader.end, self.end, "what became of a reader")
+                self.expect(reader.end, self.end, "the end of a reader")
                 if not awaits:
-                    self.expect(reader.seen, self.sent, "the tokens that a reader saw")
+                    self.expect(reader.seen, self.sent, "the tokens of a reader")
                 elif self.end == "end":
                     self.expect(reader.seen, ["".join(self.sent)], "the message that was awaited")
 
         def teardown(self) -> None:
             try:
-                if hasattr(self, "promise") and not self.has_failed:  # one more reader, after everything
+                if hasattr(self, "promise") and not self.has_failed:  # one more reader after the end
                     self.stop()
                     self.read()
                     self.all_readers_see_what_was_sent()
@@ -269,11 +269,11 @@ def promise_machine(
 def sequence_machine(
     make_sequence: Callable[[], MessageSequence] = MessageSequence, *, sent: st.SearchStrategy[Sendable] | None = None
 ) -> type[RuleBasedStateMachine]:
-    """Return a machine that sends values of all kinds while readers come and go; all readers see the same, in order.
+    """Return a machine that sends values of all kinds while readers start and stop; all must get the same, in order.
 
     Args:
         make_sequence: makes the sending end, with `append`, `open`, `close` and `sequence_promise`.
-        sent: what is sent.
+        sent: strategy for sent values.
     """
     items = sendables(max_leaves=5) if sent is None else sent
 
@@ -333,17 +333,17 @@ def sequence_machine(
         @invariant()
         def readers_see_nothing_else(self) -> None:
             for reader in getattr(self, "all", ()):
-                self.expect(reader.seen, self.expected[: len(reader.seen)], "what a reader saw so far")
+                self.expect(reader.seen, self.expected[: len(reader.seen)], "the messages of a reader so far")
 
         def teardown(self) -> None:
             try:
-                if hasattr(self, "sequence") and not self.has_failed:  # one more reader, after everything
+                if hasattr(self, "sequence") and not self.has_failed:  # one more reader after the end
                     self.sequence.close()
                     self.read()
                     self.settle(20 * IDLE_STEPS)
                     for reader in self.all:
                         if reader.end != "cancelled here":
-                            self.expect(reader.seen, self.expected, "all that a reader saw")
+                            self.expect(reader.seen, self.expected, "all messages of a reader")
             finally:
                 super().teardown()
 
@@ -356,12 +356,12 @@ def history_machine(
     reopens: bool = True,
     message: st.SearchStrategy[Message] | None = None,
 ) -> type[RuleBasedStateMachine]:
-    """Return a machine that appends messages whole, together, streaming and failing, and loads what it appended.
+    """Return a machine that appends messages one by one, as lists, as streams and as failing streams, and loads them.
 
     Args:
-        make_history: makes a history in a folder. The same folder again must give a history with the same messages.
-        reopens: whether the history survives a new object; False for a history in memory.
-        message: the messages.
+        make_history: makes a history in a folder. A second one in the same folder must load the same messages.
+        reopens: False if a second history does not load them, because the history lives in memory.
+        message: strategy for messages.
     """
     any_message = messages() if message is None else message
     tokens = st.lists(texts(max_size=2), max_size=3)
@@ -395,7 +395,7 @@ def history_machine(
                 self.run(self.append_tokens(tokens, Boom()))
             except Boom:
                 raised = True
-            self.expect(raised, True, "whether aappend() raised what a message failed with")
+            self.expect(raised, True, "aappend() raised the error of a failed message")
             if "".join(tokens):
                 self.expected.append(AssistantMessage("".join(tokens), interrupted=True))
 

@@ -54,8 +54,10 @@ def test_promise_machine_finds_a_lost_empty_token() -> None:
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return Forgetful(message_token_streamer, start_soon=start_soon)
 
-    said = found(promise_machine(make, text=texts(max_size=1)))
-    assert said.startswith(("the tokens that a reader saw: expected ", "what a reader saw that left early: expected "))
+    message = found(promise_machine(make, text=texts(max_size=1)))
+    assert message.startswith(
+        ("the tokens of a reader: expected ", "the tokens of a reader that stopped early: expected ")
+    )
 
 
 def test_promise_machine_finds_a_cancel_without_effect() -> None:
@@ -68,8 +70,8 @@ def test_promise_machine_finds_a_cancel_without_effect() -> None:
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return Endless(message_token_streamer, start_soon=start_soon)
 
-    said = found(promise_machine(make))
-    assert said.startswith(("whether cancel() closed the source: expected True", "what became of a reader: expected "))
+    message = found(promise_machine(make))
+    assert message.startswith(("the source is closed after cancel(): expected True", "the end of a reader: expected "))
 
 
 def test_sequence_machine_finds_lost_nested_messages() -> None:
@@ -80,8 +82,8 @@ def test_sequence_machine_finds_lost_nested_messages() -> None:
             """Append only the first message of a list."""
             return super().append(messages[:1] if isinstance(messages, list) else messages)
 
-    said = found(sequence_machine(Shallow, sent=sendables(errors=False, max_leaves=4)))
-    assert said.startswith(("all that a reader saw: expected ", "what a reader saw so far: expected "))
+    message = found(sequence_machine(Shallow, sent=sendables(errors=False, max_leaves=4)))
+    assert message.startswith(("all messages of a reader: expected ", "the messages of a reader so far: expected "))
 
 
 def test_history_machine_finds_a_missing_interrupted_mark() -> None:
@@ -95,18 +97,18 @@ def test_history_machine_finds_a_missing_interrupted_mark() -> None:
                 for message in await super().aload_chat_history()
             )
 
-    said = found(history_machine(lambda folder: Hiding(), reopens=False))
-    assert said.startswith("the messages in the history: expected ")
+    message = found(history_machine(lambda folder: Hiding(), reopens=False))
+    assert message.startswith("the messages in the history: expected ")
 
 
 def test_history_machine_finds_an_append_that_hides_a_failure() -> None:
     """A history whose `aappend` does not raise the error of a failed message is found."""
-    said = found(history_machine(lambda folder: QuietHistory(), reopens=False))
-    assert said == "whether aappend() raised what a message failed with: expected True, came False"
+    message = found(history_machine(lambda folder: QuietHistory(), reopens=False))
+    assert message == "aappend() raised the error of a failed message: expected True, came False"
 
 
 def test_history_machine_finds_a_history_that_forgets_its_file() -> None:
     """A history that begins a new file for each object is found."""
     files = iter(range(1_000_000))
-    said = found(history_machine(lambda folder: ChatHistoryMD(folder / f"{next(files)}.md")))
-    assert said.startswith("the messages in the history: expected ")
+    message = found(history_machine(lambda folder: ChatHistoryMD(folder / f"{next(files)}.md")))
+    assert message.startswith("the messages in the history: expected ")

@@ -80,7 +80,7 @@ def test_machine_finds_a_promise_that_its_readers_cancel() -> None:
     once = settings(quiet, report_multiple_bugs=False, stateful_step_count=6)
     with pytest.raises(AssertionError) as caught:
         run_state_machine_as_test(promise_machine(make), settings=once)
-    assert str(caught.value).startswith("what became of a reader: expected ")
+    assert str(caught.value).startswith("the end of a reader: expected ")
     assert str(caught.value).endswith(", came 'PromiseCancelledError'")
     program = "\n".join(caught.value.__notes__).split("\n")
     steps = [line for line in program if "state." in line and "all_readers_see" not in line]
