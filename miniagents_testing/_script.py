@@ -309,14 +309,14 @@ class Step:
 Answer = Step | Failure | ResponseStream | Exception
 """Result of a call: an answer, an error of the provider, a recorded response, or an exception to raise."""
 
-ScriptItem = str | Answer | BaseModel | Mapping[str, Any] | Callable[[Call], Any]
+_ScriptItem = str | Answer | BaseModel | Mapping[str, Any] | Callable[[Call], Any]
 """Item of a script: a text, a model or dict (its JSON), a message, an exception to raise, or a function of the call."""
 
-Script = ScriptItem | Iterable[ScriptItem]
+Script = _ScriptItem | Iterable[_ScriptItem]
 """One item, or one for each call, in order. A function by itself answers any number of calls."""
 
 
-def script_items(script: Script) -> tuple[ScriptItem, ...] | Callable[[Call], Any]:
+def script_items(script: Script) -> tuple[_ScriptItem, ...] | Callable[[Call], Any]:
     """Check a script and return its steps, or the one function that answers all calls.
 
     Raises:
