@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from miniagents_testing._waiting import describe_tasks
-from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, sdk_proof
+from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, with_sdk_bases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -450,7 +450,7 @@ class _Selector(selectors.BaseSelector):
 
 def _refuse_io(what: str, *args: Any, **kwargs: Any) -> NoReturn:
     """Raise the error of an operation whose result comes in real time only."""
-    raise sdk_proof(NotVirtualError)(
+    raise with_sdk_bases(NotVirtualError)(
         f"{what} was asked for on a loop whose time is virtual: sockets, pipes and subprocesses answer in real time, "
         f"and the virtual clock does not wait for them. Play a script or a cassette through a transport; or make the "
         f"loop with allow_io=True: its clock then follows real time while it watches a file or socket."

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing._waiting import describe_running_code
-from miniagents_testing.errors import LiveRequestError, sdk_proof
+from miniagents_testing.errors import LiveRequestError, with_sdk_bases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,7 +88,7 @@ class NetworkGuard:
         Raises:
             LiveRequestError: always.
         """
-        error = sdk_proof(LiveRequestError)(
+        error = with_sdk_bases(LiveRequestError)(
             f"{what}, while live requests are blocked:\n{describe_running_code()}\n"
             f"Play a cassette or a script instead; a server on this machine can be let through with "
             f"block_live_requests(allow_loopback=True) or @pytest.mark.miniagents_allow_loopback."

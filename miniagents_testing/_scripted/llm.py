@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic_core import from_json
 
 from miniagents import InteractionContext, MissingExtraError
-from miniagents_testing._playing import Gate, aplay, asleep_until_headers
+from miniagents_testing._playing import Gate, aplay, await_headers
 from miniagents_testing._script import Call, Failure, Step, as_answer, script_items
 from miniagents_testing._wire import render
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
