@@ -133,6 +133,11 @@ class _ThreadJobs:
         return True
 
     @property
+    def has_jobs(self) -> bool:
+        """True if a job of this queue has not been delivered."""
+        return bool(self._jobs)
+
+    @property
     def are_running(self) -> bool:
         """True if a thread has a job, from this queue or from anyio."""
         if self._jobs:
@@ -152,6 +157,14 @@ class _ThreadJobs:
 
 _PATIENCE = 2.0
 """Minimum of seconds of real time that threads get before the clock moves on, or the loop counts as idle."""
+
+_FREE_TURNS = 10_000
+"""Turns in a row with something to run that take no virtual time: a real loop does as many in a tenth of a second."""
+_SECONDS_A_TURN = 1e-5
+"""Virtual seconds of each turn after those; the price doubles with every `_TURNS_A_DOUBLING` turns."""
+_TURNS_A_DOUBLING = 100_000
+_LONGEST_POLLING = 86_400.0
+"""Virtual seconds of busy turns after which polling counts as waiting for ever."""
 
 _REFUSED_METHODS = (
     "connect_read_pipe",
@@ -176,7 +189,7 @@ def run_in_virtual_time(coro: Coroutine[Any, Any, T], *, seed: int | None = None
     Args:
         coro: the coroutine to run.
         seed: seed of the schedule, see `VirtualTimeLoop`. An error gets a note with the seed.
-        timeout: virtual seconds that the coroutine may take. Without a limit, code that polls in vain never ends.
+        timeout: virtual seconds that the coroutine may take. No limit by default.
 
     Raises:
         IdleLoopError: a task waits, and no timer, thread or file can wake it.
@@ -245,9 +258,11 @@ def name_seed(error: BaseException, seed: int | None) -> None:
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock starts at 0, and jumps to the next deadline when nothing can run.
 
-    Callbacks that are due at the same moment run in the order in which they were scheduled. While a job runs in a
-    thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`), the clock stands still. The clock moves on if
-    the job takes more than two real seconds and more than the time to the next deadline: the job may wait for it.
+    Callbacks that are due at the same moment run in the order in which they were scheduled. While a task polls
+    (`while not done: await asyncio.sleep(0)`), the clock moves after 10,000 turns, by 10 microseconds a turn and more.
+    While a job runs in a thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`), the clock stands still.
+    The clock moves on if the job takes more than two real seconds and more than the time to the next deadline: the job
+    may wait for it.
     Results of jobs come when nothing else can run, in the order in which the jobs were submitted (except anyio's).
     Other threads do not stop the clock, and may use `call_soon_threadsafe` as with any loop.
 
@@ -282,6 +297,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.allows_io = allow_io
         self.task_numbers = itertools.count()
         self._now = 0.0
+        self._busy_turns = 0
+        self._busy_seconds = 0.0
         self._delays = None if seed is None else _RandomDelays(seed)
         self._timer_numbers = itertools.count()
         self._thread_jobs = _ThreadJobs(self)
@@ -315,6 +332,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             poll: waits for at most so many seconds of real time, and returns the file events that came.
             watches: True if the loop watches files or sockets.
         """
+        self._busy_turns, self._busy_seconds = 0, 0.0
         if self._thread_jobs.deliver():
             return []
         if timeout is not None and math.isinf(self._scheduled[0].when()):
@@ -336,6 +354,30 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             return self._poll_or_report_idle(poll)
         self._set_clock(self._scheduled[0].when())
         return []
+
+    def _count_busy_turn(self, *, watches: bool) -> None:
+        """Let the clock move, and jobs of threads end, while a task polls: something can run in each turn.
+
+        Args:
+            watches: True if the loop watches files or sockets.
+
+        Raises:
+            IdleLoopError: tasks have polled for a day of virtual time.
+        """
+        self._busy_turns += 1
+        turns = self._busy_turns - _FREE_TURNS
+        if turns <= 0 or (self._thread_jobs.deliver(in_order=False) or self._thread_jobs.has_jobs):
+            return
+        seconds = _SECONDS_A_TURN * (1 if watches else 2 ** (turns // _TURNS_A_DOUBLING))
+        self._busy_seconds += seconds
+        if self._busy_seconds > _LONGEST_POLLING and not self._thread_jobs.has_other_threads():
+            turns, self._busy_turns, self._busy_seconds = self._busy_turns, 0, 0.0  # clean-up code of the tasks may run
+            raise IdleLoopError(
+                f"Tasks have polled for a day of virtual time, {turns:,} turns of the loop in a row: await an event "
+                f"instead of asyncio.sleep(0). These tasks are not done:\n"
+                f"{describe_tasks(asyncio.all_tasks(self))}"
+            )
+        self._set_clock(self._now + seconds)
 
     def _set_clock(self, now: float) -> None:
         if self.timeout is not None and now > self.timeout:
@@ -428,6 +470,7 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and timeout <= 0:
+            self._loop._count_busy_turn(watches=len(self._real.get_map()) > 1)
             return self._real.select(0)
         return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
 

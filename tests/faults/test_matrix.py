@@ -401,7 +401,7 @@ EVENTS = [
         "tokens swapped",
         lambda a: faults.swap(at=a.token(2)),
         complete(1, 3, 2, 4),
-        responses=refused(1, last=2),
+        responses=refused(1, last=3),
     ),
     # variants of servers
     row("S3", "no finish reason", lambda a: a.without_reason, complete(finish_reason=None), responses=None),

@@ -18,7 +18,7 @@ import pytest
 from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents_testing import _clock as clock
 from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time
-from miniagents_testing.errors import IdleLoopError, NotVirtualError
+from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 def now() -> float:
     """Return the time of the running loop."""
     return asyncio.get_running_loop().time()
+
+
+async def poll(condition: Callable[[], bool]) -> None:
+    """Take turns of the loop until a condition holds."""
+    while not condition():  # noqa: ASYNC110 - polling is what these tests are about
+        await asyncio.sleep(0)
 
 
 class Job:
@@ -277,6 +283,64 @@ async def patient(ctx: InteractionContext, queue: asyncio.Queue[str]) -> None:
 async def boss(ctx: InteractionContext, queue: asyncio.Queue[str]) -> None:
     """Wait for another agent."""
     await patient.trigger(queue=queue)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1, 3600])
+def test_clock_moves_while_a_task_polls(seconds: float) -> None:
+    """A timer ends the polling soon after its deadline, although something can run in each turn of the loop."""
+
+    async def poll_for_a_timer() -> float:
+        done = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, done.set)
+        await poll(done.is_set)
+        return now()
+
+    assert seconds <= run_in_virtual_time(poll_for_a_timer()) < seconds * 1.1
+
+
+def test_clock_stands_still_for_turns_that_are_few() -> None:
+    """Ten thousand turns in a row take no virtual time."""
+
+    async def take_turns() -> float:
+        for _ in range(9_990):
+            await asyncio.sleep(0)
+        return now()
+
+    assert run_in_virtual_time(take_turns()) == 0
+
+
+def test_result_of_a_job_comes_while_a_task_polls() -> None:
+    """The job of a thread ends, and a task that polls for it sees that."""
+
+    async def poll_for_a_job() -> int:
+        job = asyncio.ensure_future(asyncio.to_thread(lambda: 5))
+        await poll(job.done)
+        return job.result()
+
+    assert run_in_virtual_time(poll_for_a_job()) == 5
+
+
+def test_polling_in_vain_exceeds_the_timeout() -> None:
+    """`timeout=` ends a task that polls for what never comes."""
+    with pytest.raises(VirtualTimeoutError, match="5 s of virtual time were not enough"):
+        run_in_virtual_time(poll(lambda: False), timeout=5)
+
+
+def test_polling_in_vain_raises_an_idle_loop_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a timeout, a day of virtual time is enough; the clean-up of the task runs."""
+    monkeypatch.setattr(clock, "_TURNS_A_DOUBLING", 100)
+    cleaned_up = []
+
+    async def poll_in_vain() -> None:
+        try:
+            await poll(lambda: False)
+        finally:
+            await asyncio.sleep(0)
+            cleaned_up.append(True)
+
+    with pytest.raises(IdleLoopError, match=r"(?s)polled for a day of virtual time.*await asyncio.sleep\(0\)"):
+        run_in_virtual_time(poll_in_vain())
+    assert cleaned_up == [True]
 
 
 def test_idle_loop_raises_an_error_that_lists_waiting_tasks() -> None:
