@@ -1,7 +1,7 @@
 """MiniAgents: plain async functions that send each other immutable messages; every reply is a promise that streams.
 
-The names below are imported when they are first used: `import miniagents` itself costs next to nothing, and a program
-that needs only the decoder of an edge does not pay for the rest.
+Each name below is imported from its module when the name is first used. So `import miniagents` itself takes almost no
+time, and a program loads only the modules that it uses.
 """
 
 from importlib import import_module
@@ -91,7 +91,7 @@ __all__ = [
     "split_messages",
 ]
 
-_HOMES = {
+_NAMES_OF_MODULES = {
     "_agents.agent": ("MiniAgent", "miniagent"),
     "_agents.interaction": ("AgentCall", "InteractionContext"),
     "chat_history": ("ChatHistory", "InMemoryChatHistory"),
@@ -131,17 +131,19 @@ _HOMES = {
     "_promising.streamed": ("StreamAppender", "StreamedPromise"),
     "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop"),
 }
-_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES_OF_MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
     if name == "__version__":
-        return import_module("importlib.metadata").version(__name__)  # slow to import, for a name few ask
-    if name not in _HOME_OF:
+        return import_module("importlib.metadata").version(__name__)  # slow to import, and rarely needed
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    value = globals()[name] = getattr(import_module(_MODULE_OF[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
+    """List the public names too that are not imported yet."""
     return sorted({*globals(), *__all__})

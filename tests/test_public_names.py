@@ -173,7 +173,7 @@ def test_type_checkers_see_the_names_that_run() -> None:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("miniagents.")
         for alias in node.names
     }
-    assert seen == miniagents._HOME_OF
+    assert seen == miniagents._MODULE_OF
     assert sorted(seen) == sorted(miniagents.__all__)
 
 

@@ -1,1 +1,1 @@
-"""Room 4, the edges: each file brings in one third-party package, imported when it is first used."""
+"""Extensions: language models, chat histories in Markdown, the console. Third-party packages load on first use."""
