@@ -1,4 +1,7 @@
-"""Chat histories: messages kept in their order, whatever became of them."""
+"""Chat histories: the interface, a history in memory, and helpers that keep the text of failed messages.
+
+`miniagents.ext.chat_history_md` has a history in a Markdown file. This module is independent of files.
+"""
 
 from __future__ import annotations
 
@@ -18,37 +21,41 @@ __all__ = ["ChatHistory", "InMemoryChatHistory", "areceive", "as_interrupted"]
 
 
 class ChatHistory(ABC):
-    """Where the messages of a chat are kept.
+    """Store of the messages of one chat, in the order in which they were sent.
 
-    To make one of your own, implement the two methods; `areceive` waits for a message and says how far it came.
+    A new kind of history implements the two abstract methods. `areceive` helps: it waits for a message and returns the
+    part that arrived if the message failed.
     """
 
     @abstractmethod
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """All messages in the order in which they were stored, the interrupted ones among them.
+        """Return all messages in the order in which they were stored, interrupted messages included.
 
         Raises:
-            HistoryError: it cannot be read.
+            HistoryError: the history cannot be read.
         """
 
     @abstractmethod
     async def aappend(self, messages: MessageType) -> None:
         """Store messages in their order, each when it is complete.
 
-        One that fails is stored as far as it came, with `interrupted=True`, which keeps it out of prompts; the
-        messages after it are stored all the same.
+        Of a message that fails, the text that arrived is stored with `interrupted=True`, which keeps the message out
+        of prompts. The messages after it are stored as usual.
+
+        Args:
+            messages: messages to store: anything that can be sent to an agent.
 
         Raises:
-            Exception: what the first message that failed has failed with, after everything is stored.
-            HistoryWriteError: it could not be stored; the messages are still in memory, and are stored with the next
-            ones. TypeError: a part of `messages` cannot be sent.
+            Exception: the error of the first message that failed, raised after all messages are stored.
+            HistoryWriteError: the messages could not be written; they stay in memory, and the next call writes them.
+            TypeError: a part of `messages` cannot be sent.
         """
 
     @property
     def logging_agent(self) -> MiniAgent[[]]:
-        """An agent that stores what it is sent, and replies the same while it streams.
+        """Agent that stores the messages it is sent, and replies the same messages while they stream.
 
-        A failed message is among the replies in its place; an error of the history itself is the last of them.
+        A failed message stands in its place among the replies. An error of the history itself is the last reply.
         """
 
         async def log(ctx: InteractionContext) -> None:
@@ -60,7 +67,7 @@ class ChatHistory(ABC):
             except Exception as error:
                 async for promise in ctx.message_promises:
                     if await _failed_with(promise, error):
-                        return  # the caller gets it where it happened
+                        return  # the caller gets this error from the reply that failed
                 raise
 
         return MiniAgent(
@@ -69,23 +76,23 @@ class ChatHistory(ABC):
 
 
 class InMemoryChatHistory(ChatHistory):
-    """A history that lives as long as the object does; each object is a history of its own."""
+    """History in memory: each object holds one chat, for as long as the object exists."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """All messages stored so far; the very objects that were sent."""
+        """Return all messages stored so far: the objects that were sent, not copies."""
         return tuple(self._messages)
 
     async def aappend(self, messages: MessageType) -> None:
-        """Store messages, see `ChatHistory.aappend`."""
+        """Store messages as `ChatHistory.aappend` describes."""
         failure: Exception | None = None
         async for promise in MessageSequence.turn_into_sequence_promise(messages):
             pieces: list[str] = []
             try:
                 message, error = await areceive(promise, pieces.append)
-            except BaseException:  # the program is being stopped: what was said was said
+            except BaseException:  # the task is being cancelled: keep the text that has arrived
                 self._store(as_interrupted(promise, "".join(pieces)))
                 raise
             self._store(message)
@@ -101,15 +108,15 @@ class InMemoryChatHistory(ChatHistory):
 async def areceive(
     promise: MessagePromise, take: Callable[[str], object] | None = None
 ) -> tuple[Message | None, Exception | None]:
-    """Wait for a message.
+    """Wait until a message is complete or has failed.
 
     Args:
-        promise: the message to come.
-        take: called with its text, piece by piece as it comes.
+        promise: the message to wait for.
+        take: called with each piece of the text as it arrives.
 
     Returns:
-        The message and None. Or, if it failed: what there is of it, marked as interrupted, and the error; None and the
-        error if there is nothing of it.
+        The message and None. For a failed message: the text that arrived as an interrupted message, and the error;
+        None and the error if no text arrived.
     """
     text = ""
     try:
@@ -124,18 +131,28 @@ async def areceive(
 
 
 async def _failed_with(promise: MessagePromise, error: Exception) -> bool:
+    """Return True if `error` is the error of this message."""
     return (await areceive(promise))[1] is error
 
 
 def as_interrupted(promise: MessagePromise, text: str, error: Exception | None = None) -> Message | None:
-    """A message with the part of its text that came before `error`, and with what is known of it; None without text."""
+    """Make an interrupted message from the part of a message that arrived before `error`.
+
+    Args:
+        promise: the message that failed; its fields known beforehand are kept.
+        text: the text that arrived.
+        error: the failure; if it has a `partial` message with the same text, that message's fields are kept too.
+
+    Returns:
+        The message with `interrupted=True`, or None if `text` is empty.
+    """
     if not text:
         return None
     partial = getattr(error, "partial", None)
-    if isinstance(partial, Message) and partial.content == text:  # it has the metadata that came with the tokens, too
+    if isinstance(partial, Message) and partial.content == text:  # has the metadata that arrived with the tokens
         return partial.model_copy(update={"interrupted": True})
     fields = {**promise.known_beforehand, "interrupted": True}
     try:
         return promise.message_class(text, **fields)
-    except (TypeError, ValueError):  # of a class with fields that did not come
+    except (TypeError, ValueError):  # the class requires fields that have not arrived
         return Message(text, **fields)
