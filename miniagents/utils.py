@@ -1,4 +1,7 @@
-"""Loops over agents, and the tools for text that belong beside them."""
+"""Loops over agents: a dialog of two agents, and a chain of any number.
+
+`join_messages` and `split_messages` can be imported from here as well.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,8 @@ __all__ = ["AWAIT", "CLEAR", "achain_loop", "adialog_loop", "join_messages", "sp
 
 
 class _Step(Enum):
+    """Step of a chain that is not an agent."""
+
     AWAIT = "AWAIT"
     CLEAR = "CLEAR"
 
@@ -35,58 +40,62 @@ class _Step(Enum):
 
 
 AWAIT: Final = _Step.AWAIT
-"""In a chain: wait here until everything that was sent so far is complete."""
+"""Step of a chain: wait until all messages sent so far are complete."""
 CLEAR: Final = _Step.CLEAR
-"""In a chain: drop what was sent so far; the next agent begins with nothing."""
+"""Step of a chain: drop the messages sent so far; the next agent is sent no messages."""
 
-# What stands for the messages in a callable's signature is its own business
-ChainLink = MiniAgent[Any] | Literal[_Step.AWAIT, _Step.CLEAR] | Callable[[Any], Any] | None
+# A function may declare any type for the messages that it takes, hence `Any`.
+_ChainLink = MiniAgent[Any] | Literal[_Step.AWAIT, _Step.CLEAR] | Callable[[Any], Any] | None
 
 
 async def adialog_loop(user_agent: MiniAgent[Any], assistant_agent: MiniAgent[Any]) -> tuple[Message, ...]:
-    """Let two agents talk until one of them raises `StopDialog`; the user begins.
+    """Run a dialog of two agents until one of them raises `StopDialog`; the user begins.
 
-    Each turn of the user is complete before the assistant sees it; what the assistant says reaches the user as it
-    streams.
+    The user's messages are complete before the assistant is called. The assistant's replies reach the user while they
+    stream.
+
+    Args:
+        user_agent: agent that is called first, without messages, and then with each reply of the assistant.
+        assistant_agent: agent that is called with each reply of the user.
 
     Returns:
         The messages of the turn in which the dialog ended.
 
     Raises:
-        Exception: whatever else an agent raises.
-        KeyboardInterrupt: Ctrl-C.
+        Exception: an agent raised an error other than `StopDialog`.
+        KeyboardInterrupt: the user pressed Ctrl-C.
     """
     return await achain_loop([user_agent, AWAIT, assistant_agent])
 
 
-async def achain_loop(agents: Iterable[ChainLink], initial_input: MessageType | None = None) -> tuple[Message, ...]:
-    """Send the replies of each agent to the next one, round and round, until an agent raises `StopDialog`.
+async def achain_loop(agents: Iterable[_ChainLink], initial_input: MessageType | None = None) -> tuple[Message, ...]:
+    """Send the replies of each agent to the next, and those of the last to the first, until `StopDialog` is raised.
 
     Args:
-        agents: agents, and between them `AWAIT`, `CLEAR`, or functions (async ones, too) that get the messages sent
-        so far
-            and return what is sent on. None is skipped.
-        initial_input: what the first agent is sent in the first round.
+        agents: the links of the chain: agents, `AWAIT`, `CLEAR`, and functions. A function, async or not, gets the
+            messages sent so far, and returns the messages to send instead. None is skipped.
+        initial_input: messages that the first agent is sent in the first round.
 
     Returns:
-        The messages of the turn in which the loop ended: what had been sent when `StopDialog` was raised.
+        The messages of the turn in which the loop ended: those sent when `StopDialog` was raised.
 
     Raises:
-        ValueError: there is no agent, or no `AWAIT`: the rounds would follow each other without an end.
-        TypeError: something else is among the agents, or something was returned that cannot be sent.
-        Exception: whatever else an agent raises.
+        ValueError: the chain has no agent or no `AWAIT`, so its rounds would follow each other without an end.
+        TypeError: a link is of another type, or a function returned something that cannot be sent.
+        Exception: an agent or a function raised an error other than `StopDialog`.
     """
-    chain = _checked(agents)
+    chain = _check_chain(agents)
     messages: Any = initial_input
     try:
         while True:
             for link in chain:
-                messages = await _next(link, messages)
+                messages = await _apply_link(link, messages)
     except StopDialog:
-        return await _complete_ones(messages)
+        return await _collect_complete_messages(messages)
 
 
-def _checked(agents: Iterable[ChainLink]) -> tuple[ChainLink, ...]:
+def _check_chain(agents: Iterable[_ChainLink]) -> tuple[_ChainLink, ...]:
+    """Return the links without None, or raise the error that `achain_loop` documents."""
     chain = tuple(link for link in agents if link is not None)
     for link in chain:
         if not isinstance(link, (MiniAgent, _Step)) and not callable(link):
@@ -94,26 +103,30 @@ def _checked(agents: Iterable[ChainLink]) -> tuple[ChainLink, ...]:
     if not any(isinstance(link, MiniAgent) for link in chain):
         raise ValueError("A chain needs at least one agent")
     if AWAIT not in chain:
-        raise ValueError("A chain needs an AWAIT somewhere: without it, no round would wait for the one before")
+        raise ValueError("A chain needs an AWAIT: without one, no round waits for the round before it")
     return chain
 
 
-async def _next(link: ChainLink, messages: Any) -> Any:
+async def _apply_link(link: _ChainLink, messages: Any) -> Any:
+    """Return the messages to send to the next link."""
     if isinstance(link, MiniAgent):
         return link.trigger(messages)
     if link is CLEAR:
         return None
     if link is AWAIT:
-        await asyncio.sleep(0)  # what is complete already takes no time, and others must get theirs
+        await asyncio.sleep(0)  # awaiting complete messages takes no loop step, so let other tasks run here
         return await MessageSequence.turn_into_sequence_promise(messages)
     assert callable(link)
     result = link(messages)
-    is_promise = isinstance(result, (MessagePromise, MessageSequencePromise))  # awaitable, but to be sent
+    is_promise = isinstance(result, (MessagePromise, MessageSequencePromise))  # awaitable, but sent as it is
     return await result if inspect.isawaitable(result) and not is_promise else result
 
 
-async def _complete_ones(messages: MessageType | None) -> tuple[Message, ...]:
-    """All that did not fail. The first failure was a `StopDialog`, whoever read it is responsible for the others."""
+async def _collect_complete_messages(messages: MessageType | None) -> tuple[Message, ...]:
+    """Return the messages that did not fail.
+
+    Errors are dropped here: the first was `StopDialog`, and its reader has already marked the others as handled.
+    """
     complete = []
     async for promise in MessageSequence.turn_into_sequence_promise(messages):
         with contextlib.suppress(Exception):
