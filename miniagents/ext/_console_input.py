@@ -1,9 +1,9 @@
-"""Lines that a person types or a program pipes in, read without a thread that would keep the process from ending.
+"""Asynchronous reader of lines from a terminal, a pipe, a file or any other stdin.
 
-`input()` in the default executor is what everybody writes first; but the executor's threads are joined at exit, and
-one that waits for a line cannot be woken. So a terminal or a pipe is watched by the event loop; a file, which is
-always ready, is read directly; and only where the loop cannot watch (Windows, a stand-in for stdin in memory) a
-daemon thread waits, which nobody joins.
+A wait for a line never keeps the process from ending. `input()` in the default executor would: Python joins the
+executor's threads at exit, and a thread that waits for a line cannot be woken. So the event loop watches a terminal or
+a pipe, and a file, which is always ready, is read directly. Where the loop cannot watch stdin (on Windows, or when
+stdin is an object in memory), a daemon thread reads, and Python does not join daemon threads.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class LineReader:
-    """Lines of one input stream.
+    """Reader of the lines of one input stream.
 
-    `LineReader.of(sys.stdin)` gives everybody the same reader of the same stream: what was read ahead of the line
-    somebody asked for belongs to the stream, and to whoever asks next. (Lines that `input()` has read ahead before
-    are out of reach.)
+    `LineReader.of(sys.stdin)` returns the same reader at each call. So text that was read beyond one line is kept for
+    the next caller. Lines that `input()` has read ahead are lost to the reader.
     """
 
     _readers: ClassVar[WeakKeyDictionary[IO[str], LineReader]] = WeakKeyDictionary()
@@ -43,24 +42,28 @@ class LineReader:
     def __init__(self, stream: IO[str]) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""
-        self._searched = 0
+        self._searched = 0  # characters at the start of `_text` that contain no newline
         self._ended = False
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._thread_read: concurrent.futures.Future[bytes] | None = None
         try:
             self._descriptor: int | None = stream.fileno()
-        except (OSError, ValueError, AttributeError):  # no file behind it
+        except (OSError, ValueError, AttributeError):  # the stream is not an open file of the system
             self._descriptor = None
-            weak_stream = ref(stream)  # the key of the table that holds us must not be held by us
-            self._read_blocking: Callable[[], bytes] = lambda: _readline(weak_stream())
+            weak_stream = ref(stream)  # a strong reference would keep the key of `_readers` alive
+            self._read_blocking: Callable[[], bytes] = lambda: _read_line_as_bytes(weak_stream())
         else:
-            # a file object of our own: at exit Python waits for the lock of sys.stdin, which a blocked read holds
+            # A separate file object, because a blocked read holds the lock of its file, and Python waits at exit for
+            # the lock of sys.stdin.
             raw: Any = io.FileIO(self._descriptor, closefd=False)
             self._read_blocking = lambda: raw.read(_CHUNK)
 
     @classmethod
     def of(cls, stream: IO[str] | None) -> LineReader:
-        """The reader of `stream`; None, as Python has it for a closed stdin, is an input that has ended."""
+        """Return the reader of `stream`, a new one at the first call.
+
+        None, which is the value of `sys.stdin` when it is closed, is treated as an input that has ended.
+        """
         if stream is None:
             stream = io.StringIO()
         reader = cls._readers.get(stream)
@@ -69,74 +72,83 @@ class LineReader:
         return reader
 
     async def readline(self) -> str:
-        """The next line without its end; of several who ask at once, each gets one.
+        """Return the next line without its line end. Of several callers at once, each gets a line of its own.
 
         Raises:
-            EOFError: there is none; on a terminal, Ctrl-D.
+            EOFError: the input has ended; on a terminal, the user pressed Ctrl-D.
         """
-        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            return await self._readline()
+        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            return await self._next_line()
 
-    async def _readline(self) -> str:
+    async def _next_line(self) -> str:
+        """Read until a line is complete, and return it. The caller holds the lock."""
         while (end := self._text.find("\n", self._searched)) < 0 and not self._ended:
             self._searched = len(self._text)
-            chunk = await self._read()
+            chunk = await self._read_chunk()
             self._text += self._decoder.decode(chunk, final=not chunk)
             self._ended = not chunk
         self._searched = 0
         if end < 0:
             end = len(self._text)
             if not end:
-                self._ended = False  # a terminal goes on after Ctrl-D
+                self._ended = False  # a terminal can be read again after Ctrl-D
                 raise EOFError
         line, self._text = self._text[:end], self._text[end + 1 :]
         return line.removesuffix("\r")
 
-    async def _read(self) -> bytes:
-        """What there is, as soon as there is something; nothing at the end."""
+    async def _read_chunk(self) -> bytes:
+        """Wait for input, and return the bytes that are available; b"" at the end of the input."""
         if self._descriptor is None or not _LOOPS_WATCH_FILES:
             return await self._read_in_thread()
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             try:
-                await _until_readable(self._descriptor)
+                await _wait_until_readable(self._descriptor)
             except PermissionError:
-                pass  # epoll does not watch what is always ready, like /dev/null
-            except NotImplementedError:  # a loop that watches no files
+                pass  # epoll does not watch files that are always ready, like /dev/null
+            except NotImplementedError:  # this event loop cannot watch files
                 return await self._read_in_thread()
         try:
             return os.read(self._descriptor, _CHUNK)
         except OSError as error:
-            if error.errno == errno.EIO:  # the terminal has gone
+            if error.errno == errno.EIO:  # the terminal was closed
                 return b""
             raise
 
     async def _read_in_thread(self) -> bytes:
-        # Whoever waits may be cancelled, but the thread reads on: what it gets is for the next one who asks
+        """Read in a daemon thread.
+
+        The thread continues if the caller is cancelled, and the next call returns the bytes that the thread has read.
+        """
         if self._thread_read is None:
             self._thread_read = concurrent.futures.Future()
             self._thread_read.set_running_or_notify_cancel()
             threading.Thread(
-                target=_settle, args=(self._thread_read, self._read_blocking), name="console input", daemon=True
+                target=_run_into_future,
+                args=(self._thread_read, self._read_blocking),
+                name="console input",
+                daemon=True,
             ).start()
         read = asyncio.wrap_future(self._thread_read)
         try:
             await asyncio.wait([read])
         finally:
-            read.cancel()  # of no effect on the thread, nor on what is done
+            read.cancel()  # cancels this wait only: the thread and its result are unaffected
         self._thread_read = None
         return read.result()
 
 
-def without_surrogates(text: str) -> str:
-    """`text` with the replacement character for bytes that were no UTF-8, which Python keeps as lone surrogates."""
+def replace_surrogates(text: str) -> str:
+    """Return text with U+FFFD for each lone surrogate, which is how Python's stdin keeps a byte that is not UTF-8."""
     return _SURROGATE.sub("\ufffd", text)
 
 
-def _readline(stream: IO[str] | None) -> bytes:
-    return b"" if stream is None else without_surrogates(stream.readline()).encode()
+def _read_line_as_bytes(stream: IO[str] | None) -> bytes:
+    """Return the next line of a text stream as UTF-8; b"" if the stream has ended or no longer exists."""
+    return b"" if stream is None else replace_surrogates(stream.readline()).encode()
 
 
-def _settle(future: concurrent.futures.Future[bytes], read: Callable[[], bytes]) -> None:
+def _run_into_future(future: concurrent.futures.Future[bytes], read: Callable[[], bytes]) -> None:
+    """Call `read`, and set its result or error on the future."""
     try:
         result = read()
     except BaseException as error:
@@ -145,7 +157,8 @@ def _settle(future: concurrent.futures.Future[bytes], read: Callable[[], bytes])
         future.set_result(result)
 
 
-async def _until_readable(descriptor: int) -> None:
+async def _wait_until_readable(descriptor: int) -> None:
+    """Wait until the event loop reports that a file descriptor can be read."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
 

@@ -1,4 +1,7 @@
-"""The person at the console as an agent: shows what the others say while they say it, and replies what is typed."""
+"""Agent for the user at the console: prints the messages of other agents as they stream, and replies typed text.
+
+The agent is independent of the kind of chat history and of the agents it talks to.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.errors import HistoryError, StopDialog
-from miniagents.ext._console_input import LineReader, without_surrogates
+from miniagents.ext._console_input import LineReader, replace_surrogates
 from miniagents.ext._terminal import TerminalFilter, visible, visible_line
 from miniagents.messages import ErrorMessage, Message, MessagePromise, UserMessage
 from miniagents.miniagents import InteractionContext, MiniAgent
@@ -20,7 +23,7 @@ __all__ = ["create_console_user_agent"]
 
 _GREEN, _BLUE, _RED, _DIM, _PLAIN = "\x1b[32;1m", "\x1b[34;1m", "\x1b[31;1m", "\x1b[2m", "\x1b[0m"
 
-_CUT_SHORT = {
+_REASONS_FOR_A_CUT = {
     "length": "the answer was cut at the token limit",
     "content_filter": "the answer was stopped by a content filter",
     "refusal": "the model refused to answer",
@@ -30,18 +33,18 @@ _CUT_SHORT = {
 def create_console_user_agent(
     chat_history: ChatHistory | None = None, alias: str = "USER_AGENT", **kwargs: Any
 ) -> MiniAgent[[]]:
-    """Make the agent that stands for the person at the console.
+    """Make an agent that represents the user at the console.
 
-    It prints the messages it is sent as their tokens arrive, asks for a line, and replies the whole chat so far. On a
-    terminal, and with the extra `console` installed, several lines can be edited: Enter sends, Alt+Enter starts a new
-    line. Without the extra a plain line is read. Piped input is read line by line, and shown as if it had been typed.
+    The agent prints the messages it is sent as their tokens arrive, asks for a line, and replies the whole chat so far.
+    On a terminal, and with the extra `console` installed, several lines can be edited: Enter sends, Alt+Enter starts a
+    new line. Without the extra a plain line is read. Piped input is read line by line, and printed as if typed.
 
-    "exit", Ctrl-D and the end of piped input raise `StopDialog`; Ctrl-C raises `KeyboardInterrupt` in the caller. A
-    message that fails is shown and stored as far as it came, and its error is raised then. A history that cannot be
-    written is reported on the console; its messages stay in memory.
+    "exit", Ctrl-D and the end of piped input raise `StopDialog`; Ctrl-C raises `KeyboardInterrupt` in the caller. Of a
+    message that fails, the text that arrived is printed and stored; then its error is raised. If the history cannot be
+    written, the error is printed, and the messages stay in memory.
 
     Args:
-        chat_history: where the chat is kept; by default, in memory, for this agent alone.
+        chat_history: history that stores the chat; by default a new one in memory, used by this agent only.
         alias: name of the agent.
         kwargs: other arguments of `MiniAgent`, such as `description`.
     """
@@ -54,115 +57,117 @@ def create_console_user_agent(
         try:
             await history.aappend(UserMessage(text))
         except HistoryError as error:
-            console.complain(error)
+            console.show_error(error)
         ctx.reply(await history.aload_chat_history())
 
     return MiniAgent(console_user, **{"alias": alias, "description": "The person at the console.", **kwargs})
 
 
 class _Console:
-    """Whatever stdin and stdout are when they are needed."""
+    """Console of a program: prints messages to stdout, and asks for text on stdin.
+
+    `sys.stdin` and `sys.stdout` are looked up at each use, because a program may replace them.
+    """
 
     def __init__(self) -> None:
-        self._session: Any = None
-
-    # --- showing
+        self._editor: Any = None
 
     async def show(self, messages: MessageSequencePromise) -> None:
-        """Print messages as they come; the first error is raised when all that was said has been said."""
+        """Print messages as they arrive; after the last one, raise the first error among them."""
         failure: Exception | None = None
         async for promise in messages:
             try:
-                await self._show(promise)
+                await self._show_message(promise)
             except HistoryError as error:
-                self.complain(error)
+                self.show_error(error)
             except Exception as error:
                 failure = failure or error
         if failure is not None:
             raise failure
 
-    async def _show(self, promise: MessagePromise) -> None:
+    async def _show_message(self, promise: MessagePromise) -> None:
+        """Print a message with its label, token by token; raise its error after the text that arrived."""
         terminal_filter = TerminalFilter()
-        labelled = not promise.is_done  # then somebody is at work on it, and a person should see who
+        labelled = not promise.is_done  # an agent is still writing: print its name at once
         if labelled:
-            self._label(promise)
+            self._write_label(promise)
         failure: Exception | None = None
         try:
             async for batch in promise.batches():
                 if not labelled:
-                    self._label(promise)
+                    self._write_label(promise)
                     labelled = True
                 _write(terminal_filter.feed("".join(batch)))
-        except Exception as error:  # not on Ctrl-C: then the line belongs to whoever catches that
+        except Exception as error:  # not KeyboardInterrupt: its handler decides how the line ends
             failure = error
         if labelled:
             _write(terminal_filter.finish() + "\n")
         if failure is not None:
             raise failure
         if not labelled:
-            self._label(promise)
+            self._write_label(promise)
             _write("\n")
-        self._remarks(await promise)
+        self._write_remarks(await promise)
 
-    def _label(self, promise: MessagePromise) -> None:
+    def _write_label(self, promise: MessagePromise) -> None:
+        """Print the role of a message in colour, on a new line."""
         role = promise.known_beforehand.get("role") or promise.message_class.model_fields["role"].default
         failed = issubclass(promise.message_class, ErrorMessage)
         name = "ERROR" if failed else visible_line(role).upper() if isinstance(role, str) and role else "ASSISTANT"
-        _write("\n" + _coloured(f"{name}: ", _RED if failed else _BLUE))
+        _write("\n" + _add_colour(f"{name}: ", _RED if failed else _BLUE))
 
-    def _remarks(self, message: Message) -> None:
-        """What a person should know about the message and cannot see in its text."""
+    def _write_remarks(self, message: Message) -> None:
+        """Print a refusal that is not in the text, and the reason why an answer was cut short."""
         refusal = getattr(message, "refusal", None)
         if isinstance(refusal, str) and refusal and refusal != message.content:
             _write(visible(refusal) + "\n")
         reason = getattr(message, "finish_reason", None)
-        if isinstance(reason, str) and reason in _CUT_SHORT:
-            _write(_coloured(f"[{_CUT_SHORT[reason]}]", _DIM) + "\n")
+        if isinstance(reason, str) and reason in _REASONS_FOR_A_CUT:
+            _write(_add_colour(f"[{_REASONS_FOR_A_CUT[reason]}]", _DIM) + "\n")
 
-    def complain(self, error: Exception) -> None:
-        """Show an error that does not end the chat."""
-        _write("\n" + _coloured("ERROR: ", _RED) + f"{type(error).__name__}: {visible(str(error))}\n")
-
-    # --- asking
+    def show_error(self, error: Exception) -> None:
+        """Print an error after which the chat goes on."""
+        _write("\n" + _add_colour("ERROR: ", _RED) + f"{type(error).__name__}: {visible(str(error))}\n")
 
     async def ask(self) -> str:
-        """What the person says.
+        """Ask until the user enters some text, and return the text.
 
         Raises:
-            StopDialog: "exit", Ctrl-D, or the end of piped input.
-            KeyboardInterrupt: Ctrl-C while a line is edited.
+            StopDialog: the user entered "exit" or pressed Ctrl-D, or piped input has ended.
+            KeyboardInterrupt: the user pressed Ctrl-C while editing a line.
         """
         text = ""
         while not text.strip():
             try:
-                text = await self._ask_once()
+                text = await self._read_text()
             except EOFError:
                 _write("\n")
                 raise StopDialog from None
         if text.strip().lower() == "exit":
             raise StopDialog
-        return without_surrogates(text)
+        return replace_surrogates(text)
 
-    async def _ask_once(self) -> str:
+    async def _read_text(self) -> str:
+        """Prompt for one text: with the editor on a terminal, or else by reading a line."""
         stdin = sys.stdin
         typed = stdin is not None and stdin.isatty()
         _write("\n")
-        if typed and _on_terminal():
-            if self._session is None:
-                self._session = _editing_session()
-            if self._session is not None:
-                text = await self._session.prompt_async(handle_sigint=False)  # signals are the run context's
+        if typed and _stdout_is_terminal():
+            if self._editor is None:
+                self._editor = _create_editor()
+            if self._editor is not None:
+                text = await self._editor.prompt_async(handle_sigint=False)  # the run context handles signals
                 assert isinstance(text, str)
                 return text
-        _write(_coloured("USER: ", _GREEN))
+        _write(_add_colour("USER: ", _GREEN))
         line = await LineReader.of(stdin).readline()
         if not typed:
             _write(visible(line) + "\n")
         return line
 
 
-def _editing_session() -> Any:
-    """A session of prompt-toolkit where Enter sends and Alt+Enter starts a new line; None without the extra."""
+def _create_editor() -> Any:
+    """Return a prompt-toolkit session where Enter sends and Alt+Enter starts a new line; None without the extra."""
     try:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.formatted_text import ANSI
@@ -174,7 +179,7 @@ def _editing_session() -> Any:
     keys = KeyBindings()
 
     @keys.add("enter")
-    @keys.add("c-j")  # what a terminal program that writes "\n" into a pseudo-terminal presses
+    @keys.add("c-j")  # a program that drives a pseudo-terminal writes "\n" where a user presses Enter
     def send(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
@@ -184,9 +189,9 @@ def _editing_session() -> Any:
 
     output = create_output(sys.stdout)
     if hasattr(output, "enable_cpr"):
-        output.enable_cpr = False  # needed for menus only, and a terminal that does not answer costs a warning
+        output.enable_cpr = False  # only menus need it, and a terminal that does not answer causes a warning
     return PromptSession[str](
-        ANSI(_coloured("USER: ", _GREEN)),
+        ANSI(_add_colour("USER: ", _GREEN)),
         multiline=True,
         key_bindings=keys,
         input=create_input(sys.stdin),
@@ -194,19 +199,20 @@ def _editing_session() -> Any:
     )
 
 
-def _on_terminal() -> bool:
+def _stdout_is_terminal() -> bool:
+    """Return True if stdout is open and a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
-def _coloured(text: str, colour: str) -> str:
-    """With colour on a terminal that can show it and whose owner did not ask for none (https://no-color.org)."""
-    if _on_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+def _add_colour(text: str, colour: str) -> str:
+    """Return text in a colour, if stdout can show colours and `NO_COLOR` is not set (https://no-color.org)."""
+    if _stdout_is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         return f"{colour}{text}{_PLAIN}"
     return text
 
 
 def _write(text: str) -> None:
-    """Print now, in whatever encoding; what it cannot hold becomes an escape."""
+    """Print text at once; write a character that the encoding of stdout lacks as an escape."""
     stdout = sys.stdout
     if stdout is None or not text:
         return
