@@ -1,10 +1,11 @@
-"""A user and an assistant hold a conversation, and each token is printed the moment it comes.
+"""A user and an assistant hold a conversation, and each token is printed as soon as it arrives.
 
-It plays a recording, so it needs no key and no network: `python examples/conversation.py`. The same with a live model
-and yourself at the keyboard is `live_conversation.py`.
+The program plays a recording, so it needs no key and no network: `python examples/conversation.py`. The same with a
+live model and your keyboard is `live_conversation.py`.
 
 What to look at: `typing_user` is an agent like any other. It gets the assistant's answer as a promise, reads tokens
-while the answer is still being written, and replies the whole chat. `adialog_loop` hands each the words of the other.
+while the answer is still being written, and replies the whole chat. `adialog_loop` sends each agent the replies of the
+other.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LINES = [
 async def typing_user(
     ctx: InteractionContext, chat_history: InMemoryChatHistory, lines: Iterator[str], seconds_per_key: float
 ) -> None:
-    """Shows what it is told while it is told, and types the next of `lines`."""
+    """Print the messages as they stream, then type the next of `lines`, and reply the whole chat."""
     async for promise in ctx.message_promises:
         print("\nASSISTANT: ", end="", flush=True)
         async for token in promise:
@@ -56,7 +57,7 @@ async def typing_user(
 
 
 async def amain(client: AsyncOpenAI, seconds_per_key: float = 0.02) -> None:
-    """The conversation, with whatever is at the other end of `client`."""
+    """Hold the conversation with the model that `client` reaches."""
     await adialog_loop(
         user_agent=typing_user.fork(
             chat_history=InMemoryChatHistory(), lines=iter(LINES), seconds_per_key=seconds_per_key

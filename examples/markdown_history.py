@@ -1,7 +1,7 @@
-"""A chat is kept in a Markdown file that a person can read, and goes on where it stopped.
+"""A chat is kept in a readable Markdown file, and a second chat continues it.
 
-What to look at: the second chat is given nothing but the path of the file, and the model is sent what was said in the
-first. The file is written while the answer streams; at the end it is printed as it is.
+What to look at: the second chat gets only the path of the file, and still sends the model the messages of the first
+chat. The file is written while the answer streams; at the end of the program it is printed unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "markdown_his
 
 
 async def achat(client: AsyncOpenAI, path: Path, text: str) -> None:
-    """Say one thing to the model, with all that the file has of the chat before."""
+    """Send the model the chat in the file and one more message, and store the answer."""
     chat_history = ChatHistoryMD(path)
     await chat_history.aappend(UserMessage(text))
     llm = create_openai_agent(model="gpt-4", async_client=client)
@@ -28,10 +28,10 @@ async def achat(client: AsyncOpenAI, path: Path, text: str) -> None:
 
 
 async def amain(client: AsyncOpenAI, path: Path) -> None:
-    """Two chats, one file."""
+    """Hold two chats with one file, and print the file."""
     await achat(client, path, "My cat is called Häppchen. 🐈")
     await achat(client, path, "What is my cat called?")
-    print(path.read_text(encoding="utf-8"))  # noqa: ASYNC240 - nothing else runs any more
+    print(path.read_text(encoding="utf-8"))  # noqa: ASYNC240 - no other task is running
 
 
 if __name__ == "__main__":

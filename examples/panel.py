@@ -1,11 +1,11 @@
 """Four agents of two providers discuss a question, all at once, and a moderator says at the end where they agree.
 
-It needs the extra `anthropic`, too. The recording took a minute, and is played five times as fast; at its own pace with
-`python examples/panel.py 1`. To watch all four streams at once: `python -m miniagents_testing play
+The program needs the extra `anthropic`, too. The recording took a minute, and is played five times as fast; `python
+examples/panel.py 1` plays it at its own pace. To watch all four streams at once: `python -m miniagents_testing play
 cassettes/both/panel.yaml`.
 
 What to look at: both rounds and the summary are set up before the first token has arrived. Each speaker is sent
-promises of what the others say, and begins when those are kept; there is no barrier, and nothing to gather.
+promises of the other speakers' messages, and begins when those are complete. The program has no barrier, no `gather`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SYSTEM = "You are a {role} on a panel. Speak to the others, three short sentence
 
 @miniagent
 async def speaker(ctx: InteractionContext, name: str, llm: MiniAgent[Any], show: Callable[[str, str], object]) -> None:
-    """Shows each token of what `llm` answers the moment it comes, and replies the whole under its name."""
+    """Show each token of the answer of `llm` as soon as it arrives, and reply the whole answer after the name."""
     text = ""
     async for token in llm.trigger(ctx.message_promises).as_single_text_promise():
         show(name, token)
@@ -42,7 +42,7 @@ async def speaker(ctx: InteractionContext, name: str, llm: MiniAgent[Any], show:
 
 
 async def amain(openai: AsyncOpenAI, anthropic: AsyncAnthropic, show: Callable[[str, str], object]) -> None:
-    """The discussion; `show` is told each token, and the name of who says it."""
+    """Hold the discussion; `show` is called with the speaker's name and each token."""
     models = {
         "Gardener": create_openai_agent("gpt-5.4-mini", async_client=openai),
         "Teacher": create_anthropic_agent("claude-sonnet-5-5", async_client=anthropic),
@@ -61,7 +61,7 @@ async def amain(openai: AsyncOpenAI, anthropic: AsyncAnthropic, show: Callable[[
 
 
 def print_sentences() -> Callable[[str, str], None]:
-    """Prints each sentence when it is whole: of four who speak at once, one can follow that much."""
+    """Return a `show` that prints whole sentences, so that four speakers at once stay readable."""
     begun: defaultdict[str, str] = defaultdict(str)
 
     def show(name: str, token: str) -> None:

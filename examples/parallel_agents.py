@@ -1,8 +1,8 @@
 """Three experts are asked at once, and their answers are shown in order while all of them are still being written.
 
-What to look at: there is no task, queue or gather in sight. `trigger` returns at once, so all three are at work
-before the first token is read; the answers are read one after the other, and what came meanwhile is not lost. The
-last line says what that was worth.
+What to look at: the program has no task, queue or `gather`. `trigger` returns at once, so all three experts work
+before the first token is read. The answers are read one after the other, and tokens that arrive meanwhile are kept. The
+last line prints the time that all three answers took together.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ EXPERTS = ["a sailor", "a baker", "a programmer"]
 
 @miniagent
 async def panel(ctx: InteractionContext, client: AsyncOpenAI) -> None:
-    """Replies what each expert says, in the order of the experts, not of their speed."""
+    """Ask all experts, and reply their answers in the order of `EXPERTS`, not of their speed."""
     for expert in EXPERTS:
         agent = create_openai_agent(model="gpt-4", async_client=client, system=f"You are {expert}. One sentence.")
         ctx.reply([f"{expert.capitalize()}: ", agent.trigger(ctx.message_promises), "\n"])
 
 
 async def amain(client: AsyncOpenAI) -> None:
-    """Ask the panel, and print what it says while it says it."""
+    """Ask the panel, and print its answers while they stream."""
     started = asyncio.get_running_loop().time()
     async for promise in panel.trigger("What is patience?", client=client):
         async for token in promise:

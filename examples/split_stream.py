@@ -1,7 +1,7 @@
-"""One answer is cut into its paragraphs while it streams, and each paragraph is a message of its own.
+"""One answer is split into its paragraphs while it streams, and each paragraph becomes a message.
 
-What to look at: `split_messages` turns a stream into a stream of streams. A paragraph begins to be printed when its
-first token comes, not when the answer, or even the paragraph, is complete.
+What to look at: `split_messages` turns a stream into a stream of streams. A paragraph is printed from its first token
+on, before the paragraph or the answer is complete.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "split_stream
 
 
 async def amain(client: AsyncOpenAI) -> None:
-    """Ask for three paragraphs and number them as they come."""
+    """Ask for three paragraphs, and print each with its number while it streams."""
     llm = create_openai_agent(model="gpt-4", async_client=client)
     number = 0
     async for paragraph in split_messages(llm.trigger("Tell me of a day at sea, in three short paragraphs.")):

@@ -1,7 +1,7 @@
 """A writer and a critic improve a line together, until the critic is content.
 
-What to look at: `achain_loop` sends what one agent replies to the next, round and round; `AWAIT` says where something
-has to be complete before it goes on. The critic ends the loop by raising `StopDialog`, and nothing else has to know.
+What to look at: `achain_loop` sends the replies of one agent to the next, round after round. At `AWAIT` the loop waits
+until all messages are complete. The critic ends the loop by raising `StopDialog`; the writer does not need to check.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "writer_criti
 
 @miniagent
 async def speaker(ctx: InteractionContext, name: str, llm: MiniAgent[[]], last_word: str = "") -> None:
-    """Says aloud what `llm` answers; a certain `last_word` in it ends the loop."""
+    """Print the answer of `llm` while it streams, and reply it; stop the loop if the answer has `last_word` in it."""
     print(f"\n{name}: ", end="", flush=True)
     text = ""
     async for token in llm.trigger(ctx.message_promises).as_single_text_promise():
@@ -29,11 +29,11 @@ async def speaker(ctx: InteractionContext, name: str, llm: MiniAgent[[]], last_w
     print()
     if last_word and last_word in text:
         raise StopDialog
-    ctx.reply(text)  # without its role: to the next model it is something that a user says
+    ctx.reply(text)  # a text has no role, so the next model reads it as a user's message
 
 
 async def amain(client: AsyncOpenAI) -> None:
-    """Writer, critic, writer, critic."""
+    """Let the writer and the critic take turns."""
     writer = create_openai_agent(
         model="gpt-4", async_client=client, system="Write or improve one line about the sea. Only the line."
     )
