@@ -1,4 +1,4 @@
-"""All benchmarks, each in a process of its own, where the objects of the others are in nobody's way."""
+"""Command that runs all benchmarks, each in a process of its own, so that no objects of another benchmark are alive."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ MODULES = ("startup", "tokens", "floors", "calls", "messages", "decoding", "life
 
 
 def run(module: str, *, quick: bool) -> dict[str, Any]:
+    """Run one benchmark in a new process, and return its results."""
     command = [sys.executable, "-m", f"benchmarks.{module}", "--json", "-", *(["--quick"] if quick else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     results: dict[str, Any] = json.loads(done.stdout)
@@ -22,11 +23,19 @@ def run(module: str, *, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures all, and writes tables and plots; see benchmarks/README.md")
-    parser.add_argument("--quick", action="store_true", help="shows that everything runs, measures nothing")
-    parser.add_argument("--peers", action="store_true", help="other frameworks, too; makes their environments")
+    """Run the benchmarks that the command line chooses, and write their results."""
+    parser = argparse.ArgumentParser(
+        description="Run all benchmarks, and write tables and plots; see benchmarks/README.md"
+    )
+    parser.add_argument("--quick", action="store_true", help="check that all benchmarks run; the figures mean nothing")
     parser.add_argument(
-        "--results", metavar="FOLDER", type=Path, help="by default that of the checkout, if not --quick"
+        "--peers", action="store_true", help="measure other frameworks, too; creates their virtual environments"
+    )
+    parser.add_argument(
+        "--results",
+        metavar="FOLDER",
+        type=Path,
+        help="where to write (default: benchmarks/results; with --quick: nowhere)",
     )
     chosen = parser.parse_args()
     results: dict[str, Any] = {"tables": [], "versions": {}}

@@ -1,9 +1,10 @@
-"""Two checkouts of this project beside each other: CPU time of the same work, round by round in turn.
+"""Comparison of two checkouts of this project: the CPU time of the same work, measured in turn, round by round.
 
     python -m benchmarks.against OLD NEW [--pairs 21] [--only tokens calls ...]
 
-Each side is a process that lives for all rounds of a row, so that a change in the machine's speed meets both sides. A
-row is within its limit if both quartiles of the ratio are. `--work` is what those processes are started with.
+Each side is one process for all rounds of a row. The rounds of both sides alternate, so a change in the machine's speed
+affects both. A row is within the limit if both quartiles of its ratio are. The option `--work` is internal: this script
+starts the two processes with it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 Side = Callable[[], Awaitable[object]]
 LIMIT = 1.05
-"""The ratio of the new to the old that a change of structure may cost."""
+"""Highest ratio of the new time to the old time that is accepted."""
 
 
 def tokens() -> Side:
@@ -207,6 +208,7 @@ def cpu_seconds() -> float:
 
 
 def start(checkout: Path, row: str) -> subprocess.Popen[str]:
+    """Start the process that does the work of a row with the code of a checkout."""
     command = [sys.executable, "-P", __file__, "--work", row]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     return subprocess.Popen(
@@ -214,7 +216,8 @@ def start(checkout: Path, row: str) -> subprocess.Popen[str]:
     )
 
 
-def one_round(process: subprocess.Popen[str]) -> float:
+def run_round(process: subprocess.Popen[str]) -> float:
+    """Let a process run one round, and return its CPU seconds."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
@@ -222,13 +225,14 @@ def one_round(process: subprocess.Popen[str]) -> float:
     return float(process.stdout.readline())
 
 
-def ratios(old: Path, new: Path, row: str, pairs: int) -> list[float]:
+def measure_ratios(old: Path, new: Path, row: str, pairs: int) -> list[float]:
+    """Return the ratio of the new time to the old time of each pair of rounds."""
     sides = [start(old, row), start(new, row)]
     found = []
     for number in range(pairs):
         times = [0.0, 0.0]
         for side in (0, 1) if number % 2 else (1, 0):
-            times[side] = one_round(sides[side])
+            times[side] = run_round(sides[side])
         found.append(times[1] / times[0])
     for side_process in sides:
         side_process.communicate()
@@ -236,8 +240,11 @@ def ratios(old: Path, new: Path, row: str, pairs: int) -> list[float]:
 
 
 def main() -> None:
+    """Compare two checkouts, and print a table; or run the work of one side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkouts", nargs="*", type=Path, metavar="CHECKOUT", help="the old one, and the new one")
+    parser.add_argument(
+        "checkouts", nargs="*", type=Path, metavar="CHECKOUT", help="folder of the old checkout, then of the new one"
+    )
     parser.add_argument("--pairs", type=int, default=21, help="rounds of each side (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--work", choices=ROWS, help=argparse.SUPPRESS)
@@ -248,7 +255,9 @@ def main() -> None:
     old, new = (checkout.resolve() for checkout in chosen.checkouts)
     print(f"| work | new beside old: median (quartiles) of {chosen.pairs} pairs | within {LIMIT} |\n|---|---|---|")
     for row in chosen.only:
-        lower, median, upper = statistics.quantiles(ratios(old, new, row, chosen.pairs), n=4, method="inclusive")
+        lower, median, upper = statistics.quantiles(
+            measure_ratios(old, new, row, chosen.pairs), n=4, method="inclusive"
+        )
         verdict = "yes" if upper <= LIMIT else "no" if lower > LIMIT else "not sure"
         print(f"| {row} | {median:.3f} ({lower:.3f} to {upper:.3f}) | {verdict} |", flush=True)
 

@@ -1,6 +1,6 @@
-"""The bare sides: the same work in plain asyncio.
+"""Base sides of the comparisons: the same work in plain asyncio.
 
-No framework is imported here: each of them is measured beside these, in an environment of its own.
+Independent of all frameworks: each framework is compared with this code, in a virtual environment of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOKEN = "word "
 
 
 async def tokens_of(count: int, paced: bool = False) -> AsyncIterator[str]:
-    """The same pre-made token again and again; when paced, one turn of the loop before each."""
+    """Yield the same string `count` times; when paced, let the loop run one step before each."""
     token = TOKEN
     for _ in range(count):
         if paced:
@@ -30,17 +30,19 @@ async def tokens_of(count: int, paced: bool = False) -> AsyncIterator[str]:
 
 
 async def passed_on(tokens: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Yield the tokens of another iterator."""
     async for token in tokens:
         yield token
 
 
 async def consume(tokens: AsyncIterator[Any]) -> None:
+    """Read all tokens, and drop them."""
     async for _ in tokens:
         pass
 
 
 def generator(count: int, *, paced: bool = False, links: int = 0) -> Side:
-    """A bare async generator, and `links` more that pass its tokens on."""
+    """Read a bare async generator through `links` more generators that pass its tokens on."""
 
     async def side() -> None:
         tokens = tokens_of(count, paced)
@@ -52,16 +54,20 @@ def generator(count: int, *, paced: bool = False, links: int = 0) -> Side:
 
 
 async def bare_echo(message: object, turns: int) -> tuple[object]:
+    """Return the message after some steps of the loop."""
     for _ in range(turns):
         await asyncio.sleep(0)
     return (message,)
 
 
 def bare_call(turns: int) -> Awaitable[Any]:
+    """Start `bare_echo` as a task."""
     return asyncio.create_task(bare_echo("hello", turns))
 
 
 def one_by_one(call: Call, count: int) -> Side:
+    """Make the calls one after the other."""
+
     async def side() -> None:
         for _ in range(count):
             await call(0)
@@ -70,7 +76,7 @@ def one_by_one(call: Call, count: int) -> Side:
 
 
 def at_once(call: Call, count: int) -> Side:
-    """All calls are alive at the same time: each lets the others run for a turn of the loop before it replies."""
+    """Make all calls at once: each lets the others run for a step of the loop before it replies, so all are alive."""
 
     async def side() -> None:
         await asyncio.gather(*[call(1) for _ in range(count)])
@@ -79,7 +85,7 @@ def at_once(call: Call, count: int) -> Side:
 
 
 async def bytes_a_call(side: Callable[[int], Side], count: int) -> int:
-    """The highest use of memory while `count` calls run at once."""
+    """Return the peak of memory, in bytes for each call, while `count` calls run at once."""
     await side(10)()
     gc.collect()
     tracemalloc.start()

@@ -1,6 +1,6 @@
-"""Agent calls: an agent that echoes one message, beside a task of a coroutine that does so.
+"""Cost of agent calls: an agent that echoes one message, compared with a task of a coroutine that echoes it.
 
-Those that run at once are all alive at the same time: each lets the others run before it replies.
+Calls that run at once are all alive at the same time: each lets the others run before it replies.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ _UNIT = "us a call"
 
 @miniagent
 async def echo(ctx: InteractionContext, turns: int = 0) -> None:
-    """Replies what it was sent, after some turns of the loop."""
+    """Reply the messages after some steps of the loop."""
     for _ in range(turns):
         await asyncio.sleep(0)
     ctx.reply(ctx.message_promises)
 
 
 def agent_call(turns: int) -> Awaitable[Any]:
+    """Call the agent `echo`."""
     return echo.trigger(HELLO, turns=turns)
 
 
 async def awaited(calls: list[Awaitable[Any]]) -> None:
-    """What `gather` is for tasks: replies need no task to be awaited in."""
+    """Await all calls; unlike `gather`, without a task for each."""
     for call in calls:
         await call
 
 
 def agents_at_once(count: int) -> Side:
+    """Make all agent calls at once."""
+
     async def side() -> None:
         await awaited([agent_call(1) for _ in range(count)])
 
@@ -46,7 +49,7 @@ def agents_at_once(count: int) -> Side:
 
 
 async def tasks_a_call(count: int) -> float:
-    """The tasks that `count` calls create."""
+    """Return the number of tasks that are created for each of `count` calls."""
     loop = asyncio.get_running_loop()
     created = 0
 
@@ -64,6 +67,7 @@ async def tasks_a_call(count: int) -> float:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Measure calls one by one and at once, their memory and their tasks."""
     table = Table("Agent calls")
     async with MiniAgents():
         size = plan.sized(5_000)

@@ -1,6 +1,6 @@
-"""Cassettes: what recording costs a live stream, what playing costs beside bare bytes, and how large ones behave.
+"""Cost of cassettes: recording a live stream, playing compared with bare bytes, and large cassettes.
 
-Streams come from a mock transport; only the time to the first token is measured over a socket, to this machine.
+Streams come from a mock transport. Only the time to the first token is measured over a socket, on this machine.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOOK_UPS = 200
 
 
 def interaction(prompt: str, chunks: list[bytes], gap: float = 0.0) -> Interaction:
-    """A chat completion; `gap` is the wait before each chunk in seconds."""
+    """Make a recorded chat completion with `gap` seconds before each chunk."""
     body = {"messages": [{"role": "user", "content": prompt}], "model": "gpt-4o", "stream": True}
     headers = {"content-type": ["text/event-stream"]}
     answer = ResponseStream(tuple(Chunk.after(gap, chunk) for chunk in chunks), headers=headers)
@@ -45,7 +45,7 @@ def interaction(prompt: str, chunks: list[bytes], gap: float = 0.0) -> Interacti
 
 
 async def loading(table: Table, plan: Plan, folder: Path) -> None:
-    """A cassette of 1 MB, from the file to interactions, beside the YAML alone."""
+    """Measure loading a cassette of 1 MB, compared with parsing its YAML alone."""
     path = folder / "large.yaml"
     save(path, [interaction(f"{number} {'word ' * 200}", openai_chunks(plan.sized(450))) for number in range(10)])
 
@@ -78,7 +78,7 @@ async def loading(table: Table, plan: Plan, folder: Path) -> None:
 
 
 async def looking_up(table: Table, plan: Plan) -> None:
-    """Finding a request among 1,000, beside finding it among 10."""
+    """Measure finding a request among 1,000, compared with finding it among 10."""
 
     def side(size: int) -> Side:
         recorded = [interaction(f"{number} {'word ' * 200}", []) for number in range(size)]
@@ -99,8 +99,8 @@ async def looking_up(table: Table, plan: Plan) -> None:
     table.facts["us a look-up among 1,000 (goal: < 100)"] = table.rows[-1].measured.median
 
 
-def a_miss(folder: Path) -> float:
-    """Milliseconds from a changed prompt among 1,000 to the error with its differences."""
+def time_of_a_miss(folder: Path) -> float:
+    """Return the CPU milliseconds from a request with a changed prompt to the miss, in a cassette of 1,000."""
     path = folder / "thousand.yaml"
     save(path, [interaction(f"{number} {'word ' * 200}", [b"data: 1\n\n"]) for number in range(1000)])
     changed = json.loads(interaction(f"500 {'word ' * 199} other", []).request_body)
@@ -114,7 +114,7 @@ def a_miss(folder: Path) -> float:
 
 
 def replayed(chunks: list[bytes]) -> AsyncOpenAI:
-    """A client that is answered from a recording, again and again."""
+    """Return a client whose requests are answered from one recording, any number of times."""
     request = {"messages": [{"role": "user", "content": "Tell me something"}], "model": "gpt-4o", "stream": True}
     transport = ReplayTransport([interaction("Tell me something", chunks)])
     transport.session._index._repeats = True
@@ -123,7 +123,7 @@ def replayed(chunks: list[bytes]) -> AsyncOpenAI:
 
 
 async def playing(table: Table, plan: Plan) -> None:
-    """500 events out of a recording, beside the same bytes out of a plain mock transport."""
+    """Measure playing 500 events, compared with the same bytes from a plain mock transport."""
     words = plan.sized(EVENTS)
     chunks = openai_chunks(words)
     mock = AsyncOpenAI(api_key="none", http_client=http_client(chunks))
@@ -139,7 +139,7 @@ async def playing(table: Table, plan: Plan) -> None:
 
 
 async def recording(table: Table, plan: Plan, folder: Path) -> None:
-    """Seconds to the first token of a live stream, over a socket, with a recorder on the way and without."""
+    """Measure the time to the first token of a live stream over a socket, with a recorder and without."""
     times: tuple[list[float], list[float]] = ([], [])
     numbers = count()
     rounds = 3 if plan.quick else 30
@@ -154,6 +154,7 @@ async def recording(table: Table, plan: Plan, folder: Path) -> None:
 
 
 async def first_token(client: AsyncOpenAI) -> float:
+    """Return the seconds until the first token has arrived, after reading the whole answer."""
     started, first = time.perf_counter(), 0.0
     messages: Any = [{"role": "user", "content": "Hi"}]
     async for chunk in await client.chat.completions.create(model="m", messages=messages, stream=True):
@@ -162,8 +163,8 @@ async def first_token(client: AsyncOpenAI) -> float:
     return first
 
 
-async def pacing(plan: Plan, folder: Path) -> float:
-    """How far the gaps between chunks are from the recorded ones, in ms on the mean."""
+async def mean_error_of_gaps(plan: Plan, folder: Path) -> float:
+    """Return the mean difference between played and recorded gaps of chunks, in milliseconds."""
     path, gap = folder / "paced.yaml", 0.005
     save(path, [interaction("Hi", openai_chunks(plan.sized(200)), gap)])
     with use_cassette(path, pace=1):
@@ -174,8 +175,8 @@ async def pacing(plan: Plan, folder: Path) -> float:
     return statistics.mean(abs(late - early - gap) for early, late in pairwise(moments)) * 1000
 
 
-def a_recorded_minute(plan: Plan) -> float:
-    """Milliseconds on the clock until four agents of two providers have replayed a minute, in virtual time."""
+def time_of_a_recorded_minute(plan: Plan) -> float:
+    """Return the milliseconds on the clock that four agents need to replay a minute in virtual time."""
     example = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "panel.py"))
 
     async def play() -> None:
@@ -193,6 +194,7 @@ def a_recorded_minute(plan: Plan) -> float:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Measure loading, finding, playing, recording, pace, a miss, and a minute in virtual time."""
     table = Table("Cassettes")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -200,10 +202,12 @@ async def benchmark(plan: Plan) -> Table:
         await looking_up(table, plan)
         await playing(table, plan)
         await recording(table, plan, folder)
-        table.facts["ms of mean error of a gap of 5 ms, played at its pace (goal: < 3)"] = await pacing(plan, folder)
-        table.facts["ms until a miss among 1,000 is told (goal: < 50)"] = a_miss(folder)
+        table.facts["ms of mean error of a gap of 5 ms, played at its pace (goal: < 3)"] = await mean_error_of_gaps(
+            plan, folder
+        )
+        table.facts["ms until a miss among 1,000 is told (goal: < 50)"] = time_of_a_miss(folder)
     name = "ms to replay a minute of four agents in virtual time (goal: < 500)"
-    table.facts[name] = await asyncio.to_thread(a_recorded_minute, plan)
+    table.facts[name] = await asyncio.to_thread(time_of_a_recorded_minute, plan)
     return table
 
 

@@ -1,6 +1,6 @@
-"""A provider's stream through the real client: tokens out of our agent, beside the SDK's own stream.
+"""Cost of decoding a provider's stream through the real client: our agent, compared with the SDK's own stream.
 
-The transport gives one event at a time, and sends nothing anywhere; the last rows are over a socket to this machine.
+The transport returns one event at a time and uses no network. The last rows use a socket on this machine.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ CHUNKS = 2_000
 
 
 def through(agent: MiniAgent[Any], words: int) -> Side:
+    """Call an agent, read its answer token by token, and check the number of tokens."""
+
     async def side() -> None:
         count = 0
         async for promise in agent.trigger("Tell me something"):
@@ -46,6 +48,7 @@ def through(agent: MiniAgent[Any], words: int) -> Side:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Compare agents with SDKs, with raw bytes, and over a socket."""
     table = Table("A provider's stream")
     words = plan.sized(CHUNKS)
     openai, anthropic = openai_client(words), anthropic_client(words)
@@ -78,7 +81,7 @@ async def _floor(
 
 
 async def _sockets(table: Table, plan: Plan, words: int) -> None:
-    """Beside the bytes of the same response, as the HTTP library gives them."""
+    """Compare agents over a socket with reading the raw bytes of the same response."""
     openai_request = {"model": "gpt-4o", "messages": [TURN], "stream": True}
     anthropic_request = {"model": "claude", "max_tokens": 9, "messages": [TURN], "stream": True}
     with provider(words) as url:

@@ -1,4 +1,4 @@
-"""Where the floor is for what misses its goal: the same work by a list and a future, which check nothing."""
+"""Lower bounds for rows that miss their goals: the same work with only a list and a future, without any checks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 
 def in_batches(count: int) -> Side:
+    """Read a minimal stream in batches."""
+
     async def side() -> None:
         await consume(Stream(tokens_of(count)).batches())
 
@@ -21,7 +23,7 @@ def in_batches(count: int) -> Side:
 
 
 def token_by_token(count: int, *, paced: bool = False, links: int = 0) -> Side:
-    """What `links` more streams pass on, each of which can be read twice."""
+    """Read a minimal stream through `links` more streams; each of them can be read twice."""
 
     async def side() -> None:
         tokens: AsyncIterator[str] = tokens_of(count, paced)
@@ -33,6 +35,7 @@ def token_by_token(count: int, *, paced: bool = False, links: int = 0) -> Side:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Compare minimal streams with bare generators."""
     table = Table("Floors: a list and a future, which check nothing")
     size = plan.sized(100_000)
     sides = generator(size), in_batches(size)

@@ -1,4 +1,4 @@
-"""How cost grows: for each table the cost of one unit at n, 2n, 4n and 8n of them. What is linear stays flat."""
+"""Growth of cost: the cost of one unit when there are n, 2n, 4n and 8n of them. It stays the same if cost is linear."""
 
 from __future__ import annotations
 
@@ -28,25 +28,26 @@ if TYPE_CHECKING:
 
 FACTORS = (1, 2, 4, 8)
 GOAL = 1.15
-"""Cost of a unit at 8n, beside that at n. Linear is 1; ratios repeat within 10 %."""
+"""Highest accepted cost of a unit at 8n, divided by its cost at n. Linear is 1; ratios vary by up to 10 %."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is done at several sizes."""
+    """Work that is measured at several sizes."""
 
     name: str
     size: int
-    """n."""
+    """The smallest size, n."""
     unit: str
     of: Callable[[int], Side | Awaitable[Side]]
-    """The work at one size; preparing it is not measured."""
+    """Function that prepares the work of one size; the preparation is not measured."""
     units: Callable[[int], int] = lambda size: size
-    """Units in work of a size."""
+    """Function that returns the number of units in the work of one size."""
     goal: float | None = GOAL
 
 
 async def measure(work: Work, plan: Plan) -> Curve:
+    """Measure the work at all sizes, in turn."""
     sizes = [plan.sized(work.size) * factor for factor in FACTORS]
     sides = []
     for size in sizes:
@@ -63,15 +64,19 @@ async def measure(work: Work, plan: Plan) -> Curve:
 
 
 def side(work: Callable[[int], Awaitable[object]], size: int) -> Side:
+    """Return the work of one size as a function without arguments."""
     return lambda: work(size)
 
 
 async def second_reader(count: int) -> Side:
+    """Return a side that reads a finished stream again."""
     promise = await finished(count)
     return lambda: consume(aiter(promise))
 
 
 def ten_readers(count: int) -> Side:
+    """Return a side where ten readers read one stream at once."""
+
     async def side() -> None:
         async for promise in through(count):
             await asyncio.gather(*(consume(aiter(promise)) for _ in range(10)))
@@ -80,7 +85,7 @@ def ten_readers(count: int) -> Side:
 
 
 def without_collector(count: int) -> Side:
-    """Many objects alive at once are looked through by the garbage collector again and again; here, they are not."""
+    """Return a side that makes agent calls at once while the garbage collector is off."""
 
     async def side() -> None:
         gc.disable()
@@ -93,11 +98,12 @@ def without_collector(count: int) -> Side:
 
 
 def one_token_through(agent: Any) -> Callable[[int], Side]:
+    """Return a function that makes a side for a number of agents in a chain."""
     return lambda length: ours(1, *[agent] * length)
 
 
 def deep(depth: int) -> Side:
-    """A message within a message within ..., and its hash."""
+    """Return a side that nests messages `depth` levels deep, and computes the hash."""
 
     async def side() -> None:
         message = Message("hello")
@@ -109,6 +115,7 @@ def deep(depth: int) -> Side:
 
 
 def wide(nodes: int) -> Side:
+    """Return a side that makes one message of many nodes, and computes its hash."""
     fields = {"parts": [{"n": n} for n in range(nodes // 2)]}
 
     async def side() -> None:
@@ -118,13 +125,14 @@ def wide(nodes: int) -> Side:
 
 
 async def last_message_only(turns: int) -> None:
-    """A dialog whose agent is shown what was said last."""
+    """Run a dialog in which the agent is sent only the last message."""
     messages: list[Message] = [Message("Question 0")]
     for turn in range(turns):
         messages.extend(await answer.trigger(messages[-1], turn=turn))
 
 
 def loading(folder: Path, count: int) -> Side:
+    """Return a side that loads a cassette of `count` interactions."""
     path = folder / f"{count}.yaml"
     save(path, [interaction(str(number), openai_chunks(50)) for number in range(count)])
 
@@ -135,19 +143,22 @@ def loading(folder: Path, count: int) -> Side:
 
 
 def openai_stream(words: int) -> Side:
+    """Return a side that reads an OpenAI answer through an agent."""
     return read_by(create_openai_agent("gpt-4o", async_client=openai_client(words)), words)
 
 
 def anthropic_stream(words: int) -> Side:
+    """Return a side that reads an Anthropic answer through an agent."""
     return read_by(create_anthropic_agent("claude", async_client=anthropic_client(words)), words)
 
 
 def played(words: int) -> Side:
+    """Return a side that reads a played recording through an agent."""
     return read_by(create_openai_agent("gpt-4o", async_client=replayed(openai_chunks(words))), words)
 
 
 def squared(turns: int) -> int:
-    """Messages that are read in a dialog of so many turns whose whole history is read in each."""
+    """Return the number of messages read in a dialog whose whole history is read in each turn."""
     return turns * turns
 
 
@@ -178,6 +189,7 @@ def _works(folder: Path) -> list[Work]:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Measure all works at all sizes."""
     table = Table("How cost grows")
     with tempfile.TemporaryDirectory() as folder:
         async with MiniAgents():

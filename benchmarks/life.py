@@ -1,6 +1,6 @@
-"""The life of one token: what each step costs on its way from a provider's bytes to whoever reads it.
+"""Cost of each step of a token's way from a provider's bytes to its reader.
 
-Each row does what the row before it does, and one step more. The table in docs/architecture.md is from here.
+Each row does the work of the row before it, and one step more. The table in docs/architecture.md comes from here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def arriving(client: AsyncOpenAI, feed: Callable[[], Feed]) -> Side:
-    """The SDK's request; each chunk of the response is fed to a new `feed`."""
+    """Send the SDK's request, and pass each chunk of the response to a new `feed`."""
 
     async def side() -> None:
         take = feed()
@@ -38,21 +38,25 @@ def arriving(client: AsyncOpenAI, feed: Callable[[], Feed]) -> Side:
 
 
 def events() -> Feed:
+    """Return a feed that decodes events."""
     return SSEDecoder().feed
 
 
 def parsed() -> Feed:
-    """What is not JSON is the last word of the API."""
+    """Return a feed that decodes events and their JSON; only the last event of the API, `[DONE]`, is not JSON."""
     decoder = SSEDecoder()
     return lambda chunk: [from_json(event.data) for event in decoder.feed(chunk) if event.data != b"[DONE]"]
 
 
 def deltas() -> Feed:
+    """Return a feed that decodes events and reads their text and metadata."""
     decoder, take = SSEDecoder(), ChatSession().feed
     return lambda chunk: [take(event) for event in decoder.feed(chunk)]
 
 
 def awaited(agent: Any) -> Side:
+    """Call an agent, and await its answer without reading tokens."""
+
     async def side() -> None:
         await agent.trigger("Tell me something")
 
@@ -60,6 +64,7 @@ def awaited(agent: Any) -> Side:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Compare each step with the one before it."""
     table = Table("The life of one token")
     words = plan.sized(CHUNKS)
     chunks = openai_chunks(words)
@@ -86,6 +91,7 @@ async def benchmark(plan: Plan) -> Table:
 
 
 async def _compare(table: Table, plan: Plan, steps: dict[str, Side], words: int) -> None:
+    """Add a row for each step but the first, compared with the step before it."""
     (before, base), *rest = steps.items()
     for name, side in rest:
         await table.compare(name, base, side, plan, units=words, base_name=before)

@@ -1,4 +1,4 @@
-"""Results as Markdown. They are what was written as JSON, so that tables can be told again without measuring."""
+"""Results as Markdown. The input is the results as JSON, so tables can be written again without measuring."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ __all__ = ["as_markdown", "cell_of_peer"]
 
 
 def _short(value: float) -> str:
-    """A number with as many digits as mean something."""
+    """Format a number with three significant digits, or as a whole number from 100 on."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A table, its first column for names."""
+    """Format a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def as_markdown(table: dict[str, Any]) -> str:
-    """The results of one script."""
+    """Return the results of one script as Markdown."""
     return "\n\n".join([f"## {table['name']}", *_parts(table)])
 
 
 def cell_of_peer(cell: dict[str, Any]) -> str:
-    """What one peer was measured at."""
+    """Format the result of one peer: cost and ratio, a failure, or a dash."""
     if "reason" in cell:
         return "not finished" if cell["reason"].startswith("not finished") else "fails"
     row = cell["row"]
@@ -35,6 +35,7 @@ def cell_of_peer(cell: dict[str, Any]) -> str:
 
 
 def _parts(table: dict[str, Any]) -> Iterator[str]:
+    """Yield the tables of one script: rows, curves, or peers."""
     if "peers" in table:
         yield from _beside_others(table["columns"], table["peers"])
         return
@@ -47,6 +48,7 @@ def _parts(table: dict[str, Any]) -> Iterator[str]:
 
 
 def _beside_others(columns: list[dict[str, str]], peers: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Yield the table of peers, and a list of the reasons of failures."""
     rows = [[name, *map(cell_of_peer, cells)] for name, cells in peers.items()]
     goals = ["**goal**", *(column["goal"] for column in columns)]
     yield _table(["", *(column["name"] for column in columns)], [_bare(peers), *rows, goals])
@@ -61,7 +63,7 @@ def _beside_others(columns: list[dict[str, str]], peers: dict[str, list[dict[str
 
 
 def _bare(peers: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What was measured beside the first peer of each column: each has its own beside it."""
+    """Return the row of the bare side: each peer was compared with its own measurement; the first one is shown."""
     bare = ["bare"]
     for cells in zip(*peers.values(), strict=True):
         rows = [cell["row"] for cell in cells if cell.get("row")]

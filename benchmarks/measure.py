@@ -1,7 +1,7 @@
-"""What the benchmarks share: two sides measured in turn, in CPU time, and told as a table or as JSON.
+"""Measurement that all benchmarks share: two sides in turn, in CPU time, with the results as a table or JSON.
 
-CPU time with the garbage collector on; both sides run alternately in one process, so that what slows the machine down
-slows both. Ratios repeat within 10 %, nanoseconds do not: only ratios within one run are worth comparing.
+The garbage collector is on. Both sides run alternately in one process, so a slower machine slows both. Ratios vary by
+up to 10 %, nanoseconds by more: compare only ratios within one run.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _PACKAGES = ("miniagents", "pydantic", "openai", "anthropic", "httpx2", "vcrpy")
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to measure."""
+    """Amount of measuring."""
 
     quick: bool = False
     seconds: float = math.inf
-    """What a row may take; slow ones have fewer rounds."""
+    """Seconds that a row may take; slow rows have fewer rounds."""
 
     @property
     def rounds(self) -> int:
-        """How often each side is measured."""
+        """Number of times each side is measured."""
         return 1 if self.quick else 7
 
     def rounds_of(self, seconds: float) -> int:
-        """How often each side is measured when one round takes so long; 0: the first time is all there is."""
+        """Return the number of rounds when one round takes `seconds`; 0 means to use the first, unmeasured one."""
         return self.rounds if seconds * self.rounds <= self.seconds else int(self.seconds / seconds)
 
     def sized(self, count: int) -> int:
-        """`count`, or little enough of it for a test."""
+        """Return `count`, or a small number in a quick run."""
         return min(count, 20) if self.quick else count
 
 
@@ -65,7 +65,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        """The quartiles of what each round gave."""
+        """Compute the quartiles of the results of all rounds."""
         quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         lower, median, upper = quartiles
         return cls(median, lower, upper)
@@ -73,7 +73,7 @@ class Spread:
 
 @dataclass
 class Row:
-    """One comparison. `ratio` is that of the two sides of each round; `goal` is the ratio that it should not exceed."""
+    """One comparison. `ratio` is the spread of the ratios of each round; `goal` is the highest accepted ratio."""
 
     name: str
     unit: str
@@ -86,7 +86,7 @@ class Row:
 
 @dataclass
 class Curve:
-    """What one unit costs at several sizes. `growth` is the cost at the largest beside that at the smallest."""
+    """Cost of one unit at several sizes. `growth` is the cost at the largest size divided by that at the smallest."""
 
     name: str
     unit: str
@@ -104,12 +104,12 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
-    """What is counted, not timed."""
+    """Numbers that are counted, not timed, by name."""
 
     def add(
         self, name: str, unit: str, base: list[float], ours: list[float], *, base_name: str, goal: float | None = None
     ) -> None:
-        """Add what both sides took in each round."""
+        """Add a row from the costs of both sides in each round."""
         ratios = [mine / theirs for mine, theirs in zip(ours, base, strict=True)]
         self.rows.append(Row(name, unit, base_name, Spread.of(base), Spread.of(ours), Spread.of(ratios), goal))
 
@@ -130,19 +130,19 @@ class Table:
         """Measure both sides in turn, and add a row.
 
         Args:
-            name: what is measured.
-            base: the side that is there for comparison.
-            ours: the side with MiniAgents in it.
+            name: name of the row.
+            base: the side to compare with.
+            ours: the side that uses MiniAgents.
             plan: how much to measure.
-            units: tokens, calls, ... in one go of `base`.
-            our_units: the same for `ours`, where it is another number.
+            units: number of tokens, calls, ... in one run of `base`.
+            our_units: the same for `ours`, if the number differs.
             unit: "ns a ..." or "us a ...".
-            repeat: goes in a round, so that a round is long enough to be measured.
-            base_name: what `base` is.
-            goal: the ratio that should not be exceeded.
+            repeat: runs in a round, so that a round is long enough to be measured.
+            base_name: name of `base`.
+            goal: the highest accepted ratio.
         """
         repeat = 1 if plan.quick else repeat
-        # the first time fills caches
+        # the first run of each side fills caches
         first = (await seconds(base), await seconds(ours))
         rounds = [
             (await seconds(base, repeat) / repeat, await seconds(ours, repeat) / repeat)
@@ -158,8 +158,8 @@ class Table:
 
 
 async def seconds(side: Side, repeat: int = 1) -> float:
-    """CPU seconds that a side takes."""
-    gc.collect()  # nobody pays for the rubbish of the other side; collections during the round count
+    """Return the CPU seconds that a side takes."""
+    gc.collect()  # so that no side pays for garbage of the other; collections during the round count
     start = time.process_time()
     for _ in range(repeat):
         await side()
@@ -167,7 +167,7 @@ async def seconds(side: Side, repeat: int = 1) -> float:
 
 
 def circumstances(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:
-    """When and where this is measured, and with which packages of those that are installed."""
+    """Return the date, the machine, and the versions of those packages that are installed."""
     versions = {}
     for package in packages:
         try:
@@ -184,9 +184,9 @@ def circumstances(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:
 
 
 def options() -> argparse.Namespace:
-    """What the command line says: `quick` and `json`."""
+    """Parse the command line: `quick` and `json`."""
     parser = argparse.ArgumentParser(description="CPU time of both sides, measured in turn; see benchmarks/README.md")
-    parser.add_argument("--quick", action="store_true", help="shows that everything runs, measures nothing")
+    parser.add_argument("--quick", action="store_true", help="check that the benchmark runs; the figures mean nothing")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is the standard output")
     return parser.parse_args()
 
@@ -201,7 +201,7 @@ def write(results: dict[str, Any], file: str) -> None:
 
 
 def main(benchmark: Callable[[Plan], Coroutine[Any, Any, Table]]) -> None:
-    """Run a benchmark as the command line says; print its table, and write it as JSON where that is wanted."""
+    """Run a benchmark as the command line says: print its table, and write JSON if `--json` is given."""
     chosen = options()
     table = asyncio.run(benchmark(Plan(chosen.quick)))
     print(f"{table}\n", file=sys.stderr if chosen.json == "-" else sys.stdout, flush=True)

@@ -1,4 +1,4 @@
-"""Messages: what making, hashing, joining and splitting them costs, and how a dialog grows."""
+"""Cost of messages: making, hashing, joining and splitting them, and dialogs that grow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ METADATA: dict[str, Any] = {"a": 1, "b": "two", "c": 3.0}
 
 
 class FrozenModel(BaseModel):
-    """Frozen as pydantic does it: not the containers in it."""
+    """Model that pydantic freezes: its fields, but not the containers in them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -30,6 +30,8 @@ class FrozenModel(BaseModel):
 
 
 def times(count: int, work: Callable[[], object]) -> Side:
+    """Return a side that does the work `count` times."""
+
     async def side() -> None:
         for _ in range(count):
             work()
@@ -58,7 +60,7 @@ def _nested(nodes: int) -> dict[str, Any]:
 
 
 async def tokens_of(count: int) -> AsyncIterator[str]:
-    """Four characters a token; a blank line ends each paragraph of 50 tokens."""
+    """Yield tokens of four characters; a blank line ends each paragraph of 50 tokens."""
     for number in range(count):
         yield "wor\n" if number % 50 == 48 else "\nwor" if number % 50 == 49 else "word"
 
@@ -73,12 +75,14 @@ def _streamed(count: int) -> MessagePromise:
 
 
 async def join(count: int) -> None:
+    """Join two streamed messages of `count` tokens together, and read the result."""
     halves = [_streamed(count // 2), _streamed(count - count // 2)]
     async for _ in join_messages(halves, reference_original_messages=False):
         pass
 
 
 async def split(count: int) -> None:
+    """Split a streamed message of `count` tokens, and read all parts."""
     async for part in split_messages(_streamed(count)):
         async for _ in part:
             pass
@@ -92,7 +96,7 @@ def _side(work: Any, count: int) -> Side:
 
 
 def look_at(history: Iterable[Message], turn: int) -> Message:
-    """Looks at the key of each message of the whole history, as a store does, and answers."""
+    """Compute the key of each message of the history, as a store does, and return an answer."""
     for message in history:
         assert message.hash_key
     return Message(f"Answer {turn} to what was said before")
@@ -100,10 +104,12 @@ def look_at(history: Iterable[Message], turn: int) -> Message:
 
 @miniagent
 async def answer(ctx: InteractionContext, turn: int) -> None:
+    """Look at the whole history, and reply an answer."""
     ctx.reply(look_at(await ctx.message_promises, turn))
 
 
 async def dialog(turns: int) -> None:
+    """Run a dialog in which the agent is sent the whole history in each turn."""
     history: list[Message] = []
     for turn in range(turns):
         history.append(Message(f"Question {turn}", role="user"))
@@ -111,6 +117,7 @@ async def dialog(turns: int) -> None:
 
 
 async def dialog_without_agents(turns: int) -> None:
+    """Run the same dialog with a function in place of the agent."""
     history: list[Message] = []
     for turn in range(turns):
         history.append(Message(f"Question {turn}", role="user"))
@@ -118,6 +125,7 @@ async def dialog_without_agents(turns: int) -> None:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Measure making, freezing, hashing, joining and splitting messages, and dialogs."""
     table = Table("Messages, join and split")
     size = plan.sized(5_000)
     base, ours = times(size, _model), times(size, _message)
@@ -158,7 +166,7 @@ async def _text(table: Table, plan: Plan) -> None:
 
 
 async def _growth(table: Table, plan: Plan, name: str, work: Any, count: int, *, goal: float | None = 2.3) -> None:
-    """Time at twice the size."""
+    """Compare the work at a size with the work at twice that size."""
     size = plan.sized(count)
     unit, base_name = "us in all", f"{count:,}"
     sides = _side(work, size), _side(work, 2 * size)

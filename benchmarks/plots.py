@@ -1,4 +1,4 @@
-"""A plot of each table, as SVG with its words as words, so that it is small and can be searched."""
+"""Plots of tables, as SVG files whose words are text, so that they are small and can be searched."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["plot"]
 
 _MET, _MISSED, _OPEN, _GOAL, _THEIRS = "#2a7f62", "#c8553d", "#8a9aa8", "#1f2d3a", "#8a9aa8"
-_STYLE: Any = {  # what matplotlib knows as rcParams
+_STYLE: Any = {  # rcParams of matplotlib
     "svg.fonttype": "none",
-    "svg.hashsalt": "miniagents",  # the same results, the same file
+    "svg.hashsalt": "miniagents",  # so that the same results give the same file
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -29,7 +29,7 @@ def plot(table: dict[str, Any], file: Path) -> None:
     """Draw one table.
 
     Raises:
-        ModuleNotFoundError: matplotlib is not there; it is in the dependency group `bench`.
+        ModuleNotFoundError: matplotlib is not installed; it is in the dependency group `bench`.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def plot(table: dict[str, Any], file: Path) -> None:
 
 
 def _ratios(figure: Figure, rows: list[dict[str, Any]]) -> None:
-    """A bar for each row, and a line at its goal."""
+    """Draw a bar for each row, and a line at its goal."""
     figure.set_size_inches(9, 1.2 + 0.34 * len(rows))
     axes = figure.subplots()
     places = range(len(rows))
@@ -73,7 +73,7 @@ def _colour(row: dict[str, Any]) -> str:
 
 
 def _growth(figure: Figure, curves: list[dict[str, Any]]) -> None:
-    """Cost of a unit, beside that at n; a panel for each kind of work."""
+    """Draw the cost of a unit relative to its cost at n, in a panel for each kind of work."""
     kinds = list(dict.fromkeys(curve["name"].partition(":")[0] for curve in curves))
     columns = 2
     lines = math.ceil(len(kinds) / columns)
@@ -97,7 +97,7 @@ def _growth(figure: Figure, curves: list[dict[str, Any]]) -> None:
 
 
 def _beside_others(figure: Figure, table: dict[str, Any]) -> None:
-    """A panel for each column, a bar for each framework, on a logarithmic scale."""
+    """Draw a panel for each column with a bar for each framework, on a logarithmic scale."""
     columns, peers = table["columns"], table["peers"]
     across = min(3, len(columns))
     lines = math.ceil(len(columns) / across)

@@ -1,4 +1,4 @@
-"""What a provider streams, over a transport that sends nothing, and the SDKs that read it. No framework here."""
+"""Streams of the providers over a transport that uses no network, and SDKs that read them, without any framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURN: Any = {"role": "user", "content": "Tell me something"}
 
 
 class Body(httpx2.AsyncByteStream):
-    """The chunks of a response, as they would come from a socket."""
+    """Body of a response that yields chunks as a socket would."""
 
     def __init__(self, chunks: list[bytes], paced: bool) -> None:
         self.chunks = chunks
@@ -33,7 +33,7 @@ class Body(httpx2.AsyncByteStream):
 
 
 def http_client(chunks: list[bytes], *, paced: bool = False) -> httpx2.AsyncClient:
-    """A client that is answered with these chunks; when paced, one turn of the loop before each."""
+    """Return a client that gets these chunks; when paced, the loop runs one step before each."""
 
     def respond(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200, headers={"content-type": "text/event-stream"}, stream=Body(chunks, paced))
@@ -42,7 +42,7 @@ def http_client(chunks: list[bytes], *, paced: bool = False) -> httpx2.AsyncClie
 
 
 def openai_chunks(count: int) -> list[bytes]:
-    """A chat completion as the API streams it."""
+    """Return a chat completion of `count` words as the API streams it."""
     common = {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
@@ -60,7 +60,7 @@ def openai_chunks(count: int) -> list[bytes]:
 
 
 def anthropic_chunks(count: int) -> list[bytes]:
-    """A message as the API streams it."""
+    """Return an Anthropic message of `count` words as the API streams it."""
 
     def event(kind: str, **fields: Any) -> bytes:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
@@ -85,14 +85,18 @@ def anthropic_chunks(count: int) -> list[bytes]:
 
 
 def openai_client(count: int) -> AsyncOpenAI:
+    """Return a client whose every answer has `count` words."""
     return AsyncOpenAI(api_key="none", http_client=http_client(openai_chunks(count)))
 
 
 def anthropic_client(count: int) -> AsyncAnthropic:
+    """Return a client whose every answer has `count` words."""
     return AsyncAnthropic(api_key="none", http_client=http_client(anthropic_chunks(count)))
 
 
 def raw_openai(client: AsyncOpenAI, words: int) -> Side:
+    """Return a side that reads an answer with the SDK, and checks the number of words."""
+
     async def side() -> None:
         stream = await client.chat.completions.create(model="gpt-4o", messages=[TURN], stream=True)
         assert sum([bool(chunk.choices[0].delta.content) async for chunk in stream]) == words
@@ -101,6 +105,8 @@ def raw_openai(client: AsyncOpenAI, words: int) -> Side:
 
 
 def raw_anthropic(client: AsyncAnthropic, words: int) -> Side:
+    """Return a side that reads an answer with the SDK, and checks the number of words."""
+
     async def side() -> None:
         stream = await client.messages.create(model="claude", max_tokens=9, messages=[TURN], stream=True)
         deltas = [event async for event in stream if event.type == "content_block_delta"]
@@ -110,7 +116,7 @@ def raw_anthropic(client: AsyncAnthropic, words: int) -> Side:
 
 
 def bytes_only(client: httpx2.AsyncClient, url: str = "http://provider/", request: Any = None) -> Side:
-    """What the HTTP library takes to hand over the same chunks."""
+    """Return a side that reads the same chunks with the HTTP library alone."""
 
     async def side() -> None:
         async with client.stream("POST", url, json=request) as response:

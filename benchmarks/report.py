@@ -1,4 +1,4 @@
-"""Results as a page of tables and plots: `python -m benchmarks.report` tells again what was measured before."""
+"""Results as a page of tables and plots: `python -m benchmarks.report` writes the last results again."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _PART = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.D
 
 
 def report(results: dict[str, Any], folder: Path) -> None:
-    """Write results and a plot of each table into a folder, and their tables into a page.
+    """Write results and a plot of each table into a folder, and the tables into a page.
 
-    The page of `RESULTS` is README.md of the benchmarks, where the tables stand between two marks.
+    For the folder `RESULTS` the page is README.md of the benchmarks, where the tables stand between two marks. For
+    another folder it is README.md in that folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_rounded(results), separators=(",", ":"))
@@ -36,7 +37,7 @@ def report(results: dict[str, Any], folder: Path) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """More digits mean nothing."""
+    """Round all numbers to five digits, because more digits are noise."""
     if isinstance(value, dict):
         return {name: _rounded(part) for name, part in value.items()}
     if isinstance(value, list):

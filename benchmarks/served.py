@@ -1,6 +1,6 @@
-"""A provider over a socket, in a process of its own, so that its CPU time is not the client's.
+"""Provider on a socket in a separate process, so that its CPU time is not counted as the client's.
 
-It prints where it listens, and ends when its standard input does.
+The process prints its URL, and ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def provider(tokens: int) -> Iterator[str]:
-    """Start the process; give the address of a provider that answers everything with so many tokens."""
+    """Start a provider that answers each request with `tokens` tokens, and yield its URL."""
     command = [sys.executable, "-P", __file__, str(tokens)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""What starting costs, each in a fresh process, in turn: importing, and pytest with the plugin and without it."""
+"""Cost of starting: imports, and pytest with and without the plugin, each in a new process, in turn."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from benchmarks.measure import Plan, Table, main
 _MEASURED = "import time\nstart = time.process_time()\n{imports}\nprint(time.process_time() - start)"
 _PAIRS = (
     ("import asyncio, pydantic", "import miniagents"),
-    # the names of both packages are loaded when they are first asked for, and pydantic's plugins with the first model
+    # miniagents and pydantic import names at first use, and pydantic loads its plugins with the first model
     (
         "import asyncio, pydantic\nclass Model(pydantic.BaseModel): content: str",
         "from miniagents import MiniAgents, Message",
     ),
 )
-"""What is compared: the bare side, ours."""
+"""Statements to compare: those of the bare side, and ours."""
 
-# all of the process counts, as of `python -m pytest`
+# the whole process counts, as for `python -m pytest`
 _COLLECTED = "import time, pytest\npytest.main({arguments})\nprint()\nprint(time.process_time())"
 _EMPTY_PROJECT = ["--collect-only", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
 
 
 async def milliseconds(code: str, bytecode: str, folder: str | None = None) -> float:
-    """What the code says it took; compiled modules are kept in `bytecode`, whatever the environment says of them."""
+    """Run code that prints its seconds, and return milliseconds; compiled modules are kept in the folder `bytecode`."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     process = await asyncio.create_subprocess_exec(
@@ -35,12 +35,12 @@ async def milliseconds(code: str, bytecode: str, folder: str | None = None) -> f
     )
     output, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"`{code}` failed with status {process.returncode}")
+        raise RuntimeError(f"a process with the code `{code}` failed with status {process.returncode}")
     return float(output.splitlines()[-1]) * 1000
 
 
 async def collecting(table: Table, plan: Plan, bytecode: str) -> None:
-    """`pytest --collect-only` where there is nothing to collect."""
+    """Measure `pytest --collect-only` in an empty folder, with the plugin and without it."""
     if "miniagents" not in entry_points(group="pytest11").names:
         raise RuntimeError("pytest does not find the plugin: install the checkout, `pip install -e .`")
     base: list[float] = []
@@ -60,6 +60,7 @@ async def collecting(table: Table, plan: Plan, bytecode: str) -> None:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Measure imports, and collection by pytest."""
     table = Table("Start")
     with tempfile.TemporaryDirectory() as bytecode:
         for theirs, mine in _PAIRS:
@@ -68,7 +69,7 @@ async def benchmark(plan: Plan) -> Table:
             for _ in range(1 if plan.quick else plan.rounds + 1):
                 base.append(await milliseconds(_MEASURED.format(imports=theirs), bytecode))
                 ours.append(await milliseconds(_MEASURED.format(imports=mine), bytecode))
-            # the first of each compiled what it imports
+            # the first run of each is dropped, because it compiles the modules
             base_name = "asyncio, pydantic" if "class" not in theirs else "the same and one model"
             table.add(mine, "ms", base[1:] or base, ours[1:] or ours, base_name=base_name, goal=1.3)
         await collecting(table, plan, bytecode)

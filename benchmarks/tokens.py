@@ -1,4 +1,4 @@
-"""Tokens through agents: what one costs beside a bare async generator that yields the same strings."""
+"""Cost of a token through agents, compared with a bare async generator that yields the same strings."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from benchmarks.measure import Plan, Side, Table, main
 from miniagents import InteractionContext, Message, MessagePromise, MessageSequencePromise, MiniAgents, miniagent
 
 LENGTH = 10
-"""Agents in a chain, and readers of one stream."""
+"""Number of agents in a chain, and of readers of one stream."""
 
 
 @miniagent
 async def source(ctx: InteractionContext, count: int, paced: bool = False) -> None:
-    """Replies one message of `count` tokens."""
+    """Reply one message of `count` tokens."""
     ctx.reply(Message.promise(message_token_streamer=lambda _: tokens_of(count, paced)))
 
 
 @miniagent
 async def pass_on(ctx: InteractionContext) -> None:
-    """Replies what it was sent."""
+    """Reply the messages by reference."""
     ctx.reply(ctx.message_promises)
 
 
 @miniagent
 async def stream_again(ctx: InteractionContext) -> None:
-    """Replies a message of its own for each that it was sent, token by token."""
+    """Reply a new message for each message, and stream its tokens again."""
     async for promise in ctx.message_promises:
         ctx.reply(Message.promise(message_token_streamer=lambda _, tokens=promise: passed_on(tokens)))  # type: ignore[misc]
 
 
 def through(count: int, *agents: Any, paced: bool = False) -> MessageSequencePromise:
+    """Send a message of `count` tokens through a chain of agents, and return the last replies."""
     replies = source.trigger(count=count, paced=paced)
     for agent in agents:
         replies = agent.trigger(replies)
@@ -40,6 +41,8 @@ def through(count: int, *agents: Any, paced: bool = False) -> MessageSequencePro
 
 
 def ours(count: int, *agents: Any, paced: bool = False) -> Side:
+    """Return a side that reads `count` tokens after a chain of agents."""
+
     async def side() -> None:
         async for promise in through(count, *agents, paced=paced):
             await consume(aiter(promise))
@@ -48,6 +51,7 @@ def ours(count: int, *agents: Any, paced: bool = False) -> Side:
 
 
 async def finished(count: int) -> MessagePromise:
+    """Return a message of `count` tokens whose stream has ended."""
     async for promise in through(count):
         await promise
         return promise
@@ -55,6 +59,7 @@ async def finished(count: int) -> MessagePromise:
 
 
 async def benchmark(plan: Plan) -> Table:
+    """Measure numbers of tokens, readers, chains, and paced streams."""
     table = Table("Token pass-through")
     async with MiniAgents():
         for count in (1_000, 10_000, 100_000, 1_000_000):

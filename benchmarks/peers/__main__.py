@@ -1,4 +1,4 @@
-"""Every framework at every measure, each in a process of its own; see benchmarks/README.md."""
+"""Command that runs every measure of every framework, each in a process of its own; see benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from benchmarks.measure import write
 from benchmarks.peers.environments import ALL, FIRST
 from benchmarks.peers.run import run
 
-parser = argparse.ArgumentParser(description="Makes the environments in .bench/ where they are missing")
-parser.add_argument("--anew", action="store_true", help="make them again, with the packages of today")
-parser.add_argument("--quick", action="store_true", help="shows that everything runs, measures nothing")
-parser.add_argument("--only", metavar="PEER", action="append", help="may be given several times")
+parser = argparse.ArgumentParser(description="Measure other frameworks; create missing virtual environments in .bench/")
+parser.add_argument("--anew", action="store_true", help="create the environments again, with the newest packages")
+parser.add_argument("--quick", action="store_true", help="check that everything runs; the figures mean nothing")
+parser.add_argument(
+    "--only", metavar="PEER", action="append", help="module of a peer to measure; may be given several times"
+)
 parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is the standard output")
 chosen = parser.parse_args()
 for environment in (ALL, FIRST):

@@ -1,4 +1,4 @@
-"""autogen-agentchat: `run_stream`, with an event for each token, as its own assistant streams."""
+"""Peer autogen-agentchat: `run_stream` with an event for each token, as its own assistant agent streams."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Streaming(BaseChatAgent):
-    """Says tokens: its own, or those of another agent, in its own name, as events carry who says it."""
+    """Agent that streams tokens, made by itself or by an inner agent; the events carry the name of the outer agent."""
 
     def __init__(self, count: int, inner: Streaming | None = None) -> None:
         super().__init__("agent", "An agent")
@@ -54,11 +54,11 @@ class Streaming(BaseChatAgent):
         yield Response(chat_message=TextMessage(content="".join(tokens), source=self.name))
 
     async def on_reset(self, cancellation_token: CancellationToken) -> None:
-        """It remembers nothing."""
+        """Do nothing, because the agent has no state."""
 
 
 class Echo(Streaming):
-    """Replies what it was sent."""
+    """Agent that replies the last message."""
 
     async def on_messages(self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken) -> Response:
         for _ in range(self.count):
@@ -90,7 +90,7 @@ async def call(turns: int) -> str:
 
 
 def assistant(client: Any) -> Counted:
-    """A new assistant each time: it remembers what was said."""
+    """Return a side that makes a new assistant for each run, because an assistant keeps earlier messages."""
 
     async def side() -> int:
         return await read(AssistantAgent("agent", client, model_client_stream=True))

@@ -1,4 +1,4 @@
-"""The environments that peers run in: one for all that go together, and one for whoever has our name."""
+"""Virtual environments of peers: one for most peers, and one for the older framework that is named `miniagents` too."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ _RUN = "import runpy, sys; sys.path.append({root!r}); runpy.run_module({module!r
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment in `.bench/`, made when it is first needed, or anew."""
+    """Virtual environment in `.bench/`, created when it is first needed."""
 
     name: str
     requirements: tuple[str, ...] = ()
-    """Beside those of the dependency group `bench`, if `group`."""
+    """Packages to install."""
     group: bool = False
+    """True to install the dependency group `bench` as well."""
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """Folder of the environment."""
         return _ROOT / ".bench" / self.name
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """Path of the interpreter."""
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
     def make(self, anew: bool = False) -> None:
-        """Create it and install what belongs to it, unless that was done before."""
+        """Create the environment and install its packages, unless that was done before; always if `anew`."""
         done = self.folder / "installed.txt"
         wanted = [*self.requirements, *(_group() if self.group else ())]
         if not anew and done.exists() and done.read_text(encoding="utf-8").splitlines() == wanted:
@@ -48,15 +49,16 @@ class Environment:
         done.write_text("\n".join(wanted), encoding="utf-8")
 
     def command(self, module: str, *arguments: str) -> list[str]:
-        """How to run a module of the checkout there.
+        """Return the command that runs a module of the checkout in this environment.
 
-        The checkout comes last on the path, whatever the environment variables say: an installed `miniagents` is not to
-        be hidden by the one here.
+        The checkout is the last entry of `sys.path`, and environment variables are ignored, so that an installed
+        `miniagents` is imported before the one of the checkout.
         """
         return [str(self.python), "-I", "-c", _RUN.format(root=str(_ROOT), module=module), *arguments]
 
 
 def _group() -> list[str]:
+    """Return the requirements of the dependency group `bench`."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return [requirement for requirement in project["dependency-groups"]["bench"] if isinstance(requirement, str)]
 

@@ -1,4 +1,4 @@
-"""langchain-core: runnables, which its models and its chains are; `RunnableGenerator` passes tokens on."""
+"""Peer langchain-core: its models and chains are runnables; `RunnableGenerator` passes tokens on."""
 
 from __future__ import annotations
 

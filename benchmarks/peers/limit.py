@@ -1,6 +1,6 @@
-"""What any stream that can be read twice has to do, and no more: a list, and one future that its readers wait on.
+"""Lower bound: the least that a stream with several readers must do, with a list and a future that readers await.
 
-No errors, no cancellation, no context, no messages: where the floor is, not what could be used.
+The stream has no errors, cancellation, context or messages, so it is a measure for comparison and not for use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Tokens, kept while they come."""
+    """Stream that keeps its tokens in a list."""
 
     def __init__(self, source: AsyncIterator[str]) -> None:
         self.tokens: list[str] = []
@@ -66,7 +66,7 @@ class Stream:
 
 
 async def agent(count: int, links: int) -> Stream:
-    """Passes on the stream itself."""
+    """Pass the stream itself on through `links` tasks."""
     return await asyncio.create_task(agent(count, links - 1)) if links else Stream(tokens_of(count))
 
 

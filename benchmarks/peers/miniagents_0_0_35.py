@@ -1,4 +1,4 @@
-"""miniagents 0.0.35, in an environment of its own: the first framework of this name and these ideas."""
+"""Peer miniagents 0.0.35, in an environment of its own: an older framework of the same name and ideas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def tokens_of(count: int):
-    """Its tokens are objects, made from what comes."""
+    """Yield tokens as objects, as this framework needs them."""
     token = TOKEN
     for _ in range(count):
         yield TextToken(token)

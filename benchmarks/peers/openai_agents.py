@@ -1,4 +1,4 @@
-"""openai-agents: `Runner.run_streamed` and `Runner.run` with a model that says pre-made tokens; tracing is off."""
+"""Peer openai-agents: `Runner.run_streamed` and `Runner.run` with a model of fixed tokens; tracing is off."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def delta(token: str) -> ResponseTextDeltaEvent:
     )  # fmt: skip
 
 
-class Said(Model):
-    """Says tokens: its own, or those of another agent."""
+class FixedTokens(Model):
+    """Model that streams fixed tokens, or those of an inner agent."""
 
     def __init__(self, count: int, inner: Agent[Any] | None = None) -> None:
         self.count = count
@@ -80,13 +80,13 @@ async def read(agent: Agent[Any]) -> int:
 
 
 async def tokens(count: int, agents: int) -> int:
-    agent: Agent[Any] = Agent("agent", model=Said(count))
+    agent: Agent[Any] = Agent("agent", model=FixedTokens(count))
     for _ in range(agents - 1):
-        agent = Agent("agent", model=Said(count, agent))
+        agent = Agent("agent", model=FixedTokens(count, agent))
     return await read(agent)
 
 
-ECHOES: list[Agent[Any]] = [Agent("agent", model=Said(0)), Agent("agent", model=Said(1))]
+ECHOES: list[Agent[Any]] = [Agent("agent", model=FixedTokens(0)), Agent("agent", model=FixedTokens(1))]
 
 
 async def call(turns: int) -> str:

@@ -1,4 +1,4 @@
-"""MiniAgents."""
+"""Peer MiniAgents: the checkout itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def tokens(count: int, agents: int) -> int:
-    """Agents pass on the promise, not its tokens."""
+    """Pass a message through agents by reference, and return the number of tokens read."""
     came = 0
     async for promise in through(count, *[pass_on] * (agents - 1)):
         await consume(aiter(promise))

@@ -1,6 +1,6 @@
-"""What every framework is measured at: the same work for each, one measure a process, with the bare work beside it.
+"""Measures of all frameworks: the same work for each, one measure a process, compared with the bare work.
 
-A peer is a small script that says how its framework does that work, and hands it to `main`.
+A peer is a small script that defines how its framework does that work, and calls `main`.
 """
 
 from __future__ import annotations
@@ -34,42 +34,44 @@ CHUNKS = 2_000
 
 @dataclass(kw_only=True)
 class Peer:
-    """How one framework does the work. What it has no way for is None."""
+    """Functions with which one framework does the work; None for work that the framework cannot do."""
 
     packages: tuple[str, ...]
-    """Whose versions are told."""
+    """Packages whose versions are reported."""
     tokens: Callable[[int, int], Awaitable[int]]
-    """Lets so many pre-made tokens run through so many agents, and reads them; returns how many came."""
+    """Send a number of fixed tokens through a number of agents, and return the number of tokens that arrived."""
     call: Callable[[int], Awaitable[str]] | None = None
-    """Lets an agent echo "hello" after so many turns of the loop."""
+    """Let an agent echo "hello" after a number of steps of the loop."""
     at_once: Callable[[int], Side] | None = None
-    """Makes so many calls at once, where `asyncio.gather` is not how it is done."""
+    """Make a number of calls at once; None to use `asyncio.gather`."""
     second_reader: Callable[[int], Awaitable[Counted]] | None = None
-    """Reads so many tokens of a stream to its end, and returns how they are read once more."""
+    """Read a stream of a number of tokens to its end, and return a function that reads it again."""
     openai: Callable[[AsyncOpenAI], Counted] | None = None
-    """How an answer of the client is read token by token."""
+    """Return a function that reads an answer of the client token by token."""
     anthropic: Callable[[AsyncAnthropic], Counted] | None = None
     context: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
 
 
 def checked(work: Counted, count: int) -> Side:
-    """All tokens came: whoever loses some is not fast."""
+    """Return a side that does the work and fails unless all tokens arrived."""
 
     async def side() -> None:
         came = await work()
         if came != count:
-            raise AssertionError(f"{came} of {count} tokens came")
+            raise AssertionError(f"{came} of {count} tokens arrived")
 
     return side
 
 
 async def tokens(peer: Peer, table: Table, plan: Plan, count: int, agents: int = 1) -> None:
+    """Measure tokens through agents, compared with bare generators."""
     size = plan.sized(count)
     ours = checked(lambda: peer.tokens(size, agents), size)
     await table.compare("", generator(size, links=agents - 1), ours, plan, units=size, repeat=max(1, 20_000 // count))
 
 
 async def second_reader(peer: Peer, table: Table, plan: Plan) -> None:
+    """Measure reading a finished stream again."""
     size = plan.sized(100_000)
     assert peer.second_reader is not None
     ours = checked(await peer.second_reader(size), size)
@@ -77,6 +79,7 @@ async def second_reader(peer: Peer, table: Table, plan: Plan) -> None:
 
 
 async def calls(peer: Peer, table: Table, plan: Plan) -> None:
+    """Measure calls one after the other."""
     size = plan.sized(1_000)
     assert peer.call is not None
     if (echo := await peer.call(0)) != "hello":
@@ -86,17 +89,20 @@ async def calls(peer: Peer, table: Table, plan: Plan) -> None:
 
 
 def side_at_once(peer: Peer) -> Callable[[int], Side]:
+    """Return the function that makes calls at once."""
     assert peer.call is not None
     return peer.at_once or functools.partial(at_once, peer.call)
 
 
 async def calls_at_once(peer: Peer, table: Table, plan: Plan, count: int) -> None:
+    """Measure calls at once."""
     size = plan.sized(count)
     sides = at_once(bare_call, size), side_at_once(peer)(size)
     await table.compare("", *sides, plan, units=size, unit="us a call")
 
 
 async def memory(peer: Peer, table: Table, plan: Plan, count: int) -> None:
+    """Measure the peak of memory of calls at once."""
     size = plan.sized(count)
     base = await bytes_a_call(functools.partial(at_once, bare_call), size)
     ours = await bytes_a_call(side_at_once(peer), size)
@@ -104,6 +110,7 @@ async def memory(peer: Peer, table: Table, plan: Plan, count: int) -> None:
 
 
 async def provider_stream(peer: Peer, table: Table, plan: Plan, provider: str) -> None:
+    """Measure reading a provider's answer, compared with the SDK."""
     from benchmarks import provider as wire  # not every peer needs the SDKs
 
     size = plan.sized(CHUNKS)
@@ -127,7 +134,7 @@ class Measure:
     run: Callable[[Peer, Table, Plan], Awaitable[None]]
     goal: str
     needs: str
-    """The attribute of a peer without which there is nothing to measure."""
+    """Attribute of a peer that the measure uses; a peer whose attribute is None is not measured."""
 
 
 def _measures() -> list[Measure]:
@@ -154,7 +161,7 @@ MEASURES = _measures()
 
 
 async def measured(peer: Peer, measure: Measure, plan: Plan) -> Row | None:
-    """The row of one measure, or None if the framework has nothing like that."""
+    """Take one measure, and return its row; None if the framework cannot do that work."""
     if getattr(peer, measure.needs) is None:
         return None
     table = Table(measure.table)
@@ -164,7 +171,7 @@ async def measured(peer: Peer, measure: Measure, plan: Plan) -> Row | None:
 
 
 def give_up_after(limit: int) -> None:
-    """End the process after so many seconds of CPU time. With `RLIMIT_CPU`, Linux counts that time in coarse ticks."""
+    """End the process after `limit` seconds of CPU time. `RLIMIT_CPU` is not used: Linux counts it in coarse ticks."""
     while time.process_time() < limit:
         time.sleep(1)
     sys.stderr.write(f"not finished after {limit} s of CPU time\n")
@@ -173,12 +180,14 @@ def give_up_after(limit: int) -> None:
 
 
 def main(peer: Peer) -> None:
-    """Take one measure, as the command line says, and write it to the standard output as JSON."""
+    """Take the measure that the command line names, and write the result to the standard output as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("measure", type=int, help="its number")
+    parser.add_argument("measure", type=int, help="number of the measure")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float, default=3, help="what it should take; slow ones have fewer rounds")
-    parser.add_argument("--limit", type=int, default=600, help="seconds of CPU time after which it is given up")
+    parser.add_argument(
+        "--seconds", type=float, default=3, help="seconds that the measure may take; slow measures have fewer rounds"
+    )
+    parser.add_argument("--limit", type=int, default=600, help="seconds of CPU time after which the measure is stopped")
     chosen = parser.parse_args()
     threading.Thread(target=give_up_after, args=[chosen.limit], daemon=True).start()
     row = asyncio.run(measured(peer, MEASURES[chosen.measure], Plan(chosen.quick, chosen.seconds)))

@@ -1,4 +1,4 @@
-"""pydantic-ai: `Agent.run_stream` and `Agent.run`, with its own `FunctionModel`."""
+"""Peer pydantic-ai: `Agent.run_stream` and `Agent.run` with its `FunctionModel`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def read(said: AsyncIterator[str]) -> int:
 
 
 async def tokens(count: int, agents: int) -> int:
-    """The runs are nested, as their cancel scopes must be."""
+    """Send tokens through agents whose runs are nested, because their cancel scopes must be."""
     async with AsyncExitStack() as stack:
         said = tokens_of(count)
         for _ in range(agents):

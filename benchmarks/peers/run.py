@@ -1,4 +1,4 @@
-"""Runs the peers. One that fails, or does not finish, is told with the reason."""
+"""Runner of all peers. A measure that fails or does not finish is reported with the reason."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["PEERS", "run"]
 
 LIMIT = 60
-"""Seconds of CPU time after which a measure of a peer is given up; a bare generator or task takes 0.2 s of work."""
+"""Seconds of CPU time after which a measure is stopped; the bare side takes 0.2 s."""
 _HANGS = 20 * LIMIT
-"""Seconds on the clock, for one that does nothing."""
+"""Seconds on the clock after which a measure that uses no CPU time is stopped."""
 
 PEERS: dict[str, tuple[str, Environment]] = {
     "MiniAgents": ("ours", ALL),
@@ -32,11 +32,11 @@ PEERS: dict[str, tuple[str, Environment]] = {
     "llama-index-workflows": ("workflows", ALL),
     "pydantic-ai": ("pydantic_ai", ALL),
 }
-"""What is told of whom; the module here and its environment."""
+"""Name of each peer, with its module in this folder and its environment."""
 
 
 def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, Any]:
-    """All measures of all peers whose environments are there, or of those with these names of modules."""
+    """Take all measures of the peers whose environments exist; with `only`, of the peers with these modules."""
     results: dict[str, Any] = {**circumstances(), "tables": []}
     chosen = {
         name: (module, environment)
@@ -49,7 +49,7 @@ def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, 
         for number, measure in enumerate(MEASURES):
             cell = _cell(environment, module, number, quick=quick)
             versions = cell.pop("versions", {})
-            if environment is ALL:  # the other one says its version in its name
+            if environment is ALL:  # the version of the other one is in its name
                 results["versions"].update(versions)
             cells[name].append(cell)
             print(f"{name}, {measure.name}: {cell_of_peer(cell)}", file=sys.stderr, flush=True)
@@ -70,6 +70,7 @@ def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, 
 
 
 def _cell(environment: Environment, module: str, number: int, *, quick: bool) -> dict[str, Any]:
+    """Take one measure of one peer in a new process, and return the row or the reason of the failure."""
     arguments = [str(number), "--limit", str(LIMIT), *(["--quick"] if quick else [])]
     command = environment.command(f"benchmarks.peers.{module}", *arguments)
     try:

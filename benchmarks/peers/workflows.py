@@ -1,4 +1,4 @@
-"""llama-index-workflows: a workflow of one step, which writes tokens to its stream of events. It has no models."""
+"""Peer llama-index-workflows: a workflow of one step that writes tokens to its stream of events. It has no models."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Token(Event):
     text: str
 
 
-class Saying(Workflow):
-    """Says tokens: its own, or those of another workflow."""
+class Streaming(Workflow):
+    """Workflow that streams fixed tokens, or those of another workflow."""
 
     @step
-    async def say(self, ctx: Context, event: StartEvent) -> StopEvent:
+    async def stream(self, ctx: Context, event: StartEvent) -> StopEvent:
         async for token in said_by(event.count, event.agents - 1) if event.agents > 1 else tokens_of(event.count):
             ctx.write_event_to_stream(Token(text=token))
         return StopEvent(result="done")
 
 
 class Echo(Workflow):
-    """Gives back what it was sent."""
+    """Workflow that returns its text."""
 
     @step
     async def echo(self, event: StartEvent) -> StopEvent:
@@ -39,11 +39,11 @@ class Echo(Workflow):
         return StopEvent(result=event.text)
 
 
-SAYING, ECHO = Saying(timeout=None), Echo(timeout=None)
+STREAMING, ECHO = Streaming(timeout=None), Echo(timeout=None)
 
 
 async def said_by(count: int, agents: int) -> AsyncIterator[str]:
-    handler = SAYING.run(count=count, agents=agents)
+    handler = STREAMING.run(count=count, agents=agents)
     async for event in handler.stream_events():
         if isinstance(event, Token):
             yield event.text
@@ -52,7 +52,7 @@ async def said_by(count: int, agents: int) -> AsyncIterator[str]:
 
 async def tokens(count: int, agents: int) -> int:
     came = 0
-    handler = SAYING.run(count=count, agents=agents)
+    handler = STREAMING.run(count=count, agents=agents)
     async for event in handler.stream_events():
         if isinstance(event, Token):
             came += 1
