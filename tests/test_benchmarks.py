@@ -1,3 +1,5 @@
+"""The benchmarks run, and write their results as tables, JSON and plots."""
+
 from __future__ import annotations
 
 import gc
@@ -20,9 +22,9 @@ OTHERS = ("limit", "ours", "autogen", "langchain", "miniagents_0_0_35", "openai_
 
 @pytest.fixture(autouse=True)
 def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The benchmarks are no part of the wheel; what they measure is.
+    """Make the benchmarks importable, which are in the repository but not in the wheel.
 
-    They collect garbage before each round: what pytest holds is kept out of that, as it is a hundred times their own.
+    The benchmarks collect garbage before each round; `gc.freeze` keeps the many objects of pytest out of that.
     """
     monkeypatch.setattr(sys, "path", [*sys.path, str(root)])
     gc.freeze()
@@ -31,8 +33,8 @@ def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-async def test_every_script_gives_a_table_of_what_was_measured(script: str) -> None:
-    """Each row and each curve has quartiles in their order, and is told to people."""
+async def test_benchmark_returns_a_table(script: str) -> None:
+    """Each row and each curve has quartiles in order, and is a line of the Markdown table."""
     measure = import_module("benchmarks.measure")
 
     table = await import_module(f"benchmarks.{script}").benchmark(measure.Plan(quick=True))
@@ -48,10 +50,10 @@ async def test_every_script_gives_a_table_of_what_was_measured(script: str) -> N
         assert f"| {curve.name} |" in str(table)
 
 
-def test_results_go_to_a_file_and_the_table_to_the_standard_output(
+def test_benchmark_writes_results_to_a_file_when_json_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--json FILE` writes the file, with the circumstances, and leaves the readable table where it was."""
+    """`--json FILE` writes the results with versions and machine to the file, and still prints the table."""
     file = tmp_path / "results.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks.calls", "--quick", "--json", str(file)])
 
@@ -66,7 +68,7 @@ def test_results_go_to_a_file_and_the_table_to_the_standard_output(
 
 
 @pytest.mark.parametrize("row", ["calls", "recording", "markdown", "startup"])
-def test_two_checkouts_are_compared_row_by_row(row: str, root: Path) -> None:
+def test_against_prints_the_ratio_of_two_checkouts(row: str, root: Path) -> None:
     """`benchmarks.against` runs both sides in turn, and prints the quartiles of their ratio."""
     command: list[str | Path] = [
         sys.executable,
@@ -83,8 +85,8 @@ def test_two_checkouts_are_compared_row_by_row(row: str, root: Path) -> None:
     assert re.fullmatch(rf"\| {row} \| \d\.\d+ \(\d\.\d+ to \d\.\d+\) \| (yes|no|not sure) \|", line)
 
 
-async def test_ours_does_the_work_that_peers_do(root: Path) -> None:
-    """Every measure of the peers has a row for us, too; all tokens came, and the echo was right."""
+async def test_ours_has_a_row_for_every_measure_of_the_peers(root: Path) -> None:
+    """MiniAgents does all the work of the other frameworks: all tokens arrive, and the echo is right."""
     peer, measure = import_module("benchmarks.peers.peer"), import_module("benchmarks.measure")
     ours = import_module("benchmarks.peers.ours").PEER
 
@@ -94,8 +96,8 @@ async def test_ours_does_the_work_that_peers_do(root: Path) -> None:
 
 
 @pytest.mark.parametrize("module", OTHERS)
-def test_peers_run_in_their_environments(module: str) -> None:
-    """Where `python -m benchmarks.peers` has made its environments, each peer passes tokens on."""
+def test_peer_passes_tokens_on_in_its_environment(module: str) -> None:
+    """Each peer passes tokens on, if `python -m benchmarks.peers` has created its environment."""
     run = import_module("benchmarks.peers.run")
     [environment] = [environment for name, environment in run.PEERS.values() if name == module]
     if not environment.python.exists():
@@ -108,23 +110,23 @@ def test_peers_run_in_their_environments(module: str) -> None:
     assert json.loads(done.stdout)["row"]["ratio"]["median"] > 0
 
 
-def test_a_peer_that_fails_is_told_with_the_reason() -> None:
-    """Its cell says so, and the reason stands below the table, beside whose it is."""
+def test_table_shows_a_peer_that_fails_with_the_reason() -> None:
+    """The cell says `fails`, and the reason stands below the table with the names of peer and column."""
     spread = {"median": 1.0, "lower": 1.0, "upper": 1.0}
     row = {"base": spread, "measured": spread, "ratio": spread, "unit": "ns a token"}
     columns = [{"name": "1,000 tokens", "goal": "<= 4x"}]
     peers = {"one": [{"row": row}], "another": [{"reason": "TypeError: no"}], "third": [{"row": None}]}
 
-    told = import_module("benchmarks.markdown").as_markdown({"name": "Tokens", "columns": columns, "peers": peers})
+    text = import_module("benchmarks.markdown").as_markdown({"name": "Tokens", "columns": columns, "peers": peers})
 
-    assert "| one | 1 (**1x**) |" in told
-    assert "| another | fails |" in told
-    assert "| third | - |" in told
-    assert "- another, 1,000 tokens: TypeError: no" in told
+    assert "| one | 1 (**1x**) |" in text
+    assert "| another | fails |" in text
+    assert "| third | - |" in text
+    assert "- another, 1,000 tokens: TypeError: no" in text
 
 
-def test_all_results_become_a_page_with_a_plot_of_each_table(tmp_path: Path) -> None:
-    """The page shows the plots that lie beside it; the results can be read again."""
+def test_report_writes_a_page_with_a_plot_of_each_table(tmp_path: Path) -> None:
+    """The page shows a plot beside each table, and the results can be read again from JSON."""
     pytest.importorskip("matplotlib")
     spread = {"median": 1.0, "lower": 1.0, "upper": 1.0}
     row = {"name": "a", "base_name": "b", "unit": "us", "base": spread, "measured": spread, "ratio": spread, "goal": 2}

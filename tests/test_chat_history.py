@@ -1,4 +1,4 @@
-"""Chat histories of every kind: what is stored, in which order, and what a failed message leaves behind."""
+"""Chat histories of every kind: which messages are stored, in which order, and what is stored of a failed message."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["memory", "markdown"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> ChatHistory:
-    """A history of each kind."""
+    """Make a history of each kind."""
     return InMemoryChatHistory() if request.param == "memory" else ChatHistoryMD(tmp_path / "chat.md")
 
 
 class Note(Message):
-    """A message with a field that must be given."""
+    """Message with a required field."""
 
     colour: str
 
@@ -35,8 +35,8 @@ class Note(Message):
 streamed = partial(common.streamed, message_class=AssistantMessage, model="test-1")
 
 
-async def test_messages_come_back_in_their_order_with_their_classes(history: ChatHistory) -> None:
-    """What is appended, in however many calls, is loaded in that order, each message equal to what was sent."""
+async def test_history_returns_messages_in_order_with_their_classes(history: ChatHistory) -> None:
+    """Messages that are appended in several calls are loaded in that order, equal to the messages sent."""
     async with MiniAgents():
         await history.aappend([SystemMessage("Be brief."), ["Hi", UserMessage("there", mood="good")]])
         await history.aappend(streamed("Hel", "lo"))
@@ -48,8 +48,8 @@ async def test_messages_come_back_in_their_order_with_their_classes(history: Cha
         )
 
 
-async def test_a_new_history_is_empty(history: ChatHistory) -> None:
-    """Nothing stored, nothing loaded; appending nothing changes that."""
+async def test_new_history_is_empty(history: ChatHistory) -> None:
+    """A new history has no messages, and appending an empty list changes nothing."""
     assert await history.aload_chat_history() == ()
     async with MiniAgents():
         await history.aappend([])
@@ -57,8 +57,10 @@ async def test_a_new_history_is_empty(history: ChatHistory) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), StreamTruncatedError("cut")], ids=["any error", "our error"])
-async def test_H2_a_failed_message_is_stored_as_far_as_it_came(history: ChatHistory, error: Exception) -> None:
-    """The text before the error is kept and marked, what follows is stored too, and the error is raised at the end."""
+async def test_H2_history_stores_the_text_that_arrived_of_a_failed_message(
+    history: ChatHistory, error: Exception
+) -> None:
+    """The text before the error is stored as interrupted; the next message is stored too; the error is raised last."""
     async with MiniAgents():
         with pytest.raises(type(error)):
             await history.aappend([streamed("half an", " answ", error=error), "next"])
@@ -68,8 +70,8 @@ async def test_H2_a_failed_message_is_stored_as_far_as_it_came(history: ChatHist
     assert following == Message("next")
 
 
-async def test_a_failed_message_keeps_what_our_errors_know_of_it(history: ChatHistory) -> None:
-    """The metadata that came before one of our own errors is stored as well."""
+async def test_history_keeps_the_metadata_of_a_failed_message_in_partial(history: ChatHistory) -> None:
+    """If an error has a `partial` message, its metadata is stored as well."""
     async with MiniAgents():
         with pytest.raises(StreamTruncatedError):
             await history.aappend(streamed("half", error=StreamTruncatedError("cut")))
@@ -77,24 +79,24 @@ async def test_a_failed_message_keeps_what_our_errors_know_of_it(history: ChatHi
     assert partial.model == "test-1"
 
 
-async def test_a_failed_message_without_text_leaves_nothing(history: ChatHistory) -> None:
-    """An error that came before the first token has no message to store."""
+async def test_history_stores_nothing_of_a_failed_message_without_text(history: ChatHistory) -> None:
+    """A message that fails before its first token is not stored."""
     async with MiniAgents():
         with pytest.raises(ValueError, match="boom"):
             await history.aappend([streamed(error=ValueError("boom")), ValueError("boom too"), "next"])
     assert await history.aload_chat_history() == (Message("next"),)
 
 
-async def test_a_failed_message_whose_fields_did_not_come_is_stored_as_a_plain_one(history: ChatHistory) -> None:
-    """A class that asks for more than what had arrived does not cost the text."""
+async def test_history_stores_a_plain_message_when_required_fields_are_missing(history: ChatHistory) -> None:
+    """The text of a failed message becomes a plain `Message` if its class requires fields that have not arrived."""
     async with MiniAgents():
         with pytest.raises(ValueError, match="boom"):
             await history.aappend(streamed("some text", error=ValueError("boom"), message_class=Note))
     assert await history.aload_chat_history() == (Message("some text", interrupted=True),)
 
 
-async def test_the_logging_agent_replies_while_it_streams(history: ChatHistory) -> None:
-    """The logging agent passes tokens on before the message is complete, and stores the whole."""
+async def test_logging_agent_replies_while_a_message_streams(history: ChatHistory) -> None:
+    """The logging agent passes tokens on before the message is complete, and stores the whole message."""
     go_on = asyncio.Event()
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -115,8 +117,8 @@ async def test_the_logging_agent_replies_while_it_streams(history: ChatHistory) 
 
 
 @pytest.mark.parametrize("error", [ValueError("boom"), StreamTruncatedError("cut"), StopDialog()], ids=repr)
-async def test_the_logging_agent_replies_errors_in_their_place(history: ChatHistory, error: Exception) -> None:
-    """A failed message comes out where it went in, once, and the messages around it are whole."""
+async def test_logging_agent_replies_a_failed_message_in_its_place(history: ChatHistory, error: Exception) -> None:
+    """A failed message is one reply in its place, and the messages around it are complete."""
     async with MiniAgents():
         outcomes: list[object] = []
         async for promise in history.logging_agent.trigger(["before", streamed("ha", "lf", error=error), "after"]):
@@ -129,30 +131,30 @@ async def test_the_logging_agent_replies_errors_in_their_place(history: ChatHist
 
 
 class FullHistory(ChatHistory):
-    """A history whose disk is full."""
+    """History whose disk is full."""
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """Nothing could be stored."""
+        """Return no messages."""
         return ()
 
     async def aappend(self, messages: MessageType) -> None:
-        """Fail."""
+        """Raise the error of a full disk."""
         raise HistoryWriteError("disk full")
 
 
 class BrokenHistory(FullHistory):
-    """A history with a mistake in it."""
+    """History that fails with an error that is no `HistoryError`."""
 
     async def aappend(self, messages: MessageType) -> None:
-        """Fail in another way."""
+        """Raise an error that is no `HistoryError`."""
         raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(("make", "error"), [(FullHistory, HistoryWriteError), (BrokenHistory, ZeroDivisionError)])
-async def test_an_error_of_the_history_is_the_last_reply(
+async def test_logging_agent_replies_an_error_of_the_history_last(
     make: Callable[[], ChatHistory], error: type[Exception]
 ) -> None:
-    """A history that cannot store loses no reply: its own error comes after all of them."""
+    """If the history cannot store messages, all messages are still replied, and the error of the history comes last."""
     async with MiniAgents():
         promises = [promise async for promise in make().logging_agent.trigger(["a", "b"])]
         assert [(await promise).content for promise in promises[:-1]] == ["a", "b"]
@@ -160,8 +162,8 @@ async def test_an_error_of_the_history_is_the_last_reply(
             await promises[-1]
 
 
-async def test_a_history_that_is_cut_off_keeps_what_was_said(history: ChatHistory) -> None:
-    """When the run ends in the middle of a message, the part that came is there, marked as interrupted."""
+async def test_history_keeps_the_text_that_arrived_when_the_run_ends(history: ChatHistory) -> None:
+    """If the run ends in the middle of a message, the text that arrived is stored as interrupted."""
 
     async def endless(_: dict[str, Any]) -> AsyncIterator[str]:
         yield "the beginning"
@@ -180,7 +182,7 @@ async def test_a_history_that_is_cut_off_keeps_what_was_said(history: ChatHistor
 
 
 async def test_H13_histories_are_independent(tmp_path: Path) -> None:
-    """What is stored in one history is not in another."""
+    """A message that is stored in one history is in no other history."""
     histories: list[ChatHistory] = [
         InMemoryChatHistory(),
         InMemoryChatHistory(),
@@ -194,8 +196,8 @@ async def test_H13_histories_are_independent(tmp_path: Path) -> None:
         assert await history.aload_chat_history() == (Message(str(number)),)
 
 
-async def test_a_history_in_memory_gives_back_the_objects_it_was_given() -> None:
-    """Nothing is copied, and the tuple that was loaded does not change."""
+async def test_history_in_memory_returns_the_same_objects() -> None:
+    """A history in memory copies no message, and a loaded tuple does not change later."""
     history, message = InMemoryChatHistory(), UserMessage("x")
     async with MiniAgents():
         await history.aappend(message)
@@ -205,16 +207,16 @@ async def test_a_history_in_memory_gives_back_the_objects_it_was_given() -> None
     assert loaded[0] is message
 
 
-async def test_what_cannot_be_sent_is_refused(history: ChatHistory) -> None:
-    """A wrong type is an error at the call, and stores nothing."""
+async def test_history_refuses_values_that_cannot_be_sent(history: ChatHistory) -> None:
+    """A value of a wrong type is a `TypeError` at the call, and nothing is stored."""
     async with MiniAgents():
         with pytest.raises(TypeError):
             await history.aappend(["fine", 7])  # type: ignore[list-item]
     assert await history.aload_chat_history() == ()
 
 
-async def test_several_tasks_may_append_at_once(history: ChatHistory) -> None:
-    """Messages of concurrent appends do not mix: each is whole, and those of one task keep their order."""
+async def test_history_keeps_messages_whole_when_several_tasks_append(history: ChatHistory) -> None:
+    """Messages of concurrent calls do not mix: each is whole, and those of one task keep their order."""
 
     @miniagent
     async def talker(ctx: InteractionContext, name: str) -> None:
@@ -229,8 +231,8 @@ async def test_several_tasks_may_append_at_once(history: ChatHistory) -> None:
     assert len(contents) == 35
 
 
-async def test_receiving_a_message_tells_how_far_it_came() -> None:
-    """`areceive` gives the message and its text as it comes, or what there is of it and the error."""
+async def test_areceive_returns_the_message_or_its_text_and_error() -> None:
+    """`areceive` passes on the text as it arrives, and returns the message, or the part that arrived and the error."""
     taken: list[str] = []
     async with MiniAgents():
         message, error = await areceive(streamed("a", "b"), taken.append)

@@ -1,4 +1,4 @@
-"""What README and docs show can be typed in and works."""
+"""The programs and links in README and docs work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _snippets(language: str) -> list[tuple[str, str]]:
-    """Page and line of each block in `language`, and its text."""
+    """Return page and line of each block in `language`, and the text of the block."""
     return [
         (f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, block.start()) + 2}", block[2])
         for page in PAGES
@@ -45,8 +45,8 @@ def _snippets(language: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("snippet", [pytest.param(text, id=where) for where, text in _snippets("python")])
-def test_every_python_snippet_runs(snippet: str, tmp_path: Path) -> None:
-    """A snippet is a whole program, or a file of tests: it runs in an empty folder, without a key and a keyboard."""
+def test_python_snippet_runs(snippet: str, tmp_path: Path) -> None:
+    """A snippet is a whole program or a file of tests; it runs in an empty folder, without a key or a keyboard."""
     tests = any(getattr(node, "name", "").lower().startswith("test") for node in ast.parse(snippet).body)
     program = tmp_path / ("test_snippet.py" if tests else "snippet.py")
     program.write_text(snippet, encoding="utf-8")
@@ -61,8 +61,8 @@ def test_every_python_snippet_runs(snippet: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_links_inside_the_repository_lead_somewhere() -> None:
-    """No page names a file that is not there."""
+def test_link_inside_the_repository_names_an_existing_file() -> None:
+    """Every relative link of the pages names a file that exists."""
     broken = [
         f"{page.name}: {target}"
         for page in PAGES
@@ -73,7 +73,7 @@ def test_links_inside_the_repository_lead_somewhere() -> None:
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
-    """`.ci/run` finds exactly one command in the README, and is executable."""
+    """`.ci/run` is executable and reads its command from the README, which has exactly one such command."""
     script = ROOT / ".ci" / "run"
     (marked,) = re.findall(
         r"<!-- the command that runs all tests -->\n```sh\n(.*?)\n```",

@@ -1,4 +1,4 @@
-"""Each example runs offline, from its cassette, and shows what its first lines say."""
+"""Each example runs offline from its cassette, and prints what its docstring says."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
 class Shown:
-    """What a program prints, piece by piece."""
+    """Stand-in for stdout that keeps each piece of text."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
 
     def write(self, text: str) -> int:
-        """Take a piece."""
+        """Keep a piece."""
         self.pieces.append(text)
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, because pieces are kept at once."""
 
     @property
     def text(self) -> str:
-        """Everything so far."""
+        """All pieces as one text."""
         return "".join(self.pieces)
 
 
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
-    """Runs an example from its cassette, without its pauses; every recorded answer must have been asked for."""
+    """Return a function that runs an example from its cassette, without pauses, and fails if an answer is not used."""
 
     def run(name: str, *arguments: Any) -> Shown:
         example = runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
@@ -63,7 +63,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
 
 
 def _answers(name: str) -> list[str]:
-    """The texts that the assistant says in a cassette, in order."""
+    """Return the assistant's texts in a cassette, in order."""
     interactions = load(ROOT / "cassettes" / "openai" / f"{name}.yaml")
     return [
         "".join(json.loads(piece) for piece in re.findall(r'"content":("(?:[^"\\]|\\.)*")', body.decode()))
@@ -71,8 +71,8 @@ def _answers(name: str) -> list[str]:
     ]
 
 
-def test_the_conversation_is_shown_token_by_token(play: Callable[..., Shown]) -> None:
-    """Both speak in turn, every word is there, and it came in pieces."""
+def test_conversation_prints_token_by_token(play: Callable[..., Shown]) -> None:
+    """User and assistant take turns, and the assistant's answers are printed completely, in many pieces."""
     shown = play("conversation", 0)
     answers = _answers("conversation")
     assert re.sub(r"\s+", " ", shown.text).count("ASSISTANT: ") == shown.text.count("USER: ") == len(answers) == 3
@@ -82,35 +82,35 @@ def test_the_conversation_is_shown_token_by_token(play: Callable[..., Shown]) ->
     assert len(tokens) > 20
 
 
-def test_parallel_answers_are_shown_in_the_order_of_the_questions(play: Callable[..., Shown]) -> None:
-    """The fastest expert does not speak first."""
+def test_parallel_agents_prints_answers_in_the_order_of_the_experts(play: Callable[..., Shown]) -> None:
+    """Answers are printed in the order of the experts, even if a later expert answers first."""
     text = play("parallel_agents").text
     assert re.findall(r"^(A \w+): Patience", text, re.MULTILINE) == ["A sailor", "A baker", "A programmer"]
 
 
-def test_the_critic_ends_the_chain(play: Callable[..., Shown]) -> None:
+def test_writer_critic_ends_when_the_critic_is_content(play: Callable[..., Shown]) -> None:
     """Writer and critic take turns until the critic is content."""
     text = play("writer_critic").text
     assert re.findall(r"^(\w+): ", text, re.MULTILINE) == ["WRITER", "CRITIC"] * 2
     assert text.rstrip().endswith("exactly so.")
 
 
-def test_paragraphs_are_messages_of_their_own(play: Callable[..., Shown]) -> None:
-    """Three paragraphs, each numbered when it begins."""
+def test_split_stream_numbers_each_paragraph(play: Callable[..., Shown]) -> None:
+    """Three paragraphs are printed, each after its number."""
     text = play("split_stream").text
     assert re.findall(r"^\[(\d)\] (\w+)", text, re.MULTILINE) == [("1", "At"), ("2", "By"), ("3", "In")]
 
 
-def test_the_history_is_readable_and_goes_on(play: Callable[..., Shown], tmp_path: Path) -> None:
-    """All four messages are in the file, whose end is not the end of the first chat."""
+def test_markdown_history_continues_in_a_second_chat(play: Callable[..., Shown], tmp_path: Path) -> None:
+    """The file has all four messages of both chats, in order."""
     text = play("markdown_history", tmp_path / "chat.md").text
     said = ["My cat is called Häppchen.", "What a name!", "What is my cat called?", 'cat = "Häppchen"']
     positions = [text.index(line) for line in said]
     assert positions == sorted(positions)
 
 
-def test_a_panel_speaks_at_once_and_is_summed_up(play: Callable[..., Shown]) -> None:
-    """Sentence by sentence, each with who says it; the moderator waits until all others have said what they had to."""
+def test_panel_prints_sentences_and_the_moderator_last(play: Callable[..., Shown]) -> None:
+    """Each sentence is printed with its speaker's name; the moderator speaks after all others."""
     print_sentences = runpy.run_path(str(ROOT / "examples" / "panel.py"))["print_sentences"]
     text = play("panel", AsyncAnthropic(api_key="none"), print_sentences()).text
     speakers = re.findall(r"^ *(\w+): [A-Z].*[.!?]$", text, re.MULTILINE)
@@ -121,12 +121,12 @@ def test_a_panel_speaks_at_once_and_is_summed_up(play: Callable[..., Shown]) -> 
 
 
 PACE = {"panel": ["0"]}
-"""Of an example that would take long; the others have their pauses."""
+"""Arguments of an example whose recording is long; the other examples are played at their pace."""
 
 
 @pytest.mark.parametrize("name", [example.stem for example in EXAMPLES if "CASSETTE" in example.read_text("utf-8")])
-def test_an_example_runs_as_a_program(name: str, tmp_path: Path) -> None:
-    """From any folder, with no key set, with nobody at the keyboard, without a warning."""
+def test_example_runs_as_a_program(name: str, tmp_path: Path) -> None:
+    """An example runs in any folder, without an API key, with an empty stdin, and prints no warning."""
     done = subprocess.run(
         [sys.executable, "-W", "error", str(ROOT / "examples" / f"{name}.py"), *PACE.get(name, [])],
         cwd=tmp_path,
@@ -140,8 +140,8 @@ def test_an_example_runs_as_a_program(name: str, tmp_path: Path) -> None:
     assert len(done.stdout) > 100
 
 
-def test_the_live_example_is_the_one_of_the_readme() -> None:
-    """What the README promises is the file that is tested under a terminal."""
+def test_live_example_is_the_program_of_the_readme() -> None:
+    """The program in the README is the example file, which other tests run on a terminal."""
 
     def code(text: str) -> list[str]:
         return [line for line in text.splitlines() if line.strip()]
@@ -156,6 +156,6 @@ def test_the_live_example_is_the_one_of_the_readme() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_says_what_to_look_at(example: Path) -> None:
-    """The first lines are for the reader."""
+def test_example_says_what_to_look_at(example: Path) -> None:
+    """The docstring of each example tells the reader what to look at."""
     assert "What to look at: " in example.read_text("utf-8")

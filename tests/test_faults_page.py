@@ -1,4 +1,4 @@
-"""The page of faults says what is so: its rows have tests, its limits are those of the code."""
+"""The page of faults is true: its rows name tests that exist, and its limits are those of the code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = [
 
 
 def table(columns: int) -> list[list[str]]:
-    """The rows of all tables with so many columns, without their heads."""
+    """Return the rows of all tables with this number of columns, without the heads."""
     lines = re.findall(r"^\| (.+) \|$", PAGE, re.MULTILINE)
     rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
     return [row for row in rows if len(row) == columns and row[0] not in ("id", "what")]
@@ -32,19 +32,19 @@ LIMITS = [row for row in table(4) if row[0] not in ROWS]
 
 
 def rows_of(name: str) -> set[str]:
-    """The ids in the name of a test: `test_S1_S5_what_holds` has two."""
+    """Return the ids in the name of a test: `test_S1_S5_what_holds` has two."""
     found = re.match(r"test_((?:[A-Z]\d+_)+)", name)
     return set(found[1].strip("_").split("_")) if found else set()
 
 
 def functions_of(path: Path) -> set[str]:
-    """The names of the tests that a file defines."""
+    """Return the names of the functions that a file defines."""
     nodes = ast.walk(ast.parse(path.read_text("utf-8")))
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def test_the_page_has_every_row_once() -> None:
-    """153 of them, each with a fault and a promise."""
+def test_page_has_every_row_once() -> None:
+    """The page has 143 rows, each with a fault and a promise."""
     assert re.findall(r"^\| ([A-Z]\d+) \|", PAGE, re.MULTILINE) == ROWS
     assert len(ROWS) == 153
     for _, fault, promise, _ in FAULTS.values():
@@ -53,8 +53,8 @@ def test_the_page_has_every_row_once() -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_names_tests_that_are_there(row: str) -> None:
-    """Each has the row's id in its name."""
+def test_row_names_tests_that_exist(row: str) -> None:
+    """Every test that a row names exists, and has the row's id in its name."""
     *_, cell = FAULTS[row]
     for named in cell.removesuffix("<br>the matrix").split("<br>"):
         match = re.fullmatch(r"`([\w/]+\.py)::(\w+)`", named)
@@ -64,21 +64,21 @@ def test_a_row_names_tests_that_are_there(row: str) -> None:
         assert row in rows_of(name), f"{name} does not carry {row}"
 
 
-def test_rows_of_the_matrix_say_so() -> None:
-    """All of them, and no others."""
+def test_rows_of_the_matrix_are_marked() -> None:
+    """The rows marked `the matrix` are those whose ids are in names of tests in `test_matrix.py`."""
     carried = {row for name in functions_of(TESTS / "faults/test_matrix.py") for row in rows_of(name)}
     assert carried == {row for row, (*_, cell) in FAULTS.items() if cell.endswith("<br>the matrix")}
 
 
-def test_ids_in_the_names_of_tests_are_rows() -> None:
-    """Whoever reads a name finds its row."""
+def test_every_id_in_the_name_of_a_test_is_a_row() -> None:
+    """Each id in the name of a test is a row of the page, and each row is in the name of a test."""
     carried = {row for path in TESTS.glob("**/test_*.py") for name in functions_of(path) for row in rows_of(name)}
     assert carried == set(ROWS)
 
 
 @pytest.mark.parametrize(("what", "default", "where"), [row[:3] for row in LIMITS], ids=lambda cell: cell)
-def test_a_limit_is_the_one_of_the_code(what: str, default: str, where: str) -> None:
-    """The page shows the value that stands in the code."""
+def test_limit_on_the_page_is_the_value_in_the_code(what: str, default: str, where: str) -> None:
+    """The page shows the value of each limit in the code."""
     names = where.strip("`").split(".")
     module = next(
         n for n in range(len(names), 0, -1) if (TESTS.parent / "/".join(names[:n])).with_suffix(".py").exists()
@@ -90,7 +90,7 @@ def test_a_limit_is_the_one_of_the_code(what: str, default: str, where: str) -> 
 
 
 def shown(value: float | int) -> str:  # noqa: PYI041 - here they differ
-    """A size, a time, or a number."""
+    """Return a size, a time or a number as the page shows it."""
     if isinstance(value, float):
         return f"{value:g} s"
     for unit, size in (("MiB", 2**20), ("KiB", 2**10)):

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-async def test_tokens_pass_through_as_they_are() -> None:
-    """The tokens of the messages come one by one, the delimiter as a token of its own."""
+async def test_join_passes_tokens_on_unchanged() -> None:
+    """The tokens of the messages come one by one, and the delimiter is a token between two messages."""
     async with MiniAgents():
         joined = join_messages([streamed("a", "b"), streamed("c")], "--")
         assert [token async for token in joined] == ["a", "b", "--", "c"]
         assert (await joined).content == "ab--c"
 
 
-async def test_tokens_come_before_later_messages_exist() -> None:
+async def test_join_streams_before_later_messages_exist() -> None:
     """The first message streams through while the second has not been sent."""
     async with MiniAgents():
         second = asyncio.Event()
@@ -63,14 +63,14 @@ async def test_tokens_come_before_later_messages_exist() -> None:
         (["a", ["b", ["c"]]], "-", "a-b-c"),
     ],
 )
-async def test_joining_is_str_join(messages: Any, delimiter: str | None, text: str) -> None:
-    """Empty messages count, nested ones are flat, no delimiter is nothing."""
+async def test_join_gives_the_text_of_str_join(messages: Any, delimiter: str | None, text: str) -> None:
+    """Empty messages count, nested messages are flat, and no delimiter is an empty one."""
     async with MiniAgents():
         assert (await join_messages(messages, delimiter)).content == text
 
 
-async def test_leading_newlines_can_be_stripped() -> None:
-    """Of each message, also where they are tokens of their own; those inside stay."""
+async def test_join_strips_leading_newlines_when_asked() -> None:
+    """Newlines at the start of each message are removed, even if they are tokens of their own; others stay."""
     async with MiniAgents():
         joined = join_messages(
             [streamed("\n", "\n\na\n", "\nb"), "\r\nc", streamed("\n")], "-", strip_leading_newlines=True
@@ -78,8 +78,8 @@ async def test_leading_newlines_can_be_stripped() -> None:
         assert (await joined).content == "a\n\nb-c-"
 
 
-async def test_metadata_is_merged_and_the_given_wins() -> None:
-    """Later messages win over earlier ones, keywords over both; keywords are known beforehand."""
+async def test_join_merges_metadata() -> None:
+    """Later fields replace earlier ones, and keywords replace both; keywords are known beforehand."""
     async with MiniAgents():
         joined = join_messages(
             [Message("a", role="user", x=1, y=1), Message("b", x=2, z=3)], reference_original_messages=False, z=4
@@ -88,8 +88,8 @@ async def test_metadata_is_merged_and_the_given_wins() -> None:
         assert await joined == Message("a\n\nb", role="user", x=2, y=1, z=4)
 
 
-async def test_what_belongs_to_one_answer_is_not_merged() -> None:
-    """Usage, id, finish reason and tool calls of one answer would be wrong on a text made of several."""
+async def test_join_drops_the_fields_of_one_answer() -> None:
+    """Id, model, finish reason, usage and tool calls of one answer are not fields of the joined message."""
     answer = AssistantMessage(
         "a",
         id="1",
@@ -106,8 +106,8 @@ async def test_what_belongs_to_one_answer_is_not_merged() -> None:
         assert fields == {"content": "a\n\nb", "role": "assistant", "mood": "calm"}
 
 
-async def test_join_and_back() -> None:
-    """`original_messages` holds the inputs."""
+async def test_joined_message_references_the_original_messages() -> None:
+    """`original_messages` holds the joined messages, unless the caller switches it off."""
     messages = (Message("a", x=1), Message(y=2), Message("c"))
     async with MiniAgents():
         joined = await join_messages(messages)
@@ -115,8 +115,8 @@ async def test_join_and_back() -> None:
         assert "original_messages" not in dict(await join_messages(messages, reference_original_messages=False))
 
 
-async def test_an_error_comes_after_the_tokens_before_it() -> None:
-    """Nothing that was streamed is lost, and the error is the one of the message that failed."""
+async def test_join_raises_an_error_after_the_tokens_before_it() -> None:
+    """All tokens before the error are read, and the error is that of the message that failed."""
     async with MiniAgents():
         joined = join_messages([streamed("a"), streamed("b", error=ValueError("broken")), "c"], "-")
         tokens = []
@@ -127,8 +127,8 @@ async def test_an_error_comes_after_the_tokens_before_it() -> None:
 
 
 @pytest.mark.parametrize("waits", [(0, 0), (1, 0), (0, 1)])
-async def test_the_first_error_of_a_join_stands_for_all(waits: tuple[int, int]) -> None:
-    """Whoever gets it is told of those that nobody else can see: leaving the context does not raise them again."""
+async def test_first_error_of_a_join_handles_the_others(waits: tuple[int, int]) -> None:
+    """Errors that only the join can see are handled with the first one: the context does not raise them at its end."""
 
     @miniagent
     async def fail(ctx: InteractionContext, name: str, steps: int) -> None:
@@ -148,8 +148,8 @@ async def test_the_first_error_of_a_join_stands_for_all(waits: tuple[int, int]) 
     )
 
 
-async def test_as_single_text_promise_joins_on_demand() -> None:
-    """The method of a sequence is `join_messages` that begins with its first reader."""
+async def test_as_single_text_promise_joins_when_it_is_read() -> None:
+    """`as_single_text_promise` joins a sequence, and starts with its first reader."""
     async with MiniAgents():
         text = MessageSequence.turn_into_sequence_promise(["a", "b"]).as_single_text_promise("-", mood="calm")
         for _ in range(5):
@@ -158,16 +158,16 @@ async def test_as_single_text_promise_joins_on_demand() -> None:
         assert await text == Message("a-b", mood="calm", original_messages=(Message("a"), Message("b")))
 
 
-async def test_bad_input_fails_at_the_call() -> None:
-    """What cannot be sent is refused where it was passed."""
+async def test_join_refuses_values_that_cannot_be_sent() -> None:
+    """A value that cannot be sent is a `TypeError` at the call."""
     async with MiniAgents():
         with pytest.raises(TypeError, match="Cannot send"):
             join_messages(["a", 1])  # type: ignore[list-item]  # that is the mistake
 
 
 @given(st.lists(st.lists(st.text(max_size=5), max_size=4), max_size=6), st.sampled_from(["", "-", "\n\n", None]))
-def test_joined_tokens_are_the_joined_text(messages: list[list[str]], delimiter: str | None) -> None:
-    """However the messages are cut into tokens, the tokens of the result make the joined text."""
+def test_join_gives_the_same_text_for_any_tokens(messages: list[list[str]], delimiter: str | None) -> None:
+    """However the messages are cut into tokens, the tokens of the result make up the joined text."""
 
     async def main() -> None:
         async with MiniAgents():

@@ -1,4 +1,4 @@
-"""The distribution: what is in it, and what importing it costs and pulls in."""
+"""The distribution: its metadata, and the packages that an import loads."""
 
 from __future__ import annotations
 
@@ -35,36 +35,36 @@ OPTIONAL = (
 
 @pytest.fixture(scope="session")
 def project(root: Path) -> dict[str, Any]:
-    """The `[project]` table of pyproject.toml."""
+    """Return the `[project]` table of pyproject.toml."""
     table: dict[str, Any] = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return table
 
 
 def _modules_after(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after `statement`."""
+    """Return the top-level modules that a new interpreter has loaded after `statement`."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
 
 
 @INSTALLED
-def test_the_version_is_said_once(project: dict[str, Any]) -> None:
-    """`miniagents.__version__` is the version of pyproject.toml."""
+def test_version_is_that_of_the_project(project: dict[str, Any]) -> None:
+    """`miniagents.__version__` is the version in pyproject.toml."""
     assert miniagents.__version__ == project["version"] == metadata.version("miniagents")
 
 
 @pytest.mark.parametrize("package", ["miniagents", "miniagents_testing"])
-def test_both_packages_are_typed(package: str) -> None:
-    """Type checkers read the annotations of a package only beside `py.typed`."""
+def test_package_has_a_py_typed_file(package: str) -> None:
+    """Type checkers read the annotations of a package only if it has the file `py.typed`."""
     assert resources.files(package).joinpath("py.typed").is_file()
 
 
-def test_the_framework_needs_pydantic_only(project: dict[str, Any]) -> None:
-    """There is one dependency at run time."""
+def test_framework_requires_pydantic_only(project: dict[str, Any]) -> None:
+    """The only dependency at run time is pydantic."""
     assert [dependency.partition(">")[0] for dependency in project["dependencies"]] == ["pydantic"]
 
 
-def test_X17_lower_bounds_are_above_the_flaws_that_are_known(project: dict[str, Any]) -> None:
-    """Before 8.2.1, vcrpy runs code that a cassette names (GHSA-rpj2-4hq8-938g)."""
+def test_X17_lower_bounds_exclude_versions_with_known_flaws(project: dict[str, Any]) -> None:
+    """The extra needs vcrpy 8.2.1: older versions run code that a cassette names (GHSA-rpj2-4hq8-938g)."""
     safe = {"vcrpy": (8, 2, 1)}
     found = {
         name: tuple(map(int, version.split(".")))
@@ -78,8 +78,8 @@ def test_X17_lower_bounds_are_above_the_flaws_that_are_known(project: dict[str, 
 
 
 @INSTALLED
-def test_the_extra_all_has_every_other_extra(project: dict[str, Any]) -> None:
-    """`all` cannot miss an extra that was added later."""
+def test_extra_all_has_every_other_extra(project: dict[str, Any]) -> None:
+    """The extra `all` lists every other extra."""
     extras = project["optional-dependencies"]
     (everything,) = extras.pop("all")
     assert everything.partition("[")[2].rstrip("]").split(",") == list(extras)
@@ -98,12 +98,12 @@ def test_the_extra_all_has_every_other_extra(project: dict[str, Any]) -> None:
         "miniagents_testing",
     ],
 )
-def test_importing_loads_no_optional_package(module: str) -> None:
-    """An SDK costs up to 1.5 s; nothing optional is imported before something of it is used."""
+def test_import_loads_no_optional_package(module: str) -> None:
+    """Importing a module loads no optional package, because an SDK takes up to 1.5 s."""
     assert not _modules_after(f"import {module}") & set(OPTIONAL)
 
 
-def test_every_public_name_is_there() -> None:
-    """`__all__` names nothing twice, and each of its names can be imported."""
+def test_every_public_name_can_be_imported() -> None:
+    """`__all__` has no name twice, and each of its names can be imported."""
     assert len(miniagents.__all__) == len(set(miniagents.__all__))
     assert [name for name in miniagents.__all__ if not hasattr(miniagents, name)] == []

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CASSETTE = Path(__file__).resolve().parent.parent / "cassettes" / "both" / "panel.yaml"
 
 Tokens = list[tuple[str, str]]
-"""Each token, and who says it, in the order in which they came."""
+"""Name of the speaker and text of each token, in the order of arrival."""
 
 
 def _speaker(interaction: Interaction) -> str:
@@ -40,7 +40,7 @@ def _speaker(interaction: Interaction) -> str:
 
 
 def _recorded() -> Tokens:
-    """What the recording holds, by its own clock."""
+    """Return the recorded tokens in the order of their times."""
     interactions = load(CASSETTE)
     left = [iter(read_interaction(each).chunks) for each in interactions]
     return [
@@ -52,7 +52,7 @@ def _recorded() -> Tokens:
 
 
 def _replayed(*, seed: int | None = None, **settings: Any) -> tuple[Tokens, float]:
-    """The same of the example while it plays its cassette, on a schedule; and the seconds that it took there."""
+    """Play the example on a virtual-time loop, and return its tokens and the virtual seconds that it took."""
     seen: Tokens = []
 
     async def play() -> float:
@@ -71,7 +71,7 @@ SECONDS = timeline(load(CASSETTE))[-1].ms / 1000
 
 
 def _texts(tokens: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """All that each has said."""
+    """Return the whole text of each speaker."""
     said: defaultdict[str, str] = defaultdict(str)
     for name, token in tokens:
         said[name] += token
@@ -79,7 +79,7 @@ def _texts(tokens: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class Cuts(NamedTuple):
-    """Other cuts for each stream; said in two numbers, where the streams themselves would fill pages of a report."""
+    """Function that cuts each stream at random places; two numbers define it, so that a report stays short."""
 
     seed: int
     places: int
@@ -89,8 +89,8 @@ class Cuts(NamedTuple):
         return cut_at(stream, random.Random(f"{self.seed}/{size}").choices(range(size), k=self.places))
 
 
-def test_four_agents_of_two_providers_speak_at_once_for_a_minute() -> None:
-    """In each round there are moments when all four are at it."""
+def test_recording_has_four_agents_that_stream_at_once() -> None:
+    """In each round of the recording there are moments when all four agents stream."""
     interactions = load(CASSETTE)
     assert SECONDS > 50
     first, second = interactions[:4], interactions[4:8]
@@ -106,16 +106,16 @@ def _first_and_last_token(interaction: Interaction) -> tuple[float, float]:
     return moments[0], moments[-1]
 
 
-def test_it_is_replayed_as_it_was_recorded_token_for_token() -> None:
-    """Twenty times, with the pauses of a clock that jumps: the same tokens of the same agents in the same order."""
+def test_replay_gives_the_recorded_tokens_in_the_recorded_order() -> None:
+    """Twenty replays in virtual time give the same tokens of the same agents in the same order."""
     for _ in range(20):
         seen, took = _replayed(pace=1)
         assert seen == RECORDED
         assert took == pytest.approx(SECONDS, rel=0.01)
 
 
-def test_neither_schedules_nor_paces_nor_cuts_change_what_is_said(effort: Effort) -> None:
-    """150 times in CI; where there are pauses, it is said in the same order, too, on any schedule."""
+def test_replay_gives_the_same_texts_for_any_schedule_pace_and_cuts(effort: Effort) -> None:
+    """The texts are the same for any schedule, pace and cuts; with pauses, the order of tokens is the same, too."""
 
     @settings(max_examples=effort(30, ci=150, nightly=1500))
     @given(

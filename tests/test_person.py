@@ -1,4 +1,4 @@
-"""The example as a person runs it: a program on a terminal, keys in, text out, a real HTTP server at the other end."""
+"""The live example as a user runs it: a program on a terminal, with keys pressed, and a real HTTP server."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from miniagents_testing.cassette import load
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX", exc_type=ImportError)
+pty = pytest.importorskip("pty", reason="pseudo-terminals need POSIX", exc_type=ImportError)
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "live_conversation.py"
 PATIENCE = 30
-"""Seconds until a test gives up on a program; nothing waits that long if all is well."""
+"""Seconds after which a test fails; a test that passes never waits that long."""
 
 # Ctrl-C is turned into a signal by the terminal that controls a program, and only a session leader can take one.
 ON_ITS_TERMINAL = (
@@ -37,7 +37,7 @@ HELD = ["One ", "two ", "three."]
 
 
 class Person:
-    """Somebody who runs the example, reads what it prints, and types."""
+    """User who runs the example, reads its output, and types."""
 
     def __init__(self, process: subprocess.Popen[bytes], keyboard: int, screen: int) -> None:
         self._process = process
@@ -47,7 +47,7 @@ class Person:
 
     @classmethod
     def at_a_terminal(cls, environment: Mapping[str, str]) -> Self:
-        """Stdin, stdout and stderr are one terminal, as in a shell."""
+        """Start the example with stdin, stdout and stderr on one terminal, as in a shell."""
         master, slave = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-c", ON_ITS_TERMINAL, sys.executable, str(EXAMPLE)],
@@ -62,7 +62,7 @@ class Person:
 
     @classmethod
     def with_pipes(cls, environment: Mapping[str, str]) -> Self:
-        """As in `echo Hello | python ... | cat`."""
+        """Start the example with pipes, as in `echo Hello | python ... | cat`."""
         process = subprocess.Popen(
             [sys.executable, str(EXAMPLE)],
             stdin=subprocess.PIPE,
@@ -80,7 +80,7 @@ class Person:
 
     @property
     def seen(self) -> str:
-        """What was printed so far, without colours and movements of the cursor."""
+        """Output so far, without colours and cursor movements."""
         text = self._seen.decode("utf-8", "replace").replace("\r", "")
         return re.sub(r"\x1b(?:\[[0-9;?]*[a-zA-Z]|[=>])", "", text)
 
@@ -88,40 +88,40 @@ class Person:
         """Press keys."""
         os.write(self._keyboard, keys.encode())
 
-    def hangs_up_the_keyboard(self) -> None:
-        """The end of piped input."""
+    def closes_stdin(self) -> None:
+        """End the piped input."""
         os.close(self._keyboard)
         self._keyboard = -1
 
     def interrupts(self) -> None:
-        """Ctrl-C where no terminal makes a signal of it."""
+        """Send SIGINT, which a terminal would send for Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def waits_for(self, text: str) -> None:
-        """Read until `text` stands there."""
+        """Read output until `text` is in it."""
         while text not in self.seen:
             if not self._reads():
                 pytest.fail(f"{text!r} did not come; there is only:\n{self.seen}")
 
     def waits_for_the_end(self) -> int:
-        """Read what is left, and give the exit status."""
+        """Read the rest of the output, and return the exit status."""
         while self._reads():
             pass
         return self._process.wait(PATIENCE)
 
     def _reads(self) -> bool:
-        """Take what is there; False when there will be no more."""
+        """Read some output; return False at its end."""
         if not select.select([self._screen], [], [], PATIENCE)[0]:
             pytest.fail(f"nothing came for {PATIENCE} s after:\n{self.seen}")
         try:
             data = os.read(self._screen, 65536)
-        except OSError:  # how a terminal on Linux says that nobody is at the other side
+        except OSError:  # on Linux: the program has closed its side of the terminal
             return False
         self._seen += data
         return bool(data)
 
     def leaves(self) -> None:
-        """Whatever happened, nothing of it stays."""
+        """End the program if it still runs, and close all descriptors."""
         self._process.kill()
         self._process.wait()
         for descriptor in {self._keyboard, self._screen} - {-1}:
@@ -130,7 +130,7 @@ class Person:
 
 @pytest.fixture
 def server() -> Iterator[ProviderServer]:
-    """Answers in three words and stops after the first, until it is told to go on; then with recorded streams."""
+    """Start a server: its first answer stops after a word until the test releases it; the others are recorded."""
     recorded = load(ROOT / "cassettes" / "openai" / "conversation.yaml")
     answers = [interaction.response for interaction in recorded]
     with ProviderServer([Step(HELD, after=1, then="hold"), *answers], pace=0.05) as server:
@@ -139,7 +139,7 @@ def server() -> Iterator[ProviderServer]:
 
 @pytest.fixture
 def environment(server: ProviderServer) -> dict[str, str]:
-    """All that the example is told."""
+    """Return the environment variables of the example."""
     return {
         **os.environ,
         "OPENAI_BASE_URL": server.openai_base_url,
@@ -150,7 +150,7 @@ def environment(server: ProviderServer) -> dict[str, str]:
 
 @pytest.fixture
 def terminal(environment: dict[str, str]) -> Iterator[Person]:
-    """A person at a terminal, who sees the first prompt."""
+    """Start the example on a terminal, and wait for its first prompt."""
     person = Person.at_a_terminal(environment)
     try:
         person.waits_for("USER: ")
@@ -161,7 +161,7 @@ def terminal(environment: dict[str, str]) -> Iterator[Person]:
 
 @pytest.fixture
 def pipes(environment: dict[str, str]) -> Iterator[Person]:
-    """A program instead of a person."""
+    """Start the example with pipes."""
     person = Person.with_pipes(environment)
     try:
         yield person
@@ -169,7 +169,7 @@ def pipes(environment: dict[str, str]) -> Iterator[Person]:
         person.leaves()
 
 
-def test_tokens_are_seen_before_the_answer_has_ended(terminal: Person, server: ProviderServer) -> None:
+def test_example_prints_a_token_before_the_answer_is_complete(terminal: Person, server: ProviderServer) -> None:
     """The first word is on the screen while the provider has not sent the second."""
     terminal.types("Hello" + ENTER)
     terminal.waits_for("ASSISTANT: One ")
@@ -179,8 +179,8 @@ def test_tokens_are_seen_before_the_answer_has_ended(terminal: Person, server: P
     assert server.calls[0].messages == (UserMessage("Hello"),)
 
 
-def test_exit_ends_a_conversation(terminal: Person, server: ProviderServer) -> None:
-    """After a second turn, with a recorded stream of 40 chunks and the whole chat in its prompt."""
+def test_exit_ends_the_example(terminal: Person, server: ProviderServer) -> None:
+    """The word "exit" ends the example after two turns; the second request holds the whole chat."""
     server.release()
     terminal.types("Hello" + ENTER)
     terminal.waits_for("three.")
@@ -194,15 +194,15 @@ def test_exit_ends_a_conversation(terminal: Person, server: ProviderServer) -> N
 
 
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D], ids=["ctrl_c", "ctrl_d"])
-def test_a_key_at_the_prompt_ends_it(terminal: Person, key: str) -> None:
-    """No traceback, and status 0: the example catches what has to be caught."""
+def test_ctrl_c_or_ctrl_d_at_the_prompt_ends_the_example(terminal: Person, key: str) -> None:
+    """Both keys end the example with status 0 and without a traceback."""
     terminal.types(key)
     assert terminal.waits_for_the_end() == 0
     assert "Traceback" not in terminal.seen
 
 
-def test_ctrl_c_ends_it_in_the_middle_of_an_answer(terminal: Person) -> None:
-    """The provider would never go on; nobody waits for it."""
+def test_ctrl_c_ends_the_example_in_the_middle_of_an_answer(terminal: Person) -> None:
+    """Ctrl-C ends the example although the provider never finishes its answer."""
     terminal.types("Hello" + ENTER)
     terminal.waits_for("ASSISTANT: One ")
     terminal.types(CTRL_C)
@@ -211,8 +211,8 @@ def test_ctrl_c_ends_it_in_the_middle_of_an_answer(terminal: Person) -> None:
     assert "two" not in terminal.seen
 
 
-def test_piped_input_is_a_conversation_too(pipes: Person, server: ProviderServer) -> None:
-    """What was piped in is shown as if it had been typed, tokens come one by one, and the end of input is the end."""
+def test_example_reads_piped_input(pipes: Person, server: ProviderServer) -> None:
+    """Piped lines are printed as if typed, tokens come one by one, and the end of the input ends the example."""
     pipes.types("Hello\n")
     pipes.waits_for("ASSISTANT: One ")
     assert "USER: Hello\n" in pipes.seen
@@ -220,22 +220,22 @@ def test_piped_input_is_a_conversation_too(pipes: Person, server: ProviderServer
     server.release()
     pipes.waits_for("three.")
     pipes.types("Go on\n")
-    pipes.hangs_up_the_keyboard()
+    pipes.closes_stdin()
     assert pipes.waits_for_the_end() == 0
     assert "🙂" in pipes.seen
     assert "Traceback" not in pipes.seen
     assert "\x1b" not in pipes._seen.decode()
 
 
-def test_piped_exit_ends_it(pipes: Person, server: ProviderServer) -> None:
-    """What comes after "exit" is not read."""
+def test_piped_exit_ends_the_example(pipes: Person, server: ProviderServer) -> None:
+    """Lines after "exit" are not read."""
     pipes.types("exit\nHello\n")
     assert pipes.waits_for_the_end() == 0
     assert server.calls == ()
 
 
-def test_an_interrupt_ends_piped_input_in_the_middle_of_an_answer(pipes: Person) -> None:
-    """Also where stdin is a pipe that somebody holds open."""
+def test_sigint_ends_the_example_in_the_middle_of_an_answer(pipes: Person) -> None:
+    """SIGINT ends the example even if stdin is a pipe that stays open."""
     pipes.types("Hello\n")
     pipes.waits_for("ASSISTANT: One ")
     pipes.interrupts()
@@ -243,8 +243,8 @@ def test_an_interrupt_ends_piped_input_in_the_middle_of_an_answer(pipes: Person)
     assert "Traceback" not in pipes.seen
 
 
-def test_an_interrupt_ends_the_wait_for_piped_input(pipes: Person) -> None:
-    """Nothing sits in a thread that keeps the program alive."""
+def test_sigint_ends_the_wait_for_piped_input(pipes: Person) -> None:
+    """SIGINT ends the example while it waits for a line of an open pipe."""
     pipes.waits_for("USER: ")
     pipes.interrupts()
     assert pipes.waits_for_the_end() == 0

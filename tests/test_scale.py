@@ -1,4 +1,4 @@
-"""Nothing is quadratic: sizes that a quadratic algorithm would not finish, and operations that are counted."""
+"""Cost is linear: sizes that a quadratic algorithm would not finish, and operations that are counted."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ TOKENS_OF_10_MB = 2_500_000
 
 
 class Counts:
-    """What the running loop is asked to do."""
+    """Counters of the tasks and steps of the running loop."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        gc.collect()  # clients that other tests left behind close themselves, in tasks of whatever loop is running
+        gc.collect()  # clients of other tests close themselves in tasks of the running loop when they are collected
         self.tasks = self.steps = 0
         self._loop = loop = asyncio.get_running_loop()
         call_soon = loop.call_soon
@@ -60,7 +60,7 @@ class Counts:
 
 
 async def text_of(tokens: int, *, every: int = 0, paced: bool = False) -> AsyncIterator[str]:
-    """Tokens of four characters; one in `every` is a blank line between two letters."""
+    """Yield tokens of four characters; one in `every` has a blank line between two letters."""
     for number in range(1, tokens + 1):
         if paced:
             await asyncio.sleep(0)
@@ -68,19 +68,19 @@ async def text_of(tokens: int, *, every: int = 0, paced: bool = False) -> AsyncI
 
 
 def streamed(tokens: int, *, every: int = 0, paced: bool = False) -> MessagePromise:
-    """A message promise of `text_of`."""
+    """Return a message promise of `text_of`."""
     return Message.promise(message_token_streamer=lambda _: text_of(tokens, every=every, paced=paced))
 
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Replies what it was sent, after it let others run."""
+    """Reply the messages after a step of the loop."""
     await asyncio.sleep(0)
     ctx.reply(ctx.message_promises)
 
 
 async def read_out(replies: MessageSequencePromise) -> int:
-    """The number of tokens in `replies`, read one by one."""
+    """Read the replies token by token, and return the number of tokens."""
     count = 0
     async for promise in replies:
         async for _ in promise:
@@ -88,8 +88,8 @@ async def read_out(replies: MessageSequencePromise) -> int:
     return count
 
 
-async def test_T9_10_mb_in_small_tokens_join_to_one_message() -> None:
-    """2,500,000 tokens of two messages come out of a join, each for itself, with one delimiter between them."""
+async def test_T9_join_handles_10_mb_in_small_tokens() -> None:
+    """2,500,000 tokens of two messages come out of a join one by one, with one delimiter between the messages."""
     async with MiniAgents():
         halves = [streamed(TOKENS_OF_10_MB // 2), streamed(TOKENS_OF_10_MB // 2)]
         joined = join_messages(halves, reference_original_messages=False)
@@ -101,8 +101,8 @@ async def test_T9_10_mb_in_small_tokens_join_to_one_message() -> None:
         assert len(str(await joined)) == 10 * MB + len("\n\n")
 
 
-async def test_10_mb_in_small_tokens_split_into_parts() -> None:
-    """2,500,000 tokens come out of a split in as many parts as the delimiters make, with nothing lost."""
+async def test_split_handles_10_mb_in_small_tokens() -> None:
+    """2,500,000 tokens are split at all delimiters, and no text is lost."""
     async with MiniAgents():
         delimiters = TOKENS_OF_10_MB // 1_000
         parts = 0
@@ -115,16 +115,16 @@ async def test_10_mb_in_small_tokens_split_into_parts() -> None:
         assert length == 10 * MB - delimiters * len("\n\n")
 
 
-async def test_one_part_of_10_mb_streams_through_a_split() -> None:
-    """A text without any delimiter is never searched again from its start, nor held back."""
+async def test_split_streams_one_part_of_10_mb() -> None:
+    """A text without a delimiter is not searched again from its start, and not held back."""
     async with MiniAgents():
         [part] = await split_messages(streamed(TOKENS_OF_10_MB))
 
         assert len(str(part)) == 10 * MB
 
 
-async def test_C18_ten_thousand_agents_at_once_take_a_task_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 calls are alive at the same time, and the only tasks that they create are their own."""
+async def test_C18_ten_thousand_calls_at_once_create_a_task_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 calls are alive at the same time, and create no tasks but their own."""
     counts = Counts(monkeypatch)
     async with MiniAgents() as context:
         counts.restart()
@@ -138,8 +138,8 @@ async def test_C18_ten_thousand_agents_at_once_take_a_task_each(monkeypatch: pyt
         assert [str(message) for [message] in replies] == [f"message {number}" for number in range(10_000)]
 
 
-async def test_a_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the messages that are sent, nor the replies, nor reading them costs a task of its own."""
+async def test_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending messages, replying and reading create no task besides the call's own."""
     counts = Counts(monkeypatch)
     async with MiniAgents():
         counts.restart()
@@ -148,8 +148,8 @@ async def test_a_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
         assert counts.tasks == 1
 
 
-async def test_C19_lists_nested_100_000_deep_can_be_replied() -> None:
-    """Nesting is walked, not recursed into."""
+async def test_C19_agent_can_reply_lists_nested_100_000_deep() -> None:
+    """Nested lists are flattened without recursion."""
     nested: list[Any] = ["the core"]
     for _ in range(100_000):
         nested = [nested]
@@ -164,8 +164,8 @@ async def test_C19_lists_nested_100_000_deep_can_be_replied() -> None:
     assert message == Message("the core")
 
 
-async def test_C21_replies_passed_through_1_000_agents_cost_a_task_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sequence that is passed on is a reference: nothing is copied, pumped or forwarded on the way."""
+async def test_C21_replies_forwarded_by_1_000_agents_create_a_task_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forwarded sequence is a reference: no agent copies its messages."""
     counts = Counts(monkeypatch)
     async with MiniAgents():
         counts.restart()
@@ -177,8 +177,8 @@ async def test_C21_replies_passed_through_1_000_agents_cost_a_task_an_agent(monk
         assert counts.tasks == 1_000
 
 
-async def test_a_token_costs_a_place_in_a_list_and_no_object() -> None:
-    """As much is alive after 100,000 tokens that two readers have seen as after 1,000, while the stream goes on."""
+async def test_stream_keeps_no_object_for_a_token() -> None:
+    """The number of live objects is the same after 1,000 and after 100,000 tokens that two readers have read."""
 
     async def objects(tokens: int) -> int:
         async def endless(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -202,8 +202,8 @@ async def test_a_token_costs_a_place_in_a_list_and_no_object() -> None:
     assert many - few < 100
 
 
-async def test_tokens_that_come_at_once_wake_their_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop does as much for 100,000 tokens in a burst, through ten agents, as it does for 10."""
+async def test_tokens_that_arrive_at_once_wake_their_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop takes as many steps for 100,000 tokens at once, through ten agents, as for 10."""
     counts = Counts(monkeypatch)
     steps = []
     async with MiniAgents():
@@ -218,8 +218,8 @@ async def test_tokens_that_come_at_once_wake_their_reader_once(monkeypatch: pyte
     assert steps[0] == steps[1]
 
 
-async def test_a_token_that_comes_alone_costs_two_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step is the source's own wait, the other one wakes the reader; agents on the way add nothing."""
+async def test_token_that_arrives_alone_takes_two_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step is the source's wait, the other wakes the reader; agents between them add no step."""
     counts = Counts(monkeypatch)
     steps = []
     async with MiniAgents():
@@ -231,8 +231,8 @@ async def test_a_token_that_comes_alone_costs_two_steps_of_the_loop(monkeypatch:
     assert steps[1] - steps[0] == 2 * 1_000
 
 
-async def test_each_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent that looks at the key of every message of the whole history, each turn, has each computed once."""
+async def test_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If an agent reads the key of every message in each turn, each key is computed once."""
     digests = 0
 
     def counting_digest(*arguments: Any) -> str:
@@ -256,8 +256,8 @@ async def test_each_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.Monke
     assert digests == 200
 
 
-async def test_a_history_is_passed_on_without_a_promise_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever awaits messages that are there already gets them; promises are made for those who iterate, once."""
+async def test_history_is_forwarded_without_a_promise_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Awaiting complete messages creates no promises; iterating over the replies creates one a message, once."""
     made = 0
 
     def counting_of_message(message: Message) -> MessagePromise:
@@ -284,7 +284,7 @@ async def test_a_history_is_passed_on_without_a_promise_for_each_message(monkeyp
 
 
 class Endless(httpx2.AsyncByteStream):
-    """A response whose only event is 100 MB long."""
+    """Response whose only event is 100 MB long."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -297,8 +297,8 @@ class Endless(httpx2.AsyncByteStream):
             yield piece
 
 
-async def test_an_event_of_100_mb_is_refused_in_bounded_memory() -> None:
-    """The stream ends with a clear error long before its end, and was not kept in memory to get there."""
+async def test_event_of_100_mb_is_refused_in_bounded_memory() -> None:
+    """The stream is stopped with an error early, and the program does not hold the event in memory."""
     body = Endless()
 
     def respond(request: httpx2.Request) -> httpx2.Response:

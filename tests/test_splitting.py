@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def streamed(*tokens: str, error: Exception | None = None) -> MessagePromise:
-    """A message promise that streams these tokens, one a loop step."""
+    """Return a message promise that streams these tokens, one a loop step."""
 
     async def stream(_: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:
@@ -31,7 +31,7 @@ def streamed(*tokens: str, error: Exception | None = None) -> MessagePromise:
 
 
 async def contents(messages: Any, *arguments: Any, **keywords: Any) -> list[Any]:
-    """What the parts say."""
+    """Return the texts of the parts."""
     return [part.content for part in await split_messages(messages, *arguments, **keywords)]
 
 
@@ -51,26 +51,26 @@ async def contents(messages: Any, *arguments: Any, **keywords: Any) -> list[Any]
         ("a ```\n\nb\n``\n\nc", ["a ```", "b\n``", "c"]),
     ],
 )
-async def test_text_splits_at_delimiters_outside_of_code(text: str, parts: list[str]) -> None:
-    """Fences open and close blocks that are parts of their own; empty parts are dropped; an open block runs on."""
+async def test_split_cuts_at_delimiters_outside_of_code_blocks(text: str, parts: list[str]) -> None:
+    """A code block is a part of its own; empty parts are dropped; a block that is not closed reaches to the end."""
     async with MiniAgents():
         assert await contents(text) == parts
 
 
-async def test_blocks_can_be_switched_off() -> None:
+async def test_split_ignores_fences_without_a_code_block_delimiter() -> None:
     """Without a code block delimiter, fences are text like any other."""
     async with MiniAgents():
         assert await contents("```\na\n\nb\n```", code_block_delimiter=None) == ["```\na", "b\n```"]
 
 
-async def test_each_message_is_split_for_itself() -> None:
-    """A part never reaches over two messages, and an open block ends with its message."""
+async def test_split_never_joins_two_messages() -> None:
+    """A part belongs to one message, and an open code block ends with its message."""
     async with MiniAgents():
         assert await contents(["a\n\n```\nb", "c\n\nd"]) == ["a", "```\nb", "c", "d"]
 
 
-async def test_a_part_streams_before_the_rest_has_arrived() -> None:
-    """Tokens of a part can be read while the source is still at it."""
+async def test_part_streams_before_the_rest_has_arrived() -> None:
+    """Tokens of a part can be read while the source is still streaming."""
     async with MiniAgents():
         go_on = asyncio.Event()
 
@@ -88,8 +88,8 @@ async def test_a_part_streams_before_the_rest_has_arrived() -> None:
         assert str(await (await anext(parts))) == "Bye"
 
 
-async def test_parts_carry_the_metadata_of_their_message() -> None:
-    """What was known of the message, without what belongs to a provider's answer; and what the caller says."""
+async def test_part_has_the_metadata_of_its_message() -> None:
+    """A part has the fields of its message, those of a provider's answer excepted, and the caller's keywords."""
     async with MiniAgents():
         answer = AssistantMessage("a\n\nb", mood="calm", model="m", finish_reason="stop")
         first, second = await split_messages([answer], topic="none")
@@ -106,8 +106,8 @@ async def test_parts_carry_the_metadata_of_their_message() -> None:
         assert part.known_beforehand == {"role": "assistant", "part_index": 0, "separator": ""}
 
 
-async def test_an_error_keeps_the_text_before_it() -> None:
-    """The part that was at it ends with the error after its tokens; other messages still come."""
+async def test_part_fails_after_the_text_before_the_error() -> None:
+    """The part that was streaming ends with the error after its tokens; other messages still come."""
     async with MiniAgents():
         seen = []
         async for part in split_messages([streamed("a\n\nb", "c\n", error=ValueError("broken")), "d"]):
@@ -121,8 +121,8 @@ async def test_an_error_keeps_the_text_before_it() -> None:
         assert seen == ["a", "bc\n!", "d"]
 
 
-async def test_an_error_between_parts_is_a_part_of_its_own() -> None:
-    """No text is blamed for what happened after it."""
+async def test_error_between_parts_is_a_part_of_its_own() -> None:
+    """An error after a complete part fails an additional part, and not the complete one."""
     async with MiniAgents():
         first, failed = [part async for part in split_messages([streamed("a\n\n", error=ValueError("broken"))])]
         assert str(await first) == "a"
@@ -130,8 +130,8 @@ async def test_an_error_between_parts_is_a_part_of_its_own() -> None:
             await failed
 
 
-async def test_on_demand_the_source_is_read_as_the_parts_are() -> None:
-    """With `start_soon=False` nothing happens before somebody reads, and then no more than is read."""
+async def test_split_reads_its_source_on_demand() -> None:
+    """With `start_soon=False`, the source is read when a part is read, and not further."""
     async with MiniAgents(start_everything_soon_by_default=False):
         given: list[str] = []
 
@@ -151,8 +151,8 @@ async def test_on_demand_the_source_is_read_as_the_parts_are() -> None:
         assert [str(await part) async for part in parts] == ["cd"]
 
 
-async def test_dropping_one_part_stops_no_other() -> None:
-    """Parts share one source: a part that nobody reads, or that is cancelled, leaves the others whole."""
+async def test_cancelled_or_unread_part_stops_no_other() -> None:
+    """Parts share one source: a part that is cancelled or never read leaves the others whole."""
     async with MiniAgents():
         seen: list[str] = []
         async for part in split_messages(streamed("a", "b\n\n", "c", "d\n\n", "e")):
@@ -165,8 +165,8 @@ async def test_dropping_one_part_stops_no_other() -> None:
         assert seen == ["cancelled", "cd", "e"]
 
 
-async def test_stopping_the_split_ends_its_last_part() -> None:
-    """Nobody waits for a part that nobody goes on with."""
+async def test_cancelled_split_fails_its_open_part() -> None:
+    """A part that is still streaming fails when the whole split is cancelled."""
     async with MiniAgents():
         sequence = split_messages(streamed("a", *"b" * 100))
         part = await anext(aiter(sequence))
@@ -175,8 +175,8 @@ async def test_stopping_the_split_ends_its_last_part() -> None:
             await part
 
 
-async def test_bad_delimiters_are_refused_at_the_call() -> None:
-    """An empty delimiter, and a fence that is no run of one character."""
+async def test_split_refuses_bad_delimiters() -> None:
+    """An empty delimiter, and a fence of different characters, are a `ValueError` at the call."""
     async with MiniAgents():
         with pytest.raises(ValueError, match="must not be empty"):
             split_messages("a", "")
@@ -184,7 +184,7 @@ async def test_bad_delimiters_are_refused_at_the_call() -> None:
             split_messages("a", "\n\n", "<code>")
 
 
-# --- laws of the splitter itself
+# --- the splitter itself
 
 TEXTS = st.lists(
     st.sampled_from(["a", "b", "-", "\n", "`", "```", "\n```", "\n\n", "~~~"]) | st.text(max_size=2), max_size=16
@@ -194,13 +194,13 @@ FENCES = st.sampled_from([None, "```", "`", "``", "~~~"])
 
 
 def cut(text: str, places: list[int]) -> list[str]:
-    """The text in pieces."""
+    """Return the text in pieces, cut at these places."""
     bounds = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
     return [text[start:end] for start, end in pairwise(bounds)]
 
 
 def split(tokens: list[str], delimiter: str, fence: str | None) -> tuple[list[str], list[str]]:
-    """The parts, and the separators before, between and after them, as the splitter tells them."""
+    """Return the parts that the splitter finds, and the separators before, between and after them."""
     splitter = TextSplitter(delimiter, fence)
     parts, separators, part = [], [""], ""
     for is_text, piece in [*(pair for token in tokens for pair in splitter.feed(token)), *splitter.close()]:
@@ -216,7 +216,7 @@ def split(tokens: list[str], delimiter: str, fence: str | None) -> tuple[list[st
 
 
 def model(text: str, delimiter: str, fence: str | None) -> tuple[list[str], list[str]]:
-    """The same, one character after the other, with the whole text at hand."""
+    """Return the parts and separators that a slow splitter finds, which reads the whole text character by character."""
     parts, separators, part, place = [], [""], "", 0
 
     def end(separator: str) -> None:
@@ -252,7 +252,7 @@ def model(text: str, delimiter: str, fence: str | None) -> tuple[list[str], list
 
 
 def block_at(text: str, mark: str) -> str:
-    """The block of code that the text begins with."""
+    """Return the code block with which the text begins."""
     opening = len(text) - len(text.lstrip(mark))
     place = text.find("\n")
     while place >= 0:
@@ -266,31 +266,33 @@ def block_at(text: str, mark: str) -> str:
 
 @given(TEXTS, DELIMITERS, FENCES, st.lists(st.integers(0, 100), max_size=8))
 @example("``\n-", "`", "```", [0, 2, 3])
-def test_parts_do_not_depend_on_the_cuts(text: str, delimiter: str, fence: str | None, places: list[int]) -> None:
-    """However the text is cut, the parts are those of a slow and obvious model that sees the whole text."""
+def test_splitter_finds_the_same_parts_for_any_tokens(
+    text: str, delimiter: str, fence: str | None, places: list[int]
+) -> None:
+    """However the text is cut into tokens, the parts are those of a slow splitter that sees the whole text."""
     expected = model(text, delimiter, fence)
     assert split(cut(text, places), delimiter, fence) == expected
     assert split(list(text), delimiter, fence) == expected
 
 
 @given(TEXTS, DELIMITERS, FENCES)
-def test_parts_and_separators_are_the_text(text: str, delimiter: str, fence: str | None) -> None:
-    """Nothing is lost: separators and parts, one after the other, are the text again."""
+def test_splitter_loses_no_text(text: str, delimiter: str, fence: str | None) -> None:
+    """Separators and parts, one after the other, are the text."""
     parts, separators = split([text], delimiter, fence)
     assert "".join(piece for pair in zip(separators, [*parts, ""], strict=True) for piece in pair) == text
 
 
 @given(TEXTS, DELIMITERS)
-def test_without_blocks_it_is_str_split(text: str, delimiter: str) -> None:
-    """Without fences the parts are those of `str.split`, the empty ones dropped."""
+def test_splitter_without_fences_is_str_split(text: str, delimiter: str) -> None:
+    """Without fences the parts are those of `str.split` without the empty ones."""
     assert split(list(text), delimiter, None)[0] == [part for part in text.split(delimiter) if part]
 
 
 @given(
     st.lists(st.sampled_from(["a", "b", "\n", "a\n", " ", "c"]).map(lambda piece: piece * 2), max_size=6), DELIMITERS
 )
-def test_split_brings_back_what_was_joined(parts: list[str], delimiter: str) -> None:
-    """`split(join(parts)) == parts`, where no delimiter lies in a part or across a seam."""
+def test_split_undoes_join(parts: list[str], delimiter: str) -> None:
+    """`split(join(parts)) == parts`, if no delimiter is inside a part or across two parts."""
     joined = delimiter.join(parts)
     if joined.split(delimiter) != parts:
         return
@@ -304,8 +306,8 @@ def test_split_brings_back_what_was_joined(parts: list[str], delimiter: str) -> 
 
 
 @given(TEXTS, DELIMITERS, FENCES, st.lists(st.integers(0, 100), max_size=4))
-def test_messages_record_their_separators(text: str, delimiter: str, fence: str | None, places: list[int]) -> None:
-    """`separator`, content, and the last part's `end_separator` make the text, where there is any part."""
+def test_part_records_its_separator(text: str, delimiter: str, fence: str | None, places: list[int]) -> None:
+    """`separator` and text of all parts, with the last part's `end_separator`, are the whole text."""
 
     async def main() -> None:
         async with MiniAgents():
@@ -319,15 +321,15 @@ def test_messages_record_their_separators(text: str, delimiter: str, fence: str 
 
 
 @given(st.text("ab", max_size=12), DELIMITERS)
-def test_a_token_without_a_delimiter_passes_as_it_is(text: str, delimiter: str) -> None:
-    """What cannot be a part of a separator is not held back, copied or cut."""
+def test_splitter_passes_a_token_without_delimiter_on_unchanged(text: str, delimiter: str) -> None:
+    """A token that cannot be part of a delimiter is not held back, copied or cut."""
     if set(text) & set(delimiter):
         return
     assert TextSplitter(delimiter, "```").feed(text) == ([(TEXT, text)] if text else [])
 
 
-def test_little_is_held_back() -> None:
-    """At most what may still become a delimiter or a fence."""
+def test_splitter_holds_back_only_the_start_of_a_delimiter() -> None:
+    """Text is held back only while it may become a delimiter or a fence."""
     splitter = TextSplitter("<END>", "```")
     assert splitter.feed("abc<EN") == [(TEXT, "abc")]
     assert splitter.feed("X") == [(TEXT, "<ENX")]

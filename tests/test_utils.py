@@ -1,4 +1,4 @@
-"""Loops: who hears what, what ends them, and what they return."""
+"""Loops over agents: the messages that each agent is sent, what ends a loop, and what a loop returns."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ async def _agents() -> AsyncIterator[None]:
 
 
 def contents(messages: tuple[Message, ...]) -> list[str]:
-    """The texts of messages."""
+    """Return the texts of messages."""
     return [str(message) for message in messages]
 
 
 def speaker(name: str, heard: list[list[str]], rounds: int = 3) -> MiniAgent[Any]:
-    """An agent that notes what it hears, says its name and the round, and in the end stops the dialog."""
+    """Make an agent that notes the messages it is sent, replies its name and the round, and stops after some rounds."""
 
     async def speak(ctx: InteractionContext) -> None:
         heard.append(contents(await ctx.message_promises))
@@ -43,12 +43,12 @@ def speaker(name: str, heard: list[list[str]], rounds: int = 3) -> MiniAgent[Any
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Replies what it is sent."""
+    """Reply the messages unchanged."""
     ctx.reply(ctx.message_promises)
 
 
-async def test_each_agent_hears_the_one_before() -> None:
-    """Replies go to the next agent, those of the last to the first, until one of them stops the loop."""
+async def test_chain_sends_the_replies_of_each_agent_to_the_next() -> None:
+    """Replies go to the next agent, and those of the last agent to the first, until an agent stops the loop."""
     heard_a: list[list[str]] = []
     heard_b: list[list[str]] = []
     last = await achain_loop([speaker("a", heard_a), AWAIT, speaker("b", heard_b)], "begin")
@@ -57,8 +57,8 @@ async def test_each_agent_hears_the_one_before() -> None:
     assert contents(last) == ["a3"]
 
 
-async def test_a_dialog_is_the_user_then_the_assistant() -> None:
-    """The user begins with nothing; a stop of the assistant reaches the user, whose turn ends the dialog."""
+async def test_dialog_calls_the_user_first() -> None:
+    """The user is called first, without messages; `StopDialog` of the assistant ends the user's next turn."""
     heard_user: list[list[str]] = []
     heard_assistant: list[list[str]] = []
     last = await adialog_loop(speaker("user", heard_user, rounds=9), speaker("assistant", heard_assistant, rounds=2))
@@ -67,8 +67,8 @@ async def test_a_dialog_is_the_user_then_the_assistant() -> None:
     assert contents(last) == []
 
 
-async def test_the_assistant_is_heard_while_it_speaks() -> None:
-    """Only the user's turn is awaited: tokens of the assistant reach the user before the message is complete."""
+async def test_dialog_streams_the_assistant_to_the_user() -> None:
+    """Tokens of the assistant reach the user before the assistant's message is complete."""
     go_on = asyncio.Event()
     tokens: list[str] = []
 
@@ -94,8 +94,8 @@ async def test_the_assistant_is_heard_while_it_speaks() -> None:
     assert tokens == ["first ", "second"]
 
 
-async def test_await_resolves_what_was_sent() -> None:
-    """After an AWAIT the next agent is not started before the one in front of it has finished."""
+async def test_await_starts_the_next_agent_after_the_one_before() -> None:
+    """After an `AWAIT` the next agent starts only when the agent before it has finished."""
     order: list[str] = []
 
     async def slow(ctx: InteractionContext) -> None:
@@ -115,22 +115,22 @@ async def test_await_resolves_what_was_sent() -> None:
     assert order[0] == "after begins"
 
 
-async def test_clear_drops_what_was_sent() -> None:
-    """The agent after a CLEAR hears nothing of what was said before it."""
+async def test_clear_drops_the_messages_sent_so_far() -> None:
+    """The agent after a `CLEAR` is sent no messages."""
     heard: list[list[str]] = []
     await achain_loop([echo, AWAIT, CLEAR, speaker("a", heard), AWAIT], "dropped")
     assert heard == [[], [], []]
 
 
-async def test_none_is_skipped() -> None:
-    """A link that is None is not there, so that links can be left out by a condition."""
+async def test_chain_skips_none() -> None:
+    """A link that is None is skipped, so a condition can leave a link out."""
     heard: list[list[str]] = []
     await achain_loop([None, speaker("a", heard), None, AWAIT, None], "begin")
     assert heard == [["begin"], ["a1"], ["a2"]]
 
 
-async def test_functions_in_a_chain_get_the_messages() -> None:
-    """A function, async or not, gets what was sent so far, and what it returns is sent on; a promise is not awaited."""
+async def test_chain_sends_on_the_messages_that_a_function_returns() -> None:
+    """A function, async or not, gets the messages, and its result is sent on; a returned promise is not awaited."""
     heard: list[list[str]] = []
     seen: list[object] = []
 
@@ -149,8 +149,8 @@ async def test_functions_in_a_chain_get_the_messages() -> None:
     assert seen == [(Message("a1"),)]
 
 
-async def test_C16_a_stop_passes_through_those_who_reply_it_again() -> None:
-    """`StopDialog` from deep inside ends the loop through all who re-reply; what came with it is returned."""
+async def test_C16_stop_dialog_passes_through_agents_that_forward_replies() -> None:
+    """`StopDialog` ends the loop through agents that forward the replies; the messages around it are returned."""
 
     @miniagent
     async def stopping(ctx: InteractionContext) -> None:
@@ -166,8 +166,8 @@ async def test_C16_a_stop_passes_through_those_who_reply_it_again() -> None:
     assert contents(last) == ["last", "words", "after"]
 
 
-async def test_a_function_may_stop_the_loop() -> None:
-    """`StopDialog` raised by a function of the chain ends it with what it was given."""
+async def test_function_can_stop_the_loop() -> None:
+    """`StopDialog` raised by a function ends the loop, which returns the messages that the function got."""
 
     def stop(messages: object) -> None:
         raise StopDialog
@@ -175,8 +175,8 @@ async def test_a_function_may_stop_the_loop() -> None:
     assert contents(await achain_loop([echo, AWAIT, stop], "hello")) == ["hello"]
 
 
-async def test_any_other_error_is_let_through() -> None:
-    """An error ends the loop and reaches its caller, also when a `StopDialog` comes after it."""
+async def test_loop_raises_any_other_error() -> None:
+    """An error ends the loop and is raised to the caller, even if a `StopDialog` comes after it."""
 
     @miniagent
     async def failing(ctx: InteractionContext) -> None:
@@ -195,15 +195,15 @@ async def test_any_other_error_is_let_through() -> None:
     [[], [AWAIT], [echo], [echo, CLEAR], [AWAIT, CLEAR, None], [AWAIT, lambda messages: messages]],
     ids=["empty", "await-only", "agent-only", "no-await", "nothing", "function-only"],
 )
-async def test_a_chain_needs_an_agent_and_an_await(chain: list[Any]) -> None:
-    """Without an agent, or without an AWAIT, the rounds would never end: refused before anything is started."""
+async def test_chain_without_an_agent_or_an_await_is_refused(chain: list[Any]) -> None:
+    """Rounds without an agent or without an `AWAIT` would never end, so such a chain is refused before it starts."""
     with pytest.raises(ValueError, match="needs"):
         await achain_loop(chain)
 
 
 @pytest.mark.parametrize("link", ["echo", 7, object()], ids=["str", "int", "object"])
-async def test_what_is_no_link_is_refused(link: Any) -> None:
-    """Something that is neither an agent nor a function is a clear error, before any agent is called."""
+async def test_chain_refuses_a_link_of_another_type(link: Any) -> None:
+    """A link that is no agent, function, step or None is a `TypeError`, before any agent is called."""
     heard: list[list[str]] = []
     with pytest.raises(TypeError, match="A chain is made of agents, AWAIT, CLEAR"):
         await achain_loop([speaker("a", heard), AWAIT, link])
@@ -212,8 +212,8 @@ async def test_what_is_no_link_is_refused(link: Any) -> None:
     assert heard == []
 
 
-async def test_a_chain_without_waiting_lets_others_run() -> None:
-    """A chain whose messages are always complete does not keep the loop for itself."""
+async def test_chain_of_complete_messages_lets_other_tasks_run() -> None:
+    """A chain whose messages are always complete still lets other tasks of the loop run."""
     others = asyncio.ensure_future(asyncio.sleep(0))
     rounds = 0
 
@@ -228,8 +228,8 @@ async def test_a_chain_without_waiting_lets_others_run() -> None:
     assert rounds < 10
 
 
-def test_the_room_stays_small() -> None:
-    """The module has the loops, their sentinels, join and split, and nothing else."""
+def test_module_has_loops_and_text_functions_only() -> None:
+    """The public names of the module are the loops, their steps, join and split."""
     assert set(miniagents.utils.__all__) == {
         "AWAIT",
         "CLEAR",

@@ -1,11 +1,11 @@
-"""A program with many places at which it can be stopped; `test_stopping.py` runs it, again and again, from one process.
+"""Program with many points at which it can be stopped; `test_stopping.py` runs it many times from one process.
 
     python program_with_points.py '[["main begins", "SIGINT"], ["", "nothing"]]'
 
-It makes a process of its own for each pair of a point and an end, one after the other, and writes a line of JSON about
-each: the process's status, how many seconds it took to be gone (on the clock, and at work), which clean-ups began and
-did not run, its standard error, and which points it came to. An end is the name of a signal or of an exception,
-"nothing", or two signals: then clean-ups hang, and the second one comes while they do.
+The program forks a process for each pair of a point and an end, one after the other, and writes a line of JSON each:
+the status of the process, the seconds until it was gone (on the clock, and of CPU time), the clean-ups that began and
+did not run, its standard error, and the points that it reached. An end is the name of a signal or of an exception,
+"nothing", or two signals: then clean-ups hang, and the second signal comes while they do.
 """
 
 from __future__ import annotations
@@ -40,40 +40,40 @@ stopped_at = worked_until = 0.0
 
 
 def point(name: str) -> None:
-    """The program is here; if this is the place, it ends in the way that was chosen."""
+    """Note that the program has reached this point; at the chosen point, end the program in the chosen way."""
     reached.append(name)
     if name != stop_at or stopped_at:
         return
-    time_counts_from_here()
+    start_the_clock()
     if end_with.startswith("SIG"):
         first, *second = (getattr(signal, signal_name) for signal_name in end_with.split())
         if second:
-            asyncio.get_running_loop().call_later(0.02, once_more, second[0])
+            asyncio.get_running_loop().call_later(0.02, send_second_signal, second[0])
         os.kill(os.getpid(), first)
     elif end_with != "nothing":
         raise {"ValueError": ValueError, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[end_with](9)
 
 
-def time_counts_from_here() -> None:
-    """The program is told to end."""
+def start_the_clock() -> None:
+    """Note the time at which the program is told to end."""
     global stopped_at, worked_until
     stopped_at, worked_until = time.monotonic(), time.process_time()
 
 
-def once_more(number: int) -> None:
-    """The second signal."""
-    time_counts_from_here()
+def send_second_signal(number: int) -> None:
+    """Send the second signal."""
+    start_the_clock()
     os.kill(os.getpid(), number)
 
 
 async def cleaning_up() -> None:
-    """What a clean-up does: wait for a moment, or hang until a second signal comes."""
+    """Wait for a moment as a clean-up does, or hang if a second signal is to come."""
     await (asyncio.Event().wait() if stopped_at and " " in end_with else asyncio.sleep(0.001))
 
 
 @contextlib.contextmanager
 def clean_up(name: str) -> Iterator[None]:
-    """A `finally` that must run if its block was entered."""
+    """Run a block whose clean-up must run: note its name until the block has ended."""
     open_clean_ups.append(name)
     try:
         yield
@@ -82,12 +82,12 @@ def clean_up(name: str) -> Iterator[None]:
 
 
 class Provider(httpx2.AsyncBaseTransport):
-    """Refuses once, then answers with a stream."""
+    """Transport that refuses the first request, and answers the second with a stream."""
 
     calls = 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The next answer."""
+        """Return the next response."""
         self.calls += 1
         point("a request is sent")
         if self.calls == 1:
@@ -97,7 +97,7 @@ class Provider(httpx2.AsyncBaseTransport):
 
 
 class Answer(httpx2.AsyncByteStream):
-    """A streamed answer; that it is closed is a clean-up too."""
+    """Streamed answer; closing it is a clean-up, too."""
 
     def __init__(self) -> None:
         open_clean_ups.append("response")
@@ -116,7 +116,7 @@ class Answer(httpx2.AsyncByteStream):
 
 @miniagent
 async def helper(ctx: InteractionContext, name: str) -> None:
-    """Replies a stream, and takes a moment to clean up."""
+    """Reply a stream, and take a moment to clean up."""
     with clean_up(name):
         try:
             point(f"{name} begins")
@@ -131,7 +131,7 @@ async def helper(ctx: InteractionContext, name: str) -> None:
 
 
 async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
-    """A stream with a clean-up."""
+    """Yield tokens, with a clean-up."""
     with clean_up("stream"):
         for token in "abc":
             point("a stream goes on")
@@ -141,7 +141,7 @@ async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
 
 @miniagent
 async def boss(ctx: InteractionContext) -> None:
-    """Has others work for it, in all ways there are to wait."""
+    """Call other agents, and wait for them in every way there is."""
     with clean_up("boss"):
         async with asyncio.TaskGroup() as group:
             for name in ("one", "two"):
@@ -156,7 +156,7 @@ async def boss(ctx: InteractionContext) -> None:
 
 
 async def resolve() -> int:
-    """The work behind a promise."""
+    """Resolve a promise, with a clean-up."""
     with clean_up("resolver"):
         await asyncio.sleep(0)
         point("a promise is resolved")
@@ -164,7 +164,7 @@ async def resolve() -> int:
 
 
 async def read(replies: Any) -> None:
-    """Read everything, token by token."""
+    """Read everything, token by token, with a clean-up."""
     with clean_up("reader"):
         async for promise in replies:
             async for _ in promise:
@@ -172,14 +172,14 @@ async def read(replies: Any) -> None:
 
 
 async def persist(messages: tuple[Message, ...]) -> None:
-    """A persistence handler."""
+    """Handle messages to persist, with a clean-up."""
     with clean_up("persistence"):
         await asyncio.sleep(0)
         point("messages are persisted")
 
 
 async def amain(folder: Path) -> None:
-    """The program."""
+    """Run the program: agents, a request, a history, blocking code."""
     with clean_up("main"):
         point("main begins")
         await read(boss.trigger(start_soon=False))
@@ -189,7 +189,7 @@ async def amain(folder: Path) -> None:
         replies = create_openai_agent("m", async_client=client).trigger("Hello")
         await history.aappend(replies)
         point("a history has it")
-        time.sleep(0.001)  # noqa: ASYNC251 - code that blocks is a place, too
+        time.sleep(0.001)  # noqa: ASYNC251 - a signal may come during blocking code, too
         point("code that blocks")
         lasting = helper.trigger(name="lasting")
         try:
@@ -201,7 +201,7 @@ async def amain(folder: Path) -> None:
 
 
 def run(name: str, end: str) -> None:
-    """One process's life."""
+    """Run the program in this process, with one point and one end."""
     global stop_at, end_with
     stop_at, end_with = name, end
     with tempfile.TemporaryDirectory() as folder:
@@ -209,9 +209,9 @@ def run(name: str, end: str) -> None:
 
 
 def main(cases: list[tuple[str, str]]) -> None:
-    """Run all; each child ends as its own program would, with the interpreter's traceback and status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let background jobs ignore it
-    gc.freeze()  # a child that does not look through all modules at its end is gone four times as fast
+    """Run all cases; each child process ends as its own program would, with the interpreter's traceback and status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore SIGINT
+    gc.freeze()  # a child ends four times as fast when the collector skips the modules at its end
     for name, end in cases:
         facts_read, facts_write = os.pipe()
         errors_read, errors_write = os.pipe()
@@ -241,7 +241,7 @@ def main(cases: list[tuple[str, str]]) -> None:
             "reached": list(dict.fromkeys(places)),
         }
         sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()  # a child would say again what is still in the buffer
+        sys.stdout.flush()  # a forked child would write the buffer again
 
 
 if __name__ == "__main__":

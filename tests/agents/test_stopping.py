@@ -1,4 +1,4 @@
-"""A program stopped at its many places: all clean-ups run, and the process is gone (laws 1 and 2)."""
+"""A program that is stopped at any of its points: all clean-ups run, and the process ends (laws 1 and 2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Cases = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def cases() -> Cases:
-    """What became of the program in all cases, by their ends; one process starts them all, which is cheaper."""
+    """Run the program in all cases from one process, and return the results by end."""
     chosen = [("", "nothing"), *((point, end) for end in ("SIGINT", "SIGTERM") for point in POINTS)]
     for point in ("one begins", "three begins", "lasting begins"):
         chosen += [(point, end) for end in ("SIGINT SIGINT", "SIGTERM SIGINT", "SIGINT SIGTERM")]
@@ -39,8 +39,8 @@ def cases() -> Cases:
     return {end: [line for line in lines if line["end"] == end] for _, end in chosen}
 
 
-def test_nothing_stops_it(cases: Cases) -> None:
-    """It comes to all places, ends well, and has cleaned up."""
+def test_program_reaches_all_points_when_nothing_stops_it(cases: Cases) -> None:
+    """The program reaches all points, ends with status 0, and has run all clean-ups."""
     (line,) = cases["nothing"]
     assert len(POINTS) == 20
     assert set(POINTS) < set(line["reached"])
@@ -48,8 +48,8 @@ def test_nothing_stops_it(cases: Cases) -> None:
 
 
 @pytest.mark.parametrize("end", ["SIGINT", "SIGTERM"])
-def test_C13_C15_a_signal_at_any_place_runs_every_clean_up_and_ends_the_process(end: str, cases: Cases) -> None:
-    """In main, agents, streams, readers, requests, waits and clean-ups: within a second, with the status of a shell."""
+def test_C13_C15_signal_at_any_point_runs_every_clean_up_and_ends_the_process(end: str, cases: Cases) -> None:
+    """At any point a signal ends the process within a second, after all clean-ups, with a shell's status for it."""
     assert len(cases[end]) == 20
     for line in cases[end]:
         assert line["left"] == [], line
@@ -58,26 +58,26 @@ def test_C13_C15_a_signal_at_any_place_runs_every_clean_up_and_ends_the_process(
         assert ("KeyboardInterrupt" in line["errors"]) == (end == "SIGINT"), line
         for sign in ("was destroyed", "never retrieved", "never awaited", "Exception ignored"):
             assert sign not in line["errors"], line
-    assert median(line["seconds"] for line in cases[end]) < 1  # on a busy machine one may stand still for longer
+    assert median(line["seconds"] for line in cases[end]) < 1  # on a busy machine, single cases may take longer
 
 
 def shell_status(line: dict[str, Any]) -> int:
-    """What a shell says of a process: 128 and the signal, if one ended it."""
+    """Return the status as a shell shows it: 128 and the number of the signal, if a signal ended the process."""
     status: int = line["status"]
     return 128 - status if status < 0 else status
 
 
 @pytest.mark.parametrize("ends", ["SIGINT SIGINT", "SIGTERM SIGINT", "SIGINT SIGTERM"])
-def test_C14_a_second_signal_waits_for_no_clean_up(ends: str, cases: Cases) -> None:
-    """Clean-ups hang, and the process is gone: in 0.2 s of work, within a second where others work as well."""
+def test_C14_second_signal_ends_the_process_without_waiting_for_clean_ups(ends: str, cases: Cases) -> None:
+    """If clean-ups hang, a second signal ends the process in 0.2 s of CPU time, and within a second on the clock."""
     assert {shell_status(line) for line in cases[ends]} == {143 if "SIGTERM" in ends else 130}
     assert max(line["seconds_at_work"] for line in cases[ends]) < 0.2
     assert median(line["seconds"] for line in cases[ends]) < 1
 
 
 @pytest.mark.parametrize(("end", "status"), [("ValueError", 1), ("SystemExit", 9), ("KeyboardInterrupt", 130)])
-def test_C5_C16_an_exception_in_main_or_in_an_agent_ends_the_program(end: str, status: int, cases: Cases) -> None:
-    """All clean-ups run; errors are told, `sys.exit` keeps its status, an interrupt is what Ctrl-C is."""
+def test_C5_C16_exception_in_main_or_in_an_agent_ends_the_program(end: str, status: int, cases: Cases) -> None:
+    """All clean-ups run; errors are printed, `sys.exit` keeps its status, and an interrupt ends it as Ctrl-C does."""
     for line in cases[end]:
         assert line["left"] == [], line
         assert shell_status(line) == status, line

@@ -1,4 +1,4 @@
-"""Lines from any kind of stdin, without blocking the loop and without a thread that anybody waits for at exit."""
+"""Reader of lines from any kind of stdin: it never blocks the loop, and never keeps the process alive."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 class Pipe:
-    """A pipe whose reading end stands for stdin."""
+    """Pipe whose reading end stands for stdin."""
 
     def __init__(self) -> None:
         reading, self._writing = os.pipe()
         self.stdin = open(reading, encoding="utf-8")  # noqa: SIM115 - closed by `close`
 
     def write(self, data: bytes) -> None:
-        """Pipe something in."""
+        """Write bytes into the pipe."""
         os.write(self._writing, data)
 
     def end(self) -> None:
-        """Say that no more will come."""
+        """Close the writing end."""
         if self._writing >= 0:
             os.close(self._writing)
             self._writing = -1
@@ -45,14 +45,14 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    """A pipe."""
+    """Make a pipe."""
     pipe = Pipe()
     yield pipe
     pipe.close()
 
 
 async def all_lines(stream: IO[str] | None) -> list[str]:
-    """Everything that can be read."""
+    """Read lines until the input has ended."""
     reader, lines = LineReader.of(stream), []
     while True:
         try:
@@ -65,16 +65,16 @@ TEXT = "first\nwith \u010de\u0161tina\r\n\n  spaces  \nlast without an end"
 LINES = ["first", "with \u010de\u0161tina", "", "  spaces  ", "last without an end"]
 
 
-async def test_lines_of_a_pipe(pipe: Pipe) -> None:
-    """Lines come without their ends, CR LF too; the last one needs none; then the input has ended, and stays so."""
+async def test_reader_returns_the_lines_of_a_pipe(pipe: Pipe) -> None:
+    """Lines come without LF or CR LF; the last line needs no line end; after that the input stays ended."""
     pipe.write(TEXT.encode())
     pipe.end()
     assert await all_lines(pipe.stdin) == LINES
     assert await all_lines(pipe.stdin) == []
 
 
-async def test_a_line_is_given_when_it_is_whole(pipe: Pipe) -> None:
-    """A line that arrives in pieces, cut inside a character, is given at its end and not before."""
+async def test_reader_returns_a_line_when_it_is_complete(pipe: Pipe) -> None:
+    """A line that arrives byte by byte is returned at its end and not before."""
     reading = asyncio.ensure_future(LineReader.of(pipe.stdin).readline())
     for byte in "h\u00e9llo".encode():
         pipe.write(bytes([byte]))
@@ -85,14 +85,14 @@ async def test_a_line_is_given_when_it_is_whole(pipe: Pipe) -> None:
     assert await reading == "h\u00e9llo"
 
 
-async def test_lines_of_a_file(tmp_path: Path) -> None:
+async def test_reader_returns_the_lines_of_a_file(tmp_path: Path) -> None:
     """A file as stdin, which the loop cannot watch, is read to its end."""
     (tmp_path / "input.txt").write_bytes(TEXT.encode())
     with open(tmp_path / "input.txt", encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
         assert await all_lines(stdin) == LINES
 
 
-async def test_long_input_of_a_file(tmp_path: Path) -> None:
+async def test_reader_returns_long_input_whole(tmp_path: Path) -> None:
     """Input longer than a chunk, in one line and in many, is whole."""
     lines = ["x" * 200_000, *(str(number) for number in range(20_000))]
     (tmp_path / "input.txt").write_text("\n".join(lines) + "\n")
@@ -100,20 +100,22 @@ async def test_long_input_of_a_file(tmp_path: Path) -> None:
         assert await all_lines(stdin) == lines
 
 
-async def test_nothing_to_read() -> None:
-    """/dev/null and a stdin that was closed before Python began have ended from the start."""
+async def test_reader_raises_eof_when_stdin_is_empty_or_closed() -> None:
+    """/dev/null, and a stdin that was closed before Python started, have no lines."""
     with open(os.devnull, encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
         assert await all_lines(stdin) == []
     assert await all_lines(None) == []
 
 
-async def test_a_stand_in_for_stdin_without_a_file() -> None:
-    """An object in memory, as notebooks and tests put in the place of stdin, is read like everything else."""
+async def test_reader_returns_the_lines_of_an_object_in_memory() -> None:
+    """An object in memory in place of stdin, as in notebooks and tests, is read like a file."""
     assert await all_lines(io.StringIO(TEXT)) == LINES
 
 
-async def test_a_loop_that_watches_no_files(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the loop has no `add_reader`, a daemon thread reads; a reader that is cancelled loses no line."""
+async def test_reader_uses_a_daemon_thread_when_the_loop_cannot_watch_files(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `add_reader` a daemon thread reads, and a cancelled call loses no line."""
 
     def refuse(*_: object) -> NoReturn:
         raise NotImplementedError
@@ -128,8 +130,8 @@ async def test_a_loop_that_watches_no_files(pipe: Pipe, monkeypatch: pytest.Monk
     assert reading.cancelled()
 
 
-async def test_an_error_of_the_thread_reaches_the_reader() -> None:
-    """What reading fails with is raised where the line was asked for."""
+async def test_reader_raises_an_error_of_its_thread() -> None:
+    """The error of a failed read is raised by `readline`."""
 
     class Broken(io.StringIO):
         def readline(self, size: int | None = -1, /) -> NoReturn:
@@ -141,8 +143,8 @@ async def test_an_error_of_the_thread_reaches_the_reader() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
-async def test_a_terminal_that_goes_away_has_ended() -> None:
-    """When the window is closed, the input ends; the error that the system gives for it is not an error here."""
+async def test_reader_raises_eof_when_the_terminal_is_closed() -> None:
+    """When the terminal is closed, the input has ended; the error of the system is not raised."""
     screen, keyboard = os.openpty()
     os.write(screen, b"last line\n")
     with open(keyboard, encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
@@ -151,23 +153,23 @@ async def test_a_terminal_that_goes_away_has_ended() -> None:
         assert await all_lines(stdin) == []
 
 
-async def test_an_input_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    """A stdin that is open for writing only says so."""
+async def test_reader_raises_an_error_when_stdin_cannot_be_read(tmp_path: Path) -> None:
+    """A stdin that is open for writing only raises `OSError`."""
     with open(tmp_path / "output", "w", encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
         with pytest.raises(OSError, match="Bad file descriptor"):
             await LineReader.of(stdin).readline()
 
 
-async def test_who_reads_next_gets_what_was_read_ahead(pipe: Pipe) -> None:
-    """Lines that came together with the first one are not lost when somebody else asks for them."""
+async def test_reader_keeps_text_for_the_next_call(pipe: Pipe) -> None:
+    """Lines that arrived together with the first one are returned by the next calls."""
     pipe.write(b"one\ntwo\nthree\n")
     pipe.end()
     assert await LineReader.of(pipe.stdin).readline() == "one"
     assert await all_lines(pipe.stdin) == ["two", "three"]
 
 
-async def test_a_cancelled_reader_loses_no_line(pipe: Pipe) -> None:
-    """A wait that is given up leaves the input to the next one, and nothing registered in the loop."""
+async def test_cancelled_readline_loses_no_line(pipe: Pipe) -> None:
+    """A cancelled call leaves the input to the next call, and nothing registered in the loop."""
     reader = LineReader.of(pipe.stdin)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.readline(), 0.001)
@@ -176,8 +178,8 @@ async def test_a_cancelled_reader_loses_no_line(pipe: Pipe) -> None:
     assert await reader.readline() == "line"
 
 
-async def test_each_of_several_readers_gets_a_line(pipe: Pipe) -> None:
-    """Two tasks that wait for the same stdin get one line each, in the order in which they asked."""
+async def test_concurrent_calls_get_one_line_each(pipe: Pipe) -> None:
+    """Two tasks that wait for the same stdin get one line each, in the order of their calls."""
     reader = LineReader.of(pipe.stdin)
     reading = [asyncio.ensure_future(reader.readline()) for _ in range(2)]
     await asyncio.sleep(0)
@@ -186,15 +188,15 @@ async def test_each_of_several_readers_gets_a_line(pipe: Pipe) -> None:
     assert await asyncio.gather(*reading) == ["one", "two"]
 
 
-async def test_bytes_that_are_no_utf8_are_replaced(pipe: Pipe) -> None:
-    """Input in another encoding does not end the program."""
+async def test_reader_replaces_bytes_that_are_not_utf8(pipe: Pipe) -> None:
+    """Input in another encoding becomes U+FFFD and does not end the program."""
     pipe.write(b"caf\xe9\n\xff")
     pipe.end()
     assert await all_lines(pipe.stdin) == ["caf\ufffd", "\ufffd"]
 
 
-def test_a_stream_is_not_kept_by_its_reader() -> None:
-    """The table of readers holds no stream that nobody else needs."""
+def test_reader_does_not_keep_its_stream_alive() -> None:
+    """The table of readers drops a stream that has no other reference."""
     before = len(LineReader._readers)
     stream = io.StringIO()
     LineReader.of(stream)
@@ -219,8 +221,8 @@ NO_WATCHING = "def add_reader(*_): raise NotImplementedError\n    asyncio.get_ru
 
 
 @pytest.mark.parametrize("before", ["pass", NO_WATCHING], ids=["watched", "thread"])
-def test_waiting_for_a_line_keeps_no_process_alive(before: str, pipe: Pipe) -> None:
-    """A program that ends while it waits for input ends at once, and cleanly, also where a thread waits."""
+def test_process_ends_at_once_while_it_waits_for_a_line(before: str, pipe: Pipe) -> None:
+    """A program that ends while it waits for input ends at once and without errors, even if a thread waits."""
     program = LEFT_WAITING.format(before=before)
     ended = subprocess.run(
         [sys.executable, "-c", program], stdin=pipe.stdin, capture_output=True, text=True, timeout=60, check=False

@@ -1,4 +1,4 @@
-"""The console user agent as a person meets it: a program in a pseudo-terminal, and keys pressed one after the other."""
+"""The console user agent as a user sees it: a program on a pseudo-terminal, and keys pressed one after the other."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ async def amain():
 MiniAgents().run(amain())
 print("GONE")
 """
-PROMPT = r"USER: (?:\x1b\[[0-9;?]*[a-zA-Z])*$"  # nothing but its drawing after it: somebody waits for keys
+PROMPT = r"USER: (?:\x1b\[[0-9;?]*[a-zA-Z])*$"  # only escape sequences may follow: the program waits for keys
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Screen:
-    """What a program writes into a descriptor."""
+    """Reader of the output of a program."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.shown = ""
 
     def expect(self, pattern: str) -> str:
-        """Wait until what is new matches; returns it up to the end of the match, and forgets it."""
+        """Wait until new output matches; return the output up to the end of the match, and drop it."""
         compiled = re.compile(pattern)
         while (match := compiled.search(self.shown)) is None:
             ready, _, _ = select.select([self.descriptor], [], [], 30)
@@ -77,7 +77,7 @@ class Screen:
 
 
 class Terminal(Screen):
-    """A program at a pseudo-terminal, and what it shows."""
+    """Program on a pseudo-terminal, and its output."""
 
     def __init__(self, *args: str, **environment: str) -> None:
         screen, self._keyboard = pty.openpty()
@@ -109,17 +109,17 @@ class Terminal(Screen):
         os.close(self._keyboard)
 
     def press(self, keys: str) -> None:
-        """Type."""
+        """Press keys."""
         os.write(self.descriptor, keys.encode())
 
     @property
     def mode(self) -> int:
-        """How the terminal treats keys: echo, lines, signals."""
+        """Local flags of the terminal: echo, line mode, signals."""
         local: int = termios.tcgetattr(self._keyboard)[3]
         return local
 
     def expect_the_end(self, how: str) -> None:
-        """The program says how its dialog ended, leaves, and gives the terminal back as it was."""
+        """Check that the dialog ended in this way, the program ended, and the terminal has its old mode."""
         end = self.expect("GONE\r\n")
         assert how in end
         assert "Traceback" not in end
@@ -129,9 +129,9 @@ class Terminal(Screen):
 
 @pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"])
 class TestBothWaysToAsk:
-    """What holds with prompt-toolkit and without."""
+    """Behaviour that is the same with prompt-toolkit and without."""
 
-    def test_tokens_are_seen_before_the_message_is_complete(self, args: list[str]) -> None:
+    def test_console_prints_a_token_before_the_message_is_complete(self, args: list[str]) -> None:
         """The first token is on the screen while the second does not exist yet; "exit" then ends the dialog."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
@@ -144,14 +144,14 @@ class TestBothWaysToAsk:
             terminal.press("exit\r")
             terminal.expect_the_end("ENDED")
 
-    def test_a_newline_from_a_program_is_enter(self, args: list[str]) -> None:
-        """Programs that drive terminals write a line feed where a person presses Enter."""
+    def test_line_feed_is_enter(self, args: list[str]) -> None:
+        """A program that drives the terminal writes a line feed where a user presses Enter."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
             terminal.press("exit\n")
             terminal.expect_the_end("ENDED")
 
-    def test_ctrl_c_at_the_prompt(self, args: list[str]) -> None:
+    def test_ctrl_c_at_the_prompt_raises_keyboard_interrupt(self, args: list[str]) -> None:
         """Ctrl-C in the middle of a line raises `KeyboardInterrupt` in the main coroutine."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
@@ -160,7 +160,7 @@ class TestBothWaysToAsk:
             terminal.press("\x03")
             terminal.expect_the_end("INTERRUPTED")
 
-    def test_ctrl_c_while_the_assistant_speaks(self, args: list[str]) -> None:
+    def test_ctrl_c_during_a_reply_raises_keyboard_interrupt(self, args: list[str]) -> None:
         """Ctrl-C in the middle of a reply raises `KeyboardInterrupt` in the main coroutine."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
@@ -169,21 +169,21 @@ class TestBothWaysToAsk:
             terminal.press("\x03")
             terminal.expect_the_end("INTERRUPTED")
 
-    def test_ctrl_d(self, args: list[str]) -> None:
+    def test_ctrl_d_ends_the_dialog(self, args: list[str]) -> None:
         """Ctrl-D on an empty line ends the dialog."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
             terminal.press("\x04")
             terminal.expect_the_end("ENDED")
 
-    def test_an_interrupt_from_outside_at_the_prompt(self, args: list[str]) -> None:
-        """SIGINT sent by another program does what Ctrl-C does, and the terminal is usable afterwards."""
+    def test_sigint_at_the_prompt_raises_keyboard_interrupt(self, args: list[str]) -> None:
+        """SIGINT from another program does what Ctrl-C does, and the terminal is usable afterwards."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
             terminal.process.send_signal(signal.SIGINT)
             terminal.expect_the_end("INTERRUPTED")
 
-    def test_colours_only_for_those_who_want_them(self, args: list[str]) -> None:
+    def test_console_uses_colours_unless_no_color_is_set(self, args: list[str]) -> None:
         """Names are coloured, unless NO_COLOR is set."""
         with Terminal(*args) as terminal:
             assert "32;1m" in terminal.expect("USER:")
@@ -191,7 +191,7 @@ class TestBothWaysToAsk:
             assert "32;1m" not in terminal.expect("USER:")
 
 
-def test_several_lines_can_be_edited() -> None:
+def test_editor_accepts_several_lines() -> None:
     """Alt+Enter begins a new line, pasted lines stay together, and Enter sends them all."""
     with Terminal() as terminal:
         terminal.expect(PROMPT)
@@ -206,8 +206,8 @@ def test_several_lines_can_be_edited() -> None:
 
 
 @pytest.mark.parametrize("ending", ["exit\nnot read\n", "", "\n"], ids=repr)
-def test_piped_input(ending: str) -> None:
-    """Without a terminal the lines of stdin are shown as if typed, without colours, and their end ends the dialog."""
+def test_console_prints_piped_input_without_colours(ending: str) -> None:
+    """Piped lines are printed as if typed, without colours, and the end of the input ends the dialog."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
@@ -227,7 +227,7 @@ def test_piped_input(ending: str) -> None:
     assert "\x1b" not in rest
 
 
-def test_a_file_as_input(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_console_reads_a_file_as_stdin(tmp_path_factory: pytest.TempPathFactory) -> None:
     """`program < file` works as a pipe does."""
     path = tmp_path_factory.mktemp("input") / "lines.txt"
     path.write_text("exit")

@@ -1,4 +1,4 @@
-"""The person at the console: what is shown, what is asked, what is replied, and how it ends."""
+"""Agent of the user at the console: its output, its prompts, its replies, and how a dialog ends."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ async def _agents() -> AsyncIterator[None]:
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a text in the place of stdin."""
+    """Return a function that replaces stdin with a text."""
     return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
-async def test_a_line_is_asked_for_and_the_whole_chat_replied(
+async def test_agent_asks_for_a_line_and_replies_the_whole_chat(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is typed is stored as the user's, and each reply has everything that was said so far."""
+    """The typed line is stored as a user's message, and each reply is the whole chat so far."""
     typed("Hello!\nAnd now?\n")
     history = InMemoryChatHistory()
     agent = create_console_user_agent(chat_history=history)
@@ -53,8 +53,8 @@ async def test_a_line_is_asked_for_and_the_whole_chat_replied(
     assert capsys.readouterr().out == "\nUSER: Hello!\n\nASSISTANT: Hi.\n\nUSER: And now?\n"
 
 
-async def test_a_chat_that_is_taken_up_again_is_replied_as_a_whole(typed: Callable[[str], None]) -> None:
-    """A history with something in it is the beginning of the chat."""
+async def test_agent_continues_the_chat_of_a_history(typed: Callable[[str], None]) -> None:
+    """The messages that a history already has are the beginning of the chat."""
     history = InMemoryChatHistory()
     await history.aappend([UserMessage("before"), AssistantMessage("yes")])
     typed("after\n")
@@ -62,17 +62,17 @@ async def test_a_chat_that_is_taken_up_again_is_replied_as_a_whole(typed: Callab
     assert [str(message) for message in replied] == ["before", "yes", "after"]
 
 
-async def test_agents_without_a_history_have_one_each(typed: Callable[[str], None]) -> None:
-    """Two agents made without a history share nothing."""
+async def test_agents_made_without_a_history_share_none(typed: Callable[[str], None]) -> None:
+    """Each agent made without a history has a history of its own."""
     typed("one\ntwo\n")
     assert await create_console_user_agent().trigger() == (UserMessage("one"),)
     assert await create_console_user_agent().trigger() == (UserMessage("two"),)
 
 
-async def test_tokens_are_printed_as_they_arrive(
+async def test_agent_prints_tokens_as_they_arrive(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each token is on the screen before the next one exists."""
+    """Each token is printed before the next one exists."""
     seen = []
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -88,8 +88,8 @@ async def test_tokens_are_printed_as_they_arrive(
 
 
 @pytest.mark.parametrize("line", ["exit", " EXIT \n", "exit\r\n", "", "\n\n"], ids=repr)
-async def test_exit_and_the_end_of_input_stop_the_dialog(line: str, typed: Callable[[str], None]) -> None:
-    """The word and the end of what is piped in raise `StopDialog`; the word is not said to the assistant."""
+async def test_exit_or_the_end_of_input_stops_the_dialog(line: str, typed: Callable[[str], None]) -> None:
+    """The word "exit" and the end of piped input raise `StopDialog`; the word is not sent to the assistant."""
     typed(line)
     history = InMemoryChatHistory()
     with pytest.raises(StopDialog):
@@ -97,17 +97,17 @@ async def test_exit_and_the_end_of_input_stop_the_dialog(line: str, typed: Calla
     assert await history.aload_chat_history() == ()
 
 
-async def test_an_empty_line_is_asked_for_again(
+async def test_agent_asks_again_after_an_empty_line(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Enter alone says nothing to anybody."""
+    """Empty lines and lines of spaces are not sent."""
     typed("\n   \nexit now\n")
     assert await create_console_user_agent().trigger() == (UserMessage("exit now"),)
     assert capsys.readouterr().out.count("USER: ") == 3
 
 
-async def test_the_last_line_of_piped_input_needs_no_end(typed: Callable[[str], None]) -> None:
-    """A file that does not end in a newline says its last line, and then the dialog stops."""
+async def test_agent_accepts_a_last_line_without_a_newline(typed: Callable[[str], None]) -> None:
+    """A last line without a newline is a message, and then the dialog stops."""
     typed("one\ntwo")
     agent = create_console_user_agent()
     assert len(await agent.trigger()) == 1
@@ -116,10 +116,10 @@ async def test_the_last_line_of_piped_input_needs_no_end(typed: Callable[[str], 
         await agent.trigger()
 
 
-async def test_what_a_terminal_would_obey_is_shown(
+async def test_agent_prints_control_characters_as_escapes(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Escapes in tokens (also cut in two), in roles, in errors, and in piped input reach no terminal."""
+    """Control characters in tokens (cut in two as well), roles, errors and piped input are printed as escapes."""
     typed("\x1b[2Jhello\n")
     messages: list[MessageType] = [
         streamed("a\x1b", "]0;title\x07b\r", "\nc"),
@@ -156,19 +156,19 @@ async def test_what_a_terminal_would_obey_is_shown(
     ],
     ids=repr,
 )
-async def test_any_message_is_shown_readably(
+async def test_agent_prints_any_message_readably(
     messages: MessageType, shown: str, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No metadata is needed; errors, refusals and cut answers are told apart; fields alone are shown as JSON."""
+    """No metadata is needed; errors, refusals and cut answers are marked; a message without text is printed as JSON."""
     typed("ok\n")
     await create_console_user_agent().trigger(messages)
     assert capsys.readouterr().out == shown + "\nUSER: ok\n"
 
 
-async def test_a_reply_that_fails_is_shown_as_far_as_it_came(
+async def test_agent_prints_the_text_that_arrived_of_a_failed_message(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tokens before an error are shown and stored, what follows too; nothing is asked, and the error is raised."""
+    """Text before an error, and later messages, are printed and stored; then the error is raised, without a prompt."""
     typed("never read\n")
     history = InMemoryChatHistory()
     agent = create_console_user_agent(history)
@@ -182,33 +182,33 @@ async def test_a_reply_that_fails_is_shown_as_far_as_it_came(
     ]
 
 
-async def test_a_stop_of_the_assistant_stops_the_dialog(typed: Callable[[str], None]) -> None:
-    """`StopDialog` from the other side is passed on when everything was said."""
+async def test_agent_raises_stop_dialog_of_the_assistant(typed: Callable[[str], None]) -> None:
+    """`StopDialog` among the messages is raised after all messages are printed."""
     typed("never read\n")
     with pytest.raises(StopDialog):
         await create_console_user_agent().trigger(["bye", StopDialog()])
 
 
 class FullDisk(ChatHistory):
-    """A history that cannot be written, but remembers."""
+    """History that cannot be written, but keeps messages in memory."""
 
     def __init__(self) -> None:
         self.memory = InMemoryChatHistory()
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """What is remembered."""
+        """Return the messages in memory."""
         return await self.memory.aload_chat_history()
 
     async def aappend(self, messages: MessageType) -> None:
-        """Remember, and complain."""
+        """Keep the messages in memory, and raise an error."""
         await self.memory.aappend(messages)
         raise HistoryWriteError("disk \x1b full")
 
 
-async def test_a_history_that_cannot_be_written_does_not_end_the_chat(
+async def test_agent_prints_an_error_of_the_history_and_goes_on(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The person sees what is wrong, and the chat goes on from memory."""
+    """The error is printed, and the chat continues with the messages in memory."""
     typed("hello\n")
     replied = await create_console_user_agent(FullDisk()).trigger("hi")
     assert [str(message) for message in replied] == ["hi", "hello"]
@@ -216,10 +216,10 @@ async def test_a_history_that_cannot_be_written_does_not_end_the_chat(
     assert out.count(r"ERROR: HistoryWriteError: disk \x1b full") == 2
 
 
-async def test_an_output_that_cannot_hold_a_character_shows_its_code(
+async def test_agent_prints_an_escape_for_a_character_that_stdout_lacks(
     typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A console in a small encoding shows escapes instead of failing."""
+    """A console with a small encoding shows escapes, and printing does not fail."""
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
     typed("ok\n")
@@ -227,10 +227,10 @@ async def test_an_output_that_cannot_hold_a_character_shows_its_code(
     assert rb"ASSISTANT: caf\xe9 \u65e5 \U0001f600" in stdout.buffer.getvalue()
 
 
-async def test_without_a_console_nothing_is_printed(
+async def test_agent_works_without_stdout_and_stdin(
     typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program without stdout and stdin (pythonw) is not broken by that."""
+    """Without stdout (pythonw) nothing is printed; without stdin the dialog stops."""
     monkeypatch.setattr(sys, "stdout", None)
     typed("ok\n")
     assert len(await create_console_user_agent().trigger("hi")) == 2
@@ -239,14 +239,14 @@ async def test_without_a_console_nothing_is_printed(
         await create_console_user_agent().trigger("hi")
 
 
-async def test_bytes_typed_in_another_encoding_can_be_sent(typed: Callable[[str], None]) -> None:
-    """What Python's own stdin smuggles through as surrogates becomes the replacement character."""
+async def test_agent_replaces_surrogates_of_stdin(typed: Callable[[str], None]) -> None:
+    """Lone surrogates, with which Python's stdin keeps bytes that are not UTF-8, become U+FFFD."""
     typed("caf\udce9\n")
     assert await create_console_user_agent().trigger() == (UserMessage("caf\ufffd"),)
 
 
-def test_alias_and_description() -> None:
-    """The agent is named as asked, and unknown arguments are refused at once."""
+def test_agent_takes_alias_and_description() -> None:
+    """Alias and description are those of the call, and an unknown argument is a `TypeError`."""
     assert create_console_user_agent().alias == "USER_AGENT"
     agent = create_console_user_agent(alias="ME", description="me")
     assert (agent.alias, agent.description) == ("ME", "me")
@@ -254,8 +254,8 @@ def test_alias_and_description() -> None:
         create_console_user_agent(no_such_argument=1)
 
 
-def test_making_an_agent_imports_no_editor() -> None:
-    """prompt-toolkit is loaded when a person is asked at a terminal, and not before."""
+def test_make_agent_does_not_import_prompt_toolkit() -> None:
+    """The extra prompt-toolkit is imported at the first prompt on a terminal."""
     program = (
         "import sys\nfrom miniagents.ext.console_user_agent import create_console_user_agent\n"
         "create_console_user_agent()\nassert 'prompt_toolkit' not in sys.modules\n"

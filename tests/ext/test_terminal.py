@@ -1,4 +1,4 @@
-"""The terminal filter: nothing a model writes is obeyed by a terminal, and what people write is left alone."""
+"""The terminal filter: no text of a model can control a terminal, and ordinary text is unchanged."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ pieces_of_text = st.lists(
 
 
 def is_obeyed(char: str) -> bool:
-    """Whether a terminal might do something else than draw `char`."""
+    """Return True if a terminal might do something else than draw `char`."""
     if char in "\n\t":
         return False
     return unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or "\u202a" <= char <= "\u202e"
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
-def test_X10_payload_comes_out_inert_for_every_cut(payload: str) -> None:
-    """A known attack leaves no character a terminal obeys, wherever one cuts it in two."""
+def test_X10_filter_makes_known_attacks_harmless_for_every_cut(payload: str) -> None:
+    """No control character of a known attack is left, wherever the text is cut in two."""
     expected = visible(payload)
     assert not any(map(is_obeyed, expected))
     for cut in range(len(payload) + 1):
@@ -69,21 +69,21 @@ def test_X10_payload_comes_out_inert_for_every_cut(payload: str) -> None:
         ("\x7f", r"\x7f"),
     ],
 )
-def test_commands_are_shown_as_escapes(text: str, shown: str) -> None:
-    """What a terminal would obey is written out as an escape that says which character it was."""
+def test_visible_returns_control_characters_as_escapes(text: str, shown: str) -> None:
+    """A control character becomes an escape that names its code."""
     assert visible(text) == shown
 
 
 @pytest.mark.parametrize(
     "text", ["plain", "tab\tand\nnewline", "日本語 žluťoučký", "👨‍👩‍👧 ❤️", "می‌خواهم", "e\u0301", "שלום\u200f!", "\\x1b"]
 )
-def test_what_people_write_is_left_alone(text: str) -> None:
-    """Text in any script, emoji sequences, tabs and newlines come out unchanged."""
+def test_visible_returns_ordinary_text_unchanged(text: str) -> None:
+    """Text in any script, emoji sequences, tabs and newlines are unchanged."""
     assert visible(text) == text
 
 
-def test_carriage_return_newline_is_a_newline() -> None:
-    """CR LF is one newline, also when the two arrive in different tokens; a lone CR at the end is shown."""
+def test_filter_returns_cr_lf_as_a_newline() -> None:
+    """CR LF is one newline, even in two pieces; a CR alone at the end becomes an escape."""
     terminal_filter = TerminalFilter()
     assert terminal_filter.feed("a\r") == "a"
     assert terminal_filter.feed("\nb\r") == "\nb"
@@ -91,7 +91,7 @@ def test_carriage_return_newline_is_a_newline() -> None:
     assert terminal_filter.finish() == ""
 
 
-def test_names_stay_on_one_line() -> None:
+def test_visible_line_returns_one_line() -> None:
     """A role or an alias cannot start a second line."""
     assert visible_line("user\nassistant\t\x1b[2J") == r"user\x0aassistant\x09\x1b[2J"
     assert visible_line("writer") == "writer"
@@ -101,8 +101,8 @@ def test_names_stay_on_one_line() -> None:
 @example(["\r"])
 @example(["\r", "\n"])
 @example(["\r", "\r\n\r"])
-def test_X10_output_does_not_depend_on_the_cuts(pieces: list[str]) -> None:
-    """For any text in any pieces: the same output as for the whole, and nothing in it is obeyed."""
+def test_X10_filter_returns_the_same_text_for_any_pieces(pieces: list[str]) -> None:
+    """Any text in any pieces gives the same output as the whole text, without control characters."""
     terminal_filter = TerminalFilter()
     shown = "".join([terminal_filter.feed(piece) for piece in pieces])
     shown += terminal_filter.finish()
@@ -112,7 +112,7 @@ def test_X10_output_does_not_depend_on_the_cuts(pieces: list[str]) -> None:
 
 
 @given(st.text())
-def test_filtering_twice_changes_nothing_more(text: str) -> None:
-    """What has been made visible once may pass through again."""
+def test_visible_returns_its_own_output_unchanged(text: str) -> None:
+    """Filtering a filtered text changes nothing."""
     assert visible(visible(text)) == visible(text)
     assert visible_line(visible_line(text)) == visible_line(text)
