@@ -35,7 +35,8 @@ Exception
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +71,10 @@ __all__ = [
     "StreamStalledError",
     "StreamTruncatedError",
 ]
+
+
+INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
+"""Exceptions that end tasks and programs and never travel through promises; every other one is a failure."""
 
 
 class StopDialog(Exception):  # noqa: N818 - a signal that passes through, not an error to handle

@@ -81,12 +81,20 @@ def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
     return MessageSequencePromise.pumped(parts())
 
 
+def with_errors_shown(piece: MessagePromise | MessageSequencePromise) -> MessageSequencePromise:
+    """The same for a message, or for each one of a sequence."""
+    if isinstance(piece, MessagePromise):
+        return with_its_error_shown(piece)
+
+    async def shown() -> AsyncIterator[Any]:
+        async for promise in piece:
+            yield promise if promise.is_resolved else with_its_error_shown(promise)
+
+    return MessageSequencePromise.pumped(shown())
+
+
 def _fields(message: Message | None) -> dict[str, Any]:
     return {} if message is None else {name: value for name, value in message if name != "content"}
-
-
-_dropped: list[list[Promise[Any]]] = []
-"""Replies that are being let go of, one after the other instead of one inside the other."""
 
 
 class ReplyCell(SequenceCell):
@@ -97,7 +105,7 @@ class ReplyCell(SequenceCell):
     forsaken = False
     """Nobody can read these replies any more: what they would hold must not be kept alive by them."""
 
-    def add(self, pieces: list[Promise[Any]]) -> None:
+    def add(self, pieces: list[Any]) -> None:
         """Append leaves and branches, unless nobody can read them."""
         if self.forsaken:
             return
@@ -105,15 +113,18 @@ class ReplyCell(SequenceCell):
             pieces = [with_its_error_shown(piece) if _may_fail(piece) else piece for piece in pieces]
         super().add(pieces)
 
-    def discard(self) -> None:
-        """The promise of these replies was lost while the agent is still running."""
+    def add_out_of_order(self, pieces: list[Any]) -> None:
+        """Append leaves now and branches as they come, unless nobody can read them."""
+        if self.forsaken:
+            return
+        if self.errors_as_messages:
+            pieces = [with_errors_shown(piece) if _is_pending(piece) else piece for piece in pieces]
+        super().add_out_of_order(pieces)
+
+    def abandon(self) -> None:
+        """Let go of the replies: their promise was lost while the agent is still running, and goes on."""
         self.forsaken = True
-        _dropped.append(self.pieces)
-        self.pieces = []
-        if len(_dropped) == 1:
-            for pieces in _dropped:  # it grows while replies to replies are dropped: a chain of agents may be long
-                pieces.clear()
-            _dropped.clear()
+        self.let_go()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
@@ -136,20 +147,12 @@ class ReplyCell(SequenceCell):
         self.scope.ended()
 
 
-def _may_fail(piece: Promise[Any]) -> TypeGuard[MessagePromise]:
+def _may_fail(piece: Any) -> TypeGuard[MessagePromise]:
     return isinstance(piece, MessagePromise) and not piece.is_resolved
 
 
-class ReplyPromise(MessageSequencePromise):
-    """What the caller of an agent reads. It is the only handle of its replies, and tells them when it is lost."""
-
-    __slots__ = ()
-
-    _cell: ReplyCell
-
-    def __del__(self) -> None:
-        if not self._cell.done:
-            self._cell.discard()
+def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise]:
+    return isinstance(piece, MessageSequencePromise) or _may_fail(piece)
 
 
 class Scope:
@@ -281,7 +284,7 @@ class InteractionContext(Scope):
         self._open_replies().send(messages)
 
     def reply_out_of_order(self, messages: MessageType) -> None:
-        """Like `reply`, but parts that are still to come do not hold up what is replied later."""
+        """Reply messages that wait for no others: each comes when it begins, before messages in order that do not."""
         self._open_replies().send_out_of_order(messages)
 
     def _open_replies(self) -> ReplyCell:
@@ -334,13 +337,14 @@ class InteractionContext(Scope):
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
         """Begin the call; returns what the caller reads."""
         replies = self._open_replies()
-        promise = ReplyPromise.of_cell(replies)
+        promise = MessageSequencePromise.of_cell(replies)
         replies.work(self._run, start_soon)
         return promise
 
     def ended(self) -> None:
-        """The call has ended: what was replied is its reader's now, not to be kept by what the agent has started."""
+        """Keep nothing of the call, whatever the agent has started goes on: what was replied is its reader's now."""
         self._replies = None
+        self._kwargs = {}
 
     async def _run(self) -> None:
         current_scope.set(self)
@@ -419,7 +423,7 @@ class AgentCall:
         return self
 
     def send_out_of_order(self, message: MessageType) -> Self:
-        """Like `send_message`, but parts that are still to come do not hold up what is sent later."""
+        """Send messages that wait for no others: each comes when it begins, before messages in order that do not."""
         self._messages.append_out_of_order(message)
         return self
 

@@ -89,6 +89,9 @@ class PromisingContext:
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None
+        self.bare = contextvars.Context()
+        """Variables of which only the current context is set, for callbacks that are to keep nothing else alive."""
+        self.bare.run(_current.set, self)
         self._serving = False
         self.is_closing = False
         """Everything has been cancelled; what a clean-up still starts is cancelled before its first step."""

@@ -55,7 +55,7 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
         future: where that wait is registered; a `DeadlockError` is set on it if the wait can never end.
     """
     producer = cell.task
-    if not cell.forwarders:  # most waits are decided here, without a walk: the producer waits for a socket or a timer
+    if not cell.sources:  # most waits are decided here, without a walk: the producer waits for a socket or a timer
         if producer is None:
             if future.get_loop().get_task_factory() is None:
                 return
@@ -66,6 +66,20 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
             return
     if _may_lead_to_a_running_task(cell) and (task := asyncio.current_task()) is not None:
         future.get_loop().call_soon(_report_ring, task, future)
+
+
+def check_source(source: Cell[Any]) -> None:
+    """Look for a ring one loop step later if a task that produces `source` waits; a sequence starts to copy from it.
+
+    The sequence waits without a task, so that the wait of the producer may be what closes the ring.
+    """
+    unseen = list(_producers(source))
+    for task in unseen:  # which grows meanwhile
+        blocker = _blocker(task)
+        if blocker in waiting_on:
+            blocker.get_loop().call_soon(_report_ring, task, blocker)
+        elif blocker is not None:
+            unseen += [each for each in _awaited_tasks(blocker) if each not in unseen]
 
 
 def _is_running(task: asyncio.Task[Any]) -> bool:
@@ -197,9 +211,14 @@ def _waits_for(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], boo
 
 def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
     """Yield the tasks that must end before the cell can."""
-    if cell.task is not None:
-        yield cell.task
-    yield from cell.forwarders or ()
+    cells = {cell: None}
+    unseen = [cell]
+    for each in unseen:  # which grows meanwhile
+        if each.task is not None:
+            yield each.task
+        new = [source for source in each.sources if source not in cells]
+        cells.update(dict.fromkeys(new))
+        unseen += new
 
 
 def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:

@@ -15,7 +15,7 @@ from miniagents._promising.deadlock import check_wait, waiting_on
 from miniagents.errors import NoActiveContextError, PromiseCancelledError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
     from typing import Self
 
 
@@ -44,8 +44,10 @@ class Cell(Generic[T]):
     """Whether the source goes on only when somebody waits."""
     produced_only_by_its_task = True
     """Only the task can bring this cell forward: a ring of waits for such cells is a deadlock."""
-    forwarders: Mapping[asyncio.Task[Any], Cell[Any]] | None = None
-    """Tasks that copy into this cell, and from where; sequences alone have some."""
+    sources: Collection[Cell[Any]] = ()
+    """Unfinished cells that this one takes its pieces from without a task; sequences alone have some."""
+    stops_unread = False
+    """True if the work is only for readers, and stops when no reader can come any more."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
@@ -143,6 +145,9 @@ class Cell(Generic[T]):
         if self.task is not None and not (self.context is not None and self.context.is_closing):
             self.task.cancel()  # a context that closes has done so already: twice would cut clean-ups short
 
+    def abandon(self) -> None:
+        """Do nothing, as most work goes on when its promise is lost: it may be done for its effects."""
+
     def settled(self, result: Any) -> None:
         """Tell everybody who waits, and everybody who listens."""
         self.wake_all()
@@ -217,6 +222,26 @@ class Cell(Generic[T]):
         if self.on_demand:
             self.wake_pump()
         return future
+
+    def watch(self, callback: Callable[[object], None], variables: contextvars.Context | None) -> None:
+        """Call back once, a loop step after there is more to read or the end has come; no task waits meanwhile.
+
+        Args:
+            callback: is called with a future.
+            variables: the context it runs in; None for an empty one.
+        """
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(callback, context=contextvars.Context() if variables is None else variables)
+        if self.start is not None:
+            self.begin()
+        if self.done:
+            future.set_result(None)
+            return
+        if self.waiters is None:
+            self.waiters = {}
+        self.waiters[future] = None
+        if self.on_demand:
+            self.wake_pump()
 
     def give_up(self, future: asyncio.Future[None]) -> None:
         """The task that awaited this was cancelled, or is not to wait."""

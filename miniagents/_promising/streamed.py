@@ -34,6 +34,8 @@ class StreamCell(Cell[W], Generic[P, W]):
     resolver: Callable[[list[P]], W] | None = None
     request: asyncio.Future[None] | None = None
     """What a pump on demand waits for while nobody reads."""
+    kept: Promise[Any] | None = None
+    """The promise, while a persistence handler waits for what is in it, whether it can be read or not."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         super().__init__(promise_class)
@@ -92,6 +94,7 @@ class StreamCell(Cell[W], Generic[P, W]):
     async def _pump_on_demand(self, source: AsyncIterable[Any]) -> None:
         async for piece in source:
             self.take(piece)
+            del piece  # a promise that is read and dropped elsewhere is not to be kept here
             await self.until_wanted()
             if self.done:
                 return
@@ -139,6 +142,28 @@ class StreamCell(Cell[W], Generic[P, W]):
     def check(self, piece: Any) -> P:
         """The piece as it is kept, or `TypeError`."""
         return piece  # type: ignore[no-any-return]  # any piece will do, unless a subclass knows better
+
+    # --- when its promise is lost
+
+    def keep(self, promise: Promise[Any]) -> None:
+        """Keep the promise to the end, if results are wanted although no reader can reach them."""
+        if self.context is not None and self.context.keeps_results:
+            self.kept = promise
+
+    def settled(self, result: Any) -> None:
+        """Wake readers, and keep the promise no longer."""
+        self.kept = None
+        super().settled(result)
+
+    def call_in_loop(self, stop: Callable[[], object]) -> None:
+        """Call this, if there is a task to stop: now if its loop is running here, and otherwise in its next step."""
+        task, context = self.task, self.context
+        if task is None or context is None or self.done:
+            return
+        if asyncio._get_running_loop() is task.get_loop():
+            stop()
+        else:  # the last reference went in another thread, or between two runs of the loop
+            context.call_soon(stop)
 
     # --- reading
 

@@ -9,7 +9,6 @@ MessagePromise: a message whose text streams while it is written.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -286,22 +285,16 @@ MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
 class MessageCell(StreamCell[str, Message]):
     """Tokens, and what is known of the message beside its text."""
 
+    stops_unread = True
     message_class: type[Message] = Message
     known: Mapping[str, Any] | None = None
     """Fields known before the message is resolved; None of a message that was there from the beginning."""
     metadata: dict[str, Any] | None = None
     """What the token streamer has told of the message."""
-    kept: MessagePromise | None = None
-    """Holds the promise while a persistence handler waits for it, whoever else can read it or not."""
 
     def whole(self) -> Message:
         """The message the tokens make."""
         return self.message_class("".join(self.pieces), **{**(self.known or {}), **(self.metadata or {})})
-
-    def settled(self, result: Any) -> None:
-        """Nobody needs to keep the promise any more."""
-        self.kept = None
-        super().settled(result)
 
     def check(self, piece: Any) -> str:
         """A token is a str; subclasses of it are taken as they are."""
@@ -322,18 +315,8 @@ class MessageCell(StreamCell[str, Message]):
         super().fail(error)
 
     def abandon(self) -> None:
-        """Nobody can read this any more: stop its source."""
-        task, context = self.task, self.context
-        if task is None or context is None or self.done:
-            return
-        try:
-            here = asyncio.get_running_loop() is task.get_loop()
-        except RuntimeError:
-            here = False
-        if here:
-            self.cancel()
-        else:  # the last reference went in another thread, or between two runs of the loop
-            context.call_soon(self.cancel)
+        """Stop the source, as no reader can reach this any more."""
+        self.call_in_loop(self.cancel)
 
 
 class MessagePromise(StreamedPromise[str, Message]):
@@ -366,8 +349,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell.known = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
         metadata: dict[str, Any] = {}
         cell.metadata = metadata
-        if cell.context is not None and cell.context.keeps_results:
-            cell.kept = self
+        cell.keep(self)
         cell.pump_from(lambda: message_token_streamer(metadata), start_soon=start_soon, batches=batches)
 
     @classmethod

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from miniagents._promising.promise import Cell
 from miniagents._promising.sequence import SequenceCell
 from miniagents.messages._message import MessageCell, MessagePromise
 from miniagents.messages._sequence import MessageSequencePromise, joined, lasting_metadata
@@ -254,8 +255,10 @@ def split_messages(
     cell = _PartsCell(MessageSequencePromise)
     cell.delimiters = (delimiter, code_block_delimiter)
     cell.metadata = metadata
+    promise = MessageSequencePromise.of_cell(cell)
+    cell.keep(promise)
     cell.pump_from(lambda: source, start_soon=start_soon, batches=False)
-    return MessageSequencePromise.of_cell(cell)
+    return promise
 
 
 class _PartCell(MessageCell):
@@ -268,7 +271,17 @@ class _PartCell(MessageCell):
         self.parts.wake_pump()
 
     def abandon(self) -> None:
-        """That nobody reads this part stops no other."""
+        """Stop the splitting only if no other part can be read either."""
+        self.call_in_loop(self._stop_unread)
+
+    def settled(self, result: Any) -> None:
+        """Keep the task no longer, and so what it was reading."""
+        self.task = None
+        super().settled(result)
+
+    def _stop_unread(self) -> None:
+        if self.parts.is_lost and self.parts.part is self:
+            Cell.cancel(self.parts)
 
     def cancel(self) -> None:
         """Only this part ends."""
@@ -287,6 +300,19 @@ class _PartsCell(SequenceCell):
     separator = ""
     ended = False
     """A separator has come after the part, or there is none yet."""
+    stops_unread = True
+    is_lost = False
+    """No reader can reach the sequence; only the last part may still be read."""
+
+    def abandon(self) -> None:
+        """Stop the splitting, unless a reader has the part that still grows; then with the end of that part."""
+        self.call_in_loop(self._stop_unread)
+
+    def _stop_unread(self) -> None:
+        self.is_lost = True
+        self.let_go()
+        if self.part is None:
+            Cell.cancel(self)
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
         async for promise in source:
@@ -347,6 +373,8 @@ class _PartsCell(SequenceCell):
         part, self.part = self.part, None
         if part is not None:
             part.finish()
+            if self.is_lost:
+                Cell.cancel(self)
 
     def _close_part(self, splitter: TextSplitter) -> None:
         self._apply(splitter.close())
@@ -365,6 +393,7 @@ class _PartsCell(SequenceCell):
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """The last part must not stay open when the splitting is stopped."""
-        if self.part is not None:
-            self.part.cancelled()
+        part, self.part = self.part, None
+        if part is not None:
+            part.cancelled()
         super().task_ended(task)

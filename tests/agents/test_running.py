@@ -500,7 +500,7 @@ def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> 
 
     chosen = (
         "tests/agents/test_running.py::test_C13_ctrl_c_cleans_everything_up_within_a_second",
-        "tests/testing/test_provider_server.py::test_the_command_line_serves",
+        "tests/testing/test_provider_server.py::test_command_serve_prints_its_address_and_answers",
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],

@@ -11,10 +11,13 @@ from common import steps
 
 from miniagents.errors import FreezeError, LLMError, MiniAgentsError, PromiseCancelledError
 from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageSequence, UserMessage
+from miniagents.messages._text import split_messages
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+turn_into = MessageSequence.turn_into_sequence_promise
 
 
 class Tokens:
@@ -327,6 +330,195 @@ async def test_replies_that_nobody_can_read_any_more_stop(still_running: bool, d
         await asyncio.sleep(0)
         assert source.closed
     assert sorted(ended) == list(range(1, depth + 1))
+
+
+async def running(*makers: Any, ended: list[str]) -> AsyncIterator[Any]:
+    """An async generator that yields what these functions make, and then goes on without an end."""
+    try:
+        for make in makers:
+            yield make()
+        await asyncio.Event().wait()
+    finally:
+        ended.append("closed")
+
+
+@miniagent
+async def replier(ctx: InteractionContext, make: Any) -> None:
+    """Replies what the function makes."""
+    ctx.reply(make())
+
+
+@miniagent
+async def unordered(ctx: InteractionContext, make: Any) -> None:
+    """Replies it out of order, behind something that never comes."""
+    ctx.reply(running(ended=[]))
+    ctx.reply_out_of_order(make())
+
+
+WAYS: dict[str, Any] = {
+    "by an async iterable": lambda make, ended: running(make, ended=ended),
+    "in a list by an async iterable": lambda make, ended: [["first"], [running(lambda: ["x", [make()]], ended=ended)]],
+    "by an iterable in an iterable": lambda make, ended: running(
+        lambda: running(lambda: running(make, ended=ended), ended=ended), ended=ended
+    ),
+    "by an iterator in an iterable": lambda make, ended: running(lambda: (make() for _ in "x"), ended=ended),
+    "by an endless iterator": lambda make, ended: (make() if number == 0 else "x" for number in range(10_000_000)),
+    "in a sequence by an iterable": lambda make, ended: running(
+        lambda: turn_into([make(), "more"]), lambda: turn_into([running(ended=ended)]), ended=ended
+    ),
+    "by an agent by an iterable": lambda make, ended: running(
+        lambda: replier.trigger(make=lambda: running(make, ended=ended)), ended=ended
+    ),
+    "out of order": lambda make, ended: unordered.trigger(make=make),
+    "by an iterable out of order": lambda make, ended: unordered.trigger(make=lambda: running(make, ended=ended)),
+    "by an agent out of order": lambda make, ended: unordered.trigger(
+        make=lambda: replier.trigger(make=lambda: running(make, ended=ended))
+    ),
+    "by splitting": lambda make, ended: split_messages(running(make, ended=ended)),
+}
+
+
+@pytest.mark.parametrize("end", ["break", "drop", "cancel", "cancel and keep"])
+@pytest.mark.parametrize("by_an_agent", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+async def test_C29_a_stream_sent_in_any_way_stops_without_readers_and_when_cancelled(
+    way: str, by_an_agent: bool, end: str
+) -> None:
+    """The iterables that yielded it are closed, too, although they have not ended."""
+    source, ended = endless(), list[str]()
+    kept: list[Any] = []
+
+    async def use() -> None:
+        def make() -> Any:
+            return WAYS[way](source.promise, ended)
+
+        replies = replier.trigger(make=make) if by_an_agent else turn_into(make())
+        while not source.given:  # noqa: ASYNC110 - one loop step after the other
+            await asyncio.sleep(0)
+        if end == "break":
+            async for promise in replies:
+                async for _ in promise:
+                    break
+                break
+        if end.startswith("cancel"):
+            replies.cancel()
+        if end == "cancel and keep" and by_an_agent:
+            kept.append(replies)
+
+    async with MiniAgents():
+        await use()
+        before = len(ended)
+        await asyncio.sleep(0)
+        if way == "by splitting":  # it reads the stream from outside, and lets go of it when its own task has ended
+            await steps(4)
+        elif end.startswith("cancel") and not by_an_agent:  # what agents make for it stops when it is dropped
+            await steps(2)
+        assert source.closed
+        assert way.endswith(("iterator", "out of order", "splitting")) or len(ended) > before
+
+
+async def test_an_iterable_goes_on_while_it_can_be_read() -> None:
+    """Through another sequence, by a reader that waits, by whoever awaits it, and for a persistence handler."""
+    kept: list[str] = []
+
+    async def keep(messages: tuple[Message, ...]) -> None:
+        kept.extend(map(str, messages))
+
+    async def slowly() -> AsyncIterator[str]:
+        for text in ("a", "b"):
+            await steps(5)
+            yield text
+
+    async with MiniAgents():
+        assert [str(message) for message in await turn_into(slowly())] == ["a", "b"]
+        assert [str(await promise) async for promise in turn_into([slowly(), "c"])] == ["a", "b", "c"]
+        outer = turn_into([turn_into(slowly()), "c"])
+        gc.collect()
+        assert len(await outer) == 3
+        first = await anext(aiter(turn_into(slowly())))
+        assert str(await first) == "a"
+    async with MiniAgents(on_persist_messages=[keep]):
+        replier.trigger(make=slowly)
+        split_messages(slowly())
+        gc.collect()
+    assert sorted(kept) == ["a", "a", "a", "b", "b", "b"]
+
+
+async def test_a_part_that_is_read_keeps_the_splitting_at_work_to_its_end() -> None:
+    """When no part can be read any more, or the next one would begin, it stops."""
+    async with MiniAgents():
+        source = Tokens(*["x", "y\n\n", *["z"] * 1000])
+        part = await anext(aiter(split_messages(source.promise())))
+        assert str(await part) == "xy"
+        await steps(5)
+        assert source.closed
+        assert source.given < 20
+
+
+async def test_cancelling_replies_leaves_what_others_have_made() -> None:
+    """An agent that passes on what it was sent, or what it was given, does not own it."""
+    own, theirs = endless(), endless()
+    async with MiniAgents():
+        given = theirs.promise()
+        sent = turn_into(running(lambda: given, ended=[]))
+
+        @miniagent
+        async def passing(ctx: InteractionContext) -> None:
+            ctx.reply([ctx.message_promises, given, own.promise()])
+
+        replies = passing.trigger(sent)
+        await steps(5)
+        replies.cancel()
+        await steps(5)
+        assert own.closed
+        assert not theirs.closed
+        assert not sent.is_done
+        sent.cancel()
+        given.cancel()
+
+
+async def test_agents_go_on_when_replies_they_are_part_of_are_dropped_or_cancelled() -> None:
+    """They may be called for what they do; only what they stream to readers stops."""
+    log: list[str] = []
+    source = endless()
+
+    @miniagent
+    async def worker(ctx: InteractionContext) -> None:
+        ctx.reply(source.promise())
+        await steps(30)
+        log.append("done")
+
+    @miniagent
+    async def boss(ctx: InteractionContext) -> None:
+        ctx.reply(running(worker.trigger, ended=[]))
+
+    async with MiniAgents():
+        for end in ("drop", "cancel"):
+            source.closed = False
+            replies = boss.trigger()
+            await steps(10)
+            if end == "cancel":
+                replies.cancel()
+            del replies
+            await steps(3)
+            assert source.closed
+    assert log == ["done", "done"]
+
+
+async def test_a_thousand_iterables_in_a_row_can_be_dropped() -> None:
+    """Each holds the next one: they go without recursion, and the stream at the end stops in the same step."""
+    source = endless()
+
+    def nested(depth: int) -> Any:
+        return source.promise() if depth == 0 else running(lambda: nested(depth - 1), ended=[])
+
+    async with MiniAgents():
+        sequence = turn_into(nested(1000))
+        while not source.given:  # noqa: ASYNC110 - one loop step after the other
+            await asyncio.sleep(0)
+        del sequence
+        await asyncio.sleep(0)
+        assert source.closed
 
 
 async def test_a_thousand_running_agents_in_a_row_can_be_dropped() -> None:

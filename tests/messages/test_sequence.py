@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from common import texts
+from common import steps, streamed, texts
 from pydantic import BaseModel
 
 from miniagents._promising.context import PromisingContext
@@ -18,7 +18,7 @@ from miniagents._promising.freezing import FrozenDict
 from miniagents._promising.promise import Promise
 from miniagents.errors import CyclicValueError, DeadlockError, FreezeError, PromiseCancelledError
 from miniagents.messages import Message, MessagePromise, MessageSequence, MessageSequencePromise, UserMessage
-from miniagents.miniagents import MiniAgents
+from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -337,6 +337,151 @@ async def test_out_of_order_items_sent_before_an_error_come_before_it() -> None:
         assert not sequence.promise.is_done
         late.set()
         assert await texts(sequence.sequence_promise) == ["in order", "a", "b", "ValueError"]
+
+
+def ways_of_sending(*contents: str) -> dict[str, Callable[[], Any]]:
+    """The same messages, sent in every way in which there is something to wait for or not."""
+    return {
+        "messages": lambda: [Message(text) for text in contents],
+        "dicts in lists": lambda: [[{"content": text}] for text in contents],
+        "promises": lambda: [streamed(text) for text in contents],
+        "an async iterable": lambda: asynchronously(*contents),
+        "an iterator": lambda: iter(contents),
+        "a sequence": lambda: turn_into(list(contents)),
+        "a sequence of an async iterable": lambda: turn_into([asynchronously(*contents[:1]), *contents[1:]]),
+        "an async iterable of sequences": lambda: asynchronously(*(turn_into([text]) for text in contents)),
+        "an agent": lambda: replying.trigger(contents=contents),
+    }
+
+
+@miniagent
+async def replying(ctx: InteractionContext, contents: tuple[str, ...]) -> None:
+    """Replies one after the other."""
+    for text in contents:
+        await asyncio.sleep(0)
+        ctx.reply(text)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("way", ways_of_sending())
+async def test_C28_items_sent_out_of_order_overtake_what_is_pending_in_order(way: str, nested: bool) -> None:
+    """They are read before it, in one order for readers of any time, for `await`, and through other sequences."""
+    async with MiniAgents():
+        late = asyncio.Event()
+        pending: Any = asynchronously("pending", "pending too", wait=late)
+        if nested:
+            pending = turn_into([turn_into(["nested", asynchronously(turn_into([pending, "nested too"]))])])
+        sequence = MessageSequence().open()
+        outer = turn_into([sequence.sequence_promise, "outer"])
+        sequence.append(["first", pending, "in order"])
+        before = asyncio.create_task(texts(outer))
+        await steps()
+        sequence.append_out_of_order(ways_of_sending("early", "early too")[way]())
+        sequence.append("last")
+        await steps(20)
+        seen: list[str] = []
+        async for promise in sequence.sequence_promise:
+            seen.append(str(await promise))
+            if seen[-1] == "early too":
+                break
+        sequence.append_out_of_order(["x", "y"]).close()
+        late.set()
+        head, tail = (["nested"], ["nested too"]) if nested else ([], [])
+        expected = [
+            "first", *head, "early", "early too", "x", "y",
+            "pending", "pending too", *tail, "in order", "last", "outer",
+        ]  # fmt: skip
+        assert seen == expected[: len(seen)]
+        assert await before == await texts(outer) == expected
+        assert [str(message) for message in await outer] == expected
+        assert [str(message) for message in await sequence.sequence_promise] == expected[:-1]
+
+
+async def test_messages_sent_out_of_order_come_when_they_begin() -> None:
+    """A stream without a token yet holds up none that has one; its tokens then come as they are made."""
+    async with MiniAgents():
+        slow, end = asyncio.Event(), asyncio.Event()
+
+        async def slowly(_: dict[str, Any]) -> AsyncIterator[str]:
+            await slow.wait()
+            yield "slow"
+            await end.wait()
+
+        sequence = MessageSequence().open()
+        sequence.append_out_of_order([Message.promise(message_token_streamer=slowly), streamed("fast")]).close()
+        reader = aiter(sequence.sequence_promise)
+        assert str(await (await anext(reader))) == "fast"
+        slow.set()
+        async for token in await anext(reader):
+            assert token == "slow"
+            end.set()
+
+
+async def test_items_sent_out_of_order_wait_for_no_loop() -> None:
+    """A sequence that is filled before a loop runs gives them to the first reader."""
+    pending, other = MessageSequence(), MessageSequence()
+    sequence = MessageSequence().open()
+
+    def fill() -> None:
+        sequence.append(["first", pending.sequence_promise])
+        sequence.append_out_of_order(["early", other.sequence_promise]).append("last").close()
+
+    await asyncio.to_thread(fill)
+    reader = asyncio.create_task(texts(sequence.sequence_promise))
+    await steps()
+    with other:
+        other.append("other")
+    await steps()
+    with pending:
+        pending.append("pending")
+    assert await reader == ["first", "early", "other", "pending", "last"]
+
+
+async def test_sources_on_demand_stay_so_beside_items_sent_out_of_order() -> None:
+    """What was sent in order begins with its first reader."""
+    begun: list[str] = []
+
+    async def source() -> AsyncIterator[str]:
+        for text in ("one", "two", "three"):
+            begun.append(text)
+            yield text
+
+    async with MiniAgents(start_everything_soon_by_default=False):
+        sequence = MessageSequence().open()
+        sequence.append(source()).append_out_of_order("early").close()
+        await steps()
+        assert begun == []
+        assert await texts(sequence.sequence_promise) == ["early", "one", "two", "three"]
+
+
+async def test_errors_in_order_come_after_what_was_sent_out_of_order_before_them() -> None:
+    """Also when something pending in order stands before the error."""
+    async with MiniAgents():
+        late = asyncio.Event()
+        with MessageSequence(capture_errors=True) as sequence:
+            sequence.append(asynchronously("pending", wait=late))
+            sequence.append_out_of_order(asynchronously("early"))
+            raise ValueError("broken")
+        await steps()
+        late.set()
+        assert await texts(sequence.sequence_promise) == ["early", "pending", "ValueError"]
+
+
+async def test_a_cancelled_sequence_waits_for_no_pending_item() -> None:
+    """Readers get what has come, and then the error at once."""
+    async with MiniAgents():
+        never = MessageSequence().open()
+        for out_of_order in (False, True):
+            sequence = MessageSequence().open()
+            sequence.append(["first", turn_into(["nested", never.sequence_promise]), "not yet"])
+            if out_of_order:
+                sequence.append_out_of_order("early")
+            early = asyncio.create_task(texts(sequence.sequence_promise))
+            await steps()
+            sequence.promise.cancel()
+            expected = ["first", "nested", *(["early"] if out_of_order else []), "PromiseCancelledError"]
+            assert await texts(sequence.sequence_promise) == await early == expected
+        never.close()
 
 
 async def test_what_comes_out_of_order_after_a_cancellation_is_dropped() -> None:

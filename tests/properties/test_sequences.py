@@ -61,3 +61,37 @@ async def test_out_of_order_loses_and_invents_nothing(items: Sendable) -> None:
         result = await read(sequence.sequence_promise, by_token=False)
         assert sorted(map(str, result)) == sorted(map(str, [*items.seen, Boom]))
         assert result[-1] is Boom
+
+
+IN_ORDER = strategies.sendables(text=st.text("abc", min_size=1, max_size=2), errors=False, max_leaves=4)
+OUT_OF_ORDER = strategies.sendables(text=st.text("xyz", min_size=1, max_size=2), errors=False, max_leaves=4)
+
+
+@given(st.lists(st.tuples(st.booleans(), IN_ORDER, OUT_OF_ORDER, st.integers(0, 3)), max_size=6), st.booleans())
+async def test_items_sent_in_order_keep_it_among_those_sent_out_of_order(
+    sent: list[tuple[bool, Sendable, Sendable, int]], start_soon: bool
+) -> None:
+    """Every reader sees one order, whenever it comes and however deep the sequence is nested."""
+    async with MiniAgents(start_everything_soon_by_default=start_soon):
+        sequence = MessageSequence().open()
+        outer = MessageSequence.turn_into_sequence_promise([sequence.sequence_promise])
+        early = asyncio.create_task(read(sequence.sequence_promise, by_token=True))
+        readers = [early]
+        for out_of_order, in_order_item, out_of_order_item, steps in sent:
+            if out_of_order:
+                sequence.append_out_of_order(out_of_order_item.build())
+            else:
+                sequence.append(in_order_item.build())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            readers.append(asyncio.create_task(read(outer, by_token=False)))
+        sequence.close()
+        expected = await early
+        for reader in readers:
+            assert await reader == expected
+        assert await read(outer, by_token=True) == expected
+        assert [str(message) for message in await outer] == expected
+        in_order = [text for out_of_order, item, _, _ in sent if not out_of_order for text in item.seen]
+        the_others = [text for out_of_order, _, item, _ in sent if out_of_order for text in item.seen]
+        assert [text for text in expected if set(text) <= set("abc")] == in_order
+        assert sorted(text for text in expected if set(text) <= set("xyz")) == sorted(map(str, the_others))

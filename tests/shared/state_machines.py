@@ -266,13 +266,24 @@ def promise_machine(
     return PromiseMachine
 
 
+_OUT_OF_ORDER = "out of order"
+
+
+def _is_out_of_order(message: Any) -> bool:
+    return isinstance(message, str) and message.startswith(_OUT_OF_ORDER)
+
+
 def sequence_machine(
     make_sequence: Callable[[], MessageSequence] = MessageSequence, *, sent: st.SearchStrategy[Sendable] | None = None
 ) -> type[RuleBasedStateMachine]:
-    """Return a machine that sends values of all kinds while readers start and stop; all must get the same, in order.
+    """Return a machine that sends values of all kinds while readers start and stop; all must get the same.
+
+    Items sent in order come in that order. Items sent out of order come at once, also while one sent in order before
+    them is still to come.
 
     Args:
-        make_sequence: makes the sending end, with `append`, `open`, `close` and `sequence_promise`.
+        make_sequence: makes the sending end, with `append`, `append_out_of_order`, `open`, `close` and
+            `sequence_promise`.
         sent: strategy for sent values.
     """
     items = sendables(max_leaves=5) if sent is None else sent
@@ -283,6 +294,8 @@ def sequence_machine(
         @initialize()
         def make(self) -> None:
             self.expected: list[Any] = []
+            self.early: list[str] = []
+            self.pending: list[asyncio.Event] = []
             self.all: list[Reader] = []
             self.open = True
 
@@ -300,6 +313,53 @@ def sequence_machine(
             self.expected += item.seen
             self.run(main())
             self.settle()
+
+        @precondition(lambda self: self.open)
+        @rule()
+        def send_pending(self) -> None:
+            release, text = asyncio.Event(), f"in order, pending {len(self.expected)}"
+
+            async def items() -> AsyncIterator[str]:
+                await release.wait()
+                yield text
+
+            async def main() -> None:
+                self.sequence.append(items())
+
+            self.pending.append(release)
+            self.expected.append(text)
+            self.run(main())
+            self.settle()
+
+        @precondition(lambda self: self.pending)
+        @rule()
+        def release(self) -> None:
+            self.pending.pop(0).set()
+            self.settle()
+
+        @precondition(lambda self: self.open)
+        @rule(form=st.sampled_from(["text", "iterable", "sequence", "list"]))
+        def send_out_of_order(self, form: str) -> None:
+            text = f"{_OUT_OF_ORDER} {len(self.early)}"
+
+            async def items() -> AsyncIterator[str]:
+                yield text
+
+            async def main() -> None:
+                forms: dict[str, Callable[[], Any]] = {
+                    "text": lambda: text,
+                    "iterable": items,
+                    "sequence": lambda: MessageSequence.turn_into_sequence_promise([items()]),
+                    "list": lambda: [[text]],
+                }
+                self.sequence.append_out_of_order(forms[form]())
+
+            self.early.append(text)
+            self.run(main())
+            self.settle(20 * IDLE_STEPS)
+            for reader in self.all:
+                if reader.end == RUNS:
+                    self.expect(text in reader.seen, True, "a reader has seen at once what was sent out of order")
 
         @precondition(lambda self: self.open)
         @rule()
@@ -332,18 +392,28 @@ def sequence_machine(
 
         @invariant()
         def readers_see_nothing_else(self) -> None:
-            for reader in getattr(self, "all", ()):
-                self.expect(reader.seen, self.expected[: len(reader.seen)], "the messages of a reader so far")
+            readers: list[Reader] = getattr(self, "all", [])
+            longest: list[Any] = max((reader.seen for reader in readers), key=len, default=[])
+            for reader in readers:
+                self.expect(reader.seen, longest[: len(reader.seen)], "the messages of a reader so far")
+            in_order = [each for each in longest if not _is_out_of_order(each)]
+            self.expect(in_order, self.expected[: len(in_order)], "the messages of a reader so far")
 
         def teardown(self) -> None:
             try:
+                for release in getattr(self, "pending", ()):
+                    release.set()
                 if hasattr(self, "sequence") and not self.has_failed:  # one more reader after the end
                     self.sequence.close()
                     self.read()
                     self.settle(20 * IDLE_STEPS)
                     for reader in self.all:
                         if reader.end != "cancelled here":
-                            self.expect(reader.seen, self.expected, "all messages of a reader")
+                            in_order = [each for each in reader.seen if not _is_out_of_order(each)]
+                            self.expect(in_order, self.expected, "all messages of a reader")
+                            self.expect(
+                                len(reader.seen) - len(in_order), len(self.early), "the number of messages out of order"
+                            )
             finally:
                 super().teardown()
 

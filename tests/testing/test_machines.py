@@ -86,6 +86,18 @@ def test_sequence_machine_finds_lost_nested_messages() -> None:
     assert message.startswith(("all messages of a reader: expected ", "the messages of a reader so far: expected "))
 
 
+def test_sequence_machine_finds_items_out_of_order_that_are_held_up() -> None:
+    """A sequence that sends everything in order is found."""
+
+    class Ordered(MessageSequence):
+        def append_out_of_order(self, item: Any) -> Any:
+            """Append in order."""
+            return self.append(item)
+
+    message = found(sequence_machine(Ordered))
+    assert message == "a reader has seen at once what was sent out of order: expected True, came False"
+
+
 def test_history_machine_finds_a_missing_interrupted_mark() -> None:
     """A history that loads an interrupted message as a complete one is found."""
 
