@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from miniagents.errors import HistoryError
+from miniagents.errors import INTERRUPTS, HistoryError
 from miniagents.messages import Message, MessagePromise, MessageSequence
 from miniagents.miniagents import InteractionContext, MiniAgent
 
@@ -64,7 +64,9 @@ class ChatHistory(ABC):
                 await self.aappend(ctx.message_promises)
             except HistoryError:
                 raise
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 async for promise in ctx.message_promises:
                     if await _failed_with(promise, error):
                         return  # the caller gets this error from the reply that failed
@@ -87,7 +89,7 @@ class InMemoryChatHistory(ChatHistory):
 
     async def aappend(self, messages: MessageType) -> None:
         """Store messages as `ChatHistory.aappend` describes."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         async for promise in MessageSequence.turn_into_sequence_promise(messages):
             pieces: list[str] = []
             try:
@@ -107,7 +109,7 @@ class InMemoryChatHistory(ChatHistory):
 
 async def areceive(
     promise: MessagePromise, take: Callable[[str], object] | None = None
-) -> tuple[Message | None, Exception | None]:
+) -> tuple[Message | None, BaseException | None]:
     """Wait until a message is complete or has failed.
 
     Args:
@@ -126,16 +128,18 @@ async def areceive(
             if take is not None:
                 take(piece)
         return await promise, None
-    except Exception as error:
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
         return as_interrupted(promise, text, error), error
 
 
-async def _failed_with(promise: MessagePromise, error: Exception) -> bool:
+async def _failed_with(promise: MessagePromise, error: BaseException) -> bool:
     """Return True if `error` is the error of this message."""
     return (await areceive(promise))[1] is error
 
 
-def as_interrupted(promise: MessagePromise, text: str, error: Exception | None = None) -> Message | None:
+def as_interrupted(promise: MessagePromise, text: str, error: BaseException | None = None) -> Message | None:
     """Make an interrupted message from the part of a message that arrived before `error`.
 
     Args:

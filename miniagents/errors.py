@@ -8,6 +8,7 @@ Exception
     ├── DeadlockError               a ring of waits that could never end
     ├── NoActiveContextError        (RuntimeError) something needs `async with MiniAgents()`
     ├── AppenderClosedError         (RuntimeError) appended before `open` or after `close`
+    ├── CopyError               (TypeError) a copy or a pickle of something that belongs to a run
     ├── CyclicValueError            (ValueError) a container that contains itself
     ├── FreezeError                 (TypeError) a value that cannot be made immutable
     ├── MissingExtraError           (ImportError) an optional package is not installed
@@ -36,7 +37,7 @@ Exception
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ __all__ = [
     "AppenderClosedError",
     "AuthenticationFailedError",
     "ConnectionFailedError",
+    "CopyError",
     "CyclicValueError",
     "DeadlockError",
     "EmptyStreamError",
@@ -74,7 +76,13 @@ __all__ = [
 
 
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
-"""Exceptions that end tasks and programs and never travel through promises; every other one is a failure."""
+"""Exceptions that end tasks and programs and never travel through promises. Every other one is a failure, also where it
+derives from `BaseException`, as pytest's `fail` and `skip` do."""
+
+
+def is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether this is an error that its readers get, and not one of `INTERRUPTS`."""
+    return error is not None and not isinstance(error, INTERRUPTS)
 
 
 class StopDialog(Exception):  # noqa: N818 - a signal that passes through, not an error to handle
@@ -105,6 +113,10 @@ class NoActiveContextError(MiniAgentsError, RuntimeError):
 
 class AppenderClosedError(MiniAgentsError, RuntimeError):
     """An appender accepts pieces only between `open` (or `with`) and `close`, and opens once."""
+
+
+class CopyError(MiniAgentsError, TypeError):
+    """A promise, or what makes or fills one, can be neither copied nor pickled; what it resolves to can."""
 
 
 class CyclicValueError(MiniAgentsError, ValueError):

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from miniagents.errors import StopDialog
+from miniagents.errors import INTERRUPTS, StopDialog
 from miniagents.messages import (
     Message,
     MessagePromise,
@@ -129,6 +128,10 @@ async def _collect_complete_messages(messages: MessageType | None) -> tuple[Mess
     """
     complete = []
     async for promise in MessageSequence.turn_into_sequence_promise(messages):
-        with contextlib.suppress(Exception):
+        try:
             complete.append(await promise)
+        except INTERRUPTS:
+            raise
+        except BaseException:
+            continue
     return tuple(complete)

@@ -14,10 +14,10 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from miniagents._promising.context import Failure, PromisingContext, current_scope
+from miniagents._promising.context import BoundToRun, Failure, PromisingContext, current_scope
 from miniagents._promising.promise import Cell, Promise
 from miniagents._promising.sequence import SequenceCell
-from miniagents.errors import AppenderClosedError, StopDialog
+from miniagents.errors import INTERRUPTS, AppenderClosedError, StopDialog, is_failure
 from miniagents.messages import ErrorMessage, Message, MessagePromise, MessageSequence, MessageSequencePromise
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
         except StopDialog:
             yield promise
             return
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             yield error_message(error)
             return
-        failed: list[Exception] = []
+        failed: list[BaseException] = []
 
         async def tokens(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
             yield first
@@ -63,7 +65,9 @@ def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
                 fields.update(_fields(await promise))
             except StopDialog:
                 raise
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 failed.append(error)
                 fields.update(_fields(getattr(error, "partial", None)), interrupted=True)
 
@@ -73,7 +77,9 @@ def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
         yield shown
         try:
             await shown
-        except Exception:
+        except INTERRUPTS:
+            raise
+        except BaseException:
             return  # a StopDialog: it is in its place
         if failed:
             yield error_message(failed[0])
@@ -128,7 +134,7 @@ class ReplyCell(SequenceCell):
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
-        if self.errors_as_messages and isinstance(error, Exception) and not isinstance(error, StopDialog):
+        if self.errors_as_messages and not isinstance(error, StopDialog):
             return MessagePromise.of_message(error_message(error))
         return super().leaf_of_error(error)
 
@@ -138,12 +144,12 @@ class ReplyCell(SequenceCell):
             self.context.forget(task)
         self.task = None
         error = None if task.cancelled() else task.exception()
-        if task.cancelled() or (error is not None and not isinstance(error, Exception)):
-            self.cancelled()
-        elif error is None:
-            self.finish()
-        else:
+        if is_failure(error):
             self.fail(error)
+        elif task.cancelled() or error is not None:
+            self.cancelled()
+        else:
+            self.finish()
         self.scope.ended()
 
 
@@ -155,7 +161,7 @@ def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise
     return isinstance(piece, MessageSequencePromise) or _may_fail(piece)
 
 
-class Scope:
+class Scope(BoundToRun):
     """Whoever starts calls: an agent at work, or the body of a run. Calls it leaves unfinished are finished with it."""
 
     __slots__ = ("unfinished_calls",)
@@ -310,12 +316,14 @@ class InteractionContext(Scope):
 
     async def await_now(self) -> None:
         """Wait for everything given to `make_sure_to_wait` so far, then raise the first error; others become notes."""
-        first_error: Exception | None = None
+        first_error: BaseException | None = None
         while self._awaitables:
             promise = self._awaitables[0]
             try:
                 await promise
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 if first_error is None:
                     first_error = error
                 else:
@@ -353,7 +361,9 @@ class InteractionContext(Scope):
                 await self._work()
             else:
                 await self._work_until(self.timeout)
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             _add_trace(error, self)
             raise
         finally:
@@ -394,7 +404,7 @@ def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
 _TRACE = "Raised in agent "
 
 
-class AgentCall:
+class AgentCall(BoundToRun):
     """A call whose messages are sent one by one; the agent sees them as they are sent.
 
     Made by `agent.initiate_call()`. It is finished by `finish`, by `reply_sequence`, or when its caller's scope ends;
@@ -410,7 +420,8 @@ class AgentCall:
         scope.call_made(messages)
 
     def __del__(self) -> None:
-        self._scope.call_lost(self._messages)
+        if hasattr(self, "_scope"):  # not of one that could not be made
+            self._scope.call_lost(self._messages)
 
     def send_message(self, message: MessageType) -> Self:
         """Send something to the agent, now.

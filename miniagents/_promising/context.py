@@ -6,13 +6,13 @@ import asyncio
 import contextvars
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Self
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from miniagents.errors import NoActiveContextError, PromiseCancelledError, StopDialog
+from miniagents.errors import CopyError, NoActiveContextError, PromiseCancelledError, StopDialog, is_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
     from types import TracebackType
 
     from miniagents._promising.promise import Promise
@@ -31,26 +31,67 @@ _activated: WeakKeyDictionary[asyncio.AbstractEventLoop, list[PromisingContext]]
 """Contexts opened by `activate()`: a web server's request tasks do not inherit from the task that started it."""
 
 
-class Failure:
-    """What a promise failed with, and whether anybody has looked at it."""
+class BoundToRun:
+    """Base of what belongs to the run it was made in, and can be neither copied nor pickled."""
 
-    __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse `copy.copy`, `copy.deepcopy` and `pickle`.
+
+        Raises:
+            CopyError: always.
+        """
+        raise CopyError(
+            f"A {type(self).__name__} cannot be copied or pickled: it belongs to the run it was made in. Pass it on as "
+            f"it is, or await it (its promise, its replies) and copy the messages that come of it"
+        )
+
+
+def without_our_frames(error: BaseException) -> BaseException:
+    """Drop the frames from a traceback that only called the failed source: they would keep its cell in a cycle."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
+        traceback = traceback.tb_next
+    return error if traceback is None else error.with_traceback(traceback)
+
+
+class Failure:
+    """Error of a promise; promises of one context that failed with the same one share what is told of it."""
+
+    __slots__ = ("error", "traceback", "unobserved")
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
         self.traceback = error.__traceback__
-        self.log_when_lost = False
+        self.unobserved: _Unobserved | None = None
 
     def raised(self) -> BaseException:
         """The same instance every time, its traceback reset so that it does not grow with every await."""
         return self.error.with_traceback(self.traceback)
 
+
+class _Unobserved:
+    """An error that no reader has got yet. It is logged when it goes, that is, when no promise has it any more."""
+
+    __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
+
+    def __init__(self, failure: Failure, *, log_when_lost: bool) -> None:
+        self.error = failure.error
+        self.traceback = failure.traceback
+        self.log_when_lost = log_when_lost
+
+    def log(self) -> None:
+        """Log it now, and not again."""
+        self.log_when_lost = False
+        logger.error("An error that nobody observed", exc_info=self.error.with_traceback(self.traceback))
+
     def __del__(self) -> None:
         if self.log_when_lost:
-            logger.error("An error that nobody observed", exc_info=self.raised())
+            self.log()
 
 
-class PromisingContext:
+class PromisingContext(BoundToRun):
     """Everything that is started inside `async with` ends with it.
 
     Leaving it normally waits for the background work; leaving it by an exception cancels that work and waits for its
@@ -59,7 +100,8 @@ class PromisingContext:
     Args:
         start_everything_soon_by_default: whether promises begin their work without waiting for a reader.
         unobserved_errors: what to do at a clean exit with failures that nobody ever observed: "raise" an
-            `ExceptionGroup` of them, or "log" them.
+            `ExceptionGroup` of them (one that is no `Exception` is raised itself). "log" logs each when its promise is
+            gone, at the latest at the exit, and keeps nothing of it.
         on_promise_resolved: async functions of a promise and its result (or its exception), scheduled once each.
     """
 
@@ -85,14 +127,15 @@ class PromisingContext:
         """Whether anybody, here or in an outer context, wants to hear of resolved promises."""
         self.keeps_results = False
         """Whether results are wanted although nobody can read them any more."""
-        self._unobserved: dict[int, Failure] = {}
+        self._unobserved: MutableMapping[int, _Unobserved] = (
+            {} if unobserved_errors == "raise" else WeakValueDictionary()
+        )
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None
         self.bare = contextvars.Context()
         """Variables of which only the current context is set, for callbacks that are to keep nothing else alive."""
         self.bare.run(_current.set, self)
-        self._serving = False
         self.is_closing = False
         """Everything has been cancelled; what a clean-up still starts is cancelled before its first step."""
         self.interrupted = False
@@ -154,7 +197,8 @@ class PromisingContext:
         A failure that nobody observes is then logged when its promise is collected, so that nothing grows.
         """
         self._open()
-        self._serving = True
+        self.unobserved_errors = "log"
+        self._unobserved = WeakValueDictionary()
         assert self._loop is not None
         _activated.setdefault(self._loop, []).append(self)
         return self
@@ -277,27 +321,34 @@ class PromisingContext:
         """Remember a failure until somebody observes it."""
         if isinstance(failure.error, (StopDialog, PromiseCancelledError, asyncio.CancelledError)):
             return
-        if self._serving:
-            failure.log_when_lost = True
-        else:
-            self._unobserved[id(failure.error)] = failure
+        logs = self.unobserved_errors == "log"
+        unobserved = self._unobserved.get(id(failure.error))
+        if unobserved is None:
+            unobserved = self._unobserved[id(failure.error)] = _Unobserved(failure, log_when_lost=logs)
+        failure.unobserved = unobserved
 
     def observed(self, failure: Failure) -> None:
-        """Somebody has seen this failure: it is theirs now."""
-        failure.log_when_lost = False
-        self._unobserved.pop(id(failure.error), None)
+        """Remove an unobserved failure: a reader has got it."""
+        unobserved, failure.unobserved = failure.unobserved, None
+        if unobserved is not None:
+            unobserved.log_when_lost = False
+            if self._unobserved.get(id(failure.error)) is unobserved:
+                del self._unobserved[id(failure.error)]
 
     def _report_unobserved(self, error: BaseException | None) -> None:
-        failures, self._unobserved = list(self._unobserved.values()), {}
-        if not failures:
-            return
+        failures = list(self._unobserved.values())
+        self._unobserved.clear()
         if error is not None or self.unobserved_errors == "log":
             for failure in failures:
                 if failure.error is not error:
-                    logger.error("An error that nobody observed", exc_info=failure.raised())
+                    failure.log()
+                failure.log_when_lost = False
             return
-        errors = [failure.raised() for failure in failures]
-        raise BaseExceptionGroup(f"{len(errors)} error(s) that nobody observed", errors)
+        errors = [failure.error.with_traceback(failure.traceback) for failure in failures]
+        if len(errors) == 1 and not isinstance(errors[0], Exception):
+            raise errors[0]
+        if errors:
+            raise BaseExceptionGroup(f"{len(errors)} error(s) that nobody observed", errors)
 
     def run_handlers(self, promise: Promise[Any], result: Any) -> None:
         """Schedule the handlers of this context and of the outer ones."""
@@ -316,7 +367,7 @@ class PromisingContext:
     def handler_ended(self, task: asyncio.Task[Any]) -> None:
         """A handler's error is nobody's to observe, so it counts as unobserved at once."""
         self.forget(task)
-        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+        if not task.cancelled() and is_failure(error := task.exception()):
             self.failed(Failure(error))
 
 

@@ -10,9 +10,9 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from miniagents._promising.context import Failure, current_scope, find_current_context
+from miniagents._promising.context import BoundToRun, Failure, current_scope, find_current_context, without_our_frames
 from miniagents._promising.deadlock import check_wait, waiting_on
-from miniagents.errors import NoActiveContextError, PromiseCancelledError
+from miniagents.errors import INTERRUPTS, NoActiveContextError, PromiseCancelledError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
@@ -93,7 +93,7 @@ class Cell(Generic[T]):
             self.context.forget(task)
         self.task = None
         error = None if task.cancelled() else task.exception()  # whoever runs the loop has got an interrupt already
-        if isinstance(error, Exception):
+        if is_failure(error):
             self.fail(error)  # it comes from a clean-up
         else:
             self.cancelled()
@@ -259,7 +259,7 @@ def stopped() -> PromiseCancelledError:
     return PromiseCancelledError("The source of this promise was stopped before its end")
 
 
-class Promise(Generic[T_co]):
+class Promise(BoundToRun, Generic[T_co]):
     """The result of work that goes on in the background; any number of tasks may await it.
 
     Args:
@@ -280,8 +280,10 @@ class Promise(Generic[T_co]):
         async def work() -> None:
             try:
                 cell.resolve(await resolver())
-            except Exception as error:
-                cell.fail(error)
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
+                cell.fail(without_our_frames(error))
 
         cell.work(work, start_soon)
 

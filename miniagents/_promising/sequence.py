@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from weakref import ref
 
 from miniagents._promising import deadlock
-from miniagents._promising.context import find_current_context
+from miniagents._promising.context import BoundToRun, find_current_context
 from miniagents._promising.promise import Cell, Promise, stopped
 from miniagents._promising.streamed import StreamAppender, StreamCell, StreamedPromise, is_async_iterable
-from miniagents.errors import INTERRUPTS, CyclicValueError, DeadlockError
+from miniagents.errors import INTERRUPTS, CyclicValueError, DeadlockError, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -321,7 +321,7 @@ class SequenceCell(StreamCell[Any, Any]):
                 all_values = all_values and isinstance(piece, SequencePromise)
         return all_values
 
-    def observe_all(self, error: Exception) -> None:
+    def observe_all(self, error: BaseException) -> None:
         """Whoever got the first error of this sequence is responsible for the others, and for those still to come.
 
         What has failed already becomes notes.
@@ -413,7 +413,7 @@ def _is_on_behalf_of(scope: object, caller: object) -> bool:
     return scope is not None
 
 
-class _LeafReader:
+class _LeafReader(BoundToRun):
     """Reader of a sequence: gives each leaf as soon as it is there, and does not raise what leaves have failed with.
 
     No async generator: asyncio closes one that is left some loop steps later, and till then it keeps what it reads.
@@ -571,7 +571,9 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
             return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
         try:
             return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])  # type: ignore[return-value]  # as above
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             self._cell.observe_all(error)
             raise
 
@@ -651,7 +653,7 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
             return item
         if cls.value_class in type(item).__mro__ or isinstance(item, cls.leaf_class):
             return item
-        if isinstance(item, Exception):
+        if isinstance(item, BaseException) and is_failure(item):
             return cls.failed_leaf(item)
         if isinstance(item, Iterator):
             return cls.pumped(_turns(item))
@@ -711,7 +713,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         self._cell.send_out_of_order(item)
         return self
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         # without capture_errors the error goes on to the caller, who is responsible for it then
         self._cell.observed = not self.capture_errors
         self._cell.fail(error)

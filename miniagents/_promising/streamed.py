@@ -13,9 +13,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from weakref import ref
 
+from miniagents._promising.context import BoundToRun, without_our_frames
 from miniagents._promising.freezing import freeze
 from miniagents._promising.promise import Cell, Promise
-from miniagents.errors import AppenderClosedError
+from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,8 +63,10 @@ class StreamCell(Cell[W], Generic[P, W]):
             pieces = source()
             await pump(pieces)
             self.finish()
-        except Exception as error:
-            self.fail(error)
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            self.fail(without_our_frames(error))
         finally:
             self.cancelled()  # if nothing has settled it: an interrupt is on its way to whoever runs the loop
             # an exhausted generator ignores this; one that was left in the middle runs its `finally` blocks now
@@ -223,7 +226,7 @@ def weakly(promise: object) -> Callable[[], object]:
     return type(None) if promise is None else ref(promise)
 
 
-class _Reader(Generic[P]):
+class _Reader(BoundToRun, Generic[P]):
     """Keeps the promise alive while a live stream is read; the generator itself holds only the cell.
 
     `__anext__` is the generator's own, found through the slot, so that a token costs no Python call here. When a reader
@@ -302,13 +305,13 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         return _Reader(self, cell.read_batches(self))
 
 
-class StreamAppender(Generic[P]):
+class StreamAppender(BoundToRun, Generic[P]):
     """The sending end of a stream that is filled by hand.
 
     Used as `with appender: appender.append(piece)`; its `promise` can be read from anywhere meanwhile.
 
     Args:
-        capture_errors: an `Exception` that leaves the `with` block becomes the end of the stream and goes no further.
+        capture_errors: an error that leaves the `with` block becomes the end of the stream and goes no further.
             Otherwise it ends the stream and goes on. Interrupts and cancellations always go on; the stream then ends as
             cancelled.
     """
@@ -370,13 +373,13 @@ class StreamAppender(Generic[P]):
             return False
         if self._cell.is_closing:
             return False  # there is no place left for it in the stream
-        if not isinstance(error, Exception):
+        if not is_failure(error):
             self._cell.cancelled()
             return False
         self._fail(error)
         return self.capture_errors
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         if not self.capture_errors:
             self._cell.observe()  # it goes on to the caller, who is responsible for it then
         self._cell.fail(error)

@@ -353,14 +353,14 @@ class ChatHistoryMD(ChatHistory):
 
     async def aappend(self, messages: MessageType) -> None:
         """Store messages, see `ChatHistory.aappend`; a message that still streams is on the disk as far as it is."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         async for promise in MessageSequence.turn_into_sequence_promise(messages):
             error = await self._astore(promise)
             failure = failure or error
         if failure is not None:
             raise failure
 
-    async def _astore(self, promise: MessagePromise) -> Exception | None:
+    async def _astore(self, promise: MessagePromise) -> BaseException | None:
         writing = _Writing(promise, self._journals)
         try:
             message, error = await areceive(promise, writing.take)

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
-from miniagents.errors import HistoryError, StopDialog
+from miniagents.errors import INTERRUPTS, HistoryError, StopDialog
 from miniagents.ext._console_input import LineReader, replace_surrogates
 from miniagents.ext._terminal import TerminalFilter, visible, visible_line
 from miniagents.messages import ErrorMessage, Message, MessagePromise, UserMessage
@@ -74,13 +74,15 @@ class _Console:
 
     async def show(self, messages: MessageSequencePromise) -> None:
         """Print messages as they arrive; after the last one, raise the first error among them."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         async for promise in messages:
             try:
                 await self._show_message(promise)
             except HistoryError as error:
                 self.show_error(error)
-            except Exception as error:
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -91,14 +93,16 @@ class _Console:
         labelled = not promise.is_done  # an agent is still writing: print its name at once
         if labelled:
             self._write_label(promise)
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             async for batch in promise.batches():
                 if not labelled:
                     self._write_label(promise)
                     labelled = True
                 _write(terminal_filter.feed("".join(batch)))
-        except Exception as error:  # not KeyboardInterrupt: its handler decides how the line ends
+        except INTERRUPTS:
+            raise  # a handler of KeyboardInterrupt decides how the line ends
+        except BaseException as error:
             failure = error
         if labelled:
             _write(terminal_filter.finish() + "\n")

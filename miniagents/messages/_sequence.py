@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Union
 from pydantic import BaseModel
 
 from miniagents._promising.sequence import FlatSequence, SequencePromise
+from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import AssistantMessage, Message, MessagePromise
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def joined(
                     yield tokens
                 originals.append(await promise)
                 fields.update(lasting_metadata(type(originals[-1]), originals[-1]))
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             messages._cell.observe_all(error)
             raise
         for name in metadata:

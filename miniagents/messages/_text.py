@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from miniagents._promising.promise import Cell
 from miniagents._promising.sequence import SequenceCell
+from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import MessageCell, MessagePromise
 from miniagents.messages._sequence import MessageSequencePromise, joined, lasting_metadata
 
@@ -343,7 +344,9 @@ class _PartsCell(SequenceCell):
                     await self.until_wanted()
             await promise
             self._close_part(splitter)
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             self._fail_part(splitter, error)
 
     def _apply(self, found: list[tuple[bool, str]]) -> None:
@@ -382,7 +385,7 @@ class _PartsCell(SequenceCell):
             self.part.metadata = {"end_separator": self.separator}
         self._end_part()
 
-    def _fail_part(self, splitter: TextSplitter, error: Exception) -> None:
+    def _fail_part(self, splitter: TextSplitter, error: BaseException) -> None:
         self._apply(splitter.close())
         if self.part is None or self.ended:
             self._end_part()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
-from common import Boom, failing, steps, texts
+from common import Boom, echo, failing, steps, texts
 
+from miniagents._promising.promise import Promise
 from miniagents.errors import AppenderClosedError, PromiseCancelledError, StopDialog
-from miniagents.messages import ErrorMessage, Message
-from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+from miniagents.messages import ErrorMessage, Message, MessageSequence
+from miniagents.messages._text import join_messages, split_messages
+from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents, miniagent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from miniagents.messages import MessagePromise
 
 
 # --- errors (law 32)
@@ -323,6 +328,212 @@ async def test_errors_wait_for_what_was_replied_out_of_order() -> None:
         assert await texts(told) == ["at once", "late", "Boom: "]
 
 
+# --- errors that derive from BaseException (law 4)
+
+
+class Own(BaseException):
+    """What an application raises past every `except Exception`."""
+
+
+def fail_with_a_cause() -> NoReturn:
+    """Raise `Own` from another error."""
+    try:
+        raise KeyError("the cause")
+    except KeyError as error:
+        raise Own("the text") from error
+
+
+class Raising:
+    """Agents that raise `Own`, each in another place."""
+
+    async def in_an_agent(self, ctx: InteractionContext) -> None:
+        ctx.reply("before")
+        fail_with_a_cause()
+
+    async def in_the_tokens_of_a_message(self, ctx: InteractionContext) -> None:
+        ctx.reply(Message.promise(message_token_streamer=self.tokens))
+
+    async def tokens(self, fields: dict[str, Any]) -> AsyncIterator[str]:
+        yield "before"
+        fail_with_a_cause()
+
+    async def in_a_message_that_is_joined(self, ctx: InteractionContext) -> None:
+        ctx.reply(join_messages([Message.promise(message_token_streamer=self.tokens)]))
+
+    async def in_a_message_that_is_split(self, ctx: InteractionContext) -> None:
+        ctx.reply(split_messages(Message.promise(message_token_streamer=self.tokens)))
+
+    async def items(self) -> AsyncIterator[str]:
+        yield "before"
+        fail_with_a_cause()
+
+    async def in_an_async_iterable(self, ctx: InteractionContext) -> None:
+        ctx.reply(self.items())
+
+    async def in_an_async_iterable_sent_out_of_order(self, ctx: InteractionContext) -> None:
+        ctx.reply_out_of_order(self.items())
+
+    async def in_an_iterator(self, ctx: InteractionContext) -> None:
+        ctx.reply("before" if number == 0 else fail_with_a_cause() for number in range(2))
+
+    async def in_a_promise(self, ctx: InteractionContext) -> None:
+        async def resolver() -> None:
+            fail_with_a_cause()
+
+        ctx.reply("before")
+        await Promise(resolver)
+
+    async def in_what_is_waited_for(self, ctx: InteractionContext) -> None:
+        async def helper() -> None:
+            fail_with_a_cause()
+
+        ctx.make_sure_to_wait(helper())
+        ctx.reply("before")
+
+    async def in_an_agent_that_it_calls(self, ctx: InteractionContext) -> None:
+        ctx.reply("before")
+        await MiniAgent(self.in_an_agent).trigger()
+
+    async def in_an_agent_that_it_passes_on(self, ctx: InteractionContext) -> None:
+        ctx.reply(MiniAgent(self.in_an_agent).trigger())
+
+    async def in_an_appender(self, ctx: InteractionContext) -> None:
+        with MessageSequence(capture_errors=True) as sequence:
+            ctx.reply(sequence.append("before").sequence_promise)
+            fail_with_a_cause()
+
+    async def as_an_object(self, ctx: InteractionContext) -> None:
+        ctx.reply("before")
+        try:
+            fail_with_a_cause()
+        except Own as error:
+            ctx.reply(error)  # type: ignore[arg-type]  # annotations name what is usual
+
+
+class RaisingAgent:
+    """A class agent that raises `Own`."""
+
+    def __init__(self, ctx: InteractionContext) -> None:
+        self.ctx = ctx
+
+    async def __call__(self) -> None:
+        """Reply, and raise."""
+        await Raising().in_an_agent(self.ctx)
+
+
+PLACES = [name for name in vars(Raising) if name.startswith(("in_", "as_"))]
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+@pytest.mark.parametrize("place", [*PLACES, "in_a_class"])
+async def test_C30_any_base_exception_reaches_every_reader(place: str, timeout: float | None) -> None:
+    """With its text and its cause, in its place; whoever got it has observed it."""
+    agent: MiniAgent[Any] = MiniAgent(RaisingAgent if place == "in_a_class" else getattr(Raising(), place))
+    async with MiniAgents():
+        replies = agent.trigger(timeout=timeout)
+        for _ in range(2):
+            with pytest.raises(Own, match="the text") as caught:
+                await replies
+            assert isinstance(caught.value.__cause__, KeyError)
+        promises = [promise async for promise in replies]
+        assert "".join([token async for token in _up_to_the_error(promises)]) == "before"
+
+
+async def _up_to_the_error(promises: list[MessagePromise]) -> AsyncIterator[str]:
+    try:
+        for promise in promises:
+            async for token in promise:
+                yield token
+    except Own:
+        return
+    raise AssertionError("no error came")
+
+
+@pytest.mark.parametrize("place", ["in_an_agent", "in_what_is_waited_for", "in_an_agent_that_it_calls", "in_a_promise"])
+async def test_C30_an_unobserved_base_exception_is_raised_at_the_exit(place: str) -> None:
+    """Alone it is raised itself, so that `pytest.skip` skips; with others, in a group."""
+    agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place))
+    with pytest.raises(Own, match="the text"):
+        async with MiniAgents():
+            agent.trigger()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with MiniAgents():
+            agent.trigger()
+            failing.trigger()
+    assert {type(error) for error in caught.value.exceptions} == {Own, Boom}
+
+
+@pytest.mark.parametrize(
+    "place", ["in_an_agent", "in_the_tokens_of_a_message", "in_what_is_waited_for", "in_a_promise"]
+)
+async def test_base_exceptions_are_told_as_messages_where_errors_are(place: str) -> None:
+    """They are failures like any other."""
+    async with MiniAgents(errors_as_messages=True):
+        replies = await MiniAgent(getattr(Raising(), place)).trigger()
+    assert [(type(each), str(each)) for each in replies] == [(Message, "before"), (ErrorMessage, "Own: the text")]
+
+
+@pytest.mark.parametrize("kind", ["on_promise_resolved", "on_persist_messages"])
+async def test_a_base_exception_in_a_handler_is_raised_at_the_exit(kind: str) -> None:
+    """As any error of a handler."""
+    raised: list[Own] = []
+
+    async def handler(*_: Any) -> None:
+        if not raised:
+            raised.append(Own())
+            raise raised[0]
+
+    options: dict[str, Any] = {kind: [handler]}
+    with pytest.raises(Own) as caught:
+        async with MiniAgents(**options):
+            await echo.trigger("text")
+    assert caught.value is raised[0]
+
+
+@pytest.mark.parametrize(("outcome", "told"), [("fail", "failed=3"), ("skip", "skipped=3"), ("xfail", "xfailed=3")])
+def test_C30_the_outcomes_of_pytest_in_an_agent_are_those_of_its_test(
+    outcome: str, told: str, pytester: pytest.Pytester
+) -> None:
+    """Whether its replies are read or not, in virtual time too."""
+    pytester.makepyfile(
+        f"""
+        import asyncio
+        import pytest
+        from miniagents import MiniAgents, miniagent
+
+        @miniagent
+        async def ending(ctx):
+            pytest.{outcome}("the reason")
+
+        @miniagent
+        async def caller(ctx):
+            ending.trigger()
+            ctx.reply("done")
+
+        @pytest.mark.asyncio
+        async def test_read():
+            async with MiniAgents():
+                await ending.trigger()
+
+        @pytest.mark.asyncio
+        async def test_unread():
+            async with MiniAgents():
+                await caller.trigger()
+
+        @pytest.mark.asyncio
+        @pytest.mark.miniagents_virtual_time
+        async def test_virtual():
+            async with MiniAgents():
+                await asyncio.sleep(3600)
+                await ending.trigger()
+        """
+    )
+    result = pytester.runpytest_subprocess("-rA", "-p", "no:cacheprovider")
+    name, count = told.split("=")
+    result.assert_outcomes(**{name: int(count)})
+    assert "the reason" in result.stdout.str()
+
+
 # --- what nobody observed (law 4)
 
 
@@ -353,6 +564,33 @@ async def test_failures_nobody_observed_name_their_agents() -> None:
         (error,) = caught.value.exceptions
         assert isinstance(error, Boom)
         assert error.__notes__ == [f"Raised in agent {trace}"]
+
+
+@pytest.mark.parametrize(
+    "place", ["in_an_agent", "in_what_is_waited_for", "in_an_agent_that_it_calls", "in_an_agent_that_it_passes_on"]
+)
+async def test_C31_failures_that_are_logged_are_logged_when_their_replies_are_gone(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the context goes on, once, with the trace of the agent that raised it."""
+    agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place), alias="OUTER")
+    async with MiniAgents(unobserved_errors="log"):
+        replies = agent.trigger()
+        await steps(20)
+        gc.collect()
+        assert caplog.records == []
+        del replies
+        gc.collect()
+        [record] = caplog.records
+        assert record.exc_info
+        assert isinstance(record.exc_info[1], Own)
+        assert record.exc_info[1].__notes__[0].endswith("OUTER")
+        read = agent.trigger()
+        with pytest.raises(Own):
+            await read
+        del read
+        gc.collect()
+    assert caplog.records == [record]
 
 
 async def test_a_failure_that_was_passed_on_is_reported_once() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -203,6 +205,94 @@ async def test_C7_unobserved_failures_can_be_logged_instead(caplog: pytest.LogCa
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom]
     with pytest.raises(ValueError, match="unobserved_errors"):
         PromisingContext(unobserved_errors="swallow")  # type: ignore[arg-type]  # that is the mistake
+
+
+async def test_C31_logged_failures_are_logged_when_their_promise_is_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """Not before, and not once more at the exit; what is still there then is logged at the exit."""
+    async with PromisingContext(unobserved_errors="log"):
+        lost, kept, seen = Promise(fail), Promise(fail), Promise(fail)
+        with pytest.raises(Boom):
+            await seen
+        await asyncio.sleep(0)
+        gc.collect()
+        assert caplog.records == []
+        del lost, seen
+        gc.collect()
+        assert len(caplog.records) == 1
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom] * 2
+    del kept
+    gc.collect()
+    assert len(caplog.records) == 2
+
+
+async def test_an_error_passed_on_by_many_promises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """When the last of them is gone, unless a reader of one has got it."""
+
+    async def passes_on(source: list[Promise[None]]) -> None:
+        await source[0]
+
+    async with PromisingContext(unobserved_errors="log"):
+        for observed in (False, True):
+            source = [Promise(fail)]
+            promises = [Promise(partial(passes_on, source)) for _ in range(3)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            del promises[0]
+            gc.collect()
+            assert len(caplog.records) == int(observed)
+            if observed:
+                with pytest.raises(Boom):
+                    await promises[1]
+            del source, promises
+            gc.collect()
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("kind", ["handler", "clean-up"])
+async def test_what_no_promise_can_tell_is_logged_at_once(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The error of a handler, and of a clean-up after the end."""
+
+    async def handler(promise: Promise[Any], result: Any) -> None:
+        if kind == "handler":
+            raise Boom
+
+    async with PromisingContext(unobserved_errors="log", on_promise_resolved=[handler]):
+        if kind == "handler":
+            Promise(nap)
+        else:
+            promise = FailingCleanUp().resolver()
+            await asyncio.sleep(0)
+            promise.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("how", ["log", "activate"])
+async def test_nothing_is_kept_of_errors_that_were_logged(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As much is alive after 2,000 of them as after 200."""
+    caplog.set_level(logging.CRITICAL)
+
+    async def pieces() -> AsyncIterator[str]:
+        yield "piece"
+        raise Boom
+
+    async def lose(count: int) -> int:
+        for _ in range(count):
+            Promise(fail)
+            StreamedPromise(pieces)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    context = PromisingContext(unobserved_errors="log" if how == "log" else "raise")
+    await context.__aenter__() if how == "log" else context.activate()
+    await lose(200)
+    few, many = await lose(200), await lose(2_000)
+    assert many - few < 200
+    await (context.__aexit__(None, None, None) if how == "log" else context.afinalize())
 
 
 async def test_on_exit_by_another_error_the_rest_is_logged(caplog: pytest.LogCaptureFixture) -> None:

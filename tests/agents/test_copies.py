@@ -1,0 +1,115 @@
+"""What belongs to a run cannot be copied; what it gives can (C32 of the faults)."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import gc
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from common import echo, streamed
+from pydantic import BaseModel, ConfigDict
+
+from miniagents._promising.promise import Promise
+from miniagents._promising.streamed import StreamAppender, StreamedPromise
+from miniagents.errors import CopyError, MiniAgentsError
+from miniagents.messages import Message, MessageSequence, MessageSequencePromise
+from miniagents.messages._text import join_messages, split_messages
+from miniagents.miniagents import AgentCall, InteractionContext, MiniAgents, miniagent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class Model(BaseModel):
+    """An application's model that holds anything."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    held: Any
+
+
+@dataclasses.dataclass
+class State:
+    """An application's state."""
+
+    held: Any
+
+
+WAYS: dict[str, Callable[[Any], object]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "in a list": lambda thing: copy.deepcopy(["first", [thing]]),
+    "in a dict": lambda thing: copy.deepcopy({"key": (thing,)}),
+    "in a model": lambda thing: Model(held=[thing]).model_copy(deep=True),
+    "in a dataclass": lambda thing: dataclasses.asdict(State(thing)),
+    "pickled in a list": lambda thing: pickle.dumps([thing], protocol=0),
+}
+
+
+async def numbers() -> AsyncIterator[int]:
+    """A source."""
+    yield 1
+
+
+async def number() -> int:
+    """A resolver."""
+    return 1
+
+
+@miniagent
+async def context_of_itself(ctx: InteractionContext, into: list[Any]) -> None:
+    """Gives its context to the test."""
+    into.append(ctx)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_C32_copies_of_what_belongs_to_a_run_are_a_clear_error(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what to do; it is no half-made object that Python complains of later."""
+    noise: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+    async with MiniAgents() as context:
+        contexts: list[Any] = []
+        await context_of_itself.trigger(into=contexts)
+        call, appender, message = echo.initiate_call("text"), MessageSequence(), streamed("text")
+        replies = echo.trigger("text")
+        things: list[Any] = [
+            message, Message("text").as_promise, replies, call, call.reply_sequence(), appender,
+            appender.sequence_promise, StreamAppender(), StreamAppender().promise, Promise(number),
+            StreamedPromise(numbers), split_messages("text"), join_messages("text"), aiter(replies), replies.batches(),
+            aiter(message), context, *contexts,
+        ]  # fmt: skip
+        for thing in things:
+            with pytest.raises(CopyError, match=rf"A {type(thing).__name__} cannot be copied.* await it") as caught:
+                WAYS[way](thing)
+            assert isinstance(caught.value, TypeError)
+            assert isinstance(caught.value, MiniAgentsError)
+        [reply] = await replies
+        assert copy.deepcopy(reply) == reply
+        del things, thing, caught, call
+        gc.collect()
+    assert noise == []
+
+
+async def test_what_could_not_be_made_goes_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No `__del__` stumbles over a promise or a call of which the constructor failed."""
+    noise: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+    makers: list[Callable[[], Any]] = [
+        lambda: Message.promise(message_token_streamer=3),  # type: ignore[arg-type]  # that is the mistake
+        lambda: MessageSequencePromise(3),  # type: ignore[call-overload]  # that is the mistake
+        lambda: Promise(3),  # type: ignore[arg-type]  # that is the mistake
+        lambda: AgentCall(),  # type: ignore[call-arg]  # that is the mistake
+    ]
+    for make in makers:
+        with pytest.raises(TypeError):
+            make()
+    for kind in (AgentCall, MessageSequencePromise, Promise):
+        kind.__new__(kind)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert noise == []
