@@ -84,7 +84,8 @@ def check_source(source: Cell[Any]) -> None:
 
 def _is_running(task: asyncio.Task[Any]) -> bool:
     """Return True in a step of this task, also while it starts another task eagerly."""
-    return getattr(task.get_coro(), "cr_running", True)  # what is no coroutine does not tell
+    # Python 3.12.1 crashes when a task is asked for its coroutine that started eagerly and has ended.
+    return not task.done() and getattr(task.get_coro(), "cr_running", True)  # what is no coroutine does not tell
 
 
 def _may_lead_to_a_running_task(cell: Cell[Any]) -> bool:

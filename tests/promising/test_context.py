@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
 import sys
+import textwrap
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +135,77 @@ async def test_eager_tasks_are_owned_as_well() -> None:
         assert await Promise(at_once) == 1
         assert await Promise(nap) == "rested"
     assert not context.tasks
+
+
+async def test_C33_a_task_that_has_ended_is_not_asked_for_its_coroutine() -> None:
+    """Python 3.12.1 crashes then, if the task started eagerly; its cell may wait one more step for its callback."""
+
+    class EndedTask:
+        _fut_waiter = None
+
+        def done(self) -> bool:
+            return True
+
+        def get_coro(self) -> Any:
+            raise AssertionError("this is the crash")
+
+    async with PromisingContext():
+        promise = Promise(nap)
+        task = promise._cell.task
+        promise._cell.task = EndedTask()  # type: ignore[assignment]  # what a wait looks at
+        waiting = asyncio.create_task(awaited(promise))
+        await asyncio.sleep(0)
+        promise._cell.task = task
+        assert await waiting == "rested"
+
+
+async def awaited(promise: Promise[Any]) -> Any:
+    """Await a promise in a task."""
+    return await promise
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
+def test_C33_agents_that_end_in_the_step_in_which_they_start_crash_no_interpreter() -> None:
+    """With eager tasks they have ended before their replies are told; waits, errors and cancellations come between."""
+    program = """
+        import asyncio
+        from miniagents import Message, MiniAgents, miniagent
+
+        @miniagent
+        async def failing(ctx):
+            raise KeyError
+
+        @miniagent
+        async def replying(ctx):
+            ctx.reply(ctx.message_promises)
+
+        async def tokens(fields):
+            yield "token"
+
+        async def main():
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+            async with MiniAgents(unobserved_errors="log") as context:
+                for agent in (replying, failing):
+                    replies = agent.trigger(["text", Message.promise(message_token_streamer=tokens)])
+                    try:
+                        await replies
+                    except KeyError:
+                        pass
+                    async for promise in agent.trigger():
+                        try:
+                            await promise
+                        except KeyError:
+                            pass
+                    agent.trigger().cancel()
+                    agent.initiate_call("text").cancel()
+            print("fine")
+
+        asyncio.run(main())
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stdout.strip() == "fine", f"exit status {result.returncode}: {result.stderr}"
 
 
 async def test_contexts_nest() -> None:
