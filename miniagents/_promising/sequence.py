@@ -276,7 +276,8 @@ class SequenceCell(StreamCell[Any, Any]):
     def _end(self) -> None:
         if not self.done and self._last is not None:
             self.pieces.append(self._last)
-        self.lanes = self._in_order = None
+        if self.lanes is not None:
+            self.lanes = self._in_order = None
         self.resolve(())
 
     async def all_leaves(self) -> tuple[list[Any], bool]:
@@ -561,8 +562,11 @@ class SequencePromise(StreamedPromise[LEAF_co, WHOLE_co]):
         return _BatchReader(self)
 
     def __del__(self) -> None:
-        cell = getattr(self, "_cell", None)
-        if cell is not None and not cell.done:
+        try:
+            cell = self._cell
+        except AttributeError:
+            return  # it could not be made
+        if not cell.done:
             cell.abandon()
 
     async def _resolve(self) -> WHOLE_co:

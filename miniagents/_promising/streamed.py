@@ -155,7 +155,8 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     def settled(self, result: Any) -> None:
         """Wake readers, and keep the promise no longer."""
-        self.kept = None
+        if self.kept is not None:
+            self.kept = None
         super().settled(result)
 
     def call_in_loop(self, stop: Callable[[], object]) -> None:
