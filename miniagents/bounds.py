@@ -12,6 +12,7 @@ __all__ = [
     "MAX_EVENT_BYTES",
     "MAX_INFLATION",
     "MAX_INFLATION_FREE_BYTES",
+    "MAX_JSON_NESTING",
     "MAX_NESTING",
     "MAX_PAGE_BYTES",
     "MAX_STREAM_BYTES",
@@ -40,3 +41,6 @@ MAX_INFLATION_FREE_BYTES: Final = 1024 * 1024
 
 MAX_NESTING: Final = 200
 """Levels of containers inside a message: as many as recursion in Python and in C (pickle) allows safely."""
+
+MAX_JSON_NESTING: Final = 300
+"""Containers and messages that may nest in each other in JSON: parsers take no more."""

@@ -22,8 +22,7 @@ from miniagents import (
     miniagent,
     split_messages,
 )
-from miniagents._promising import frozen
-from miniagents._promising import values as canonical
+from miniagents._promising import frozen, values
 from miniagents.errors import EventTooLargeError
 from miniagents.ext.llm.openai import create_openai_agent
 
@@ -238,9 +237,9 @@ async def test_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.MonkeyPatc
     def counting_digest(*arguments: Any) -> str:
         nonlocal digests
         digests += 1
-        return canonical.canonical_digest(*arguments)
+        return values.digest(*arguments)
 
-    monkeypatch.setattr(frozen, "canonical_digest", counting_digest)
+    monkeypatch.setattr(frozen, "digest", counting_digest)
 
     @miniagent
     async def keyed(ctx: InteractionContext) -> None:

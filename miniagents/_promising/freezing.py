@@ -18,13 +18,13 @@ from __future__ import annotations
 import reprlib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, TypeVar, cast, get_args, get_origin
 from uuid import UUID
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
@@ -35,7 +35,6 @@ from miniagents.bounds import MAX_NESTING
 from miniagents.errors import CyclicValueError, FreezeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from pydantic import GetCoreSchemaHandler
@@ -84,11 +83,17 @@ CLASS_KEY: Final = "class_"
 BARE: Final = object()
 """The context of a dump that shall hold content only: no names of classes, no escaped keys."""
 
+CONSTRUCTING: Final[dict[str, Any]] = {}
+"""The context, by identity, of the validation in a constructor: there no key of a dict means anything of ours."""
+
 _MACHINERY = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
 
 
 class ClassNames:
-    """Names of classes, each held weakly: a class defined in a function goes when nobody needs it."""
+    """Names of classes, each held weakly: a class defined in a function goes with its last user."""
+
+    unknown: Any = None
+    """The class of an object in a dump whose name is not known: a plain message, once there are messages."""
 
     def __init__(self) -> None:
         self._classes: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
@@ -117,14 +122,31 @@ class ClassNames:
         return self._classes.get(name) if isinstance(name, str) else None
 
 
-def escaped(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `content` in which no key can be mistaken for `CLASS_KEY`: "class_" becomes "class__", and so on."""
-    return {key + "_" if _is_class_like(key) else key: value for key, value in content.items()}
+FROZEN_CLASSES: Final = ClassNames()
+"""Every living subclass of Frozen by its name."""
+
+
+def escaped(items: dict[str, Any]) -> dict[str, Any]:
+    """Return `items` with keys that cannot be mistaken: "class_" becomes "class__" and so on, "$x" becomes "$$x"."""
+    names = "".join(items)
+    if "$" not in names and CLASS_KEY not in names:
+        return items
+    return {_escaped_key(key): value for key, value in items.items()}
+
+
+def _escaped_key(key: str) -> str:
+    if key[:1] == "$":
+        return "$" + key
+    return key + "_" if _is_class_like(key) else key
 
 
 def unescaped_key(key: Any) -> Any:
-    """The key that `escaped` made this one of."""
-    return key[:-1] if isinstance(key, str) and key != CLASS_KEY and _is_class_like(key) else key
+    """Return the key that `escaped` made this one of."""
+    if not isinstance(key, str):
+        return key
+    if key[:2] == "$$":
+        return key[1:]
+    return key[:-1] if key != CLASS_KEY and _is_class_like(key) else key
 
 
 def _is_class_like(key: str) -> bool:
@@ -185,8 +207,26 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
         self.path: list[str] = []
 
 
-def _dump_frozen_dict(value: Mapping[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
-    return dict(value) if info.context is BARE else escaped(value)
+def dump_frozen_dict(value: FrozenDict[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
+    """Dump a mapping for pydantic."""
+    if info.context is BARE:
+        return dict(value)
+    if info.mode == "json":
+        from miniagents._promising.values import encode  # it is made of what is here
+
+        return cast("dict[str, Any]", encode(value))
+    return dict(escaped(value._items))
+
+
+def _read_frozen_dict(value: Any, info: core_schema.ValidationInfo) -> Any:
+    """Return the items of what a dump has, or of what a constructor is given."""
+    if not isinstance(value, Mapping):
+        return value
+    if info.context is CONSTRUCTING or isinstance(value, FrozenDict):
+        return dict(value)
+    from miniagents._promising.values import decoded_items  # as above
+
+    return decoded_items(value, info.field_name or "FrozenDict")
 
 
 def _dump_frozen_set(value: frozenset[Any], info: core_schema.SerializationInfo) -> Any:
@@ -261,25 +301,26 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenDict[K, V_co]:
         return self
 
-    def __reduce__(self) -> tuple[type[FrozenDict[K, V_co]], tuple[dict[K, V_co]]]:
-        return FrozenDict, (dict(self._items),)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[dict[K, V_co]]]:
+        return new_frozen_dict, (self._items,)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         args = get_args(source)
         keys, values = (handler.generate_schema(arg) for arg in args) if args else (core_schema.str_schema(), None)
+        freezing = freeze_typed if mentions(source, Enum) else freeze
 
         def validated(items: dict[K, V_co], info: core_schema.ValidationInfo) -> FrozenDict[K, V_co]:
-            return cast("FrozenDict[K, V_co]", freeze(items, info.field_name or "FrozenDict"))
+            return cast("FrozenDict[K, V_co]", freezing(items, info.field_name or "FrozenDict"))
 
         return core_schema.with_info_after_validator_function(
             validated,
-            core_schema.dict_schema(keys, values),
-            serialization=core_schema.plain_serializer_function_ser_schema(_dump_frozen_dict, info_arg=True),
+            core_schema.with_info_before_validator_function(_read_frozen_dict, core_schema.dict_schema(keys, values)),
+            serialization=core_schema.plain_serializer_function_ser_schema(dump_frozen_dict, info_arg=True),
         )
 
     # pydantic-core looks here for the way to dump a value of a type it does not know
-    __pydantic_serializer__ = _serializer(_dump_frozen_dict)
+    __pydantic_serializer__ = _serializer(dump_frozen_dict)
 
 
 _set_items: Final = FrozenDict.__dict__["_items"].__set__
@@ -293,7 +334,9 @@ class FrozenSet(frozenset[Any]):
 
 
 def freeze(value: Any, where: str = "value") -> Any:
-    """An immutable equal of `value`, at every depth; what is immutable already stays the same object where possible.
+    """Return an immutable equal of `value`, at every depth; what is immutable already stays the same object.
+
+    A member of an Enum becomes its value.
 
     Args:
         value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings, `MAX_NESTING` deep at most.
@@ -312,6 +355,39 @@ def freeze(value: Any, where: str = "value") -> Any:
             raise CyclicValueError(f"{where} contains itself") from None
         path = "" if refused.too_deep else "".join(reversed(refused.path))
         raise FreezeError(f"{where}{path}: {refused.reason}") from None
+
+
+def freeze_typed(value: Any, where: str = "value") -> Any:
+    """Return what `freeze` does of the value of a field whose annotation mentions an Enum: members stay members."""
+    if isinstance(value, (Enum, FrozenDict)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze_typed(item, where) for item in value)
+    if isinstance(value, (set, frozenset)):
+        return _set_of([freeze_typed(item, where) for item in value])
+    if isinstance(value, dict):
+        return new_frozen_dict({key: freeze_typed(item, where) for key, item in value.items()})
+    return freeze(value, where)
+
+
+def mentions(annotation: Any, kind: type, *, _seen: tuple[Any, ...] = ()) -> bool:
+    """Return True if `annotation` names `kind` or a subclass of it, at any depth."""
+    if annotation in _seen:  # `type X = list[X]`
+        return False
+    if isinstance(annotation, type) and issubclass(annotation, kind):
+        return True
+    args = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return any(isinstance(arg, kind) for arg in args)
+    inside = getattr(annotation, "__value__", None)
+    return any(mentions(arg, kind, _seen=(*_seen, annotation)) for arg in (inside, *args) if arg is not None)
+
+
+def new_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
+    """Return a mapping of these items, which are frozen already; the dict is not copied."""
+    new: FrozenDict[str, Any] = object.__new__(FrozenDict)
+    _set_items(new, items)
+    return new
 
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
@@ -360,14 +436,33 @@ def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
     except _Refused as refused:
         refused.path.append("{...}")
         raise
-    composite = any(isinstance(item, (tuple, FrozenSet, FrozenLeaf)) for item in frozen)
-    return FrozenSet(frozen) if composite else frozenset(frozen)
+    return _set_of(frozen)
+
+
+def _set_of(items: list[Any]) -> frozenset[Any]:
+    composite = any(isinstance(item, (tuple, FrozenSet, FrozenLeaf)) for item in items)
+    return FrozenSet(items) if composite else frozenset(items)
 
 
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level and level + _height(value) > MAX_NESTING:
         raise _too_deep()
+    met_frozen()  # perhaps, in it
     return value
+
+
+_last_met = object()
+
+
+def met_frozen() -> None:
+    """Remember that a Frozen was met in a value."""
+    global _last_met
+    _last_met = object()
+
+
+def last_met() -> object:
+    """Return another object than before if a Frozen was met since."""
+    return _last_met
 
 
 def _height(value: Any) -> int:
@@ -398,9 +493,16 @@ def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
 
 
 def _freeze_by_base(value: Any, level: int) -> Any:
-    """What is of no exact type we know: of a subclass the plain value, so that it carries nothing along."""
-    if isinstance(value, (FrozenLeaf, Enum)) or type(value) in ATOMS:
+    """Freeze a value of an unlisted type: a subclass becomes the plain value, so that it carries nothing along."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, FrozenLeaf):
+        met_frozen()
         return value
+    if type(value) in ATOMS:
+        return value
+    if type(value) in _FREEZERS:
+        return _FREEZERS[type(value)](value, level)
     for base, plain in _PLAIN.items():
         if isinstance(value, base):
             return plain(value, level)

@@ -1,9 +1,9 @@
 """Frozen: a pydantic model that is immutable at every depth, with a hash of its content that is the same everywhere.
 
 Values are frozen after validation, whatever validation, a default or an extra field brought in (see `freezing`).
-Equality, `hash()` and `hash_key` all go by one digest of class and content (see `canonical`), computed once, on
-demand; a nested Frozen takes part by its own digest. So nothing here is recursive over nested Frozen objects, and
-chains of many thousands of them work.
+Equality, `hash()` and `hash_key` all go by one digest of class and content (see `values`), computed once, on demand; a
+nested Frozen takes part by its own digest. So nothing here is recursive over nested Frozen objects, and chains of many
+thousands of them work.
 
 Field annotations of a Frozen: `list[X]` is taken as `tuple[X, ...]` and so on, where the class is made.
 
@@ -11,6 +11,8 @@ Values are frozen whatever the annotation says (see `frozen.Frozen`). This is fo
 dumps a field by its annotation, and warns where the value is of another type.
 
 Pickles of Frozen objects, also of those nested thousands deep, for which pickle's own recursion is too shallow.
+
+Core schemas of Frozen classes: how pydantic reads and writes dumps of them, in fields of any model.
 
 Objects from dumps: the way back from `Frozen.model_dump`, with the classes that the dump names.
 """
@@ -20,9 +22,12 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
+import json
 import pickle
 from collections import abc
 from collections.abc import Mapping
+from enum import Enum
+from functools import partial
 from types import GenericAlias, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -41,29 +46,35 @@ from typing import (
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     SerializationInfo,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
+    ValidationInfo,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError, from_json
+from pydantic_core import InitErrorDetails, PydanticCustomError, SchemaSerializer, SchemaValidator, core_schema
 
 from miniagents._promising.freezing import (
     ATOMS,
     BARE,
     CLASS_KEY,
-    ClassNames,
+    CONSTRUCTING,
+    FROZEN_CLASSES,
     FrozenDict,
     FrozenLeaf,
     FrozenSet,
+    dump_frozen_dict,
     escaped,
     freeze,
+    freeze_typed,
+    last_met,
+    mentions,
+    met_frozen,
     short_repr,
-    unescaped_key,
 )
-from miniagents._promising.values import MissingDigest, canonical_digest
+from miniagents._promising.values import IN_PLACE, MissingDigest, decoded_items, digest
 from miniagents.errors import FreezeError
 
 if TYPE_CHECKING:
@@ -94,7 +105,9 @@ def frozen_annotation(annotation: Any, where: str) -> Any:
     if origin is Annotated:
         return Annotated[(frozen_annotation(args[0], where), *annotation.__metadata__)]
     if origin is Literal:
-        return annotation
+        # a dump has the value of a member, which pydantic takes for an Enum, and not for one member of it
+        members = tuple(arg for arg in args if isinstance(arg, Enum))
+        return Annotated[annotation, BeforeValidator(partial(_member_of, members))] if members else annotation
     if origin is Union or origin is UnionType:
         return Union[tuple(frozen_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
     if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: dumped without a look at the types it names
@@ -102,6 +115,10 @@ def frozen_annotation(annotation: Any, where: str) -> Any:
     if not isinstance(origin, type):
         return annotation
     return _frozen_class(annotation, origin, args, where)
+
+
+def _member_of(members: tuple[Enum, ...], value: Any) -> Any:
+    return next((each for each in members if each.value == value and type(each.value) is type(value)), value)
 
 
 def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
@@ -136,13 +153,15 @@ def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
 
 
 def unpickled(cls: type[Frozen], declared: dict[str, Any], extra: dict[str, Any], fields_set: set[str]) -> Frozen:
-    """The object that `frozen_state` described. Not validated again: the class may have become stricter since."""
+    """Return the object that `frozen_state` described.
+
+    It is not validated again, because the class may have become stricter since, and not frozen again.
+    """
     self = cls.__new__(cls)
     object.__setattr__(self, "__dict__", dict(declared))
     object.__setattr__(self, "__pydantic_extra__", dict(extra))
     object.__setattr__(self, "__pydantic_fields_set__", set(fields_set))
     object.__setattr__(self, "__pydantic_private__", None)
-    freeze_fields(self)
     return self
 
 
@@ -189,64 +208,106 @@ class _Unpickler(pickle.Unpickler):
         return self._objects[int(pid)]
 
 
-_MAX_DEPTH: Final = 300
-"""More than a dump can have: pydantic gives up at 255 levels."""
+def dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..., Any]) -> CoreSchema:
+    """Return a schema of dumps: `read` gets them before validation by `fields`, `write` makes them."""
+    reference = cast("dict[str, Any]", fields).pop("ref", None)  # references to the class are to dumps, too
+    model = _model_in(fields)
+    own = dict(model) if "serialization" in model else None  # a serializer of the application
+    # At the model itself: there pydantic-core takes the serializer of a class that is complete instead of building one.
+    model["serialization"] = core_schema.wrap_serializer_function_ser_schema(
+        write, info_arg=True, schema=cast("CoreSchema", own)
+    )
+    return core_schema.with_info_before_validator_function(read, fields, ref=reference)
+
+
+def _model_in(fields: Any) -> dict[str, Any]:
+    while fields["type"] != "model":  # validators of the class are around it
+        fields = fields["schema"]
+    return cast("dict[str, Any]", fields)
+
+
+def fields_schema(schema: Any) -> CoreSchema | None:
+    """Return the schema that `dump_schema` was given; None if `schema` is not one of dumps."""
+    if schema["type"] != "function-before":
+        return None
+    owner = getattr(schema["function"]["function"], "__self__", None)
+    is_ours = isinstance(owner, type) and issubclass(owner, FrozenLeaf)
+    return cast("CoreSchema", schema["schema"]) if is_ours else None
+
+
+def unpacked(schema: Any) -> tuple[CoreSchema, list[CoreSchema]]:
+    """Return the schema of the fields of a class, and the definitions it refers to, of the schema of the class."""
+    definitions: list[Any] = []
+    if schema["type"] == "definitions":
+        schema, definitions = schema["schema"], schema["definitions"]
+    if schema["type"] == "definition-ref":
+        schema = next(each for each in definitions if each["ref"] == schema["schema_ref"])
+    fields = fields_schema(schema)
+    assert fields is not None, "the schema of a class that is complete is one of dumps"
+    return fields, definitions
+
+
+def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
+    """Return True if a dump by this schema of fields has each field under its name, as it is.
+
+    A serializer of the application, a computed or an excluded field make it False.
+    """
+    model = _model_in(fields)
+    return "schema" not in model["serialization"] and not any(
+        map(_is_dumped_otherwise, (model["schema"], *definitions))
+    )
+
+
+def _is_dumped_otherwise(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        if schema.get("type") == "function-before" and fields_schema(schema) is not None:
+            return False  # another class, which is asked itself
+        if any(schema.get(name) for name in ("computed_fields", "serialization_exclude", "serialization_exclude_if")):
+            return True
+        function = schema.get("serialization", {}).get("function")
+        if function is not None and function is not dump_frozen_dict:
+            return True
+        schema = [part for name, part in schema.items() if name not in ("serialization", "metadata", "config")]
+    return isinstance(schema, (list, tuple)) and any(map(_is_dumped_otherwise, schema))
 
 
 def restored(cls: type[Frozen], dump: Any, options: dict[str, Any]) -> Frozen:
-    """`dump` as an object of `cls` or of the subclass it names; `options` are those of `model_validate`."""
+    """Return `dump` as an object of `cls` or of the subclass it names; `options` are those of `model_validate`."""
+    if isinstance(dump, cls):
+        return dump
     if not isinstance(dump, Mapping) or isinstance(dump, Frozen):
-        return _validated(cls, dump, options)
+        return _made(cls, dump, options, {})
     known = FROZEN_CLASSES.find(dump[CLASS_KEY]) if CLASS_KEY in dump else None
     if known is not None and not issubclass(known, cls):
         raise _wrong_class(cls, dump)
-    return _validated(known or cls, _fields(dump, cls, options, 0), options)
+    made = known or cls
+    met = last_met()
+    return of_decoded(made, decoded_items(dump, made.__qualname__), options, met)
 
 
-def _validated(cls: type[Frozen], fields: Any, options: dict[str, Any]) -> Frozen:
-    if isinstance(fields, dict):
-        for computed in cls.__pydantic_decorators__.computed_fields:  # dumped, but not a field to set
-            fields.pop(computed, None)
-    result: Frozen = super(Frozen, cls).model_validate(fields, **options)
-    return result
+def of_decoded(cls: type[Frozen], fields: dict[str, Any], options: dict[str, Any], met: object) -> Frozen:
+    """Return an object of `cls` of these fields; `met` is `last_met()` before they were decoded."""
+    for computed in cls.__pydantic_decorators__.computed_fields:  # dumped, but not a field to set
+        fields.pop(computed, None)
+    return _made(cls, fields, options, fields, met)
 
 
-def _fields(dump: Mapping[Any, Any], root: type[Frozen], options: dict[str, Any], level: int) -> dict[Any, Any]:
-    fields = {}
-    for key, value in dump.items():
-        if key != CLASS_KEY:
-            composite = isinstance(value, (Mapping, list, tuple))
-            fields[unescaped_key(key)] = _restored_inside(value, root, options, level + 1) if composite else value
-    return fields
+def _made(
+    cls: type[Frozen], fields: Any, options: dict[str, Any], frozen: Mapping[str, Any], met: object = None
+) -> Frozen:
+    made = cls.__new__(cls)
+    cls._fields_validator.validate_python(fields, self_instance=made, **options)
+    freeze_fields(made, frozen, met)
+    met_frozen()  # by what it is going to be in
+    return made
 
 
-def _restored_inside(value: Any, root: type[Frozen], options: dict[str, Any], level: int) -> Any:
-    if level > _MAX_DEPTH:
-        raise FreezeError(f"a dump of {root.__qualname__} nests more than {_MAX_DEPTH} deep")
-    if isinstance(value, Mapping):
-        fields = _fields(value, root, options, level)
-        if CLASS_KEY not in value:
-            return fields
-        known = FROZEN_CLASSES.find(value[CLASS_KEY])
-        return _validated(known or root.class_for_unknown_name(), fields, options)
-    if isinstance(value, (list, tuple)):
-        items = []
-        for item in value:
-            composite = isinstance(item, (Mapping, list, tuple))
-            items.append(_restored_inside(item, root, options, level + 1) if composite else item)
-        return items if isinstance(value, list) else tuple(items)
-    return value
-
-
-def _wrong_class(cls: type[Frozen], dump: Mapping[Any, Any]) -> ValidationError:
+def _wrong_class(cls: type[Frozen], dump: Mapping[str, Any]) -> ValidationError:
     context = {"name": dump[CLASS_KEY], "wanted": cls.class_name}
     error = PydanticCustomError("wrong_class", "The class {name} is not a subclass of {wanted}", context)
     details: InitErrorDetails = {"type": error, "loc": (CLASS_KEY,), "input": dump[CLASS_KEY]}
     return ValidationError.from_exception_data(cls.__qualname__, [details])
 
-
-FROZEN_CLASSES: Final = ClassNames()
-"""Every living subclass of Frozen by its name."""
 
 _PICKLED_BY_RECURSION: Final = 20
 """How deep pickle may go by itself: a Frozen or a container each takes it three levels of recursion."""
@@ -261,12 +322,33 @@ else:
     _ModelMetaclass = type(BaseModel)
 
 
+def _dump(owner: type[Frozen], value: Any, handler: SerializerFunctionWrapHandler, info: SerializationInfo[Any]) -> Any:
+    """Dump an object for pydantic, where a field or a list is declared to hold objects of class `owner`."""
+    if not isinstance(value, Frozen):
+        return handler(value)  # with pydantic's warning
+    if info.mode == "json" and info.context is not BARE:
+        return value.model_dump(mode="json", **_options(info))
+    if type(value) is not owner:
+        return value.model_dump(mode=info.mode, **_options(info))
+    content = handler(value)
+    if info.context is BARE or not isinstance(content, dict):
+        return content
+    return {CLASS_KEY: owner.class_name, **escaped(content)}
+
+
+def _options(info: SerializationInfo[Any]) -> dict[str, Any]:
+    names = ("include", "exclude", "context", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+    more = ("exclude_computed_fields", "round_trip", "serialize_as_any")
+    return {name: getattr(info, name) for name in (*names, *more)}
+
+
 class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     """Base of immutable values. Any extra field is allowed, and everything in it is frozen, as `freeze` does it.
 
     A subclass is known by its `__qualname__`, in hashes and in dumps, or by a name given in the class statement:
-    `class Note(Frozen, class_="note")`. The name should not change once values were stored. `model_dump()` adds it as
-    `class_`, and `model_validate` makes an object of the class it names; nothing else looks at `class_`. Private
+    `class Note(Frozen, class_="note")`. The name should not change once values were stored. A dump has it as `class_`,
+    and `model_validate` makes an object of the class it names, as does the validation of other pydantic models with
+    such a field; a constructor does not look at `class_`. Dumps in JSON have the form of `miniagents.values`. Private
     attributes are refused: they would be mutable state.
 
     Raises:
@@ -281,14 +363,21 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         protected_namespaces=(),  # a field may well be called model_name
         validate_by_name=True,
         validate_by_alias=True,
-        ser_json_bytes="base64",
-        val_json_bytes="base64",
+        ser_json_bytes="base64",  # of a dump without tags, see BARE
     )
     # What is remembered about a value, outside of its fields: not copied, not pickled, not compared.
     __slots__ = ("__weakref__", "_digest", "_height")
 
     class_name: ClassVar[str] = "Frozen"
     """The name in hashes and dumps; set by `class_=` in the class statement."""
+    _fields_validator: ClassVar[Any]
+    """Validates the fields of a new object; pydantic's own takes dumps as well."""
+    _keys: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Declared fields, each with its key in JSON."""
+    _enum_fields: ClassVar[frozenset[str]] = frozenset()
+    """Declared fields whose annotations mention an Enum."""
+    _dumps_plainly: ClassVar[bool] = True
+    """No serializer, alias or computed field of the application has a say in a dump."""
 
     if TYPE_CHECKING:
 
@@ -298,12 +387,13 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     def __init__(self, /, **fields: Any) -> None:
         if self.__dict__ or (not self.__pydantic_fields__ and _is_made(self)):
             raise TypeError(f"{type(self).__qualname__} is immutable: it cannot be initialized again")
-        self.__pydantic_validator__.validate_python(fields, self_instance=self)
+        self._fields_validator.validate_python(fields, self_instance=self, context=CONSTRUCTING)
         freeze_fields(self)
 
     def __init_subclass__(cls, *, class_: str | None = None, **config: Any) -> None:
         super().__init_subclass__(**config)
         cls.class_name = class_ or cls.__qualname__
+        cls._fields_validator = _Unbuilt(cls)
         FROZEN_CLASSES.register(cls.class_name, cls)
 
     @classmethod
@@ -317,9 +407,46 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        for name, field in cls.__pydantic_fields__.items():
-            field.annotation = frozen_annotation(field.annotation, f"{cls.__qualname__}.{name}")
-        return handler(source)
+        if not cls.__pydantic_complete__:
+            for name, field in cls.__pydantic_fields__.items():
+                field.annotation = frozen_annotation(field.annotation, f"{cls.__qualname__}.{name}")
+                if field.default is not None and mentions(field.annotation, float):
+                    field.validate_default = True  # `x: float = 1` is 1.0, as it will be when it is read from a dump
+        schema = handler(source)
+        if fields_schema(schema) is not None:  # of a class that is complete
+            return schema
+        return dump_schema(schema, cls._read_dump, partial(_dump, cls))
+
+    @classmethod
+    def __pydantic_on_complete__(cls) -> None:
+        fields, definitions = unpacked(cls.__pydantic_core_schema__)
+        cls._dumps_plainly = not cls.model_config.get("serialize_by_alias") and dumps_plainly(fields, definitions)
+        cls._keys = tuple(zip(cls.__pydantic_fields__, escaped(cls.__pydantic_fields__), strict=True))
+        cls._enum_fields = frozenset(
+            name for name, field in cls.__pydantic_fields__.items() if mentions(field.annotation, Enum)
+        )
+        # Inside of any schema, pydantic-core takes the validator and the serializer that a complete class has; here
+        # they are to be built. It takes no serializer that begins with a function, which would add the name of the
+        # class twice; so the one of a recursive class is to begin with the function, too.
+        cls.__pydantic_complete__ = False
+        if definitions:
+            fields = core_schema.definitions_schema(fields, definitions)
+            cls.__pydantic_serializer__ = SchemaSerializer(fields)
+        cls._fields_validator = SchemaValidator(fields)
+        cls.__pydantic_complete__ = True
+
+    @classmethod
+    def _read_dump(cls, data: Any, info: ValidationInfo) -> Any:
+        """Return an object of what a pydantic model, or `model_validate`, is given for one."""
+        if info.context is CONSTRUCTING:
+            return dict(data) if isinstance(data, Mapping) and not isinstance(data, Frozen) else data
+
+        return restored(cls, data, {"context": info.context})
+
+    @classmethod
+    def _of_decoded(cls, fields: dict[str, Any], met: object) -> Frozen:
+        """Return an object of fields from a dump; `met` is `last_met()` before they were decoded."""
+        return of_decoded(cls, fields, {}, met)
 
     # --- the digest, and what goes by it
 
@@ -341,6 +468,13 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
             return cast("str", _get_digest(self))
         except AttributeError:
             return None
+
+    def _ready_digest(self) -> str | None:
+        """Return the digest if it is known, or can be computed without a look at others."""
+        try:
+            return cast("str", _get_digest(self))
+        except AttributeError:
+            return None if nested_frozen(self) else _compute_digest(self)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -390,7 +524,8 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
             return self
         cls = type(self)
         copy = cls.__new__(cls)
-        cls.__pydantic_validator__.validate_python({**dict(frozen_fields(self)), **update}, self_instance=copy)
+        fields = {**dict(frozen_fields(self)), **update}
+        cls._fields_validator.validate_python(fields, self_instance=copy, context=CONSTRUCTING)
         object.__setattr__(copy, "__pydantic_fields_set__", self.__pydantic_fields_set__ | update.keys())
         freeze_fields(copy)
         return copy
@@ -432,10 +567,50 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
             if value is not None or name not in type(self).__pydantic_fields__:
                 yield name, value
 
-    @model_serializer(mode="wrap")
-    def _dump_with_class(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo[Any]) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        return content if info.context is BARE else {CLASS_KEY: type(self).class_name, **escaped(content)}
+    def model_dump(self, *, mode: str = "python", **options: Any) -> dict[str, Any]:
+        """Return the fields as a dict that `model_validate` takes back; with "json" as mode, of JSON types.
+
+        Args:
+            mode: "python" or "json".
+            options: as for pydantic (include, exclude, by_alias, ...).
+
+        Raises:
+            ValueError: for JSON: it nests more than 300 deep.
+        """
+        if mode == "json" and options.get("context") is not BARE:
+            return cast("dict[str, Any]", IN_PLACE.json(self._to_dump(options), flat=is_flat(self)))
+        return super().model_dump(mode=mode, **options)
+
+    def model_dump_json(self, *, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
+        """Return the fields as JSON text that `model_validate_json` takes back: nothing is lost.
+
+        Args:
+            indent: spaces for each level; None for a text without blanks.
+            ensure_ascii: write other characters as escapes.
+            options: as for pydantic (include, exclude, by_alias, ...).
+
+        Raises:
+            ValueError: it nests more than 300 deep.
+        """
+        if options.get("context") is BARE:
+            return super().model_dump_json(indent=indent, ensure_ascii=ensure_ascii, **options)
+        if indent is None and not ensure_ascii:
+            return IN_PLACE.text(self._to_dump(options), flat=is_flat(self))
+        separators = (",", ":") if indent is None else None
+        dump = self.model_dump(mode="json", **options)
+        return json.dumps(dump, indent=indent, ensure_ascii=ensure_ascii, separators=separators)
+
+    def _to_dump(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a dump has of this object, with keys escaped, and values that are still to be dumped."""
+        cls = type(self)
+        if cls._dumps_plainly and all(
+            value is None or value is False or name in _NO_MATTER for name, value in options.items()
+        ):
+            values = self.__dict__
+            fields = {CLASS_KEY: cls.class_name, **{key: values[name] for name, key in cls._keys}}
+            fields.update(escaped(self.__pydantic_extra__ or {}))
+            return fields
+        return super().model_dump(**options)
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -454,16 +629,35 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """`model_validate` of parsed JSON."""
-        return cls.model_validate(from_json(json_data), **options)
+        """Return an object of what `model_dump_json` gave: `model_validate` of parsed JSON.
 
-    @classmethod
-    def class_for_unknown_name(cls) -> type[Frozen]:
-        """What an object inside of a dump becomes if nobody knows the class it names."""
-        return Frozen
+        Raises:
+            ValueError: it is no JSON, a tag in it is malformed, or as `model_validate` has it.
+        """
+        try:
+            parsed = json.loads(json_data)
+        except RecursionError:
+            raise FreezeError(f"the JSON of a {cls.__qualname__} nests too deep") from None
+        return cls.model_validate(parsed, **options)
 
 
 FROZEN_CLASSES.register(Frozen.class_name, Frozen)
+FROZEN_CLASSES.unknown = Frozen
+
+_NO_MATTER: Final = ("warnings", "context")
+"""Options of a dump that change nothing where no serializer of the application is asked."""
+
+
+class _Unbuilt:
+    """Stand-in for the validator of a class that names classes that are not there yet."""
+
+    def __init__(self, cls: type[Frozen]) -> None:
+        self._class = cls
+
+    def validate_python(self, fields: Any, **options: Any) -> Any:
+        """Complete the class, or raise pydantic's error that says what is missing; then validate."""
+        _ = self._class.__pydantic_validator__.validate_python
+        return self._class._fields_validator.validate_python(fields, **options)
 
 
 def _is_made(self: Frozen) -> bool:
@@ -474,13 +668,25 @@ def _is_made(self: Frozen) -> bool:
     return True
 
 
-def freeze_fields(self: Frozen) -> None:
-    """Make what validation left in the fields of a new object immutable."""
-    for values in (self.__dict__, self.__pydantic_extra__):
-        if values and not ATOMS.issuperset(map(type, values.values())):
-            for name, value in values.items():
-                if type(value) not in ATOMS:
-                    values[name] = freeze(value, name)
+def freeze_fields(self: Frozen, frozen: Mapping[str, Any] = CONSTRUCTING, met: object = None) -> None:
+    """Make what validation left in the fields of a new object immutable.
+
+    Args:
+        self: the object.
+        frozen: values that are immutable already, under the names of their fields.
+        met: `last_met()` before those were made.
+    """
+    declared, extra = self.__dict__, self.__pydantic_extra__ or {}
+    if ATOMS.issuperset(map(type, declared.values())) and ATOMS.issuperset(map(type, extra.values())):
+        return
+    met = met or last_met()
+    typed = type(self)._enum_fields
+    for values in (declared, extra):
+        for name, value in values.items():
+            if type(value) not in ATOMS and value is not frozen.get(name):
+                values[name] = (freeze_typed if name in typed else freeze)(value, name)
+    if last_met() is met:
+        _set_height(self, 1)
 
 
 def frozen_state(self: Frozen) -> tuple[type[Frozen], dict[str, Any], dict[str, Any], set[str]]:
@@ -492,6 +698,8 @@ def frozen_state(self: Frozen) -> tuple[type[Frozen], dict[str, Any], dict[str, 
 def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
     """The Frozen objects directly in the fields of this one, in order, each with the number of containers around it."""
     found: list[tuple[Frozen, int]] = []
+    if _known_height(self) == 1:
+        return found
     for values in (self.__dict__, self.__pydantic_extra__):
         if values and not ATOMS.issuperset(map(type, values.values())):
             for value in values.values():
@@ -502,7 +710,7 @@ def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
 def _collect(value: Any, level: int, found: list[tuple[Frozen, int]]) -> None:
     kind = type(value)
     if kind is tuple or kind is FrozenDict:
-        items = value if kind is tuple else value.values()
+        items = value if kind is tuple else value._items.values()
         if not ATOMS.issuperset(map(type, items)):
             for item in items:
                 _collect(item, level + 1, found)
@@ -513,6 +721,11 @@ def _collect(value: Any, level: int, found: list[tuple[Frozen, int]]) -> None:
         found.extend(sorted(nested, key=lambda pair: _digest_of(pair[0])))  # the order of a set differs by process
     elif isinstance(value, FrozenLeaf):
         found.append((cast("Frozen", value), level))
+
+
+def is_flat(self: Frozen) -> bool:
+    """Return True if no Frozen is known to be nested in this one; False if that is not known yet."""
+    return _known_height(self) == 1
 
 
 def children_first(root: Frozen, *, leave_out: Callable[[Frozen], bool] = lambda _: False) -> list[Frozen]:
@@ -548,19 +761,25 @@ def frozen_fields(self: Frozen) -> Iterator[tuple[str, Any]]:
         yield from self.__pydantic_extra__.items()
 
 
-def _canonical_fields(self: Frozen) -> Iterator[tuple[str, Any]]:
+def _hashed_fields(self: Frozen) -> dict[str, Any]:
+    cls = type(self)
     values = self.__dict__
-    for name in type(self).__pydantic_fields__:
+    fields: dict[str, Any] = {CLASS_KEY: cls.class_name}
+    for name, key in cls._keys:
         value = values[name]
         if value is not None:
-            yield name, value
-    if self.__pydantic_extra__:
-        yield from self.__pydantic_extra__.items()
+            fields[key] = value
+    extra = self.__pydantic_extra__
+    if extra:
+        fields.update(escaped(extra))
+    return fields
 
 
 # Read by their descriptors: an attribute that is not there yet would go through pydantic's slow __getattr__.
 _get_digest: Final = Frozen.__dict__["_digest"].__get__
 _get_height: Final = Frozen.__dict__["_height"].__get__
+_set_digest: Final = Frozen.__dict__["_digest"].__set__
+_set_height: Final = Frozen.__dict__["_height"].__set__
 
 
 def _digest_of(self: Frozen) -> str:
@@ -569,25 +788,25 @@ def _digest_of(self: Frozen) -> str:
     except AttributeError:
         pass
     try:
-        return _seal(self)
+        return _compute_digest(self)
     except MissingDigest:
         for node in children_first(self, leave_out=lambda child: child._known_digest() is not None):
-            _seal(node)
+            _compute_digest(node)
         return cast("str", _get_digest(self))
 
 
-def _seal(self: Frozen) -> str:
+def _compute_digest(self: Frozen) -> str:
     """Compute and keep the digest; everything in `self` must have its own."""
-    digest = canonical_digest(type(self).class_name, _canonical_fields(self))
-    object.__setattr__(self, "_digest", digest)
-    return digest
+    computed = digest(_hashed_fields(self))
+    _set_digest(self, computed)
+    return computed
 
 
 def _height_of(self: Frozen) -> int:
     """How deep Frozen objects and the containers around them nest in `self`; computed once."""
     for node in children_first(self, leave_out=lambda child: _known_height(child) > 0):
         height = 1 + max((level + _known_height(child) for child, level in nested_frozen(node)), default=0)
-        object.__setattr__(node, "_height", height)
+        _set_height(node, height)
     return _known_height(self)
 
 

@@ -1,197 +1,542 @@
-"""The canonical form of frozen content: the one text its hash is computed from.
+"""One codec of values: what a message may hold, as JSON and back; for hashes, references, dumps and stores.
 
-The form is JSON without blanks, keys sorted by code point, non-ASCII characters as they are. Python's own JSON keeps
-the common types apart: `1`, `1.0`, `true`, `"1"`, `null`; ints are decimal however large, floats are written by the
-shortest repr, `NaN` and `Infinity` as such, and `-0.0` is not `0.0`. A tuple is an array, a `FrozenDict` an object.
-Everything else is an object with one key that begins with `$`:
+JSON types stand for themselves, a tuple is an array, a `FrozenDict` an object. A Frozen is an object of its fields with
+the name of its class as `class_`. Every other value is an object with one key, its tag; `docs/histories.md` has a table
+of them. A key of the content that begins with `$` gets one more in front, one that could be mistaken for `class_` one
+more `_` at its end, and one with lone surrogates is `$text:` and the base64 of its UTF-8.
 
-| value | form |
-|---|---|
-| Decimal | `{"$decimal": "1.50"}`: digits and exponent count, upper case |
-| bytes | `{"$bytes": "00ff"}` |
-| UUID | `{"$uuid": "..."}` |
-| date, datetime, time | `{"$date": "..."}`, `{"$datetime": ...}`, `{"$time": ...}`: ISO 8601, `[zone name]`, `fold` |
-| timedelta | `{"$timedelta": [days, seconds, microseconds]}` |
-| Path | `{"$path": ["PosixPath", "a/b"]}` |
-| Enum | `{"$enum": ["module:Class", "NAME"]}`, of a flag its number |
-| frozenset | `{"$set": [...]}`, elements sorted by their own canonical form |
-| a nested Frozen | `{"$frozen": "..."}` with the 64 hex digits of its own hash |
-
-A key of the content that begins with `$` itself gets one more in front. A Frozen is an object of its fields with its
-class as `"$class"`; declared fields that hold None are left out, so that a class can get new optional fields without
-changing old hashes.
-
-The text is encoded as UTF-8, where a lone surrogate takes the three bytes its number has in that scheme
-("surrogatepass"). Different content has different text: the form can be read back without ambiguity. Changing it
-changes every hash ever stored; `tests/promising/test_frozen.py` holds golden vectors.
+Texts have no blanks, and non-ASCII characters as they are. A hash is computed from the text with keys sorted by code
+point and `{"$frozen": "..."}`, the digest, for each nested Frozen. Declared fields that hold None do not count there:
+a class can get new optional fields without a change of old hashes. `tests/promising/test_frozen.py` has golden vectors.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import re
-from datetime import date, datetime, time, timedelta, timezone
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum, Flag
+from enum import Enum
 from hashlib import sha256
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID, uuid4
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from miniagents._promising.freezing import FrozenDict, FrozenSet
+from miniagents._promising.freezing import (
+    ATOMS,
+    CLASS_KEY,
+    FROZEN_CLASSES,
+    FrozenDict,
+    FrozenLeaf,
+    escaped,
+    freeze,
+    last_met,
+    new_frozen_dict,
+    short_repr,
+    unescaped_key,
+)
+from miniagents.bounds import MAX_JSON_NESTING, MAX_NESTING
+from miniagents.errors import FreezeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from miniagents._promising.frozen import Frozen
 
 
-_LARGE_BITS: Final = 2048  # fewer digits than the least limit that can be set
-_NATIVE: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str})
+_MAX_DIGITS: Final = 4000
+_LARGE: Final = 10**_MAX_DIGITS
+_TEXT_KEY: Final = "$text:"
 
 
 class MissingDigest(Exception):  # noqa: N818 - a signal between this module and `frozen`
     """A nested Frozen has no digest yet."""
 
 
-def _new_encoder() -> Callable[[Any], str]:
-    """Python's JSON encoder, made once where the C one can be had: making it costs as much as a short text."""
+# --- values to JSON
+
+
+class Form:
+    """Writer of values as JSON: what stands for a nested Frozen, and how mappings are written.
+
+    Python's C encoder walks the values and asks for what it does not know. Of the types that it does know, it cannot
+    write every value (huge ints, NaN, lone surrogates). Those are rare: it fails, and they are written by slower means.
+
+    Args:
+        frozen: makes a nested Frozen into a dict of fields, or raises.
+        mapping: makes the items of a `FrozenDict` into those of an object.
+        sort_keys: write keys in the order of code points.
+        nests: what `frozen` returns may have values as deep as those around it.
+    """
+
+    def __init__(
+        self,
+        frozen: Callable[[Any], Mapping[str, Any]],
+        mapping: Callable[[dict[str, Any]], dict[str, Any]] = escaped,
+        *,
+        sort_keys: bool = False,
+        nests: bool = False,
+    ) -> None:
+        self.frozen = frozen
+        self._mapping = mapping
+        self._sort_keys = sort_keys
+        self._nests = nests
+        self._encode = _new_encoder(self._plain, sort_keys=sort_keys)
+
+    def text(self, value: Any, *, flat: bool = False) -> str:
+        """Return JSON text.
+
+        Args:
+            value: a frozen value, or a dict with keys that are escaped already.
+            flat: no Frozen is nested in it, so it cannot be too deep.
+
+        Raises:
+            ValueError: it nests too deep to be read back.
+        """
+        try:
+            return self._fast_text(value, flat)
+        except ValueError:
+            self._check_levels(value)
+            return _written(self._tagged(value), sort_keys=self._sort_keys)
+
+    def json(self, value: Any, *, flat: bool = False) -> Any:
+        """Return what the text would parse as; see `text`."""
+        try:
+            return json.loads(self._fast_text(value, flat))
+        except ValueError:
+            self._check_levels(value)
+            return self._tagged(value)
+
+    def _fast_text(self, value: Any, flat: bool) -> str:
+        try:
+            text = self._encode(value)
+        except RecursionError:
+            raise _too_deep() from None
+        if not text.isascii():
+            text.encode()  # fails for lone surrogates
+        if len(text) > _MAX_DIGITS and _has_many_digits(text):
+            raise ValueError("perhaps a huge int")
+        if self._nests and not flat and text.count("[") + text.count("{") > MAX_JSON_NESTING:
+            self._check_levels(value)
+        return text
+
+    def _check_levels(self, value: Any, level: int = 0) -> None:
+        if not self._nests or not isinstance(value, (tuple, list, frozenset, Mapping, FrozenLeaf)):
+            return
+        if level > MAX_JSON_NESTING:
+            raise _too_deep()
+        if isinstance(value, FrozenLeaf) and type(value) is not FrozenDict:
+            value = self.frozen(value)
+        for item in value.values() if isinstance(value, Mapping) else value:
+            if type(item) not in ATOMS:
+                self._check_levels(item, level + 1)
+
+    def _plain(self, value: Any) -> Any:
+        """Return what stands for a value that JSON has no word for; its parts are still to be written."""
+        kind = type(value)
+        if kind is FrozenDict:
+            return self._mapping(value._items)
+        leaf = _LEAVES.get(kind)
+        if leaf is not None:
+            return {leaf.tag: leaf.dump(value)}
+        if isinstance(value, FrozenLeaf):
+            return self.frozen(value)
+        if isinstance(value, (frozenset, set)):
+            return self._set(value)
+        return freeze(value)
+
+    def _set(self, value: frozenset[Any] | set[Any]) -> dict[str, Any]:
+        # The order of a set differs from process to process. Elements are written once: sets may nest.
+        return {"$set": sorted([self._tagged(item) for item in value], key=_sorted_text)}
+
+    def _tagged(self, value: Any) -> Any:
+        """Return `value` in terms of JSON that every parser takes."""
+        if value is None or value is True or value is False:
+            return value
+        if isinstance(value, Enum):
+            return self._tagged(freeze(value))
+        if isinstance(value, str):
+            return value if _is_utf8(value) else {"$text": _base64_of(value)}
+        if isinstance(value, int):
+            return value if -_LARGE < value < _LARGE else {"$int": hex(value)}
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if isinstance(value, dict):
+            return {_key(key): self._tagged(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._tagged(item) for item in value]
+        if isinstance(value, (frozenset, set)):
+            return self._set(value)
+        return self._tagged(self._plain(value))
+
+
+def _new_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[[Any], str]:
+    """Make Python's JSON encoder, the C one where there is one: making it costs as much as a short text."""
     # check_circular=False: frozen content cannot contain itself
-    encoder = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=True, separators=(",", ":"))
+    encoder = json.JSONEncoder(
+        ensure_ascii=False,
+        check_circular=False,
+        allow_nan=False,
+        sort_keys=sort_keys,
+        separators=(",", ":"),
+        default=default,
+    )
     make = getattr(json.encoder, "c_make_encoder", None)
     quote = getattr(json.encoder, "c_encode_basestring", None)
     if make is None or quote is None:
         return encoder.encode
-    encode = make(None, encoder.default, quote, None, ":", ",", True, False, True)
-    return lambda content: "".join(encode(content, 0))
+    encode = make(None, default, quote, None, ":", ",", sort_keys, False, False)
+    return lambda value: "".join(encode(value, 0))
 
 
-_encode: Callable[[Any], str] = _new_encoder()
+_encode_native: Final = _new_encoder(lambda value: value, sort_keys=False)
 
 
-def _text(content: Any) -> str:
+_encode_sorted: Final = _new_encoder(lambda value: value, sort_keys=True)
+
+
+def _sorted_text(value: Any) -> str:
+    """Write JSON types with keys sorted."""
     try:
-        return _encode(content)
-    except ValueError:
-        return _encode_large_ints(content)
+        return _encode_sorted(value)
+    except ValueError:  # sys.set_int_max_str_digits
+        return _written(value, sort_keys=True)
 
 
-def _encode_large_ints(content: Any) -> str:
-    """Encode content with ints of more digits than `int` turns into text here (`sys.set_int_max_str_digits`)."""
-    marker = uuid4().hex
-    digits: list[str] = []
-
-    def marked(value: Any) -> Any:
-        if type(value) is int and value.bit_length() > _LARGE_BITS:
-            digits.append(format(Decimal(value), "f"))  # exact, and not limited
-            return f"{marker}{len(digits) - 1}"
-        if isinstance(value, dict):
-            return {key: marked(item) for key, item in value.items()}
-        return [marked(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-    pieces = re.split(f'"{marker}([0-9]+)"', _encode(marked(content)))
-    return "".join(digits[int(piece)] if number % 2 else piece for number, piece in enumerate(pieces))
+def _written(value: Any, *, sort_keys: bool) -> str:
+    """Write JSON types as the C encoder does, and ints whatever `sys.set_int_max_str_digits` says."""
+    if isinstance(value, dict):
+        items = sorted(value.items()) if sort_keys else value.items()
+        return f"{{{','.join(f'{_encode_native(key)}:{_written(item, sort_keys=sort_keys)}' for key, item in items)}}}"
+    if isinstance(value, list):
+        return f"[{','.join(_written(item, sort_keys=sort_keys) for item in value)}]"
+    return format(Decimal(value), "f") if type(value) is int else _encode_native(value)
 
 
-def canonical_text(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
-    """The canonical form of a Frozen of the class registered as `class_name` with these fields, before it is encoded.
+def _has_many_digits(text: str) -> bool:
+    """Return True if there may be more than 4,000 digits in a row: those have one whole slice of half as many."""
+    half = _MAX_DIGITS // 2
+    return any(text[end - half : end].isdigit() for end in range(half, len(text) + 1, half))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _base64_of(text: str) -> str:
+    return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def _key(key: str) -> str:
+    return key if _is_utf8(key) else _TEXT_KEY + _base64_of(key)
+
+
+def _too_deep() -> ValueError:
+    return ValueError(
+        f"values nest more than {MAX_JSON_NESTING} deep, which JSON parsers do not take; "
+        f"store messages that hold each other one by one, by serialize()"
+    )
+
+
+def _by_digest(value: Frozen) -> Mapping[str, Any]:
+    known = value._ready_digest()
+    if known is None:
+        raise MissingDigest
+    return {"$frozen": known}
+
+
+IN_PLACE: Final = Form(lambda value: value._to_dump({}), nests=True)
+"""The form of dumps: nested Frozen stand where they are."""
+_DIGEST: Final = Form(_by_digest, sort_keys=True)
+
+
+def digest(content: dict[str, Any]) -> str:
+    """Return the 64 hex digits of SHA-256 over the text of an object with these items, keys escaped already.
 
     Raises:
         MissingDigest: a nested Frozen has no digest yet.
     """
-    content: dict[str, Any] = {"$class": class_name}
-    for name, value in fields:
-        if name[:1] == "$":
-            name = "$" + name
-        content[name] = value if type(value) in _NATIVE else _PLAIN.get(type(value), _plain_by_base)(value)
-    return _text(content)
+    return sha256(_DIGEST.text(content).encode()).hexdigest()
 
 
-def canonical_digest(class_name: str, fields: Iterable[tuple[str, Any]]) -> str:
-    """The 64 hex digits of SHA-256 over the canonical form; raises as `canonical_text` does."""
-    return sha256(canonical_text(class_name, fields).encode("utf-8", "surrogatepass")).hexdigest()
+def encode(value: Any) -> Any:
+    """Return `value` as a JSON value, which `decode` takes back.
+
+    Args:
+        value: what a field of a message may hold; lists, dicts and sets are taken as their immutable kin.
+
+    Raises:
+        FreezeError: something in it is of a type that no message can hold.
+        ValueError: it nests more than 300 deep.
+    """
+    return IN_PLACE.json(freeze(value))
 
 
-# The functions below say what stands for a value in the JSON. They are recursive: containers nest at most `MAX_NESTING`
-# deep.
+def canonical_text(value: Any) -> str:
+    """Return the one JSON text of `value`: UTF-8 without blanks, keys sorted; different values have different texts.
+
+    Args:
+        value: as for `encode`.
+
+    Raises:
+        FreezeError: something in it is of a type that no message can hold.
+        ValueError: it nests more than 300 deep.
+    """
+    return _sorted_text(encode(value))
 
 
-def _plain(value: Any) -> Any:
-    return _PLAIN.get(type(value), _plain_by_base)(value)
+# --- and back
 
 
-def _plain_tuple(value: tuple[Any, ...]) -> Sequence[Any]:
-    if _NATIVE.issuperset(map(type, value)):
+def decode(json_value: Any) -> Any:
+    """Return the value that `encode` made `json_value` of: immutable, and of the types and classes it was of.
+
+    A class that is not known (any more) becomes a plain message, an unknown tag stays a dict.
+
+    Raises:
+        ValueError: a tag holds something else than it must, or fields are not what their class says; the text says
+            what, and where.
+        FreezeError: it nests more than 200 deep, or more than 300 with nested Frozen.
+    """
+    with _named_errors("value"):
+        return _decode(json_value, 0, MAX_NESTING)
+
+
+class _Malformed(Exception):  # noqa: N818 - never leaves this module
+    """Carries the error to raise and, innermost first, the way to the malformed value."""
+
+    def __init__(self, reason: str, kind: type[Exception] = ValueError) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind = kind
+        self.path: list[str] = []
+
+
+def decoded_items(dump: Mapping[Any, Any], where: str = "value") -> dict[str, Any]:
+    """Return the fields of a dump, or the items of a mapping, decoded; errors call it `where`.
+
+    A dump in Python's own types is taken as well.
+    """
+    with _named_errors(where):
+        return _decode_items(dump, 1, MAX_NESTING + 1)
+
+
+@contextmanager
+def _named_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except _Malformed as error:
+        raise error.kind(f"{where}{''.join(reversed(error.path))}{error.reason}") from None
+    except RecursionError:
+        raise FreezeError(f"{where} nests more than {MAX_JSON_NESTING} deep") from None
+
+
+def _decode(value: Any, level: int, limit: int) -> Any:
+    kind = type(value)
+    if kind is dict:
+        cls = None
+        if level >= limit:
+            raise _nested_too_deep()
+        met = last_met()
+        if CLASS_KEY in value:
+            cls = FROZEN_CLASSES.find(value[CLASS_KEY]) or FROZEN_CLASSES.unknown
+            limit = min(level + MAX_NESTING, MAX_JSON_NESTING) + 1
+        elif len(value) == 1:
+            [(tag, content)] = value.items()
+            if tag in _LOADERS:
+                return _load(tag, content, level, limit)
+        items = _decode_items(value, level + 1, limit)
+        return new_frozen_dict(items) if cls is None else cls._of_decoded(items, met)
+    if kind is list or kind is tuple:
+        if level >= limit:
+            raise _nested_too_deep()
+        return tuple(value) if ATOMS.issuperset(map(type, value)) else _decode_array(value, level + 1, limit)
+    if isinstance(value, Mapping) and not isinstance(value, FrozenLeaf):
+        return _decode(dict(value), level, limit)
+    if kind in ATOMS:
         return value
-    return [item if type(item) in _NATIVE else _PLAIN.get(type(item), _plain_by_base)(item) for item in value]
+    try:
+        return freeze(value, "")  # not of JSON: in a dump in Python's types
+    except FreezeError as error:
+        raise _Malformed(str(error), FreezeError) from None
 
 
-def _plain_dict(value: FrozenDict[str, Any]) -> dict[str, Any]:
-    items = value._items
-    for key, item in items.items():
-        if type(item) not in _NATIVE or "$" in key:
-            break
-    else:
+def _nested_too_deep() -> FreezeError:
+    return FreezeError(f"a dump nests more than {MAX_NESTING} deep, or more than {MAX_JSON_NESTING} with nested Frozen")
+
+
+def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str, Any]:
+    items: dict[str, Any] = {}
+    for key, item in value.items():
+        if type(item) not in ATOMS:
+            try:
+                item = _decode(item, level, limit)
+            except _Malformed as error:
+                error.path.append(f"[{key!r}]")
+                raise
+        if type(key) is not str:
+            [key] = freeze({key: None})
+        items[key] = item
+    items.pop(CLASS_KEY, None)
+    names = "".join(items)
+    if "$" not in names and CLASS_KEY not in names:
         return items
-    plain = {}
-    for key, item in items.items():
-        if type(item) not in _NATIVE:
-            item = _PLAIN.get(type(item), _plain_by_base)(item)
-        plain["$" + key if key[:1] == "$" else key] = item
-    return plain
+    return {unescaped_key(_text_key(key)): item for key, item in items.items()}
 
 
-def _plain_set(value: frozenset[Any]) -> dict[str, Any]:
-    return {"$set": sorted((_plain(item) for item in value), key=_text)}
+def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) -> tuple[Any, ...]:
+    items: list[Any] = []
+    try:
+        for item in value:
+            items.append(item if type(item) in ATOMS else _decode(item, level, limit))  # noqa: PERF401 - counted
+    except _Malformed as error:
+        error.path.append(f"[{len(items)}]")
+        raise
+    return tuple(items)
 
 
-def _plain_moment(value: datetime | time) -> dict[str, Any]:
-    zone = value.tzinfo
-    if zone is None or type(zone) is timezone:
-        text = value.isoformat()
-    else:  # a named zone: its offset depends on the time zone database of the machine, its name does not
-        text = f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]"  # type: ignore[attr-defined] # ZoneInfo
-    return {f"${type(value).__name__}": text + "fold" * value.fold}
+def _text_key(key: str) -> str:
+    if not key.startswith(_TEXT_KEY):
+        return key
+    try:
+        return _load_text(key.removeprefix(_TEXT_KEY))
+    except (TypeError, ValueError) as error:
+        raise _Malformed(f": the key {short_repr(key)} is malformed: {error}") from None
 
 
-def _plain_path(value: PurePath) -> dict[str, Any]:
-    return {"$path": [type(value).__name__, str(value)]}
+def _load(tag: str, content: Any, level: int, limit: int) -> Any:
+    if tag == "$set" and isinstance(content, (list, tuple)):
+        try:
+            return freeze(frozenset(_decode_array(content, level + 1, limit)))
+        except _Malformed as error:
+            error.path.append("['$set']")
+            raise
+        except FreezeError:
+            raise
+        except TypeError as error:  # a signalling NaN has no hash
+            raise _Malformed(f": {short_repr({tag: content})} is malformed: {error}") from None
+    try:
+        return _LOADERS[tag](content)
+    except _NOT_LOADED as error:
+        raise _Malformed(f": {short_repr({tag: content})} is malformed: {error}") from None
 
 
-def _plain_by_base(value: Any) -> Any:
-    if isinstance(value, Enum):
-        kind = type(value)
-        return {
-            "$enum": [
-                f"{kind.__module__}:{kind.__qualname__}",
-                _plain(value.value) if isinstance(value, Flag) else value.name,
-            ]
-        }
-    digest = value._known_digest()
-    if digest is None:
-        raise MissingDigest
-    return {"$frozen": digest}
+_NOT_LOADED: Final = (TypeError, ValueError, LookupError, ArithmeticError, OSError)
+"""What reading a tag may raise; OSError from time zones that are no files."""
 
 
-_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {
-    NoneType: lambda value: value,
-    bool: lambda value: value,
-    float: lambda value: value,
-    str: lambda value: value,
-    int: lambda value: value,
-    tuple: _plain_tuple,
-    FrozenDict: _plain_dict,
-    frozenset: _plain_set,
-    FrozenSet: _plain_set,
-    Decimal: lambda value: {
-        "$decimal": str(value).upper()
-    },  # the case of the exponent is a setting of the decimal context
-    bytes: lambda value: {"$bytes": value.hex()},
-    UUID: lambda value: {"$uuid": str(value)},
-    date: lambda value: {"$date": value.isoformat()},
-    datetime: _plain_moment,
-    time: _plain_moment,
-    timedelta: lambda value: {"$timedelta": [value.days, value.seconds, value.microseconds]},
-    PurePosixPath: _plain_path,
-    PureWindowsPath: _plain_path,
-    type(Path()): _plain_path,
+# --- leaves
+
+
+class _Leaf(NamedTuple):
+    tag: str
+    dump: Callable[[Any], Any]
+    load: Callable[[Any], Any]
+
+
+def _moment_text(value: datetime | time) -> str:
+    zone, fold = value.tzinfo, "[fold=1]" if value.fold else ""
+    if isinstance(zone, ZoneInfo):  # its offset depends on the time zone database of the machine, its name does not
+        return f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]{fold}"
+    return value.isoformat() + fold
+
+
+_MOMENT: Final = re.compile(r"([^\[\]]+)(?:\[([^\[\]=]+)\])?(\[fold=1\])?")
+
+
+def _load_moment(kind: type[datetime | time]) -> Callable[[Any], datetime | time]:
+    def load(content: Any) -> datetime | time:
+        match = _MOMENT.fullmatch(content)
+        if match is None:
+            raise ValueError("not as `2026-01-02T03:04:05[zone][fold=1]`")
+        moment = kind.fromisoformat(match[1])
+        if match[2]:
+            moment = moment.replace(tzinfo=ZoneInfo(match[2]))
+        return moment.replace(fold=1) if match[3] else moment
+
+    return load
+
+
+_PATHS: Final[dict[str, type[PurePath]]] = {
+    "PurePosixPath": PurePosixPath,
+    "PureWindowsPath": PureWindowsPath,
+    "PosixPath": PurePosixPath,
+    "WindowsPath": PureWindowsPath,
+    type(Path()).__name__: type(Path()),  # that of another system is read as its pure kin
+}
+
+
+def _load_path(content: Any) -> PurePath:
+    kind, path = _strings(content, 2)
+    return _PATHS[kind](path)
+
+
+def _load_text(content: Any) -> str:
+    return base64.b64decode(_string(content), validate=True).decode("utf-8", "surrogatepass")
+
+
+def _load_timedelta(content: Any) -> timedelta:
+    if not (isinstance(content, (list, tuple)) and [type(part) for part in content] == [int] * 3):
+        raise ValueError("not three whole numbers")
+    return timedelta(*content)
+
+
+def _load_float(content: Any) -> float:
+    if content not in ("nan", "inf", "-inf"):
+        raise ValueError("not nan, inf or -inf")
+    return float(content)
+
+
+def _string(content: Any) -> str:
+    if not isinstance(content, str):
+        raise TypeError("not a string")
+    return content
+
+
+def _strings(content: Any, count: int) -> list[str]:
+    if not isinstance(content, (list, tuple)) or len(content) != count:
+        raise ValueError(f"not {count} strings")
+    return [_string(part) for part in content]
+
+
+def _no_set(content: Any) -> Any:
+    raise ValueError("not an array")
+
+
+_PATH_LEAF: Final = _Leaf("$path", lambda value: [type(value).__name__, str(value)], _load_path)
+
+_LEAVES: Final[dict[type, _Leaf]] = {
+    Decimal: _Leaf(
+        "$decimal",
+        lambda value: str(value).upper(),  # the case of the exponent is a setting of the decimal context
+        lambda content: Decimal(_string(content)),
+    ),
+    bytes: _Leaf(
+        "$bytes",
+        lambda value: base64.b64encode(value).decode(),
+        lambda content: base64.b64decode(_string(content), validate=True),
+    ),
+    UUID: _Leaf("$uuid", str, lambda content: UUID(_string(content))),
+    date: _Leaf("$date", date.isoformat, lambda content: date.fromisoformat(_string(content))),
+    datetime: _Leaf("$datetime", _moment_text, _load_moment(datetime)),
+    time: _Leaf("$time", _moment_text, _load_moment(time)),
+    timedelta: _Leaf("$timedelta", lambda value: [value.days, value.seconds, value.microseconds], _load_timedelta),
+    PurePosixPath: _PATH_LEAF,
+    PureWindowsPath: _PATH_LEAF,
+    type(Path()): _PATH_LEAF,
+}
+
+_LOADERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "$int": lambda content: int(_string(content), 16),
+    "$float": _load_float,
+    "$text": _load_text,
+    "$set": _no_set,
+    **{leaf.tag: leaf.load for leaf in _LEAVES.values()},
 }

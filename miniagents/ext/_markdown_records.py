@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import ValidationError
 
-from miniagents.ext._json_values import from_json_value, to_json_value
+from miniagents._promising.freezing import CLASS_KEY, escaped
 from miniagents.ext._terminal import CONTROLS, TAGS, as_escape, visible_line
 from miniagents.messages import Message
+from miniagents.values import encode
 
 if TYPE_CHECKING:
     from miniagents.messages import MessagePromise
@@ -40,53 +41,48 @@ logger = logging.getLogger("miniagents")
 
 
 def opening_record(promise: MessagePromise, record_id: str) -> Record:
-    """What is known of a message before its text has come."""
+    """Return what is known of a message before its text has come."""
     fields = dict(promise.known_beforehand)
     role = fields.pop("role", None) or promise.message_class.model_fields["role"].default
-    meta = {**_json_fields(fields), "class_": promise.message_class.class_name}
+    meta = {CLASS_KEY: promise.message_class.class_name}
+    for name, value in fields.items():
+        try:
+            meta |= escaped({name: encode(value)})
+        except ValueError:
+            _warn_of_lost_field(name)
     return Record(record_id, role if isinstance(role, str) else None, "", meta, interrupted=True)
 
 
 def record_of(message: Message, record_id: str) -> Record:
-    """`message` as it is written; a field that cannot be written is left out, with a warning."""
+    """Return `message` as it is written; a field that cannot be written is left out, with a warning."""
     try:
-        fields = message.model_dump()
+        meta = message.model_dump(mode="json")
     except (ValueError, RecursionError):  # a serializer of the application's own, or messages hundreds deep
-        fields = _dump_of_what_can_be_dumped(message)
+        meta = _dump_of_what_can_be_dumped(message)
+    if type(message) is Message:
+        del meta[CLASS_KEY]
     for name, declared in type(message).model_fields.items():
         value = getattr(message, name)
         if declared.default_factory is None and value == declared.default and repr(value) == repr(declared.default):
-            fields.pop(name, None)  # the class will say the same when it is read
-    if type(message) is Message:
-        del fields["class_"]
-    fields.pop("role", None)
+            meta.pop(next(iter(escaped({name: None}))), None)  # the class will say the same when it is read
+    meta.pop("role", None)
     text = message.content if isinstance(message.content, str) else None
     if text is not None:
-        fields.pop("content", None)
-    interrupted = fields.get("interrupted") is True
+        meta.pop("content", None)
+    interrupted = meta.get("interrupted") is True
     if interrupted:
-        del fields["interrupted"]
-    return Record(record_id, message.role, text, _json_fields(fields), interrupted)
+        del meta["interrupted"]
+    return Record(record_id, message.role, text, meta, interrupted)
 
 
 def _dump_of_what_can_be_dumped(message: Message) -> dict[str, Any]:
-    fields: dict[str, Any] = {"class_": message.class_name}
+    meta: dict[str, Any] = {CLASS_KEY: message.class_name}
     for name, _ in message:
         try:
-            fields |= message.model_dump(include={name})
+            meta |= message.model_dump(mode="json", include={name})
         except (ValueError, RecursionError):
             _warn_of_lost_field(name)
-    return fields
-
-
-def _json_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for name, value in fields.items():
-        try:
-            kept[name] = to_json_value(value)
-        except (TypeError, ValueError, RecursionError):
-            _warn_of_lost_field(name)
-    return kept
+    return meta
 
 
 def _warn_of_lost_field(name: str) -> None:
@@ -100,15 +96,15 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 def message_of(record: Record) -> Message:
-    """The message that `record` was; without its metadata, and with a warning, if that makes no sense."""
+    """Return the message that `record` was; without its metadata, and with a warning, if that makes no sense."""
     try:
-        fields = {name: from_json_value(value) for name, value in record.meta.items()} | {"role": record.role}
+        fields = {**record.meta, "role": record.role}
         if record.text is not None:
             fields["content"] = record.text
         if record.interrupted:
             fields["interrupted"] = True
         return Message.model_validate(fields)
-    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:  # edited, or another version
+    except (ValueError, TypeError) as error:  # edited, or another version
         # not the error's text, which quotes the value
         logger.warning(
             "The metadata of message %r could not be read, and is left out: %s", record.id, _what_is_wrong(error)
@@ -124,6 +120,7 @@ _FRAME = re.compile(rb"<!-- (/?)miniagents")
 _HEAD_LINE = re.compile(
     rb"<!-- miniagents (\{[^\n]*\}) -->\r?\n(?:## [^\n]*(?:\n|\Z)|##?\0*\Z)?(?:\r?\n)?"
 )  # \Z: torn in the heading; zeros: the disk had not written the rest
+_EARLIER_VALUE = re.compile(rb'\{"\$(?:dict|datetime|time)":\[')
 _END_LINE = re.compile(rb"<!-- /miniagents( interrupted)? -->")
 
 # Control characters are no text either: viewers and editors change or hide them, terminals obey them, and a NUL in a
@@ -282,6 +279,15 @@ def scan_open(data: bytes) -> Record | None:
 def has_frames(data: bytes) -> bool:
     """Whether a record begins or ends in `data`."""
     return _FRAME.search(data) is not None
+
+
+def earlier_head(data: bytes) -> int | None:
+    """Return the line of the first head with a value in the form of an earlier version, or None."""
+    if _EARLIER_VALUE.search(data):  # a text may well look like that
+        for head in _HEAD_LINE.finditer(data):
+            if _EARLIER_VALUE.search(head[1]):
+                return data.count(b"\n", 0, head.start()) + 1
+    return None
 
 
 def missing_end(data: bytes) -> bytes:

@@ -37,6 +37,7 @@ from miniagents.ext._markdown_records import (
     HEAD,
     Problem,
     Record,
+    earlier_head,
     escape,
     frame_open,
     has_frames,
@@ -341,6 +342,11 @@ class ChatHistoryMD(ChatHistory):
         text = data.replace(b"\0", b"").strip()  # zeros are what a loss of power leaves of a text that was not written
         if text and not has_frames(data) and not HEAD.startswith(text):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
+        if line := earlier_head(data):
+            raise HistoryFormatError(
+                f"{self._name}, line {line}: the fields of this message were written by an earlier version, in a form "
+                f"that is read no longer. Read the file with that version, or begin a new one."
+            )
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
         self.problems = problems

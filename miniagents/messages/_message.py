@@ -12,31 +12,25 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import Field
-from pydantic_core import to_jsonable_python
 
-from miniagents._promising.freezing import BARE, CLASS_KEY, FrozenDict, escaped, freeze
-from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields
+from miniagents._promising.freezing import ATOMS, BARE, CLASS_KEY, CONSTRUCTING, FROZEN_CLASSES, escaped, freeze
+from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
 from miniagents._promising.streamed import StreamCell, StreamedPromise
+from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-
-_NATIVE = frozenset({type(None), bool, int, float, str})
+    from collections.abc import Iterator
 
 
 def serialized(message: Message) -> dict[str, Any]:
-    """See `Message.serialize`."""
-    inlined: dict[int, dict[str, Any]] = {}
-    # Values that are no messages are written in place. Children come first, so that each finds its parts written
-    # already.
-    for each in children_first(message, leave_out=_is_message):
-        inlined[id(each)] = {CLASS_KEY: type(each).class_name, **_with_references(frozen_fields(each), inlined)}
-    return inlined[id(message)]
+    """Return `Message.serialize()`."""
+    nested = bool(nested_frozen(message))
+    form = _BY_REFERENCE if nested else IN_PLACE  # the latter is faster: it does not look for messages
+    return cast("dict[str, Any]", form.json(_fields(message), flat=not nested))
 
 
 def _is_message(value: Any) -> bool:
@@ -44,33 +38,31 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, Message)
 
 
-def _with_references(fields: Iterable[tuple[str, Any]], inlined: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def _fields(value: Frozen) -> dict[str, Any]:
+    return {CLASS_KEY: type(value).class_name, **_with_references(dict(frozen_fields(value)))}
+
+
+def _nested(value: Frozen) -> Mapping[str, Any]:
+    return {"__hash_key": value.hash_key} if _is_message(value) else _fields(value)
+
+
+def _with_references(items: dict[str, Any]) -> dict[str, Any]:
+    items = escaped(items)
+    if ATOMS.issuperset(map(type, items.values())):
+        return items
     result: dict[str, Any] = {}
-    for name, value in escaped(dict(fields)).items():
+    for name, value in items.items():
         if _is_message(value):
-            name, plain = f"{name}__hash_key", value.hash_key
+            name, value = f"{name}__hash_key", value.hash_key
         elif type(value) is tuple and value and all(map(_is_message, value)):
-            name, plain = f"{name}__hash_keys", [item.hash_key for item in value]
-        else:
-            plain = _plain(value, inlined)
+            name, value = f"{name}__hash_keys", [item.hash_key for item in value]
         if name in result:
             raise ValueError(f"Two fields would be serialized as {name!r}; rename one of them")
-        result[name] = plain
+        result[name] = value
     return result
 
 
-def _plain(value: Any, inlined: dict[int, dict[str, Any]]) -> Any:
-    if type(value) in _NATIVE:
-        return value
-    if isinstance(value, FrozenDict):
-        return _with_references(value.items(), inlined)
-    if isinstance(value, tuple):
-        return [_plain(item, inlined) for item in value]
-    if isinstance(value, frozenset):
-        return sorted((_plain(item, inlined) for item in value), key=repr)  # the order of a set differs by process
-    if isinstance(value, Frozen):
-        return {"__hash_key": value.hash_key} if _is_message(value) else inlined[id(value)]
-    return to_jsonable_python(value, bytes_mode="base64")
+_BY_REFERENCE: Final = Form(_nested, _with_references, nests=True)
 
 
 class Usage(Frozen):
@@ -136,7 +128,7 @@ class Message(Frozen):
             if "content" in fields:
                 raise TypeError(f"{type(self).__qualname__}: content is given twice")
             fields["content"] = content
-        self.__pydantic_validator__.validate_python(fields, self_instance=self)
+        self._fields_validator.validate_python(fields, self_instance=self, context=CONSTRUCTING)
         freeze_fields(self)
 
     @classmethod
@@ -187,20 +179,19 @@ class Message(Frozen):
         return (each for each in children_first(self) if isinstance(each, Message) and each is not self)
 
     def serialize(self) -> dict[str, Any]:
-        """This message as JSON types, with the messages in it by reference: what a store keeps of it.
+        """Return this message as JSON types, with the messages in it by reference: what a store keeps of it.
 
         A field that holds a message becomes `<field>__hash_key`, a tuple of messages `<field>__hash_keys`; a message
-        among other values becomes `{"__hash_key": "..."}`. `class_` is the name of the class.
+        among other values becomes `{"__hash_key": "..."}`. `class_` is the name of the class; other values are as
+        `miniagents.values.encode` gives them.
 
         Raises:
             ValueError: another field already has the name that a reference would get.
         """
         return serialized(self)
 
-    @classmethod
-    def class_for_unknown_name(cls) -> type[Frozen]:
-        """A plain message."""
-        return Message
+
+FROZEN_CLASSES.unknown = Message
 
 
 def _bare_json(message: Message) -> str:

@@ -200,6 +200,19 @@ async def test_metadata_that_makes_no_sense_costs_only_itself(
     assert "left out" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "value", ['{"$dict":[["$a",1]]}', '{"$datetime":["2026-01-02T00:00:00",0,null]}', '[{"$time":["01:00:00",0,null]}]']
+)
+async def test_H18_a_file_with_values_of_an_earlier_version_is_refused(path: Path, value: str) -> None:
+    """They would come back as something else; a text that looks like one is only text."""
+    text = f'<!-- {{"meta":{{"x":{value}}}}} -->'
+    await ChatHistoryMD(path).aappend([UserMessage(text), UserMessage("y", x=None, z={"a": text})])
+    assert await texts(path) == [text, "y"]
+    path.write_text(path.read_text("utf-8").replace('"x":null', f'"x":{value}'), "utf-8")
+    with pytest.raises(HistoryFormatError, match=r"line 7: .*earlier version"):
+        await ChatHistoryMD(path).aload_chat_history()
+
+
 # --- streaming and crashes
 
 

@@ -7,10 +7,9 @@ import pickle
 from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from miniagents._promising.freezing import FrozenDict
-from miniagents._promising.frozen import Frozen
 from miniagents.errors import FreezeError
 from miniagents.messages._message import (
     AssistantMessage,
@@ -21,6 +20,7 @@ from miniagents.messages._message import (
     Usage,
     UserMessage,
 )
+from miniagents.values import encode
 
 
 class Note(Message, class_="test_message.Note"):
@@ -190,16 +190,14 @@ def test_json_comes_back_equal() -> None:
 
 
 def test_X7_only_model_validate_honours_the_name_of_a_class() -> None:
-    """In a constructor, in a plain value, in another model, `class_` is a field like any other."""
+    """In a constructor, at any depth, and in a plain value, `class_` and tags are content like any other."""
     message = Message(content="x", class_="UserMessage")
     assert type(message) is Message
     assert message.class_ == "UserMessage"
 
-    class Holder(BaseModel):
-        message: Message
-
-    held = Holder.model_validate({"message": {"content": "x", "class_": "UserMessage"}}).message
-    assert type(held) is Message
+    note = Note(title="t", parts=[{"content": "x", "class_": "UserMessage", "data": {"$bytes": "aGk="}}])
+    assert type(note.parts[0]) is Message
+    assert (note.parts[0].class_, note.parts[0].data) == ("UserMessage", {"$bytes": "aGk="})
     copied = message.model_copy(update={"class_": "SystemMessage"})
     assert type(copied) is Message
 
@@ -228,7 +226,7 @@ def test_a_dump_that_nests_too_deep_is_a_clear_error() -> None:
     dump: dict[str, Any] = {}
     for _ in range(100_000):
         dump = {"inner": dump}
-    with pytest.raises(FreezeError, match="nests more than 300 deep"):
+    with pytest.raises(FreezeError, match="nests more than 200 deep"):
         Message.model_validate(dump)
 
 
@@ -265,9 +263,9 @@ def test_messages_in_a_message_are_serialized_by_reference() -> None:
             "total_tokens": None,
             "note__hash_key": two.hash_key,
         },
-        "raw": "_w==",
+        "raw": {"$bytes": "/w=="},
         "none": [],
-        "few": [1, 2],
+        "few": {"$set": [1, 2]},
     }
     json.dumps(serialized)
 
@@ -299,10 +297,9 @@ def test_chains_of_ten_thousand_messages_work() -> None:
     outer = Message(inner=message)
     assert len(str(outer)) < 500
     assert Message.model_validate(message.model_dump()) == other
-    value = Frozen(n=0)
-    for _ in range(10_000):
-        value = Frozen(inner=[value])
-    assert Message(value=value).serialize()["value"]["class_"] == "Frozen"
+    for dump in (message.model_dump_json, lambda: message.model_dump(mode="json"), lambda: encode(message)):
+        with pytest.raises(ValueError, match=r"nest more than 300 deep.*serialize"):
+            dump()
 
 
 def test_class_and_content_make_a_message_equal() -> None:
@@ -315,11 +312,11 @@ def test_class_and_content_make_a_message_equal() -> None:
 @pytest.mark.parametrize(
     ("message", "key"),
     [
-        (Message("x"), "f1d63a610a322e7ae71a312f9c22f02aaf434903"),
-        (UserMessage("x"), "a38b6a6b285eb6ed5270aac7725992b7ca4ecd21"),
-        (ErrorMessage("x", error_type="ValueError"), "0983aba4df72592729fc8b4faae760d6dfb908e5"),
-        (ANSWER, "fb733cef0a6aa8a8d24b61a8e44fd41242409dec"),
-        (Message(["a", {"type": "text", "text": "b"}]), "4f9f88e8ed8d6bba456f549dd57368993b69f341"),
+        (Message("x"), "5c8b402b50ed86f1fa40f91799ffadf226edb9d5"),
+        (UserMessage("x"), "32c4c2f263460b466061a57e4d7cf99979993339"),
+        (ErrorMessage("x", error_type="ValueError"), "ce4c2f1b9d4cfeda288350f54fa04bc6c1acbd3e"),
+        (ANSWER, "1cf6607a9eb25ec2f8cbca68244ffa0d9a694173"),
+        (Message(["a", {"type": "text", "text": "b"}]), "9f452411458251851ffdd221069d83df5ab9e0ce"),
     ],
     ids=["plain", "user", "error", "answer", "parts"],
 )

@@ -1,0 +1,283 @@
+"""Laws C1 and 26 for messages in fields of other pydantic models: each dump comes back whole, with its classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+import pydantic
+import pytest
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, TypeAdapter, field_serializer
+
+from miniagents import (
+    AssistantMessage,
+    FreezeError,
+    Frozen,
+    FrozenDict,
+    Message,
+    MessagePromise,
+    MiniAgents,
+    ToolCall,
+    Usage,
+    UserMessage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Mood(Enum):
+    """For a typed field."""
+
+    CALM = "calm"
+
+
+class Note(Message, class_="test_messages_in_models.Note"):
+    """A message with typed fields of every kind."""
+
+    kind: Literal["note"] = "note"
+    raw: bytes = b""
+    when: datetime | None = None
+    mood: Mood | None = None
+    sizes: dict[str, float] = Field(default={})
+    parts: list[Message] = Field(default=[])
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class Task(Message, class_="test_messages_in_models.Task"):
+    """Another one."""
+
+    kind: Literal["task"] = "task"
+
+
+class Tree(Message, class_="test_messages_in_models.Tree"):
+    """A message that holds others of its class, or of subclasses."""
+
+    children: list[Tree] = Field(default=[])
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class Leaf(Tree, class_="test_messages_in_models.Leaf"):
+    """A subclass with a field more."""
+
+    weight: float = 1
+
+
+ANSWER = AssistantMessage(
+    "Look \ud83d",
+    usage=Usage(input_tokens=1, cost=b"\x00"),
+    tool_calls=[ToolCall(id="f1", name="t", arguments="{}", more={"$bytes": 1})],
+    choices=[AssistantMessage("second", score=math.nan)],
+    large=10**5000,
+    table={"class_": "Message", "$ref": "#/x"},
+)
+NOTE = Note(
+    "n",
+    raw=b"\xff",
+    when=datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"), fold=1),
+    mood=Mood.CALM,
+    sizes={"a": math.inf},
+    parts=[ANSWER, UserMessage("u")],
+)
+TREE = Tree("t", children=[Leaf("l", weight=2, children=[Tree("deep", n=1)]), Tree()])
+HISTORY: list[Message] = [UserMessage("Hi"), ANSWER, NOTE, TREE, Task(), Message(None, only=(1, b""))]
+
+
+def class_of(value: Any) -> str:
+    """Tell a union by the name of the class."""
+    return str(value["class_"]) if isinstance(value, dict) else type(value).class_name
+
+
+class State(BaseModel):
+    """What a user may have around messages."""
+
+    history: list[Message]
+    last: Message | None
+    answer: AssistantMessage | None
+    tree: Tree
+    by_name: dict[str, Message]
+    pair: tuple[Message, AssistantMessage]
+    either: UserMessage | AssistantMessage
+    text_or_message: str | Message
+    tagged: list[Annotated[Note | Task, Field(discriminator="kind")]]
+    by_class: list[
+        Annotated[
+            Annotated[UserMessage, Tag("UserMessage")] | Annotated[AssistantMessage, Tag("AssistantMessage")],
+            Discriminator(class_of),
+        ]
+    ]
+    usage: Usage
+    anything: Frozen
+    table: FrozenDict[str, Any]
+
+
+STATE = State(
+    history=HISTORY,
+    last=ANSWER,
+    answer=ANSWER,
+    tree=TREE,
+    by_name={"a": ANSWER, "n": NOTE},
+    pair=(NOTE, ANSWER),
+    either=ANSWER,
+    text_or_message=NOTE,
+    tagged=[NOTE, Task()],
+    by_class=[UserMessage("u"), ANSWER],
+    usage=Usage(input_tokens=2, more=b"x"),
+    anything=ANSWER,
+    table=FrozenDict({"$ref": {"$bytes": "aGk="}, "class_": 1, "raw": b"\xff", "inside": ANSWER}),
+)
+
+
+@pydantic.dataclasses.dataclass
+class PydanticData:
+    """A dataclass of pydantic's."""
+
+    history: list[Message]
+    last: Message
+
+
+@dataclasses.dataclass
+class PlainData:
+    """A dataclass of the standard library."""
+
+    history: list[Message]
+    last: Message
+
+
+TYPES: dict[str, tuple[Any, Any]] = {
+    "model": (State, STATE),
+    "root_model": (RootModel[list[Message]], RootModel[list[Message]](HISTORY)),
+    "pydantic_dataclass": (PydanticData, PydanticData(HISTORY, ANSWER)),
+    "dataclass": (PlainData, PlainData(HISTORY, ANSWER)),
+    "list": (list[Message], HISTORY),
+    "dict": (dict[str, Message], {"a": ANSWER, "n": NOTE}),
+    "optional": (Message | None, ANSWER),
+    "message": (Message, ANSWER),
+    "subclass": (Note, NOTE),
+    "recursive": (Tree, TREE),
+    "frozen": (Frozen, NOTE),
+}
+
+WAYS: dict[str, Callable[[TypeAdapter[Any], Any], Any]] = {
+    "json": lambda adapter, value: adapter.validate_json(adapter.dump_json(value)),
+    "parsed_json": lambda adapter, value: adapter.validate_python(json.loads(adapter.dump_json(value))),
+    "json_types": lambda adapter, value: adapter.validate_python(adapter.dump_python(value, mode="json")),
+    "python_types": lambda adapter, value: adapter.validate_python(adapter.dump_python(value)),
+    "without_none": lambda adapter, value: adapter.validate_json(adapter.dump_json(value, exclude_none=True, indent=1)),
+    "by_alias": lambda adapter, value: adapter.validate_json(
+        adapter.dump_json(value, by_alias=True, round_trip=True, serialize_as_any=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", TYPES)
+def test_H16_messages_in_other_models_come_back_whole_from_every_dump(name: str, way: str) -> None:
+    """Fields of subclasses, types that JSON does not have, and the classes themselves are there again."""
+    kind, value = TYPES[name]
+    again = WAYS[way](TypeAdapter(kind), value)
+    assert again == value
+    assert type(again) is type(value)
+
+
+def test_members_of_enums_zones_and_folds_are_there_again() -> None:
+    """Equality alone would not tell."""
+    [*_, note] = TypeAdapter(list[Message]).validate_json(TypeAdapter(list[Message]).dump_json([ANSWER, NOTE]))
+    assert isinstance(note, Note)
+    assert note.mood is Mood.CALM
+    assert note.when is not None
+    assert (str(note.when.tzinfo), note.when.fold) == ("Europe/Paris", 1)
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+def test_a_dump_of_a_part_has_that_part_and_the_class(mode: str) -> None:
+    """Include and exclude reach into messages."""
+    assert STATE.model_dump(mode=mode, include={"history": {0: {"content"}}}) == {
+        "history": [{"class_": "UserMessage", "content": "Hi"}]
+    }
+    dump = STATE.model_dump(mode=mode, include={"last": {"usage"}}, exclude_unset=True)
+    assert list(dump["last"]) == ["class_", "usage"]
+    assert ANSWER.model_dump(mode=mode, include=set()) == {"class_": "AssistantMessage"}
+    assert list(UserMessage("x", n=1).model_dump(mode=mode, exclude={"role"})) == ["class_", "content", "n"]
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_a_model_with_messages_has_a_json_schema(mode: Literal["validation", "serialization"]) -> None:
+    """The schema of a message describes its fields, in both directions."""
+    schema = STATE.model_json_schema(mode=mode)
+    assert schema["properties"]["history"]["items"] == {"$ref": "#/$defs/Message"}
+    assert "finish_reason" in schema["$defs"]["AssistantMessage"]["properties"]
+
+
+def test_an_error_in_a_message_says_where_in_the_model_it_is() -> None:
+    """A wrong field, a class that does not fit, a malformed tag."""
+    wrong: dict[str, Any] = {"class_": Note.class_name, "when": "someday"}
+    for data, place in (
+        ({"history": [{}, wrong]}, ("history", 1, "when")),
+        ({"answer": {"class_": "UserMessage"}}, ("answer", "class_")),
+        ({"history": [{"x": {"$uuid": "no"}}]}, ("history", 0)),
+    ):
+        with pytest.raises(pydantic.ValidationError) as raised:
+            State.model_validate(data)
+        assert place in [error["loc"] for error in raised.value.errors()]
+
+
+def test_a_serializer_of_the_application_has_its_say() -> None:
+    """In every dump, and where the message is nested in another one."""
+
+    class Secretive(Message):
+        secret: str = ""
+
+        if TYPE_CHECKING:
+
+            def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+        @field_serializer("secret")
+        def hide(self, value: str) -> str:
+            return "*" * len(value)
+
+    message = Secretive("x", secret="abc", raw=b"\xff")
+    assert message.model_dump()["secret"] == "***"
+    for text in (message.model_dump_json(), Message(inner=message).model_dump_json()):
+        assert '"secret":"***","raw":{"$bytes":"/w=="}' in text
+    assert TypeAdapter(list[Message]).dump_python([message], mode="json")[0]["secret"] == "***"
+
+
+def test_what_a_model_makes_of_any_mapping_or_object_is_immutable() -> None:
+    """A message that pydantic builds without its constructor is frozen all the same."""
+
+    class Source:
+        content = "x"
+        role = "user"
+
+    state = TypeAdapter(list[Message]).validate_python([MappingProxyType({"content": "x", "meta": [1]})])
+    assert state[0].meta == (1,)
+    made = Message.model_validate(Source(), from_attributes=True)
+    assert made == Message("x", role="user")
+
+
+async def test_a_promise_in_a_field_is_a_clear_error() -> None:
+    """A promise is no value: it has to be awaited first."""
+
+    class Holder(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        promise: MessagePromise
+
+    async with MiniAgents():
+        promise = Message.promise("x")
+        with pytest.raises(FreezeError, match=r"inner\[0\]: cannot freeze .*MessagePromise"):
+            Message(inner=[promise])
+        with pytest.raises(ValueError, match=r"Unable to serialize unknown type: .*MessagePromise"):
+            Holder(promise=promise).model_dump_json()
