@@ -74,7 +74,7 @@ class Form:
 
     def __init__(
         self,
-        frozen: Callable[[Any], Mapping[str, Any]],
+        frozen: Callable[[Any], dict[str, Any]],
         mapping: Callable[[dict[str, Any]], dict[str, Any]] = escaped,
         *,
         sort_keys: bool = False,
@@ -124,13 +124,15 @@ class Form:
         return text
 
     def _check_levels(self, value: Any, level: int = 0) -> None:
-        if not self._nests or not isinstance(value, (tuple, list, frozenset, Mapping, FrozenLeaf)):
+        if type(value) is FrozenDict:
+            value = value._items
+        elif isinstance(value, FrozenLeaf):
+            value = self.frozen(value)
+        if not self._nests or not isinstance(value, (dict, tuple, list, frozenset)):
             return
         if level > MAX_JSON_NESTING:
             raise _too_deep()
-        if isinstance(value, FrozenLeaf) and type(value) is not FrozenDict:
-            value = self.frozen(value)
-        for item in value.values() if isinstance(value, Mapping) else value:
+        for item in value.values() if isinstance(value, dict) else value:
             if type(item) not in ATOMS:
                 self._check_levels(item, level + 1)
 
@@ -193,8 +195,6 @@ def _new_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[
 
 
 _encode_native: Final = _new_encoder(lambda value: value, sort_keys=False)
-
-
 _encode_sorted: Final = _new_encoder(lambda value: value, sort_keys=True)
 
 
@@ -245,7 +245,7 @@ def _too_deep() -> ValueError:
     )
 
 
-def _by_digest(value: Frozen) -> Mapping[str, Any]:
+def _by_digest(value: Frozen) -> dict[str, Any]:
     known = value._ready_digest()
     if known is None:
         raise MissingDigest

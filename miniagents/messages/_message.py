@@ -42,7 +42,7 @@ def _fields(value: Frozen) -> dict[str, Any]:
     return {CLASS_KEY: type(value).class_name, **_with_references(dict(frozen_fields(value)))}
 
 
-def _nested(value: Frozen) -> Mapping[str, Any]:
+def _nested(value: Frozen) -> dict[str, Any]:
     return {"__hash_key": value.hash_key} if _is_message(value) else _fields(value)
 
 
