@@ -95,7 +95,7 @@ def check_hash(message: Message) -> None:
 
 
 def check_copies(message: Message) -> None:
-    """Check that pickle, deepcopy and `model_validate(model_dump())` return an equal message of the same class.
+    """Check that pickle, deepcopy and dumps, in JSON too, return an equal message of the same class.
 
     Raises:
         CheckFailedError: a copy differs, or cannot be made.
@@ -105,6 +105,7 @@ def check_copies(message: Message) -> None:
         "pickle": lambda: pickle.loads(pickle.dumps(message)),
         "deepcopy": lambda: copy.deepcopy(message),
         "model_validate(model_dump())": lambda: Message.model_validate(message.model_dump()),
+        "model_validate_json(model_dump_json())": lambda: Message.model_validate_json(message.model_dump_json()),
     }
     for name, make in copies.items():
         try:
