@@ -22,7 +22,7 @@ PACKAGES = ("miniagents", "miniagents_testing")
 MOST_FILES = 130
 """How many files both packages may have together."""
 FEWEST_LINES = 40
-"""Of a file other than `__init__` and `__main__`."""
+"""Of a file that defines something; `__init__`, `__main__` and a module that passes names on may be shorter."""
 MOST_LINES = 650
 
 
@@ -148,11 +148,15 @@ def test_files_are_few() -> None:
     assert len(_sources()) <= MOST_FILES
 
 
+def _defines_something(module: str) -> bool:
+    return any(isinstance(node, (ast.ClassDef, ast.FunctionDef)) for node in ast.parse(_sources()[module]).body)
+
+
 def test_files_are_neither_short_nor_long() -> None:
     """A file holds one whole topic."""
     lines = {name: source.count("\n") for name, source in _sources().items()}
     packages = {name for name in lines if (ROOT / name.replace(".", "/")).is_dir()}
-    files = {name: count for name, count in lines.items() if name not in packages and not name.endswith("__main__")}
+    files = {name: count for name, count in lines.items() if name not in packages and _defines_something(name)}
     assert {name: count for name, count in files.items() if count < FEWEST_LINES} == {}
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 

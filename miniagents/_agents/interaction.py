@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from miniagents._promising.context import BoundToRun, Failure, PromisingContext, current_scope
 from miniagents._promising.promise import Cell, Promise
-from miniagents._promising.sequence import SequenceCell
+from miniagents._promising.sequence_cell import SequenceCell
 from miniagents.errors import INTERRUPTS, AppenderClosedError, StopDialog, is_failure
 from miniagents.messages import ErrorMessage, Message, MessagePromise, MessageSequence, MessageSequencePromise
 

@@ -1,1 +1,3 @@
-"""Room 1, the engine: tasks, promises, streams, freezing. It knows no message and no LLM."""
+"""The engine: tasks, promises, streams, sequences and frozen values. Independent of messages and models."""
+
+import miniagents._promising.values  # noqa: F401 - with it, pydantic reads and dumps each `FrozenDict`

@@ -207,14 +207,22 @@ class _Refused(Exception):  # noqa: N818 - never leaves this module
         self.path: list[str] = []
 
 
+_encode: Callable[[Any], Any]
+_decode_items: Callable[[Mapping[str, Any], str], Any]
+
+
+def set_codec(encode: Callable[[Any], Any], decode_items: Callable[[Mapping[str, Any], str], Any]) -> None:
+    """Have pydantic dump and read each `FrozenDict` by these functions of `values`, which is built on this module."""
+    global _encode, _decode_items
+    _encode, _decode_items = encode, decode_items
+
+
 def dump_frozen_dict(value: FrozenDict[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
     """Dump a mapping for pydantic."""
     if info.context is BARE:
         return dict(value)
     if info.mode == "json":
-        from miniagents._promising.values import encode  # it is made of what is here
-
-        return cast("dict[str, Any]", encode(value))
+        return cast("dict[str, Any]", _encode(value))
     return dict(escaped(value._items))
 
 
@@ -224,9 +232,7 @@ def _read_frozen_dict(value: Any, info: core_schema.ValidationInfo) -> Any:
         return value
     if info.context is CONSTRUCTING or isinstance(value, FrozenDict):
         return dict(value)
-    from miniagents._promising.values import decoded_items  # as above
-
-    return decoded_items(value, info.field_name or "FrozenDict")
+    return _decode_items(value, info.field_name or "FrozenDict")
 
 
 def _dump_frozen_set(value: frozenset[Any], info: core_schema.SerializationInfo) -> Any:

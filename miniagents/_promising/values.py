@@ -37,6 +37,7 @@ from miniagents._promising.freezing import (
     freeze,
     last_met,
     new_frozen_dict,
+    set_codec,
     short_repr,
     unescaped_key,
 )
@@ -540,3 +541,6 @@ _LOADERS: Final[dict[str, Callable[[Any], Any]]] = {
     "$set": _no_set,
     **{leaf.tag: leaf.load for leaf in _LEAVES.values()},
 }
+
+
+set_codec(encode, decoded_items)

@@ -20,7 +20,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from miniagents._promising.promise import Cell
-from miniagents._promising.sequence import SequenceCell
+from miniagents._promising.sequence_cell import SequenceCell
 from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import MessageCell, MessagePromise
 from miniagents.messages._sequence import MessageSequencePromise, joined, lasting_metadata

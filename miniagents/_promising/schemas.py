@@ -1,0 +1,173 @@
+"""Annotations and core schemas of Frozen classes: how pydantic validates, reads and dumps their fields.
+
+A field that is declared to hold a mutable container is taken as the immutable one, or refused with advice. A Frozen in
+a field of any model is dumped with the name of its class, and read as that class.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections import abc
+from enum import Enum
+from functools import partial
+from types import GenericAlias, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    is_typeddict,
+)
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    SerializeAsAny,
+)
+from pydantic_core import core_schema
+
+from miniagents._promising.freezing import (
+    FrozenDict,
+    FrozenLeaf,
+    dump_frozen_dict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic_core import CoreSchema
+
+
+_AS_TUPLE: Final[frozenset[Any]] = frozenset({list, abc.Sequence, abc.MutableSequence, abc.Collection})
+_AS_FROZEN_DICT: Final[frozenset[Any]] = frozenset({dict, abc.Mapping, abc.MutableMapping, FrozenDict})
+_AS_FROZENSET: Final[frozenset[Any]] = frozenset({set, frozenset, abc.Set, abc.MutableSet})
+_MUTABLE: Final = (bytearray, memoryview, collections.deque, collections.OrderedDict, collections.defaultdict)
+_BY_VALUE: Final[Any] = cast("Any", SerializeAsAny)()  # a dump goes by the class of the value, not by the annotation
+_ADVICE: Final = "take tuple[X, ...], FrozenDict[str, X], frozenset[X], a Frozen class, or a leaf"
+
+
+def frozen_annotation(annotation: Any, where: str) -> Any:
+    """The annotation of the immutable values that stand for values of `annotation`.
+
+    Raises:
+        TypeError: values of this annotation cannot be made immutable, or would no longer be what the annotation says.
+    """
+    origin = get_origin(annotation) or annotation
+    args = get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(frozen_annotation(args[0], where), *annotation.__metadata__)]
+    if origin is Literal:
+        # a dump has the value of a member, which pydantic takes for an Enum, and not for one member of it
+        members = tuple(arg for arg in args if isinstance(arg, Enum))
+        return Annotated[annotation, BeforeValidator(partial(_member_of, members))] if members else annotation
+    if origin is Union or origin is UnionType:
+        return Union[tuple(frozen_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
+    if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: dumped without a look at the types it names
+        return Annotated[annotation, _BY_VALUE]
+    if not isinstance(origin, type):
+        return annotation
+    return _frozen_class(annotation, origin, args, where)
+
+
+def _member_of(members: tuple[Enum, ...], value: Any) -> Any:
+    return next((each for each in members if each.value == value and type(each.value) is type(value)), value)
+
+
+def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
+    if origin in _AS_TUPLE:
+        return GenericAlias(tuple, (frozen_annotation(args[0], where) if args else Any, ...))
+    if origin in _AS_FROZENSET:
+        # dumped by what the elements are: those that dump as a dict cannot be in a set
+        frozen_set = GenericAlias(frozenset, (frozen_annotation(args[0], where) if args else Any,))
+        return Annotated[frozen_set, _BY_VALUE]
+    if origin in _AS_FROZEN_DICT:
+        key, value = args or (str, Any)
+        if not (key in (str, Any) or get_origin(key) is Literal):
+            raise TypeError(f"{where}: the keys of a FrozenDict are str, not {key!r}")
+        return GenericAlias(FrozenDict, (str if key is Any else key, frozen_annotation(value, where)))
+    if origin is tuple and args:
+        return GenericAlias(tuple, tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args))
+    if issubclass(origin, BaseModel) and issubclass(origin, FrozenLeaf):
+        return Annotated[annotation, _BY_VALUE]
+    _refuse_mutable(annotation, origin, where)
+    return annotation
+
+
+def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
+    mutable = (
+        issubclass(origin, (BaseModel, *_MUTABLE))
+        or dataclasses.is_dataclass(origin)
+        or is_typeddict(origin)
+        or (issubclass(origin, tuple) and hasattr(origin, "_fields"))
+    )
+    if mutable:
+        raise TypeError(f"{where}: values of {annotation!r} cannot be kept immutable as such; {_ADVICE}")
+
+
+def dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..., Any]) -> CoreSchema:
+    """Return a schema of dumps: `read` gets them before validation by `fields`, `write` makes them."""
+    reference = cast("dict[str, Any]", fields).pop("ref", None)  # references to the class are to dumps, too
+    model = _model_in(fields)
+    own = dict(model) if "serialization" in model else None  # a serializer of the application
+    # At the model itself: there pydantic-core takes the serializer of a class that is complete instead of building one.
+    model["serialization"] = core_schema.wrap_serializer_function_ser_schema(
+        write, info_arg=True, schema=cast("CoreSchema", own)
+    )
+    return core_schema.with_info_before_validator_function(read, fields, ref=reference)
+
+
+def _model_in(fields: Any) -> dict[str, Any]:
+    while fields["type"] != "model":  # validators of the class are around it
+        fields = fields["schema"]
+    return cast("dict[str, Any]", fields)
+
+
+def fields_schema(schema: Any) -> CoreSchema | None:
+    """Return the schema that `dump_schema` was given; None if `schema` is not one of dumps."""
+    if schema["type"] != "function-before":
+        return None
+    owner = getattr(schema["function"]["function"], "__self__", None)
+    is_ours = isinstance(owner, type) and issubclass(owner, FrozenLeaf)
+    return cast("CoreSchema", schema["schema"]) if is_ours else None
+
+
+def unpacked(schema: Any) -> tuple[CoreSchema, list[CoreSchema]]:
+    """Return the schema of the fields of a class, and the definitions it refers to, of the schema of the class."""
+    definitions: list[Any] = []
+    if schema["type"] == "definitions":
+        schema, definitions = schema["schema"], schema["definitions"]
+    if schema["type"] == "definition-ref":
+        schema = next(each for each in definitions if each["ref"] == schema["schema_ref"])
+    fields = fields_schema(schema)
+    assert fields is not None, "the schema of a class that is complete is one of dumps"
+    return fields, definitions
+
+
+def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
+    """Return True if a dump by this schema of fields has each field under its name, as it is.
+
+    A serializer of the application, a computed or an excluded field make it False.
+    """
+    model = _model_in(fields)
+    return "schema" not in model["serialization"] and not any(
+        map(_is_dumped_otherwise, (model["schema"], *definitions))
+    )
+
+
+def _is_dumped_otherwise(schema: Any) -> bool:
+    if isinstance(schema, dict):
+        if schema.get("type") == "function-before" and fields_schema(schema) is not None:
+            return False  # another class, which is asked itself
+        if any(schema.get(name) for name in ("computed_fields", "serialization_exclude", "serialization_exclude_if")):
+            return True
+        function = schema.get("serialization", {}).get("function")
+        if function is not None and function is not dump_frozen_dict:
+            return True
+        schema = [part for name, part in schema.items() if name not in ("serialization", "metadata", "config")]
+    return isinstance(schema, (list, tuple)) and any(map(_is_dumped_otherwise, schema))
