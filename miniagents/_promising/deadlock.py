@@ -55,7 +55,7 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
         future: where that wait is registered; a `DeadlockError` is set on it if the wait can never end.
     """
     producer = cell.task
-    if not cell.sources:  # most waits are decided here, without a walk: the producer waits for a socket or a timer
+    if cell.lanes is None:  # most waits are decided here, without a walk: the producer waits for a socket or a timer
         if producer is None:
             if future.get_loop().get_task_factory() is None:
                 return
@@ -217,9 +217,10 @@ def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
     for each in unseen:  # which grows meanwhile
         if each.task is not None:
             yield each.task
-        new = [source for source in each.sources if source not in cells]
-        cells.update(dict.fromkeys(new))
-        unseen += new
+        for lane in each.lanes or ():
+            if lane.tip not in cells and not lane.tip.done:
+                cells[lane.tip] = None
+                unseen.append(lane.tip)
 
 
 def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:

@@ -44,8 +44,8 @@ class Cell(Generic[T]):
     """Whether the source goes on only when somebody waits."""
     produced_only_by_its_task = True
     """Only the task can bring this cell forward: a ring of waits for such cells is a deadlock."""
-    sources: Collection[Cell[Any]] = ()
-    """Unfinished cells that this one takes its pieces from without a task; sequences alone have some."""
+    lanes: Collection[Any] | None = None
+    """Of a merged sequence: the ways by which it takes pieces from other cells, without a task."""
     stops_unread = False
     """True if the work is only for readers, and stops when no reader can come any more."""
 

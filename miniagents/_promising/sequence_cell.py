@@ -16,7 +16,7 @@ from miniagents._promising.streamed import StreamCell, StreamedPromise
 from miniagents.errors import INTERRUPTS, DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Collection, Iterator
+    from collections.abc import AsyncIterable, Iterator
 
 
 LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
@@ -44,11 +44,6 @@ class SequenceCell(StreamCell[Any, Any]):
     _closing = False
     _last: Promise[Any] | None = None
     """The failed leaf that comes when everything sent before it has come."""
-
-    @property
-    def sources(self) -> Collection[Cell[Any]]:  # type: ignore[override]  # a constant of other cells
-        """Cells that the lanes of a merged sequence wait for."""
-        return [lane.tip for lane in self.lanes or () if not lane.tip.done]
 
     # --- sending
 
