@@ -158,8 +158,8 @@ class _ThreadJobs:
 _PATIENCE = 2.0
 """Minimum of seconds of real time that threads get before the clock moves on, or the loop counts as idle."""
 
-_FREE_TURNS = 10_000
-"""Turns in a row with something to run that take no virtual time: a real loop does as many in a tenth of a second."""
+_FREE_TURNS = 100_000
+"""Turns in a row with something to run that take no virtual time: a real loop takes about a second for as many."""
 _SECONDS_A_TURN = 1e-5
 """Virtual seconds of each turn after those; the price doubles with every `_TURNS_A_DOUBLING` turns."""
 _TURNS_A_DOUBLING = 100_000
@@ -259,7 +259,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock starts at 0, and jumps to the next deadline when nothing can run.
 
     Callbacks that are due at the same moment run in the order in which they were scheduled. While a task polls
-    (`while not done: await asyncio.sleep(0)`), the clock moves after 10,000 turns, by 10 microseconds a turn and more.
+    (`while not done: await asyncio.sleep(0)`), the clock moves after 100,000 turns, by 10 microseconds a turn and more.
     While a job runs in a thread (`run_in_executor`, `asyncio.to_thread`, `anyio.to_thread`), the clock stands still.
     The clock moves on if the job takes more than two real seconds and more than the time to the next deadline: the job
     may wait for it.
