@@ -84,7 +84,7 @@ def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
         if failed:
             yield error_message(failed[0])
 
-    return MessageSequencePromise.pumped(parts())
+    return MessageSequencePromise.of_async_iterable(parts())
 
 
 def with_errors_shown(piece: MessagePromise | MessageSequencePromise) -> MessageSequencePromise:
@@ -96,7 +96,7 @@ def with_errors_shown(piece: MessagePromise | MessageSequencePromise) -> Message
         async for promise in piece:
             yield promise if promise.is_resolved else with_its_error_shown(promise)
 
-    return MessageSequencePromise.pumped(shown())
+    return MessageSequencePromise.of_async_iterable(shown())
 
 
 def _fields(message: Message | None) -> dict[str, Any]:
@@ -127,10 +127,10 @@ class ReplyCell(SequenceCell):
             pieces = [with_errors_shown(piece) if _is_pending(piece) else piece for piece in pieces]
         super().add_out_of_order(pieces)
 
-    def abandon(self) -> None:
+    def handle_lost_promise(self) -> None:
         """Let go of the replies: their promise was lost while the agent is still running, and goes on."""
         self.forsaken = True
-        self.let_go()
+        self.drop_pieces()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
@@ -147,7 +147,7 @@ class ReplyCell(SequenceCell):
         if is_failure(error):
             self.fail(error)
         elif task.cancelled() or error is not None:
-            self.cancelled()
+            self.settle_as_cancelled()
         else:
             self.finish()
         self.scope.ended()
@@ -311,7 +311,7 @@ class InteractionContext(Scope):
         if self._awaitables is None:
             self._awaitables = deque()
         cell = _AwaitedCell(Promise)
-        cell.work(lambda: awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable), start_soon=True)
+        cell.set_work(lambda: awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable), start_soon=True)
         self._awaitables.append(Promise.of_cell(cell))
 
     async def await_now(self) -> None:
@@ -346,7 +346,7 @@ class InteractionContext(Scope):
         """Begin the call; returns what the caller reads."""
         replies = self._open_replies()
         promise = MessageSequencePromise.of_cell(replies)
-        replies.work(self._run, start_soon)
+        replies.set_work(self._run, start_soon)
         return promise
 
     def ended(self) -> None:
@@ -484,12 +484,12 @@ class AgentsContext(PromisingContext):
         scope = current_scope.get()
         return scope if isinstance(scope, Scope) else self._body
 
-    def failed(self, failure: Failure) -> None:
+    def record_failure(self, failure: Failure) -> None:
         """An error that somebody is yet to observe says on whose behalf its source ran."""
         scope = current_scope.get()
         if isinstance(scope, InteractionContext):
             _add_trace(failure.error, scope)
-        super().failed(failure)
+        super().record_failure(failure)
 
     def before_drain(self) -> None:
         """Calls the body of the run left unfinished are finished, so that their agents can end."""

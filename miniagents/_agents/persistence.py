@@ -26,7 +26,7 @@ class _Batch(Cell[None]):
         super().__init__(Promise)
         self.task = asyncio.current_task()
 
-    def settled(self, result: Any) -> None:
+    def notify_settled(self, result: Any) -> None:
         """There is no promise of it that anybody could have listened for."""
         self.task = None
         self.wake_all()

@@ -48,7 +48,7 @@ class BoundToRun:
         )
 
 
-def without_our_frames(error: BaseException) -> BaseException:
+def drop_engine_frames(error: BaseException) -> BaseException:
     """Drop the frames from a traceback that only called the failed source: they would keep its cell in a cycle."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
@@ -64,14 +64,14 @@ class Failure:
     def __init__(self, error: BaseException) -> None:
         self.error = error
         self.traceback = error.__traceback__
-        self.unobserved: _Unobserved | None = None
+        self.unobserved: _UnobservedError | None = None
 
     def raised(self) -> BaseException:
         """The same instance every time, its traceback reset so that it does not grow with every await."""
         return self.error.with_traceback(self.traceback)
 
 
-class _Unobserved:
+class _UnobservedError:
     """An error that no reader has got yet. It is logged when it goes, that is, when no promise has it any more."""
 
     __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
@@ -127,7 +127,7 @@ class PromisingContext(BoundToRun):
         """Whether anybody, here or in an outer context, wants to hear of resolved promises."""
         self.keeps_results = False
         """Whether results are wanted although nobody can read them any more."""
-        self._unobserved: MutableMapping[int, _Unobserved] = (
+        self._unobserved: MutableMapping[int, _UnobservedError] = (
             {} if unobserved_errors == "raise" else WeakValueDictionary()
         )
         self._idle: asyncio.Future[None] | None = None
@@ -235,7 +235,7 @@ class PromisingContext(BoundToRun):
 
     async def _drain(self) -> None:
         while self.tasks:
-            await self._until_idle()
+            await self._wait_until_idle()
 
     async def _cancel_all(self) -> None:
         self.is_closing = True
@@ -244,13 +244,13 @@ class PromisingContext(BoundToRun):
             task.cancel()
         while self.tasks or self.parked:
             try:
-                await self._until_idle()
+                await self._wait_until_idle()
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as again:
                 interruption = again  # clean-ups go on: another cancellation would cut them short
         if interruption is not None:
             raise interruption
 
-    async def _until_idle(self) -> None:
+    async def _wait_until_idle(self) -> None:
         self._idle = asyncio.get_running_loop().create_future()
         try:
             await self._idle
@@ -295,20 +295,20 @@ class PromisingContext(BoundToRun):
         self.tasks.discard(task)
         self.parked.discard(task)
         if self._idle is not None:
-            self._tasks_changed()
+            self._check_idle()
 
     def park(self, task: asyncio.Task[Any]) -> None:
         """This task waits for a reader: it does not keep the context open."""
         self.tasks.discard(task)
         self.parked.add(task)
-        self._tasks_changed()
+        self._check_idle()
 
     def unpark(self, task: asyncio.Task[Any]) -> None:
         """The task goes on."""
         self.parked.discard(task)
         self.tasks.add(task)
 
-    def _tasks_changed(self) -> None:
+    def _check_idle(self) -> None:
         idle = self._idle
         if idle is None or self.tasks or (self.is_closing and self.parked):
             return
@@ -317,17 +317,17 @@ class PromisingContext(BoundToRun):
 
     # --- failures and handlers
 
-    def failed(self, failure: Failure) -> None:
+    def record_failure(self, failure: Failure) -> None:
         """Remember a failure until somebody observes it."""
         if isinstance(failure.error, (StopDialog, PromiseCancelledError, asyncio.CancelledError)):
             return
         logs = self.unobserved_errors == "log"
         unobserved = self._unobserved.get(id(failure.error))
         if unobserved is None:
-            unobserved = self._unobserved[id(failure.error)] = _Unobserved(failure, log_when_lost=logs)
+            unobserved = self._unobserved[id(failure.error)] = _UnobservedError(failure, log_when_lost=logs)
         failure.unobserved = unobserved
 
-    def observed(self, failure: Failure) -> None:
+    def clear_failure(self, failure: Failure) -> None:
         """Remove an unobserved failure: a reader has got it."""
         unobserved, failure.unobserved = failure.unobserved, None
         if unobserved is not None:
@@ -368,7 +368,7 @@ class PromisingContext(BoundToRun):
         """A handler's error is nobody's to observe, so it counts as unobserved at once."""
         self.forget(task)
         if not task.cancelled() and is_failure(error := task.exception()):
-            self.failed(Failure(error))
+            self.record_failure(Failure(error))
 
 
 def find_current_context() -> PromisingContext | None:

@@ -218,9 +218,9 @@ def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
         if each.task is not None:
             yield each.task
         for lane in each.lanes or ():
-            if lane.tip not in cells and not lane.tip.done:
-                cells[lane.tip] = None
-                unseen.append(lane.tip)
+            if lane.blocked_on not in cells and not lane.blocked_on.done:
+                cells[lane.blocked_on] = None
+                unseen.append(lane.blocked_on)
 
 
 def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:

@@ -86,10 +86,10 @@ BARE: Final = object()
 CONSTRUCTING: Final[dict[str, Any]] = {}
 """The context, by identity, of the validation in a constructor: there no key of a dict means anything of ours."""
 
-_MACHINERY = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
+_SKIPPED_MODULES = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
 
 
-class ClassNames:
+class _ClassRegistry:
     """Names of classes, each held weakly: a class defined in a function goes with its last user."""
 
     unknown: Any = None
@@ -122,7 +122,7 @@ class ClassNames:
         return self._classes.get(name) if isinstance(name, str) else None
 
 
-FROZEN_CLASSES: Final = ClassNames()
+FROZEN_CLASSES: Final = _ClassRegistry()
 """Every living subclass of Frozen by its name."""
 
 
@@ -157,7 +157,7 @@ def _caller() -> tuple[FrameType, int]:
     """The frame of the class statement, and how far up it is from the caller of this function."""
     depth = 1
     frame = sys._getframe(depth)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_MACHINERY):
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_SKIPPED_MODULES):
         frame = frame.f_back
         depth += 1
     return frame, depth
@@ -314,7 +314,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         args = get_args(source)
         keys, values = (handler.generate_schema(arg) for arg in args) if args else (core_schema.str_schema(), None)
-        freezing = freeze_typed if mentions(source, Enum) else freeze
+        freezing = freeze_with_enums if mentions(source, Enum) else freeze
 
         def validated(items: dict[K, V_co], info: core_schema.ValidationInfo) -> FrozenDict[K, V_co]:
             return cast("FrozenDict[K, V_co]", freezing(items, info.field_name or "FrozenDict"))
@@ -363,16 +363,16 @@ def freeze(value: Any, where: str = "value") -> Any:
         raise FreezeError(f"{where}{path}: {refused.reason}") from None
 
 
-def freeze_typed(value: Any, where: str = "value") -> Any:
+def freeze_with_enums(value: Any, where: str = "value") -> Any:
     """Return what `freeze` does of the value of a field whose annotation mentions an Enum: members stay members."""
     if isinstance(value, (Enum, FrozenDict)):
         return value
     if isinstance(value, (list, tuple)):
-        return tuple(freeze_typed(item, where) for item in value)
+        return tuple(freeze_with_enums(item, where) for item in value)
     if isinstance(value, (set, frozenset)):
-        return _set_of([freeze_typed(item, where) for item in value])
+        return _make_set([freeze_with_enums(item, where) for item in value])
     if isinstance(value, dict):
-        return new_frozen_dict({key: freeze_typed(item, where) for key, item in value.items()})
+        return new_frozen_dict({key: freeze_with_enums(item, where) for key, item in value.items()})
     return freeze(value, where)
 
 
@@ -442,10 +442,10 @@ def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
     except _Refused as refused:
         refused.path.append("{...}")
         raise
-    return _set_of(frozen)
+    return _make_set(frozen)
 
 
-def _set_of(items: list[Any]) -> frozenset[Any]:
+def _make_set(items: list[Any]) -> frozenset[Any]:
     composite = any(isinstance(item, (tuple, FrozenSet, FrozenLeaf)) for item in items)
     return FrozenSet(items) if composite else frozenset(items)
 
@@ -453,22 +453,22 @@ def _set_of(items: list[Any]) -> frozenset[Any]:
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level and level + _height(value) > MAX_NESTING:
         raise _too_deep()
-    met_frozen()  # perhaps, in it
+    renew_frozen_marker()  # perhaps, in it
     return value
 
 
-_last_met = object()
+_frozen_marker = object()
 
 
-def met_frozen() -> None:
+def renew_frozen_marker() -> None:
     """Remember that a Frozen was met in a value."""
-    global _last_met
-    _last_met = object()
+    global _frozen_marker
+    _frozen_marker = object()
 
 
-def last_met() -> object:
+def get_frozen_marker() -> object:
     """Return another object than before if a Frozen was met since."""
-    return _last_met
+    return _frozen_marker
 
 
 def _height(value: Any) -> int:
@@ -503,13 +503,13 @@ def _freeze_by_base(value: Any, level: int) -> Any:
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, FrozenLeaf):
-        met_frozen()
+        renew_frozen_marker()
         return value
     if type(value) in ATOMS:
         return value
     if type(value) in _FREEZERS:
         return _FREEZERS[type(value)](value, level)
-    for base, plain in _PLAIN.items():
+    for base, plain in _PLAIN_FREEZERS.items():
         if isinstance(value, base):
             return plain(value, level)
     raise _Refused(f"cannot freeze {type(value).__module__}.{type(value).__qualname__} {short_repr(value)}; {_ALLOWED}")
@@ -534,7 +534,7 @@ _FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
 
 # In this order: a datetime is a date. The slot functions of the base are used because a subclass may override the
 # method itself.
-_PLAIN: Final[dict[type, Callable[[Any, int], Any]]] = {
+_PLAIN_FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
     str: lambda value, level: str.__str__(value),
     int: lambda value, level: int.__int__(value),
     float: lambda value, level: float.__float__(value),
@@ -566,7 +566,7 @@ def _contains_itself(value: Any) -> bool:
     """Whether a container can be reached from itself. Looks at each container once, with a stack of its own."""
     on_the_way: set[int] = set()
     done: set[int] = set()
-    stack: list[tuple[Any, Iterator[Any]]] = [(value, _elements(value))]
+    stack: list[tuple[Any, Iterator[Any]]] = [(value, _inner_containers(value))]
     on_the_way.add(id(value))
     while stack:
         container, rest = stack[-1]
@@ -579,11 +579,11 @@ def _contains_itself(value: Any) -> bool:
             return True
         elif id(child) not in done:
             on_the_way.add(id(child))
-            stack.append((child, _elements(child)))
+            stack.append((child, _inner_containers(child)))
     return False
 
 
-def _elements(container: Any) -> Iterator[Any]:
+def _inner_containers(container: Any) -> Iterator[Any]:
     """The containers directly in `container`."""
     elements = container.values() if isinstance(container, Mapping) else container
     return (

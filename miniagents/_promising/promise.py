@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from miniagents._promising.context import BoundToRun, Failure, current_scope, find_current_context, without_our_frames
+from miniagents._promising.context import BoundToRun, Failure, current_scope, drop_engine_frames, find_current_context
 from miniagents._promising.deadlock import check_wait, waiting_on
 from miniagents.errors import INTERRUPTS, NoActiveContextError, PromiseCancelledError, is_failure
 
@@ -34,7 +34,7 @@ class Cell(Generic[T]):
     value: T | None = None
     failure: Failure | None = None
     task: asyncio.Task[Any] | None = None
-    start: Callable[[], None] | None = None
+    deferred_start: Callable[[], None] | None = None
     waiters: dict[asyncio.Future[None], None] | None = None
     """Who waits for more, or for the end."""
     done_waiters: dict[asyncio.Future[None], None] | None = None
@@ -46,7 +46,7 @@ class Cell(Generic[T]):
     """Only the task can bring this cell forward: a ring of waits for such cells is a deadlock."""
     lanes: Collection[Any] | None = None
     """Of a merged sequence: the ways by which it takes pieces from other cells, without a task."""
-    stops_unread = False
+    stops_without_readers = False
     """True if the work is only for readers, and stops when no reader can come any more."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
@@ -56,18 +56,18 @@ class Cell(Generic[T]):
 
     # --- working
 
-    def work(self, work: Callable[[], Coroutine[Any, Any, Any]], start_soon: bool | None) -> None:
+    def set_work(self, work: Callable[[], Coroutine[Any, Any, Any]], start_soon: bool | None) -> None:
         """Set the coroutine function that brings this cell to its end, and start it now or with the first reader."""
         context = self.context
         if start_soon is None:
             start_soon = context is not None and context.start_everything_soon_by_default
         if start_soon:
-            self.launch(work, None)
+            self.start_task(work, None)
         else:
             variables = contextvars.copy_context()  # whoever starts it later is not its caller
-            self.start = lambda: self.launch(work, variables)
+            self.deferred_start = lambda: self.start_task(work, variables)
 
-    def launch(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
+    def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
         """Start the task."""
         if self.context is None:
             raise NoActiveContextError(
@@ -77,14 +77,14 @@ class Cell(Generic[T]):
         name = None if self.scope is None else str(self.scope)
         self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
 
-    def begin(self) -> None:
+    def ensure_started(self) -> None:
         """Start the work if it waited for a reader."""
-        if self.start is not None:
-            start, self.start = self.start, None
+        if self.deferred_start is not None:
+            start, self.deferred_start = self.deferred_start, None
             try:
                 start()
             except NoActiveContextError:
-                self.start = start  # the next reader is to be told the same, instead of waiting for ever
+                self.deferred_start = start  # the next reader is to be told the same, instead of waiting for ever
                 raise
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
@@ -96,7 +96,7 @@ class Cell(Generic[T]):
         if is_failure(error):
             self.fail(error)  # it comes from a clean-up
         else:
-            self.cancelled()
+            self.settle_as_cancelled()
 
     # --- settling
 
@@ -106,49 +106,49 @@ class Cell(Generic[T]):
             return
         self.value = value
         self.done = True
-        self.settled(value)
+        self.notify_settled(value)
 
-    def settle_unseen(self, value: T) -> None:
+    def resolve_at_creation(self, value: T) -> None:
         """Resolve a cell that nobody can be waiting for yet."""
         self.value = value
         self.done = True
         if self.context is not None and self.context.listens:
-            self.settled(value)
+            self.notify_settled(value)
 
     def fail(self, error: BaseException) -> None:
         """Settle with an error, which counts as unobserved until somebody awaits it."""
         if self.done:
-            self.fail_too_late(error)
+            self.record_late_error(error)
             return
         failure = self.failure = Failure(error)
         self.done = True
         if not self.observed and self.context is not None:
-            self.context.failed(failure)
-        self.settled(error)
+            self.context.record_failure(failure)
+        self.notify_settled(error)
 
-    def fail_too_late(self, error: BaseException) -> None:
+    def record_late_error(self, error: BaseException) -> None:
         """What the clean-up after the end failed with. No reader of this cell can see it: that is up to the context."""
         if self.context is not None:
-            self.context.failed(Failure(error))
+            self.context.record_failure(Failure(error))
 
-    def cancelled(self) -> None:
+    def settle_as_cancelled(self) -> None:
         """Settle as cancelled, unless it is settled already."""
         if not self.done:
-            self.fail(stopped())
+            self.fail(make_cancelled_error())
 
     def cancel(self) -> None:
         """Stop the work for good; readers get what there is, and then `PromiseCancelledError`."""
         if self.done:
             return
-        self.start = None
-        self.cancelled()
+        self.deferred_start = None
+        self.settle_as_cancelled()
         if self.task is not None and not (self.context is not None and self.context.is_closing):
             self.task.cancel()  # a context that closes has done so already: twice would cut clean-ups short
 
-    def abandon(self) -> None:
+    def handle_lost_promise(self) -> None:
         """Do nothing, as most work goes on when its promise is lost: it may be done for its effects."""
 
-    def settled(self, result: Any) -> None:
+    def notify_settled(self, result: Any) -> None:
         """Tell everybody who waits, and everybody who listens."""
         self.wake_all()
         context = self.context
@@ -160,15 +160,15 @@ class Cell(Generic[T]):
     def result(self) -> T:
         """The result of a settled cell, or its error."""
         if self.failure is not None:
-            self.observe()
+            self.mark_observed()
             raise self.failure.raised()
         return self.value  # type: ignore[return-value]  # settled without a failure: the value is there
 
-    def observe(self) -> None:
+    def mark_observed(self) -> None:
         """Somebody takes responsibility for the failure of this cell, past or future."""
         self.observed = True
         if self.failure is not None and self.context is not None:
-            self.context.observed(self.failure)
+            self.context.clear_failure(self.failure)
 
     def wake(self) -> None:
         """Let everybody go on who waits for more."""
@@ -188,14 +188,14 @@ class Cell(Generic[T]):
 
     async def wait(self, *, for_end: bool = False) -> None:
         """Wait until there is more to read, or only for the end; see `waiter`."""
-        future = self.waiter(for_end=for_end)
+        future = self.add_waiter(for_end=for_end)
         try:
             await future
         except BaseException:
-            self.give_up(future)
+            self.remove_waiter(future)
             raise
 
-    def waiter(self, *, for_end: bool = False) -> asyncio.Future[None]:
+    def add_waiter(self, *, for_end: bool = False) -> asyncio.Future[None]:
         """Return a future for the running task to await now; the task must `give_up` the future if that raises.
 
         The future fails with `DeadlockError` if the wait is a part of a ring that no other task can end.
@@ -204,8 +204,8 @@ class Cell(Generic[T]):
             for_end: the future is done at the end only, and not already when there is more to read.
         """
         future: asyncio.Future[None] = asyncio.Future()
-        if self.start is not None:
-            self.begin()
+        if self.deferred_start is not None:
+            self.ensure_started()
         if self.done:  # already, or by a task that has been started eagerly
             future.set_result(None)
             return future
@@ -220,7 +220,7 @@ class Cell(Generic[T]):
         else:
             self.waiters[future] = None
         if self.on_demand:
-            self.wake_pump()
+            self.request_more()
         return future
 
     def watch(self, callback: Callable[[object], None], variables: contextvars.Context | None) -> None:
@@ -232,8 +232,8 @@ class Cell(Generic[T]):
         """
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(callback, context=contextvars.Context() if variables is None else variables)
-        if self.start is not None:
-            self.begin()
+        if self.deferred_start is not None:
+            self.ensure_started()
         if self.done:
             future.set_result(None)
             return
@@ -241,20 +241,20 @@ class Cell(Generic[T]):
             self.waiters = {}
         self.waiters[future] = None
         if self.on_demand:
-            self.wake_pump()
+            self.request_more()
 
-    def give_up(self, future: asyncio.Future[None]) -> None:
+    def remove_waiter(self, future: asyncio.Future[None]) -> None:
         """The task that awaited this was cancelled, or is not to wait."""
         waiting_on.pop(future, None)
         for waiters in (self.waiters, self.done_waiters):
             if waiters is not None:
                 waiters.pop(future, None)
 
-    def wake_pump(self) -> None:
+    def request_more(self) -> None:
         """Somebody waits now for a source that goes on only then."""
 
 
-def stopped() -> PromiseCancelledError:
+def make_cancelled_error() -> PromiseCancelledError:
     """The error of a promise that was cancelled."""
     return PromiseCancelledError("The source of this promise was stopped before its end")
 
@@ -283,9 +283,9 @@ class Promise(BoundToRun, Generic[T_co]):
             except INTERRUPTS:
                 raise
             except BaseException as error:
-                cell.fail(without_our_frames(error))
+                cell.fail(drop_engine_frames(error))
 
-        cell.work(work, start_soon)
+        cell.set_work(work, start_soon)
 
     @classmethod
     def of_cell(cls, cell: Cell[Any]) -> Self:

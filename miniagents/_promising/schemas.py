@@ -52,7 +52,7 @@ _BY_VALUE: Final[Any] = cast("Any", SerializeAsAny)()  # a dump goes by the clas
 _ADVICE: Final = "take tuple[X, ...], FrozenDict[str, X], frozenset[X], a Frozen class, or a leaf"
 
 
-def frozen_annotation(annotation: Any, where: str) -> Any:
+def freeze_annotation(annotation: Any, where: str) -> Any:
     """The annotation of the immutable values that stand for values of `annotation`.
 
     Raises:
@@ -61,38 +61,38 @@ def frozen_annotation(annotation: Any, where: str) -> Any:
     origin = get_origin(annotation) or annotation
     args = get_args(annotation)
     if origin is Annotated:
-        return Annotated[(frozen_annotation(args[0], where), *annotation.__metadata__)]
+        return Annotated[(freeze_annotation(args[0], where), *annotation.__metadata__)]
     if origin is Literal:
         # a dump has the value of a member, which pydantic takes for an Enum, and not for one member of it
         members = tuple(arg for arg in args if isinstance(arg, Enum))
-        return Annotated[annotation, BeforeValidator(partial(_member_of, members))] if members else annotation
+        return Annotated[annotation, BeforeValidator(partial(_find_member, members))] if members else annotation
     if origin is Union or origin is UnionType:
-        return Union[tuple(frozen_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
+        return Union[tuple(freeze_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
     if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: dumped without a look at the types it names
         return Annotated[annotation, _BY_VALUE]
     if not isinstance(origin, type):
         return annotation
-    return _frozen_class(annotation, origin, args, where)
+    return _freeze_class_annotation(annotation, origin, args, where)
 
 
-def _member_of(members: tuple[Enum, ...], value: Any) -> Any:
+def _find_member(members: tuple[Enum, ...], value: Any) -> Any:
     return next((each for each in members if each.value == value and type(each.value) is type(value)), value)
 
 
-def _frozen_class(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
+def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
     if origin in _AS_TUPLE:
-        return GenericAlias(tuple, (frozen_annotation(args[0], where) if args else Any, ...))
+        return GenericAlias(tuple, (freeze_annotation(args[0], where) if args else Any, ...))
     if origin in _AS_FROZENSET:
         # dumped by what the elements are: those that dump as a dict cannot be in a set
-        frozen_set = GenericAlias(frozenset, (frozen_annotation(args[0], where) if args else Any,))
+        frozen_set = GenericAlias(frozenset, (freeze_annotation(args[0], where) if args else Any,))
         return Annotated[frozen_set, _BY_VALUE]
     if origin in _AS_FROZEN_DICT:
         key, value = args or (str, Any)
         if not (key in (str, Any) or get_origin(key) is Literal):
             raise TypeError(f"{where}: the keys of a FrozenDict are str, not {key!r}")
-        return GenericAlias(FrozenDict, (str if key is Any else key, frozen_annotation(value, where)))
+        return GenericAlias(FrozenDict, (str if key is Any else key, freeze_annotation(value, where)))
     if origin is tuple and args:
-        return GenericAlias(tuple, tuple(arg if arg is Ellipsis else frozen_annotation(arg, where) for arg in args))
+        return GenericAlias(tuple, tuple(arg if arg is Ellipsis else freeze_annotation(arg, where) for arg in args))
     if issubclass(origin, BaseModel) and issubclass(origin, FrozenLeaf):
         return Annotated[annotation, _BY_VALUE]
     _refuse_mutable(annotation, origin, where)
@@ -110,10 +110,10 @@ def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
         raise TypeError(f"{where}: values of {annotation!r} cannot be kept immutable as such; {_ADVICE}")
 
 
-def dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..., Any]) -> CoreSchema:
+def make_dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..., Any]) -> CoreSchema:
     """Return a schema of dumps: `read` gets them before validation by `fields`, `write` makes them."""
     reference = cast("dict[str, Any]", fields).pop("ref", None)  # references to the class are to dumps, too
-    model = _model_in(fields)
+    model = _find_model(fields)
     own = dict(model) if "serialization" in model else None  # a serializer of the application
     # At the model itself: there pydantic-core takes the serializer of a class that is complete instead of building one.
     model["serialization"] = core_schema.wrap_serializer_function_ser_schema(
@@ -122,13 +122,13 @@ def dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..
     return core_schema.with_info_before_validator_function(read, fields, ref=reference)
 
 
-def _model_in(fields: Any) -> dict[str, Any]:
+def _find_model(fields: Any) -> dict[str, Any]:
     while fields["type"] != "model":  # validators of the class are around it
         fields = fields["schema"]
     return cast("dict[str, Any]", fields)
 
 
-def fields_schema(schema: Any) -> CoreSchema | None:
+def find_fields_schema(schema: Any) -> CoreSchema | None:
     """Return the schema that `dump_schema` was given; None if `schema` is not one of dumps."""
     if schema["type"] != "function-before":
         return None
@@ -137,14 +137,14 @@ def fields_schema(schema: Any) -> CoreSchema | None:
     return cast("CoreSchema", schema["schema"]) if is_ours else None
 
 
-def unpacked(schema: Any) -> tuple[CoreSchema, list[CoreSchema]]:
+def unpack_class_schema(schema: Any) -> tuple[CoreSchema, list[CoreSchema]]:
     """Return the schema of the fields of a class, and the definitions it refers to, of the schema of the class."""
     definitions: list[Any] = []
     if schema["type"] == "definitions":
         schema, definitions = schema["schema"], schema["definitions"]
     if schema["type"] == "definition-ref":
         schema = next(each for each in definitions if each["ref"] == schema["schema_ref"])
-    fields = fields_schema(schema)
+    fields = find_fields_schema(schema)
     assert fields is not None, "the schema of a class that is complete is one of dumps"
     return fields, definitions
 
@@ -154,7 +154,7 @@ def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
 
     A serializer of the application, a computed or an excluded field make it False.
     """
-    model = _model_in(fields)
+    model = _find_model(fields)
     return "schema" not in model["serialization"] and not any(
         map(_is_dumped_otherwise, (model["schema"], *definitions))
     )
@@ -162,7 +162,7 @@ def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
 
 def _is_dumped_otherwise(schema: Any) -> bool:
     if isinstance(schema, dict):
-        if schema.get("type") == "function-before" and fields_schema(schema) is not None:
+        if schema.get("type") == "function-before" and find_fields_schema(schema) is not None:
             return False  # another class, which is asked itself
         if any(schema.get(name) for name in ("computed_fields", "serialization_exclude", "serialization_exclude_if")):
             return True

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 LEAF = TypeVar("LEAF", bound=Promise[Any])
 
-_NOT_ORDERED = (str, bytes, bytearray, memoryview, range)
-_ITEMS_A_TURN = 100
+_NOT_FLATTENED = (str, bytes, bytearray, memoryview, range)
+_ITEMS_PER_TURN = 100
 """How many items of a plain iterator are taken before others get their turn: it never waits by itself."""
 
 
@@ -65,14 +65,14 @@ class _BatchReader(_LeafReader):
 class _PumpedCell(SequenceCell):
     """What an async iterable yields. Its promise is the only handle of it, and stops the pump when it is lost."""
 
-    stops_unread = True
+    stops_without_readers = True
 
-    def abandon(self) -> None:
+    def handle_lost_promise(self) -> None:
         """Stop reading the iterable, and let go of what it has yielded."""
         self.call_in_loop(self._stop_unread)
 
     def _stop_unread(self) -> None:
-        self.let_go()
+        self.drop_pieces()
         Cell.cancel(self)
 
 
@@ -105,10 +105,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         except AttributeError:
             return  # it could not be made
         if not cell.done:
-            cell.abandon()
+            cell.handle_lost_promise()
 
     async def _resolve(self) -> WHOLE_co:
-        leaves, all_values = await self._cell.all_leaves()
+        leaves, all_values = await self._cell.collect_leaves()
         if all_values:
             return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
         try:
@@ -116,7 +116,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         except INTERRUPTS:
             raise
         except BaseException as error:
-            self._cell.observe_all(error)
+            self._cell.mark_all_observed(error)
             raise
 
     @classmethod
@@ -141,7 +141,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             CyclicValueError: a list contains itself, or a sequence was sent into itself.
         """
         is_single = isinstance(item, (str, Promise)) or cls.value_class in type(item).__mro__
-        pieces = [cls._piece(item, into)] if is_single else cls._walk(item, into)
+        pieces = [cls._to_piece(item, into)] if is_single else cls._walk(item, into)
         context = find_current_context()
         if context is not None and context.listens:  # to promises: then each message needs its own
             return [piece if isinstance(piece, Promise) else cls.leaf_of_value(piece) for piece in pieces]
@@ -160,14 +160,14 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
                     pieces.append(each)
                 elif (kind is list or kind is tuple) and cls._are_all_values(each):
                     pieces += each
-                elif isinstance(each, Sequence) and not isinstance(each, _NOT_ORDERED):
+                elif isinstance(each, Sequence) and not isinstance(each, _NOT_FLATTENED):
                     if id(each) in on_the_way:
                         raise CyclicValueError(f"A {kind.__name__} that contains itself cannot be sent")
                     on_the_way.add(id(each))
                     stack.append((each, iter(each)))
                     break
                 else:
-                    pieces.append(cls._piece(each, into))
+                    pieces.append(cls._to_piece(each, into))
             else:
                 on_the_way.discard(id(container))
                 stack.pop()
@@ -178,7 +178,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         return all(cls.value_class in kind.__mro__ for kind in set(map(type, items)))
 
     @classmethod
-    def _piece(cls, item: Any, into: SequenceCell | None) -> Any:
+    def _to_piece(cls, item: Any, into: SequenceCell | None) -> Any:
         if isinstance(item, SequencePromise):
             if item._cell is into:
                 raise CyclicValueError("A sequence cannot be sent into itself")
@@ -188,17 +188,17 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         if isinstance(item, BaseException) and is_failure(item):
             return cls.failed_leaf(item)
         if isinstance(item, Iterator):
-            return cls.pumped(_turns(item))
+            return cls.of_async_iterable(_read_in_turns(item))
         if is_async_iterable(item) and not isinstance(item, Promise):
-            return cls.pumped(item)
+            return cls.of_async_iterable(item)
         return cls.make_value(item)
 
     @classmethod
-    def pumped(cls, items: AsyncIterable[Any]) -> Self:
+    def of_async_iterable(cls, items: AsyncIterable[Any]) -> Self:
         """The sequence of what an async iterable yields, read by a pump of its own."""
         cell = _PumpedCell(cls)
         promise = cls.of_cell(cell)
-        cell.keep(promise)
+        cell.keep_promise(promise)
         cell.pump_from(lambda: items, start_soon=None, batches=False)
         return promise
 
@@ -212,7 +212,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             return pieces[0]
         cell = SequenceCell(cls)
         cell.pieces = pieces
-        cell.settle_unseen(())
+        cell.resolve_at_creation(())
         return cls.of_cell(cell)
 
 
@@ -251,11 +251,11 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         self._cell.fail(error)
 
 
-async def _turns(items: Iterator[Any]) -> AsyncIterator[Any]:
+async def _read_in_turns(items: Iterator[Any]) -> AsyncIterator[Any]:
     for number in count(1):
         try:
             yield next(items)  # no variable here keeps an item alive
         except StopIteration:
             return
-        if not number % _ITEMS_A_TURN:
+        if not number % _ITEMS_PER_TURN:
             await asyncio.sleep(0)

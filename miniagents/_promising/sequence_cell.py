@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import ref
 
 from miniagents._promising import deadlock
-from miniagents._promising.promise import Cell, Promise, stopped
+from miniagents._promising.promise import Cell, Promise, make_cancelled_error
 from miniagents._promising.streamed import StreamCell, StreamedPromise
 from miniagents.errors import INTERRUPTS, DeadlockError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
 WHOLE_co = TypeVar("WHOLE_co", covariant=True)
 
-_dropped: list[tuple[list[Any], dict[_Lane, None] | None]] = []
+_dropping: list[tuple[list[Any], dict[_Lane, None] | None]] = []
 """Pieces and lanes that are being let go of, one after the other instead of one inside the other."""
 
 
@@ -35,14 +35,14 @@ class SequenceCell(StreamCell[Any, Any]):
 
     promise_class: type[Branch[Any, Any]]
     produced_only_by_its_task = False
-    merges: ClassVar[int] = 0
+    merge_count: ClassVar[int] = 0
     """Number of sequences merged in this process; a walk that sees it grow looks whether it has to go back."""
     lanes: dict[_Lane, None] | None = None
     """Of a merged sequence: the sources that its leaves still come from."""
-    _in_order: _Lane | None = None
+    _ordered_lane: _Lane | None = None
     """Of a merged sequence: the lane of the items sent in order; its cell holds them as one that is not merged does."""
     _closing = False
-    _last: Promise[Any] | None = None
+    _final_leaf: Promise[Any] | None = None
     """The failed leaf that comes when everything sent before it has come."""
 
     # --- sending
@@ -53,9 +53,9 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def add(self, pieces: list[Any]) -> None:
         """Append leaves and branches."""
-        if self._in_order is not None:
-            self._in_order.cell.pieces.extend(pieces)
-            self._advance(self._in_order)
+        if self._ordered_lane is not None:
+            self._ordered_lane.cell.pieces.extend(pieces)
+            self._advance(self._ordered_lane)
             return
         self.pieces.extend(pieces)
         if self.waiters is not None:
@@ -71,9 +71,9 @@ class SequenceCell(StreamCell[Any, Any]):
         for piece in pieces:
             if isinstance(piece, Branch):
                 leaves = piece._cell.walk(into=ref(self))
-                self._advance(self._new_lane(_as_they_begin(leaves), piece._cell, piece))
+                self._advance(self._add_lane(_delay_until_begun(leaves), piece._cell, piece))
             elif isinstance(piece, Promise) and not _has_begun(piece._cell):
-                self._advance(self._new_lane(_as_they_begin(iter((piece,))), piece._cell, piece))
+                self._advance(self._add_lane(_delay_until_begun(iter((piece,))), piece._cell, piece))
             else:
                 self.pieces.append(_as_promise(piece, self.promise_class))
         self.wake()
@@ -84,18 +84,18 @@ class SequenceCell(StreamCell[Any, Any]):
         Readers inside of a branch then come back to this sequence: they have read some of the leaves that are there
         now, in the same order.
         """
-        if self._in_order is not None:
-            self._advance(self._in_order)  # what has come in order comes before what is sent now
+        if self._ordered_lane is not None:
+            self._advance(self._ordered_lane)  # what has come in order comes before what is sent now
             return
         ordered = SequenceCell(self.promise_class)
         ordered.scope = self.scope
         ordered.pieces, self.pieces = self.pieces, []
-        SequenceCell.merges += 1
-        lane = self._in_order = self._new_lane(ordered.walk(into=ref(self), is_entered=True), ordered, None)
+        SequenceCell.merge_count += 1
+        lane = self._ordered_lane = self._add_lane(ordered.walk(into=ref(self), is_entered=True), ordered, None)
         self._advance(lane)
-        lane.tip.wake()  # readers wait there for what comes next in order
+        lane.blocked_on.wake()  # readers wait there for what comes next in order
 
-    def _new_lane(self, walk: Iterator[Any], cell: Any, promise: Promise[Any] | None) -> _Lane:
+    def _add_lane(self, walk: Iterator[Any], cell: Any, promise: Promise[Any] | None) -> _Lane:
         lane = _Lane(walk, cell, promise)
         if self.lanes is None:
             self.lanes = {}
@@ -115,12 +115,12 @@ class SequenceCell(StreamCell[Any, Any]):
                 elif self._waits_for(each, lane):
                     break
             else:
-                self._end_lane(lane)
+                self._remove_lane(lane)
         except INTERRUPTS:
             raise
         except BaseException as error:
             self.pieces.append(self.promise_class.failed_leaf(error))
-            self._end_lane(lane)
+            self._remove_lane(lane)
         finally:
             lane.is_advancing = False
         if self.waiters is not None and len(self.pieces) > before:
@@ -128,25 +128,25 @@ class SequenceCell(StreamCell[Any, Any]):
         if self._closing and not self.lanes:
             self._end()
 
-    def _end_lane(self, lane: _Lane) -> None:
+    def _remove_lane(self, lane: _Lane) -> None:
         if self.lanes is not None:
             self.lanes.pop(lane, None)
-        if lane is self._in_order:
-            self._in_order = None
+        if lane is self._ordered_lane:
+            self._ordered_lane = None
 
-    def _waits_for(self, tip: StreamCell[Any, Any], lane: _Lane) -> bool:
+    def _waits_for(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
         """Have a lane go on when `tip` has more; returns False if it has more already."""
-        lane.tip = tip
-        if lane is self._in_order:
-            if tip is lane.cell:  # `add` goes on with it
+        lane.blocked_on = blocked_on
+        if lane is self._ordered_lane:
+            if blocked_on is lane.cell:  # `add` goes on with it
                 return True
-            if (tip.on_demand or tip.start is not None) and not self.is_wanted:
-                lane.is_resting = self.on_demand = True
+            if (blocked_on.on_demand or blocked_on.deferred_start is not None) and not self.has_waiting_reader:
+                lane.waits_for_reader = self.on_demand = True
                 return True
         if asyncio._get_running_loop() is None:
-            lane.is_resting = self.on_demand = True
+            lane.waits_for_reader = self.on_demand = True
             return True
-        lane.is_resting = False
+        lane.waits_for_reader = False
         this, that = ref(self), ref(lane)  # a wait alone keeps nothing alive
 
         def go_on(_: object) -> None:
@@ -154,17 +154,17 @@ class SequenceCell(StreamCell[Any, Any]):
             if cell is not None and lane is not None:
                 cell._advance(lane)
 
-        before = len(tip.pieces)
-        tip.watch(go_on, None if self.context is None else self.context.bare)
-        deadlock.check_source(tip)
-        return not (tip.done or len(tip.pieces) > before)
+        before = len(blocked_on.pieces)
+        blocked_on.watch(go_on, None if self.context is None else self.context.bare)
+        deadlock.check_source(blocked_on)
+        return not (blocked_on.done or len(blocked_on.pieces) > before)
 
-    def wake_pump(self) -> None:
+    def request_more(self) -> None:
         """Wake lanes that rest, and a pump on demand: a reader has read everything."""
         for lane in list(self.lanes or ()):
-            if lane.is_resting:
+            if lane.waits_for_reader:
                 self._advance(lane)
-        super().wake_pump()
+        super().request_more()
 
     def take(self, piece: Any) -> None:
         """An item that the pump read: a wrong type in it fails in its place, and later items still come."""
@@ -192,25 +192,25 @@ class SequenceCell(StreamCell[Any, Any]):
     def finish(self) -> None:
         """No more items will be sent."""
         self._closing = True
-        if self._in_order is not None:
-            self._in_order.cell.done = True
-            self._advance(self._in_order)
+        if self._ordered_lane is not None:
+            self._ordered_lane.cell.done = True
+            self._advance(self._ordered_lane)
         if not self.lanes:
             self._end()
 
     def fail(self, error: BaseException) -> None:
         """An error is a failed leaf in its place: those who iterate do not stumble over it."""
         if self.is_closing:
-            self.fail_too_late(error)
+            self.record_late_error(error)
         else:
-            self._last = self.leaf_of_error(error)
+            self._final_leaf = self.leaf_of_error(error)
             self.finish()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """What stands for an error in the sequence."""
         return self.promise_class.failed_leaf(error, observed=self.observed)
 
-    def cancelled(self) -> None:
+    def settle_as_cancelled(self) -> None:
         """End at once: what has not come yet does not come any more."""
         if self.done:
             return
@@ -218,7 +218,7 @@ class SequenceCell(StreamCell[Any, Any]):
         for lane in list(self.lanes or ()):
             self._advance(lane)
         if not self.done:
-            self._last = self.promise_class.failed_leaf(stopped())
+            self._final_leaf = self.promise_class.failed_leaf(make_cancelled_error())
             self._end()
 
     def cancel(self) -> None:
@@ -226,12 +226,12 @@ class SequenceCell(StreamCell[Any, Any]):
 
         Those are the ones that its agent made, or an agent that was called on its behalf. Agents themselves go on.
         """
-        made_for_it = self._made_for_it()
+        made_for_it = self._find_cells_to_cancel()
         super().cancel()
         for cell in made_for_it:
             Cell.cancel(cell)
 
-    def _made_for_it(self) -> list[Cell[Any]]:
+    def _find_cells_to_cancel(self) -> list[Cell[Any]]:
         """Find the cells to cancel."""
         found: dict[Cell[Any], None] = {}
         unseen: list[SequenceCell] = [self]
@@ -239,32 +239,32 @@ class SequenceCell(StreamCell[Any, Any]):
             cell = unseen.pop()
             parts = [piece._cell for piece in cell.pieces if isinstance(piece, Promise)]
             for inner in [*parts, *(lane.cell for lane in cell.lanes or ())]:
-                if inner not in found and _is_on_behalf_of(inner.scope, self.scope):
+                if inner not in found and _belongs_to(inner.scope, self.scope):
                     found[inner] = None
                     if isinstance(inner, SequenceCell):
                         unseen.append(inner)
-        return [cell for cell in found if cell.stops_unread and not cell.done]
+        return [cell for cell in found if cell.stops_without_readers and not cell.done]
 
-    def let_go(self) -> None:
+    def drop_pieces(self) -> None:
         """Forget the pieces, which no reader can reach any more; those of their sequences go one after the other."""
-        _dropped.append((self.pieces, self.lanes))
+        _dropping.append((self.pieces, self.lanes))
         self.pieces = []
-        self.lanes = self._in_order = None
-        if len(_dropped) == 1:
-            for pieces, lanes in _dropped:  # it grows meanwhile: a chain of agents, or of iterables, may be long
+        self.lanes = self._ordered_lane = None
+        if len(_dropping) == 1:
+            for pieces, lanes in _dropping:  # it grows meanwhile: a chain of agents, or of iterables, may be long
                 pieces.clear()
                 if lanes is not None:
                     lanes.clear()
-            _dropped.clear()
+            _dropping.clear()
 
     def _end(self) -> None:
-        if not self.done and self._last is not None:
-            self.pieces.append(self._last)
+        if not self.done and self._final_leaf is not None:
+            self.pieces.append(self._final_leaf)
         if self.lanes is not None:
-            self.lanes = self._in_order = None
+            self.lanes = self._ordered_lane = None
         self.resolve(())
 
-    async def all_leaves(self) -> tuple[list[Any], bool]:
+    async def collect_leaves(self) -> tuple[list[Any], bool]:
         """Wait until this sequence and all its branches have ended.
 
         Returns: all leaves, those that are values as values; and whether there are no others.
@@ -280,11 +280,11 @@ class SequenceCell(StreamCell[Any, Any]):
                 _enter(cell, on_the_way)
                 if not cell.done:
                     await cell.wait(for_end=True)
-                if _are_values(cell.pieces):
+                if _are_all_values(cell.pieces):
                     leaves += cell.pieces
                     del on_the_way[cell]
                     continue
-                all_values = cell.begin_pieces() and all_values
+                all_values = cell.start_pieces() and all_values
                 stack.append((cell, iter(cell.pieces)))
             cell, unread = stack[-1]
             for piece in unread:
@@ -297,16 +297,16 @@ class SequenceCell(StreamCell[Any, Any]):
                 del on_the_way[cell]
         return leaves, all_values
 
-    def begin_pieces(self) -> bool:
+    def start_pieces(self) -> bool:
         """Let all pieces work at the same time; returns whether those that are no branches are values."""
         all_values = True
         for piece in self.pieces:
             if isinstance(piece, Promise):
-                piece._cell.begin()
+                piece._cell.ensure_started()
                 all_values = all_values and isinstance(piece, Branch)
         return all_values
 
-    def observe_all(self, error: BaseException) -> None:
+    def mark_all_observed(self, error: BaseException) -> None:
         """Whoever got the first error of this sequence is responsible for the others, and for those still to come.
 
         What has failed already becomes notes.
@@ -323,7 +323,7 @@ class SequenceCell(StreamCell[Any, Any]):
                     unseen += [piece._cell for piece in reversed(cell.pieces) if isinstance(piece, Promise)]
                     unseen += [lane.cell for lane in cell.lanes or ()]
                 continue
-            cell.observe()
+            cell.mark_observed()
             if cell.failure is not None and cell.failure.error is not error:
                 note = f"Another message of the sequence failed as well: {cell.failure.error!r}"
                 if note not in notes:
@@ -347,10 +347,10 @@ class SequenceCell(StreamCell[Any, Any]):
             _enter(cell, on_the_way, into)
         pieces, position = cell.pieces, 0
         given = start = 0  # leaves so far: in all, and before this sequence was entered
-        merges = SequenceCell.merges
+        merge_count = SequenceCell.merge_count
         while True:
-            if merges != SequenceCell.merges:
-                merges = SequenceCell.merges
+            if merge_count != SequenceCell.merge_count:
+                merge_count = SequenceCell.merge_count
                 levels = [*stack, (cell, pieces, position, start)]
                 for depth, (outer, earlier_pieces, _, earlier_start) in enumerate(levels):
                     if outer.pieces is not earlier_pieces:  # the same leaves, but no branches any more
@@ -389,7 +389,7 @@ class SequenceCell(StreamCell[Any, Any]):
                 return
 
 
-def _is_on_behalf_of(scope: object, caller: object) -> bool:
+def _belongs_to(scope: object, caller: object) -> bool:
     """Whether `scope` is this caller, or was called by it, directly or not."""
     if caller is None:
         return scope is None
@@ -407,20 +407,20 @@ class _Lane:
         promise: its promise, which is kept as long as the lane is.
     """
 
-    __slots__ = ("__weakref__", "cell", "is_advancing", "is_resting", "promise", "tip", "walk")
+    __slots__ = ("__weakref__", "blocked_on", "cell", "is_advancing", "promise", "waits_for_reader", "walk")
 
     def __init__(self, walk: Iterator[Any], cell: Any, promise: Promise[Any] | None) -> None:
         self.walk = walk
         self.cell = cell
-        self.tip: StreamCell[Any, Any] = cell
+        self.blocked_on: StreamCell[Any, Any] = cell
         """Where it waits."""
         self.promise = promise
         self.is_advancing = False
-        self.is_resting = False
+        self.waits_for_reader = False
         """It goes on when somebody reads, as its source is one that begins, or goes on, only then."""
 
 
-def _as_they_begin(leaves: Iterator[Any]) -> Iterator[Any]:
+def _delay_until_begun(leaves: Iterator[Any]) -> Iterator[Any]:
     """Yield the leaves of a walk, each when there is something to read of it."""
     for leaf in leaves:
         if isinstance(leaf, Promise):
@@ -431,7 +431,7 @@ def _as_they_begin(leaves: Iterator[Any]) -> Iterator[Any]:
 
 def _has_begun(cell: Cell[Any]) -> bool:
     """Whether there is something to read of a leaf; one that works on demand may be read at any time."""
-    return cell.done or cell.on_demand or cell.start is not None or bool(getattr(cell, "pieces", True))
+    return cell.done or cell.on_demand or cell.deferred_start is not None or bool(getattr(cell, "pieces", True))
 
 
 def _as_promise(piece: Any, promise_class: type[Branch[Any, Any]]) -> Promise[Any]:
@@ -452,7 +452,7 @@ def _enter(cell: SequenceCell, on_the_way: dict[SequenceCell, None], into: ref[S
     raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*names, names[0]])}")
 
 
-def _are_values(pieces: list[Any]) -> bool:
+def _are_all_values(pieces: list[Any]) -> bool:
     """Whether there is nothing to wait for in them; asked of each class, because a history has thousands of pieces."""
     for kind in set(map(type, pieces)):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
         if issubclass(kind, Promise):

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from weakref import ref
 
-from miniagents._promising.context import BoundToRun, without_our_frames
+from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
 from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
@@ -35,7 +35,7 @@ class StreamCell(Cell[W], Generic[P, W]):
     resolver: Callable[[list[P]], W] | None = None
     request: asyncio.Future[None] | None = None
     """What a pump on demand waits for while nobody reads."""
-    kept: Promise[Any] | None = None
+    kept_promise: Promise[Any] | None = None
     """The promise, while a persistence handler waits for what is in it, whether it can be read or not."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
@@ -55,7 +55,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             start_soon = self.context is not None and self.context.start_everything_soon_by_default
         self.on_demand = not start_soon
         pump = self._pump_batches if batches else self._pump if start_soon else self._pump_on_demand
-        self.work(lambda: self._run(source, pump), start_soon)
+        self.set_work(lambda: self._run(source, pump), start_soon)
 
     async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
         pieces: AsyncIterable[Any] | None = None
@@ -66,9 +66,9 @@ class StreamCell(Cell[W], Generic[P, W]):
         except INTERRUPTS:
             raise
         except BaseException as error:
-            self.fail(without_our_frames(error))
+            self.fail(drop_engine_frames(error))
         finally:
-            self.cancelled()  # if nothing has settled it: an interrupt is on its way to whoever runs the loop
+            self.settle_as_cancelled()  # if nothing has settled it: an interrupt is on its way to whoever runs the loop
             # an exhausted generator ignores this; one that was left in the middle runs its `finally` blocks now
             if (aclose := getattr(pieces, "aclose", None)) is not None:
                 await aclose()
@@ -77,7 +77,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         # No lock, queue, object or call a piece: this loop is what a token costs between its source and its readers
         append, check = self.pieces.append, self.check
         # attributes of the class take twice as long to find as those of the cell
-        self.waiters, self.done, self.start = self.waiters, self.done, self.start
+        self.waiters, self.done, self.deferred_start = self.waiters, self.done, self.deferred_start
         async for piece in source:
             append(piece if piece.__class__ is str else check(piece))  # type: ignore[arg-type]  # a str is no check's business
             if self.waiters is not None:
@@ -90,7 +90,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.pieces.extend(batch)
             self.wake()
             if self.on_demand:
-                await self.until_wanted()
+                await self.wait_for_reader()
             if self.done:
                 return
 
@@ -98,21 +98,21 @@ class StreamCell(Cell[W], Generic[P, W]):
         async for piece in source:
             self.take(piece)
             del piece  # a promise that is read and dropped elsewhere is not to be kept here
-            await self.until_wanted()
+            await self.wait_for_reader()
             if self.done:
                 return
 
     @property
-    def is_wanted(self) -> bool:
+    def has_waiting_reader(self) -> bool:
         """Whether somebody has read everything and waits for more."""
         return bool(self.waiters or self.done_waiters)
 
-    async def until_wanted(self) -> None:
+    async def wait_for_reader(self) -> None:
         """Wait for a reader that has read everything; meanwhile the context may close without us."""
         context, task = self.context, asyncio.current_task()
         assert context is not None
         assert task is not None
-        while not (self.is_wanted or self.done):
+        while not (self.has_waiting_reader or self.done):
             self.request = asyncio.get_running_loop().create_future()
             context.park(task)
             try:
@@ -121,7 +121,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 self.request = None
                 context.unpark(task)
 
-    def wake_pump(self) -> None:
+    def request_more(self) -> None:
         """A reader has read everything: a pump on demand goes on."""
         if self.request is not None and not self.request.done():
             self.request.set_result(None)
@@ -148,16 +148,16 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     # --- when its promise is lost
 
-    def keep(self, promise: Promise[Any]) -> None:
+    def keep_promise(self, promise: Promise[Any]) -> None:
         """Keep the promise to the end, if results are wanted although no reader can reach them."""
         if self.context is not None and self.context.keeps_results:
-            self.kept = promise
+            self.kept_promise = promise
 
-    def settled(self, result: Any) -> None:
+    def notify_settled(self, result: Any) -> None:
         """Wake readers, and keep the promise no longer."""
-        if self.kept is not None:
-            self.kept = None
-        super().settled(result)
+        if self.kept_promise is not None:
+            self.kept_promise = None
+        super().notify_settled(result)
 
     def call_in_loop(self, stop: Callable[[], object]) -> None:
         """Call this, if there is a task to stop: now if its loop is running here, and otherwise in its next step."""
@@ -178,7 +178,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             promise: what is read. It is kept alive while the next piece is waited for, not while there is a piece to
                 look at: then it is up to the iterator (see `_Reader`).
         """
-        pieces, position, promise_again = self.pieces, 0, weakly(promise)
+        pieces, position, promise_again = self.pieces, 0, _get_weak_reference(promise)
         while True:
             done = self.done
             if position < len(pieces):
@@ -196,17 +196,17 @@ class StreamCell(Cell[W], Generic[P, W]):
                 break
             else:
                 promise = promise_again()
-                future = self.waiter()
+                future = self.add_waiter()
                 try:  # `wait`, of which a coroutine a token costs 4 % of a stream that comes token by token
                     await future
                 except BaseException:
-                    self.give_up(future)
+                    self.remove_waiter(future)
                     raise
         self.result()  # raises what it failed with
 
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
         """Like `read`, but all that is there at once."""
-        pieces, position, promise_again = self.pieces, 0, weakly(promise)
+        pieces, position, promise_again = self.pieces, 0, _get_weak_reference(promise)
         while True:
             done = self.done
             if position < len(pieces):
@@ -222,7 +222,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
 
-def weakly(promise: object) -> Callable[[], object]:
+def _get_weak_reference(promise: object) -> Callable[[], object]:
     """Gives the promise again, as long as somebody else keeps it."""
     return type(None) if promise is None else ref(promise)
 
@@ -375,14 +375,14 @@ class StreamAppender(BoundToRun, Generic[P]):
         if self._cell.is_closing:
             return False  # there is no place left for it in the stream
         if not is_failure(error):
-            self._cell.cancelled()
+            self._cell.settle_as_cancelled()
             return False
         self._fail(error)
         return self.capture_errors
 
     def _fail(self, error: BaseException) -> None:
         if not self.capture_errors:
-            self._cell.observe()  # it goes on to the caller, who is responsible for it then
+            self._cell.mark_observed()  # it goes on to the caller, who is responsible for it then
         self._cell.fail(error)
 
 

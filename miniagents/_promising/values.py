@@ -35,7 +35,7 @@ from miniagents._promising.freezing import (
     FrozenLeaf,
     escaped,
     freeze,
-    last_met,
+    get_frozen_marker,
     new_frozen_dict,
     set_codec,
     short_repr,
@@ -85,7 +85,7 @@ class Form:
         self._mapping = mapping
         self._sort_keys = sort_keys
         self._nests = nests
-        self._encode = _new_encoder(self._plain, sort_keys=sort_keys)
+        self._encode = _new_encoder(self._represent, sort_keys=sort_keys)
 
     def text(self, value: Any, *, flat: bool = False) -> str:
         """Return JSON text.
@@ -101,7 +101,7 @@ class Form:
             return self._fast_text(value, flat)
         except ValueError:
             self._check_levels(value)
-            return _written(self._tagged(value), sort_keys=self._sort_keys)
+            return _write(self._to_strict_json(value), sort_keys=self._sort_keys)
 
     def json(self, value: Any, *, flat: bool = False) -> Any:
         """Return what the text would parse as; see `text`."""
@@ -109,7 +109,7 @@ class Form:
             return json.loads(self._fast_text(value, flat))
         except ValueError:
             self._check_levels(value)
-            return self._tagged(value)
+            return self._to_strict_json(value)
 
     def _fast_text(self, value: Any, flat: bool) -> str:
         try:
@@ -137,7 +137,7 @@ class Form:
             if type(item) not in ATOMS:
                 self._check_levels(item, level + 1)
 
-    def _plain(self, value: Any) -> Any:
+    def _represent(self, value: Any) -> Any:
         """Return what stands for a value that JSON has no word for; its parts are still to be written."""
         kind = type(value)
         if kind is FrozenDict:
@@ -153,14 +153,14 @@ class Form:
 
     def _set(self, value: frozenset[Any] | set[Any]) -> dict[str, Any]:
         # The order of a set differs from process to process. Elements are written once: sets may nest.
-        return {"$set": sorted([self._tagged(item) for item in value], key=_sorted_text)}
+        return {"$set": sorted([self._to_strict_json(item) for item in value], key=_write_sorted)}
 
-    def _tagged(self, value: Any) -> Any:
+    def _to_strict_json(self, value: Any) -> Any:
         """Return `value` in terms of JSON that every parser takes."""
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
-            return self._tagged(freeze(value))
+            return self._to_strict_json(freeze(value))
         if isinstance(value, str):
             return value if _is_utf8(value) else {"$text": _base64_of(value)}
         if isinstance(value, int):
@@ -168,12 +168,12 @@ class Form:
         if isinstance(value, float):
             return value if math.isfinite(value) else {"$float": repr(value)}
         if isinstance(value, dict):
-            return {_key(key): self._tagged(item) for key, item in value.items()}
+            return {_encode_key(key): self._to_strict_json(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._tagged(item) for item in value]
+            return [self._to_strict_json(item) for item in value]
         if isinstance(value, (frozenset, set)):
             return self._set(value)
-        return self._tagged(self._plain(value))
+        return self._to_strict_json(self._represent(value))
 
 
 def _new_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[[Any], str]:
@@ -199,21 +199,21 @@ _encode_native: Final = _new_encoder(lambda value: value, sort_keys=False)
 _encode_sorted: Final = _new_encoder(lambda value: value, sort_keys=True)
 
 
-def _sorted_text(value: Any) -> str:
+def _write_sorted(value: Any) -> str:
     """Write JSON types with keys sorted."""
     try:
         return _encode_sorted(value)
     except ValueError:  # sys.set_int_max_str_digits
-        return _written(value, sort_keys=True)
+        return _write(value, sort_keys=True)
 
 
-def _written(value: Any, *, sort_keys: bool) -> str:
+def _write(value: Any, *, sort_keys: bool) -> str:
     """Write JSON types as the C encoder does, and ints whatever `sys.set_int_max_str_digits` says."""
     if isinstance(value, dict):
         items = sorted(value.items()) if sort_keys else value.items()
-        return f"{{{','.join(f'{_encode_native(key)}:{_written(item, sort_keys=sort_keys)}' for key, item in items)}}}"
+        return f"{{{','.join(f'{_encode_native(key)}:{_write(item, sort_keys=sort_keys)}' for key, item in items)}}}"
     if isinstance(value, list):
-        return f"[{','.join(_written(item, sort_keys=sort_keys) for item in value)}]"
+        return f"[{','.join(_write(item, sort_keys=sort_keys) for item in value)}]"
     return format(Decimal(value), "f") if type(value) is int else _encode_native(value)
 
 
@@ -235,7 +235,7 @@ def _base64_of(text: str) -> str:
     return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
 
 
-def _key(key: str) -> str:
+def _encode_key(key: str) -> str:
     return key if _is_utf8(key) else _TEXT_KEY + _base64_of(key)
 
 
@@ -246,16 +246,16 @@ def _too_deep() -> ValueError:
     )
 
 
-def _by_digest(value: Frozen) -> dict[str, Any]:
-    known = value._ready_digest()
+def _refer_by_digest(value: Frozen) -> dict[str, Any]:
+    known = value._digest_if_ready()
     if known is None:
         raise MissingDigest
     return {"$frozen": known}
 
 
-IN_PLACE: Final = Form(lambda value: value._to_dump({}), nests=True)
+IN_PLACE: Final = Form(lambda value: value._dump_shallow({}), nests=True)
 """The form of dumps: nested Frozen stand where they are."""
-_DIGEST: Final = Form(_by_digest, sort_keys=True)
+_DIGEST: Final = Form(_refer_by_digest, sort_keys=True)
 
 
 def digest(content: dict[str, Any]) -> str:
@@ -290,7 +290,7 @@ def canonical_text(value: Any) -> str:
         FreezeError: something in it is of a type that no message can hold.
         ValueError: it nests more than 300 deep.
     """
-    return _sorted_text(encode(value))
+    return _write_sorted(encode(value))
 
 
 # --- and back
@@ -320,7 +320,7 @@ class _Malformed(Exception):  # noqa: N818 - never leaves this module
         self.path: list[str] = []
 
 
-def decoded_items(dump: Mapping[Any, Any], where: str = "value") -> dict[str, Any]:
+def decode_mapping(dump: Mapping[Any, Any], where: str = "value") -> dict[str, Any]:
     """Return the fields of a dump, or the items of a mapping, decoded; errors call it `where`.
 
     A dump in Python's own types is taken as well.
@@ -344,20 +344,20 @@ def _decode(value: Any, level: int, limit: int) -> Any:
     if kind is dict:
         cls = None
         if level >= limit:
-            raise _nested_too_deep()
-        met = last_met()
+            raise _decoding_depth_error()
+        marker = get_frozen_marker()
         if CLASS_KEY in value:
             cls = FROZEN_CLASSES.find(value[CLASS_KEY]) or FROZEN_CLASSES.unknown
             limit = min(level + MAX_NESTING, MAX_JSON_NESTING) + 1
         elif len(value) == 1:
             [(tag, content)] = value.items()
             if tag in _LOADERS:
-                return _load(tag, content, level, limit)
+                return _load_tag(tag, content, level, limit)
         items = _decode_items(value, level + 1, limit)
-        return new_frozen_dict(items) if cls is None else cls._of_decoded(items, met)
+        return new_frozen_dict(items) if cls is None else cls._construct_decoded(items, marker)
     if kind is list or kind is tuple:
         if level >= limit:
-            raise _nested_too_deep()
+            raise _decoding_depth_error()
         return tuple(value) if ATOMS.issuperset(map(type, value)) else _decode_array(value, level + 1, limit)
     if isinstance(value, Mapping) and not isinstance(value, FrozenLeaf):
         return _decode(dict(value), level, limit)
@@ -369,7 +369,7 @@ def _decode(value: Any, level: int, limit: int) -> Any:
         raise _Malformed(str(error), FreezeError) from None
 
 
-def _nested_too_deep() -> FreezeError:
+def _decoding_depth_error() -> FreezeError:
     return FreezeError(f"a dump nests more than {MAX_NESTING} deep, or more than {MAX_JSON_NESTING} with nested Frozen")
 
 
@@ -389,7 +389,7 @@ def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str,
     names = "".join(items)
     if "$" not in names and CLASS_KEY not in names:
         return items
-    return {unescaped_key(_text_key(key)): item for key, item in items.items()}
+    return {unescaped_key(_decode_key(key)): item for key, item in items.items()}
 
 
 def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) -> tuple[Any, ...]:
@@ -403,7 +403,7 @@ def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) ->
     return tuple(items)
 
 
-def _text_key(key: str) -> str:
+def _decode_key(key: str) -> str:
     if not key.startswith(_TEXT_KEY):
         return key
     try:
@@ -412,7 +412,7 @@ def _text_key(key: str) -> str:
         raise _Malformed(f": the key {short_repr(key)} is malformed: {error}") from None
 
 
-def _load(tag: str, content: Any, level: int, limit: int) -> Any:
+def _load_tag(tag: str, content: Any, level: int, limit: int) -> Any:
     if tag == "$set" and isinstance(content, (list, tuple)):
         try:
             return freeze(frozenset(_decode_array(content, level + 1, limit)))
@@ -425,11 +425,11 @@ def _load(tag: str, content: Any, level: int, limit: int) -> Any:
             raise _Malformed(f": {short_repr({tag: content})} is malformed: {error}") from None
     try:
         return _LOADERS[tag](content)
-    except _NOT_LOADED as error:
+    except _LOAD_ERRORS as error:
         raise _Malformed(f": {short_repr({tag: content})} is malformed: {error}") from None
 
 
-_NOT_LOADED: Final = (TypeError, ValueError, LookupError, ArithmeticError, OSError)
+_LOAD_ERRORS: Final = (TypeError, ValueError, LookupError, ArithmeticError, OSError)
 """What reading a tag may raise; OSError from time zones that are no files."""
 
 
@@ -475,12 +475,12 @@ _PATHS: Final[dict[str, type[PurePath]]] = {
 
 
 def _load_path(content: Any) -> PurePath:
-    kind, path = _strings(content, 2)
+    kind, path = _expect_strings(content, 2)
     return _PATHS[kind](path)
 
 
 def _load_text(content: Any) -> str:
-    return base64.b64decode(_string(content), validate=True).decode("utf-8", "surrogatepass")
+    return base64.b64decode(_expect_string(content), validate=True).decode("utf-8", "surrogatepass")
 
 
 def _load_timedelta(content: Any) -> timedelta:
@@ -495,19 +495,19 @@ def _load_float(content: Any) -> float:
     return float(content)
 
 
-def _string(content: Any) -> str:
+def _expect_string(content: Any) -> str:
     if not isinstance(content, str):
         raise TypeError("not a string")
     return content
 
 
-def _strings(content: Any, count: int) -> list[str]:
+def _expect_strings(content: Any, count: int) -> list[str]:
     if not isinstance(content, (list, tuple)) or len(content) != count:
         raise ValueError(f"not {count} strings")
-    return [_string(part) for part in content]
+    return [_expect_string(part) for part in content]
 
 
-def _no_set(content: Any) -> Any:
+def _refuse_set(content: Any) -> Any:
     raise ValueError("not an array")
 
 
@@ -517,15 +517,15 @@ _LEAVES: Final[dict[type, _Leaf]] = {
     Decimal: _Leaf(
         "$decimal",
         lambda value: str(value).upper(),  # the case of the exponent is a setting of the decimal context
-        lambda content: Decimal(_string(content)),
+        lambda content: Decimal(_expect_string(content)),
     ),
     bytes: _Leaf(
         "$bytes",
         lambda value: base64.b64encode(value).decode(),
-        lambda content: base64.b64decode(_string(content), validate=True),
+        lambda content: base64.b64decode(_expect_string(content), validate=True),
     ),
-    UUID: _Leaf("$uuid", str, lambda content: UUID(_string(content))),
-    date: _Leaf("$date", date.isoformat, lambda content: date.fromisoformat(_string(content))),
+    UUID: _Leaf("$uuid", str, lambda content: UUID(_expect_string(content))),
+    date: _Leaf("$date", date.isoformat, lambda content: date.fromisoformat(_expect_string(content))),
     datetime: _Leaf("$datetime", _moment_text, _load_moment(datetime)),
     time: _Leaf("$time", _moment_text, _load_moment(time)),
     timedelta: _Leaf("$timedelta", lambda value: [value.days, value.seconds, value.microseconds], _load_timedelta),
@@ -535,12 +535,12 @@ _LEAVES: Final[dict[type, _Leaf]] = {
 }
 
 _LOADERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "$int": lambda content: int(_string(content), 16),
+    "$int": lambda content: int(_expect_string(content), 16),
     "$float": _load_float,
     "$text": _load_text,
-    "$set": _no_set,
+    "$set": _refuse_set,
     **{leaf.tag: leaf.load for leaf in _LEAVES.values()},
 }
 
 
-set_codec(encode, decoded_items)
+set_codec(encode, decode_mapping)

@@ -276,7 +276,7 @@ MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
 class MessageCell(StreamCell[str, Message]):
     """Tokens, and what is known of the message beside its text."""
 
-    stops_unread = True
+    stops_without_readers = True
     message_class: type[Message] = Message
     known: Mapping[str, Any] | None = None
     """Fields known before the message is resolved; None of a message that was there from the beginning."""
@@ -305,7 +305,7 @@ class MessageCell(StreamCell[str, Message]):
                 error.partial = Message("".join(self.pieces))
         super().fail(error)
 
-    def abandon(self) -> None:
+    def handle_lost_promise(self) -> None:
         """Stop the source, as no reader can reach this any more."""
         self.call_in_loop(self.cancel)
 
@@ -340,7 +340,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell.known = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
         metadata: dict[str, Any] = {}
         cell.metadata = metadata
-        cell.keep(self)
+        cell.keep_promise(self)
         cell.pump_from(lambda: message_token_streamer(metadata), start_soon=start_soon, batches=batches)
 
     @classmethod
@@ -350,7 +350,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell.message_class = message.__class__
         if text := str(message):
             cell.pieces.append(text)
-        cell.settle_unseen(message)
+        cell.resolve_at_creation(message)
         promise = cls.__new__(cls)
         promise._cell = cell
         return promise
@@ -380,4 +380,4 @@ class MessagePromise(StreamedPromise[str, Message]):
     def __del__(self) -> None:
         cell = getattr(self, "_cell", None)
         if cell is not None and not cell.done:
-            cell.abandon()
+            cell.handle_lost_promise()

@@ -48,7 +48,7 @@ def joined(
         except INTERRUPTS:
             raise
         except BaseException as error:
-            messages._cell.observe_all(error)
+            messages._cell.mark_all_observed(error)
             raise
         for name in metadata:
             fields.pop(name, None)  # what the caller says wins

@@ -257,7 +257,7 @@ def split_messages(
     cell.delimiters = (delimiter, code_block_delimiter)
     cell.metadata = metadata
     promise = MessageSequencePromise.of_cell(cell)
-    cell.keep(promise)
+    cell.keep_promise(promise)
     cell.pump_from(lambda: source, start_soon=start_soon, batches=False)
     return promise
 
@@ -267,18 +267,18 @@ class _PartCell(MessageCell):
 
     parts: _PartsCell
 
-    def wake_pump(self) -> None:
+    def request_more(self) -> None:
         """Whoever waits for this part waits for the splitting to go on."""
-        self.parts.wake_pump()
+        self.parts.request_more()
 
-    def abandon(self) -> None:
+    def handle_lost_promise(self) -> None:
         """Stop the splitting only if no other part can be read either."""
         self.call_in_loop(self._stop_unread)
 
-    def settled(self, result: Any) -> None:
+    def notify_settled(self, result: Any) -> None:
         """Keep the task no longer, and so what it was reading."""
         self.task = None
-        super().settled(result)
+        super().notify_settled(result)
 
     def _stop_unread(self) -> None:
         if self.parts.is_lost and self.parts.part is self:
@@ -286,7 +286,7 @@ class _PartCell(MessageCell):
 
     def cancel(self) -> None:
         """Only this part ends."""
-        self.cancelled()
+        self.settle_as_cancelled()
 
 
 class _PartsCell(SequenceCell):
@@ -301,17 +301,17 @@ class _PartsCell(SequenceCell):
     separator = ""
     ended = False
     """A separator has come after the part, or there is none yet."""
-    stops_unread = True
+    stops_without_readers = True
     is_lost = False
     """No reader can reach the sequence; only the last part may still be read."""
 
-    def abandon(self) -> None:
+    def handle_lost_promise(self) -> None:
         """Stop the splitting, unless a reader has the part that still grows; then with the end of that part."""
         self.call_in_loop(self._stop_unread)
 
     def _stop_unread(self) -> None:
         self.is_lost = True
-        self.let_go()
+        self.drop_pieces()
         if self.part is None:
             Cell.cancel(self)
 
@@ -322,9 +322,9 @@ class _PartsCell(SequenceCell):
     _pump_on_demand = _pump
 
     @property
-    def is_wanted(self) -> bool:
+    def has_waiting_reader(self) -> bool:
         """Somebody waits for a part, or for more of the last one."""
-        return super().is_wanted or (self.part is not None and self.part.is_wanted)
+        return super().has_waiting_reader or (self.part is not None and self.part.has_waiting_reader)
 
     async def _split(self, promise: MessagePromise) -> None:
         splitter = TextSplitter(*self.delimiters)
@@ -341,7 +341,7 @@ class _PartsCell(SequenceCell):
                 if self.part is not None:
                     self.part.wake()
                 if self.on_demand:
-                    await self.until_wanted()
+                    await self.wait_for_reader()
             await promise
             self._close_part(splitter)
         except INTERRUPTS:
@@ -398,5 +398,5 @@ class _PartsCell(SequenceCell):
         """The last part must not stay open when the splitting is stopped."""
         part, self.part = self.part, None
         if part is not None:
-            part.cancelled()
+            part.settle_as_cancelled()
         super().task_ended(task)

@@ -407,7 +407,7 @@ class FailingCleanUp:
         return StreamedPromise(lambda: self.pieces(wait=False), start_soon=False)
 
     def sequence(self) -> MessageSequencePromise:
-        return MessageSequencePromise.pumped(self.pieces(wait=True))
+        return MessageSequencePromise.of_async_iterable(self.pieces(wait=True))
 
 
 @pytest.mark.parametrize("kind", ["resolver", "waiting_stream", "resting_stream", "sequence"])
