@@ -1,4 +1,8 @@
-"""The run context: owns the background tasks of a run, waits for them, cancels them, reports what nobody looked at."""
+"""The run context: owns the background tasks of a run, waits for them, cancels them, and reports unobserved failures.
+
+A failure is unobserved until a reader gets it from its promise. The context also calls the handlers of resolved
+promises. It is independent of how promises get their results.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +27,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("miniagents")
 
 current_scope: contextvars.ContextVar[object | None] = contextvars.ContextVar("miniagents_scope", default=None)
-"""On whose behalf the running code works; `str()` of it names it in traces. Room 3 keeps its agents here."""
+"""The agent call, or the body of the run, that the running code belongs to; `str()` of it names it in traces."""
 
 _current: contextvars.ContextVar[PromisingContext | None] = contextvars.ContextVar("miniagents_context", default=None)
 
 _activated: WeakKeyDictionary[asyncio.AbstractEventLoop, list[PromisingContext]] = WeakKeyDictionary()
-"""Contexts opened by `activate()`: a web server's request tasks do not inherit from the task that started it."""
+"""Contexts opened by `activate()`. The tasks of a web server do not inherit `_current` from the task that set it."""
 
 
 class BoundToRun:
-    """Base of what belongs to the run it was made in, and can be neither copied nor pickled."""
+    """Base of objects that belong to the run they were made in, and can be neither copied nor pickled."""
 
     __slots__ = ()
 
@@ -40,7 +44,7 @@ class BoundToRun:
         """Refuse `copy.copy`, `copy.deepcopy` and `pickle`.
 
         Raises:
-            CopyError: always.
+            CopyError: in every case.
         """
         raise CopyError(
             f"A {type(self).__name__} cannot be copied or pickled: it belongs to the run it was made in. Pass it on as "
@@ -49,7 +53,7 @@ class BoundToRun:
 
 
 def drop_engine_frames(error: BaseException) -> BaseException:
-    """Drop the frames from a traceback that only called the failed source: they would keep its cell in a cycle."""
+    """Return the error without the frames of this package that called the failed source: they keep the cell alive."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
         traceback = traceback.tb_next
@@ -57,7 +61,7 @@ def drop_engine_frames(error: BaseException) -> BaseException:
 
 
 class Failure:
-    """Error of a promise; promises of one context that failed with the same one share what is told of it."""
+    """Error of a promise. Promises of one context that failed with the same error share one `_UnobservedError`."""
 
     __slots__ = ("error", "traceback", "unobserved")
 
@@ -66,13 +70,13 @@ class Failure:
         self.traceback = error.__traceback__
         self.unobserved: _UnobservedError | None = None
 
-    def raised(self) -> BaseException:
-        """The same instance every time, its traceback reset so that it does not grow with every await."""
+    def reset_traceback(self) -> BaseException:
+        """Return the error with the traceback of its first raise, so that it does not grow with every await."""
         return self.error.with_traceback(self.traceback)
 
 
 class _UnobservedError:
-    """An error that no reader has got yet. It is logged when it goes, that is, when no promise has it any more."""
+    """Error that no reader has got yet. It is logged when no promise refers to it any more, if that was chosen."""
 
     __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
 
@@ -82,9 +86,9 @@ class _UnobservedError:
         self.log_when_lost = log_when_lost
 
     def log(self) -> None:
-        """Log it now, and not again."""
+        """Log the error now, and not again."""
         self.log_when_lost = False
-        logger.error("An error that nobody observed", exc_info=self.error.with_traceback(self.traceback))
+        logger.error("An error that no reader observed", exc_info=self.error.with_traceback(self.traceback))
 
     def __del__(self) -> None:
         if self.log_when_lost:
@@ -92,17 +96,21 @@ class _UnobservedError:
 
 
 class PromisingContext(BoundToRun):
-    """Everything that is started inside `async with` ends with it.
+    """Owner of the tasks that start inside `async with`: all of them end before the block is left.
 
-    Leaving it normally waits for the background work; leaving it by an exception cancels that work and waits for its
-    clean-up. Contexts nest.
+    Leaving the block normally waits for the background work. Leaving it by an exception cancels that work and waits
+    for its clean-up. Contexts nest.
 
     Args:
-        start_everything_soon_by_default: whether promises begin their work without waiting for a reader.
-        unobserved_errors: what to do at a clean exit with failures that nobody ever observed: "raise" an
-            `ExceptionGroup` of them (one that is no `Exception` is raised itself). "log" logs each when its promise is
-            gone, at the latest at the exit, and keeps nothing of it.
-        on_promise_resolved: async functions of a promise and its result (or its exception), scheduled once each.
+        start_everything_soon_by_default: True if promises start their work at once, False if with their first reader.
+        unobserved_errors: "raise" raises the unobserved failures at a clean exit, as an `ExceptionGroup`; a single one
+            that is no `Exception` is raised itself. "log" logs each failure when its promise is gone, at the latest at
+            the exit, and keeps nothing of it.
+        on_promise_resolved: async functions of a promise and its result (or its exception). Each is called once for
+            each promise.
+
+    Raises:
+        ValueError: `unobserved_errors` is another word.
     """
 
     how_to_open = "`async with PromisingContext():`"
@@ -121,34 +129,34 @@ class PromisingContext(BoundToRun):
         self.parent: PromisingContext | None = None
         self.tasks: set[asyncio.Task[Any]] = set()
         self.parked: set[asyncio.Task[Any]] = set()
-        """Tasks that produce on demand and that nobody asks now: they do not keep the context open."""
+        """Tasks that wait until a reader asks them for more. They do not keep the context open."""
         self._handlers = list(on_promise_resolved)
         self.listens = bool(self._handlers)
-        """Whether anybody, here or in an outer context, wants to hear of resolved promises."""
+        """True if this context or an outer one has handlers that are called with resolved promises."""
         self.keeps_results = False
-        """Whether results are wanted although nobody can read them any more."""
+        """True if handlers need the results of promises that no reader can reach any more."""
         self._unobserved: MutableMapping[int, _UnobservedError] = (
             {} if unobserved_errors == "raise" else WeakValueDictionary()
         )
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None
-        self.bare = contextvars.Context()
-        """Variables of which only the current context is set, for callbacks that are to keep nothing else alive."""
-        self.bare.run(_current.set, self)
+        self.variables = contextvars.Context()
+        """Context variables in which only this context is set, for callbacks that must keep nothing else alive."""
+        self.variables.run(_current.set, self)
         self.is_closing = False
-        """Everything has been cancelled; what a clean-up still starts is cancelled before its first step."""
+        """True once all tasks were cancelled; a task that starts in a clean-up is cancelled before its first step."""
         self.interrupted = False
-        """Ctrl-C was pressed: leaving the context cancels its tasks, also when the body caught the interrupt."""
+        """True after Ctrl-C: leaving the context then cancels its tasks, also if the body caught the interrupt."""
 
     # --- finding the context
 
     @classmethod
     def get_current(cls) -> Self:
-        """The innermost context that is open here.
+        """Return the innermost open context of this class.
 
         Raises:
-            NoActiveContextError: there is none, or it is of another class.
+            NoActiveContextError: no context of this class is open.
         """
         context = cls.find_current()
         if context is None:
@@ -157,7 +165,7 @@ class PromisingContext(BoundToRun):
 
     @classmethod
     def find_current(cls) -> Self | None:
-        """Like `get_current`, but None where there is none."""
+        """Return the innermost open context of this class, or None."""
         context = find_current_context()
         while context is not None and not isinstance(context, cls):
             context = context.parent
@@ -192,9 +200,9 @@ class PromisingContext(BoundToRun):
                 self._token = None
 
     def activate(self) -> Self:
-        """Open the context for every task of the running loop, until `afinalize`; made for servers.
+        """Open the context for all tasks of the running loop, until `afinalize`; for servers.
 
-        A failure that nobody observes is then logged when its promise is collected, so that nothing grows.
+        Unobserved failures are logged when their promises are collected, so that memory does not grow.
         """
         self._open()
         self.unobserved_errors = "log"
@@ -204,7 +212,11 @@ class PromisingContext(BoundToRun):
         return self
 
     async def afinalize(self) -> None:
-        """Wait for what `activate()` let start, and close the context; may be called from any task of the loop."""
+        """Wait for the background work and close a context that `activate` opened.
+
+        Raises:
+            RuntimeError: the calling task belongs to this context.
+        """
         if asyncio.current_task() in self.tasks:
             raise RuntimeError("afinalize() was called from a task of this context, and would wait for itself")
         try:
@@ -227,10 +239,10 @@ class PromisingContext(BoundToRun):
             self._report_unobserved(error)
 
     def before_drain(self) -> None:
-        """What a subclass ends before waiting for the tasks."""
+        """Do nothing; a subclass ends here what tasks wait for."""
 
     async def after_drain(self) -> None:
-        """What a subclass does when all work has ended well."""
+        """Wait for the tasks again; a subclass starts its last work before."""
         await self._drain()
 
     async def _drain(self) -> None:
@@ -245,12 +257,13 @@ class PromisingContext(BoundToRun):
         while self.tasks or self.parked:
             try:
                 await self._wait_until_idle()
-            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as again:
-                interruption = again  # clean-ups go on: another cancellation would cut them short
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit) as error:
+                interruption = error  # clean-ups go on: another cancellation would cut them short
         if interruption is not None:
             raise interruption
 
     async def _wait_until_idle(self) -> None:
+        """Wait until no task keeps the context open."""
         self._idle = asyncio.get_running_loop().create_future()
         try:
             await self._idle
@@ -267,9 +280,16 @@ class PromisingContext(BoundToRun):
         name: str | None = None,
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[Any]:
-        """Run a coroutine in the background, at most until this context is left.
+        """Run a coroutine in a task that ends with this context at the latest.
 
-        However the task ends, `ended` is called with it, and must pass it to `forget`: one callback a task is enough.
+        Args:
+            coroutine: the work of the task.
+            ended: called with the task when the task has ended in any way. It must call `forget`.
+            name: the name of the task.
+            context: the variables the task runs with; None for a copy of the current ones.
+
+        Raises:
+            NoActiveContextError: the context has not been entered yet.
         """
         if self._loop is None:
             coroutine.close()
@@ -282,33 +302,34 @@ class PromisingContext(BoundToRun):
         return task
 
     def call_soon(self, action: Callable[[], object]) -> None:
-        """Do this at the next step of the loop, if it is still open.
+        """Call `action` in the next step of the loop, if the loop is still open.
 
-        For what a `__del__` has to do: it may run in any thread, and in the middle of everything.
+        A `__del__` needs this, because it may run in any thread and between any two operations.
         """
         if self._loop is not None and not self._loop.is_closed():
             with suppress(RuntimeError):  # its own thread has closed it meanwhile
                 self._loop.call_soon_threadsafe(action)
 
     def forget(self, task: asyncio.Task[Any]) -> None:
-        """The task has ended."""
+        """Stop tracking an ended task."""
         self.tasks.discard(task)
         self.parked.discard(task)
         if self._idle is not None:
             self._check_idle()
 
     def park(self, task: asyncio.Task[Any]) -> None:
-        """This task waits for a reader: it does not keep the context open."""
+        """Stop keeping the context open for a task that waits for a reader."""
         self.tasks.discard(task)
         self.parked.add(task)
         self._check_idle()
 
     def unpark(self, task: asyncio.Task[Any]) -> None:
-        """The task goes on."""
+        """Keep the context open for a parked task again."""
         self.parked.discard(task)
         self.tasks.add(task)
 
     def _check_idle(self) -> None:
+        """Wake `_wait_until_idle` if no task keeps the context open; a closing one waits for parked tasks, too."""
         idle = self._idle
         if idle is None or self.tasks or (self.is_closing and self.parked):
             return
@@ -318,7 +339,7 @@ class PromisingContext(BoundToRun):
     # --- failures and handlers
 
     def record_failure(self, failure: Failure) -> None:
-        """Remember a failure until somebody observes it."""
+        """Record a failure as unobserved; interruptions by `StopDialog` or a cancellation do not count."""
         if isinstance(failure.error, (StopDialog, PromiseCancelledError, asyncio.CancelledError)):
             return
         logs = self.unobserved_errors == "log"
@@ -328,7 +349,7 @@ class PromisingContext(BoundToRun):
         failure.unobserved = unobserved
 
     def clear_failure(self, failure: Failure) -> None:
-        """Remove an unobserved failure: a reader has got it."""
+        """Remove an unobserved failure, because a reader has got it."""
         unobserved, failure.unobserved = failure.unobserved, None
         if unobserved is not None:
             unobserved.log_when_lost = False
@@ -336,6 +357,7 @@ class PromisingContext(BoundToRun):
                 del self._unobserved[id(failure.error)]
 
     def _report_unobserved(self, error: BaseException | None) -> None:
+        """Raise or log the unobserved failures; log them if the context is left by `error`."""
         failures = list(self._unobserved.values())
         self._unobserved.clear()
         if error is not None or self.unobserved_errors == "log":
@@ -348,10 +370,10 @@ class PromisingContext(BoundToRun):
         if len(errors) == 1 and not isinstance(errors[0], Exception):
             raise errors[0]
         if errors:
-            raise BaseExceptionGroup(f"{len(errors)} error(s) that nobody observed", errors)
+            raise BaseExceptionGroup(f"{len(errors)} error(s) that no reader observed", errors)
 
     def run_handlers(self, promise: Promise[Any], result: Any) -> None:
-        """Schedule the handlers of this context and of the outer ones."""
+        """Start the handlers of this context and of the outer ones, each in a task of its own."""
         context: PromisingContext | None = self
         while context is not None:
             for handler in context._handlers:
@@ -365,18 +387,19 @@ class PromisingContext(BoundToRun):
         self.spawn(run(), self.handler_ended)
 
     def handler_ended(self, task: asyncio.Task[Any]) -> None:
-        """A handler's error is nobody's to observe, so it counts as unobserved at once."""
+        """Stop tracking the task of a handler, and record its error: no reader can get it."""
         self.forget(task)
         if not task.cancelled() and is_failure(error := task.exception()):
             self.record_failure(Failure(error))
 
 
 def find_current_context() -> PromisingContext | None:
-    """The innermost context that is open here, of whatever class."""
+    """Return the innermost open context of any class, or None."""
     return _current.get() or _find_activated()
 
 
 def _find_activated() -> PromisingContext | None:
+    """Return the last context that `activate` opened in the running loop, or None."""
     if not _activated:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Promise: resolved once, awaited by many.
+"""`Promise`: resolved once, awaited by any number of tasks.
 
-A promise is a small handle; what it will be lives in its `Cell`, which the task that does the work holds as well. So
-the handle can be lost while the work goes on, and the work can notice that the handle was lost.
+A promise is a small handle of a `Cell`, which holds the state: the result or the failure, the task, the waiting tasks.
+The task refers to the cell only. So the promise can be lost while the work goes on, and the cell is told of the loss.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ T = TypeVar("T")
 
 
 class Cell(Generic[T]):
-    """What a promise will be: its result or its failure, who works on it, and who waits for it."""
+    """State of a promise: its result or its failure, the task that works on it, and the futures that wait for it."""
 
-    # Defaults are class attributes, so that a cell which is settled from the beginning sets little: measured, an agent
-    # call makes three cells, and setting every slot of each was a tenth of its time.
+    # Defaults are class attributes, so that a cell that is made with its result sets few attributes. An agent call
+    # makes three cells; setting every attribute of each took a tenth of its time.
     done = False
+    """True once the cell is settled: resolved, failed or cancelled."""
     observed = False
-    """Somebody has taken responsibility for the failure, if there is one or comes one."""
+    """True if a failure, past or future, is not reported at the end: a reader has got it, or is going to."""
     value: T | None = None
     failure: Failure | None = None
     task: asyncio.Task[Any] | None = None
     deferred_start: Callable[[], None] | None = None
+    """Starts the work, which waits for the first reader; None if there is none to start."""
     waiters: dict[asyncio.Future[None], None] | None = None
-    """Who waits for more, or for the end."""
+    """Futures of tasks that wait for more pieces or for the end, in their order."""
     done_waiters: dict[asyncio.Future[None], None] | None = None
-    """Who waits for the end only."""
+    """Futures of tasks that wait for the end only."""
 
     on_demand = False
-    """Whether the source goes on only when somebody waits."""
+    """True if the source goes on only while a reader waits."""
     produced_only_by_its_task = True
-    """Only the task can bring this cell forward: a ring of waits for such cells is a deadlock."""
+    """True if only the task of this cell can end a wait for it: a ring of such waits is a deadlock."""
     lanes: Collection[Any] | None = None
-    """Of a merged sequence: the ways by which it takes pieces from other cells, without a task."""
+    """Sources from which a merged sequence gets leaves without a task; None of other cells."""
     stops_without_readers = False
-    """True if the work is only for readers, and stops when no reader can come any more."""
+    """True if the work stops when no reader can reach the promise any more."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
@@ -57,18 +59,26 @@ class Cell(Generic[T]):
     # --- working
 
     def set_work(self, work: Callable[[], Coroutine[Any, Any, Any]], start_soon: bool | None) -> None:
-        """Set the coroutine function that brings this cell to its end, and start it now or with the first reader."""
+        """Set the coroutine function that settles this cell, and start it now or with the first reader.
+
+        Args:
+            work: the coroutine function, without parameters.
+            start_soon: True to start now, False with the first reader; None takes the context's default.
+
+        Raises:
+            NoActiveContextError: the work is to start now, and no context is open.
+        """
         context = self.context
         if start_soon is None:
             start_soon = context is not None and context.start_everything_soon_by_default
         if start_soon:
             self.start_task(work, None)
         else:
-            variables = contextvars.copy_context()  # whoever starts it later is not its caller
+            variables = contextvars.copy_context()  # those of the caller, and not of the reader that starts the work
             self.deferred_start = lambda: self.start_task(work, variables)
 
     def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
-        """Start the task."""
+        """Start the task of the work, with these context variables or a copy of the current ones."""
         if self.context is None:
             raise NoActiveContextError(
                 "A promise with work to do needs a running context: make it inside `MiniAgents().run(...)` "
@@ -78,30 +88,30 @@ class Cell(Generic[T]):
         self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
 
     def ensure_started(self) -> None:
-        """Start the work if it waited for a reader."""
+        """Start the work if it still waits for its first reader."""
         if self.deferred_start is not None:
             start, self.deferred_start = self.deferred_start, None
             try:
                 start()
             except NoActiveContextError:
-                self.deferred_start = start  # the next reader is to be told the same, instead of waiting for ever
+                self.deferred_start = start  # so that the next reader gets this error, too, instead of waiting for ever
                 raise
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """The safety net: a task can end without settling, for one when it is cancelled before its first step."""
+        """Stop tracking the task, and settle the cell if the work has not: it may have been cancelled before it began."""
         if self.context is not None:
             self.context.forget(task)
         self.task = None
-        error = None if task.cancelled() else task.exception()  # whoever runs the loop has got an interrupt already
+        error = None if task.cancelled() else task.exception()
         if is_failure(error):
-            self.fail(error)  # it comes from a clean-up
+            self.fail(error)  # a clean-up failed
         else:
-            self.settle_as_cancelled()
+            self.settle_as_cancelled()  # an interrupt has got out of the loop already
 
     # --- settling
 
     def resolve(self, value: T) -> None:
-        """Settle with a result, unless it is settled already."""
+        """Settle with a result, unless the cell is settled already."""
         if self.done:
             return
         self.value = value
@@ -109,14 +119,14 @@ class Cell(Generic[T]):
         self.notify_settled(value)
 
     def resolve_at_creation(self, value: T) -> None:
-        """Resolve a cell that nobody can be waiting for yet."""
+        """Resolve a new cell, which no task can wait for yet."""
         self.value = value
         self.done = True
         if self.context is not None and self.context.listens:
             self.notify_settled(value)
 
     def fail(self, error: BaseException) -> None:
-        """Settle with an error, which counts as unobserved until somebody awaits it."""
+        """Settle with an error, which counts as unobserved until a reader gets it."""
         if self.done:
             self.record_late_error(error)
             return
@@ -127,29 +137,29 @@ class Cell(Generic[T]):
         self.notify_settled(error)
 
     def record_late_error(self, error: BaseException) -> None:
-        """What the clean-up after the end failed with. No reader of this cell can see it: that is up to the context."""
+        """Record the error of a clean-up after the end in the context, because no reader of this cell can get it."""
         if self.context is not None:
             self.context.record_failure(Failure(error))
 
     def settle_as_cancelled(self) -> None:
-        """Settle as cancelled, unless it is settled already."""
+        """Fail with `PromiseCancelledError`, unless the cell is settled already."""
         if not self.done:
             self.fail(make_cancelled_error())
 
     def cancel(self) -> None:
-        """Stop the work for good; readers get what there is, and then `PromiseCancelledError`."""
+        """Stop the work for good; readers get the pieces so far, and then `PromiseCancelledError`."""
         if self.done:
             return
         self.deferred_start = None
         self.settle_as_cancelled()
         if self.task is not None and not (self.context is not None and self.context.is_closing):
-            self.task.cancel()  # a context that closes has done so already: twice would cut clean-ups short
+            self.task.cancel()  # a closing context has cancelled it already: a second time would cut clean-ups short
 
     def handle_lost_promise(self) -> None:
-        """Do nothing, as most work goes on when its promise is lost: it may be done for its effects."""
+        """Do nothing when no reader can reach the promise any more: work may be done for its effects."""
 
     def notify_settled(self, result: Any) -> None:
-        """Tell everybody who waits, and everybody who listens."""
+        """Wake all waiting tasks, and start the handlers of resolved promises."""
         self.wake_all()
         context = self.context
         if context is not None and context.listens:
@@ -158,20 +168,20 @@ class Cell(Generic[T]):
     # --- waiting
 
     def result(self) -> T:
-        """The result of a settled cell, or its error."""
+        """Return the result of a settled cell, or raise its error."""
         if self.failure is not None:
             self.mark_observed()
-            raise self.failure.raised()
-        return self.value  # type: ignore[return-value]  # settled without a failure: the value is there
+            raise self.failure.reset_traceback()
+        return self.value  # type: ignore[return-value]  # settled without a failure, so it has a value
 
     def mark_observed(self) -> None:
-        """Somebody takes responsibility for the failure of this cell, past or future."""
+        """Mark the failure of this cell, past or future, as observed."""
         self.observed = True
         if self.failure is not None and self.context is not None:
             self.context.clear_failure(self.failure)
 
     def wake(self) -> None:
-        """Let everybody go on who waits for more."""
+        """Wake the tasks that wait for more."""
         waiters, self.waiters = self.waiters, None
         for future in waiters or ():
             waiting_on.pop(future, None)
@@ -179,7 +189,7 @@ class Cell(Generic[T]):
                 future.set_result(None)
 
     def wake_all(self) -> None:
-        """Let everybody go on who waits for anything."""
+        """Wake the tasks that wait for more, and those that wait for the end."""
         if self.waiters is not None:
             self.wake()
         if self.done_waiters is not None:
@@ -187,7 +197,7 @@ class Cell(Generic[T]):
             self.wake()
 
     async def wait(self, *, for_end: bool = False) -> None:
-        """Wait until there is more to read, or only for the end; see `waiter`."""
+        """Wait until there is more to read, or until the end; see `add_waiter`."""
         future = self.add_waiter(for_end=for_end)
         try:
             await future
@@ -196,17 +206,18 @@ class Cell(Generic[T]):
             raise
 
     def add_waiter(self, *, for_end: bool = False) -> asyncio.Future[None]:
-        """Return a future for the running task to await now; the task must `give_up` the future if that raises.
+        """Return a future for the running task to await at once.
 
-        The future fails with `DeadlockError` if the wait is a part of a ring that no other task can end.
+        If that await raises, the task must call `remove_waiter`. The future fails with `DeadlockError` if the wait is a
+        part of a ring that no other task can end.
 
         Args:
-            for_end: the future is done at the end only, and not already when there is more to read.
+            for_end: True for a future that is done at the end; False for one that is done when there is more to read.
         """
         future: asyncio.Future[None] = asyncio.Future()
         if self.deferred_start is not None:
             self.ensure_started()
-        if self.done:  # already, or by a task that has been started eagerly
+        if self.done:  # a task that starts eagerly may have settled the cell just now
             future.set_result(None)
             return future
         waiting_on[future] = self
@@ -224,11 +235,11 @@ class Cell(Generic[T]):
         return future
 
     def watch(self, callback: Callable[[object], None], variables: contextvars.Context | None) -> None:
-        """Call back once, a loop step after there is more to read or the end has come; no task waits meanwhile.
+        """Call `callback` once, a loop step after there is more to read or the end has come.
 
         Args:
-            callback: is called with a future.
-            variables: the context it runs in; None for an empty one.
+            callback: called with a future.
+            variables: the context variables it runs with; None for none.
         """
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(callback, context=contextvars.Context() if variables is None else variables)
@@ -244,27 +255,32 @@ class Cell(Generic[T]):
             self.request_more()
 
     def remove_waiter(self, future: asyncio.Future[None]) -> None:
-        """The task that awaited this was cancelled, or is not to wait."""
+        """Remove a future that no task awaits any more."""
         waiting_on.pop(future, None)
         for waiters in (self.waiters, self.done_waiters):
             if waiters is not None:
                 waiters.pop(future, None)
 
     def request_more(self) -> None:
-        """Somebody waits now for a source that goes on only then."""
+        """Let a source that works on demand go on; a cell without pieces has no such source."""
 
 
 def make_cancelled_error() -> PromiseCancelledError:
-    """The error of a promise that was cancelled."""
+    """Return the error of a cancelled promise."""
     return PromiseCancelledError("The source of this promise was stopped before its end")
 
 
 class Promise(BoundToRun, Generic[T_co]):
-    """The result of work that goes on in the background; any number of tasks may await it.
+    """Result of work that goes on in the background; any number of tasks may await it.
 
     Args:
         resolver: async function without parameters that computes the result. It is called at most once.
-        start_soon: True begins at the next task switch, False with the first await; None takes the context's default.
+        start_soon: True starts the work at the next task switch, False with the first await. None takes the default of
+            the context.
+
+    Raises:
+        TypeError: the resolver cannot be called.
+        NoActiveContextError: the work is to start, and no context is open.
     """
 
     __slots__ = ("__weakref__", "_cell")
@@ -289,7 +305,7 @@ class Promise(BoundToRun, Generic[T_co]):
 
     @classmethod
     def of_cell(cls, cell: Cell[Any]) -> Self:
-        """A handle of a cell; not for users."""
+        """Return a promise of a cell; not for users."""
         promise = cls.__new__(cls)
         promise._cell = cell
         return promise
@@ -298,20 +314,20 @@ class Promise(BoundToRun, Generic[T_co]):
         cell = self._cell
         if not cell.done:
             yield from cell.wait(for_end=True).__await__()
-        return cell.result()  # type: ignore[no-any-return]  # what kind of cell it is, the subclass knows
+        return cell.result()  # type: ignore[no-any-return]  # the subclass says what its cell holds
 
     @property
     def is_done(self) -> bool:
-        """Whether it is resolved, failed or cancelled."""
+        """True once the promise is resolved, failed or cancelled."""
         return self._cell.done
 
     @property
     def is_resolved(self) -> bool:
-        """Whether it has a result; not of one that failed or was cancelled."""
+        """True once the promise has a result, and so neither failed nor was cancelled."""
         return self._cell.done and self._cell.failure is None
 
     def cancel(self) -> None:
-        """Stop the work behind this promise for good, for everybody.
+        """Stop the work behind this promise for good, for all readers.
 
         Readers get the pieces so far and then `PromiseCancelledError`; the source's `finally` blocks run.
         """

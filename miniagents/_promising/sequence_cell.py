@@ -155,7 +155,7 @@ class SequenceCell(StreamCell[Any, Any]):
                 cell._advance(lane)
 
         before = len(blocked_on.pieces)
-        blocked_on.watch(go_on, None if self.context is None else self.context.bare)
+        blocked_on.watch(go_on, None if self.context is None else self.context.variables)
         deadlock.check_source(blocked_on)
         return not (blocked_on.done or len(blocked_on.pieces) > before)
 
