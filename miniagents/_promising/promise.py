@@ -98,7 +98,7 @@ class Cell(Generic[T]):
                 raise
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """Stop tracking the task, and settle the cell if the work has not: it may have been cancelled before it began."""
+        """Stop tracking the task, and settle the cell if the work has not: it may have been cancelled early."""
         if self.context is not None:
             self.context.forget(task)
         self.task = None

@@ -1,8 +1,8 @@
-"""FlatSequence: nested in, flat out, in order (or out of order where asked).
+"""`FlatSequence`, into which nested items are sent, and `SequencePromise`, whose readers get them flat.
 
-A sequence that is sent into another one is kept by reference, as a branch. Readers walk the branches, so passing a
-sequence on costs no task and no copy, however deep it goes. Only what has to be waited for (an async iterable, an
-iterator) gets a pump.
+Items come in order, or out of order where the sender asks for it. Lists are flattened when they are sent. Another
+sequence is kept by reference (see `sequence_cell`). An iterator or an async iterable gets a task that reads it. Leaves
+may be promises of any kind: subclasses say how values become leaves.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 LEAF = TypeVar("LEAF", bound=Promise[Any])
 
 _NOT_FLATTENED = (str, bytes, bytearray, memoryview, range)
+"""Types of Python that count as sequences, but not as lists of items."""
 _ITEMS_PER_TURN = 100
-"""How many items of a plain iterator are taken before others get their turn: it never waits by itself."""
+"""Number of items that are read of a plain iterator, which never waits, before other tasks get a turn."""
 
 
 class _LeafReader(BoundToRun):
-    """Reader of a sequence: gives each leaf as soon as it is there, and does not raise what leaves have failed with.
+    """Iterator over a sequence that gives each leaf as soon as it has come, and does not raise the failures of leaves.
 
-    No async generator: asyncio closes one that is left some loop steps later, and till then it keeps what it reads.
+    It is no async generator, because asyncio closes a dropped one some loop steps later, and it keeps its promise till
+    then.
     """
 
     __slots__ = ("_promise", "_walk")
@@ -46,15 +48,15 @@ class _LeafReader(BoundToRun):
         return self
 
     async def __anext__(self) -> Any:
-        for each in self._walk:
-            if isinstance(each, Promise):
-                return each
-            await each.wait()
+        for leaf_or_cell in self._walk:
+            if isinstance(leaf_or_cell, Promise):
+                return leaf_or_cell
+            await leaf_or_cell.wait()
         raise StopAsyncIteration
 
 
 class _BatchReader(_LeafReader):
-    """The same, with each leaf in a list of its own, as each may have to be waited for."""
+    """Iterator over a sequence that gives each leaf in a list of its own."""
 
     __slots__ = ()
 
@@ -63,31 +65,32 @@ class _BatchReader(_LeafReader):
 
 
 class _PumpedCell(SequenceCell):
-    """What an async iterable yields. Its promise is the only handle of it, and stops the pump when it is lost."""
+    """State of a sequence of the items of an async iterable. The pump stops when the promise is lost."""
 
     stops_without_readers = True
 
     def handle_lost_promise(self) -> None:
-        """Stop reading the iterable, and let go of what it has yielded."""
-        self.call_in_loop(self._stop_unread)
+        """Stop reading the iterable, and drop the items that it has yielded."""
+        self.call_in_loop(self._stop)
 
-    def _stop_unread(self) -> None:
+    def _stop(self) -> None:
         self.drop_pieces()
         Cell.cancel(self)
 
 
 class SequencePromise(Branch[LEAF_co, WHOLE_co]):
-    """A promise of a flat sequence of promises.
+    """Promise of a flat sequence of promises, its leaves.
 
-    `async for leaf in sequence` gives the leaves as they come and never raises what one failed with. `await sequence`
-    gives a tuple of what the leaves resolve to, or raises the first error in their order.
+    `async for leaf in sequence` gives the leaves as they come, and never raises their failures. `await sequence` gives
+    a tuple of the results of the leaves, or raises the first failure in their order.
     """
 
     __slots__ = ()
 
     leaf_class: ClassVar[type[Promise[Any]]]
+    """Class of the leaves."""
     value_class: ClassVar[type]
-    """What leaves resolve to; a value of it can be sent in place of a leaf."""
+    """Class of the results of leaves. A value of this class can be sent in place of a leaf."""
 
     def __await__(self) -> Generator[Any, None, WHOLE_co]:
         return self._resolve().__await__()
@@ -96,14 +99,14 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         return _LeafReader(self)
 
     def batches(self) -> AsyncIterator[list[LEAF_co]]:
-        """The leaves one by one, each in a list."""
+        """Return an iterator over the leaves, each in a list of its own."""
         return _BatchReader(self)
 
     def __del__(self) -> None:
         try:
             cell = self._cell
         except AttributeError:
-            return  # it could not be made
+            return  # the constructor has failed
         if not cell.done:
             cell.handle_lost_promise()
 
@@ -121,55 +124,56 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def make_value(cls, item: Any) -> Any:
-        """What a leaf resolves to, out of something that is neither a promise nor a container.
+        """Return the result of a leaf for an item that is neither a promise nor a container.
 
         Raises:
-            TypeError: nothing of this type can be sent.
+            TypeError: items of this type cannot be sent.
         """
         raise TypeError(f"Cannot send {item!r:.100} of type {type(item).__name__}")
 
     @classmethod
     def flatten(cls, item: Any, *, into: SequenceCell | None = None) -> list[Any]:
-        """The leaves and branches of whatever was sent: lists are walked now, what must be waited for becomes a branch.
+        """Return the leaves, values and branches of an item. Each iterator or async iterable becomes a branch.
 
         Args:
-            item: what was sent.
-            into: the sequence that it is sent into.
+            item: a value, a promise, an exception, or lists and iterables of these, nested at will.
+            into: the sequence that the item is sent into.
 
         Raises:
-            TypeError: a part of it cannot be sent.
+            TypeError: a part of the item cannot be sent.
             CyclicValueError: a list contains itself, or a sequence was sent into itself.
         """
         is_single = isinstance(item, (str, Promise)) or cls.value_class in type(item).__mro__
-        pieces = [cls._to_piece(item, into)] if is_single else cls._walk(item, into)
+        pieces = [cls._to_piece(item, into)] if is_single else cls._flatten_lists(item, into)
         context = find_current_context()
-        if context is not None and context.listens:  # to promises: then each message needs its own
+        if context is not None and context.listens:  # its handlers are called with promises: each value needs one
             return [piece if isinstance(piece, Promise) else cls.leaf_of_value(piece) for piece in pieces]
         return pieces
 
     @classmethod
-    def _walk(cls, item: Any, into: SequenceCell | None) -> list[Any]:
+    def _flatten_lists(cls, item: Any, into: SequenceCell | None) -> list[Any]:
+        """Return the pieces of an item that may be a list, or hold lists."""
         pieces: list[Any] = []
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((item,)))]
-        on_the_way: set[int] = set()
+        enclosing: set[int] = set()
         while stack:
             container, items = stack[-1]
             for each in items:
                 kind = type(each)
-                if cls.value_class in kind.__mro__:  # to ask a model class for its instances takes ten times as long
+                if cls.value_class in kind.__mro__:  # isinstance takes ten times as long for a pydantic model
                     pieces.append(each)
                 elif (kind is list or kind is tuple) and cls._are_all_values(each):
                     pieces += each
                 elif isinstance(each, Sequence) and not isinstance(each, _NOT_FLATTENED):
-                    if id(each) in on_the_way:
+                    if id(each) in enclosing:
                         raise CyclicValueError(f"A {kind.__name__} that contains itself cannot be sent")
-                    on_the_way.add(id(each))
+                    enclosing.add(id(each))
                     stack.append((each, iter(each)))
                     break
                 else:
                     pieces.append(cls._to_piece(each, into))
             else:
-                on_the_way.discard(id(container))
+                enclosing.discard(id(container))
                 stack.pop()
         return pieces
 
@@ -179,6 +183,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def _to_piece(cls, item: Any, into: SequenceCell | None) -> Any:
+        """Return the leaf, value or branch of an item that is no list."""
         if isinstance(item, SequencePromise):
             if item._cell is into:
                 raise CyclicValueError("A sequence cannot be sent into itself")
@@ -195,7 +200,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def of_async_iterable(cls, items: AsyncIterable[Any]) -> Self:
-        """The sequence of what an async iterable yields, read by a pump of its own."""
+        """Return the sequence of the items of an async iterable, which a task of its own reads."""
         cell = _PumpedCell(cls)
         promise = cls.of_cell(cell)
         cell.keep_promise(promise)
@@ -204,7 +209,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def of_items(cls, items: Any) -> Self:
-        """A closed sequence of `items`; a sequence promise is returned as it is."""
+        """Return a closed sequence of `items`; return a sequence promise as it is."""
         if isinstance(items, cls):
             return items
         pieces = cls.flatten(items) if items is not None else []
@@ -217,7 +222,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
 
 class FlatSequence(StreamAppender[Any], Generic[LEAF]):
-    """The sending end of a sequence: `with sequence: sequence.append(item)`, read through `sequence.promise`.
+    """Sender of items, which readers get flat from its `promise`: `with sequence: sequence.append(item)`.
 
     Args:
         capture_errors: see `StreamAppender`.
@@ -235,26 +240,27 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         self._cell.send(piece)
 
     def append_out_of_order(self, item: Any) -> Self:
-        """Send something whose messages come as soon as each is there, without keeping others waiting.
+        """Send an item whose leaves come as soon as each begins; they neither wait for other leaves nor delay them.
 
         Raises:
             AppenderClosedError: before `open`, or after `close`.
-            TypeError: a part of it cannot be sent.
+            TypeError: a part of the item cannot be sent.
         """
         self.check_open()
         self._cell.send_out_of_order(item)
         return self
 
     def _fail(self, error: BaseException) -> None:
-        # without capture_errors the error goes on to the caller, who is responsible for it then
+        # without capture_errors, the caller of the `with` block gets the error
         self._cell.observed = not self.capture_errors
         self._cell.fail(error)
 
 
 async def _read_in_turns(items: Iterator[Any]) -> AsyncIterator[Any]:
+    """Yield the items of a plain iterator, and let other tasks run in between."""
     for number in count(1):
         try:
-            yield next(items)  # no variable here keeps an item alive
+            yield next(items)  # without a variable, which would keep the item alive
         except StopIteration:
             return
         if not number % _ITEMS_PER_TURN:

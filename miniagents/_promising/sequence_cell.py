@@ -1,7 +1,9 @@
-"""The cell of a sequence: its pieces, the walk over them, and the merging of items sent out of order.
+"""The state of a sequence: its pieces, the walk over them, and the merging of items sent out of order.
 
-A sequence that is sent into another one is kept by reference, as a branch. Readers walk the branches, so passing a
-sequence on costs no task and no copy, however deep it goes. `sequence` has the promise and the sending end.
+A sequence that is sent into another one is kept by reference, as a branch. Readers walk into branches, so passing a
+sequence on costs neither a task nor a copy, at any depth. As soon as an item is sent out of order, the sequence is
+merged: it then keeps leaves only, in the order of their arrival, and each source of leaves is a lane. `sequence` has the
+promise and the sender.
 """
 
 from __future__ import annotations
@@ -23,32 +25,33 @@ LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
 WHOLE_co = TypeVar("WHOLE_co", covariant=True)
 
 _dropping: list[tuple[list[Any], dict[_Lane, None] | None]] = []
-"""Pieces and lanes that are being let go of, one after the other instead of one inside the other."""
+"""Pieces and lanes to drop one after the other; one inside of the other, a long chain would end in a crash."""
 
 
 class SequenceCell(StreamCell[Any, Any]):
-    """Pieces are leaves (promises of the sequence's kind) and branches (other sequences, by reference).
+    """State of a sequence. Its pieces are leaves (promises) and branches (other sequences, by reference).
 
-    A leaf that was sent as a value is kept as that value. Its promise is made, and takes its place, when somebody
-    iterates: whoever awaits the sequence needs none.
+    A leaf that was sent as a value is kept as that value until a reader iterates; then its promise takes its place. A
+    reader that awaits the sequence needs no promises.
     """
 
     promise_class: type[Branch[Any, Any]]
     produced_only_by_its_task = False
     merge_count: ClassVar[int] = 0
-    """Number of sequences merged in this process; a walk that sees it grow looks whether it has to go back."""
+    """Number of sequences merged in this process. A walk that sees a new number checks the sequences it is in."""
     lanes: dict[_Lane, None] | None = None
-    """Of a merged sequence: the sources that its leaves still come from."""
+    """The sources from which a merged sequence still gets leaves; None of one that is not merged."""
     _ordered_lane: _Lane | None = None
-    """Of a merged sequence: the lane of the items sent in order; its cell holds them as one that is not merged does."""
+    """The lane of the items sent in order; its cell keeps them as pieces."""
     _closing = False
+    """True once no more items may be sent."""
     _final_leaf: Promise[Any] | None = None
-    """The failed leaf that comes when everything sent before it has come."""
+    """A failed leaf that comes last, after all leaves that were sent before it."""
 
     # --- sending
 
     def send(self, item: Any) -> None:
-        """Append what `item` flattens to; nothing is appended when a part of it is of a wrong type."""
+        """Append the leaves and branches of `item`, or nothing if a part of it is of a wrong type."""
         self.add(self.promise_class.flatten(item, into=self))
 
     def add(self, pieces: list[Any]) -> None:
@@ -62,11 +65,11 @@ class SequenceCell(StreamCell[Any, Any]):
             self.wake()
 
     def send_out_of_order(self, item: Any) -> None:
-        """Append each leaf as soon as it begins: a message that streams, with its first token."""
+        """Append each leaf of `item` as soon as it begins: a leaf that streams, with its first piece."""
         self.add_out_of_order(self.promise_class.flatten(item, into=self))
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
-        """Append what is there now, and open a lane for each piece that is not."""
+        """Append leaves that have begun, and add a lane for each other piece."""
         self._merge()
         for piece in pieces:
             if isinstance(piece, Branch):
@@ -79,13 +82,13 @@ class SequenceCell(StreamCell[Any, Any]):
         self.wake()
 
     def _merge(self) -> None:
-        """Turn the pieces into leaves in the order of their arrival.
+        """Replace the pieces by leaves in the order of their arrival, and add the lane of items sent in order.
 
-        Readers inside of a branch then come back to this sequence: they have read some of the leaves that are there
-        now, in the same order.
+        Readers inside of a branch come back to this sequence then. They find the leaves that they have read in the same
+        order.
         """
         if self._ordered_lane is not None:
-            self._advance(self._ordered_lane)  # what has come in order comes before what is sent now
+            self._advance(self._ordered_lane)  # leaves that have come in order stand before those sent now
             return
         ordered = SequenceCell(self.promise_class)
         ordered.scope = self.scope
@@ -93,7 +96,7 @@ class SequenceCell(StreamCell[Any, Any]):
         SequenceCell.merge_count += 1
         lane = self._ordered_lane = self._add_lane(ordered.walk(into=ref(self), is_entered=True), ordered, None)
         self._advance(lane)
-        lane.blocked_on.wake()  # readers wait there for what comes next in order
+        lane.blocked_on.wake()  # readers wait there for the next leaf in order
 
     def _add_lane(self, walk: Iterator[Any], cell: Any, promise: Promise[Any] | None) -> _Lane:
         lane = _Lane(walk, cell, promise)
@@ -103,7 +106,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return lane
 
     def _advance(self, lane: _Lane) -> None:
-        """Take the leaves of a lane that are there, and go on when there are more."""
+        """Append the leaves of a lane that have come, and see to it that those to come are appended, too."""
         if lane.is_advancing or self.done or self.lanes is None or lane not in self.lanes:
             return
         lane.is_advancing = True
@@ -112,7 +115,7 @@ class SequenceCell(StreamCell[Any, Any]):
             for each in lane.walk:
                 if isinstance(each, Promise):
                     self.pieces.append(each)
-                elif self._waits_for(each, lane):
+                elif self._block_lane(each, lane):
                     break
             else:
                 self._remove_lane(lane)
@@ -134,11 +137,11 @@ class SequenceCell(StreamCell[Any, Any]):
         if lane is self._ordered_lane:
             self._ordered_lane = None
 
-    def _waits_for(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
+    def _block_lane(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
         """Have a lane go on when `tip` has more; returns False if it has more already."""
         lane.blocked_on = blocked_on
         if lane is self._ordered_lane:
-            if blocked_on is lane.cell:  # `add` goes on with it
+            if blocked_on is lane.cell:  # then `add` advances it
                 return True
             if (blocked_on.on_demand or blocked_on.deferred_start is not None) and not self.has_waiting_reader:
                 lane.waits_for_reader = self.on_demand = True
@@ -147,27 +150,27 @@ class SequenceCell(StreamCell[Any, Any]):
             lane.waits_for_reader = self.on_demand = True
             return True
         lane.waits_for_reader = False
-        this, that = ref(self), ref(lane)  # a wait alone keeps nothing alive
+        get_cell, get_lane = ref(self), ref(lane)  # a callback must not keep them alive
 
-        def go_on(_: object) -> None:
-            cell, lane = this(), that()
+        def advance(_: object) -> None:
+            cell, lane = get_cell(), get_lane()
             if cell is not None and lane is not None:
                 cell._advance(lane)
 
         before = len(blocked_on.pieces)
-        blocked_on.watch(go_on, None if self.context is None else self.context.variables)
+        blocked_on.watch(advance, None if self.context is None else self.context.variables)
         deadlock.check_source(blocked_on)
         return not (blocked_on.done or len(blocked_on.pieces) > before)
 
     def request_more(self) -> None:
-        """Wake lanes that rest, and a pump on demand: a reader has read everything."""
+        """Let lanes and the pump go on that work on demand, because a reader has read everything."""
         for lane in list(self.lanes or ()):
             if lane.waits_for_reader:
                 self._advance(lane)
         super().request_more()
 
-    def take(self, piece: Any) -> None:
-        """An item that the pump read: a wrong type in it fails in its place, and later items still come."""
+    def receive(self, piece: Any) -> None:
+        """Send an item that the pump has read; in place of one of a wrong type, send the error."""
         try:
             self.send(piece)
         except INTERRUPTS:
@@ -179,18 +182,18 @@ class SequenceCell(StreamCell[Any, Any]):
         async for item in source:
             if self.done:
                 return
-            self.take(item)
-            del item  # only the sequence is to keep it
+            self.receive(item)
+            del item  # so that the sequence alone keeps it alive
 
     # --- ending
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing may be sent any more."""
+        """True if no more items may be sent."""
         return self.done or self._closing
 
     def finish(self) -> None:
-        """No more items will be sent."""
+        """Close the sequence: it ends when all leaves of the items sent so far have come."""
         self._closing = True
         if self._ordered_lane is not None:
             self._ordered_lane.cell.done = True
@@ -199,7 +202,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self._end()
 
     def fail(self, error: BaseException) -> None:
-        """An error is a failed leaf in its place: those who iterate do not stumble over it."""
+        """Close the sequence with a failed leaf as its last one; readers that iterate get it like the others."""
         if self.is_closing:
             self.record_late_error(error)
         else:
@@ -207,11 +210,11 @@ class SequenceCell(StreamCell[Any, Any]):
             self.finish()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
-        """What stands for an error in the sequence."""
+        """Return the leaf that stands for an error."""
         return self.promise_class.failed_leaf(error, observed=self.observed)
 
     def settle_as_cancelled(self) -> None:
-        """End at once: what has not come yet does not come any more."""
+        """End at once with a cancelled leaf; leaves that have not come yet are left out."""
         if self.done:
             return
         self._merge()
@@ -222,17 +225,17 @@ class SequenceCell(StreamCell[Any, Any]):
             self._end()
 
     def cancel(self) -> None:
-        """Stop the work for good, with the iterables and token streams in this sequence that were made for it.
+        """Stop the work for good, and the streams and iterables in this sequence that were made for it.
 
-        Those are the ones that its agent made, or an agent that was called on its behalf. Agents themselves go on.
+        The agent of the sequence made these, or an agent that it called, directly or not. Agents are not cancelled.
         """
-        made_for_it = self._find_cells_to_cancel()
+        streams = self._find_own_streams()
         super().cancel()
-        for cell in made_for_it:
+        for cell in streams:
             Cell.cancel(cell)
 
-    def _find_cells_to_cancel(self) -> list[Cell[Any]]:
-        """Find the cells to cancel."""
+    def _find_own_streams(self) -> list[Cell[Any]]:
+        """Return the unfinished cells at any depth that stop without readers and belong to the scope of this one."""
         found: dict[Cell[Any], None] = {}
         unseen: list[SequenceCell] = [self]
         while unseen:
@@ -246,18 +249,19 @@ class SequenceCell(StreamCell[Any, Any]):
         return [cell for cell in found if cell.stops_without_readers and not cell.done]
 
     def drop_pieces(self) -> None:
-        """Forget the pieces, which no reader can reach any more; those of their sequences go one after the other."""
+        """Drop the pieces, which no reader can reach any more, without recursion into sequences among them."""
         _dropping.append((self.pieces, self.lanes))
         self.pieces = []
         self.lanes = self._ordered_lane = None
         if len(_dropping) == 1:
-            for pieces, lanes in _dropping:  # it grows meanwhile: a chain of agents, or of iterables, may be long
+            for pieces, lanes in _dropping:  # which grows meanwhile
                 pieces.clear()
                 if lanes is not None:
                     lanes.clear()
             _dropping.clear()
 
     def _end(self) -> None:
+        """Settle the cell, with the failed leaf that comes last, if there is one."""
         if not self.done and self._final_leaf is not None:
             self.pieces.append(self._final_leaf)
         if self.lanes is not None:
@@ -265,24 +269,24 @@ class SequenceCell(StreamCell[Any, Any]):
         self.resolve(())
 
     async def collect_leaves(self) -> tuple[list[Any], bool]:
-        """Wait until this sequence and all its branches have ended.
+        """Wait until this sequence and all its branches have ended, and return all leaves.
 
-        Returns: all leaves, those that are values as values; and whether there are no others.
+        Returns: the leaves (values stay values), and True if all of them are values.
         """
         leaves: list[Any] = []
         all_values = True
-        on_the_way: dict[SequenceCell, None] = {}
+        entered: dict[SequenceCell, None] = {}
         stack: list[tuple[SequenceCell, Iterator[Any]]] = []
         entering: SequenceCell | None = self
         while entering is not None or stack:
             if entering is not None:
                 cell, entering = entering, None
-                _enter(cell, on_the_way)
+                _enter(cell, entered)
                 if not cell.done:
                     await cell.wait(for_end=True)
                 if _are_all_values(cell.pieces):
                     leaves += cell.pieces
-                    del on_the_way[cell]
+                    del entered[cell]
                     continue
                 all_values = cell.start_pieces() and all_values
                 stack.append((cell, iter(cell.pieces)))
@@ -294,11 +298,11 @@ class SequenceCell(StreamCell[Any, Any]):
                 leaves.append(piece)
             else:
                 stack.pop()
-                del on_the_way[cell]
+                del entered[cell]
         return leaves, all_values
 
     def start_pieces(self) -> bool:
-        """Let all pieces work at the same time; returns whether those that are no branches are values."""
+        """Start the work of all pieces, so that they run concurrently; return True if all leaves are values."""
         all_values = True
         for piece in self.pieces:
             if isinstance(piece, Promise):
@@ -307,9 +311,12 @@ class SequenceCell(StreamCell[Any, Any]):
         return all_values
 
     def mark_all_observed(self, error: BaseException) -> None:
-        """Whoever got the first error of this sequence is responsible for the others, and for those still to come.
+        """Mark the failures of all leaves, past and future, as observed: a reader has got the first one.
 
-        What has failed already becomes notes.
+        The failures so far become notes of that error.
+
+        Args:
+            error: the failure that the reader has got.
         """
         notes = getattr(error, "__notes__", ())
         seen: set[SequenceCell] = set()
@@ -331,31 +338,31 @@ class SequenceCell(StreamCell[Any, Any]):
                     notes = error.__notes__
 
     def walk(self, into: ref[SequenceCell] | None = None, *, is_entered: bool = False) -> Iterator[Any]:
-        """Yield each leaf, and where none is there yet, the sequence that has to bring it; then go on from there.
+        """Yield each leaf; where the next one has not come yet, yield the cell to wait for.
 
         Args:
-            into: the sequence that takes the leaves; a branch that would never end is then a failed leaf.
-            is_entered: whether this sequence is a part of `into`, and not one that was sent into it.
+            into: the sequence that copies the leaves. A branch that would never end is then a failed leaf.
+            is_entered: True if this sequence has the items sent to `into` in order; False if it was itself sent there.
 
         Raises:
-            DeadlockError: the sequence is a part of itself, or waits in a ring, and would never end.
+            DeadlockError: the sequence is a part of itself, or copies from itself, so that it would never end.
         """
-        on_the_way: dict[SequenceCell, None] = {}
+        entered: dict[SequenceCell, None] = {}
         stack: list[tuple[SequenceCell, list[Any], int, int]] = []
         cell = self
         if not is_entered:
-            _enter(cell, on_the_way, into)
+            _enter(cell, entered, into)
         pieces, position = cell.pieces, 0
-        given = start = 0  # leaves so far: in all, and before this sequence was entered
+        given = start = 0  # numbers of leaves yielded: in all, and before the walk entered `cell`
         merge_count = SequenceCell.merge_count
         while True:
             if merge_count != SequenceCell.merge_count:
                 merge_count = SequenceCell.merge_count
                 levels = [*stack, (cell, pieces, position, start)]
                 for depth, (outer, earlier_pieces, _, earlier_start) in enumerate(levels):
-                    if outer.pieces is not earlier_pieces:  # the same leaves, but no branches any more
+                    if outer.pieces is not earlier_pieces:  # merged: go back to it, behind the leaves it has given
                         for inner, *_ in levels[depth + 1 :]:
-                            on_the_way.pop(inner, None)
+                            entered.pop(inner, None)
                         cell, pieces, position, start = outer, outer.pieces, given - earlier_start, earlier_start
                         del stack[depth:]
                         break
@@ -365,7 +372,7 @@ class SequenceCell(StreamCell[Any, Any]):
                 position += 1
                 if isinstance(piece, Branch):
                     try:
-                        _enter(piece._cell, on_the_way, into)
+                        _enter(piece._cell, entered, into)
                     except DeadlockError as error:
                         if into is None:
                             raise
@@ -383,14 +390,14 @@ class SequenceCell(StreamCell[Any, Any]):
             elif not done:
                 yield cell
             elif stack:
-                on_the_way.pop(cell, None)
+                entered.pop(cell, None)
                 cell, pieces, position, start = stack.pop()
             else:
                 return
 
 
 def _belongs_to(scope: object, caller: object) -> bool:
-    """Whether `scope` is this caller, or was called by it, directly or not."""
+    """Return True if `scope` is `caller`, or the scope of an agent that it called, directly or not."""
     if caller is None:
         return scope is None
     while scope is not None and scope is not caller:
@@ -399,12 +406,12 @@ def _belongs_to(scope: object, caller: object) -> bool:
 
 
 class _Lane:
-    """Way into a merged sequence, of what was sent in order or of one piece that was sent out of order.
+    """Source of leaves of a merged sequence: all items sent in order, or one piece that was sent out of order.
 
     Args:
-        walk: gives leaves, and cells where it has to wait.
-        cell: the cell of what was sent.
-        promise: its promise, which is kept as long as the lane is.
+        walk: yields leaves, and cells to wait for.
+        cell: the cell of the source.
+        promise: the promise of that cell, kept alive as long as the lane.
     """
 
     __slots__ = ("__weakref__", "blocked_on", "cell", "is_advancing", "promise", "waits_for_reader", "walk")
@@ -413,15 +420,15 @@ class _Lane:
         self.walk = walk
         self.cell = cell
         self.blocked_on: StreamCell[Any, Any] = cell
-        """Where it waits."""
+        """The cell that the walk waits for."""
         self.promise = promise
         self.is_advancing = False
         self.waits_for_reader = False
-        """It goes on when somebody reads, as its source is one that begins, or goes on, only then."""
+        """True if the lane advances only when a reader has read everything, because its source works on demand."""
 
 
 def _delay_until_begun(leaves: Iterator[Any]) -> Iterator[Any]:
-    """Yield the leaves of a walk, each when there is something to read of it."""
+    """Yield the leaves and cells of a walk; before a leaf that has not begun, yield the cell of the leaf."""
     for leaf in leaves:
         if isinstance(leaf, Promise):
             while not _has_begun(leaf._cell):
@@ -430,7 +437,7 @@ def _delay_until_begun(leaves: Iterator[Any]) -> Iterator[Any]:
 
 
 def _has_begun(cell: Cell[Any]) -> bool:
-    """Whether there is something to read of a leaf; one that works on demand may be read at any time."""
+    """Return True if a leaf has a piece to read, or has ended. One that works on demand counts as begun."""
     return cell.done or cell.on_demand or cell.deferred_start is not None or bool(getattr(cell, "pieces", True))
 
 
@@ -438,22 +445,22 @@ def _as_promise(piece: Any, promise_class: type[Branch[Any, Any]]) -> Promise[An
     return piece if isinstance(piece, Promise) else promise_class.leaf_of_value(piece)
 
 
-def _enter(cell: SequenceCell, on_the_way: dict[SequenceCell, None], into: ref[SequenceCell] | None = None) -> None:
-    """Enter a sequence, unless it is one of those it is a part of, or is filled by: it would never end."""
+def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[SequenceCell] | None = None) -> None:
+    """Add a sequence to those that a walk is in; raise `DeadlockError` if it is among them."""
     target = None if into is None else into()
-    if cell in on_the_way:
-        circle = [*on_the_way][[*on_the_way].index(cell) :]
+    if cell in entered:
+        circle = [*entered][[*entered].index(cell) :]
     elif target is not None and (cell is target or (cell.lanes and _is_fed_from(cell, target))):
-        circle = [target, *on_the_way] if cell is target else [target, *on_the_way, cell]
+        circle = [target, *entered] if cell is target else [target, *entered, cell]
     else:
-        on_the_way[cell] = None
+        entered[cell] = None
         return
     names = [str(each.scope or "a sequence") for each in circle]
     raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*names, names[0]])}")
 
 
 def _are_all_values(pieces: list[Any]) -> bool:
-    """Whether there is nothing to wait for in them; asked of each class, because a history has thousands of pieces."""
+    """Return True if no piece is a promise; asks each class once, because a history has thousands of pieces."""
     for kind in set(map(type, pieces)):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
         if issubclass(kind, Promise):
             return False
@@ -461,7 +468,7 @@ def _are_all_values(pieces: list[Any]) -> bool:
 
 
 def _is_fed_from(cell: SequenceCell, source: SequenceCell) -> bool:
-    """Whether what is sent into `source` comes into `cell` as well, on any way there is now."""
+    """Return True if the leaves of `source` come into `cell` as well, through lanes or branches."""
     seen: set[SequenceCell] = set()
     unseen = [cell]
     while unseen:
@@ -476,9 +483,9 @@ def _is_fed_from(cell: SequenceCell, source: SequenceCell) -> bool:
 
 
 class Branch(StreamedPromise[LEAF_co, WHOLE_co]):
-    """Promise of a sequence, which readers of a sequence around it walk into.
+    """Promise of a sequence, which can be a branch of another one.
 
-    The methods make what can be sent into leaves; `SequencePromise` and its subclasses say how.
+    Its class methods make leaves; `SequencePromise` and its subclasses override them.
     """
 
     __slots__ = ()
@@ -487,15 +494,15 @@ class Branch(StreamedPromise[LEAF_co, WHOLE_co]):
 
     @classmethod
     def leaf_of_value(cls, value: Any) -> Promise[Any]:
-        """Return a leaf that is resolved already."""
-        raise TypeError(f"{cls.__name__} has no place for values")
+        """Return a leaf that is resolved with `value`."""
+        raise TypeError(f"{cls.__name__} takes no values")
 
     @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> Promise[Any]:
-        """Return a leaf that has failed already."""
-        raise TypeError(f"{cls.__name__} has no place for errors")
+        """Return a leaf that has failed with `error`."""
+        raise TypeError(f"{cls.__name__} takes no errors")
 
     @classmethod
     def flatten(cls, item: Any, *, into: SequenceCell | None = None) -> list[Any]:
         """Return the leaves and branches of what was sent; see `SequencePromise.flatten`."""
-        raise TypeError(f"{cls.__name__} takes nothing")
+        raise TypeError(f"{cls.__name__} takes no items")

@@ -1,8 +1,8 @@
-"""StreamedPromise: one pump, many readers, replayable from the start by anyone.
+"""`StreamedPromise`, whose pieces any number of readers read from the first one; `StreamAppender`, which sends pieces.
 
-The pump is the only task that touches the source. It appends pieces to a list; a reader walks that list and waits only
-when it has read everything. Measured: a list iterator inside an async generator costs a reader what a bare async
-generator costs, and nothing a reader does can reach the source.
+One task, the pump, reads the source and appends its pieces to a list. A reader walks the list, and waits when it has
+read everything; nothing that a reader does can reach the source. A list iterator inside of an async generator costs a
+reader what a bare async generator costs.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ W_co = TypeVar("W_co", covariant=True)
 
 
 class StreamCell(Cell[W], Generic[P, W]):
-    """A cell that grows piece by piece before it is settled."""
+    """State of a stream: a cell that gets pieces before it is settled."""
 
     resolver: Callable[[list[P]], W] | None = None
+    """Makes the result from the pieces; None for a tuple of them."""
     request: asyncio.Future[None] | None = None
-    """What a pump on demand waits for while nobody reads."""
+    """Future that an on-demand pump awaits until a reader asks for more."""
     kept_promise: Promise[Any] | None = None
-    """The promise, while a persistence handler waits for what is in it, whether it can be read or not."""
+    """The promise, kept until the end for a persistence handler, even if no reader can reach it."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         super().__init__(promise_class)
@@ -44,13 +45,19 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     @property
     def is_closing(self) -> bool:
-        """Whether nothing may be sent any more."""
+        """True if no more pieces may be sent."""
         return self.done
 
     # --- the pump
 
     def pump_from(self, source: Callable[[], AsyncIterable[Any]], *, start_soon: bool | None, batches: bool) -> None:
-        """Read `source` to its end in one task, as fast as it goes, or as it is read when `start_soon` is False."""
+        """Read a source to its end in one task.
+
+        Args:
+            source: called once, returns the async iterable.
+            start_soon: True to read it at once, False as the readers ask for more; None takes the context's default.
+            batches: the iterable yields lists of pieces.
+        """
         if start_soon is None:
             start_soon = self.context is not None and self.context.start_everything_soon_by_default
         self.on_demand = not start_soon
@@ -68,18 +75,18 @@ class StreamCell(Cell[W], Generic[P, W]):
         except BaseException as error:
             self.fail(drop_engine_frames(error))
         finally:
-            self.settle_as_cancelled()  # if nothing has settled it: an interrupt is on its way to whoever runs the loop
-            # an exhausted generator ignores this; one that was left in the middle runs its `finally` blocks now
+            self.settle_as_cancelled()  # not settled yet: an interrupt is on its way out of the loop
+            # an exhausted generator ignores this; one that has not ended runs its `finally` blocks now
             if (aclose := getattr(pieces, "aclose", None)) is not None:
                 await aclose()
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
-        # No lock, queue, object or call a piece: this loop is what a token costs between its source and its readers
+        # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
         append, check = self.pieces.append, self.check
-        # attributes of the class take twice as long to find as those of the cell
+        # Attributes of the class take twice as long to find as those of the cell.
         self.waiters, self.done, self.deferred_start = self.waiters, self.done, self.deferred_start
         async for piece in source:
-            append(piece if piece.__class__ is str else check(piece))  # type: ignore[arg-type]  # a str is no check's business
+            append(piece if piece.__class__ is str else check(piece))  # type: ignore[arg-type]  # P may be str
             if self.waiters is not None:
                 self.wake()
             if self.done:
@@ -96,19 +103,19 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     async def _pump_on_demand(self, source: AsyncIterable[Any]) -> None:
         async for piece in source:
-            self.take(piece)
-            del piece  # a promise that is read and dropped elsewhere is not to be kept here
+            self.receive(piece)
+            del piece  # so that a promise which readers have dropped is not kept here
             await self.wait_for_reader()
             if self.done:
                 return
 
     @property
     def has_waiting_reader(self) -> bool:
-        """Whether somebody has read everything and waits for more."""
+        """True if a reader has read everything and waits for more."""
         return bool(self.waiters or self.done_waiters)
 
     async def wait_for_reader(self) -> None:
-        """Wait for a reader that has read everything; meanwhile the context may close without us."""
+        """Wait until a reader has read everything. Meanwhile this task does not keep the context open."""
         context, task = self.context, asyncio.current_task()
         assert context is not None
         assert task is not None
@@ -122,61 +129,61 @@ class StreamCell(Cell[W], Generic[P, W]):
                 context.unpark(task)
 
     def request_more(self) -> None:
-        """A reader has read everything: a pump on demand goes on."""
+        """Wake an on-demand pump, because a reader has read everything."""
         if self.request is not None and not self.request.done():
             self.request.set_result(None)
 
     def finish(self) -> None:
-        """The source has come to its end."""
+        """Resolve with the result of the pieces: no more will come."""
         if not self.done:
             self.resolve(self.whole())
 
     def whole(self) -> W:
-        """What the pieces make together."""
+        """Return the result that the pieces make together."""
         if self.resolver is not None:
             return self.resolver(self.pieces)
         return tuple(self.pieces)  # type: ignore[return-value]  # without a resolver, W is that tuple
 
-    def take(self, piece: Any) -> None:
-        """A piece has come."""
+    def receive(self, piece: Any) -> None:
+        """Append a piece that the source has yielded, and wake the readers."""
         self.pieces.append(self.check(piece))
         self.wake()
 
     def check(self, piece: Any) -> P:
-        """The piece as it is kept, or `TypeError`."""
-        return piece  # type: ignore[no-any-return]  # any piece will do, unless a subclass knows better
+        """Return a piece of the source as it is kept, or raise `TypeError` for one of a wrong type."""
+        return piece  # type: ignore[no-any-return]  # pieces of all types are taken here
 
-    # --- when its promise is lost
+    # --- when the promise is lost
 
     def keep_promise(self, promise: Promise[Any]) -> None:
-        """Keep the promise to the end, if results are wanted although no reader can reach them."""
+        """Keep the promise until the end, if handlers need results that no reader can reach."""
         if self.context is not None and self.context.keeps_results:
             self.kept_promise = promise
 
     def notify_settled(self, result: Any) -> None:
-        """Wake readers, and keep the promise no longer."""
+        """Wake the readers, and keep the promise no longer."""
         if self.kept_promise is not None:
             self.kept_promise = None
         super().notify_settled(result)
 
     def call_in_loop(self, stop: Callable[[], object]) -> None:
-        """Call this, if there is a task to stop: now if its loop is running here, and otherwise in its next step."""
+        """Call `stop` if there is a task to stop: at once if its loop runs in this thread, else in its next step."""
         task, context = self.task, self.context
         if task is None or context is None or self.done:
             return
         if asyncio._get_running_loop() is task.get_loop():
             stop()
-        else:  # the last reference went in another thread, or between two runs of the loop
+        else:  # the promise was lost in another thread, or between two runs of the loop
             context.call_soon(stop)
 
     # --- reading
 
     async def read(self, promise: object = None) -> AsyncIterator[P]:
-        """All pieces from the first on, each as soon as it is there, and the error at its place.
+        """Yield all pieces from the first one on, each as soon as it has come; at the end, raise the failure, if any.
 
         Args:
-            promise: what is read. It is kept alive while the next piece is waited for, not while there is a piece to
-                look at: then it is up to the iterator (see `_Reader`).
+            promise: the promise of this cell. It is kept alive while the reader waits for a piece, and not while the
+                reader has one: then the iterator keeps it (see `_Reader`).
         """
         pieces, position, promise_again = self.pieces, 0, _get_weak_reference(promise)
         while True:
@@ -185,11 +192,11 @@ class StreamCell(Cell[W], Generic[P, W]):
                 promise = None
                 yield pieces[position]
                 position += 1
-                if position == len(pieces):  # tokens that come alone are spared an iterator each, 1 % of their cost
+                if position == len(pieces):  # without an iterator for a single token: 1 % of its cost
                     continue
                 unread = iter(pieces)
-                unread.__setstate__(position)  # type: ignore[attr-defined]  # where a list iterator stands: O(1)
-                for piece in unread:  # goes on through what is appended meanwhile
+                unread.__setstate__(position)  # type: ignore[attr-defined]  # sets the position of a list iterator in O(1)
+                for piece in unread:  # comes to pieces that are appended meanwhile, too
                     yield piece
                 position = len(pieces)
             elif done:
@@ -197,7 +204,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             else:
                 promise = promise_again()
                 future = self.add_waiter()
-                try:  # `wait`, of which a coroutine a token costs 4 % of a stream that comes token by token
+                try:  # as in `wait`: a coroutine for each token would cost 4 % of a stream of single tokens
                     await future
                 except BaseException:
                     self.remove_waiter(future)
@@ -205,7 +212,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
-        """Like `read`, but all that is there at once."""
+        """Yield lists of all pieces that have come since the last one; otherwise like `read`."""
         pieces, position, promise_again = self.pieces, 0, _get_weak_reference(promise)
         while True:
             done = self.done
@@ -223,15 +230,15 @@ class StreamCell(Cell[W], Generic[P, W]):
 
 
 def _get_weak_reference(promise: object) -> Callable[[], object]:
-    """Gives the promise again, as long as somebody else keeps it."""
+    """Return a weak reference to a promise; for None, a function that returns None."""
     return type(None) if promise is None else ref(promise)
 
 
 class _Reader(BoundToRun, Generic[P]):
-    """Keeps the promise alive while a live stream is read; the generator itself holds only the cell.
+    """Iterator over a stream that has not ended; keeps the promise alive, while the generator keeps the cell only.
 
-    `__anext__` is the generator's own, found through the slot, so that a token costs no Python call here. When a reader
-    is dropped (a `break`), the promise is released at once, while asyncio closes the abandoned generator steps later.
+    `__anext__` is that of the generator, found through the slot, so that a token costs no Python call here. When a
+    program drops the iterator (`break`), the promise goes at once. asyncio closes the generator some steps later.
     """
 
     __slots__ = ("__anext__", "_promise")
@@ -245,15 +252,19 @@ class _Reader(BoundToRun, Generic[P]):
 
 
 class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
-    """A promise whose pieces can be read while they come, from the first one, by any number of readers.
+    """Promise whose pieces any number of readers can read while they come, from the first one.
 
-    `async for piece in promise` reads the pieces; `await promise` gives the whole.
+    `async for piece in promise` reads the pieces; `await promise` gives the result.
 
     Args:
         streamer: async generator function (or any function that returns an async iterable) without parameters.
-        resolver: makes the whole out of the list of pieces; a tuple of them by default.
-        start_soon: True begins at the next task switch. False begins with the first reader and stays at most one piece
-            ahead of the readers. None takes the context's default.
+        resolver: makes the result from the list of pieces; by default, a tuple of them.
+        start_soon: True reads the source from the next task switch on. False reads it from the first reader on, and
+            stays at most one piece ahead of the readers. None takes the default of the context.
+
+    Raises:
+        TypeError: the streamer cannot be called.
+        NoActiveContextError: the source is to be read at once, and no context is open.
     """
 
     __slots__ = ()
@@ -299,7 +310,10 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         return _Reader(self, cell.read(self))
 
     def batches(self) -> AsyncIterator[list[P_co]]:
-        """Lists of pieces, each with all that had arrived: for those who need not see every piece for itself."""
+        """Return an iterator over lists of pieces, each with all that have come since the last one.
+
+        It costs less than an iteration over single pieces.
+        """
         cell = self._cell
         if cell.done:
             return cell.read_batches()
@@ -307,14 +321,12 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
 
 
 class StreamAppender(BoundToRun, Generic[P]):
-    """The sending end of a stream that is filled by hand.
-
-    Used as `with appender: appender.append(piece)`; its `promise` can be read from anywhere meanwhile.
+    """Sender of pieces, which readers get from its `promise`: `with appender: appender.append(piece)`.
 
     Args:
-        capture_errors: an error that leaves the `with` block becomes the end of the stream and goes no further.
-            Otherwise it ends the stream and goes on. Interrupts and cancellations always go on; the stream then ends as
-            cancelled.
+        capture_errors: True if an error that leaves the `with` block ends the stream and is not raised further. With
+            False it ends the stream and is raised further. Interrupts and cancellations always are; the stream then
+            ends as cancelled.
     """
 
     def __init__(self, *, capture_errors: bool = False) -> None:
@@ -324,14 +336,14 @@ class StreamAppender(BoundToRun, Generic[P]):
 
     @property
     def promise(self) -> StreamedPromise[P, tuple[P, ...]]:
-        """What readers read."""
+        """The promise of all pieces, for readers."""
         return self._cell.promise_class.of_cell(self._cell)  # type: ignore[return-value]  # the cell of a stream makes streamed promises
 
     def open(self) -> Self:
         """Begin to accept pieces.
 
         Raises:
-            AppenderClosedError: it was open before.
+            AppenderClosedError: the appender was opened or closed before.
         """
         if self._opened or self._cell.done:
             raise AppenderClosedError("This appender was open before: make a new one for each stream")
@@ -339,7 +351,7 @@ class StreamAppender(BoundToRun, Generic[P]):
         return self
 
     def append(self, piece: P) -> Self:
-        """Send a piece, frozen at once.
+        """Freeze a piece and send it.
 
         Raises:
             AppenderClosedError: before `open`, or after `close`.
@@ -360,7 +372,7 @@ class StreamAppender(BoundToRun, Generic[P]):
         self._cell.wake()
 
     def close(self) -> None:
-        """End the stream; closing twice is fine."""
+        """End the stream; do nothing if it has ended."""
         self._cell.finish()
 
     def __enter__(self) -> Self:
@@ -373,7 +385,7 @@ class StreamAppender(BoundToRun, Generic[P]):
             self.close()
             return False
         if self._cell.is_closing:
-            return False  # there is no place left for it in the stream
+            return False  # a stream that has ended cannot take the error
         if not is_failure(error):
             self._cell.settle_as_cancelled()
             return False
@@ -382,14 +394,16 @@ class StreamAppender(BoundToRun, Generic[P]):
 
     def _fail(self, error: BaseException) -> None:
         if not self.capture_errors:
-            self._cell.mark_observed()  # it goes on to the caller, who is responsible for it then
+            self._cell.mark_observed()  # the caller of the `with` block gets the error
         self._cell.fail(error)
 
 
 class _AppendedCell(StreamCell[P, W]):
+    """State of a stream whose pieces any task may send."""
+
     produced_only_by_its_task = False
 
 
 def is_async_iterable(value: object) -> bool:
-    """Whether `value` can be read with `async for`; a class itself cannot."""
+    """Return True if `async for` can read `value`; a class itself is no iterable."""
     return isinstance(value, AsyncIterable) and not inspect.isclass(value)
