@@ -1,16 +1,11 @@
-"""How a value is made immutable at every depth: `freeze` and `FrozenDict`.
+"""Values made immutable at every depth: `freeze` and `FrozenDict`; the names of Frozen classes; short reprs.
 
-list and tuple become tuple, dict (any mapping with str keys) becomes `FrozenDict`, set and frozenset become
-frozenset; leaves of the allowed types stay as they are, and everything else is refused with a message that says where
-it was found. This module knows no pydantic model; a class whose instances are immutable by themselves says so by
-inheriting from `FrozenLeaf`.
+Lists and tuples become tuples, mappings with str keys `FrozenDict`, sets frozensets. Leaves of the allowed types stay
+as they are; values of other types are refused with an error that says where they were found. This module is independent
+of pydantic models: a class whose instances are immutable by themselves inherits from `FrozenLeaf`.
 
-A repr that stays short whatever the value: long texts, large containers and deep nesting are cut.
-
-The names under which classes are known outside of the process: in hashes, and in the `class_` key of a dump.
-
-A closed look-up: only classes that were defined as subclasses and are alive are found, nothing is imported and
-nothing is called.
+Hashes and dumps name classes by their entries in `FROZEN_CLASSES`. Looking a name up imports and calls nothing: only
+classes that are defined and alive are found.
 """
 
 from __future__ import annotations
@@ -44,7 +39,7 @@ _BIG_INT_BITS: Final = 256
 
 
 class _ShortRepr(reprlib.Repr):
-    """Cuts in the middle, as `reprlib` does; a class takes part by a method `__short_repr_items__`."""
+    """Writer of reprs that are cut in the middle. Classes say by `__short_repr_items__` what their reprs show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +57,7 @@ class _ShortRepr(reprlib.Repr):
         cut = [*shown[: self.maxdict], "..."] if len(shown) > self.maxdict else shown
         return f"{type(x).__qualname__}({', '.join(cut)})"
 
-    def repr_FrozenDict(self, x: Any, level: int) -> str:  # noqa: N802 - reprlib looks methods up by the name of the type
+    def repr_FrozenDict(self, x: Any, level: int) -> str:  # noqa: N802 - reprlib finds methods by the name of the type
         return f"FrozenDict({self.repr_dict(x, level)})"
 
     def repr_FrozenSet(self, x: Any, level: int) -> str:  # noqa: N802 - as above
@@ -74,37 +69,37 @@ class _ShortRepr(reprlib.Repr):
 
 
 short_repr = _ShortRepr().repr
-"""`repr(value)`, with "..." for what is beyond 80 characters, 8 items or 4 levels."""
+"""Return `repr(value)` with "..." in place of texts beyond 80 characters, items beyond 8 and levels beyond 4."""
 
 
 CLASS_KEY: Final = "class_"
-"""The key of a dump that has the name of the class. Keys of the content that look like it get one more `_`."""
+"""The key of a dump whose value is the name of the class. Keys of the content that look like it get one more `_`."""
 
 BARE: Final = object()
-"""The context of a dump that shall hold content only: no names of classes, no escaped keys."""
+"""Pass this as context for a dump of the content only, without names of classes and escaped keys."""
 
 CONSTRUCTING: Final[dict[str, Any]] = {}
-"""The context, by identity, of the validation in a constructor: there no key of a dict means anything of ours."""
+"""Context, by identity, of the validation in a constructor: it takes keys such as `class_` as any others."""
 
 _SKIPPED_MODULES = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
 
 
 class _ClassRegistry:
-    """Names of classes, each held weakly: a class defined in a function goes with its last user."""
+    """Classes by their names. They are held weakly: a class defined in a function goes with its last user."""
 
     unknown: Any = None
-    """The class of an object in a dump whose name is not known: a plain message, once there are messages."""
+    """Class of nested objects of unknown name in a dump; `miniagents.messages` sets it to `Message`."""
 
     def __init__(self) -> None:
         self._classes: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
         self._places: dict[str, tuple[str, int]] = {}
 
     def register(self, name: str, cls: type[Any]) -> None:
-        """From now on `name` finds `cls`. Warns if the name belongs to a class from another place in the code.
+        """Give a class its name. Warn if the name belongs to a class from another place in the code.
 
-        The same class statement run again (a module reloaded, a function called again) replaces the class silently.
+        A class statement that runs again (in a reloaded module, in a function) replaces its class without a warning.
         """
-        frame, depth = _caller()
+        frame, depth = _find_class_statement()
         place = (frame.f_code.co_filename, frame.f_lineno)
         if name in self._classes and self._places.get(name) != place:
             other = self._classes[name]
@@ -118,16 +113,16 @@ class _ClassRegistry:
         self._places[name] = place
 
     def find(self, name: object) -> type[Any] | None:
-        """The class known by `name`, or None."""
+        """Return the class of this name, or None."""
         return self._classes.get(name) if isinstance(name, str) else None
 
 
 FROZEN_CLASSES: Final = _ClassRegistry()
-"""Every living subclass of Frozen by its name."""
+"""All subclasses of Frozen that are alive, by their names."""
 
 
 def escaped(items: dict[str, Any]) -> dict[str, Any]:
-    """Return `items` with keys that cannot be mistaken: "class_" becomes "class__" and so on, "$x" becomes "$$x"."""
+    """Return `items` with keys that no reader takes for tags: "class_" becomes "class__", "$x" becomes "$$x"."""
     names = "".join(items)
     if "$" not in names and CLASS_KEY not in names:
         return items
@@ -141,7 +136,7 @@ def _escaped_key(key: str) -> str:
 
 
 def unescaped_key(key: Any) -> Any:
-    """Return the key that `escaped` made this one of."""
+    """Return the key from which `escaped` made this one."""
     if not isinstance(key, str):
         return key
     if key[:2] == "$$":
@@ -153,8 +148,8 @@ def _is_class_like(key: str) -> bool:
     return key.startswith(CLASS_KEY) and not key[len(CLASS_KEY) :].strip("_")
 
 
-def _caller() -> tuple[FrameType, int]:
-    """The frame of the class statement, and how far up it is from the caller of this function."""
+def _find_class_statement() -> tuple[FrameType, int]:
+    """Return the frame of the class statement, and its number of frames above the caller of this function."""
     depth = 1
     frame = sys._getframe(depth)
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_SKIPPED_MODULES):
@@ -192,13 +187,13 @@ _ALLOWED: Final = (
 
 
 class FrozenLeaf:
-    """Marks a class whose instances are immutable at every depth by their own effort."""
+    """Base of classes whose instances are immutable at every depth by themselves."""
 
     __slots__ = ()
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """Carries the reason and, innermost first, the way to the refused value."""
+    """A value cannot be frozen. Has the reason and the path to the value, innermost step first."""
 
     def __init__(self, reason: str, *, too_deep: bool = False) -> None:
         super().__init__(reason)
@@ -212,13 +207,13 @@ _decode_items: Callable[[Mapping[str, Any], str], Any]
 
 
 def set_codec(encode: Callable[[Any], Any], decode_items: Callable[[Mapping[str, Any], str], Any]) -> None:
-    """Have pydantic dump and read each `FrozenDict` by these functions of `values`, which is built on this module."""
+    """Set how pydantic dumps and reads each `FrozenDict`: by functions of `values`, which imports this module."""
     global _encode, _decode_items
     _encode, _decode_items = encode, decode_items
 
 
 def dump_frozen_dict(value: FrozenDict[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
-    """Dump a mapping for pydantic."""
+    """Return the dump of a mapping that pydantic asks for."""
     if info.context is BARE:
         return dict(value)
     if info.mode == "json":
@@ -227,7 +222,7 @@ def dump_frozen_dict(value: FrozenDict[str, Any], info: core_schema.Serializatio
 
 
 def _read_frozen_dict(value: Any, info: core_schema.ValidationInfo) -> Any:
-    """Return the items of what a dump has, or of what a constructor is given."""
+    """Return the items of a mapping from a dump or for a constructor; return other values as they are."""
     if not isinstance(value, Mapping):
         return value
     if info.context is CONSTRUCTING or isinstance(value, FrozenDict):
@@ -245,10 +240,10 @@ def _serializer(dump: Callable[[Any, core_schema.SerializationInfo], Any]) -> Sc
 
 
 class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
-    """An immutable mapping with str keys, immutable values and a hash; equal to the dict with the same items.
+    """Immutable mapping with str keys, immutable values and a hash; equal to the dict with the same items.
 
-    Takes what `dict` takes, and freezes every value. As a field annotation (`FrozenDict[str, int]`) it accepts any
-    mapping.
+    It takes the arguments of `dict`, and freezes each value. As the annotation of a field (`FrozenDict[str, int]`) it
+    accepts any mapping.
 
     Raises:
         FreezeError: a key is not a str, or a value cannot be made immutable.
@@ -262,7 +257,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     _height: int
 
     def __new__(cls, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = (), /, **more: V_co) -> FrozenDict[K, V_co]:
-        """The mapping with these items; see the class."""
+        """Return a mapping with these items; see the class."""
         return cast("FrozenDict[K, V_co]", freeze(dict(items, **more), "FrozenDict"))
 
     def __getitem__(self, key: K) -> V_co:
@@ -333,23 +328,23 @@ _set_items: Final = FrozenDict.__dict__["_items"].__set__
 
 
 class FrozenSet(frozenset[Any]):
-    """A frozenset with elements that pydantic dumps as dicts, which no set can hold: a dump has it as it is."""
+    """Frozenset of elements whose dumps are dicts, which no set can hold: Python dumps have it as it is."""
 
     __slots__ = ()
     __pydantic_serializer__ = _serializer(_dump_frozen_set)
 
 
 def freeze(value: Any, where: str = "value") -> Any:
-    """Return an immutable equal of `value`, at every depth; what is immutable already stays the same object.
+    """Return `value` with all containers made immutable; values that are immutable already are not copied.
 
     A member of an Enum becomes its value.
 
     Args:
-        value: a leaf of an allowed type, or lists, tuples, sets and str-keyed mappings, `MAX_NESTING` deep at most.
-        where: what to call the value in an error, usually the name of a field.
+        value: a leaf of an allowed type, or lists, tuples, sets and mappings of these, `MAX_NESTING` deep at most.
+        where: the name of the value in errors, usually that of a field.
 
     Raises:
-        FreezeError: something in it is of a type that cannot be made immutable, or it nests too deep.
+        FreezeError: a part of it is of a type that cannot be made immutable, or it nests too deep.
         CyclicValueError: a container in it contains itself.
     """
     if type(value) in ATOMS:
@@ -364,7 +359,7 @@ def freeze(value: Any, where: str = "value") -> Any:
 
 
 def freeze_with_enums(value: Any, where: str = "value") -> Any:
-    """Return what `freeze` does of the value of a field whose annotation mentions an Enum: members stay members."""
+    """Return what `freeze` returns, but keep members of an Enum; for fields whose annotations mention an Enum."""
     if isinstance(value, (Enum, FrozenDict)):
         return value
     if isinstance(value, (list, tuple)):
@@ -417,7 +412,7 @@ def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any
     if level >= MAX_NESTING:
         raise _too_deep()
     frozen: dict[Any, Any] = {}
-    for key, value in items.items():  # one pass: most dicts are small, and each look at all their keys has its price
+    for key, value in items.items():  # one pass, because most dicts are small
         if type(key) is not str:
             key = _str_key(key)
         if type(value) not in ATOMS:
@@ -453,7 +448,7 @@ def _make_set(items: list[Any]) -> frozenset[Any]:
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level and level + _height(value) > MAX_NESTING:
         raise _too_deep()
-    renew_frozen_marker()  # perhaps, in it
+    renew_frozen_marker()  # there may be a Frozen in it
     return value
 
 
@@ -461,18 +456,18 @@ _frozen_marker = object()
 
 
 def renew_frozen_marker() -> None:
-    """Remember that a Frozen was met in a value."""
+    """Replace the marker, because a Frozen was found in a value, or may be in it."""
     global _frozen_marker
     _frozen_marker = object()
 
 
 def get_frozen_marker() -> object:
-    """Return another object than before if a Frozen was met since."""
+    """Return the marker: the same object as before, unless a Frozen was found since."""
     return _frozen_marker
 
 
 def _height(value: Any) -> int:
-    """How many containers deep a frozen value is. Those of a nested Frozen do not count: nothing recurses into it."""
+    """Return how many containers deep a frozen value is; those in a nested Frozen do not count."""
     if isinstance(value, FrozenDict):
         try:
             return value._height
@@ -499,7 +494,7 @@ def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
 
 
 def _freeze_by_base(value: Any, level: int) -> Any:
-    """Freeze a value of an unlisted type: a subclass becomes the plain value, so that it carries nothing along."""
+    """Freeze a value of an unlisted type: one of a subclass becomes plain, and loses attributes of its own."""
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, FrozenLeaf):
@@ -532,8 +527,7 @@ _FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
     time: _freeze_moment,
 }
 
-# In this order: a datetime is a date. The slot functions of the base are used because a subclass may override the
-# method itself.
+# The order counts: a datetime is a date as well. Methods are those of the base, because a subclass may override them.
 _PLAIN_FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
     str: lambda value, level: str.__str__(value),
     int: lambda value, level: int.__int__(value),
@@ -563,28 +557,28 @@ def _too_deep() -> _Refused:
 
 
 def _contains_itself(value: Any) -> bool:
-    """Whether a container can be reached from itself. Looks at each container once, with a stack of its own."""
-    on_the_way: set[int] = set()
+    """Return True if a container contains itself. Looks at each container once, without recursion."""
+    enclosing: set[int] = set()
     done: set[int] = set()
     stack: list[tuple[Any, Iterator[Any]]] = [(value, _inner_containers(value))]
-    on_the_way.add(id(value))
+    enclosing.add(id(value))
     while stack:
         container, rest = stack[-1]
         child = next(rest, None)
         if child is None:
             stack.pop()
-            on_the_way.discard(id(container))
+            enclosing.discard(id(container))
             done.add(id(container))
-        elif id(child) in on_the_way:
+        elif id(child) in enclosing:
             return True
         elif id(child) not in done:
-            on_the_way.add(id(child))
+            enclosing.add(id(child))
             stack.append((child, _inner_containers(child)))
     return False
 
 
 def _inner_containers(container: Any) -> Iterator[Any]:
-    """The containers directly in `container`."""
+    """Return an iterator over the mutable kinds of containers directly in `container`."""
     elements = container.values() if isinstance(container, Mapping) else container
     return (
         e for e in elements if isinstance(e, (Mapping, list, tuple, set, frozenset)) and not isinstance(e, FrozenDict)

@@ -1,7 +1,7 @@
 """Annotations and core schemas of Frozen classes: how pydantic validates, reads and dumps their fields.
 
-A field that is declared to hold a mutable container is taken as the immutable one, or refused with advice. A Frozen in
-a field of any model is dumped with the name of its class, and read as that class.
+An annotation of a mutable container is taken as that of the immutable one, or refused with advice. A Frozen in a field
+of any model is dumped with the name of its class, and read as an object of that class.
 """
 
 from __future__ import annotations
@@ -48,12 +48,16 @@ _AS_TUPLE: Final[frozenset[Any]] = frozenset({list, abc.Sequence, abc.MutableSeq
 _AS_FROZEN_DICT: Final[frozenset[Any]] = frozenset({dict, abc.Mapping, abc.MutableMapping, FrozenDict})
 _AS_FROZENSET: Final[frozenset[Any]] = frozenset({set, frozenset, abc.Set, abc.MutableSet})
 _MUTABLE: Final = (bytearray, memoryview, collections.deque, collections.OrderedDict, collections.defaultdict)
-_BY_VALUE: Final[Any] = cast("Any", SerializeAsAny)()  # a dump goes by the class of the value, not by the annotation
+_BY_VALUE: Final[Any] = cast("Any", SerializeAsAny)()  # dumps a value by its class instead of the annotation
 _ADVICE: Final = "take tuple[X, ...], FrozenDict[str, X], frozenset[X], a Frozen class, or a leaf"
 
 
 def freeze_annotation(annotation: Any, where: str) -> Any:
-    """The annotation of the immutable values that stand for values of `annotation`.
+    """Return the annotation of the immutable values that stand for values of `annotation`.
+
+    Args:
+        annotation: the annotation of a field.
+        where: the name of the field in errors.
 
     Raises:
         TypeError: values of this annotation cannot be made immutable, or would no longer be what the annotation says.
@@ -63,12 +67,12 @@ def freeze_annotation(annotation: Any, where: str) -> Any:
     if origin is Annotated:
         return Annotated[(freeze_annotation(args[0], where), *annotation.__metadata__)]
     if origin is Literal:
-        # a dump has the value of a member, which pydantic takes for an Enum, and not for one member of it
+        # a dump has the value of the member; pydantic makes a member of it for an Enum, and not for a Literal
         members = tuple(arg for arg in args if isinstance(arg, Enum))
         return Annotated[annotation, BeforeValidator(partial(_find_member, members))] if members else annotation
     if origin is Union or origin is UnionType:
         return Union[tuple(freeze_annotation(arg, where) for arg in args)]  # noqa: UP007 - of a computed tuple
-    if hasattr(annotation, "__value__"):  # `type X = ...`, maybe recursive: dumped without a look at the types it names
+    if hasattr(annotation, "__value__"):  # `type X = ...` may be recursive
         return Annotated[annotation, _BY_VALUE]
     if not isinstance(origin, type):
         return annotation
@@ -83,7 +87,7 @@ def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...
     if origin in _AS_TUPLE:
         return GenericAlias(tuple, (freeze_annotation(args[0], where) if args else Any, ...))
     if origin in _AS_FROZENSET:
-        # dumped by what the elements are: those that dump as a dict cannot be in a set
+        # dumped by the class of the set: elements whose dumps are dicts cannot be in a set
         frozen_set = GenericAlias(frozenset, (freeze_annotation(args[0], where) if args else Any,))
         return Annotated[frozen_set, _BY_VALUE]
     if origin in _AS_FROZEN_DICT:
@@ -111,11 +115,17 @@ def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
 
 
 def make_dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..., Any]) -> CoreSchema:
-    """Return a schema of dumps: `read` gets them before validation by `fields`, `write` makes them."""
+    """Return a schema of dumps.
+
+    Args:
+        fields: the schema that pydantic made for the fields of the class.
+        read: called with a dump before `fields` validates; returns an object, or the fields.
+        write: serializer that makes a dump of an object.
+    """
     reference = cast("dict[str, Any]", fields).pop("ref", None)  # references to the class are to dumps, too
     model = _find_model(fields)
     own = dict(model) if "serialization" in model else None  # a serializer of the application
-    # At the model itself: there pydantic-core takes the serializer of a class that is complete instead of building one.
+    # At the model itself, where pydantic-core reuses the serializer of a complete class instead of building one.
     model["serialization"] = core_schema.wrap_serializer_function_ser_schema(
         write, info_arg=True, schema=cast("CoreSchema", own)
     )
@@ -129,7 +139,7 @@ def _find_model(fields: Any) -> dict[str, Any]:
 
 
 def find_fields_schema(schema: Any) -> CoreSchema | None:
-    """Return the schema that `dump_schema` was given; None if `schema` is not one of dumps."""
+    """Return the schema of the fields in a schema that `make_dump_schema` made; None of any other schema."""
     if schema["type"] != "function-before":
         return None
     owner = getattr(schema["function"]["function"], "__self__", None)
@@ -138,7 +148,7 @@ def find_fields_schema(schema: Any) -> CoreSchema | None:
 
 
 def unpack_class_schema(schema: Any) -> tuple[CoreSchema, list[CoreSchema]]:
-    """Return the schema of the fields of a class, and the definitions it refers to, of the schema of the class."""
+    """Return the schema of the fields, and the definitions that it refers to, from the schema of a complete class."""
     definitions: list[Any] = []
     if schema["type"] == "definitions":
         schema, definitions = schema["schema"], schema["definitions"]
@@ -150,9 +160,9 @@ def unpack_class_schema(schema: Any) -> tuple[CoreSchema, list[CoreSchema]]:
 
 
 def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
-    """Return True if a dump by this schema of fields has each field under its name, as it is.
+    """Return True if dumps by this schema have each field under its name, with its value.
 
-    A serializer of the application, a computed or an excluded field make it False.
+    Serializers of the application, computed fields and excluded fields make it False.
     """
     model = _find_model(fields)
     return "schema" not in model["serialization"] and not any(
@@ -163,7 +173,7 @@ def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
 def _is_dumped_otherwise(schema: Any) -> bool:
     if isinstance(schema, dict):
         if schema.get("type") == "function-before" and find_fields_schema(schema) is not None:
-            return False  # another class, which is asked itself
+            return False  # another class, which has its own `_dumps_plainly`
         if any(schema.get(name) for name in ("computed_fields", "serialization_exclude", "serialization_exclude_if")):
             return True
         function = schema.get("serialization", {}).get("function")

@@ -2,8 +2,8 @@
 
 A sequence that is sent into another one is kept by reference, as a branch. Readers walk into branches, so passing a
 sequence on costs neither a task nor a copy, at any depth. As soon as an item is sent out of order, the sequence is
-merged: it then keeps leaves only, in the order of their arrival, and each source of leaves is a lane. `sequence` has the
-promise and the sender.
+merged: it then keeps leaves only, in the order of their arrival, and each source of leaves is a lane. `sequence` has
+the promise and the sender.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self._ordered_lane = None
 
     def _block_lane(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
-        """Have a lane go on when `tip` has more; returns False if it has more already."""
+        """Let a lane advance when `blocked_on` has more pieces; return False if it has more already."""
         lane.blocked_on = blocked_on
         if lane is self._ordered_lane:
             if blocked_on is lane.cell:  # then `add` advances it
