@@ -1,8 +1,8 @@
-"""Finds rings of tasks that wait for each other.
+"""Search for rings of tasks that wait for each other.
 
-Each blocked wait for a promise notes in `waiting_on` what it waits for. From there one can walk on: to the task that
-produces it, to what that task waits for, and so on; `gather` and awaited tasks are followed as well. A walk that comes
-back to its start has found a ring.
+`waiting_on` has the cell for each blocked wait for a promise. From there a walk leads to the task that produces the
+cell, to the cell that this task waits for, and so on; `gather` and awaited tasks are followed as well. A walk that
+comes back to its start has found a ring.
 
 A wait that may close a ring is looked at again one loop step later, when each member of the ring is suspended. If each
 member waits for what one task alone can bring, the wait ends with a `DeadlockError`. If another task could help, a
@@ -35,24 +35,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("miniagents")
 
 waiting_on: dict[asyncio.Future[Any], Cell[Any]] = {}
-"""What each blocked wait waits for."""
+"""The future of each blocked wait for a promise, with the cell of that promise."""
 
 _warned: WeakSet[asyncio.Task[Any]] = WeakSet()
-"""Members of rings that a warning has named: a ring that opens and closes again is named once."""
+"""Members of rings that a warning has named, so that a ring that forms again is not named again."""
 
 _NAMED_BY_ASYNCIO = re.compile(r"Task-\d+")
 
 _CONTAINERS = (deque, dict, list, tuple)
 _MOST_HOLDERS = 10_000
-"""How many objects are searched for a timeout."""
+"""Greatest number of objects that are searched for a timeout."""
 
 
 def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
     """Look for a ring one loop step later if this wait may close one; the running task is about to await `future`.
 
     Args:
-        cell: what the running task waits for.
-        future: where that wait is registered; a `DeadlockError` is set on it if the wait can never end.
+        cell: the cell that the running task waits for.
+        future: the future of that wait; a `DeadlockError` is set on it if the wait can never end.
     """
     producer = cell.task
     if cell.lanes is None:  # most waits are decided here, without a walk: the producer waits for a socket or a timer
@@ -69,9 +69,9 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
 
 
 def check_source(source: Cell[Any]) -> None:
-    """Look for a ring one loop step later if a task that produces `source` waits; a sequence starts to copy from it.
+    """Look for a ring one loop step later if a task that produces `source` waits: a sequence begins to copy from it.
 
-    The sequence waits without a task, so that the wait of the producer may be what closes the ring.
+    The sequence waits without a task, so that the wait of the producer may close the ring.
     """
     unseen = list(_producers(source))
     for task in unseen:  # which grows meanwhile
@@ -83,9 +83,9 @@ def check_source(source: Cell[Any]) -> None:
 
 
 def _is_running(task: asyncio.Task[Any]) -> bool:
-    """Return True in a step of this task, also while it starts another task eagerly."""
+    """Return True if this task is in one of its steps, or starts another task eagerly in it."""
     # Python 3.12.1 crashes when a task is asked for its coroutine that started eagerly and has ended.
-    return not task.done() and getattr(task.get_coro(), "cr_running", True)  # what is no coroutine does not tell
+    return not task.done() and getattr(task.get_coro(), "cr_running", True)  # other awaitables have no `cr_running`
 
 
 def _may_lead_to_a_running_task(cell: Cell[Any]) -> bool:
@@ -116,13 +116,13 @@ def _report_ring(task: asyncio.Task[Any], future: asyncio.Future[None]) -> None:
 
     Args:
         task: the task whose wait may have closed a ring.
-        future: what the task waited for one loop step ago.
+        future: the future that the task awaited one loop step ago.
     """
     if _blocker(task) is not future:
         return
     if ring := _find_ring(task, only_source=True):
         if not _is_awaited_under_a_timeout(ring):
-            names = _described(ring)
+            names = _describe(ring)
             future.set_exception(DeadlockError(f"These wait for each other and would wait for ever: {names}"))
         return
     ring = _find_ring(task, only_source=False)
@@ -130,7 +130,7 @@ def _report_ring(task: asyncio.Task[Any], future: asyncio.Future[None]) -> None:
         _warned.update(ring)
         logger.warning(
             "These wait for each other, for ever unless another task adds to what one of them reads: %s",
-            _described(ring),
+            _describe(ring),
         )
 
 
@@ -175,7 +175,7 @@ def _is_awaited_under_a_timeout(ring: list[asyncio.Task[Any]]) -> bool:
     return False
 
 
-def _described(ring: list[asyncio.Task[Any]]) -> str:
+def _describe(ring: list[asyncio.Task[Any]]) -> str:
     """Return the names of the members in their order, with the first one again at the end.
 
     Names that asyncio gave (to members of a `gather`) are left out where there are others.
@@ -186,7 +186,7 @@ def _described(ring: list[asyncio.Task[Any]]) -> str:
     return " -> ".join(names if len(names) > 1 else names * 2)
 
 
-# --- what a task waits for
+# --- the waits of a task
 
 
 def _blocker(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:

@@ -1,13 +1,14 @@
-"""One codec of values: what a message may hold, as JSON and back; for hashes, references, dumps and stores.
+"""The codec of values: all that a message may hold, as JSON and back; for hashes, references, dumps and stores.
 
-JSON types stand for themselves, a tuple is an array, a `FrozenDict` an object. A Frozen is an object of its fields with
-the name of its class as `class_`. Every other value is an object with one key, its tag; `docs/histories.md` has a table
-of them. A key of the content that begins with `$` gets one more in front, one that could be mistaken for `class_` one
-more `_` at its end, and one with lone surrogates is `$text:` and the base64 of its UTF-8.
+JSON types stand for themselves, arrays for tuples, objects for `FrozenDict`. A Frozen is an object of its fields, with
+the name of its class under `class_`. Any other value is an object with one key, its tag; `docs/histories.md` has a
+table of the tags. Keys of the content differ from tags and `class_`: one that begins with `$` gets another `$` in
+front, one such as `class_` gets another `_` at its end. A key with lone surrogates is `$text:` and the base64 of its
+UTF-8.
 
 Texts have no blanks, and non-ASCII characters as they are. A hash is computed from the text with keys sorted by code
-point and `{"$frozen": "..."}`, the digest, for each nested Frozen. Declared fields that hold None do not count there:
-a class can get new optional fields without a change of old hashes. `tests/promising/test_frozen.py` has golden vectors.
+point and `{"$frozen": "..."}`, the digest, for each nested Frozen. Declared fields that hold None are left out there,
+so that a class can get new optional fields while old hashes stay. `tests/promising/test_frozen.py` has golden vectors.
 """
 
 from __future__ import annotations
@@ -54,23 +55,24 @@ _TEXT_KEY: Final = "$text:"
 
 
 class MissingDigest(Exception):  # noqa: N818 - a signal between this module and `frozen`
-    """A nested Frozen has no digest yet."""
+    """A nested Frozen has no digest yet; raised for `frozen`, which computes it."""
 
 
 # --- values to JSON
 
 
 class Form:
-    """Writer of values as JSON: what stands for a nested Frozen, and how mappings are written.
+    """Writer of values as JSON; its arguments say how nested Frozen and mappings are written.
 
-    Python's C encoder walks the values and asks for what it does not know. Of the types that it does know, it cannot
-    write every value (huge ints, NaN, lone surrogates). Those are rare: it fails, and they are written by slower means.
+    Python's C encoder walks the values, and calls `_represent` for types that it does not know. It cannot write all
+    values of the types that it knows: huge ints, NaN and lone surrogates. Those are rare: the encoder fails, and slower
+    code in Python writes the whole value.
 
     Args:
-        frozen: makes a nested Frozen into a dict of fields, or raises.
-        mapping: makes the items of a `FrozenDict` into those of an object.
-        sort_keys: write keys in the order of code points.
-        nests: what `frozen` returns may have values as deep as those around it.
+        frozen: returns the dict to write for a nested Frozen, or raises.
+        mapping: returns the items to write for the items of a `FrozenDict`.
+        sort_keys: True to write keys in the order of code points.
+        nests: True if the dicts of `frozen` add to the depth of the JSON, so that the depth has to be checked.
     """
 
     def __init__(
@@ -91,11 +93,11 @@ class Form:
         """Return JSON text.
 
         Args:
-            value: a frozen value, or a dict with keys that are escaped already.
-            flat: no Frozen is nested in it, so it cannot be too deep.
+            value: a frozen value, or a dict whose keys are escaped already.
+            flat: True if no Frozen is nested in the value, so that it cannot be too deep.
 
         Raises:
-            ValueError: it nests too deep to be read back.
+            ValueError: the value nests too deep to be read back.
         """
         try:
             return self._fast_text(value, flat)
@@ -104,7 +106,7 @@ class Form:
             return _write(self._to_strict_json(value), sort_keys=self._sort_keys)
 
     def json(self, value: Any, *, flat: bool = False) -> Any:
-        """Return what the text would parse as; see `text`."""
+        """Return the parsed text; arguments and errors are those of `text`."""
         try:
             return json.loads(self._fast_text(value, flat))
         except ValueError:
@@ -112,6 +114,7 @@ class Form:
             return self._to_strict_json(value)
 
     def _fast_text(self, value: Any, flat: bool) -> str:
+        """Return JSON text by the C encoder; raise ValueError for a value that it may not write rightly."""
         try:
             text = self._encode(value)
         except RecursionError:
@@ -125,6 +128,7 @@ class Form:
         return text
 
     def _check_levels(self, value: Any, level: int = 0) -> None:
+        """Raise ValueError if a value nests too deep to be read back."""
         if type(value) is FrozenDict:
             value = value._items
         elif isinstance(value, FrozenLeaf):
@@ -138,7 +142,7 @@ class Form:
                 self._check_levels(item, level + 1)
 
     def _represent(self, value: Any) -> Any:
-        """Return what stands for a value that JSON has no word for; its parts are still to be written."""
+        """Return what to write for a value of a type that is none of JSON; its parts are not converted yet."""
         kind = type(value)
         if kind is FrozenDict:
             return self._mapping(value._items)
@@ -148,15 +152,15 @@ class Form:
         if isinstance(value, FrozenLeaf):
             return self.frozen(value)
         if isinstance(value, (frozenset, set)):
-            return self._set(value)
+            return self._represent_set(value)
         return freeze(value)
 
-    def _set(self, value: frozenset[Any] | set[Any]) -> dict[str, Any]:
-        # The order of a set differs from process to process. Elements are written once: sets may nest.
+    def _represent_set(self, value: frozenset[Any] | set[Any]) -> dict[str, Any]:
+        # Sorted, because the order of a set differs between processes. Each element is converted once: sets may nest.
         return {"$set": sorted([self._to_strict_json(item) for item in value], key=_write_sorted)}
 
     def _to_strict_json(self, value: Any) -> Any:
-        """Return `value` in terms of JSON that every parser takes."""
+        """Return `value` as JSON types with values that every parser takes."""
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
@@ -172,12 +176,12 @@ class Form:
         if isinstance(value, (list, tuple)):
             return [self._to_strict_json(item) for item in value]
         if isinstance(value, (frozenset, set)):
-            return self._set(value)
+            return self._represent_set(value)
         return self._to_strict_json(self._represent(value))
 
 
 def _new_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[[Any], str]:
-    """Make Python's JSON encoder, the C one where there is one: making it costs as much as a short text."""
+    """Return Python's JSON encoder, in C if possible. Making one costs as much as writing a short text."""
     # check_circular=False: frozen content cannot contain itself
     encoder = json.JSONEncoder(
         ensure_ascii=False,
@@ -200,7 +204,7 @@ _encode_sorted: Final = _new_encoder(lambda value: value, sort_keys=True)
 
 
 def _write_sorted(value: Any) -> str:
-    """Write JSON types with keys sorted."""
+    """Return JSON types as text with sorted keys."""
     try:
         return _encode_sorted(value)
     except ValueError:  # sys.set_int_max_str_digits
@@ -208,7 +212,7 @@ def _write_sorted(value: Any) -> str:
 
 
 def _write(value: Any, *, sort_keys: bool) -> str:
-    """Write JSON types as the C encoder does, and ints whatever `sys.set_int_max_str_digits` says."""
+    """Return JSON types as text like that of the C encoder, with ints of any `sys.set_int_max_str_digits`."""
     if isinstance(value, dict):
         items = sorted(value.items()) if sort_keys else value.items()
         return f"{{{','.join(f'{_encode_native(key)}:{_write(item, sort_keys=sort_keys)}' for key, item in items)}}}"
@@ -218,7 +222,7 @@ def _write(value: Any, *, sort_keys: bool) -> str:
 
 
 def _has_many_digits(text: str) -> bool:
-    """Return True if there may be more than 4,000 digits in a row: those have one whole slice of half as many."""
+    """Return True if there may be more than 4,000 digits in a row: these would contain a whole slice of 2,000."""
     half = _MAX_DIGITS // 2
     return any(text[end - half : end].isdigit() for end in range(half, len(text) + 1, half))
 
@@ -247,6 +251,7 @@ def _too_deep() -> ValueError:
 
 
 def _refer_by_digest(value: Frozen) -> dict[str, Any]:
+    """Return the reference that a hashed text has for a nested Frozen."""
     known = value._digest_if_ready()
     if known is None:
         raise MissingDigest
@@ -254,7 +259,7 @@ def _refer_by_digest(value: Frozen) -> dict[str, Any]:
 
 
 IN_PLACE: Final = Form(lambda value: value._dump_shallow({}), nests=True)
-"""The form of dumps: nested Frozen stand where they are."""
+"""Writer of dumps: a nested Frozen is written in its place."""
 _DIGEST: Final = Form(_refer_by_digest, sort_keys=True)
 
 
@@ -268,13 +273,13 @@ def digest(content: dict[str, Any]) -> str:
 
 
 def encode(value: Any) -> Any:
-    """Return `value` as a JSON value, which `decode` takes back.
+    """Return `value` as JSON types, from which `decode` makes an equal value.
 
     Args:
-        value: what a field of a message may hold; lists, dicts and sets are taken as their immutable kin.
+        value: a value that a field of a message may hold; lists, dicts and sets count as their immutable kin.
 
     Raises:
-        FreezeError: something in it is of a type that no message can hold.
+        FreezeError: a part of it is of a type that no message can hold.
         ValueError: it nests more than 300 deep.
     """
     return IN_PLACE.json(freeze(value))
@@ -287,7 +292,7 @@ def canonical_text(value: Any) -> str:
         value: as for `encode`.
 
     Raises:
-        FreezeError: something in it is of a type that no message can hold.
+        FreezeError: a part of it is of a type that no message can hold.
         ValueError: it nests more than 300 deep.
     """
     return _write_sorted(encode(value))
@@ -297,21 +302,21 @@ def canonical_text(value: Any) -> str:
 
 
 def decode(json_value: Any) -> Any:
-    """Return the value that `encode` made `json_value` of: immutable, and of the types and classes it was of.
+    """Return the value from which `encode` made `json_value`: immutable, with its types and classes.
 
-    A class that is not known (any more) becomes a plain message, an unknown tag stays a dict.
+    An object of an unknown class becomes a `Message`; an object with an unknown tag stays a dict.
 
     Raises:
-        ValueError: a tag holds something else than it must, or fields are not what their class says; the text says
-            what, and where.
+        ValueError: a tag has content that it cannot have, or fields are not what their class says. The message says
+            where.
         FreezeError: it nests more than 200 deep, or more than 300 with nested Frozen.
     """
-    with _named_errors("value"):
+    with _raise_with_place("value"):
         return _decode(json_value, 0, MAX_NESTING)
 
 
 class _Malformed(Exception):  # noqa: N818 - never leaves this module
-    """Carries the error to raise and, innermost first, the way to the malformed value."""
+    """A value is malformed. Has the error to raise and the path to the value, innermost step first."""
 
     def __init__(self, reason: str, kind: type[Exception] = ValueError) -> None:
         super().__init__(reason)
@@ -321,16 +326,17 @@ class _Malformed(Exception):  # noqa: N818 - never leaves this module
 
 
 def decode_mapping(dump: Mapping[Any, Any], where: str = "value") -> dict[str, Any]:
-    """Return the fields of a dump, or the items of a mapping, decoded; errors call it `where`.
+    """Return the decoded fields of a dump, or items of a mapping; errors name it as `where`.
 
-    A dump in Python's own types is taken as well.
+    Dumps in Python's types can be decoded as well.
     """
-    with _named_errors(where):
+    with _raise_with_place(where):
         return _decode_items(dump, 1, MAX_NESTING + 1)
 
 
 @contextmanager
-def _named_errors(where: str) -> Iterator[None]:
+def _raise_with_place(where: str) -> Iterator[None]:
+    """Raise a malformed value as the error that it names, with the path to the value."""
     try:
         yield
     except _Malformed as error:
@@ -340,6 +346,7 @@ def _named_errors(where: str) -> Iterator[None]:
 
 
 def _decode(value: Any, level: int, limit: int) -> Any:
+    """Return a decoded value that is `level` deep; containers at `limit` are too deep."""
     kind = type(value)
     if kind is dict:
         cls = None
@@ -364,7 +371,7 @@ def _decode(value: Any, level: int, limit: int) -> Any:
     if kind in ATOMS:
         return value
     try:
-        return freeze(value, "")  # not of JSON: in a dump in Python's types
+        return freeze(value, "")  # a value of a dump in Python's types
     except FreezeError as error:
         raise _Malformed(str(error), FreezeError) from None
 
@@ -374,6 +381,7 @@ def _decoding_depth_error() -> FreezeError:
 
 
 def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str, Any]:
+    """Return the items of an object decoded, without `class_` and with their keys as they were."""
     items: dict[str, Any] = {}
     for key, item in value.items():
         if type(item) not in ATOMS:
@@ -396,7 +404,7 @@ def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) ->
     items: list[Any] = []
     try:
         for item in value:
-            items.append(item if type(item) in ATOMS else _decode(item, level, limit))  # noqa: PERF401 - counted
+            items.append(item if type(item) in ATOMS else _decode(item, level, limit))  # noqa: PERF401 - an error needs the number of items so far
     except _Malformed as error:
         error.path.append(f"[{len(items)}]")
         raise
@@ -413,6 +421,7 @@ def _decode_key(key: str) -> str:
 
 
 def _load_tag(tag: str, content: Any, level: int, limit: int) -> Any:
+    """Return the value of an object with one known tag."""
     if tag == "$set" and isinstance(content, (list, tuple)):
         try:
             return freeze(frozenset(_decode_array(content, level + 1, limit)))
@@ -430,13 +439,15 @@ def _load_tag(tag: str, content: Any, level: int, limit: int) -> Any:
 
 
 _LOAD_ERRORS: Final = (TypeError, ValueError, LookupError, ArithmeticError, OSError)
-"""What reading a tag may raise; OSError from time zones that are no files."""
+"""Errors that loading a tag may raise; an OSError comes from names of time zones that are no files."""
 
 
 # --- leaves
 
 
 class _Leaf(NamedTuple):
+    """Type of leaves that JSON does not have: its tag, and its way to JSON types and back."""
+
     tag: str
     dump: Callable[[Any], Any]
     load: Callable[[Any], Any]
@@ -444,7 +455,7 @@ class _Leaf(NamedTuple):
 
 def _moment_text(value: datetime | time) -> str:
     zone, fold = value.tzinfo, "[fold=1]" if value.fold else ""
-    if isinstance(zone, ZoneInfo):  # its offset depends on the time zone database of the machine, its name does not
+    if isinstance(zone, ZoneInfo):  # the name, because offsets depend on the database of the machine
         return f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]{fold}"
     return value.isoformat() + fold
 
@@ -470,7 +481,7 @@ _PATHS: Final[dict[str, type[PurePath]]] = {
     "PureWindowsPath": PureWindowsPath,
     "PosixPath": PurePosixPath,
     "WindowsPath": PureWindowsPath,
-    type(Path()).__name__: type(Path()),  # that of another system is read as its pure kin
+    type(Path()).__name__: type(Path()),  # the path of another system is read as a pure path
 }
 
 
@@ -516,7 +527,7 @@ _PATH_LEAF: Final = _Leaf("$path", lambda value: [type(value).__name__, str(valu
 _LEAVES: Final[dict[type, _Leaf]] = {
     Decimal: _Leaf(
         "$decimal",
-        lambda value: str(value).upper(),  # the case of the exponent is a setting of the decimal context
+        lambda value: str(value).upper(),  # the decimal context says how the exponent is written
         lambda content: Decimal(_expect_string(content)),
     ),
     bytes: _Leaf(
