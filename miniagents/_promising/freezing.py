@@ -303,7 +303,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[dict[K, V_co]]]:
-        return new_frozen_dict, (self._items,)
+        return make_frozen_dict, (self._items,)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -367,7 +367,7 @@ def freeze_with_enums(value: Any, where: str = "value") -> Any:
     if isinstance(value, (set, frozenset)):
         return _make_set([freeze_with_enums(item, where) for item in value])
     if isinstance(value, dict):
-        return new_frozen_dict({key: freeze_with_enums(item, where) for key, item in value.items()})
+        return make_frozen_dict({key: freeze_with_enums(item, where) for key, item in value.items()})
     return freeze(value, where)
 
 
@@ -384,7 +384,7 @@ def mentions(annotation: Any, kind: type, *, _seen: tuple[Any, ...] = ()) -> boo
     return any(mentions(arg, kind, _seen=(*_seen, annotation)) for arg in (inside, *args) if arg is not None)
 
 
-def new_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
+def make_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
     """Return a mapping of these items, which are frozen already; the dict is not copied."""
     new: FrozenDict[str, Any] = object.__new__(FrozenDict)
     _set_items(new, items)
@@ -393,7 +393,7 @@ def new_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
     if level >= MAX_NESTING:
-        raise _too_deep()
+        raise _make_depth_error()
     if ATOMS.issuperset(map(type, items)):
         return tuple(items)
     frozen: list[Any] = []
@@ -410,7 +410,7 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
 
 def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level >= MAX_NESTING:
-        raise _too_deep()
+        raise _make_depth_error()
     frozen: dict[Any, Any] = {}
     for key, value in items.items():  # one pass, because most dicts are small
         if type(key) is not str:
@@ -429,7 +429,7 @@ def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any
 
 def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
     if level >= MAX_NESTING:
-        raise _too_deep()
+        raise _make_depth_error()
     if ATOMS.issuperset(map(type, items)):
         return frozenset(items)
     try:
@@ -447,7 +447,7 @@ def _make_set(items: list[Any]) -> frozenset[Any]:
 
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
     if level and level + _height(value) > MAX_NESTING:
-        raise _too_deep()
+        raise _make_depth_error()
     renew_frozen_marker()  # there may be a Frozen in it
     return value
 
@@ -552,7 +552,7 @@ def _str_key(key: object) -> str:
     return key.value if isinstance(key, Enum) and type(key.value) is str else str.__str__(key)
 
 
-def _too_deep() -> _Refused:
+def _make_depth_error() -> _Refused:
     return _Refused(f"containers nest more than {MAX_NESTING} deep", too_deep=True)
 
 

@@ -37,7 +37,7 @@ from miniagents._promising.freezing import (
     escaped,
     freeze,
     get_frozen_marker,
-    new_frozen_dict,
+    make_frozen_dict,
     set_codec,
     short_repr,
     unescaped_key,
@@ -87,7 +87,7 @@ class Form:
         self._mapping = mapping
         self._sort_keys = sort_keys
         self._nests = nests
-        self._encode = _new_encoder(self._represent, sort_keys=sort_keys)
+        self._encode = _make_encoder(self._represent, sort_keys=sort_keys)
 
     def text(self, value: Any, *, flat: bool = False) -> str:
         """Return JSON text.
@@ -118,7 +118,7 @@ class Form:
         try:
             text = self._encode(value)
         except RecursionError:
-            raise _too_deep() from None
+            raise _make_depth_error() from None
         if not text.isascii():
             text.encode()  # fails for lone surrogates
         if len(text) > _MAX_DIGITS and _has_many_digits(text):
@@ -136,7 +136,7 @@ class Form:
         if not self._nests or not isinstance(value, (dict, tuple, list, frozenset)):
             return
         if level > MAX_JSON_NESTING:
-            raise _too_deep()
+            raise _make_depth_error()
         for item in value.values() if isinstance(value, dict) else value:
             if type(item) not in ATOMS:
                 self._check_levels(item, level + 1)
@@ -180,7 +180,7 @@ class Form:
         return self._to_strict_json(self._represent(value))
 
 
-def _new_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[[Any], str]:
+def _make_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[[Any], str]:
     """Return Python's JSON encoder, in C if possible. Making one costs as much as writing a short text."""
     # check_circular=False: frozen content cannot contain itself
     encoder = json.JSONEncoder(
@@ -199,8 +199,8 @@ def _new_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[
     return lambda value: "".join(encode(value, 0))
 
 
-_encode_native: Final = _new_encoder(lambda value: value, sort_keys=False)
-_encode_sorted: Final = _new_encoder(lambda value: value, sort_keys=True)
+_encode_native: Final = _make_encoder(lambda value: value, sort_keys=False)
+_encode_sorted: Final = _make_encoder(lambda value: value, sort_keys=True)
 
 
 def _write_sorted(value: Any) -> str:
@@ -243,7 +243,7 @@ def _encode_key(key: str) -> str:
     return key if _is_utf8(key) else _TEXT_KEY + _base64_of(key)
 
 
-def _too_deep() -> ValueError:
+def _make_depth_error() -> ValueError:
     return ValueError(
         f"values nest more than {MAX_JSON_NESTING} deep, which JSON parsers do not take; "
         f"store messages that hold each other one by one, by serialize()"
@@ -351,7 +351,7 @@ def _decode(value: Any, level: int, limit: int) -> Any:
     if kind is dict:
         cls = None
         if level >= limit:
-            raise _decoding_depth_error()
+            raise _make_decoding_error()
         marker = get_frozen_marker()
         if CLASS_KEY in value:
             cls = FROZEN_CLASSES.find(value[CLASS_KEY]) or FROZEN_CLASSES.unknown
@@ -361,10 +361,10 @@ def _decode(value: Any, level: int, limit: int) -> Any:
             if tag in _LOADERS:
                 return _load_tag(tag, content, level, limit)
         items = _decode_items(value, level + 1, limit)
-        return new_frozen_dict(items) if cls is None else cls._construct_decoded(items, marker)
+        return make_frozen_dict(items) if cls is None else cls._construct_decoded(items, marker)
     if kind is list or kind is tuple:
         if level >= limit:
-            raise _decoding_depth_error()
+            raise _make_decoding_error()
         return tuple(value) if ATOMS.issuperset(map(type, value)) else _decode_array(value, level + 1, limit)
     if isinstance(value, Mapping) and not isinstance(value, FrozenLeaf):
         return _decode(dict(value), level, limit)
@@ -376,7 +376,7 @@ def _decode(value: Any, level: int, limit: int) -> Any:
         raise _Malformed(str(error), FreezeError) from None
 
 
-def _decoding_depth_error() -> FreezeError:
+def _make_decoding_error() -> FreezeError:
     return FreezeError(f"a dump nests more than {MAX_NESTING} deep, or more than {MAX_JSON_NESTING} with nested Frozen")
 
 

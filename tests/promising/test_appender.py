@@ -16,7 +16,7 @@ APPENDERS = [StreamAppender[Any], MessageSequence]
 
 
 async def pieces_and_error(promise: StreamedPromise[Any, Any]) -> tuple[list[Any], BaseException | None]:
-    """What a reader of a stream gets."""
+    """Return the pieces that a reader gets, and the error at their end."""
     seen: list[Any] = []
     try:
         async for piece in promise:
@@ -27,8 +27,8 @@ async def pieces_and_error(promise: StreamedPromise[Any, Any]) -> tuple[list[Any
 
 
 @pytest.mark.parametrize("make", APPENDERS)
-async def test_appending_needs_an_open_appender(make: Any) -> None:
-    """Before `open` and after `close` the error says what is wrong; what was appended between is there."""
+async def test_append_is_refused_when_the_appender_is_not_open(make: Any) -> None:
+    """Before `open` and after `close` the error names the state; pieces appended in between arrive."""
     appender = make()
     with pytest.raises(AppenderClosedError, match="not open yet"):
         appender.append("early")
@@ -40,8 +40,8 @@ async def test_appending_needs_an_open_appender(make: Any) -> None:
 
 
 @pytest.mark.parametrize("make", APPENDERS)
-async def test_close_twice_is_fine_and_reopening_is_not(make: Any) -> None:
-    """An appender has one life, also if it was closed before it was opened."""
+async def test_appender_can_be_closed_twice_and_opened_once(make: Any) -> None:
+    """An appender that was opened or closed cannot be opened again."""
     appender = make().open()
     appender.close()
     appender.close()
@@ -54,8 +54,8 @@ async def test_close_twice_is_fine_and_reopening_is_not(make: Any) -> None:
     assert await unused.promise == ()
 
 
-async def test_captured_errors_are_the_end_of_the_stream() -> None:
-    """With `capture_errors=True` the block is left normally, and every reader gets the error after the pieces."""
+async def test_captured_error_ends_the_stream() -> None:
+    """With `capture_errors=True` the block is left normally, and each reader gets the error after the pieces."""
     async with PromisingContext():
         error = ValueError("broken")
         with StreamAppender[str](capture_errors=True) as appender:
@@ -65,8 +65,8 @@ async def test_captured_errors_are_the_end_of_the_stream() -> None:
         assert await pieces_and_error(appender.promise) == (["piece"], error)
 
 
-async def test_other_errors_end_the_stream_and_go_on() -> None:
-    """Without `capture_errors` the caller gets the error as well, and is the one who has observed it."""
+async def test_uncaptured_error_ends_the_stream_and_is_raised() -> None:
+    """Without `capture_errors` the caller gets the error as well, so it counts as observed."""
     async with PromisingContext():
         appender = StreamAppender[str]()
         with pytest.raises(ValueError, match="broken"), appender:
@@ -80,8 +80,8 @@ async def test_other_errors_end_the_stream_and_go_on() -> None:
 
 
 @pytest.mark.parametrize("make", APPENDERS)
-async def test_a_captured_error_that_nobody_reads_is_not_silent(make: Any) -> None:
-    """It is reported when the context is left."""
+async def test_captured_error_is_reported_when_no_reader_gets_it(make: Any) -> None:
+    """The error is raised when the context is left."""
     with pytest.raises(ExceptionGroup) as caught:
         async with PromisingContext():
             with make(capture_errors=True):
@@ -90,8 +90,8 @@ async def test_a_captured_error_that_nobody_reads_is_not_silent(make: Any) -> No
 
 
 @pytest.mark.parametrize("make", APPENDERS)
-async def test_an_error_after_close_is_not_swallowed(make: Any) -> None:
-    """There is no place for it in a closed stream, so it goes on even with `capture_errors=True`."""
+async def test_error_after_close_is_raised(make: Any) -> None:
+    """A closed stream cannot take the error, so it is raised even with `capture_errors=True`."""
     with pytest.raises(ValueError, match="broken"), make(capture_errors=True) as appender:
         appender.append("piece")
         appender.close()
@@ -101,8 +101,8 @@ async def test_an_error_after_close_is_not_swallowed(make: Any) -> None:
 
 @pytest.mark.parametrize("make", APPENDERS)
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
-async def test_interrupts_and_cancellations_always_go_on(make: Any, signal: type[BaseException]) -> None:
-    """They never travel through promises: the stream ends as cancelled."""
+async def test_interrupts_and_cancellations_are_raised_always(make: Any, signal: type[BaseException]) -> None:
+    """Promises never carry them: the stream ends as cancelled."""
     async with PromisingContext():
         appender = make(capture_errors=True)
         with pytest.raises(signal), appender:
@@ -112,7 +112,7 @@ async def test_interrupts_and_cancellations_always_go_on(make: Any, signal: type
             await appender.promise
 
 
-async def test_C27_what_is_appended_is_frozen_at_once() -> None:
+async def test_C27_piece_is_frozen_when_it_is_appended() -> None:
     """Later changes to a list or a dict do not show in the stream."""
     numbers, fields = [1, 2], {"a": [1]}
     with StreamAppender[Any]() as appender:
@@ -122,8 +122,8 @@ async def test_C27_what_is_appended_is_frozen_at_once() -> None:
     assert await appender.promise == ((1, 2), {"a": (1,)})
 
 
-async def test_a_mutated_dict_does_not_change_the_message_that_was_sent() -> None:
-    """A dict of fields is a message from the moment it is sent."""
+async def test_message_of_a_dict_keeps_its_fields_when_the_dict_changes() -> None:
+    """A dict of fields becomes a message when it is sent."""
     fields: dict[str, Any] = {"content": "hi", "tags": ["a"]}
     with MessageSequence() as sequence:
         sequence.append([fields])
@@ -133,8 +133,8 @@ async def test_a_mutated_dict_does_not_change_the_message_that_was_sent() -> Non
     assert (message.content, message.tags) == ("hi", ("a",))
 
 
-async def test_what_cannot_be_frozen_is_refused_at_the_call() -> None:
-    """The error comes where the mistake is, and the stream goes on without that piece."""
+async def test_append_refuses_a_piece_that_cannot_be_frozen() -> None:
+    """The call raises `FreezeError`, and the stream goes on without that piece."""
     with StreamAppender[Any]() as appender:
         with pytest.raises(FreezeError, match="piece"):
             appender.append([object()])
@@ -144,7 +144,7 @@ async def test_what_cannot_be_frozen_is_refused_at_the_call() -> None:
 
 
 async def test_readers_get_pieces_while_the_appender_is_open() -> None:
-    """A reader is woken by each piece, and by the end."""
+    """A reader gets each piece some loop steps after it was appended, and the end after `close`."""
     async with PromisingContext():
         appender = StreamAppender[int]().open()
         seen: list[int] = []

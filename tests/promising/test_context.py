@@ -1,4 +1,4 @@
-"""The run context: what it owns, waits for, cancels and reports (laws 2-5, 15)."""
+"""The run context: the tasks it owns, waits for and cancels, and the failures it reports (laws 2-5, 15)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 
-class Boom(Exception):  # noqa: N818 - what happens, in one word
-    """What resolvers here fail with."""
+class Boom(Exception):  # noqa: N818 - a short name
+    """Error that resolvers of these tests raise."""
 
 
 async def fail() -> None:
-    """A resolver that fails."""
+    """Raise an error, as a resolver."""
     raise Boom("broken")
 
 
 async def nap() -> str:
-    """A resolver that takes a few steps."""
+    """Return a text after some loop steps, as a resolver."""
     for _ in range(5):
         await asyncio.sleep(0)
     return "rested"
 
 
-def forever(log: list[str]) -> Callable[[], Awaitable[None]]:
-    """A resolver that never ends by itself, and notes its clean-up."""
+def wait_for_ever(log: list[str]) -> Callable[[], Awaitable[None]]:
+    """Return a resolver that never ends by itself, and logs its clean-up."""
 
     async def resolver() -> None:
         try:
@@ -52,8 +52,8 @@ def forever(log: list[str]) -> Callable[[], Awaitable[None]]:
     return resolver
 
 
-async def test_leaving_normally_waits_for_the_work() -> None:
-    """Everything that was started inside has ended when the block is left."""
+async def test_leaving_normally_waits_for_background_work() -> None:
+    """All work that was started inside the block has ended when the block is left."""
     async with PromisingContext():
         promise = Promise(nap)
     assert promise.is_done
@@ -61,11 +61,11 @@ async def test_leaving_normally_waits_for_the_work() -> None:
 
 
 async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
-    """The error comes out at once, after every `finally` has run; promises end as cancelled."""
+    """An error leaves the block after all `finally` blocks have run; promises end as cancelled."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext():
-            promise = Promise(forever(log))
+            promise = Promise(wait_for_ever(log))
             await asyncio.sleep(0)
             raise Boom
     assert log == ["cleaned up"]
@@ -75,13 +75,13 @@ async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
 
 
 async def test_C6_leaving_by_cancellation_cancels_and_cleans_up() -> None:
-    """A cancelled body takes its background work along, also while it already waits for it."""
+    """A cancelled body cancels its background work, also while it already waits for that work."""
     for leave_early in (True, False):
         log: list[str] = []
 
         async def body(log: list[str], leave_early: bool) -> None:
             async with PromisingContext():
-                Promise(forever(log))
+                Promise(wait_for_ever(log))
                 if not leave_early:
                     await asyncio.Event().wait()
 
@@ -94,15 +94,15 @@ async def test_C6_leaving_by_cancellation_cancels_and_cleans_up() -> None:
         assert log == ["cleaned up"]
 
 
-async def test_no_task_outlives_its_context() -> None:
-    """Also what a clean-up starts while it is being cancelled has ended when the block is left."""
+async def test_tasks_end_before_their_context_is_left() -> None:
+    """Tasks that a clean-up starts while it is being cancelled have ended as well."""
     before = asyncio.all_tasks()
 
     async def starts_more() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            Promise(forever([]))
+            Promise(wait_for_ever([]))
 
     with pytest.raises(Boom):
         async with PromisingContext():
@@ -113,19 +113,19 @@ async def test_no_task_outlives_its_context() -> None:
 
 
 async def test_C17_a_task_cancelled_before_its_first_step_is_accounted_for() -> None:
-    """Leaving by an error right after starting something does not hang."""
+    """Leaving by an error right after starting a task does not hang, and settles its promise."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext():
-            promise = Promise(forever(log))
+            promise = Promise(wait_for_ever(log))
             raise Boom
     assert log == []
     assert promise.is_done
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
-async def test_eager_tasks_are_owned_as_well() -> None:
-    """With the eager task factory a task may have ended before it was noted."""
+async def test_context_tracks_eager_tasks() -> None:
+    """With the eager task factory, a task that ends before the context tracks it is removed all the same."""
     asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # 3.12
 
     async def at_once() -> int:
@@ -137,8 +137,8 @@ async def test_eager_tasks_are_owned_as_well() -> None:
     assert not context.tasks
 
 
-async def test_C33_a_task_that_has_ended_is_not_asked_for_its_coroutine() -> None:
-    """Python 3.12.1 crashes then, if the task started eagerly; its cell may wait one more step for its callback."""
+async def test_C33_wait_does_not_ask_an_ended_task_for_its_coroutine() -> None:
+    """Python 3.12.1 would crash if the task started eagerly; its cell may keep it until its callback runs."""
 
     class EndedTask:
         _fut_waiter = None
@@ -160,12 +160,12 @@ async def test_C33_a_task_that_has_ended_is_not_asked_for_its_coroutine() -> Non
 
 
 async def awaited(promise: Promise[Any]) -> Any:
-    """Await a promise in a task."""
+    """Await a promise in a coroutine."""
     return await promise
 
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
-def test_C33_agents_that_end_in_the_step_in_which_they_start_crash_no_interpreter() -> None:
+def test_C33_agents_that_end_in_their_first_step_do_not_crash_the_interpreter() -> None:
     """With eager tasks they have ended before their replies are told; waits, errors and cancellations come between."""
     program = """
         import asyncio
@@ -208,12 +208,12 @@ def test_C33_agents_that_end_in_the_step_in_which_they_start_crash_no_interprete
     assert result.stdout.strip() == "fine", f"exit status {result.returncode}: {result.stderr}"
 
 
-async def test_contexts_nest() -> None:
-    """The inner one waits for its own work only, and the outer one is current again afterwards."""
+async def test_inner_context_waits_for_its_own_work_only() -> None:
+    """After the inner context is left, the outer one is current again, and its work goes on."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext() as outer:
-            outside = Promise(forever(log))
+            outside = Promise(wait_for_ever(log))
             async with PromisingContext() as inner:
                 assert PromisingContext.get_current() is inner
                 inside = Promise(nap)
@@ -223,8 +223,8 @@ async def test_contexts_nest() -> None:
             raise Boom
 
 
-async def test_a_context_is_opened_once() -> None:
-    """Its book-keeping belongs to one run."""
+async def test_context_refuses_to_open_twice() -> None:
+    """Entering a context again is a `RuntimeError`."""
     async with PromisingContext() as context:
         pass
     with pytest.raises(RuntimeError, match="make a new one"):
@@ -232,33 +232,33 @@ async def test_a_context_is_opened_once() -> None:
             pass
 
 
-async def test_without_a_context_the_error_says_how_to_open_one() -> None:
-    """`get_current` outside of any context."""
+async def test_get_current_says_how_to_open_a_context_when_there_is_none() -> None:
+    """`get_current` outside of any context is a `NoActiveContextError` with advice."""
     with pytest.raises(NoActiveContextError, match="async with PromisingContext"):
         PromisingContext.get_current()
 
 
-# --- failures nobody observed
+# --- unobserved failures
 
 
 async def test_C7_an_unobserved_failure_is_raised_at_a_clean_exit() -> None:
-    """A failure that nobody looked at is not silent."""
+    """A failure that no reader got is raised in a group when the block is left."""
     with pytest.raises(ExceptionGroup) as caught:
         async with PromisingContext():
             Promise(fail)
     assert [type(error) for error in caught.value.exceptions] == [Boom]
 
 
-async def test_an_observed_failure_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever awaited it has got it; nothing is logged above DEBUG."""
+async def test_observed_failure_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure that a reader got is not raised again, and nothing is logged above DEBUG."""
     async with PromisingContext():
         with pytest.raises(Boom):
             await Promise(fail)
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
-async def test_one_failure_is_reported_once() -> None:
-    """A failure that was passed on by others is reported as one."""
+async def test_failure_of_many_promises_is_reported_once() -> None:
+    """A failure that other promises pass on is one error of the group."""
 
     async def passes_on() -> None:
         await first
@@ -271,8 +271,8 @@ async def test_one_failure_is_reported_once() -> None:
     assert len(caught.value.exceptions) == 1
 
 
-async def test_C7_unobserved_failures_can_be_logged_instead(caplog: pytest.LogCaptureFixture) -> None:
-    """`unobserved_errors="log"` leaves a record with the traceback."""
+async def test_C7_unobserved_failure_is_logged_when_that_was_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    """With `unobserved_errors="log"` there is a record with the traceback; other words are refused."""
     async with PromisingContext(unobserved_errors="log"):
         Promise(fail)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom]
@@ -281,7 +281,7 @@ async def test_C7_unobserved_failures_can_be_logged_instead(caplog: pytest.LogCa
 
 
 async def test_C31_logged_failures_are_logged_when_their_promise_is_gone(caplog: pytest.LogCaptureFixture) -> None:
-    """Not before, and not once more at the exit; what is still there then is logged at the exit."""
+    """A failure is logged when its promise is gone, or else at the exit, and only once."""
     async with PromisingContext(unobserved_errors="log"):
         lost, kept, seen = Promise(fail), Promise(fail), Promise(fail)
         with pytest.raises(Boom):
@@ -298,8 +298,8 @@ async def test_C31_logged_failures_are_logged_when_their_promise_is_gone(caplog:
     assert len(caplog.records) == 2
 
 
-async def test_an_error_passed_on_by_many_promises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """When the last of them is gone, unless a reader of one has got it."""
+async def test_error_of_many_promises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An error is logged when the last of its promises is gone, unless a reader of one has got it."""
 
     async def passes_on(source: list[Promise[None]]) -> None:
         await source[0]
@@ -322,8 +322,8 @@ async def test_an_error_passed_on_by_many_promises_is_logged_once(caplog: pytest
 
 
 @pytest.mark.parametrize("kind", ["handler", "clean-up"])
-async def test_what_no_promise_can_tell_is_logged_at_once(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The error of a handler, and of a clean-up after the end."""
+async def test_error_without_a_promise_is_logged_at_once(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The error of a handler, and of a clean-up after the end of a promise, are logged at once, and only once."""
 
     async def handler(promise: Promise[Any], result: Any) -> None:
         if kind == "handler":
@@ -343,8 +343,8 @@ async def test_what_no_promise_can_tell_is_logged_at_once(kind: str, caplog: pyt
 
 
 @pytest.mark.parametrize("how", ["log", "activate"])
-async def test_nothing_is_kept_of_errors_that_were_logged(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """As much is alive after 2,000 of them as after 200."""
+async def test_logged_errors_leave_nothing_in_memory(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As many memory blocks are in use after 2,000 logged errors as after 200."""
     caplog.set_level(logging.CRITICAL)
 
     async def pieces() -> AsyncIterator[str]:
@@ -368,8 +368,10 @@ async def test_nothing_is_kept_of_errors_that_were_logged(how: str, caplog: pyte
     await (context.__aexit__(None, None, None) if how == "log" else context.afinalize())
 
 
-async def test_on_exit_by_another_error_the_rest_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The error that leaves the block is not hidden behind others."""
+async def test_unobserved_failures_are_logged_when_another_error_leaves_the_block(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The error that leaves the block is raised as it is."""
     with pytest.raises(KeyError):
         async with PromisingContext():
             Promise(fail)
@@ -380,7 +382,7 @@ async def test_on_exit_by_another_error_the_rest_is_logged(caplog: pytest.LogCap
 
 
 class FailingCleanUp:
-    """Sources whose clean-up fails, each as a promise at work."""
+    """Sources whose clean-up fails."""
 
     async def stuck(self) -> None:
         try:
@@ -411,8 +413,8 @@ class FailingCleanUp:
 
 
 @pytest.mark.parametrize("kind", ["resolver", "waiting_stream", "resting_stream", "sequence"])
-async def test_an_error_in_the_clean_up_of_a_cancelled_promise_counts(kind: str) -> None:
-    """Nobody can await it any more, whoever saw that the promise was cancelled."""
+async def test_error_in_the_clean_up_of_a_cancelled_promise_is_reported(kind: str) -> None:
+    """No reader can get it, because the promise is settled as cancelled already."""
     with pytest.raises(ExceptionGroup, match="1 error") as raised:
         async with PromisingContext():
             promise: Any = getattr(FailingCleanUp(), kind)()
@@ -426,15 +428,15 @@ async def test_an_error_in_the_clean_up_of_a_cancelled_promise_counts(kind: str)
     assert isinstance(error, Boom)
 
 
-async def test_an_error_in_the_clean_up_of_a_source_at_rest_counts() -> None:
-    """A source that nobody reads to its end is closed by the context that is left."""
+async def test_error_in_the_clean_up_of_a_parked_source_is_reported() -> None:
+    """The context closes a source on demand that no reader has read to its end."""
     with pytest.raises(ExceptionGroup, match="1 error"):
         async with PromisingContext():
             await anext(aiter(FailingCleanUp().resting_stream()))
 
 
-async def test_a_server_logs_an_error_in_the_clean_up_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """There is no promise with which it could be collected later."""
+async def test_activated_context_logs_an_error_in_a_clean_up_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """No promise has the error that could be collected later."""
     context = PromisingContext().activate()
     promise = FailingCleanUp().resolver()
     await asyncio.sleep(0)
@@ -445,22 +447,22 @@ async def test_a_server_logs_an_error_in_the_clean_up_at_once(caplog: pytest.Log
     await context.afinalize()
 
 
-async def test_signals_and_cancellations_do_not_count_as_failures() -> None:
-    """`StopDialog` and cancelled promises are nobody's failure."""
+async def test_stop_dialog_and_cancellations_are_not_reported() -> None:
+    """A promise that fails with `StopDialog`, or is cancelled, is no unobserved failure."""
 
     async def stop() -> None:
         raise StopDialog
 
     async with PromisingContext():
         Promise(stop)
-        Promise(forever([])).cancel()
+        Promise(wait_for_ever([])).cancel()
 
 
 # --- servers
 
 
-async def test_an_activated_context_serves_every_task_of_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """`activate` in one task, work in others that did not inherit from it, `afinalize` in a third one."""
+async def test_activated_context_is_current_in_all_tasks_of_the_loop(caplog: pytest.LogCaptureFixture) -> None:
+    """One task calls `activate`, others work that did not inherit from it, and a third one calls `afinalize`."""
     context = PromisingContext()
 
     async def start() -> None:
@@ -484,8 +486,8 @@ async def test_an_activated_context_serves_every_task_of_the_loop(caplog: pytest
     assert PromisingContext.find_current() is None
 
 
-async def test_a_context_cannot_finalize_itself_from_its_own_task() -> None:
-    """It would wait for the task that waits for it."""
+async def test_afinalize_refuses_a_task_of_its_own_context() -> None:
+    """The task would wait for itself, so it gets a `RuntimeError`."""
     context = PromisingContext().activate()
     with pytest.raises(RuntimeError, match="wait for itself"):
         await Promise(context.afinalize)
@@ -495,8 +497,8 @@ async def test_a_context_cannot_finalize_itself_from_its_own_task() -> None:
 # --- handlers
 
 
-async def test_handlers_hear_of_each_promise_once() -> None:
-    """Of results and of failures, in this context and in the outer ones."""
+async def test_handlers_are_called_once_for_each_promise() -> None:
+    """Handlers of this context and of the outer ones get results and failures."""
     heard: list[tuple[str, Any]] = []
 
     def handler(name: str) -> Callable[[Promise[Any], Any], Awaitable[None]]:
@@ -523,8 +525,8 @@ async def test_handlers_hear_of_each_promise_once() -> None:
     ]
 
 
-async def test_a_failing_handler_is_not_silent() -> None:
-    """Nobody can await a handler, so its error counts as unobserved."""
+async def test_error_of_a_handler_is_reported() -> None:
+    """No reader can get the error of a handler, so it counts as unobserved."""
 
     async def handler(promise: Promise[Any], result: Any) -> None:
         raise Boom

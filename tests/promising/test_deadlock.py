@@ -125,7 +125,7 @@ async def test_C10_a_ring_of_promises_is_an_error(length: int) -> None:
 )
 @pytest.mark.parametrize("turn", [0, 1])
 async def test_a_ring_through_other_waits_is_an_error(wait: Wait, turn: int) -> None:
-    """Whichever promise of the two begins to wait first."""
+    """It does not matter which of the two promises waits first."""
     async with PromisingContext(unobserved_errors="log"):
         with pytest.raises(DeadlockError):
             await ring(*[awaited, wait][:: -1 if turn else 1])[0]
@@ -289,7 +289,7 @@ async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_repor
 
 @pytest.mark.parametrize("helper", ["task", "timer", "callback", "thread"])
 async def test_a_wait_for_an_appender_that_is_closed_later_is_not_reported(helper: str) -> None:
-    """By a task, a timer, a callback or a thread."""
+    """A task, a timer, a callback or a thread closes it."""
     async with PromisingContext():
         appender = StreamAppender[str]().open()
         loop = asyncio.get_running_loop()
@@ -329,7 +329,7 @@ async def test_a_wait_for_an_appender_that_is_never_closed_is_not_reported(caplo
 
 
 async def test_a_member_that_is_about_to_run_is_not_reported() -> None:
-    """What the last member of a ring waited for has come, and only its next step is still to be run."""
+    """The wait of the last member of a ring has ended, but its next step has not run yet."""
     async with PromisingContext():
         appender = StreamAppender[str]().open()
 
@@ -348,7 +348,7 @@ async def test_a_member_that_is_about_to_run_is_not_reported() -> None:
 
 @pytest.mark.parametrize("when", ["before the wait", "after the wait"])
 async def test_a_member_that_is_cancelled_ends_the_ring(when: str) -> None:
-    """Its cancellation comes before the report, and the other members see how it ended."""
+    """The cancellation comes before the report, and the other members get the result of the cancelled one."""
     async with PromisingContext():
 
         async def gives_up() -> str:
@@ -369,7 +369,7 @@ async def test_a_member_that_is_cancelled_ends_the_ring(when: str) -> None:
 
 
 async def test_a_reader_outside_of_a_ring_is_not_reported() -> None:
-    """It waits for a member, and gets the member's error."""
+    """A reader waits for a member, and gets the error of that member."""
     async with PromisingContext(unobserved_errors="log"):
         promises = ring(awaited, awaited)
 

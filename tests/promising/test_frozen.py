@@ -1,4 +1,4 @@
-"""Laws 24, 25 and 28: values that are immutable at every depth, and the digest that stands for them."""
+"""Values that are immutable at every depth, and the digest of their class and content (laws 24, 25 and 28)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Number(IntEnum):
 
 
 class Access(Flag):
-    """An Enum with members that have no name."""
+    """An Enum whose combined members have no names."""
 
     READ = 1
     WRITE = 2
@@ -85,18 +85,18 @@ class Box(Frozen, class_="test_frozen.Box"):
 
 
 class OffsetOnly(tzinfo):
-    """A time zone of our own, which could carry anything."""
+    """A time zone of a class that `freeze` does not know."""
 
     def utcoffset(self, dt: datetime | None) -> timedelta:
-        """Always the same."""
+        """Return always the same offset."""
         return timedelta(hours=2)
 
     def dst(self, dt: datetime | None) -> timedelta | None:
-        """Not known."""
+        """Return None."""
         return None
 
     def tzname(self, dt: datetime | None) -> str | None:
-        """It has none."""
+        """Return None."""
         return None
 
 
@@ -121,15 +121,15 @@ LEAVES: list[Any] = [
         ({1, (2, 3)}, frozenset({1, (2, 3)})),
     ],
 )
-def test_containers_become_their_immutable_kin(value: Any, frozen: Any) -> None:
-    """Lists become tuples, mappings FrozenDict, sets frozensets, at every depth."""
+def test_freeze_makes_containers_immutable(value: Any, frozen: Any) -> None:
+    """Lists become tuples, mappings `FrozenDict`, sets frozensets, at every depth."""
     result = freeze(value)
     assert result == frozen
     assert type(result) in (tuple, FrozenDict, frozenset) or isinstance(result, frozenset)
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=[f"{type(leaf).__name__}{n}" for n, leaf in enumerate(LEAVES)])
-def test_allowed_leaves_stay_as_they_are(leaf: Any) -> None:
+def test_freeze_returns_an_allowed_leaf_itself(leaf: Any) -> None:
     """A leaf of an allowed type is the same object after freezing, alone and in a container."""
     assert freeze(leaf) is leaf
     assert freeze([leaf])[0] is leaf
@@ -140,8 +140,8 @@ def test_allowed_leaves_stay_as_they_are(leaf: Any) -> None:
     [(Color.RED, 1), (Word.ONE, "1"), (Number.ONE, 1), (Access.READ | Access.WRITE, 3)],
     ids=["Enum", "StrEnum", "IntEnum", "Flag"],
 )
-def test_an_enum_member_in_an_untyped_field_becomes_its_value(member: Enum, value: Any) -> None:
-    """JSON has no word for an Enum, and only a typed field says which one it was."""
+def test_enum_member_becomes_its_value_in_an_untyped_field(member: Enum, value: Any) -> None:
+    """Only a typed field says to which Enum the value in a dump belongs."""
     frozen = Frozen(alone=member, inside=[{"a": member}, {member}])
     assert frozen == Frozen(alone=value, inside=[{"a": value}, {value}])
     assert type(frozen.alone) is type(value)
@@ -162,8 +162,8 @@ class Palette(Frozen):
         def __init__(self, **fields: Any) -> None: ...
 
 
-def test_an_enum_member_in_a_typed_field_stays_one_in_every_copy() -> None:
-    """Alone, as a literal, as a combination of flags, in containers; pickles and dumps have it again."""
+def test_enum_member_stays_a_member_in_a_typed_field() -> None:
+    """Alone, as a literal, as a combination of flags and in containers; also after pickles and dumps."""
     palette = Palette(
         one=Color.RED,
         only=Color.RED,
@@ -183,8 +183,8 @@ def test_an_enum_member_in_a_typed_field_stays_one_in_every_copy() -> None:
         assert (copied.some, copied.named, copied.each) == ((Color.RED,), {"a": Color.RED}, {Color.RED})
 
 
-def test_a_whole_number_as_the_default_of_a_float_is_a_float() -> None:
-    """So that it is equal to what comes back from a dump, where the field is validated."""
+def test_default_of_a_float_field_becomes_a_float() -> None:
+    """A default of 1 equals the value from a dump, which is validated."""
 
     class Sized(Frozen):
         size: float = 1
@@ -194,26 +194,26 @@ def test_a_whole_number_as_the_default_of_a_float_is_a_float() -> None:
     assert Sized.model_validate(Sized().model_dump()) == Sized()
 
 
-class TextWithBaggage(str):
-    """A str that can be changed all the same."""
+class TextWithAttributes(str):
+    """A str subclass whose instances can have attributes."""
 
 
-class CountWithBaggage(int):
-    """An int that can be changed all the same."""
+class CountWithAttributes(int):
+    """An int subclass whose instances can have attributes."""
 
 
-def test_subclasses_of_leaves_become_the_plain_type() -> None:
-    """What a subclass could carry along, mutable as it may be, is left behind."""
-    text = TextWithBaggage("a")
-    text.baggage = []  # type: ignore[attr-defined]
-    frozen = Frozen(text=text, count=CountWithBaggage(3), keys={text: 1})
+def test_freeze_makes_instances_of_leaf_subclasses_plain() -> None:
+    """Attributes, which could be mutable, are left behind."""
+    text = TextWithAttributes("a")
+    text.attribute = []  # type: ignore[attr-defined]
+    frozen = Frozen(text=text, count=CountWithAttributes(3), keys={text: 1})
     assert type(frozen.text) is str
     assert type(frozen.count) is int
     assert [type(key) for key in frozen.keys] == [str]
 
 
-def test_a_foreign_time_zone_becomes_its_offset() -> None:
-    """A tzinfo of unknown type may be mutable; the moment it gives is kept."""
+def test_time_zone_of_another_class_becomes_its_offset() -> None:
+    """A tzinfo of unknown type may be mutable; the moment stays the same."""
     moment = datetime(2026, 1, 2, tzinfo=OffsetOnly())
     frozen = Frozen(moment=moment).moment
     assert frozen == moment
@@ -229,20 +229,20 @@ class PlainModel(BaseModel):
     [object(), bytearray(), deque(), PlainModel(), print, iter(()), {1: 2}.keys()],
     ids=lambda bad: type(bad).__name__,
 )
-def test_other_types_are_refused_by_the_name_of_the_field(bad: Any) -> None:
-    """The error says which field and where in it, however deep."""
+def test_freeze_error_names_the_field_and_the_place_in_it(bad: Any) -> None:
+    """A value of a type that is not allowed is refused at any depth."""
     with pytest.raises(FreezeError, match=r"^settings\[1\]\['a'\]\[0\]: cannot freeze"):
         Frozen(fine=1, settings=[0, {"a": (bad,)}])
 
 
-def test_a_key_that_is_no_str_is_refused() -> None:
-    """Keys are str only."""
+def test_mapping_with_a_key_that_is_no_str_is_refused() -> None:
+    """Keys are of type str only."""
     with pytest.raises(FreezeError, match="meta: the key 1 is not a str"):
         Frozen(meta={1: 2})
 
 
-def test_a_container_in_itself_is_refused() -> None:
-    """A list that contains itself is a clear error, not a RecursionError."""
+def test_container_that_contains_itself_is_refused() -> None:
+    """The error is a `CyclicValueError`, and no RecursionError."""
     loop: list[Any] = [1]
     loop.append({"again": (loop, loop)})
     with pytest.raises(CyclicValueError, match="meta contains itself"):
@@ -250,8 +250,8 @@ def test_a_container_in_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}, lambda v: (v,)], ids=["list", "dict", "tuple"])
-def test_plain_containers_nest_to_a_limit(wrap: Any) -> None:
-    """Two hundred levels work for everything a value can do; one more is a clear error, also around what is frozen."""
+def test_containers_nest_200_deep_and_no_deeper(wrap: Any) -> None:
+    """200 levels can be pickled, hashed and shown; one more is a FreezeError, also around a frozen value."""
     nested: Any = 1
     for _ in range(MAX_NESTING):
         nested = wrap(nested)
@@ -265,8 +265,8 @@ def test_plain_containers_nest_to_a_limit(wrap: Any) -> None:
         Frozen(nested=wrap(frozen.nested))
 
 
-def test_a_hundred_thousand_nested_lists_are_a_clear_error() -> None:
-    """The search for a cycle, too, has a stack of its own."""
+def test_100_000_nested_lists_are_a_freeze_error() -> None:
+    """The search for a cycle does not recurse either."""
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested]
@@ -274,8 +274,8 @@ def test_a_hundred_thousand_nested_lists_are_a_clear_error() -> None:
         Frozen(nested=nested)
 
 
-def test_what_was_given_can_change_afterwards_without_showing() -> None:
-    """Fields do not share anything mutable with the caller."""
+def test_fields_stay_when_the_given_containers_change() -> None:
+    """Fields share nothing mutable with the caller."""
     items, table = [1], {"a": [1]}
     box: Any = Box(items=items, table=table, more=items)
     items.append(2)
@@ -283,16 +283,16 @@ def test_what_was_given_can_change_afterwards_without_showing() -> None:
     assert (box.items, box.table, box.more) == ((1,), {"a": (1,)}, (1,))
 
 
-def test_defaults_are_immutable_too() -> None:
-    """Mutable defaults of the class statement never come out."""
+def test_defaults_are_frozen() -> None:
+    """Mutable defaults of the class statement become immutable, and so do values of `model_construct`."""
     box = Box()
     assert [type(box.items), type(box.table), type(box.names)] == [tuple, FrozenDict, frozenset]
     constructed: Any = Box.model_construct(items=[[1]])
     assert constructed.items == ((1,),)
 
 
-def test_annotations_are_taken_as_their_immutable_kin() -> None:
-    """`list[X]` is `tuple[X, ...]` when the class is made, and still validated by X."""
+def test_annotations_of_mutable_containers_become_immutable_ones() -> None:
+    """`list[X]` is `tuple[X, ...]` when the class is made, and values are validated by X."""
     assert Box.model_fields["items"].annotation == tuple[Any, ...]
     assert Box.model_fields["table"].annotation == FrozenDict[str, tuple[int, ...]]
     box: Any = Box(table={"a": ["1"]})
@@ -323,14 +323,14 @@ class Data:
 
 
 @pytest.mark.parametrize("annotation", [deque[int], Pair, Table, Data, PlainModel, bytearray, dict[int, str]], ids=str)
-def test_annotations_of_mutable_values_are_refused_when_the_class_is_made(annotation: Any) -> None:
-    """What could not be immutable and be what the annotation says is refused with advice, in any position."""
+def test_annotation_of_another_mutable_type_is_refused(annotation: Any) -> None:
+    """The class statement raises a TypeError with advice, wherever the type stands in the annotation."""
     with pytest.raises(TypeError, match=r"Bad\.field"):
         type("Bad", (Frozen,), {"__annotations__": {"field": tuple[annotation, ...] | None}, "__module__": __name__})
 
 
 def test_private_attributes_are_refused() -> None:
-    """A private attribute would be mutable state of an immutable value."""
+    """A private attribute would be mutable state of an immutable value; a ClassVar is allowed."""
     with pytest.raises(TypeError, match="no private attributes"):
 
         class Bad(Frozen):
@@ -342,7 +342,7 @@ def test_private_attributes_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["x", "extra", "brand_new", "_hidden", "__pydantic_extra__", "_digest"])
 def test_attributes_cannot_be_set_or_deleted(name: str) -> None:
-    """No attribute of a value can be set or deleted, declared, extra, new or private."""
+    """This holds for declared, extra, new and private attributes."""
     point = Point(x=1, extra=2)
     key = point.hash_key
     with pytest.raises((ValidationError, AttributeError)):
@@ -352,8 +352,8 @@ def test_attributes_cannot_be_set_or_deleted(name: str) -> None:
     assert (point, point.hash_key) == (Point(x=1, extra=2), key)
 
 
-def test_what_the_model_hands_out_about_itself_is_a_copy() -> None:
-    """Neither `model_extra` nor `model_fields_set` is a way in, nor is a second `__init__` or `__setstate__`."""
+def test_object_cannot_be_changed_through_its_model_attributes() -> None:
+    """`model_extra` and `model_fields_set` are copies; `__init__` and `__setstate__` refuse a second call."""
     point = Point(extra=2)
     extra = point.model_extra
     assert extra == {"extra": 2}
@@ -379,8 +379,8 @@ def test_model_copy_freezes_validates_and_hashes_anew() -> None:
         box.model_copy(update={"extra": object()})
 
 
-def test_a_frozen_dict_is_a_mapping_equal_to_the_dict() -> None:
-    """Reads like a dict with the same items, hashes, copies, pickles, merges into a new one."""
+def test_frozen_dict_behaves_like_a_dict_that_is_read() -> None:
+    """It reads like a dict with the same items, and can be hashed, copied, pickled and merged into a new one."""
     table: FrozenDict[str, Any] = FrozenDict({"b": [1], "a": {"c": 2}}, d=3)
     assert table == {"b": (1,), "a": {"c": 2}, "d": 3}
     assert not table != {"b": (1,), "a": {"c": 2}, "d": 3}  # noqa: SIM202 - __ne__ is what is tested
@@ -398,8 +398,8 @@ def test_a_frozen_dict_is_a_mapping_equal_to_the_dict() -> None:
     assert repr(table) == "FrozenDict({'a': FrozenDict({'c': 2}), 'b': (1,), 'd': 3})"
 
 
-def test_a_frozen_dict_cannot_be_changed() -> None:
-    """There is no way to set, delete or update an item, nor an attribute."""
+def test_frozen_dict_cannot_be_changed() -> None:
+    """There is no way to set, delete or update an item or an attribute."""
     table: Any = FrozenDict(a=1)
     with pytest.raises(TypeError):
         table["a"] = 2
@@ -412,8 +412,8 @@ def test_a_frozen_dict_cannot_be_changed() -> None:
     assert not any(hasattr(table, name) for name in ("update", "pop", "clear", "setdefault", "popitem", "__ior__"))
 
 
-def test_a_frozen_dict_is_an_annotation_in_any_model() -> None:
-    """Pydantic models that are not Frozen can have it as a field: validated, frozen, dumped."""
+def test_frozen_dict_can_annotate_fields_of_any_pydantic_model() -> None:
+    """Models that are not Frozen validate, freeze and dump it."""
 
     class Settings(BaseModel):
         table: FrozenDict[str, tuple[int, ...]]
@@ -430,8 +430,8 @@ def test_a_frozen_dict_is_an_annotation_in_any_model() -> None:
 # --- equality, hash, hash_key
 
 
-def test_all_leaves_differ_in_the_hash() -> None:
-    """No two of the leaves have one hash, alone, in a tuple, or as what their text could be mistaken for."""
+def test_hashes_differ_for_different_leaves() -> None:
+    """No two leaves have the same hash, alone or in a tuple, nor a leaf and a value that looks like its text."""
     lookalikes = [
         {"$decimal": "1.0"}, {"$bytes": ""}, {"$text": "7aCA"}, {"$float": "inf"}, {"$$float": "inf"},
         {"$set": ()}, {"$$set": ()}, {"$frozen": Point().full_hash_key}, frozenset(), (), {}, {"$": 1},
@@ -445,8 +445,8 @@ def test_all_leaves_differ_in_the_hash() -> None:
     assert Frozen(v=[[]]) == Frozen(v=[()])
 
 
-def test_equal_is_what_has_one_class_and_one_content() -> None:
-    """1, 1.0 and True differ, NaN equals itself, the class counts, the order of fields does not."""
+def test_equality_goes_by_class_and_content() -> None:
+    """1, 1.0 and True differ, NaN equals itself, the class counts, and the order of fields does not."""
     assert len({Frozen(v=1), Frozen(v=1.0), Frozen(v=True), Frozen(v="1")}) == 4
     assert Frozen(v=math.nan) == Frozen(v=float("nan"))
     assert Frozen(x=0) != Point(x=0)
@@ -456,8 +456,8 @@ def test_equal_is_what_has_one_class_and_one_content() -> None:
     assert Frozen(v=None) != Frozen()
 
 
-def test_a_declared_field_that_is_none_does_not_count() -> None:
-    """A class can get new optional fields without a change of old hashes."""
+def test_hash_ignores_a_declared_field_that_is_none() -> None:
+    """A class can get new optional fields while old hashes stay; an extra field that is None counts."""
     assert Point(x=1, y=None) == Point(x=1)
     assert Frozen(b=1, a=None) != Frozen(b=1)
     assert Point(x=1, z=None) != Point(x=1)
@@ -478,7 +478,7 @@ GOLDEN = {
 
 
 def golden_values() -> dict[str, Frozen]:
-    """The values whose hash keys are committed."""
+    """Return the values whose hash keys are committed."""
     return {
         "empty": Frozen(),
         "common": Frozen(a=1, b="é😀", c=[True, None, 1.5], d={"z": {}, "y": []}),
@@ -507,13 +507,13 @@ def golden_values() -> dict[str, Frozen]:
 
 @pytest.mark.parametrize(("name", "key"), GOLDEN.items())
 def test_golden_hash_keys_never_change(name: str, key: str) -> None:
-    """Hash keys that were committed once are what the code computes, on every machine and Python version."""
+    """Hash keys that were committed once are computed on every machine and Python version."""
     assert golden_values()[name].hash_key == key
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "2", "3"])
 def test_K21_hash_keys_do_not_depend_on_the_process(seed: str, root: Path) -> None:
-    """Another process with another PYTHONHASHSEED computes the same hash keys for sets and everything else."""
+    """A process with another PYTHONHASHSEED computes the same hash keys, for sets as well."""
     code = (
         "import importlib.util, json, sys\n"
         f"spec = importlib.util.spec_from_file_location('test_frozen', {__file__!r})\n"
@@ -527,7 +527,7 @@ def test_K21_hash_keys_do_not_depend_on_the_process(seed: str, root: Path) -> No
     assert json.loads(done.stdout) == [value.hash_key for value in golden_values().values()]
 
 
-def test_the_limit_on_digits_changes_no_hash() -> None:
+def test_hash_is_independent_of_the_digit_limit_of_the_process() -> None:
     """Large ints have one form, whatever `sys.set_int_max_str_digits` says."""
     limit = sys.get_int_max_str_digits()
     keys = set()
@@ -540,14 +540,14 @@ def test_the_limit_on_digits_changes_no_hash() -> None:
     assert len(keys) == 1
 
 
-def test_the_hash_key_is_the_beginning_of_the_full_one() -> None:
-    """Forty hex digits of sixty-four."""
+def test_hash_key_has_the_first_40_digits_of_the_full_one() -> None:
+    """The full hash key has 64 hex digits."""
     key = Point().full_hash_key
     assert (len(key), Point().hash_key) == (64, key[:40])
 
 
-def test_the_digest_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A nested value is not hashed again with each value that holds it, and a hash in a set costs nothing."""
+def test_digest_of_an_object_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nested object is not hashed again for each object that holds it, and hash() uses the digest."""
     from miniagents._promising import frozen, values
 
     computed: list[str] = []
@@ -567,15 +567,15 @@ def test_the_digest_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chain(length: int) -> Frozen:
-    """A Frozen in a Frozen, and so on."""
+    """Return Frozen objects that hold each other, this many."""
     value = Frozen(n=0)
     for n in range(1, length):
         value = Frozen(n=n, inner=value) if n % 2 else Frozen(n=n, inner=[{"k": value}])
     return value
 
 
-def test_chains_of_ten_thousand_work() -> None:
-    """Hash, equality, pickle, deepcopy, repr, str and the end of their life: nothing recurses."""
+def test_chains_of_10_000_objects_need_no_recursion() -> None:
+    """Hash, equality, pickle, deepcopy, repr, str and deallocation work."""
     one, other = chain(10_000), chain(10_000)
     assert one == other
     assert hash(one) == hash(other)
@@ -589,8 +589,8 @@ def test_chains_of_ten_thousand_work() -> None:
     gc.collect()
 
 
-def test_a_pickle_keeps_what_is_shared() -> None:
-    """A value that occurs many times in a deep value is there once in its pickle, and once after it."""
+def test_pickle_keeps_shared_objects_shared() -> None:
+    """A value that occurs many times in a deep value is in the pickle once, and is one object after it."""
     value = Frozen(n=0)
     for _ in range(1_000):
         value = Frozen(left=value, right=value)
@@ -599,8 +599,8 @@ def test_a_pickle_keeps_what_is_shared() -> None:
     assert again.left is again.right
 
 
-def test_pickled_fields_that_were_given_are_remembered() -> None:
-    """What `exclude_unset` leaves out is the same after a pickle."""
+def test_pickle_keeps_the_set_of_given_fields() -> None:
+    """`exclude_unset` leaves out the same fields after a pickle."""
     assert pickle.loads(pickle.dumps(Point(x=0))).model_dump(exclude_unset=True) == Point(x=0).model_dump(
         exclude_unset=True
     )
@@ -609,8 +609,8 @@ def test_pickled_fields_that_were_given_are_remembered() -> None:
 # --- classes by name
 
 
-def test_two_classes_of_one_name_warn() -> None:
-    """A name that two class statements claim is worth a warning that says how to tell them apart."""
+def test_second_class_of_a_name_warns() -> None:
+    """A name that two class statements use is a warning that says how to name them apart."""
 
     class First(Frozen, class_="test_frozen.claimed"):
         pass
@@ -623,8 +623,8 @@ def test_two_classes_of_one_name_warn() -> None:
     assert (First.class_name, Second.class_name) == ("test_frozen.claimed",) * 2
 
 
-def test_the_same_class_statement_again_does_not_warn() -> None:
-    """A module that is reloaded, or a function that makes a class each time, replaces it."""
+def test_class_statement_that_runs_again_does_not_warn() -> None:
+    """A reloaded module, or a function that makes a class each time, replaces the class."""
     kept = []
     for _ in range(2):
 
@@ -635,8 +635,8 @@ def test_the_same_class_statement_again_does_not_warn() -> None:
     assert kept[0].class_name == kept[1].class_name == Local.__qualname__
 
 
-def test_computed_fields_survive_a_round_trip() -> None:
-    """What a dump has beyond the fields does not come back as an extra field."""
+def test_computed_field_of_a_dump_becomes_no_extra_field() -> None:
+    """An object with a computed field equals the one from its dump."""
 
     class Square(Frozen):
         side: int
@@ -649,8 +649,8 @@ def test_computed_fields_survive_a_round_trip() -> None:
     assert Square.model_validate(Square(side=3).model_dump()) == Square(side=3)
 
 
-def test_values_dump_without_a_warning() -> None:
-    """Typed and untyped containers, sets of values, nested subclasses: pydantic has nothing to say about any."""
+def test_model_dump_gives_no_warning_of_pydantic() -> None:
+    """This holds for typed and untyped containers, sets of values, and nested subclasses."""
 
     class Special(Point):
         more: list[int] = Field(default=[])
@@ -666,8 +666,8 @@ def test_values_dump_without_a_warning() -> None:
 
 
 @given(st.dictionaries(strategies.texts(max_size=2), strategies.values(max_leaves=3), max_size=3))
-def test_a_frozen_dict_equals_the_dict(items: dict[str, Any]) -> None:
-    """It has the same keys in the same order, and equal values once those are frozen."""
+def test_frozen_dict_has_the_keys_and_frozen_values_of_the_dict(items: dict[str, Any]) -> None:
+    """Keys keep their order."""
     frozen = freeze(items)
     thawed = {key: freeze(value) for key, value in items.items()}
     assert list(frozen) == list(items)
@@ -676,6 +676,6 @@ def test_a_frozen_dict_equals_the_dict(items: dict[str, Any]) -> None:
 
 
 @given(strategies.values())
-def test_a_repr_is_short_whatever_is_in_it(value: Any) -> None:
+def test_repr_is_short_for_any_value(value: Any) -> None:
     """However large a value is, its repr fits on a screen."""
     assert len(repr(Frozen(field=value, text="x" * 100_000, items=list(range(1_000))))) < 6_000

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Source:
-    """A source of numbers that counts how often it was started, what it gave, and whether it was closed."""
+    """A source of numbers that counts its starts and its numbers, and notes when it is closed."""
 
     def __init__(self, count: int, *, error: Exception | None = None, turns: bool = True) -> None:
         self.count = count
@@ -46,8 +46,8 @@ class Source:
             self.closed = True
 
 
-async def test_any_number_of_readers_see_the_same_pieces_from_the_start() -> None:
-    """Readers that come early, late and after the end all read the same pieces, and the source was started once."""
+async def test_readers_get_all_pieces_whenever_they_come() -> None:
+    """Readers that come early, late and after the end read the same pieces, and the source is started once."""
     async with PromisingContext():
         source = Source(20)
         promise = StreamedPromise(source)
@@ -63,7 +63,7 @@ async def test_any_number_of_readers_see_the_same_pieces_from_the_start() -> Non
         assert source.started == 1
 
 
-async def test_C2_a_cancelled_reader_harms_nobody() -> None:
+async def test_C2_readers_that_stop_early_do_not_affect_others() -> None:
     """A reader that is cancelled, one that times out and one that breaks leave the stream whole for the others."""
     async with PromisingContext():
         promise = StreamedPromise(Source(30))
@@ -85,8 +85,8 @@ async def test_C2_a_cancelled_reader_harms_nobody() -> None:
             await victim
 
 
-async def test_C3_wait_for_can_be_asked_again() -> None:
-    """An await that timed out says nothing about the promise: the next await gets the result."""
+async def test_C3_promise_can_be_awaited_again_after_a_timeout() -> None:
+    """An await that timed out leaves the promise as it is: the next await gets the result."""
     async with PromisingContext():
         go_on = asyncio.Event()
 
@@ -106,7 +106,7 @@ async def _awaited(promise: Promise[Any]) -> Any:
 
 
 async def test_work_starts_without_a_reader_by_default() -> None:
-    """A promise begins at the next task switch."""
+    """A promise starts its work at the next task switch."""
     async with PromisingContext():
         source = Source(3)
         promise = StreamedPromise(source)
@@ -116,7 +116,7 @@ async def test_work_starts_without_a_reader_by_default() -> None:
         assert promise.is_done
 
 
-async def test_on_demand_nothing_is_produced_before_it_is_read() -> None:
+async def test_on_demand_source_stays_one_piece_ahead_of_its_reader() -> None:
     """With `start_soon=False` the source starts with the first reader and is never more than one piece ahead."""
     async with PromisingContext():
         source = Source(10, turns=False)
@@ -129,14 +129,14 @@ async def test_on_demand_nothing_is_produced_before_it_is_read() -> None:
         assert source.given == 10
 
 
-async def test_on_demand_an_await_takes_everything() -> None:
-    """Awaiting the whole is a demand for all pieces."""
+async def test_await_reads_an_on_demand_source_to_its_end() -> None:
+    """Awaiting the result is a demand for all pieces."""
     async with PromisingContext(start_everything_soon_by_default=False):
         assert await StreamedPromise(Source(5)) == (0, 1, 2, 3, 4)
 
 
 async def test_C24_an_abandoned_on_demand_source_is_closed_when_the_context_exits() -> None:
-    """A generator left in the middle gets its `finally` at the latest with the context, which does not wait for it."""
+    """The `finally` of a generator that was left in the middle runs at the latest when the context is left."""
     source = Source(10)
     async with PromisingContext():
         promise = StreamedPromise(source, start_soon=False)
@@ -146,7 +146,7 @@ async def test_C24_an_abandoned_on_demand_source_is_closed_when_the_context_exit
     assert source.closed
 
 
-async def test_C8_an_error_comes_at_its_place_for_every_reader() -> None:
+async def test_C8_each_reader_gets_the_error_after_the_pieces_before_it() -> None:
     """Each reader gets the pieces before the error, then the same error instance; so does an await."""
     error = ValueError("broken")
     async with PromisingContext():
@@ -162,8 +162,8 @@ async def test_C8_an_error_comes_at_its_place_for_every_reader() -> None:
             await promise
 
 
-async def test_C9_awaiting_a_failed_promise_gives_one_error_whose_traceback_does_not_grow() -> None:
-    """The traceback is reset to the stored one before each raise."""
+async def test_C9_failed_promise_raises_one_error_whose_traceback_does_not_grow() -> None:
+    """The traceback is reset before each raise."""
     async with PromisingContext():
 
         async def resolver() -> None:
@@ -180,8 +180,8 @@ async def test_C9_awaiting_a_failed_promise_gives_one_error_whose_traceback_does
         assert len(lengths) == 1
 
 
-async def test_none_is_a_result() -> None:
-    """A resolver that returns None has resolved its promise, and is called once."""
+async def test_resolver_that_returns_none_resolves_its_promise() -> None:
+    """The promise is resolved with None, and the resolver is called once."""
     calls = []
 
     async def resolver() -> str | None:
@@ -213,8 +213,8 @@ async def test_cancel_stops_the_source_for_good() -> None:
             await promise
 
 
-async def test_cancel_before_the_first_step_settles_the_promise() -> None:
-    """A task that is cancelled before it ran is accounted for: nobody waits for ever."""
+async def test_cancel_settles_a_promise_whose_task_has_not_begun() -> None:
+    """A reader gets `PromiseCancelledError` instead of waiting for ever."""
     async with PromisingContext():
         source = Source(3)
         promise = StreamedPromise(source)
@@ -224,8 +224,8 @@ async def test_cancel_before_the_first_step_settles_the_promise() -> None:
         assert source.started == 0
 
 
-async def test_a_source_cancelled_from_outside_ends_as_cancelled() -> None:
-    """A `CancelledError` that comes out of a source does not travel through the promise."""
+async def test_source_that_raises_cancelled_error_ends_as_cancelled() -> None:
+    """A `CancelledError` of a source becomes a `PromiseCancelledError` for readers."""
     async with PromisingContext():
 
         async def source() -> AsyncIterator[int]:
@@ -236,14 +236,14 @@ async def test_a_source_cancelled_from_outside_ends_as_cancelled() -> None:
             await StreamedPromise(source)
 
 
-async def test_work_needs_a_context() -> None:
-    """Without an open context there is nobody to own the task, and the error says what to do."""
+async def test_work_without_a_context_is_refused() -> None:
+    """A stream that is to start at once needs an open context; the error says how to open one."""
     with pytest.raises(NoActiveContextError, match="async with MiniAgents"):
         StreamedPromise(Source(1), start_soon=True)
 
 
-async def test_work_that_never_had_a_context_fails_for_every_reader() -> None:
-    """A stream made before the context was opened: each reader gets the error, and none waits for ever."""
+async def test_stream_made_without_a_context_raises_for_each_reader() -> None:
+    """A stream that was made before the context was opened raises an error, and no reader waits for ever."""
     promise = StreamedPromise(Source(1))
     async with PromisingContext():
         for _ in range(2):
@@ -253,7 +253,7 @@ async def test_work_that_never_had_a_context_fails_for_every_reader() -> None:
                 [piece async for piece in promise]
 
 
-async def test_what_is_not_callable_is_refused_at_once() -> None:
+async def test_promise_refuses_a_source_that_is_not_callable() -> None:
     """A generator object instead of its function is a `TypeError` where it was passed."""
     generator = Source(1)()
     with pytest.raises(TypeError, match="async generator function"):
@@ -263,8 +263,8 @@ async def test_what_is_not_callable_is_refused_at_once() -> None:
     await generator.aclose()  # type: ignore[attr-defined]  # it is a generator
 
 
-async def test_batches_are_everything_that_is_there() -> None:
-    """A reader that does not care for single pieces gets them in lists, and the error at its place."""
+async def test_batches_have_all_pieces_that_have_come() -> None:
+    """A reader of batches gets pieces in lists, and the error after them."""
     async with PromisingContext():
         promise = StreamedPromise(Source(5, turns=False, error=ValueError("broken")))
         for _ in range(2):
@@ -275,7 +275,7 @@ async def test_batches_are_everything_that_is_there() -> None:
             assert batches == [[0, 1, 2, 3, 4]]
 
 
-async def test_a_finished_promise_is_in_no_reference_cycle() -> None:
+async def test_finished_promise_is_in_no_reference_cycle() -> None:
     """A promise that has been read and dropped is freed by its reference count alone."""
     async with PromisingContext():
         promise = StreamedPromise(Source(3))
@@ -292,8 +292,8 @@ async def test_a_finished_promise_is_in_no_reference_cycle() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=12), st.booleans())
-def test_C2_readers_that_leave_anywhere_leave_the_rest_whole(leavers: list[tuple[int, int]], start_soon: bool) -> None:
-    """However many readers come at any time and leave anywhere, the last one reads everything."""
+def test_C2_reader_gets_all_pieces_wherever_others_stop(leavers: list[tuple[int, int]], start_soon: bool) -> None:
+    """However many readers come at any time and stop anywhere, the last one reads all pieces."""
 
     async def main() -> None:
         async with PromisingContext():

@@ -1,4 +1,4 @@
-"""Laws C1 to C3: one codec of values loses nothing, writes strict JSON, and tells different values apart."""
+"""The codec of values keeps types and classes, writes strict JSON, and tells different values apart (laws C1 to C3)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ FORMS: dict[str, tuple[Any, Any]] = {
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Compare type and content, at every depth: `==` takes 1.0 for 1, and zones and folds for alike."""
+    """Compare type and content at every depth. `==` alone takes 1.0 for 1, and does not tell zones and folds apart."""
     assert type(one) is type(other)
     assert Frozen(v=one) == Frozen(v=other)
     if isinstance(one, (float, datetime, time, PurePath)):
@@ -72,7 +72,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_H15_encode_gives_the_documented_form_and_decode_takes_it_back(name: str) -> None:
+def test_H15_encode_returns_the_documented_form_and_decode_the_value(name: str) -> None:
     """C1: types and classes are the same after a way through JSON text."""
     value, form = freeze(FORMS[name][0]), FORMS[name][1]
     encoded = encode(value)
@@ -81,16 +81,16 @@ def test_H15_encode_gives_the_documented_form_and_decode_takes_it_back(name: str
     assert_same(decode(json.loads(canonical_text(value))), value)
 
 
-def test_encode_gives_each_value_of_nan() -> None:
-    """Floats and Decimals, quiet and signalling."""
+def test_encode_and_decode_keep_kinds_of_nan_and_infinity() -> None:
+    """This holds for floats and Decimals, quiet and signalling ones."""
     assert encode(math.nan) == {"$float": "nan"}
     assert math.isnan(decode({"$float": "nan"}))
     for text in ("NaN", "-sNaN12", "-Infinity", "-0"):
         assert str(decode(encode(Decimal(text)))) == text
 
 
-def test_canonical_texts_differ_for_all_values() -> None:
-    """C3, and C2: they are UTF-8 and strict JSON. Keys are sorted, so their order does not count."""
+def test_canonical_texts_differ_for_different_values() -> None:
+    """C2 and C3: texts are UTF-8 and strict JSON. The order of keys does not count."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -103,8 +103,8 @@ def test_canonical_texts_differ_for_all_values() -> None:
     assert canonical_text({"b": 1, "a": 2}) == canonical_text({"a": 2, "b": 1}) == '{"a":2,"b":1}'
 
 
-def test_encode_takes_mutable_containers_and_gives_new_ones() -> None:
-    """Lists, dicts and sets are their immutable kin; what is returned belongs to the caller."""
+def test_encode_takes_mutable_containers_and_returns_new_ones() -> None:
+    """Lists, dicts and sets count as their immutable kin; a change of the returned JSON does not reach the value."""
     assert encode([{"a": {1}}]) == [{"a": {"$set": [1]}}]
     table: FrozenDict[str, Any] = FrozenDict(a=(1,))
     encoded = encode(table)
@@ -114,8 +114,8 @@ def test_encode_takes_mutable_containers_and_gives_new_ones() -> None:
         encode({"a": object()})
 
 
-def test_the_limit_on_digits_of_the_process_changes_no_text() -> None:
-    """Ints up to 4,000 digits are decimal numbers, longer ones hexadecimal, whatever the interpreter allows."""
+def test_canonical_text_is_independent_of_the_digit_limit_of_the_process() -> None:
+    """Ints up to 4,000 digits are decimal numbers, longer ones hexadecimal."""
     limit = sys.get_int_max_str_digits()
     texts = set()
     value = [10**700, 10**4000 - 1, 10**4000, 10**4200, {"$a": {10**4290}}]
@@ -141,8 +141,8 @@ MALFORMED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("malformed", MALFORMED, ids=str)
-def test_H17_a_malformed_tag_is_an_error_that_says_what_and_where(malformed: dict[str, Any]) -> None:
-    """A ValueError, in `decode` and in `model_validate_json`."""
+def test_H17_malformed_tag_is_an_error_that_names_it_and_its_place(malformed: dict[str, Any]) -> None:
+    """`decode` and `model_validate_json` raise a ValueError."""
     [tag] = malformed
     with pytest.raises(ValueError, match=r"value\['a'\]\[1\]") as raised:
         decode({"a": [0, malformed]})
@@ -151,8 +151,8 @@ def test_H17_a_malformed_tag_is_an_error_that_says_what_and_where(malformed: dic
         Message.model_validate_json(json.dumps({"class_": "Message", "x": malformed}))
 
 
-def test_a_malformed_key_and_a_malformed_element_are_errors_with_their_place() -> None:
-    """As a malformed value is."""
+def test_malformed_key_and_set_element_are_errors_that_name_their_places() -> None:
+    """`decode` raises a ValueError, as for a malformed value."""
     with pytest.raises(ValueError, match=r"value\[0\]: the key '\$text:!' is malformed"):
         decode([{"$text:!": 1}])
     with pytest.raises(ValueError, match=r"value\['\$set'\]\[0\]: .*\$uuid"):
@@ -162,19 +162,19 @@ def test_a_malformed_key_and_a_malformed_element_are_errors_with_their_place() -
 @pytest.mark.parametrize(
     "unknown", [{"$nothing": 1}, {"$": 1}, {"$bytes": "aGk=", "more": 1}, {"$ref": "#/x"}], ids=str
 )
-def test_an_unknown_tag_stays_a_dict(unknown: dict[str, Any]) -> None:
-    """As does a tag that is not alone."""
+def test_decode_returns_a_dict_for_an_unknown_tag(unknown: dict[str, Any]) -> None:
+    """A known tag beside other keys is a dict, too."""
     assert decode(unknown) == unknown
     assert type(decode(unknown)) is FrozenDict
 
 
-def test_an_unknown_class_becomes_a_plain_message() -> None:
-    """A store outlives classes."""
+def test_decode_returns_a_message_for_an_unknown_class() -> None:
+    """Stored values can be read after their class is gone."""
     assert decode({"class_": "gone", "content": "x", "n": 1}) == Message("x", n=1)
 
 
-def test_as_many_levels_as_a_message_may_have_come_back() -> None:
-    """200 containers of any kind, in a message, in a set; and what is deeper than can be read back is refused."""
+def test_values_of_200_levels_survive_a_round_trip() -> None:
+    """200 containers of any kind come back, in a message and in a set; deeper values are refused."""
     lists: Any = 1
     sets: Any = 1
     for number in range(MAX_NESTING):
@@ -198,8 +198,8 @@ def nest(levels: int, value: Any) -> Any:
     return value
 
 
-def test_messages_three_hundred_deep_come_back_and_deeper_ones_are_refused() -> None:
-    """JSON that could be written, and not be read, would be lost."""
+def test_messages_300_deep_survive_a_round_trip_and_deeper_ones_are_refused() -> None:
+    """Deeper JSON could be written, but not be read."""
     deep = nest(301, "x")
     assert Message.model_validate_json(deep.model_dump_json()) == deep
     for dump in (lambda: nest(302, "x").model_dump_json(), lambda: canonical_text(nest(10_000, "x"))):
@@ -219,7 +219,7 @@ ANSWER = AssistantMessage(
 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("ensure_ascii", [False, True])
-def test_H15_the_json_of_a_message_loses_nothing(indent: int | None, ensure_ascii: bool) -> None:
+def test_H15_message_survives_a_round_trip_through_json(indent: int | None, ensure_ascii: bool) -> None:
     """C1 for `model_dump_json` and `model_validate_json`, the class included."""
     text = ANSWER.model_dump_json(indent=indent, ensure_ascii=ensure_ascii)
     text.encode()

@@ -1,4 +1,4 @@
-"""Laws 45 to 47 as properties: text in = text out, role in = role out, for every kind of history and for any text."""
+"""Laws 45 to 47 as properties: each kind of history returns the texts and roles that it was sent."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ MAKERS: dict[str, MakeHistory] = {
     sent=st.lists(strategies.messages(), min_size=1, max_size=2),
     way=st.sampled_from(["one by one", "at once", "as promises"]),
 )
-async def test_H8_H9_messages_in_messages_out(sent: list[Message], way: str) -> None:
+async def test_H8_H9_history_returns_the_messages_it_was_sent(sent: list[Message], way: str) -> None:
     """Any messages come back equal, from every kind of history: text, role, class, and every field."""
     for name, make in MAKERS.items():
         await check_history_returns(make, sent, reopens=name != "memory", ways=[way])
 
 
 @given(tokens=strategies.token_splits(strategies.texts()), before=strategies.texts(), after=strategies.texts())
-async def test_streamed_text_comes_back_whole(
+async def test_history_returns_a_streamed_text_whole(
     tokens: list[str], before: str, after: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A text that arrived in any tokens is stored as their concatenation, between its neighbours."""
@@ -61,21 +61,21 @@ numbers = itertools.count()
 
 
 def new_folder(factory: pytest.TempPathFactory) -> Path:
-    """A folder for one example, to be made by whoever writes into it."""
+    """Return the path of a folder for one example; the test that writes into it makes the folder."""
     return factory.getbasetemp() / f"history-{next(numbers)}"
 
 
 @given(
     sent=st.lists(strategies.messages(value=strategies.texts()), min_size=1, max_size=2), length=st.integers(0, 1_000)
 )
-async def test_H4_a_file_cut_anywhere_has_its_earlier_messages(sent: list[Message], length: int) -> None:
-    """Every prefix of a file loads: whole messages as they were, at most one interrupted; and it can be continued."""
+async def test_H4_history_loads_from_a_file_that_was_cut_anywhere(sent: list[Message], length: int) -> None:
+    """Whole messages come back as they were, at most one interrupted; and the file can be continued."""
     await check_crash_states(MAKERS["markdown"], sent, lengths=[length])
 
 
 @pytest.mark.parametrize("name", MAKERS)
-async def test_T1_300_forgeries_change_no_role_and_no_neighbour(name: str, tmp_path: Path) -> None:
-    """Every pair of things that look like a store's own signs is only text, in one history with all of them."""
+async def test_T1_history_keeps_roles_and_neighbours_of_300_forgeries(name: str, tmp_path: Path) -> None:
+    """Every pair of texts that look like the marks of a store is only text, in one history with all of them."""
     texts = ["".join(pair) for pair in itertools.product(strategies.LOOKALIKES, repeat=2)]
     assert len(texts) >= 300
     sent = [UserMessage(text) if number % 2 else AssistantMessage(text) for number, text in enumerate(texts)]
@@ -85,8 +85,8 @@ async def test_T1_300_forgeries_change_no_role_and_no_neighbour(name: str, tmp_p
     assert await history.aload_chat_history() == tuple(sent)
 
 
-def test_H8_H9_T1_thousands_of_texts_come_back_as_they_were(effort: Effort) -> None:
-    """10,000 of them in CI, from every kind: contents and roles made of all that means something to some store."""
+def test_H8_H9_T1_history_returns_thousands_of_odd_texts(effort: Effort) -> None:
+    """Contents and roles are made of all that means something to a store: 10,000 texts in CI, for each kind."""
 
     async def check(texts: list[str], role: str) -> None:
         sent = [Message(text, role=role) if number % 5 else UserMessage(text) for number, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""Anything that can be done to a promise, a sequence or a history, in any order, beside plain models of them."""
+"""Promises, sequences and histories behave like plain models of them under operations in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws 19 to 23 as properties: whatever is sent, nested at will, reads as a plain model of it says."""
+"""Laws 19 to 23 as properties: readers get nested items as a plain model of them says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTS = st.lists(strategies.sendables(max_leaves=4), max_size=2).map(lambda item
 
 
 async def read(sequence: MessageSequencePromise, *, by_token: bool) -> list[Any]:
-    """What a reader sees: the texts, and the classes of errors in their places."""
+    """Return the texts that a reader gets, and the classes of errors in their places."""
     result: list[Any] = []
     async for promise in sequence:
         try:
@@ -34,8 +34,8 @@ async def read(sequence: MessageSequencePromise, *, by_token: bool) -> list[Any]
 
 
 @given(LISTS, st.booleans())
-async def test_any_nesting_flattens_to_what_a_plain_model_says(items: Sendable, start_soon: bool) -> None:
-    """Read message by message, token by token, at the same time and again; awaiting raises the first error in order."""
+async def test_nested_items_are_read_flat_in_order(items: Sendable, start_soon: bool) -> None:
+    """Readers by message and by token get the items of the model; an await raises its first error."""
     async with MiniAgents(start_everything_soon_by_default=start_soon, unobserved_errors="log"):
         sequence = MessageSequence.turn_into_sequence_promise(items.build())
         expected = list(items.seen)
@@ -51,7 +51,7 @@ async def test_any_nesting_flattens_to_what_a_plain_model_says(items: Sendable, 
 
 
 @given(LISTS)
-async def test_out_of_order_loses_and_invents_nothing(items: Sendable) -> None:
+async def test_items_sent_out_of_order_all_arrive_once(items: Sendable) -> None:
     """The same messages and errors come, in some order."""
     async with MiniAgents(unobserved_errors="log"):
         with MessageSequence(capture_errors=True) as sequence:
@@ -71,7 +71,7 @@ OUT_OF_ORDER = strategies.sendables(text=st.text("xyz", min_size=1, max_size=2),
 async def test_items_sent_in_order_keep_it_among_those_sent_out_of_order(
     sent: list[tuple[bool, Sendable, Sendable, int]], start_soon: bool
 ) -> None:
-    """Every reader sees one order, whenever it comes and however deep the sequence is nested."""
+    """All readers see one order, whenever they come and however deep the sequence is nested."""
     async with MiniAgents(start_everything_soon_by_default=start_soon):
         sequence = MessageSequence().open()
         outer = MessageSequence.turn_into_sequence_promise([sequence.sequence_promise])

@@ -1,4 +1,4 @@
-"""Laws 42 to 44 as properties of the splitter: the parts are those of the whole text, however it was cut."""
+"""Laws 42 to 44 as properties of the splitter: it finds the parts of the whole text, however the text was cut."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from miniagents_testing import strategies
 from miniagents_testing.checks import check_join_split, check_split_ignores_cuts, check_split_keeps_text
 
 Found = tuple[list[str], list[str]]
-"""The parts, and what stands before, between and after them: always one more."""
+"""The parts, and the separators before, between and after them."""
 
 
 def split_whole(text: str, delimiter: str, fence: str | None) -> Found:
-    """The rules, one after the other, at each character of the whole text: slow, and as plain as they are."""
+    """Return the parts of a whole text by the plain rules, one after the other at each character."""
     parts: list[str] = []
     separators, current = [""], ""
     position = 0
@@ -56,7 +56,7 @@ def split_whole(text: str, delimiter: str, fence: str | None) -> Found:
 
 
 def block_end(text: str, position: int, fence: str | None) -> int:
-    """Where the block that opens at `position` ends, or `position` if none does."""
+    """Return the end of the block that opens at `position`, or `position` if no block opens there."""
     opening = run_at(text, position, fence)
     if fence is None or opening < len(fence):
         return position
@@ -68,7 +68,7 @@ def block_end(text: str, position: int, fence: str | None) -> int:
 
 
 def run_at(text: str, position: int, fence: str | None) -> int:
-    """How many of the fence's characters begin the line that begins at `position`; 0 if no line does."""
+    """Return how many characters of the fence the line at `position` begins with; 0 if no line begins there."""
     if fence is None or (position > 0 and text[position - 1] != "\n"):
         return 0
     rest = text[position:]
@@ -76,7 +76,7 @@ def run_at(text: str, position: int, fence: str | None) -> int:
 
 
 def split_tokens(tokens: list[str], delimiter: str, fence: str | None) -> Found:
-    """The same, as the splitter reports it token by token."""
+    """Return the parts that the splitter reports token by token."""
     splitter = TextSplitter(delimiter, fence)
     parts: list[str] = []
     separators, in_part = [""], False
@@ -95,7 +95,7 @@ def split_tokens(tokens: list[str], delimiter: str, fence: str | None) -> Found:
 
 
 def rejoined(found: Found) -> str:
-    """Parts and separators, one after the other."""
+    """Return parts and separators, joined in their order."""
     parts, separators = found
     return separators[0] + "".join(part + after for part, after in zip(parts, separators[1:], strict=True))
 
@@ -109,19 +109,21 @@ FENCES = strategies.fences()
 @given(TOKENS, DELIMITERS, FENCES)
 @example(["a\n```\nb\n\nc\n```\nd"], "\n\n", "```")
 @example(["a\n`", "`", "``\n```\n\n````x"], "\n\n", "```")
-def test_T3_the_parts_are_those_of_the_whole_text(tokens: list[str], delimiter: str, fence: str | None) -> None:
-    """Any text in any pieces gives the parts and separators that the rules give for the whole text."""
+def test_T3_splitter_finds_the_parts_of_the_whole_text_in_any_tokens(
+    tokens: list[str], delimiter: str, fence: str | None
+) -> None:
+    """Any text in any tokens gives the parts and separators that the rules give for the whole text."""
     assert split_tokens(tokens, delimiter, fence) == split_whole("".join(tokens), delimiter, fence)
 
 
 @given(TEXTS, DELIMITERS, FENCES)
-def test_character_by_character_is_no_exception(text: str, delimiter: str, fence: str | None) -> None:
-    """The smallest tokens there are give the same parts."""
+def test_splitter_finds_the_same_parts_in_single_characters(text: str, delimiter: str, fence: str | None) -> None:
+    """Tokens of one character each give the parts of the whole text."""
     assert split_tokens(list(text), delimiter, fence) == split_whole(text, delimiter, fence)
 
 
 @given(TOKENS, DELIMITERS, FENCES)
-def test_T4_parts_and_separators_are_the_text(tokens: list[str], delimiter: str, fence: str | None) -> None:
+def test_T4_parts_and_separators_join_to_the_text(tokens: list[str], delimiter: str, fence: str | None) -> None:
     """Nothing of the text is lost, added or moved; no part is empty."""
     found = split_tokens(tokens, delimiter, fence)
     assert rejoined(found) == "".join(tokens)
@@ -129,7 +131,7 @@ def test_T4_parts_and_separators_are_the_text(tokens: list[str], delimiter: str,
 
 
 @given(TOKENS, DELIMITERS)
-def test_without_fences_it_is_str_split(tokens: list[str], delimiter: str) -> None:
+def test_splitter_without_fences_agrees_with_str_split(tokens: list[str], delimiter: str) -> None:
     """Without blocks of code the parts are those of `str.split`, without the empty ones."""
     parts, _ = split_tokens(tokens, delimiter, None)
     assert parts == [part for part in "".join(tokens).split(delimiter) if part]
@@ -147,14 +149,14 @@ async def test_joined_messages_split_into_the_same_parts(parts: list[str], delim
 
 @given(TOKENS, DELIMITERS)
 async def test_split_messages_ignores_cuts_and_keeps_the_text(tokens: list[str], delimiter: str) -> None:
-    """As the splitter itself, through promises that stream."""
+    """`split_messages` gives the parts of the whole text, however its tokens are cut."""
     await check_split_ignores_cuts(split_messages, "".join(tokens), delimiter=delimiter, tokens=tokens)
     await check_split_keeps_text(split_messages, "".join(tokens), delimiter=delimiter)
 
 
 @given(TOKENS, DELIMITERS)
 def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(tokens: list[str], delimiter: str) -> None:
-    """The normal form of a text without blocks: no delimiter at either end, and one where there were several."""
+    """Joined parts have no delimiter at either end, and one where the text had several."""
     parts, separators = split_tokens(tokens, delimiter, None)
     assert all(not separator.replace(delimiter, "") for separator in separators)
     assert split_tokens([delimiter.join(parts)], delimiter, None)[0] == [
@@ -163,8 +165,10 @@ def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(tokens: list[str]
 
 
 @given(TOKENS, DELIMITERS, FENCES)
-def test_text_comes_out_as_soon_as_it_is_decided(tokens: list[str], delimiter: str, fence: str | None) -> None:
-    """What is held back is never more than may still become a delimiter, or a line break and a fence."""
+def test_splitter_holds_back_only_text_that_may_become_a_separator(
+    tokens: list[str], delimiter: str, fence: str | None
+) -> None:
+    """It holds back no more than may still become a delimiter, or a line break and a fence."""
     splitter = TextSplitter(delimiter, fence)
     held = 0
     for token in tokens:
@@ -174,7 +178,7 @@ def test_text_comes_out_as_soon_as_it_is_decided(tokens: list[str], delimiter: s
 
 
 @given(st.lists(st.text("abé ", min_size=1), max_size=5))
-def test_plain_tokens_pass_as_they_are(tokens: list[str]) -> None:
+def test_splitter_passes_plain_tokens_as_they_are(tokens: list[str]) -> None:
     """A token that cannot be part of a delimiter or a fence comes out at once, in one piece."""
     splitter = TextSplitter("\n\n", "```")
     for token in tokens:
@@ -200,22 +204,22 @@ def test_plain_tokens_pass_as_they_are(tokens: list[str]) -> None:
     ],
     ids=repr,
 )
-def test_the_parts_of_known_texts(text: str, parts: list[str]) -> None:
-    """The rules of law 42, read off examples."""
+def test_splitter_finds_the_parts_of_known_texts(text: str, parts: list[str]) -> None:
+    """Examples of the rules of law 42."""
     assert split_tokens([text], "\n\n", "```")[0] == parts
     assert split_tokens(list(text), "\n\n", "```")[0] == parts
 
 
 @pytest.mark.parametrize(("delimiter", "fence"), [("", "```"), ("\n\n", ""), ("\n\n", "`~`")], ids=repr)
-def test_what_cannot_split_is_refused(delimiter: str, fence: str) -> None:
+def test_splitter_refuses_delimiters_and_fences_that_cannot_split(delimiter: str, fence: str) -> None:
     """An empty delimiter, and a fence that is no run of one character, are a ValueError at once."""
     with pytest.raises(ValueError, match="delimiter"):
         TextSplitter(delimiter, fence)
 
 
 @pytest.mark.parametrize("text", ["a", "\n", "`", "-", "\n```", "```\n", "a\n\n"], ids=repr)
-def test_the_work_is_linear_in_the_text(text: str) -> None:
-    """Ten thousand tokens hold back no more than ten: no token is looked at again and again."""
+def test_work_of_the_splitter_is_linear_in_the_text(text: str) -> None:
+    """After ten thousand tokens it holds back no more text than after ten: no token is looked at again and again."""
     splitter = TextSplitter("\n\n", "```")
     longest = 0
     for _ in range(10_000):

@@ -1,4 +1,4 @@
-"""Laws 8 to 13 and 29 as properties: a stream equals what it resolves to, and reads again as it read first."""
+"""Laws 8 to 13 and 29 as properties: the pieces of a stream make its result, and each reader gets the same."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ WAITS = st.lists(st.integers(0, 3), max_size=8)
 
 
 @given(TOKENS, WAITS, strategies.cancellation_points(max_steps=12), st.booleans())
-async def test_a_message_is_its_tokens_for_every_reader_at_any_time(
+async def test_message_has_the_same_tokens_for_each_reader_at_any_time(
     tokens: list[str], waits: list[int], cancelled_after: int, start_soon: bool
 ) -> None:
-    """Whoever reads, when, and however many are cancelled meanwhile; reading again is reading the same."""
+    """It does not matter when readers come and how many are cancelled; a second reading gives the same tokens."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         metadata["told"] = "later"
@@ -53,13 +53,13 @@ async def test_a_message_is_its_tokens_for_every_reader_at_any_time(
         await asyncio.gather(leaves, return_exceptions=True)
 
 
-class Failed(Exception):  # noqa: N818 - what happens, in one word
-    """What the source of a stream fails with here."""
+class Failed(Exception):  # noqa: N818 - a short name
+    """Error of the source of a stream."""
 
 
 @given(st.lists(strategies.leaves(), max_size=6), st.booleans())
-async def test_a_stream_of_anything_replays_with_its_error(pieces: list[Any], fails: bool) -> None:
-    """Pieces need not be text; an error has its place behind them, for each reader."""
+async def test_stream_of_any_pieces_replays_with_its_error(pieces: list[Any], fails: bool) -> None:
+    """Pieces need not be text; each reader gets the error behind them."""
 
     async def source() -> AsyncIterator[Any]:
         for piece in pieces:
@@ -92,10 +92,10 @@ STREAMS = strategies.provider_streams()
 
 
 @given(STREAMS, st.data())
-async def test_an_agent_replies_what_the_provider_said_wherever_it_was_cut(
+async def test_agent_replies_the_answer_of_the_provider_wherever_it_was_cut(
     stream: ProviderStream, data: st.DataObject
 ) -> None:
-    """Text, tool calls, reasoning, refusal, usage and how it ended; tokens and message say the same."""
+    """Text, tool calls, reasoning, refusal, usage and the end are the same in tokens and message."""
     recut = data.draw(strategies.recuts(stream.response))
     async with MiniAgents():
         async for promise in ScriptedLLM(lambda call: recut).agent(api=stream.api).trigger("Hi"):

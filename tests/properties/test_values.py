@@ -1,4 +1,4 @@
-"""Laws 24 to 28 and C1 to C3 as properties over any message and any value: immutable, one text, nothing lost."""
+"""Laws 24 to 28 and C1 to C3 as properties: any message and value is immutable, has one text, and loses nothing."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ PLAIN_VALUES = strategies.values(text=TEXTS)
 
 @given(strategies.messages())
 def test_messages_are_immutable_and_their_copies_are_equal(message: Message) -> None:
-    """At every depth; pickle, deepcopy and dumps give an equal message with an equal hash."""
+    """Pickle, deepcopy and dumps give an equal message with an equal hash; nothing in it can be changed."""
     check_message(message)
 
 
 @given(VALUES)
-def test_C27_what_happens_to_the_original_does_not_show(value: Any) -> None:
-    """A message shares nothing that can be changed with its fields, whatever they hold."""
+def test_C27_message_stays_when_the_given_values_change(value: Any) -> None:
+    """A message shares nothing mutable with its fields, of whatever values."""
     check_message_class(lambda fields: Message(**fields), {"field": value, "other": [value]})
 
 
 def written_out(value: Any) -> Any:
-    """What a value is, in terms in which `==` tells everything apart: a slow, obvious model of "class and content"."""
+    """Return type and content of a value in terms that `==` tells apart: a slow, obvious model of equality."""
     if isinstance(value, Frozen):
         fields = {k: v for k, v in value if v is not None or k not in type(value).model_fields}
         return type(value), sorted((k, written_out(v)) for k, v in fields.items()).__repr__()
@@ -71,7 +71,7 @@ def written_out(value: Any) -> Any:
 
 @given(VALUES, VALUES)
 def test_equal_hash_means_equal_class_and_content(one: Any, other: Any) -> None:
-    """Two values have one hash key if and only if they are the same by type and content, all the way down."""
+    """Two values have one hash key if and only if they are the same by type and content, at every depth."""
     first, second = freeze(one), freeze(other)
     same = written_out(first) == written_out(second)
     assert (Frozen(v=first) == Frozen(v=second)) == same
@@ -79,8 +79,8 @@ def test_equal_hash_means_equal_class_and_content(one: Any, other: Any) -> None:
 
 
 @given(VALUES)
-def test_a_value_is_what_it_was_before_and_not_what_it_is_wrapped_in(value: Any) -> None:
-    """What is frozen freezes to itself; a tuple of it, a mapping to it, a Frozen of it and its text are others."""
+def test_hash_of_a_value_differs_from_that_of_containers_of_it(value: Any) -> None:
+    """A frozen value has the hash of the value; a tuple, a mapping and a Frozen of it, and its repr, have others."""
     assert Frozen(v=freeze(value)).hash_key == Frozen(v=value).hash_key
     wrapped = [
         value,
@@ -109,12 +109,12 @@ ALL_VALUES = strategies.values(leaf=ALL_LEAVES, text=KEYS)
 
 
 def refuse_constant(name: str) -> Any:
-    """NaN and Infinity are no JSON, whatever Python's parser takes."""
+    """Raise an error for NaN and Infinity: they are no JSON, though Python's parser takes them."""
     raise AssertionError(f"{name} is no JSON")
 
 
 @given(ALL_VALUES)
-def test_H15_a_value_comes_back_from_its_json(value: Any) -> None:
+def test_H15_value_survives_a_round_trip_through_json(value: Any) -> None:
     """C1 and C2: types and classes included, from `encode` and from the text, which is strict JSON in UTF-8."""
     frozen = freeze(value)
     for text in (json.dumps(encode(value), allow_nan=False), canonical_text(value)):
@@ -124,16 +124,16 @@ def test_H15_a_value_comes_back_from_its_json(value: Any) -> None:
 
 
 @given(ALL_VALUES, ALL_VALUES)
-def test_values_have_one_text_if_and_only_if_they_are_one(one: Any, other: Any) -> None:
-    """C3, and as they have one hash: the same by type and content, all the way down."""
+def test_canonical_texts_are_equal_only_for_equal_values(one: Any, other: Any) -> None:
+    """C3: values have one text, and one hash, if and only if they are the same by type and content at every depth."""
     same = written_out(freeze(one)) == written_out(freeze(other))
     assert (canonical_text(one) == canonical_text(other)) == same
     assert (Frozen(v=one).hash_key == Frozen(v=other).hash_key) == same
 
 
 @given(strategies.messages(value=ALL_VALUES, max_fields=2))
-def test_a_message_comes_back_from_every_dump(message: Message) -> None:
-    """C1: alone and in a list of another model's, in JSON and in Python's types."""
+def test_message_survives_a_round_trip_through_each_dump(message: Message) -> None:
+    """C1: alone and in a list of another model, in JSON and in Python's types."""
     adapter = TypeAdapter(list[Message])
     for again in (
         Message.model_validate_json(message.model_dump_json()),
@@ -148,7 +148,7 @@ def test_a_message_comes_back_from_every_dump(message: Message) -> None:
 
 @pytest.fixture(scope="module")
 def in_another_process() -> Iterator[Callable[[Frozen], str]]:
-    """Gives the hash key of a value as another process computes it, which orders sets in its own way."""
+    """Yield a function that has the hash key of a value computed by a process that orders sets in another way."""
     program = (
         "import base64, pickle, sys\n"
         "for line in sys.stdin:\n"
@@ -171,6 +171,6 @@ def in_another_process() -> Iterator[Callable[[Frozen], str]]:
 
 
 @given(value=PLAIN_VALUES)
-def test_hashes_are_the_same_in_another_process(value: Any, in_another_process: Callable[[Frozen], str]) -> None:
-    """One value, one key; the value goes there without its digest."""
+def test_hash_key_is_the_same_in_another_process(value: Any, in_another_process: Callable[[Frozen], str]) -> None:
+    """The value is pickled without its digest, so that the other process computes it."""
     assert in_another_process(Frozen(v=value)) == Frozen(v=value).hash_key

@@ -1,7 +1,7 @@
 """Waits that may never end, shape by shape and loop by loop (law 6).
 
 Each shape runs on asyncio's loop, on uvloop, and in virtual time under several schedules. Rings of promises are
-reported alike on all of them. A wait that no ring explains is named by a virtual-time loop alone, when it goes idle.
+reported alike on all of them. Only a virtual-time loop names other waits, when it goes idle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ A_WHILE = 0.05
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the event loops of a library; skip the test where the library is not installed."""
+    """Return the function of a library that makes event loops; skip the test if the library is not installed."""
     if name == "asyncio":
         return asyncio.new_event_loop
     uvloop: Any = pytest.importorskip("uvloop", reason="uvloop has no version for Windows")
@@ -106,13 +106,13 @@ async def through_gather() -> None:
     await ring(2, lambda _, other: asyncio.gather(_awaited(other), asyncio.sleep(1)))
 
 
-async def through_what_is_handed_over() -> None:
+async def through_make_sure_to_wait() -> None:
     """The ends of the agents wait for each other, after the agents have returned."""
 
-    async def hand_over(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+    async def wait_at_the_end(ctx: InteractionContext, other: MessageSequencePromise) -> None:
         ctx.make_sure_to_wait(other)
 
-    await ring(2, hand_over)
+    await ring(2, wait_at_the_end)
 
 
 async def through_a_timeout_without_limit() -> None:
@@ -177,7 +177,7 @@ DEADLOCKS = [
     (through_another_agent, "AB"),
     (through_a_task, "AB"),
     (through_gather, "AB"),
-    (through_what_is_handed_over, "AB"),
+    (through_make_sure_to_wait, "AB"),
     (through_a_timeout_without_limit, "AB"),
     (through_replies_out_of_order, "B"),
     (promises_of_each_other, ""),
@@ -227,7 +227,7 @@ READERS = [
 ]
 
 
-# --- what no ring of promises explains
+# --- waits that are no ring of promises
 
 
 async def a_call_never_finished() -> None:
@@ -392,7 +392,7 @@ def _run_for_a_while(shape: Shape, loop: str) -> BaseException | None:
 def test_C10_a_ring_that_no_other_task_can_end_is_an_error_on_each_loop(
     shape: Shape, members: str, loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It names the members in their order; a timer of the program does not delay it."""
+    """The error names the members in their order; a timer of the program does not delay it."""
     error = _run_for_a_while(shape, loop)
     assert isinstance(error, DeadlockError)
     assert str(error).startswith("These wait for each other and would wait for ever: ")
@@ -417,7 +417,7 @@ def test_a_ring_that_no_other_task_can_end_is_an_error_under_each_schedule(
 def test_a_ring_that_another_task_may_end_is_a_warning_on_each_loop(
     shape: Shape, members: str, loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged once and names the members; they go on waiting."""
+    """The warning is logged once and names the members, which go on waiting."""
     assert _run_for_a_while(shape, loop) is None
     [warning] = _warnings(caplog)
     assert warning.startswith("These wait for each other, for ever unless another task adds to what one of them reads")
@@ -452,7 +452,7 @@ def test_a_wait_outside_of_rings_is_not_reported_in_real_time(
 def test_C11_a_wait_outside_of_rings_is_an_error_when_virtual_time_goes_idle(
     shape: Shape, members: set[str], seed: int | None
 ) -> None:
-    """It names the agents that wait, and the line in which each of them does."""
+    """The error names the agents that wait, and the line in which each of them waits."""
     with pytest.raises(IdleLoopError) as caught:
         run_in_virtual_time(shape(), seed=seed)
     lines = [line.strip() for line in str(caught.value).splitlines()]
@@ -531,7 +531,7 @@ ENDING = [slow_ones, ping_pong, a_call_with_a_deadline]
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("shape", ENDING, ids=_name)
 def test_waits_that_end_are_not_reported_on_any_loop(shape: Shape, loop: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither by an error nor by a warning."""
+    """There is neither an error nor a warning."""
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(shape())
     assert _warnings(caplog) == []
@@ -539,6 +539,6 @@ def test_waits_that_end_are_not_reported_on_any_loop(shape: Shape, loop: str, ca
 
 @pytest.mark.parametrize("shape", ENDING, ids=_name)
 def test_waits_that_end_are_not_reported_under_any_schedule(shape: Shape, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither by an error nor by a warning."""
+    """There is neither an error nor a warning."""
     search_schedules(shape, schedules(50))
     assert _warnings(caplog) == []
