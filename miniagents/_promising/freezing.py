@@ -82,6 +82,7 @@ CONSTRUCTING: Final[dict[str, Any]] = {}
 """Context, by identity, of the validation in a constructor: it takes keys such as `class_` as any others."""
 
 _SKIPPED_MODULES = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
+"""Beginnings of the names of modules whose frames stand between a class statement and `register`."""
 
 
 class _ClassRegistry:

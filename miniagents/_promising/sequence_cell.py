@@ -25,7 +25,7 @@ LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
 WHOLE_co = TypeVar("WHOLE_co", covariant=True)
 
 _dropping: list[tuple[list[Any], dict[_Lane, None] | None]] = []
-"""Pieces and lanes to drop one after the other; one inside of the other, a long chain would end in a crash."""
+"""Pieces and lanes to drop one after the other: to drop a long chain by recursion would crash the interpreter."""
 
 
 class SequenceCell(StreamCell[Any, Any]):
@@ -40,7 +40,7 @@ class SequenceCell(StreamCell[Any, Any]):
     merge_count: ClassVar[int] = 0
     """Number of sequences merged in this process. A walk that sees a new number checks the sequences it is in."""
     lanes: dict[_Lane, None] | None = None
-    """The sources from which a merged sequence still gets leaves; None of one that is not merged."""
+    """The sources of leaves of a merged sequence; None before it is merged and after its end."""
     _ordered_lane: _Lane | None = None
     """The lane of the items sent in order; its cell keeps them as pieces."""
     _closing = False
@@ -210,7 +210,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self.finish()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
-        """Return the leaf that stands for an error."""
+        """Return the leaf to put in place of an error."""
         return self.promise_class.failed_leaf(error, observed=self.observed)
 
     def settle_as_cancelled(self) -> None:
