@@ -1,36 +1,39 @@
-"""Every error MiniAgents raises on its own account.
+"""The errors that MiniAgents raises, and the two kinds of exceptions: failures and interrupts.
+
+Each docstring says what happened, when the error is raised and what to do. `except MiniAgentsError` catches all of them
+but `StopDialog`. Names in parentheses are further bases: `except TypeError` catches a `FreezeError`, too.
 
 ```
 Exception
-├── StopDialog                      a signal, not a failure: ends a loop in an orderly way
-└── MiniAgentsError                 .partial: what had arrived before it
-    ├── PromiseCancelledError       the promise was cancelled, or nobody could read it any more
-    ├── DeadlockError               a ring of waits that could never end
-    ├── NoActiveContextError        (RuntimeError) something needs `async with MiniAgents()`
-    ├── AppenderClosedError         (RuntimeError) appended before `open` or after `close`
-    ├── CopyError               (TypeError) a copy or a pickle of something that belongs to a run
-    ├── CyclicValueError            (ValueError) a container that contains itself
-    ├── FreezeError                 (TypeError) a value that cannot be made immutable
-    ├── MissingExtraError           (ImportError) an optional package is not installed
-    ├── HistoryError                a chat history on disk cannot be read or written
-    │   ├── HistoryFormatError
-    │   └── HistoryWriteError
-    └── LLMError                    .retryable .delivered_any .provider .status
-        ├── StreamError             the answer began, and did not come to its end
-        │   ├── StreamTruncatedError
-        │   ├── EmptyStreamError
-        │   ├── StreamBrokenError
-        │   ├── StreamStalledError
-        │   ├── StreamDecodeError
-        │   └── StreamProtocolError
-        │       └── EventTooLargeError
-        ├── ProviderError           the provider itself reports a failure
-        │   ├── ProviderOverloadedError
-        │   └── RateLimitedError
-        ├── ConnectionFailedError   no response at all
-        ├── AuthenticationFailedError
-        │   └── MissingAPIKeyError
-        └── RequestRejectedError    the provider will not answer this request, however often it is sent
+├── StopDialog                          a signal, not a failure: an agent ends the loop it takes part in
+└── MiniAgentsError                     .partial: the message as far as it had arrived
+    ├── PromiseCancelledError           the source of a promise was stopped before its end
+    ├── DeadlockError                   agents, tasks or sequences wait for each other in a ring
+    ├── NoActiveContextError            (RuntimeError) a call needs `async with MiniAgents()` around it
+    ├── AppenderClosedError             (RuntimeError) an append before `open` or after `close`
+    ├── CopyError                       (TypeError) a copy or a pickle of an object that belongs to a run
+    ├── CyclicValueError                (ValueError) a container that contains itself
+    ├── FreezeError                     (TypeError) a value that cannot be made immutable
+    ├── MissingExtraError               (ImportError) an optional package is not installed
+    ├── HistoryError                    a chat history on disk cannot be used
+    │   ├── HistoryFormatError          a file is not a chat history
+    │   └── HistoryWriteError           messages could not be written
+    └── LLMError                        .retryable .retry_after .delivered_any .provider .status
+        ├── StreamError                 the answer began and did not come to its end
+        │   ├── StreamTruncatedError    the stream ended too early
+        │   ├── EmptyStreamError        the response has no events
+        │   ├── StreamBrokenError       the connection was lost
+        │   ├── StreamStalledError      no bytes came for too long
+        │   ├── StreamDecodeError       the bytes cannot be decoded
+        │   └── StreamProtocolError     the provider's protocol does not allow these events
+        │       └── EventTooLargeError  an event or the response is larger than its limit
+        ├── ProviderError               the provider reports a failure on its side
+        │   ├── ProviderOverloadedError the provider has no capacity now
+        │   └── RateLimitedError        too many requests or tokens
+        ├── ConnectionFailedError       no response came
+        ├── AuthenticationFailedError   the provider refuses the API key
+        │   └── MissingAPIKeyError      no API key was given
+        └── RequestRejectedError        the provider refuses this request, however often it is sent
 ```
 """
 
@@ -76,91 +79,129 @@ __all__ = [
 
 
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
-"""Exceptions that end tasks and programs and never travel through promises. Every other one is a failure, also where it
-derives from `BaseException`, as pytest's `fail` and `skip` do."""
+"""Exceptions that end tasks and programs and never travel through promises.
+
+Every other exception is a failure, also if it derives from `BaseException`, as those of pytest's `fail` and `skip` do.
+"""
 
 
 def is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
-    """Whether this is an error that its readers get, and not one of `INTERRUPTS`."""
+    """Return True for an error that readers of a promise get: any exception that is none of `INTERRUPTS`."""
     return error is not None and not isinstance(error, INTERRUPTS)
 
 
 class StopDialog(Exception):  # noqa: N818 - a signal that passes through, not an error to handle
-    """Raised by an agent to end the loop it takes part in; the loop returns instead of failing."""
+    """Signal that an agent raises to end the loop it takes part in (`achain_loop`, `adialog_loop`).
+
+    The loop returns instead of failing. Outside of these loops a caller gets it like an error; it never becomes an
+    `ErrorMessage`.
+    """
 
 
 class MiniAgentsError(Exception):
-    """Base of all our errors."""
+    """Base of all errors of MiniAgents. Catch it to handle them all."""
 
     partial: Any = None
-    """A frozen message of the promised class with what had arrived, or None where nothing streams."""
+    """The message as far as it had arrived, of the promised class; None where no message was streaming."""
 
 
 class PromiseCancelledError(MiniAgentsError):
-    """The source of this promise was stopped for good: by `cancel()`, or by leaving the run context with an error.
+    """Error of a promise whose source was stopped before its end.
 
-    An ordinary exception, unlike `asyncio.CancelledError`: the reader that gets it was not cancelled itself.
+    Readers get it after `cancel()`, and after the run context was left with an error; the source of a message is also
+    stopped when no reader can reach its promise. Unlike `asyncio.CancelledError`, this error does not cancel the reader
+    that gets it: catch it where a source may be stopped on purpose.
     """
 
 
 class DeadlockError(MiniAgentsError):
-    """Tasks wait for each other in a ring that no other task can end; the message names them in order."""
+    """Error of a ring of waits that no other task can end; its text names the agents and tasks in order.
+
+    It is raised in one wait of the ring. Readers of sequences that were sent into each other get it as well. Take one
+    wait out of the ring, or finish the call or close the appender that the ring waits for.
+    """
 
 
 class NoActiveContextError(MiniAgentsError, RuntimeError):
-    """What was asked for needs a running context: `MiniAgents().run(...)` or `async with MiniAgents():`."""
+    """Error of a call that needs a run context, made where none is open.
+
+    Make the call inside `MiniAgents().run(...)` or `async with MiniAgents():`.
+    """
 
 
 class AppenderClosedError(MiniAgentsError, RuntimeError):
-    """An appender accepts pieces only between `open` (or `with`) and `close`, and opens once."""
+    """Error of sending to a stream that is not open: an appender, a finished call, or the replies of an ended agent.
+
+    An appender accepts pieces between `open` (or `with`) and `close`, and opens once: make a new one for each stream.
+    """
 
 
 class CopyError(MiniAgentsError, TypeError):
-    """A promise, or what makes or fills one, can be neither copied nor pickled; what it resolves to can."""
+    """Error of a copy or a pickle of an object that belongs to a run: a promise, a call, an appender, a context.
+
+    Await the promise, and copy the message or the value that it resolves to.
+    """
 
 
 class CyclicValueError(MiniAgentsError, ValueError):
-    """A list, tuple or dict that contains itself cannot be sent or frozen."""
+    """Error of sending or freezing a container that contains itself, or of sending a sequence into itself.
+
+    Its text names the place. Send the items without the container that holds them.
+    """
 
 
 class FreezeError(MiniAgentsError, TypeError):
-    """A value of this type cannot be made immutable; the message names the field that holds it."""
+    """Error of a value that cannot be made immutable: its type is not supported, or it nests too deep.
+
+    It is raised where a message is made; its text names the field. Give JSON types, or types that
+    `docs/histories.md` lists.
+    """
 
 
 class MissingExtraError(MiniAgentsError, ImportError):
-    """An optional dependency is missing; the message has the pip command that installs it."""
+    """Error of a feature whose optional package is not installed; its text has the pip command that installs it."""
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
-        """The error for `package`, which the extra `extra` of this distribution would have installed."""
+        """Return the error for `package`, which `pip install 'miniagents[<extra>]'` installs."""
         return cls(f"{package!r} is not installed. Install it with: pip install 'miniagents[{extra}]'")
 
 
 class HistoryError(MiniAgentsError):
-    """A chat history could not be kept."""
+    """Error of a chat history on disk that cannot be used; its text names the file and the cause.
+
+    It is raised when the file cannot be read, is not a regular file, or stays locked by another process for too long.
+    """
 
 
 class HistoryFormatError(HistoryError):
-    """A history file holds something that is not a history; the message names file and line."""
+    """Error of loading a file that is not a chat history, or no longer one; its text names file and line.
+
+    Correct that line, or choose another file for the history.
+    """
 
 
 class HistoryWriteError(HistoryError):
-    """A history could not be written; the messages are still in memory."""
+    """Error of writing messages to a chat history. The caller still has the messages, and can append them again."""
 
 
 class LLMError(MiniAgentsError):
-    """Something went wrong between a request and the end of its answer; the SDK's own error is the cause.
+    """Error of a request to a model, anywhere from the request to the end of its answer.
+
+    If an SDK raised it, the SDK's own error is the `__cause__`. Send the request again where `retryable` is True, after
+    `retry_after` seconds.
 
     Args:
-        message: what happened, where, and what to do; must hold no key.
+        message: text that says what happened, where, and what to do; must hold no API key.
         provider: "openai" or "anthropic".
-        status: HTTP status of the response, None where there was none.
-        delivered_any: whether a reader could already have seen a part of the answer.
-        retryable: whether sending the same request again may help; by default, what is usual for the class.
-        retry_after: seconds the provider asks to wait.
+        status: HTTP status of the response; None without a response.
+        delivered_any: True if a reader may have seen a part of the answer already.
+        retryable: True if sending the same request again may help; None takes the default of the class.
+        retry_after: seconds that the provider asks to wait.
     """
 
     usually_retryable: ClassVar[bool] = False
+    """The default of `retryable`."""
 
     def __init__(
         self,
@@ -184,68 +225,83 @@ class LLMError(MiniAgentsError):
 
 
 class StreamError(LLMError):
-    """The answer began and did not come to its end; `partial` has what arrived."""
+    """Error of an answer that began and did not come to its end; `partial` has the part that arrived.
+
+    Its subclasses say why. Sending the request again may help.
+    """
 
     usually_retryable = True
 
 
 class StreamTruncatedError(StreamError):
-    """The stream ended before the provider said that the answer is complete."""
+    """Error of a stream that ended before the provider said that the answer is complete. Send the request again."""
 
 
 class EmptyStreamError(StreamError):
-    """A successful response without a single event."""
+    """Error of a successful response that has no events. Send the request again, or look at proxies in between."""
 
 
 class StreamBrokenError(StreamError):
-    """The connection was lost in the middle of the answer."""
+    """Error of a connection that was lost in the middle of the answer. Send the request again."""
 
 
 class StreamStalledError(StreamError):
-    """Nothing arrived for longer than the stall timeout."""
+    """Error of a stream of which no bytes came for longer than the stall timeout. Send the request again."""
 
 
 class StreamDecodeError(StreamError):
-    """The bytes are not what their headers say: broken compression, invalid UTF-8 in strict mode."""
+    """Error of bytes that are not what their headers say: broken compression, or invalid UTF-8 in strict mode.
+
+    Send the request again. If the error stays, look at the proxies in between.
+    """
 
 
 class StreamProtocolError(StreamError):
-    """Events that the provider's protocol does not allow: malformed JSON, a delta without a start."""
+    """Error of events that the provider's protocol does not allow: malformed JSON, or a delta without a start.
+
+    The address may belong to another API or to a proxy that changes answers. Sending the request again seldom helps.
+    """
 
     usually_retryable = False
 
 
 class EventTooLargeError(StreamProtocolError):
-    """A single event, or the whole body, is larger than the limit."""
+    """Error of an event or a response that is larger than its limit in `miniagents.bounds`; the rest is not read."""
 
 
 class ProviderError(LLMError):
-    """The provider reports a failure on its side (5xx, or an error event in the stream)."""
+    """Error that the provider reports of itself: status 5xx, or an error event in the stream. Try again."""
 
     usually_retryable = True
 
 
 class ProviderOverloadedError(ProviderError):
-    """The provider has no capacity now (529, 503, `overloaded_error`)."""
+    """Error of a provider without capacity (529, 503, `overloaded_error`). Send the request again after a while."""
 
 
 class RateLimitedError(ProviderError):
-    """Too many requests or tokens (429); `retry_after` has the provider's wish in seconds."""
+    """Error of too many requests or tokens (429). Wait `retry_after` seconds, if there are any, and try again."""
 
 
 class ConnectionFailedError(LLMError):
-    """No response came: the connection could not be made, or was lost before the response headers."""
+    """Error of a request without a response: no connection could be made, or it was lost before the headers came.
+
+    Check the address and the network, then send the request again.
+    """
 
     usually_retryable = True
 
 
 class AuthenticationFailedError(LLMError):
-    """The key is missing, wrong, or not allowed to do this (401, 403)."""
+    """Error of an API key that is missing, wrong, or not allowed to do this (401, 403). Give another key."""
 
 
 class MissingAPIKeyError(AuthenticationFailedError):
-    """No API key was given; the message names the environment variable."""
+    """Error of an agent without an API key. Set the environment variable that the text names."""
 
 
 class RequestRejectedError(LLMError):
-    """The provider refuses the request itself (400, 404, 413, 422): sending it again cannot help."""
+    """Error of a request that the provider refuses (400, 404, 413, 422).
+
+    Sending the same request again cannot help: change the model, the settings or the messages, as the text says.
+    """
