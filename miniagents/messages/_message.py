@@ -1,10 +1,7 @@
-"""Messages: immutable values that agents send each other. Their promises are in `promise`, sequences in `sequence`.
+"""Messages, the immutable values that agents send each other, and promises of messages, whose text streams.
 
-Messages as a store keeps them: JSON types, with other messages by their hash keys.
-
-The parts of a model's answer that are neither its text nor a plain word: token counts and tool calls.
-
-MessagePromise: a message whose text streams while it is written.
+`Message` and its subclasses by role; `Usage` and `ToolCall`, parts of a model's answer; `MessagePromise` with its cell,
+which collects the tokens. Independent of sequences of messages and of agents.
 """
 
 from __future__ import annotations
@@ -26,100 +23,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def serialized(message: Message) -> dict[str, Any]:
-    """Return `Message.serialize()`."""
-    nested = bool(nested_frozen(message))
-    form = _BY_REFERENCE if nested else IN_PLACE  # the latter is faster: it does not look for messages
-    return cast("dict[str, Any]", form.json(_fields(message), flat=not nested))
-
-
-def _is_message(value: Any) -> bool:
-
-    return isinstance(value, Message)
-
-
-def _fields(value: Frozen) -> dict[str, Any]:
-    return {CLASS_KEY: type(value).class_name, **_with_references(dict(frozen_fields(value)))}
-
-
-def _nested(value: Frozen) -> dict[str, Any]:
-    return {"__hash_key": value.hash_key} if _is_message(value) else _fields(value)
-
-
-def _with_references(items: dict[str, Any]) -> dict[str, Any]:
-    items = escaped(items)
-    if ATOMS.issuperset(map(type, items.values())):
-        return items
-    result: dict[str, Any] = {}
-    for name, value in items.items():
-        if _is_message(value):
-            name, value = f"{name}__hash_key", value.hash_key
-        elif type(value) is tuple and value and all(map(_is_message, value)):
-            name, value = f"{name}__hash_keys", [item.hash_key for item in value]
-        if name in result:
-            raise ValueError(f"Two fields would be serialized as {name!r}; rename one of them")
-        result[name] = value
-    return result
-
-
-_BY_REFERENCE: Final = Form(_nested, _with_references, nests=True)
-
-
-class Usage(Frozen):
-    """How many tokens a request took, as the provider counts them.
-
-    What else the provider tells is kept as extra fields. `cached_tokens` are a part of `input_tokens`,
-    `reasoning_tokens` of `output_tokens`; None is what the provider did not say.
-    """
-
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    total_tokens: int | None = None
-
-    # Type checkers derive a constructor from the fields of each model, which would refuse the extra ones.
-    if TYPE_CHECKING:
-
-        def __init__(self, **fields: Any) -> None: ...
-
-
-class ToolCall(Frozen):
-    """A tool that the model wants called. What else the provider tells (its type, say) is kept as extra fields."""
-
-    id: str | None = None
-    name: str | None = None
-    arguments: str = ""
-    """The arguments as the model wrote them: usually JSON, which nobody has checked."""
-
-    if TYPE_CHECKING:
-
-        def __init__(self, **fields: Any) -> None: ...
-
-
 class Message(Frozen):
-    """An immutable message: a text, a list of parts as providers take them, or only fields.
+    """An immutable message: a text, a list of parts in a provider's form, or fields only.
 
-    Subclass it for typed fields: `Note("text", size=3)`. `str(message)` is its text; of a message without content, the
-    JSON of its fields.
+    Subclass it for typed fields: `Note("text", size=3)`. `str(message)` is its text. A message without content has the
+    JSON of its fields as its text.
 
     Args:
-        content: the text, or parts: str, or dicts such as `{"type": "text", "text": "..."}`.
-        fields: everything else, by any name.
+        content: the text, or a list of parts: str, or dicts such as `{"type": "text", "text": "..."}`.
+        fields: all other fields, by any name.
 
     Raises:
-        pydantic.ValidationError: a field is not what its annotation says.
-        FreezeError: a value cannot be made immutable; names the field.
+        TypeError: the content is given twice, or the message is initialized again.
+        pydantic.ValidationError: a field is not of the type of its annotation.
+        FreezeError: a value cannot be made immutable; the text names the field.
     """
 
-    # Which handlers have persisted this object: it belongs to the object, not to the value.
+    # Persistence handlers that have taken this object. They belong to the object and are no part of its value.
     __slots__ = ("_persisted",)
 
     # kw_only=False is for type checkers: the constructor they derive for a subclass takes the content first, like ours.
     content: str | Sequence[str | Mapping[str, Any]] | None = Field(default=None, kw_only=False)
-    """The text or its parts; a tuple and `FrozenDict`s, whatever was given."""
+    """The text or its parts; parts become a tuple of str and `FrozenDict`."""
     role: str | None = None
-    """"user", "system", "assistant", "error", or what a provider wants ("developer", "tool"); None counts as "user"."""
+    """"user", "system", "assistant", "error", or a provider's own role ("developer", "tool"); None counts as "user"."""
 
     def __init__(self, content: Any = None, /, **fields: Any) -> None:
         if self.__dict__:
@@ -141,17 +68,17 @@ class Message(Frozen):
         start_soon: bool | None = None,
         **known_beforehand: Any,
     ) -> MessagePromise:
-        """A promise of a message of this class.
+        """Return a promise of a message of this class.
 
         Args:
-            content: the content, where it is known already.
-            message_token_streamer: async generator function that gets one dict, which it may fill with fields of the
-                resolved message, and yields the text as plain str tokens.
-            start_soon: whether the streamer begins without a reader; None takes the context's default.
+            content: the content, if it is known already.
+            message_token_streamer: async generator function that yields the text as str tokens. It gets a dict, which
+                it may fill with fields of the resolved message.
+            start_soon: True if the streamer begins without a reader; None takes the context's default.
             known_beforehand: fields that can be read before the message is resolved.
 
         Raises:
-            TypeError: both a content and a streamer, or a streamer that is no function.
+            TypeError: both a content and a streamer are given, or the streamer is not callable.
         """
         if message_token_streamer is None:
             return MessagePromise.of_message(cls(content, **known_beforehand))
@@ -163,7 +90,7 @@ class Message(Frozen):
 
     @property
     def as_promise(self) -> MessagePromise:
-        """A promise of this very object; it costs no task."""
+        """A resolved promise of this object; it needs no task."""
         return MessagePromise.of_message(self)
 
     def __str__(self) -> str:
@@ -171,50 +98,127 @@ class Message(Frozen):
         if isinstance(content, str):
             return content
         if content is None:
-            return _bare_json(self)
+            return _json_of_fields(self)
         return "\n".join(text for text in map(_text_of_part, content) if text is not None)
 
     def sub_messages(self) -> Iterator[Message]:
-        """The messages in the fields of this one, at any depth: depth first, children first, each object once."""
+        """Return an iterator of the messages inside this one, at any depth.
+
+        Each object comes once, after the messages inside it, in the order of the fields.
+        """
         return (each for each in children_first(self) if isinstance(each, Message) and each is not self)
 
     def serialize(self) -> dict[str, Any]:
-        """Return this message as JSON types, with the messages in it by reference: what a store keeps of it.
+        """Return this message as JSON types for a store, with references in place of the messages inside it.
 
-        A field that holds a message becomes `<field>__hash_key`, a tuple of messages `<field>__hash_keys`; a message
-        among other values becomes `{"__hash_key": "..."}`. `class_` is the name of the class; other values are as
-        `miniagents.values.encode` gives them.
+        A field with a message becomes `<field>__hash_key`; a field with a tuple of messages becomes
+        `<field>__hash_keys`. A message among other values becomes `{"__hash_key": "..."}`. `class_` is the name of the
+        class. Other values have the form that `miniagents.values.encode` returns.
 
         Raises:
-            ValueError: another field already has the name that a reference would get.
+            ValueError: another field already has the name that a reference gets.
         """
-        return serialized(self)
+        nested = bool(nested_frozen(self))
+        form = _BY_REFERENCE if nested else IN_PLACE  # the latter is faster: it does not look for messages
+        return cast("dict[str, Any]", form.json(_fields_with_class(self), flat=not nested))
 
 
-FROZEN_CLASSES.unknown = Message
+FROZEN_CLASSES.unknown = Message  # a dump whose class is not known becomes a plain message
 
 
-def _bare_json(message: Message) -> str:
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Message)
+
+
+def _fields_with_class(value: Frozen) -> dict[str, Any]:
+    """Return the fields of an object after the name of its class, with references in place of messages."""
+    return {CLASS_KEY: type(value).class_name, **_with_references(dict(frozen_fields(value)))}
+
+
+def _reference_or_fields(value: Frozen) -> dict[str, Any]:
+    """Return the form of an object inside another value: a reference to a message, the fields of anything else."""
+    return {"__hash_key": value.hash_key} if _is_message(value) else _fields_with_class(value)
+
+
+def _with_references(items: dict[str, Any]) -> dict[str, Any]:
+    """Return items of an object or a dict with references in place of messages and of tuples of messages.
+
+    Raises:
+        ValueError: two items get the same name.
+    """
+    items = escaped(items)
+    if ATOMS.issuperset(map(type, items.values())):
+        return items
+    result: dict[str, Any] = {}
+    for name, value in items.items():
+        if _is_message(value):
+            name, value = f"{name}__hash_key", value.hash_key
+        elif type(value) is tuple and value and all(map(_is_message, value)):
+            name, value = f"{name}__hash_keys", [item.hash_key for item in value]
+        if name in result:
+            raise ValueError(f"Two fields would be serialized as {name!r}; rename one of them")
+        result[name] = value
+    return result
+
+
+_BY_REFERENCE: Final = Form(_reference_or_fields, _with_references, nests=True)
+
+
+def _json_of_fields(message: Message) -> str:
+    """Return the fields as JSON, without names of classes."""
     try:
         fields = message.model_dump(mode="json", exclude={"content", "role"}, context=BARE)
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    except (ValueError, RecursionError):  # nested too deep for pydantic or json: still no reason for str() to fail
+    except (ValueError, RecursionError):  # nested too deep for pydantic or json: str() must not fail for that
         return repr(message)
 
 
 def _text_of_part(part: str | Mapping[str, Any]) -> str | None:
+    """Return the text of a part of the content; None for a part without text."""
     if isinstance(part, str):
         return part
     text = part.get("text")
     return text if isinstance(text, str) else None
 
 
+class Usage(Frozen):
+    """Numbers of tokens that a request took, as the provider counts them; None for a number that it did not send.
+
+    `cached_tokens` are a part of `input_tokens`, `reasoning_tokens` a part of `output_tokens`. Other numbers that the
+    provider sends are extra fields.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    total_tokens: int | None = None
+
+    # Type checkers derive a constructor from the declared fields, which would refuse extra fields.
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+
+class ToolCall(Frozen):
+    """A call of a tool that the model asks for. Other fields that the provider sends, such as `type`, are extra."""
+
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+    """The arguments as the model wrote them: usually JSON, but not checked."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None: ...
+
+
 class UserMessage(Message):
-    """What a person, or an agent in their place, says to a model."""
+    """A message to a model, from a user or from an agent in the user's place."""
 
     role: str | None = "user"
 
-    # Type checkers derive a constructor from the fields of each model, which would refuse fields of other names.
+    # Type checkers derive a constructor from the declared fields, which would refuse extra fields.
     if TYPE_CHECKING:
 
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
@@ -231,28 +235,28 @@ class SystemMessage(Message):
 
 
 class AssistantMessage(Message):
-    """What a model says, and how its answer ended. What else the provider tells is kept as extra fields."""
+    """An answer of a model: its text, its other parts, and how it ended. Other fields of the provider are extra."""
 
     role: str | None = "assistant"
 
     model: str | None = None
-    """What the API says the model was."""
+    """The name of the model, as the API reports it."""
     id: str | None = None
     """The provider's id of the answer."""
     finish_reason: str | None = None
-    """Why the answer ended, in common words: stop, length, tool_calls, content_filter, refusal, ..."""
+    """The reason for the end, in words of all providers: stop, length, tool_calls, content_filter, refusal, ..."""
     provider_finish_reason: str | None = None
-    """The same in the provider's own word."""
+    """The reason for the end in the provider's own word."""
     usage: Usage | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     refusal: str | None = None
-    """The model's words for not answering."""
+    """The text with which the model refuses to answer."""
     reasoning: str | None = None
-    """What the model thought before the answer, as far as the provider shows it."""
+    """The model's thoughts before the answer, as far as the provider shows them."""
     choices: tuple[AssistantMessage, ...] = ()
-    """The other answers, where several were asked for; this message is the first."""
+    """The second and later answers, if the request asked for several; this message is the first answer."""
     interrupted: bool = False
-    """Whether the answer broke off: what is here is what had arrived."""
+    """True if the answer broke off: the fields hold the part that had arrived."""
 
     if TYPE_CHECKING:
 
@@ -260,7 +264,7 @@ class AssistantMessage(Message):
 
 
 class ErrorMessage(Message):
-    """An error put in the place of a message (`errors_as_messages`). Not a word of it is a model's."""
+    """An error in the place of a message (`errors_as_messages`). It has no text of a model."""
 
     role: str | None = "error"
 
@@ -270,25 +274,25 @@ class ErrorMessage(Message):
 
 
 MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
-"""An async generator function: gets a dict, which it may fill with fields of the resolved message, and yields str."""
+"""An async generator function that yields str tokens. It gets a dict, to fill with fields of the resolved message."""
 
 
 class MessageCell(StreamCell[str, Message]):
-    """Tokens, and what is known of the message beside its text."""
+    """Shared state of the promises of one message: its tokens and its other fields."""
 
     stops_without_readers = True
     message_class: type[Message] = Message
-    known: Mapping[str, Any] | None = None
-    """Fields known before the message is resolved; None of a message that was there from the beginning."""
+    known_fields: Mapping[str, Any] | None = None
+    """Fields known before the message is resolved; None if the promise was made of a message."""
     metadata: dict[str, Any] | None = None
-    """What the token streamer has told of the message."""
+    """Fields that the token streamer has set so far."""
 
     def whole(self) -> Message:
-        """The message the tokens make."""
-        return self.message_class("".join(self.pieces), **{**(self.known or {}), **(self.metadata or {})})
+        """Return the message of the tokens so far."""
+        return self.message_class("".join(self.pieces), **{**(self.known_fields or {}), **(self.metadata or {})})
 
     def check(self, piece: Any) -> str:
-        """A token is a str; subclasses of it are taken as they are."""
+        """Return the token if it is a str, also of a subclass; raise TypeError otherwise."""
         if not isinstance(piece, str):
             raise TypeError(
                 f"A token must be a str, not {piece!r:.100} of type {type(piece).__name__}: "
@@ -297,24 +301,24 @@ class MessageCell(StreamCell[str, Message]):
         return piece
 
     def fail(self, error: BaseException) -> None:
-        """What had arrived goes along with errors of our own."""
+        """Fail with an error; an error of MiniAgents gets the message so far as its `partial`."""
         if not self.done and isinstance(error, MiniAgentsError) and error.partial is None:
             try:
                 error.partial = self.whole()
-            except (TypeError, ValueError):  # metadata that does not fit yet: the text is what must not be lost
+            except (TypeError, ValueError):  # metadata that is not valid yet: keep the text at least
                 error.partial = Message("".join(self.pieces))
         super().fail(error)
 
     def handle_lost_promise(self) -> None:
-        """Stop the source, as no reader can reach this any more."""
+        """Stop the source, because no reader can reach the message any more."""
         self.call_in_loop(self.cancel)
 
 
 class MessagePromise(StreamedPromise[str, Message]):
-    """A promise of a message: `async for token in promise` streams its text, `await promise` gives the `Message`.
+    """A promise of a message: `async for token in promise` streams its text, `await promise` returns the `Message`.
 
-    Made by `Message.promise(...)`. A token is a plain str, one delta of text. When nobody can read a promise any more,
-    the source of its tokens is stopped.
+    `Message.promise(...)` makes it. A token is a str, a delta of the text. The source of the tokens is stopped
+    when no reader can reach the promise any more.
     """
 
     __slots__ = ()
@@ -336,8 +340,8 @@ class MessagePromise(StreamedPromise[str, Message]):
             )
         cell = self._cell = MessageCell(type(self))
         cell.message_class = message_class
-        # frozen now: what its owner does to a list later must not show, and a value that cannot be kept is refused here
-        cell.known = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
+        # Frozen now: later changes of a list must not show, and a value that cannot be frozen is refused at this call.
+        cell.known_fields = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
         metadata: dict[str, Any] = {}
         cell.metadata = metadata
         cell.keep_promise(self)
@@ -345,7 +349,7 @@ class MessagePromise(StreamedPromise[str, Message]):
 
     @classmethod
     def of_message(cls, message: Message) -> MessagePromise:
-        """A promise that is resolved already; it costs no task."""
+        """Return a resolved promise of this message; it needs no task."""
         cell = MessageCell(cls)
         cell.message_class = message.__class__
         if text := str(message):
@@ -357,7 +361,7 @@ class MessagePromise(StreamedPromise[str, Message]):
 
     @classmethod
     def of_error(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
-        """A promise that has failed already."""
+        """Return a failed promise; `observed` says that the error is reported elsewhere."""
         cell = MessageCell(cls)
         cell.observed = observed
         cell.fail(error)
@@ -365,16 +369,16 @@ class MessagePromise(StreamedPromise[str, Message]):
 
     @property
     def known_beforehand(self) -> Mapping[str, Any]:
-        """Fields of the message that are known before it is resolved; all of a message that was there already."""
+        """Fields known before the message is resolved; all fields but the content, if it was made of a message."""
         cell = self._cell
-        if cell.known is not None:
-            return MappingProxyType(dict(cell.known))
+        if cell.known_fields is not None:
+            return MappingProxyType(dict(cell.known_fields))
         message = cell.value
         return {} if message is None else {name: value for name, value in message if name != "content"}
 
     @property
     def message_class(self) -> type[Message]:
-        """The class of the message to come."""
+        """The class of the message."""
         return self._cell.message_class
 
     def __del__(self) -> None:

@@ -1,6 +1,7 @@
-"""Sequences of messages: whatever may be sent, flattened to message promises.
+"""Sequences of messages: everything that may be sent, flattened to message promises.
 
-Several messages as one, live: the mechanism behind `join_messages` and `as_single_text_promise`.
+`MessageSequence` is the sending end, `MessageSequencePromise` the reading end. `join_sequence` makes one message of a
+sequence while it streams, for `join_messages` and `as_single_text_promise`. Independent of agents.
 """
 
 from __future__ import annotations
@@ -20,64 +21,6 @@ if TYPE_CHECKING:
     from miniagents._promising.promise import Promise
 
 
-def joined(
-    messages: SequencePromise[MessagePromise, tuple[Message, ...]],
-    delimiter: str | None,
-    *,
-    strip_leading_newlines: bool,
-    reference_original_messages: bool,
-    start_soon: bool | None,
-    metadata: Mapping[str, Any],
-) -> MessagePromise:
-    """One message promise with the tokens of all of them; see `miniagents.messages._text.join_messages`."""
-
-    async def batches(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
-        originals: list[Message] = []
-        try:
-            async for promise in messages:
-                if originals and delimiter:
-                    yield [delimiter]
-                at_start = strip_leading_newlines
-                async for tokens in promise.batches():
-                    if at_start:
-                        tokens = _without_leading_newlines(tokens)
-                        at_start = not tokens
-                    yield tokens
-                originals.append(await promise)
-                fields.update(lasting_metadata(type(originals[-1]), originals[-1]))
-        except INTERRUPTS:
-            raise
-        except BaseException as error:
-            messages._cell.mark_all_observed(error)
-            raise
-        for name in metadata:
-            fields.pop(name, None)  # what the caller says wins
-        if reference_original_messages:
-            fields["original_messages"] = tuple(originals)
-
-    return MessagePromise(batches, start_soon=start_soon, batches=True, known_beforehand=metadata)
-
-
-def lasting_metadata(message_class: type[Message], fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a message besides its content, without what belongs to one answer of a provider."""
-    of_the_answer = _ANSWER_FIELDS
-    if issubclass(message_class, AssistantMessage):
-        of_the_answer = of_the_answer | (message_class.model_fields.keys() - Message.model_fields.keys())
-    dropped = {"content", "original_messages", *of_the_answer}
-    return {name: value for name, value in fields if name not in dropped and value is not None}
-
-
-_ANSWER_FIELDS = AssistantMessage.model_fields.keys() - Message.model_fields.keys()
-
-
-def _without_leading_newlines(tokens: list[str]) -> list[str]:
-    """The tokens from the first character on that is no newline; empty when all are newlines."""
-    for index, token in enumerate(tokens):
-        if rest := token.lstrip("\r\n"):
-            return [rest, *tokens[index + 1 :]]
-    return []
-
-
 MessageType = Union[
     str,
     Message,
@@ -89,15 +32,18 @@ MessageType = Union[
     Iterable["MessageType"],
     AsyncIterable["MessageType"],
 ]
-"""What may be sent: text, messages, their promises, a dict of fields, any pydantic model, an exception (raised where it
-stands), and sequences, iterables and async iterables of these, nested at will."""
+"""Values that may be sent: text, messages, their promises, a dict of fields, any pydantic model, an exception, and
+sequences, iterables and async iterables of these, nested at will.
+
+Readers get an exception as a failed message in its place.
+"""
 
 
 class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]]):
     """A promise of a sequence of messages.
 
-    `async for message_promise in sequence` gives message promises as they come; `await sequence` gives the tuple of
-    messages, or raises the first error in their order.
+    `async for message_promise in sequence` yields message promises as they come. `await sequence` returns the tuple of
+    messages, or raises the error of the first message that failed, in the order of the messages.
     """
 
     __slots__ = ()
@@ -114,8 +60,11 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         start_soon: bool | None = False,
         **metadata: Any,
     ) -> MessagePromise:
-        """All messages as one, joined as it is read; the arguments are those of `join_messages`."""
-        return joined(
+        """Join all messages to one message promise, which by default begins with its first reader.
+
+        The arguments are those of `join_messages`.
+        """
+        return join_sequence(
             self,
             delimiter,
             strip_leading_newlines=strip_leading_newlines,
@@ -126,13 +75,17 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
 
     @classmethod
     def make_value(cls, item: Any) -> Message:
-        """A message out of text, a dict of fields or another pydantic model."""
+        """Return a message made of a text, a dict of fields, or a pydantic model.
+
+        Raises:
+            TypeError: the item is none of these.
+        """
         if isinstance(item, str):
             return Message(item)
         if isinstance(item, (dict, Mapping)):
-            return _of_fields(item)
+            return _message_of_fields(item)
         if isinstance(item, BaseModel):
-            return _of_fields(dict(item))
+            return _message_of_fields(dict(item))
         raise TypeError(
             f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, "
             f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators "
@@ -141,16 +94,17 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
 
     @classmethod
     def leaf_of_value(cls, value: Any) -> MessagePromise:
-        """A promise of a message that is there already."""
+        """Return a resolved promise of a message."""
         return MessagePromise.of_message(value)
 
     @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
-        """A message that has failed already."""
+        """Return a promise of a message that has failed."""
         return MessagePromise.of_error(error, observed=observed)
 
 
-def _of_fields(fields: Mapping[Any, Any]) -> Message:
+def _message_of_fields(fields: Mapping[Any, Any]) -> Message:
+    """Return a plain message with these fields; a name of a class among them is ignored."""
     if not all(isinstance(name, str) for name in fields):
         raise TypeError("A dict that is sent as a message must have field names (str) as keys")
     rest = {name: value for name, value in fields.items() if name not in ("content", "class_")}
@@ -164,14 +118,75 @@ class MessageSequence(FlatSequence[MessagePromise]):
 
     @property
     def sequence_promise(self) -> MessageSequencePromise:
-        """What readers read."""
+        """The promise that readers read."""
         return MessageSequencePromise.of_cell(self._cell)
 
     @classmethod
     def turn_into_sequence_promise(cls, messages: MessageType | None) -> MessageSequencePromise:
-        """Anything that may be sent, as a sequence promise; a sequence promise is returned as it is.
+        """Return a sequence promise of anything that may be sent; a sequence promise is returned unchanged.
 
         Raises:
-            TypeError: a part of it cannot be sent.
+            TypeError: a part of `messages` cannot be sent.
         """
         return MessageSequencePromise.of_items(messages)
+
+
+def join_sequence(
+    messages: SequencePromise[MessagePromise, tuple[Message, ...]],
+    delimiter: str | None,
+    *,
+    strip_leading_newlines: bool,
+    reference_original_messages: bool,
+    start_soon: bool | None,
+    metadata: Mapping[str, Any],
+) -> MessagePromise:
+    """Return one message promise with the tokens of all messages; see `miniagents.messages._text.join_messages`."""
+
+    async def stream_batches(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
+        originals: list[Message] = []
+        try:
+            async for promise in messages:
+                if originals and delimiter:
+                    yield [delimiter]
+                at_start = strip_leading_newlines
+                async for tokens in promise.batches():
+                    if at_start:
+                        tokens = _strip_leading_newlines(tokens)
+                        at_start = not tokens
+                    yield tokens
+                originals.append(await promise)
+                fields.update(inherited_fields(type(originals[-1]), originals[-1]))
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            messages._cell.mark_all_observed(error)
+            raise
+        for name in metadata:
+            fields.pop(name, None)  # the caller's fields win
+        if reference_original_messages:
+            fields["original_messages"] = tuple(originals)
+
+    return MessagePromise(stream_batches, start_soon=start_soon, batches=True, known_beforehand=metadata)
+
+
+def inherited_fields(message_class: type[Message], fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields that a joined message or a part of a split one takes over from a message of this class.
+
+    These are all fields but the content, the original messages, and the fields of one answer of a provider.
+    """
+    answer_fields = _ANSWER_FIELDS
+    if issubclass(message_class, AssistantMessage):
+        answer_fields = answer_fields | (message_class.model_fields.keys() - Message.model_fields.keys())
+    dropped = {"content", "original_messages", *answer_fields}
+    return {name: value for name, value in fields if name not in dropped and value is not None}
+
+
+_ANSWER_FIELDS = AssistantMessage.model_fields.keys() - Message.model_fields.keys()
+
+
+def _strip_leading_newlines(tokens: list[str]) -> list[str]:
+    """Return the tokens from the first character that is no line break; an empty list if there is none."""
+    for index, token in enumerate(tokens):
+        if rest := token.lstrip("\r\n"):
+            return [rest, *tokens[index + 1 :]]
+    return []

@@ -1,17 +1,7 @@
-"""Text made of messages, and messages made of text, both while it streams.
+"""Joining messages to one and splitting their text into parts, both while the messages stream.
 
-Where a text splits, decided while it streams: no promises, no messages, no agents.
-
-The rules, at each place of the text, in this order:
-
-1. At the start of a line, a run of the fence's character at least as long as the fence opens a block of code. It
-   ends with the next run at the start of a line that is at least as long as the opening one, or with the text. A block
-   is a part of its own.
-2. The delimiter ends a part. It matches leftmost, without overlap.
-3. One line break right before a block, or right after it, is no text either.
-
-What is no text is a separator. Empty parts are dropped; the separators around them come together. Text and separators,
-in the order in which they are reported, are the whole text, however it was cut.
+`join_messages` and `split_messages` are the public functions; two kinds of cells hold the parts of split messages, and
+`TextSplitter` finds the places where a text splits. Independent of agents.
 """
 
 from __future__ import annotations
@@ -23,7 +13,7 @@ from miniagents._promising.promise import Cell
 from miniagents._promising.sequence_cell import SequenceCell
 from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import MessageCell, MessagePromise
-from miniagents.messages._sequence import MessageSequencePromise, joined, lasting_metadata
+from miniagents.messages._sequence import MessageSequencePromise, inherited_fields, join_sequence
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,26 +22,260 @@ if TYPE_CHECKING:
     from miniagents.messages._sequence import MessageType
 
 
+def join_messages(
+    messages: MessageType,
+    delimiter: str | None = "\n\n",
+    *,
+    strip_leading_newlines: bool = False,
+    reference_original_messages: bool = True,
+    start_soon: bool | None = None,
+    **metadata: Any,
+) -> MessagePromise:
+    """Join messages to one message promise, which passes on the tokens of each as they arrive.
+
+    The result has the fields of all messages; of equal names, the field of the later message wins. Fields of one answer
+    of a provider (usage, id, finish reason, tool calls) are left out.
+
+    Args:
+        messages: messages, or anything else that may be sent, see `MessageType`.
+        delimiter: text between two messages, as a token of its own; None or "" for no delimiter.
+        strip_leading_newlines: True to remove the line breaks at the beginning of each message.
+        reference_original_messages: True to keep the messages in the field `original_messages` of the result.
+        start_soon: True to begin without a reader; None takes the context's default.
+        metadata: fields of the result, known beforehand; they win over the fields of the messages.
+
+    Raises:
+        TypeError: a part of `messages` cannot be sent.
+    """
+    return join_sequence(
+        MessageSequencePromise.of_items(messages),
+        delimiter,
+        strip_leading_newlines=strip_leading_newlines,
+        reference_original_messages=reference_original_messages,
+        start_soon=start_soon,
+        metadata=metadata,
+    )
+
+
+def split_messages(
+    messages: MessageType,
+    delimiter: str = "\n\n",
+    code_block_delimiter: str | None = "```",
+    *,
+    start_soon: bool | None = None,
+    **metadata: Any,
+) -> MessageSequencePromise:
+    """Split messages into their parts, each a message that streams before the next part has arrived.
+
+    The parts are the same for any cut of the text into tokens. Each part has the fields that were known of its message
+    when the part began (all fields, if the message was no stream). `part_index` is its number in the sequence, from 0,
+    and `separator` the text before it. The last part of a message has the text after it in `end_separator`. Empty parts
+    are dropped. So the separators and the contents of the parts, one after the other, are the text again.
+
+    A part is resolved when the next one begins. An error comes after the text before it, as the end of the part in
+    which it happened; parts of later messages still come.
+
+    Args:
+        messages: messages, or anything else that may be sent; each message is split for itself.
+        delimiter: text between parts; it matches leftmost, without overlap.
+        code_block_delimiter: fence of code, one character repeated. A run of this character at the start of a line, at
+            least as long as the fence, opens a block; a run at least as long as the opening one closes it. A block is
+            one part: no delimiter splits it. None to split everywhere.
+        start_soon: True to begin without a reader; None takes the context's default.
+        metadata: fields of each part, known beforehand; they win over the fields of the messages.
+
+    Raises:
+        ValueError: the delimiter is empty, or the fence is not one character repeated.
+        TypeError: a part of `messages` cannot be sent.
+    """
+    TextSplitter(delimiter, code_block_delimiter)  # refuses a wrong delimiter at this call
+    source = MessageSequencePromise.of_items(messages)
+    cell = _PartsCell(MessageSequencePromise)
+    cell.delimiters = (delimiter, code_block_delimiter)
+    cell.metadata = metadata
+    promise = MessageSequencePromise.of_cell(cell)
+    cell.keep_promise(promise)
+    cell.pump_from(lambda: source, start_soon=start_soon, batches=False)
+    return promise
+
+
+class _PartCell(MessageCell):
+    """Cell of one part. It has no task of its own: the task that splits the messages fills all parts."""
+
+    parts: _PartsCell
+    """The cell of the sequence that this part belongs to."""
+
+    def wake_pump(self) -> None:
+        """Wake the task that splits, because a reader of this part waits for more of it."""
+        self.parts.wake_pump()
+
+    def handle_lost_promise(self) -> None:
+        """Stop the splitting if no reader can reach the sequence any more and this part is the last one."""
+        self.call_in_loop(self._stop_unread)
+
+    def notify_settled(self, result: Any) -> None:
+        """Release the task and the stream that it was reading."""
+        self.task = None
+        super().notify_settled(result)
+
+    def _stop_unread(self) -> None:
+        if self.parts.is_unreachable and self.parts.growing_part is self:
+            Cell.cancel(self.parts)
+
+    def cancel(self) -> None:
+        """End this part; the splitting goes on."""
+        self.settle_as_cancelled()
+
+
+class _PartsCell(SequenceCell):
+    """Cell of the sequence of parts, whose task splits the messages."""
+
+    delimiters: tuple[str, str | None]
+    """The arguments of `TextSplitter`: the delimiter and the fence."""
+    metadata: dict[str, Any]
+    """Fields that the caller gave for each part."""
+    growing_part: _PartCell | None = None
+    """The last part, as long as more text may be added to it."""
+    part_count = 0
+    known_fields: dict[str, Any]
+    """Fields of each part of the message that is being split."""
+    separator = ""
+    """Separators since the last text."""
+    is_separated = False
+    """True if a separator has come after the growing part: the next text begins a new part."""
+    stops_without_readers = True
+    is_unreachable = False
+    """True if no reader can reach the sequence; the growing part may still have a reader."""
+
+    def handle_lost_promise(self) -> None:
+        """Stop the splitting, because no reader can reach the sequence; if a part is growing, stop at its end."""
+        self.call_in_loop(self._stop_unread)
+
+    def _stop_unread(self) -> None:
+        self.is_unreachable = True
+        self.drop_pieces()
+        if self.growing_part is None:
+            Cell.cancel(self)
+
+    async def _pump(self, source: AsyncIterable[Any]) -> None:
+        async for promise in source:
+            await self._split(promise)
+
+    _pump_on_demand = _pump
+
+    @property
+    def has_waiting_reader(self) -> bool:
+        """True if a reader waits for another part, or for more of the growing part."""
+        return super().has_waiting_reader or (self.growing_part is not None and self.growing_part.has_waiting_reader)
+
+    async def _split(self, promise: MessagePromise) -> None:
+        splitter = TextSplitter(*self.delimiters)
+        known = inherited_fields(promise.message_class, promise.known_beforehand.items())
+        self.known_fields = {**known, **self.metadata}
+        self.separator = ""
+        try:
+            async for tokens in promise.batches():
+                for token in tokens:
+                    if self.growing_part is not None and not self.is_separated and splitter.is_plain(token):
+                        self.growing_part.pieces.append(token)
+                    else:
+                        self._add_pieces(splitter.feed(token))
+                if self.growing_part is not None:
+                    self.growing_part.wake()
+                if self.on_demand:
+                    await self.wait_for_reader()
+            await promise
+            self._end_message(splitter)
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            self._fail_message(splitter, error)
+
+    def _add_pieces(self, pieces: list[tuple[bool, str]]) -> None:
+        """Add text to the growing part or to a new one, and keep separators."""
+        for is_text, piece in pieces:
+            if not is_text:
+                self.is_separated = True
+                self.separator += piece
+            elif self.growing_part is None or self.is_separated:
+                self._begin_part().pieces.append(piece)
+            else:
+                self.growing_part.pieces.append(piece)
+
+    def _begin_part(self) -> _PartCell:
+        self._end_part()
+        part = _PartCell(MessagePromise)
+        part.parts, part.on_demand = self, self.on_demand
+        part.task = self.task
+        part.known_fields = {**self.known_fields, "part_index": self.part_count, "separator": self.separator}
+        part.metadata = {}
+        self.growing_part = part
+        self.part_count += 1
+        self.is_separated, self.separator = False, ""
+        self.send(MessagePromise.of_cell(part))
+        return part
+
+    def _end_part(self) -> None:
+        part, self.growing_part = self.growing_part, None
+        if part is not None:
+            part.finish()
+            if self.is_unreachable:
+                Cell.cancel(self)
+
+    def _end_message(self, splitter: TextSplitter) -> None:
+        """End the last part of a message; it gets the text after it as `end_separator`."""
+        self._add_pieces(splitter.close())
+        if self.growing_part is not None and self.separator:
+            self.growing_part.metadata = {"end_separator": self.separator}
+        self._end_part()
+
+    def _fail_message(self, splitter: TextSplitter, error: BaseException) -> None:
+        """End the parts of a message with its error: in the growing part, or after the last part."""
+        self._add_pieces(splitter.close())
+        if self.growing_part is None or self.is_separated:
+            self._end_part()
+            self.send(error)
+        else:
+            part, self.growing_part = self.growing_part, None
+            part.fail(error)
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """End the growing part as cancelled if the splitting was stopped."""
+        part, self.growing_part = self.growing_part, None
+        if part is not None:
+            part.settle_as_cancelled()
+        super().task_ended(task)
+
+
 TEXT: Final = True
 SEPARATOR: Final = False
 
-_OPENING: Final = -2
-"""The run that opens the block is still being read."""
+_READING_OPENING: Final = -2
+"""Length of a run while the run that opens the block is still being read."""
+_PAST_LINE_START: Final = -1
+"""Length of a run after the start of a line, where no run can close the block."""
 _LINE_BREAK: Final = frozenset("\n")
-_PAST: Final = -1
-"""The start of the line is past: what follows in it closes nothing."""
 
 
 class TextSplitter:
-    """Takes a text in tokens, and tells what of it is text and where parts end.
+    """Splitter of a text that comes in tokens: it tells text from separators as early as possible.
 
-    `feed` and `close` return pairs: `(TEXT, piece)` goes on with the current part or begins one; `(SEPARATOR, piece)`
-    ends it (the piece may be empty). Time is linear in the text. At most `len(delimiter) - 1` characters are held back,
-    or as many as it takes to tell whether a line begins with a fence.
+    `feed` and `close` return pairs: `(TEXT, piece)` continues the current part or begins one; `(SEPARATOR, piece)`
+    ends it (the piece may be empty). These rules hold at each place of the text, in this order:
+
+    1. At the start of a line, a run of the fence's character at least as long as the fence opens a block of code. The
+       block ends with the next run at the start of a line that is at least as long as the opening run, or with the
+       text. A block is a part of its own.
+    2. The delimiter ends a part. It matches leftmost, without overlap.
+    3. One line break right before or right after a block is a separator as well.
+
+    All pieces together, in the order in which they are returned, are the whole text. They make the same parts for any
+    cut of the text into tokens. Time is linear in the length of the text. The splitter holds back
+    `len(delimiter) - 1` characters at most, or as many as may be the fence at the start of a line.
 
     Args:
-        delimiter: what stands between parts.
-        fence: what opens and closes a block of code, one character repeated; None for no blocks.
+        delimiter: text between parts.
+        fence: text that opens and closes a block of code, one character repeated; None for no blocks.
 
     Raises:
         ValueError: the delimiter is empty, or the fence is not one character repeated.
@@ -63,11 +287,11 @@ class TextSplitter:
         if fence is not None and len(set(fence)) != 1:
             raise ValueError(f"code_block_delimiter must be one character repeated, such as '```', not {fence!r}")
         self._delimiter = delimiter
-        self._pending = ""  # what may become a separator, outside of blocks
-        self._before = "\n"  # the last character before it: a text begins like a line
+        self._pending = ""  # text that may become a separator, outside of blocks
+        self._last_character = "\n"  # the one before the pending text; a text begins like a line
         self._after_block = False
-        self._block = 0  # length of the run that opened the current block; 0 outside of blocks
-        self._run = _PAST  # in a block: length of the run at the start of the current line, so far
+        self._opening_length = 0  # of the run that opened the current block; 0 outside of blocks
+        self._run_length = _PAST_LINE_START  # in a block: of the run at the start of the current line, so far
         special = set(delimiter)
         separators = [re.escape(delimiter)]
         if fence is not None:
@@ -75,18 +299,18 @@ class TextSplitter:
             special |= {fence[0], "\n"}
             separators = [rf"(?P<block>(?<=\n){run}{{{least}}})", *separators, rf"\n(?={run}{{{least}}})"]
             self._rest_of_run = re.compile(rf"{run}*")
-            self._almost_block = re.compile(rf"(?:\n{run}{{0,{least - 1}}}|(?<=\n){run}{{0,{least - 1}}})\Z")
+            self._possible_opening = re.compile(rf"(?:\n{run}{{0,{least - 1}}}|(?<=\n){run}{{0,{least - 1}}})\Z")
         self._fence_length = 0 if fence is None else len(fence)
         self._special = frozenset(special)
-        self._watched: frozenset[str] | None = None  # which characters matter now; None for all
+        self._special_now: frozenset[str] | None = None  # characters that may end the part now; None for all
         self._separator = re.compile("|".join(separators))
 
     def is_plain(self, token: str) -> bool:
-        """Whether a token is text of the current part and nothing else, whatever comes next; it need not be fed."""
-        return self._watched is not None and self._watched.isdisjoint(token)
+        """Return True if a token only continues the current part, for any text after it; it need not be fed then."""
+        return self._special_now is not None and self._special_now.isdisjoint(token)
 
     def feed(self, token: str) -> list[tuple[bool, str]]:
-        """The next piece of the text."""
+        """Read the next token of the text, and return the pieces that are decided."""
         if not token:
             return []
         if self.is_plain(token):
@@ -94,32 +318,39 @@ class TextSplitter:
         return self._scan(token, final=False)
 
     def close(self) -> list[tuple[bool, str]]:
-        """The text has ended."""
+        """End the text, and return the pieces that were held back."""
         return self._scan("", final=True)
 
     def _scan(self, token: str, *, final: bool) -> list[tuple[bool, str]]:
+        """Return the pieces of the pending text and the token, as far as they are decided; all of them if `final`."""
         found: list[tuple[bool, str]] = []
-        text = self._before + self._pending + token
-        position = len(self._before)
+        text = self._last_character + self._pending + token
+        position = len(self._last_character)
         self._pending = ""
         while position < len(text) and not self._pending:
             position = (
-                self._in_block(text, position, found) if self._block else self._outside(text, position, found, final)
+                self._scan_block(text, position, found)
+                if self._opening_length
+                else self._scan_outside(text, position, found, final)
             )
-        self._before = text[position - 1 : position]
-        self._watched = self._characters_that_matter()
+        self._last_character = text[position - 1 : position]
+        self._special_now = self._find_special_characters()
         return found
 
-    def _characters_that_matter(self) -> frozenset[str] | None:
-        if self._block:
-            return _LINE_BREAK if self._run == _PAST else None
-        if self._pending or self._after_block or self._before == "\n":
+    def _find_special_characters(self) -> frozenset[str] | None:
+        """Return the characters without which a token continues the current part; None if all tokens must be read."""
+        if self._opening_length:
+            return _LINE_BREAK if self._run_length == _PAST_LINE_START else None
+        if self._pending or self._after_block or self._last_character == "\n":
             return None
         return self._special
 
-    def _outside(self, text: str, position: int, found: list[tuple[bool, str]], final: bool) -> int:
-        """Up to and with the next separator, to a block, or to where more text is needed; returns where that is."""
-        end = len(text) if final else self._undecided_from(text, position)
+    def _scan_outside(self, text: str, position: int, found: list[tuple[bool, str]], final: bool) -> int:
+        """Read text outside of blocks, up to the next separator or block, or to where more text is needed.
+
+        Return the position of the text that is still to be read.
+        """
+        end = len(text) if final else self._find_undecided(text, position)
         if self._after_block and position < end:
             self._after_block = False
             if text[position] == "\n" and not text.startswith(self._delimiter, position):
@@ -138,265 +369,50 @@ class TextSplitter:
         if self._fence_length and match["block"]:
             found.append((SEPARATOR, ""))
             found.append((TEXT, match["block"]))
-            self._block, self._run = self._fence_length, _OPENING
+            self._opening_length, self._run_length = self._fence_length, _READING_OPENING
             return match.end()
         found.append((SEPARATOR, match[0]))
         return match.end()
 
-    def _undecided_from(self, text: str, position: int) -> int:
-        """Where the end of the text begins that could still become a separator or open a block."""
+    def _find_undecided(self, text: str, position: int) -> int:
+        """Return the position from which the text could still become a separator or open a block."""
         undecided = len(text)
         for length in range(min(len(self._delimiter) - 1, len(text) - position), 0, -1):
             if text.endswith(self._delimiter[:length]):
                 undecided -= length
                 break
         if self._fence_length:
-            match = self._almost_block.search(text, max(position, len(text) - self._fence_length))
+            match = self._possible_opening.search(text, max(position, len(text) - self._fence_length))
             if match is not None:
                 undecided = min(undecided, match.start())
         return undecided
 
-    def _in_block(self, text: str, position: int, found: list[tuple[bool, str]]) -> int:
-        """Up to the end of the block, or of the text; returns where that is."""
+    def _scan_block(self, text: str, position: int, found: list[tuple[bool, str]]) -> int:
+        """Read text of a block, up to its end or to the end of the text, and return that position."""
         start = position
         while position < len(text):
-            if self._run != _PAST:
+            if self._run_length != _PAST_LINE_START:
                 length = -position
                 position = self._rest_of_run.match(text, position).end()  # type: ignore[union-attr]  # it matches nothing, too
                 length += position
-                if self._run == _OPENING:
-                    self._block += length
+                if self._run_length == _READING_OPENING:
+                    self._opening_length += length
                 else:
-                    self._run += length
+                    self._run_length += length
                 if position == len(text):
                     break
-                if self._run >= self._block:
-                    self._block, self._after_block = 0, True
+                if self._run_length >= self._opening_length:
+                    self._opening_length, self._after_block = 0, True
                     break
-                self._run = _PAST
+                self._run_length = _PAST_LINE_START
             line_break = text.find("\n", position)
             if line_break < 0:
                 position = len(text)
             else:
                 position = line_break + 1
-                self._run = 0
+                self._run_length = 0
         if position > start:
             found.append((TEXT, text[start:position]))
-        if not self._block:
+        if not self._opening_length:
             found.append((SEPARATOR, ""))
         return position
-
-
-def join_messages(
-    messages: MessageType,
-    delimiter: str | None = "\n\n",
-    *,
-    strip_leading_newlines: bool = False,
-    reference_original_messages: bool = True,
-    start_soon: bool | None = None,
-    **metadata: Any,
-) -> MessagePromise:
-    """One message out of many; the tokens of each pass through as they arrive.
-
-    Args:
-        messages: whatever may be sent.
-        delimiter: what stands between two messages, as a token of its own; None or "" for nothing.
-        strip_leading_newlines: whether each message loses the line breaks it begins with.
-        reference_original_messages: whether the result has the messages in its field `original_messages`.
-        start_soon: whether it begins without a reader; None takes the context's default.
-        metadata: fields of the result, known beforehand. They beat the fields of the messages, which are merged, the
-            later winning; what belongs to one answer of a provider (usage, id, finish reason, tool calls) is left
-            out.
-
-    Raises:
-        TypeError: a part of `messages` cannot be sent.
-    """
-    return joined(
-        MessageSequencePromise.of_items(messages),
-        delimiter,
-        strip_leading_newlines=strip_leading_newlines,
-        reference_original_messages=reference_original_messages,
-        start_soon=start_soon,
-        metadata=metadata,
-    )
-
-
-def split_messages(
-    messages: MessageType,
-    delimiter: str = "\n\n",
-    code_block_delimiter: str | None = "```",
-    *,
-    start_soon: bool | None = None,
-    **metadata: Any,
-) -> MessageSequencePromise:
-    """The parts of messages, each a message that streams while the rest has not arrived.
-
-    The parts do not depend on how the text was cut into tokens. Each carries the fields that were known of its message
-    when it began (all of them, if it was no stream), `part_index`, and in `separator` what stood before it; the last
-    part of a message has in `end_separator` what stood after it. Empty parts are dropped. So the separators and the
-    contents of the parts, one after the other, are the text again.
-
-    A part is resolved when the next one begins. An error comes after the text before it, as the end of the part in
-    which it happened; later messages still come.
-
-    Args:
-        messages: whatever may be sent; each message is split for itself.
-        delimiter: what stands between parts; matches leftmost, without overlap.
-        code_block_delimiter: what fences code; at least so many of its characters at the start of a line open a block,
-            and as many close it. A block is a part of its own, in which nothing splits. None to split everywhere.
-        start_soon: whether it begins without a reader; None takes the context's default.
-        metadata: fields of each part, known beforehand; they beat the fields of the messages.
-
-    Raises:
-        ValueError: the delimiter is empty.
-        TypeError: a part of `messages` cannot be sent.
-    """
-    TextSplitter(delimiter, code_block_delimiter)  # so that a delimiter that cannot work fails here
-    source = MessageSequencePromise.of_items(messages)
-    cell = _PartsCell(MessageSequencePromise)
-    cell.delimiters = (delimiter, code_block_delimiter)
-    cell.metadata = metadata
-    promise = MessageSequencePromise.of_cell(cell)
-    cell.keep_promise(promise)
-    cell.pump_from(lambda: source, start_soon=start_soon, batches=False)
-    return promise
-
-
-class _PartCell(MessageCell):
-    """One part. It has no task of its own: it is filled by the one that splits, which works for the other parts too."""
-
-    parts: _PartsCell
-
-    def request_more(self) -> None:
-        """Whoever waits for this part waits for the splitting to go on."""
-        self.parts.request_more()
-
-    def handle_lost_promise(self) -> None:
-        """Stop the splitting only if no other part can be read either."""
-        self.call_in_loop(self._stop_unread)
-
-    def notify_settled(self, result: Any) -> None:
-        """Keep the task no longer, and so what it was reading."""
-        self.task = None
-        super().notify_settled(result)
-
-    def _stop_unread(self) -> None:
-        if self.parts.is_lost and self.parts.part is self:
-            Cell.cancel(self.parts)
-
-    def cancel(self) -> None:
-        """Only this part ends."""
-        self.settle_as_cancelled()
-
-
-class _PartsCell(SequenceCell):
-    """The parts, and what splits messages into them."""
-
-    delimiters: tuple[str, str | None]
-    metadata: dict[str, Any]
-    part: _PartCell | None = None
-    """The part that may still grow."""
-    count = 0
-    known: dict[str, Any]
-    separator = ""
-    ended = False
-    """A separator has come after the part, or there is none yet."""
-    stops_without_readers = True
-    is_lost = False
-    """No reader can reach the sequence; only the last part may still be read."""
-
-    def handle_lost_promise(self) -> None:
-        """Stop the splitting, unless a reader has the part that still grows; then with the end of that part."""
-        self.call_in_loop(self._stop_unread)
-
-    def _stop_unread(self) -> None:
-        self.is_lost = True
-        self.drop_pieces()
-        if self.part is None:
-            Cell.cancel(self)
-
-    async def _pump(self, source: AsyncIterable[Any]) -> None:
-        async for promise in source:
-            await self._split(promise)
-
-    _pump_on_demand = _pump
-
-    @property
-    def has_waiting_reader(self) -> bool:
-        """Somebody waits for a part, or for more of the last one."""
-        return super().has_waiting_reader or (self.part is not None and self.part.has_waiting_reader)
-
-    async def _split(self, promise: MessagePromise) -> None:
-        splitter = TextSplitter(*self.delimiters)
-        known = lasting_metadata(promise.message_class, promise.known_beforehand.items())
-        self.known = {**known, **self.metadata}
-        self.separator = ""
-        try:
-            async for tokens in promise.batches():
-                for token in tokens:
-                    if self.part is not None and not self.ended and splitter.is_plain(token):
-                        self.part.pieces.append(token)
-                    else:
-                        self._apply(splitter.feed(token))
-                if self.part is not None:
-                    self.part.wake()
-                if self.on_demand:
-                    await self.wait_for_reader()
-            await promise
-            self._close_part(splitter)
-        except INTERRUPTS:
-            raise
-        except BaseException as error:
-            self._fail_part(splitter, error)
-
-    def _apply(self, found: list[tuple[bool, str]]) -> None:
-        for is_text, piece in found:
-            if not is_text:
-                self.ended = True
-                self.separator += piece
-            elif self.part is None or self.ended:
-                self._new_part().pieces.append(piece)
-            else:
-                self.part.pieces.append(piece)
-
-    def _new_part(self) -> _PartCell:
-        self._end_part()
-        part = _PartCell(MessagePromise)
-        part.parts, part.on_demand = self, self.on_demand
-        part.task = self.task
-        part.known = {**self.known, "part_index": self.count, "separator": self.separator}
-        part.metadata = {}
-        self.part = part
-        self.count += 1
-        self.ended, self.separator = False, ""
-        self.send(MessagePromise.of_cell(part))
-        return part
-
-    def _end_part(self) -> None:
-        part, self.part = self.part, None
-        if part is not None:
-            part.finish()
-            if self.is_lost:
-                Cell.cancel(self)
-
-    def _close_part(self, splitter: TextSplitter) -> None:
-        self._apply(splitter.close())
-        if self.part is not None and self.separator:
-            self.part.metadata = {"end_separator": self.separator}
-        self._end_part()
-
-    def _fail_part(self, splitter: TextSplitter, error: BaseException) -> None:
-        self._apply(splitter.close())
-        if self.part is None or self.ended:
-            self._end_part()
-            self.send(error)
-        else:
-            part, self.part = self.part, None
-            part.fail(error)
-
-    def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """The last part must not stay open when the splitting is stopped."""
-        part, self.part = self.part, None
-        if part is not None:
-            part.settle_as_cancelled()
-        super().task_ended(task)
