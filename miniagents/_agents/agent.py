@@ -200,7 +200,7 @@ class MiniAgent(Generic[P]):
         if messages is not None:
             incoming.append(messages)
         interaction = self._interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
-        return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().calling_scope())
+        return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().current_call_scope())
 
     def _checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """What the function is going to get; whatever cannot work is refused before anything has begun."""

@@ -1,8 +1,8 @@
-"""One call of an agent: what it sees and can do while it runs, and how it is called.
+"""One call of an agent, from both of its ends, and the run context in which agents can be called.
 
-`errors_as_messages`: what failed among the replies of an agent, told as a message.
-
-The replies of one call: how they reach the caller and end, and what becomes of them when nobody can read them.
+`InteractionContext` is the side of the called agent, `AgentCall` the side of a caller that sends messages one by one.
+A call scope owns the calls that were left unfinished. `_ReplyCell` carries the replies to their readers. The functions
+at the end turn errors among the replies into messages (`errors_as_messages`).
 """
 
 from __future__ import annotations
@@ -28,173 +28,40 @@ if TYPE_CHECKING:
     from miniagents.messages import MessageType
 
 
-def error_message(error: BaseException) -> ErrorMessage:
-    """An error as a message that nobody can take for a model's text."""
-    return ErrorMessage(f"{type(error).__name__}: {error}")
-
-
-def with_its_error_shown(promise: MessagePromise) -> MessageSequencePromise:
-    """The message, and if it fails, an `ErrorMessage` behind what had arrived of it, which is marked `interrupted`.
-
-    `StopDialog` is no failure and stays where it is. Somebody has to see whether the message fails, so its stream goes
-    on to its end even when nobody can read it any more.
-    """
-
-    async def parts() -> AsyncIterator[Any]:
-        batches = promise.batches()
-        try:
-            first = await anext(batches, None)
-            if first is None:
-                yield await promise
-                return
-        except StopDialog:
-            yield promise
-            return
-        except INTERRUPTS:
-            raise
-        except BaseException as error:
-            yield error_message(error)
-            return
-        failed: list[BaseException] = []
-
-        async def tokens(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
-            yield first
-            try:
-                async for batch in batches:
-                    yield batch
-                fields.update(_fields(await promise))
-            except StopDialog:
-                raise
-            except INTERRUPTS:
-                raise
-            except BaseException as error:
-                failed.append(error)
-                fields.update(_fields(getattr(error, "partial", None)), interrupted=True)
-
-        shown = MessagePromise(
-            tokens, message_class=promise.message_class, batches=True, known_beforehand=promise.known_beforehand
-        )
-        yield shown
-        try:
-            await shown
-        except INTERRUPTS:
-            raise
-        except BaseException:
-            return  # a StopDialog: it is in its place
-        if failed:
-            yield error_message(failed[0])
-
-    return MessageSequencePromise.of_async_iterable(parts())
-
-
-def with_errors_shown(piece: MessagePromise | MessageSequencePromise) -> MessageSequencePromise:
-    """The same for a message, or for each one of a sequence."""
-    if isinstance(piece, MessagePromise):
-        return with_its_error_shown(piece)
-
-    async def shown() -> AsyncIterator[Any]:
-        async for promise in piece:
-            yield promise if promise.is_resolved else with_its_error_shown(promise)
-
-    return MessageSequencePromise.of_async_iterable(shown())
-
-
-def _fields(message: Message | None) -> dict[str, Any]:
-    return {} if message is None else {name: value for name, value in message if name != "content"}
-
-
-class ReplyCell(SequenceCell):
-    """The replies of one call. Its end is the end of the call, told by the agent's task."""
-
-    scope: InteractionContext
-    errors_as_messages = False
-    forsaken = False
-    """Nobody can read these replies any more: what they would hold must not be kept alive by them."""
-
-    def add(self, pieces: list[Any]) -> None:
-        """Append leaves and branches, unless nobody can read them."""
-        if self.forsaken:
-            return
-        if self.errors_as_messages:
-            pieces = [with_its_error_shown(piece) if _may_fail(piece) else piece for piece in pieces]
-        super().add(pieces)
-
-    def add_out_of_order(self, pieces: list[Any]) -> None:
-        """Append leaves now and branches as they come, unless nobody can read them."""
-        if self.forsaken:
-            return
-        if self.errors_as_messages:
-            pieces = [with_errors_shown(piece) if _is_pending(piece) else piece for piece in pieces]
-        super().add_out_of_order(pieces)
-
-    def handle_lost_promise(self) -> None:
-        """Let go of the replies: their promise was lost while the agent is still running, and goes on."""
-        self.forsaken = True
-        self.drop_pieces()
-
-    def leaf_of_error(self, error: BaseException) -> Promise[Any]:
-        """An agent's error is the last of its replies, as an `ErrorMessage` where that was asked for."""
-        if self.errors_as_messages and not isinstance(error, StopDialog):
-            return MessagePromise.of_message(error_message(error))
-        return super().leaf_of_error(error)
-
-    def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """Everything that ends a call comes through here, also its cancellation before the first step."""
-        if self.context is not None:
-            self.context.forget(task)
-        self.task = None
-        error = None if task.cancelled() else task.exception()
-        if is_failure(error):
-            self.fail(error)
-        elif task.cancelled() or error is not None:
-            self.settle_as_cancelled()
-        else:
-            self.finish()
-        self.scope.ended()
-
-
-def _may_fail(piece: Any) -> TypeGuard[MessagePromise]:
-    return isinstance(piece, MessagePromise) and not piece.is_resolved
-
-
-def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise]:
-    return isinstance(piece, MessageSequencePromise) or _may_fail(piece)
-
-
-class Scope(BoundToRun):
-    """Whoever starts calls: an agent at work, or the body of a run. Calls it leaves unfinished are finished with it."""
+class _CallScope(BoundToRun):
+    """Scope of code that makes calls: a running agent, or the body of a run. Its end finishes the calls left open."""
 
     __slots__ = ("unfinished_calls",)
 
     def __init__(self) -> None:
         self.unfinished_calls: set[MessageSequence] | None = None
-        """What the calls are sent, not their handles: whether those are lost must show."""
+        """The messages of each unfinished call; not the `AgentCall` objects, which must stay collectable."""
 
-    def call_made(self, messages: MessageSequence) -> None:
-        """A call was made, which is sent `messages`."""
+    def add_call(self, messages: MessageSequence) -> None:
+        """Add an unfinished call, which is sent `messages`."""
         if self.unfinished_calls is None:
             self.unfinished_calls = set()
         self.unfinished_calls.add(messages)
 
     def finish_call(self, messages: MessageSequence) -> None:
-        """No more messages will be sent; finishing twice is fine."""
+        """Finish the call that is sent `messages`; do nothing if it is finished."""
         messages.close()
         if self.unfinished_calls is not None:
             self.unfinished_calls.discard(messages)
 
     def finish_calls(self) -> None:
-        """Finish the calls that were left open."""
+        """Finish all calls that were left open."""
         if self.unfinished_calls is not None:
             calls, self.unfinished_calls = self.unfinished_calls, None
             for messages in calls:
                 messages.close()
 
-    def call_lost(self, messages: MessageSequence) -> None:
-        """Nobody has the handle of a call any more; comes from wherever garbage is collected."""
+    def handle_lost(self, messages: MessageSequence) -> None:
+        """Learn that the `AgentCall` of a call was collected, possibly in another thread."""
 
 
-class _ServerScope(Scope):
-    """The tasks of a server. They have no end in common, so that each call is finished when its handle is lost."""
+class _ServerCallScope(_CallScope):
+    """Scope of the tasks of a server, which have no common end: each call ends when its `AgentCall` is collected."""
 
     __slots__ = ("_context",)
 
@@ -202,27 +69,13 @@ class _ServerScope(Scope):
         super().__init__()
         self._context = context
 
-    def call_lost(self, messages: MessageSequence) -> None:
+    def handle_lost(self, messages: MessageSequence) -> None:
         if self.unfinished_calls is not None and messages in self.unfinished_calls:
             self._context.call_soon(partial(self.finish_call, messages))
 
 
-class _AwaitedCell(Cell[Any]):
-    """What an agent was told to wait for. A coroutine runs as the task itself, so that none is left never awaited."""
-
-    def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """The end of the task is that of the cell."""
-        if not task.cancelled() and task.exception() is None:
-            self.resolve(task.result())
-        super().task_ended(task)
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-class InteractionContext(Scope):
-    """What an agent gets: the messages it was sent, and the means to reply."""
+class InteractionContext(_CallScope):
+    """The context of one call, which the agent gets: the messages that it was sent, and methods to reply."""
 
     __slots__ = ("_awaitables", "_kwargs", "_replies", "caller", "message_promises", "this_agent", "timeout")
 
@@ -247,30 +100,30 @@ class InteractionContext(Scope):
         self.caller = current_scope.get()
         self._kwargs = kwargs
         self._awaitables: deque[Promise[Any]] | None = None
-        replies = ReplyCell(MessageSequencePromise)
+        replies = _ReplyCell(MessageSequencePromise)
         replies.scope = self
         replies.errors_as_messages = errors_as_messages
-        self._replies: ReplyCell | None = replies
+        self._replies: _ReplyCell | None = replies
 
     def __str__(self) -> str:
         return self.this_agent.alias
 
     @classmethod
     def get_current(cls) -> InteractionContext:
-        """The interaction of the agent that is running here.
+        """Return the context of the running agent, in its function and in the tasks that it started.
 
         Raises:
-            LookupError: no agent is running here.
+            LookupError: the caller does not run inside an agent.
         """
         scope = current_scope.get()
         if not isinstance(scope, InteractionContext):
-            raise LookupError(  # noqa: TRY004 - nothing is of a wrong type: there is nothing
+            raise LookupError(  # noqa: TRY004 - no value of a wrong type was given
                 "No agent is running here: InteractionContext.get_current() works inside an agent only"
             )
         return scope
 
     def get_agent_trace(self) -> list[str]:
-        """The aliases of this agent and of its callers, the innermost first."""
+        """Return the aliases of this agent and of its callers, beginning with this agent."""
         trace: list[str] = []
         scope: object = self
         while isinstance(scope, InteractionContext):
@@ -281,30 +134,42 @@ class InteractionContext(Scope):
     # --- replying
 
     def reply(self, messages: MessageType) -> None:
-        """Send something to the caller, now.
+        """Send messages, or anything else that may be sent, to the caller at once.
 
         Raises:
-            TypeError: a part of it cannot be sent.
-            AppenderClosedError: this call has ended already.
+            TypeError: a part of `messages` cannot be sent.
+            AppenderClosedError: the replies have ended.
         """
         self._open_replies().send(messages)
 
     def reply_out_of_order(self, messages: MessageType) -> None:
-        """Reply messages that wait for no others: each comes when it begins, before messages in order that do not."""
+        """Send messages that need not wait for others: each comes when it begins.
+
+        It comes before messages sent in order that have not begun.
+
+        Raises:
+            TypeError: a part of `messages` cannot be sent.
+            AppenderClosedError: the replies have ended.
+        """
         self._open_replies().send_out_of_order(messages)
 
-    def _open_replies(self) -> ReplyCell:
+    def _open_replies(self) -> _ReplyCell:
+        """Return the replies.
+
+        Raises:
+            AppenderClosedError: the replies have ended.
+        """
         if self._replies is None or self._replies.is_closing:
             raise AppenderClosedError(f"Agent {self} cannot reply any more: its replies have ended")
         return self._replies
 
     def make_sure_to_wait(self, awaitable: Awaitable[Any]) -> None:
-        """The replies end only after this has ended as well; its error comes as the last reply.
+        """Let the replies end only after this awaitable has ended; its error comes as the last reply.
 
-        When the agent itself fails or is stopped, the awaitable is cancelled.
+        If the agent itself fails or is stopped, the awaitable is cancelled.
 
         Raises:
-            TypeError: it is not awaitable.
+            TypeError: the argument is not awaitable.
         """
         if not inspect.isawaitable(awaitable):
             raise TypeError(f"make_sure_to_wait() needs an awaitable, not {awaitable!r:.100}")
@@ -315,7 +180,10 @@ class InteractionContext(Scope):
         self._awaitables.append(Promise.of_cell(cell))
 
     async def await_now(self) -> None:
-        """Wait for everything given to `make_sure_to_wait` so far, then raise the first error; others become notes."""
+        """Wait for all awaitables given to `make_sure_to_wait` so far, then raise the first error.
+
+        Further errors become notes of the first one.
+        """
         first_error: BaseException | None = None
         while self._awaitables:
             promise = self._awaitables[0]
@@ -327,14 +195,18 @@ class InteractionContext(Scope):
                 if first_error is None:
                     first_error = error
                 else:
-                    first_error.add_note(f"Something else to wait for failed as well: {error!r}")
+                    first_error.add_note(f"Another awaitable of make_sure_to_wait() failed as well: {error!r}")
             if self._awaitables and self._awaitables[0] is promise:
                 self._awaitables.popleft()
         if first_error is not None:
             raise first_error
 
     async def afinish_early(self, *, await_now: bool = True) -> None:
-        """End the replies although the agent goes on; a later error counts as unobserved in the run context."""
+        """End the replies while the agent goes on; a later error of the agent is unobserved in the run context.
+
+        Args:
+            await_now: False to end the replies without waiting for the awaitables of `make_sure_to_wait`.
+        """
         if await_now:
             await self.await_now()
         if self._replies is not None:
@@ -343,14 +215,14 @@ class InteractionContext(Scope):
     # --- running
 
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
-        """Begin the call; returns what the caller reads."""
+        """Begin the call and return the promise of its replies."""
         replies = self._open_replies()
         promise = MessageSequencePromise.of_cell(replies)
         replies.set_work(self._run, start_soon)
         return promise
 
-    def ended(self) -> None:
-        """Keep nothing of the call, whatever the agent has started goes on: what was replied is its reader's now."""
+    def release(self) -> None:
+        """Release replies and arguments after the call, because tasks that the agent started may keep this object."""
         self._replies = None
         self._kwargs = {}
 
@@ -369,7 +241,7 @@ class InteractionContext(Scope):
         finally:
             self.finish_calls()
         if self._replies is not None:
-            self._replies.finish()  # readers go on a loop step before `task_ended`, which sees to every other end
+            self._replies.finish()  # one loop step before `task_ended`, which ends the replies in all other cases
 
     async def _work_until(self, timeout: float) -> None:
         deadline = asyncio.timeout(timeout)
@@ -379,7 +251,7 @@ class InteractionContext(Scope):
         except TimeoutError as error:
             if deadline.expired():
                 if error.__cause__ is not None:
-                    # what the function waited for is not to go on as long as its error is kept; lines are still told
+                    # The error must not keep alive what the function waited for; its lines stay in the traceback.
                     traceback.clear_frames(error.__cause__.__traceback__)
                 raise TimeoutError(f"Agent {self} did not end within {timeout} s") from error
             raise
@@ -396,61 +268,69 @@ class InteractionContext(Scope):
 
 
 def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
-    """Tell once, where it was raised, on whose behalf the agent ran."""
-    if not any(note.startswith(_TRACE) for note in getattr(error, "__notes__", ())):
-        error.add_note(_TRACE + " <- ".join(interaction.get_agent_trace()))
+    """Add a note with the trace of the agent that raised the error, unless the error has one."""
+    if not any(note.startswith(_TRACE_PREFIX) for note in getattr(error, "__notes__", ())):
+        error.add_note(_TRACE_PREFIX + " <- ".join(interaction.get_agent_trace()))
 
 
-_TRACE = "Raised in agent "
+_TRACE_PREFIX = "Raised in agent "
 
 
 class AgentCall(BoundToRun):
-    """A call whose messages are sent one by one; the agent sees them as they are sent.
+    """A call whose messages are sent one by one; the agent gets each message as soon as it is sent.
 
-    Made by `agent.initiate_call()`. It is finished by `finish`, by `reply_sequence`, or when its caller's scope ends;
-    outside of agents in a server (`activate()`), when this object is collected.
+    `agent.initiate_call()` makes it. `finish` and `reply_sequence` finish it; otherwise it is finished when the agent
+    that made it ends, or the body of the run. In a server (`activate()`), a call made outside of agents is finished
+    when this object is collected.
     """
 
     __slots__ = ("__weakref__", "_messages", "_replies", "_scope")
 
-    def __init__(self, messages: MessageSequence, replies: MessageSequencePromise, scope: Scope) -> None:
+    def __init__(self, messages: MessageSequence, replies: MessageSequencePromise, scope: _CallScope) -> None:
         self._messages = messages
         self._replies = replies
         self._scope = scope
-        scope.call_made(messages)
+        scope.add_call(messages)
 
     def __del__(self) -> None:
-        if hasattr(self, "_scope"):  # not of one that could not be made
-            self._scope.call_lost(self._messages)
+        if hasattr(self, "_scope"):  # it has none if the constructor failed
+            self._scope.handle_lost(self._messages)
 
     def send_message(self, message: MessageType) -> Self:
-        """Send something to the agent, now.
+        """Send a message, or anything else that may be sent, to the agent at once.
 
         Raises:
-            TypeError: a part of it cannot be sent.
+            TypeError: a part of `message` cannot be sent.
             AppenderClosedError: the call has been finished.
         """
         self._messages.append(message)
         return self
 
     def send_out_of_order(self, message: MessageType) -> Self:
-        """Send messages that wait for no others: each comes when it begins, before messages in order that do not."""
+        """Send messages that need not wait for others: each comes when it begins.
+
+        It comes before messages sent in order that have not begun.
+
+        Raises:
+            TypeError: a part of `message` cannot be sent.
+            AppenderClosedError: the call has been finished.
+        """
         self._messages.append_out_of_order(message)
         return self
 
     def reply_sequence(self, *, finish_call: bool = True) -> MessageSequencePromise:
-        """What the agent replies; unless `finish_call` is False, nothing can be sent afterwards."""
+        """Return the promise of the replies, and finish the call unless `finish_call` is False."""
         if finish_call:
             self.finish()
         return self._replies
 
     def finish(self) -> None:
-        """No more messages will be sent; finishing twice is fine."""
+        """End the messages to the agent; do nothing if the call is finished."""
         self._scope.finish_call(self._messages)
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """True if no message can be sent any more."""
         return self._messages.sequence_promise.is_done
 
     def cancel(self) -> None:
@@ -472,25 +352,180 @@ class AgentsContext(PromisingContext):
     def __init__(self, *, errors_as_messages: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.errors_as_messages = errors_as_messages
-        self._body = Scope()
+        self._body_scope = _CallScope()
 
     def activate(self) -> Self:
-        """See `PromisingContext.activate`; a call that is left unfinished is finished when its handle is lost."""
-        self._body = _ServerScope(self)
+        """Open the context like `PromisingContext.activate`; a call is finished when its `AgentCall` is collected."""
+        self._body_scope = _ServerCallScope(self)
         return super().activate()
 
-    def calling_scope(self) -> Scope:
-        """Whoever makes calls here: the running agent, or the body of the run."""
+    def current_call_scope(self) -> _CallScope:
+        """Return the scope of the code that calls this method: the running agent, or the body of the run."""
         scope = current_scope.get()
-        return scope if isinstance(scope, Scope) else self._body
+        return scope if isinstance(scope, _CallScope) else self._body_scope
 
     def record_failure(self, failure: Failure) -> None:
-        """An error that somebody is yet to observe says on whose behalf its source ran."""
+        """Add the trace of the running agent to an error, and remember the error until a reader observes it."""
         scope = current_scope.get()
         if isinstance(scope, InteractionContext):
             _add_trace(failure.error, scope)
         super().record_failure(failure)
 
     def before_drain(self) -> None:
-        """Calls the body of the run left unfinished are finished, so that their agents can end."""
-        self._body.finish_calls()
+        """Finish the calls that the body of the run left open, so that their agents can end."""
+        self._body_scope.finish_calls()
+
+
+class _AwaitedCell(Cell[Any]):
+    """Cell of an awaitable that an agent waits for.
+
+    A coroutine is the body of the cell's task: cancelled before its first step, it is closed instead of never awaited.
+    """
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """Resolve the cell with the result of the task."""
+        if not task.cancelled() and task.exception() is None:
+            self.resolve(task.result())
+        super().task_ended(task)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+class _ReplyCell(SequenceCell):
+    """Cell of the replies of one call, which ends with the agent's task."""
+
+    scope: InteractionContext
+    """The context of the call, in place of the scope that made the call."""
+    errors_as_messages = False
+    is_abandoned = False
+    """True if no reader can reach these replies any more: the cell then drops what the agent replies."""
+
+    def add(self, pieces: list[Any]) -> None:
+        """Append messages and sequences in order; drop them if no reader can reach the replies."""
+        if self.is_abandoned:
+            return
+        if self.errors_as_messages:
+            pieces = [_followed_by_error(piece) if _may_fail(piece) else piece for piece in pieces]
+        super().add(pieces)
+
+    def add_out_of_order(self, pieces: list[Any]) -> None:
+        """Append messages now and sequences as they come; drop them if no reader can reach the replies."""
+        if self.is_abandoned:
+            return
+        if self.errors_as_messages:
+            pieces = [_each_followed_by_error(piece) if _is_pending(piece) else piece for piece in pieces]
+        super().add_out_of_order(pieces)
+
+    def handle_lost_promise(self) -> None:
+        """Release the replies, because no reader can reach them any more; the agent goes on."""
+        self.is_abandoned = True
+        self.drop_pieces()
+
+    def leaf_of_error(self, error: BaseException) -> Promise[Any]:
+        """Return the agent's error as its last reply: a failed message, or an `ErrorMessage` if errors are messages."""
+        if self.errors_as_messages and not isinstance(error, StopDialog):
+            return MessagePromise.of_message(_message_of_error(error))
+        return super().leaf_of_error(error)
+
+    def task_ended(self, task: asyncio.Task[Any]) -> None:
+        """End the replies with the agent's task: with its error, as cancelled, or normally.
+
+        Each call ends here, also one that is cancelled before its first step.
+        """
+        if self.context is not None:
+            self.context.forget(task)
+        self.task = None
+        error = None if task.cancelled() else task.exception()
+        if is_failure(error):
+            self.fail(error)
+        elif task.cancelled() or error is not None:
+            self.settle_as_cancelled()
+        else:
+            self.finish()
+        self.scope.release()
+
+
+def _may_fail(piece: Any) -> TypeGuard[MessagePromise]:
+    return isinstance(piece, MessagePromise) and not piece.is_resolved
+
+
+def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise]:
+    return isinstance(piece, MessageSequencePromise) or _may_fail(piece)
+
+
+def _message_of_error(error: BaseException) -> ErrorMessage:
+    """Return an `ErrorMessage` with the type and the text of an error."""
+    return ErrorMessage(f"{type(error).__name__}: {error}")
+
+
+def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
+    """Return a sequence of the message, and of an `ErrorMessage` after it if the message fails.
+
+    A message that fails is resolved with the tokens that had arrived, marked as `interrupted`; without any tokens, it
+    is left out. `StopDialog` is no failure: the message fails with it. The stream of the message goes on to its end
+    also without a reader, because this sequence waits for its error.
+    """
+
+    async def message_and_error() -> AsyncIterator[Any]:
+        batches = promise.batches()
+        try:
+            first = await anext(batches, None)
+            if first is None:
+                yield await promise
+                return
+        except StopDialog:
+            yield promise
+            return
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
+            yield _message_of_error(error)
+            return
+        failed: list[BaseException] = []
+
+        async def tokens(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
+            yield first
+            try:
+                async for batch in batches:
+                    yield batch
+                fields.update(_fields_besides_content(await promise))
+            except StopDialog:
+                raise
+            except INTERRUPTS:
+                raise
+            except BaseException as error:
+                failed.append(error)
+                fields.update(_fields_besides_content(getattr(error, "partial", None)), interrupted=True)
+
+        resolved_anyway = MessagePromise(
+            tokens, message_class=promise.message_class, batches=True, known_beforehand=promise.known_beforehand
+        )
+        yield resolved_anyway
+        try:
+            await resolved_anyway
+        except INTERRUPTS:
+            raise
+        except BaseException:
+            return  # a StopDialog, which the readers of the message get
+        if failed:
+            yield _message_of_error(failed[0])
+
+    return MessageSequencePromise.of_async_iterable(message_and_error())
+
+
+def _each_followed_by_error(piece: MessagePromise | MessageSequencePromise) -> MessageSequencePromise:
+    """Return a sequence of a message, or of all messages of a sequence, each followed by its error."""
+    if isinstance(piece, MessagePromise):
+        return _followed_by_error(piece)
+
+    async def messages_and_errors() -> AsyncIterator[Any]:
+        async for promise in piece:
+            yield promise if promise.is_resolved else _followed_by_error(promise)
+
+    return MessageSequencePromise.of_async_iterable(messages_and_errors())
+
+
+def _fields_besides_content(message: Message | None) -> dict[str, Any]:
+    return {} if message is None else {name: value for name, value in message if name != "content"}
