@@ -1,4 +1,4 @@
-"""MiniAgents: the run context an app opens once, and the names that make up an agent."""
+"""The run context that an application opens once, `MiniAgents`, and the public names of agents and their calls."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class MiniAgents(AgentsContext):
     """The context in which agents run: `MiniAgents().run(amain())`, or `async with MiniAgents():` in a running loop.
 
     Args:
-        stream_llm_tokens_by_default: whether LLM agents ask their provider to stream.
-        errors_as_messages: whether an agent's error becomes an `ErrorMessage` among its replies by default.
-        on_persist_messages: async functions that keep messages; each gets tuples of messages, each message object once,
-            what a message contains before it.
+        stream_llm_tokens_by_default: True if LLM agents ask their provider to stream.
+        errors_as_messages: True if by default an agent's error becomes an `ErrorMessage` among its replies.
+        on_persist_messages: async functions that store messages. Each gets tuples of messages: each message object
+            once, after the messages inside it.
         options: see `PromisingContext`.
     """
 
@@ -50,24 +50,24 @@ class MiniAgents(AgentsContext):
     # --- running
 
     def run(self, awaitable: Awaitable[T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
-        """Run `awaitable` in a loop of its own, wait for the agents it started, and close everything.
+        """Run `awaitable` in a loop of its own, wait for the agents it started, close the loop, and return the result.
 
         Ctrl-C, or a `KeyboardInterrupt` in any task, is raised once, as `KeyboardInterrupt`, inside the awaitable;
-        agents are then cancelled, and their `finally` blocks run. A second Ctrl-C waits for nothing. SIGTERM cleans up
-        in the same way and exits with status 143.
+        agents are then cancelled, and their `finally` blocks run. A second Ctrl-C ends the run without waiting for
+        them. SIGTERM cleans up in the same way and exits with status 143.
 
         Args:
-            awaitable: usually the coroutine of the app's main function.
-            loop_factory: makes the event loop; asyncio's default if None.
+            awaitable: usually the coroutine of the application's main function.
+            loop_factory: function that makes the event loop; asyncio's default if None.
         """
 
-        def interrupted() -> None:
+        def note_interrupt() -> None:
             self.interrupted = True
 
-        return Runner[T](interrupted, loop_factory).run(self.arun(awaitable))
+        return Runner[T](note_interrupt, loop_factory).run(self.arun(awaitable))
 
     async def arun(self, awaitable: Awaitable[T]) -> T:
-        """Await `awaitable` inside this context, in the loop that is running."""
+        """Await `awaitable` inside this context, in the running loop, and return its result."""
         async with self:
             return await awaitable
 
@@ -77,9 +77,9 @@ class MiniAgents(AgentsContext):
         """Run one agent in a loop of its own and return its replies.
 
         Args:
-            agent: the agent.
-            messages: what it is sent.
-            kwargs: its keyword arguments.
+            agent: agent to call.
+            messages: messages to send to the agent, see `MessageType`.
+            kwargs: keyword arguments of the agent.
         """
 
         async def call() -> tuple[Message, ...]:
@@ -90,13 +90,13 @@ class MiniAgents(AgentsContext):
     # --- persistence
 
     def on_persist_messages(self, handler: PersistHandler) -> PersistHandler:
-        """Decorator that adds a persistence handler."""
+        """Add a persistence handler and return it, so that this method is a decorator, too."""
         self._persisters.append(MessagePersister(handler))
         self.listens = self.keeps_results = True
         return handler
 
     def run_handlers(self, promise: Promise[Any], result: Any) -> None:
-        """Besides the handlers of promises, those of messages hear of it, here and in the outer contexts."""
+        """Schedule handlers of promises, and persistence of a message, in this context and in the outer ones."""
         super().run_handlers(promise, result)
         if not isinstance(result, Message):
             return
@@ -111,17 +111,17 @@ class MiniAgents(AgentsContext):
             persister.add(messages)
             if persister.has_work and not persister.is_scheduled:
                 persister.is_scheduled = True
-                self.spawn(persister.persist_all(), self.handler_ended, name="persistence")
+                self.spawn(persister.persist_waiting(), self.handler_ended, name="persistence")
 
     async def apersist_messages(self, messages: MessageType) -> None:
-        """Have messages persisted now, with everything that waits for a persistence handler to work again.
+        """Persist messages, together with those that a handler failed to store before.
 
-        Returns when every handler has taken them; what another task is handing over is waited for, and handed over once
-        more if that fails.
+        Return when every handler has stored them. If another task is persisting a message, wait for that task, and give
+        the message to the handler again if it fails.
 
         Raises:
-            Exception: what a handler failed with; its messages wait for the next opportunity.
-            DeadlockError: called by a handler, for messages of another one that waits for this one.
+            Exception: the error of a handler; its messages are given to it again later.
+            DeadlockError: a handler made this call for messages of another handler's call, which waits for this one.
         """
         resolved = await MessageSequencePromise.of_items(messages)
         for persister in self._persisters:
@@ -130,6 +130,6 @@ class MiniAgents(AgentsContext):
             await persister.persist(resolved)
 
     async def after_drain(self) -> None:
-        """The last opportunity for messages that a handler failed to take."""
+        """Persist messages that a handler failed to store, for the last time."""
         self._persist_soon(())
         await super().after_drain()

@@ -1,1 +1,4 @@
-"""Room 3: agents, their calls, and what runs a program made of them. `miniagents.miniagents` is its door."""
+"""Private package of agents: their calls, persistence of messages, and running a program.
+
+`miniagents.miniagents` has the public names.
+"""

@@ -1,6 +1,7 @@
-"""MiniAgent: a plain async function (or a class with an async `__call__`) that can be sent messages.
+"""Agents: async functions, or classes with an async `__call__`, that can be sent messages.
 
-What a call of an agent may be given: refused at the call, where the mistake is, and not in the replies.
+`MiniAgent` is an agent and `miniagent` the decorator that makes one. The helpers below check arguments, so that a
+wrong argument fails at the call and not among the replies. `interaction` runs the calls.
 """
 
 from __future__ import annotations
@@ -23,92 +24,24 @@ if TYPE_CHECKING:
     from miniagents.messages import MessageType
 
 
-_signature = partial(inspect.signature, follow_wrapped=False)
-if sys.version_info >= (3, 14):
-    from annotationlib import Format
-
-    # annotations are of no interest here, and may name what is imported for type checkers only
-    _signature = partial(_signature, annotation_format=Format.STRING)
-
-
-class KeywordArguments:
-    """The keyword arguments an agent's function takes besides its context; found out once an agent.
-
-    A signature that is only declared (`__signature__`, or that of what a decorator wraps) says nothing about what the
-    call itself takes: such a function is left to refuse what it does not know.
-    """
-
-    __slots__ = ("_known", "_of_context", "_required")
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._known: frozenset[str] | None = None
-        """None of a function that takes any."""
-        self._required: frozenset[str] = frozenset()
-        self._of_context = "ctx" if inspect.isclass(function) else ""
-        if hasattr(function, "__signature__"):
-            return
-        try:
-            parameters = list(_signature(function).parameters.values())
-        except (TypeError, ValueError):  # a callable without a signature, written in C for instance
-            return
-        if not self._of_context and parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            self._of_context = parameters[0].name
-        by_name = {
-            parameter.name: parameter
-            for parameter in parameters
-            if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-            and parameter.name != self._of_context
-        }
-        self._required = frozenset(name for name, each in by_name.items() if each.default is inspect.Parameter.empty)
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-            self._known = frozenset(by_name)
-
-    def check_known(self, alias: str, arguments: Mapping[str, Any]) -> None:
-        """Raise `TypeError` for an argument that the agent cannot be given."""
-        if self._known is None:
-            if self._of_context in arguments:
-                raise TypeError(f"Agent {alias} gets {self._of_context!r} from whoever runs it: leave it out")
-        elif not arguments.keys() <= self._known:
-            unknown = ", ".join(repr(name) for name in arguments if name not in self._known)
-            known = ", ".join(sorted(self._known)) or "none"
-            raise TypeError(f"Agent {alias} does not take the keyword argument(s) {unknown}; it takes: {known}")
-
-    def check(self, alias: str, arguments: Mapping[str, Any]) -> None:
-        """Raise `TypeError` unless the agent can be called with these."""
-        self.check_known(alias, arguments)
-        if not self._required <= arguments.keys():
-            missing = ", ".join(repr(name) for name in sorted(self._required - arguments.keys()))
-            raise TypeError(f"Agent {alias} needs the keyword argument(s) {missing}: give them here or by `fork`")
-
-
-def check_timeout(timeout: object) -> None:
-    """Raise `TypeError` or `ValueError` unless this is None or a number of seconds."""
-    if timeout is None:
-        return
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
-    if not timeout >= 0:  # NaN is not either
-        raise ValueError(f"timeout must not be negative, nor NaN: {timeout!r}")
-
-
 P = ParamSpec("P")
-AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
+_AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
 
-_HUMP = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
+_CAPITALIZED_WORD = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
 
 
 class MiniAgent(Generic[P]):
     """An agent: `trigger` sends it messages and returns at once with the promise of its replies.
 
     Args:
-        function: `async def agent(ctx, **kwargs)`, or a class whose instances, made for each call as
-            `cls(ctx=ctx, **kwargs)`, have an `async def __call__(self)`.
-        alias: how it is named in traces; by default the function's name in upper case.
-        description: what it does; by default the docstring.
-        kwargs: keyword arguments for each call, passed on untouched.
+        function: `async def agent(ctx, **kwargs)`, or a class with `async def __call__(self)`. Each call makes an
+            instance of the class: `cls(ctx=ctx, **kwargs)`.
+        alias: name in traces and logs; by default the function's name in upper case.
+        description: text that says what the agent does; by default the docstring.
+        kwargs: keyword arguments for each call, passed on unchanged.
 
     Raises:
-        TypeError: the function is not async, or does not take such a keyword argument.
+        TypeError: the function is not async, or does not take one of these keyword arguments.
         ValueError: the alias is not one line of printable characters.
     """
 
@@ -124,21 +57,21 @@ class MiniAgent(Generic[P]):
             raise TypeError(f"An agent must be an async function, or a class with an async __call__, not {function!r}")
         self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
-        self.alias = _checked_alias(_HUMP.sub("_", name).upper() if alias is None else alias)
+        self.alias = _check_alias(_CAPITALIZED_WORD.sub("_", name).upper() if alias is None else alias)
         self.description = inspect.getdoc(function) if description is None else description
         self.kwargs = dict(kwargs or {})
         self.__name__ = name
         self.__doc__ = self.description
         self.__wrapped__ = function
         self._is_class = inspect.isclass(function)
-        self._arguments = KeywordArguments(function)
+        self._arguments = _KeywordArguments(function)
         self._arguments.check_known(self.alias, self.kwargs)
 
     def __repr__(self) -> str:
         return f"<MiniAgent {self.alias}>"
 
     def run_function(self, ctx: InteractionContext, kwargs: dict[str, Any]) -> Awaitable[Any]:
-        """The call itself, without any of the machinery around it."""
+        """Call the function, or an instance of the class, and return its awaitable; nothing else is done."""
         running: Awaitable[Any] = self.function(ctx=ctx, **kwargs)() if self._is_class else self.function(ctx, **kwargs)
         return running
 
@@ -167,23 +100,24 @@ class MiniAgent(Generic[P]):
         timeout: float | None = None,
         **kwargs: Any,
     ) -> MessageSequencePromise:
-        """Call the agent with these messages; returns at once.
+        """Call the agent with these messages, and return the promise of its replies at once.
 
         Args:
-            messages: whatever may be sent, see `MessageType`.
-            start_soon: whether it begins without waiting for a reader; None takes the context's default.
-            errors_as_messages: an error becomes an `ErrorMessage` among the replies; None takes the context's default.
+            messages: messages, or anything else that may be sent, see `MessageType`.
+            start_soon: True to begin without a reader; None takes the context's default.
+            errors_as_messages: True to get an error as an `ErrorMessage` among the replies; None takes the context's
+                default.
             timeout: seconds after which the agent is cancelled; the replies then end with a `TimeoutError`.
-            kwargs: keyword arguments of the agent, on top of those it was forked with.
+            kwargs: keyword arguments of the agent; they win over those of `fork`.
 
         Raises:
             TypeError: a part of `messages` cannot be sent, or the agent cannot be called with these keyword arguments.
             ValueError: the timeout is negative or NaN.
-            NoActiveContextError: no `MiniAgents` context is open here.
+            NoActiveContextError: the caller runs outside of a `MiniAgents` context.
         """
-        kwargs = self._checked(kwargs, timeout)
+        kwargs = self._merge_checked(kwargs, timeout)
         sequence = MessageSequencePromise.of_items(messages)
-        return self._interaction(sequence, kwargs, errors_as_messages, timeout).start(start_soon)
+        return self._make_interaction(sequence, kwargs, errors_as_messages, timeout).start(start_soon)
 
     def initiate_call(
         self,
@@ -194,31 +128,31 @@ class MiniAgent(Generic[P]):
         timeout: float | None = None,
         **kwargs: Any,
     ) -> AgentCall:
-        """Like `trigger`, for messages that are sent one by one while the agent already works."""
-        kwargs = self._checked(kwargs, timeout)
+        """Call the agent like `trigger`, to send it further messages one by one while it works."""
+        kwargs = self._merge_checked(kwargs, timeout)
         incoming = MessageSequence().open()
         if messages is not None:
             incoming.append(messages)
-        interaction = self._interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
+        interaction = self._make_interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
         return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().current_call_scope())
 
-    def _checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-        """What the function is going to get; whatever cannot work is refused before anything has begun."""
-        check_timeout(timeout)
+    def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+        """Return the keyword arguments of the agent and of the call; refuse wrong ones before the call begins."""
+        _check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}
         self.check_arguments(kwargs)
         return kwargs
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
-        """Refuse keyword arguments that cannot work, before anything has begun; a subclass may know more of them.
+        """Refuse wrong keyword arguments before a call begins. A subclass may check more of them.
 
         Raises:
-            TypeError: the agent cannot be called with these.
+            TypeError: the agent cannot be called with these keyword arguments.
         """
         self._arguments.check(self.alias, kwargs)
 
-    def _interaction(
+    def _make_interaction(
         self,
         messages: MessageSequencePromise,
         kwargs: dict[str, Any],
@@ -237,29 +171,69 @@ class MiniAgent(Generic[P]):
         )
 
     def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> Self:
-        """The same agent with other keyword arguments; of two forks in a row, the later one wins.
+        """Return a copy of the agent with other keyword arguments; a fork of a fork has the arguments of both.
+
+        Args:
+            alias: name in traces and logs; by default that of this agent.
+            description: text that says what the agent does; by default that of this agent.
+            kwargs: keyword arguments for each call; they win over those of this agent.
 
         Raises:
-            TypeError: the agent does not take such a keyword argument.
+            TypeError: the agent does not take one of these keyword arguments.
             ValueError: the alias is not one line of printable characters.
         """
         self._arguments.check_known(self.alias, kwargs)
         fork = copy.copy(self)
-        fork.alias = self.alias if alias is None else _checked_alias(alias)
+        fork.alias = self.alias if alias is None else _check_alias(alias)
         fork.description = fork.__doc__ = self.description if description is None else description
         fork.kwargs = {**self.kwargs, **kwargs}
         return fork
 
 
-def _checked_alias(alias: str) -> str:
-    """An alias stands in traces, logs and error texts, which people read on terminals."""
+class _Decorator(Protocol):
+    """The type of `miniagent(...)` with arguments."""
+
+    @overload
+    def __call__(self, function: _AgentFunction[P], /) -> MiniAgent[P]: ...
+    @overload
+    def __call__(self, function: Callable[..., Any], /) -> MiniAgent[...]: ...
+
+
+@overload
+def miniagent(function: _AgentFunction[P], /) -> MiniAgent[P]: ...
+@overload
+def miniagent(function: Callable[..., Any], /) -> MiniAgent[...]: ...
+@overload
+def miniagent(*, alias: str | None = None, description: str | None = None, **kwargs: Any) -> _Decorator: ...
+def miniagent(
+    function: Any = None, /, *, alias: str | None = None, description: str | None = None, **kwargs: Any
+) -> Any:
+    """Make an agent of an async function or of a class with an async `__call__`; a decorator with optional arguments.
+
+    Args:
+        function: the decorated function or class.
+        alias: name in traces and logs; by default the function's name in upper case.
+        description: text that says what the agent does; by default the docstring.
+        kwargs: keyword arguments for each call.
+
+    Raises:
+        TypeError: the function is not async, or does not take one of these keyword arguments.
+        ValueError: the alias is not one line of printable characters.
+    """
+    if function is None:
+        return lambda function: MiniAgent(function, alias=alias, description=description, kwargs=kwargs)
+    return MiniAgent(function, alias=alias, description=description, kwargs=kwargs)
+
+
+def _check_alias(alias: str) -> str:
+    """Return the alias; refuse one that would break the lines of traces, logs and error texts."""
     if not alias.isprintable():
         raise ValueError(f"An alias must be one line of printable characters, not {alias!r}")
     return alias
 
 
 def _is_async(function: Any) -> bool:
-    """Async functions, objects with an async `__call__`, and partials of them."""
+    """Return True for async functions, for classes and objects with an async `__call__`, and for partials of them."""
     if not callable(function):
         return False
     function = inspect.unwrap(getattr(function, "func", function))
@@ -269,35 +243,69 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(call)
 
 
-class _Decorator(Protocol):
-    """`miniagent` with arguments."""
+_signature = partial(inspect.signature, follow_wrapped=False)
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
 
-    @overload
-    def __call__(self, function: AgentFunction[P], /) -> MiniAgent[P]: ...
-    @overload
-    def __call__(self, function: Callable[..., Any], /) -> MiniAgent[...]: ...
+    # Annotations are not needed here, and may use names that are imported for type checkers only.
+    _signature = partial(_signature, annotation_format=Format.STRING)
 
 
-@overload
-def miniagent(function: AgentFunction[P], /) -> MiniAgent[P]: ...
-@overload
-def miniagent(function: Callable[..., Any], /) -> MiniAgent[...]: ...
-@overload
-def miniagent(*, alias: str | None = None, description: str | None = None, **kwargs: Any) -> _Decorator: ...
-def miniagent(
-    function: Any = None, /, *, alias: str | None = None, description: str | None = None, **kwargs: Any
-) -> Any:
-    """Make an agent of an async function or of a class with an async `__call__`; with or without arguments.
+class _KeywordArguments:
+    """Names of the keyword arguments that an agent's function takes besides its context, read once for each agent.
 
-    Args:
-        function: what is decorated.
-        alias: how it is named in traces; by default the function's name in upper case.
-        description: what it does; by default the docstring.
-        kwargs: keyword arguments for each call.
-
-    Raises:
-        TypeError: it is not async, or does not take such a keyword argument.
+    A declared signature (`__signature__`, or the signature of a wrapped function) may differ from the arguments that
+    the call takes. Functions that have one check their arguments themselves.
     """
-    if function is None:
-        return lambda function: MiniAgent(function, alias=alias, description=description, kwargs=kwargs)
-    return MiniAgent(function, alias=alias, description=description, kwargs=kwargs)
+
+    __slots__ = ("_context_name", "_known", "_required")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._known: frozenset[str] | None = None
+        """None for a function that takes any keyword argument."""
+        self._required: frozenset[str] = frozenset()
+        self._context_name = "ctx" if inspect.isclass(function) else ""
+        if hasattr(function, "__signature__"):
+            return
+        try:
+            parameters = list(_signature(function).parameters.values())
+        except (TypeError, ValueError):  # a callable without a signature, written in C for instance
+            return
+        if not self._context_name and parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            self._context_name = parameters[0].name
+        by_name = {
+            parameter.name: parameter
+            for parameter in parameters
+            if parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            and parameter.name != self._context_name
+        }
+        self._required = frozenset(name for name, each in by_name.items() if each.default is inspect.Parameter.empty)
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            self._known = frozenset(by_name)
+
+    def check_known(self, alias: str, arguments: Mapping[str, Any]) -> None:
+        """Raise `TypeError` for an argument that the agent does not take; arguments may be missing."""
+        if self._known is None:
+            if self._context_name in arguments:
+                raise TypeError(f"Agent {alias} gets {self._context_name!r} from MiniAgents: leave it out")
+        elif not arguments.keys() <= self._known:
+            unknown = ", ".join(repr(name) for name in arguments if name not in self._known)
+            known = ", ".join(sorted(self._known)) or "none"
+            raise TypeError(f"Agent {alias} does not take the keyword argument(s) {unknown}; it takes: {known}")
+
+    def check(self, alias: str, arguments: Mapping[str, Any]) -> None:
+        """Raise `TypeError` unless the agent can be called with these arguments."""
+        self.check_known(alias, arguments)
+        if not self._required <= arguments.keys():
+            missing = ", ".join(repr(name) for name in sorted(self._required - arguments.keys()))
+            raise TypeError(f"Agent {alias} needs the keyword argument(s) {missing}: give them here or by `fork`")
+
+
+def _check_timeout(timeout: object) -> None:
+    """Raise `TypeError` or `ValueError` unless this is None or a number of seconds."""
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
+    if not timeout >= 0:  # NaN is refused, too
+        raise ValueError(f"timeout must not be negative, nor NaN: {timeout!r}")

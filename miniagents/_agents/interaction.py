@@ -176,7 +176,7 @@ class InteractionContext(_CallScope):
         if self._awaitables is None:
             self._awaitables = deque()
         cell = _AwaitedCell(Promise)
-        cell.set_work(lambda: awaitable if inspect.iscoroutine(awaitable) else _awaited(awaitable), start_soon=True)
+        cell.set_work(lambda: awaitable if inspect.iscoroutine(awaitable) else _await(awaitable), start_soon=True)
         self._awaitables.append(Promise.of_cell(cell))
 
     async def await_now(self) -> None:
@@ -389,7 +389,7 @@ class _AwaitedCell(Cell[Any]):
         super().task_ended(task)
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
+async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 

@@ -1,4 +1,8 @@
-"""Handing messages to those who keep them: each object once, what it contains first, and again after a failure."""
+"""Persistence: giving messages to the handlers that store them.
+
+A `MessagePersister` gives each message object once to its handler, after the messages inside it. Messages that a
+handler failed to store come again.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +20,30 @@ if TYPE_CHECKING:
 
 
 PersistHandler = Callable[["tuple[Message, ...]"], Awaitable[None]]
-"""An async function of messages to keep; those that others refer to come before them."""
+"""An async function that stores messages; it gets the messages inside a message before that message."""
 
 
 class _Batch(Cell[None]):
-    """A handler at work. Whoever waits for it waits for its task, which is what the deadlock report wants to know."""
+    """Cell of one call of a handler, with the task that makes the call: the deadlock check follows it."""
 
     def __init__(self) -> None:
         super().__init__(Promise)
         self.task = asyncio.current_task()
 
     def notify_settled(self, result: Any) -> None:
-        """There is no promise of it that anybody could have listened for."""
+        """Release the task and wake the waiting tasks; handlers of promises are not called, as there is no promise."""
         self.task = None
         self.wake_all()
 
 
-_around: contextvars.ContextVar[frozenset[_Batch]] = contextvars.ContextVar("miniagents_persistence")
-"""On whose behalf code runs that a handler has started: waiting for these would be waiting for itself."""
+_surrounding_batches: contextvars.ContextVar[frozenset[_Batch]] = contextvars.ContextVar("miniagents_persistence")
+"""Batches whose handlers started the running code: waiting for one of them would be waiting for itself."""
 
 
 class MessagePersister:
-    """Gives messages to one handler. Only what the handler took without an error counts as persisted.
+    """Sender of messages to one handler. A message counts as persisted when the handler returned without an error.
 
-    What it failed at is offered again together with what comes next.
+    Messages that the handler failed to store are given again, together with the next ones.
     """
 
     def __init__(self, handler: PersistHandler) -> None:
@@ -47,71 +51,76 @@ class MessagePersister:
             raise TypeError(f"A persistence handler must be an async function of a tuple of messages, not {handler!r}")
         self.handler = handler
         self._waiting: dict[int, Message] = {}
-        self._in_hand: dict[int, _Batch] = {}
+        self._running_batches: dict[int, _Batch] = {}
         self.is_scheduled = False
-        """Somebody is going to call `persist_all`."""
+        """True if a task is about to call `persist_waiting`."""
 
     def add(self, messages: Iterable[Message]) -> list[int]:
-        """Note messages, each with its sub-messages before it, that are to be persisted; returns their keys."""
+        """Add messages to the waiting ones, each after its sub-messages; return the keys of those to persist."""
         keys: list[int] = []
         for message in messages:
             for each in (*message.sub_messages(), message):
                 if self.handler not in _persisted_by(each):
                     keys.append(id(each))
-                    if id(each) not in self._in_hand:
+                    if id(each) not in self._running_batches:
                         self._waiting.setdefault(id(each), each)
         return keys
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something the handler is to take."""
+        """True if messages wait for the handler."""
         return bool(self._waiting)
 
     async def persist(self, messages: Iterable[Message]) -> None:
-        """Return when the handler has taken these, whoever handed them over; its error gets through.
+        """Return when the handler has stored these messages, in this call or in a call by another task.
 
-        What else is waiting goes along, unless the handler is at work: parts of it may be in its hands.
+        The other waiting messages are stored, too, unless the handler is running: it may have a part of them.
+
+        Raises:
+            Exception: the error of the handler.
         """
         keys = self.add(messages)
-        around = _around.get(frozenset())
-        while others := {self._in_hand[key] for key in keys if key in self._in_hand} - around:
+        surrounding = _surrounding_batches.get(frozenset())
+        while others := {self._running_batches[key] for key in keys if key in self._running_batches} - surrounding:
             await others.pop().wait(for_end=True)
-        if self._in_hand:
-            await self._hand_over({key: self._waiting[key] for key in keys if key in self._waiting})
+        if self._running_batches:
+            await self._call_handler({key: self._waiting[key] for key in keys if key in self._waiting})
         else:
-            await self._hand_over(dict(self._waiting))
+            await self._call_handler(dict(self._waiting))
 
-    async def persist_all(self) -> None:
-        """Give the handler what is waiting, as soon as it has nothing else in hand."""
-        while self._in_hand:
-            await next(iter(self._in_hand.values())).wait(for_end=True)
+    async def persist_waiting(self) -> None:
+        """Give the waiting messages to the handler, after its running calls have ended."""
+        while self._running_batches:
+            await next(iter(self._running_batches.values())).wait(for_end=True)
         self.is_scheduled = False
-        await self._hand_over(dict(self._waiting))
+        await self._call_handler(dict(self._waiting))
 
-    async def _hand_over(self, batch: dict[int, Message]) -> None:
-        if not batch:
+    async def _call_handler(self, messages: dict[int, Message]) -> None:
+        """Give messages, by their keys, to the handler."""
+        if not messages:
             return
-        handing_over = _Batch()
-        for key in batch:
+        batch = _Batch()
+        for key in messages:
             del self._waiting[key]
-            self._in_hand[key] = handing_over
-        token = _around.set(_around.get(frozenset()) | {handing_over})
+            self._running_batches[key] = batch
+        token = _surrounding_batches.set(_surrounding_batches.get(frozenset()) | {batch})
         try:
-            await self.handler(tuple(batch.values()))
+            await self.handler(tuple(messages.values()))
         except BaseException:
-            self._waiting = {**batch, **self._waiting}  # they come first again: others may refer to them
+            self._waiting = {**messages, **self._waiting}  # first again: waiting messages may contain these
             raise
         else:
-            for message in batch.values():
-                # the mark sits on the object, which is immutable in everything that is a part of its value
+            for message in messages.values():
+                # The mark belongs to the object and is no part of its immutable value.
                 object.__setattr__(message, "_persisted", (*_persisted_by(message), self.handler))
         finally:
-            _around.reset(token)
-            for key in batch:
-                del self._in_hand[key]
-            handing_over.resolve(None)
+            _surrounding_batches.reset(token)
+            for key in messages:
+                del self._running_batches[key]
+            batch.resolve(None)
 
 
 def _persisted_by(message: Message) -> tuple[PersistHandler, ...]:
+    """Return the handlers that have stored this message object."""
     handlers: tuple[PersistHandler, ...] = getattr(message, "_persisted", ())
     return handlers

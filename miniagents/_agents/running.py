@@ -1,7 +1,8 @@
-"""Running a program: its loop, and what Ctrl-C, SIGTERM and interrupts inside tasks do to it.
+"""Running a program: its loop, and the effects of Ctrl-C, SIGTERM and interrupts that tasks raise.
 
-A plain `asyncio.Runner` shows the main coroutine a `CancelledError` on Ctrl-C, and an interrupt raised inside another
-task passes the main coroutine by. Here either one arrives in the main coroutine, once, as `KeyboardInterrupt`.
+With `asyncio.Runner`, the main coroutine gets a `CancelledError` on Ctrl-C, and it does not see an interrupt that
+another task raises. With `Runner`, the main coroutine gets either of them once, as the interrupt itself.
+Independent of agents and messages.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ T = TypeVar("T")
 
 logger = logging.getLogger("miniagents")
 
-_MAX_WAITS = 100
-"""How many waits of a coroutine that is given up are skipped; one that waits in a loop has no end."""
+_MAX_SKIPPED_WAITS = 100
+"""Number of waits that are skipped in the `finally` blocks of one coroutine; a loop of waits would have no end."""
 
-SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
+_SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
 
 
-class _Main(Generic[T]):
-    """Awaits the main coroutine, and gives it an interrupt in place of what the cancellation for it has led to."""
+class _InterruptibleMain(Generic[T]):
+    """Awaitable of the main coroutine that throws an interrupt into it, in place of the cancellation for it."""
 
     def __init__(self, awaitable: Awaitable[T], runner: Runner[T]) -> None:
         self._awaitable = awaitable
@@ -58,35 +59,40 @@ class _Main(Generic[T]):
             except BaseException as error:
                 step = partial(steps.throw, error)
             if (interrupt := self._runner.take_interrupt()) is not None:
-                # whatever came with it: a task that main waited for may have ended by an error, or with a result
-                yield from _until_ended(_released_helpers(self._awaitable))
+                # In place of the next step: the task that main waited for may have ended with an error or a result.
+                yield from _wait_until_ended(_cancel_helpers(self._awaitable))
                 step = partial(steps.throw, interrupt)
 
 
 class Runner(Generic[T]):
-    """Runs one awaitable in a loop of its own.
+    """Runner of one awaitable in a loop of its own.
 
     Args:
-        interrupted: called when an interrupt is on its way to the main coroutine.
-        loop_factory: makes the event loop; asyncio's default if None.
+        on_interrupt: function to call when the main coroutine is about to get an interrupt.
+        loop_factory: function that makes the event loop; asyncio's default if None.
     """
 
     def __init__(
-        self, interrupted: Callable[[], None], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        self, on_interrupt: Callable[[], None], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     ) -> None:
         self._runner = asyncio.Runner(loop_factory=loop_factory)
-        self._interrupted = interrupted
+        self._on_interrupt = on_interrupt
         self._main: asyncio.Task[T] | None = None
-        self._interrupt: BaseException | None = None
-        self._told = False
-        """Main has been interrupted: further interrupts out of tasks are a part of the same one."""
-        self._signalled = False
-        self._at_once = False
-        """A second signal came: nobody waits for clean-ups any more."""
+        self._pending_interrupt: BaseException | None = None
+        self._main_interrupted = False
+        """True if main was interrupted: further interrupts of tasks belong to the same one."""
+        self._signal_received = False
+        self._skip_clean_ups = False
+        """True after a second signal: the run ends without waiting for clean-ups."""
         self._terminated = False
+        """True after SIGTERM."""
 
     def run(self, awaitable: Awaitable[T]) -> T:
-        """Run to the end; the loop, its tasks and its generators are closed in every case."""
+        """Run the awaitable to its end, close the loop with its tasks and generators, and return the result.
+
+        Raises:
+            SystemExit: SIGTERM came; with status 143.
+        """
         self._loop = self._runner.get_loop()
         handlers = self._install_handlers()
         try:
@@ -95,124 +101,128 @@ class Runner(Generic[T]):
             finally:
                 self._close()
                 if self._terminated:
-                    raise SystemExit(SIGTERM_EXIT_STATUS) from None
+                    raise SystemExit(_SIGTERM_EXIT_STATUS) from None
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def _run(self, awaitable: Awaitable[T]) -> T:
         async def main() -> T:
-            return await _Main(awaitable, self)
+            return await _InterruptibleMain(awaitable, self)
 
         main_task = self._main = self._loop.create_task(main(), name="main")
         while True:
             try:
                 return self._loop.run_until_complete(main_task)
             except (KeyboardInterrupt, SystemExit) as interrupt:
-                # from another task; or from main itself, or from a second signal: then there is nobody left to tell
-                if main_task.done() or self._at_once:
+                # Main must get the interrupt of another task. One of main itself, or of a second signal, ends the run.
+                if main_task.done() or self._skip_clean_ups:
                     raise
-                self._tell_main(interrupt)
+                self._interrupt_main(interrupt)
 
     def _close(self) -> None:
         try:
-            if not self._at_once:
+            if not self._skip_clean_ups:
                 self._runner.close()
         finally:
             if not self._loop.is_closed():
-                self._loop.set_exception_handler(_say_nothing)
+                self._loop.set_exception_handler(_ignore_exception)
                 for task in asyncio.all_tasks(self._loop):
-                    _destroy(task.get_coro())
+                    _close_coroutine(task.get_coro())
                 asyncio.set_event_loop(None)
                 self._loop.close()
 
-    def _tell_main(self, interrupt: BaseException) -> None:
-        if not self._told:
-            self._interrupt = interrupt
+    def _interrupt_main(self, interrupt: BaseException) -> None:
+        """Cancel the main coroutine for an interrupt, which it gets instead of the cancellation."""
+        if not self._main_interrupted:
+            self._pending_interrupt = interrupt
             self._cancel_main()
 
     def _cancel_main(self) -> None:
-        self._told = True
-        self._interrupted()
+        self._main_interrupted = True
+        self._on_interrupt()
         if self._main is not None:
             self._main.cancel()
 
     def take_interrupt(self) -> BaseException | None:
-        """What the main coroutine, which was cancelled for it, is to see now."""
-        interrupt, self._interrupt = self._interrupt, None
+        """Return the interrupt that main was cancelled for, and undo that cancellation; None if there is none."""
+        interrupt, self._pending_interrupt = self._pending_interrupt, None
         if interrupt is not None and self._main is not None:
-            self._main.uncancel()  # no cancellation after all: what `main` awaits in its clean-up must go on
+            self._main.uncancel()  # or the waits in the clean-up of `main` would be cancelled, too
         return interrupt
 
     # --- signals
 
     def _install_handlers(self) -> dict[signal.Signals, Any]:
+        """Handle SIGINT and SIGTERM unless the application does, and return the previous handlers."""
         if threading.current_thread() is not threading.main_thread():
             return {}
         handlers: dict[signal.Signals, Any] = {}
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_interrupt)
+            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_sigint)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_terminate)
+            handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_sigterm)
         return handlers
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._first_or_raise(KeyboardInterrupt())
-        self._loop.call_soon_threadsafe(self._tell_main, KeyboardInterrupt())
+    def _on_sigint(self, number: int, frame: FrameType | None) -> None:
+        self._raise_if_second(KeyboardInterrupt())
+        self._loop.call_soon_threadsafe(self._interrupt_main, KeyboardInterrupt())
 
-    def _on_terminate(self, number: int, frame: FrameType | None) -> None:
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         self._terminated = True
-        self._first_or_raise(SystemExit(SIGTERM_EXIT_STATUS))
+        self._raise_if_second(SystemExit(_SIGTERM_EXIT_STATUS))
         self._loop.call_soon_threadsafe(self._cancel_main)
 
-    def _first_or_raise(self, interrupt: BaseException) -> None:
-        if self._signalled or self._told:
-            self._at_once = True
+    def _raise_if_second(self, interrupt: BaseException) -> None:
+        """Note the first signal; raise the interrupt at once if the run was interrupted before."""
+        if self._signal_received or self._main_interrupted:
+            self._skip_clean_ups = True
             raise interrupt
-        self._signalled = True
+        self._signal_received = True
 
 
-def _say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The exception handler of a loop whose tasks are left behind on purpose."""
+def _ignore_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Ignore an exception of a loop whose tasks are left unfinished on purpose."""
 
 
-def _destroy(coroutine: Any) -> None:
-    """Close a coroutine as far as that goes without a loop: its `finally` blocks run, but must not wait."""
-    for _ in range(_MAX_WAITS):
+def _close_coroutine(coroutine: Any) -> None:
+    """Close a coroutine without a loop: its `finally` blocks run, but their waits are skipped."""
+    for _ in range(_MAX_SKIPPED_WAITS):
         try:
             coroutine.close()
-        except RuntimeError:  # it waits for something in a `finally`: close it there
+        except RuntimeError:  # it waits in a `finally` block: close it there
             continue
         except Exception:
-            logger.debug("Nobody waits for the clean-up that failed here", exc_info=True)
+            logger.debug("A clean-up failed in a coroutine that was closed after a second signal", exc_info=True)
         return
 
 
-def _released_helpers(waits: Any) -> list[asyncio.Task[Any]]:
-    """Cancel the tasks of task groups, and of `wait_for` on 3.11, that an awaitable waits in.
+def _cancel_helpers(awaited: Any) -> list[asyncio.Task[Any]]:
+    """Cancel the tasks of the task groups, and of `wait_for` on Python 3.11, that an awaitable is waiting in.
 
-    Those know a cancellation as the one thing that can end their wait: an interrupt would leave their tasks behind.
+    Both cancel their tasks only when they are cancelled themselves: after an interrupt the tasks would go on.
+    Return the tasks.
     """
     helpers: list[asyncio.Task[Any]] = []
-    while waits is not None:
-        frame = getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None)
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
         names = {} if frame is None else frame.f_locals
         if isinstance(group := names.get("self"), asyncio.TaskGroup):
             helpers.extend(group._tasks)
-            group._aborting = True  # type: ignore[attr-defined]  # as when it is cancelled: no task can be added
-        elif getattr(waits, "__name__", "") == "wait_for" and isinstance(names.get("fut"), asyncio.Task):
+            group._aborting = True  # type: ignore[attr-defined]  # as after a cancellation: it takes no new tasks
+        elif getattr(awaited, "__name__", "") == "wait_for" and isinstance(names.get("fut"), asyncio.Task):
             helpers.append(names["fut"])
-        waits = getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
     for task in helpers:
-        if not task.cancelling():  # twice would cut its clean-up short
+        if not task.cancelling():  # a second cancellation would end its clean-up
             task.cancel()
     return helpers
 
 
-def _until_ended(tasks: list[asyncio.Task[Any]]) -> Generator[Any, Any, None]:
-    """Wait for the clean-up of cancelled tasks."""
+def _wait_until_ended(tasks: list[asyncio.Task[Any]]) -> Generator[Any, Any, None]:
+    """Wait for the clean-ups of cancelled tasks."""
     while pending := [task for task in tasks if not task.done()]:
         try:
             yield from asyncio.wait(pending).__await__()
         except asyncio.CancelledError:
-            continue  # whoever hurries: an interrupt is on its way already
+            continue  # main is about to get an interrupt anyway

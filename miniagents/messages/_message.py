@@ -64,7 +64,7 @@ class Message(Frozen):
         content: Any = None,
         /,
         *,
-        message_token_streamer: MessageTokenStreamer | None = None,
+        message_token_streamer: _MessageTokenStreamer | None = None,
         start_soon: bool | None = None,
         **known_beforehand: Any,
     ) -> MessagePromise:
@@ -273,7 +273,7 @@ class ErrorMessage(Message):
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
 
-MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
+_MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]
 """An async generator function that yields str tokens. It gets a dict, to fill with fields of the resolved message."""
 
 
@@ -327,7 +327,7 @@ class MessagePromise(StreamedPromise[str, Message]):
 
     def __init__(
         self,
-        message_token_streamer: MessageTokenStreamer,
+        message_token_streamer: _MessageTokenStreamer,
         *,
         message_class: type[Message] = Message,
         start_soon: bool | None = None,

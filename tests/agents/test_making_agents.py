@@ -209,7 +209,7 @@ async def test_agents_that_take_any_keyword_argument_get_any() -> None:
     anything, wrapped = miniagent(with_anything), miniagent(wrapper)
     async with MiniAgents():
         assert await texts(anything.trigger(any="any", ctx="word")) == ["any word"]
-        with pytest.raises(TypeError, match="gets 'context' from whoever runs it"):
+        with pytest.raises(TypeError, match="gets 'context' from MiniAgents"):
             anything.trigger(context="mine")
         assert await texts(wrapped.trigger()) == ["default"]
         assert await texts(wrapped.trigger(wrong="x")) == ["TypeError"]
