@@ -1,4 +1,4 @@
-"""What becomes of the errors of agents (laws 4 and 32)."""
+"""Errors of agents: their place among the replies, and failures that no reader observes (laws 4 and 32)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 # --- errors (law 32)
 
 
-async def test_C8_an_error_comes_after_the_replies_before_it() -> None:
-    """In its place, for every reader."""
+async def test_C8_agent_error_comes_after_the_replies_before_it() -> None:
+    """All readers get the replies and then the error."""
     async with MiniAgents():
         replies = failing.trigger()
         assert await texts(replies) == await texts(replies) == ["before", "Boom"]
@@ -34,8 +34,8 @@ async def test_C8_an_error_comes_after_the_replies_before_it() -> None:
             await replies
 
 
-async def test_an_error_travels_up_through_agents_that_pass_it_on() -> None:
-    """The same instance, in its place, with the trace of where it was raised."""
+async def test_agent_error_passes_through_agents_that_forward_replies() -> None:
+    """Readers get the same exception, in its place, with the trace of the agent that raised it."""
 
     @miniagent
     async def middle(ctx: InteractionContext, depth: int) -> None:
@@ -50,8 +50,8 @@ async def test_an_error_travels_up_through_agents_that_pass_it_on() -> None:
 
 
 @pytest.mark.parametrize("also_the_agent", [False, True])
-async def test_an_error_of_what_is_waited_for_is_the_last_reply(also_the_agent: bool) -> None:
-    """Others that are waited for go on to their end; if the agent itself fails, they are cancelled."""
+async def test_error_of_make_sure_to_wait_is_the_last_reply(also_the_agent: bool) -> None:
+    """Other awaitables run to their end, or are cancelled if the agent itself fails."""
     log: list[str] = []
 
     @miniagent
@@ -79,8 +79,8 @@ async def test_an_error_of_what_is_waited_for_is_the_last_reply(also_the_agent: 
     assert log == (["end"] if also_the_agent else ["done", "end"])
 
 
-async def test_what_an_agent_waits_for_has_ended_with_the_context() -> None:
-    """Also its clean-up, when everything is cancelled: no task outlives its context."""
+async def test_awaitables_of_agents_end_before_the_context() -> None:
+    """After a failure the context is left when cancelled awaitables have cleaned up."""
     log: list[str] = []
 
     async def helper() -> None:
@@ -103,8 +103,8 @@ async def test_what_an_agent_waits_for_has_ended_with_the_context() -> None:
     assert log == ["cleaned up"]
 
 
-async def test_after_an_early_finish_a_later_error_is_unobserved() -> None:
-    """The sequence has ended without it; the context reports it, with the agent's trace."""
+async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
+    """The context raises the error with the agent's trace, because the replies have ended without it."""
     go_on = asyncio.Event()
 
     @miniagent
@@ -125,8 +125,8 @@ async def test_after_an_early_finish_a_later_error_is_unobserved() -> None:
     assert error.__notes__ == ["Raised in agent AGENT"]
 
 
-async def test_an_early_finish_waits_for_what_must_be_waited_for() -> None:
-    """Unless it is told not to."""
+async def test_early_finish_waits_for_awaitables_unless_told_otherwise() -> None:
+    """With `await_now=False` the replies end at once."""
 
     @miniagent
     async def agent(ctx: InteractionContext, await_now: bool) -> None:
@@ -143,8 +143,8 @@ async def test_an_early_finish_waits_for_what_must_be_waited_for() -> None:
         assert await texts(agent.trigger(await_now=False)) == []
 
 
-async def test_errors_as_messages() -> None:
-    """An error is an `ErrorMessage` in place, never a part of another message; signals and cancellations are not."""
+async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
+    """Errors and timeouts come as `ErrorMessage`; `StopDialog` and cancellations stay exceptions."""
 
     @miniagent
     async def stopping(ctx: InteractionContext) -> None:
@@ -169,8 +169,8 @@ async def test_errors_as_messages() -> None:
         assert [type(reply) for reply in await forever.trigger(timeout=0)] == [ErrorMessage]
 
 
-async def test_C12_a_timeout_ends_the_call() -> None:
-    """The function is cancelled, the replies so far come, and then a `TimeoutError` that names the agent."""
+async def test_C12_timeout_cancels_the_agent() -> None:
+    """The replies so far come, and then a `TimeoutError` that names the agent."""
     log: list[str] = []
 
     @miniagent
@@ -199,8 +199,8 @@ async def test_C12_a_timeout_ends_the_call() -> None:
 
 
 @pytest.mark.parametrize("how", ["await", "read"])
-async def test_C12_what_a_call_waited_for_is_stopped_with_it(how: str) -> None:
-    """Nobody can read it any more, although somebody keeps the error: an answer that goes on costs money."""
+async def test_C12_timeout_stops_the_stream_that_the_agent_was_reading(how: str) -> None:
+    """The stream stops also while the error, with its traceback, is kept."""
     log: list[str] = []
 
     async def endless(fields: dict[str, Any]) -> AsyncIterator[str]:
@@ -232,11 +232,11 @@ async def test_C12_what_a_call_waited_for_is_stopped_with_it(how: str) -> None:
             await reader.trigger(timeout=0.01)
         await steps()
         assert log == ["cancelled", "stopped"]
-    assert "in reader" in "".join(traceback.format_exception(kept.value)), "where it was is still told"
+    assert "in reader" in "".join(traceback.format_exception(kept.value)), "the traceback has lost its lines"
 
 
-async def test_C4_cancelling_a_call_stops_the_agent() -> None:
-    """Its `finally` runs; its readers get the replies so far and then `PromiseCancelledError`."""
+async def test_C4_cancelled_call_stops_the_agent() -> None:
+    """The agent's `finally` runs; readers get the replies so far and then `PromiseCancelledError`."""
     log: list[str] = []
 
     @miniagent
@@ -260,8 +260,8 @@ async def test_C4_cancelling_a_call_stops_the_agent() -> None:
 
 
 @pytest.mark.parametrize("fails", ["the agent", "what it waits for"])
-async def test_an_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails: str) -> None:
-    """The replies have ended as cancelled; the error has no place in them."""
+async def test_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails: str) -> None:
+    """The replies have ended as cancelled, so the context raises the error."""
 
     async def stuck() -> None:
         try:
@@ -284,8 +284,8 @@ async def test_an_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails:
     assert [type(error) for error in raised.value.exceptions] == [Boom]
 
 
-async def test_C22_replying_after_the_end_is_an_error_of_the_agent() -> None:
-    """A helper that nobody was told to wait for comes too late; the error names the agent."""
+async def test_C22_reply_after_the_end_of_the_agent_is_refused() -> None:
+    """A late reply raises an error that names the agent."""
     late: list[Any] = []
 
     @miniagent
@@ -300,8 +300,8 @@ async def test_C22_replying_after_the_end_is_an_error_of_the_agent() -> None:
         await late[0].afinish_early()
 
 
-async def test_errors_wait_for_what_was_replied_out_of_order() -> None:
-    """What was replied before an error comes before it, whenever it comes."""
+async def test_agent_error_comes_after_out_of_order_replies() -> None:
+    """An error waits for replies that were sent before it."""
     go_on = asyncio.Event()
 
     async def late() -> AsyncIterator[str]:
@@ -332,7 +332,7 @@ async def test_errors_wait_for_what_was_replied_out_of_order() -> None:
 
 
 class Own(BaseException):
-    """What an application raises past every `except Exception`."""
+    """Exception of an application that `except Exception` does not catch."""
 
 
 def fail_with_a_cause() -> NoReturn:
@@ -426,8 +426,8 @@ PLACES = [name for name in vars(Raising) if name.startswith(("in_", "as_"))]
 
 @pytest.mark.parametrize("timeout", [None, 10])
 @pytest.mark.parametrize("place", [*PLACES, "in_a_class"])
-async def test_C30_any_base_exception_reaches_every_reader(place: str, timeout: float | None) -> None:
-    """With its text and its cause, in its place; whoever got it has observed it."""
+async def test_C30_base_exception_of_an_agent_reaches_every_reader(place: str, timeout: float | None) -> None:
+    """Each reader gets it with its text and its cause, and it counts as observed."""
     agent: MiniAgent[Any] = MiniAgent(RaisingAgent if place == "in_a_class" else getattr(Raising(), place))
     async with MiniAgents():
         replies = agent.trigger(timeout=timeout)
@@ -450,8 +450,8 @@ async def _up_to_the_error(promises: list[MessagePromise]) -> AsyncIterator[str]
 
 
 @pytest.mark.parametrize("place", ["in_an_agent", "in_what_is_waited_for", "in_an_agent_that_it_calls", "in_a_promise"])
-async def test_C30_an_unobserved_base_exception_is_raised_at_the_exit(place: str) -> None:
-    """Alone it is raised itself, so that `pytest.skip` skips; with others, in a group."""
+async def test_C30_unobserved_base_exception_is_raised_by_the_context(place: str) -> None:
+    """A single one is raised itself, so that `pytest.skip` skips; several are raised in a group."""
     agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place))
     with pytest.raises(Own, match="the text"):
         async with MiniAgents():
@@ -466,16 +466,16 @@ async def test_C30_an_unobserved_base_exception_is_raised_at_the_exit(place: str
 @pytest.mark.parametrize(
     "place", ["in_an_agent", "in_the_tokens_of_a_message", "in_what_is_waited_for", "in_a_promise"]
 )
-async def test_base_exceptions_are_told_as_messages_where_errors_are(place: str) -> None:
-    """They are failures like any other."""
+async def test_errors_as_messages_turns_base_exceptions_into_error_messages(place: str) -> None:
+    """They are failures like any other error."""
     async with MiniAgents(errors_as_messages=True):
         replies = await MiniAgent(getattr(Raising(), place)).trigger()
     assert [(type(each), str(each)) for each in replies] == [(Message, "before"), (ErrorMessage, "Own: the text")]
 
 
 @pytest.mark.parametrize("kind", ["on_promise_resolved", "on_persist_messages"])
-async def test_a_base_exception_in_a_handler_is_raised_at_the_exit(kind: str) -> None:
-    """As any error of a handler."""
+async def test_base_exception_of_a_handler_is_raised_by_the_context(kind: str) -> None:
+    """It is raised at the end of the context, like any error of a handler."""
     raised: list[Own] = []
 
     async def handler(*_: Any) -> None:
@@ -491,10 +491,10 @@ async def test_a_base_exception_in_a_handler_is_raised_at_the_exit(kind: str) ->
 
 
 @pytest.mark.parametrize(("outcome", "told"), [("fail", "failed=3"), ("skip", "skipped=3"), ("xfail", "xfailed=3")])
-def test_C30_the_outcomes_of_pytest_in_an_agent_are_those_of_its_test(
+def test_C30_outcome_that_an_agent_raises_is_that_of_its_test(
     outcome: str, told: str, pytester: pytest.Pytester
 ) -> None:
-    """Whether its replies are read or not, in virtual time too."""
+    """It is the same with replies that are read or unread, and in virtual time."""
     pytester.makepyfile(
         f"""
         import asyncio
@@ -534,11 +534,11 @@ def test_C30_the_outcomes_of_pytest_in_an_agent_are_those_of_its_test(
     assert "the reason" in result.stdout.str()
 
 
-# --- what nobody observed (law 4)
+# --- unobserved failures (law 4)
 
 
-async def test_failures_nobody_observed_name_their_agents() -> None:
-    """An agent that failed, a message of an agent that failed, and a helper of an agent: each with its trace."""
+async def test_unobserved_failure_names_its_agents() -> None:
+    """The failure of an agent, or of a message that it replied, has the trace of the agent."""
 
     @miniagent
     async def parent(ctx: InteractionContext, how: str) -> None:
@@ -569,10 +569,10 @@ async def test_failures_nobody_observed_name_their_agents() -> None:
 @pytest.mark.parametrize(
     "place", ["in_an_agent", "in_what_is_waited_for", "in_an_agent_that_it_calls", "in_an_agent_that_it_passes_on"]
 )
-async def test_C31_failures_that_are_logged_are_logged_when_their_replies_are_gone(
+async def test_C31_unobserved_failure_is_logged_when_its_replies_are_collected(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the context goes on, once, with the trace of the agent that raised it."""
+    """It is logged once, while the context is open, with the trace of the agent that raised it."""
     agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place), alias="OUTER")
     async with MiniAgents(unobserved_errors="log"):
         replies = agent.trigger()
@@ -593,8 +593,8 @@ async def test_C31_failures_that_are_logged_are_logged_when_their_replies_are_go
     assert caplog.records == [record]
 
 
-async def test_a_failure_that_was_passed_on_is_reported_once() -> None:
-    """However many agents passed it on without anybody looking at it."""
+async def test_unobserved_failure_that_was_passed_on_is_raised_once() -> None:
+    """The context raises one error, although several agents failed with it."""
 
     @miniagent
     async def parent(ctx: InteractionContext, depth: int) -> None:
@@ -607,8 +607,8 @@ async def test_a_failure_that_was_passed_on_is_reported_once() -> None:
     assert [type(error) for error in caught.value.exceptions] == [Boom]
 
 
-async def test_C18_ten_thousand_agents_of_which_one_fails() -> None:
-    """All the others reply; together they are 9,999 messages and one error in its place."""
+async def test_C18_one_failing_agent_of_ten_thousand_leaves_the_others_alone() -> None:
+    """The replies are 9,999 messages and one error in its place."""
 
     @miniagent
     async def worker(ctx: InteractionContext, number: int) -> None:
@@ -628,8 +628,8 @@ async def test_C18_ten_thousand_agents_of_which_one_fails() -> None:
     assert result[5_000] == "Boom"
 
 
-async def test_C21_a_chain_of_a_thousand_agents() -> None:
-    """Each calls the next one and passes its replies on; an error at the end comes through all of them."""
+async def test_C21_replies_and_errors_pass_through_a_thousand_agents() -> None:
+    """Each agent calls the next one and passes its replies on."""
 
     @miniagent
     async def link(ctx: InteractionContext, depth: int, fail: bool) -> None:

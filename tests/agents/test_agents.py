@@ -1,4 +1,4 @@
-"""Calls of agents: what arrives when, and on whose behalf (laws 31, 35, 36)."""
+"""Calls of agents: when messages and replies arrive, and which agent a call belongs to (laws 31, 35, 36)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 # --- calls (law 31)
 
 
-async def test_replies_arrive_while_the_agent_runs() -> None:
-    """`trigger` returns at once; each reply can be read before the next one is made."""
+async def test_trigger_returns_replies_while_the_agent_runs() -> None:
+    """`trigger` returns at once, and each reply can be read before the next one is made."""
     go_on = asyncio.Event()
     started: list[str] = []
 
@@ -44,8 +44,8 @@ async def test_replies_arrive_while_the_agent_runs() -> None:
         assert seen == ["0", "1", "2"]
 
 
-async def test_the_sequence_ends_with_what_is_to_be_waited_for() -> None:
-    """Helpers given to `make_sure_to_wait` may reply after the function returned."""
+async def test_replies_end_after_the_awaitables_of_make_sure_to_wait() -> None:
+    """Helpers may reply after the function of the agent has returned."""
     log: list[str] = []
 
     @miniagent
@@ -64,8 +64,8 @@ async def test_the_sequence_ends_with_what_is_to_be_waited_for() -> None:
         assert sorted(await texts(agent.trigger()), key=str) == ["first", "one", "three", "two"]
 
 
-async def test_await_now_waits_for_what_was_given_so_far() -> None:
-    """Afterwards their effects are there; an error of theirs is raised there, and only there."""
+async def test_await_now_waits_for_awaitables_and_raises_their_error() -> None:
+    """All awaitables have ended, and the error does not come again among the replies."""
     log: list[str] = []
 
     @miniagent
@@ -87,8 +87,8 @@ async def test_await_now_waits_for_what_was_given_so_far() -> None:
         assert await texts(agent.trigger()) == ["went on"]
 
 
-async def test_an_interrupted_await_now_forgets_nothing() -> None:
-    """A timeout of the wait says nothing about what is waited for."""
+async def test_await_now_may_be_cut_by_a_timeout() -> None:
+    """The awaitables go on, and the replies still wait for them."""
     go_on = asyncio.Event()
 
     @miniagent
@@ -107,7 +107,7 @@ async def test_an_interrupted_await_now_forgets_nothing() -> None:
         assert await texts(agent.trigger()) == ["helped"]
 
 
-async def test_agents_get_what_they_are_sent_and_their_keyword_arguments_untouched() -> None:
+async def test_agent_gets_messages_and_keyword_arguments_unchanged() -> None:
     """Keyword arguments are the same objects; without messages the sequence is empty."""
     seen: list[Any] = []
 
@@ -123,11 +123,11 @@ async def test_agents_get_what_they_are_sent_and_their_keyword_arguments_untouch
     assert seen[0][0]["config"] is mutable
 
 
-# --- calls that are sent to bit by bit (law 35)
+# --- calls that are sent messages one by one (law 35)
 
 
-async def test_full_duplex() -> None:
-    """Replies are read while messages are still sent."""
+async def test_call_sends_messages_while_its_replies_are_read() -> None:
+    """Each message is answered before the next one is sent."""
 
     @miniagent
     async def answering(ctx: InteractionContext) -> None:
@@ -150,8 +150,8 @@ async def test_full_duplex() -> None:
         call.finish()
 
 
-async def test_messages_sent_out_of_order() -> None:
-    """What is still to come holds up nobody; `reply_sequence` finishes the call."""
+async def test_call_sends_messages_out_of_order() -> None:
+    """A pending message delays no others, and `reply_sequence` finishes the call."""
     go_on = asyncio.Event()
 
     async def late() -> AsyncIterator[str]:
@@ -165,8 +165,8 @@ async def test_messages_sent_out_of_order() -> None:
         assert await texts(replies) == ["in order", "late"]
 
 
-async def test_an_unfinished_call_is_finished_with_its_callers_scope() -> None:
-    """That of the calling agent, however it ends, and that of the body of the run."""
+async def test_unfinished_call_is_finished_when_its_caller_ends() -> None:
+    """The caller is an agent that returns or fails, or the body of the run."""
     calls: list[AgentCall] = []
     seen: list[list[str]] = []
 
@@ -190,8 +190,8 @@ async def test_an_unfinished_call_is_finished_with_its_callers_scope() -> None:
     assert seen == [["from an agent"], ["from an agent"], ["from the body", "more"]]
 
 
-async def test_a_server_finishes_a_call_that_is_lost() -> None:
-    """Its requests end long before the server does: nothing may pile up until then, and no agent may wait till then."""
+async def test_server_finishes_a_call_when_its_handle_is_collected() -> None:
+    """The called agent ends soon after, wherever the last reference was dropped."""
     ended: list[str] = []
 
     @miniagent
@@ -202,7 +202,7 @@ async def test_a_server_finishes_a_call_that_is_lost() -> None:
     async def request(name: str) -> None:
         box = [callee.initiate_call(name)]
         if name == "in a cycle":
-            box.append(box)  # type: ignore[arg-type]  # only the garbage collector finds it
+            box.append(box)  # type: ignore[arg-type]  # a reference cycle
         if name == "by another thread":
             await asyncio.to_thread(box.clear)
 
@@ -219,8 +219,8 @@ async def test_a_server_finishes_a_call_that_is_lost() -> None:
     assert ended == ["kept"]
 
 
-def test_a_call_that_outlives_its_server_is_lost_in_silence() -> None:
-    """Nothing is left to finish then."""
+def test_call_is_collected_without_an_error_after_its_loop_was_closed() -> None:
+    """There is no agent left to finish the call for."""
 
     async def main() -> AgentCall:
         MiniAgents().activate()
@@ -231,8 +231,8 @@ def test_a_call_that_outlives_its_server_is_lost_in_silence() -> None:
     gc.collect()
 
 
-async def test_wrong_messages_do_not_start_a_call() -> None:
-    """The `TypeError` comes at the call, and no agent was bothered."""
+async def test_call_with_wrong_messages_starts_no_agent() -> None:
+    """The call raises `TypeError`, and the agent does not run."""
     started: list[str] = []
 
     @miniagent
@@ -247,11 +247,11 @@ async def test_wrong_messages_do_not_start_a_call() -> None:
     assert not started
 
 
-# --- whose call it is (law 36)
+# --- traces of calls (law 36)
 
 
-async def test_traces_name_the_callers() -> None:
-    """The innermost first, also in helpers, and none outside of agents."""
+async def test_agent_trace_names_the_agent_and_its_callers() -> None:
+    """It begins with the running agent, also in helpers; outside of agents there is none."""
     traces: list[list[str]] = []
 
     def note() -> None:
@@ -277,8 +277,8 @@ async def test_traces_name_the_callers() -> None:
     assert sorted(traces) == [["INNER", "OUTER"], ["OUTER"]]
 
 
-async def test_a_call_that_somebody_else_starts_belongs_to_whoever_made_it() -> None:
-    """It was made on demand by one agent, and read first by another: the trace names the one that made it."""
+async def test_agent_trace_names_the_maker_of_a_call_and_not_its_reader() -> None:
+    """A call on demand, made by one agent and started by another, belongs to the first one."""
     traces: list[list[str]] = []
 
     @miniagent
@@ -305,8 +305,8 @@ async def test_a_call_that_somebody_else_starts_belongs_to_whoever_made_it() -> 
     assert traces == [["LAZY", "MAKER"]]
 
 
-async def test_a_lazy_call_that_fails_is_reported_by_the_context_that_it_was_made_in() -> None:
-    """Not by an inner one that happened to start it."""
+async def test_failure_of_a_call_on_demand_is_raised_by_the_context_of_its_maker() -> None:
+    """An inner context that started the call does not raise it."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = failing.trigger(start_soon=False)

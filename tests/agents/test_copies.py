@@ -1,4 +1,4 @@
-"""What belongs to a run cannot be copied; what it gives can (C32 of the faults)."""
+"""Copies of objects that belong to a run are refused; messages can be copied (C32 of the faults)."""
 
 from __future__ import annotations
 
@@ -52,24 +52,24 @@ WAYS: dict[str, Callable[[Any], object]] = {
 
 
 async def numbers() -> AsyncIterator[int]:
-    """A source."""
+    """Yield a number, as a source of pieces."""
     yield 1
 
 
 async def number() -> int:
-    """A resolver."""
+    """Return a number, as a resolver."""
     return 1
 
 
 @miniagent
 async def context_of_itself(ctx: InteractionContext, into: list[Any]) -> None:
-    """Gives its context to the test."""
+    """Append the context of the call to a list."""
     into.append(ctx)
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_C32_copies_of_what_belongs_to_a_run_are_a_clear_error(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says what to do; it is no half-made object that Python complains of later."""
+async def test_C32_copy_of_an_object_of_a_run_is_refused(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says to await the promise; the messages themselves can be copied."""
     noise: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", noise.append)
     async with MiniAgents() as context:
@@ -95,8 +95,8 @@ async def test_C32_copies_of_what_belongs_to_a_run_are_a_clear_error(way: str, m
     assert noise == []
 
 
-async def test_what_could_not_be_made_goes_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `__del__` stumbles over a promise or a call of which the constructor failed."""
+async def test_objects_of_a_failed_constructor_are_collected_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`__del__` of promises and calls works also if the constructor has failed."""
     noise: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", noise.append)
     makers: list[Callable[[], Any]] = [

@@ -1,4 +1,4 @@
-"""Errors as messages: what fails among the replies of an agent is told in its place (law 32)."""
+"""Errors as messages: an error message follows a reply that fails (law 32)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @miniagent
 async def model(ctx: InteractionContext, tokens: tuple[str, ...], error: Exception | None = None) -> None:
-    """Answers as an LLM agent does: one promise, whose stream may fail."""
+    """Reply one promise whose stream may fail, as an LLM agent does."""
 
     async def stream(fields: dict[str, Any]) -> AsyncIterator[str]:
         fields["model"] = "m"
@@ -39,8 +39,8 @@ async def model(ctx: InteractionContext, tokens: tuple[str, ...], error: Excepti
     ctx.reply("after it")
 
 
-async def test_a_stream_that_fails_is_followed_by_its_error() -> None:
-    """What had arrived is a message of its own, marked as interrupted; the error is never a part of its text."""
+async def test_failed_stream_is_followed_by_its_error_message() -> None:
+    """The text so far is a message of its own, marked as interrupted."""
     async with MiniAgents(errors_as_messages=True):
         replies = await model.trigger(tokens=("So ", "far"), error=StreamTruncatedError("cut"))
         assert replies == (
@@ -50,15 +50,15 @@ async def test_a_stream_that_fails_is_followed_by_its_error() -> None:
         )
 
 
-async def test_a_stream_that_never_began_is_its_error_only() -> None:
-    """No empty message stands for an answer that was not given."""
+async def test_stream_that_fails_before_its_first_token_is_only_an_error_message() -> None:
+    """No empty message stands for the missing answer."""
     async with MiniAgents(errors_as_messages=True):
         replies = await model.trigger(tokens=(), error=ValueError("no key"))
         assert replies == (ErrorMessage("ValueError: no key"), Message("after it"))
 
 
-async def test_what_does_not_fail_is_the_same_message() -> None:
-    """Text, fields, class, and the tokens one by one while they come."""
+async def test_stream_that_does_not_fail_is_unchanged() -> None:
+    """Tokens, text, fields and class are those of the original message."""
     async with MiniAgents(errors_as_messages=True):
         replies = model.trigger(tokens=("a", "b"))
         promise = await anext(aiter(replies))
@@ -67,14 +67,14 @@ async def test_what_does_not_fail_is_the_same_message() -> None:
         assert (await model.trigger(tokens=()))[0] == AssistantMessage("", model="m")
 
 
-async def test_tokens_come_while_the_stream_goes_on() -> None:
-    """Showing errors holds nothing back."""
+async def test_errors_as_messages_delays_no_token() -> None:
+    """A reader gets the first token before the second one is made."""
     async with MiniAgents(errors_as_messages=True):
         gate: StreamAppender[str] = StreamAppender()
 
         @miniagent
         async def slow(ctx: InteractionContext) -> None:
-            """Says two words, the second when the gate opens."""
+            """Reply two words, the second one after the gate was closed."""
 
             async def stream(_: dict[str, Any]) -> AsyncIterator[str]:
                 yield "first"
@@ -89,21 +89,21 @@ async def test_tokens_come_while_the_stream_goes_on() -> None:
         assert [token async for token in tokens] == ["second"]
 
 
-async def test_a_stop_stays_a_stop() -> None:
-    """`StopDialog` is never converted, wherever in a stream it is raised."""
+async def test_stop_dialog_in_a_stream_is_no_error_message() -> None:
+    """`StopDialog` is raised, before and after the first token."""
     async with MiniAgents(errors_as_messages=True):
         for tokens in ((), ("a",)):
             with pytest.raises(StopDialog):
                 await model.trigger(tokens=tokens, error=StopDialog())
 
 
-async def test_an_exception_that_was_sent_is_shown_too() -> None:
-    """An exception object among the replies stands where an error message comes."""
+async def test_exception_among_the_replies_becomes_an_error_message() -> None:
+    """The error message stands in the place of the exception."""
     async with MiniAgents(errors_as_messages=True):
 
         @miniagent
         async def sends(ctx: InteractionContext) -> None:
-            """Sends an exception."""
+            """Reply an exception between two texts."""
             ctx.reply(["before", ValueError("sent"), "after"])
 
         assert [str(message) for message in await sends.trigger()] == ["before", "ValueError: sent", "after"]

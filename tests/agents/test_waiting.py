@@ -1,4 +1,4 @@
-"""Who waits for whom, and for how long: agents nobody waits for any more, and those that do not let others work."""
+"""Agents without a waiting reader, and agents that block the loop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out", "dropped"])
-async def test_C4_C6_an_agent_nobody_waits_for_works_to_its_end(how: str) -> None:
-    """It may have been called for what it does; leaving the context waits for it."""
+async def test_C4_C6_agent_without_a_waiting_reader_works_to_its_end(how: str) -> None:
+    """Leaving the context waits for the agent."""
     go_on = asyncio.Event()
     done: list[str] = []
 
@@ -42,8 +42,8 @@ async def test_C4_C6_an_agent_nobody_waits_for_works_to_its_end(how: str) -> Non
     assert done == ["worked"]
 
 
-def test_C23_asyncios_debug_mode_names_the_agent_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    """A task is called like its agent, so the warning about a step that took too long says whose it was."""
+def test_C23_debug_mode_of_asyncio_names_the_agent_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    """The agent's alias is the name of its task, so it is in the warning about a slow step."""
 
     @miniagent
     async def blocker(ctx: InteractionContext) -> None:

@@ -61,13 +61,13 @@ ANSWER = AssistantMessage(
         (Message("x", role="developer"), "developer"),
     ],
 )
-def test_each_class_has_its_role(message: Message, role: str | None) -> None:
-    """The role is a field with a default by class; an error is never mistaken for a model's words."""
+def test_message_class_sets_the_default_role(message: Message, role: str | None) -> None:
+    """Each class has a default role, and a `role` argument replaces it."""
     assert (message.role, message.content, str(message)) == (role, "x", "x")
 
 
-def test_content_is_positional_or_a_keyword() -> None:
-    """Both spellings make the same message; both at once are an error, and so is what is neither text nor parts."""
+def test_message_takes_content_by_position_or_by_keyword() -> None:
+    """Both make the same message; content given twice, or of a wrong type, is refused."""
     assert Message("x") == Message(content="x")
     assert Message() == Message(None) == Message(content=None)
     assert Message("") != Message()
@@ -84,8 +84,8 @@ class Picture(Message):
     unit: str = "px"
 
 
-def test_typed_fields_are_known_to_type_checkers() -> None:
-    """The constructor they derive is ours: the content first, or by name; what is wrong here they find as well."""
+def test_message_subclass_has_a_typed_constructor() -> None:
+    """Type checkers and the constructor know the typed fields, and both refuse wrong ones."""
     picture = Picture("a tree", width=3)
     assert_type(picture.width, int)
     assert picture == Picture(content="a tree", width=3, unit="px")
@@ -99,22 +99,22 @@ def test_typed_fields_are_known_to_type_checkers() -> None:
         picture.width = 4  # type: ignore[misc]  # that is the mistake
 
 
-def test_any_field_name_works_beside_the_content() -> None:
-    """Not even `self` is taken."""
+def test_message_takes_fields_of_any_name() -> None:
+    """Fields may even be called `self` and `cls`."""
     message = Message("x", self=1, cls=2, meta={"k": [1]})
     assert (message.self, message.cls, message.meta["k"]) == (1, 2, (1,))
 
 
-def test_a_message_cannot_be_initialized_again() -> None:
-    """Calling `__init__` once more is no way to change a message."""
+def test_message_refuses_a_second_initialization() -> None:
+    """A second call of `__init__` raises and changes nothing."""
     message = Message("x")
     with pytest.raises(TypeError, match="immutable"):
         message.__init__("y")  # type: ignore[misc]
     assert message == Message("x")
 
 
-def test_parts_are_kept_as_they_are_and_their_text_is_the_text() -> None:
-    """Content may be the provider's list of parts; `str` joins the texts and passes over the rest."""
+def test_message_with_parts_has_their_texts_as_its_text() -> None:
+    """Content may be a provider's list of parts; `str` joins their texts and ignores parts without text."""
     message = UserMessage(
         ["a", {"type": "text", "text": "b"}, {"type": "image", "source": {"data": "..."}}, {"text": 5}]
     )
@@ -125,8 +125,8 @@ def test_parts_are_kept_as_they_are_and_their_text_is_the_text() -> None:
     assert Message.model_validate(message.model_dump()) == message
 
 
-def test_without_content_the_text_is_the_json_of_the_fields() -> None:
-    """Structured messages read as JSON, without anything of ours in it: no class names, no hash keys."""
+def test_message_without_content_has_json_of_its_fields_as_its_text() -> None:
+    """The JSON has neither names of classes nor hash keys."""
     note = Note(title="é", parts=[Message(x=1)], number=1.5)
     assert json.loads(str(note)) == {
         "title": "é",
@@ -136,22 +136,22 @@ def test_without_content_the_text_is_the_json_of_the_fields() -> None:
     assert "é" in str(note)
 
 
-def test_T5_braces_and_surrogates_are_only_text() -> None:
-    """No `str.format` on data; a lone surrogate prevents neither text nor hash nor JSON."""
+def test_T5_message_keeps_braces_and_surrogates_as_text() -> None:
+    """Braces, percent signs and a lone surrogate are plain text for `str`, hash key and JSON."""
     for text in ("{content.__class__.__mro__}", "{}", "%s", "\ud83d"):
         assert str(Message(text)) == text
         assert len(Message(text).hash_key) == 40
         assert json.loads(str(Message(x=text))) == {"x": text}
 
 
-def test_fields_are_refused_by_name() -> None:
-    """What cannot be immutable is refused where the message is made."""
+def test_message_names_the_field_that_cannot_be_frozen() -> None:
+    """A value that cannot be made immutable is refused with the name of its field."""
     with pytest.raises(FreezeError, match=r"x: cannot freeze builtins\.object"):
         Message("a", x=object())
 
 
-def test_an_answer_carries_what_the_provider_said() -> None:
-    """The declared fields of a model's answer, and anything else besides."""
+def test_answer_has_declared_and_extra_fields() -> None:
+    """An answer of a model keeps the declared fields and all others that the provider sent."""
     assert ANSWER.usage is not None
     assert (ANSWER.usage.input_tokens, ANSWER.usage.details) == (1, {"a": (1,)})
     assert (ANSWER.tool_calls[0].name, ANSWER.tool_calls[0].arguments, ANSWER.tool_calls[0].type) == (
@@ -175,22 +175,22 @@ def test_an_answer_carries_what_the_provider_said() -> None:
     ],
     ids=lambda message: type(message).__name__ + message.hash_key[:4],
 )
-def test_a_dump_comes_back_equal(message: Message) -> None:
-    """`model_validate(model_dump())` gives an equal message of the same classes at every depth; so does pickle."""
+def test_message_is_equal_after_dump_and_validation(message: Message) -> None:
+    """`model_validate(model_dump())` and pickle give an equal message with the same classes at every depth."""
     again = Message.model_validate(message.model_dump())
     assert again == message
     assert type(again) is type(message)
     assert pickle.loads(pickle.dumps(message)) == message
 
 
-def test_json_comes_back_equal() -> None:
-    """A message of JSON types survives `model_dump_json` and `model_validate_json`."""
+def test_message_is_equal_after_dump_to_json() -> None:
+    """`model_validate_json` of a message or of its class reads the text of `model_dump_json`."""
     assert Message.model_validate_json(ANSWER.model_dump_json()) == ANSWER
     assert AssistantMessage.model_validate_json(ANSWER.model_dump_json()) == ANSWER
 
 
-def test_X7_only_model_validate_honours_the_name_of_a_class() -> None:
-    """In a constructor, at any depth, and in a plain value, `class_` and tags are content like any other."""
+def test_X7_constructor_takes_names_of_classes_as_content() -> None:
+    """`class_` and tags are ordinary content in constructors, at any depth, and in `model_copy`."""
     message = Message(content="x", class_="UserMessage")
     assert type(message) is Message
     assert message.class_ == "UserMessage"
@@ -203,8 +203,8 @@ def test_X7_only_model_validate_honours_the_name_of_a_class() -> None:
 
 
 @pytest.mark.parametrize("name", ["NoSuchClass", "", "builtins.object", "os.system", None, 5, [], {"a": 1}], ids=repr)
-def test_X7_an_unknown_name_gives_a_plain_message(name: Any) -> None:
-    """The names are a closed registry: nothing is imported, and nothing but a known subclass is made."""
+def test_X7_model_validate_makes_a_plain_message_of_an_unknown_class(name: Any) -> None:
+    """A name that is no registered subclass gives a plain message, and nothing is imported."""
     dump = {"content": "x", "class_": name, "inner": [{"class_": name, "content": "y", "__reduce__": 1, "lc": 1}]}
     message = Message.model_validate(dump)
     assert type(message) is Message
@@ -213,16 +213,16 @@ def test_X7_an_unknown_name_gives_a_plain_message(name: Any) -> None:
     assert type(UserMessage.model_validate({"class_": name, "content": "x"})) is UserMessage
 
 
-def test_a_dump_of_another_class_is_not_taken_for_this_one() -> None:
-    """A known class that is not a subclass of the one asked is a validation error at `class_`."""
+def test_model_validate_refuses_a_dump_of_another_class() -> None:
+    """A dump of a class that is no subclass of the validated one is a validation error."""
     with pytest.raises(ValidationError, match="is not a subclass of UserMessage"):
         UserMessage.model_validate(AssistantMessage("x").model_dump())
     with pytest.raises(ValidationError, match="is not a subclass of Message"):
         Message.model_validate(Usage().model_dump())
 
 
-def test_a_dump_that_nests_too_deep_is_a_clear_error() -> None:
-    """Data from anywhere cannot exhaust the stack."""
+def test_model_validate_refuses_a_dump_that_nests_too_deep() -> None:
+    """A dump that nests 100,000 deep raises `FreezeError` and does not exhaust the stack."""
     dump: dict[str, Any] = {}
     for _ in range(100_000):
         dump = {"inner": dump}
@@ -230,8 +230,8 @@ def test_a_dump_that_nests_too_deep_is_a_clear_error() -> None:
         Message.model_validate(dump)
 
 
-def test_messages_in_a_message_are_serialized_by_reference() -> None:
-    """A field with a message, a tuple of messages, and messages among other values are references; the rest is JSON."""
+def test_serialize_replaces_nested_messages_by_references() -> None:
+    """Messages in fields, in tuples and in other values become hash keys; the rest becomes JSON types."""
     one, two = UserMessage("1"), Message("2")
     message = Note(
         title="t",
@@ -270,14 +270,14 @@ def test_messages_in_a_message_are_serialized_by_reference() -> None:
     json.dumps(serialized)
 
 
-def test_a_reference_never_hides_a_field() -> None:
-    """Two fields that would get one name are an error that names it."""
+def test_serialize_refuses_a_field_with_the_name_of_a_reference() -> None:
+    """Two fields that would get the same name raise an error that says the name."""
     with pytest.raises(ValueError, match="'a__hash_key'"):
         Message(a=Message("x"), a__hash_key="y").serialize()
 
 
-def test_sub_messages_come_depth_first_and_children_first() -> None:
-    """Each message object inside comes once, after those in it, in the order of the fields, through any container."""
+def test_sub_messages_yields_each_message_once_after_its_children() -> None:
+    """Messages inside come in the order of the fields, through any container."""
     leaf, shared = Message("leaf"), Message("shared")
     left = Message("left", inner=[leaf, {"k": shared}])
     right = Message("right", usage=Usage(note=shared), inner=Message("new"))
@@ -286,8 +286,8 @@ def test_sub_messages_come_depth_first_and_children_first() -> None:
     assert list(leaf.sub_messages()) == []
 
 
-def test_chains_of_ten_thousand_messages_work() -> None:
-    """References, sub-messages, text, hash and equality of messages that nest ten thousand deep."""
+def test_message_works_when_nested_ten_thousand_deep() -> None:
+    """All operations work at this depth but dumps to JSON, which raise an error."""
     message, other = Message("0"), Message("0")
     for n in range(1, 10_000):
         message, other = Message(str(n), inner=message), Message(str(n), inner=other)
@@ -302,8 +302,8 @@ def test_chains_of_ten_thousand_messages_work() -> None:
             dump()
 
 
-def test_class_and_content_make_a_message_equal() -> None:
-    """The same fields in another class are another message, with another hash key."""
+def test_message_equality_depends_on_class_and_fields() -> None:
+    """The same fields in another class make a different message with a different hash key."""
     assert Message("x", role="user") != UserMessage("x")
     assert Message("x", role="user").hash_key != UserMessage("x").hash_key
     assert len({UserMessage("x") for _ in range(2_000)} | {UserMessage(str(n)) for n in range(2_000)}) == 2_001
@@ -320,13 +320,13 @@ def test_class_and_content_make_a_message_equal() -> None:
     ],
     ids=["plain", "user", "error", "answer", "parts"],
 )
-def test_golden_hash_keys_of_messages_never_change(message: Message, key: str) -> None:
-    """Histories are full of them."""
+def test_message_hash_keys_never_change(message: Message, key: str) -> None:
+    """The hash keys are these constants, because stored histories refer to them."""
     assert message.hash_key == key
 
 
-def test_marks_on_a_message_are_no_part_of_it() -> None:
-    """What the engine remembers about an object is not copied to others, not pickled, not compared."""
+def test_message_mark_of_persistence_is_no_part_of_its_value() -> None:
+    """The mark is not compared, dumped or pickled."""
     message = Message("x")
     object.__setattr__(message, "_persisted", True)
     again = pickle.loads(pickle.dumps(message))

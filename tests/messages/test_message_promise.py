@@ -21,7 +21,7 @@ turn_into = MessageSequence.turn_into_sequence_promise
 
 
 class Tokens:
-    """A token streamer that notes whether it was closed."""
+    """Token streamer that counts its tokens and records its end."""
 
     def __init__(self, *tokens: Any, metadata: dict[str, Any] | None = None, error: Exception | None = None) -> None:
         self.tokens = tokens
@@ -31,7 +31,7 @@ class Tokens:
         self.given = 0
 
     async def __call__(self, metadata: dict[str, Any]) -> AsyncIterator[str]:
-        """What `message_token_streamer` is to be."""
+        """Set the metadata, yield the tokens, and raise the error if there is one."""
         try:
             metadata.update(self.metadata)
             for token in self.tokens:
@@ -44,20 +44,20 @@ class Tokens:
             self.closed = True
 
     def promise(self, message_class: type[Message] = Message, **known: Any) -> MessagePromise:
-        """A promise of these tokens."""
+        """Return a message promise of these tokens."""
         return message_class.promise(message_token_streamer=self, **known)
 
 
 def endless() -> Tokens:
-    """More tokens than any of these tests reads."""
+    """Return a source with more tokens than any of these tests reads."""
     return Tokens(*["x"] * 10_000)
 
 
 # --- the message (law 29)
 
 
-async def test_a_streamed_message_is_its_tokens_and_metadata() -> None:
-    """What was known beforehand and what the streamer told are fields; the streamer has the last word."""
+async def test_message_promise_resolves_to_tokens_and_fields() -> None:
+    """The fields are those known beforehand and those of the streamer, which win."""
     async with MiniAgents():
         source = Tokens("Hel", "", "lo", metadata={"model": "gpt", "usage": {"input_tokens": 3}, "k": 2})
         promise = source.promise(AssistantMessage, k=1, size=[1, 2])
@@ -72,8 +72,8 @@ async def test_a_streamed_message_is_its_tokens_and_metadata() -> None:
         assert await promise is message
 
 
-async def test_what_is_known_beforehand_is_frozen_at_once() -> None:
-    """A list that its owner changes later, and the mapping that is read, change nothing."""
+async def test_known_beforehand_is_frozen_at_the_call() -> None:
+    """Later changes of a list do not show, and the mapping of known fields refuses changes."""
     async with MiniAgents():
         tags = ["a"]
         promise = Tokens("x").promise(tags=tags)
@@ -83,8 +83,8 @@ async def test_what_is_known_beforehand_is_frozen_at_once() -> None:
         assert (await promise).tags == promise.known_beforehand["tags"] == ("a",)
 
 
-async def test_a_field_that_cannot_be_kept_is_refused_at_the_call() -> None:
-    """The error names the field, where it was given."""
+async def test_message_promise_refuses_a_field_that_cannot_be_frozen() -> None:
+    """The call raises an error that names the field."""
     async with MiniAgents():
         with pytest.raises(FreezeError, match="tool"):
             Tokens("x").promise(tool=object())
@@ -95,8 +95,8 @@ async def test_a_field_that_cannot_be_kept_is_refused_at_the_call() -> None:
     [{"usage": "no usage"}, {"k": object()}, {1: "no name"}, {"content": "again"}],
     ids=["usage", "object", "key", "content"],
 )
-async def test_metadata_that_does_not_fit_fails_the_message(metadata: dict[Any, Any]) -> None:
-    """Nobody hangs: the tokens come, then the error, and an await raises it."""
+async def test_message_promise_fails_when_metadata_is_invalid(metadata: dict[Any, Any]) -> None:
+    """Readers get the tokens and then the error, and an await raises the error."""
     async with MiniAgents():
         promise = Tokens("a", "b", metadata=metadata).promise(AssistantMessage)
         seen = []
@@ -108,8 +108,8 @@ async def test_metadata_that_does_not_fit_fails_the_message(metadata: dict[Any, 
             await promise
 
 
-async def test_known_fields_that_do_not_fit_the_class_fail_the_message() -> None:
-    """Also where the error itself wants to carry a partial message of that class."""
+async def test_message_promise_fails_when_known_fields_are_invalid() -> None:
+    """An error of the source is raised all the same, with a plain partial message."""
     async with MiniAgents():
         for source in (Tokens("a"), Tokens("a", error=LLMError("broken"))):
             with pytest.raises((ValueError, LLMError)) as caught:
@@ -119,8 +119,8 @@ async def test_known_fields_that_do_not_fit_the_class_fail_the_message() -> None
 
 
 @pytest.mark.parametrize("wrong", [1, None, b"bytes", Message("x"), ["x"]], ids=repr)
-async def test_a_token_must_be_text(wrong: Any) -> None:
-    """Anything else fails in its place, and closes the source."""
+async def test_message_promise_fails_when_a_token_is_no_text(wrong: Any) -> None:
+    """Readers get the tokens before it and then a `TypeError`, and the source is closed."""
     async with MiniAgents():
         source = Tokens("good", wrong, "never")
         promise = source.promise()
@@ -135,8 +135,8 @@ async def test_a_token_must_be_text(wrong: Any) -> None:
         assert source.closed
 
 
-async def test_a_promise_of_a_message_that_is_there() -> None:
-    """It needs no context and no task, and gives back the same object."""
+async def test_as_promise_resolves_to_the_same_message() -> None:
+    """The promise needs no context, streams the text as one token, and knows the other fields beforehand."""
     message = UserMessage("hello", k=1)
     promise = message.as_promise
     assert promise.is_done
@@ -146,8 +146,8 @@ async def test_a_promise_of_a_message_that_is_there() -> None:
     assert await Message.promise("hi") == Message("hi")
 
 
-async def test_wrong_arguments_fail_at_the_call() -> None:
-    """Content and a streamer, or a streamer that is no function."""
+async def test_message_promise_refuses_wrong_arguments() -> None:
+    """Content together with a streamer, and a streamer that is not callable, raise `TypeError`."""
     async with MiniAgents():
         with pytest.raises(TypeError, match="not both"):
             Message.promise("content", message_token_streamer=Tokens("x"))
@@ -158,8 +158,8 @@ async def test_wrong_arguments_fail_at_the_call() -> None:
 # --- errors in the middle (law 12)
 
 
-async def test_an_error_of_ours_carries_what_had_arrived() -> None:
-    """`partial` is a message of the promised class, with the metadata so far; the error is the same for everybody."""
+async def test_message_error_has_the_partial_message() -> None:
+    """`partial` is of the promised class and has the metadata so far; all readers get the same error."""
     async with MiniAgents():
         error = LLMError("broken")
         promise = Tokens("Hel", "lo", metadata={"model": "gpt"}, error=error).promise(AssistantMessage, k=1)
@@ -175,8 +175,8 @@ async def test_an_error_of_ours_carries_what_had_arrived() -> None:
             await promise
 
 
-async def test_the_partial_message_is_that_of_the_origin() -> None:
-    """An error that passes through a message made of others keeps the text it began with."""
+async def test_message_error_keeps_its_partial_message_when_passed_on() -> None:
+    """A joined message fails with the partial message of the message that failed."""
     async with MiniAgents():
         sequence = MessageSequence.turn_into_sequence_promise(
             ["before", Tokens("par", "tial", error=LLMError("broken")).promise()]
@@ -186,8 +186,8 @@ async def test_the_partial_message_is_that_of_the_origin() -> None:
         assert caught.value.partial == Message("partial")
 
 
-async def test_metadata_that_does_not_fit_yet_leaves_the_partial_text() -> None:
-    """A stream that broke in the middle of its metadata."""
+async def test_message_error_has_the_partial_text_when_metadata_is_invalid() -> None:
+    """Invalid metadata is left out of `partial`, and the text is kept."""
     async with MiniAgents():
         source = Tokens("text", metadata={"usage": "half"}, error=LLMError("broken"))
         with pytest.raises(LLMError) as caught:
@@ -198,8 +198,8 @@ async def test_metadata_that_does_not_fit_yet_leaves_the_partial_text() -> None:
 # --- when the source is stopped (law 13)
 
 
-async def test_cancel_closes_the_source_and_keeps_what_had_arrived() -> None:
-    """Within one loop step; readers get the tokens so far and then `PromiseCancelledError` with the partial message."""
+async def test_message_promise_cancel_closes_the_source() -> None:
+    """The source is closed within one loop step; readers get `PromiseCancelledError` with the partial message."""
     async with MiniAgents():
         source = endless()
         promise = source.promise()
@@ -214,8 +214,8 @@ async def test_cancel_closes_the_source_and_keeps_what_had_arrived() -> None:
         assert isinstance(caught.value, MiniAgentsError)
 
 
-async def test_a_dropped_promise_stops_its_source() -> None:
-    """One loop step after the last reference went, also one that nobody ever read, or that is produced on demand."""
+async def test_message_source_stops_when_the_promise_is_dropped() -> None:
+    """The source is closed one loop step after the last reference is gone, with or without a reader before."""
     async with MiniAgents():
         for start_soon in (True, False):
             source = endless()
@@ -230,8 +230,8 @@ async def test_a_dropped_promise_stops_its_source() -> None:
             assert source.closed
 
 
-async def test_C1_a_reader_that_breaks_stops_what_nobody_else_can_read() -> None:
-    """The loop was the last to hold the promise."""
+async def test_C1_message_source_stops_when_its_only_reader_breaks() -> None:
+    """A reader with the only reference leaves its loop, and the source is closed."""
     async with MiniAgents():
         source = endless()
         async for _ in source.promise():
@@ -240,8 +240,8 @@ async def test_C1_a_reader_that_breaks_stops_what_nobody_else_can_read() -> None
         assert source.closed
 
 
-async def test_a_reader_keeps_the_source_working() -> None:
-    """Whoever iterates or awaits holds the promise, without a variable of its own."""
+async def test_message_source_continues_while_a_reader_waits() -> None:
+    """Iterating or awaiting keeps the promise, without another reference to it."""
     async with MiniAgents():
         source = Tokens(*["x"] * 50)
         assert [token async for token in source.promise()] == ["x"] * 50
@@ -252,8 +252,8 @@ async def test_a_reader_keeps_the_source_working() -> None:
         assert len([token async for token in iterator]) == 50
 
 
-async def test_a_cycle_of_garbage_stops_its_source_when_it_is_collected() -> None:
-    """At the latest when cycles are collected."""
+async def test_message_source_stops_when_a_cycle_is_collected() -> None:
+    """The source of a promise in a reference cycle stops when the garbage collector runs."""
     async with MiniAgents():
         source = endless()
         cycle: list[Any] = [source.promise()]
@@ -265,8 +265,8 @@ async def test_a_cycle_of_garbage_stops_its_source_when_it_is_collected() -> Non
         assert source.closed
 
 
-async def test_a_dropped_reader_of_two_stops_nothing() -> None:
-    """The other one reads on."""
+async def test_message_source_continues_when_one_of_two_readers_stops() -> None:
+    """The other reader gets all tokens."""
     async with MiniAgents():
         shared = [Tokens(*["x"] * 100).promise()]
 
@@ -282,8 +282,8 @@ async def test_a_dropped_reader_of_two_stops_nothing() -> None:
 
 
 @pytest.mark.parametrize("passed_on", [0, 1, 5])
-async def test_a_sequence_holds_its_messages(passed_on: int) -> None:
-    """A message goes on as long as a sequence that holds it can be read, however often it was passed on."""
+async def test_message_source_continues_while_a_sequence_holds_the_message(passed_on: int) -> None:
+    """The sequence may be nested in other sequences; the source stops when the outermost is dropped."""
     async with MiniAgents():
         source = endless()
         sequence = MessageSequence.turn_into_sequence_promise(["first", source.promise()])
@@ -301,8 +301,8 @@ async def test_a_sequence_holds_its_messages(passed_on: int) -> None:
 
 @pytest.mark.parametrize("still_running", [False, True])
 @pytest.mark.parametrize("depth", [1, 3])
-async def test_replies_that_nobody_can_read_any_more_stop(still_running: bool, depth: int) -> None:
-    """Through agents as well: while they run and after they ended; the agents themselves are not stopped."""
+async def test_message_source_stops_when_replies_are_dropped(still_running: bool, depth: int) -> None:
+    """A stream among the replies is closed, while the agents go on to their end."""
     source = endless()
     ended: list[int] = []
 
@@ -311,7 +311,7 @@ async def test_replies_that_nobody_can_read_any_more_stop(still_running: bool, d
         ctx.reply(source.promise() if depth == 1 else writer.trigger(depth=depth - 1))
         if still_running:
             await steps(50)
-            ctx.reply("to nobody")
+            ctx.reply("dropped")
         ended.append(depth)
 
     async with MiniAgents():
@@ -333,7 +333,7 @@ async def test_replies_that_nobody_can_read_any_more_stop(still_running: bool, d
 
 
 async def running(*makers: Any, ended: list[str]) -> AsyncIterator[Any]:
-    """An async generator that yields what these functions make, and then goes on without an end."""
+    """Yield the results of these functions, and then wait for ever."""
     try:
         for make in makers:
             yield make()
@@ -344,13 +344,13 @@ async def running(*makers: Any, ended: list[str]) -> AsyncIterator[Any]:
 
 @miniagent
 async def replier(ctx: InteractionContext, make: Any) -> None:
-    """Replies what the function makes."""
+    """Reply the result of the function."""
     ctx.reply(make())
 
 
 @miniagent
 async def unordered(ctx: InteractionContext, make: Any) -> None:
-    """Replies it out of order, behind something that never comes."""
+    """Reply the result of the function out of order, after an iterable that never yields."""
     ctx.reply(running(ended=[]))
     ctx.reply_out_of_order(make())
 
@@ -381,10 +381,10 @@ WAYS: dict[str, Any] = {
 @pytest.mark.parametrize("end", ["break", "drop", "cancel", "cancel and keep"])
 @pytest.mark.parametrize("by_an_agent", [True, False])
 @pytest.mark.parametrize("way", WAYS)
-async def test_C29_a_stream_sent_in_any_way_stops_without_readers_and_when_cancelled(
+async def test_C29_message_source_stops_when_dropped_or_cancelled_however_it_was_sent(
     way: str, by_an_agent: bool, end: str
 ) -> None:
-    """The iterables that yielded it are closed, too, although they have not ended."""
+    """The iterables that yielded the message are closed as well, although they have not ended."""
     source, ended = endless(), list[str]()
     kept: list[Any] = []
 
@@ -417,8 +417,8 @@ async def test_C29_a_stream_sent_in_any_way_stops_without_readers_and_when_cance
         assert way.endswith(("iterator", "out of order", "splitting")) or len(ended) > before
 
 
-async def test_an_iterable_goes_on_while_it_can_be_read() -> None:
-    """Through another sequence, by a reader that waits, by whoever awaits it, and for a persistence handler."""
+async def test_async_iterable_continues_while_it_can_be_read() -> None:
+    """A sequence around it, a waiting reader, an await and a persistence handler keep it going."""
     kept: list[str] = []
 
     async def keep(messages: tuple[Message, ...]) -> None:
@@ -444,8 +444,8 @@ async def test_an_iterable_goes_on_while_it_can_be_read() -> None:
     assert sorted(kept) == ["a", "a", "a", "b", "b", "b"]
 
 
-async def test_a_part_that_is_read_keeps_the_splitting_at_work_to_its_end() -> None:
-    """When no part can be read any more, or the next one would begin, it stops."""
+async def test_splitting_continues_to_the_end_of_a_part_that_is_read() -> None:
+    """A reader that holds only one part gets all of it; then the splitting stops."""
     async with MiniAgents():
         source = Tokens(*["x", "y\n\n", *["z"] * 1000])
         part = await anext(aiter(split_messages(source.promise())))
@@ -455,8 +455,8 @@ async def test_a_part_that_is_read_keeps_the_splitting_at_work_to_its_end() -> N
         assert source.given < 20
 
 
-async def test_cancelling_replies_leaves_what_others_have_made() -> None:
-    """An agent that passes on what it was sent, or what it was given, does not own it."""
+async def test_cancelled_replies_stop_only_streams_of_their_agent() -> None:
+    """Streams that the agent was sent, or was given, go on."""
     own, theirs = endless(), endless()
     async with MiniAgents():
         given = theirs.promise()
@@ -477,8 +477,8 @@ async def test_cancelling_replies_leaves_what_others_have_made() -> None:
         given.cancel()
 
 
-async def test_agents_go_on_when_replies_they_are_part_of_are_dropped_or_cancelled() -> None:
-    """They may be called for what they do; only what they stream to readers stops."""
+async def test_agent_continues_when_replies_around_its_own_are_dropped_or_cancelled() -> None:
+    """The stream among its replies stops, but the agent works to its end."""
     log: list[str] = []
     source = endless()
 
@@ -505,8 +505,8 @@ async def test_agents_go_on_when_replies_they_are_part_of_are_dropped_or_cancell
     assert log == ["done", "done"]
 
 
-async def test_a_thousand_iterables_in_a_row_can_be_dropped() -> None:
-    """Each holds the next one: they go without recursion, and the stream at the end stops in the same step."""
+async def test_dropping_a_thousand_nested_iterables_needs_no_recursion() -> None:
+    """The stream inside the innermost iterable stops in the next loop step."""
     source = endless()
 
     def nested(depth: int) -> Any:
@@ -521,8 +521,8 @@ async def test_a_thousand_iterables_in_a_row_can_be_dropped() -> None:
         assert source.closed
 
 
-async def test_a_thousand_running_agents_in_a_row_can_be_dropped() -> None:
-    """Each held the replies of the next: they go without recursion, and the stream at the end stops."""
+async def test_dropping_replies_of_a_thousand_nested_agents_needs_no_recursion() -> None:
+    """The stream of the innermost agent stops in the next loop step."""
     source, stop = endless(), asyncio.Event()
 
     @miniagent
@@ -540,8 +540,8 @@ async def test_a_thousand_running_agents_in_a_row_can_be_dropped() -> None:
         stop.set()
 
 
-async def test_what_is_read_on_through_a_join_goes_on() -> None:
-    """The joined message holds what it is made of, and lets go of it when it is dropped itself."""
+async def test_message_source_continues_while_a_joined_message_reads_it() -> None:
+    """The source stops some loop steps after the joined message is dropped."""
     async with MiniAgents():
         source = endless()
         joined = MessageSequence.turn_into_sequence_promise(source.promise()).as_single_text_promise(start_soon=True)
@@ -554,8 +554,8 @@ async def test_what_is_read_on_through_a_join_goes_on() -> None:
         assert source.closed
 
 
-async def test_a_message_that_is_to_be_persisted_goes_on() -> None:
-    """The handler waits for it, whoever else dropped it."""
+async def test_message_source_continues_for_a_persistence_handler() -> None:
+    """A dropped message is completed all the same, and given to the handler."""
     kept: list[Message] = []
 
     async def keep(messages: tuple[Message, ...]) -> None:
@@ -567,16 +567,16 @@ async def test_a_message_that_is_to_be_persisted_goes_on() -> None:
     assert kept == [Message("ab")]
 
 
-async def test_a_dropped_message_is_nobodys_failure() -> None:
-    """The context is left without an error, and does not wait for the source."""
+async def test_dropped_message_is_no_failure_of_the_context() -> None:
+    """The context ends without an error, and without waiting for the source."""
     source = endless()
     async with MiniAgents():
         source.promise()
     assert source.given < 100
 
 
-async def test_a_promise_dropped_by_another_thread_stops_its_source() -> None:
-    """The last reference may go anywhere."""
+async def test_message_source_stops_when_another_thread_drops_the_promise() -> None:
+    """The last reference may be dropped in any thread."""
     async with MiniAgents():
         source = endless()
         box = [source.promise()]
@@ -586,8 +586,8 @@ async def test_a_promise_dropped_by_another_thread_stops_its_source() -> None:
         assert source.closed
 
 
-async def test_a_promise_that_outlives_its_loop_is_dropped_in_silence() -> None:
-    """Nothing is left to stop then."""
+async def test_promise_is_dropped_without_an_error_after_its_loop_was_closed() -> None:
+    """The promise still resolves to its message in another loop."""
 
     async def main() -> MessagePromise:
         async with MiniAgents():
@@ -601,8 +601,8 @@ async def test_a_promise_that_outlives_its_loop_is_dropped_in_silence() -> None:
     gc.collect()
 
 
-async def test_who_waits_for_the_next_piece_keeps_the_promise() -> None:
-    """`anext` of an iterator that nobody holds is enough of a reader, of a message and of replies."""
+async def test_pending_anext_keeps_the_promise() -> None:
+    """A pending `anext` is reader enough for a message and for replies."""
     async with MiniAgents():
         gate = asyncio.Event()
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Mood(Enum):
-    """For a typed field."""
+    """An enum for a typed field."""
 
     CALM = "calm"
 
@@ -54,7 +54,7 @@ class Note(Message, class_="test_messages_in_models.Note"):
 
 
 class Task(Message, class_="test_messages_in_models.Task"):
-    """Another one."""
+    """A message that a union tells from a note by its `kind`."""
 
     kind: Literal["task"] = "task"
 
@@ -96,12 +96,12 @@ HISTORY: list[Message] = [UserMessage("Hi"), ANSWER, NOTE, TREE, Task(), Message
 
 
 def class_of(value: Any) -> str:
-    """Tell a union by the name of the class."""
+    """Return the name of the class, by which a union is told."""
     return str(value["class_"]) if isinstance(value, dict) else type(value).class_name
 
 
 class State(BaseModel):
-    """What a user may have around messages."""
+    """A model of an application, with messages in fields of many types."""
 
     history: list[Message]
     last: Message | None
@@ -184,16 +184,16 @@ WAYS: dict[str, Callable[[TypeAdapter[Any], Any], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", TYPES)
-def test_H16_messages_in_other_models_come_back_whole_from_every_dump(name: str, way: str) -> None:
-    """Fields of subclasses, types that JSON does not have, and the classes themselves are there again."""
+def test_H16_model_with_messages_is_equal_after_every_kind_of_dump(name: str, way: str) -> None:
+    """Classes, fields of subclasses and types beyond JSON are kept."""
     kind, value = TYPES[name]
     again = WAYS[way](TypeAdapter(kind), value)
     assert again == value
     assert type(again) is type(value)
 
 
-def test_members_of_enums_zones_and_folds_are_there_again() -> None:
-    """Equality alone would not tell."""
+def test_dump_keeps_members_of_enums_zones_and_folds() -> None:
+    """The values have the same types again, which a test of equality alone does not show."""
     [*_, note] = TypeAdapter(list[Message]).validate_json(TypeAdapter(list[Message]).dump_json([ANSWER, NOTE]))
     assert isinstance(note, Note)
     assert note.mood is Mood.CALM
@@ -202,8 +202,8 @@ def test_members_of_enums_zones_and_folds_are_there_again() -> None:
 
 
 @pytest.mark.parametrize("mode", ["python", "json"])
-def test_a_dump_of_a_part_has_that_part_and_the_class(mode: str) -> None:
-    """Include and exclude reach into messages."""
+def test_dump_with_include_or_exclude_keeps_the_name_of_the_class(mode: str) -> None:
+    """`include` and `exclude` select fields inside messages."""
     assert STATE.model_dump(mode=mode, include={"history": {0: {"content"}}}) == {
         "history": [{"class_": "UserMessage", "content": "Hi"}]
     }
@@ -214,15 +214,15 @@ def test_a_dump_of_a_part_has_that_part_and_the_class(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
-def test_a_model_with_messages_has_a_json_schema(mode: Literal["validation", "serialization"]) -> None:
+def test_model_with_messages_has_a_json_schema(mode: Literal["validation", "serialization"]) -> None:
     """The schema of a message describes its fields, in both directions."""
     schema = STATE.model_json_schema(mode=mode)
     assert schema["properties"]["history"]["items"] == {"$ref": "#/$defs/Message"}
     assert "finish_reason" in schema["$defs"]["AssistantMessage"]["properties"]
 
 
-def test_an_error_in_a_message_says_where_in_the_model_it_is() -> None:
-    """A wrong field, a class that does not fit, a malformed tag."""
+def test_validation_error_names_the_place_in_the_model() -> None:
+    """The place is that of a wrong field, a class that does not fit, or a malformed tag."""
     wrong: dict[str, Any] = {"class_": Note.class_name, "when": "someday"}
     for data, place in (
         ({"history": [{}, wrong]}, ("history", 1, "when")),
@@ -234,8 +234,8 @@ def test_an_error_in_a_message_says_where_in_the_model_it_is() -> None:
         assert place in [error["loc"] for error in raised.value.errors()]
 
 
-def test_a_serializer_of_the_application_has_its_say() -> None:
-    """In every dump, and where the message is nested in another one."""
+def test_dump_calls_field_serializers_of_the_application() -> None:
+    """They are called in every dump, also when the message is nested in another one."""
 
     class Secretive(Message):
         secret: str = ""
@@ -255,8 +255,8 @@ def test_a_serializer_of_the_application_has_its_say() -> None:
     assert TypeAdapter(list[Message]).dump_python([message], mode="json")[0]["secret"] == "***"
 
 
-def test_what_a_model_makes_of_any_mapping_or_object_is_immutable() -> None:
-    """A message that pydantic builds without its constructor is frozen all the same."""
+def test_message_validated_from_a_mapping_or_an_object_is_frozen() -> None:
+    """A message that pydantic builds without its constructor is immutable, too."""
 
     class Source:
         content = "x"
@@ -268,8 +268,8 @@ def test_what_a_model_makes_of_any_mapping_or_object_is_immutable() -> None:
     assert made == Message("x", role="user")
 
 
-async def test_a_promise_in_a_field_is_a_clear_error() -> None:
-    """A promise is no value: it has to be awaited first."""
+async def test_promise_in_a_field_is_refused() -> None:
+    """Freezing and dumping a promise raise errors that name its type."""
 
     class Holder(BaseModel):
         model_config = ConfigDict(arbitrary_types_allowed=True)

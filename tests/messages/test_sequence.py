@@ -27,7 +27,7 @@ turn_into = MessageSequence.turn_into_sequence_promise
 
 
 async def asynchronously(*items: Any, wait: asyncio.Event | None = None) -> AsyncIterator[Any]:
-    """An async generator of `items`; exceptions among them are raised. It begins when `wait` is set."""
+    """Yield the items when `wait` is set, or at once; raise an exception among them."""
     if wait is not None:
         await wait.wait()
     for item in items:
@@ -40,8 +40,8 @@ async def asynchronously(*items: Any, wait: asyncio.Event | None = None) -> Asyn
 # --- flattening
 
 
-async def test_everything_that_may_be_sent_is_flattened_in_order() -> None:
-    """Text, messages, promises, dicts, models, lists, tuples, iterators, async iterables, nested at will."""
+async def test_sequence_flattens_everything_that_may_be_sent() -> None:
+    """Texts, messages, promises, dicts, models, lists, iterators and async iterables come as messages, in order."""
 
     class Model(BaseModel):
         content: str
@@ -78,8 +78,8 @@ async def test_everything_that_may_be_sent_is_flattened_in_order() -> None:
         assert promise in [each async for each in sequence]
 
 
-async def test_a_class_key_never_picks_a_class() -> None:
-    """`class_` in a dict or a model that came from outside is dropped."""
+async def test_sequence_ignores_names_of_classes_in_dicts_and_models() -> None:
+    """`class_` in a dict or a model is dropped, and a plain message is made."""
 
     class Model(BaseModel):
         content: str = "model"
@@ -89,8 +89,8 @@ async def test_a_class_key_never_picks_a_class() -> None:
         assert type(message) is Message
 
 
-async def test_C19_100000_nested_lists() -> None:
-    """Depth costs no recursion: sending, reading, awaiting, and being freed."""
+async def test_C19_sequence_takes_100000_nested_lists() -> None:
+    """Sending, reading, awaiting and freeing them needs no recursion."""
     nested: Any = "core"
     for _ in range(100_000):
         nested = [nested]
@@ -100,8 +100,8 @@ async def test_C19_100000_nested_lists() -> None:
     del sequence, nested
 
 
-async def test_100000_nested_sequences() -> None:
-    """Sequences passed on by reference, over and over: read, awaited and freed without recursion."""
+async def test_sequence_may_be_nested_100000_deep() -> None:
+    """Reading, awaiting and freeing sequences inside each other needs no recursion."""
     sequence = turn_into(["core"])
     for number in range(100_000):
         outer = MessageSequence().open().append([sequence, "last"] if number == 0 else [sequence])
@@ -114,8 +114,8 @@ async def test_100000_nested_sequences() -> None:
 
 
 @pytest.mark.parametrize("kind", [list, collections.deque, collections.UserList])
-async def test_C20_a_list_that_contains_itself_is_a_clear_error(kind: Callable[[], Any]) -> None:
-    """It is refused at the call, and nothing of it is sent; the same list twice is fine."""
+async def test_C20_sequence_refuses_a_list_that_contains_itself(kind: Callable[[], Any]) -> None:
+    """The call raises and sends nothing of the list; the same list may be sent twice."""
     cyclic = kind()
     cyclic.extend(["first", [cyclic]])
     twice = ["twice"]
@@ -134,8 +134,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[f"{type(wrong).__name__}{n}" for n, wrong in enumerate(WRONG)])
-async def test_wrong_types_fail_at_the_call(wrong: Any) -> None:
-    """Alone or inside a list: `TypeError` at the line that sent it, and nothing of that list is sent."""
+async def test_sequence_refuses_wrong_types_at_the_call(wrong: Any) -> None:
+    """A wrong value, alone or inside a list, raises `TypeError`, and nothing of that list is sent."""
     with MessageSequence() as sequence:
         for item in (wrong, ["fine", wrong], ("fine", [[wrong]])):
             with pytest.raises(TypeError):
@@ -146,8 +146,8 @@ async def test_wrong_types_fail_at_the_call(wrong: Any) -> None:
     assert await texts(sequence.sequence_promise) == ["after"]
 
 
-async def test_promises_of_other_things_cannot_be_sent() -> None:
-    """A promise that is neither of a message nor of messages is a wrong type, a coroutine as well."""
+async def test_sequence_refuses_promises_of_other_values() -> None:
+    """Promises of values that are no messages, and coroutines, raise `TypeError`."""
     async with PromisingContext():
 
         async def resolver() -> str:
@@ -161,14 +161,14 @@ async def test_promises_of_other_things_cannot_be_sent() -> None:
         coroutine.close()
 
 
-async def test_a_field_that_cannot_be_kept_is_refused_at_the_call() -> None:
-    """A dict with a value that no message can hold."""
+async def test_sequence_refuses_a_field_that_cannot_be_frozen() -> None:
+    """A dict with a value that no message can hold raises an error that names the field."""
     with pytest.raises(FreezeError, match="meta"):
         turn_into([{"content": "hi", "meta": object()}])
 
 
-async def test_a_wrong_type_that_arrives_later_fails_in_its_place() -> None:
-    """Inside generators and async iterables there is no caller any more; items after it still come."""
+async def test_wrong_item_of_an_iterable_is_a_failed_message_in_its_place() -> None:
+    """Items after it still come, from a generator and from an async iterable."""
     async with MiniAgents():
         cyclic: list[Any] = []
         cyclic.append(cyclic)
@@ -178,8 +178,8 @@ async def test_a_wrong_type_that_arrives_later_fails_in_its_place() -> None:
             assert await texts(turn_into(items)) == ["a", "TypeError", "CyclicValueError", "TypeError", "c"]
 
 
-async def test_a_long_generator_lets_others_work() -> None:
-    """A plain generator never waits by itself, so the pump does."""
+async def test_sequence_lets_other_tasks_run_during_a_long_generator() -> None:
+    """A reader gets the first message before a generator of 1,000 items has ended."""
     async with MiniAgents():
         sequence = turn_into(str(number) for number in range(1000))
         async for _ in sequence:
@@ -188,16 +188,16 @@ async def test_a_long_generator_lets_others_work() -> None:
         assert len(await sequence) == 1000
 
 
-async def test_nothing_is_an_empty_sequence() -> None:
-    """`[]`, `()` and no messages at all; but not the empty text, which is a message."""
+async def test_sequence_of_nothing_is_empty() -> None:
+    """`None` and empty lists make no message; the empty text makes one."""
     nothings: list[Any] = [[], (), None, [[], ()], turn_into([])]
     for nothing in nothings:
         assert await turn_into(nothing) == ()
     assert [str(message) for message in await turn_into("")] == [""]
 
 
-async def test_a_sequence_promise_is_returned_as_it_is() -> None:
-    """Also one that is the only thing in a list."""
+async def test_turn_into_sequence_promise_returns_a_sequence_promise_unchanged() -> None:
+    """A sequence promise alone in nested lists is returned as well."""
     sequence = turn_into(["a"])
     assert turn_into(sequence) is sequence
     assert turn_into([[sequence]]) is sequence
@@ -206,8 +206,8 @@ async def test_a_sequence_promise_is_returned_as_it_is() -> None:
 # --- errors in place
 
 
-async def test_an_error_is_a_failed_message_in_its_place() -> None:
-    """Iterating does not raise; later items come; awaiting the message, its tokens or the sequence raises."""
+async def test_exception_in_a_sequence_is_a_failed_message_in_its_place() -> None:
+    """Iterating does not raise, and later items come; awaiting the message, its tokens or the sequence raises."""
     error = ValueError("broken")
     sequence = turn_into(["before", error, ["after"]])
     promises = [promise async for promise in sequence]
@@ -223,8 +223,8 @@ async def test_an_error_is_a_failed_message_in_its_place() -> None:
     assert await texts(sequence) == ["before", "ValueError", "after"]
 
 
-async def test_a_source_that_raises_ends_only_itself() -> None:
-    """An error in one sent item is its end; what was sent after that item still comes (law 22)."""
+async def test_error_of_an_iterable_ends_only_that_iterable() -> None:
+    """Items that were sent after the iterable still come (law 22)."""
 
     def broken() -> Iterator[str]:
         yield "from an iterator"
@@ -237,8 +237,8 @@ async def test_a_source_that_raises_ends_only_itself() -> None:
         assert await texts(turn_into([sequence, turn_into([[sequence]])])) == expected * 2
 
 
-async def test_the_first_error_in_order_is_raised_and_the_others_become_notes() -> None:
-    """A later message that failed earlier does not come first; all of them count as observed."""
+async def test_awaited_sequence_raises_its_first_error_in_order() -> None:
+    """Later errors become notes of the first one, also if they happened earlier."""
     async with MiniAgents():
         go_on = asyncio.Event()
 
@@ -256,8 +256,8 @@ async def test_the_first_error_in_order_is_raised_and_the_others_become_notes() 
         assert [note for note in caught.value.__notes__ if "first in time" in note] == caught.value.__notes__
 
 
-async def test_awaiting_a_sequence_starts_all_members_before_it_waits() -> None:
-    """Members that work on demand do so at the same time: none of these could go on alone."""
+async def test_awaited_sequence_starts_all_members_before_it_waits() -> None:
+    """Members that work on demand run at the same time: here each waits for the others."""
     async with MiniAgents(start_everything_soon_by_default=False):
         barrier: list[asyncio.Event] = [asyncio.Event() for _ in range(3)]
 
@@ -274,7 +274,7 @@ async def test_awaiting_a_sequence_starts_all_members_before_it_waits() -> None:
         assert [str(message) for message in await sequence] == ["0", "1", "2"]
 
 
-async def test_a_cancelled_sequence_ends_with_the_error_in_place() -> None:
+async def test_cancelled_sequence_ends_with_a_cancelled_message() -> None:
     """Readers get the messages so far and then one that failed with `PromiseCancelledError`."""
     async with MiniAgents():
         sequence = turn_into(asynchronously("a", *["more"] * 1000))
@@ -291,8 +291,8 @@ async def test_a_cancelled_sequence_ends_with_the_error_in_place() -> None:
 # --- order
 
 
-async def test_order_is_the_order_of_sending() -> None:
-    """What is slow holds up what was sent after it, nested sequences in place."""
+async def test_sequence_keeps_the_order_of_sending() -> None:
+    """A slow item delays the items that were sent after it, in nested sequences, too."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence() as sequence:
@@ -303,8 +303,8 @@ async def test_order_is_the_order_of_sending() -> None:
         assert await read == ["slow", "fast", "last"]
 
 
-async def test_out_of_order_items_hold_up_nobody() -> None:
-    """They come as soon as they are available."""
+async def test_out_of_order_items_delay_no_others() -> None:
+    """Each comes as soon as it is available."""
     async with MiniAgents():
         late, later = asyncio.Event(), asyncio.Event()
         sequence = MessageSequence().open()
@@ -327,8 +327,8 @@ async def test_out_of_order_items_hold_up_nobody() -> None:
         assert seen == ["at once", "in order", "late", "later"]
 
 
-async def test_out_of_order_items_sent_before_an_error_come_before_it() -> None:
-    """The error waits for them: nothing that was sent is lost."""
+async def test_error_comes_after_out_of_order_items_that_were_sent_before() -> None:
+    """The error of the sender waits for them."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence(capture_errors=True) as sequence:
@@ -340,7 +340,7 @@ async def test_out_of_order_items_sent_before_an_error_come_before_it() -> None:
 
 
 def ways_of_sending(*contents: str) -> dict[str, Callable[[], Any]]:
-    """The same messages, sent in every way in which there is something to wait for or not."""
+    """Return functions that make sendable values of the same messages, available at once or later."""
     return {
         "messages": lambda: [Message(text) for text in contents],
         "dicts in lists": lambda: [[{"content": text}] for text in contents],
@@ -356,7 +356,7 @@ def ways_of_sending(*contents: str) -> dict[str, Callable[[], Any]]:
 
 @miniagent
 async def replying(ctx: InteractionContext, contents: tuple[str, ...]) -> None:
-    """Replies one after the other."""
+    """Reply the texts one after the other."""
     for text in contents:
         await asyncio.sleep(0)
         ctx.reply(text)
@@ -364,8 +364,8 @@ async def replying(ctx: InteractionContext, contents: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("way", ways_of_sending())
-async def test_C28_items_sent_out_of_order_overtake_what_is_pending_in_order(way: str, nested: bool) -> None:
-    """They are read before it, in one order for readers of any time, for `await`, and through other sequences."""
+async def test_C28_out_of_order_items_come_before_pending_items(way: str, nested: bool) -> None:
+    """All readers, awaits and outer sequences get the messages in the same order."""
     async with MiniAgents():
         late = asyncio.Event()
         pending: Any = asynchronously("pending", "pending too", wait=late)
@@ -397,8 +397,8 @@ async def test_C28_items_sent_out_of_order_overtake_what_is_pending_in_order(way
         assert [str(message) for message in await sequence.sequence_promise] == expected[:-1]
 
 
-async def test_messages_sent_out_of_order_come_when_they_begin() -> None:
-    """A stream without a token yet holds up none that has one; its tokens then come as they are made."""
+async def test_out_of_order_message_comes_with_its_first_token() -> None:
+    """A stream without a token delays no others; its later tokens come as they are made."""
     async with MiniAgents():
         slow, end = asyncio.Event(), asyncio.Event()
 
@@ -417,8 +417,8 @@ async def test_messages_sent_out_of_order_come_when_they_begin() -> None:
             end.set()
 
 
-async def test_items_sent_out_of_order_wait_for_no_loop() -> None:
-    """A sequence that is filled before a loop runs gives them to the first reader."""
+async def test_out_of_order_items_may_be_sent_before_a_loop_runs() -> None:
+    """The first reader gets them before pending items."""
     pending, other = MessageSequence(), MessageSequence()
     sequence = MessageSequence().open()
 
@@ -437,8 +437,8 @@ async def test_items_sent_out_of_order_wait_for_no_loop() -> None:
     assert await reader == ["first", "early", "other", "pending", "last"]
 
 
-async def test_sources_on_demand_stay_so_beside_items_sent_out_of_order() -> None:
-    """What was sent in order begins with its first reader."""
+async def test_source_on_demand_begins_with_its_reader_beside_out_of_order_items() -> None:
+    """An async iterable that was sent in order does not begin before a reader comes."""
     begun: list[str] = []
 
     async def source() -> AsyncIterator[str]:
@@ -454,8 +454,8 @@ async def test_sources_on_demand_stay_so_beside_items_sent_out_of_order() -> Non
         assert await texts(sequence.sequence_promise) == ["early", "one", "two", "three"]
 
 
-async def test_errors_in_order_come_after_what_was_sent_out_of_order_before_them() -> None:
-    """Also when something pending in order stands before the error."""
+async def test_error_comes_after_pending_and_out_of_order_items() -> None:
+    """The order is: items out of order, the pending item, and the error of the sender."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence(capture_errors=True) as sequence:
@@ -467,8 +467,8 @@ async def test_errors_in_order_come_after_what_was_sent_out_of_order_before_them
         assert await texts(sequence.sequence_promise) == ["early", "pending", "ValueError"]
 
 
-async def test_a_cancelled_sequence_waits_for_no_pending_item() -> None:
-    """Readers get what has come, and then the error at once."""
+async def test_cancelled_sequence_ends_without_its_pending_items() -> None:
+    """Readers get the messages so far, and then the error at once."""
     async with MiniAgents():
         never = MessageSequence().open()
         for out_of_order in (False, True):
@@ -484,8 +484,8 @@ async def test_a_cancelled_sequence_waits_for_no_pending_item() -> None:
         never.close()
 
 
-async def test_what_comes_out_of_order_after_a_cancellation_is_dropped() -> None:
-    """A cancelled sequence has ended: the `PromiseCancelledError` stays its last message."""
+async def test_cancelled_sequence_drops_later_out_of_order_items() -> None:
+    """`PromiseCancelledError` stays the last message of the sequence."""
     async with MiniAgents():
         late = asyncio.Event()
         sequence = MessageSequence().open()
@@ -497,8 +497,8 @@ async def test_what_comes_out_of_order_after_a_cancellation_is_dropped() -> None
         assert await texts(sequence.sequence_promise) == ["in order", "PromiseCancelledError"]
 
 
-async def test_leaving_the_context_ends_what_is_still_to_come_out_of_order() -> None:
-    """A closed sequence that lost items to a cancellation says so, instead of looking complete."""
+async def test_pending_out_of_order_item_is_cancelled_with_the_context() -> None:
+    """A closed sequence that lost an item ends with `PromiseCancelledError`."""
     with pytest.raises(KeyError):
         async with MiniAgents():
             with MessageSequence() as sequence:
@@ -508,8 +508,8 @@ async def test_leaving_the_context_ends_what_is_still_to_come_out_of_order() -> 
     assert await texts(sequence.sequence_promise) == ["PromiseCancelledError"]
 
 
-async def test_a_sequence_sent_into_itself_is_reported() -> None:
-    """At the call where that can be seen, and otherwise when it is read: it would never end."""
+async def test_sequence_sent_into_itself_is_refused() -> None:
+    """The call raises if the sequence is sent directly; a longer ring raises when it is read."""
     async with MiniAgents():
         one, two = MessageSequence().open(), MessageSequence().open()
         for append in (one.append, one.append_out_of_order):
@@ -540,8 +540,8 @@ async def test_a_sequence_sent_into_itself_is_reported() -> None:
     ],
 )
 @pytest.mark.parametrize("closed", [True, False])
-async def test_sequences_sent_out_of_order_into_each_other_are_reported(edges: str, closed: bool) -> None:
-    """They would copy their messages for ever; `a<b` stands for b sent out of order into a, `a+b` for in order."""
+async def test_sequences_sent_out_of_order_into_each_other_raise_deadlock_error(edges: str, closed: bool) -> None:
+    """They stop copying messages; `a<b` sends b out of order into a, and `a+b` sends it in order."""
     async with MiniAgents(unobserved_errors="log") as context:
         sequences = {name: MessageSequence().open() for name in "abcd" if name in edges}
         for name, sequence in sequences.items():
@@ -563,8 +563,8 @@ async def test_sequences_sent_out_of_order_into_each_other_are_reported(edges: s
                 await sequence.sequence_promise
 
 
-async def test_one_sequence_may_come_out_of_order_twice() -> None:
-    """By two ways, or in both of two that are sent into a third one: that is no circle."""
+async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
+    """The same sequence inside two others that are sent into a third one is no ring."""
     async with MiniAgents():
         late = asyncio.Event()
         source = turn_into(asynchronously("text", wait=late))
@@ -580,8 +580,8 @@ async def test_one_sequence_may_come_out_of_order_twice() -> None:
         assert await texts(top.sequence_promise) == ["text"] * 4
 
 
-async def test_batches_of_a_sequence_are_leaves() -> None:
-    """Branches are an affair of the sequence: no reader ever sees them."""
+async def test_batches_of_a_sequence_are_message_promises() -> None:
+    """Readers of batches never get nested sequences."""
     async with MiniAgents():
         sequence = turn_into([turn_into(["a", "b"]), "c"])
         batches = [batch async for batch in sequence.batches()]
@@ -589,8 +589,8 @@ async def test_batches_of_a_sequence_are_leaves() -> None:
         assert [str(await leaf) for batch in batches for leaf in batch] == ["a", "b", "c"]
 
 
-async def test_any_number_of_readers_at_any_time() -> None:
-    """Readers that come while it grows and after it ended see the same message promises."""
+async def test_sequence_gives_all_readers_the_same_promises() -> None:
+    """Readers may come while it grows and after it has ended."""
     async with MiniAgents():
         sequence = MessageSequence().open()
         early = asyncio.create_task(_listed(sequence.sequence_promise))
@@ -603,8 +603,8 @@ async def test_any_number_of_readers_at_any_time() -> None:
         assert len(late) == 4
 
 
-async def test_a_message_that_was_sent_is_that_object_in_every_way() -> None:
-    """Awaited, iterated before and afterwards, and passed on: the same message, and one promise of it."""
+async def test_sequence_keeps_the_identity_of_sent_messages() -> None:
+    """Awaiting, iterating and passing on give the same message object and the same promise."""
     async with MiniAgents():
         message = Message("text")
         sequence = turn_into([message, "more"])
