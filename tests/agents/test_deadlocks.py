@@ -1,4 +1,4 @@
-"""Agents that wait for each other are told so, and others are not (law 6)."""
+"""Deadlocks of agents that wait for each other, and similar waits that are none (law 6)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def awaits_a_task(ctx: InteractionContext, other: MessageSequencePromise) 
     await asyncio.create_task(_awaited(other))
 
 
-async def hands_over(ctx: InteractionContext, other: MessageSequencePromise) -> None:
+async def waits_at_its_end(ctx: InteractionContext, other: MessageSequencePromise) -> None:
     """Let the end of this agent wait for the other agent's end, after some work."""
     ctx.make_sure_to_wait(other)
     await steps(5)
@@ -57,7 +57,7 @@ async def joins(ctx: InteractionContext, other: MessageSequencePromise) -> None:
 
 @miniagent
 async def reader(ctx: InteractionContext) -> None:
-    """Wait for what it was sent."""
+    """Wait for the messages that it was sent."""
     await ctx.message_promises
 
 
@@ -65,7 +65,7 @@ async def _awaited(promise: MessageSequencePromise) -> None:
     await promise
 
 
-WAITS_FOR_ENDS = [awaits, gathers, awaits_a_task, hands_over, calls]
+WAITS_FOR_ENDS = [awaits, gathers, awaits_a_task, waits_at_its_end, calls]
 
 
 async def ring(length: int, wait: Any) -> list[MessageSequencePromise]:
@@ -83,8 +83,8 @@ async def ring(length: int, wait: Any) -> list[MessageSequencePromise]:
 
 @pytest.mark.parametrize("wait", WAITS_FOR_ENDS, ids=lambda wait: wait.__name__)
 @pytest.mark.parametrize("length", [1, 2, 5])
-async def test_C10_a_ring_of_agents_is_an_error_that_names_them(length: int, wait: Any) -> None:
-    """It comes at once, also while a timer runs and other tasks work."""
+async def test_C10_ring_of_agents_raises_deadlock_error_with_their_names(length: int, wait: Any) -> None:
+    """The error comes at once, also while a timer runs and other tasks work."""
     async with MiniAgents(unobserved_errors="log"):
         timer = asyncio.get_running_loop().call_later(3600, print)
         busy = asyncio.create_task(asyncio.Event().wait())
@@ -99,10 +99,10 @@ async def test_C10_a_ring_of_agents_is_an_error_that_names_them(length: int, wai
 
 @pytest.mark.parametrize("wait", [reads, joins], ids=lambda wait: wait.__name__)
 @pytest.mark.parametrize("length", [1, 2, 5])
-async def test_a_ring_of_agents_that_read_one_by_one_is_a_warning_that_names_them(
+async def test_ring_of_agents_that_read_one_by_one_logs_a_warning_with_their_names(
     length: int, wait: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another task may still reply for one of them; here none does, and the agents are stopped."""
+    """It is no error, because another task may still reply for one of them."""
     async with MiniAgents():
         replies = await ring(length, wait)
         await steps(50)
@@ -114,7 +114,7 @@ async def test_a_ring_of_agents_that_read_one_by_one_is_a_warning_that_names_the
         assert chr(ord("A") + index) in warning
 
 
-async def test_the_error_names_the_agents_in_the_order_of_their_waits() -> None:
+async def test_deadlock_error_names_agents_in_the_order_of_their_waits() -> None:
     """The agent at the start of the ring is named again at its end."""
     async with MiniAgents(unobserved_errors="log"):
         replies = await ring(3, awaits)
@@ -125,8 +125,8 @@ async def test_the_error_names_the_agents_in_the_order_of_their_waits() -> None:
             await alone[0]
 
 
-async def test_the_error_reaches_each_waiter() -> None:
-    """It is raised in one wait of the ring, and travels as that agent's failure to the others and their readers."""
+async def test_deadlock_error_reaches_all_agents_of_the_ring() -> None:
+    """It is raised in one wait, and comes to the others and their readers as that agent's failure."""
     async with MiniAgents():
         replies = await ring(3, awaits)
         errors = await asyncio.gather(*map(_awaited, replies), return_exceptions=True)
@@ -134,8 +134,8 @@ async def test_the_error_reaches_each_waiter() -> None:
     assert errors == [errors[0]] * 3
 
 
-async def test_agents_that_pass_on_each_others_replies_are_an_error_for_their_readers() -> None:
-    """No agent waits then, but a reader would read for ever."""
+async def test_agents_that_forward_each_others_replies_raise_deadlock_error_in_readers() -> None:
+    """No agent waits, but a reader would never get to the end."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -152,8 +152,8 @@ async def test_agents_that_pass_on_each_others_replies_are_an_error_for_their_re
                     pass
 
 
-async def test_a_ring_is_an_error_while_the_context_waits_for_its_agents() -> None:
-    """The body has ended, and the agents that are left wait for each other."""
+async def test_ring_of_agents_raises_deadlock_error_after_the_body_has_ended() -> None:
+    """The context raises the error and ends, although its agents wait for each other."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = await ring(2, awaits)
@@ -161,7 +161,7 @@ async def test_a_ring_is_an_error_while_the_context_waits_for_its_agents() -> No
     assert all(each.is_done for each in replies)
 
 
-async def test_an_agent_may_handle_the_error() -> None:
+async def test_agent_may_catch_deadlock_error() -> None:
     """It is raised in the agent's wait, and all others go on if the agent catches it there."""
     replies: list[MessageSequencePromise] = []
 
@@ -177,11 +177,11 @@ async def test_an_agent_may_handle_the_error() -> None:
         assert [str(message) for message in await replies[0]] == ["caught"]
 
 
-# --- what is no deadlock
+# --- waits that are no deadlock
 
 
-async def test_a_helper_that_replies_later_ends_a_ring(caplog: pytest.LogCaptureFixture) -> None:
-    """An agent reads its own replies, and a task of its own adds to them; a warning names the agent once."""
+async def test_ring_that_a_task_of_the_agent_ends_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """An agent reads its own replies, and a task of its own adds to them."""
     replies: list[MessageSequencePromise] = []
     seen: list[str] = []
 
@@ -208,7 +208,7 @@ async def test_a_helper_that_replies_later_ends_a_ring(caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for", "call"])
-async def test_a_ring_with_a_deadline_is_no_deadlock(how: str) -> None:
+async def test_ring_with_a_timeout_is_no_deadlock(how: str) -> None:
     """One of its members gives up after a while, and then all can go on."""
     replies: list[MessageSequencePromise] = []
 
@@ -238,10 +238,10 @@ async def test_a_ring_with_a_deadline_is_no_deadlock(how: str) -> None:
 
 
 @pytest.mark.parametrize("wait", [awaits, reads], ids=lambda wait: wait.__name__)
-async def test_a_ring_whose_task_is_awaited_under_a_timeout_is_no_deadlock(
+async def test_ring_through_a_task_that_is_awaited_with_a_timeout_is_no_deadlock(
     wait: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An agent awaits a task that waits for the agent, and the body gives the task up after a while."""
+    """An agent awaits a task that waits for the agent, and the body cancels the task after a while."""
     replies: list[MessageSequencePromise] = []
     tasks: list[asyncio.Task[None]] = []
 
@@ -263,8 +263,8 @@ async def test_a_ring_whose_task_is_awaited_under_a_timeout_is_no_deadlock(
 
 
 @pytest.mark.parametrize("helper", ["agent", "task", "timer", "new thread", "old thread", "file"])
-async def test_a_call_that_is_finished_from_elsewhere_is_no_deadlock(helper: str) -> None:
-    """The task that awaits the call cannot finish it, but another agent, a task, a timer, a thread or a file can."""
+async def test_wait_for_a_call_that_other_code_finishes_is_no_deadlock(helper: str) -> None:
+    """An agent, a task, a timer, a thread or a file finishes the call that the body awaits."""
 
     @miniagent
     async def finishing(ctx: InteractionContext) -> None:
@@ -274,8 +274,8 @@ async def test_a_call_that_is_finished_from_elsewhere_is_no_deadlock(helper: str
     def finish() -> None:
         call.send_message("from outside").finish()
 
-    let_go = threading.Event()
-    thread = threading.Thread(target=lambda: (let_go.wait(), loop.call_soon_threadsafe(finish)))
+    released = threading.Event()
+    thread = threading.Thread(target=lambda: (released.wait(), loop.call_soon_threadsafe(finish)))
     if helper == "old thread":  # older than the context
         thread.start()
     async with MiniAgents():
@@ -296,7 +296,7 @@ async def test_a_call_that_is_finished_from_elsewhere_is_no_deadlock(helper: str
         else:
             if helper == "new thread":
                 thread.start()
-            threading.Timer(0.01, let_go.set).start()
+            threading.Timer(0.01, released.set).start()
         assert await call.reply_sequence(finish_call=False) == ()
         loop.remove_reader(reading)
         os.close(reading)
@@ -305,7 +305,7 @@ async def test_a_call_that_is_finished_from_elsewhere_is_no_deadlock(helper: str
         thread.join()
 
 
-async def test_waiting_for_the_same_agent_is_no_deadlock() -> None:
+async def test_waits_for_the_same_agent_are_no_deadlock() -> None:
     """Many agents wait for one, in rings of references but not of waits."""
 
     @miniagent
@@ -326,8 +326,8 @@ async def test_waiting_for_the_same_agent_is_no_deadlock() -> None:
         assert len(await diamond.trigger(slow.trigger(), depth=5)) == 32
 
 
-async def test_appenders_that_agents_fill_for_each_other_are_no_deadlock(caplog: pytest.LogCaptureFixture) -> None:
-    """Two agents feed each other through appenders, one message at a time."""
+async def test_agents_that_append_to_each_others_sequences_are_no_deadlock(caplog: pytest.LogCaptureFixture) -> None:
+    """Two agents send each other one message at a time."""
     rounds = 20
 
     @miniagent
@@ -350,8 +350,8 @@ async def test_appenders_that_agents_fill_for_each_other_are_no_deadlock(caplog:
     assert not caplog.records
 
 
-async def test_a_deadlock_in_one_loop_leaves_other_loops_alone() -> None:
-    """Each loop looks at its own waits."""
+async def test_deadlock_in_one_loop_leaves_other_loops_alone() -> None:
+    """A wait in the loop of another thread goes on to its end."""
 
     async def waits_for_a_while() -> Any:
         async with MiniAgents():

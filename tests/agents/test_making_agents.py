@@ -1,4 +1,4 @@
-"""What can be an agent, and what it is called (laws 32-34)."""
+"""Making agents: the callables that can be one, their names, and their arguments (laws 32-34)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # --- making agents (laws 32-34)
 
 
-async def test_class_agents() -> None:
-    """An instance is made for each call, with `ctx` and the keyword arguments."""
+async def test_class_agent_makes_an_instance_for_each_call() -> None:
+    """The instance gets `ctx` and the keyword arguments of the decorator and of the call."""
 
     class Counter:
         """Counts what it is sent."""
@@ -58,8 +58,8 @@ async def test_class_agents() -> None:
         ("_Hidden", "_HIDDEN"),
     ],
 )
-def test_aliases(name: str, alias: str) -> None:
-    """The name in upper case, with camel case split before a capital that begins a word."""
+def test_default_alias_is_the_name_in_upper_case(name: str, alias: str) -> None:
+    """Camel case is split before a capital that begins a word."""
 
     async def function(ctx: InteractionContext) -> None:
         """Nothing."""
@@ -69,8 +69,8 @@ def test_aliases(name: str, alias: str) -> None:
     assert miniagent(alias="Any thing")(function).alias == "Any thing"
 
 
-def test_T6_descriptions_are_taken_as_they_are() -> None:
-    """The docstring with its braces and per cents, without indentation."""
+def test_T6_description_keeps_braces_and_percent_signs() -> None:
+    """It is the docstring without indentation, or the given text."""
 
     @miniagent
     async def agent(ctx: InteractionContext) -> None:
@@ -84,8 +84,8 @@ def test_T6_descriptions_are_taken_as_they_are() -> None:
     assert miniagent(description="{other}")(agent.function).description == "{other}"
 
 
-async def test_forks() -> None:
-    """A fork of a fork merges keyword arguments, the later wins, and those of the call win over all."""
+async def test_fork_merges_keyword_arguments() -> None:
+    """A later fork wins over an earlier one, and the call wins over both."""
 
     @miniagent(a=1, b=1, c=1)
     async def agent(ctx: InteractionContext, **kwargs: Any) -> None:
@@ -101,8 +101,8 @@ async def test_forks() -> None:
     assert agent.fork(a=2) != agent.fork(a=3)
 
 
-async def test_what_is_not_async_is_refused_when_it_is_decorated() -> None:
-    """Plain functions, generators, instances and classes without an async `__call__`."""
+async def test_decorator_refuses_everything_that_is_not_async() -> None:
+    """Plain functions, generators, objects without an async `__call__` and agents raise `TypeError`."""
 
     def plain(ctx: InteractionContext) -> None: ...
 
@@ -123,21 +123,21 @@ async def test_what_is_not_async_is_refused_when_it_is_decorated() -> None:
             miniagent(wrong)
 
 
-# --- arguments that cannot work (law 32)
+# --- wrong arguments (law 32)
 
 
 async def with_words(ctx: InteractionContext, word: str, *, more: str = "") -> None:
-    """Takes a word, and maybe another one."""
+    """Reply a word, and maybe another one."""
     ctx.reply(word + more)
 
 
 async def with_anything(context: InteractionContext, **words: str) -> None:
-    """Takes any word."""
+    """Reply any words."""
     context.reply(" ".join(words.values()))
 
 
 class WithWords:
-    """Takes what the function does."""
+    """Class agent that takes the arguments of the function."""
 
     def __init__(self, ctx: InteractionContext, word: str, more: str = "") -> None:
         self.ctx = ctx
@@ -149,7 +149,7 @@ class WithWords:
 
 
 class Speaker:
-    """An object that takes them."""
+    """Object that takes the arguments of the function."""
 
     async def __call__(self, ctx: InteractionContext, word: str, more: str = "") -> None:
         """Reply."""
@@ -167,8 +167,8 @@ KNOWN_ARGUMENTS = {
 
 @pytest.mark.parametrize("call", ["trigger", "initiate_call"])
 @pytest.mark.parametrize("function", KNOWN_ARGUMENTS.values(), ids=KNOWN_ARGUMENTS)
-async def test_keyword_arguments_that_cannot_work_fail_at_the_call(function: Any, call: str) -> None:
-    """Unknown ones and missing ones, whatever kind of agent it is, and before anything has begun."""
+async def test_call_refuses_unknown_and_missing_keyword_arguments(function: Any, call: str) -> None:
+    """The call raises `TypeError` before an agent of any kind has begun."""
     agent = miniagent(function)
     fork = agent.fork(word="a")
     async with MiniAgents() as context:
@@ -187,16 +187,16 @@ async def test_keyword_arguments_that_cannot_work_fail_at_the_call(function: Any
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where the function is defined")
-def test_annotations_of_agents_are_not_evaluated() -> None:
-    """They may name what is imported for type checkers only."""
+def test_agent_does_not_evaluate_annotations() -> None:
+    """Annotations may name types that are imported for type checkers only."""
     names: dict[str, Any] = {}
     exec(compile("async def agent(ctx: Missing, word: Missing): ...", "user", "exec", dont_inherit=True), names)
     with pytest.raises(TypeError, match="it takes: word"):
         miniagent(names["agent"]).fork(wrong=1)
 
 
-async def test_agents_that_take_any_keyword_argument_get_any() -> None:
-    """But not their context; of a wrapper that passes on what it gets, the function behind it decides."""
+async def test_agent_with_variable_keyword_arguments_takes_any_but_its_context() -> None:
+    """A wrapper that passes its arguments on takes any; the function behind it may refuse them."""
 
     @functools.wraps(with_words)
     async def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -221,8 +221,8 @@ async def test_agents_that_take_any_keyword_argument_get_any() -> None:
     ("timeout", "error"),
     [("1", TypeError), (True, TypeError), ([], TypeError), (-1, ValueError), (-0.1, ValueError), (nan, ValueError)],
 )
-async def test_a_timeout_that_cannot_work_fails_at_the_call(timeout: Any, error: type[Exception]) -> None:
-    """It is a number of seconds, from 0 to infinity."""
+async def test_call_refuses_a_wrong_timeout(timeout: Any, error: type[Exception]) -> None:
+    """A timeout is a number of seconds, from 0 to infinity."""
     async with MiniAgents() as context:
         for call in (echo.trigger, echo.initiate_call):
             with pytest.raises(error, match="timeout must"):
@@ -231,8 +231,8 @@ async def test_a_timeout_that_cannot_work_fails_at_the_call(timeout: Any, error:
         assert await texts(echo.trigger("text", timeout=inf)) == ["text"]
 
 
-async def test_whatever_is_async_can_be_an_agent() -> None:
-    """Partials, instances with an async `__call__`, bound methods, and wrapped functions."""
+async def test_decorator_takes_every_async_callable() -> None:
+    """Partials, objects with an async `__call__`, bound methods and wrapped functions can be agents."""
 
     async def function(ctx: InteractionContext, text: str = "function") -> None:
         ctx.reply(text)
@@ -261,11 +261,11 @@ async def test_whatever_is_async_can_be_an_agent() -> None:
     async with MiniAgents():
         replies = [await texts(agent.trigger()) for agent in agents]
     assert replies == [["function"], ["partial"], ["instance"], ["method"], ["wrapped"]]
-    assert inspect.unwrap(agents[0]) is function  # type: ignore[arg-type]  # what it wraps is found the usual way
+    assert inspect.unwrap(agents[0]) is function  # type: ignore[arg-type]  # `inspect` finds the function by `__wrapped__`
 
 
-async def test_without_a_context_the_call_says_so() -> None:
-    """Whatever its arguments, and in a context that knows no agents as well."""
+async def test_call_without_a_context_raises_no_active_context_error() -> None:
+    """It does so with any arguments, and in a context that is no `MiniAgents`, too."""
 
     async def calls() -> None:
         for arguments in ({}, {"errors_as_messages": True}, {"start_soon": False, "errors_as_messages": False}):
@@ -279,8 +279,8 @@ async def test_without_a_context_the_call_says_so() -> None:
         await calls()
 
 
-async def test_T10_wrong_replies_fail_where_they_are_replied() -> None:
-    """In the agent, at that line; what it replies afterwards still comes."""
+async def test_T10_wrong_reply_raises_in_the_agent() -> None:
+    """The line that replies raises, and later replies still come."""
 
     @miniagent
     async def agent(ctx: InteractionContext) -> None:
@@ -295,8 +295,8 @@ async def test_T10_wrong_replies_fail_where_they_are_replied() -> None:
         assert await texts(agent.trigger()) == ["fine"]
 
 
-def test_run_agent_runs_one_agent() -> None:
-    """In a loop of its own, with its keyword arguments."""
+def test_run_agent_returns_the_replies_of_one_agent() -> None:
+    """It runs the agent in a loop of its own, and raises its error."""
     assert MiniAgents().run_agent(echo, ["a", "b"]) == (Message("a"), Message("b"))
     with pytest.raises(Boom):
         MiniAgents().run_agent(failing)

@@ -1,4 +1,4 @@
-"""Messages are handed to those who keep them, once and children first (law 30)."""
+"""Persistence handlers get each message once, after the messages inside it (law 30)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 
 class Store:
-    """A persistence handler that keeps what it gets, and fails a number of times first."""
+    """Persistence handler that keeps its messages, after failing a number of times."""
 
     def __init__(self, *, failures: int = 0) -> None:
         self.kept: list[Message] = []
@@ -21,7 +21,7 @@ class Store:
         self.calls = 0
 
     async def __call__(self, messages: tuple[Message, ...]) -> None:
-        """What `on_persist_messages` takes."""
+        """Keep the messages, or fail."""
         self.calls += 1
         await asyncio.sleep(0)
         if self.failures:
@@ -31,18 +31,18 @@ class Store:
 
     @property
     def texts(self) -> list[str]:
-        """What it keeps, in the order in which it came."""
+        """Texts of the kept messages, in the order in which they came."""
         return [str(message) for message in self.kept]
 
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Replies what it was sent."""
+    """Reply the received messages."""
     ctx.reply(ctx.message_promises)
 
 
-async def test_each_message_object_is_persisted_once() -> None:
-    """However often it is sent on and awaited; equal messages that are other objects are other messages."""
+async def test_handler_gets_each_message_object_once() -> None:
+    """A message may be sent and awaited many times; an equal message in another object comes, too."""
     store = Store()
     async with MiniAgents(on_persist_messages=[store]) as context:
         message = Message("once")
@@ -54,8 +54,8 @@ async def test_each_message_object_is_persisted_once() -> None:
     assert store.kept[0] is message
 
 
-async def test_sub_messages_come_first() -> None:
-    """Depth first, children before their parents, and what two messages share only once."""
+async def test_handler_gets_sub_messages_before_their_message() -> None:
+    """They come depth first, and a message that two others contain comes once."""
     store = Store()
     async with MiniAgents(on_persist_messages=[store]) as context:
         shared = Message("shared")
@@ -64,8 +64,8 @@ async def test_sub_messages_come_first() -> None:
     assert store.texts == ["shared", "left", "right", "top"]
 
 
-async def test_C26_a_failing_handler_is_asked_again_and_its_error_is_not_lost() -> None:
-    """A message counts as persisted only after a handler succeeded; the error is reported at the end."""
+async def test_C26_failed_handler_gets_its_messages_again() -> None:
+    """It gets them with the next messages, and the context raises its error at the end."""
     store = Store(failures=1)
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents(on_persist_messages=[store]):
@@ -78,8 +78,8 @@ async def test_C26_a_failing_handler_is_asked_again_and_its_error_is_not_lost() 
     assert sorted(store.texts) == ["first", "second"]
 
 
-async def test_the_end_of_the_context_is_an_opportunity_too() -> None:
-    """A handler that failed at the last message gets it once more."""
+async def test_failed_handler_gets_its_messages_again_at_the_end_of_the_context() -> None:
+    """A handler that failed with the last message gets it once more."""
     store = Store(failures=1)
     with pytest.raises(ExceptionGroup, match="1 error"):
         async with MiniAgents(on_persist_messages=[store]):
@@ -88,8 +88,8 @@ async def test_the_end_of_the_context_is_an_opportunity_too() -> None:
     assert store.calls == 2
 
 
-async def test_who_asks_for_persistence_gets_the_error() -> None:
-    """`apersist_messages` raises what the handler failed with, and the next call tries again."""
+async def test_apersist_messages_raises_the_error_of_the_handler() -> None:
+    """The next call gives the messages to the handler again."""
     store = Store(failures=1)
     async with MiniAgents(on_persist_messages=[store], unobserved_errors="log") as context:
         message = Message("text")
@@ -100,8 +100,8 @@ async def test_who_asks_for_persistence_gets_the_error() -> None:
     assert store.kept == [message]
 
 
-async def test_handlers_do_not_share_a_mark() -> None:
-    """What one handler failed to take, another one has taken: each keeps its own account."""
+async def test_each_handler_has_its_own_record_of_persisted_messages() -> None:
+    """A message that one handler has stored is given again to another handler that failed."""
     good, bad = Store(), Store(failures=1)
     with pytest.raises(ExceptionGroup):
         async with MiniAgents(on_persist_messages=[good]) as context:
@@ -111,8 +111,8 @@ async def test_handlers_do_not_share_a_mark() -> None:
     assert good.calls == 1
 
 
-async def test_outer_contexts_persist_as_well() -> None:
-    """A message of an inner context goes to the handlers of both, once."""
+async def test_message_of_an_inner_context_goes_to_handlers_of_both_contexts() -> None:
+    """Each handler gets it once."""
     outer, inner = Store(), Store()
     async with MiniAgents(on_persist_messages=[outer]):
         async with MiniAgents(on_persist_messages=[inner]):
@@ -122,7 +122,7 @@ async def test_outer_contexts_persist_as_well() -> None:
     assert outer.texts == ["inner", "outer"]
 
 
-async def test_overlapping_messages_never_deadlock() -> None:
+async def test_overlapping_messages_are_persisted_without_a_deadlock() -> None:
     """Many tasks persist messages that share parts, while the handler itself sends messages."""
     store = Store()
 
@@ -145,21 +145,21 @@ async def test_overlapping_messages_never_deadlock() -> None:
 
 
 class SlowStore(Store):
-    """Takes nothing before its gate is open."""
+    """Persistence handler that waits until its gate is open."""
 
     def __init__(self, *, failures: int = 0) -> None:
         super().__init__(failures=failures)
         self.gate = asyncio.Event()
 
     async def __call__(self, messages: tuple[Message, ...]) -> None:
-        """What `on_persist_messages` takes."""
+        """Wait for the gate, then keep the messages or fail."""
         await self.gate.wait()
         await super().__call__(messages)
 
 
 @pytest.mark.parametrize("failures", [0, 1])
-async def test_who_asks_for_persistence_waits_for_whoever_is_at_it(failures: int) -> None:
-    """Another task hands the message, or a part of it, over; when that fails, it is handed over once more."""
+async def test_apersist_messages_waits_for_another_task_that_persists_the_message(failures: int) -> None:
+    """If the other task's call of the handler fails, the message is given to the handler once more."""
     store = SlowStore(failures=failures)
     async with MiniAgents(on_persist_messages=[store], unobserved_errors="log") as context:
         part = Message("part")
@@ -179,8 +179,8 @@ async def test_who_asks_for_persistence_waits_for_whoever_is_at_it(failures: int
     assert store.texts == ["part", "whole"]
 
 
-async def test_what_has_nothing_in_common_is_not_waited_for() -> None:
-    """A handler that waits for an agent, which persists messages of its own, gets on."""
+async def test_apersist_messages_does_not_wait_for_other_messages() -> None:
+    """A handler may wait for an agent that persists messages of its own."""
     store = Store()
     pending: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 
@@ -203,8 +203,8 @@ async def test_what_has_nothing_in_common_is_not_waited_for() -> None:
     assert store.texts == ["index entry", "text"]
 
 
-async def test_handlers_that_wait_for_each_other_are_reported() -> None:
-    """Each persists, while it has one message in hand, the one that the other has in hand."""
+async def test_handlers_that_wait_for_each_other_raise_deadlock_error() -> None:
+    """Each call of the handler persists the message that the other call is storing."""
     messages = [Message("zero"), Message("one")]
     store = Store()
 
@@ -220,8 +220,8 @@ async def test_handlers_that_wait_for_each_other_are_reported() -> None:
     assert sorted(store.texts) == ["one", "zero"]
 
 
-async def test_messages_that_come_meanwhile_are_handed_over_together() -> None:
-    """A slow handler, or one that fails, is not asked again for each of them."""
+async def test_slow_handler_gets_waiting_messages_in_one_call() -> None:
+    """Messages that come during a call, or after a failed one, are given together."""
     store = SlowStore(failures=1)
     with pytest.raises(ExceptionGroup, match="1 error"):
         async with MiniAgents(on_persist_messages=[store]) as context:
@@ -234,8 +234,8 @@ async def test_messages_that_come_meanwhile_are_handed_over_together() -> None:
     assert store.calls == 2
 
 
-async def test_failed_messages_are_not_persisted() -> None:
-    """There is no message to keep."""
+async def test_handler_gets_no_failed_messages() -> None:
+    """A message whose stream failed is not given to the handler."""
     store = Store()
 
     async def streamer(_: dict[str, Any]) -> Any:
@@ -248,7 +248,7 @@ async def test_failed_messages_are_not_persisted() -> None:
     assert store.kept == []
 
 
-def test_a_handler_must_be_callable() -> None:
-    """The mistake shows where it was made."""
+def test_context_refuses_a_handler_that_is_not_callable() -> None:
+    """The constructor raises `TypeError`."""
     with pytest.raises(TypeError, match="persistence handler"):
         MiniAgents(on_persist_messages=["file.txt"])  # type: ignore[list-item]  # that is the mistake

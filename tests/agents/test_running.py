@@ -52,7 +52,7 @@ async def tokens(metadata):
 
 
 class Child:
-    """A program that was started in a process of its own, and what it said."""
+    """Program in a process of its own."""
 
     def __init__(self, root: Path, code: str) -> None:
         self.process = subprocess.Popen(
@@ -64,17 +64,17 @@ class Child:
         )
 
     def until(self, line: str) -> None:
-        """Wait for a line on its standard output."""
+        """Wait for this line on the standard output."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"{line}\n", self.process.communicate()[1]
 
     def signal(self, number: int) -> float:
-        """Send it a signal; returns the time."""
+        """Send the program a signal, and return the time in seconds."""
         self.process.send_signal(number)
         return time.monotonic()
 
     def end(self) -> tuple[int, list[str], str]:
-        """Its exit status as a shell reports it, the rest of its output, and its standard error."""
+        """Wait for the end; return the exit status of a shell, the rest of the output, and the standard error."""
         output, errors = self.process.communicate(timeout=20)
         status = self.process.returncode
         assert "was destroyed" not in errors
@@ -100,8 +100,8 @@ MiniAgents().run(amain())
 
 
 @posix
-def test_C13_ctrl_c_cleans_everything_up_within_a_second(root: Path) -> None:
-    """Every `finally` runs, in main, in agents and in streams; a shell sees the status of an interrupted program."""
+def test_C13_ctrl_c_cleans_up_everything_within_a_second(root: Path) -> None:
+    """Return the reply of an agent, as the main function of a program."""
     child = Child(root, MAIN)
     child.until("ready")
     pressed = child.signal(signal.SIGINT)
@@ -113,8 +113,8 @@ def test_C13_ctrl_c_cleans_everything_up_within_a_second(root: Path) -> None:
 
 
 @posix
-def test_ctrl_c_that_main_catches_ends_the_run_normally(root: Path) -> None:
-    """`amain` sees a `KeyboardInterrupt`, once; agents are cancelled all the same, and `run` returns."""
+def test_ctrl_c_ends_the_run_normally_when_main_catches_it(root: Path) -> None:
+    """`amain` gets one `KeyboardInterrupt`; agents are cancelled all the same, and `run` returns."""
     child = Child(
         root,
         """
@@ -139,8 +139,8 @@ say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 
 
 @posix
-def test_ctrl_c_while_the_context_waits_for_its_agents(root: Path) -> None:
-    """Main has ended already; its agents are cancelled, and the interrupt leaves `run`."""
+def test_ctrl_c_cancels_agents_after_main_has_ended(root: Path) -> None:
+    """The agents clean up, and the interrupt leaves `run`."""
     child = Child(
         root,
         """
@@ -159,7 +159,7 @@ MiniAgents().run(amain())
 
 
 @posix
-def test_C14_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
+def test_C14_second_ctrl_c_ends_the_process_without_clean_ups(root: Path) -> None:
     """A clean-up that hangs does not keep the process alive."""
     child = Child(
         root,
@@ -193,7 +193,7 @@ MiniAgents().run(amain())
 @posix
 @pytest.mark.parametrize("main_catches", [False, True])
 def test_C15_sigterm_cleans_up_and_exits_with_143(root: Path, main_catches: bool) -> None:
-    """The same clean-up, also where main swallows its cancellation."""
+    """The clean-up is that of Ctrl-C, also if main swallows its cancellation."""
     child = Child(
         root,
         f"""
@@ -219,8 +219,8 @@ MiniAgents().run(amain())
 
 @posix
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)], ids=str)
-def test_sigterm_as_a_second_signal_waits_for_nothing(root: Path, signals: tuple[int, int]) -> None:
-    """Whoever asked first."""
+def test_sigterm_as_second_signal_ends_the_process_without_clean_ups(root: Path, signals: tuple[int, int]) -> None:
+    """The exit status is 143 after either first signal."""
     child = Child(
         root,
         """
@@ -243,8 +243,8 @@ MiniAgents().run(amain())
 
 
 @pytest.mark.parametrize("main_catches", [False, True])
-def test_C16_an_interrupt_in_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
-    """As it is for Ctrl-C: once, also when two agents raise it, and the others are cancelled."""
+def test_C16_interrupt_of_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
+    """Main gets it once, also if two agents raise it, and the other agents are cancelled."""
     child = Child(
         root,
         f"""
@@ -271,8 +271,8 @@ say(MiniAgents().run(amain()))
         assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_ctrl_c_in_the_console_and_in_an_agent_is_one_interrupt(root: Path) -> None:
-    """The signal and the interrupt of a prompt that saw the same key are not two."""
+def test_signal_and_interrupt_of_an_agent_are_one_interrupt(root: Path) -> None:
+    """Ctrl-C that a prompt in an agent raises as well comes to main once."""
     child = Child(
         root,
         """
@@ -294,8 +294,8 @@ say(MiniAgents().run(amain()))
     assert child.end() == (0, ["caught", "agent cleaned up", "result"], "")
 
 
-def test_sys_exit_in_an_agent_ends_the_program_with_its_status(root: Path) -> None:
-    """It passes main, and everything is cleaned up."""
+def test_system_exit_of_an_agent_ends_the_program_with_its_status(root: Path) -> None:
+    """It passes through main, and all agents clean up."""
     child = Child(
         root,
         """
@@ -312,8 +312,8 @@ MiniAgents().run(amain())
 
 
 @pytest.mark.parametrize("how", ["in main", "in a task group", "under wait_for", "in the body of a reader"])
-def test_an_interrupt_finds_main_wherever_it_waits(root: Path, how: str) -> None:
-    """In a task group, under a timeout, or in the middle of a stream."""
+def test_interrupt_is_raised_in_main_wherever_main_waits(root: Path, how: str) -> None:
+    """Main may wait in a task group, with a timeout, or in the middle of a stream."""
     waits = {
         "in main": "await replies",
         "in a task group": "\n        async with asyncio.TaskGroup() as group:\n            group.create_task(wait())",
@@ -376,8 +376,8 @@ WAITS_OF_MAIN = {
         ("for a task", True),
     ],
 )
-def test_main_sees_an_interrupt_when_what_it_waits_for_has_cleaned_up(root: Path, where: str, fails: bool) -> None:
-    """Every `finally` of a helper of main has run by then, and an error in one does not hide the interrupt."""
+def test_interrupt_is_raised_in_main_after_the_clean_ups_of_its_helpers(root: Path, where: str, fails: bool) -> None:
+    """Every `finally` of a helper has run by then, and an error in one does not hide the interrupt."""
     child = Child(
         root,
         f"""
@@ -420,7 +420,7 @@ MiniAgents().run(amain())
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Replies what it was sent."""
+    """Reply the received messages."""
     ctx.reply(ctx.message_promises)
 
 
@@ -430,8 +430,8 @@ async def amain() -> str:
     return str(message)
 
 
-def test_run_makes_its_own_loop_and_closes_it() -> None:
-    """It returns what main returned; the loop is closed, also when main failed."""
+def test_run_makes_a_loop_and_closes_it() -> None:
+    """It returns the result of main or raises its error, and restores the handler of SIGINT."""
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def main(fail: bool) -> str:
@@ -447,11 +447,11 @@ def test_run_makes_its_own_loop_and_closes_it() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_run_takes_a_loop_factory() -> None:
-    """The loop is the one that it makes."""
+def test_run_uses_the_loop_of_its_loop_factory() -> None:
+    """The running loop is of the class that the factory makes."""
 
     class Loop(asyncio.SelectorEventLoop):
-        """A loop of our own."""
+        """Loop of the test."""
 
     async def main() -> bool:
         return isinstance(asyncio.get_running_loop(), Loop)
@@ -459,8 +459,8 @@ def test_run_takes_a_loop_factory() -> None:
     assert MiniAgents().run(main(), loop_factory=Loop)
 
 
-def test_run_works_in_any_thread() -> None:
-    """Where there are no signals to handle."""
+def test_run_works_outside_of_the_main_thread() -> None:
+    """It handles no signals there."""
     results: list[str] = []
     thread = threading.Thread(target=lambda: results.append(MiniAgents().run(amain())))
     thread.start()
@@ -469,12 +469,12 @@ def test_run_works_in_any_thread() -> None:
 
 
 async def test_arun_works_in_a_running_loop() -> None:
-    """The context is open for the awaitable only."""
+    """It opens the context for the awaitable, and returns its result."""
     assert await MiniAgents().arun(amain()) == "hello"
 
 
-def test_handlers_of_others_are_left_alone() -> None:
-    """An app that handles Ctrl-C itself goes on doing so."""
+def test_run_leaves_signal_handlers_of_the_application() -> None:
+    """An application that handles Ctrl-C itself goes on doing so."""
 
     def mine(*_: object) -> None: ...
 
@@ -492,14 +492,14 @@ def test_handlers_of_others_are_left_alone() -> None:
 
 @posix
 def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> None:
-    """A test run under `nohup`, or as a background job, starts programs that its signals still reach."""
+    """Programs that the tests start get signals also in a test run under `nohup`."""
 
     def ignore_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
     chosen = (
-        "tests/agents/test_running.py::test_C13_ctrl_c_cleans_everything_up_within_a_second",
+        "tests/agents/test_running.py::test_C13_ctrl_c_cleans_up_everything_within_a_second",
         "tests/testing/test_provider_server.py::test_command_serve_prints_its_address_and_answers",
     )
     done = subprocess.run(

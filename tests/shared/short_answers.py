@@ -1,4 +1,4 @@
-"""The answer "Hello" as the APIs stream it, to be changed by tests, and what sessions make of it."""
+"""The answer "Hello" as each API streams it, functions that change it, and a function that reads it with a session."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DONE: dict[str, Any] = {**ITEM, "content": [{"type": "output_text", "text": "Hel
 
 
 def chunk(content: str | None = None, finish: str | None = None, index: Any = 0, **more: Any) -> dict[str, Any]:
-    """A chunk of a chat completion with one choice."""
+    """Return a chunk of a chat completion with one choice."""
     delta = {} if content is None else {"content": content}
     return {"id": "c", "model": "m", "choices": [{"index": index, "delta": delta, "finish_reason": finish, **more}]}
 
 
 def streams() -> dict[str, list[dict[str, Any]]]:
-    """The answer of each API: its beginning, two deltas, and its end; made anew, so that tests may change it."""
+    """Return the events of the answer for each API; each call makes new ones, so that tests may change them."""
     text = "content_block_delta"
     events = {
         "chat": [chunk(""), chunk("Hel"), chunk("lo"), {**chunk(finish="stop"), "usage": {"prompt_tokens": 3}}],
@@ -52,12 +52,12 @@ def streams() -> dict[str, list[dict[str, Any]]]:
 
 
 def session_of(api: str, n: int | None = 1) -> Session:
-    """A new session, for one answer."""
+    """Return a new session of the API, for one answer."""
     return ChatSession(n) if api == "chat" else ResponsesSession() if api == "responses" else MessagesSession()
 
 
 def read(api: str, *events: Any, n: int | None = 1) -> Outcome:
-    """What a stream of these comes to: JSON values, or raw bytes."""
+    """Return the outcome of a stream of these events, which are JSON values or raw bytes."""
     session = session_of(api, n)
     datas = [event if isinstance(event, bytes) else json.dumps(event).encode() for event in events]
     said = "".join([session.feed(ServerSentEvent(data)) for data in datas])
@@ -67,7 +67,7 @@ def read(api: str, *events: Any, n: int | None = 1) -> Outcome:
 
 
 def changed(api: str, *path: Any, to: Any) -> list[Any]:
-    """The stream with another value at this path."""
+    """Return the events of the answer with another value at this path."""
     events = streams()[api]
     holder: Any = events
     for key in path[:-1]:
