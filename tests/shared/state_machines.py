@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["history_machine", "promise_machine", "sequence_machine"]
 
-RUNS = "running"
-PATIENCE = 10.0
+_RUNNING = "running"
+_PATIENCE = 10.0
 """Seconds after which an operation counts as endless."""
-IDLE_STEPS = 12
+_IDLE_STEPS = 12
 """Steps of the loop after which all tasks wait."""
 
 
-class LoopMachine(RuleBasedStateMachine):
+class _LoopMachine(RuleBasedStateMachine):
     """State machine whose rules run in one event loop and one run context."""
 
     has_failed = False
@@ -60,19 +60,19 @@ class LoopMachine(RuleBasedStateMachine):
             raise AssertionError(f"{what}: expected {expected!r}, came {came!r}")
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
-        """Await an operation in the machine's loop, for `PATIENCE` seconds at most."""
+        """Await an operation in the machine's loop, for `_PATIENCE` seconds at most."""
 
         async def main() -> Any:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(_PATIENCE):
                 return await awaitable
 
         try:
             return self._loop.run_until_complete(main())
         except TimeoutError:
             self.has_failed = True
-            raise AssertionError(f"nothing came for {PATIENCE:g} seconds") from None
+            raise AssertionError(f"nothing came for {_PATIENCE:g} seconds") from None
 
-    def settle(self, steps: int = IDLE_STEPS) -> None:
+    def settle(self, steps: int = _IDLE_STEPS) -> None:
         """Run the loop until all tasks wait."""
 
         async def main() -> None:
@@ -89,12 +89,12 @@ class LoopMachine(RuleBasedStateMachine):
             self._runner.close()
 
 
-class Reader:
+class _Reader:
     """Task that reads a stream, and keeps the values that it got and its end."""
 
     def __init__(self, read: Callable[[list[Any]], Awaitable[object]]) -> None:
         self.seen: list[Any] = []
-        self.end = RUNS
+        self.end = _RUNNING
         self.task = asyncio.get_running_loop().create_task(self._run(read))
 
     async def _run(self, read: Callable[[list[Any]], Awaitable[object]]) -> None:
@@ -118,7 +118,7 @@ def promise_machine(
     """
     tokens = texts(max_size=2) if text is None else text
 
-    class PromiseMachine(LoopMachine):
+    class PromiseMachine(_LoopMachine):
         readers = Bundle("readers")
 
         @initialize(start_soon=st.booleans())
@@ -127,9 +127,9 @@ def promise_machine(
             self.wanted = start_soon
             self.sent: list[str] = []
             self.taken: list[str] = []
-            self.end = RUNS
+            self.end = _RUNNING
             self.closed = False
-            self.all: list[tuple[Reader, bool]] = []
+            self.all: list[tuple[_Reader, bool]] = []
 
             async def main() -> None:
                 self.source: asyncio.Queue[str | Exception | None] = asyncio.Queue()
@@ -147,21 +147,21 @@ def promise_machine(
             finally:
                 self.closed = True
 
-        @precondition(lambda self: self.end == RUNS)
+        @precondition(lambda self: self.end == _RUNNING)
         @rule(token=tokens)
         def send(self, token: str) -> None:
             self.sent.append(token)
             self.source.put_nowait(token)
             self.settle()
 
-        @precondition(lambda self: self.end == RUNS)
+        @precondition(lambda self: self.end == _RUNNING)
         @rule(fail=st.booleans())
         def finish(self, fail: bool) -> None:
             self.end = "Boom" if fail else "end"
             self.source.put_nowait(Boom() if fail else None)
             self.settle()
 
-        @precondition(lambda self: self.end == RUNS)
+        @precondition(lambda self: self.end == _RUNNING)
         @rule()
         def cancel_promise(self) -> None:
             self.stop()
@@ -177,7 +177,7 @@ def promise_machine(
             self.promise.cancel()
 
         @rule(target=readers)
-        def read(self) -> Reader:
+        def read(self) -> _Reader:
             return self.keep(self.start(self.read_all), awaits=False)
 
         @rule(pieces=st.integers(1, 3))
@@ -194,11 +194,11 @@ def promise_machine(
             self.settle()
 
         @rule(target=readers)
-        def await_whole(self) -> Reader:
+        def await_whole(self) -> _Reader:
             return self.keep(self.start(self.await_it), awaits=True)
 
         @rule(reader=readers)
-        def cancel_reader(self, reader: Reader) -> None:
+        def cancel_reader(self, reader: _Reader) -> None:
             reader.task.cancel()
             self.settle()
 
@@ -215,16 +215,16 @@ def promise_machine(
             self.run(main())
             self.settle()
 
-        def start(self, read: Callable[[list[Any]], Awaitable[object]]) -> Reader:
-            async def main() -> Reader:
-                return Reader(read)
+        def start(self, read: Callable[[list[Any]], Awaitable[object]]) -> _Reader:
+            async def main() -> _Reader:
+                return _Reader(read)
 
             self.wanted = True
-            reader: Reader = self.run(main())
-            self.settle(IDLE_STEPS + 2 * len(self.sent))
+            reader: _Reader = self.run(main())
+            self.settle(_IDLE_STEPS + 2 * len(self.sent))
             return reader
 
-        def keep(self, reader: Reader, *, awaits: bool) -> Reader:
+        def keep(self, reader: _Reader, *, awaits: bool) -> _Reader:
             """Check a reader after each rule until the end of the run, or until it is cancelled."""
             self.all.append((reader, awaits))
             return reader
@@ -288,7 +288,7 @@ def sequence_machine(
     """
     items = sendables(max_leaves=5) if sent is None else sent
 
-    class SequenceMachine(LoopMachine):
+    class SequenceMachine(_LoopMachine):
         readers = Bundle("readers")
 
         @initialize()
@@ -296,7 +296,7 @@ def sequence_machine(
             self.expected: list[Any] = []
             self.early: list[str] = []
             self.pending: list[asyncio.Event] = []
-            self.all: list[Reader] = []
+            self.all: list[_Reader] = []
             self.open = True
 
             async def main() -> None:
@@ -356,9 +356,9 @@ def sequence_machine(
 
             self.early.append(text)
             self.run(main())
-            self.settle(20 * IDLE_STEPS)
+            self.settle(20 * _IDLE_STEPS)
             for reader in self.all:
-                if reader.end == RUNS:
+                if reader.end == _RUNNING:
                     self.expect(text in reader.seen, True, "a reader has seen at once what was sent out of order")
 
         @precondition(lambda self: self.open)
@@ -369,17 +369,17 @@ def sequence_machine(
             self.settle()
 
         @rule(target=readers)
-        def read(self) -> Reader:
-            async def main() -> Reader:
-                return Reader(self.read_all)
+        def read(self) -> _Reader:
+            async def main() -> _Reader:
+                return _Reader(self.read_all)
 
-            reader: Reader = self.run(main())
+            reader: _Reader = self.run(main())
             self.all.append(reader)
             self.settle()
             return reader
 
         @rule(reader=readers)
-        def cancel_reader(self, reader: Reader) -> None:
+        def cancel_reader(self, reader: _Reader) -> None:
             reader.task.cancel()
             self.settle()
 
@@ -392,7 +392,7 @@ def sequence_machine(
 
         @invariant()
         def readers_see_nothing_else(self) -> None:
-            readers: list[Reader] = getattr(self, "all", [])
+            readers: list[_Reader] = getattr(self, "all", [])
             longest: list[Any] = max((reader.seen for reader in readers), key=len, default=[])
             for reader in readers:
                 self.expect(reader.seen, longest[: len(reader.seen)], "the messages of a reader so far")
@@ -406,7 +406,7 @@ def sequence_machine(
                 if hasattr(self, "sequence") and not self.has_failed:  # one more reader after the end
                     self.sequence.close()
                     self.read()
-                    self.settle(20 * IDLE_STEPS)
+                    self.settle(20 * _IDLE_STEPS)
                     for reader in self.all:
                         if reader.end != "cancelled here":
                             in_order = [each for each in reader.seen if not _is_out_of_order(each)]
@@ -436,7 +436,7 @@ def history_machine(
     any_message = messages() if message is None else message
     tokens = st.lists(texts(max_size=2), max_size=3)
 
-    class HistoryMachine(LoopMachine):
+    class HistoryMachine(_LoopMachine):
         def __init__(self) -> None:
             super().__init__()
             self.folder = Path(tempfile.mkdtemp(prefix="history-"))
