@@ -231,7 +231,7 @@ class Cell(Generic[T]):
         else:
             self.waiters[future] = None
         if self.on_demand:
-            self.request_more()
+            self.wake_pump()
         return future
 
     def watch(self, callback: Callable[[object], None], variables: contextvars.Context | None) -> None:
@@ -252,7 +252,7 @@ class Cell(Generic[T]):
             self.waiters = {}
         self.waiters[future] = None
         if self.on_demand:
-            self.request_more()
+            self.wake_pump()
 
     def remove_waiter(self, future: asyncio.Future[None]) -> None:
         """Remove a future that no task awaits any more."""
@@ -261,7 +261,7 @@ class Cell(Generic[T]):
             if waiters is not None:
                 waiters.pop(future, None)
 
-    def request_more(self) -> None:
+    def wake_pump(self) -> None:
         """Let a source that works on demand go on; a cell without pieces has no such source."""
 
 

@@ -162,12 +162,12 @@ class SequenceCell(StreamCell[Any, Any]):
         deadlock.check_source(blocked_on)
         return not (blocked_on.done or len(blocked_on.pieces) > before)
 
-    def request_more(self) -> None:
+    def wake_pump(self) -> None:
         """Let lanes and the pump go on that work on demand, because a reader has read everything."""
         for lane in list(self.lanes or ()):
             if lane.waits_for_reader:
                 self._advance(lane)
-        super().request_more()
+        super().wake_pump()
 
     def receive(self, piece: Any) -> None:
         """Send an item that the pump has read; in place of one of a wrong type, send the error."""

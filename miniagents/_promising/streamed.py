@@ -128,7 +128,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 self.request = None
                 context.unpark(task)
 
-    def request_more(self) -> None:
+    def wake_pump(self) -> None:
         """Wake an on-demand pump, because a reader has read everything."""
         if self.request is not None and not self.request.done():
             self.request.set_result(None)
