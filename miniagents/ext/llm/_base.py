@@ -1,8 +1,7 @@
-"""What the agents of all providers share: their settings, the prompt, and the one message they reply.
+"""Base of the agents of all providers: settings, limits of concurrent requests, default clients, and the reply.
 
-How many requests may be in flight at once.
-
-The SDKs' clients that agents share where none was given: making one takes 17 ms, mostly for its TLS context.
+A provider's module derives a class from `ProviderAdapter`. The requests go through the provider's SDK; the responses
+are read by `_streaming`. This module is independent of the forms of prompts and responses.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from miniagents.ext.llm._failures import NO_RETRY, Retry
-from miniagents.ext.llm._prompts import usable
-from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of
-from miniagents.ext.llm._sessions.base import mend_deep
+from miniagents.ext.llm._prompts import messages_for_model
+from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
+from miniagents.ext.llm._sessions.base import repair_surrogates_deep
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
 from miniagents.miniagents import MiniAgent, MiniAgents
 
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from miniagents.miniagents import InteractionContext
 
 
-class RequestLimits:
-    """The slots of an agent and of all its forks; each event loop has its own."""
+class _RequestLimits:
+    """Limits of the concurrent requests of an agent and all its forks; each event loop has limits of its own."""
 
     def __init__(self) -> None:
         self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Semaphore]] = (
@@ -42,7 +41,7 @@ class RequestLimits:
         )
 
     def slot(self, at_once: int | None) -> AbstractAsyncContextManager[Any]:
-        """A context in which one of `at_once` slots is held; None is no limit.
+        """Return a context manager that waits for one of `at_once` slots and holds it; None sets no limit.
 
         Raises:
             ValueError: `at_once` is not positive.
@@ -61,15 +60,17 @@ _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, tuple[Any,
 
 
 async def shared_client(name: str, prefix: str, make: Callable[[], Any]) -> Any:
-    """The client of this event loop for the present environment; made by `make` at the first call.
+    """Return the SDK client that the agents of this event loop share; the first call makes it.
 
-    Connections belong to a loop, so each loop has clients of its own. They are closed with the loop's asynchronous
-    generators, which `asyncio.run` and all runners like it do at the end.
+    Sharing saves time: a client takes 17 ms to make, mostly for its TLS context. Connections belong to a loop, so
+    each loop has clients of its own. A client is closed together with the asynchronous generators of its loop.
+    `asyncio.run` and similar runners close these generators at the end.
 
     Args:
-        name: what kind of client it is.
-        prefix: of the environment variables that configure it; with other values there is another client.
-        make: makes it.
+        name: the kind of client.
+        prefix: prefix of the environment variables that configure the client. A change of their values, or of the
+            proxy variables, leads to another client.
+        make: makes the client.
     """
     loop = asyncio.get_running_loop()
     configuration = tuple(
@@ -83,14 +84,17 @@ async def shared_client(name: str, prefix: str, make: Callable[[], Any]) -> Any:
     key = (name, configuration)
     if key not in clients:
         client = make()
-        keeper = _keep(client, lambda: clients.pop(key, None))
+        keeper = _close_with_loop(client, lambda: clients.pop(key, None))
         clients[key] = client, keeper
         await anext(keeper)
     return clients[key][0]
 
 
-async def _keep(client: Any, forget: Callable[[], Any]) -> AsyncGenerator[None]:
-    """Suspended while the loop lives; its `finally` is the one place that is sure to run before the loop closes."""
+async def _close_with_loop(client: Any, forget: Callable[[], Any]) -> AsyncGenerator[None]:
+    """Close the client when the event loop closes its asynchronous generators.
+
+    The `finally` block of a suspended generator is the only code that is certain to run before the loop closes.
+    """
     try:
         yield
     finally:
@@ -99,22 +103,29 @@ async def _keep(client: Any, forget: Callable[[], Any]) -> AsyncGenerator[None]:
 
 
 DEFAULT_RETRY = Retry()
+"""Policy for sending a request again, for agents that are created without `retry=`."""
 DEFAULT_STALL_TIMEOUT = 600.0
-"""Seconds; as long as the SDKs' own timeouts, because models that think in silence do so for minutes."""
+"""Seconds without progress after which a stream is given up by default.
+
+As long as the SDKs' own timeouts, because some models think for minutes without sending anything.
+"""
 
 
 class ProviderAdapter(ABC):
-    """What differs from provider to provider. One is made for each agent, and shared by its forks."""
+    """Adapter of one provider: its client, its requests and its class of messages.
+
+    Each agent has one adapter, which all forks of the agent share.
+    """
 
     provider: ClassVar[str]
     message_class: ClassVar[type[AssistantMessage]]
 
     def __init__(self) -> None:
-        self.limits = RequestLimits()
+        self.limits = _RequestLimits()
 
     @abstractmethod
     async def default_client(self) -> Any:
-        """The SDK's client where none was given; made at the first call.
+        """Return the SDK client for agents that were created without `async_client`; the first call makes it.
 
         Raises:
             MissingExtraError: the SDK is not installed.
@@ -122,25 +133,42 @@ class ProviderAdapter(ABC):
         """
 
     @abstractmethod
-    def request(
+    def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
-        """How to send this.
+        """Translate messages and settings into a call of the SDK.
 
-        Returns: the SDK's method (of `with_streaming_response`), its arguments, and what makes a session for it.
+        Args:
+            client: the SDK client.
+            messages: the conversation.
+            system: instructions that go before the conversation; None for none.
+            request: the remaining settings of the agent, which are parameters of the request.
+            streamed: True if a stream is asked for.
+
+        Returns: the SDK's method (of `with_streaming_response`), its arguments, and a factory of sessions that read
+            the response.
         """
 
-    def agent(self, alias: str, description: str | None, settings: dict[str, Any]) -> MiniAgent[Any]:
-        """The agent; `settings` are the keyword arguments of `reply`, and `fork` and `trigger` can change them.
+    def create_agent(self, alias: str, description: str | None, settings: dict[str, Any]) -> MiniAgent[Any]:
+        """Return the agent of this adapter.
+
+        Args:
+            alias: the name of the agent in traces and log lines.
+            description: one sentence on what the agent does.
+            settings: keyword arguments of `reply`; `fork` and `trigger` can change them.
 
         Raises:
-            TypeError, ValueError: a setting that cannot work.
+            TypeError, ValueError: a setting has a wrong type or value.
         """
         redact_logs()
         return _LLMAgent(self, alias, description, settings)
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Refuse what cannot work."""
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check the settings.
+
+        Raises:
+            TypeError, ValueError: a setting has a wrong type or value.
+        """
         if not isinstance(settings.get("model"), str) or not settings["model"]:
             raise TypeError(f"model must be the name of a model, not {settings.get('model')!r}")
         retry = settings.get("retry")
@@ -166,18 +194,18 @@ class ProviderAdapter(ABC):
         max_concurrent_requests: int | None = None,
         **request: Any,
     ) -> None:
-        """Reply the promise of one message; nothing has been awaited, and nothing sent, by then."""
+        """Reply the promise of one message. The request is sent later, when the tokens of that message are produced."""
         alias = ctx.this_agent.alias
         incoming = ctx.message_promises
         streamed = _streams_by_default() if stream is None else stream
 
         async def prepare() -> LLMCall:
-            messages = usable(await incoming, alias)
+            messages = messages_for_model(await incoming, alias)
             client = await self.default_client() if async_client is None else async_client
             client = client.with_options(max_retries=0)  # shares the http client; retries are ours
-            create, arguments, new_session = self.request(client, messages, system, request, streamed)
-            # UTF-8, and so a request, has no place for half a character
-            arguments = mend_deep(fitted(create, {**arguments, "stream": streamed}))
+            create, arguments, new_session = self.prepare_request(client, messages, system, request, streamed)
+            # a request is UTF-8, which cannot encode lone surrogates
+            arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
             return LLMCall(
                 alias=alias,
                 provider=self.provider,
@@ -187,7 +215,7 @@ class ProviderAdapter(ABC):
                 streamed=streamed,
                 retry=NO_RETRY if retry is None else retry,
                 stall_timeout=stall_timeout,
-                redactor=Redactor(secrets_of(client, arguments["extra_headers"])),
+                redactor=Redactor(secrets_of_client(client, arguments["extra_headers"])),
             )
 
         streamer = partial(stream_answer, prepare)
@@ -195,7 +223,7 @@ class ProviderAdapter(ABC):
 
 
 class _LLMAgent(MiniAgent[Any]):
-    """Settings that cannot work are refused where they are given."""
+    """Agent whose settings are checked when they are given: on creation, by `fork` and by `trigger`."""
 
     def __init__(self, adapter: ProviderAdapter, alias: str, description: str | None, settings: dict[str, Any]) -> None:
         async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
@@ -207,7 +235,7 @@ class _LLMAgent(MiniAgent[Any]):
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
         super().check_arguments(kwargs)
-        self._adapter.check(kwargs)
+        self._adapter.check_settings(kwargs)
 
     def fork(self, **options: Any) -> Self:
         fork = super().fork(**options)
@@ -215,12 +243,13 @@ class _LLMAgent(MiniAgent[Any]):
         return fork
 
 
-def fitted(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as this version of the SDK takes them: what its signature lacks goes through `extra_body`.
+def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments in the form that the installed version of the SDK accepts.
 
-    The response is asked for uncompressed, because a compressed one comes in lumps instead of tokens.
+    Arguments that the SDK's signature lacks go into `extra_body`. The response is asked for uncompressed, because a
+    compressed response arrives in large pieces instead of tokens.
     """
-    known = _parameters(getattr(create, "__wrapped__", create))
+    known = _parameters_of_method(getattr(create, "__wrapped__", create))
     body = {name: value for name, value in arguments.items() if name not in known}
     result = {name: value for name, value in arguments.items() if name in known}
     if body:
@@ -232,12 +261,12 @@ def fitted(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, A
     return result
 
 
-def _parameters(method: Callable[..., Any]) -> frozenset[str]:
-    return _parameters_of(getattr(method, "__func__", method))
+def _parameters_of_method(method: Callable[..., Any]) -> frozenset[str]:
+    return _parameters_of_function(getattr(method, "__func__", method))
 
 
 @lru_cache(maxsize=64)
-def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+def _parameters_of_function(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 

@@ -1,10 +1,10 @@
-"""Whatever goes wrong between us and a provider, as one of our errors.
+"""Failures of requests: their translation into `LLMError`, and the policy for sending a request again.
 
-Three kinds of things come here: errors of the SDKs (before the response), errors of the HTTP library (while its body
-is read), and errors of the sessions, which are ours already. The SDKs and the HTTP library are known by the names of
-their classes, so that none of them is imported here.
+`as_llm_error` translates errors of the SDKs (before the response) and of the HTTP library (while its body is read).
+Errors of the sessions are `LLMError` already. SDKs and HTTP libraries are recognised by the names of their classes, so
+this module imports none of them.
 
-When a request is sent again, and after how long. The only place that decides it: the SDKs' own retries are off.
+`Retry` decides alone when a request is sent again: the retries of the SDKs are switched off.
 """
 
 from __future__ import annotations
@@ -33,20 +33,25 @@ if TYPE_CHECKING:
 
 
 _LIBRARIES = frozenset({"httpx2", "httpx", "httpcore2", "httpcore", "anyio", "aiohttp", "ssl", "socket"})
+"""Packages whose exceptions are failures of the network."""
 _EXCERPT = 500
+"""Characters of an error response without JSON that the error text quotes."""
 
 
 def as_llm_error(error: BaseException, *, provider: str, redactor: Redactor, responded: bool) -> LLMError | None:
-    """Our error for another one, with no key in it or in its causes; None for what is neither provider nor network.
+    """Translate an error into an `LLMError`; return None if neither the provider nor the network caused the error.
+
+    Secrets are removed from the error and from the errors that caused it.
 
     Args:
-        error: what was raised.
+        error: the error that was raised; it becomes the cause of the `LLMError`.
         provider: "openai" or "anthropic".
-        redactor: knows the secrets of the request.
-        responded: whether there was a response already.
+        redactor: redactor that knows the secrets of the request.
+        responded: True if the provider's response had begun.
 
     Raises:
-        Exception: what an SDK has wrapped as a connection error although it is none, such as a bug in a transport.
+        Exception: an exception that an SDK wrapped as a connection error although it is another failure, such as a bug
+            in a transport.
     """
     ours = error if isinstance(error, LLMError) else _from_sdk(error, provider)
     ours = ours or _from_library(error, provider, responded)
@@ -55,17 +60,17 @@ def as_llm_error(error: BaseException, *, provider: str, redactor: Redactor, res
     if ours is not error:
         ours.__cause__ = error
     ours.provider = ours.provider or provider
-    redactor.exception(ours)
+    redactor.redact_exception(ours)
     return ours
 
 
-def _names(error: BaseException) -> set[str]:
+def _class_names(error: BaseException) -> set[str]:
     return {kind.__name__ for kind in type(error).__mro__}
 
 
 def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
     package = next((kind.__module__.partition(".")[0] for kind in type(error).__mro__[:-3]), "")
-    names = _names(error)
+    names = _class_names(error)
     if "APIStatusError" in names:
         return _from_status(error, provider)
     if "APIConnectionError" in names:
@@ -92,39 +97,41 @@ def _from_status(error: Any, provider: str) -> LLMError:
         body = {"message": text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "") or "no explanation"}
     ours = error_from_payload(body, provider=provider, status=status)
     ours.args = (f"status {status}: {ours}",)
-    wish = should_retry(error.response.headers)
-    if wish is not None:
-        ours.retryable = wish
+    retryable = should_retry(error.response.headers)
+    if retryable is not None:
+        ours.retryable = retryable
     ours.retry_after = requested_wait(error.response.headers)
     return ours
 
 
 def _from_connection(error: BaseException, provider: str) -> LLMError:
     cause = error.__cause__
-    if cause is not None and not _is_network(cause):
-        raise cause  # some SDKs wrap whatever a transport raises, bugs too
-    timed_out = "APITimeoutError" in _names(error)
-    what = "timed out before the response began" if timed_out else f"failed before the response began: {cause or error}"
-    return ConnectionFailedError(f"the request to {provider} {what}", provider=provider)
+    if cause is not None and not _is_network_error(cause):
+        raise cause  # some SDKs wrap all exceptions of a transport, even those of bugs
+    timed_out = "APITimeoutError" in _class_names(error)
+    description = (
+        "timed out before the response began" if timed_out else f"failed before the response began: {cause or error}"
+    )
+    return ConnectionFailedError(f"the request to {provider} {description}", provider=provider)
 
 
 def _from_library(error: BaseException, provider: str, responded: bool) -> LLMError | None:
-    if not _is_network(error):
+    if not _is_network_error(error):
         return None
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    description = f"{type(error).__name__}: {error}".removesuffix(": ")
     if not responded:
-        return ConnectionFailedError(f"the request to {provider} failed: {what}", provider=provider)
-    names = _names(error)
+        return ConnectionFailedError(f"the request to {provider} failed: {description}", provider=provider)
+    names = _class_names(error)
     if "TimeoutException" in names or isinstance(error, TimeoutError):
-        return StreamStalledError(f"{provider} sent nothing for too long ({what})", provider=provider)
+        return StreamStalledError(f"{provider} sent nothing for too long ({description})", provider=provider)
     if "DecodingError" in names:
-        return StreamDecodeError(f"the response of {provider} cannot be decoded ({what})", provider=provider)
+        return StreamDecodeError(f"the response of {provider} cannot be decoded ({description})", provider=provider)
     return StreamBrokenError(
-        f"the connection to {provider} broke in the middle of the response ({what})", provider=provider
+        f"the connection to {provider} broke in the middle of the response ({description})", provider=provider
     )
 
 
-def _is_network(error: BaseException) -> bool:
+def _is_network_error(error: BaseException) -> bool:
     return isinstance(error, OSError | EOFError) or any(
         kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__
     )
@@ -132,22 +139,27 @@ def _is_network(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often, and how patiently.
+    """Policy for sending a failed request again.
 
-    A request is only ever repeated while no part of its answer was delivered, because what a reader has seen cannot
-    be taken back.
+    A request is sent again only if its failure is retryable and no text of its answer was delivered, because text that
+    a reader has seen cannot be taken back. If the provider asks for a wait, that wait is kept, up to `wait_cap`.
+    Otherwise the first wait is `first_wait` seconds, and each further wait is twice as long, up to `max_wait`. Up to
+    a quarter of such a wait is subtracted at random, so that agents which failed together do not retry together.
+
+    Raises:
+        ValueError: `attempts` is less than 1, or a time is negative or not a number.
     """
 
     attempts: int = 3
-    """Requests at most, the first one included."""
+    """Highest number of requests, including the first one."""
     time_budget: float = 120.0
-    """Seconds from the first request, within which a wait must end."""
+    """Seconds after the start of the first attempt; the request is given up if the next wait would end later."""
     wait_cap: float = 60.0
-    """Seconds to wait at most, also where the provider asks for more."""
+    """Longest wait in seconds, even if the provider asks for a longer one."""
     first_wait: float = 0.5
-    """Seconds before the second attempt, where the provider does not say how long; doubles each time."""
+    """Wait in seconds before the second attempt, if the provider does not ask for a certain wait."""
     max_wait: float = 8.0
-    """Seconds up to which that doubles."""
+    """Longest wait in seconds that the doubling of waits can reach."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -157,11 +169,11 @@ class Retry:
                 raise ValueError(f"{name} must be a number of seconds, not {getattr(self, name)!r}")
 
     def wait(self, error: LLMError, attempt: int, elapsed: float) -> float | None:
-        """Seconds to wait before the next attempt, or None to give up.
+        """Return the seconds to wait before the next attempt, or None if the request is given up.
 
         Args:
-            error: what became of this attempt.
-            attempt: its number, from 1.
+            error: the failure of the last attempt.
+            attempt: the number of the last attempt, from 1.
             elapsed: seconds since the first attempt began.
         """
         if not error.retryable or error.delivered_any or attempt >= self.attempts:
@@ -169,7 +181,7 @@ class Retry:
         if error.retry_after is not None:
             wait = min(error.retry_after, self.wait_cap)
         else:
-            # jitter, so that agents which failed together do not come back together
+            # jitter, so that agents which failed together do not retry together
             wait = min(self.first_wait * 2.0 ** min(attempt - 1, 60), self.max_wait) * (1 - random.random() / 4)
             wait = min(wait, self.wait_cap)
         return wait if elapsed + wait <= self.time_budget else None
@@ -179,13 +191,14 @@ NO_RETRY = Retry(attempts=1)
 
 
 def requested_wait(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds the provider asks to wait: `retry-after-ms`, else `retry-after` in seconds or as an HTTP date.
+    """Return the seconds that the provider asks to wait, None if it asks for no wait.
 
-    Values that say nothing (nan, infinite, negative, in the past, not a number) count as absent.
+    The header `retry-after-ms` goes before `retry-after`, which holds seconds or an HTTP date. Values without a meaning
+    (nan, infinite, negative, in the past, not a number) count as absent.
 
     Args:
-        headers: of the response; looked up in lower case.
-        now: seconds since the epoch, for dates; by default the clock's.
+        headers: the headers of the response, looked up in lower case.
+        now: the current time in seconds since the epoch, to which dates are compared; by default, the clock is asked.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -203,7 +216,10 @@ def requested_wait(headers: Mapping[str, str], now: float | None = None) -> floa
 
 
 def should_retry(headers: Mapping[str, str]) -> bool | None:
-    """What `x-should-retry` says, which both providers send where they know better than the status."""
+    """Return the value of the header `x-should-retry`, None if it is absent or neither true nor false.
+
+    Both providers send this header where the status alone would be misleading.
+    """
     return {"true": True, "false": False}.get(headers.get("x-should-retry", "").strip().lower())
 
 

@@ -1,4 +1,8 @@
-"""Messages as the providers want them: nothing of ours but text, roles, parts and tool calls ever leaves."""
+"""Prompts in the forms of the provider APIs, made from messages.
+
+`chat_prompt`, `responses_prompt` and `messages_prompt` serve chat completions, OpenAI's Responses API and Anthropic's
+Messages API. A prompt holds the text, role, parts and tool calls of each message; further fields are left out.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from miniagents.ext.llm._sessions.base import ToolUse, json_text, mend_deep
+from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
 from miniagents.messages import AssistantMessage, ErrorMessage, Message
 
 if TYPE_CHECKING:
@@ -15,15 +19,16 @@ if TYPE_CHECKING:
 
 _SYSTEM_ROLES = ("system", "developer")
 _RESULT_IDS = ("tool_call_id", "call_id", "tool_use_id")
-"""Names of the id of the call that a result answers: in chat completions, Responses, and Anthropic's API."""
+"""Fields that hold the id of the call that a result answers: in chat completions, Responses, and Anthropic's API."""
 _RESULT_TYPES = ("function_call_output", "custom_tool_call_output", "tool_result")
+"""Types of parts that are results of tools."""
 
 
-def usable(messages: Iterable[Message], alias: str) -> list[Message]:
-    """The messages a model may see: no errors, and no answers that broke off.
+def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]:
+    """Return the messages that a model is sent: all but errors and interrupted answers.
 
     Raises:
-        ValueError: none is left.
+        ValueError: no message is left.
     """
     kept = [
         message
@@ -37,47 +42,48 @@ def usable(messages: Iterable[Message], alias: str) -> list[Message]:
     return kept
 
 
-def thawed(value: Any) -> Any:
-    """Plain dicts and lists again, as the SDKs want them."""
+def to_plain(value: Any) -> Any:
+    """Return the value with plain dicts and lists in place of mappings and tuples, as the SDKs require."""
     if isinstance(value, Mapping):
-        return {key: thawed(item) for key, item in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [thawed(item) for item in value]
+        return [to_plain(item) for item in value]
     return value
 
 
 def _content(message: Message, text_type: str = "text") -> Any:
-    """A string, or the provider's list of parts; of a message with other fields only, its JSON."""
+    """Return the content of a message: a string or a list of parts; the JSON of a message without content."""
     if message.content is None:
-        return "" if isinstance(message, AssistantMessage) or _calls(message) else str(message)
+        return "" if isinstance(message, AssistantMessage) or _tool_calls(message) else str(message)
     if isinstance(message.content, str):
         return message.content
-    parts = thawed(message.content)
+    parts = to_plain(message.content)
     return [{"type": text_type, "text": part} if isinstance(part, str) else part for part in parts]
 
 
 def _fields(message: Message, *names: str) -> dict[str, Any]:
+    """Return those of the named fields that are set, as plain values."""
     found = {name: getattr(message, name, None) for name in names}
-    return {name: thawed(value) for name, value in found.items() if value is not None}
+    return {name: to_plain(value) for name, value in found.items() if value is not None}
 
 
 # --- tool calls
 
 
-def _calls(message: Message) -> list[ToolUse]:
-    """Return the tool calls of a message, also those in OpenAI's form, with name and arguments in `function`."""
-    return [_call(call) for call in getattr(message, "tool_calls", None) or ()]
+def _tool_calls(message: Message) -> list[ToolUse]:
+    """Return the tool calls of a message, including calls in OpenAI's form (name and arguments under `function`)."""
+    return [_tool_call(call) for call in getattr(message, "tool_calls", None) or ()]
 
 
-def _call(call: Any) -> ToolUse:
+def _tool_call(call: Any) -> ToolUse:
     inner = _get(call, "function") or _get(call, "custom") or call
     arguments = _get(inner, "arguments")
     if arguments is None:
         arguments = _get(inner, "input")
     return ToolUse(
-        id=_id_in(call, "id", "call_id"),  # type: ignore[arg-type]  # None stays None in a request
+        id=_first_id(call, "id", "call_id"),  # type: ignore[arg-type]  # None stays None in a request
         name=_get(inner, "name"),
-        arguments=arguments if isinstance(arguments, str) else json_text(thawed(arguments)),
+        arguments=arguments if isinstance(arguments, str) else json_text(to_plain(arguments)),
         type=_get(call, "type") or "function",
     )
 
@@ -86,113 +92,114 @@ def _get(holder: Any, key: str) -> Any:
     return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
 
 
-def _id_in(holder: Any, *names: str) -> str | None:
-    """Return the first id under one of these names, as the text that the APIs want."""
+def _first_id(holder: Any, *names: str) -> str | None:
+    """Return the first value that is set under one of these names, as a string; None if all are absent."""
     found = next((value for name in names if (value := _get(holder, name)) is not None), None)
     return None if found is None else str(found)
 
 
 def _json_object(arguments: Any) -> dict[str, Any] | None:
-    """Return the JSON object that a tool's arguments are; None where they are none, which no API takes back."""
+    """Return the arguments of a tool as a dict; None if the arguments are no JSON object, which all APIs refuse."""
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments, parse_constant=_refuse)
+            arguments = json.loads(arguments, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             return None
     return arguments if isinstance(arguments, dict) else None
 
 
-def _refuse(constant: str) -> NoReturn:
+def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _object_text(arguments: Any) -> str:
-    """Return a tool's arguments as the text of a JSON object, `{}` where they are none."""
+def _arguments_text(arguments: Any) -> str:
+    """Return the arguments of a tool as the text of a JSON object; `{}` if the arguments are no JSON object."""
     value = _json_object(arguments)
     if value is None:
         return "{}"
-    mended = mend_deep(value)
-    return arguments if mended is value and isinstance(arguments, str) else json_text(mended)
+    repaired = repair_surrogates_deep(value)
+    return arguments if repaired is value and isinstance(arguments, str) else json_text(repaired)
 
 
 # --- results of tools
 
 
-class _Result(NamedTuple):
-    """Result of a tool, in whatever form a message has it."""
+class _ToolResult(NamedTuple):
+    """Result of a tool, independent of the form in which a message holds it."""
 
     id: str | None
-    """Of the call that it answers."""
+    """Id of the call that the result answers."""
     content: Any
     more: dict[str, Any]
-    """Further fields: `name`, `is_error`, `cache_control`."""
+    """Further fields, such as `name`, `is_error`, `cache_control`."""
 
 
-def _arranged(messages: Iterable[Message], *, together: bool = False) -> list[Message | _Result]:
-    """Return the messages with the results of tools behind their calls: the APIs refuse anything between.
+def _results_after_calls(messages: Iterable[Message], *, merge_turns: bool = False) -> list[Message | _ToolResult]:
+    """Return the messages with the results of tools directly behind their calls, as the APIs require.
 
     Args:
-        messages: what was said so far.
-        together: whether neighbouring messages of the assistant are one turn, which results do not divide.
+        messages: the conversation.
+        merge_turns: True if the API merges neighbouring messages of the assistant into one turn. The results then
+            stand behind the last of these messages.
     """
-    places: list[list[Message | _Result]] = []
+    places: list[list[Message | _ToolResult]] = []
     of_call: dict[str, int] = {}
     for message in messages:
-        for item in _parted(message, of_call):
-            if isinstance(item, _Result) and item.id in of_call:
+        for item in _split_results(message, of_call):
+            if isinstance(item, _ToolResult) and item.id in of_call:
                 place = of_call[item.id]
-                while together and len(places[place]) == 1 and _is_assistant(places[place + 1 :]):
+                while merge_turns and len(places[place]) == 1 and _is_assistant(places[place + 1 :]):
                     place += 1
                 places[place].append(item)
                 continue
             places.append([item])
-            if not isinstance(item, _Result):
+            if not isinstance(item, _ToolResult):
                 of_call.update(dict.fromkeys(_call_ids(item), len(places) - 1))
     return [item for place in places for item in place]
 
 
-def _is_assistant(places: list[list[Message | _Result]]) -> bool:
-    """Return whether the first of these places is a message of the assistant."""
-    return bool(places) and not isinstance(places[0][0], _Result) and places[0][0].role == "assistant"
+def _is_assistant(places: list[list[Message | _ToolResult]]) -> bool:
+    """Return True if the first of these places holds a message of the assistant."""
+    return bool(places) and not isinstance(places[0][0], _ToolResult) and places[0][0].role == "assistant"
 
 
 def _call_ids(message: Message) -> Iterator[str]:
     """Yield the ids of the calls in a message of the assistant."""
     if message.role == "assistant":
-        yield from (call.id for call in _calls(message))
+        yield from (call.id for call in _tool_calls(message))
         for part in message.content if isinstance(message.content, tuple) else ():
             if isinstance(part, Mapping) and part.get("type") == "tool_use":
                 yield str(part.get("id"))
 
 
-def _parted(message: Message, of_call: Mapping[str, int]) -> list[Message | _Result]:
-    """Return the results in a message, and a message of the rest."""
-    id_ = _id_in(message, *_RESULT_IDS)
+def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message | _ToolResult]:
+    """Split a message into the results of tools in it and a message of the remaining parts."""
+    id_ = _first_id(message, *_RESULT_IDS)
     answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in of_call)
     if message.role == "tool" or answers:
         output = getattr(message, "output", None) if message.content is None else None
-        content = _content(message) if output is None else thawed(output)
-        return [_Result(id_, content, _fields(message, "name", "is_error"))]
+        content = _content(message) if output is None else to_plain(output)
+        return [_ToolResult(id_, content, _fields(message, "name", "is_error"))]
     if message.role == "assistant" or not isinstance(message.content, tuple):
         return [message]
     blocks = [part for part in message.content if isinstance(part, Mapping) and part.get("type") in _RESULT_TYPES]
     if not blocks:
         return [message]
     rest = tuple(part for part in message.content if part not in blocks)
-    return [*map(_result_in, blocks), *([message.model_copy(update={"content": rest})] if rest else ())]
+    return [*map(_result_of_block, blocks), *([message.model_copy(update={"content": rest})] if rest else ())]
 
 
-def _result_in(block: Mapping[str, Any]) -> _Result:
-    """Return the result that a part of a user's message is."""
+def _result_of_block(block: Mapping[str, Any]) -> _ToolResult:
+    """Convert a part of a user's message into a result."""
     content = block.get("output") if block.get("content") is None else block.get("content")
     more = {
-        key: value for key, value in thawed(block).items() if key not in ("type", "content", "output", *_RESULT_IDS)
+        key: value for key, value in to_plain(block).items() if key not in ("type", "content", "output", *_RESULT_IDS)
     }
-    return _Result(_id_in(block, *_RESULT_IDS), "" if content is None else thawed(content), more)
+    return _ToolResult(_first_id(block, *_RESULT_IDS), "" if content is None else to_plain(content), more)
 
 
 def _result_content(content: Any, text_type: str = "text") -> Any:
-    """Return the content of a result: a text, or parts in which texts have the API's own type."""
+    """Return the content of a result: a string, or parts in which texts have the type that the API expects."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else json_text(content)
     parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
@@ -204,19 +211,19 @@ def _result_content(content: Any, text_type: str = "text") -> Any:
 
 
 def chat_prompt(messages: Iterable[Message], system: Any = None) -> list[dict[str, Any]]:
-    """The `messages` of a chat completion."""
-    prompt = [] if system is None else [{"role": "system", "content": thawed(system)}]
-    return prompt + [_chat_message(item) for item in _arranged(messages)]
+    """Return the parameter `messages` of a chat completion; `system` is instructions that go first."""
+    prompt = [] if system is None else [{"role": "system", "content": to_plain(system)}]
+    return prompt + [_chat_message(item) for item in _results_after_calls(messages)]
 
 
-def _chat_message(item: Message | _Result) -> dict[str, Any]:
-    if isinstance(item, _Result):
+def _chat_message(item: Message | _ToolResult) -> dict[str, Any]:
+    if isinstance(item, _ToolResult):
         result = {"role": "tool", "content": _result_content(item.content), "tool_call_id": item.id, **item.more}
         return {key: value for key, value in result.items() if value is not None and key in _CHAT_RESULT}
     role = item.role or "user"
     result = {"role": role, "content": _content(item), **_fields(item, "name")}
     if role == "assistant":
-        if calls := _calls(item):
+        if calls := _tool_calls(item):
             result["tool_calls"] = [_chat_tool_call(call) for call in calls]
         result |= _fields(item, "refusal")
         if not result["content"] and len(result) > 2:
@@ -225,13 +232,13 @@ def _chat_message(item: Message | _Result) -> dict[str, Any]:
 
 
 _CHAT_RESULT = ("role", "content", "tool_call_id", "name")
-"""Fields of a result in a chat completion, which refuses others."""
+"""Fields that a result may have in a chat completion; the API refuses others."""
 
 
 def _chat_tool_call(call: ToolUse) -> dict[str, Any]:
     if call.type == "custom":
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
-    function = {"name": call.name, "arguments": _object_text(call.arguments)}
+    function = {"name": call.name, "arguments": _arguments_text(call.arguments)}
     return {"id": call.id, "type": "function", "function": function}
 
 
@@ -239,21 +246,21 @@ def _chat_tool_call(call: ToolUse) -> dict[str, Any]:
 
 
 def responses_prompt(messages: Iterable[Message], system: Any = None, *, stored: bool = True) -> list[dict[str, Any]]:
-    """The `input` of a response.
+    """Return the parameter `input` of the Responses API.
 
     Args:
-        messages: what was said so far.
-        system: instructions to go first.
-        stored: whether the provider keeps responses; where it does not, reasoning goes back only if it came encrypted.
+        messages: the conversation.
+        system: instructions that go first.
+        stored: True if the provider stores responses. Otherwise only reasoning that came encrypted is sent back.
     """
-    items: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": thawed(system)}]
+    items: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": to_plain(system)}]
     custom: set[str] = set()
-    for item in _arranged(messages):
-        if isinstance(item, _Result):
+    for item in _results_after_calls(messages):
+        if isinstance(item, _ToolResult):
             kind = "custom_tool_call_output" if item.id in custom else "function_call_output"
             items.append({"type": kind, "call_id": item.id, "output": _result_content(item.content, "input_text")})
         else:
-            custom.update(call.id for call in _calls(item) if call.type == "custom")
+            custom.update(call.id for call in _tool_calls(item) if call.type == "custom")
             items += _response_items(item, stored)
     return items
 
@@ -262,33 +269,42 @@ def _response_items(message: Message, stored: bool) -> list[dict[str, Any]]:
     role = message.role or "user"
     if role != "assistant":
         return [{"role": role, "content": _content(message, "input_text")}]
-    output = thawed(getattr(message, "output", None))
+    output = to_plain(getattr(message, "output", None))
     if isinstance(output, list) and _output_text(output) == message.content:
         return [
-            _output_item(item)
+            _item_to_send(item)
             for item in output
             if stored or item.get("type") != "reasoning" or item.get("encrypted_content")
         ]
     content = _content(message, "output_text")
     items: list[dict[str, Any]] = [{"role": role, "content": content}] if content else []
-    return items + [_function_call(call) for call in _calls(message)]
+    return items + [_tool_call_item(call) for call in _tool_calls(message)]
 
 
-def _output_item(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an item of an earlier answer as it came, but for what the API would refuse."""
+def _item_to_send(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item of an earlier answer unchanged, but with a valid id and valid arguments in a function call."""
     if item.get("type") == "function_call":
-        return {**item, "call_id": _id_in(item, "call_id", "id"), "arguments": _object_text(item.get("arguments"))}
+        return {
+            **item,
+            "call_id": _first_id(item, "call_id", "id"),
+            "arguments": _arguments_text(item.get("arguments")),
+        }
     return item
 
 
-def _function_call(call: ToolUse) -> dict[str, Any]:
+def _tool_call_item(call: ToolUse) -> dict[str, Any]:
     if call.type == "custom":
         return {"type": "custom_tool_call", "call_id": call.id, "name": call.name, "input": call.arguments}
-    return {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": _object_text(call.arguments)}
+    return {
+        "type": "function_call",
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": _arguments_text(call.arguments),
+    }
 
 
 def _output_text(output: list[Any]) -> str:
-    """The text of output items; if it is not the message's, somebody has edited one of the two."""
+    """Return the text of output items. A text other than the message's content shows that the message was edited."""
     return "".join(
         part.get("text") or ""
         for item in output
@@ -302,19 +318,26 @@ def _output_text(output: list[Any]) -> str:
 
 
 def messages_prompt(messages: Iterable[Message], system: Any = None) -> tuple[Any, list[dict[str, Any]]]:
-    """`system` (None if there is none) and `messages` of Anthropic's API, where speakers take turns."""
-    instructions = [] if system is None else [thawed(system)]
+    """Return the parameters `system` and `messages` of Anthropic's API.
+
+    Messages of one role that follow each other become one turn, because user and assistant must alternate. `system` is
+    None if there are no instructions.
+
+    Raises:
+        ValueError: all messages are instructions or empty.
+    """
+    instructions = [] if system is None else [to_plain(system)]
     turns: list[dict[str, Any]] = []
-    for item in _arranged(messages, together=True):
-        if not isinstance(item, _Result) and item.role in _SYSTEM_ROLES:
+    for item in _results_after_calls(messages, merge_turns=True):
+        if not isinstance(item, _ToolResult) and item.role in _SYSTEM_ROLES:
             instructions.append(_content(item))
             continue
-        role = "assistant" if not isinstance(item, _Result) and item.role == "assistant" else "user"
-        content = _message_content(item)
+        role = "assistant" if not isinstance(item, _ToolResult) and item.role == "assistant" else "user"
+        content = _turn_content(item)
         if not content:
-            continue  # there is nothing to be told
+            continue  # the API refuses empty messages
         if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] = _blocks(turns[-1]["content"]) + _blocks(content)
+            turns[-1]["content"] = _as_blocks(turns[-1]["content"]) + _as_blocks(content)
         else:
             turns.append({"role": role, "content": content})
     if not turns:
@@ -322,58 +345,58 @@ def messages_prompt(messages: Iterable[Message], system: Any = None) -> tuple[An
     for turn in turns:
         if isinstance(turn["content"], list):
             turn["content"].sort(key=lambda block: block.get("type") != "tool_result" and turn["role"] == "user")
-    return _joined(instructions), turns
+    return _join_instructions(instructions), turns
 
 
-def _message_content(item: Message | _Result) -> Any:
-    if isinstance(item, _Result):
+def _turn_content(item: Message | _ToolResult) -> Any:
+    if isinstance(item, _ToolResult):
         more = {key: value for key, value in item.more.items() if key != "name"}
-        content = _visible(_result_content(item.content)) or ""
+        content = _without_blank_texts(_result_content(item.content)) or ""
         return [{"type": "tool_result", "tool_use_id": item.id, "content": content, **more}]
     if item.role != "assistant":
-        return _visible(_content(item))
-    blocks = thawed(getattr(item, "content_blocks", None))
-    if isinstance(blocks, list) and "".join(block.get("text") or "" for block in _texts(blocks)) == item.content:
+        return _without_blank_texts(_content(item))
+    blocks = to_plain(getattr(item, "content_blocks", None))
+    if isinstance(blocks, list) and "".join(block.get("text") or "" for block in _text_blocks(blocks)) == item.content:
         # thinking and tool use go back exactly as they came: their signatures are checked
-        return [_sent_block(block) for block in _visible(blocks)]
-    calls = _calls(item)
-    content = _visible(_content(item))
+        return [_block_to_send(block) for block in _without_blank_texts(blocks)]
+    calls = _tool_calls(item)
+    content = _without_blank_texts(_content(item))
     if not calls:
         return content
     uses = [
         {"type": "tool_use", "id": call.id, "name": call.name, "input": _json_object(call.arguments) or {}}
         for call in calls
     ]
-    return _blocks(content) + uses
+    return _as_blocks(content) + uses
 
 
-def _sent_block(block: dict[str, Any]) -> dict[str, Any]:
-    """Return a block of an earlier answer as it came, but for what the API would refuse."""
+def _block_to_send(block: dict[str, Any]) -> dict[str, Any]:
+    """Return a block of an earlier answer unchanged; only an input that is no object is replaced."""
     if "input" in block and not isinstance(block["input"], dict):
         return {**block, "input": _json_object(block["input"]) or {}}
     return block
 
 
-def _visible(content: Any) -> Any:
-    """Return the content without blank texts, which the API refuses; "" or [] where nothing is left."""
+def _without_blank_texts(content: Any) -> Any:
+    """Return the content without texts of white space, which the API refuses; "" or [] if nothing is left."""
     if isinstance(content, str):
         return content if content.strip() else ""
     return [part for part in content if part.get("type") != "text" or str(part.get("text") or "").strip()]
 
 
-def _texts(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _text_blocks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [block for block in blocks if block.get("type") == "text"]
 
 
-def _blocks(content: Any) -> list[dict[str, Any]]:
+def _as_blocks(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return list(content)
 
 
-def _joined(instructions: list[Any]) -> Any:
-    """Return the instructions as one text, or as blocks where some are blocks; None where there are none."""
-    visible = [part for part in map(_visible, instructions) if part]
-    if all(isinstance(part, str) for part in visible):
-        return "\n\n".join(visible) or None
-    return [block for part in visible for block in _blocks(part)]
+def _join_instructions(instructions: list[Any]) -> Any:
+    """Join the instructions into one text, or into a list of blocks if some are blocks; None if there are none."""
+    parts = [part for part in map(_without_blank_texts, instructions) if part]
+    if all(isinstance(part, str) for part in parts):
+        return "\n\n".join(parts) or None
+    return [block for part in parts for block in _as_blocks(part)]

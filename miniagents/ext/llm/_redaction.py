@@ -1,12 +1,11 @@
-"""Texts of others made fit to be shown, in a log, a traceback or a message: without keys, and obeyed by no terminal.
+"""Redaction of errors and log lines: keys become `[redacted]`, and control characters become escapes.
 
-A provider may echo a key in its error, and whatever else the request held or a server likes to say.
+`Redactor` redacts texts and exceptions, because a provider may repeat a key or any other text in its error.
 
-Keeps prompts, keys and control characters out of log lines: our own, and those of the libraries we send with.
-
-At level DEBUG, anthropic's SDK logs whole requests, prompt and headers included; at INFO, httpx2 logs URLs, and some
-servers take their key in the query; a traceback holds what a server or a model likes to say. Whoever needs the requests
-to find a fault sets the environment variable `MINIAGENTS_LOG_BODIES=1`; what looks like a key stays out.
+`redact_logs` does the same with the log records of MiniAgents, the SDKs and the HTTP libraries, and removes prompts
+from them. At level DEBUG, anthropic's SDK logs whole requests; at INFO, httpx2 logs URLs, and some servers take their
+key in the query. The environment variable `MINIAGENTS_LOG_BODIES=1` keeps requests in the log to find a fault; keys
+are redacted all the same.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ if TYPE_CHECKING:
 REDACTED = "[redacted]"
 
 KEY_PREFIXES = "sk|rk|pk|gsk|xai|pplx|hf|csk|nvapi|ghp|gho"
-"""What keys begin with as providers hand them out, before a hyphen or an underscore; for a regular expression."""
+"""Prefixes of the keys of well-known providers, before a hyphen or an underscore; a part of a regular expression."""
 
 # The look-behind is for speed: without it, each "eyJ" of a long word would be tried up to the end of the word.
 TOKEN_SHAPES = r"AIza[\w-]{20,}|ya29\.[\w.-]{10,}|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*"
-"""Keys and tokens that are known by their shape alone: Google's, and JSON web tokens; for a regular expression."""
+"""Shapes of Google's keys and tokens and of JSON web tokens; a part of a regular expression."""
 
 SECRET_HEADERS = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
-"""Found in the names of headers that authorize."""
+"""Pattern that is found in the names of headers that hold secrets."""
 
 _SHORTEST = 6
-"""Shorter values are no keys, and would tear holes into any text."""
+"""Characters of the shortest known secret that is replaced; shorter values would match in ordinary text."""
 
 _PATTERNS = (
     (re.compile(rf"(?<![A-Za-z0-9])(?:{KEY_PREFIXES})[-_][\w*.-]{{6,}}"), REDACTED),  # some echo keys half masked
@@ -54,27 +53,31 @@ _SECRET_ATTRIBUTES = ("api_key", "auth_token", "admin_api_key", "webhook_secret"
 
 
 class Redactor:
-    """Replaces known secrets, and whatever looks like a key, by "[redacted]"; shows control characters as escapes."""
+    """Redactor that replaces known secrets and texts with the shape of a key, and escapes control characters.
+
+    Args:
+        secrets: the secrets that are known from the beginning.
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Add secrets to be replaced, also as a URL or a JSON text spells them."""
-        spelt = {
+        """Add secrets to be replaced, including their forms in a URL and in JSON."""
+        forms = {
             form
             for secret in secrets
             if len(secret) >= _SHORTEST
             for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1])
         }
-        self._secrets = sorted({*self._secrets, *spelt}, key=len, reverse=True)
+        self._secrets = sorted({*self._secrets, *forms}, key=len, reverse=True)
 
     def learn_from(self, holder: Any) -> None:
-        """Add the secrets of requests as they were sent: a client may get its key from a function, each time anew.
+        """Add the secrets of the requests that were sent, because a client may get a new key for each request.
 
         Args:
-            holder: a response, or an error of an SDK or an HTTP library; with or without a request.
+            holder: a response, or an error of an SDK or an HTTP library. It may hold no request.
         """
         for request in _requests_of(holder):
             self.learn(_secrets_in(getattr(request, "headers", None)))
@@ -82,96 +85,96 @@ class Redactor:
             self.learn(_secrets_in(getattr(url, "params", None)))
             self.learn([getattr(url, "password", "")])
 
-    def text(self, text: str) -> str:
-        """Return the text without secrets and control characters."""
+    def redact_text(self, text: str) -> str:
+        """Return the text with secrets replaced and control characters escaped."""
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
         return visible(text)
 
-    def deep(self, value: Any) -> Any:
-        """Return parsed JSON, texts or bytes without secrets."""
+    def redact_value(self, value: Any) -> Any:
+        """Return a string, bytes or parsed JSON with the secrets in it replaced."""
         match value:
             case str():
-                return self.text(value)
+                return self.redact_text(value)
             case bytes():
                 for secret in self._secrets:
                     value = value.replace(secret.encode(errors="replace"), REDACTED.encode())
                 return value
             case dict():
-                return {self.deep(key): self.deep(item) for key, item in value.items()}
+                return {self.redact_value(key): self.redact_value(item) for key, item in value.items()}
             case list() | tuple() if type(value) in (list, tuple):
-                return type(value)(self.deep(item) for item in value)
+                return type(value)(self.redact_value(item) for item in value)
             case _:
                 return value
 
-    def exception(self, error: BaseException) -> None:
-        """Clean an exception, and those it was raised from, in place: a traceback prints them all.
+    def redact_exception(self, error: BaseException) -> None:
+        """Redact an exception in place, and all exceptions linked to it, because a traceback prints them all.
 
-        That is its arguments and its own attributes (body, message, notes), and the request and response it holds.
+        Arguments, attributes (body, message, notes), and the requests and responses of each exception are redacted.
         """
-        links = list(_chain(error))
+        links = list(_linked_errors(error))
         for link in links:
             self.learn_from(link)
         for link in links:
-            link.args = tuple(self.deep(arg) for arg in link.args)
+            link.args = tuple(self.redact_value(arg) for arg in link.args)
             for name, value in [*vars(link).items(), *_os_details(link)]:
                 if isinstance(value, str | bytes | dict | list | tuple):
-                    setattr(link, name, self.deep(value))
+                    setattr(link, name, self.redact_value(value))
             for request in _requests_of(link):
-                self._request(request)
+                self._redact_request(request)
             for response in _responses_of(link):
-                self._response(response)
+                self._redact_response(response)
 
-    def _request(self, request: Any) -> None:
-        """Clean a request: the key is in its headers, or in its URL."""
+    def _redact_request(self, request: Any) -> None:
+        """Redact a request, which holds the key in its headers or in its URL."""
         for name in list(request.headers):
             if SECRET_HEADERS.search(name):
                 request.headers[name] = REDACTED
-        shown = self.text(str(request.url))
+        shown = self.redact_text(str(request.url))
         if shown != str(request.url):
-            with suppress(ValueError):  # a secret in the place of a host, say
+            with suppress(ValueError):  # the redacted URL may be invalid, such as with a secret as its host
                 request.url = type(request.url)(shown)
 
-    def _response(self, response: Any) -> None:
-        """Clean a response, which may repeat the key in its headers and its body."""
+    def _redact_response(self, response: Any) -> None:
+        """Redact a response, which may repeat the key in its headers and its body."""
         for name, value in list(response.headers.items()):
-            if self.text(value) != value:
-                response.headers[name] = self.text(value)
+            if self.redact_text(value) != value:
+                response.headers[name] = self.redact_text(value)
         held = vars(response)
-        if (content := held.get("_content")) != self.deep(content):
-            held["_content"] = self.deep(content)
+        if (content := held.get("_content")) != self.redact_value(content):
+            held["_content"] = self.redact_value(content)
             held.pop("_text", None)
 
 
 def _os_details(error: BaseException) -> Iterator[tuple[str, Any]]:
-    """Yield what the text of an OSError is made of, beside its arguments and attributes."""
+    """Yield the fields of an OSError that its text is made of and that `vars` does not show."""
     if isinstance(error, OSError):
         yield from (("strerror", error.strerror), ("filename", error.filename), ("filename2", error.filename2))
 
 
 def _responses_of(error: BaseException) -> list[Any]:
-    """Return the response that an error of an SDK holds, and the redirects that led to it."""
+    """Return the response that an error of an SDK holds, and the redirects before that response."""
     response = getattr(error, "response", None)
     return [response, *getattr(response, "history", ())] if hasattr(response, "headers") else []
 
 
 def _requests_of(holder: Any) -> list[Any]:
-    """Return the requests of a response or an error: its own, and those of its responses."""
+    """Return the requests that a response or an error holds, including those of its responses."""
     requests = []
     for each in (holder, *getattr(holder, "history", ()), *_responses_of(holder)):
         try:
             request = each.request
-        except (AttributeError, RuntimeError):  # RuntimeError: httpx2's way to say that no request is set
+        except (AttributeError, RuntimeError):  # httpx2 raises RuntimeError if no request is set
             continue
         if hasattr(request, "headers"):
             requests.append(request)
     return requests
 
 
-def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
-    """Yield the secrets that an SDK client was given."""
+def secrets_of_client(client: Any, extra_headers: Any = None) -> Iterator[str]:
+    """Yield the secrets in the settings of an SDK client and in the extra headers of a request."""
     for name in _SECRET_ATTRIBUTES:
         value = getattr(client, name, None)
         if isinstance(value, str):
@@ -181,18 +184,19 @@ def secrets_of(client: Any, extra_headers: Any = None) -> Iterator[str]:
 
 
 def _secrets_in(fields: Any) -> Iterator[str]:
-    """Yield the secrets in headers, or in the parameters of a URL: the values of fields whose names say so."""
+    """Yield the secrets in headers or in the parameters of a URL, recognised by the names of the fields."""
     for name, value in dict(fields or {}).items():
         if isinstance(value, str) and SECRET_HEADERS.search(str(name)):
             yield value
             scheme, _, rest = value.partition(" ")
-            yield rest  # what stands after "Bearer"
+            yield rest  # the key after "Bearer"
             if scheme.lower() == "basic":
                 with suppress(ValueError):
                     yield b64decode(rest).decode().partition(":")[2]
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _linked_errors(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and all errors reachable from it: causes, contexts and members of groups."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -213,28 +217,28 @@ _QUERY = re.compile(r"(https?://[^\s\"'?]+\?)[^\s\"']+")
 _BODIES = re.compile(r"^(Request options:).*", re.DOTALL)
 
 
-class _Discretion(logging.Filter):
-    """Rewrites a record on its way to the handlers; lets all of them pass."""
+class _RedactingFilter(logging.Filter):
+    """Log filter that redacts each record before the handlers get it, and rejects none."""
 
     redactor = Redactor()
     formatter = logging.Formatter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self._shown(record.getMessage()), ()
-        if record.exc_info and not record.exc_text:  # where every formatter looks before it makes a text of its own
-            record.exc_text = self._shown(self.formatter.formatException(record.exc_info))
+        record.msg, record.args = self._redact(record.getMessage()), ()
+        if record.exc_info and not record.exc_text:  # formatters use this text instead of formatting the traceback
+            record.exc_text = self._redact(self.formatter.formatException(record.exc_info))
         return True
 
-    def _shown(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         if os.environ.get("MINIAGENTS_LOG_BODIES") != "1":
             text = _QUERY.sub(rf"\1{REDACTED}", _BODIES.sub(rf"\1 {REDACTED}", text))
-        return self.redactor.text(text)
+        return self.redactor.redact_text(text)
 
 
-_discretion = _Discretion()
+_redacting_filter = _RedactingFilter()
 
 
 def redact_logs() -> None:
-    """Add the filter to the loggers; once, however often it is called."""
+    """Add the redacting filter to the loggers; repeated calls change nothing."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_discretion)
+        logging.getLogger(name).addFilter(_redacting_filter)

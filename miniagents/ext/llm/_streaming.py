@@ -1,10 +1,13 @@
-"""The life of one answer: send the request, read the response, deliver text as it comes, try again where it is safe.
+"""Request and streaming of one answer, the same for all providers.
 
-The one place where a session's outcome becomes fields of a message.
+`stream_answer` sends a request, yields the text of the answer as it arrives, and sends the request again if that is
+safe. Its parts:
 
-What a response turns out to be: an event stream, one JSON document, or something else altogether.
+- `ResponseBody` reads the bytes of a response: an event stream, or one JSON document. It refuses other documents.
+- `_StallWatch` ends the wait for an answer that makes no progress.
+- `_metadata_of` turns the outcome of a session into fields of a message.
 
-A clock that notices when an answer makes no progress any more.
+The module is independent of the providers' formats, which the sessions read.
 """
 
 from __future__ import annotations
@@ -38,8 +41,8 @@ if TYPE_CHECKING:
     from miniagents.ext.llm.sse import ServerSentEvent
 
 
-def metadata_of(outcome: Outcome) -> dict[str, Any]:
-    """Fields of an `AssistantMessage` for what an answer came to; all but its content."""
+def _metadata_of(outcome: Outcome) -> dict[str, Any]:
+    """Return the fields of an `AssistantMessage` for an outcome, without the content."""
     metadata: dict[str, Any] = {
         "id": outcome.id,
         "model": outcome.model,
@@ -58,7 +61,7 @@ def metadata_of(outcome: Outcome) -> dict[str, Any]:
     if outcome.doubts:
         metadata["doubts"] = outcome.doubts
     for name, value in outcome.extra.items():
-        # a provider may call a field what a message calls a method
+        # a provider's field may have the name of a method or a field of messages
         taken = name in metadata or hasattr(AssistantMessage, name) or name in AssistantMessage.model_fields
         metadata[f"provider_{name}" if taken or name.startswith("_") or name == "class_" else name] = value
     return {name: value for name, value in metadata.items() if value not in (None, ())}
@@ -74,11 +77,11 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
         "reasoning_tokens": tokens.reasoning,
         "total_tokens": tokens.total,
     }
-    said_already = counted.keys() | {"prompt_tokens", "completion_tokens"}
+    converted = counted.keys() | {"prompt_tokens", "completion_tokens"}
     more = {
         name: value
         for name, value in (raw or {}).items()
-        if name not in said_already and value is not None and not hasattr(Usage, name)
+        if name not in converted and value is not None and not hasattr(Usage, name)
     }
     return Usage(**counted, **more)
 
@@ -106,26 +109,26 @@ def _choice(choice: Choice) -> AssistantMessage:
 
 
 _EXCERPT = 200
+"""Bytes of an unexpected page that the error text quotes."""
 _FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
-"""What the lines of an event stream begin with."""
+"""Beginnings of the lines of an event stream."""
 
 
 class ResponseBody:
-    """Takes the raw bytes of a successful response: `feed` gives the events in them, `close` the text that is left.
+    """Reader of the body of a successful response: `feed` returns events, `close` the text of a document.
 
-    A stream is read as it comes. Where the answer was not asked for as a stream, or the server answers with one JSON
-    document all the same, the document is collected and parsed at its end. HTML and the like (a proxy's page, a wrong
-    base URL) is refused.
+    An event stream is decoded as it arrives. A JSON document is collected and parsed at its end. A server may send a
+    document even if a stream was asked for. An HTML page (of a proxy, or because of a wrong base URL) is refused.
 
     Args:
-        session: what the events will be fed to, by the caller, and a document by us.
-        streamed: whether a stream was asked for.
+        session: the session of the answer. The caller feeds it the events; a document is parsed by it in `close`.
+        streamed: True if a stream was asked for.
         content_type: the header of that name.
-        content_encoding: the header of that name, None where the bytes are decoded already.
-        max_event_bytes: see `SSEDecoder`.
+        content_encoding: the header of that name; None if the bytes are decompressed already.
+        max_event_bytes: the limit for one event in bytes, see `SSEDecoder`.
 
     Raises:
-        StreamDecodeError: the body is compressed in a way we cannot read.
+        StreamDecodeError: the body is compressed with an unknown encoding.
     """
 
     def __init__(
@@ -143,19 +146,25 @@ class ResponseBody:
         self._inflater = inflater_for(content_encoding)
         self._content_type = content_type.partition(";")[0].strip().lower()
         self._document: list[bytes] = []
-        self._page = False
+        self._is_page = False
         self._size = 0
         self.feed: Callable[[bytes], list[ServerSentEvent]] = self._feed_first if streamed else self._feed_document
-        """The events that end in these bytes. Becomes shorter once it is known what the bytes are."""
+        """Function that takes bytes and returns the events that end in them.
+
+        The first bytes decide which function reads the rest, so that each later chunk costs one call less.
+        """
 
     def _feed_first(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The first bytes decide; the content type is wrong too often, and counts only where they say nothing."""
+        """Find out from the first bytes how the body is to be read, and read them.
+
+        The content type counts only if the first bytes are ambiguous, because it is wrong too often.
+        """
         plain = chunk if self._inflater is None else self._inflater.feed(chunk)
         text = plain.lstrip()
         if not text:
-            return []  # so far there was nothing but white space, which is no event either
-        self._page = text.startswith(b"<") or (self._content_type == "text/html" and not text.startswith(_FIELDS))
-        if self._page or text.startswith((b"{", b"[")):
+            return []  # only white space so far, which holds no event
+        self._is_page = text.startswith(b"<") or (self._content_type == "text/html" and not text.startswith(_FIELDS))
+        if self._is_page or text.startswith((b"{", b"[")):
             self.feed = self._feed_document
             return self._collect(plain)
         self.feed = self.decoder.feed if self._inflater is None else self._feed_compressed
@@ -170,36 +179,36 @@ class ResponseBody:
     def _collect(self, plain: bytes) -> list[ServerSentEvent]:
         self._document.append(plain)
         self._size += len(plain)
-        if self._page and self._size > MAX_PAGE_BYTES:
-            raise self._unexpected()
+        if self._is_page and self._size > MAX_PAGE_BYTES:
+            raise self._page_error()
         if self._size > MAX_DOCUMENT_BYTES:
             raise EventTooLargeError(f"the response is larger than {MAX_DOCUMENT_BYTES} bytes")
         return []
 
     def skip(self, chunk: bytes) -> None:
-        """Bytes after the end of the answer; only the end of the compression still matters."""
+        """Decompress bytes after the end of the answer without reading them, to check the end of the compression."""
         if self._inflater is not None:
             self._inflater.feed(chunk)
 
     def close(self) -> str:
-        """The end of the bytes; returns the text of an answer that came as one document.
+        """End the body, and return the text of an answer that came as one document ("" for a stream).
 
         Raises:
-            StreamTruncatedError: the compressed body was cut, or the stream inside an event that was still needed.
-            StreamProtocolError: this is not an answer of the provider.
-            LLMError: as the session's `parse` does.
+            StreamTruncatedError: the compressed body was cut, or an incomplete answer was cut inside an event.
+            StreamProtocolError: the body is not an answer of the provider.
+            LLMError: the session refuses the document, see `Session.parse`.
         """
         if self._inflater is not None:
             self._inflater.close()
-        if self._page:
-            raise self._unexpected()
+        if self._is_page:
+            raise self._page_error()
         if self.feed == self._feed_document:
             return self._session.parse(b"".join(self._document)).content
         if self.decoder.close() and not self._session.outcome().complete:
             raise StreamTruncatedError(f"the stream was cut inside an event, after {self.decoder.bytes_fed} bytes")
         return ""
 
-    def _unexpected(self) -> StreamProtocolError:
+    def _page_error(self) -> StreamProtocolError:
         text = b"".join(self._document)[:_EXCERPT].decode(errors="replace")
         kind = self._content_type or "without a content type"
         return StreamProtocolError(
@@ -207,24 +216,28 @@ class ResponseBody:
         )
 
 
-class StallWatch:
-    """Interrupts whoever waits for the next bytes when the last progress is too long ago.
+class _StallWatch:
+    """Context manager that ends a wait for the next bytes if the answer makes no progress for too long.
 
-    Progress is what the answer gains, not the bytes that arrive: pings and keep-alives can come for ever. One timer
-    for the whole stream; what a chunk costs is two attribute writes and a look at the clock. The time a consumer takes
-    between two tokens does not count. It is entered in the task that waits.
+    An answer makes progress when its text or metadata grow. Pings and keep-alives are no progress, because they can
+    arrive for ever. The time that the reader takes between two tokens does not count. The task that waits enters the
+    context, and is cancelled in it. One timer serves the whole stream; each chunk costs two writes to attributes and
+    one look at the clock.
 
     Args:
-        seconds: without progress; None watches nothing.
+        seconds: seconds without progress after which the wait ends; None for no limit.
+        provider: "openai" or "anthropic".
+
+    Raises:
+        StreamStalledError: on leaving the context, after `seconds` without progress.
     """
 
     def __init__(self, seconds: float | None, provider: str) -> None:
         self._seconds = seconds
         self._provider = provider
         self._loop = asyncio.get_running_loop()
-        self.since: float | None = None
-        """When the wait for progress began, by the loop's clock; to be set to None while the task does something
-        else."""
+        self.waiting_since: float | None = None
+        """Time of the loop's clock when the wait for progress began; None while the task does not wait for bytes."""
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._fired = False
@@ -232,14 +245,14 @@ class StallWatch:
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
-        self.since = self._loop.time()
+        self.waiting_since = self._loop.time()
         if self._seconds is not None:
             self._timer = self._loop.call_later(self._seconds, self._check)
         return self
 
     def _check(self) -> None:
         seconds = self._seconds or 0.0
-        idle = 0.0 if self.since is None else self._loop.time() - self.since
+        idle = 0.0 if self.waiting_since is None else self._loop.time() - self.waiting_since
         if self._task is not None and idle >= seconds:
             self._fired = True
             self._cancelling = self._task.cancelling()
@@ -251,7 +264,7 @@ class StallWatch:
         if self._timer is not None:
             self._timer.cancel()
         task = self._task
-        # as asyncio.timeout does it: if somebody else cancelled the task as well, that goes first
+        # as in asyncio.timeout: if other code cancelled the task as well, that cancellation goes first
         if self._fired and task is not None and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise StreamStalledError(
                 f"{self._provider} made no progress for {self._seconds:g} seconds", provider=self._provider
@@ -261,44 +274,51 @@ class StallWatch:
 logger = logging.getLogger("miniagents.llm")
 
 AFTER_END = 1.0
-"""Seconds to wait, after the provider's last word, for the end of the response; with it the connection can be used
-again."""
+"""Seconds to wait for the end of the response after the answer is complete.
+
+A connection can be used again only after the end of its response.
+"""
 _PARSED_BY_SDK = "application/vnd.amazon.eventstream"
-"""Bedrock's own framing, which only the SDK knows how to read."""
+"""Content type of Bedrock's own event format, which only the SDK can decode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LLMCall:
-    """All that is needed to get one answer."""
+    """Request for one answer, with the policies under which it is sent."""
 
     alias: str
-    """The agent's, for log lines."""
+    """Alias of the agent, for log lines."""
     provider: str
     send: Callable[[], AbstractAsyncContextManager[Any]]
-    """Makes the request; the context gives the SDK's response, whose body is not read yet, and closes it."""
+    """Function that returns a context: it sends the request, gives the SDK's response before its body is read, and
+    closes the response."""
     new_session: Callable[[], Session]
+    """Function that makes a session for one attempt."""
     slot: Callable[[], AbstractAsyncContextManager[Any]]
-    """A context that holds one of the places for requests in flight."""
+    """Function that returns a context, which holds one slot of the limit of concurrent requests."""
     streamed: bool
+    """True if a stream is asked for."""
     retry: Retry
     stall_timeout: float | None
+    """Seconds without progress after which a stream is given up; None for no limit."""
     redactor: Redactor
     max_event_bytes: int = MAX_EVENT_BYTES
 
 
 async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dict[str, Any]) -> AsyncIterator[str]:
-    """The tokens of one answer; the rest of the message goes into `metadata`, also of an answer that broke off.
+    """Yield the tokens of one answer, and put the other fields of its message into `metadata`.
 
-    In whatever way this generator is left, the response is closed before it is gone.
+    The metadata of an answer that broke off are filled in too, with `interrupted=True`. The response is closed when
+    this generator ends, by an error or by `aclose` as well.
 
     Args:
-        prepare: makes the call when the first token is wanted.
-        metadata: filled at the end.
+        prepare: function that makes the call; it runs when the first token is requested.
+        metadata: dict that is filled at the end.
 
     Raises:
-        LLMError: its class says what went wrong; the SDK's or the HTTP library's error is its cause.
+        LLMError: the request failed; the class tells how. The SDK's or the HTTP library's error is its cause.
     """
-    metadata["interrupted"] = True  # until the end has come: whoever cancels sees what there is at that moment
+    metadata["interrupted"] = True  # for a reader of the metadata after a cancellation; replaced at the end
     call = await prepare()
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -308,12 +328,12 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         session = call.new_session()
         delivered, answer = False, None
         try:
-            # one generator for everything: each one more on the way costs every token as much as its decoding
+            # all in one generator: each further generator would cost every token as much as its decoding
             async with call.slot():
-                with StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
+                with _StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
                         answer = response.http_response
-                        async with aclosing(await _Incoming.of(call, session, response)) as incoming:
+                        async with aclosing(await _IncomingBody.of(call, session, response)) as incoming:
                             body, take = incoming.body, incoming.take
                             async for chunk in incoming.chunks:
                                 idle = session.idle_events
@@ -322,13 +342,13 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                                     token = take(event)
                                     if token:
                                         delivered = True
-                                        watch.since = None
+                                        watch.waiting_since = None
                                         yield token
                                 if session.ended:
                                     break
-                                if watch.since is None or len(events) > session.idle_events - idle:
-                                    watch.since = clock()
-                            watch.since = None
+                                if watch.waiting_since is None or len(events) > session.idle_events - idle:
+                                    watch.waiting_since = clock()
+                            watch.waiting_since = None
                             token = await incoming.finish()
                             if token:
                                 delivered = True
@@ -336,11 +356,11 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
             outcome = session.close()
         except Exception as error:
             if (known := _complete_outcome(session, error)) is None:
-                _note_partial(session, metadata)
-                failure = _failure(call, error, answer, delivered)
-                wait = _wait(call, failure, attempt, clock() - started)
+                _keep_partial_answer(session, metadata)
+                failure = _translate_error(call, error, answer, delivered)
+                wait = _seconds_until_retry(call, failure, attempt, clock() - started)
                 if wait is None:
-                    if session.withheld:  # it came with the failure, and no reader has got it
+                    if session.withheld:  # text that came in the event of the failure, and was not delivered
                         failure.delivered_any = True
                         yield session.withheld
                     raise failure  # noqa: B904 - its cause is set already
@@ -348,23 +368,30 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                 continue
             outcome = known
         except BaseException:
-            _note_partial(session, metadata)
+            _keep_partial_answer(session, metadata)
             raise
         metadata.clear()
-        metadata.update(metadata_of(outcome))
+        metadata.update(_metadata_of(outcome))
         return
 
 
 def _complete_outcome(session: Session, error: Exception) -> Outcome | None:
-    """A connection that is lost, or held open, after the provider has said its last word does not harm the answer."""
+    """Return the outcome of an answer that was complete before the error; None if the error counts.
+
+    A connection that breaks or stalls after the last event of an answer does not harm that answer.
+    """
     if isinstance(error, LLMError) and not isinstance(error, StreamStalledError):
         return None
     outcome = session.outcome()
     return outcome if outcome.complete else None
 
 
-def _failure(call: LLMCall, error: Exception, answer: Any, delivered: bool) -> LLMError:
-    """Return our error for another one; raises that one where it is no failure of the provider or the network."""
+def _translate_error(call: LLMCall, error: Exception, answer: Any, delivered: bool) -> LLMError:
+    """Translate an error into an `LLMError`.
+
+    Raises:
+        Exception: the same error, if neither the provider nor the network caused it.
+    """
     call.redactor.learn_from(answer)
     failure = as_llm_error(error, provider=call.provider, redactor=call.redactor, responded=answer is not None)
     if failure is None:
@@ -373,12 +400,12 @@ def _failure(call: LLMCall, error: Exception, answer: Any, delivered: bool) -> L
     return failure
 
 
-def _wait(call: LLMCall, failure: LLMError, attempt: int, elapsed: float) -> float | None:
-    """Return the seconds until the next attempt, None where there is none."""
+def _seconds_until_retry(call: LLMCall, failure: LLMError, attempt: int, elapsed: float) -> float | None:
+    """Return the seconds to wait before the next attempt, and log a warning; return None if there is no next one."""
     wait = call.retry.wait(failure, attempt, elapsed)
     if wait is None:
         return None
-    # no text of the error: it may quote the prompt
+    # without the text of the error, which may quote the prompt
     logger.warning(
         "%s: attempt %d of %d failed (%s, status %s); trying again in %.1f s",
         call.alias,
@@ -391,8 +418,8 @@ def _wait(call: LLMCall, failure: LLMError, attempt: int, elapsed: float) -> flo
     return wait
 
 
-class _Incoming:
-    """The body of a response, as chunks and a way to make events of them."""
+class _IncomingBody:
+    """Body of a response: its chunks, the reader that makes events of them, and the function that takes the events."""
 
     def __init__(self, session: Session, body: Any, chunks: AsyncGenerator[Any], take: Callable[[Any], str]) -> None:
         self.session = session
@@ -401,14 +428,14 @@ class _Incoming:
         self.take = take
 
     @classmethod
-    async def of(cls, call: LLMCall, session: Session, response: Any) -> _Incoming:
-        """Find out how this response is to be read."""
+    async def of(cls, call: LLMCall, session: Session, response: Any) -> _IncomingBody:
+        """Return the body of this response with the reader for its content type."""
         http_response = response.http_response
         content_type = response.headers.get("content-type", "")
         if content_type.startswith(_PARSED_BY_SDK):
             return cls(session, _ParsedBySDK(), aiter(await response.parse()), session.feed_parsed)
         encoding = response.headers.get("content-encoding")
-        if http_response.is_stream_consumed:  # a transport that gives the whole body at once; it is decoded by now
+        if http_response.is_stream_consumed:  # the transport gave the whole body at once, which is decompressed by now
             encoding = None
             chunks = http_response.aiter_bytes()
         else:
@@ -423,7 +450,7 @@ class _Incoming:
         return cls(session, body, chunks, session.feed)
 
     async def finish(self) -> str:
-        """Read what may come after the last word, and close the body; returns the text of an answer in one piece."""
+        """Read the rest of the response, close the body, and return the text of an answer that came as a document."""
         if self.session.ended:
             try:
                 async with asyncio.timeout(AFTER_END):
@@ -437,17 +464,18 @@ class _Incoming:
         return text
 
     async def aclose(self) -> None:
-        """Nothing more is read: whoever gave the chunks is not left to the event loop to be closed."""
+        """Close the generator of chunks at once, instead of leaving that to the event loop."""
         await self.chunks.aclose()
 
 
 class _ParsedBySDK:
-    """Takes the place of a body where the SDK has decoded it."""
+    """Reader in place of `ResponseBody` for events that the SDK has decoded."""
 
     def feed(self, event: Any) -> tuple[dict[str, Any]]:
+        """Return the fields of an event of the SDK."""
         if event.type == "content_block_delta":
             delta = event.delta
-            if delta.type == "text_delta":  # nearly all are; `to_dict` would cost 10 us
+            if delta.type == "text_delta":  # the usual case; `to_dict` would cost 10 us
                 return (
                     {"type": event.type, "index": event.index, "delta": {"type": "text_delta", "text": delta.text}},
                 )
@@ -455,13 +483,15 @@ class _ParsedBySDK:
         return (fields,)
 
     def skip(self, event: Any) -> None:
-        pass
+        """Do nothing: events after the end of an answer are dropped."""
 
     def close(self) -> str:
+        """Return no text, because a stream has no document."""
         return ""
 
 
-def _note_partial(session: Session, metadata: dict[str, Any]) -> None:
-    with suppress(LLMError):  # the session has refused an event already; this is about what came before it
+def _keep_partial_answer(session: Session, metadata: dict[str, Any]) -> None:
+    """Fill the metadata with the outcome of an answer that broke off."""
+    with suppress(LLMError):  # an error of the session has been raised already
         metadata.clear()
-        metadata.update(metadata_of(session.outcome()), interrupted=True)
+        metadata.update(_metadata_of(session.outcome()), interrupted=True)

@@ -1,4 +1,4 @@
-"""Agents that answer with Anthropic's models, also as Azure, Vertex and Bedrock serve them."""
+"""Agents that answer with Anthropic's models, including those that Azure, Vertex and Bedrock serve."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["AnthropicMessage", "create_anthropic_agent"]
 
 
 class AnthropicMessage(AssistantMessage):
-    """An answer of an Anthropic model. Extra fields hold what else the API told, under its own names.
+    """Answer of an Anthropic model. Further fields of the API's response are fields of the message, under their names.
 
-    `content_blocks` has all blocks of the answer, thinking and its signatures too; they go back unchanged when the
-    message is part of a prompt again.
+    `content_blocks` holds all blocks of the answer, including thinking with its signatures. A later prompt that
+    contains the message sends these blocks unchanged.
     """
 
 
@@ -44,28 +44,36 @@ def create_anthropic_agent(
     max_tokens: int = 4096,
     **request: Any,
 ) -> MiniAgent[Any]:
-    """An agent that sends its messages to a model and replies one `AnthropicMessage`, token by token.
+    """Create an agent that sends its messages to a model and replies one `AnthropicMessage`, which streams its text.
 
-    Creating it opens nothing and needs no key. System messages become the `system` parameter; neighbours of one role
-    become one turn.
+    This call opens no connection and needs no API key. System messages become part of the `system` parameter. Messages
+    of one role that follow each other are sent as one turn.
 
     Args:
-        model: what the API calls the model.
-        async_client: an `AsyncAnthropic`, or one of its relatives for Azure, Vertex and Bedrock; by default one that
-            all agents of an event loop share, configured by the environment (`ANTHROPIC_API_KEY`, ...).
-        system: instructions that go first: a text or a list of blocks.
-        stream: whether to ask for a stream; None takes the context's `stream_llm_tokens_by_default`.
-        reply_metadata: fields for the reply, known before it arrives.
-        alias: how the agent is named in traces.
-        retry: how often to try again before the first token; None for a single attempt.
-        stall_timeout: seconds without progress after which a stream is given up; None to wait for ever. Where not even
-            a ping comes, the client's own `timeout` ends the wait, which may be shorter.
-        max_concurrent_requests: how many requests this agent and its forks may have in flight.
-        max_tokens: the longest answer, in tokens; the API wants a number.
-        request: everything else goes to the API as it is, through `extra_body` where the SDK's signature lacks it.
+        model: the name of the model in the API.
+        async_client: an `AsyncAnthropic` client, or one of the SDK's clients for Azure, Vertex and Bedrock. By default,
+            all agents of an event loop share one client, configured by environment variables (`ANTHROPIC_API_KEY`,
+            ...).
+        system: instructions that go before the messages: a text or a list of blocks.
+        stream: True to ask the API for a stream, False for one document; None takes `stream_llm_tokens_by_default` of
+            the `MiniAgents` context.
+        reply_metadata: fields of the reply that can be read before the answer arrives.
+        alias: the name of the agent in traces and log lines.
+        retry: the policy for sending a failed request again, up to the first token; None for a single attempt. By
+            default, up to three requests within 120 seconds.
+        stall_timeout: seconds without progress after which a stream is given up; None for no limit. If the provider
+            sends nothing at all, the client's own `timeout` may end the wait earlier.
+        max_concurrent_requests: the highest number of concurrent requests of this agent and its forks in one event
+            loop; None for no limit.
+        max_tokens: the length limit of the answer, in tokens; the API requires one.
+        request: further parameters of the API, which are sent unchanged. The SDK gets those that its signature lacks
+            through `extra_body`.
 
     Raises:
-        TypeError, ValueError: an argument that cannot work. All other errors come through the reply, as `LLMError`.
+        TypeError, ValueError: an argument has a wrong type or value.
+
+    Readers of the reply get an `LLMError` if the request fails or the API key is missing, `MissingExtraError` if
+    the SDK is not installed, and `ValueError` if there is no message to answer.
     """
     settings = {
         "model": model,
@@ -79,7 +87,7 @@ def create_anthropic_agent(
         "max_tokens": max_tokens,
         **request,
     }
-    return _Anthropic().agent(alias, f"Answers with the Anthropic model {model!r}.", settings)
+    return _Anthropic().create_agent(alias, f"Answers with the Anthropic model {model!r}.", settings)
 
 
 class _Anthropic(ProviderAdapter):
@@ -91,10 +99,10 @@ class _Anthropic(ProviderAdapter):
             import anthropic
         except ImportError as error:
             raise MissingExtraError.of("anthropic", "anthropic") from error
-        # without a key the client can be made all the same, and says so at the first request: see failures.py
+        # this client can be made without a key; the first request then fails, which `_failures` translates
         return await shared_client("anthropic", "ANTHROPIC_", anthropic.AsyncAnthropic)
 
-    def request(
+    def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         instructions, turns = messages_prompt(messages, system)

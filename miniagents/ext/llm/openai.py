@@ -1,4 +1,4 @@
-"""Agents that answer with OpenAI's models, or through any server that speaks the same API (Azure, Ollama, ...)."""
+"""Agents that answer with OpenAI's models, or with those of any server that has the same API (Azure, Ollama, ...)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = ["OpenAIMessage", "create_openai_agent"]
 
 
 class OpenAIMessage(AssistantMessage):
-    """An answer of an OpenAI model. Extra fields hold what else the API told, under its own names.
+    """Answer of an OpenAI model. Further fields of the API's response are fields of the message, under their names.
 
-    Of the Responses API, `output` has all items of the answer; they go back unchanged when the message is part of a
-    prompt again.
+    With the Responses API, `output` holds all items of the answer. A later prompt that contains the message sends these
+    items unchanged.
     """
 
 
@@ -46,28 +46,35 @@ def create_openai_agent(
     max_concurrent_requests: int | None = None,
     **request: Any,
 ) -> MiniAgent[Any]:
-    """An agent that sends its messages to a model and replies one `OpenAIMessage`, token by token.
+    """Create an agent that sends its messages to a model and replies one `OpenAIMessage`, which streams its text.
 
-    Creating it opens nothing and needs no key. A chat completion asks for usage (`stream_options`) where the server
-    is known to understand that: OpenAI itself and Azure; for others, give `stream_options={"include_usage": True}`.
+    This call opens no connection and needs no API key. A streamed chat completion asks OpenAI and Azure for the usage
+    of tokens. Other servers may refuse that; give `stream_options={"include_usage": True}` for those that do not.
 
     Args:
-        model: what the API calls the model; a deployment on Azure.
-        async_client: an `AsyncOpenAI` or `AsyncAzureOpenAI`; by default one that all agents of an event loop share,
-            configured by the environment (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...).
+        model: the name of the model in the API; on Azure, the name of the deployment.
+        async_client: an `AsyncOpenAI` or `AsyncAzureOpenAI` client. By default, all agents of an event loop share one
+            client, configured by environment variables (`OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...).
         api: "chat" for chat completions, "responses" for the Responses API.
-        system: instructions that go first: a text or a list of parts.
-        stream: whether to ask for a stream; None takes the context's `stream_llm_tokens_by_default`.
-        reply_metadata: fields for the reply, known before it arrives.
-        alias: how the agent is named in traces.
-        retry: how often to try again before the first token; None for a single attempt.
-        stall_timeout: seconds without progress after which a stream is given up; None to wait for ever. Where not even
-            a ping comes, the client's own `timeout` ends the wait, which may be shorter.
-        max_concurrent_requests: how many requests this agent and its forks may have in flight.
-        request: everything else goes to the API as it is, through `extra_body` where the SDK's signature lacks it.
+        system: instructions that go before the messages: a text or a list of parts.
+        stream: True to ask the API for a stream, False for one document; None takes `stream_llm_tokens_by_default` of
+            the `MiniAgents` context.
+        reply_metadata: fields of the reply that can be read before the answer arrives.
+        alias: the name of the agent in traces and log lines.
+        retry: the policy for sending a failed request again, up to the first token; None for a single attempt. By
+            default, up to three requests within 120 seconds.
+        stall_timeout: seconds without progress after which a stream is given up; None for no limit. If the provider
+            sends nothing at all, the client's own `timeout` may end the wait earlier.
+        max_concurrent_requests: the highest number of concurrent requests of this agent and its forks in one event
+            loop; None for no limit.
+        request: further parameters of the API, which are sent unchanged. The SDK gets those that its signature lacks
+            through `extra_body`.
 
     Raises:
-        TypeError, ValueError: an argument that cannot work. All other errors come through the reply, as `LLMError`.
+        TypeError, ValueError: an argument has a wrong type or value.
+
+    Readers of the reply get an `LLMError` if the request fails or the API key is missing, `MissingExtraError` if
+    the SDK is not installed, and `ValueError` if there is no message to answer.
     """
     settings = {
         "model": model,
@@ -81,15 +88,15 @@ def create_openai_agent(
         "max_concurrent_requests": max_concurrent_requests,
         **request,
     }
-    return _OpenAI().agent(alias, f"Answers with the OpenAI model {model!r}.", settings)
+    return _OpenAI().create_agent(alias, f"Answers with the OpenAI model {model!r}.", settings)
 
 
 class _OpenAI(ProviderAdapter):
     provider: ClassVar[str] = "openai"
     message_class: ClassVar[type[AssistantMessage]] = OpenAIMessage
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        super().check(settings)
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        super().check_settings(settings)
         if settings.get("api", "chat") not in ("chat", "responses"):
             raise ValueError(f"api must be 'chat' or 'responses', not {settings['api']!r}")
 
@@ -108,7 +115,7 @@ class _OpenAI(ProviderAdapter):
                 provider=self.provider,
             ) from error
 
-    def request(
+    def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         request = dict(request)
@@ -116,7 +123,7 @@ class _OpenAI(ProviderAdapter):
             stored = request.get("store") is not False
             arguments = {"input": responses_prompt(messages, system, stored=stored), **request}
             return client.responses.with_streaming_response.create, arguments, ResponsesSession
-        if streamed and "stream_options" not in request and _counts_tokens_of_streams(client):
+        if streamed and "stream_options" not in request and _accepts_stream_options(client):
             request["stream_options"] = {"include_usage": True}
         arguments = {"messages": chat_prompt(messages, system), **request}
         n = {**request, **(request.get("extra_body") or {})}.get("n") or 1
@@ -124,12 +131,12 @@ class _OpenAI(ProviderAdapter):
         return client.chat.completions.with_streaming_response.create, arguments, session
 
 
-def _counts_tokens_of_streams(client: Any) -> bool:
-    """Whether the server knows `stream_options`; some compatible ones refuse parameters they do not know."""
+def _accepts_stream_options(client: Any) -> bool:
+    """Return True if the server is known to accept `stream_options`; some compatible servers refuse unknown ones."""
     host = client.base_url.host
     if host == "openai.com" or host.endswith(".openai.com"):
         return True
     if not host.endswith((".azure.com", ".azure.us", ".azure.cn")):
         return False
     version = str(getattr(client, "_api_version", "") or "")
-    return not version[:1].isdigit() or version >= "2024-09-01"  # Azure's first version that takes it
+    return not version[:1].isdigit() or version >= "2024-09-01"  # the first version of Azure's API that accepts it

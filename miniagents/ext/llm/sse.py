@@ -1,8 +1,7 @@
-"""Server-sent events out of bytes: no sockets, no clients, no JSON.
+"""Decoder of server-sent events, independent of sockets, clients and JSON.
 
-The rules are those of the WHATWG HTML standard, chapter "Server-sent events" (parsing and interpreting an event
-stream). What a decoder says does not depend on where the bytes were cut, and its time is linear in them, whatever
-their shape.
+`SSEDecoder` follows the WHATWG HTML standard, chapter "Server-sent events" (parsing and interpreting an event stream).
+The events do not depend on where the bytes are cut into chunks. The time for decoding is linear in the number of bytes.
 
 ```python
 decoder = SSEDecoder()
@@ -12,10 +11,8 @@ for chunk in chunks:
 decoder.close()
 ```
 
-Compressed response bodies, inflated step by step and with a limit.
-
-We ask for `accept-encoding: identity`; some proxies compress all the same. httpx2 inflates too, but ends silently
-where the compressed stream was cut, and without any limit to what a few kilobytes may become.
+`Inflater` decompresses response bodies in steps and with a limit. MiniAgents asks for `accept-encoding: identity`, but
+some proxies compress all the same. httpx2 decompresses too, but without a limit, and does not report a cut stream.
 """
 
 from __future__ import annotations
@@ -31,59 +28,68 @@ __all__ = ["SSEDecoder", "ServerSentEvent"]
 
 
 class Inflater:
-    """Decompressor of one body in gzip or deflate."""
+    """Decompressor of one response body.
+
+    Args:
+        encoding: "gzip" or "deflate".
+    """
 
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
         self._zlib = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
         self._head: bytes | None = b"" if encoding == "deflate" else None
-        self._fed = 0
-        self._given = 0
+        self._bytes_in = 0
+        self._bytes_out = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the bytes that the chunk holds.
+        """Decompress a chunk, and return the result.
 
         Raises:
-            StreamDecodeError: the bytes are not in this encoding.
-            EventTooLargeError: they hold suspiciously much.
+            StreamDecodeError: the chunk is not in this encoding.
+            EventTooLargeError: the decompressed body passes `MAX_STREAM_BYTES`, or its ratio to the compressed body
+                passes `MAX_INFLATION`.
         """
-        self._fed += len(chunk)
+        self._bytes_in += len(chunk)
         if self._head is not None:
-            chunk = self._without_knowing_the_wrapper(self._head + chunk)
+            chunk = self._detect_wrapper(self._head + chunk)
         result = b""
         while chunk:
-            if self._zlib.eof:  # gzip files may follow one another
+            if self._zlib.eof:  # a gzip body may consist of several members
                 self._zlib = zlib.decompressobj(wbits=31 if self.encoding == "gzip" else 15)
-            room = min(MAX_STREAM_BYTES, self._fed * MAX_INFLATION + MAX_INFLATION_FREE_BYTES) - self._given
+            allowed = min(MAX_STREAM_BYTES, self._bytes_in * MAX_INFLATION + MAX_INFLATION_FREE_BYTES) - self._bytes_out
             try:
-                piece = self._zlib.decompress(chunk, room + 1)
+                piece = self._zlib.decompress(chunk, allowed + 1)
             except zlib.error as error:
                 raise StreamDecodeError(
                     f"the response is not the {self.encoding} its headers promise: {error}"
                 ) from error
-            self._given += len(piece)
-            if len(piece) > room:
+            self._bytes_out += len(piece)
+            if len(piece) > allowed:
                 raise EventTooLargeError(
-                    f"{self._fed} bytes of {self.encoding} hold more than "
-                    f"{self._given - 1} bytes: a decompression bomb?"
+                    f"{self._bytes_in} bytes of {self.encoding} hold more than "
+                    f"{self._bytes_out - 1} bytes: a decompression bomb?"
                 )
             result = result + piece if result else piece
             chunk = self._zlib.unused_data
         return result
 
     def close(self) -> None:
-        """Note the end of the bytes.
+        """End the body.
 
         Raises:
-            StreamTruncatedError: the compressed stream has not come to its end.
+            StreamTruncatedError: the compressed body was cut before its end.
         """
-        if self._fed and not self._zlib.eof:
+        if self._bytes_in and not self._zlib.eof:
             raise StreamTruncatedError(
-                f"the {self.encoding} body of the response was cut before its end, after {self._fed} bytes"
+                f"the {self.encoding} body of the response was cut before its end, after {self._bytes_in} bytes"
             )
 
-    def _without_knowing_the_wrapper(self, head: bytes) -> bytes:
-        """Many servers leave out the zlib wrapper of "deflate"; its first two bytes tell (RFC 1950, section 2.2)."""
+    def _detect_wrapper(self, head: bytes) -> bytes:
+        """Choose raw deflate if the body has no zlib wrapper, and return the bytes to decompress.
+
+        Many servers leave the wrapper out. The first two bytes show that (RFC 1950, section 2.2); until both have
+        arrived, the result is empty.
+        """
         if len(head) < 2:
             self._head = head
             return b""
@@ -94,16 +100,16 @@ class Inflater:
 
 
 def encodings_in(content_encoding: str | None) -> list[str]:
-    """Return the encodings that a `content-encoding` header names, in the order in which they were applied."""
+    """Return the encodings that a `content-encoding` header names, in the order in which the server applied them."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
 
 
 def inflater_for(content_encoding: str | None) -> Inflater | None:
-    """Return an inflater for a `content-encoding` header, None if the body is plain.
+    """Return an inflater for a `content-encoding` header, None if the body is not compressed.
 
     Raises:
-        StreamDecodeError: an encoding that was not asked for and cannot be read.
+        StreamDecodeError: the header names several encodings, or one other than gzip and deflate.
     """
     names = encodings_in(content_encoding)
     if not names:
@@ -112,38 +118,41 @@ def inflater_for(content_encoding: str | None) -> Inflater | None:
         raise StreamDecodeError(
             f"the response is compressed with {content_encoding!r}, although it was asked for uncompressed; "
             f"only gzip and deflate can be read",
-            retryable=False,  # the next one would come the same way
+            retryable=False,  # the next response would have the same encoding
         )
     return Inflater(names[0])
 
 
 _BOM = b"\xef\xbb\xbf"
-_PIECE = 1024 * 1024
-# `data: ...`, or `event: ...` and `data: ...`, and the blank line: nearly all blocks of nearly all providers. Measured,
-# one match takes a third less than to look, step by step, for everything that would make a block another one.
+_MAX_STEP = 1024 * 1024
+# `data: ...`, or `event: ...` and `data: ...`, then a blank line: nearly all blocks of nearly all providers. One match
+# takes a third less time than decoding such a block line by line.
 _usual_block = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n").match
-_new = tuple.__new__  # of a NamedTuple, without its own __new__, which costs as much as the rest
+_make_tuple = tuple.__new__  # the __new__ of the NamedTuple would cost as much as all else
 
 
 class ServerSentEvent(NamedTuple):
-    """One dispatched event."""
+    """Event of an event stream."""
 
     data: bytes
-    """Valid UTF-8. Bytes, because a JSON parser takes them as they are."""
+    """Data of the event in valid UTF-8; bytes, because JSON parsers read bytes directly."""
     event: str = "message"
-    """The last `event:` field of the block, "message" without one."""
+    """Name of the event: the last `event:` field of its block, "message" without such a field."""
     id: str = ""
-    """The last event id seen in the stream so far; it stays until another one comes."""
+    """Last event id of the stream so far; an id stays until another one arrives."""
 
 
 class SSEDecoder:
-    """An incremental decoder: `feed` bytes as they come, `close` at their end.
+    """Incremental decoder of an event stream: call `feed` with each chunk of bytes, and `close` at the end.
 
     Args:
-        max_event_bytes: the size of one event (its data, its name and its unfinished line) above which
-            `EventTooLargeError` is raised.
-        max_stream_bytes: the same for the whole stream.
-        strict: raise `StreamDecodeError` on invalid UTF-8 instead of putting U+FFFD in its place and setting `lossy`.
+        max_event_bytes: the limit for one event in bytes: its data, its name, and its unfinished line.
+        max_stream_bytes: the limit for the whole stream in bytes.
+        strict: True to raise `StreamDecodeError` on invalid UTF-8. Otherwise invalid bytes become U+FFFD, and `lossy`
+            becomes True.
+
+    Raises:
+        ValueError: a limit is not positive.
     """
 
     def __init__(
@@ -159,46 +168,49 @@ class SSEDecoder:
         self.max_stream_bytes = max_stream_bytes
         self.strict = strict
         self.lossy = False
-        """Whether bytes that are not UTF-8 were replaced."""
+        """True if bytes that are not UTF-8 were replaced."""
         self.bytes_fed = 0
+        """Number of bytes fed so far."""
         self.retry: int | None = None
-        """Milliseconds from the last valid `retry:` field."""
+        """Value of the last valid `retry:` field in milliseconds; None if there was none."""
         self.last_event_id = ""
-        """As the standard has it: an id counts when its block ends."""
+        """Id of the last finished block that had one; by the standard, an id counts when its block ends."""
         self._id = ""
         self._names: dict[bytes, str] = {}
         self._at_start = True
-        self._start = b""  # up to two bytes of what may become a byte order mark
-        self._skip_line_feed = False  # the last chunk ended with CR: a LF right after it belongs to the same line end
-        self._line = bytearray()  # a line without its end; a bytearray, because bytes + bytes would be quadratic
-        self._in_event = False  # a line of the current event is unfinished, or a field of it has been read
+        self._start = b""  # up to two bytes that may be the beginning of a byte order mark
+        self._skip_line_feed = False  # the last chunk ended with CR: LF directly after it belongs to the same line end
+        self._line = bytearray()  # the unfinished line; a bytearray, because bytes + bytes would be quadratic
+        self._in_event = False  # True if a line of the current event is unfinished, or a field of it has been read
         self._data: list[bytes] = []
         self._size = 0
         self._event = ""
         self._events: list[ServerSentEvent] = []
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that end within `chunk`.
+        """Decode the next bytes, and return the events that end in them.
 
         Raises:
-            EventTooLargeError: an event passed `max_event_bytes`, or the stream `max_stream_bytes`; the decoder cannot
-                go on.
-            StreamDecodeError: invalid UTF-8, in strict mode.
+            EventTooLargeError: an event passed `max_event_bytes`, or the stream passed `max_stream_bytes`. The decoder
+                cannot be used further.
+            StreamDecodeError: an event is not UTF-8, and the decoder is strict.
         """
         size = len(chunk)
-        if size > _PIECE:  # so that what is copied on the way stays small beside the limit
-            return [event for start in range(0, size, _PIECE) for event in self.feed(chunk[start : start + _PIECE])]
+        if size > _MAX_STEP:  # so that copies of the chunk stay small in comparison with the limit
+            return [
+                event for start in range(0, size, _MAX_STEP) for event in self.feed(chunk[start : start + _MAX_STEP])
+            ]
         self.bytes_fed = fed = self.bytes_fed + size
         if fed > self.max_stream_bytes:
             raise EventTooLargeError(f"the stream is larger than {self.max_stream_bytes} bytes")
         if self._at_start:
-            chunk = self._without_bom(chunk)
+            chunk = self._remove_bom(chunk)
         if self._skip_line_feed or chunk.find(b"\r") >= 0:  # `in` takes twice as long here
-            chunk = self._with_line_feeds(chunk)
+            chunk = self._normalise_line_ends(chunk)
         self._events = events = []
         start, size = 0, len(chunk)
         if self._in_event:
-            start = self._feed_block(chunk, start)  # finish what the last chunk began
+            start = self._feed_block(chunk, start)  # the rest of the block that the last chunk began
         while start < size:
             block = _usual_block(chunk, start)
             if block is None or (end := block.end()) - start > self.max_event_bytes:
@@ -208,14 +220,14 @@ class SSEDecoder:
             name, data = block.groups()
             if not data.isascii():
                 data = self._valid_utf8(data)
-            name = "message" if name is None else self._names.get(name) or self._name(name)
-            events.append(_new(ServerSentEvent, (data, name, self.last_event_id)))
+            name = "message" if name is None else self._names.get(name) or self._event_name(name)
+            events.append(_make_tuple(ServerSentEvent, (data, name, self.last_event_id)))
         return events
 
     def close(self) -> bool:
-        """Say that no more bytes will come. An event without the blank line at its end is discarded, says the standard.
+        """End the stream, and discard an event without the blank line at its end, as the standard requires.
 
-        Returns: whether there was one, that is, whether the stream was cut inside an event.
+        Returns: True if such an event was discarded: the stream was cut inside an event.
         """
         unfinished = self._in_event or bool(self._start)
         self._line.clear()
@@ -224,7 +236,7 @@ class SSEDecoder:
         self._in_event = False
         return unfinished
 
-    def _without_bom(self, chunk: bytes) -> bytes:
+    def _remove_bom(self, chunk: bytes) -> bytes:
         chunk = self._start + chunk
         if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
             self._start = chunk
@@ -233,8 +245,8 @@ class SSEDecoder:
         self._at_start = False
         return chunk.removeprefix(_BOM)
 
-    def _with_line_feeds(self, chunk: bytes) -> bytes:
-        """The same lines, each ended by LF: CR and CRLF inside UTF-8 text are never a part of a character."""
+    def _normalise_line_ends(self, chunk: bytes) -> bytes:
+        """Replace CR and CRLF by LF. In UTF-8, these bytes are never part of another character."""
         if self._skip_line_feed and chunk:
             self._skip_line_feed = False
             chunk = chunk.removeprefix(b"\n")
@@ -242,13 +254,14 @@ class SSEDecoder:
             self._skip_line_feed = True
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _name(self, name: bytes) -> str:
-        if len(self._names) > 100:  # a stream has a dozen; this is for one that means harm
+    def _event_name(self, name: bytes) -> str:
+        """Decode the name of an event, and cache the result."""
+        if len(self._names) > 100:  # a stream has about twelve names; a hostile one could fill the memory
             self._names.clear()
         return self._names.setdefault(name, self._valid_utf8(name).decode() or "message")
 
     def _feed_block(self, chunk: bytes, start: int) -> int:
-        """Lines, to the next blank one or the end of the chunk; returns where they end."""
+        """Read lines up to the next blank line or the end of the chunk, and return the position behind them."""
         blank_line = chunk.find(b"\n\n", start)
         end = blank_line + 2 if blank_line >= 0 else len(chunk)
         self._feed_lines(chunk[start:end])
@@ -257,7 +270,7 @@ class SSEDecoder:
     def _feed_lines(self, text: bytes) -> None:
         *lines, rest = text.split(b"\n")
         if lines and self._line:
-            self._grow_line(lines[0])
+            self._extend_line(lines[0])
             lines[0] = bytes(self._line)
             self._line.clear()
         for line in lines:
@@ -267,11 +280,11 @@ class SSEDecoder:
                 self._dispatch()
         if rest:
             self._in_event = True
-            self._grow_line(rest)
+            self._extend_line(rest)
 
-    def _grow_line(self, piece: bytes) -> None:
+    def _extend_line(self, piece: bytes) -> None:
         if self._size + len(self._line) + len(piece) > self.max_event_bytes:
-            raise self._too_large()
+            raise self._event_too_large()
         self._line += piece
 
     def _feed_line(self, line: bytes) -> None:
@@ -285,11 +298,11 @@ class SSEDecoder:
         if name == b"data":
             self._size += len(value) + 1
             if self._size > self.max_event_bytes:
-                raise self._too_large()
+                raise self._event_too_large()
             self._data.append(value)
         elif name == b"event":
             if len(value) > self.max_event_bytes:
-                raise self._too_large()
+                raise self._event_too_large()
             self._event = self._valid_utf8(value).decode()
         elif name == b"id":
             if b"\0" not in value:
@@ -298,6 +311,7 @@ class SSEDecoder:
             self.retry = int(value)
 
     def _dispatch(self) -> None:
+        """End the current block, and add its event, if the block has data."""
         self.last_event_id = self._id
         if self._data:
             data = b"\n".join(self._data)
@@ -310,6 +324,7 @@ class SSEDecoder:
         self._in_event = False
 
     def _valid_utf8(self, data: bytes) -> bytes:
+        """Return the bytes with invalid UTF-8 replaced; in strict mode, raise `StreamDecodeError`."""
         try:
             data.decode()
         except UnicodeDecodeError as error:
@@ -321,7 +336,8 @@ class SSEDecoder:
             return data.decode(errors="replace").encode()
         return data
 
-    def _too_large(self) -> EventTooLargeError:
+    def _event_too_large(self) -> EventTooLargeError:
+        """Free the memory of the current event, and return the error to raise."""
         self._line = bytearray()
         self._data = []
         return EventTooLargeError(

@@ -247,7 +247,7 @@ def test_P27_notes_groups_and_odd_attributes_of_an_error_are_cleaned_too() -> No
     error = ExceptionGroup("several", [inner, ValueError("bad gateway-0815")])
     error.add_note("tried with gateway-0815")
     error.detail = {"gateway-0815": (b"gateway-0815", 5)}  # type: ignore[attr-defined]  # of some library
-    Redactor(["gateway-0815"]).exception(error)
+    Redactor(["gateway-0815"]).redact_exception(error)
     assert "gateway-0815" not in "".join(traceback.format_exception(error)) + repr(vars(error))
 
 
@@ -277,14 +277,17 @@ def test_what_looks_like_a_key_is_redacted_without_being_known(secret: str) -> N
         f"({secret})",
         f"https://x/?key={secret}&a=1",
     ):
-        assert secret not in redactor.text(text)
-    assert redactor.deep({"a": [secret, 1, None], "b": (secret,)}) == {"a": [REDACTED, 1, None], "b": (REDACTED,)}
+        assert secret not in redactor.redact_text(text)
+    assert redactor.redact_value({"a": [secret, 1, None], "b": (secret,)}) == {
+        "a": [REDACTED, 1, None],
+        "b": (REDACTED,),
+    }
 
 
 def test_a_long_text_that_nearly_holds_tokens_is_no_trouble() -> None:
     """Were the time the square of the length, as it was, this would take minutes."""
     text = "eyJ-" * 250_000
-    assert Redactor().text(text) == text
+    assert Redactor().redact_text(text) == text
 
 
 def test_ordinary_text_is_left_alone() -> None:
@@ -298,9 +301,9 @@ def test_ordinary_text_is_left_alone() -> None:
         "risk_assessment_report",
         "ab absolute",
     ):
-        assert redactor.text(text) == text
-    assert redactor.text("authorization: Bearer abcdefghijk") == f"authorization: {REDACTED} {REDACTED}"
-    assert redactor.text('{"api_key": "0815-4711-xyz", "x": 1}') == f'{{"api_key": "{REDACTED}", "x": 1}}'
+        assert redactor.redact_text(text) == text
+    assert redactor.redact_text("authorization: Bearer abcdefghijk") == f"authorization: {REDACTED} {REDACTED}"
+    assert redactor.redact_text('{"api_key": "0815-4711-xyz", "x": 1}') == f'{{"api_key": "{REDACTED}", "x": 1}}'
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

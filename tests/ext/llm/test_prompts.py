@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents.ext.llm._prompts import chat_prompt, messages_prompt, responses_prompt
-from miniagents.ext.llm._sessions.base import mend_deep
+from miniagents.ext.llm._sessions.base import repair_surrogates_deep
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.messages import AssistantMessage, Message, SystemMessage, ToolCall, UserMessage
@@ -296,6 +296,6 @@ async def test_P25_half_characters_in_a_request_become_replacement_characters(pr
 def test_P25_a_request_without_half_characters_is_not_touched() -> None:
     """Objects that are no JSON reach the SDK as they are."""
     value: Any = {"a": ["é", ("x", b"\xff")], "o": object(), "m": UserMessage("é")}
-    assert mend_deep(value) is value
+    assert repair_surrogates_deep(value) is value
     broken = {"o": value["o"], "x": "\ud800"}
-    assert mend_deep(broken) == {"o": value["o"], "x": "\ufffd"}
+    assert repair_surrogates_deep(broken) == {"o": value["o"], "x": "\ufffd"}

@@ -1,4 +1,4 @@
-"""One state machine a provider API: events in, text out, at the end what the answer came to. No sockets, no clients."""
+"""State machines that read the events of the provider APIs, one for each API, independent of sockets and clients."""
 
 from miniagents.ext.llm._sessions.base import Choice, Outcome, Session, Tokens, ToolUse
 from miniagents.ext.llm._sessions.chat import ChatSession

@@ -1,10 +1,12 @@
-"""What the state machines of the provider APIs have in common.
+"""Common base of the state machines that read the events of the provider APIs.
 
-Halves of characters outside the basic plane, which JSON may spell as two escapes that a stream then cuts apart.
+- `Session` is the base class of these state machines, one object for each answer.
+- `Outcome` and its parts are the plain values of an answer, before they become a message.
+- `error_from_payload` translates the error object of a provider into an `LLMError`.
+- `SurrogateJoiner` joins the halves of surrogate pairs: JSON may write a character as two escapes, which a stream may
+  cut apart.
 
-A provider's error object, wherever it stands, as one of our errors.
-
-What a provider's answer came to: plain values, before they become a message.
+The module is independent of sockets, clients and messages.
 """
 
 from __future__ import annotations
@@ -41,17 +43,22 @@ T = TypeVar("T")
 
 
 class SurrogateJoiner:
-    r"""Joins `\ud83d` at the end of one piece to `\ude00` at the start of the next; what stays alone becomes U+FFFD."""
+    r"""Joiner of surrogate halves in the pieces of one text.
+
+    `\ud83d` at the end of a piece and `\ude00` at the start of the next become one character. A lone half becomes
+    U+FFFD.
+    """
 
     __slots__ = ("half", "lossy")
 
     def __init__(self) -> None:
         self.half = ""
-        """The first half that waits for its second."""
+        """First half of a pair, kept until the next piece; "" if there is none."""
         self.lossy = False
+        """True if a lone half was replaced."""
 
     def feed(self, piece: str) -> str:
-        """What of the text can be said now: all but a first half at its end."""
+        """Return the text without lone halves; a first half at the end of the piece is kept for the next piece."""
         if not self.half and piece.isascii():
             return piece
         if not piece:
@@ -61,12 +68,12 @@ class SurrogateJoiner:
         if "\ud800" <= piece[-1] <= "\udbff":
             self.half = piece[-1]
             piece = piece[:-1]
-        whole = mend(piece)
+        whole = repair_surrogates(piece)
         self.lossy |= whole.count("\ufffd") > piece.count("\ufffd")
         return whole
 
     def flush(self) -> str:
-        """The end of the text."""
+        """End the text: return U+FFFD if a first half is left, else ""."""
         if not self.half:
             return ""
         self.half = ""
@@ -74,37 +81,37 @@ class SurrogateJoiner:
         return "\ufffd"
 
 
-def mend(text: str) -> str:
-    """The text with pairs of surrogates joined and lone ones replaced."""
+def repair_surrogates(text: str) -> str:
+    """Return the text with pairs of surrogates joined and lone surrogates replaced by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def mend_deep(value: T) -> T:
-    """The same for every string in parsed JSON (keys too) and in our own plain values.
+def repair_surrogates_deep(value: T) -> T:
+    """Repair the surrogates in every string of parsed JSON (including keys) and of the dataclasses in this module.
 
-    What needs no mending is the same object after it, so that values of other types are not touched.
+    A value without surrogates is returned as the same object, so values of other types stay untouched.
     """
-    return cast("T", _mended(value))
+    return cast("T", _repair(value))
 
 
-def _mended(value: Any) -> Any:
+def _repair(value: Any) -> Any:
     if isinstance(value, str):
-        return mend(value) if _is_broken(value) else value
+        return repair_surrogates(value) if _has_lone_surrogate(value) else value
     if type(value) in (list, tuple):
-        items = [_mended(item) for item in value]
+        items = [_repair(item) for item in value]
         return value if all(map(operator.is_, items, value)) else type(value)(items)
     if isinstance(value, Mapping):
-        pairs = [(_mended(key), _mended(item)) for key, item in value.items()]
+        pairs = [(_repair(key), _repair(item)) for key, item in value.items()]
         same = all(key is old and item is value[old] for (key, item), old in zip(pairs, value, strict=True))
         return value if same else dict(pairs)
     if is_dataclass(value) and not isinstance(value, type):
         old = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
-        new = {name: _mended(item) for name, item in old.items()}
+        new = {name: _repair(item) for name, item in old.items()}
         return value if all(item is old[name] for name, item in new.items()) else replace(value, **new)
     return value
 
 
-def _is_broken(text: str) -> bool:
+def _has_lone_surrogate(text: str) -> bool:
     if text.isascii():
         return False
     try:
@@ -114,9 +121,9 @@ def _is_broken(text: str) -> bool:
     return False
 
 
-# `type` and `code` words of OpenAI, Azure, Anthropic and their relatives; what is not here is a failure of the
-# provider's own
-_WORDS: dict[str, type[LLMError]] = {
+# Words in `type` and `code` of the error objects of OpenAI, Azure, Anthropic and compatible servers. Other words stand
+# for a failure of the provider.
+_CLASS_OF_WORD: dict[str, type[LLMError]] = {
     "overloaded_error": ProviderOverloadedError,
     "overloaded": ProviderOverloadedError,
     "server_overloaded": ProviderOverloadedError,
@@ -144,12 +151,12 @@ _WORDS: dict[str, type[LLMError]] = {
     "content_filter": RequestRejectedError,
     "tool_use_failed": RequestRejectedError,
 }
-_HOPELESS = frozenset({"insufficient_quota"})
-"""A limit that does not go away by waiting."""
+_NOT_RETRYABLE = frozenset({"insufficient_quota"})
+"""Words for limits that waiting does not lift."""
 
 
 def error_class(status: int | None) -> type[LLMError]:
-    """The error an HTTP status stands for."""
+    """Return the class of error that an HTTP status stands for."""
     match status:
         case 401 | 403:
             return AuthenticationFailedError
@@ -159,26 +166,27 @@ def error_class(status: int | None) -> type[LLMError]:
             return ProviderOverloadedError
         case 408 | 409:  # a timeout or a lock on the provider's side: both SDKs repeat these
             return ProviderError
-        case int() if 300 <= status < 500:  # a redirect that the client does not follow leads nowhere again
+        case int() if 300 <= status < 500:  # with redirects, because the client would not follow the next one either
             return RequestRejectedError
         case _:
             return ProviderError
 
 
 def error_from_payload(payload: Any, *, provider: str, status: int | None = None) -> LLMError:
-    """Read an error object: `{"error": {...}}`, `{"error": "text"}`, or the inner object by itself.
+    """Translate an error object: `{"error": {...}}`, `{"error": "text"}`, or the inner object by itself.
 
     Args:
         payload: the parsed JSON.
         provider: "openai" or "anthropic".
-        status: status of the HTTP response; that of a stream (2xx) leaves it to the words in the object.
+        status: the status of the HTTP response. For a stream (2xx), the words in the object decide the class of the
+            error.
     """
     error = payload.get("error") if isinstance(payload, dict) and payload.get("error") else payload
     if not isinstance(error, dict):
         error = {"message": error}
     words = [str(error[key]) for key in ("code", "type") if error.get(key) is not None and error.get(key) != "error"]
     message = error.get("message") or error.get("detail") or "the provider reported an error without a message"
-    kind = next((_WORDS[word] for word in words if word in _WORDS), None)
+    kind = next((_CLASS_OF_WORD[word] for word in words if word in _CLASS_OF_WORD), None)
     in_stream = status is None or status < 300
     if not in_stream:
         kind = error_class(status) if kind is None or error_class(status) is not ProviderError else kind
@@ -191,45 +199,46 @@ def error_from_payload(payload: Any, *, provider: str, status: int | None = None
         f"{provider} reported an error{where}{visible_line(label)}: {visible(str(message))}",
         provider=provider,
         status=status,
-        retryable=False if _HOPELESS.intersection(words) else None,
+        retryable=False if _NOT_RETRYABLE.intersection(words) else None,
     )
 
 
 def _status_in(word: Any) -> int | None:
-    """An HTTP status that stands where a word is expected (OpenRouter and others: `"code": 429`)."""
+    """Return the HTTP status that some servers (such as OpenRouter) send as `code`; None if this is no status."""
     text = str(word)
     return int(text) if len(text) == 3 and text.isdecimal() and text.isascii() and "400" <= text <= "599" else None
 
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """A tool the model wants to be run, collected whole."""
+    """Call of a tool that the model asks for."""
 
     id: str
     name: str
     arguments: str
-    """As the model wrote them: usually a JSON object, cut short where the answer was; text for custom tools."""
+    """Arguments as the model wrote them: usually a JSON object, which an interrupted answer may have cut; text for
+    custom tools."""
     type: str = "function"
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What was billed, in tokens, as the provider counts them; None where it does not say."""
+    """Numbers of tokens of an answer, as the provider counts them; None for numbers that the provider did not send."""
 
     input: int | None = None
-    """The prompt; at OpenAI all of it, at Anthropic what was neither read from a cache nor written to one."""
+    """Tokens of the prompt. Anthropic leaves out those read from or written to a cache; OpenAI counts all."""
     output: int | None = None
-    """All that was generated, including reasoning."""
+    """Tokens of the answer, including reasoning."""
     cached: int | None = None
-    """What was read from a cache: a part of `input` at OpenAI, beside it at Anthropic."""
+    """Tokens read from a cache. OpenAI includes them in `input`, Anthropic does not."""
     reasoning: int | None = None
-    """The part of `output` spent on reasoning."""
+    """Tokens of reasoning, which `output` includes."""
     total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several answers to the same request (`n` > 1)."""
+    """One of several answers to the same request (with `n` > 1)."""
 
     index: int
     content: str
@@ -241,13 +250,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One answer, whole or as far as it came."""
+    """Values of one answer, complete or as far as it has arrived."""
 
     content: str
     complete: bool
-    """Whether the provider said that this is all."""
+    """True if the provider has sent the end of the answer."""
     finish_reason: str | None = None
-    """stop, length, tool_calls, content_filter, refusal, pause; a word of the provider's where none of these fits."""
+    """One of stop, length, tool_calls, content_filter, refusal, pause; the provider's word if none of these fits."""
     provider_finish_reason: str | None = None
     id: str | None = None
     model: str | None = None
@@ -257,59 +266,58 @@ class Outcome:
     refusal: str | None = None
     reasoning: str | None = None
     choices: tuple[Choice, ...] = ()
-    """The choices after the first one."""
+    """Choices after the first one."""
     unknown_events: int = 0
     lossy: bool = False
-    """Whether half characters of the provider's, or bytes that are no UTF-8, were replaced by U+FFFD."""
+    """True if lone surrogates, or bytes that are not UTF-8, were replaced by U+FFFD."""
     doubts: tuple[str, ...] = ()
-    """Fields that were not as the API says, and cost nothing of the answer, each with the number of its event."""
+    """Descriptions of fields that differ from the API's format without harm to the answer, with the event number."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """The provider's remaining fields, under the provider's names."""
+    """Remaining fields of the response, under the provider's names."""
 
 
 _is_done = re.compile(rb"""[\s"']*\[\s*done\s*\][\s"']*""", re.IGNORECASE).fullmatch
-"""`[DONE]` as some gateways write it: with white space, in quotes, in lower case."""
+"""Match of `[DONE]` in all its forms: some gateways add white space or quotes, or write lower case."""
 _is_integer = re.compile(r"\s*-?[0-9]{1,18}(\.0*)?\s*").fullmatch
 _MALFORMED = object()
-"""Stands for what is no JSON."""
-_SHOWN = 80
+"""Result of parsing data that are not JSON."""
+_DOUBT_LENGTH = 80
 """Characters of an odd value that a doubt quotes."""
 
 
 class Session(ABC):
-    """One answer of a provider: events in, text deltas out, an outcome at the end.
+    """State machine that reads the events of one answer, and returns its text deltas and its outcome.
 
-    Feed it decoded events (`feed`), or an SDK's parsed ones (`feed_parsed`); then `close` it. For an answer that was
-    not streamed: `parse`. The deltas put together are the outcome's content. Whatever comes after the end of the
-    answer is ignored.
+    Pass each event to `feed`, or to `feed_parsed` if the SDK has parsed it; then call `close`. For an answer that was
+    not streamed, call `parse` only. The joined deltas are the content of the outcome. Events after the end of the
+    answer are ignored.
     """
 
     provider: ClassVar[str]
 
     def __init__(self) -> None:
         self.ended = False
-        """Whether the provider's last word was read; what follows is absorbed."""
+        """True after the last event of the answer; later events are ignored."""
         self.events = 0
-        """Events fed so far."""
+        """Number of events fed so far."""
         self.idle_events = 0
-        """How many of them were only signs of life: pings, keep-alives, empty deltas."""
+        """Number of events without progress: pings, keep-alives, empty deltas."""
         self.unknown_events = 0
+        """Number of events and parts of unknown types."""
         self.withheld = ""
-        """Text of the event that reported a failure; no reader has got it."""
+        """Text of the event that reported a failure; it was not delivered as a delta."""
         self.decoder: SSEDecoder | None = None
-        """Where the events come from: it knows whether bytes that are no UTF-8 were replaced by U+FFFD."""
+        """Decoder of the events, which tells if bytes that are not UTF-8 were replaced; None for events of an SDK."""
         self._doubts: dict[str, str] = {}
         self._pieces: list[str] = []
-        self._joiner: SurrogateJoiner | None = None  # only for streams that were seen to hold half characters
+        self._joiner: SurrogateJoiner | None = None  # made only for streams that may hold lone surrogates
 
     def feed(self, event: ServerSentEvent) -> str:
-        """Take the next event.
-
-        Returns: the text it adds to the answer, often none ("").
+        """Read the next event, and return the text that it adds to the answer, often "".
 
         Raises:
-            StreamProtocolError: malformed JSON, or what the API does not allow here.
-            LLMError: the provider reports a failure; its class tells which.
+            StreamProtocolError: the event is malformed JSON, or breaks the rules of the API.
+            LLMError: the event reports a failure of the provider, which decides the class of the error.
         """
         if self.ended:
             return ""
@@ -319,26 +327,29 @@ class Session(ABC):
         try:
             data = from_json(event.data)
         except ValueError as error:
-            data = self._from_odd_data(event, error)
+            data = self._parse_unusual_event(event, error)
         if type(data) is not dict:
-            return self._take_no_object(event, data)
-        return self._take(data, event.event)
+            return self._process_other_json(event, data)
+        return self._process(data, event.event)
 
     def feed_parsed(self, data: dict[str, Any]) -> str:
-        """Take an event that somebody else has decoded (for clients that do not speak server-sent events)."""
+        """Read the next event in the parsed form of an SDK, and return the text that it adds to the answer.
+
+        For clients without server-sent events, such as Bedrock's. Raises the same errors as `feed`.
+        """
         if self.ended:
             return ""
         self.events += 1
-        if self._joiner is None:  # whoever decoded this may have let half characters through
+        if self._joiner is None:  # the SDK's parser may have let lone surrogates through
             self._joiner = SurrogateJoiner()
-        return self._take(data, "message")
+        return self._process(data, "message")
 
     def close(self) -> Outcome:
-        """The end of the stream.
+        """End the stream, and return the outcome of the complete answer.
 
         Raises:
-            EmptyStreamError: there was not a single event.
-            StreamTruncatedError: the provider has not said that the answer is complete.
+            EmptyStreamError: the stream had no event.
+            StreamTruncatedError: the stream ended before the end of the answer.
         """
         outcome = self.outcome()
         if not outcome.complete:
@@ -352,12 +363,16 @@ class Session(ABC):
 
     @abstractmethod
     def outcome(self) -> Outcome:
-        """The answer as far as it has come."""
+        """Return the values of the answer as far as it has arrived."""
 
     def parse(self, body: bytes) -> Outcome:
-        """A whole answer that was not streamed; a session parses one.
+        """Read the body of an answer that was not streamed, and return its outcome; once for each session.
 
-        Raises: as `feed` and `close` do.
+        Raises:
+            EmptyStreamError: the body is empty.
+            StreamTruncatedError: the body was cut, or the answer in it is not complete.
+            StreamProtocolError: the body is malformed JSON, or breaks the rules of the API.
+            LLMError: the body reports a failure of the provider.
         """
         if not body.strip():
             raise EmptyStreamError(f"{self.provider}: the response body is empty", provider=self.provider)
@@ -365,17 +380,17 @@ class Session(ABC):
         try:
             data = from_json(body)
         except ValueError as error:
-            if _is_cut(body):
+            if _is_incomplete(body):
                 raise StreamTruncatedError(
                     f"{self.provider}: the response body was cut after {len(body)} bytes", provider=self.provider
                 ) from error
-            data = self._from_unusual_json(body, error)
+            data = self._parse_lone_surrogates(body, error)
             if data is _MALFORMED:
-                self._reject(f"malformed JSON ({error}): {_shown(body)}")
+                self._reject(f"malformed JSON ({error}): {_excerpt(body)}")
         if not isinstance(data, dict):
-            self._reject(f"the response body is not a JSON object: {_shown(body)}")
+            self._reject(f"the response body is not a JSON object: {_excerpt(body)}")
         try:
-            self._take_whole(data)
+            self._process_document(data)
         except LLMError as error:
             if not isinstance(error, StreamError):
                 self.withheld = "".join(self._pieces)
@@ -383,27 +398,27 @@ class Session(ABC):
         return self.close()
 
     @abstractmethod
-    def _take(self, data: dict[str, Any], name: str) -> str:
-        """Take one event's JSON; `name` is what the event was called."""
+    def _process(self, data: dict[str, Any], name: str) -> str:
+        """Process the JSON of one event, and return the text that it adds; `name` is the event's name."""
 
     @abstractmethod
-    def _take_whole(self, data: dict[str, Any]) -> None:
-        """Take the body of an answer that was not streamed."""
+    def _process_document(self, data: dict[str, Any]) -> None:
+        """Process the JSON of an answer that was not streamed."""
 
     def _on_done(self) -> str:
-        """`[DONE]`, which belongs to chat completions; gateways put it after streams of the other APIs too."""
+        """Process `[DONE]`. It belongs to chat completions, but some gateways send it in the other APIs, too."""
         return ""
 
     def _append_text(self, text: str) -> str:
-        """Note text of the answer, and return what of it can be delivered."""
+        """Add text to the answer, and return the part of it that can be delivered."""
         if self._joiner is not None:
             text = self._joiner.feed(text)
         if text:
             self._pieces.append(text)
         return text
 
-    def _finish_text(self) -> str:
-        """The text is over: a half character that still waits for its other half is delivered as U+FFFD."""
+    def _flush_text(self) -> str:
+        """End a text: return U+FFFD if a surrogate half is left, else ""."""
         rest = self._joiner.flush() if self._joiner is not None else ""
         if rest:
             self._pieces.append(rest)
@@ -413,24 +428,24 @@ class Session(ABC):
     def _lossy(self) -> bool:
         return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
-    def _from_odd_data(self, event: ServerSentEvent, refusal: ValueError) -> Any:
-        """Read an event that the fast parser refuses; the result is None where it holds nothing.
+    def _parse_unusual_event(self, event: ServerSentEvent, refusal: ValueError) -> Any:
+        """Parse the data of an event that the fast parser refuses; return None if there are no data.
 
         Raises:
-            StreamProtocolError: malformed JSON.
-            LLMError: the event is called `error`.
+            StreamProtocolError: the data are malformed JSON.
+            LLMError: the name of the event is `error`.
         """
         if _is_done(event.data):
             return "[DONE]"
-        value = self._from_unusual_json(event.data, refusal) if event.data.strip() else None
+        value = self._parse_lone_surrogates(event.data, refusal) if event.data.strip() else None
         if value is _MALFORMED:
             if event.event == "error":
-                self._error({"message": event.data.decode(errors="replace")})
-            self._reject(f"malformed JSON ({refusal}): {_shown(event.data)}")
+                self._raise_reported({"message": event.data.decode(errors="replace")})
+            self._reject(f"malformed JSON ({refusal}): {_excerpt(event.data)}")
         return value
 
-    def _from_unusual_json(self, data: bytes, refusal: ValueError) -> Any:
-        """Read what the fast parser refuses and JSON allows: lone surrogates. Deep nesting stays out."""
+    def _parse_lone_surrogates(self, data: bytes, refusal: ValueError) -> Any:
+        """Parse JSON with lone surrogates, which the fast parser refuses; return `_MALFORMED` for other errors."""
         try:
             if "recursion" in str(refusal):
                 return _MALFORMED
@@ -441,106 +456,120 @@ class Session(ABC):
             self._joiner = SurrogateJoiner()
         return value
 
-    def _take_no_object(self, event: ServerSentEvent, value: Any) -> str:
-        """Take an event that is JSON, but no object: an error by its name, `[DONE]` in quotes, or a sign of life."""
+    def _process_other_json(self, event: ServerSentEvent, value: Any) -> str:
+        """Process JSON that is no object: an event named `error`, `[DONE]` in quotes, or an event without content.
+
+        Raises:
+            StreamProtocolError: the value is a string or a list, which may hold text of the answer.
+            LLMError: the name of the event is `error`.
+        """
         if event.event == "error":
-            self._error({"message": value})
+            self._raise_reported({"message": value})
         if _is_done(event.data):
-            self._doubt("[DONE]", event.data)
+            self._note_doubt("[DONE]", event.data)
             return self._on_done()
-        if value and isinstance(value, str | list):  # these may hold text of the answer
-            self._reject(f"{_shown(event.data)} is not a JSON object")
-        self._doubt("data", value)
+        if value and isinstance(value, str | list):
+            self._reject(f"{_excerpt(event.data)} is not a JSON object")
+        self._note_doubt("data", value)
         self.idle_events += 1
         return ""
 
-    def _doubt(self, field: str, value: Any) -> None:
-        """Note a field that is not what the API says, and whose value costs nothing of the answer.
+    def _note_doubt(self, field: str, value: Any) -> None:
+        """Note a field that differs from the API's format without harm to the answer.
 
-        Of each field the first such value is kept, so that a long stream of them stays a short note.
+        Only the first such value of each field is kept, which limits the length of the notes.
         """
         if field not in self._doubts:
             shown = repr(value)
-            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+            shown = shown if len(shown) <= _DOUBT_LENGTH else shown[:_DOUBT_LENGTH] + "..."
             self._doubts[field] = f"event {self.events}: {field} is {shown}"
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Fields that were not as the API says, and were read or left out."""
+        """Descriptions of the fields that differed from the API's format, and were read or left out."""
         return tuple(self._doubts.values())
 
-    def _error(self, payload: dict[str, Any], *, withheld: str = "") -> NoReturn:
-        """Raise the failure that the provider reports; `withheld` is text that came in the same event."""
+    def _raise_reported(self, payload: dict[str, Any], *, withheld: str = "") -> NoReturn:
+        """Raise the failure that an event reports; `withheld` is text that arrived in the same event."""
         self.withheld = withheld
         raise error_from_payload(payload, provider=self.provider, status=200)
 
-    def _reject(self, what: str) -> NoReturn:
-        raise StreamProtocolError(f"{self.provider}: event {self.events}: {what}", provider=self.provider)
+    def _reject(self, reason: str) -> NoReturn:
+        """Raise a `StreamProtocolError` for the current event."""
+        raise StreamProtocolError(f"{self.provider}: event {self.events}: {reason}", provider=self.provider)
 
-    def _index(self, data: dict[str, Any], key: str) -> int | None:
-        """Return an index, None where there is none that can be; anything but a plain int is doubted."""
+    def _read_index(self, data: dict[str, Any], key: str) -> int | None:
+        """Return an index, None if the value is no index; note a doubt for every value but a natural number."""
         value = data.get(key)
         if type(value) is int and value >= 0:
             return value
-        self._doubt(key, value)
-        return _count(value)
+        self._note_doubt(key, value)
+        return _as_count(value)
 
-    def _counts(self, usage: Any, *keys: str) -> dict[str, Any] | None:
-        """Return a usage object without the counts that cannot be numbers of tokens; None where it is no object."""
+    def _read_usage(self, usage: Any, *keys: str) -> dict[str, Any] | None:
+        """Return a usage object with impossible counts replaced by None; return None if the value is no object."""
         if not isinstance(usage, dict):
-            self._doubt("usage", usage)
+            self._note_doubt("usage", usage)
             return None
         counts: dict[str, Any] = usage
         for key in keys:
             value = counts.get(key)
-            count = _count(value)
-            if value is not None and (count is None or type(value) is str):  # 12.0 is a number of tokens
-                self._doubt(key, value)
+            count = _as_count(value)
+            if value is not None and (count is None or type(value) is str):  # 12.0 is accepted without a doubt
+                self._note_doubt(key, value)
                 counts = {**counts, key: count}
         return counts
 
     @staticmethod
-    def _count(usage: Any, *path: str) -> int | None:
-        """A number of tokens, or None where there is none."""
+    def _token_count(usage: Any, *path: str) -> int | None:
+        """Return the number of tokens at a path of keys, None if there is none."""
         for key in path:
             usage = usage.get(key) if isinstance(usage, dict) else None
-        return _count(usage)
+        return _as_count(usage)
 
-    def _label(self, data: dict[str, Any], key: str) -> str:
-        """Return an id or a name beside the text, "" where there is none; a number becomes a text."""
+    def _read_label(self, data: dict[str, Any], key: str) -> str:
+        """Return an id or a name; "" if it is absent; a number becomes a string, with a doubt."""
         value = data.get(key)
         if value is None or type(value) is str:
             return value or ""
-        self._doubt(key, value)
+        self._note_doubt(key, value)
         return str(value) if type(value) in (int, float) else ""
 
-    def _aside(self, data: dict[str, Any], key: str) -> str:
-        """Return text that stands beside the answer; what is no string is doubted, and left out."""
+    def _read_side_text(self, data: dict[str, Any], key: str) -> str:
+        """Return a string that is not part of the content, "" if it is absent; leave out other values, with a doubt."""
         value = data.get(key)
         if value is None or type(value) is str:
             return value or ""
-        self._doubt(key, value)
+        self._note_doubt(key, value)
         return ""
 
-    def _object(self, data: dict[str, Any], key: str) -> dict[str, Any]:
-        """Return an object; null, which holds nothing, is doubted and counts as an empty one."""
+    def _read_object(self, data: dict[str, Any], key: str) -> dict[str, Any]:
+        """Return an object; null counts as an empty object, with a doubt.
+
+        Raises:
+            StreamProtocolError: the key is absent, or its value is neither an object nor null.
+        """
         value = data.get(key)
         if type(value) is dict:
             return value
         if value is not None or key not in data:
             self._reject(f"{key} is {value!r}")
-        self._doubt(key, value)
+        self._note_doubt(key, value)
         return {}
 
-    def _json_arguments(self, value: Any, key: str = "arguments") -> str:
-        """Return a tool's arguments as JSON text, also where they came as a value."""
+    def _read_arguments(self, value: Any, key: str = "arguments") -> str:
+        """Return the arguments of a tool as JSON text, also if the server sent a JSON value instead of its text."""
         if value is None or type(value) is str:
             return value or ""
-        self._doubt(key, value)
+        self._note_doubt(key, value)
         return json_text(value)
 
-    def _text(self, data: dict[str, Any], key: str) -> str:
-        """A string that may be absent or null."""
+    def _read_text(self, data: dict[str, Any], key: str) -> str:
+        """Return a string, "" if it is absent or null.
+
+        Raises:
+            StreamProtocolError: the value is of another type.
+        """
         value = data.get(key)
         if value is None:
             return ""
@@ -549,8 +578,8 @@ class Session(ABC):
         return value
 
 
-def _is_cut(data: bytes) -> bool:
-    """Whether JSON that cannot be parsed lacks nothing but its end."""
+def _is_incomplete(data: bytes) -> bool:
+    """Return True if these data are the beginning of a JSON value."""
     try:
         from_json(data, allow_partial=True)
     except ValueError:
@@ -558,16 +587,17 @@ def _is_cut(data: bytes) -> bool:
     return True
 
 
-def _shown(data: bytes) -> str:
-    """The beginning of something unexpected, for an error message."""
+def _excerpt(data: bytes) -> str:
+    """Return the beginning of unexpected data, for an error message."""
     text = data[:200].decode(errors="replace")
     return repr(text + ("..." if len(data) > 200 else ""))
 
 
-def _count(value: Any) -> int | None:
-    if type(value) is str and _is_integer(value):  # some write "12"
+def _as_count(value: Any) -> int | None:
+    """Return a number as a natural number, None if it is none; some servers write "12" or 12.0."""
+    if type(value) is str and _is_integer(value):
         value = int(value.partition(".")[0])
-    if type(value) is float and value.is_integer():  # some write 12.0
+    if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and value >= 0 else None
 

@@ -1,4 +1,4 @@
-"""Anthropic's messages API, also as Azure, Vertex and Bedrock serve it."""
+"""State machine for Anthropic's Messages API, including the versions that Azure, Vertex and Bedrock serve."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
-from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, json_text, mend_deep
+from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, json_text, repair_surrogates_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,48 +22,54 @@ _FINISH_REASONS = {
     "refusal": "refusal",
 }
 _GROWING = {"text_delta": "text", "thinking_delta": "thinking"}
+"""Fields of blocks whose text grows by deltas, by the type of delta."""
 _TYPES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}
-"""Types of blocks by those of their deltas, where a block does not say its own."""
+"""Types of blocks by the type of their deltas, for blocks without a type."""
 _NOT_EXTRA = frozenset({"id", "type", "role", "model", "content", "stop_reason", "usage"})
-_NONE = object()
-"""What no index is."""
+"""Fields of a message that have a field of their own in the outcome."""
+_NO_INDEX = object()
+"""Value that is identical to no index."""
 
 
 class _Block:
-    """A content block; kept whole, because thinking, tool use and citations must go back as they came."""
+    """Content block with all its fields: a later prompt must send thinking, tool use and citations unchanged."""
 
-    __slots__ = ("grown", "open", "start")
+    __slots__ = ("open", "pieces", "start")
 
     def __init__(self, start: dict[str, Any]) -> None:
         self.start = dict(start)
         self.open = True
-        self.grown: dict[str, list[str]] = {}
+        self.pieces: dict[str, list[str]] = {}
 
     def arguments(self) -> str:
-        """Return the input of a tool, as JSON text."""
+        """Return the input of a tool use as JSON text."""
         return self.streamed_input() or json_text(self.start.get("input") or {})
 
     def streamed_input(self) -> str:
-        """Return the input as far as it came as text: in deltas, or at once."""
-        text = "".join(self.grown.get("partial_json", ()))
+        """Return the input as far as it has arrived as text, in deltas or in the start event."""
+        text = "".join(self.pieces.get("partial_json", ()))
         given = self.start.get("input")
         return given if not text and isinstance(given, str) else text
 
     def whole(self) -> dict[str, Any]:
+        """Return the block with the deltas so far joined into its fields."""
         block = dict(self.start)
-        for key, pieces in self.grown.items():
+        for key, pieces in self.pieces.items():
             if key != "partial_json":
                 block[key] = str(block.get(key) or "") + "".join(pieces)
         if text := self.streamed_input():
             try:
-                block["input"] = from_json(text, allow_partial=True)  # cut by max_tokens: as far as it goes
+                block["input"] = from_json(text, allow_partial=True)  # `max_tokens` may have cut it
             except ValueError:
                 block["input"] = {}
         return block
 
 
 class MessagesSession(Session):
-    """A message, complete when `stop_reason` or `message_stop` was sent. Its content is the text of all text blocks."""
+    """Session of a message. It is complete after a `stop_reason` or `message_stop`.
+
+    The content is the joined text of all text blocks.
+    """
 
     provider: ClassVar[str] = "anthropic"
 
@@ -71,17 +77,17 @@ class MessagesSession(Session):
         super().__init__()
         self._message: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
-        self._at: dict[int, _Block] = {}  # the latest block under an index
+        self._block_at: dict[int, _Block] = {}  # the latest block under an index
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
-        self._open_index: object = _NONE  # of the text block that speaks, and where its text goes
-        self._say_block: Callable[[str], object] = str
+        self._open_index: object = _NO_INDEX  # index of the text block whose deltas arrive
+        self._append_to_block: Callable[[str], object] = str
 
-    def _take(self, data: dict[str, Any], name: str) -> str:
+    def _process(self, data: dict[str, Any], name: str) -> str:
         kind = data.get("type") or name
         if kind == "content_block_delta":
             delta = data.get("delta")
-            # nearly all events are this one; the rules are those of `_take_delta`
+            # fast path for nearly all events, with the rules of `_process_delta`
             if (
                 data.get("index") is self._open_index
                 and type(delta) is dict
@@ -89,63 +95,63 @@ class MessagesSession(Session):
                 and type(text := delta.get("text")) is str
                 and (self._joiner is None or (text.isascii() and not self._joiner.half))
             ):
-                self._say_block(text)
+                self._append_to_block(text)
                 self._pieces.append(text)
                 return text
-            return self._take_delta(data)
+            return self._process_delta(data)
         if data.get("error") or kind == "error":
-            self._error(data)
+            self._raise_reported(data)
         match kind:
             case "message_start":
-                self._take_start(data)
+                self._process_start(data)
             case "content_block_start":
-                return self._take_block_start(data)
+                return self._process_block_start(data)
             case "content_block_stop":
-                self._block(data).open = False
-                self._open_index = _NONE
-                return self._finish_text()
+                self._open_block(data).open = False
+                self._open_index = _NO_INDEX
+                return self._flush_text()
             case "message_delta":
-                self._take_message_delta(data)
+                self._process_message_delta(data)
             case "message_stop":
-                self._started(kind)
+                self._message_of_event(kind)
                 self.ended = True
-                return self._finish_text()
+                return self._flush_text()
             case "ping":
                 self.idle_events += 1
             case _:
                 self.unknown_events += 1
         return ""
 
-    def _take_delta(self, data: dict[str, Any]) -> str:
-        block = self._block(data)
-        delta = self._object(data, "delta")
+    def _process_delta(self, data: dict[str, Any]) -> str:
+        block = self._open_block(data)
+        delta = self._read_object(data, "delta")
         kind = delta.get("type")
         if data.get("error") or delta.get("error"):
-            self._error(data if data.get("error") else delta)
+            self._raise_reported(data if data.get("error") else delta)
         if not block.start.get("type") and kind in _TYPES:
             block.start["type"] = _TYPES[kind]
         if kind == "text_delta":
             text = delta.get("text")
             if text is None:
-                self._doubt("text", text)
+                self._note_doubt("text", text)
                 text = ""
             if type(text) is not str:
                 self._reject(f"text is {text!r}")
             text = self._append_text(text)
-            grown = block.grown.setdefault("text", [])
-            grown.append(text)
-            self._open_index, self._say_block = data.get("index"), grown.append
+            pieces = block.pieces.setdefault("text", [])
+            pieces.append(text)
+            self._open_index, self._append_to_block = data.get("index"), pieces.append
             return text
         if kind == "input_json_delta":
             piece = delta.get("partial_json")
             if block.start.get("type") is None or (type(piece) is dict and block.streamed_input()):
                 self._reject(f"partial_json {piece!r} in a block {block.start!r}")
-            block.grown.setdefault("partial_json", []).append(self._json_arguments(piece, "partial_json"))
+            block.pieces.setdefault("partial_json", []).append(self._read_arguments(piece, "partial_json"))
         elif kind in _GROWING:
             key = _GROWING[kind]
-            block.grown.setdefault(key, []).append(self._text(delta, key))
+            block.pieces.setdefault(key, []).append(self._read_text(delta, key))
         elif kind == "signature_delta":
-            block.start["signature"] = self._text(delta, "signature")
+            block.start["signature"] = self._read_text(delta, "signature")
         elif kind == "citations_delta":
             block.start["citations"] = [*(block.start.get("citations") or ()), delta.get("citation")]
         elif kind == "compaction_delta":
@@ -154,95 +160,104 @@ class MessagesSession(Session):
             self.unknown_events += 1
         return ""
 
-    def _take_start(self, data: dict[str, Any]) -> None:
-        message = dict(self._object(data, "message"))
+    def _process_start(self, data: dict[str, Any]) -> None:
+        message = dict(self._read_object(data, "message"))
         if self._message is not None:
             self._reject("a second message_start")
         if message.get("error"):
-            self._error(message)
+            self._raise_reported(message)
         for key in ("id", "model"):
-            message[key] = self._label(message, key)
+            message[key] = self._read_label(message, key)
         self._message = message
-        self._take_usage(message.get("usage"))
+        self._process_usage(message.get("usage"))
 
-    def _take_block_start(self, data: dict[str, Any]) -> str:
-        self._started("content_block_start")
-        block = self._object(data, "content_block")
+    def _process_block_start(self, data: dict[str, Any]) -> str:
+        self._message_of_event("content_block_start")
+        block = self._read_object(data, "content_block")
         if block.get("type") == "error" and block.get("error"):
-            self._error(block)
-        index = self._index(data, "index")
+            self._raise_reported(block)
+        index = self._read_index(data, "index")
         if index is None:
             index = len(self._blocks)
         elif index < len(self._blocks) and not self._blocks[-1].open:
-            self._doubt("index", index)  # a number too low is no sign of a block that was lost
+            self._note_doubt("index", index)  # a repeated index is no sign of a lost block
         elif index != len(self._blocks):
             self._reject(f"content block {index} starts where block {len(self._blocks)} was expected")
         if type(block.get("id", "")) is not str:
-            block = {**block, "id": self._label(block, "id")}
+            block = {**block, "id": self._read_label(block, "id")}
         if isinstance(block.get("input"), str):
-            self._doubt("input", block["input"])
-        self._at[index] = _Block(block)
-        self._blocks.append(self._at[index])
+            self._note_doubt("input", block["input"])
+        self._block_at[index] = _Block(block)
+        self._blocks.append(self._block_at[index])
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict) and self._message is not None:
-            self._message["model"] = block["to"].get("model") or self._message.get("model")  # another model goes on
-        return self._append_text(self._text(block, "text")) if block.get("type") == "text" else ""
+            self._message["model"] = block["to"].get("model") or self._message.get(
+                "model"
+            )  # another model continues the answer
+        return self._append_text(self._read_text(block, "text")) if block.get("type") == "text" else ""
 
-    def _take_message_delta(self, data: dict[str, Any]) -> None:
-        message = self._started("message_delta")
-        delta = self._object(data, "delta")
-        stop_reason = self._text(delta, "stop_reason")
+    def _process_message_delta(self, data: dict[str, Any]) -> None:
+        message = self._message_of_event("message_delta")
+        delta = self._read_object(data, "delta")
+        stop_reason = self._read_text(delta, "stop_reason")
         if delta.get("error") or stop_reason.lower() == "error":
-            self._error(delta if delta.get("error") else {"message": "the answer ended with the stop reason 'error'"})
+            self._raise_reported(
+                delta if delta.get("error") else {"message": "the answer ended with the stop reason 'error'"}
+            )
         self._stop_reason = stop_reason or self._stop_reason
         for source in (delta, data):
             for key, value in source.items():
                 if key not in ("type", "delta", "usage") and value is not None:
                     message[key] = value
-        self._take_usage(data.get("usage"))
+        self._process_usage(data.get("usage"))
 
-    def _take_usage(self, usage: Any) -> None:
-        """The counts are running totals: the last value of each wins."""
+    def _process_usage(self, usage: Any) -> None:
+        """Update the counts of tokens, which are running totals: the last value of each count wins."""
         if usage is None:
             return
-        usage = self._counts(
+        usage = self._read_usage(
             usage, "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"
         )
         new = (usage or {}).items()
         self._usage.update({key: value for key, value in new if value is not None or key not in self._usage})
 
-    def _take_whole(self, data: dict[str, Any]) -> None:
+    def _process_document(self, data: dict[str, Any]) -> None:
         content = data.get("content")
         if data.get("type") == "error" or data.get("error"):
             parts = content if isinstance(content, list) else ()
             self._append_text("".join(str(part.get("text") or "") for part in parts if isinstance(part, dict)))
-            self._error(data)
+            self._raise_reported(data)
         if content is None and data.get("stop_reason"):
-            self._doubt("content", content)
+            self._note_doubt("content", content)
             content = []
         if not isinstance(content, list):
             self._reject("the response has no content")
-        self._take_start({"message": data})
+        self._process_start({"message": data})
         for index, block in enumerate(content):
-            self._take_block_start({"index": index, "content_block": block})
-        self._take_message_delta({"delta": {"stop_reason": data.get("stop_reason")}})
+            self._process_block_start({"index": index, "content_block": block})
+        self._process_message_delta({"delta": {"stop_reason": data.get("stop_reason")}})
         self.ended = True
-        self._finish_text()
+        self._flush_text()
 
-    def _started(self, kind: str) -> dict[str, Any]:
+    def _message_of_event(self, kind: str) -> dict[str, Any]:
+        """Return the message of the stream; raise `StreamProtocolError` if the message has not started."""
         if self._message is None:
             self._reject(f"{kind} before message_start")
         return self._message
 
-    def _block(self, data: dict[str, Any]) -> _Block:
-        """Return the open block of an event; where the index cannot be, the latest one: blocks do not interleave."""
-        index = self._index(data, "index")
-        block = self._at.get(index) if index is not None else self._blocks[-1] if self._blocks else None
+    def _open_block(self, data: dict[str, Any]) -> _Block:
+        """Return the open block of an event; the latest block if the index is no number, as blocks do not interleave.
+
+        Raises:
+            StreamProtocolError: that block is not open.
+        """
+        index = self._read_index(data, "index")
+        block = self._block_at.get(index) if index is not None else self._blocks[-1] if self._blocks else None
         if block is None or not block.open:
             self._reject(f"an event for content block {data.get('index')!r}, which is not open")
         return block
 
     def outcome(self) -> Outcome:
-        """The answer as far as it has come."""
+        """Return the values of the answer as far as it has arrived."""
         message = self._message or {}
         usage = self._usage
         blocks = [whole for block in self._blocks if (whole := block.whole())]
@@ -271,13 +286,13 @@ class MessagesSession(Session):
             doubts=self.doubts,
             extra=extra,
         )
-        return outcome if self._joiner is None else mend_deep(outcome)
+        return outcome if self._joiner is None else repair_surrogates_deep(outcome)
 
     def _tokens(self) -> Tokens:
-        """As Anthropic counts: `input` is what was neither read from a cache nor written to one."""
+        """Return the numbers of tokens; `input` leaves out tokens that were read from or written to a cache."""
         return Tokens(
-            input=self._count(self._usage, "input_tokens"),
-            output=self._count(self._usage, "output_tokens"),
-            cached=self._count(self._usage, "cache_read_input_tokens"),
-            reasoning=self._count(self._usage, "output_tokens_details", "thinking_tokens"),
+            input=self._token_count(self._usage, "input_tokens"),
+            output=self._token_count(self._usage, "output_tokens"),
+            cached=self._token_count(self._usage, "cache_read_input_tokens"),
+            reasoning=self._token_count(self._usage, "output_tokens_details", "thinking_tokens"),
         )
