@@ -1,4 +1,4 @@
-"""The file format of `ChatHistoryMD`, sans-IO: records to bytes, and bytes to records whatever happened to them.
+"""File format of `ChatHistoryMD`: messages to records, records to bytes, and back; independent of files.
 
 A record is one message between two HTML comments, so a viewer shows a heading and the text:
 
@@ -8,12 +8,14 @@ A record is one message between two HTML comments, so a viewer shows a heading a
     Hello!
     <!-- /miniagents -->
 
-Two things frame a text, each enough by itself. The length says exactly where it ends, so whatever the text looks like
-comes back identical. And no text contains the beginning of a frame: one that does is written with escapes (as are
-characters that UTF-8 text cannot hold, see `escape`). So a reader whose lengths do not fit, because a person edited
-the file or a block of it was lost, goes on at the next frame and can never take a part of a message for a message.
+Two properties protect a text, each enough by itself. The length in the first comment tells where the text ends, so
+every text is loaded unchanged. And no text contains the beginning of such a comment: a text that would is written with
+escapes (as are characters that UTF-8 cannot encode, see `escape`). If a length does not fit, because a person edited
+the file or a part of it was lost, the reader goes on at the next comment. It never takes a part of a message for a
+message.
 
-Messages as records of a file, and back: which of their fields are kept, and what happens to those that cannot be.
+`record_of` and `message_of` convert messages; a field that cannot be kept is left out with a warning. `to_bytes` and
+`scan` convert records. The two comments of a record are its head and its end, and both are called frames.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ logger = logging.getLogger("miniagents")
 
 
 def opening_record(promise: MessagePromise, record_id: str) -> Record:
-    """Return what is known of a message before its text has come."""
+    """Return a record of the fields of a message that are known before its text."""
     fields = dict(promise.known_beforehand)
     role = fields.pop("role", None) or promise.message_class.model_fields["role"].default
     meta = {CLASS_KEY: promise.message_class.class_name}
@@ -54,17 +56,17 @@ def opening_record(promise: MessagePromise, record_id: str) -> Record:
 
 
 def record_of(message: Message, record_id: str) -> Record:
-    """Return `message` as it is written; a field that cannot be written is left out, with a warning."""
+    """Convert a message into a record; a field that cannot be written is left out, with a warning."""
     try:
         meta = message.model_dump(mode="json")
-    except (ValueError, RecursionError):  # a serializer of the application's own, or messages hundreds deep
-        meta = _dump_of_what_can_be_dumped(message)
+    except (ValueError, RecursionError):  # a serializer of the application fails, or messages are nested too deep
+        meta = _dump_field_by_field(message)
     if type(message) is Message:
         del meta[CLASS_KEY]
     for name, declared in type(message).model_fields.items():
         value = getattr(message, name)
         if declared.default_factory is None and value == declared.default and repr(value) == repr(declared.default):
-            meta.pop(next(iter(escaped({name: None}))), None)  # the class will say the same when it is read
+            meta.pop(next(iter(escaped({name: None}))), None)  # loading the class gives the same default
     meta.pop("role", None)
     text = message.content if isinstance(message.content, str) else None
     if text is not None:
@@ -75,7 +77,8 @@ def record_of(message: Message, record_id: str) -> Record:
     return Record(record_id, message.role, text, meta, interrupted)
 
 
-def _dump_of_what_can_be_dumped(message: Message) -> dict[str, Any]:
+def _dump_field_by_field(message: Message) -> dict[str, Any]:
+    """Return the fields of a message that can be dumped, and warn of each other field."""
     meta: dict[str, Any] = {CLASS_KEY: message.class_name}
     for name, _ in message:
         try:
@@ -89,14 +92,15 @@ def _warn_of_lost_field(name: str) -> None:
     logger.warning("The field %r of a message could not be kept in the history", name)
 
 
-def _what_is_wrong(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
+    """Return the names of the invalid fields, or the class of the error, without any values."""
     if isinstance(error, ValidationError):
         return ", ".join(visible_line(".".join(map(str, each["loc"]))) for each in error.errors())
     return type(error).__name__
 
 
 def message_of(record: Record) -> Message:
-    """Return the message that `record` was; without its metadata, and with a warning, if that makes no sense."""
+    """Convert a record into its message; invalid metadata are left out, with a warning."""
     try:
         fields = {**record.meta, "role": record.role}
         if record.text is not None:
@@ -104,17 +108,17 @@ def message_of(record: Record) -> Message:
         if record.interrupted:
             fields["interrupted"] = True
         return Message.model_validate(fields)
-    except (ValueError, TypeError) as error:  # edited, or another version
-        # not the error's text, which quotes the value
+    except (ValueError, TypeError) as error:  # a person edited the metadata, or another version wrote them
+        # without the text of the error, which quotes the value
         logger.warning(
-            "The metadata of message %r could not be read, and is left out: %s", record.id, _what_is_wrong(error)
+            "The metadata of message %r could not be read, and is left out: %s", record.id, _describe_error(error)
         )
         return Message(record.text, role=record.role, **({"interrupted": True} if record.interrupted else {}))
 
 
 HEAD = b"<!-- miniagents"
-END = b"<!-- /miniagents -->"
-TORN_END = b"<!-- /miniagents interrupted -->"
+_END = b"<!-- /miniagents -->"
+_TORN_END = b"<!-- /miniagents interrupted -->"
 
 _FRAME = re.compile(rb"<!-- (/?)miniagents")
 _HEAD_LINE = re.compile(
@@ -123,17 +127,17 @@ _HEAD_LINE = re.compile(
 _EARLIER_VALUE = re.compile(rb'\{"\$(?:dict|datetime|time)":\[')
 _END_LINE = re.compile(rb"<!-- /miniagents( interrupted)? -->")
 
-# Control characters are no text either: viewers and editors change or hide them, terminals obey them, and a NUL in a
-# file is how a lost block looks. CR LF is left as it is.
+# Control characters are escaped as well: viewers and editors change or hide them, terminals obey them, and NUL bytes
+# mark a lost block. CR LF stays unchanged.
 _NOT_TEXT = re.compile(f"(?!\r\n)[{CONTROLS}{TAGS}]|<(?=!-- /?miniagents)")
 _NOT_IN_HEAD = re.compile(f"[{CONTROLS}<>]|(?<=-)-")  # JSON would spell a tag as two surrogates
 _ESCAPED = re.compile(r"\\(?:(\\)|x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))")
-# Two surrogates in a row are two characters in Python, of which json makes one: so they are put in before it parses
+# Two surrogates in a row are two characters in Python, which json would join: so they are unescaped before it parses
 _SURROGATE_IN_JSON = re.compile(r"\\(?:u(d[89a-f][0-9a-f]{2})|.)")
 _CUT_ESCAPE = re.compile(r"\\(?:x[0-9a-f]?|u[0-9a-f]{0,3}|U[0-9a-f]{0,7})?\Z")
 
-# What a Markdown viewer needs to leave a block that the text left open: else the rest of the chat would be shown
-# inside it.
+# Blocks that a text may leave open, with the line that closes them: else a Markdown viewer would show the rest of the
+# chat inside such a block.
 _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 _HTML_BLOCKS = (
     (re.compile(r" {0,3}<!--"), "-->"),
@@ -144,14 +148,14 @@ _HTML_BLOCKS = (
 
 @dataclass(frozen=True)
 class Record:
-    """One message as it stands in a file.
+    """Message in the form in which a file holds it.
 
     Args:
-        id: told apart from every other record of the chat.
-        role: the message's role, None if it has none.
-        text: its content; None if that is not a string (then it is among the fields).
-        meta: everything else there is to keep, as JSON values.
-        interrupted: the text is a part of what it was to become.
+        id: the id, different for each message of the chat.
+        role: the role of the message; None if it has none.
+        text: the content, if it is a string; None otherwise (the content is then in `meta`).
+        meta: the other fields of the message, as JSON values.
+        interrupted: True if the text is only a part of the message's text.
     """
 
     id: str
@@ -163,22 +167,24 @@ class Record:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in a file that is not as it was written: the line it begins at (from 1), and what was found there."""
+    """Place in a file that is damaged or was edited."""
 
     line: int
+    """Number of the line at which it begins, from 1."""
     what: str
+    """Description of the problem."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """All records of a file in their order, and what was wrong with it."""
+    """Records of a file in their order, and the problems of the file."""
 
     records: tuple[Record, ...]
     problems: tuple[Problem, ...]
 
 
 def escape(text: str) -> str:
-    r"""`text` with backslashes doubled, and what should not stand in a text file as `\x1b` or `\u202e`."""
+    r"""Double the backslashes of a text, and write control characters and the like as `\x1b` or `\u202e`."""
     return _NOT_TEXT.sub(as_escape, text.replace("\\", "\\\\"))
 
 
@@ -187,20 +193,20 @@ def _unescape(text: str) -> str:
 
 
 def to_bytes(record: Record) -> bytes:
-    """The whole of `record` as it stands in a file, from its first comment to the blank line after its last."""
+    """Convert a record into its bytes, from its first comment to the blank line after its last comment."""
     text, escaped = record.text or "", False
     if _NOT_TEXT.search(text):
         text, escaped = escape(text), True
     body = text.encode()
     extra: dict[str, Any] = {"escaped": True} if escaped else {}
-    if close := _left_open(text):
+    if close := _unclosed_block_end(text):
         extra["close"] = close
     length = {} if record.text is None else {"bytes": len(body)}
     return _head(record, length, extra) + body + _suffix(extra) + b"\n\n"
 
 
 def frame_open(record: Record) -> bytes:
-    """The beginning of a record whose text follows piece by piece, each through `escape`; for a file of its own."""
+    """Return the bytes before the text of a journal; the pieces of the text follow, each converted by `escape`."""
     return _head(record, {"open": True}, {"escaped": True})
 
 
@@ -211,14 +217,14 @@ def _head(record: Record, length: dict[str, Any], extra: dict[str, Any]) -> byte
     if not record.meta:
         del values["meta"]
     dumped = json.dumps(values, separators=(",", ":"), ensure_ascii=False)
-    # All of these can stand only inside JSON strings, where an escape means the same: nothing in a role or in metadata
-    # can end the comment, look like a frame, or be no text.
+    # These characters occur only inside JSON strings, where an escape means the same. So no role and no metadata can
+    # end the comment, imitate a frame, or hold control characters.
     dumped = _NOT_IN_HEAD.sub(lambda match: f"\\u{ord(match.group()):04x}", dumped)
     return b"%b %b -->\n## %b\n\n" % (HEAD, dumped.encode(), _heading(record).encode())
 
 
 def _heading(record: Record) -> str:
-    """What a person sees above the text; never read back."""
+    """Return the heading above the text, for people only; it is never read."""
     shown = visible_line("message" if record.role is None else record.role)
     shown = re.sub(r"([\\`*_\[\]<>&#!|~])", r"\\\1", shown).strip() or "(empty)"
     return f"{shown} (interrupted)" if record.interrupted else shown
@@ -226,17 +232,17 @@ def _heading(record: Record) -> str:
 
 def _suffix(head: dict[str, Any]) -> bytes:
     close = head.get("close")
-    return b"\n" + (f"{close}\n".encode() if isinstance(close, str) else b"") + END
+    return b"\n" + (f"{close}\n".encode() if isinstance(close, str) else b"") + _END
 
 
-def _left_open(text: str) -> str:
-    """The line that ends the fence or HTML block that `text` leaves open (as CommonMark 0.31 reads it), or ""."""
+def _unclosed_block_end(text: str) -> str:
+    """Return the line that closes the fence or HTML block that `text` leaves open by CommonMark 0.31, or ""."""
     if "```" not in text and "~~~" not in text and "<" not in text:
         return ""
     end = ""
     for line in text.split("\n"):
         if not end:
-            end = _opens(line)
+            end = _end_of_opened_block(line)
         elif end.startswith("<") or end == "-->":
             end = "" if end in line.lower() else end
         elif line.strip().startswith(end) and not line.strip().strip(end[0]):
@@ -244,7 +250,8 @@ def _left_open(text: str) -> str:
     return end
 
 
-def _opens(line: str) -> str:
+def _end_of_opened_block(line: str) -> str:
+    """Return the text that closes the block that `line` opens, or ""."""
     if match := _FENCE.match(line):
         return match[1]
     for start, end in _HTML_BLOCKS:
@@ -254,20 +261,20 @@ def _opens(line: str) -> str:
 
 
 def scan(data: bytes, *, first_line: int = 1) -> Scan:
-    """Read a file, torn, edited or damaged as it may be; every record that can be told is told.
+    """Read the records of a file, which may be cut, edited or damaged.
 
-    A record without its end (the process was killed while writing it) is `interrupted` and has what there is of its
-    text. Never raises: what is wrong is among the problems, with its line.
+    A record without its end (the process was killed during the write) is `interrupted`, with its text so far. No error
+    is raised: everything unreadable is reported as a problem with its line.
 
     Args:
-        data: the file, or the rest of it from where a record ends.
+        data: the bytes of the file, or the rest of these from the end of a record on.
         first_line: the number of the first line in `data`.
     """
     return _Scanner(data, first_line).run()
 
 
 def scan_open(data: bytes) -> Record | None:
-    """What there is of a record begun with `frame_open`; None if there is not even a whole head."""
+    """Read a journal that begins with `frame_open`, and return its interrupted record; None if its head is cut."""
     match = _HEAD_LINE.match(data)
     head = _head_values(match)
     if match is None or head is None:
@@ -277,13 +284,13 @@ def scan_open(data: bytes) -> Record | None:
 
 
 def has_frames(data: bytes) -> bool:
-    """Whether a record begins or ends in `data`."""
+    """Return True if a record begins or ends in `data`."""
     return _FRAME.search(data) is not None
 
 
 def earlier_head(data: bytes) -> int | None:
     """Return the line of the first head with a value in the form of an earlier version, or None."""
-    if _EARLIER_VALUE.search(data):  # a text may well look like that
+    if _EARLIER_VALUE.search(data):  # a text may contain the same characters
         for head in _HEAD_LINE.finditer(data):
             if _EARLIER_VALUE.search(head[1]):
                 return data.count(b"\n", 0, head.start()) + 1
@@ -291,29 +298,34 @@ def earlier_head(data: bytes) -> int | None:
 
 
 def missing_end(data: bytes) -> bytes:
-    """What to append to a file (or to the end of one, from its last head on) so that a new record may follow."""
+    """Return the bytes to append to a file before a new record; "" if the file ends with a whole record.
+
+    Args:
+        data: the bytes of the file, or the end of these, from the last head on or longer.
+    """
     frames = list(_FRAME.finditer(data))
     if not frames or frames[-1][1]:
         line_end = data.rfind(b"\n") + 1
         return b"" if not data[line_end:].strip() else b"\n"
     match = _HEAD_LINE.match(data, frames[-1].start())
     head = _head_values(match)
-    if match is None or head is None or _is_torn(match) or not _holds_all(head, len(data) - match.end()):
-        return b"\n" + TORN_END + b"\n\n"
-    return b"\n" + END + b"\n\n"
+    if match is None or head is None or _is_torn_head(match) or not _has_whole_text(head, len(data) - match.end()):
+        return b"\n" + _TORN_END + b"\n\n"
+    return b"\n" + _END + b"\n\n"
 
 
-def _is_torn(head: re.Match[bytes]) -> bool:
-    """Whether the blank line after a head is not there yet."""
+def _is_torn_head(head: re.Match[bytes]) -> bool:
+    """Return True if a head was cut: the blank line after it is missing."""
     return not head.group().endswith((b"\n\n", b"\n\r\n"))
 
 
-def _holds_all(head: dict[str, Any], length: int) -> bool:
-    return length >= _length(head) >= 0
+def _has_whole_text(head: dict[str, Any], length: int) -> bool:
+    """Return True if `length` bytes after the head hold the whole text of the record."""
+    return length >= _text_length(head) >= 0
 
 
-def _length(head: dict[str, Any]) -> int:
-    """How long the text is, in bytes; -1 if the head does not say so. A content that is no text has none."""
+def _text_length(head: dict[str, Any]) -> int:
+    """Return the length of the text in bytes; -1 if the head does not hold it, 0 for a content that is no text."""
     length = head.get("bytes", -1 if "open" in head else 0)
     return length if isinstance(length, int) and not isinstance(length, bool) else -1
 
@@ -322,7 +334,7 @@ def _head_values(match: re.Match[bytes] | None) -> dict[str, Any] | None:
     if match is None:
         return None
     try:
-        head = json.loads(_SURROGATE_IN_JSON.sub(_as_it_was, match[1].decode()))
+        head = json.loads(_SURROGATE_IN_JSON.sub(_unescape_surrogate, match[1].decode()))
     except (ValueError, RecursionError):
         return None
     role = head.get("role")
@@ -330,7 +342,7 @@ def _head_values(match: re.Match[bytes] | None) -> dict[str, Any] | None:
     return head if right and isinstance(head.get("meta", {}), dict) else None
 
 
-def _as_it_was(match: re.Match[str]) -> str:
+def _unescape_surrogate(match: re.Match[str]) -> str:
     return chr(int(match[1], 16)) if match[1] else match.group()
 
 
@@ -345,7 +357,15 @@ def _record(head: dict[str, Any], text: str, *, interrupted: bool) -> Record:
 
 
 def _text_of(body: bytes, head: dict[str, Any], *, cut: bool) -> tuple[str, bool]:
-    """The text in `body`, and whether it is what was written; `cut`: it may end inside a character or an escape."""
+    """Decode the text of a record.
+
+    Args:
+        body: the bytes of the text.
+        head: the values of the head.
+        cut: True if the bytes may end inside a character or an escape.
+
+    Returns: the text, and True if it is damaged by lost blocks or invalid UTF-8.
+    """
     damaged = b"\0" in body
     if damaged:
         cut = cut or body.endswith(b"\0")
@@ -356,13 +376,13 @@ def _text_of(body: bytes, head: dict[str, Any], *, cut: bool) -> tuple[str, bool
         text, damaged = body.decode(errors="replace"), True
     if head.get("escaped") is True:
         if cut:
-            text = _without_cut_escape(text)
+            text = _remove_cut_escape(text)
         text = _unescape(text)
     return text, damaged
 
 
-def _without_cut_escape(text: str) -> str:
-    """`text` without half an escape at its end. A backslash after an odd number of others is the second of a pair."""
+def _remove_cut_escape(text: str) -> str:
+    """Remove a cut escape from the end of a text. A backslash after an odd number of others ends a whole escape."""
     match = _CUT_ESCAPE.search(text)
     if match is None:
         return text
@@ -371,7 +391,7 @@ def _without_cut_escape(text: str) -> str:
 
 
 class _Scanner:
-    """One pass over the frames of a file."""
+    """Reader of all records of a file, in one pass over its frames."""
 
     def __init__(self, data: bytes, first_line: int) -> None:
         self._data = data
@@ -383,12 +403,12 @@ class _Scanner:
     def run(self) -> Scan:
         frames = [(match.start(), bool(match[1])) for match in _FRAME.finditer(self._data)]
         frames.append((len(self._data), False))
-        self._outside(0, frames[0][0], anything_goes=len(frames) > 1 and self._from_the_start)
+        self._check_outside(0, frames[0][0], allow_text=len(frames) > 1 and self._from_the_start)
         for (start, is_end), (limit, closed) in itertools.pairwise(frames):
             if is_end:
-                self._after_end(start, limit)
+                self._check_after_end(start, limit)
             else:
-                self._one(start, limit, closed)
+                self._read_record(start, limit, closed)
         return Scan(tuple(self._records), tuple(self._problems))
 
     def _report(self, position: int, what: str) -> None:
@@ -396,26 +416,26 @@ class _Scanner:
         self._counted_to = position
         self._problems.append(Problem(self._line, what))
 
-    def _outside(self, start: int, limit: int, *, anything_goes: bool = False) -> None:
-        """Between records there is nothing; before the first one a person may have put a title."""
+    def _check_outside(self, start: int, limit: int, *, allow_text: bool = False) -> None:
+        """Report text between records; before the first record, `allow_text` accepts a title."""
         rest = self._data[start:limit]
-        if rest.strip() and not (anything_goes and _is_text(rest)):
+        if rest.strip() and not (allow_text and _is_text(rest)):
             self._report(limit - len(rest.lstrip()), "text outside of any message, ignored")
 
-    def _after_end(self, start: int, limit: int) -> None:
+    def _check_after_end(self, start: int, limit: int) -> None:
         match = _END_LINE.match(self._data, start)
-        if match is None:  # torn, or damaged: what the record is was decided by its length
+        if match is None:  # cut or damaged; the length of the record counts
             rest = self._data[start:limit].strip()
-            if not END.startswith(rest):
+            if not _END.startswith(rest):
                 self._report(start, "a damaged end of a message")
             return
-        self._outside(match.end(), limit)
+        self._check_outside(match.end(), limit)
 
-    def _one(self, start: int, limit: int, closed: bool) -> None:
+    def _read_record(self, start: int, limit: int, closed: bool) -> None:
         data = self._data
-        repaired = closed and data.startswith(TORN_END, limit)
+        repaired = closed and data.startswith(_TORN_END, limit)
         if repaired:
-            limit -= 1  # the newline before it came with the repair
+            limit -= 1  # the repair added the newline before the end
         match = _HEAD_LINE.match(data, start, limit)
         head = _head_values(match)
         if match is None or head is None:
@@ -423,28 +443,28 @@ class _Scanner:
                 self._report(start, "a message without a readable head, skipped")
             return
         body = data[match.end() : limit]
-        torn = not closed and _is_torn(match)
+        torn = not closed and _is_torn_head(match)
         if torn:
             self._report(start, "a message that was not written to its end")
         if repaired or torn:
             text, _ = _text_of(body, head, cut=True)
             self._records.append(_record(head, text, interrupted=True))
             return
-        self._records.append(self._framed(start, body, head, closed, crlf=b"\r\n" in match.group()))
+        self._records.append(self._record_from_frame(start, body, head, closed, crlf=b"\r\n" in match.group()))
 
-    def _framed(self, start: int, body: bytes, head: dict[str, Any], closed: bool, *, crlf: bool) -> Record:
-        if "bytes" not in head and "open" not in head:  # no text, so nothing of it can be missing
+    def _record_from_frame(self, start: int, body: bytes, head: dict[str, Any], closed: bool, *, crlf: bool) -> Record:
+        if "bytes" not in head and "open" not in head:  # a record without a text
             return _record(head, "", interrupted=False)
-        length, cut = _length(head), False
+        length, cut = _text_length(head), False
         whole = 0 <= length <= len(body)
         rest = body[length:] if whole else b""
         if whole and (not rest.strip() or _suffix(head).startswith(rest.rstrip(b"\r\n"))):
-            body = body[:length]  # what follows the text is what was put there, or the beginning of that
+            body = body[:length]  # the rest is the expected end of the record, or the beginning of that
         elif whole and not (closed and _is_text(rest)):
             body = body[:length]
             self._report(start, "something unreadable after a message, skipped")
         elif closed:
-            body = _edited(body, head, crlf=crlf)
+            body = _text_without_end(body, head, crlf=crlf)
             self._report(start, "a message that was edited: its length is not the one written down")
         else:
             cut = True
@@ -455,7 +475,7 @@ class _Scanner:
         return _record(head, text, interrupted=cut or damaged)
 
 
-def _edited(body: bytes, head: dict[str, Any], *, crlf: bool) -> bytes:
+def _text_without_end(body: bytes, head: dict[str, Any], *, crlf: bool) -> bytes:
     body = body.rstrip(b"\r\n")
     close = head.get("close")
     if isinstance(close, str):

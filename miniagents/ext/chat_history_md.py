@@ -1,19 +1,17 @@
-"""A chat kept in a Markdown file that a person can read, and that survives what happens to processes and disks.
+"""Chat history in a Markdown file that people can read and that survives crashes of the process and the system.
 
-- Records are only ever appended, each in one write, under a lock that all processes share. What stands in the file is
-  never changed: what a crash left torn is closed with a comment, and reported.
-- While a message streams, its text so far stands in a journal, `<file>.partial/<id>.md`, to which each piece is added
-  as it comes. When the message is complete, its record goes to the file and the journal is removed. The journal of a
-  process that died is part of the chat for everybody who loads it, as an interrupted message, and becomes a record with
-  the next append.
-- By default nothing is forced to the disk (`fsync`): the page cache survives the death of the process, which is what
-  happens every day. A loss of power may cost what the system had not written yet; the reader then goes on behind the
-  damage.
+- A message is appended to the file as one record, in one write, under a lock for all processes. Records in the file
+  never change. An append closes a record that a crash cut, and logs a warning.
+- While a message streams, each piece of its text is added to a journal, `<file>.partial/<id>.md`. The record of the
+  complete message goes to the file, and then the journal is removed. The journal of a process that died is loaded as an
+  interrupted message. The next append makes a record of that journal.
+- By default, no data are forced to the disk (`fsync`): the page cache survives the death of a process. After a loss of
+  power, data that the system had not written are missing; the reader goes on after the damage.
 
-Files that outlive crashes: one lock for all who write, whole records only, and journals of texts still to come.
+All calls for files block, on purpose: a record has some kilobytes, which the page cache takes in microseconds. A thread
+would not be faster, and a thread that waits for a dead disk would keep the process from ending.
 
-All of it blocks, on purpose: a record is some kilobytes that go to the page cache in microseconds. A thread would not
-make that faster, and one that waits for a dead disk would keep the process from ending.
+The format of the records is in `_markdown_records`.
 """
 
 from __future__ import annotations
@@ -62,14 +60,15 @@ if TYPE_CHECKING:
 __all__ = ["LOCK_TIMEOUT", "ChatHistoryMD"]
 
 
-_WINDOW = 65536
+_FIRST_TAIL_BYTES = 65536
+"""Size of the end of a file that is read first."""
 
 if sys.platform == "win32":
     import msvcrt
 
-    _FAR_BEYOND = 2**40  # Windows keeps others from reading what is locked, so a byte is locked that is never there
+    _FAR_BEYOND = 2**40  # a byte behind the data, because on Windows a locked byte cannot be read
 
-    def _lock(descriptor: int) -> bool:
+    def _try_lock(descriptor: int) -> bool:
         os.lseek(descriptor, _FAR_BEYOND, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -80,20 +79,20 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(descriptor: int) -> bool:
-        """Whether nobody else holds the file now; `flock` also tells apart two openings by the same process."""
+    def _try_lock(descriptor: int) -> bool:
+        """Lock the file, and return True; return False if it is locked already, even by this process."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError as error:  # a file system without locks: appending in one write is what is left
+        except OSError as error:  # without locks in the file system, single writes must do
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
         return True
 
 
-class LockedFile:
-    """A file that nobody else of us reads or writes while it is open; made by `try_open`."""
+class _LockedFile:
+    """Open file that no other `ChatHistoryMD` can open before it is closed; `try_open` opens it."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
@@ -104,15 +103,15 @@ class LockedFile:
         self.identity = (status.st_dev, status.st_ino)
 
     @classmethod
-    def try_open(cls, path: Path, *, create: bool) -> LockedFile | None:
-        """Open and lock `path`; None while somebody else has it.
+    def try_open(cls, path: Path, *, create: bool) -> _LockedFile | None:
+        """Open and lock the file at `path`; return None if the file is locked already.
 
         Raises:
-            HistoryError: it is a directory, a pipe, a device: nothing that can be appended to and read again.
-            OSError: it cannot be opened; FileNotFoundError if it is not there and `create` is False.
+            HistoryError: `path` is a directory, a pipe or a device, and not a regular file.
+            OSError: the file cannot be opened. `FileNotFoundError`, if it does not exist and `create` is False.
         """
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT if create else os.O_RDONLY
-        # O_NONBLOCK: opening a pipe that nobody writes to must not hang before it can be refused
+        # O_NONBLOCK: opening a pipe without a writer would hang otherwise
         flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags, 0o666)
@@ -121,7 +120,7 @@ class LockedFile:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise HistoryError(f"{visible_line(str(path))} is not a regular file")
-            if _lock(descriptor) and _is_still(path, descriptor):
+            if _try_lock(descriptor) and _is_same_file(path, descriptor):
                 return cls(descriptor, path)
         except BaseException:
             os.close(descriptor)
@@ -138,7 +137,7 @@ class LockedFile:
         os.close(self._descriptor)
 
     def read(self, start: int = 0) -> bytes:
-        """Everything from byte `start` on."""
+        """Return the bytes of the file from the position `start` on."""
         os.lseek(self._descriptor, start, os.SEEK_SET)
         parts = []
         while part := os.read(self._descriptor, 2**24):
@@ -146,21 +145,21 @@ class LockedFile:
         return b"".join(parts)
 
     def tails(self) -> Iterator[bytes]:
-        """Ever longer ends of the file; the last one is all of it."""
-        window = _WINDOW
+        """Yield longer and longer ends of the file; the last one is the whole file."""
+        window = _FIRST_TAIL_BYTES
         while window < self.size:
             yield self.read(self.size - window)
             window *= 4
         yield self.read()
 
     def append(self, data: bytes) -> None:
-        """Add `data` in one write; if that fails, the file is as it was, as far as the disk lets us.
+        """Append `data` in one write. After a failure, the file is cut to its old size if possible.
 
         Raises:
-            OSError: disk full and the like.
+            OSError: the data cannot be written, such as on a full disk.
         """
         try:
-            write_all(self._descriptor, data)
+            _write_all(self._descriptor, data)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size)
@@ -168,7 +167,7 @@ class LockedFile:
         self.size += len(data)
 
     def sync(self) -> None:
-        """Return when the disk has it; of a new file, its name in the folder too (where the system offers that)."""
+        """Force the data to the disk; for a new file also its name in the folder, if the system offers that."""
         os.fsync(self._descriptor)
         if self._has_new_name and hasattr(os, "O_DIRECTORY"):
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -179,31 +178,31 @@ class LockedFile:
         self._has_new_name = False
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the opened file is the one at `path`; somebody may have moved it away before we had the lock."""
+def _is_same_file(path: Path, descriptor: int) -> bool:
+    """Return True if the opened file is still the file at `path`; it may have been moved before it was locked."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it: usually one call, but a full disk or a signal can make the kernel take less."""
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all data: usually in one call, but a full disk or a signal can make the kernel write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-class Journal:
-    """What there is of a text that is still to come, in a file of its own beside the history.
+class _Journal:
+    """File beside the history for the text of a message that still streams.
 
-    Each piece goes to the page cache as it comes, which a killed process does not take along. A journal is locked
-    while its writer lives: one that is not belongs to a process that died.
+    Each piece is written to the page cache at once, which survives the death of the process. A journal is locked while
+    its writer lives, so a journal without a lock belongs to a process that died.
 
     Args:
-        directory: where it lies; made, and removed again when it is empty.
-        name: of the file.
-        head: what stands before the text.
+        directory: the directory of the journal. It is made, and removed when it is empty.
+        name: the name of the file.
+        head: the bytes before the text.
     """
 
     def __init__(self, directory: Path, name: str, head: bytes) -> None:
@@ -212,46 +211,46 @@ class Journal:
         self._descriptor: int | None = os.open(
             self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666
         )
-        _lock(self._descriptor)
+        _try_lock(self._descriptor)
         self.write(head)
 
     def write(self, data: bytes) -> None:
-        """Add a piece. A disk that does not take it will not take the whole record either, and that is reported."""
+        """Append a piece of text. Errors are ignored, because the write of the whole record will report them."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
-                write_all(self._descriptor, data)
+                _write_all(self._descriptor, data)
 
     def close(self) -> None:
-        """Leave the file to whoever opens the history next."""
+        """Close and unlock the file; the process that opens the history next makes a record of it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def remove(self) -> None:
-        """The record is where it belongs: the journal has done its work."""
+        """Close and remove the file, because the record of its message is in the history."""
         self.close()
-        remove_journal(self.path)
+        _remove_journal(self.path)
 
 
-def abandoned_journals(directory: Path) -> Iterator[tuple[Path, bytes]]:
-    """The journals whose writers died, the oldest first, each with what is in it."""
+def _abandoned_journals(directory: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield the path and the bytes of each journal whose writer died, the oldest first."""
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix == ".md")
     except (FileNotFoundError, NotADirectoryError):
         return
     for path in paths:
         try:
-            file = LockedFile.try_open(path, create=False)
+            file = _LockedFile.try_open(path, create=False)
             if file is None:
                 continue
             with file:
                 data = file.read()
-        except (OSError, HistoryError):  # one that cannot be read is no reason to lose the others
+        except (OSError, HistoryError):  # an unreadable journal must not hide the others
             continue
         yield path, data
 
 
-def remove_journal(path: Path) -> None:
+def _remove_journal(path: Path) -> None:
     """Remove a journal, and its directory with the last one."""
     with contextlib.suppress(OSError):
         path.unlink()
@@ -261,85 +260,90 @@ def remove_journal(path: Path) -> None:
 logger = logging.getLogger("miniagents")
 
 LOCK_TIMEOUT = 10.0
-"""Seconds; others hold the lock for as long as a write takes."""
+"""Seconds after which waiting for the lock of a history is an error; a writer holds the lock for one write only."""
 _LOCK_POLL = 0.005
-_BEING_MADE = 60.0
-"""Seconds for which an empty journal is taken for one that its writer has not locked yet."""
+_EMPTY_JOURNAL_TIME = 60.0
+"""Seconds for which an empty journal is kept, because its writer may not have locked it yet."""
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A record on its way to the file, and the journal that is of no use once it is there."""
+    """Record that waits to be written, and its journal, which is removed afterwards."""
 
     data: bytes
     record: Record
-    journal: Journal | None
+    journal: _Journal | None
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What has been read of a file: a chat is loaded again with every turn, and only its end is new."""
+class _ParsedFile:
+    """Parsed content of a file, kept so that the next load parses the new end of the file only."""
 
     data: bytes = b""
     messages: list[tuple[Record, Message]] = field(default_factory=list)
     problems: tuple[Problem, ...] = ()
 
-    def read_on(self, data: bytes) -> tuple[_Read, _Read]:
-        """What is in `data`, and what can be built on next time: something that ends where a record ends."""
-        known = self if self.data and data.startswith(self.data) else _Read()
+    def update(self, data: bytes) -> tuple[_ParsedFile, _ParsedFile]:
+        """Parse the present bytes of the file.
+
+        Returns: the parsed content of `data`, and the content from which the next update can start. The latter must end
+            at the end of a record.
+        """
+        known = self if self.data and data.startswith(self.data) else _ParsedFile()
         rest = data[len(known.data) :]
         found = scan(rest, first_line=1 + known.data.count(b"\n"))
         messages = [(record, message_of(record)) for record in found.records]
-        read = _Read(data, known.messages + messages, known.problems + found.problems)
-        return read, known if missing_end(rest) else read
+        parsed = _ParsedFile(data, known.messages + messages, known.problems + found.problems)
+        return parsed, known if missing_end(rest) else parsed
 
 
 class ChatHistoryMD(ChatHistory):
-    """A history in a Markdown file. Several objects and processes may append to one file; each message is one piece.
+    """Chat history in a Markdown file, to which several objects and processes may append at the same time.
 
-    Metadata is kept in the comments; a member of an Enum in an untyped field comes back as its value. A file edited
-    by hand is read as it is, with a warning where something is not as it was written.
+    A message shows as a heading and its text; HTML comments hold its other fields. A member of an `Enum` in an untyped
+    field is loaded as its value. A file that was edited by hand is loaded as it is now, with a warning for each place
+    that does not fit.
 
     Args:
-        path: the file; made with the first message, its folder too.
-        fsync: whether an append returns only when the disk has the message; blocks the event loop for so long.
+        path: the path of the file. The first append makes the file and its folder.
+        fsync: True to force each message to the disk before `aappend` returns. This blocks the event loop meanwhile.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
         self.path = Path(path).absolute()
         self._name = visible_line(str(self.path))
         self.problems: tuple[Problem, ...] = ()
-        """What was wrong with the file when it was last loaded; each is logged as a warning once."""
+        """Problems of the file at the last load; each problem is logged once as a warning."""
         self._fsync = fsync
         self._reported: set[Problem] = set()
-        self._read = _Read()
+        self._parsed = _ParsedFile()
         self._pending: list[_Pending] = []
         self._known_end: tuple[tuple[int, int], int] | None = None
 
     # --- loading
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
-        """All messages in their order; interrupted ones have what there is of their text and `interrupted=True`.
+        """Return all messages in their order. An interrupted message has its text so far and `interrupted=True`.
 
         Raises:
-            HistoryFormatError: the file is not a history.
-            HistoryError: it cannot be read, or is in use for longer than 10 s.
+            HistoryFormatError: the file is not a history, or an earlier version wrote its values.
+            HistoryError: the file cannot be read, or is locked for longer than `LOCK_TIMEOUT` seconds.
         """
         data = b""
         try:
-            with contextlib.suppress(FileNotFoundError), await self._alocked(create=False) as file:
+            with contextlib.suppress(FileNotFoundError), await self._aopen_locked(create=False) as file:
                 data = file.read()
-            journals = [record for _, record in self._left_behind() if record is not None]
+            journals = [record for _, record in self._abandoned_records() if record is not None]
         except OSError as error:
             raise HistoryError(f"cannot read the chat history {self._name}: {error}") from error
         self._check_format(data)
-        found, self._read = self._read.read_on(data)
+        found, self._parsed = self._parsed.update(data)
         self._report(found.problems)
         later = [*journals, *(pending.record for pending in self._pending)]
-        return _without_repetitions([*found.messages, *((record, message_of(record)) for record in later)])
+        return _drop_repetitions([*found.messages, *((record, message_of(record)) for record in later)])
 
     def _check_format(self, data: bytes) -> None:
-        text = data.replace(b"\0", b"").strip()  # zeros are what a loss of power leaves of a text that was not written
+        text = data.replace(b"\0", b"").strip()  # a loss of power leaves zeros in place of unwritten data
         if text and not has_frames(data) and not HEAD.startswith(text):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
         if line := earlier_head(data):
@@ -358,7 +362,12 @@ class ChatHistoryMD(ChatHistory):
     # --- appending
 
     async def aappend(self, messages: MessageType) -> None:
-        """Store messages, see `ChatHistory.aappend`; a message that still streams is on the disk as far as it is."""
+        """Append messages, see `ChatHistory.aappend`. The text of a message that still streams is in its journal.
+
+        Raises:
+            HistoryWriteError: the file cannot be written. The messages are kept, and written with the next append.
+            HistoryFormatError: the file is not a history; it is not changed.
+        """
         failure: BaseException | None = None
         async for promise in MessageSequence.turn_into_sequence_promise(messages):
             error = await self._astore(promise)
@@ -367,14 +376,14 @@ class ChatHistoryMD(ChatHistory):
             raise failure
 
     async def _astore(self, promise: MessagePromise) -> BaseException | None:
-        writing = _Writing(promise, self._journals)
+        writing = _StreamedRecord(promise, self._journals)
         try:
-            message, error = await areceive(promise, writing.take)
-        except BaseException:  # the program is being stopped; the journal has what was said
-            writing.leave()
+            message, error = await areceive(promise, writing.add)
+        except BaseException:  # the program is being stopped; the journal keeps the text so far
+            writing.close()
             raise
         if message is None:
-            writing.leave(remove=True)
+            writing.close(remove=True)
         else:
             record = record_of(message, writing.id)
             self._pending.append(_Pending(to_bytes(record), record, writing.journal))
@@ -386,11 +395,11 @@ class ChatHistoryMD(ChatHistory):
         return self.path.with_name(self.path.name + ".partial")
 
     async def _awrite_pending(self) -> None:
-        """Write everything that waits, in its order; of several tasks that try at once, one does it for all."""
+        """Write all pending records in their order; one task writes the records of all tasks."""
         try:
             while self._pending:
-                with await self._alocked(create=True) as file:
-                    self._make_ready(file)
+                with await self._aopen_locked(create=True) as file:
+                    self._prepare_for_append(file)
                     while self._pending:
                         self._write(file, self._pending[0].data)
                         pending = self._pending.pop(0)
@@ -402,8 +411,8 @@ class ChatHistoryMD(ChatHistory):
                 f"and are written together with the next one"
             ) from error
 
-    def _make_ready(self, file: LockedFile) -> None:
-        """See to it that the file ends where a record ends, and take over what dead processes left behind."""
+    def _prepare_for_append(self, file: _LockedFile) -> None:
+        """Close a torn record at the end of the file, and append the records of abandoned journals."""
         if self._known_end != (file.identity, file.size) and file.size:
             for tail in file.tails():
                 if has_frames(tail):
@@ -413,30 +422,35 @@ class ChatHistoryMD(ChatHistory):
             if missing := missing_end(tail):
                 logger.warning("%s: the last message was not written to its end; it was closed as it is", self._name)
                 self._write(file, missing)
-        for path, record in self._left_behind():
-            if record is None and time.time() - path.stat().st_mtime < _BEING_MADE:
+        for path, record in self._abandoned_records():
+            if record is None and time.time() - path.stat().st_mtime < _EMPTY_JOURNAL_TIME:
                 continue
-            if record is not None and not _has(scan(file.read()).records, record):
+            if record is not None and not _contains(scan(file.read()).records, record):
                 logger.warning("%s: a message that was not finished is kept as far as it came", self._name)
                 self._write(file, to_bytes(record))
-            remove_journal(path)
+            _remove_journal(path)
 
-    def _write(self, file: LockedFile, data: bytes) -> None:
+    def _write(self, file: _LockedFile, data: bytes) -> None:
         file.append(data)
         if self._fsync:
             file.sync()
         self._known_end = (file.identity, file.size)
 
-    def _left_behind(self) -> Iterable[tuple[Path, Record | None]]:
-        for path, data in abandoned_journals(self._journals):
+    def _abandoned_records(self) -> Iterable[tuple[Path, Record | None]]:
+        for path, data in _abandoned_journals(self._journals):
             yield path, scan_open(data)
 
-    async def _alocked(self, *, create: bool) -> LockedFile:
-        """The file, locked. Others hold it for as long as a write takes, so it is tried until it works."""
+    async def _aopen_locked(self, *, create: bool) -> _LockedFile:
+        """Open and lock the file, and wait while another writer holds the lock.
+
+        Raises:
+            TimeoutError: the lock was held for `LOCK_TIMEOUT` seconds.
+            HistoryError, OSError: see `_LockedFile.try_open`.
+        """
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         waited = 0.0
-        while (file := LockedFile.try_open(self.path, create=create)) is None:
+        while (file := _LockedFile.try_open(self.path, create=create)) is None:
             if waited >= LOCK_TIMEOUT:
                 raise TimeoutError(f"another process has held the lock for {LOCK_TIMEOUT:g} s")
             await asyncio.sleep(_LOCK_POLL)
@@ -444,54 +458,54 @@ class ChatHistoryMD(ChatHistory):
         return file
 
 
-def _has(records: Iterable[Record], wanted: Record) -> bool:
-    """Whether the message is among them, whole or at least as far as it is known."""
-    return any(record.id == wanted.id and not _is_better(wanted, record) for record in records)
+def _contains(records: Iterable[Record], wanted: Record) -> bool:
+    """Return True if one of the records holds the message of `wanted`, at least as complete as `wanted`."""
+    return any(record.id == wanted.id and not _is_more_complete(wanted, record) for record in records)
 
 
-def _is_better(record: Record, other: Record) -> bool:
-    """Of two records of one message: whether there is more of it in the first."""
+def _is_more_complete(record: Record, other: Record) -> bool:
+    """Return True if `record` holds more of its message than `other`, another record of the same message."""
     return other.interrupted and (not record.interrupted or len(record.text or "") > len(other.text or ""))
 
 
-class _Writing:
-    """A message on its way: its id, and a journal from the first piece that is not the last on."""
+class _StreamedRecord:
+    """Record of a message that may still stream: its id, and a journal if the text arrives in several pieces."""
 
     def __init__(self, promise: MessagePromise, directory: Path) -> None:
-        # ids sort by time, so that what several dead processes left behind comes back in its order
+        # ids sort by time, so that journals of several dead processes are loaded in their order
         self.id = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(4)}"
-        self.journal: Journal | None = None
+        self.journal: _Journal | None = None
         self._promise = promise
         self._directory = directory
-        self._given_up = False
+        self._without_journal = False
 
-    def take(self, piece: str) -> None:
-        """A piece has come."""
+    def add(self, piece: str) -> None:
+        """Add a piece of the text to the journal; the first piece makes the journal, unless it is the only one."""
         if self.journal is None:
-            if self._given_up or self._promise.is_done:
+            if self._without_journal or self._promise.is_done:
                 return
             head = frame_open(opening_record(self._promise, self.id))
             try:
-                self.journal = Journal(self._directory, f"{self.id}.md", head)
-            except OSError:  # without a journal, a kill costs this message; that is no reason to stop
-                self._given_up = True
+                self.journal = _Journal(self._directory, f"{self.id}.md", head)
+            except OSError:  # without a journal, only a kill of the process would lose text
+                self._without_journal = True
                 return
         self.journal.write(escape(piece).encode())
 
-    def leave(self, *, remove: bool = False) -> None:
-        """No more pieces will come, and no record either."""
+    def close(self, *, remove: bool = False) -> None:
+        """Close the journal of a message without a record; `remove` also removes the journal."""
         if self.journal is not None:
             self.journal.remove() if remove else self.journal.close()
 
 
-def _without_repetitions(messages: list[tuple[Record, Message]]) -> tuple[Message, ...]:
-    """A message that was written more than once counts once: the complete record, or else the longest.
+def _drop_repetitions(messages: list[tuple[Record, Message]]) -> tuple[Message, ...]:
+    """Return one message for each id: that of the complete record, or else of the longest record.
 
-    A record with the id of another one that says something else was made by a person who copied and edited it.
+    Complete records with one id and different contents are all kept: a person copied and edited one of them.
     """
     best: dict[str, Record] = {}
     for record, _ in messages:
-        if record.id not in best or _is_better(record, best[record.id]):
+        if record.id not in best or _is_more_complete(record, best[record.id]):
             best[record.id] = record
     return tuple(
         message

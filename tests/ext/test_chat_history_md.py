@@ -26,7 +26,7 @@ from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteErro
 from miniagents.ext import chat_history_md
 from miniagents.ext import chat_history_md as history_files
 from miniagents.ext._markdown_records import Record, Scan, frame_open, scan, to_bytes
-from miniagents.ext.chat_history_md import ChatHistoryMD, LockedFile
+from miniagents.ext.chat_history_md import ChatHistoryMD, _LockedFile
 from miniagents.messages import AssistantMessage, Message, SystemMessage, Usage, UserMessage
 from miniagents.miniagents import MiniAgents
 
@@ -397,7 +397,7 @@ async def test_H7_a_full_disk_loses_nothing(path: Path, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "No space left on device")
         os.write(descriptor, data)
 
-    monkeypatch.setattr(history_files, "write_all", write_some)
+    monkeypatch.setattr(history_files, "_write_all", write_some)
     for text in ("one", "two"):
         with pytest.raises(HistoryWriteError, match="No space left"):
             await history.aappend(text)
@@ -494,7 +494,7 @@ async def test_a_locked_file_is_waited_for(path: Path) -> None:
     """While another writer holds the file, an append waits without blocking the loop, and then goes on."""
     history = ChatHistoryMD(path)
     await history.aappend("one")
-    other = LockedFile.try_open(path, create=False)
+    other = _LockedFile.try_open(path, create=False)
     assert other is not None
     with other:
         appending = asyncio.ensure_future(history.aappend("two"))
@@ -510,7 +510,7 @@ async def test_a_lock_that_is_never_given_back_is_reported(path: Path, monkeypat
     """A stopped process with the lock does not hang others for ever; the message waits in memory."""
     monkeypatch.setattr(chat_history_md, "LOCK_TIMEOUT", 0.0)
     history = ChatHistoryMD(path)
-    other = LockedFile.try_open(path, create=True)
+    other = _LockedFile.try_open(path, create=True)
     assert other is not None
     with other:
         with pytest.raises(HistoryWriteError, match="lock"):
@@ -525,14 +525,14 @@ async def test_a_file_that_goes_away_before_it_is_locked_is_made_again(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rotating the file in the very moment of an append sends the record to the new file."""
-    lock, moved = history_files._lock, path.with_name("moved.md")
+    lock, moved = history_files._try_lock, path.with_name("moved.md")
 
     def move_and_lock(descriptor: int) -> bool:
         if not moved.exists():
             path.rename(moved)
         return lock(descriptor)
 
-    monkeypatch.setattr(history_files, "_lock", move_and_lock)
+    monkeypatch.setattr(history_files, "_try_lock", move_and_lock)
     await ChatHistoryMD(path).aappend("one")
     assert await texts(path) == ["one"]
     assert moved.read_bytes() == b""

@@ -38,7 +38,7 @@ class Disk:
         self.acknowledged: list[int] = []
         """How long the log was when each message had been stored."""
         names: dict[int, str] = {}
-        real_open, real_write, real_sync, real_unlink = os.open, history_files.write_all, os.fsync, Path.unlink
+        real_open, real_write, real_sync, real_unlink = os.open, history_files._write_all, os.fsync, Path.unlink
 
         def name(path: Any) -> str:
             return Path(path).relative_to(folder).as_posix()
@@ -63,7 +63,7 @@ class Disk:
             real_unlink(path, missing_ok)
 
         monkeypatch.setattr(os, "open", opened)
-        monkeypatch.setattr(history_files, "write_all", written)
+        monkeypatch.setattr(history_files, "_write_all", written)
         monkeypatch.setattr(os, "fsync", synced)
         monkeypatch.setattr(Path, "unlink", unlinked)
 
