@@ -36,24 +36,25 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the history of the test is kept."""
+    """Return the path of the history of the test."""
     return tmp_path / "chat.md"
 
 
 @pytest.fixture(autouse=True)
 async def _agents() -> AsyncIterator[None]:
+    """Run the test in a context of agents."""
     async with MiniAgents():
         yield
 
 
 class Colour(Enum):
-    """For a field."""
+    """Enum for a field."""
 
     RED = "red"
 
 
 class Painting(Message):
-    """A message with fields of its own."""
+    """Message with fields of its own."""
 
     role: str | None = "painter"
     colour: Colour
@@ -62,15 +63,15 @@ class Painting(Message):
 
 
 async def texts(path: Path) -> list[str]:
-    """What a new reader finds in the file."""
+    """Return the texts that a new reader loads from the file."""
     return [str(message) for message in await ChatHistoryMD(path).aload_chat_history()]
 
 
 # --- what is kept
 
 
-async def test_the_file_is_markdown_for_people(path: Path) -> None:
-    """A person sees headings and texts; everything else is in comments."""
+async def test_file_shows_headings_and_texts_as_markdown(path: Path) -> None:
+    """Outside of its comments, the file has a heading and the text of each message."""
     await ChatHistoryMD(path).aappend([UserMessage("Hi, who are you?"), AssistantMessage("A *model*.", model="m")])
     lines = [line for line in path.read_text("utf-8").split("\n") if not line.startswith("<!-- ")]
     assert "\n".join(lines).strip() == "## user\n\nHi, who are you?\n\n## assistant\n\nA *model*."
@@ -110,8 +111,8 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-async def test_any_value_a_message_can_hold_comes_back(path: Path, name: str) -> None:
-    """Text, role, class and every field are the same afterwards, whatever type they are of."""
+async def test_history_loads_any_value_of_a_field_unchanged(path: Path, name: str) -> None:
+    """Text, role, class and every field are loaded with their values and types."""
     message = Message("text", role="a role", **{name: EVERYTHING[name]})
     await ChatHistoryMD(path).aappend(message)
     [loaded] = await ChatHistoryMD(path).aload_chat_history()
@@ -135,14 +136,14 @@ async def test_any_value_a_message_can_hold_comes_back(path: Path, name: str) ->
     ],
     ids=repr,
 )
-async def test_messages_of_any_class_come_back(path: Path, message: Message) -> None:
-    """Fields with annotations and defaults, parts instead of a text, and no text at all are kept."""
+async def test_history_loads_messages_of_any_class_unchanged(path: Path, message: Message) -> None:
+    """Fields with types and defaults, parts instead of a text, and messages without text are loaded unchanged."""
     await ChatHistoryMD(path).aappend(message)
     assert await ChatHistoryMD(path).aload_chat_history() == (message,)
 
 
-async def test_a_default_that_is_made_anew_is_stored(path: Path) -> None:
-    """What a class would fill in differently the next time is not left to it."""
+async def test_history_stores_a_default_that_a_factory_made(path: Path) -> None:
+    """A value of a default factory is stored, because the factory may return another one at the load."""
     counter: Iterator[int] = iter(range(10))
 
     class Numbered(Message):
@@ -153,10 +154,10 @@ async def test_a_default_that_is_made_anew_is_stored(path: Path) -> None:
     assert await ChatHistoryMD(path).aload_chat_history() == (message,)
 
 
-async def test_a_chain_of_messages_too_deep_to_dump_keeps_its_text(
+async def test_history_keeps_the_text_of_a_message_that_is_nested_too_deep(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Metadata that cannot be kept is left out with a warning; text, role, class and the other fields are there."""
+    """A field that is nested too deep is left out with a warning; text, class and other fields are kept."""
     message = UserMessage("deepest")
     for number in range(1000):
         message = UserMessage(f"level {number}", before=message, number=number)
@@ -166,8 +167,10 @@ async def test_a_chain_of_messages_too_deep_to_dump_keeps_its_text(
     assert "'before'" in caplog.text
 
 
-async def test_a_field_that_cannot_be_dumped_costs_only_itself(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A serializer of the application that fails does not cost the message."""
+async def test_history_leaves_out_only_the_field_whose_serializer_fails(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the serializer of a field fails, that field is left out with a warning, and the message is stored."""
 
     class Secretive(Message):
         secret: str = ""
@@ -182,8 +185,8 @@ async def test_a_field_that_cannot_be_dumped_costs_only_itself(path: Path, caplo
     assert "'secret'" in caplog.text
 
 
-async def test_a_class_that_nobody_knows_any_more_becomes_a_plain_message(path: Path) -> None:
-    """A file outlives the code that wrote it: text, role and fields stay, the class falls back."""
+async def test_history_loads_a_plain_message_when_its_class_is_unknown(path: Path) -> None:
+    """A message whose class no longer exists is loaded as a plain message with its text, role and fields."""
     path.write_bytes(to_bytes(Record("x", "painter", "old", {"class_": "GoneForEver", "n": 1})))
     assert await ChatHistoryMD(path).aload_chat_history() == (Message("old", role="painter", n=1),)
 
@@ -191,10 +194,10 @@ async def test_a_class_that_nobody_knows_any_more_becomes_a_plain_message(path: 
 @pytest.mark.parametrize(
     "meta", [{"class_": "Painting", "size": "big"}, {"when": {"$date": "someday"}}, {"f": {"$int": 3}}]
 )
-async def test_metadata_that_makes_no_sense_costs_only_itself(
+async def test_history_leaves_out_invalid_metadata_with_a_warning(
     path: Path, meta: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A person, or another version, may leave fields nobody can take; text, role and mark are kept, with a warning."""
+    """Invalid metadata are left out with a warning; text, role and the mark `interrupted` are kept."""
     path.write_bytes(to_bytes(Record("x", "user", "text", meta, interrupted=True)))
     assert await ChatHistoryMD(path).aload_chat_history() == (Message("text", role="user", interrupted=True),)
     assert "left out" in caplog.text
@@ -203,8 +206,8 @@ async def test_metadata_that_makes_no_sense_costs_only_itself(
 @pytest.mark.parametrize(
     "value", ['{"$dict":[["$a",1]]}', '{"$datetime":["2026-01-02T00:00:00",0,null]}', '[{"$time":["01:00:00",0,null]}]']
 )
-async def test_H18_a_file_with_values_of_an_earlier_version_is_refused(path: Path, value: str) -> None:
-    """They would come back as something else; a text that looks like one is only text."""
+async def test_H18_history_refuses_a_file_with_values_of_an_earlier_version(path: Path, value: str) -> None:
+    """Values in an earlier form are an error with their line; a text that looks like them is a text."""
     text = f'<!-- {{"meta":{{"x":{value}}}}} -->'
     await ChatHistoryMD(path).aappend([UserMessage(text), UserMessage("y", x=None, z={"a": text})])
     assert await texts(path) == [text, "y"]
@@ -216,8 +219,8 @@ async def test_H18_a_file_with_values_of_an_earlier_version_is_refused(path: Pat
 # --- streaming and crashes
 
 
-async def test_H1_the_text_so_far_is_on_the_disk_while_a_message_streams(path: Path) -> None:
-    """Each piece is in the journal before the next one comes, and the journal goes when the record is written."""
+async def test_H1_journal_has_each_piece_of_a_message_that_streams(path: Path) -> None:
+    """Each piece is in the journal before the next one arrives; the journal is removed after the record is written."""
     seen: list[str] = []
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -225,7 +228,7 @@ async def test_H1_the_text_so_far_is_on_the_disk_while_a_message_streams(path: P
             yield token
             for _i in range(5):
                 await asyncio.sleep(0)
-            seen.extend([str(message) for message in _abandoned_as_if_killed(path)])
+            seen.extend([str(message) for message in _load_as_after_a_kill(path)])
 
     history = ChatHistoryMD(path)
     await history.aappend(UserMessage("question"))
@@ -234,8 +237,8 @@ async def test_H1_the_text_so_far_is_on_the_disk_while_a_message_streams(path: P
     assert os.listdir(path.parent) == ["chat.md"]
 
 
-def _abandoned_as_if_killed(path: Path) -> list[Message]:
-    """What a process would find that comes after a kill at this moment: the same files, and no locks on them."""
+def _load_as_after_a_kill(path: Path) -> list[Message]:
+    """Return the messages that a later process would load after a kill at this moment."""
     copy = path.with_name("copy.md")
     copy.write_bytes(path.read_bytes())
     journals = path.with_name("copy.md.partial")
@@ -277,8 +280,8 @@ MiniAgents().run(amain())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-async def test_H1_a_killed_process_loses_nothing_but_the_rest_of_its_message(path: Path) -> None:
-    """After SIGKILL in the middle of a stream the earlier message is whole, the partial one marked, the next whole."""
+async def test_H1_history_keeps_a_partial_message_when_the_process_is_killed(path: Path) -> None:
+    """After SIGKILL in a stream, the earlier message is whole, the partial one marked, and the next one whole."""
     process = subprocess.Popen([sys.executable, "-c", STREAMING_FOREVER, str(path)], stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None
@@ -296,8 +299,8 @@ async def test_H1_a_killed_process_loses_nothing_but_the_rest_of_its_message(pat
     assert os.listdir(path.parent) == ["chat.md"]
 
 
-async def test_H4_a_torn_tail_is_closed_and_reported(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file cut anywhere is continued: what was torn is marked, a warning says so, and new messages are whole."""
+async def test_H4_append_closes_a_cut_record_with_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An append to a file that was cut anywhere marks the cut message, warns, and adds a whole message."""
     await ChatHistoryMD(path).aappend([UserMessage("one"), AssistantMessage("two, or what came of it")])
     whole = path.read_bytes()
     for cut in range(len(whole) - 1, whole.index(b"two") - 40, -3):
@@ -314,8 +317,8 @@ async def test_H4_a_torn_tail_is_closed_and_reported(path: Path, caplog: pytest.
             assert all(message.interrupted for message in messages[1:-1])
 
 
-async def test_H11_a_large_last_message_is_found_from_the_end(path: Path) -> None:
-    """The end of a file is checked without reading all of it, however long its last message is."""
+async def test_H11_append_finds_the_beginning_of_a_long_last_record(path: Path) -> None:
+    """The end of a file is checked even if its last record is longer than the part that is read first."""
     await ChatHistoryMD(path).aappend(["a" * 300_000, "b" * 200_000])
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - 100)
@@ -323,8 +326,8 @@ async def test_H11_a_large_last_message_is_found_from_the_end(path: Path) -> Non
     assert [len(text) for text in await texts(path)] == [300_000, 200_000 - 100 + len("\n<!-- /miniagents -->\n\n"), 1]
 
 
-async def test_H14_a_record_that_was_written_before_its_journal_went_is_there_once(path: Path) -> None:
-    """Killed between writing a record and removing its journal: the record counts."""
+async def test_H14_message_is_loaded_once_when_record_and_journal_both_exist(path: Path) -> None:
+    """After a kill between the write of a record and the removal of its journal, the record counts."""
     path.write_bytes(to_bytes(Record("1-a", "user", "whole")))
     journals = path.with_name("chat.md.partial")
     journals.mkdir()
@@ -335,15 +338,15 @@ async def test_H14_a_record_that_was_written_before_its_journal_went_is_there_on
     assert not journals.exists()
 
 
-async def test_a_record_written_again_replaces_its_torn_beginning(path: Path) -> None:
-    """A write that failed half-way and could not be undone is repeated under the same id, and counts once."""
+async def test_record_written_again_replaces_its_cut_first_form(path: Path) -> None:
+    """A record that was cut and then written again with the same id is loaded once."""
     record = to_bytes(Record("1-a", "user", "whole"))
     path.write_bytes(record[:-30] + b"\n<!-- /miniagents interrupted -->\n\n" + record)
     assert await texts(path) == ["whole"]
 
 
-async def test_journals_of_several_dead_processes_come_back_in_their_order(path: Path) -> None:
-    """What was left behind is taken over, the oldest first; a file that is no journal is left alone."""
+async def test_history_loads_abandoned_journals_in_their_order(path: Path) -> None:
+    """Journals of dead processes are loaded, the oldest first; other files in their folder stay."""
     journals = path.with_name("chat.md.partial")
     journals.mkdir()
     for name, text in (("3-c", "third"), ("1-a", "first"), ("2-b", "second")):
@@ -356,8 +359,8 @@ async def test_journals_of_several_dead_processes_come_back_in_their_order(path:
     assert sorted(os.listdir(journals)) == ["directory.md", "notes.txt"]
 
 
-async def test_an_empty_journal_is_given_time(path: Path) -> None:
-    """A journal that is just being made is not taken for an abandoned one; an old one is removed."""
+async def test_append_keeps_a_new_empty_journal_and_removes_an_old_one(path: Path) -> None:
+    """An empty journal may belong to a writer that has not locked it yet, so only an old one is removed."""
     journals = path.with_name("chat.md.partial")
     journals.mkdir()
     journal = journals / "1-a.md"
@@ -369,8 +372,8 @@ async def test_an_empty_journal_is_given_time(path: Path) -> None:
     assert not journal.exists()
 
 
-async def test_without_a_journal_a_message_is_stored_all_the_same(path: Path) -> None:
-    """A journal that cannot be made is no reason to lose a message that comes whole."""
+async def test_append_stores_a_message_when_its_journal_cannot_be_made(path: Path) -> None:
+    """A journal that cannot be made does not prevent the record of the whole message."""
     path.with_name("chat.md.partial").write_text("in the way")
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -385,8 +388,10 @@ async def test_without_a_journal_a_message_is_stored_all_the_same(path: Path) ->
 # --- disks
 
 
-async def test_H7_a_full_disk_loses_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be written is reported, stays in memory, and is written whole with the next message."""
+async def test_H7_history_keeps_messages_in_memory_when_the_disk_is_full(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that cannot be written raises an error, stays in memory, and is written with the next append."""
     history = ChatHistoryMD(path)
     await history.aappend("before")
     room = 10
@@ -409,8 +414,10 @@ async def test_H7_a_full_disk_loses_nothing(path: Path, monkeypatch: pytest.Monk
     assert ChatHistoryMD(path).problems == ()
 
 
-async def test_fsync_is_called_for_those_who_want_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With `fsync=True` each record is forced to the disk; without, none."""
+async def test_append_calls_fsync_for_each_record_when_fsync_is_true(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `fsync=True`, each record is forced to the disk; by default, none is."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     await ChatHistoryMD(path).aappend(["a", "b"])
@@ -419,8 +426,8 @@ async def test_fsync_is_called_for_those_who_want_it(path: Path, monkeypatch: py
     assert len(synced) == 2
 
 
-async def test_folders_are_made(tmp_path: Path) -> None:
-    """A history may be put where there is no folder yet; loading makes nothing."""
+async def test_append_makes_missing_folders(tmp_path: Path) -> None:
+    """The first append makes the folders of the file; a load makes nothing."""
     path = tmp_path / "a" / "b" / "chat.md"
     assert await texts(path) == []
     assert not os.listdir(tmp_path)
@@ -428,8 +435,8 @@ async def test_folders_are_made(tmp_path: Path) -> None:
     assert await texts(path) == ["x"]
 
 
-async def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
-    """A directory, a pipe or a path through a file is an error at once, and nothing hangs."""
+async def test_history_refuses_a_path_that_is_no_regular_file(tmp_path: Path) -> None:
+    """A directory, a pipe or a path through a file is an error at once."""
     (tmp_path / "file").write_text("x")
     paths = [tmp_path, tmp_path / "file" / "chat.md"]
     if hasattr(os, "mkfifo"):
@@ -443,8 +450,8 @@ async def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"# My notes\n\nNot a chat.\n", b"\x00\x01\x02", "příliš".encode("utf-16")])
-async def test_a_file_that_is_not_a_history_is_not_touched(path: Path, content: bytes) -> None:
-    """Somebody else's file is neither read as a chat nor appended to."""
+async def test_history_leaves_a_file_that_is_no_history_unchanged(path: Path, content: bytes) -> None:
+    """A file of another kind is an error for load and append, and stays unchanged."""
     path.write_bytes(content)
     with pytest.raises(HistoryFormatError, match=r"chat\.md, line 1"):
         await ChatHistoryMD(path).aload_chat_history()
@@ -456,8 +463,8 @@ async def test_a_file_that_is_not_a_history_is_not_touched(path: Path, content: 
 # --- other writers
 
 
-async def test_H3_two_objects_in_many_tasks_do_not_interleave(path: Path) -> None:
-    """Two histories on one file, used by many tasks at once, give a file in which every record is whole."""
+async def test_H3_two_objects_in_many_tasks_write_whole_records(path: Path) -> None:
+    """Two histories of one file, used by 40 tasks at once, write each record whole."""
     histories = [ChatHistoryMD(path), ChatHistoryMD(path)]
     await asyncio.gather(*(histories[n % 2].aappend(f"{n} " + "x" * (n * 100)) for n in range(40)))
     reader = ChatHistoryMD(path)
@@ -479,8 +486,8 @@ MiniAgents().run(amain())
 """
 
 
-async def test_H3_two_processes_do_not_interleave(path: Path) -> None:
-    """Two processes that append to one file at once leave every record whole and in their order."""
+async def test_H3_two_processes_write_whole_records_in_their_order(path: Path) -> None:
+    """Two processes that append to one file at once write each record whole, in the order of each process."""
     processes = [subprocess.Popen([sys.executable, "-c", APPENDING, str(path), name]) for name in "ab"]
     assert [process.wait() for process in processes] == [0, 0]
     reader = ChatHistoryMD(path)
@@ -490,8 +497,8 @@ async def test_H3_two_processes_do_not_interleave(path: Path) -> None:
         assert [each for each in found if each.startswith(name)] == [f"{name}{n}" for n in range(60)]
 
 
-async def test_a_locked_file_is_waited_for(path: Path) -> None:
-    """While another writer holds the file, an append waits without blocking the loop, and then goes on."""
+async def test_append_waits_for_the_lock_without_blocking_the_loop(path: Path) -> None:
+    """While another writer holds the lock, an append waits, and the event loop runs."""
     history = ChatHistoryMD(path)
     await history.aappend("one")
     other = _LockedFile.try_open(path, create=False)
@@ -506,8 +513,10 @@ async def test_a_locked_file_is_waited_for(path: Path) -> None:
     assert await texts(path) == ["one", "two"]
 
 
-async def test_a_lock_that_is_never_given_back_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stopped process with the lock does not hang others for ever; the message waits in memory."""
+async def test_history_raises_an_error_when_the_lock_is_held_too_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After LOCK_TIMEOUT, append and load raise errors, and the next append writes the message."""
     monkeypatch.setattr(chat_history_md, "LOCK_TIMEOUT", 0.0)
     history = ChatHistoryMD(path)
     other = _LockedFile.try_open(path, create=True)
@@ -521,10 +530,10 @@ async def test_a_lock_that_is_never_given_back_is_reported(path: Path, monkeypat
     assert await texts(path) == ["kept", "next"]
 
 
-async def test_a_file_that_goes_away_before_it_is_locked_is_made_again(
+async def test_append_makes_a_new_file_when_the_file_is_moved_before_its_lock(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rotating the file in the very moment of an append sends the record to the new file."""
+    """A file that is moved between its opening and its locking is not written; the record goes to a new file."""
     lock, moved = history_files._try_lock, path.with_name("moved.md")
 
     def move_and_lock(descriptor: int) -> bool:
@@ -538,8 +547,10 @@ async def test_a_file_that_goes_away_before_it_is_locked_is_made_again(
     assert moved.read_bytes() == b""
 
 
-async def test_a_file_system_without_locks_is_used_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be locked, whole records are still appended; other errors of locking are reported."""
+async def test_append_writes_without_a_lock_when_the_file_system_has_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without locks in the file system, whole records are appended; other errors of locking are raised."""
     code = errno.ENOLCK
 
     def flock(descriptor: int, operation: int) -> None:
@@ -553,8 +564,8 @@ async def test_a_file_system_without_locks_is_used_as_it_is(path: Path, monkeypa
         await ChatHistoryMD(path).aappend("two")
 
 
-async def test_H12_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:
-    """A file rotated under a running program keeps the old messages; the new ones go to a new file."""
+async def test_H12_append_makes_a_new_file_when_the_file_was_moved(path: Path) -> None:
+    """After the file was moved, the old file keeps its messages, and the next message goes to a new file."""
     history = ChatHistoryMD(path)
     await history.aappend("old")
     path.rename(path.with_name("old.md"))
@@ -566,8 +577,8 @@ async def test_H12_a_file_that_is_moved_away_is_begun_anew(path: Path) -> None:
 # --- people with editors
 
 
-async def test_H11_only_the_new_end_of_a_file_is_read_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading a chat again parses what was appended since; what is loaded is the same as for a new reader."""
+async def test_H11_second_load_parses_only_the_new_end_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second load parses the bytes that were appended since the first, and returns all messages."""
     scanned: list[int] = []
 
     def counting_scan(data: bytes, *, first_line: int) -> Scan:
@@ -586,8 +597,8 @@ async def test_H11_only_the_new_end_of_a_file_is_read_again(path: Path, monkeypa
     assert scanned[-1] == 0
 
 
-async def test_a_change_anywhere_is_noticed_by_a_reader_that_knows_the_file(path: Path) -> None:
-    """An edit in the middle, one that keeps the size, a torn end and a shorter file are all read as they are now."""
+async def test_second_load_notices_changes_anywhere_in_the_file(path: Path) -> None:
+    """An edit in the middle, a cut end and a shorter file are loaded as they are now."""
     history = ChatHistoryMD(path)
     await history.aappend(["one", "two"])
     whole = path.read_bytes()
@@ -605,10 +616,8 @@ async def test_a_change_anywhere_is_noticed_by_a_reader_that_knows_the_file(path
         assert [problem.line for problem in history.problems] == lines
 
 
-async def test_H10_an_edited_file_is_read_with_a_warning_said_once(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A text corrected by hand is taken as it is now; the warning has its line, and does not come again."""
+async def test_H10_load_warns_once_of_an_edited_message(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A text that was edited by hand is loaded as it is now, with one warning that has its line."""
     await ChatHistoryMD(path).aappend([UserMessage("helo"), AssistantMessage("hi")])
     path.write_bytes(path.read_bytes().replace(b"helo", b"hello"))
     history = ChatHistoryMD(path)
@@ -619,8 +628,8 @@ async def test_H10_an_edited_file_is_read_with_a_warning_said_once(
     assert f"{path}, line 1: a message that was edited" in caplog.text
 
 
-async def test_an_editor_that_cuts_the_last_newlines_does_no_harm(path: Path) -> None:
-    """A message appended to a file without a newline at its end begins on a line of its own."""
+async def test_append_begins_a_new_line_when_the_last_newlines_were_removed(path: Path) -> None:
+    """A message appended to a file without a final newline begins on a line of its own."""
     await ChatHistoryMD(path).aappend("one")
     path.write_bytes(path.read_bytes().rstrip())
     await ChatHistoryMD(path).aappend("two")

@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 
 
 class Disk:
-    """Notes what is done to the files of a folder: ("write", name, data), ("create" | "unlink" | "sync", name, b"")."""
+    """Log of the calls that change the files of a folder: ("create", "write", "sync" or "unlink", name, data)."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[tuple[str, str, bytes]] = []
@@ -68,7 +68,7 @@ class Disk:
         monkeypatch.setattr(Path, "unlink", unlinked)
 
     def kills(self) -> Iterator[tuple[Files, int]]:
-        """Every state in which a killed process can leave the files, and how many messages had been stored."""
+        """Yield each state in which a killed process can leave the files, with the number of stored messages."""
         files: Files = {}
         for number, (what, name, data) in enumerate(self.log):
             stored = sum(length <= number for length in self.acknowledged)
@@ -108,7 +108,7 @@ class Disk:
 
 
 async def chat(path: Path, disk: Disk, *, fsync: bool) -> None:
-    """Store all messages, the second one as it streams."""
+    """Store all messages, the second one while it streams."""
 
     async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
         for token in TOKENS:
@@ -123,8 +123,8 @@ async def chat(path: Path, disk: Disk, *, fsync: bool) -> None:
             disk.acknowledged.append(len(disk.log))
 
 
-async def survives(copy: Path, files: Files, stored: int) -> int:
-    """What was stored is whole, what is partial is marked, and the chat can go on; returns how many are partial."""
+async def assert_history_survives(copy: Path, files: Files, stored: int) -> int:
+    """Assert that stored messages are whole and the chat can go on; return the number of partial messages."""
     for name, content in files.items():
         path = copy.parent / name.replace("chat.md", copy.name, 1)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,28 +134,28 @@ async def survives(copy: Path, files: Files, stored: int) -> int:
     assert len(whole) >= stored
     expected = iter(SENT)
     for message in loaded:
-        assert any(as_sent(message, other) for other in expected), f"{message!r} was not said at this place"
+        assert any(is_as_sent(message, other) for other in expected), f"{message!r} was not said at this place"
     await ChatHistoryMD(copy).aappend(UserMessage("next"))
     assert await ChatHistoryMD(copy).aload_chat_history() == (*loaded, UserMessage("next"))
     return len(loaded) - len(whole)
 
 
 def is_partial(message: Message) -> bool:
-    """Whether it is marked as cut off."""
+    """Return True if the message is marked as interrupted."""
     return getattr(message, "interrupted", False) is True
 
 
-def as_sent(message: Message, sent: Message) -> bool:
-    """Whether it is this one, or as much of it as came."""
+def is_as_sent(message: Message, sent: Message) -> bool:
+    """Return True if the message is the sent one, or an interrupted beginning of it."""
     if is_partial(message):
         return message.role == sent.role and str(sent).startswith(str(message))
     return message == sent
 
 
-async def test_H1_H4_H14_a_kill_at_any_byte_loses_at_most_the_message_being_written(
+async def test_H1_H4_H14_history_loses_at_most_the_message_being_written_when_killed_at_any_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every prefix of every write: the earlier messages are whole, each there once, and the next append is intact."""
+    """After each prefix of each write, the earlier messages are whole and there once, and the next append is whole."""
     with monkeypatch.context() as patched:
         (tmp_path / "chat").mkdir()
         disk = Disk(tmp_path / "chat", patched)
@@ -163,32 +163,32 @@ async def test_H1_H4_H14_a_kill_at_any_byte_loses_at_most_the_message_being_writ
     assert [what for what, _, _ in disk.log].count("unlink") == 1
     states = 0
     for files, stored in disk.kills():
-        assert await survives(tmp_path / f"{states}.md", files, stored) <= 1
+        assert await assert_history_survives(tmp_path / f"{states}.md", files, stored) <= 1
         states += 1
     assert states > 600
 
 
 @pytest.mark.parametrize("fsync", [False, True], ids=["without fsync", "with fsync"])
-async def test_H4_H5_a_loss_of_power_costs_what_was_not_synced_and_nothing_else(
+async def test_H4_H5_history_loses_at_most_unsynced_data_when_the_power_fails(
     fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: Effort
 ) -> None:
-    """Torn and zero-filled tails, files whose names were lost, removed files that are back; with `fsync`, nothing."""
+    """Cut and zero-filled ends, lost names and restored files lose no synced message and invent none."""
     with monkeypatch.context() as patched:
         (tmp_path / "chat").mkdir()
         disk = Disk(tmp_path / "chat", patched)
         await chat(tmp_path / "chat" / "chat.md", disk, fsync=fsync)
     states = 0
     for files, stored in disk.losses(effort(19, ci=5, nightly=1)):
-        await survives(tmp_path / f"{states}.md", files, stored)
+        await assert_history_survives(tmp_path / f"{states}.md", files, stored)
         states += 1
     assert states > 100
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
-async def test_H7_H14_whatever_call_the_disk_refuses_nothing_is_lost_and_nothing_twice(
+async def test_H7_H14_history_loses_and_repeats_no_message_when_a_call_of_the_disk_fails(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call fails in its turn: the error says so once, and the message is written with the next one."""
+    """If any one call fails, one error is raised at most, and the next append writes the message."""
     for place in range(40):
         path = tmp_path / str(place) / "chat.md"
         history = ChatHistoryMD(path, fsync=True)

@@ -66,41 +66,43 @@ records = st.builds(
 
 
 def file_of(*contents: Record) -> bytes:
-    """A file with these records."""
+    """Return the bytes of a file with these records."""
     return b"".join(map(to_bytes, contents))
 
 
-def read(data: bytes) -> tuple[Record, ...]:
-    """The records of a file in which nothing is wrong."""
+def read_intact(data: bytes) -> tuple[Record, ...]:
+    """Return the records of a file, and assert that it has no problems."""
     found = scan(data)
     assert found.problems == ()
     return found.records
 
 
-def test_there_are_at_least_300_forgeries() -> None:
-    """The corpus covers every combination of ways to begin, to forge, and to end."""
+def test_corpus_has_at_least_300_forgeries() -> None:
+    """The corpus combines each lead, each payload and each tail."""
     assert len(set(FORGERIES)) >= 300
 
 
 @pytest.mark.parametrize("lead", LEADS, ids=ascii)
-def test_T1_text_that_looks_like_the_format_is_only_text(lead: str) -> None:
-    """Whatever imitates our frames, headings, fences and comments comes back as the text it was, its neighbours too."""
+def test_T1_scan_returns_texts_that_imitate_the_format_unchanged(lead: str) -> None:
+    """A text that imitates frames, headings, fences or comments is loaded unchanged, between unchanged neighbours."""
     for payload, tail in itertools.product(PAYLOADS, TAILS):
         forged = Record("x", "assistant", lead + payload + tail)
-        assert read(file_of(BEFORE, forged, AFTER)) == (BEFORE, forged, AFTER)
+        assert read_intact(file_of(BEFORE, forged, AFTER)) == (BEFORE, forged, AFTER)
 
 
 @given(st.lists(records, max_size=4, unique_by=lambda record: record.id))
-def test_what_is_written_is_read(contents: list[Record]) -> None:
-    """Any text, role and metadata come back identical, and the file is proper UTF-8 that no terminal obeys."""
+def test_scan_returns_the_records_that_to_bytes_wrote(contents: list[Record]) -> None:
+    """Any text, role and metadata are read unchanged, and the file is UTF-8 without control characters."""
     data = file_of(*contents)
-    assert read(data) == tuple(contents)
+    assert read_intact(data) == tuple(contents)
     assert not re.search(f"[{CONTROLS}]", data.decode().replace("\r\n", "\n"))
 
 
 @given(records, st.data())
-def test_every_prefix_has_the_earlier_records_and_at_most_one_interrupted(record: Record, data: st.DataObject) -> None:
-    """Cut anywhere, a file has its earlier messages whole, and the last one as far as it was written."""
+def test_scan_returns_earlier_records_and_at_most_one_interrupted_one_of_a_cut_file(
+    record: Record, data: st.DataObject
+) -> None:
+    """A file cut anywhere has its earlier records whole, and the last one as far as it was written."""
     whole = file_of(BEFORE, record)
     start = len(to_bytes(BEFORE))
     cut = data.draw(st.integers(start, len(whole)))
@@ -112,8 +114,8 @@ def test_every_prefix_has_the_earlier_records_and_at_most_one_interrupted(record
 
 
 @given(records, st.data())
-def test_a_torn_file_can_be_closed_and_continued(record: Record, data: st.DataObject) -> None:
-    """After a cut anywhere and the missing end, the next record is intact, and the torn one says what it said."""
+def test_missing_end_closes_a_cut_file_for_the_next_record(record: Record, data: st.DataObject) -> None:
+    """After a cut anywhere and the missing end, the next record is whole, and the cut one unchanged."""
     whole = file_of(BEFORE, record)
     cut = data.draw(st.integers(0, len(whole)))
     torn = whole[:cut]
@@ -122,8 +124,8 @@ def test_a_torn_file_can_be_closed_and_continued(record: Record, data: st.DataOb
     assert missing_end(torn + missing_end(torn) + to_bytes(AFTER)) == b""
 
 
-def test_every_cut_of_a_record_full_of_escapes() -> None:
-    """At every byte of a record with escapes and an open fence, nothing but its own end is lost."""
+def test_scan_reads_a_record_with_escapes_cut_at_any_byte() -> None:
+    """A record with escapes and an open fence, cut at any byte, loses its own end only."""
     record = Record(
         "x",
         "us\ner",
@@ -141,8 +143,8 @@ def test_every_cut_of_a_record_full_of_escapes() -> None:
     assert scan(whole).records == (BEFORE, record)
 
 
-def test_H5_a_tail_of_zeros_is_no_part_of_a_text() -> None:
-    """After a loss of power a file may have its length and not its bytes; whatever is missing, nothing is made up."""
+def test_H5_scan_leaves_zeros_out_of_texts_when_the_power_failed() -> None:
+    """After a loss of power, zeros may replace the end of a file; they become no part of a text."""
     text = "# é\x1b \\ 😀\n```py\nx"
     record = Record("x", "user", text)
     start, whole = len(to_bytes(BEFORE)), file_of(BEFORE, record)
@@ -167,8 +169,8 @@ def test_H5_a_tail_of_zeros_is_no_part_of_a_text() -> None:
 @given(
     st.lists(st.text(st.one_of(st.characters(codec=None), st.sampled_from("\\\r\n\x1bx")))), st.integers(min_value=0)
 )
-def test_an_open_record_is_read_as_far_as_it_goes(pieces: list[str], lost: int) -> None:
-    """A journal written piece by piece and cut anywhere gives its text up to there, as interrupted."""
+def test_scan_open_returns_the_text_of_a_cut_journal_as_interrupted(pieces: list[str], lost: int) -> None:
+    """A journal that is cut anywhere gives its text up to there, as an interrupted record."""
     head = frame_open(Record("x", "assistant", ""))
     text = "".join(map(escape, pieces)).encode()
     kept = len(text) - lost % (len(text) + 1)
@@ -181,8 +183,8 @@ def test_an_open_record_is_read_as_far_as_it_goes(pieces: list[str], lost: int) 
         assert record.text == "".join(pieces)
 
 
-def test_an_open_record_without_its_head_is_nothing() -> None:
-    """A journal cut inside its head says nothing."""
+def test_scan_open_returns_none_when_the_head_is_cut() -> None:
+    """A journal that is cut inside its head gives no record."""
     head = frame_open(Record("x", "user", ""))
     line = head.index(b"\n") + 1
     for cut in range(line):
@@ -192,8 +194,8 @@ def test_an_open_record_without_its_head_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 200, 700, 4096])
-def test_H5_lost_blocks_cost_what_they_hit(size: int) -> None:
-    """NULs in a file, as a crash of the system leaves them, hide no record they did not touch, and are reported."""
+def test_H5_scan_loses_only_the_records_that_a_lost_block_touches(size: int) -> None:
+    """Zeros in a file hide only records that they overlap, and are reported."""
     parts = [Record(str(n), "user", f"message {n}\n" * 20) for n in range(12)]
     data = file_of(*parts)
     for start in range(0, len(data), 97):
@@ -209,8 +211,8 @@ def test_H5_lost_blocks_cost_what_they_hit(size: int) -> None:
         assert all(record in parts for record in whole)
 
 
-def test_H6_invalid_utf8_costs_one_message() -> None:
-    """Bytes that are no UTF-8 make their message interrupted and are reported; the others are whole."""
+def test_H6_scan_marks_only_the_message_with_invalid_utf8() -> None:
+    """A message with invalid UTF-8 is interrupted and reported; the others are whole."""
     data = file_of(BEFORE, Record("x", "user", "caf? au lait"), AFTER).replace(b"caf?", b"caf\xe9")
     found = scan(data)
     assert found.records == (BEFORE, Record("x", "user", "caf\ufffd au lait", interrupted=True), AFTER)
@@ -220,8 +222,8 @@ def test_H6_invalid_utf8_costs_one_message() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"\0" * 50, b"\xff\xfe\xfd"], ids=["lost block", "no UTF-8"])
-def test_what_cannot_be_read_behind_a_whole_text_costs_it_nothing(junk: bytes) -> None:
-    """A text as long as its head says is whole, although something unreadable stands between it and its end."""
+def test_scan_returns_a_whole_text_when_unreadable_bytes_follow_it(junk: bytes) -> None:
+    """A text with the length in its head is whole, even if unreadable bytes stand before its end."""
     data = file_of(BEFORE, AFTER)
     end = to_bytes(BEFORE).index(b"<!-- /")
     found = scan(data[:end] + junk + data[end:])
@@ -231,24 +233,24 @@ def test_what_cannot_be_read_behind_a_whole_text_costs_it_nothing(junk: bytes) -
 
 @pytest.mark.parametrize("closed_by", ["", "```py\n"])
 @pytest.mark.parametrize("text", ["longer than before, 日本", "s", "", "two\n\nparagraphs"])
-def test_H10_text_edited_by_hand_is_taken_as_it_is_now(text: str, closed_by: str) -> None:
-    """Where the length no longer fits, the text goes up to the end of its frame, with a warning."""
+def test_H10_scan_returns_an_edited_text_up_to_its_end(text: str, closed_by: str) -> None:
+    """If the length does not fit, the text goes up to the end of its frame, with a problem."""
     data = file_of(BEFORE, Record("x", "user", closed_by + "original text"), AFTER)
     found = scan(data.replace(b"original text", text.encode()))
     assert found.records == (BEFORE, Record("x", "user", (closed_by + text).rstrip("\n")), AFTER)
     assert "edited" in found.problems[0].what
 
 
-def test_an_edit_that_removes_the_heading_or_the_blank_lines_is_harmless() -> None:
-    """The heading and the blank lines around a text are for people only."""
+def test_scan_ignores_headings_and_blank_lines() -> None:
+    """Removed headings and blank lines, and an added title, change no record."""
     data = file_of(BEFORE, AFTER)
     assert scan(data.replace(b"## user\n", b"")).records == (BEFORE, AFTER)
     assert scan(data.replace(b"-->\n\n<!--", b"-->\n<!--")).records == (BEFORE, AFTER)
     assert scan(b"\xef\xbb\xbf# Title\n\n" + data + b"\n\n\n") == scan(data)
 
 
-def test_line_ends_of_an_editor_do_not_get_into_texts() -> None:
-    """A file whose line ends were all made CR LF is read as if they were not."""
+def test_scan_removes_the_cr_of_line_ends_that_an_editor_changed() -> None:
+    """A file whose line ends an editor changed to CR LF gives the texts with LF."""
     data = file_of(Record("x", "user", "a\nb\n```\nc"), Record("y", "user", "one line"))
     found = scan(data.replace(b"\n", b"\r\n"))
     assert [record.text for record in found.records] == ["a\nb\n```\nc", "one line"]
@@ -266,16 +268,16 @@ def test_line_ends_of_an_editor_do_not_get_into_texts() -> None:
         b"<!-- /miniagents and so on -->\n",
     ],
 )
-def test_what_cannot_be_read_is_reported_and_passed_by(damaged: bytes) -> None:
-    """A head nobody can read, or text between the records, hides no other record and is never silent."""
+def test_scan_reports_unreadable_heads_and_text_between_records(damaged: bytes) -> None:
+    """An unreadable head, or text between records, is reported and hides no other record."""
     found = scan(to_bytes(BEFORE) + damaged + to_bytes(AFTER))
     assert found.records == (BEFORE, AFTER)
     assert found.problems
     assert {problem.line for problem in found.problems} == {to_bytes(BEFORE).count(b"\n") + 1}
 
 
-def test_a_record_with_a_length_that_makes_no_sense_goes_to_its_end() -> None:
-    """A length edited to nonsense counts as one that does not fit."""
+def test_scan_reads_a_record_with_an_invalid_length_up_to_its_end() -> None:
+    """A length that is no valid number counts as one that does not fit."""
     data = file_of(Record("x", "user", "text"), AFTER)
     for length in (b"-4", b"true", b'"4"', b"1e9", b"99999999999999999999"):
         assert scan(
@@ -306,16 +308,16 @@ def test_a_record_with_a_length_that_makes_no_sense_goes_to_its_end() -> None:
         ("~~~\n<!--\n~~~", ""),
     ],
 )
-def test_T2_a_viewer_gets_out_of_what_a_text_left_open(text: str, close: str) -> None:
-    """A fence or HTML block that a text leaves open is closed behind it, so that the rest of the chat is shown."""
+def test_T2_to_bytes_closes_a_fence_or_html_block_that_a_text_leaves_open(text: str, close: str) -> None:
+    """A line after the text closes its open block for viewers, and is no part of the text."""
     data = to_bytes(Record("x", "user", text)).decode()
     end = f"\n{text}\n" + (f"{close}\n" if close else "") + "<!-- /miniagents -->\n\n"
     assert data.endswith(end)
-    assert read(data.encode()) == (Record("x", "user", text),)
+    assert read_intact(data.encode()) == (Record("x", "user", text),)
 
 
-def test_a_heading_shows_the_role_and_obeys_nothing_in_it() -> None:
-    """The heading above a text is the role on one line, without markup."""
+def test_heading_shows_the_role_without_its_markup() -> None:
+    """The heading above a text is the role on one line, with markup and control characters escaped."""
     heading = to_bytes(Record("x", "**a**\n<b>\x1b[2J", "")).decode().split("\n")[1]
     assert heading == r"## \*\*a\*\*\\x0a\<b\>\\x1b\[2J"
     assert "## (empty)\n" in to_bytes(Record("x", " ", "")).decode()
@@ -323,8 +325,8 @@ def test_a_heading_shows_the_role_and_obeys_nothing_in_it() -> None:
     assert "## user (interrupted)\n" in to_bytes(Record("x", "user", "", interrupted=True)).decode()
 
 
-def test_an_empty_file_is_an_empty_history() -> None:
-    """Nothing, or only blank lines, holds no record and no problem."""
+def test_scan_returns_no_record_and_no_problem_for_an_empty_file() -> None:
+    """Nothing, or blank lines only, gives no record and no problem."""
     for data in (b"", b"\n\n"):
         assert scan(data) == scan(b"")
         assert scan(data).problems == ()

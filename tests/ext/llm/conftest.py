@@ -25,7 +25,7 @@ API_KEY = "sk-canary-0123456789abcdef"
 
 @dataclass
 class Reply:
-    """A response: its chunks, or seconds to wait, exceptions to raise, `HANG`."""
+    """Response of a script: chunks, seconds to wait, exceptions to raise, or `HANG` to send nothing for ever."""
 
     script: Iterable[Any] = ()
     status: int = 200
@@ -33,12 +33,14 @@ class Reply:
 
     @classmethod
     def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
-        """A response with one JSON document."""
+        """Return a response with one JSON document."""
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         return cls([json.dumps(value).encode()], status, {"content-type": "application/json", **named})
 
 
 class _Body(httpx2.AsyncByteStream):
+    """Body of a response, which plays the steps of a script."""
+
     def __init__(self, script: Iterable[Any], wire: Wire, silence: float | None) -> None:
         self.script = script
         self.wire = wire
@@ -57,7 +59,7 @@ class _Body(httpx2.AsyncByteStream):
                 yield step
 
     async def wait(self, seconds: Any) -> None:
-        """Send nothing; for too long, that ends as in httpx2's own transport."""
+        """Send nothing for some seconds; a long silence raises the read timeout, as in httpx2's transport."""
         try:
             async with asyncio.timeout(self.silence):
                 await (asyncio.Event().wait() if seconds is HANG else asyncio.sleep(seconds))
@@ -71,7 +73,7 @@ class _Body(httpx2.AsyncByteStream):
 
 
 class Wire(httpx2.AsyncBaseTransport):
-    """Plays replies in turn (the last one again and again), and keeps what was asked."""
+    """Transport that plays replies in turn, repeats the last one, and keeps the requests."""
 
     def __init__(self, *replies: Reply | Exception) -> None:
         self.replies = list(replies)
@@ -80,7 +82,7 @@ class Wire(httpx2.AsyncBaseTransport):
         self.in_flight = self.most_in_flight = 0
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Play the next reply."""
+        """Keep the request, and play the next reply."""
         self.requests.append(request)
         reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
         if isinstance(reply, Exception):
@@ -93,17 +95,17 @@ class Wire(httpx2.AsyncBaseTransport):
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
-        """The JSON that was sent."""
+        """Return the JSON values that were sent."""
         return [json.loads(request.content) for request in self.requests]
 
     def openai(self, **options: Any) -> AsyncOpenAI:
-        """OpenAI's client on this wire."""
+        """Return OpenAI's client on this transport."""
         import openai
 
         return openai.AsyncOpenAI(**{"api_key": API_KEY, "http_client": self._http(), **options})
 
     def azure(self) -> AsyncOpenAI:
-        """Azure's client on this wire."""
+        """Return Azure's client on this transport."""
         import openai
 
         return openai.AsyncAzureOpenAI(
@@ -114,7 +116,7 @@ class Wire(httpx2.AsyncBaseTransport):
         )
 
     def anthropic(self, **options: Any) -> AsyncAnthropic:
-        """Anthropic's client on this wire."""
+        """Return Anthropic's client on this transport."""
         import anthropic
 
         return anthropic.AsyncAnthropic(**{"api_key": API_KEY, "http_client": self._http(), **options})
@@ -124,7 +126,7 @@ class Wire(httpx2.AsyncBaseTransport):
 
 
 def events(*data: dict[str, Any] | str) -> list[bytes]:
-    """Server-sent events, one a chunk: dicts with their `type` as name where they have one."""
+    """Return server-sent events, one in each chunk; an event with a `type` has it as its name."""
     chunks = []
     for item in data:
         name = f"event: {item['type']}\n" if isinstance(item, dict) and "type" in item else ""
@@ -134,7 +136,7 @@ def events(*data: dict[str, Any] | str) -> list[bytes]:
 
 
 def chat_chunk(content: str | None = None, finish_reason: str | None = None, **delta: Any) -> dict[str, Any]:
-    """A chunk of a chat completion."""
+    """Return a chunk of a chat completion."""
     if content is not None:
         delta["content"] = content
     choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
@@ -142,12 +144,12 @@ def chat_chunk(content: str | None = None, finish_reason: str | None = None, **d
 
 
 def chat(*texts: str, finish_reason: str = "stop") -> list[bytes]:
-    """A whole streamed chat completion."""
+    """Return the chunks of a whole chat completion."""
     return events(*map(chat_chunk, texts), chat_chunk(finish_reason=finish_reason), "[DONE]")
 
 
 def message(*texts: str, stop_reason: str | None = "end_turn") -> list[bytes]:
-    """A whole streamed message of Anthropic's."""
+    """Return the chunks of a whole message of Anthropic's API."""
     start = {"id": "msg_1", "type": "message", "role": "assistant", "model": "c-1", "content": []}
     deltas = [
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}} for text in texts
@@ -165,7 +167,7 @@ def message(*texts: str, stop_reason: str | None = "end_turn") -> list[bytes]:
 
 @contextlib.asynccontextmanager
 async def served(*scripts: Iterable[Any]) -> AsyncIterator[str]:
-    """A server on this machine that answers requests with these scripts in turn, as a `Wire` does; its address."""
+    """Run a local server that answers requests with these scripts in turn, and give its address."""
     answers = iter(scripts)
     answering: list[Any] = []
 
@@ -194,7 +196,7 @@ async def served(*scripts: Iterable[Any]) -> AsyncIterator[str]:
 
 
 class Kit:
-    """What the tests make their wires of."""
+    """Scripted transport and the functions that make its scripts."""
 
     HANG: Any = HANG
     KEY = API_KEY
@@ -209,5 +211,5 @@ class Kit:
 
 @pytest.fixture
 def kit() -> Kit:
-    """The scripted wire and its parts."""
+    """Return the scripted transport and its parts."""
     return Kit()

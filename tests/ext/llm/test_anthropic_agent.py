@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 async def ask(agent: Any, *messages: Any) -> AnthropicMessage:
-    """The one reply to these messages."""
+    """Return the one reply to these messages."""
     async with MiniAgents():
         (message,) = await agent.trigger(list(messages) or "Hello")
     assert isinstance(message, AnthropicMessage)
     return message
 
 
-async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
-    """Tokens are the provider's deltas; the message has the rest."""
+async def test_agent_streams_deltas_and_fills_the_fields_of_its_message(kit: Kit) -> None:
+    """The tokens are the provider's deltas; id, model, usage, finish reason and blocks are fields of the message."""
     wire = kit.Wire(kit.Reply(kit.message("Hel", "lo")))
     async with MiniAgents():
         replies = create_anthropic_agent("m", async_client=wire.anthropic()).trigger("Hi")
@@ -38,8 +38,8 @@ async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
     assert message.content_blocks == ({"type": "text", "text": "Hello"},)
 
 
-async def test_H2_the_request_takes_turns_and_holds_nothing_of_ours(kit: Kit) -> None:
-    """System messages become a parameter, neighbours of one role one turn, empty messages nothing."""
+async def test_H2_request_has_alternating_turns_and_no_private_fields(kit: Kit) -> None:
+    """Turns alternate, system messages become a parameter, and errors and interrupted messages are left out."""
     wire = kit.Wire(kit.Reply(kit.message("ok")))
     agent = create_anthropic_agent("m", async_client=wire.anthropic(), system="Be brief", temperature=0.5, top_k=3)
     image = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
@@ -91,8 +91,8 @@ async def test_H2_the_request_takes_turns_and_holds_nothing_of_ours(kit: Kit) ->
     assert wire.requests[0].headers["accept-encoding"] == "identity"
 
 
-async def test_a_single_question_stays_a_plain_text(kit: Kit) -> None:
-    """And without instructions there is no system parameter; blocks of instructions stay blocks."""
+async def test_request_has_a_plain_text_when_there_is_one_question(kit: Kit) -> None:
+    """One question is sent as a string, without a system parameter; instructions with blocks are sent as blocks."""
     wire = kit.Wire(kit.Reply(kit.message("ok")))
     agent = create_anthropic_agent("m", async_client=wire.anthropic(), max_tokens=7)
     await ask(agent)
@@ -130,8 +130,8 @@ def _streamed(kit: Kit) -> list[bytes]:
     return kit.events({"type": "message_start", "message": start}, *blocks, last, {"type": "message_stop"})
 
 
-async def test_thinking_and_tool_use_go_back_exactly_as_they_came(kit: Kit) -> None:
-    """Their signatures are checked by the provider; only empty texts, which it refuses, stay behind."""
+async def test_request_repeats_blocks_of_thinking_and_tools_unchanged(kit: Kit) -> None:
+    """A later prompt sends the blocks of an answer unchanged, without empty texts, unless its text was edited."""
     wire = kit.Wire(kit.Reply(_streamed(kit)), kit.Reply(kit.message("ok")))
     agent = create_anthropic_agent("m", async_client=wire.anthropic())
     message = await ask(agent, "compute")
@@ -145,8 +145,8 @@ async def test_thinking_and_tool_use_go_back_exactly_as_they_came(kit: Kit) -> N
     assert wire.bodies[2]["messages"][1]["content"] == [{"type": "text", "text": "I see"}, BLOCKS[-1]]
 
 
-async def test_answers_of_other_providers_are_understood(kit: Kit) -> None:
-    """Tool calls become blocks; arguments that are no JSON object become an empty one."""
+async def test_request_converts_tool_calls_of_other_providers(kit: Kit) -> None:
+    """Tool calls of another provider's message become blocks; invalid arguments become an empty object."""
     wire = kit.Wire(kit.Reply(kit.message("ok")))
     calls = [{"id": "a", "name": "f", "arguments": '{"x":1}'}, {"id": "b", "name": "g", "arguments": '{"cut'}]
     answer = AssistantMessage("", tool_calls=calls)
@@ -162,8 +162,8 @@ async def test_answers_of_other_providers_are_understood(kit: Kit) -> None:
     ]
 
 
-async def test_one_piece_instead_of_a_stream(kit: Kit) -> None:
-    """The message is the same."""
+async def test_agent_replies_the_same_message_when_stream_is_false(kit: Kit) -> None:
+    """With `stream=False`, the agent asks for one document and replies the same kind of message."""
     body = {
         "id": "msg",
         "type": "message",
@@ -178,8 +178,8 @@ async def test_one_piece_instead_of_a_stream(kit: Kit) -> None:
     assert "stream" not in wire.bodies[0] or wire.bodies[0]["stream"] is False
 
 
-async def test_only_instructions_are_nothing_to_answer(kit: Kit) -> None:
-    """Anthropic's API needs a turn to answer."""
+async def test_agent_raises_value_error_when_all_messages_are_instructions(kit: Kit) -> None:
+    """Anthropic's API needs a message of the user, so instructions alone are a ValueError."""
     wire = kit.Wire()
     async with MiniAgents():
         with pytest.raises(ValueError, match="something to answer"):
@@ -187,8 +187,8 @@ async def test_only_instructions_are_nothing_to_answer(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize("place", range(8))
-async def test_P1_an_overloaded_provider_in_the_middle_of_a_stream(place: int, kit: Kit) -> None:
-    """The class says so although the status was 200; what was said is kept, and nothing is sent again after it."""
+async def test_P1_error_event_in_a_stream_raises_overloaded_error_with_the_text_so_far(place: int, kit: Kit) -> None:
+    """An `overloaded_error` event is a ProviderOverloadedError with the text so far, although the status is 200."""
     overloaded = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     chunks = kit.message("Hel", "lo")[:place] + kit.events(overloaded)
     wire = kit.Wire(kit.Reply(chunks))
@@ -199,8 +199,8 @@ async def test_P1_an_overloaded_provider_in_the_middle_of_a_stream(place: int, k
     assert (caught.value.retryable, caught.value.status, caught.value.provider) == (True, 200, "anthropic")
 
 
-async def test_a_client_that_does_not_speak_sse_is_read_through_the_sdk(kit: Kit) -> None:
-    """Bedrock frames its events in its own way; there the SDK decodes, and the same session takes its objects."""
+async def test_agent_reads_events_of_the_sdk_when_the_response_is_an_amazon_eventstream(kit: Kit) -> None:
+    """Bedrock's event format is decoded by the SDK; text, usage and errors are the same as for server-sent events."""
     headers = {"content-type": "application/vnd.amazon.eventstream"}
     wire = kit.Wire(kit.Reply(kit.message("Hel", "lo"), headers=headers))
     message: Any = await ask(create_anthropic_agent("m", async_client=wire.anthropic()))
@@ -214,8 +214,8 @@ async def test_a_client_that_does_not_speak_sse_is_read_through_the_sdk(kit: Kit
     assert caught.value.partial.content == "Hel"
 
 
-async def test_fields_that_a_message_has_other_uses_for_get_a_prefix(kit: Kit) -> None:
-    """A provider may call something `hash_key`; nothing of a message is overwritten by that."""
+async def test_fields_of_the_response_get_a_prefix_when_messages_use_their_names(kit: Kit) -> None:
+    """A response's field such as `hash_key` becomes `provider_hash_key`, and overwrites nothing of the message."""
     chunks = kit.message("Hi")
     start = json.loads(chunks[0].split(b"data: ")[1])
     start["message"] |= {

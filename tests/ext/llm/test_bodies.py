@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def compressed(encoding: str, data: bytes) -> bytes:
-    """The data as a server would send them."""
+    """Compress the data as a server would."""
     if encoding == "gzip":
         return gzip.compress(data, mtime=0)
     compressor = zlib.compressobj(wbits=-15 if encoding == "raw deflate" else 15)
@@ -32,7 +32,7 @@ ENCODINGS = {"gzip": "gzip", "deflate": "deflate", "raw deflate": "deflate"}
 
 
 async def ask(wire: Any, **settings: Any) -> Any:
-    """The one reply, on the only attempt."""
+    """Return the reply of an agent that sends one request."""
     async with MiniAgents():
         (message,) = await create_openai_agent("m", async_client=wire.openai(), retry=None, **settings).trigger("Hello")
     return message
@@ -40,8 +40,8 @@ async def ask(wire: Any, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-async def test_a_stream_that_comes_compressed_is_read_all_the_same(encoding: str, size: int, kit: Kit) -> None:
-    """It was asked for uncompressed; the order of the bytes is the same."""
+async def test_agent_reads_a_compressed_stream(encoding: str, size: int, kit: Kit) -> None:
+    """An agent reads a compressed stream in chunks of any size, although it asked for an uncompressed one."""
     body = compressed(encoding, b"".join(kit.chat("Hel", "lo", "é")))
     chunks = [body[i : i + size] for i in range(0, len(body), size)]
     headers = {"content-type": "text/event-stream", "content-encoding": ENCODINGS[encoding]}
@@ -49,8 +49,8 @@ async def test_a_stream_that_comes_compressed_is_read_all_the_same(encoding: str
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-async def test_S27_a_compressed_stream_that_is_cut_is_truncated_wherever_it_is_cut(encoding: str, kit: Kit) -> None:
-    """Also after the last event: without the end of the compression nobody knows that this is all."""
+async def test_S27_compressed_stream_is_truncated_when_cut_at_any_byte(encoding: str, kit: Kit) -> None:
+    """A compressed stream cut at any byte, even after its last event, is an error with the text so far."""
     body = compressed(encoding, b"".join(kit.chat("Hel", "lo")))
     headers = {"content-type": "text/event-stream", "content-encoding": ENCODINGS[encoding]}
     for cut in range(len(body)):
@@ -60,8 +60,10 @@ async def test_S27_a_compressed_stream_that_is_cut_is_truncated_wherever_it_is_c
 
 
 @given(place=st.integers(0, 10_000), mask=st.integers(1, 255), encoding=st.sampled_from(sorted(ENCODINGS)))
-def test_S28_corrupt_compression_is_typed_or_harmless(place: int, mask: int, encoding: str) -> None:
-    """One changed byte gives a typed error, an end that is missing, or the same data; raw deflate has no checksum."""
+def test_S28_inflater_raises_a_typed_error_or_returns_the_data_when_a_byte_changed(
+    place: int, mask: int, encoding: str
+) -> None:
+    """A changed byte in compressed data gives a typed error or the same data; raw deflate has no checksum."""
     data = b'data: {"text": "some text, some more text"}\n\n' * 5
     body = bytearray(compressed(encoding, data))
     body[place % len(body)] ^= mask
@@ -74,8 +76,8 @@ def test_S28_corrupt_compression_is_typed_or_harmless(place: int, mask: int, enc
     assert result == data or encoding != "gzip"
 
 
-async def test_S28_corrupt_compression_comes_through_the_agent_as_a_typed_error(kit: Kit) -> None:
-    """With what was said before it."""
+async def test_S28_agent_raises_a_stream_error_when_the_compression_is_corrupt(kit: Kit) -> None:
+    """Corrupt compressed data reach the reader of an agent's reply as a stream error."""
     body = compressed("gzip", b"".join(kit.chat("Hi")))
     headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
     for broken in (b"plain text", body[:20] + b"\0\0\0\0" + body[24:], body + b"rest"):
@@ -84,31 +86,31 @@ async def test_S28_corrupt_compression_comes_through_the_agent_as_a_typed_error(
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br"])
-async def test_a_compression_that_nobody_asked_for_and_nobody_can_read_is_named(encoding: str, kit: Kit) -> None:
-    """It is not tried again: the next response would be the same."""
+async def test_agent_raises_decode_error_when_the_compression_is_unknown(encoding: str, kit: Kit) -> None:
+    """An unknown compression is an error with its name, and the request is not sent again."""
     with pytest.raises(errors.StreamDecodeError, match=encoding) as caught:
         await ask(kit.Wire(kit.Reply([b"x"], headers={"content-encoding": encoding})))
     assert not caught.value.retryable
 
 
-def test_headers_that_name_no_compression_need_no_inflating() -> None:
-    """Absent, empty, identity, in any case."""
+def test_inflater_for_returns_none_when_the_header_names_no_compression() -> None:
+    """An absent, empty or identity header needs no inflater; gzip and deflate in any case do."""
     for header in (None, "", "identity", " Identity ", "identity, identity"):
         assert inflater_for(header) is None
     for header in ("gzip", "GZIP", "x-gzip", "identity, gzip", "deflate"):
         assert inflater_for(header) is not None
 
 
-def test_several_gzip_members_are_one_stream() -> None:
-    """As the format allows."""
+def test_inflater_joins_several_gzip_members() -> None:
+    """Several gzip members in a row are one stream, as the format allows."""
     inflater = Inflater("gzip")
     body = gzip.compress(b"one ") + gzip.compress(b"two")
     assert b"".join(inflater.feed(body[i : i + 1]) for i in range(len(body))) == b"one two"
     inflater.close()
 
 
-def test_S29_a_decompression_bomb_is_refused_in_bounded_memory() -> None:
-    """62 kilobytes that hold 64 megabytes."""
+def test_S29_inflater_refuses_a_decompression_bomb_in_bounded_memory() -> None:
+    """Some kilobytes that decompress to 64 MiB are refused before the memory grows by 48 MiB."""
     bomb = gzip.compress(b"\0" * (64 * 1024 * 1024))
     tracemalloc.start()
     try:
@@ -126,10 +128,10 @@ def test_S29_a_decompression_bomb_is_refused_in_bounded_memory() -> None:
 
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "text/event-stream", "application/json", ""])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_S30_a_page_instead_of_an_answer_is_an_error_with_its_beginning(
+async def test_S30_agent_raises_protocol_error_when_the_response_is_an_html_page(
     kind: str, stream: bool, kit: Kit
 ) -> None:
-    """A captive portal, a proxy, a wrong base URL; whatever it says it is."""
+    """An HTML page with any content type is a StreamProtocolError that quotes the beginning of the page."""
     page = b"<!DOCTYPE html><html><title>Log in to the hotel network</title>" + b" " * 200_000
     with pytest.raises(errors.StreamProtocolError, match="Log in to the hotel network") as caught:
         await ask(kit.Wire(kit.Reply([page], headers={"content-type": kind})), stream=stream)
@@ -137,15 +139,15 @@ async def test_S30_a_page_instead_of_an_answer_is_an_error_with_its_beginning(
     assert len(str(caught.value)) < 500
 
 
-async def test_S30_a_page_without_a_bracket_is_known_by_its_type(kit: Kit) -> None:
-    """The first bytes decide, and where they say nothing the header does."""
+async def test_S30_agent_refuses_plain_text_when_its_content_type_is_html(kit: Kit) -> None:
+    """A text without a tag is refused as a page if its content type is HTML."""
     with pytest.raises(errors.StreamProtocolError, match="maintenance"):
         await ask(kit.Wire(kit.Reply([b"Down for maintenance"], headers={"content-type": "text/html"})))
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_S30_an_error_document_with_status_200_is_the_error_it_names(stream: bool, kit: Kit) -> None:
-    """As if the status had said so."""
+async def test_S30_agent_raises_the_error_of_a_document_with_status_200(stream: bool, kit: Kit) -> None:
+    """An error document with status 200 raises the same error as with the status of its words."""
     reply = kit.Reply.json({"error": {"message": "slow down", "type": "rate_limit_error"}})
     with pytest.raises(errors.RateLimitedError, match="slow down"):
         await ask(kit.Wire(reply), stream=stream)
@@ -153,27 +155,27 @@ async def test_S30_an_error_document_with_status_200_is_the_error_it_names(strea
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("body", [b"", b"\n\n", b" "])
-async def test_S4_an_empty_body_is_an_error(stream: bool, body: bytes, kit: Kit) -> None:
-    """Never an empty message."""
+async def test_S4_agent_raises_empty_stream_error_when_the_body_is_empty(stream: bool, body: bytes, kit: Kit) -> None:
+    """An empty body, or one of white space, is an EmptyStreamError and never an empty message."""
     with pytest.raises(errors.EmptyStreamError):
         await ask(kit.Wire(kit.Reply([body] if body else [])), stream=stream)
 
 
-async def test_a_document_without_end_is_refused(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is collected before it can be parsed has a limit."""
+async def test_agent_refuses_a_document_above_the_limit(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JSON document larger than MAX_DOCUMENT_BYTES is refused before its end."""
     monkeypatch.setattr("miniagents.ext.llm._streaming.MAX_DOCUMENT_BYTES", 100_000)
     with pytest.raises(errors.EventTooLargeError):
         await ask(kit.Wire(kit.Reply([b'{"a": "' + b"x" * 60_000] * 3)))
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "", "TEXT/Event-Stream;charset=UTF-8"])
-async def test_a_stream_is_known_by_its_bytes_whatever_its_content_type(kind: str, kit: Kit) -> None:
-    """Content types are wrong more often than first bytes."""
+async def test_agent_reads_an_event_stream_with_any_content_type(kind: str, kit: Kit) -> None:
+    """The first bytes tell an event stream, because content types are often wrong."""
     assert (await ask(kit.Wire(kit.Reply(kit.chat("Hi"), headers={"content-type": kind})))).content == "Hi"
 
 
-async def test_a_transport_that_gives_the_whole_body_at_once_is_fine_too(kit: Kit) -> None:
-    """httpx2's own MockTransport with `content=`: the response has been read, and decoded, already."""
+async def test_agent_reads_a_body_that_the_transport_has_decoded(kit: Kit) -> None:
+    """The body of a MockTransport response, which is read and decompressed already, gives the same message."""
     import httpx2
     import openai
 

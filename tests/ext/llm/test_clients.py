@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, kit: Kit) -> list[Any]:
-    """The default clients of both SDKs, on a scripted wire; they are noted when they are made."""
+def made_clients(monkeypatch: pytest.MonkeyPatch, kit: Kit) -> list[Any]:
+    """Return the list of the default clients that are made_clients, on scripted transports."""
     import anthropic
     import openai
 
@@ -48,32 +48,32 @@ AGENTS = [
 
 
 @pytest.mark.parametrize(("create", "prefix"), AGENTS)
-def test_many_agents_share_one_client_which_is_closed_with_the_loop(
-    create: Any, prefix: str, made: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_agents_share_one_client_which_is_closed_with_the_loop(
+    create: Any, prefix: str, made_clients: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One for each loop and configuration, made at the first call; nothing is left open behind the loop."""
+    """The first call makes one client for each loop and environment; the end of the loop closes it."""
     agents = [create("m") for _ in range(50)]
-    assert made == []
+    assert made_clients == []
 
     async def main() -> None:
-        made.clear()
+        made_clients.clear()
         monkeypatch.setenv(f"{prefix}_API_KEY", "sk-first-0123456789")
         async with MiniAgents():
             await asyncio.gather(*(agent.trigger("Hello") for agent in agents))
-            assert len(made) == 1
+            assert len(made_clients) == 1
             monkeypatch.setenv(f"{prefix}_API_KEY", "sk-second-0123456789")
             await agents[0].trigger("Hello")
-        assert [client.api_key for client in made] == ["sk-first-0123456789", "sk-second-0123456789"]
-        assert not any(client.is_closed() for client in made)
+        assert [client.api_key for client in made_clients] == ["sk-first-0123456789", "sk-second-0123456789"]
+        assert not any(client.is_closed() for client in made_clients)
 
     for _ in range(2):
         asyncio.run(main())
-        assert all(client.is_closed() for client in made)
+        assert all(client.is_closed() for client in made_clients)
 
 
 @pytest.mark.parametrize(("create", "prefix"), AGENTS)
-async def test_a_missing_key_is_named_and_comes_through_the_reply(create: Any, prefix: str) -> None:
-    """Making the agent needs none; the error names the variable."""
+async def test_reply_raises_missing_api_key_error_when_there_is_no_key(create: Any, prefix: str) -> None:
+    """An agent can be made without a key; its reply raises an error with the name of the variable."""
     agent = create("m")
     async with MiniAgents():
         with pytest.raises(errors.MissingAPIKeyError, match=f"{prefix}_API_KEY") as caught:
@@ -82,10 +82,10 @@ async def test_a_missing_key_is_named_and_comes_through_the_reply(create: Any, p
 
 
 @pytest.mark.parametrize(("create", "prefix"), AGENTS)
-async def test_a_missing_sdk_is_named_with_the_line_that_installs_it(
+async def test_reply_raises_missing_extra_error_when_the_sdk_is_not_installed(
     create: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The import fails at the first call, not when the agent is made."""
+    """An agent can be made without the SDK; its reply raises an error with the pip command."""
     package = prefix.lower()
     monkeypatch.setitem(sys.modules, package, None)
     agent = create("m")
@@ -94,8 +94,8 @@ async def test_a_missing_sdk_is_named_with_the_line_that_installs_it(
             await agent.trigger("Hello")
 
 
-def test_making_agents_imports_no_sdk_and_opens_nothing() -> None:
-    """In a fresh interpreter, with sockets forbidden."""
+def test_creating_agents_imports_no_sdk_and_opens_no_socket() -> None:
+    """In a fresh interpreter, creating and forking agents loads no SDK and uses no socket."""
     program = """
 import sys
 def refuse(event, args):
@@ -112,8 +112,8 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-async def test_the_base_url_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the SDK's own client, which nobody configured otherwise."""
+async def test_default_client_uses_the_base_url_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default client sends its request to OPENAI_BASE_URL, without `stream_options`."""
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -26,13 +26,13 @@ PINGS = {
 
 
 def agent(provider: str, client: Any, **settings: Any) -> Any:
-    """The provider's agent, with a single attempt."""
+    """Return the provider's agent with a single attempt."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     return create("m", async_client=client, retry=None, **settings)
 
 
 async def stalled(agent: Any) -> StreamStalledError:
-    """What its answer ends with."""
+    """Return the error with which the agent's answer ends."""
     async with MiniAgents():
         with pytest.raises(StreamStalledError) as caught:
             await agent.trigger("Hello")
@@ -42,14 +42,14 @@ async def stalled(agent: Any) -> StreamStalledError:
 
 
 def beginning(provider: str, kit: Kit) -> list[bytes]:
-    """An answer that has said "Hi"."""
+    """Return the chunks of an answer up to the text "Hi"."""
     return kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
 
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_S13_S34_silence_ends_with_the_timeout_of_the_client(provider: str, kit: Kit) -> None:
-    """Also where much more time is given to a provider that shows signs of life."""
+    """A silent stream ends with the client's read timeout, even if `stall_timeout` is longer."""
     wire = kit.Wire(kit.Reply([*beginning(provider, kit), kit.HANG]))
     client = getattr(wire, provider)()
     error = await stalled(agent(provider, client, timeout=httpx2.Timeout(60, read=0.01), stall_timeout=60))
@@ -60,8 +60,8 @@ async def test_S13_S34_silence_ends_with_the_timeout_of_the_client(provider: str
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_S13_P17_signs_of_life_for_ever_end_with_the_timeout_of_progress(provider: str, kit: Kit) -> None:
-    """They keep the client's timeout from ever coming to its end."""
+async def test_S13_P17_endless_pings_end_with_stall_timeout(provider: str, kit: Kit) -> None:
+    """Comments, blank lines and pings do not count as progress, so `stall_timeout` ends the stream."""
     for ping in PINGS[provider]:
 
         def script(ping: bytes = ping) -> Any:
@@ -78,8 +78,8 @@ async def test_S13_P17_signs_of_life_for_ever_end_with_the_timeout_of_progress(p
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_text_beside_a_choice_that_says_nothing_is_progress_and_silence_after_it_is_noticed(kit: Kit) -> None:
-    """One chunk can hold both, the text of one choice and an empty delta of another."""
+async def test_stream_stalls_when_nothing_follows_a_chunk_with_text_and_an_empty_delta(kit: Kit) -> None:
+    """A chunk with text in one choice and an empty delta in another is progress, and silence after it is a stall."""
     choices = [{"index": 0, "delta": {"content": "Hi"}}, {"index": 1, "delta": {"content": ""}}]
     wire = kit.Wire(kit.Reply([f"data: {json.dumps({'choices': choices})}\n\n".encode(), kit.HANG]))
     error = await stalled(agent("openai", wire.openai(), timeout=60, stall_timeout=20, n=2))
@@ -88,8 +88,8 @@ async def test_text_beside_a_choice_that_says_nothing_is_progress_and_silence_af
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_the_time_a_reader_takes_between_tokens_does_not_count(provider: str, kit: Kit) -> None:
-    """Where tokens are produced on demand, the stream waits for its reader."""
+async def test_stream_does_not_stall_when_the_reader_is_slow(provider: str, kit: Kit) -> None:
+    """The time that a reader takes between tokens does not count, even if it is longer than `stall_timeout`."""
     chunks = kit.chat("Hi", " there") if provider == "openai" else kit.message("Hi", " there")
     slow = agent(provider, getattr(kit.Wire(kit.Reply(chunks)), provider)(), stall_timeout=20)
     async with MiniAgents(start_everything_soon_by_default=False):
@@ -102,8 +102,8 @@ async def test_the_time_a_reader_takes_between_tokens_does_not_count(provider: s
 
 
 @pytest.mark.parametrize("pings", [False, True], ids=["silence", "pings"])
-async def test_S13_S34_the_two_clocks_over_a_real_connection(pings: bool, kit: Kit) -> None:
-    """The SDK's own transport, and a server that says "Hi" and then nothing, or nothing of meaning."""
+async def test_S13_S34_both_timeouts_end_a_stream_on_a_real_connection(pings: bool, kit: Kit) -> None:
+    """On a real connection, silence ends with the client's timeout, and endless pings with `stall_timeout`."""
     import openai
 
     endless = itertools.cycle([b": keep-alive\n\n", 0.005])

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def agent(provider: str, client: Any, **settings: Any) -> Any:
-    """The provider's agent, with a single attempt."""
+    """Return the provider's agent with a single attempt."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     return create("m", async_client=client, retry=None, **settings)
 
 
-async def test_C25_a_request_cancelled_while_it_connects_gives_its_place_back(kit: Kit) -> None:
-    """Of a limit of one request in flight; the second one is answered."""
+async def test_C25_request_releases_its_slot_when_cancelled_while_connecting(kit: Kit) -> None:
+    """With one concurrent request allowed, a second one is answered after the first was cancelled while connecting."""
 
     class Connecting(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
         connecting = asyncio.Event()
@@ -52,8 +52,8 @@ async def test_C25_a_request_cancelled_while_it_connects_gives_its_place_back(ki
     assert message.content == "Hi"
 
 
-async def test_C25_a_pool_of_one_connection_is_usable_after_a_cancelled_request(kit: Kit) -> None:
-    """The SDK's own transport: the connection is given up, and the next request gets a new one."""
+async def test_C25_pool_of_one_connection_serves_the_next_request_after_a_cancelled_one(kit: Kit) -> None:
+    """The connection of a cancelled request is closed, so the next request gets the only place of the pool."""
     import openai
 
     pool = openai.DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=1), timeout=20)
@@ -69,7 +69,7 @@ async def test_C25_a_pool_of_one_connection_is_usable_after_a_cancelled_request(
 
 
 def redirecting(kit: Kit, *, follow: bool) -> Any:
-    """A wire on which the first request is sent to another host, where the answer is."""
+    """Return a class of transports that redirect the first request to another host."""
 
     class Redirecting(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -87,8 +87,8 @@ def redirecting(kit: Kit, *, follow: bool) -> Any:
 
 
 @pytest.mark.parametrize("provider", ["openai", "azure", "anthropic"])
-async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: str, kit: Kit) -> None:
-    """Whoever can redirect a request gets no key by it."""
+async def test_X14_redirected_request_has_no_key(provider: str, kit: Kit) -> None:
+    """A request that follows a redirect to another host does not send the API key there."""
     wire = redirecting(kit, follow=True)(kit.Reply(kit.message("Hi") if provider == "anthropic" else kit.chat("Hi")))
     kind = "anthropic" if provider == "anthropic" else "openai"
     async with MiniAgents():
@@ -101,8 +101,8 @@ async def test_X14_a_key_does_not_follow_a_redirect_to_another_host(provider: st
 
 
 @pytest.mark.parametrize("provider", ["openai", "azure", "anthropic", "foundry"])
-async def test_X14_a_client_that_follows_no_redirects_sends_nothing_elsewhere(provider: str, kit: Kit) -> None:
-    """Neither key nor prompt; it is an error that says so. The client for Foundry would take its key along."""
+async def test_X14_redirect_raises_request_rejected_error_when_the_client_follows_none(provider: str, kit: Kit) -> None:
+    """If the HTTP client follows no redirects, nothing is sent to the other host, and the error names it."""
     import anthropic
 
     wire = redirecting(kit, follow=False)()
@@ -118,8 +118,8 @@ async def test_X14_a_client_that_follows_no_redirects_sends_nothing_elsewhere(pr
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-async def test_T9_a_message_of_10_mb_is_sent_once_and_refused_clearly(provider: str, kit: Kit) -> None:
-    """How long a prompt may be, the provider says; its refusal is an error of its own kind, without the prompt."""
+async def test_T9_message_of_10_mb_is_sent_once_and_raises_the_refusal_of_the_provider(provider: str, kit: Kit) -> None:
+    """A prompt of 10 MB is sent once; the provider's refusal is a RequestRejectedError without the prompt."""
     refusal = {"error": {"message": "too large", "type": "request_too_large"}}
     wire = kit.Wire(kit.Reply.json(refusal, 413))
     async with MiniAgents():
@@ -131,10 +131,10 @@ async def test_T9_a_message_of_10_mb_is_sent_once_and_refused_clearly(provider: 
 
 
 @pytest.mark.parametrize("model", ["anthropic/claude-4", "../../secret", "C:\\CON", "a b\n", "é" * 300], ids=ascii)
-async def test_P19_no_file_is_called_like_a_model(
+async def test_P19_name_of_a_model_makes_no_file(
     model: str, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gateways call them by paths; it is data of the message, also in a history."""
+    """A model's name with slashes or other special characters is data, and names no file."""
     monkeypatch.chdir(tmp_path)
     wire = kit.Wire(kit.Reply([chunk.replace(b'"m-1"', b'"gateway/m-1"') for chunk in kit.chat("Hi")]))
     history = ChatHistoryMD(tmp_path / "chat.md")
@@ -148,5 +148,5 @@ async def test_P19_no_file_is_called_like_a_model(
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in it."""
+    """Return the names of the files in a folder."""
     return [path.name for path in folder.iterdir()]

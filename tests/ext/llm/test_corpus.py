@@ -43,7 +43,7 @@ BYTE_BY_BYTE_THROUGH_A_CLIENT = 2000
 
 
 class Difference(NamedTuple):
-    """Where a stored result is not what the stream says."""
+    """Difference between the stored result of a record and its stream."""
 
     reason: str
     right: dict[str, Any]
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 
 class ErrorInStream(NamedTuple):
-    """How a successful response ends after all."""
+    """Error with which a response of status 200 ends."""
 
     error: str
     text_before: str
@@ -86,12 +86,14 @@ FINISH_REASONS = {
 
 @cache
 def _load(path: Path) -> dict[str, Any]:
+    """Read a record."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
 
 
 @cache
 def _paths() -> list[Path] | None:
+    """Return the paths of the records; None if no corpus is named."""
     folder = os.environ.get("MINIAGENTS_CORPUS")
     if not folder:
         return None
@@ -101,7 +103,8 @@ def _paths() -> list[Path] | None:
     return found
 
 
-def _each(wanted: Callable[[Path], bool]) -> pytest.MarkDecorator:
+def _parametrize_paths(wanted: Callable[[Path], bool]) -> pytest.MarkDecorator:
+    """Return a mark that runs a test for each wanted record, or skips it without a corpus."""
     paths = _paths()
     if paths is None:
         mark = pytest.mark.skip(reason="MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
@@ -110,25 +113,28 @@ def _each(wanted: Callable[[Path], bool]) -> pytest.MarkDecorator:
 
 
 def _failed(path: Path) -> bool:
+    """Return True if the response has an error status."""
     return bool(_load(path)["response"]["status"] >= 400)
 
 
 def _ends_in_error(path: Path) -> bool:
+    """Return True if the response is an error, or ends with one."""
     return _failed(path) or path.stem in ERRORS_IN_THE_STREAM
 
 
-each_answer = _each(lambda path: not _ends_in_error(path))
-each_error = _each(_ends_in_error)
-each_stream = _each(lambda path: not _failed(path))
+each_answer = _parametrize_paths(lambda path: not _ends_in_error(path))
+each_error = _parametrize_paths(_ends_in_error)
+each_stream = _parametrize_paths(lambda path: not _failed(path))
 
 
 def _session(record: dict[str, Any]) -> Session:
+    """Return a new session for the API of a record."""
     kinds: dict[str, type[Session]] = {"chat": ChatSession, "responses": ResponsesSession, "messages": MessagesSession}
     return kinds[record["api"]]()
 
 
 def _cuts(record: dict[str, Any], body: bytes) -> dict[str, list[bytes]]:
-    """The body in chunks, in several ways."""
+    """Return the chunks of the body for several ways of cutting."""
     ways = {"whole": [body], "pieces": [body[i : i + 61] for i in range(0, len(body), 61)]}
     inside = [match.start() + 1 for match in re.finditer(rb"[\xc2-\xf4]", body)]
     if inside:
@@ -146,7 +152,7 @@ def _cuts(record: dict[str, Any], body: bytes) -> dict[str, list[bytes]]:
 
 
 def _tokens(usage: dict[str, Any] | None, api: str) -> tuple[int | None, ...] | None:
-    """Input, output, cached, reasoning."""
+    """Return the numbers of tokens: input, output, cached, reasoning."""
     if usage is None:
         return None
     if api == "chat":
@@ -163,7 +169,7 @@ def _tokens(usage: dict[str, Any] | None, api: str) -> tuple[int | None, ...] | 
 
 
 def expected_facts(record: dict[str, Any]) -> dict[str, Any]:
-    """What the SDK made of the stream."""
+    """Return the stored result of the SDK, in the form of `facts_of`."""
     expected, api = record["expected"], record["api"]
     facts: dict[str, Any] = {"deltas": _expected_deltas(record)}
     summary = expected.get("summary")
@@ -197,8 +203,8 @@ def expected_facts(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _right(record: dict[str, Any], value: Any) -> Any:
-    """A value of the tables, as `expected_facts` would have it."""
+def _resolve(record: dict[str, Any], value: Any) -> Any:
+    """Convert a value of the tables into the form of `expected_facts`."""
     if value == "@deltas":
         return _expected_deltas(record)
     if value == "@reasoning":
@@ -211,11 +217,13 @@ def _right(record: dict[str, Any], value: Any) -> Any:
 
 
 def _expected_deltas(record: dict[str, Any]) -> str:
+    """Return the joined text deltas that the SDK returned."""
     texts = record["expected"].get("delta_text") or {}
     return str(texts.get("0", "")) if record["api"] == "chat" else "".join(texts.values())
 
 
 def _expected_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of one stored choice."""
     return {
         "content": choice["text"] or "",
         "tool_calls": [(call["id"], call["name"], call["arguments"]) for call in choice["tool_calls"]],
@@ -226,7 +234,7 @@ def _expected_choice(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts_of(record: dict[str, Any], message: AssistantMessage, tokens: list[str]) -> dict[str, Any]:
-    """The same of our message."""
+    """Return the facts of the agent's message, for comparison with `expected_facts`."""
     api, usage = record["api"], message.usage
     facts: dict[str, Any] = {
         "deltas": "".join(tokens),
@@ -260,6 +268,7 @@ def facts_of(record: dict[str, Any], message: AssistantMessage, tokens: list[str
 
 
 def _plain(value: Any) -> Any:
+    """Convert frozen values into plain dicts and lists."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
@@ -269,6 +278,7 @@ def _plain(value: Any) -> Any:
 
 
 def _agent(record: dict[str, Any], client: Any) -> MiniAgent[Any]:
+    """Return an agent for the API of a record."""
     if record["api"] == "messages":
         return create_anthropic_agent("some-model", async_client=client, retry=None)
     request = json.loads(record["request"]["body_text"] or "{}") if record["request"]["body_text"] else {}
@@ -277,6 +287,7 @@ def _agent(record: dict[str, Any], client: Any) -> MiniAgent[Any]:
 
 
 async def _run(record: dict[str, Any], chunks: list[bytes], kit: Kit) -> tuple[AssistantMessage, list[str]]:
+    """Play the response of a record to an agent, and return its message and its tokens."""
     response = record["response"]
     headers = {name.lower(): value for name, value in response["headers"]}
     kept = {name: headers[name] for name in ("content-type", "retry-after", "x-should-retry") if name in headers}
@@ -297,15 +308,15 @@ async def _run(record: dict[str, Any], chunks: list[bytes], kit: Kit) -> tuple[A
 
 
 @each_answer
-async def test_recorded_streams_come_out_as_the_sdk_says_wherever_they_are_cut(path: Path, kit: Kit) -> None:
-    """Content, tool calls, finish reason and usage are those stored with the record, for every way of cutting it."""
+async def test_agent_returns_the_result_of_the_sdk_for_each_recorded_stream(path: Path, kit: Kit) -> None:
+    """Content, tool calls, finish reason and usage are those of the record, for each way of cutting the stream."""
     record = _load(path)
     body = record["response"]["body_text"].encode()
     expected = expected_facts(record)
     difference = WRONG_SUMMARY.get(path.stem) or NO_SUMMARY.get(path.stem) or Difference("", {})
     assert ("summary" not in record["expected"]) == (path.stem in NO_SUMMARY)
     for name, right in difference.right.items():
-        value = _right(record, right)
+        value = _resolve(record, right)
         assert expected.get(name, ...) != value, f"listed in vain: the stored {name} is right"
         expected[name] = value
     for way, chunks in _cuts(record, body).items():
@@ -320,6 +331,7 @@ async def test_recorded_streams_come_out_as_the_sdk_says_wherever_they_are_cut(p
 
 
 def _check_finish_reason(message: AssistantMessage) -> None:
+    """Assert that the finish reason is the translation of the provider's word."""
     reason = FINISH_REASONS[message.provider_finish_reason]
     if message.refusal and reason == "stop":
         reason = "refusal"
@@ -329,8 +341,8 @@ def _check_finish_reason(message: AssistantMessage) -> None:
 
 
 @each_error
-async def test_recorded_errors_are_typed_and_lose_no_text(path: Path, kit: Kit) -> None:
-    """An HTTP error has the class of its status and the SDK's as cause; one in a stream keeps the text before it."""
+async def test_agent_raises_the_error_of_each_recorded_failure(path: Path, kit: Kit) -> None:
+    """A status decides the error class, with the SDK's error as cause; an error in a stream keeps the text so far."""
     record = _load(path)
     status = record["response"]["status"]
     body = record["response"]["body_text"].encode()
@@ -357,8 +369,8 @@ async def test_recorded_errors_are_typed_and_lose_no_text(path: Path, kit: Kit) 
 
 
 @each_stream
-def test_S7_recorded_streams_are_the_same_byte_by_byte(path: Path) -> None:
-    """Decoder and session, without a client, give the same outcome for single bytes as for the whole body."""
+def test_S7_decoder_returns_the_same_events_for_each_recorded_stream_byte_by_byte(path: Path) -> None:
+    """The decoder returns the same events for single bytes as for the whole body."""
     record = _load(path)
     body = record["response"]["body_text"].encode()
     whole, bytewise = SSEDecoder(strict=True), SSEDecoder(strict=True)
@@ -368,8 +380,8 @@ def test_S7_recorded_streams_are_the_same_byte_by_byte(path: Path) -> None:
 
 
 @each_answer
-def test_S1_a_recorded_stream_that_is_cut_is_never_complete(path: Path) -> None:
-    """Cut before the event that says so, no stream is complete, and its text is a beginning of the whole."""
+def test_S1_session_is_incomplete_before_the_last_event_of_each_recorded_stream(path: Path) -> None:
+    """No recorded stream is complete before the event of its end, and its text so far is a beginning of the whole."""
     record = _load(path)
     session, complete, text = _session(record), False, ""
     whole = expected_facts(record)["deltas"]
@@ -385,8 +397,8 @@ def test_S1_a_recorded_stream_that_is_cut_is_never_complete(path: Path) -> None:
     assert complete
 
 
-def test_the_tables_name_records_that_exist() -> None:
-    """No exception outlives the record it was made for, and each has its reason."""
+def test_tables_of_differences_name_existing_records() -> None:
+    """Each exception in the tables names an existing record, and has a reason."""
     paths = _paths()
     if paths is None:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")

@@ -21,8 +21,10 @@ WORDS = [f"word{number} " for number in range(200)]
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
-async def test_the_json_of_an_event_is_parsed_once(provider: str, kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By us, and not by the SDK as well, which would build objects of it."""
+async def test_agent_parses_the_json_of_each_event_once(
+    provider: str, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event is parsed once by the session, and not by the SDK as well."""
     parsed: list[bytes] = []
     by_others: list[Any] = []
 

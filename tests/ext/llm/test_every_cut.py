@@ -32,7 +32,7 @@ Streams = dict[str, tuple[type[Session], bytes]]
 
 @pytest.fixture(scope="module")
 def recorded() -> Streams:
-    """The streams of all cassettes."""
+    """Return the streams of all cassettes."""
     streams: Streams = {}
     for path in sorted(CASSETTES.glob("**/*.yaml")):
         for number, interaction in enumerate(yaml.safe_load(path.read_text("utf-8"))["interactions"]):
@@ -48,7 +48,7 @@ def recorded() -> Streams:
 
 @pytest.fixture
 def streams(recorded: Streams, kit: Kit) -> Streams:
-    """Those, and one of each of the other APIs, with characters of several bytes and escapes."""
+    """Return the recorded streams, and one of each of the other APIs with multi-byte characters and escapes."""
     part: dict[str, Any] = {"output_index": 0, "content_index": 0}
     responses = kit.events(
         {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
@@ -65,8 +65,8 @@ def streams(recorded: Streams, kit: Kit) -> Streams:
     }
 
 
-def test_S7_a_stream_cut_in_two_anywhere_is_the_same(streams: Streams) -> None:
-    """At every byte of every committed cassette; the longest of their streams are more of the same."""
+def test_S7_decoder_returns_the_same_events_when_a_stream_is_cut_at_any_byte(streams: Streams) -> None:
+    """The streams of the cassettes up to 6000 bytes, cut in two at every byte, give the same events."""
     for data in (data for _, data in streams.values() if len(data) <= 6000):
         whole = SSEDecoder().feed(data)
         for cut in range(len(data)):
@@ -74,8 +74,8 @@ def test_S7_a_stream_cut_in_two_anywhere_is_the_same(streams: Streams) -> None:
             assert decoder.feed(data[:cut]) + decoder.feed(data[cut:]) == whole
 
 
-def last_word(data: bytes) -> int | None:
-    """Where the event ends that says that the answer is complete, if one does; found without the code under test."""
+def end_of_last_event(data: bytes) -> int | None:
+    """Return the end of the event that completes the answer, None without one; independent of the tested code."""
     position = 0
     for line in data.splitlines(keepends=True):
         position += len(line)
@@ -91,9 +91,11 @@ def last_word(data: bytes) -> int | None:
     return None
 
 
-def test_S1_S5_S10_a_stream_that_is_cut_off_is_truncated_until_its_last_word(streams: Streams) -> None:
-    """Every byte prefix of every answer in a committed cassette: an error with the text so far, or the whole."""
-    answers = {name: (*stream, end) for name, stream in streams.items() if (end := last_word(stream[1])) is not None}
+def test_S1_S5_S10_session_raises_truncated_error_when_a_stream_ends_before_its_last_event(streams: Streams) -> None:
+    """Every prefix of a recorded answer before its last event is an error that keeps the text so far."""
+    answers = {
+        name: (*stream, end) for name, stream in streams.items() if (end := end_of_last_event(stream[1])) is not None
+    }
     assert len(answers) > len(streams) / 2
     for name, (kind, data, end) in answers.items():
         decoder, session = SSEDecoder(), kind()
@@ -113,8 +115,8 @@ def test_S1_S5_S10_a_stream_that_is_cut_off_is_truncated_until_its_last_word(str
 @pytest.mark.parametrize(
     "cut", [b'"Hi', "é".encode()[:1], b"\\u00", b'"}}]}\n'], ids=["json", "utf-8", "escape", "line"]
 )
-async def test_S5_S10_an_error_says_where_a_stream_was_cut_inside_an_event(cut: bytes, kit: Kit) -> None:
-    """With what was said before it."""
+async def test_S5_S10_error_tells_the_byte_at_which_an_event_was_cut(cut: bytes, kit: Kit) -> None:
+    """A stream cut inside an event is an error with the number of bytes and the text so far."""
     start = b"".join(kit.chat("Hel", "lo")[:2]) + b'data: {"choices": [{"delta": {"content": "' + cut
     async with MiniAgents():
         with pytest.raises(StreamTruncatedError, match=f"cut inside an event, after {len(start)} bytes") as caught:
@@ -123,8 +125,8 @@ async def test_S5_S10_an_error_says_where_a_stream_was_cut_inside_an_event(cut: 
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-def test_S1_an_answer_in_one_piece_that_is_cut_is_truncated(api: API) -> None:
-    """Wherever it is cut: sending the request again may help, unlike with JSON that is malformed."""
+def test_S1_parse_raises_truncated_error_when_a_document_is_cut(api: API) -> None:
+    """A document cut at any byte is a retryable StreamTruncatedError; malformed JSON is a StreamProtocolError."""
     session = {"chat": ChatSession, "responses": ResponsesSession, "messages": MessagesSession}[api]
     body = ScriptedLLM('日本 "😀"\n').respond(api, {"model": "m"}).body
     assert session().parse(body).content == '日本 "😀"\n'
@@ -136,8 +138,8 @@ def test_S1_an_answer_in_one_piece_that_is_cut_is_truncated(api: API) -> None:
         session().parse(b"{" + body)
 
 
-async def test_S6_an_answer_that_is_complete_may_end_in_the_middle_of_what_follows(kit: Kit) -> None:
-    """The usage after the last word is lost, the answer is not."""
+async def test_S6_complete_answer_is_returned_when_the_usage_after_it_is_cut(kit: Kit) -> None:
+    """An answer with a finish reason is complete, even if the usage after it is cut."""
     rest = b'data: {"choices": [], "usage": {"prom'
     wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:-1], rest]))
     async with MiniAgents():

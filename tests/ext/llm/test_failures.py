@@ -28,7 +28,7 @@ PROVIDERS = ["openai", "anthropic"]
 
 
 async def failure(provider: str, wire: Any, *messages: Any, **settings: Any) -> errors.LLMError:
-    """What the agent's reply fails with, on its only attempt."""
+    """Return the error of the agent's reply, on its only attempt."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     client = wire.openai() if provider == "openai" else wire.anthropic()
     async with MiniAgents():
@@ -56,10 +56,10 @@ async def failure(provider: str, wire: Any, *messages: Any, **settings: Any) -> 
         (529, errors.ProviderOverloadedError, True),
     ],
 )
-async def test_one_taxonomy_of_statuses_for_both_providers(
+async def test_status_of_a_response_decides_the_class_of_the_error(
     provider: str, status: int, kind: type, retryable: bool, kit: Kit
 ) -> None:
-    """The class, the status, and the provider's own words; the SDK's error is the cause."""
+    """A status gives the same error class for both providers, with the provider's text and the SDK's error as cause."""
     reply = kit.Reply.json({"error": {"message": "what went wrong", "type": "some_error"}}, status, retry_after="7")
     error = await failure(provider, kit.Wire(reply))
     assert type(error) is kind
@@ -74,8 +74,8 @@ async def test_one_taxonomy_of_statuses_for_both_providers(
 @pytest.mark.parametrize(
     "body", [b"", b"<html>502 Bad Gateway</html>", b"{", b"[]", b'"text"', b'{"detail": "x"}', b"x" * 9999]
 )
-async def test_an_error_response_of_any_shape_is_understood(provider: str, body: bytes, kit: Kit) -> None:
-    """A proxy's page, broken JSON, nothing at all: never another exception, never a message without end."""
+async def test_error_response_with_any_body_raises_provider_error(provider: str, body: bytes, kit: Kit) -> None:
+    """A proxy's page, broken JSON or an empty body with status 502 is a ProviderError with a short text."""
     error = await failure(provider, kit.Wire(kit.Reply([body], 502)))
     assert type(error) is errors.ProviderError
     assert error.status == 502
@@ -83,8 +83,8 @@ async def test_an_error_response_of_any_shape_is_understood(provider: str, body:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_quota_that_is_used_up_is_no_reason_to_wait(provider: str, kit: Kit) -> None:
-    """`insufficient_quota` comes with 429 too."""
+async def test_rate_limit_error_is_not_retryable_when_the_quota_is_used_up(provider: str, kit: Kit) -> None:
+    """Status 429 with the code `insufficient_quota` is a RateLimitedError that is not retryable."""
     error = await failure(
         provider, kit.Wire(kit.Reply.json({"error": {"message": "m", "code": "insufficient_quota"}}, 429))
     )
@@ -93,8 +93,8 @@ async def test_a_quota_that_is_used_up_is_no_reason_to_wait(provider: str, kit: 
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_S33_S34_failures_of_the_network_are_told_apart(provider: str, kit: Kit) -> None:
-    """Before the response, in the middle of it, by a timeout."""
+async def test_S33_S34_failure_of_the_network_raises_the_error_of_its_kind(provider: str, kit: Kit) -> None:
+    """A failure before the response, a broken response, a timeout and a cut stream have error classes of their own."""
     import httpx2
 
     start = kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
@@ -121,8 +121,8 @@ async def test_S33_S34_failures_of_the_network_are_told_apart(provider: str, kit
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_a_bug_is_not_called_a_failure_of_the_network(provider: str, kit: Kit) -> None:
-    """What is no fault of provider or network comes through as it is, although an SDK may have wrapped it."""
+async def test_exception_of_a_transport_is_raised_unchanged_when_it_is_a_bug(provider: str, kit: Kit) -> None:
+    """An exception that neither provider nor network caused is raised as it is, although an SDK may have wrapped it."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     for reply in (ZeroDivisionError("bug"), kit.Reply([b": begun\n\n", ZeroDivisionError("bug")])):
         wire = kit.Wire(reply)
@@ -136,10 +136,10 @@ async def test_a_bug_is_not_called_a_failure_of_the_network(provider: str, kit: 
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_P20_X16_no_key_in_errors_tracebacks_pickles_or_logs(
+async def test_P20_X16_echoed_key_is_in_no_error_traceback_pickle_or_log(
     provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in ours, not in the SDK's, although the provider echoes the key and the SDK keeps the request."""
+    """A key that the provider repeats is redacted in the error, its cause, its traceback, its pickle and the log."""
     caplog.set_level(logging.DEBUG)
     echo = {"message": f"Incorrect API key provided: {kit.KEY}", "code": f"Bearer {kit.KEY}", "param": [kit.KEY]}
     for reply in (kit.Reply.json({"error": echo}, 401), kit.Reply(kit.events({"error": echo, "type": "error"}))):
@@ -164,8 +164,8 @@ async def test_P20_X16_no_key_in_errors_tracebacks_pickles_or_logs(
             assert kit.KEY not in text
 
 
-async def test_P20_keys_in_headers_of_the_application_are_secrets_too(kit: Kit) -> None:
-    """Gateways take them under names of their own."""
+async def test_P20_keys_in_headers_of_the_application_are_redacted(kit: Kit) -> None:
+    """The values of the application's own headers with keys are redacted in errors."""
     wire = kit.Wire(kit.Reply.json({"error": {"message": "bad tokens: gateway-0815-secret, per-call-4711"}}, 401))
     client = wire.openai(default_headers={"X-Gateway-Token": "gateway-0815-secret"})
     error = await failure("openai", wire, async_client=client, extra_headers={"x-my-key": "per-call-4711"})
@@ -174,7 +174,7 @@ async def test_P20_keys_in_headers_of_the_application_are_secrets_too(kit: Kit) 
 
 
 def everything_in(error: BaseException) -> str:
-    """All texts of an error, of those it was raised from, and of the requests and responses that they hold."""
+    """Return all texts of an error, of its causes, and of the requests and responses that they hold."""
     texts = ["".join(traceback.format_exception(error)), pickle.dumps(error, protocol=0).decode("latin-1")]
     links: list[Any] = [error]
     for link in links:
@@ -192,8 +192,8 @@ ECHOED = ["text", "status", "headers", "event", "malformed", "key of a dict", "r
 
 @pytest.mark.parametrize("how", ECHOED)
 @pytest.mark.parametrize("client", ["coroutine", "function", "token", "query", "basic"])
-async def test_P27_a_key_that_only_the_request_shows_is_in_no_error(client: str, how: str, kit: Kit) -> None:
-    """From a function, sync or async, a new one each time; in a header or the URL; wherever the server repeats it."""
+async def test_P27_key_that_only_the_request_holds_is_in_no_error(client: str, how: str, kit: Kit) -> None:
+    """A key from a function or in a URL, which the server repeats in any place, is in no text of the error."""
     import httpx2
 
     keys = [f'gate"way/{i}+0815==' for i in range(2)]
@@ -241,8 +241,8 @@ async def test_P27_a_key_that_only_the_request_shows_is_in_no_error(client: str,
             assert form not in shown
 
 
-def test_P27_notes_groups_and_odd_attributes_of_an_error_are_cleaned_too() -> None:
-    """Whatever a traceback prints."""
+def test_P27_redactor_redacts_notes_groups_and_attributes_of_an_error() -> None:
+    """A secret in notes, group members and further attributes is in no traceback of the error."""
     inner = OSError(5, "no route for gateway-0815")
     error = ExceptionGroup("several", [inner, ValueError("bad gateway-0815")])
     error.add_note("tried with gateway-0815")
@@ -266,8 +266,8 @@ def test_P27_notes_groups_and_odd_attributes_of_an_error_are_cleaned_too() -> No
         "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
     ],
 )
-def test_what_looks_like_a_key_is_redacted_without_being_known(secret: str) -> None:
-    """In any surroundings."""
+def test_redactor_replaces_texts_with_the_shape_of_a_key(secret: str) -> None:
+    """A key of a known shape is redacted in any surroundings, although the redactor does not know it."""
     redactor = Redactor()
     for text in (
         secret,
@@ -284,14 +284,14 @@ def test_what_looks_like_a_key_is_redacted_without_being_known(secret: str) -> N
     }
 
 
-def test_a_long_text_that_nearly_holds_tokens_is_no_trouble() -> None:
-    """Were the time the square of the length, as it was, this would take minutes."""
+def test_redactor_takes_linear_time_when_a_long_text_resembles_tokens() -> None:
+    """A million characters that resemble the beginning of a token are redacted in linear time."""
     text = "eyJ-" * 250_000
     assert Redactor().redact_text(text) == text
 
 
-def test_ordinary_text_is_left_alone() -> None:
-    """Words that only resemble keys stay, and so do values too short to be one."""
+def test_redactor_leaves_ordinary_text_unchanged() -> None:
+    """Words that resemble keys, and known secrets of a few characters, stay in the text."""
     redactor = Redactor(["ab", ""])
     for text in (
         "max_tokens: 4096",
@@ -307,10 +307,10 @@ def test_ordinary_text_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_X12_no_prompt_and_no_key_in_any_log_line(
+async def test_X12_log_lines_hold_no_prompt_and_no_key(
     provider: str, kit: Kit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With everything at DEBUG: requests, answers, failures, and keys in the query; unless bodies are asked for."""
+    """At level DEBUG, the log holds neither prompts nor keys; with MINIAGENTS_LOG_BODIES=1 it holds prompts."""
     caplog.set_level(logging.DEBUG)
     answer = kit.chat("Hi") if provider == "openai" else kit.message("Hi")
     settings = {"extra_query": {"key": "query-secret-1"}, "extra_headers": {"x-token": "header-secret-1"}}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @miniagent
 async def boss(ctx: InteractionContext, agent: Any) -> None:
-    """Passes on what an agent says."""
+    """Pass on the replies of an agent."""
     ctx.reply(agent.trigger(ctx.message_promises))
 
 
@@ -35,14 +35,14 @@ async def read(agent: Any) -> None:
 
 
 async def leave(agent: Any) -> None:
-    """Read one token of it."""
+    """Stop reading after one token of the answer."""
     async for promise in agent.trigger("Hello"):
         async for _ in promise:
             break
 
 
 async def cancel(agent: Any) -> None:
-    """Stop it after its first token."""
+    """Cancel the answer after its first token."""
     async for promise in agent.trigger("Hello"):
         await anext(aiter(promise))
         promise.cancel()
@@ -51,23 +51,23 @@ async def cancel(agent: Any) -> None:
 
 
 async def fail(agent: Any) -> None:
-    """See its error."""
+    """Read an answer that ends with an error."""
     with pytest.raises(LLMError):
         await boss.trigger("Hello", agent=agent)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 @pytest.mark.parametrize("way", [read, leave, cancel, fail], ids=lambda way: way.__name__)
-async def test_C18_memory_is_flat_over_many_calls(
+async def test_C18_memory_does_not_grow_with_the_number_of_calls(
     provider: str, way: Any, kit: Kit, effort: Effort, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Answers read, left, stopped and broken off, over the real SDKs: after the first fifty nothing grows."""
+    """After 50 calls, further calls that are read, left, cancelled or broken keep no objects."""
     caplog.set_level(logging.CRITICAL)  # what is captured is kept
     whole = kit.chat("Hi", "there") if provider == "openai" else kit.message("Hi", "there")
     start = whole[: 1 if provider == "openai" else 4]
 
     class Script:
-        """Of each answer; an error is made anew for each."""
+        """Script of an answer, with a new error for each response."""
 
         def __iter__(self) -> Iterator[Any]:
             if way is read:

@@ -28,8 +28,8 @@ CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "f"
 
 @pytest.mark.parametrize("first", [0, 1, 5])
 @pytest.mark.parametrize("n", [1, None])
-def test_P21_an_index_that_counts_the_chunks_up_is_no_choice(first: int, n: int | None) -> None:
-    """Where one answer was asked for there is one, with its tool calls, its reasoning and its end."""
+def test_P21_chat_session_ignores_indexes_that_number_the_chunks(first: int, n: int | None) -> None:
+    """One choice was asked for, so chunks with rising indexes make one answer with its tool calls and its end."""
     deltas: list[dict[str, Any]] = [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "hm"},
@@ -46,8 +46,8 @@ def test_P21_an_index_that_counts_the_chunks_up_is_no_choice(first: int, n: int 
     assert len(outcome.doubts) == 1
 
 
-def test_P21_roles_in_every_chunk_begin_no_choices() -> None:
-    """Nor does an empty chunk among them."""
+def test_P21_chat_session_returns_one_choice_when_every_chunk_has_a_role() -> None:
+    """Chunks with a role each, and with rising indexes, make one answer, even if some chunks are empty."""
     for texts in (["Hel", "", "lo"], ["", "", "Hello"], [None, "Hel", None, "lo"]):
         events = [chunk(index=i, delta={"role": "assistant", "content": text}) for i, text in enumerate(texts)]
         assert read("chat", *events, chunk(finish="stop", index=9)).content == "Hello"
@@ -56,8 +56,8 @@ def test_P21_roles_in_every_chunk_begin_no_choices() -> None:
     assert read("chat", *events, chunk(finish="stop", index=2)).tool_calls == (ToolUse("c1", "f", '{"x":1} '),)
 
 
-def test_P21_choices_that_were_asked_for_or_that_begin_as_such_stay_apart() -> None:
-    """With `n`, by their indexes; without it, when a chunk begins another one."""
+def test_P21_chat_session_separates_choices_that_were_asked_for_or_begin_with_a_role() -> None:
+    """Indexes separate choices if `n` is not 1, or if a chunk with a role and without text begins a second choice."""
     roles = [chunk(index=i, delta={"role": "assistant", "content": ""}) for i in range(2)]
     texts = [chunk(text, index=i % 2) for i, text in enumerate("adbe")]
     ends = [chunk(finish="stop", index=i) for i in range(2)]
@@ -68,8 +68,8 @@ def test_P21_choices_that_were_asked_for_or_that_begin_as_such_stay_apart() -> N
         read("chat", chunk("a", index=-1), n=2)
 
 
-def test_P21_choices_in_one_piece_are_told_apart_by_their_places() -> None:
-    """Where their indexes contradict each other."""
+def test_P21_parse_separates_choices_by_position_when_their_indexes_contradict() -> None:
+    """A document's choices with contradictory indexes are numbered by their positions."""
     for indexes, content in (
         ([0, 1], "a"),
         ([1, 0], "b"),
@@ -88,8 +88,8 @@ def test_P21_choices_in_one_piece_are_told_apart_by_their_places() -> None:
     assert ChatSession(1).parse(json.dumps(one).encode()).content == "a"
 
 
-async def test_P21_how_many_choices_were_asked_for_is_known_wherever_it_stands(kit: Kit) -> None:
-    """As an argument, or in `extra_body`; null counts as absent."""
+async def test_P21_agent_reads_n_from_its_arguments_and_from_extra_body(kit: Kit) -> None:
+    """The number of choices is read from `n` or from `extra_body`; None counts as absent."""
     events = [
         *(chunk(text, index=i % 2) for i, text in enumerate("adbe")),
         chunk(finish="stop"),
@@ -114,8 +114,8 @@ ERRORS: list[tuple[dict[str, Any], type[errors.LLMError]]] = [
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
 @pytest.mark.parametrize("where", ["choice", "delta", "top", "finish reason"])
-def test_P22_an_error_in_a_choice_is_typed_as_any_other(where: str, error: Any, kind: Any) -> None:
-    """In the choice, in its delta, beside the choices; also in a server whose chunks all have the key."""
+def test_P22_chat_session_raises_the_error_in_a_choice(where: str, error: Any, kind: Any) -> None:
+    """An error in a choice, in its delta, beside the choices, or as the finish reason is raised with its own class."""
     last = chunk("lo", finish=None if where == "delta" else "error")
     holder = {"choice": last["choices"][0], "delta": last["choices"][0]["delta"], "top": last, "finish reason": {}}[
         where
@@ -134,14 +134,15 @@ def test_P22_an_error_in_a_choice_is_typed_as_any_other(where: str, error: Any, 
 
 
 def _raised(feed: Callable[[], Any]) -> errors.LLMError:
+    """Return the error that this call raises."""
     with pytest.raises(errors.LLMError) as caught:
         feed()
     return caught.value
 
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
-def test_P22_errors_inside_the_objects_of_all_apis_are_errors(error: Any, kind: Any) -> None:
-    """Streamed, where an answer seems to begin or to end well; and in one piece, with the text beside it."""
+def test_P22_sessions_raise_errors_inside_the_objects_of_each_api(error: Any, kind: Any) -> None:
+    """An error in a response, message, delta or document is raised in each API, and keeps the text beside it."""
     for api, path in (
         ("responses", (0, "response")),
         ("responses", (6, "response")),
@@ -169,8 +170,8 @@ def test_P22_errors_inside_the_objects_of_all_apis_are_errors(error: Any, kind: 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_P22_text_beside_the_error_is_in_its_partial_message(stream: bool, kit: Kit) -> None:
-    """It reaches the reader before the error, unless the request is sent again."""
+async def test_P22_partial_message_has_the_text_beside_the_error(stream: bool, kit: Kit) -> None:
+    """The text in the event of an error is delivered before the error, unless the request is sent again."""
     error = {"code": 502, "message": "the upstream is gone"}
     last = chunk("lo", finish="error", error=error)
     whole = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "error", "error": error}]}

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("data", [b"null", b"5", b"true", b"[]", b'""', b"", b" ", b"0.5"], ids=repr)
-def test_S35_events_that_hold_nothing_are_signs_of_life(api: str, data: bytes) -> None:
-    """Wherever they come; the message notes the first of them."""
+def test_S35_sessions_ignore_events_without_content(api: str, data: bytes) -> None:
+    """Events that are null, a number or empty change nothing at any place, and one doubt is noted."""
     events = streams()[api]
     for place in range(len(events)):
         outcome = read(api, *events[:place], data, *events[place:])
@@ -35,16 +35,16 @@ def test_S35_events_that_hold_nothing_are_signs_of_life(api: str, data: bytes) -
 
 @pytest.mark.parametrize("done", [b" [DONE]", b"[DONE] ", b"[done]", b'"[DONE]"', b"'[DONE]'", b"[ DONE ]\t"], ids=repr)
 @pytest.mark.parametrize("api", APIS)
-def test_S35_the_end_mark_is_known_in_other_spellings(api: str, done: bytes) -> None:
-    """With white space, in quotes, in lower case; it ends a chat that has no finish reason, and changes no other."""
+def test_S35_done_is_recognised_with_spaces_quotes_and_lower_case(api: str, done: bytes) -> None:
+    """Other forms of `[DONE]` end a chat without a finish reason, and change no other answer."""
     assert read(api, *streams()[api], done).content == "Hello"
     assert read(api, *streams()[api][:-1], done if api == "chat" else streams()[api][-1]).content == "Hello"
 
 
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("data", [b"null", b'"slow down"', b"slow down", b"[]", b"{}"], ids=repr)
-def test_S35_an_event_called_error_is_an_error_whatever_it_holds(api: str, data: bytes) -> None:
-    """Its name says so; a text in it is the message."""
+def test_S35_event_named_error_raises_a_provider_error_with_any_data(api: str, data: bytes) -> None:
+    """The event name `error` is enough for an error, and a text in the data is its message."""
     session = session_of(api)
     with pytest.raises(errors.ProviderError, match="slow down" if b"slow" in data else "without a message|error"):
         session.feed(ServerSentEvent(data, "error"))
@@ -63,8 +63,8 @@ def test_S35_an_event_called_error_is_an_error_whatever_it_holds(api: str, data:
     ],
     ids=APIS,
 )
-def test_S36_a_count_that_is_no_number_is_left_out_and_one_in_quotes_is_read(api: str, path: Any, value: Any) -> None:
-    """Counts stand beside the text; what cannot be a number of tokens is no count, and no reason to lose the text."""
+def test_S36_usage_leaves_out_invalid_counts_and_reads_quoted_numbers(api: str, path: Any, value: Any) -> None:
+    """An invalid count of tokens is left out, a quoted one is read, and the text is complete."""
     outcome = read(api, *changed(api, *path, to=value))
     assert outcome.content == "Hello"
     assert outcome.usage is not None
@@ -79,8 +79,8 @@ def test_S36_a_count_that_is_no_number_is_left_out_and_one_in_quotes_is_read(api
     [("chat", (3, "usage")), ("responses", (6, "response", "usage")), ("messages", (0, "message", "usage"))],
     ids=APIS,
 )
-def test_S36_a_usage_that_is_no_object_is_left_out(api: str, path: Any, value: Any) -> None:
-    """And noted."""
+def test_S36_usage_is_left_out_when_it_is_no_object(api: str, path: Any, value: Any) -> None:
+    """A usage that is not an object is left out, and the doubt is noted."""
     outcome = read(api, *changed(api, *path, to=value))
     assert outcome.content == "Hello"
     assert [doubt.partition(": ")[2] for doubt in outcome.doubts] == [f"usage is {value!r}"]
@@ -90,8 +90,8 @@ def test_S36_a_usage_that_is_no_object_is_left_out(api: str, path: Any, value: A
 @pytest.mark.parametrize(
     ("api", "path"), [("chat", (0,)), ("responses", (0, "response")), ("messages", (0, "message"))], ids=APIS
 )
-def test_S36_ids_and_names_that_are_numbers_become_texts(api: str, path: Any, field: str) -> None:
-    """Of other values nothing is known."""
+def test_S36_id_or_model_that_is_a_number_becomes_a_text(api: str, path: Any, field: str) -> None:
+    """An id or model that is a number becomes a text; other wrong values are left out, with a doubt."""
     for value, expected in ((7, "7"), (0, "0"), (1.5, "1.5"), ([1], None), ({}, None), (True, None)):
         events = changed(api, *path, field, to=value)
         for event in events[1:] if api == "chat" else ():
@@ -110,10 +110,8 @@ ODD_INDEXES: list[Any] = [-1, None, "0", 0.0, "x", 1.5, True, [], {}]
     ("api", "field"),
     [("responses", "output_index"), ("responses", "content_index"), ("messages", "index")],
 )
-def test_S36_an_event_whose_index_cannot_be_is_about_the_part_that_is_open(
-    api: str, field: str, place: int, value: Any
-) -> None:
-    """For one delta, or for all of them."""
+def test_S36_event_with_an_invalid_index_belongs_to_the_open_part(api: str, field: str, place: int, value: Any) -> None:
+    """An invalid index in one event or in all events is noted, and the text goes to the open part."""
     assert read(api, *changed(api, place, field, to=value)).content == "Hello"
     everywhere = [{**event, field: value} if field in event else event for event in streams()[api]]
     outcome = read(api, *everywhere)
@@ -122,8 +120,8 @@ def test_S36_an_event_whose_index_cannot_be_is_about_the_part_that_is_open(
 
 
 @pytest.mark.parametrize("field", ["output_index", "content_index"])
-def test_S36_a_part_without_an_index_is_the_one_that_is_open(field: str) -> None:
-    """Where the id does not tell it either."""
+def test_S36_event_without_content_index_belongs_to_the_open_part(field: str) -> None:
+    """A delta without `content_index` goes to the open part; one without `output_index` and id is an error."""
     bare = [{k: v for k, v in event.items() if k not in (field, "item_id")} for event in streams()["responses"]]
     if field == "content_index":
         assert read("responses", *bare).content == "Hello"
@@ -132,8 +130,8 @@ def test_S36_a_part_without_an_index_is_the_one_that_is_open(field: str) -> None
             read("responses", *bare[:2], *bare[2:])
 
 
-def test_S24_an_index_that_can_be_and_is_not_open_is_a_sign_of_loss() -> None:
-    """The event that opened it did not come."""
+def test_S24_valid_index_of_no_open_part_raises_protocol_error() -> None:
+    """An event for a part that did not begin shows that events were lost."""
     for api, field in (("messages", "index"), ("responses", "output_index")):
         events = changed(api, 3, field, to=4)
         events[3].pop("item_id", None)
@@ -143,8 +141,8 @@ def test_S24_an_index_that_can_be_and_is_not_open_is_a_sign_of_loss() -> None:
         read("messages", *changed("messages", 1, "index", to=1))
 
 
-def test_S36_blocks_and_items_that_all_have_index_0_are_told_apart() -> None:
-    """Each begins when the one before has ended."""
+def test_S36_blocks_and_items_with_equal_indexes_stay_separate() -> None:
+    """Blocks and items that all have index 0 are separate, because each begins after the end of the one before."""
     events = streams()["messages"]
     tool = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     more = [
@@ -181,8 +179,8 @@ def test_S36_blocks_and_items_that_all_have_index_0_are_told_apart() -> None:
     ],
     ids=str,
 )
-def test_S36_null_in_the_place_of_an_object_or_a_list_is_nothing(api: str, path: Any) -> None:
-    """The text is whole, and the last event ends it."""
+def test_S36_null_instead_of_an_object_or_a_list_counts_as_empty(api: str, path: Any) -> None:
+    """With null in place of one object or list, the text is whole and the answer complete."""
     outcome = read(api, *changed(api, *path, to=None))
     assert (outcome.content, outcome.complete) == ("Hello", True)
 
@@ -190,8 +188,8 @@ def test_S36_null_in_the_place_of_an_object_or_a_list_is_nothing(api: str, path:
 @pytest.mark.parametrize(
     ("api", "path"), [("responses", (2, "delta")), ("messages", (2, "delta")), ("messages", (2, "delta", "text"))]
 )
-def test_S36_a_delta_of_null_says_nothing(api: str, path: Any) -> None:
-    """What it should have said shows where the whole text is told; Anthropic's API tells it nowhere."""
+def test_S36_null_delta_is_skipped_or_found_by_the_whole_text(api: str, path: Any) -> None:
+    """A null delta is skipped in Anthropic's API; in Responses, the whole text shows that its text is missing."""
     if api == "messages":
         assert read(api, *changed(api, *path, to=None)).content == "lo"
     else:
@@ -199,8 +197,8 @@ def test_S36_a_delta_of_null_says_nothing(api: str, path: Any) -> None:
             read(api, *changed(api, *path, to=None))
 
 
-def test_S36_the_doubts_of_a_long_stream_are_short() -> None:
-    """Of each field the first odd value is kept, and its beginning only."""
+def test_S36_session_keeps_one_short_doubt_for_each_field() -> None:
+    """A long stream of odd values leaves one short doubt for each field."""
     events = [chunk("a", index="x" * 999) for _ in range(100)]
     outcome = read("chat", *({**event, "id": [i]} for i, event in enumerate(events)), b"null", chunk(finish="stop"))
     assert outcome.content == "a" * 100
@@ -208,8 +206,8 @@ def test_S36_the_doubts_of_a_long_stream_are_short() -> None:
     assert all(len(doubt) < 150 for doubt in outcome.doubts)
 
 
-async def test_S36_doubts_stand_on_the_message(kit: Kit) -> None:
-    """Of a whole answer, and of one that broke off; a plain answer has no such field."""
+async def test_S36_message_has_the_doubts_of_its_stream(kit: Kit) -> None:
+    """The message has a field `doubts`, even if the answer broke off; a plain answer has no such field."""
     odd = [b"data: null\n\n", *kit.chat("Hi")]
     async with MiniAgents():
         for chunks, doubts in ((odd, ("event 1: data is None",)), (kit.chat("Hi"), None)):
@@ -235,8 +233,8 @@ async def test_S36_doubts_stand_on_the_message(kit: Kit) -> None:
         ("messages", {"id": 7, "content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn", "usage": []}),
     ],
 )
-def test_S36_the_same_holds_for_answers_in_one_piece(api: str, body: Any) -> None:
-    """Ids, counts and indexes beside the text."""
+def test_S36_parse_reads_or_leaves_out_odd_fields_of_documents(api: str, body: Any) -> None:
+    """Odd ids, counts and indexes in a document are read or left out, with a doubt."""
     outcome = session_of(api).parse(json.dumps(body).encode())
     assert (outcome.content, outcome.complete) == ("Hello", True)
     assert outcome.doubts

@@ -13,12 +13,12 @@ from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ToolUse
 
 
 def calls_of(*fragments: dict[str, Any]) -> tuple[ToolUse, ...]:
-    """The tool calls that these fragments come to, one a chunk."""
+    """Return the tool calls that these fragments make, with one fragment in each chunk."""
     return read("chat", *(chunk(delta={"tool_calls": [each]}) for each in fragments), chunk(finish="stop")).tool_calls
 
 
 def fragment(arguments: Any = None, name: str | None = None, **fields: Any) -> dict[str, Any]:
-    """A fragment of a tool call."""
+    """Return a fragment of a tool call."""
     function = {"name": name, "arguments": arguments}
     return {**fields, "function": {key: value for key, value in function.items() if value is not None}}
 
@@ -29,8 +29,8 @@ def fragment(arguments: Any = None, name: str | None = None, **fields: Any) -> d
     ids=str,
 )
 @pytest.mark.parametrize("repeated", [{}, {"id": "c1"}, {"id": "c1", "name": "f"}, {"name": "f"}], ids=str)
-def test_P11_a_call_in_fragments_is_one_whatever_their_indexes(indexes: Any, repeated: dict[str, Any]) -> None:
-    """Counted up, missing, negative, in quotes; with id and name in the first fragment only, or in each."""
+def test_P11_fragments_make_one_call_with_any_indexes(indexes: Any, repeated: dict[str, Any]) -> None:
+    """Fragments with rising, missing, negative or quoted indexes make one call, with or without repeated ids."""
     pieces = ['{"x"', ":1", "}"]
     fragments = [
         fragment(piece, index=index, **(repeated if i else {"id": "c1", "name": "f"}))
@@ -39,8 +39,8 @@ def test_P11_a_call_in_fragments_is_one_whatever_their_indexes(indexes: Any, rep
     assert calls_of(*fragments) == (ToolUse("c1", "f", '{"x":1}'),)
 
 
-def test_P11_calls_with_one_index_and_no_ids_are_told_apart_by_names_after_whole_arguments() -> None:
-    """As some servers send several calls; ids that are numbers become texts."""
+def test_P11_new_name_after_whole_arguments_begins_a_call() -> None:
+    """Calls with one index and without ids are separate if a name follows whole arguments."""
     assert calls_of(fragment("{}", "f", index=0), fragment('{"y":2}', "g", index=0)) == (
         ToolUse("", "f", "{}"),
         ToolUse("", "g", '{"y":2}'),
@@ -52,8 +52,8 @@ def test_P11_calls_with_one_index_and_no_ids_are_told_apart_by_names_after_whole
 
 
 @pytest.mark.parametrize("value", [{"x": 1}, {}, [1], [], {"é": None}], ids=repr)
-def test_P23_arguments_that_are_a_value_become_its_text(value: Any) -> None:
-    """In all APIs, streamed and in one piece; the doubt is noted."""
+def test_P23_arguments_become_text_when_the_server_sends_a_json_value(value: Any) -> None:
+    """In each API, arguments that are a JSON value become its text, and the doubt is noted."""
     text = json.dumps(value, ensure_ascii=False)
     outcome = read("chat", chunk(delta={"tool_calls": [fragment(value, "f", id="c")]}), chunk(finish="stop"))
     assert outcome.tool_calls == (ToolUse("c", "f", text),)
@@ -77,8 +77,8 @@ def test_P23_arguments_that_are_a_value_become_its_text(value: Any) -> None:
     assert ChatSession(1).parse(json.dumps(body).encode()).tool_calls == (ToolUse("c", "f", text),)
 
 
-def test_P23_an_input_that_is_a_text_is_read_as_one() -> None:
-    """Anthropic's API has an object there."""
+def test_P23_messages_session_reads_the_input_of_a_tool_from_a_text() -> None:
+    """An input that is a text instead of an object is parsed, and an id that is a number becomes a text."""
     block = {"type": "tool_use", "id": 7, "name": "f", "input": '{"x":1}'}
     body = {"content": [block], "stop_reason": "tool_use"}
     outcome = MessagesSession().parse(json.dumps(body).encode())
@@ -86,8 +86,8 @@ def test_P23_an_input_that_is_a_text_is_read_as_one() -> None:
     assert outcome.extra["content_blocks"] == [{**block, "id": "7", "input": {"x": 1}}]
 
 
-def test_P23_a_value_beside_its_text_must_say_the_same() -> None:
-    """A repetition is harmless, the last of several values counts, and what contradicts is an error."""
+def test_P23_arguments_raise_protocol_error_when_value_and_text_contradict() -> None:
+    """A repeated value is harmless, and the last of several values counts; a contradiction is an error."""
     assert calls_of(fragment('{"x":1}', "f", index=0), fragment({"x": 1}, index=0)) == (ToolUse("", "f", '{"x":1}'),)
     assert calls_of(fragment({}, "f", index=0), fragment({"x": 1}, index=0), fragment(" ", index=0)) == (
         ToolUse("", "f", '{"x": 1}'),

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 async def ask(agent: Any, *messages: Any) -> OpenAIMessage:
-    """The one reply to these messages."""
+    """Return the one reply to these messages."""
     async with MiniAgents():
         (message,) = await agent.trigger(list(messages) or "Hello")
     assert isinstance(message, OpenAIMessage)
     return message
 
 
-async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
-    """Tokens are the provider's deltas; the message has the rest."""
+async def test_agent_streams_deltas_and_fills_the_fields_of_its_message(kit: Kit) -> None:
+    """The tokens are the provider's deltas; id, model, usage and finish reason are fields of the message."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 0.1}
     chunks = kit.chat("Hel", "lo")
     chunks[-1:-1] = kit.events({**kit.chat_chunk(), "choices": [], "usage": usage, "system_fingerprint": "fp"})
@@ -45,8 +45,8 @@ async def test_the_answer_streams_and_says_how_it_ended(kit: Kit) -> None:
     assert message.system_fingerprint == "fp"
 
 
-async def test_H2_the_request_holds_the_conversation_and_nothing_of_ours(kit: Kit) -> None:
-    """Roles, text, parts and given parameters; no class names, hashes, errors or broken answers."""
+async def test_H2_request_has_the_conversation_and_no_private_fields(kit: Kit) -> None:
+    """The request has roles, texts, parts and parameters, without class names, errors or interrupted answers."""
     wire = kit.Wire(kit.Reply(kit.chat("ok")))
     agent = create_openai_agent(
         "m", async_client=wire.openai(), system="Be brief", temperature=0.5, brand_new_option={"x": 1}, user="u"
@@ -92,8 +92,8 @@ async def test_H2_the_request_holds_the_conversation_and_nothing_of_ours(kit: Ki
     assert wire.requests[0].headers["accept-encoding"] == "identity"
 
 
-async def test_tool_calls_and_their_results_go_back_as_the_api_wants_them(kit: Kit) -> None:
-    """An answer with tool calls, then the results under their ids."""
+async def test_request_repeats_tool_calls_and_has_results_under_their_ids(kit: Kit) -> None:
+    """A later prompt has the tool calls of an answer, and the results with the ids of the calls."""
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}}
     chunks = kit.events(kit.chat_chunk(tool_calls=[call]), kit.chat_chunk(finish_reason="tool_calls"), "[DONE]")
     wire = kit.Wire(kit.Reply(chunks), kit.Reply(kit.chat("1")))
@@ -110,8 +110,8 @@ async def test_tool_calls_and_their_results_go_back_as_the_api_wants_them(kit: K
     ]
 
 
-async def test_one_piece_instead_of_a_stream_where_that_is_wanted(kit: Kit) -> None:
-    """`stream=False`, of the agent or of the context, asks for one document; the message is the same."""
+async def test_agent_replies_the_same_message_when_stream_is_false(kit: Kit) -> None:
+    """With `stream=False` of the agent or of the context, the agent asks for one document."""
     body = {
         "id": "c",
         "model": "m-1",
@@ -128,24 +128,24 @@ async def test_one_piece_instead_of_a_stream_where_that_is_wanted(kit: Kit) -> N
     assert all(sent["stream"] is False and "stream_options" not in sent for sent in wire.bodies)
 
 
-async def test_what_was_lost_or_not_understood_is_told(kit: Kit) -> None:
-    """Half characters and unknown parts of the answer leave a mark on the message."""
+async def test_message_marks_lost_characters_and_unknown_parts(kit: Kit) -> None:
+    """Lone surrogates set `lossy`, and unknown parts are counted in `unknown_events`."""
     parts: Any = [{"type": "brand_new", "x": 1}]
     chunks = kit.events(kit.chat_chunk("a\ud83d"), kit.chat_chunk(parts), kit.chat_chunk(finish_reason="stop"))
     message: Any = await ask(create_openai_agent("m", async_client=kit.Wire(kit.Reply(chunks)).openai()))
     assert (message.content, message.lossy, message.unknown_events) == ("a\ufffd", True, 1)
 
 
-async def test_S9_bytes_that_are_no_utf8_leave_a_mark_on_the_message(kit: Kit) -> None:
-    """The text has replacement characters in their places; a text without such bytes has no mark."""
+async def test_S9_message_is_lossy_when_bytes_are_not_utf8(kit: Kit) -> None:
+    """Bytes that are not UTF-8 become U+FFFD and set `lossy`; a sent U+FFFD does not."""
     for text, lossy in ((b"a\xffb", True), (b"a\xe2\x82b", True), ("a\ufffdb".encode(), False)):
         chunks = [chunk.replace(b"MARK", text) for chunk in kit.chat("MARK")]
         message: Any = await ask(create_openai_agent("m", async_client=kit.Wire(kit.Reply(chunks)).openai()))
         assert (message.content, getattr(message, "lossy", False)) == ("a\ufffdb", lossy)
 
 
-async def test_S9_the_mark_is_there_however_the_answer_ends(kit: Kit) -> None:
-    """On a part that broke off, and where the last word came and the end of the response did not."""
+async def test_S9_message_is_lossy_when_its_connection_breaks(kit: Kit) -> None:
+    """`lossy` is set on a partial message, and on a complete one whose connection broke after the last event."""
     import httpx2
 
     said = kit.chat_chunk("a?"), kit.chat_chunk(finish_reason="stop")
@@ -160,8 +160,8 @@ async def test_S9_the_mark_is_there_however_the_answer_ends(kit: Kit) -> None:
         assert (message.content, message.lossy) == ("a\ufffd", True)
 
 
-async def test_several_answers_to_one_request_are_on_the_message(kit: Kit) -> None:
-    """The content is the first; the others are messages of their own."""
+async def test_message_has_further_choices_as_messages(kit: Kit) -> None:
+    """The content is the first choice, and the others are messages; a missing choice is an error."""
     chunks = kit.events(*(kit.chat_chunk(text) for text in "ab"), kit.chat_chunk(finish_reason="stop"))
     other = kit.events(*(kit.chat_chunk(text) for text in "cd"), kit.chat_chunk(finish_reason="length"))
     second = [chunk.replace(b'"index": 0', b'"index": 1') for chunk in other]
@@ -174,8 +174,8 @@ async def test_several_answers_to_one_request_are_on_the_message(kit: Kit) -> No
         await ask(create_openai_agent("m", async_client=wire.openai(), n=2, retry=None))
 
 
-async def test_headers_and_bodies_of_the_application_are_kept(kit: Kit) -> None:
-    """What `extra_headers` and `extra_body` say goes before what we would say."""
+async def test_request_keeps_extra_headers_and_extra_body(kit: Kit) -> None:
+    """The values of `extra_headers` and `extra_body` go before the values that the agent would send."""
     wire = kit.Wire(kit.Reply(kit.chat("Hi")))
     agent = create_openai_agent("m", async_client=wire.openai(), new_option=1, extra_body={"new_option": 2, "more": 3})
     await ask(agent.fork(extra_headers={"Accept-Encoding": "gzip", "x-mine": "1"}))
@@ -183,8 +183,8 @@ async def test_headers_and_bodies_of_the_application_are_kept(kit: Kit) -> None:
     assert (wire.requests[0].headers["accept-encoding"], wire.requests[0].headers["x-mine"]) == ("gzip", "1")
 
 
-async def test_custom_tools_go_back_as_the_apis_want_them(kit: Kit) -> None:
-    """Chat completions and responses have different shapes for them, and for calls of other providers."""
+async def test_request_has_custom_tool_calls_in_the_form_of_each_api(kit: Kit) -> None:
+    """Calls of custom tools and of functions are sent in the form of chat completions and of Responses."""
     calls = [
         {"id": "a", "name": "sql", "arguments": "select 1", "type": "custom"},
         {"id": "b", "name": "f", "arguments": "{}"},
@@ -205,16 +205,16 @@ async def test_custom_tools_go_back_as_the_apis_want_them(kit: Kit) -> None:
     ]
 
 
-async def test_a_document_instead_of_the_stream_that_was_asked_for_is_understood(kit: Kit) -> None:
-    """Some servers ignore `stream`; whatever their content type says."""
+async def test_agent_reads_a_document_when_it_asked_for_a_stream(kit: Kit) -> None:
+    """A JSON document in place of a stream is read, with any content type."""
     body = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
     for kind in ("application/json", "text/event-stream", ""):
         wire = kit.Wire(kit.Reply([b" \n", json.dumps(body).encode()], headers={"content-type": kind}))
         assert (await ask(create_openai_agent("m", async_client=wire.openai()))).content == "Hi"
 
 
-async def test_usage_is_asked_for_where_the_server_is_known_to_understand_that(kit: Kit) -> None:
-    """OpenAI and Azure; for others, and against the default, the application decides."""
+async def test_request_asks_for_usage_when_the_server_is_openai_or_azure(kit: Kit) -> None:
+    """`stream_options` asks OpenAI and Azure for the usage; for other servers, the application decides."""
     reply = kit.Reply(kit.chat("x"))
     for client, options, expected in (
         ("openai", {}, {"include_usage": True}),
@@ -242,8 +242,8 @@ RESPONSE_ITEMS = [
 ]
 
 
-async def test_the_responses_api_is_spoken_too(kit: Kit) -> None:
-    """With `api="responses"`; the items of an answer go back unchanged, tool results under their call's id."""
+async def test_agent_uses_the_responses_api_when_api_is_responses(kit: Kit) -> None:
+    """The input has the items of an earlier answer unchanged, and results of tools under the ids of their calls."""
     added = [
         {"type": "response.output_item.added", "output_index": i, "item": item} for i, item in enumerate(RESPONSE_ITEMS)
     ]
@@ -272,8 +272,8 @@ async def test_the_responses_api_is_spoken_too(kit: Kit) -> None:
     ]
 
 
-async def test_the_promise_is_there_before_the_request(kit: Kit) -> None:
-    """The reply can be passed on while the question is still being asked."""
+async def test_reply_is_available_before_the_request_is_sent(kit: Kit) -> None:
+    """The promise of the reply has its known fields before the messages of the call are complete."""
     wire = kit.Wire(kit.Reply(kit.chat("Hi")))
     agent = create_openai_agent("m", async_client=wire.openai(), reply_metadata={"mood": "calm", "turn": 3})
     async with MiniAgents():
@@ -289,8 +289,8 @@ async def test_the_promise_is_there_before_the_request(kit: Kit) -> None:
     assert wire.bodies[0]["messages"] == [{"role": "user", "content": "late question"}]
 
 
-async def test_nothing_to_answer_is_a_clear_error(kit: Kit) -> None:
-    """Also when errors and broken answers are all there is; no request is made."""
+async def test_agent_raises_value_error_when_there_is_no_message_to_answer(kit: Kit) -> None:
+    """Without messages, or with errors and interrupted answers only, no request is sent."""
     wire = kit.Wire()
     agent = create_openai_agent("m", async_client=wire.openai(), alias="WRITER")
     for messages in ([], [ErrorMessage("no")], [AssistantMessage("ha", interrupted=True)]):
@@ -300,8 +300,8 @@ async def test_nothing_to_answer_is_a_clear_error(kit: Kit) -> None:
     assert wire.requests == []
 
 
-async def test_an_error_among_the_messages_goes_through_and_costs_nothing(kit: Kit) -> None:
-    """A question that failed is not asked."""
+async def test_agent_raises_an_error_among_its_messages_and_sends_no_request(kit: Kit) -> None:
+    """An error among the messages is raised to the reader of the reply, and no request is sent."""
     wire = kit.Wire()
     async with MiniAgents():
         with pytest.raises(KeyError, match="first"):
@@ -322,10 +322,10 @@ async def test_an_error_among_the_messages_goes_through_and_costs_nothing(kit: K
     ],
     ids=str,
 )
-async def test_settings_that_cannot_work_are_refused_where_they_are_given(
+async def test_agent_refuses_invalid_settings_when_they_are_given(
     settings: dict[str, Any], error: type, kit: Kit
 ) -> None:
-    """By the call that makes the agent, forks it, or sends it something; nothing comes of that call."""
+    """Invalid settings are refused by the call that creates, forks or triggers the agent."""
     with pytest.raises(error):
         create_openai_agent(**{"model": "m", **settings})
     agent = create_openai_agent("m", async_client=kit.Wire().openai())
@@ -338,8 +338,8 @@ async def test_settings_that_cannot_work_are_refused_where_they_are_given(
             agent.initiate_call(**settings)
 
 
-async def test_forks_change_what_they_name(kit: Kit) -> None:
-    """Model, parameters and alias; and `trigger` the same for one call."""
+async def test_fork_changes_the_settings_that_it_names(kit: Kit) -> None:
+    """A fork has its own model, parameters and alias; `trigger` changes parameters for one call."""
     wire = kit.Wire(kit.Reply(kit.chat("x")))
     agent = create_openai_agent("m", async_client=wire.openai(), temperature=0.1)
     fork = agent.fork(model="other", temperature=0.9, alias="HOT")
@@ -353,8 +353,8 @@ async def test_forks_change_what_they_name(kit: Kit) -> None:
     assert (agent.alias, fork.alias) == ("OPENAI_AGENT", "HOT")
 
 
-async def test_requests_in_flight_are_bounded_over_all_forks(kit: Kit) -> None:
-    """Ten agents and their forks share three places, also when some fail."""
+async def test_forks_share_the_limit_of_concurrent_requests(kit: Kit) -> None:
+    """Ten calls of an agent and its forks have three concurrent requests at most, even if one fails."""
     slow = kit.Reply([*[0] * 50, *kit.chat("x")])
     wire = kit.Wire(
         slow,
@@ -371,10 +371,10 @@ async def test_requests_in_flight_are_bounded_over_all_forks(kit: Kit) -> None:
     assert wire.in_flight == 0
 
 
-async def test_S20_a_server_that_keeps_the_connection_open_holds_nobody_up(
+async def test_S20_answer_is_complete_when_the_server_keeps_the_connection_open(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `[DONE]` the answer is complete, whatever else may come or not."""
+    """After `[DONE]`, an open or broken connection and further data do not delay or change the answer."""
     import httpx2
 
     monkeypatch.setattr("miniagents.ext.llm._streaming.AFTER_END", 0.01)
@@ -385,8 +385,8 @@ async def test_S20_a_server_that_keeps_the_connection_open_holds_nobody_up(
 
 
 @pytest.mark.parametrize("way", ["cancel", "forget", "leave the context"])
-async def test_C1_a_response_nobody_wants_any_more_is_closed(way: str, kit: Kit) -> None:
-    """Cancelled, forgotten or left behind by an error: the connection is given up in the same loop step or the next."""
+async def test_C1_response_is_closed_when_no_reader_is_left(way: str, kit: Kit) -> None:
+    """The response is closed within two loop steps after its reply is cancelled or dropped, or the context fails."""
     wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:1], kit.HANG]))
     agent = create_openai_agent("m", async_client=wire.openai())
     caught: Any = None
@@ -416,8 +416,8 @@ async def test_C1_a_response_nobody_wants_any_more_is_closed(way: str, kit: Kit)
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_S13_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> None:
-    """Silence and endless signs of life alike; what was said is kept."""
+async def test_S13_S34_P17_agent_raises_stalled_error_when_an_answer_makes_no_progress(kit: Kit) -> None:
+    """Silence and endless pings end with StreamStalledError after `stall_timeout`, with the text so far."""
 
     def endless(chunk: bytes) -> Any:
         yield from kit.chat("Hi")[:1]
@@ -437,8 +437,8 @@ async def test_S13_S34_P17_an_answer_without_progress_is_given_up(kit: Kit) -> N
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_S34_a_response_that_never_begins_is_given_up_too(kit: Kit) -> None:
-    """The wait for the response counts as a wait; where no stream was asked for, only the SDK's own timeout does."""
+async def test_S34_agent_raises_stalled_error_when_no_response_begins(kit: Kit) -> None:
+    """`stall_timeout` limits the wait for the response of a stream, and not that of a document."""
 
     class Silent(kit.Wire):  # type: ignore[name-defined, misc]  # the class comes from a fixture
         async def handle_async_request(self, request: Any) -> Any:
@@ -457,8 +457,8 @@ async def test_S34_a_response_that_never_begins_is_given_up_too(kit: Kit) -> Non
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_S2_S33_what_happens_after_the_last_word_does_not_harm_the_answer(kit: Kit) -> None:
-    """A finish reason has come, `[DONE]` never does: the connection breaks, or is held open for ever."""
+async def test_S2_S33_answer_is_complete_when_the_connection_breaks_after_the_finish_reason(kit: Kit) -> None:
+    """After a finish reason, a broken or silent connection without `[DONE]` does not harm the answer."""
     import httpx2
 
     for rest in (httpx2.ReadError("reset"), kit.HANG):
@@ -469,8 +469,8 @@ async def test_S2_S33_what_happens_after_the_last_word_does_not_harm_the_answer(
 
 
 @pytest.mark.miniagents_virtual_time
-async def test_P17_thinking_is_progress_and_a_slow_reader_is_no_stall(kit: Kit) -> None:
-    """Only the time spent waiting for the provider counts, and whatever the answer gains starts it anew."""
+async def test_P17_stream_does_not_stall_while_the_model_thinks_or_the_reader_is_slow(kit: Kit) -> None:
+    """Reasoning is progress, and the time that the reader takes does not count."""
     thoughts = kit.events(*(kit.chat_chunk(reasoning_content="hm") for _ in range(12)))
     script = [step for thought in thoughts for step in (thought, 0.01)]
     wire = kit.Wire(kit.Reply([*script, *kit.chat("Hi", "there")]))
@@ -484,8 +484,8 @@ async def test_P17_thinking_is_progress_and_a_slow_reader_is_no_stall(kit: Kit) 
     assert tokens == ["Hi", "there"]
 
 
-async def test_S25_the_limit_of_one_event_holds_through_the_client(kit: Kit) -> None:
-    """100 MB in one line are refused long before they have come."""
+async def test_S25_agent_refuses_an_event_above_the_limit(kit: Kit) -> None:
+    """An event of 100 MB is refused after less than a fifth of it was received."""
     import itertools
 
     wire = kit.Wire(kit.Reply(itertools.chain([b"data: "], itertools.repeat(b"x" * 65536, 1600))))
@@ -496,8 +496,8 @@ async def test_S25_the_limit_of_one_event_holds_through_the_client(kit: Kit) -> 
     assert wire.responses[0].closed
 
 
-async def test_many_answers_at_once(kit: Kit) -> None:
-    """Each gets its own, through one client."""
+async def test_agent_answers_many_calls_at_once(kit: Kit) -> None:
+    """Each of 300 concurrent calls over one client gets its own answer."""
     wire = kit.Wire(kit.Reply(kit.chat("a", "b")))
     agent = create_openai_agent("m", async_client=wire.openai())
     async with MiniAgents():

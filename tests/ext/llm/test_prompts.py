@@ -22,7 +22,7 @@ NO_OBJECTS = ["", " ", "null", "[]", "[1]", "5", '"text"', "{", '{"x":', '{"x": 
 
 
 class ToolMessage(Message):
-    """A result, as applications define it."""
+    """Result of a tool, as applications define it."""
 
     role: str | None = "tool"
     tool_call_id: str | None = None
@@ -31,21 +31,24 @@ class ToolMessage(Message):
 
 
 def calling(*ids: str, arguments: str = '{"x":1}', **fields: Any) -> AssistantMessage:
-    """An answer that calls tools."""
+    """Return an answer that calls tools."""
     return AssistantMessage("", tool_calls=[ToolCall(id=i, name="f", arguments=arguments) for i in ids], **fields)
 
 
 def turns(*messages: Message, system: Any = None) -> list[Any]:
-    """The turns of Anthropic's API: each its role, and its texts or the types of its blocks."""
+    """Return the turns of Anthropic's API: each role with its text, or with short forms of its blocks."""
     _, prompt = messages_prompt(messages, system)
     return [
-        (turn["role"], turn["content"] if isinstance(turn["content"], str) else [_shown(b) for b in turn["content"]])
+        (
+            turn["role"],
+            turn["content"] if isinstance(turn["content"], str) else [_short_form(b) for b in turn["content"]],
+        )
         for turn in prompt
     ]
 
 
-def _shown(block: dict[str, Any]) -> str:
-    """The text of a block, or its type and the id of its call."""
+def _short_form(block: dict[str, Any]) -> str:
+    """Return the text of a block, or its type and the id of its call."""
     if block["type"] == "text":
         return str(block["text"])
     return " ".join([block["type"], str(block.get("id") or block.get("tool_use_id") or "")]).strip()
@@ -56,8 +59,8 @@ def _shown(block: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("name", ["tool_call_id", "tool_use_id", "call_id"])
 @pytest.mark.parametrize("kind", ["message", "class", "without a role", "part"])
-def test_P26_a_result_keeps_its_id_under_the_name_of_any_provider(kind: str, name: str) -> None:
-    """As a message of the role "tool", of a class of the application's, by its id alone, or as a part."""
+def test_P26_result_keeps_its_id_under_the_field_of_any_provider(kind: str, name: str) -> None:
+    """A result with its id under any provider's field, as a message or a part, gets the id in each API's own field."""
     results = {
         "message": Message("42", role="tool", **{name: "c1"}),
         "class": ToolMessage("42", **{name: "c1"}),
@@ -72,8 +75,8 @@ def test_P26_a_result_keeps_its_id_under_the_name_of_any_provider(kind: str, nam
 
 
 @pytest.mark.parametrize("provider", ["openai", "responses", "anthropic"])
-async def test_P26_a_result_given_as_a_dict_reaches_the_api(provider: str, kit: Kit) -> None:
-    """Ids that are numbers become texts."""
+async def test_P26_agent_sends_a_result_that_is_given_as_a_dict(provider: str, kit: Kit) -> None:
+    """A call and its result that are dicts reach each API, and ids that are numbers become texts."""
     answer = kit.chat("ok") if provider == "openai" else kit.message("ok")
     if provider == "responses":
         answer = kit.events({"type": "response.completed", "response": {"status": "completed", "output": []}})
@@ -100,8 +103,8 @@ async def test_P26_a_result_given_as_a_dict_reaches_the_api(provider: str, kit: 
         assert sent[2]["content"] == [{"type": "tool_result", "tool_use_id": "7", "content": "42"}]
 
 
-def test_P26_a_field_that_is_called_like_an_id_makes_no_result() -> None:
-    """Unless it is the id of a call in the history."""
+def test_P26_message_with_a_call_id_is_no_result_when_no_call_has_that_id() -> None:
+    """A user's message with a field `call_id` stays a user's message, unless a call in the history has that id."""
     history = [
         UserMessage("q"),
         calling("c1"),
@@ -112,16 +115,16 @@ def test_P26_a_field_that_is_called_like_an_id_makes_no_result() -> None:
     assert turns(*history)[-1] == ("user", ["tool_result c1", "hi"])
 
 
-def test_P26_a_result_of_a_custom_tool_is_one_in_responses() -> None:
-    """Other than that of a function."""
+def test_P26_responses_prompt_has_custom_results_for_custom_calls() -> None:
+    """The Responses API gets the result of a custom tool in the form for custom tools."""
     call = {"id": "c1", "name": "sql", "arguments": "select 1", "type": "custom"}
     history = [AssistantMessage("", tool_calls=[call]), ToolMessage(["1"], tool_call_id="c1")]
     output = {"type": "custom_tool_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "1"}]}
     assert responses_prompt(history)[1] == output
 
 
-def test_P26_results_stand_behind_their_calls_and_before_the_text_of_the_user() -> None:
-    """Whatever came between them, in chat completions and in Anthropic's turns."""
+def test_P26_prompts_put_results_directly_behind_their_calls() -> None:
+    """Messages between a call and its result are moved behind the result in chat completions and Anthropic's turns."""
     first, second = (ToolMessage(each, tool_call_id=each) for each in ("c1", "c2"))
     start = [UserMessage("q"), calling("c1", "c2")]
     history = [*start, UserMessage("hurry"), second, SystemMessage("rules"), first, UserMessage("?")]
@@ -143,8 +146,8 @@ def test_P26_results_stand_behind_their_calls_and_before_the_text_of_the_user() 
     ]
 
 
-def test_P26_results_in_one_message_with_text_stand_before_it() -> None:
-    """Parts that are results, with all their fields; and results of nothing in the history stay where they are."""
+def test_P26_prompts_put_results_before_the_text_of_their_message() -> None:
+    """Results among the parts of a message come before its text; results without a call keep their place."""
     block = {"type": "tool_result", "tool_use_id": "c1", "content": "42", "is_error": True, "cache_control": {}}
     mixed = UserMessage(["so?", block, "?"])
     assert turns(calling("c1"), mixed) == [("assistant", ["tool_use c1"]), ("user", ["tool_result c1", "so?", "?"])]
@@ -153,8 +156,8 @@ def test_P26_results_in_one_message_with_text_stand_before_it() -> None:
     assert turns(UserMessage("a"), mixed) == [("user", ["tool_result c1", "a", "so?", "?"])]
 
 
-def test_P26_neighbouring_answers_with_calls_are_one_turn_or_two() -> None:
-    """Anthropic's API merges them, so that no result divides them; in a chat each has its results behind it."""
+def test_P26_answers_in_a_row_are_one_turn_for_anthropic_only() -> None:
+    """Two answers with calls in a row are one turn in Anthropic's API; in a chat, each has its results behind it."""
     history = [UserMessage("q"), calling("c1"), calling("c2"), *(ToolMessage(i, tool_call_id=i) for i in ("c1", "c2"))]
     assert turns(*history)[1:] == [
         ("assistant", ["tool_use c1", "tool_use c2"]),
@@ -163,8 +166,8 @@ def test_P26_neighbouring_answers_with_calls_are_one_turn_or_two() -> None:
     assert [message["role"] for message in chat_prompt(history)] == ["user", "assistant", "tool", "assistant", "tool"]
 
 
-def test_P26_an_id_that_comes_again_is_that_of_the_latest_call() -> None:
-    """Some servers number the calls of each answer anew."""
+def test_P26_result_follows_the_latest_call_when_ids_repeat() -> None:
+    """Some servers use the same ids in each answer, so a result belongs to the latest call with its id."""
     history = [
         calling("c"),
         ToolMessage("1", call_id="c"),
@@ -179,8 +182,8 @@ def test_P26_an_id_that_comes_again_is_that_of_the_latest_call() -> None:
 
 
 @pytest.mark.parametrize("arguments", NO_OBJECTS, ids=lambda text: repr(text[:12]))
-def test_P23_arguments_that_are_no_json_object_go_back_as_an_empty_one(arguments: str) -> None:
-    """To all APIs; also where the items of the answer go back as they came. The message keeps what the model wrote."""
+def test_P23_prompts_send_an_empty_object_when_arguments_are_no_json_object(arguments: str) -> None:
+    """All APIs get an empty object in place of invalid arguments; the message keeps the model's text."""
     history = [UserMessage("q"), calling("c1", arguments=arguments)]
     assert history[1].tool_calls[0].arguments == arguments
     assert chat_prompt(history)[1]["tool_calls"][0]["function"]["arguments"] == "{}"
@@ -194,16 +197,16 @@ def test_P23_arguments_that_are_no_json_object_go_back_as_an_empty_one(arguments
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 5], ids=repr)
-def test_P23_items_and_blocks_whose_arguments_are_no_text_are_mended_too(value: Any) -> None:
-    """As servers send them."""
+def test_P23_prompts_repair_items_and_blocks_with_arguments_that_are_no_text(value: Any) -> None:
+    """Items and blocks of an answer whose arguments have a wrong type are sent with an empty object."""
     item = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": value}
     assert responses_prompt([calling("c1", output=[item])])[0]["arguments"] == "{}"
     block = {"type": "tool_use", "id": "c1", "name": "f", "input": value}
     assert messages_prompt([calling("c1", content_blocks=[block])])[1][0]["content"][0]["input"] == {}
 
 
-def test_P23_arguments_that_are_an_object_go_back_as_they_are() -> None:
-    """Their spaces and the order of their keys too; the text of a custom tool is none of JSON."""
+def test_P23_prompts_keep_the_text_of_valid_arguments() -> None:
+    """Valid arguments keep their spaces and the order of keys; the text of a custom tool is not JSON."""
     text = ' {"b": 1,\n "a": "\\u00e9"} '
     assert chat_prompt([calling("c", arguments=text)])[0]["tool_calls"][0]["function"]["arguments"] == text
     call = {"id": "c", "name": "sql", "arguments": "select 1", "type": "custom"}
@@ -214,8 +217,8 @@ def test_P23_arguments_that_are_an_object_go_back_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", "\t\r\n", "\u3000\xa0\u2003"], ids=ascii)
-def test_P24_texts_of_nothing_but_white_space_do_not_go_to_anthropic(blank: str) -> None:
-    """As messages, parts, instructions and blocks; turns still alternate, and no call or result is lost."""
+def test_P24_messages_prompt_leaves_out_blank_texts(blank: str) -> None:
+    """Anthropic's API refuses texts of white space, so they are left out; turns alternate, and no call is lost."""
     part = {"type": "text", "text": blank}
     history = [
         SystemMessage(blank),
@@ -246,8 +249,8 @@ def test_P24_texts_of_nothing_but_white_space_do_not_go_to_anthropic(blank: str)
         messages_prompt([UserMessage(blank), AssistantMessage(blank)])
 
 
-def test_P24_white_space_beside_words_is_the_authors() -> None:
-    """Before, between and behind them."""
+def test_P24_messages_prompt_keeps_white_space_beside_words() -> None:
+    """White space before, between and behind words is sent unchanged."""
     assert turns(UserMessage(" code:\n    x = 1\n")) == [("user", " code:\n    x = 1\n")]
     assert messages_prompt([UserMessage("q")], " be brief\n")[0] == " be brief\n"
 
@@ -256,8 +259,8 @@ def test_P24_white_space_beside_words_is_the_authors() -> None:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_P25_half_characters_in_a_request_become_replacement_characters(provider: str, kit: Kit) -> None:
-    """In every string of it, keys too, as UTF-8 has no place for them; two halves are a character."""
+async def test_P25_request_has_replacement_characters_for_lone_surrogates(provider: str, kit: Kit) -> None:
+    """Each lone surrogate in a string or key of a request becomes U+FFFD; a pair becomes its character."""
     half, pair = "a\ud83d", "\ud83d\ude00"
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     wire = kit.Wire(kit.Reply(kit.chat("ok") if provider == "openai" else kit.message("ok")))
@@ -293,8 +296,8 @@ async def test_P25_half_characters_in_a_request_become_replacement_characters(pr
         assert body["messages"][1]["content"] == [use]
 
 
-def test_P25_a_request_without_half_characters_is_not_touched() -> None:
-    """Objects that are no JSON reach the SDK as they are."""
+def test_P25_repair_returns_the_same_object_when_there_is_no_surrogate() -> None:
+    """A value without lone surrogates stays the same object, even if it holds objects that are no JSON."""
     value: Any = {"a": ["é", ("x", b"\xff")], "o": object(), "m": UserMessage("é")}
     assert repair_surrogates_deep(value) is value
     broken = {"o": value["o"], "x": "\ud800"}

@@ -59,30 +59,30 @@ SOON = Retry(first_wait=0.001)
     ],
     ids=str,
 )
-def test_P14_the_wait_a_provider_asks_for_is_read_and_nonsense_is_ignored(
+def test_P14_requested_wait_reads_the_headers_and_ignores_invalid_values(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    """Milliseconds before seconds before dates; what says nothing counts as absent."""
+    """Milliseconds go before seconds, and seconds before dates; invalid values count as absent."""
     assert requested_wait(headers, NOW) == seconds
 
 
 @given(st.text(max_size=30))
-def test_P14_no_header_value_breaks_the_reading(value: str) -> None:
-    """Whatever stands there: None, or a number of seconds that can be waited for."""
+def test_P14_requested_wait_accepts_any_header_value(value: str) -> None:
+    """Any header value gives None or a finite number of seconds."""
     for name in ("retry-after", "retry-after-ms"):
         wait = requested_wait({name: value}, NOW)
         assert wait is None or 0 <= wait < float("inf")
     assert should_retry({"x-should-retry": value}) in (True, False, None)
 
 
-def test_a_date_is_compared_with_the_clock() -> None:
-    """Without another `now`, it is the present."""
+def test_requested_wait_compares_a_date_with_the_clock() -> None:
+    """Without `now`, a date in a header is compared with the present time."""
     assert requested_wait({"retry-after": "Tue, 14 Nov 2023 22:13:30 GMT"}) is None
     assert (requested_wait({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}) or 0) > 1e9
 
 
-def test_P14_the_wish_is_obeyed_up_to_the_cap() -> None:
-    """An hour becomes a minute; the first attempt's wait is the provider's, the rest doubles with some jitter."""
+def test_P14_retry_waits_as_the_provider_asks_up_to_wait_cap() -> None:
+    """A requested hour becomes `wait_cap`; without a request, the wait doubles up to `max_wait`, with jitter."""
     retry = Retry(attempts=9, wait_cap=60.0, time_budget=1000.0, first_wait=0.5, max_wait=8.0)
     assert retry.wait(errors.RateLimitedError(retry_after=3600.0), 1, 0.0) == 60.0
     assert retry.wait(errors.RateLimitedError(retry_after=2.0), 1, 0.0) == 2.0
@@ -92,8 +92,8 @@ def test_P14_the_wish_is_obeyed_up_to_the_cap() -> None:
         assert longest * 0.75 <= wait <= longest
 
 
-def test_attempts_time_and_what_was_delivered_end_the_trying() -> None:
-    """None means: give up."""
+def test_retry_gives_up_after_its_attempts_its_time_budget_or_a_delivered_token() -> None:
+    """The last attempt, a wait beyond the time budget, delivered text and a refusal end the attempts."""
     retry = Retry(attempts=2, time_budget=10.0)
     assert retry.wait(errors.ProviderError(), 2, 0.0) is None
     assert retry.wait(errors.ProviderError(retry_after=5.0), 1, 6.0) is None
@@ -105,8 +105,8 @@ def test_attempts_time_and_what_was_delivered_end_the_trying() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"attempts": 0}, {"time_budget": -1.0}, {"wait_cap": float("nan")}, {"first_wait": -1.0}], ids=str
 )
-def test_a_policy_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
-    """At once, with the name of the setting."""
+def test_retry_refuses_invalid_values(wrong: dict[str, Any]) -> None:
+    """An invalid value is a ValueError with the name of the field."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Retry(**wrong)
 
@@ -115,10 +115,10 @@ OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": 
 
 
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
-async def test_P14_a_rate_limited_request_is_sent_again_by_us_alone(
+async def test_P14_agent_sends_a_rate_limited_request_again_without_the_retries_of_the_sdk(
     api: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two refusals, then an answer: three requests, none of them the SDK's, and two log lines without the prompt."""
+    """Two refusals and an answer take three requests, none of them by the SDK, and two warnings without the prompt."""
     refusal = kit.Reply.json({"error": {"message": "slow"}}, 429, retry_after_ms="1")
     answer = kit.chat("Hi") if api == "openai" else kit.message("Hi")
     wire = kit.Wire(refusal, refusal, kit.Reply(answer))
@@ -135,6 +135,7 @@ async def test_P14_a_rate_limited_request_is_sent_again_by_us_alone(
 
 
 def _agent(api: str, wire: Any, retry: Retry | None = SOON, **settings: Any) -> Any:
+    """Return the agent of this API with a policy of short waits."""
     if api == "openai":
         return create_openai_agent("m", async_client=wire.openai(), retry=retry, **settings)
     return create_anthropic_agent("m", async_client=wire.anthropic(), retry=retry, **settings)
@@ -152,8 +153,10 @@ def _agent(api: str, wire: Any, retry: Retry | None = SOON, **settings: Any) -> 
         (529, None, 3),
     ],
 )
-async def test_P14_status_and_x_should_retry_decide(status: int, wish: str | None, requests: int, kit: Kit) -> None:
-    """What the provider says outweighs what its status usually means."""
+async def test_P14_status_and_x_should_retry_decide_on_further_requests(
+    status: int, wish: str | None, requests: int, kit: Kit
+) -> None:
+    """The header `x-should-retry` goes before the meaning of the status."""
     headers = {} if wish is None else {"x_should_retry": wish}
     wire = kit.Wire(kit.Reply.json({"error": {"message": "no"}}, status, **headers))
     async with MiniAgents():
@@ -165,8 +168,10 @@ async def test_P14_status_and_x_should_retry_decide(status: int, wish: str | Non
 
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
 @pytest.mark.parametrize("fault", ["connect", "broken", "empty", "cut", "error event", "corrupt gzip"])
-async def test_P5_what_fails_before_the_first_delta_is_tried_again(api: str, fault: str, kit: Kit) -> None:
-    """Nobody has seen anything yet, so a second attempt cannot double a word."""
+async def test_P5_agent_sends_a_request_again_when_it_fails_before_the_first_token(
+    api: str, fault: str, kit: Kit
+) -> None:
+    """A failure before the first token leads to a second request, whose answer is the reply."""
     import httpx2
 
     whole = kit.chat("Hi") if api == "openai" else kit.message("Hi")
@@ -188,8 +193,8 @@ async def test_P5_what_fails_before_the_first_delta_is_tried_again(api: str, fau
 
 
 @pytest.mark.parametrize("api", ["openai", "anthropic"])
-async def test_P16_nothing_is_sent_again_once_a_delta_was_delivered(api: str, kit: Kit) -> None:
-    """What a reader has seen cannot be taken back; the error has it as `partial`."""
+async def test_P16_agent_sends_nothing_again_after_a_delivered_token(api: str, kit: Kit) -> None:
+    """After a token was delivered, a failure is raised with the text in `partial`, without a second request."""
     import httpx2
 
     whole = kit.chat("Hi", " there") if api == "openai" else kit.message("Hi", " there")
@@ -208,8 +213,8 @@ async def test_P16_nothing_is_sent_again_once_a_delta_was_delivered(api: str, ki
     assert len(wire.requests) == 1
 
 
-async def test_reasoning_alone_does_not_forbid_a_second_attempt(kit: Kit) -> None:
-    """Only text is delivered while it streams."""
+async def test_agent_sends_a_request_again_after_reasoning_without_text(kit: Kit) -> None:
+    """A failure after reasoning only leads to a second request, because reasoning is not delivered while it streams."""
     import httpx2
 
     thought = kit.events(kit.chat_chunk(reasoning_content="hm"))
@@ -220,8 +225,8 @@ async def test_reasoning_alone_does_not_forbid_a_second_attempt(kit: Kit) -> Non
     assert message.reasoning is None
 
 
-class _Heard(logging.Handler):
-    """Tells when something was logged."""
+class _Listener(logging.Handler):
+    """Log handler that sets an event at each record."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,10 +236,10 @@ class _Heard(logging.Handler):
         self.event.set()
 
 
-async def test_P15_cancelling_ends_the_wait_and_sends_nothing(kit: Kit) -> None:
-    """A wait of half a minute is over at once."""
+async def test_P15_cancellation_ends_the_wait_for_the_next_attempt(kit: Kit) -> None:
+    """A cancellation during a wait of 30 seconds ends the wait at once, and no request follows."""
     wire = kit.Wire(kit.Reply.json({"error": {"message": "slow"}}, 429, retry_after="30"))
-    heard = _Heard()
+    heard = _Listener()
     logging.getLogger("miniagents.llm").addHandler(heard)
     try:
         async with MiniAgents():
@@ -248,8 +253,8 @@ async def test_P15_cancelling_ends_the_wait_and_sends_nothing(kit: Kit) -> None:
     assert len(wire.requests) == 1
 
 
-async def test_the_last_error_is_raised_when_the_attempts_are_used_up(kit: Kit) -> None:
-    """With the budget of the policy, and with none: `retry=None` is one attempt."""
+async def test_agent_raises_the_last_error_when_the_attempts_are_used_up(kit: Kit) -> None:
+    """`Retry(attempts=2)` sends two requests, `retry=None` one; then the last error is raised."""
     wire = kit.Wire(kit.Reply.json({"error": {"message": "no"}}, 500))
     for retry, total in ((Retry(attempts=2, first_wait=0.0), 2), (None, 3)):
         async with MiniAgents():

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def chunk(*choices: dict[str, Any] | None, **fields: Any) -> dict[str, Any]:
-    """A chunk with these choices."""
+    """Return a chunk with these choices."""
     return {"id": "c", "object": "chat.completion.chunk", "model": "m", "choices": list(choices), **fields}
 
 
 def choice(content: Any = None, finish: str | None = None, index: int = 0, **delta: Any) -> dict[str, Any]:
-    """A choice with this delta."""
+    """Return a choice with this delta."""
     if content is not None:
         delta["content"] = content
     return {"index": index, "delta": delta, "finish_reason": finish}
@@ -35,7 +35,7 @@ DONE = "[DONE]"
 
 
 def feed(session: ChatSession, items: Iterable[Any]) -> str:
-    """Feed JSON values, raw bytes or `[DONE]`; the deltas together."""
+    """Feed JSON values, raw bytes or `[DONE]`, and return the joined deltas."""
     datas = [
         item if isinstance(item, bytes) else DONE.encode() if item == DONE else json.dumps(item).encode()
         for item in items
@@ -44,7 +44,7 @@ def feed(session: ChatSession, items: Iterable[Any]) -> str:
 
 
 def outcome(*items: Any, n: int | None = None) -> Outcome:
-    """What a whole stream of these comes to."""
+    """Return the outcome of a whole stream of these events."""
     session = ChatSession(n)
     text = feed(session, items)
     result = session.close()
@@ -52,16 +52,16 @@ def outcome(*items: Any, n: int | None = None) -> Outcome:
     return result
 
 
-def test_a_plain_stream_gives_its_text_and_its_end() -> None:
-    """Deltas make the content; id, model and finish reason are those of the chunks."""
+def test_session_returns_text_id_model_and_finish_reason_of_a_stream() -> None:
+    """The deltas make the content; id, model and finish reason are those of the chunks."""
     result = outcome(chunk(choice("", role="assistant")), chunk(choice("Hel")), chunk(choice("lo")), STOP, DONE)
     assert (result.content, result.finish_reason, result.id, result.model) == ("Hello", "stop", "c", "m")
     assert result.complete
 
 
 @pytest.mark.parametrize("cut", range(4))
-def test_S1_a_stream_that_ends_early_is_truncated_and_keeps_its_text(cut: int) -> None:
-    """Without a finish reason or `[DONE]` there is no success, and the outcome so far is at hand."""
+def test_S1_session_raises_truncated_error_when_a_stream_ends_early(cut: int) -> None:
+    """A stream without a finish reason or `[DONE]` is an error, and the outcome has the text so far."""
     session = ChatSession()
     text = feed(session, [chunk(choice("a")), chunk(choice("b")), chunk(choice("c"))][:cut])
     with pytest.raises(errors.StreamTruncatedError if cut else errors.EmptyStreamError):
@@ -70,13 +70,13 @@ def test_S1_a_stream_that_ends_early_is_truncated_and_keeps_its_text(cut: int) -
     assert not session.outcome().complete
 
 
-def test_S2_a_finish_reason_without_done_is_complete() -> None:
-    """Some servers leave `[DONE]` out."""
+def test_S2_session_is_complete_after_a_finish_reason() -> None:
+    """A finish reason completes an answer, because some servers send no `[DONE]`."""
     assert outcome(chunk(choice("a")), STOP).complete
 
 
-def test_S3_done_without_a_finish_reason_is_complete() -> None:
-    """Ollama sends no finish reason at all with some models."""
+def test_S3_session_is_complete_after_done() -> None:
+    """`[DONE]` completes an answer, because Ollama sends no finish reason with some models."""
     result = outcome(chunk(choice("a")), DONE)
     assert result.complete
     assert result.finish_reason is None
@@ -85,8 +85,8 @@ def test_S3_done_without_a_finish_reason_is_complete() -> None:
 @pytest.mark.parametrize(
     "data", [b"{", b'{"choices":', b"nonsense", b"[DONE]xyz", b'"[DONE]"x', b'{"a":1}}', b"[" * 300, b"\xff"]
 )
-def test_S16_S21_malformed_json_is_a_protocol_error_that_names_the_event(data: bytes) -> None:
-    """Also what only begins like `[DONE]` (S21), and nesting without end; the text before stays."""
+def test_S16_S21_malformed_json_raises_protocol_error_with_the_event_number(data: bytes) -> None:
+    """Malformed JSON, text after `[DONE]` and endless nesting are errors, and the text so far stays."""
     session = ChatSession()
     feed(session, [chunk(choice("kept"))])
     with pytest.raises(errors.StreamProtocolError, match="event 2"):
@@ -95,8 +95,8 @@ def test_S16_S21_malformed_json_is_a_protocol_error_that_names_the_event(data: b
 
 
 @pytest.mark.parametrize("value", ["text", ["text"], [None]])
-def test_S17_json_that_may_hold_text_and_is_no_object_is_a_protocol_error(value: Any) -> None:
-    """The session cannot know what of the answer a text or a list is."""
+def test_S17_string_or_list_raises_protocol_error(value: Any) -> None:
+    """An event that is a string or a list is an error, because it may hold text of the answer."""
     with pytest.raises(errors.StreamProtocolError, match="not a JSON object"):
         feed(ChatSession(), [value])
 
@@ -119,29 +119,29 @@ def test_S17_json_that_may_hold_text_and_is_no_object_is_a_protocol_error(value:
     ],
     ids=str,
 )
-def test_S24_S32_wrong_types_and_numbers_that_are_none_are_protocol_errors(bad: Any) -> None:
-    """A field the answer is built from must be what the API says, or the answer would be wrong without a word."""
+def test_S24_S32_wrong_type_in_a_chunk_raises_protocol_error(bad: Any) -> None:
+    """A wrong type or number in a field that the answer is made of is an error."""
     with pytest.raises(errors.StreamProtocolError):
         feed(ChatSession(2), [bad])
 
 
-def test_S32_of_duplicate_keys_the_last_wins_and_nan_elsewhere_does_no_harm() -> None:
-    """Log probabilities of some servers are minus infinity."""
+def test_S32_last_of_equal_keys_counts_and_infinity_is_accepted() -> None:
+    """The last of equal keys counts; infinite log probabilities, as some servers send them, are kept."""
     raw = b'{"choices":[{"index":0,"delta":{"content":"a","content":"b"},"logprobs":{"content":[-Infinity]}}]}'
     result = outcome(raw, STOP)
     assert result.content == "b"
     assert result.extra["logprobs"]["content"] == [float("-inf")]
 
 
-def test_S20_what_comes_after_done_is_absorbed() -> None:
-    """Two streams glued together are the first of them; rubbish after the end is nothing."""
+def test_S20_session_ignores_events_after_done() -> None:
+    """A second stream, malformed data and errors after `[DONE]` change nothing."""
     stream = [chunk(choice("once")), STOP, DONE]
     assert outcome(*stream, *stream, b"rubbish", {"error": {"message": "late"}}).content == "once"
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_S22_unknown_chunks_are_counted_and_change_nothing(place: int) -> None:
-    """Chunks without choices, or with choices null, say nothing about the text."""
+def test_S22_chunks_without_choices_change_nothing(place: int) -> None:
+    """Unknown chunks, and chunks without choices, change neither text nor finish reason at any place."""
     stream: list[Any] = [chunk(choice("a")), chunk(choice("b")), STOP, DONE]
     for unknown in ({"object": "something.new", "x": 1}, chunk(choices=None), {}):
         result = outcome(*stream[:place], unknown, *stream[place:])
@@ -164,8 +164,8 @@ def test_S22_unknown_chunks_are_counted_and_change_nothing(place: int) -> None:
     ],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_P2_an_error_object_anywhere_is_a_typed_error(payload: Any, kind: type, retryable: bool, place: int) -> None:
-    """Its words decide the class, because the HTTP status was 200."""
+def test_P2_error_object_raises_the_error_of_its_words(payload: Any, kind: type, retryable: bool, place: int) -> None:
+    """An error object at any place raises the error that its words name, and the text so far stays."""
     session = ChatSession()
     feed(session, [chunk(choice("a")), chunk(choice("b"))][:place])
     with pytest.raises(errors.LLMError) as caught:
@@ -175,14 +175,14 @@ def test_P2_an_error_object_anywhere_is_a_typed_error(payload: Any, kind: type, 
     assert session.outcome().content == "ab"[:place]
 
 
-def test_P3_an_event_called_error_is_an_error_without_an_error_key_too() -> None:
-    """The name of the event is enough."""
+def test_P3_event_named_error_raises_an_error_without_an_error_key() -> None:
+    """The event name `error` is enough for an error."""
     with pytest.raises(errors.RateLimitedError, match="slow down"):
         ChatSession().feed(ServerSentEvent(b'{"message": "slow down", "code": "rate_limit_exceeded"}', "error"))
 
 
-def test_P6_usage_comes_in_a_last_chunk_without_choices() -> None:
-    """With `include_usage`; counts may be floats that are whole numbers."""
+def test_P6_session_reads_the_usage_of_a_chunk_without_choices() -> None:
+    """The last chunk holds the usage, whose counts may be floats."""
     usage = {
         "prompt_tokens": 7,
         "completion_tokens": 3.0,
@@ -197,8 +197,8 @@ def test_P6_usage_comes_in_a_last_chunk_without_choices() -> None:
     assert result.raw_usage == usage
 
 
-def test_of_several_usages_the_last_one_counts() -> None:
-    """Compatible servers send running totals with every chunk, or under a name of their own."""
+def test_last_of_several_usages_counts() -> None:
+    """Some servers send running totals in every chunk, or the usage under `x_groq`."""
     running = [chunk(choice("a"), usage={"prompt_tokens": 1, "completion_tokens": i}) for i in range(3)]
     result = outcome(*running, STOP, DONE)
     assert result.usage is not None
@@ -208,8 +208,8 @@ def test_of_several_usages_the_last_one_counts() -> None:
     assert groq.usage.input == 4
 
 
-def test_P7_azure_begins_with_an_empty_chunk_and_goes_on_after_the_end() -> None:
-    """Its first chunk has empty strings for id and model; chunks of its asynchronous filter have no delta."""
+def test_P7_session_reads_the_first_and_last_chunks_of_azure() -> None:
+    """Azure's first chunk with empty strings, and its filter's chunks after the end, leave text and id unchanged."""
     filters = {"hate": {"filtered": False}}
     result = outcome(
         {
@@ -230,8 +230,8 @@ def test_P7_azure_begins_with_an_empty_chunk_and_goes_on_after_the_end() -> None
     assert result.extra["content_filter_results"] == filters
 
 
-def test_P8_P9_roles_and_deltas_may_be_missing_null_or_repeated() -> None:
-    """Nothing of the text depends on them."""
+def test_P8_P9_session_accepts_missing_null_and_repeated_roles_and_deltas() -> None:
+    """The text is complete if roles or deltas are missing, null or repeated."""
     deltas: list[dict[str, Any]] = [
         {"index": 0, "delta": {"content": "a"}},
         {"index": 0, "delta": {"role": "assistant", "content": "b"}},
@@ -243,8 +243,8 @@ def test_P8_P9_roles_and_deltas_may_be_missing_null_or_repeated() -> None:
     assert outcome(*map(chunk, deltas), STOP, DONE).content == "abc"
 
 
-def test_P10_a_refusal_is_a_complete_answer_with_a_text_of_its_own() -> None:
-    """It is no error, and its words are not the content."""
+def test_P10_refusal_is_a_complete_answer_with_its_text_in_refusal() -> None:
+    """A refusal is no error: its text is in `refusal`, the content is empty."""
     result = outcome(chunk(choice(refusal="I can")), chunk(choice(refusal="not")), STOP, DONE)
     assert (result.content, result.refusal, result.finish_reason) == ("", "I cannot", "refusal")
     assert result.provider_finish_reason == "stop"
@@ -254,7 +254,7 @@ CALLS = [("call_a", "f", ['{"x"', ":1}"]), ("call_b", "g", ["{}"]), ("call_c", "
 
 
 def _fragments() -> list[list[dict[str, Any]]]:
-    """For each call: its first fragment, with id and name, and the others."""
+    """Return the fragments of each call: the first with id and name, then the others."""
     return [
         [
             {"index": i, "id": id_, "type": "function", "function": {"name": name, "arguments": ""}},
@@ -266,8 +266,8 @@ def _fragments() -> list[list[dict[str, Any]]]:
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 @pytest.mark.parametrize("at_once", [False, True])
-def test_P11_tool_calls_are_put_together_in_any_order_of_their_fragments(order: tuple[int, ...], at_once: bool) -> None:
-    """Calls one after the other, interleaved, and several fragments in one chunk give the same calls."""
+def test_P11_fragments_in_any_order_make_the_same_tool_calls(order: tuple[int, ...], at_once: bool) -> None:
+    """Fragments of one call after the other, interleaved, or all in one chunk make the same calls."""
     queues = [list(fragments) for fragments in _fragments()]
     mixed = []
     while any(queues):
@@ -279,8 +279,8 @@ def test_P11_tool_calls_are_put_together_in_any_order_of_their_fragments(order: 
 
 
 @pytest.mark.parametrize("index", [0, None])
-def test_P11_a_new_id_at_the_same_index_is_a_new_call(index: int | None) -> None:
-    """Ollama gives every call index 0, Gemini none; some repeat the id in each fragment."""
+def test_P11_new_id_with_the_same_index_begins_a_call(index: int | None) -> None:
+    """A new id begins a call if all calls have index 0 or none; the same id in each fragment continues a call."""
     whole = [{"index": index, "id": id_, "function": {"name": name, "arguments": "".join(p)}} for id_, name, p in CALLS]
     for calls in ([chunk(choice(tool_calls=whole))], [chunk(choice(tool_calls=[call])) for call in whole]):
         result = outcome(*calls, STOP, DONE)
@@ -290,15 +290,15 @@ def test_P11_a_new_id_at_the_same_index_is_a_new_call(index: int | None) -> None
     assert result.tool_calls == (ToolUse("call_a", "f", '{"x":1}'),)
 
 
-def test_P11_calls_without_ids_and_indexes_are_told_apart_by_their_names() -> None:
-    """A name begins a call; arguments null are no arguments."""
+def test_P11_new_name_without_id_and_index_begins_a_call() -> None:
+    """Without ids and indexes, a new name begins a call; null is no arguments."""
     calls = [{"function": {"name": name, "arguments": None}} for name in ("f", "g")]
     result = outcome(*(chunk(choice(tool_calls=[call])) for call in calls), STOP, DONE)
     assert result.tool_calls == (ToolUse("", "f", ""), ToolUse("", "g", ""))
 
 
-def test_the_old_function_call_and_custom_tools_are_tool_calls_too() -> None:
-    """`function_call` came before tool calls; a custom tool has text for arguments."""
+def test_session_returns_function_call_and_custom_tools_as_tool_calls() -> None:
+    """The older `function_call` and calls of custom tools become tool calls."""
     old = [
         chunk(choice(function_call={"name": "f", "arguments": "{"})),
         chunk(choice(function_call={"arguments": "}"})),
@@ -320,14 +320,14 @@ def test_the_old_function_call_and_custom_tools_are_tool_calls_too() -> None:
         ("new_word", "new_word"),
     ],
 )
-def test_P13_the_finish_reason_is_normalised_and_the_providers_word_is_kept(word: str, reason: str) -> None:
-    """A cut answer says so; a word nobody knows comes through as it is."""
+def test_P13_finish_reason_is_normalised_and_the_providers_word_is_kept(word: str, reason: str) -> None:
+    """A known word is translated, an unknown one stays; `provider_finish_reason` has the provider's word."""
     result = outcome(chunk(choice("a")), chunk(choice(finish=word)), DONE)
     assert (result.finish_reason, result.provider_finish_reason) == (reason, word)
 
 
-def test_several_choices_are_kept_apart() -> None:
-    """The content is choice 0; the others come in `choices`; it is complete when each has ended."""
+def test_session_separates_choices_and_needs_the_end_of_each() -> None:
+    """The content is choice 0, `choices` has the others, and each choice must have ended."""
     stream = [chunk(choice("a", index=i % 2)) for i in range(4)] + [chunk(choice(" x", index=1), choice(" y"))]
     ends = [chunk(choice(finish="stop", index=i)) for i in (1, 0)]
     result = outcome(*stream, *ends)
@@ -339,8 +339,8 @@ def test_several_choices_are_kept_apart() -> None:
         outcome(chunk(choice("a")), STOP, n=2)
 
 
-def test_reasoning_comes_under_several_names_and_in_parts() -> None:
-    """`reasoning_content`, `reasoning`, both with the same text, or typed parts of the content."""
+def test_session_reads_reasoning_under_several_names_and_in_parts() -> None:
+    """Reasoning is read from `reasoning_content`, `reasoning`, or typed parts of the content."""
     for delta in (
         {"reasoning_content": "think"},
         {"reasoning": "think"},
@@ -357,8 +357,8 @@ def test_reasoning_comes_under_several_names_and_in_parts() -> None:
     assert (result.content, result.unknown_events) == ("ab", 1)
 
 
-def test_P12_what_else_the_provider_says_is_kept() -> None:
-    """Lists grow, other unknown fields keep their last value, audio is joined, random letters (P12) are dropped."""
+def test_P12_outcome_has_further_fields_without_obfuscation() -> None:
+    """Lists of further fields grow, other fields keep the last value, and `obfuscation` is dropped."""
     result = outcome(
         chunk(choice("a", annotations=[1]), system_fingerprint="fp", obfuscation="xYz"),
         chunk(choice("b", annotations=[2], mood="calm"), citations=["u"], system_fingerprint="fp"),
@@ -380,8 +380,8 @@ def test_P12_what_else_the_provider_says_is_kept() -> None:
     }
 
 
-def test_signs_of_life_are_told_from_progress() -> None:
-    """Empty deltas and empty chunks say that the server lives, not that the answer grows."""
+def test_session_counts_empty_deltas_and_chunks_as_idle_events() -> None:
+    """Empty deltas and chunks are idle events; text, reasoning and usage are progress."""
     session = ChatSession()
     feed(session, [chunk(choice("", role="assistant")), chunk(), chunk(choice("a")), chunk(choice(""))])
     assert (session.events, session.idle_events) == (4, 3)
@@ -393,8 +393,8 @@ def test_signs_of_life_are_told_from_progress() -> None:
 
 
 @given(text=st.text(st.sampled_from("ab\U0001f600\U0001f680é"), max_size=12), data=st.data())
-def test_S31_surrogate_halves_are_joined_wherever_a_stream_cuts_them(text: str, data: st.DataObject) -> None:
-    r"""JSON may spell a character as two escapes, and two deltas may have one each."""
+def test_S31_session_joins_surrogate_halves_of_different_deltas(text: str, data: st.DataObject) -> None:
+    """A character that JSON writes as two escapes is whole, even if two deltas have one escape each."""
     units = text.encode("utf-16-le", "surrogatepass")
     halves = [units[i : i + 2].decode("utf-16-le", "surrogatepass") for i in range(0, len(units), 2)]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(halves)))))
@@ -407,8 +407,8 @@ def test_S31_surrogate_halves_are_joined_wherever_a_stream_cuts_them(text: str, 
 
 
 @given(st.lists(st.text(st.sampled_from("a\ud83d\ude00é"), max_size=4), max_size=6))
-def test_S31_halves_that_stay_alone_are_replaced_and_told(pieces: list[str]) -> None:
-    """No text that comes out has half a character in it, and the message says that something was lost."""
+def test_S31_lone_surrogates_are_replaced_and_set_lossy(pieces: list[str]) -> None:
+    """Each lone surrogate in content and arguments becomes U+FFFD, and `lossy` is True."""
     call = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "".join(pieces)}}
     result = outcome(*(chunk(choice(piece)) for piece in pieces), chunk(choice(tool_calls=[call])), STOP, DONE)
     whole = "".join(pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -419,8 +419,8 @@ def test_S31_halves_that_stay_alone_are_replaced_and_told(pieces: list[str]) -> 
 # --- not streamed
 
 
-def test_an_answer_in_one_piece_has_the_same_outcome() -> None:
-    """`parse` and the stream agree on everything."""
+def test_parse_returns_the_same_outcome_as_a_stream() -> None:
+    """A document and a stream of the same answer have equal outcomes."""
     call = {"id": "i", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     messages = [
@@ -455,7 +455,7 @@ def test_an_answer_in_one_piece_has_the_same_outcome() -> None:
         (b'{"error":{"message":"m","type":"server_error"}}', errors.ProviderError),
     ],
 )
-def test_S4_S30_bodies_that_are_no_answer_are_typed_errors(body: bytes, kind: type[errors.LLMError]) -> None:
-    """Nothing of the kind becomes an empty message."""
+def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind: type[errors.LLMError]) -> None:
+    """An empty body, a page, another JSON value and an error document raise errors of their kinds."""
     with pytest.raises(kind):
         ChatSession().parse(body)

@@ -21,7 +21,7 @@ PING = {"type": "ping"}
 
 
 def block(index: int, *deltas: dict[str, Any], **start: Any) -> list[dict[str, Any]]:
-    """A content block from its start to its stop."""
+    """Return the events of a content block."""
     return [
         {"type": "content_block_start", "index": index, "content_block": start},
         *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
@@ -30,24 +30,24 @@ def block(index: int, *deltas: dict[str, Any], **start: Any) -> list[dict[str, A
 
 
 def text(index: int, *texts: str) -> list[dict[str, Any]]:
-    """A text block."""
+    """Return the events of a text block."""
     return block(index, *({"type": "text_delta", "text": piece} for piece in texts), type="text", text="")
 
 
 def end(stop_reason: str | None = "end_turn", **usage: Any) -> list[dict[str, Any]]:
-    """The last two events."""
+    """Return the last two events of a message."""
     delta = {"stop_reason": stop_reason, "stop_sequence": None}
     return [{"type": "message_delta", "delta": delta, "usage": {"output_tokens": 5, **usage}}, STOP]
 
 
 def feed(session: MessagesSession, items: list[Any]) -> str:
-    """Feed JSON values or raw bytes; the deltas together."""
+    """Feed JSON values or raw bytes, and return the joined deltas."""
     datas = [item if isinstance(item, bytes) else json.dumps(item).encode() for item in items]
     return "".join([session.feed(ServerSentEvent(data)) for data in datas])
 
 
 def outcome(*items: Any) -> Outcome:
-    """What a whole stream of these comes to."""
+    """Return the outcome of a whole stream of these events."""
     session = MessagesSession()
     said = feed(session, list(items))
     result = session.close()
@@ -58,8 +58,8 @@ def outcome(*items: Any) -> Outcome:
 PLAIN = [START, *text(0, "a", "b"), *end()]
 
 
-def test_a_plain_stream_gives_its_text_and_its_end() -> None:
-    """Text deltas make the content, the rest is told in the outcome."""
+def test_session_returns_text_id_model_and_finish_reason_of_a_stream() -> None:
+    """The text deltas make the content; id, model, stop reason and blocks are in the outcome."""
     result = outcome(*PLAIN)
     assert (result.content, result.finish_reason, result.provider_finish_reason) == ("ab", "stop", "end_turn")
     assert (result.id, result.model, result.complete) == ("msg", "m", True)
@@ -67,8 +67,8 @@ def test_a_plain_stream_gives_its_text_and_its_end() -> None:
 
 
 @pytest.mark.parametrize("cut", range(len(PLAIN) + 1))
-def test_S1_only_with_a_stop_reason_is_a_message_complete(cut: int) -> None:
-    """Cut anywhere before `message_delta` it is truncated, and its text is at hand."""
+def test_S1_session_raises_truncated_error_before_the_stop_reason(cut: int) -> None:
+    """A message cut before `message_delta` is an error with the text so far; after it, the message is complete."""
     session = MessagesSession()
     feed(session, PLAIN[:cut])
     if cut > 5:
@@ -79,8 +79,8 @@ def test_S1_only_with_a_stop_reason_is_a_message_complete(cut: int) -> None:
     assert session.outcome().content == "ab"[: max(0, cut - 2)]
 
 
-def test_counts_are_running_totals_of_which_the_last_wins() -> None:
-    """Adding start and delta would count twice; a count the delta leaves out stays."""
+def test_session_takes_the_last_value_of_each_count() -> None:
+    """The counts are running totals, so the last value counts; a count that is absent or null stays."""
     result = outcome(START, *text(0, "a"), *end(input_tokens=12, cache_read_input_tokens=None))
     assert result.usage is not None
     assert (result.usage.input, result.usage.output, result.usage.cached) == (12, 5, 3)
@@ -90,8 +90,8 @@ def test_counts_are_running_totals_of_which_the_last_wins() -> None:
     assert thinking.usage.reasoning == 4
 
 
-def test_several_text_blocks_are_joined_with_nothing() -> None:
-    """Citations and server tools split one answer into many blocks; white space is the model's."""
+def test_content_joins_text_blocks_without_a_separator() -> None:
+    """Text blocks before and after citations and tools of the server are joined unchanged."""
     cited = block(
         2,
         {"type": "text_delta", "text": "cited "},
@@ -117,8 +117,8 @@ def test_several_text_blocks_are_joined_with_nothing() -> None:
     assert blocks[2]["citations"] == [{"cited_text": "x"}, {"cited_text": "y"}]
 
 
-def test_tool_calls_are_collected_whole() -> None:
-    """From fragments, from none at all, from the start alone, and cut short by the limit."""
+def test_session_returns_tool_calls_from_fragments_or_from_the_start_event() -> None:
+    """Inputs arrive in fragments or in the start event, may be empty, and may be cut by the limit of tokens."""
     fragments = [{"type": "input_json_delta", "partial_json": piece} for piece in ("", '{"x"', ":1}")]
     empty = {"type": "input_json_delta", "partial_json": ""}
     result = outcome(
@@ -142,8 +142,8 @@ def test_tool_calls_are_collected_whole() -> None:
     assert result.finish_reason == "tool_calls"
 
 
-def test_thinking_is_kept_with_its_signature_and_is_no_text() -> None:
-    """Redacted thinking too; both must go back unchanged."""
+def test_thinking_blocks_keep_their_signature_and_are_no_content() -> None:
+    """Thinking is in `reasoning` and in its unchanged block, as redacted thinking is."""
     thinking = [{"type": "thinking_delta", "thinking": piece} for piece in ("I ", "think", "")]
     signature = {"type": "signature_delta", "signature": "sig"}
     result = outcome(
@@ -162,8 +162,8 @@ def test_thinking_is_kept_with_its_signature_and_is_no_text() -> None:
 
 @pytest.mark.parametrize("place", range(1, len(PLAIN)))
 @pytest.mark.parametrize("unknown", [{"type": "brand_new", "x": [1]}, PING], ids=["unknown", "ping"])
-def test_S22_unknown_events_and_pings_change_nothing_anywhere(place: int, unknown: dict[str, Any]) -> None:
-    """An unknown event is counted, a ping is a sign of life."""
+def test_S22_unknown_events_and_pings_change_nothing(place: int, unknown: dict[str, Any]) -> None:
+    """At any place, an unknown event is counted, and a ping is an idle event."""
     session = MessagesSession()
     feed(session, [*PLAIN[:place], unknown, *PLAIN[place:]])
     result = session.close()
@@ -171,8 +171,8 @@ def test_S22_unknown_events_and_pings_change_nothing_anywhere(place: int, unknow
     assert (session.unknown_events, session.idle_events) == ((0, 1) if unknown is PING else (1, 0))
 
 
-def test_S23_unknown_deltas_and_blocks_are_kept_opaque() -> None:
-    """The rest of the answer is whole; the unknown delta is counted."""
+def test_S23_unknown_blocks_are_kept_unchanged() -> None:
+    """Unknown blocks stay in the outcome, unknown deltas are counted, and the text is complete."""
     new = block(0, {"type": "sparkle_delta", "sparkle": 1}, type="sparkle", data={"x": 1})
     compaction = block(1, {"type": "compaction_delta", "content": "short"}, type="compaction", content=None)
     result = outcome(START, *new, *compaction, *text(2, "a"), *end())
@@ -184,6 +184,7 @@ def test_S23_unknown_deltas_and_blocks_are_kept_opaque() -> None:
 
 
 def _changed(place: int, **fields: Any) -> list[Any]:
+    """Return the plain stream with other fields in one event."""
     stream = [dict(event) for event in PLAIN]
     stream[place] |= fields
     return stream
@@ -214,14 +215,14 @@ def _changed(place: int, **fields: Any) -> list[Any]:
     ],
     ids=str,
 )
-def test_S16_S19_S24_events_out_of_place_are_protocol_errors(stream: list[Any]) -> None:
-    """Before their start, after their stop, for a block that does not exist, or with the wrong types."""
+def test_S16_S19_S24_misplaced_or_malformed_event_raises_protocol_error(stream: list[Any]) -> None:
+    """An event before its start, after its stop, for an unknown block or with wrong types is an error."""
     with pytest.raises(errors.StreamProtocolError):
         feed(MessagesSession(), stream)
 
 
-def test_S20_what_comes_after_the_end_is_absorbed() -> None:
-    """Two streams glued together are the first of them."""
+def test_S20_session_ignores_events_after_the_end() -> None:
+    """A second stream and malformed data after the end change nothing."""
     assert outcome(*PLAIN, *PLAIN, b"rubbish", b"[DONE]").content == "ab"
 
 
@@ -236,8 +237,8 @@ def test_S20_what_comes_after_the_end_is_absorbed() -> None:
         ("authentication_error", errors.AuthenticationFailedError, False),
     ],
 )
-def test_P1_an_error_event_anywhere_is_typed_by_its_word(place: int, word: str, kind: type, retryable: bool) -> None:
-    """The status of the response was 200, so the word decides; what was said before stays."""
+def test_P1_error_event_raises_the_error_of_its_word(place: int, word: str, kind: type, retryable: bool) -> None:
+    """An error event at any place raises the error that its word names, and the text so far stays."""
     session = MessagesSession()
     feed(session, PLAIN[:place])
     with pytest.raises(errors.LLMError) as caught:
@@ -261,14 +262,14 @@ def test_P1_an_error_event_anywhere_is_typed_by_its_word(place: int, word: str, 
         ("something_new", "something_new"),
     ],
 )
-def test_P13_stop_reasons_are_normalised(word: str, reason: str) -> None:
-    """A refusal may come with no content at all; it is a complete message."""
+def test_P13_stop_reason_is_normalised(word: str, reason: str) -> None:
+    """A known stop reason is translated, an unknown one stays; the content may be empty."""
     result = outcome(START, *end(word))
     assert (result.finish_reason, result.provider_finish_reason, result.content) == (reason, word, "")
 
 
-def test_what_the_last_delta_says_is_kept() -> None:
-    """Containers, stop details and context management are fields of the outcome."""
+def test_outcome_has_the_fields_of_message_delta() -> None:
+    """Container, stop sequence and context management of the last delta are fields of the outcome."""
     last: dict[str, Any] = {
         "type": "message_delta",
         "delta": {"stop_reason": "end_turn", "stop_sequence": "X", "container": {"id": "c"}},
@@ -281,28 +282,28 @@ def test_what_the_last_delta_says_is_kept() -> None:
     assert result.extra["stop_sequence"] == "X"
 
 
-def test_another_model_may_go_on_in_the_middle() -> None:
-    """A fallback block names the model that answers from there on."""
+def test_outcome_has_the_model_of_a_fallback_block() -> None:
+    """A fallback block names the model that continues the answer."""
     fallback = block(0, type="fallback", to={"model": "other"}, **{"from": {"model": "m"}})
     assert outcome(START, *fallback, *text(1, "a"), *end()).model == "other"
 
 
-def test_S31_surrogate_halves_are_joined_across_deltas_and_replaced_where_alone() -> None:
-    r"""Half a character at the end of a block waits no longer than the block."""
+def test_S31_surrogate_halves_are_joined_across_deltas_and_lone_ones_replaced() -> None:
+    """Halves in two deltas of a block are joined; a half at the end of a block becomes U+FFFD."""
     result = outcome(START, *text(0, "a\ud83d", "\ude00b\ud83d"), *text(1, "\ude00c"), *end())
     assert result.content == "a\U0001f600b\ufffd\ufffdc"
     assert result.lossy
 
 
-def test_the_type_may_stand_in_the_event_name_only() -> None:
-    """The `event:` line is enough where the data have no type."""
+def test_session_takes_the_type_from_the_event_name_when_the_data_have_none() -> None:
+    """The `event:` line is enough if the data have no type."""
     session = MessagesSession()
     session.feed(ServerSentEvent(json.dumps({"message": START["message"]}).encode(), "message_start"))
     assert session.outcome().id == "msg"
 
 
-def test_an_answer_in_one_piece_has_the_same_outcome() -> None:
-    """`parse` and the stream agree."""
+def test_parse_returns_the_same_outcome_as_a_stream() -> None:
+    """A document and a stream of the same message have equal outcomes."""
     body = {
         "id": "msg",
         "type": "message",
@@ -339,14 +340,14 @@ def test_an_answer_in_one_piece_has_the_same_outcome() -> None:
         (b'{"type":"error","error":{"type":"overloaded_error","message":"m"}}', errors.ProviderOverloadedError),
     ],
 )
-def test_S4_S30_bodies_that_are_no_answer_are_typed_errors(body: bytes, kind: type[errors.LLMError]) -> None:
-    """Nothing of the kind becomes an empty message."""
+def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind: type[errors.LLMError]) -> None:
+    """An empty body, a page, another JSON value and an error document raise errors of their kinds."""
     with pytest.raises(kind):
         MessagesSession().parse(body)
 
 
-def test_events_that_an_sdk_has_parsed_give_the_same_outcome() -> None:
-    """Where a client does not speak server-sent events, the session takes its objects."""
+def test_feed_parsed_returns_the_same_text_as_feed() -> None:
+    """Events that an SDK has parsed give the same text as server-sent events."""
     session = MessagesSession()
     said = "".join([session.feed_parsed(event) for event in [START, *text(0, "a", "\U0001f600"), *end(), *PLAIN]])
     assert session.close().content == said == "a\U0001f600"

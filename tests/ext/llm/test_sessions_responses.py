@@ -21,7 +21,7 @@ USAGE = {
 
 
 def response(status: str = "in_progress", **fields: Any) -> dict[str, Any]:
-    """The object that goes around in lifecycle events."""
+    """Return the response object of lifecycle events."""
     return {"id": "resp", "object": "response", "model": "m", "status": status, "output": [], "usage": None, **fields}
 
 
@@ -29,14 +29,14 @@ CREATED = {"type": "response.created", "response": response()}
 
 
 def message_item(text: str, *, refusal: str = "") -> dict[str, Any]:
-    """A finished message."""
+    """Return a finished message."""
     parts = [{"type": "output_text", "text": text, "annotations": []}] if text else []
     parts += [{"type": "refusal", "refusal": refusal}] if refusal else []
     return {"type": "message", "id": "msg", "role": "assistant", "status": "completed", "content": parts}
 
 
 def item(index: int, done: dict[str, Any], *between: dict[str, Any]) -> list[dict[str, Any]]:
-    """An output item from `added` to `done`; the events between get its index."""
+    """Return the events of an output item from `added` to `done`; the events between get its index."""
     start = {key: value for key, value in done.items() if key in ("type", "id", "name", "call_id")}
     return [
         {"type": "response.output_item.added", "output_index": index, "item": start},
@@ -46,12 +46,12 @@ def item(index: int, done: dict[str, Any], *between: dict[str, Any]) -> list[dic
 
 
 def delta(text: str, content_index: int = 0) -> dict[str, Any]:
-    """A text delta."""
+    """Return a text delta."""
     return {"type": "response.output_text.delta", "content_index": content_index, "delta": text}
 
 
 def text_item(index: int, *texts: str, content_index: int = 0) -> list[dict[str, Any]]:
-    """A message, told as often as the API does."""
+    """Return the events of a message, with its text in deltas, part and item, as the API sends it."""
     whole = "".join(texts)
     deltas = [delta(text, content_index) for text in texts]
     return item(
@@ -65,23 +65,23 @@ def text_item(index: int, *texts: str, content_index: int = 0) -> list[dict[str,
 
 
 def end(kind: str = "completed", **fields: Any) -> dict[str, Any]:
-    """The last event."""
+    """Return the last event."""
     return {"type": f"response.{kind}", "response": response(kind, **{"usage": USAGE, **fields})}
 
 
 def numbered(*events: dict[str, Any]) -> list[dict[str, Any]]:
-    """With sequence numbers."""
+    """Return the events with sequence numbers."""
     return [{**event, "sequence_number": number} for number, event in enumerate(events)]
 
 
 def feed(session: ResponsesSession, items: list[Any]) -> str:
-    """Feed JSON values or raw bytes; the deltas together."""
+    """Feed JSON values or raw bytes, and return the joined deltas."""
     datas = [value if isinstance(value, bytes) else json.dumps(value).encode() for value in items]
     return "".join([session.feed(ServerSentEvent(data)) for data in datas])
 
 
 def outcome(*events: Any) -> Outcome:
-    """What a whole stream of these comes to."""
+    """Return the outcome of a whole stream of these events."""
     session = ResponsesSession()
     said = feed(session, list(events))
     result = session.close()
@@ -92,8 +92,8 @@ def outcome(*events: Any) -> Outcome:
 PLAIN = numbered(CREATED, *text_item(0, "a", "b"), end(output=[message_item("ab")]))
 
 
-def test_a_plain_stream_gives_its_text_once() -> None:
-    """The API says it four times; the deltas count."""
+def test_session_returns_the_text_once_although_the_api_sends_it_four_times() -> None:
+    """The content is the text of the deltas; id, model, usage and output are in the outcome."""
     result = outcome(*PLAIN)
     assert (result.content, result.finish_reason, result.provider_finish_reason) == ("ab", "stop", "completed")
     assert (result.id, result.model, result.complete) == ("resp", "m", True)
@@ -104,8 +104,8 @@ def test_a_plain_stream_gives_its_text_once() -> None:
 
 
 @pytest.mark.parametrize("cut", range(len(PLAIN)))
-def test_S1_without_its_last_event_a_response_is_truncated(cut: int) -> None:
-    """Nothing but `completed` and `incomplete` ends a response well."""
+def test_S1_session_raises_truncated_error_before_the_last_event(cut: int) -> None:
+    """A response without `completed` or `incomplete` is an error with the text so far, even after `[DONE]`."""
     session = ResponsesSession()
     said = feed(session, [*PLAIN[:cut], b"[DONE]"][: cut or None] if cut else [])
     with pytest.raises(errors.StreamTruncatedError if cut else errors.EmptyStreamError):
@@ -114,8 +114,8 @@ def test_S1_without_its_last_event_a_response_is_truncated(cut: int) -> None:
 
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
-def test_S19_S37_a_missing_event_costs_the_answer_only_where_it_held_text(place: int) -> None:
-    """The gap is told; what the whole text confirms is complete, and text that nothing confirms reaches no reader."""
+def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(place: int) -> None:
+    """A missing event is a doubt if the whole text confirms the deltas; otherwise it is an error."""
     stream = PLAIN[:place] + PLAIN[place + 1 :]
     if place in (1, 3, 4):  # the item's beginning, and both deltas
         session = ResponsesSession()
@@ -131,8 +131,8 @@ def test_S19_S37_a_missing_event_costs_the_answer_only_where_it_held_text(place:
 
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
-def test_S19_S37_two_events_in_the_wrong_order_are_an_error_or_the_same_answer(place: int) -> None:
-    """Text that changed places is never complete, and reaches no reader."""
+def test_S19_S37_swapped_events_raise_protocol_error_or_give_the_same_text(place: int) -> None:
+    """Swapped deltas are an error, and their text is not delivered; other swapped events change nothing."""
     stream = list(PLAIN)
     stream[place], stream[place + 1] = stream[place + 1], stream[place]
     session = ResponsesSession()
@@ -144,8 +144,8 @@ def test_S19_S37_two_events_in_the_wrong_order_are_an_error_or_the_same_answer(p
         assert feed(session, stream) == session.close().content == "ab"
 
 
-def test_S37_text_behind_a_gap_waits_for_the_whole_text() -> None:
-    """A gateway that keeps some events to itself leaves gaps; the text comes when its part is told whole."""
+def test_S37_text_after_a_gap_is_withheld_until_the_whole_text_arrives() -> None:
+    """If a gateway leaves out events, the text after the gap is delivered with the whole text of its part."""
     stream = [event for event in PLAIN if event["type"] != "response.content_part.added"]
     session = ResponsesSession()
     assert [feed(session, [event]) for event in stream] == ["", "", "", "", "ab", "", "", ""]
@@ -153,8 +153,8 @@ def test_S37_text_behind_a_gap_waits_for_the_whole_text() -> None:
 
 
 @pytest.mark.parametrize("number", [0, -1, None, "x", 1.5, True, [], 10**30])
-def test_S37_numbers_that_say_nothing_cost_nothing(number: Any) -> None:
-    """The same in all events: text streams as ever, and one doubt is noted."""
+def test_S37_session_streams_text_when_all_sequence_numbers_are_equal_or_invalid(number: Any) -> None:
+    """The same number in all events does not delay the text, and one doubt is noted."""
     stream = [{**event, "sequence_number": number} for event in PLAIN]
     result = outcome(*stream)
     assert (result.content, len(result.doubts)) == ("ab", 1)
@@ -164,31 +164,31 @@ def test_S37_numbers_that_say_nothing_cost_nothing(number: Any) -> None:
 
 @pytest.mark.parametrize("place", range(len(PLAIN)))
 @pytest.mark.parametrize("number", [0, 50, -1, "7", None])
-def test_S37_one_wrong_number_costs_nothing(place: int, number: Any) -> None:
-    """Wherever it is, the numbers before and after it being right."""
+def test_S37_one_wrong_sequence_number_changes_no_text(place: int, number: Any) -> None:
+    """One wrong sequence number at any place changes no text."""
     stream = list(PLAIN)
     stream[place] = {**stream[place], "sequence_number": number}
     assert outcome(*stream).content == "ab"
 
 
-def test_S37_equal_events_count_each_where_numbers_are_no_numbers() -> None:
-    """Only numbers that are right tell a repetition from a text that repeats itself."""
+def test_S37_equal_deltas_all_count_when_sequence_numbers_are_wrong() -> None:
+    """A repeated delta is dropped only if its number follows right numbers."""
     stream = [CREATED, *text_item(0, "ha", "ha", "ha"), end(output=[message_item("hahaha")])]
     assert outcome(*({**event, "sequence_number": 3} for event in stream)).content == "hahaha"
 
 
 @pytest.mark.parametrize("number", [0, 1, 99, -1, None, "x"])
 @pytest.mark.parametrize("kind", ["error", "response.failed"])
-def test_S37_an_error_with_a_wrong_number_is_that_error(kind: str, number: Any) -> None:
-    """A gateway that makes it up does not know the number."""
+def test_S37_error_event_with_a_wrong_sequence_number_raises_its_error(kind: str, number: Any) -> None:
+    """A gateway cannot know the number for its own error event, so the error counts."""
     error = {"code": "rate_limit_exceeded", "message": "slow down"}
     event = {"type": kind, "sequence_number": number, "error": error, "response": response("failed", error=error)}
     with pytest.raises(errors.RateLimitedError, match="slow down"):
         feed(ResponsesSession(), [*PLAIN[:4], event])
 
 
-def test_S37_numbers_are_missed_where_nothing_tells_the_whole() -> None:
-    """An end without output cannot say whether an item was lost; without a gap it need not."""
+def test_S37_gap_raises_protocol_error_when_no_whole_text_confirms_the_answer() -> None:
+    """If the last event has no output, a gap that may hold a whole item is an error."""
     bare = [*PLAIN[:-1], {**PLAIN[-1], "response": response("completed")}]
     assert outcome(*bare).content == "ab"
     assert outcome(*bare[:2], *bare[3:]).content == "ab"  # an item has two events at least
@@ -200,48 +200,48 @@ def test_S37_numbers_are_missed_where_nothing_tells_the_whole() -> None:
 
 
 @pytest.mark.parametrize("place", range(len(PLAIN)))
-def test_S18_an_event_that_comes_twice_counts_once(place: int) -> None:
-    """The same number with the same content is the same event."""
+def test_S18_repeated_event_counts_once(place: int) -> None:
+    """An event with the same number and content as the one before is dropped."""
     assert outcome(*PLAIN[: place + 1], *PLAIN[place:]).content == "ab"
 
 
-def test_S18_two_events_with_one_number_are_two_events() -> None:
-    """The same number with other content is a wrong number."""
+def test_S18_events_with_one_number_and_different_contents_both_count() -> None:
+    """The same number with other content is a wrong number, which is noted as a doubt."""
     result = outcome(*PLAIN[:4], *({**event, "sequence_number": event["sequence_number"] - 1} for event in PLAIN[4:]))
     assert (result.content, result.doubts) == ("ab", ("event 5: sequence_number is '3 after 3'",))
 
 
-def test_responses_without_sequence_numbers_are_fine() -> None:
-    """Early recordings and other servers have none; numbers may begin anywhere."""
+def test_session_accepts_absent_sequence_numbers_and_any_first_one() -> None:
+    """Sequence numbers may be absent, and may begin at any number."""
     assert outcome(CREATED, *text_item(0, "ab"), end()).content == "ab"
     assert outcome(*({**event, "sequence_number": event["sequence_number"] + 7} for event in PLAIN)).content == "ab"
 
 
-def test_S19_lost_text_shows_where_the_whole_text_is_told() -> None:
-    """Without numbers too: the deltas must make the text of the finished part."""
+def test_S19_lost_delta_raises_protocol_error_when_the_whole_text_differs() -> None:
+    """Without sequence numbers, the whole text of a part shows that a delta was lost."""
     events = text_item(0, "a", "b", "c")
     with pytest.raises(errors.StreamProtocolError, match="deltas"):
         feed(ResponsesSession(), [CREATED, *events[:3], *events[4:]])
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_text_that_came_without_deltas_is_taken_from_where_it_is_told(kept: int) -> None:
-    """From the finished part, and only what was not said yet."""
+def test_session_takes_missing_deltas_from_the_whole_text_of_a_part(kept: int) -> None:
+    """If a server sends no or not all deltas, the rest of the text is taken from the finished part."""
     events = text_item(0, "a", "b")
     stream = [event for event in events if event["type"] != "response.output_text.delta"]
     stream[2:2] = [event for event in events if event["type"] == "response.output_text.delta"][:kept]
     assert outcome(CREATED, *stream, end()).content == "ab"
 
 
-def test_text_of_items_and_responses_that_were_not_streamed_counts() -> None:
-    """From the finished item, or from the finished response."""
+def test_session_takes_text_without_deltas_from_items_and_responses() -> None:
+    """Without deltas, the text is taken from the finished item or from the finished response."""
     assert outcome(CREATED, *item(0, message_item("ab")), end(output=[message_item("ab")])).content == "ab"
     assert outcome(CREATED, end(output=[message_item("a"), message_item("b")])).content == "ab"
     assert outcome(CREATED, *text_item(0, "ab"), end(output=[])).content == "ab"
 
 
-def test_several_messages_are_joined_with_nothing_and_content_indexes_may_begin_at_one() -> None:
-    """Text between tool calls belongs to the answer; Bedrock counts parts from one."""
+def test_content_joins_messages_without_a_separator() -> None:
+    """Messages before and after a tool call are joined; the indexes of parts may begin at 1, as on Bedrock."""
     call = {"type": "web_search_call", "id": "ws", "status": "completed"}
     searching = {"type": "response.web_search_call.searching"}
     result = outcome(
@@ -251,8 +251,8 @@ def test_several_messages_are_joined_with_nothing_and_content_indexes_may_begin_
     assert result.extra["output"][1] == call
 
 
-def test_items_are_found_by_index_whatever_their_ids() -> None:
-    """Copilot changes ids on the way; where there is no index, the id has to do."""
+def test_session_finds_items_by_index_and_then_by_id() -> None:
+    """The index of an item goes before its id, which Copilot changes; without an index, the id counts."""
     events = text_item(0, "ab")
     for number, event in enumerate(events):
         event["item_id"] = f"changing-{number}"
@@ -266,12 +266,12 @@ def test_items_are_found_by_index_whatever_their_ids() -> None:
 
 
 def call(arguments: str, **fields: Any) -> dict[str, Any]:
-    """A function call."""
+    """Return a function call."""
     return {"type": "function_call", "id": "fc", "call_id": "call", "name": "f", "arguments": arguments, **fields}
 
 
-def test_function_calls_are_collected_whole() -> None:
-    """From deltas, from the finished item, and both; custom tools have text."""
+def test_session_returns_tool_calls_from_deltas_or_finished_items() -> None:
+    """Arguments are read from deltas, from the finished item, or from both; custom tools have text."""
     pieces = [{"type": "response.function_call_arguments.delta", "delta": piece} for piece in ('{"x"', ":1}")]
     whole = {"type": "response.function_call_arguments.done", "arguments": '{"x":1}'}
     expected = (ToolUse("call", "f", '{"x":1}'),)
@@ -287,8 +287,8 @@ def test_function_calls_are_collected_whole() -> None:
         )
 
 
-def test_calls_of_a_response_that_broke_off_are_known_as_far_as_they_came() -> None:
-    """Nothing streamed is lost."""
+def test_outcome_has_the_partial_call_of_an_unfinished_response() -> None:
+    """The outcome of a response that broke off has the arguments so far."""
     session = ResponsesSession()
     started = item(0, call(""), {"type": "response.function_call_arguments.delta", "delta": '{"x'})[:-1]
     feed(session, [CREATED, *started])
@@ -296,8 +296,8 @@ def test_calls_of_a_response_that_broke_off_are_known_as_far_as_they_came() -> N
     assert session.outcome().finish_reason is None
 
 
-def test_P4_incomplete_is_a_complete_message_that_was_cut_by_a_limit() -> None:
-    """Its reason is the finish reason."""
+def test_P4_incomplete_response_is_a_complete_answer_with_a_finish_reason() -> None:
+    """`response.incomplete` completes the answer, and its reason is the finish reason."""
     for word, reason in (("max_output_tokens", "length"), ("content_filter", "content_filter"), ("new", "new")):
         result = outcome(CREATED, *text_item(0, "ab"), end("incomplete", incomplete_details={"reason": word}))
         assert (result.content, result.finish_reason, result.provider_finish_reason) == ("ab", reason, word)
@@ -305,8 +305,8 @@ def test_P4_incomplete_is_a_complete_message_that_was_cut_by_a_limit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["failed", "cancelled"])
-def test_P4_failed_is_an_error_that_keeps_the_text(kind: str) -> None:
-    """Its code decides the class; the usage is known too."""
+def test_P4_failed_response_raises_its_error_and_keeps_the_text(kind: str) -> None:
+    """A failed or cancelled response raises the error of its code; text and usage are in the outcome."""
     session = ResponsesSession()
     error = {"code": "rate_limit_exceeded", "message": "slow down"}
     with pytest.raises(errors.RateLimitedError, match="slow down"):
@@ -327,22 +327,22 @@ def test_P4_failed_is_an_error_that_keeps_the_text(kind: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("place", range(len(PLAIN)))
-def test_P3_an_error_event_anywhere_is_an_error(payload: dict[str, Any], place: int) -> None:
-    """With and without an `error` key."""
+def test_P3_error_event_raises_provider_error(payload: dict[str, Any], place: int) -> None:
+    """An error event raises a ProviderError at any place, with or without an `error` key."""
     with pytest.raises(errors.ProviderError, match="m"):
         feed(ResponsesSession(), [*PLAIN[:place], payload])
 
 
-def test_P10_a_refusal_is_a_complete_answer_with_a_text_of_its_own() -> None:
-    """From its deltas, or from the finished item."""
+def test_P10_refusal_is_a_complete_answer_with_its_text_in_refusal() -> None:
+    """The refusal is read from its deltas or from the finished item, and the content is empty."""
     deltas = [{"type": "response.refusal.delta", "content_index": 0, "delta": piece} for piece in ("I can", "not")]
     for between in (deltas, ()):
         result = outcome(CREATED, *item(0, message_item("", refusal="I cannot"), *between), end())
         assert (result.content, result.refusal, result.finish_reason) == ("", "I cannot", "refusal")
 
 
-def test_reasoning_is_its_summary_else_its_text() -> None:
-    """As deltas, as a finished item, or encrypted and invisible; its items are kept for going back."""
+def test_reasoning_is_the_summary_or_else_the_text() -> None:
+    """Reasoning is read from deltas or finished items; encrypted reasoning stays in the output only."""
     done = {"type": "reasoning", "id": "rs", "summary": [{"text": "one"}, {"text": "two"}], "encrypted_content": "x"}
     summary = [
         {"type": "response.reasoning_summary_text.delta", "summary_index": i, "delta": piece}
@@ -359,8 +359,8 @@ def test_reasoning_is_its_summary_else_its_text() -> None:
 
 
 @pytest.mark.parametrize("place", range(1, len(PLAIN)))
-def test_S22_unknown_events_and_keepalives_change_nothing_anywhere(place: int) -> None:
-    """Unknown ones are counted, keep-alives are signs of life."""
+def test_S22_unknown_events_and_keepalives_change_nothing(place: int) -> None:
+    """At any place, an unknown event is counted, and a keep-alive is an idle event."""
     session = ResponsesSession()
     unnumbered = [{key: value for key, value in event.items() if key != "sequence_number"} for event in PLAIN]
     extra: list[dict[str, Any]] = [{"type": "keepalive"}, {"type": "response.brand_new.delta", "delta": "x"}]
@@ -384,8 +384,8 @@ def test_S22_unknown_events_and_keepalives_change_nothing_anywhere(place: int) -
     ],
     ids=str,
 )
-def test_S16_S24_events_out_of_place_are_protocol_errors(bad: Any) -> None:
-    """Unknown items, negative indexes, wrong types; the text before is at hand."""
+def test_S16_S24_misplaced_or_malformed_event_raises_protocol_error(bad: Any) -> None:
+    """An event for an unknown item, or with wrong types, is an error, and the text so far stays."""
     session = ResponsesSession()
     feed(session, [CREATED, *text_item(0, "ab")])
     with pytest.raises(errors.StreamProtocolError):
@@ -393,20 +393,20 @@ def test_S16_S24_events_out_of_place_are_protocol_errors(bad: Any) -> None:
     assert session.outcome().content == "ab"
 
 
-def test_S20_what_comes_after_the_end_is_absorbed() -> None:
-    """Two streams glued together are the first of them."""
+def test_S20_session_ignores_events_after_the_end() -> None:
+    """A second stream and malformed data after the end change nothing."""
     assert outcome(*PLAIN, *PLAIN, b"rubbish", b"[DONE]").content == "ab"
 
 
-def test_S31_surrogate_halves_are_joined_across_deltas_and_replaced_where_alone() -> None:
-    r"""The whole text at the end of a part has the same halves, and is no contradiction."""
+def test_S31_surrogate_halves_are_joined_across_deltas_and_lone_ones_replaced() -> None:
+    """Halves in two deltas are joined, lone halves become U+FFFD, and the whole text may have the same halves."""
     result = outcome(CREATED, *text_item(0, "a\ud83d", "\ude00b\ud83d"), *text_item(1, "c"), end())
     assert (result.content, result.lossy) == ("a\U0001f600b\ufffdc", True)
     assert not outcome(CREATED, *text_item(0, "a\ud83d", "\ude00b"), end()).lossy
 
 
-def test_an_answer_in_one_piece_has_the_same_outcome() -> None:
-    """`parse` and the stream agree."""
+def test_parse_returns_the_same_outcome_as_a_stream() -> None:
+    """A document and a stream of the same response have equal outcomes."""
     output = [{"type": "reasoning", "id": "rs", "summary": [{"text": "t"}]}, message_item("ab"), call('{"x":1}')]
     body = {**response("completed"), "output": output, "usage": USAGE, "temperature": 1.0}
     parsed = ResponsesSession().parse(json.dumps(body).encode())
@@ -427,7 +427,7 @@ def test_an_answer_in_one_piece_has_the_same_outcome() -> None:
         (b'{"error":{"message":"m","code":"rate_limit_exceeded"}}', errors.RateLimitedError),
     ],
 )
-def test_S4_S30_bodies_that_are_no_answer_are_typed_errors(body: bytes, kind: type[errors.LLMError]) -> None:
-    """Nothing of the kind becomes an empty message."""
+def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind: type[errors.LLMError]) -> None:
+    """An empty body, a page, and a failed or unfinished response raise errors of their kinds."""
     with pytest.raises(kind):
         ResponsesSession().parse(body)

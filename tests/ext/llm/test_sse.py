@@ -14,14 +14,14 @@ from miniagents.ext import llm
 from miniagents.ext.llm.sse import SSEDecoder
 
 
-def test_S12_an_event_comes_out_as_soon_as_its_blank_line_has_come() -> None:
-    """No later byte is needed: neither after CR, which might be half of CRLF, nor after a mixed line end."""
+def test_S12_decoder_returns_an_event_with_the_byte_that_ends_its_blank_line() -> None:
+    """No further byte is needed, neither after a CR nor after mixed line ends."""
     for end in (b"\n\n", b"\r\r", b"\r\n\r", b"\n\r", b"\r\n\r\n", b"\n\r\n"):
         assert [event.data for event in SSEDecoder().feed(b"data: now" + end)] == [b"now"]
 
 
-def test_S6_a_last_event_without_its_blank_line_is_discarded() -> None:
-    """The end of the stream ends no event; `close` tells that one was under way."""
+def test_S6_close_discards_an_event_without_its_blank_line() -> None:
+    """The end of the stream ends no event, and `close` returns True if an event was cut."""
     for rest in (b"data: cut", b"data: cut\n", b"event: x", b"data: \xe2\x82"):
         decoder = SSEDecoder()
         assert [event.data for event in decoder.feed(b"data: whole\n\n" + rest)] == [b"whole"]
@@ -29,43 +29,43 @@ def test_S6_a_last_event_without_its_blank_line_is_discarded() -> None:
     assert not SSEDecoder().close()
 
 
-def test_S9_invalid_utf8_becomes_replacement_characters_and_is_told() -> None:
-    """By default bytes that are not UTF-8 are replaced, and the decoder says so."""
+def test_S9_decoder_replaces_invalid_utf8_and_sets_lossy() -> None:
+    """By default, bytes that are not UTF-8 become U+FFFD, and `lossy` becomes True."""
     decoder = SSEDecoder()
     (event,) = decoder.feed(b"data: a\xffb\n\n")
     assert event.data.decode() == "a\ufffdb"
     assert decoder.lossy
 
 
-def test_S9_invalid_utf8_is_an_error_in_strict_mode() -> None:
-    """Who wants no replacement gets a typed error instead."""
+def test_S9_strict_decoder_raises_decode_error_when_bytes_are_not_utf8() -> None:
+    """In strict mode, bytes that are not UTF-8 are a StreamDecodeError."""
     with pytest.raises(StreamDecodeError, match="not UTF-8"):
         SSEDecoder(strict=True).feed(b"data: a\xffb\n\n")
 
 
-def test_text_outside_ascii_is_not_lossy() -> None:
-    """Proper UTF-8 comes through as it is."""
+def test_decoder_returns_valid_utf8_unchanged() -> None:
+    """Valid UTF-8 outside of ASCII is returned unchanged, and `lossy` stays False."""
     decoder = SSEDecoder(strict=True)
     assert decoder.feed("event: é\ndata: 日本語 😀\n\n".encode()) == [("日本語 😀".encode(), "é", "")]
     assert not decoder.lossy
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1e"])
-def test_S11_other_line_separators_do_not_end_a_line(separator: str) -> None:
-    """Only CR and LF do; what `str.splitlines` takes for line ends stands in the middle of JSON strings."""
+def test_S11_only_cr_and_lf_end_a_line(separator: str) -> None:
+    """The other line separators of `str.splitlines` may occur in JSON strings, and do not end lines."""
     (event,) = SSEDecoder().feed(f"data: a{separator}b\n\n".encode())
     assert event.data == f"a{separator}b".encode()
 
 
-def test_S11_nothing_that_reads_streams_splits_lines_as_python_does() -> None:
-    """`str.splitlines` ends lines at ten characters; it stands nowhere on the way from bytes to text."""
+def test_S11_no_module_of_the_agents_calls_splitlines() -> None:
+    """`str.splitlines` ends lines at ten characters, so no code between bytes and text calls it."""
     sources = [path.read_text("utf-8") for path in Path(llm.__file__).parent.glob("**/*.py")]
     assert len(sources) > 10
     assert not [source for source in sources if "splitlines(" in source]
 
 
-def test_S25_a_line_of_100_mb_is_refused_in_bounded_memory() -> None:
-    """The limit holds while the line still grows, and what was kept is let go."""
+def test_S25_decoder_refuses_a_line_of_100_mb_in_bounded_memory() -> None:
+    """An endless line is refused at the limit, and its memory is freed."""
     chunk = b"x" * 65536
     decoder = SSEDecoder()
     decoder.feed(b"data: ")
@@ -91,8 +91,8 @@ def test_S25_a_line_of_100_mb_is_refused_in_bounded_memory() -> None:
     ],
     ids=["line", "many lines", "name", "comment"],
 )
-def test_the_limit_holds_for_every_shape_and_every_cut(stream: bytes) -> None:
-    """A long line, many lines, a long name and an endless comment are refused, whole or byte by byte."""
+def test_decoder_refuses_each_form_of_a_large_event(stream: bytes) -> None:
+    """A long line, many lines, a long name and a long comment are refused, at once or byte by byte."""
     for cuts in ((), range(len(stream))):
         decoder = SSEDecoder(max_event_bytes=90)
         edges = [0, *cuts, len(stream)]
@@ -101,8 +101,8 @@ def test_the_limit_holds_for_every_shape_and_every_cut(stream: bytes) -> None:
                 decoder.feed(stream[start:end])
 
 
-def test_the_limit_is_for_one_event_not_for_the_stream() -> None:
-    """Many small events, and comments for ever, pass any limit."""
+def test_max_event_bytes_limits_each_event_alone() -> None:
+    """Many small events and comments together may pass the limit of one event; limits must be positive."""
     decoder = SSEDecoder(max_event_bytes=16)
     assert len(decoder.feed(b"data: 123456789\n\n" * 50)) == 50
     assert len(decoder.feed(b": keep-alive\n" * 500 + b"data: x\n\n")) == 1
@@ -115,8 +115,8 @@ def test_the_limit_is_for_one_event_not_for_the_stream() -> None:
 @pytest.mark.parametrize(
     "chunk", [b"data: a\n\n", b"event: e\ndata: \xc3\xa9\n\n", b": ping\n", b"\n", b"data: x\r\n\r\n", b"x"]
 )
-def test_S25_a_stream_that_never_ends_is_refused(chunk: bytes) -> None:
-    """Events, signs of life or nothing at all: what a server may send for one answer has a limit."""
+def test_S25_decoder_refuses_a_stream_above_max_stream_bytes(chunk: bytes) -> None:
+    """Events, comments and incomplete lines count towards the limit of the stream."""
     decoder = SSEDecoder(max_stream_bytes=1000)
     for _ in range(1000 // len(chunk)):
         decoder.feed(chunk)
@@ -126,7 +126,7 @@ def test_S25_a_stream_that_never_ends_is_refused(chunk: bytes) -> None:
 
 
 class _CountingDecoder(SSEDecoder):
-    """Counts the bytes that the line path works on."""
+    """Decoder that counts the bytes that `_feed_lines` reads."""
 
     worked = 0
 
@@ -136,8 +136,8 @@ class _CountingDecoder(SSEDecoder):
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_S26_the_work_is_linear_whatever_the_shape(size: int) -> None:
-    """80,000 tiny lines in one event, and one long line, are looked at once, however small the chunks."""
+def test_S26_decoder_reads_each_byte_once(size: int) -> None:
+    """Many short lines and one long line are read once, in chunks of any size."""
     for stream in (b"data:x\n" * 80_000 + b"\n", b"data:" + b"x" * 560_000 + b"\n\n"):
         decoder = _CountingDecoder()
         events = [event for i in range(0, len(stream), size) for event in decoder.feed(stream[i : i + size])]
@@ -145,8 +145,8 @@ def test_S26_the_work_is_linear_whatever_the_shape(size: int) -> None:
         assert decoder.worked <= len(stream)
 
 
-def test_a_large_chunk_is_taken_in_small_steps() -> None:
-    """A whole recording may be fed at once: the events are the same, and nothing is cut at the steps."""
+def test_decoder_returns_the_same_events_when_a_chunk_is_large() -> None:
+    """A chunk of megabytes gives the same events as its parts."""
     block = b'event: e\ndata: {"text":"' + "wörter ".encode() * 100 + b'"}\n\n'
     stream = block * 5000
     assert len(stream) > 3 * 1024 * 1024

@@ -28,7 +28,7 @@ Event = tuple[str, str, str]
 
 
 def decode(stream: bytes, cuts: Iterable[int] = ()) -> list[Event]:
-    """The events of a stream that comes cut at these places."""
+    """Return the events of a stream that is cut at these positions."""
     decoder = SSEDecoder()
     events: list[Event] = []
     start = 0
@@ -40,7 +40,7 @@ def decode(stream: bytes, cuts: Iterable[int] = ()) -> list[Event]:
 
 
 def by_the_standard(stream: bytes) -> list[Event]:
-    """The standard's algorithm, step by step over the whole text; slow, and obviously the same."""
+    """Return the events of a stream by the standard's algorithm, step by step over the whole text."""
     text = stream.decode(errors="replace").removeprefix("\ufeff")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[:-1]
     events, buffer, kind, last_id = [], "", "", ""
@@ -60,52 +60,58 @@ def by_the_standard(stream: bytes) -> list[Event]:
     return events
 
 
-def said(*texts: str, event: str = "message", id: str = "") -> list[Event]:  # noqa: A002 - as the field is called
-    """Events that differ in their data only."""
+def plain_events(*texts: str, event: str = "message", id: str = "") -> list[Event]:  # noqa: A002 - as the field is called
+    """Return events that differ in their data only."""
     return [(text, event, id) for text in texts]
 
 
 LONG = "x" * 3000
 
 VECTORS: dict[str, tuple[str, list[Event]]] = {
-    "bom": ("\ufeffdata:1\n\n\ufeffdata:2\n\ndata:3\n\n", said("1", "3")),
-    "bom-2": ("\ufeff\ufeffdata:1\n\ndata:2\n\n", said("2")),
+    "bom": ("\ufeffdata:1\n\n\ufeffdata:2\n\ndata:3\n\n", plain_events("1", "3")),
+    "bom-2": ("\ufeff\ufeffdata:1\n\ndata:2\n\n", plain_events("2")),
     "comments": (
         f":\r:\0\n: a\r\n\ndata:1\r:{LONG}\ndata:2\n:data:no\r\ndata:3\n:{LONG}\rdata:4\n::\n\n",
-        said("1\n2\n3\n4"),
+        plain_events("1\n2\n3\n4"),
     ),
-    "data-before-final-empty-line": ("retry:7\ndata:1\n\nid:2\nevent:e\ndata:2\n", said("1")),
-    "field-data": ("data:\n\ndata\ndata\n\ndata\n\ndata:x\n\n", said("", "\n", "", "x")),
+    "data-before-final-empty-line": ("retry:7\ndata:1\n\nid:2\nevent:e\ndata:2\n", plain_events("1")),
+    "field-data": ("data:\n\ndata\ndata\n\ndata\n\ndata:x\n\n", plain_events("", "\n", "", "x")),
     "field-event": (
         "event:e\ndata:1\n\ndata:2\n\nevent:e\nevent:f\ndata:3\n\nevent:e\n\ndata:4\n\n",
-        [*said("1", event="e"), *said("2"), *said("3", event="f"), *said("4")],
+        [*plain_events("1", event="e"), *plain_events("2"), *plain_events("3", event="f"), *plain_events("4")],
     ),
-    "field-event-empty": ("event: \ndata:1\n\nevent\ndata:2\n\nevent:e\nevent:\ndata:3\n\n", said("1", "2", "3")),
-    "field-id": ("id:1\ndata:a\n\nid: 2\n\ndata:b\n\n", [*said("a", id="1"), *said("b", id="2")]),
-    "field-id-2": ("id:é…\ndata:a\n\ndata:b\n\n\n\ndata:c\n\n", said("a", "b", "c", id="é…")),
-    "field-id-3": ("id:1\ndata:a\n\nid\ndata:b\n\n", [*said("a", id="1"), *said("b")]),
-    "field-id-null": ("id:1\ndata:a\n\nid:\0\nid:2\0\nid:\0003\ndata:b\n\n", said("a", "b", id="1")),
+    "field-event-empty": (
+        "event: \ndata:1\n\nevent\ndata:2\n\nevent:e\nevent:\ndata:3\n\n",
+        plain_events("1", "2", "3"),
+    ),
+    "field-id": ("id:1\ndata:a\n\nid: 2\n\ndata:b\n\n", [*plain_events("a", id="1"), *plain_events("b", id="2")]),
+    "field-id-2": ("id:é…\ndata:a\n\ndata:b\n\n\n\ndata:c\n\n", plain_events("a", "b", "c", id="é…")),
+    "field-id-3": ("id:1\ndata:a\n\nid\ndata:b\n\n", [*plain_events("a", id="1"), *plain_events("b")]),
+    "field-id-null": ("id:1\ndata:a\n\nid:\0\nid:2\0\nid:\0003\ndata:b\n\n", plain_events("a", "b", id="1")),
     "field-parsing": (
         "data:\0\rdata:  1\nDATA:no\ndata\0:no\r\n\0data:no\nda-ta:no\rdata_\n data:no\ndata :no\ndata:\ndata::2\n\n",
-        said("\0\n 1\n\n:2"),
+        plain_events("\0\n 1\n\n:2"),
     ),
-    "field-retry": ("retry:0100\ndata:1\n\n", said("1")),
-    "field-retry-bogus": ("retry:100\nretry:1e3\nretry:-1\nretry: +2\nretry:٣\ndata:1\n\n", said("1")),
-    "field-retry-empty": ("retry:100\nretry\nretry:\ndata:1\n\n", said("1")),
-    "field-unknown": ("data:1\nfoo:bar\njust some text\n:yes\nevents:e\nids:1\nretries:1\ndata:2\n\n", said("1\n2")),
-    "leading-space": ("data:\t1\rdata: \ndata:  2\ndata:\u00a03\n\n", said("\t1\n\n 2\n\u00a03")),
-    "newlines": ("data:1\r\ndata\ndata:2\r\n\rdata:3\n\r\ndata:4\r\r\n", said("1\n\n2", "3", "4")),
-    "null-character": ("data:\0\n\n\0\n\ndata:a\0b\n\n", said("\0", "a\0b")),
+    "field-retry": ("retry:0100\ndata:1\n\n", plain_events("1")),
+    "field-retry-bogus": ("retry:100\nretry:1e3\nretry:-1\nretry: +2\nretry:٣\ndata:1\n\n", plain_events("1")),
+    "field-retry-empty": ("retry:100\nretry\nretry:\ndata:1\n\n", plain_events("1")),
+    "field-unknown": (
+        "data:1\nfoo:bar\njust some text\n:yes\nevents:e\nids:1\nretries:1\ndata:2\n\n",
+        plain_events("1\n2"),
+    ),
+    "leading-space": ("data:\t1\rdata: \ndata:  2\ndata:\u00a03\n\n", plain_events("\t1\n\n 2\n\u00a03")),
+    "newlines": ("data:1\r\ndata\ndata:2\r\n\rdata:3\n\r\ndata:4\r\r\n", plain_events("1\n\n2", "3", "4")),
+    "null-character": ("data:\0\n\n\0\n\ndata:a\0b\n\n", plain_events("\0", "a\0b")),
     "utf-8": (
         "event:…\ndata:ok…\n\ndata:日本 😀\u2028\u0085\ufeff\n\n",
-        [*said("ok…", event="…"), *said("日本 😀\u2028\u0085\ufeff")],
+        [*plain_events("ok…", event="…"), *plain_events("日本 😀\u2028\u0085\ufeff")],
     ),
 }
 
 
 @pytest.mark.parametrize(("stream", "expected"), VECTORS.values(), ids=VECTORS.keys())
-def test_S6_S8_S11_S14_S15_the_rules_of_the_standard(stream: str, expected: list[Event]) -> None:
-    """Every case comes out as the standard says, whole, byte by byte, and cut in two anywhere."""
+def test_S6_S8_S11_S14_S15_decoder_follows_the_standard(stream: str, expected: list[Event]) -> None:
+    """Each case gives the events of the standard, whole, byte by byte, and cut in two anywhere."""
     data = stream.encode()
     assert by_the_standard(data) == expected
     assert decode(data) == expected
@@ -125,8 +131,8 @@ def test_S6_S8_S11_S14_S15_the_rules_of_the_standard(stream: str, expected: list
         ("field-id-3", None, ""),
     ],
 )
-def test_S14_S15_what_a_stream_says_beside_its_events(name: str, retry: int | None, last_id: str) -> None:
-    """`retry` is the last valid one; an id counts from the end of its block on, which the end of the stream is not."""
+def test_S14_S15_decoder_keeps_the_last_retry_time_and_event_id(name: str, retry: int | None, last_id: str) -> None:
+    """`retry` is the last valid value; an id counts from the end of its block on."""
     decoder = SSEDecoder()
     decoder.feed(VECTORS[name][0].encode())
     assert (decoder.retry, decoder.last_event_id) == (retry, last_id)
@@ -135,8 +141,8 @@ def test_S14_S15_what_a_stream_says_beside_its_events(name: str, retry: int | No
 @pytest.mark.parametrize(
     "content_type", ["text/event-stream;", "text/event-stream;charset=windows-1252", "x bogus", "text/x-event-stream"]
 )
-async def test_S30_a_stream_is_utf8_and_known_by_its_bytes(content_type: str, kit: Kit) -> None:
-    """The cases `mime-*`: no content type is refused, because servers get it wrong; and none changes the encoding."""
+async def test_S30_agent_reads_a_stream_as_utf8_with_any_content_type(content_type: str, kit: Kit) -> None:
+    """No content type is refused, because servers send wrong ones, and none changes the encoding."""
     wire = kit.Wire(kit.Reply(kit.chat("é…"), headers={"content-type": content_type}))
     async with MiniAgents():
         (message,) = await create_openai_agent("m", async_client=wire.openai()).trigger("Hello")
@@ -160,16 +166,16 @@ streams = st.lists(st.sampled_from(BLOCKS), max_size=14).map(b"".join)
 
 
 @given(stream=streams, seed=st.data())
-def test_S7_events_are_those_of_the_standard_wherever_the_bytes_are_cut(stream: bytes, seed: st.DataObject) -> None:
-    """Any stream, cut anywhere, gives what the standard's own algorithm gives for the whole text."""
+def test_S7_decoder_returns_the_events_of_the_standard_when_cut_anywhere(stream: bytes, seed: st.DataObject) -> None:
+    """Any stream, cut anywhere, gives the events of the standard's algorithm for the whole text."""
     cuts = seed.draw(st.lists(st.integers(0, len(stream)), max_size=6).map(sorted))
     expected = by_the_standard(stream)
     assert decode(stream, cuts) == expected
     assert decode(stream, range(len(stream))) == expected
 
 
-def test_S7_S9_the_decoder_and_the_standard_agree_on_any_bytes(effort: Effort) -> None:
-    """50,000 streams of everything that has a meaning, with bytes changed, lost and put in, and cut anywhere."""
+def test_S7_S9_decoder_returns_the_events_of_the_standard_for_any_bytes(effort: Effort) -> None:
+    """50,000 random streams, with bytes changed, lost and added, and cut anywhere, give the events of the standard."""
     rng = random.Random(20_260)
     for number in range(effort(50_000, ci=50_000, nightly=2_000_000)):
         blocks = rng.choices(BLOCKS, k=rng.randrange(14))

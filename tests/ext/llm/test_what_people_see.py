@@ -35,20 +35,20 @@ PAYLOAD = "\x1b]52;c;aGk=\x07\x1b]0;t\x1b\\\x1b[2J\x9b2J\x9d0;t\x9c\u202e\u2066\
 """Clipboard, title, clearing, their 8-bit forms, reordering, invisible letters, erasing, what no stream can hold."""
 
 
-def assert_inert(text: str, shown: str = r"\x1b]52") -> None:
+def assert_escaped(text: str, shown: str = r"\x1b]52") -> None:
     """No terminal would do anything but draw it, and the payload is in it, to be seen."""
     assert text.replace("\n", "").replace("\t", "").isprintable()
     assert shown in text.lower()
 
 
 def agent(provider: str, client: Any, **settings: Any) -> Any:
-    """The provider's agent, with a single attempt."""
+    """Return the provider's agent with a single attempt."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     return create("m", **{"async_client": client, "retry": None, **settings})
 
 
-def failing_wires(kit: Kit) -> list[Any]:
-    """Answers whose errors quote what they like."""
+def failing_transports(kit: Kit) -> list[Any]:
+    """Return transports with failures that quote the payload or the key."""
     said = {"message": f"bad {PAYLOAD} for {kit.KEY}", "type": PAYLOAD, "code": PAYLOAD}
     page = f"<html>{PAYLOAD}".encode(errors="replace")
     return [
@@ -65,38 +65,38 @@ def failing_wires(kit: Kit) -> list[Any]:
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_X10_P20_error_texts_and_their_tracebacks_are_inert(provider: str, kit: Kit) -> None:
-    """Ours, and those of the SDK and the HTTP library behind them, which a traceback prints as well."""
-    for wire in failing_wires(kit):
+async def test_X10_P20_errors_and_tracebacks_hold_no_key_and_no_control_characters(provider: str, kit: Kit) -> None:
+    """An error's text, and the traceback of it and its causes, are escaped and redacted."""
+    for wire in failing_transports(kit):
         async with MiniAgents():
             with pytest.raises(errors.LLMError) as caught:
                 await agent(provider, getattr(wire, provider)()).trigger("Hello")
         for text in (str(caught.value), "".join(traceback.format_exception(caught.value))):
-            assert_inert(text)
+            assert_escaped(text)
             assert kit.KEY not in text
 
 
 @pytest.mark.parametrize("session", [ChatSession, MessagesSession, ResponsesSession], ids=lambda kind: kind.__name__)
-def test_X10_errors_of_sessions_are_inert_without_an_agent(session: type[Session]) -> None:
-    """Whoever uses them alone gets no other texts."""
+def test_X10_error_of_a_session_holds_no_control_characters(session: type[Session]) -> None:
+    """The text of a session's error is escaped, even without an agent."""
     event = {"type": "error", "error": {"message": PAYLOAD, "type": PAYLOAD}}
     with pytest.raises(errors.ProviderError) as caught:
         session().feed(ServerSentEvent(json.dumps(event).encode()))
-    assert_inert(str(caught.value))
+    assert_escaped(str(caught.value))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_X10_X12_log_lines_are_inert_and_hold_no_key(
+async def test_X10_X12_log_lines_hold_no_key_and_no_control_characters(
     provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error that nobody looked at is logged with its traceback; at DEBUG the libraries say what they do."""
+    """Unobserved errors and the libraries' lines at level DEBUG are escaped and redacted in the log."""
     caplog.set_level(logging.DEBUG)
 
     @miniagent
     async def quoting(ctx: InteractionContext) -> None:
         raise ValueError(f"the model said {PAYLOAD}, and the key is {kit.KEY}")
 
-    wires = failing_wires(kit)
+    wires = failing_transports(kit)
     async with MiniAgents(unobserved_errors="log"):
         quoting.trigger()
         calls = [agent(provider, getattr(wire, provider)()).trigger("Hello") for wire in wires]
@@ -104,14 +104,14 @@ async def test_X10_X12_log_lines_are_inert_and_hold_no_key(
     logged = [record for record in caplog.records if record.message == "An error that no reader observed"]
     assert len(logged) == len(wires) + 1
     assert kit.KEY not in caplog.text
-    assert_inert(caplog.text)
+    assert_escaped(caplog.text)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-async def test_X12_nothing_is_logged_on_a_real_connection(
+async def test_X12_log_holds_no_prompt_and_no_key_when_the_connection_is_real(
     provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All loggers at DEBUG, those of the transport too: no prompt, no answer, no key, in headers or in the query."""
+    """With all loggers at DEBUG, the log of a real connection holds no prompt, answer, or key."""
     import anthropic
     import openai
 
@@ -127,10 +127,10 @@ async def test_X12_nothing_is_logged_on_a_real_connection(
     assert "canary" not in caplog.text
 
 
-async def test_X10_T7_the_console_shows_every_cut_of_what_a_terminal_would_obey(
+async def test_X10_T7_console_escapes_control_sequences_that_are_split_over_tokens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sequence split over tokens anywhere, in roles, in messages about errors, and in piped input."""
+    """Control sequences, split anywhere, in roles, in errors and in piped input, are shown as escapes."""
     for cut in range(len(PAYLOAD)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(f"typed {PAYLOAD}\n"))
 
@@ -146,14 +146,14 @@ async def test_X10_T7_the_console_shows_every_cut_of_what_a_terminal_would_obey(
             ]
             await create_console_user_agent().trigger(said)
         out = capsys.readouterr().out
-        assert_inert(out)
+        assert_escaped(out)
         assert out.lower().count(r"\x1b]52") == 5
 
 
-async def test_T8_characters_that_join_are_shown_as_one_whatever_the_tokens(
+async def test_T8_console_prints_nothing_between_tokens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is put between two tokens, so marks, emoji and flags that were cut apart come out together."""
+    """Combining marks, emoji and flags that are split over tokens are printed together."""
     text = "e\u0301 👨\u200d👩\u200d👧 ❤\ufe0f 🇩🇪 می\u200cخواهم"
     monkeypatch.setattr(sys, "stdin", io.StringIO("typed\n"))
 
@@ -167,10 +167,10 @@ async def test_T8_characters_that_join_are_shown_as_one_whatever_the_tokens(
     assert f"ASSISTANT: {text}\n" in capsys.readouterr().out
 
 
-async def test_X10_an_error_of_the_history_is_shown_inert(
+async def test_X10_history_error_escapes_its_path(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its path may have been a model's idea."""
+    """Control characters in the path of a history are escaped in its errors."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("typed\n"))
     path = tmp_path / "\x1b[2J\u202e.md"
     path.mkdir()
@@ -180,15 +180,15 @@ async def test_X10_an_error_of_the_history_is_shown_inert(
         with pytest.raises(errors.HistoryError) as at_once:
             await ChatHistoryMD(path).aappend("text")
     for text in (capsys.readouterr().out, str(caught.value), str(at_once.value)):
-        assert_inert(text, r"\x1b[2j\u202e.md")
+        assert_escaped(text, r"\x1b[2j\u202e.md")
 
 
-def test_X10_an_alias_is_one_printable_line() -> None:
-    """It stands in traces, task names, deadlock reports and logs."""
+def test_X10_fork_refuses_an_alias_that_is_not_printable() -> None:
+    """An alias stands in traces and logs, so it must be one line of printable characters."""
 
     @miniagent
     async def helper(ctx: InteractionContext) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     for alias in ("\x1b[2J", "one\ntwo", "\u202ereversed", "\x9b"):
         with pytest.raises(ValueError, match="one line of printable characters"):
@@ -196,8 +196,8 @@ def test_X10_an_alias_is_one_printable_line() -> None:
     assert helper.fork(alias="Дом 日本 é").alias == "Дом 日本 é"
 
 
-async def test_X11_a_markdown_history_is_inert_and_loses_nothing(tmp_path: Path) -> None:
-    """Text, role and metadata, also of a message that still streams; what is escaped comes back as it was."""
+async def test_X11_markdown_history_escapes_control_characters_and_loads_them_unchanged(tmp_path: Path) -> None:
+    """Text, role and metadata are escaped in the file and in the journal, and load as they were."""
     path = tmp_path / "chat.md"
     journals = tmp_path / "chat.md.partial"
     partial: list[str] = []
@@ -213,15 +213,15 @@ async def test_X11_a_markdown_history_is_inert_and_loses_nothing(tmp_path: Path)
     async with MiniAgents():
         await ChatHistoryMD(path).aappend([written, AssistantMessage.promise(message_token_streamer=tokens)])
     for text in (path.read_text("utf-8"), *partial):
-        assert_inert(text)
+        assert_escaped(text)
     assert partial
     assert await ChatHistoryMD(path).aload_chat_history() == (written, AssistantMessage(PAYLOAD))
 
 
-async def test_X12_what_cannot_be_read_of_a_history_is_logged_without_its_values(
+async def test_X12_history_logs_the_names_of_unreadable_fields_without_their_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The names of the fields are enough to find it."""
+    """The warning for unreadable metadata holds no value of a field."""
 
     class Sized(Message):
         size: int = 0
@@ -234,12 +234,12 @@ async def test_X12_what_cannot_be_read_of_a_history_is_logged_without_its_values
         )
         path.write_text(f"<!-- miniagents {head} -->\n## user\n\ntext\n<!-- /miniagents -->\n\n", encoding="utf-8")
         assert await ChatHistoryMD(path).aload_chat_history() == (Message("text", role="user"),)
-        assert_inert(caplog.text, "left out")
+        assert_escaped(caplog.text, "left out")
         assert "canary" not in caplog.text
 
 
-async def test_X15_an_error_told_as_a_message_holds_no_key_and_is_no_prompt(kit: Kit) -> None:
-    """It can be told from what a model said, and a model is not sent it."""
+async def test_X15_error_message_holds_no_key_and_is_left_out_of_prompts(kit: Kit) -> None:
+    """With `errors_as_messages`, an error becomes an ErrorMessage, which is redacted and not sent to a model."""
     wire = kit.Wire(
         kit.Reply.json({"error": {"message": f"wrong key {kit.KEY} {PAYLOAD}"}}, 401), kit.Reply(kit.chat("Hi"))
     )
@@ -249,6 +249,6 @@ async def test_X15_an_error_told_as_a_message_holds_no_key_and_is_no_prompt(kit:
         assert isinstance(told, ErrorMessage)
         assert told.role == "error"
         assert kit.KEY not in str(told)
-        assert_inert(str(told))
+        assert_escaped(str(told))
         assert [str(each) for each in await agent("openai", wire.openai()).trigger(["Go on", replies])] == ["Hi"]
     assert wire.bodies[1]["messages"] == [{"role": "user", "content": "Go on"}]
