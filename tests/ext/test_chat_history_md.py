@@ -1,6 +1,6 @@
-"""`ChatHistoryMD` on real files: crashes, damage, full disks, other writers, and people with editors."""
+"""`ChatHistoryMD` with real files: crashes, damage, full disks, other writers, and edits by hand."""
 
-# ruff: noqa: ASYNC220, ASYNC240, PTH208 - the files of a test are small, and nobody else waits for its loop
+# ruff: noqa: ASYNC220, ASYNC240, PTH208 - the files of a test are small, and no other task needs its loop
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def texts(path: Path) -> list[str]:
     return [str(message) for message in await ChatHistoryMD(path).aload_chat_history()]
 
 
-# --- what is kept
+# --- values
 
 
 async def test_file_shows_headings_and_texts_as_markdown(path: Path) -> None:
@@ -178,7 +178,7 @@ async def test_history_leaves_out_only_the_field_whose_serializer_fails(
 
         @field_serializer("secret")
         def refuse(self, value: str) -> str:
-            raise ValueError("not for anybody")
+            raise ValueError("not to be stored")
 
     await ChatHistoryMD(path).aappend(Secretive(content="text", secret="x", number=7))
     assert await ChatHistoryMD(path).aload_chat_history() == (Secretive(content="text", number=7),)
@@ -286,7 +286,7 @@ async def test_H1_history_keeps_a_partial_message_when_the_process_is_killed(pat
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"streaming\n"
-        assert await texts(path) == ["question"]  # the writer lives: its message is still to come
+        assert await texts(path) == ["question"]  # the writer still runs, so its journal is not read
         process.send_signal(signal.SIGKILL)
     loaded = await ChatHistoryMD(path).aload_chat_history()
     assert loaded == await ChatHistoryMD(path).aload_chat_history()
@@ -574,7 +574,7 @@ async def test_H12_append_makes_a_new_file_when_the_file_was_moved(path: Path) -
     assert await texts(path.with_name("old.md")) == ["old"]
 
 
-# --- people with editors
+# --- loading again, and edits by hand
 
 
 async def test_H11_second_load_parses_only_the_new_end_of_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

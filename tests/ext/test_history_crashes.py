@@ -1,4 +1,4 @@
-"""A Markdown history after every crash: what its writer did to files is noted, cut off everywhere, and read again."""
+"""A Markdown history after crashes: the writer's calls are logged, cut at every place, and the result is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKENS = ("Sure! ", "```py\n", "é\x1b\\ 😀", "\r", "\n<!-- /miniagents -->", 
 SENT = (UserMessage("One?\n"), AssistantMessage("".join(TOKENS)), UserMessage("Two."))
 
 Files = dict[str, bytes]
-"""Their names inside the folder, and what is in them."""
+"""Contents of the files of a folder, by name."""
 
 
 class Disk:
@@ -36,7 +36,7 @@ class Disk:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[tuple[str, str, bytes]] = []
         self.acknowledged: list[int] = []
-        """How long the log was when each message had been stored."""
+        """Length of the log after each stored message."""
         names: dict[int, str] = {}
         real_open, real_write, real_sync, real_unlink = os.open, history_files._write_all, os.fsync, Path.unlink
 
@@ -82,10 +82,10 @@ class Disk:
         yield files, len(self.acknowledged)
 
     def losses(self, step: int) -> Iterator[tuple[Files, int]]:
-        """States after a loss of power, and how many messages the disk had been told to keep.
+        """Yield states after a loss of power, each with the number of messages that had been synced.
 
-        What was not synced may be there in part (`step` bytes apart), or as zeros; a new file may be missing, a
-        removed one back.
+        Unsynced data are cut every `step` bytes, and the rest is missing or zero. New files may be missing, and removed
+        files may exist.
         """
         for number in range(len(self.log) + 1):
             files: Files = {}
@@ -134,7 +134,7 @@ async def assert_history_survives(copy: Path, files: Files, stored: int) -> int:
     assert len(whole) >= stored
     expected = iter(SENT)
     for message in loaded:
-        assert any(is_as_sent(message, other) for other in expected), f"{message!r} was not said at this place"
+        assert any(is_as_sent(message, other) for other in expected), f"{message!r} was not sent at this place"
     await ChatHistoryMD(copy).aappend(UserMessage("next"))
     assert await ChatHistoryMD(copy).aload_chat_history() == (*loaded, UserMessage("next"))
     return len(loaded) - len(whole)
@@ -202,7 +202,7 @@ async def test_H7_H14_history_loses_and_repeats_no_message_when_a_call_of_the_di
                     if next(calls) != place:
                         return real(*args, **options)
                     if real is OS_CLOSE:
-                        real(*args)  # the system gives the descriptor back all the same
+                        real(*args)  # the system closes the descriptor even if `close` fails
                     raise OSError(code, os.strerror(code))
 
                 return call

@@ -1,4 +1,4 @@
-"""The format of `ChatHistoryMD`: no text forges a record, no cut and no damage loses more than what it hit."""
+"""The file format of `ChatHistoryMD`: forged texts, cut files, damage and edits by hand."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_scan_removes_the_cr_of_line_ends_that_an_editor_changed() -> None:
         b'<!-- miniagents {"id":"x","role":7} -->\n## user\n\ntext\n<!-- /miniagents -->\n\n',
         b'<!-- miniagents {"id":"x","role":"user","meta":7} -->\n## user\n\ntext\n<!-- /miniagents -->\n\n',
         b"<!-- miniagents " + b"[" * 10000 + b"\n",
-        b"somebody wrote here\n\n",
+        b"text of a person\n\n",
         b"<!-- /miniagents and so on -->\n",
     ],
 )

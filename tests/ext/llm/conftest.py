@@ -1,4 +1,4 @@
-"""A scripted wire under the real SDK clients: no sockets, but everything above them is the real thing."""
+"""Scripted HTTP transport for the real clients of the SDKs, without sockets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 HANG = object()
-"""A step of a script at which nothing comes any more."""
+"""Step of a script after which nothing is sent."""
 
 API_KEY = "sk-canary-0123456789abcdef"
 

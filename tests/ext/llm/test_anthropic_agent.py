@@ -1,4 +1,4 @@
-"""The Anthropic agent on the real SDK client: what it sends, what it replies."""
+"""The Anthropic agent with the real SDK client: its requests and its replies."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_request_repeats_blocks_of_thinking_and_tools_unchanged(kit: Kit) 
     assert (message.content, message.reasoning, message.finish_reason) == ("Let me see", "hm", "tool_calls")
     await ask(agent, "compute", message, Message("1", role="tool", tool_call_id="t1"))
     assert wire.bodies[1]["messages"][1] == {"role": "assistant", "content": [b for b in BLOCKS if b.get("text") != ""]}
-    # an edited text would not fit its blocks any more
+    # the blocks of an edited text are not sent, because they hold the old text
     await ask(
         agent, "compute", message.model_copy(update={"content": "I see"}), Message("1", role="tool", tool_call_id="t1")
     )

@@ -1,4 +1,4 @@
-"""Responses that are compressed, cut, or no event streams at all."""
+"""Bodies of responses that are compressed, cut, or no event streams."""
 
 from __future__ import annotations
 

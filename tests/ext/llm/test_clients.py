@@ -1,4 +1,4 @@
-"""Clients that agents make for themselves: when, how many, and what becomes of them."""
+"""Default SDK clients of agents: when they are made, shared and closed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def made_clients(monkeypatch: pytest.MonkeyPatch, kit: Kit) -> list[Any]:
-    """Return the list of the default clients that are made_clients, on scripted transports."""
+    """Return the list of the default clients that the agents make, on scripted transports."""
     import anthropic
     import openai
 

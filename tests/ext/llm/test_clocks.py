@@ -1,4 +1,4 @@
-"""Two clocks watch a stream: the client's, which every byte sets back, and ours, which only progress does."""
+"""The two timeouts of a stream: the client's read timeout, which every byte resets, and `stall_timeout`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections and requests that go wrong in other ways than their answers: places, redirects, sizes, names."""
+"""Connections and requests: slots after cancellations, redirects, large prompts, names of models."""
 
 from __future__ import annotations
 

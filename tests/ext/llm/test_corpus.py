@@ -1,11 +1,11 @@
-"""Every recorded provider stream of a corpus folder, through the agents and the real SDK clients.
+"""Recorded streams of a corpus folder, read by the agents with the real SDK clients.
 
-`MINIAGENTS_CORPUS` names the folder. Each record runs whole, in pieces that stop anywhere, cut inside every character
-that has several bytes, and in the chunks of the recording where those were kept; short ones also byte by byte. Longer
-ones go byte by byte through the decoder only, because through a client a byte costs as much as a token.
+The environment variable `MINIAGENTS_CORPUS` names the folder. Each stream is played whole, in small pieces, cut inside
+of each multi-byte character, and in its recorded chunks, if these are known. Short streams are played byte by byte as
+well. Longer streams pass byte by byte through the decoder only, because a byte costs a client as much as a token.
 
-The stored results were computed by the providers' SDKs. Where those are wrong, the record is named in
-corpus_differences.json with the reason and what is right; a named record on which the SDK is right after all fails.
+The SDKs of the providers computed the stored results. If a stored result is wrong, corpus_differences.json names the
+record with the reason and the right result. A test fails if such an entry has become unnecessary.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from tests.ext.llm.conftest import Kit
 
 APIS = ("chat", "responses", "messages")
-"""What the agents speak. The corpus also has legacy completions, assistants and audio."""
+"""APIs of the agents. The corpus also has legacy completions, assistants and audio."""
 BYTE_BY_BYTE_THROUGH_A_CLIENT = 2000
-"""Bytes up to which a record also goes through the agent in single bytes."""
+"""Length of the longest body, in bytes, that an agent reads byte by byte."""
 
 
 class Difference(NamedTuple):
@@ -47,7 +47,7 @@ class Difference(NamedTuple):
 
     reason: str
     right: dict[str, Any]
-    """What the stream says, by the names of `expected_facts`; "@deltas" and "@reasoning" are found in the record."""
+    """Right values, under the names of `expected_facts`; "@deltas" and "@reasoning" stand for texts of the record."""
 
 
 class ErrorInStream(NamedTuple):

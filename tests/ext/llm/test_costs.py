@@ -1,4 +1,4 @@
-"""What a chunk of a provider's stream costs, counted: no clock can disturb it."""
+"""Costs of a chunk of a stream, as counts of calls, which are independent of clocks."""
 
 from __future__ import annotations
 

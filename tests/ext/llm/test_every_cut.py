@@ -1,4 +1,4 @@
-"""Recorded streams, cut in two and cut off at every byte."""
+"""Recorded streams, cut into two chunks or ended at every byte."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_S1_S5_S10_session_raises_truncated_error_when_a_stream_ends_before_its_
         for length, byte in enumerate(data, 1):
             for event in decoder.feed(bytes([byte])):
                 text += session.feed(event)
-            if length < end - (data[end - 2 : end] == b"\r\n"):  # after CRLF CR the blank line is one already
+            if length < end - (data[end - 2 : end] == b"\r\n"):  # CR alone ends the blank line
                 with pytest.raises((StreamTruncatedError, EmptyStreamError)):
                     session.close()
                 assert session.outcome().content == text

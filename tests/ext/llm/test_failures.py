@@ -1,4 +1,4 @@
-"""Every failure is one of ours, with the other's error as cause, and with no key in it."""
+"""Failures of requests: their translation into `LLMError`, and the redaction of keys."""
 
 from __future__ import annotations
 

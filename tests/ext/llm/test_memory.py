@@ -1,4 +1,4 @@
-"""What stays in memory does not grow with the number of calls, whatever becomes of them."""
+"""Memory use of many calls that end in different ways."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_C18_memory_does_not_grow_with_the_number_of_calls(
     provider: str, way: Any, kit: Kit, effort: Effort, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After 50 calls, further calls that are read, left, cancelled or broken keep no objects."""
-    caplog.set_level(logging.CRITICAL)  # what is captured is kept
+    caplog.set_level(logging.CRITICAL)  # captured log records would stay in memory
     whole = kit.chat("Hi", "there") if provider == "openai" else kit.message("Hi", "there")
     start = whole[: 1 if provider == "openai" else 4]
 
@@ -91,4 +91,4 @@ async def test_C18_memory_does_not_grow_with_the_number_of_calls(
             gc.collect()
             blocks.append(sys.getallocatedblocks())
     assert wire.in_flight == 0
-    assert blocks[1] - blocks[0] < 500 + calls // 10  # the longer it runs, the less: not one object for ten calls
+    assert blocks[1] - blocks[0] < 500 + calls // 10  # less than one object for ten calls

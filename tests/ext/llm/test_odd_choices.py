@@ -1,4 +1,4 @@
-"""Choices whose indexes count something else, and failures that are reported inside of an answer."""
+"""Choices with unusual indexes, and failures that are reported inside of an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that are not what an API says: they cost no answer, unless they hold its text or tell of a failure."""
+"""Events and fields that differ from an API's format, without harm to the answer or with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tool calls in fragments that contradict each other, and arguments that are no text."""
+"""Tool calls in contradictory fragments, and arguments that are a JSON value instead of its text."""
 
 from __future__ import annotations
 

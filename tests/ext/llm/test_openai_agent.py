@@ -1,4 +1,4 @@
-"""The OpenAI agent on the real SDK client: what it sends, what it replies, and how it ends."""
+"""The OpenAI agent with the real SDK client: its requests, its replies and its errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_H2_request_has_the_conversation_and_no_private_fields(kit: Kit) -
         agent,
         SystemMessage("more rules"),
         "plain",
-        Message("from nobody", custom=1),
+        Message("without a role", custom=1),
         UserMessage(parts),
         UserMessage(["bare", {"type": "text", "text": "part"}], name="ann"),
         AssistantMessage("an answer", model="other", id="x"),
@@ -70,7 +70,7 @@ async def test_H2_request_has_the_conversation_and_no_private_fields(kit: Kit) -
         {"role": "system", "content": "Be brief"},
         {"role": "system", "content": "more rules"},
         {"role": "user", "content": "plain"},
-        {"role": "user", "content": "from nobody"},
+        {"role": "user", "content": "without a role"},
         {"role": "user", "content": parts},
         {
             "role": "user",

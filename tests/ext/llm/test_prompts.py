@@ -1,4 +1,4 @@
-"""Prompts as each API takes them, whatever the history holds."""
+"""Prompts for each API, made from all kinds of messages."""
 
 from __future__ import annotations
 

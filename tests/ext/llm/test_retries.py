@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long."""
+"""Repetition of failed requests: in which cases, and after which wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state machine of chat completions: what OpenAI, Azure and their imitators send, and must not send."""
+"""The state machine of chat completions, with streams of OpenAI, Azure and compatible servers."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_S1_session_raises_truncated_error_before_the_last_event(cut: int) -> No
 def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(place: int) -> None:
     """A missing event is a doubt if the whole text confirms the deltas; otherwise it is an error."""
     stream = PLAIN[:place] + PLAIN[place + 1 :]
-    if place in (1, 3, 4):  # the item's beginning, and both deltas
+    if place in (1, 3, 4):  # the start of the item, and both deltas
         session = ResponsesSession()
         with pytest.raises(errors.StreamProtocolError, match="not added" if place == 1 else "sequence_number"):
             feed(session, stream)
@@ -191,7 +191,7 @@ def test_S37_gap_raises_protocol_error_when_no_whole_text_confirms_the_answer() 
     """If the last event has no output, a gap that may hold a whole item is an error."""
     bare = [*PLAIN[:-1], {**PLAIN[-1], "response": response("completed")}]
     assert outcome(*bare).content == "ab"
-    assert outcome(*bare[:2], *bare[3:]).content == "ab"  # an item has two events at least
+    assert outcome(*bare[:2], *bare[3:]).content == "ab"  # a lost item would leave a gap of two events at least
     with pytest.raises(errors.StreamProtocolError, match="events were lost"):
         outcome(*bare[:-1], {**bare[-1], "sequence_number": 12})
     lost = numbered(CREATED, *text_item(0, "ab"), *item(1, call("{}")), end(output=[message_item("ab"), call("{}")]))
@@ -262,7 +262,7 @@ def test_session_finds_items_by_index_and_then_by_id() -> None:
         del event["output_index"]
     assert outcome(CREATED, *by_id, end()).content == "ab"
     with pytest.raises(errors.StreamProtocolError, match="not added"):
-        feed(ResponsesSession(), [CREATED, {**delta("x"), "item_id": "nobody"}])
+        feed(ResponsesSession(), [CREATED, {**delta("x"), "item_id": "unknown"}])
 
 
 def call(arguments: str, **fields: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The event stream decoder: at once, in linear time and in bounded memory; its rules are in `test_sse_standard.py`."""
+"""Speed, memory and errors of the event stream decoder; `test_sse_standard.py` tests the rules of the standard."""
 
 from __future__ import annotations
 

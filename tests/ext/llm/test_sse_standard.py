@@ -1,6 +1,6 @@
-"""The rules of the WHATWG standard for event streams, case by case, and a decoder that follows them to the letter.
+"""The event stream decoder and the rules of the WHATWG standard, case by case and with random streams.
 
-The cases are named as in the `eventsource/format-*` family of the web platform tests; the streams are our own.
+The cases have the names of the `eventsource/format-*` family of the web platform tests, with other streams.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.ext.llm.conftest import Kit
 
 Event = tuple[str, str, str]
-"""What it says, what it is called, and the last id."""
+"""Data, name and last id of an event."""
 
 
 def decode(stream: bytes, cuts: Iterable[int] = ()) -> list[Event]:
@@ -184,7 +184,7 @@ def test_S7_S9_decoder_returns_the_events_of_the_standard_for_any_bytes(effort: 
             where = rng.randrange(len(stream) + 1)
             stream[where : where + rng.randrange(2)] = rng.randbytes(rng.randrange(2))
         cuts = sorted(rng.choices(range(len(stream) + 1), k=rng.randrange(4)))
-        if number % 2:  # as servers send: what belongs together in one chunk
+        if number % 2:  # whole blocks in each chunk, as servers send them
             cuts = list(accumulate(map(len, blocks[:-1])))
         expected: Any = by_the_standard(bytes(stream))
         assert decode(bytes(stream), cuts) == expected, f"stream {number}: {bytes(stream)!r}, cut at {cuts}"

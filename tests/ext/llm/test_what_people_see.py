@@ -1,4 +1,4 @@
-"""What models and providers say reaches people inert and without keys: in errors, tracebacks, logs, files, consoles."""
+"""Texts of models and providers in errors, tracebacks, logs, files and consoles: escaped and without keys."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 PROVIDERS = ["openai", "anthropic"]
 PAYLOAD = "\x1b]52;c;aGk=\x07\x1b]0;t\x1b\\\x1b[2J\x9b2J\x9d0;t\x9c\u202e\u2066\U000e0041\x08\x7f\0\u2028\x85\ud800."
-"""Clipboard, title, clearing, their 8-bit forms, reordering, invisible letters, erasing, what no stream can hold."""
+"""Sequences that set clipboard and title or clear the screen, also in 8 bits; invisible and reordering characters."""
 
 
 def assert_escaped(text: str, shown: str = r"\x1b]52") -> None:
-    """No terminal would do anything but draw it, and the payload is in it, to be seen."""
+    """Assert that the text has no control characters, and that it shows the payload as escapes."""
     assert text.replace("\n", "").replace("\t", "").isprintable()
     assert shown in text.lower()
 
@@ -100,8 +100,8 @@ async def test_X10_X12_log_lines_hold_no_key_and_no_control_characters(
     async with MiniAgents(unobserved_errors="log"):
         quoting.trigger()
         calls = [agent(provider, getattr(wire, provider)()).trigger("Hello") for wire in wires]
-    del calls  # until here somebody could have read them
-    logged = [record for record in caplog.records if record.message == "An error that no reader observed"]
+    del calls  # an error counts as unobserved only after its call is gone
+    logged = [record for record in caplog.records if record.message == "An error that nobody observed"]
     assert len(logged) == len(wires) + 1
     assert kit.KEY not in caplog.text
     assert_escaped(caplog.text)
@@ -208,7 +208,7 @@ async def test_X11_markdown_history_escapes_control_characters_and_loads_them_un
             await asyncio.sleep(0)
         partial.extend(file.read_text("utf-8") for file in journals.iterdir())
 
-    name = PAYLOAD.replace("\U000e0041", "")  # tags stay as they are in what no person sees
+    name = PAYLOAD.replace("\U000e0041", "")  # tag characters are not escaped in metadata
     written = Message(PAYLOAD, role=name, note=name)
     async with MiniAgents():
         await ChatHistoryMD(path).aappend([written, AssistantMessage.promise(message_token_streamer=tokens)])
