@@ -62,7 +62,7 @@ def create_openai_agent(
         reply_metadata: fields of the reply that can be read before the answer arrives.
         alias: the name of the agent in traces and log lines.
         retry: the policy for sending a failed request again, up to the first token; None for a single attempt. By
-            default, up to three requests within 120 seconds.
+            default, up to three requests, the last one within 120 seconds.
         stall_timeout: seconds without progress after which a stream is given up; None for no limit. If the provider
             sends nothing at all, the client's own `timeout` may end the wait earlier.
         max_concurrent_requests: the highest number of concurrent requests of this agent and its forks in one event

@@ -54,7 +54,7 @@ class _ToolCallCollector:
     calls. A fragment therefore continues a call in these cases:
 
     - It has the index of the call. A new id, or a new name after whole arguments, begins another call instead.
-    - It has the id of the call.
+    - It has the id of the call. A new index with a new name, or with a name after whole arguments, begins another call.
     - It has neither id nor name, and the arguments of the last call are not whole yet.
     """
 
