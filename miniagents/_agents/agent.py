@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 _AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
 
-_CAPITALIZED_WORD = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
+_CAPITALIZED_WORD_START = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
 
 
 class MiniAgent(Generic[P]):
@@ -57,7 +57,7 @@ class MiniAgent(Generic[P]):
             raise TypeError(f"An agent must be an async function, or a class with an async __call__, not {function!r}")
         self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
-        self.alias = _check_alias(_CAPITALIZED_WORD.sub("_", name).upper() if alias is None else alias)
+        self.alias = _check_alias(_CAPITALIZED_WORD_START.sub("_", name).upper() if alias is None else alias)
         self.description = inspect.getdoc(function) if description is None else description
         self.kwargs = dict(kwargs or {})
         self.__name__ = name
@@ -254,8 +254,8 @@ if sys.version_info >= (3, 14):
 class _KeywordArguments:
     """Names of the keyword arguments that an agent's function takes besides its context, read once for each agent.
 
-    A declared signature (`__signature__`, or the signature of a wrapped function) may differ from the arguments that
-    the call takes. Functions that have one check their arguments themselves.
+    They are read from the function itself, also if it wraps another one. A `__signature__` may differ from the
+    arguments that the call takes: a function that has one checks its arguments itself.
     """
 
     __slots__ = ("_context_name", "_known", "_required")

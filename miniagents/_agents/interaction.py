@@ -56,8 +56,11 @@ class _CallScope(BoundToRun):
             for messages in calls:
                 messages.close()
 
-    def handle_lost(self, messages: MessageSequence) -> None:
-        """Learn that the `AgentCall` of a call was collected, possibly in another thread."""
+    def on_call_collected(self, messages: MessageSequence) -> None:
+        """Do nothing when an `AgentCall` is collected, possibly in another thread: the scope's end finishes the call.
+
+        A subclass may finish the call at this point.
+        """
 
 
 class _ServerCallScope(_CallScope):
@@ -69,7 +72,8 @@ class _ServerCallScope(_CallScope):
         super().__init__()
         self._context = context
 
-    def handle_lost(self, messages: MessageSequence) -> None:
+    def on_call_collected(self, messages: MessageSequence) -> None:
+        """Finish the call soon, in the loop of the context."""
         if self.unfinished_calls is not None and messages in self.unfinished_calls:
             self._context.call_soon(partial(self.finish_call, messages))
 
@@ -294,7 +298,7 @@ class AgentCall(BoundToRun):
 
     def __del__(self) -> None:
         if hasattr(self, "_scope"):  # it has none if the constructor failed
-            self._scope.handle_lost(self._messages)
+            self._scope.on_call_collected(self._messages)
 
     def send_message(self, message: MessageType) -> Self:
         """Send a message, or anything else that may be sent, to the agent at once.

@@ -264,8 +264,8 @@ class TextSplitter:
     ends it (the piece may be empty). These rules hold at each place of the text, in this order:
 
     1. At the start of a line, a run of the fence's character at least as long as the fence opens a block of code. The
-       block ends with the next run at the start of a line that is at least as long as the opening run, or with the
-       text. A block is a part of its own.
+       next run at the start of a line that is at least as long as the opening run ends the block. The end of the text
+       ends it, too. A block is a part of its own.
     2. The delimiter ends a part. It matches leftmost, without overlap.
     3. One line break right before or right after a block is a separator as well.
 
@@ -283,7 +283,7 @@ class TextSplitter:
 
     def __init__(self, delimiter: str, fence: str | None) -> None:
         if not delimiter:
-            raise ValueError("delimiter must not be empty: say what stands between the parts")
+            raise ValueError("delimiter must not be empty: give the text that stands between the parts")
         if fence is not None and len(set(fence)) != 1:
             raise ValueError(f"code_block_delimiter must be one character repeated, such as '```', not {fence!r}")
         self._delimiter = delimiter

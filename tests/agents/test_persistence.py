@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from common import echo
 
 from miniagents.errors import DeadlockError
 from miniagents.messages import Message
@@ -33,12 +34,6 @@ class Store:
     def texts(self) -> list[str]:
         """Texts of the kept messages, in the order in which they came."""
         return [str(message) for message in self.kept]
-
-
-@miniagent
-async def echo(ctx: InteractionContext) -> None:
-    """Reply the received messages."""
-    ctx.reply(ctx.message_promises)
 
 
 async def test_handler_gets_each_message_object_once() -> None:

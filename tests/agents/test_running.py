@@ -12,8 +12,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from common import echo
 
-from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
+from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -416,12 +417,6 @@ MiniAgents().run(amain())
 
 
 # --- without signals
-
-
-@miniagent
-async def echo(ctx: InteractionContext) -> None:
-    """Reply the received messages."""
-    ctx.reply(ctx.message_promises)
 
 
 async def amain() -> str:
