@@ -175,8 +175,8 @@ async def test_function_can_stop_the_loop() -> None:
     assert contents(await achain_loop([echo, AWAIT, stop], "hello")) == ["hello"]
 
 
-async def test_loop_raises_any_other_error() -> None:
-    """An error ends the loop and is raised to the caller, even if a `StopDialog` comes after it."""
+async def test_loop_raises_an_error_among_the_replies() -> None:
+    """An error among an agent's replies ends the loop and is raised, even if the same agent then sends `StopDialog`."""
 
     @miniagent
     async def failing(ctx: InteractionContext) -> None:

@@ -53,7 +53,7 @@ class BoundToRun:
 
 
 def drop_engine_frames(error: BaseException) -> BaseException:
-    """Return the error without the frames of this package that called the failed source: they keep the cell alive."""
+    """Cut this package's frames off the start of the traceback, as they keep the cell alive; return the error."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
         traceback = traceback.tb_next
@@ -76,7 +76,7 @@ class Failure:
 
 
 class _UnobservedError:
-    """Error that no reader has got yet. It is logged when no promise refers to it any more, if that was chosen."""
+    """Error that no reader has got yet. With `log_when_lost` it is logged when the last promise with it is gone."""
 
     __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
 
@@ -106,11 +106,11 @@ class PromisingContext(BoundToRun):
         unobserved_errors: "raise" raises the unobserved failures at a clean exit, as an `ExceptionGroup`; a single one
             that is no `Exception` is raised itself. "log" logs each failure when its promise is gone, at the latest at
             the exit, and keeps nothing of it.
-        on_promise_resolved: async functions of a promise and its result (or its exception). Each is called once for
-            each promise.
+        on_promise_resolved: async functions that get a promise and its result (or its exception). Each is called once
+            for each promise.
 
     Raises:
-        ValueError: `unobserved_errors` is another word.
+        ValueError: `unobserved_errors` is neither "raise" nor "log".
     """
 
     how_to_open = "`async with PromisingContext():`"
@@ -239,10 +239,10 @@ class PromisingContext(BoundToRun):
             self._report_unobserved(error)
 
     def before_drain(self) -> None:
-        """Do nothing; a subclass ends here what tasks wait for."""
+        """Do nothing. A subclass overrides this to end what tasks wait for, before the context waits for the tasks."""
 
     async def after_drain(self) -> None:
-        """Wait for the tasks again; a subclass starts its last work before."""
+        """Wait for the tasks again. A subclass overrides this to start its last work first."""
         await self._drain()
 
     async def _drain(self) -> None:
@@ -329,7 +329,7 @@ class PromisingContext(BoundToRun):
         self.tasks.add(task)
 
     def _check_idle(self) -> None:
-        """Wake `_wait_until_idle` if no task keeps the context open; a closing one waits for parked tasks, too."""
+        """Wake `_wait_until_idle` if no task keeps the context open. A closing context waits for parked tasks, too."""
         idle = self._idle
         if idle is None or self.tasks or (self.is_closing and self.parked):
             return
@@ -357,7 +357,7 @@ class PromisingContext(BoundToRun):
                 del self._unobserved[id(failure.error)]
 
     def _report_unobserved(self, error: BaseException | None) -> None:
-        """Raise or log the unobserved failures; log them if the context is left by `error`."""
+        """Raise the unobserved failures; log them instead in the mode "log", or if the context is left by `error`."""
         failures = list(self._unobserved.values())
         self._unobserved.clear()
         if error is not None or self.unobserved_errors == "log":

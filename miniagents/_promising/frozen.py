@@ -1,8 +1,8 @@
 """`Frozen`: a pydantic model that is immutable at every depth, with a hash of its content that is the same everywhere.
 
 Values are frozen after validation (see `freezing`), and dumped and read as `schemas` and `values` say. Equality,
-`hash()` and `hash_key` go by one digest of class and content, computed once, on demand. The digest of a nested Frozen
-stands for it there, so that chains of many thousands of objects need no recursion.
+`hash()` and `hash_key` go by one digest of class and content, computed once, on demand. In the
+digest of an outer object, a nested Frozen counts by its own digest: chains of many thousands need no recursion.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 
     @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
     class _ModelMetaclass(ModelMetaclass):
-        """Metaclass for type checkers: beside what pydantic says, each subclass is frozen, and so can be hashed."""
+        """Metaclass that tells type checkers that each subclass is frozen, and so can be hashed."""
 else:
     _ModelMetaclass = type(BaseModel)
 
@@ -198,7 +198,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def _read_dump(cls, data: Any, info: ValidationInfo) -> Any:
-        """Return an object from what a pydantic model, or `model_validate`, gets as one."""
+        """Return an object of this class, made of the input of `model_validate` or of a pydantic model's field."""
         if info.context is CONSTRUCTING:
             return dict(data) if isinstance(data, Mapping) and not isinstance(data, Frozen) else data
         return _restore(cls, data, {"context": info.context})
@@ -217,7 +217,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @property
     def hash_key(self) -> str:
-        """The first 40 hex digits of `full_hash_key`: equal values have one in every process and Python version."""
+        """The first 40 hex digits of `full_hash_key`, the same for equal values in every process and Python version."""
         try:
             return cast("str", _get_digest(self)[:40])
         except AttributeError:
@@ -421,7 +421,7 @@ class _UnbuiltValidator:
 
 
 def _is_initialized(self: Frozen) -> bool:
-    """Return True if `__init__` has set the fields of this object; for classes that declare none."""
+    """Return True if `__init__` has run on this object; needed where the class declares no fields to show it."""
     try:
         BaseModel.__dict__["__pydantic_fields_set__"].__get__(self)
     except AttributeError:
@@ -567,7 +567,7 @@ def frozen_fields(self: Frozen) -> Iterator[tuple[str, Any]]:
 
 
 def _fields_to_hash(self: Frozen) -> dict[str, Any]:
-    """Return name of the class and fields, keys escaped; without declared fields that hold None."""
+    """Return the class name and the fields, with escaped keys; leave out declared fields that hold None."""
     cls = type(self)
     values = self.__dict__
     fields: dict[str, Any] = {CLASS_KEY: cls.class_name}

@@ -183,7 +183,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def _to_piece(cls, item: Any, into: SequenceCell | None) -> Any:
-        """Return the leaf, value or branch of an item that is no list."""
+        """Return what a sequence keeps of an item that is no list: a promise, a value, or a nested sequence.
+
+        An exception becomes a failed promise. An iterator or async iterable becomes a sequence, which a task reads.
+        """
         if isinstance(item, SequencePromise):
             if item._cell is into:
                 raise CyclicValueError("A sequence cannot be sent into itself")

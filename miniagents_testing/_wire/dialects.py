@@ -48,7 +48,7 @@ class ProviderStream:
         return f"provider_stream({self.api!r}, {self.step!r}{quirks})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """Print the repr in IPython and Hypothesis, which print the fields of dataclasses otherwise."""
+        """Print the repr in IPython and Hypothesis, which would otherwise print the fields of the dataclass."""
         printer.text(repr(self))
 
     def differences(self, message: Message) -> list[tuple[str, Any, Any]]:
@@ -251,6 +251,7 @@ def _calls_at_index_0(events: list[_Payload]) -> Iterator[_Payload]:
 
 
 def _block_for_each_delta(events: list[_Payload]) -> Iterator[_Payload]:
+    """Open a new content block for each text delta, but never between the halves of a surrogate pair."""
     index, last = -1, ""  # the last text of the open block
     for event in events:
         kind = event["type"]

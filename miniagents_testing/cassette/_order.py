@@ -107,7 +107,16 @@ class Order:
             (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
 
     def _try_to_pass(self, turn: Turn, reader: object, then: int | None) -> bool:
-        """Move the stream on and return True if it is the next one, as a stream that runs alone nearly always is."""
+        """Note who reads the stream. If the stream is the next one, move it on and return True; never wait.
+
+        Otherwise other streams wait for it from now on, and the result is False. A stream that runs alone is nearly
+        always the next one.
+
+        Args:
+            turn: of the stream.
+            reader: task or thread that reads the stream.
+            then: moment of the stream's next arrival after this one; None if this one is its last.
+        """
         with self._lock:
             turn.reader = reader
             if not turn.expected:

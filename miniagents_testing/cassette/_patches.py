@@ -357,7 +357,7 @@ def _live(request: Any) -> LiveRequest:
 
 
 def _without_vcrpy(method: Any) -> Any:
-    """Return the method that vcrpy has replaced by this one, or this one if vcrpy has not made it.
+    """Return the original of a method that vcrpy put in its place; return any other method unchanged.
 
     Replacements by other libraries, such as tracers, stay: the user has set them up.
     """
@@ -380,12 +380,12 @@ def _is_aiohttp_patched_by_vcrpy() -> bool:
 
 
 def _aiohttp_target() -> tuple[type, str, Callable[[Any], Any]]:
-    """Return the method of aiohttp; its replacement calls aiohttp's own for our requests, and vcrpy's for others."""
+    """Return class, name and replacement of the method that sends aiohttp's requests; see `_aiohttp_replacement`."""
     return sys.modules["aiohttp"].ClientSession, _AIOHTTP_REQUEST, _aiohttp_replacement
 
 
 def _aiohttp_replacement(before: Any) -> Any:
-    """Return a method that skips vcrpy's for requests that a cassette sends."""
+    """Return a method that calls aiohttp's own for requests that a cassette sends, and vcrpy's for all others."""
     real = _without_vcrpy(before)
 
     @wraps(real)

@@ -56,7 +56,7 @@ class _Serializer:
 
 
 def _with_vcrpy_keys(entry: dict[str, Any]) -> dict[str, Any]:
-    """Convert an entry with other request keys than vcrpy's four, such as pydantic-ai's parsed bodies."""
+    """Return an entry with vcrpy's four request keys; convert one with others, such as pydantic-ai's parsed bodies."""
     if entry["request"].keys() == {"method", "uri", "body", "headers"}:
         return entry
     entry = entry_of(interaction_of(entry, "an interaction of another recorder"))

@@ -79,8 +79,8 @@ async def test_error_of_make_sure_to_wait_is_the_last_reply(also_the_agent: bool
     assert log == (["end"] if also_the_agent else ["done", "end"])
 
 
-async def test_awaitables_of_agents_end_before_the_context() -> None:
-    """After a failure the context is left when cancelled awaitables have cleaned up."""
+async def test_context_waits_for_the_clean_up_of_awaitables_that_it_cancels() -> None:
+    """An error in the block cancels what agents wait for; the context raises it after their clean-up."""
     log: list[str] = []
 
     async def helper() -> None:
@@ -494,7 +494,7 @@ async def test_base_exception_of_a_handler_is_raised_by_the_context(kind: str) -
 def test_C30_outcome_that_an_agent_raises_is_that_of_its_test(
     outcome: str, told: str, pytester: pytest.Pytester
 ) -> None:
-    """It is the same with replies that are read or unread, and in virtual time."""
+    """`pytest.fail`, `skip` and `xfail` in an agent end its test with that outcome, even unread or in virtual time."""
     pytester.makepyfile(
         f"""
         import asyncio

@@ -45,8 +45,8 @@ async def test_sdk_receives_all_fields_of_a_step(sdks: Any, api: str, streamed: 
 
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
-async def test_a_refusal_is_one(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """Each provider has its own place for the words."""
+async def test_refusal_of_a_step_reaches_the_sdk_as_a_refusal(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
+    """The words arrive where each provider puts a refusal, and not as the text of the answer."""
     transport = ScriptedLLM(Step(refusal="I will not do that.")).transport()
     said = await sdks.ask(api, streamed=streamed, sync=sync, transport=transport)
     assert (said.text, said.refusal) == ("", "I will not do that.")
@@ -94,8 +94,8 @@ async def test_reset_becomes_a_connection_error_of_the_sdk_or_http_library(sdks:
 
 
 @pytest.mark.parametrize("sync", [True, False])
-async def test_stall_ends_with_the_read_timeout_of_the_client(sdks: Any, sync: bool) -> None:
-    """The transport raises `ReadTimeout` after the client's read timeout, as a socket does."""
+async def test_stall_ends_with_the_read_timeout_of_the_http_client(sdks: Any, sync: bool) -> None:
+    """An HTTP client without an SDK gets `ReadTimeout` after its read timeout, as from a silent socket."""
     llm = ScriptedLLM(Step("one two three", after=1, then="stall"))
     http_client: Any = (httpx2.Client if sync else httpx2.AsyncClient)(transport=llm.transport(), timeout=0.001)
     request = http_client.build_request("POST", "https://api.openai.com/v1/chat/completions", json={"stream": True})

@@ -45,7 +45,7 @@ _HEX = re.compile(rb"[0-9a-fA-F]{%d,}+" % (SHORTEST * 2))
 def decodings(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
     """Yield the text, then its decodings by one encoding, by two and so on, each after the names of its encodings.
 
-    Of equal results only the first is given. Together the results are bounded by the length of the text.
+    Equal results are yielded once. The total length of the results is at most proportional to that of the text.
     """
     seen = {text}
     level: list[tuple[tuple[str, ...], bytes]] = [((), text)]
@@ -162,7 +162,7 @@ class _Frame:
 
     @property
     def path(self) -> str:
-        """Path from the event or document to the object or array. Complete at the end only: `index` may come last."""
+        """Path from the event or document down to this object or array. Ask after its end, as `index` may come last."""
         if self._path is None:
             if self.parent is None:
                 self._path = ""
@@ -207,7 +207,7 @@ class Piece(NamedTuple):
         return _path(self.frame.path, self.name)
 
     def keys(self) -> tuple[str, str]:
-        """Return the keys of a text, equal in all its pieces: one for each element of an array, one for all."""
+        """Return two keys that all pieces of a text share; only the first one tells elements of an array apart."""
         return _keys(self.frame.event, self._path, self.form)
 
 

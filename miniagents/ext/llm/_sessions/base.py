@@ -594,7 +594,7 @@ def _excerpt(data: bytes) -> str:
 
 
 def _as_count(value: Any) -> int | None:
-    """Return a number as a natural number, None if it is none; some servers write "12" or 12.0."""
+    """Return a count as an int, None if it is no whole number from 0 up; some servers write "12" or 12.0."""
     if type(value) is str and _is_integer(value):
         value = int(value.partition(".")[0])
     if type(value) is float and value.is_integer():
