@@ -89,6 +89,7 @@ def _dump_field_by_field(message: Message) -> dict[str, Any]:
 
 
 def _warn_of_lost_field(name: str) -> None:
+    """Log a warning for a field that is left out."""
     logger.warning("The field %r of a message could not be kept in the history", name)
 
 
@@ -189,6 +190,7 @@ def escape(text: str) -> str:
 
 
 def _unescape(text: str) -> str:
+    """Undo `escape`."""
     return _ESCAPED.sub(lambda match: match[1] or chr(int(match[2] or match[3] or match[4], 16)), text)
 
 
@@ -211,6 +213,7 @@ def frame_open(record: Record) -> bytes:
 
 
 def _head(record: Record, length: dict[str, Any], extra: dict[str, Any]) -> bytes:
+    """Return the head of a record: its first comment, the heading and a blank line."""
     values = {"id": record.id, "role": record.role, **length, **extra, "meta": record.meta}
     if record.interrupted:
         values["interrupted"] = True
@@ -231,6 +234,7 @@ def _heading(record: Record) -> str:
 
 
 def _suffix(head: dict[str, Any]) -> bytes:
+    """Return the lines after a text: the line that closes an open block, and the end of the record."""
     close = head.get("close")
     return b"\n" + (f"{close}\n".encode() if isinstance(close, str) else b"") + _END
 
@@ -331,6 +335,7 @@ def _text_length(head: dict[str, Any]) -> int:
 
 
 def _head_values(match: re.Match[bytes] | None) -> dict[str, Any] | None:
+    """Parse the values in a head; return None if the head is missing or invalid."""
     if match is None:
         return None
     try:
@@ -343,10 +348,12 @@ def _head_values(match: re.Match[bytes] | None) -> dict[str, Any] | None:
 
 
 def _unescape_surrogate(match: re.Match[str]) -> str:
+    """Return the surrogate that an escape in JSON stands for; other escapes stay."""
     return chr(int(match[1], 16)) if match[1] else match.group()
 
 
 def _record(head: dict[str, Any], text: str, *, interrupted: bool) -> Record:
+    """Make a record of the values in a head and a text."""
     return Record(
         id=head["id"],
         role=head.get("role"),
@@ -401,6 +408,7 @@ class _Scanner:
         self._counted_to, self._line = 0, first_line
 
     def run(self) -> Scan:
+        """Return the records and problems of the file."""
         frames = [(match.start(), bool(match[1])) for match in _FRAME.finditer(self._data)]
         frames.append((len(self._data), False))
         self._check_outside(0, frames[0][0], allow_text=len(frames) > 1 and self._from_the_start)
@@ -412,6 +420,7 @@ class _Scanner:
         return Scan(tuple(self._records), tuple(self._problems))
 
     def _report(self, position: int, what: str) -> None:
+        """Add a problem at this position."""
         self._line += self._data.count(b"\n", self._counted_to, position)
         self._counted_to = position
         self._problems.append(Problem(self._line, what))
@@ -423,6 +432,7 @@ class _Scanner:
             self._report(limit - len(rest.lstrip()), "text outside of any message, ignored")
 
     def _check_after_end(self, start: int, limit: int) -> None:
+        """Report a damaged end of a record, or text behind it."""
         match = _END_LINE.match(self._data, start)
         if match is None:  # cut or damaged; the length of the record counts
             rest = self._data[start:limit].strip()
@@ -432,6 +442,7 @@ class _Scanner:
         self._check_outside(match.end(), limit)
 
     def _read_record(self, start: int, limit: int, closed: bool) -> None:
+        """Read the record that begins at `start`; report a record that is unreadable or was cut."""
         data = self._data
         repaired = closed and data.startswith(_TORN_END, limit)
         if repaired:
@@ -453,6 +464,7 @@ class _Scanner:
         self._records.append(self._record_from_frame(start, body, head, closed, crlf=b"\r\n" in match.group()))
 
     def _record_from_frame(self, start: int, body: bytes, head: dict[str, Any], closed: bool, *, crlf: bool) -> Record:
+        """Make a record of the bytes after a head, and report what was edited, cut or damaged."""
         if "bytes" not in head and "open" not in head:  # a record without a text
             return _record(head, "", interrupted=False)
         length, cut = _text_length(head), False
@@ -476,6 +488,7 @@ class _Scanner:
 
 
 def _text_without_end(body: bytes, head: dict[str, Any], *, crlf: bool) -> bytes:
+    """Return the bytes of an edited text without the line that closes its open block, and with LF for CR LF."""
     body = body.rstrip(b"\r\n")
     close = head.get("close")
     if isinstance(close, str):
@@ -484,6 +497,7 @@ def _text_without_end(body: bytes, head: dict[str, Any], *, crlf: bool) -> bytes
 
 
 def _is_text(data: bytes) -> bool:
+    """Return True if the bytes are UTF-8 without NUL."""
     try:
         return "\0" not in data.decode()
     except UnicodeDecodeError:

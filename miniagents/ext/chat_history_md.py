@@ -343,6 +343,7 @@ class ChatHistoryMD(ChatHistory):
         return _drop_repetitions([*found.messages, *((record, message_of(record)) for record in later)])
 
     def _check_format(self, data: bytes) -> None:
+        """Raise `HistoryFormatError` for a file that is no history, or that has values of an earlier version."""
         text = data.replace(b"\0", b"").strip()  # a loss of power leaves zeros in place of unwritten data
         if text and not has_frames(data) and not HEAD.startswith(text):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
@@ -353,6 +354,7 @@ class ChatHistoryMD(ChatHistory):
             )
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
+        """Store the problems of the last load, and log those that are new."""
         self.problems = problems
         for problem in problems:
             if problem not in self._reported:
@@ -376,6 +378,7 @@ class ChatHistoryMD(ChatHistory):
             raise failure
 
     async def _astore(self, promise: MessagePromise) -> BaseException | None:
+        """Wait for a message and append its record; return the error with which the message ended, if any."""
         writing = _StreamedRecord(promise, self._journals)
         try:
             message, error = await areceive(promise, writing.add)
@@ -392,6 +395,7 @@ class ChatHistoryMD(ChatHistory):
 
     @property
     def _journals(self) -> Path:
+        """Path of the directory of the journals."""
         return self.path.with_name(self.path.name + ".partial")
 
     async def _awrite_pending(self) -> None:
@@ -431,12 +435,14 @@ class ChatHistoryMD(ChatHistory):
             _remove_journal(path)
 
     def _write(self, file: _LockedFile, data: bytes) -> None:
+        """Append bytes to the file, and force them to the disk with `fsync`."""
         file.append(data)
         if self._fsync:
             file.sync()
         self._known_end = (file.identity, file.size)
 
     def _abandoned_records(self) -> Iterable[tuple[Path, Record | None]]:
+        """Yield the path and the record of each abandoned journal; None for a journal without a whole head."""
         for path, data in _abandoned_journals(self._journals):
             yield path, scan_open(data)
 

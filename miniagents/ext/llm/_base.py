@@ -200,9 +200,10 @@ class ProviderAdapter(ABC):
         streamed = _streams_by_default() if stream is None else stream
 
         async def prepare() -> LLMCall:
+            """Wait for the messages, and return the call of the SDK."""
             messages = messages_for_model(await incoming, alias)
             client = await self.default_client() if async_client is None else async_client
-            client = client.with_options(max_retries=0)  # shares the http client; retries are ours
+            client = client.with_options(max_retries=0)  # shares the HTTP client; `Retry` alone decides on retries
             create, arguments, new_session = self.prepare_request(client, messages, system, request, streamed)
             # a request is UTF-8, which cannot encode lone surrogates
             arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
@@ -227,6 +228,7 @@ class _LLMAgent(MiniAgent[Any]):
 
     def __init__(self, adapter: ProviderAdapter, alias: str, description: str | None, settings: dict[str, Any]) -> None:
         async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
+            """Reply the promise of the answer."""
             adapter.reply(ctx, **settings)
 
         super().__init__(call_llm, alias=alias, description=description, kwargs=settings)
@@ -234,10 +236,12 @@ class _LLMAgent(MiniAgent[Any]):
         self.check_arguments(settings)
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
+        """Check the arguments of a call or fork, and raise `TypeError` or `ValueError` for an invalid one."""
         super().check_arguments(kwargs)
         self._adapter.check_settings(kwargs)
 
     def fork(self, **options: Any) -> Self:
+        """Return a copy of the agent with other settings, which are checked."""
         fork = super().fork(**options)
         fork.check_arguments(fork.kwargs)
         return fork
@@ -262,13 +266,16 @@ def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[s
 
 
 def _parameters_of_method(method: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the parameters of a function or of a bound method."""
     return _parameters_of_function(getattr(method, "__func__", method))
 
 
 @lru_cache(maxsize=64)
 def _parameters_of_function(function: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the parameters of a function; the cache keeps no object of a bound method alive."""
     return frozenset(inspect.signature(function).parameters)
 
 
 def _streams_by_default() -> bool:
+    """Return `stream_llm_tokens_by_default` of the current context; True without such a setting."""
     return bool(getattr(MiniAgents.get_current(), "stream_llm_tokens_by_default", True))

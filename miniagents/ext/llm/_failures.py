@@ -53,22 +53,24 @@ def as_llm_error(error: BaseException, *, provider: str, redactor: Redactor, res
         Exception: an exception that an SDK wrapped as a connection error although it is another failure, such as a bug
             in a transport.
     """
-    ours = error if isinstance(error, LLMError) else _from_sdk(error, provider)
-    ours = ours or _from_library(error, provider, responded)
-    if ours is None:
+    failure = error if isinstance(error, LLMError) else _from_sdk(error, provider)
+    failure = failure or _from_library(error, provider, responded)
+    if failure is None:
         return None
-    if ours is not error:
-        ours.__cause__ = error
-    ours.provider = ours.provider or provider
-    redactor.redact_exception(ours)
-    return ours
+    if failure is not error:
+        failure.__cause__ = error
+    failure.provider = failure.provider or provider
+    redactor.redact_exception(failure)
+    return failure
 
 
 def _class_names(error: BaseException) -> set[str]:
+    """Return the names of the classes that the error is an instance of."""
     return {kind.__name__ for kind in type(error).__mro__}
 
 
 def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
+    """Translate an error of an SDK; return None for other errors."""
     package = next((kind.__module__.partition(".")[0] for kind in type(error).__mro__[:-3]), "")
     names = _class_names(error)
     if "APIStatusError" in names:
@@ -79,7 +81,7 @@ def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
         return error_from_payload(
             getattr(error, "body", None) or {"message": str(error)}, provider=provider, status=200
         )
-    if isinstance(error, TypeError) and "authentication method" in str(error):  # anthropic, at the first request
+    if isinstance(error, TypeError) and "authentication method" in str(error):  # of Anthropic's SDK without a key
         return MissingAPIKeyError(
             "no API key: set the environment variable ANTHROPIC_API_KEY, or give a client with `async_client=`",
             provider=provider,
@@ -88,6 +90,7 @@ def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
 
 
 def _from_status(error: Any, provider: str) -> LLMError:
+    """Translate an SDK's error for an error status, with the waits and retries that the response asks for."""
     status, body = error.status_code, error.body
     if 300 <= status < 400:  # from a client that follows no redirects
         place = error.response.headers.get("location", "nowhere").partition("?")[0]
@@ -95,16 +98,17 @@ def _from_status(error: Any, provider: str) -> LLMError:
     elif not isinstance(body, dict):
         text = str(body or getattr(error, "message", "") or "").strip()
         body = {"message": text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "") or "no explanation"}
-    ours = error_from_payload(body, provider=provider, status=status)
-    ours.args = (f"status {status}: {ours}",)
+    failure = error_from_payload(body, provider=provider, status=status)
+    failure.args = (f"status {status}: {failure}",)
     retryable = should_retry(error.response.headers)
     if retryable is not None:
-        ours.retryable = retryable
-    ours.retry_after = requested_wait(error.response.headers)
-    return ours
+        failure.retryable = retryable
+    failure.retry_after = requested_wait(error.response.headers)
+    return failure
 
 
 def _from_connection(error: BaseException, provider: str) -> LLMError:
+    """Translate an SDK's connection error; raise its cause if that is no error of the network."""
     cause = error.__cause__
     if cause is not None and not _is_network_error(cause):
         raise cause  # some SDKs wrap all exceptions of a transport, even those of bugs
@@ -116,6 +120,7 @@ def _from_connection(error: BaseException, provider: str) -> LLMError:
 
 
 def _from_library(error: BaseException, provider: str, responded: bool) -> LLMError | None:
+    """Translate an error of the HTTP library or the network; return None for other errors."""
     if not _is_network_error(error):
         return None
     description = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -132,6 +137,7 @@ def _from_library(error: BaseException, provider: str, responded: bool) -> LLMEr
 
 
 def _is_network_error(error: BaseException) -> bool:
+    """Return True if the operating system or a network library raised the error."""
     return isinstance(error, OSError | EOFError) or any(
         kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__
     )
@@ -224,6 +230,7 @@ def should_retry(headers: Mapping[str, str]) -> bool | None:
 
 
 def _number(value: str | None) -> float | None:
+    """Parse a finite number that is not negative; return None for other texts."""
     try:
         number = float(value or "")
     except ValueError:

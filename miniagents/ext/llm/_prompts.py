@@ -76,6 +76,7 @@ def _tool_calls(message: Message) -> list[ToolUse]:
 
 
 def _tool_call(call: Any) -> ToolUse:
+    """Convert a tool call in any provider's form."""
     inner = _get(call, "function") or _get(call, "custom") or call
     arguments = _get(inner, "arguments")
     if arguments is None:
@@ -89,6 +90,7 @@ def _tool_call(call: Any) -> ToolUse:
 
 
 def _get(holder: Any, key: str) -> Any:
+    """Return the value of a key or an attribute, None if it is absent."""
     return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
 
 
@@ -109,6 +111,7 @@ def _json_object(arguments: Any) -> dict[str, Any] | None:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
+    """Raise a `ValueError`, because NaN and Infinity are not JSON."""
     raise ValueError(f"{constant} is not JSON")
 
 
@@ -217,6 +220,7 @@ def chat_prompt(messages: Iterable[Message], system: Any = None) -> list[dict[st
 
 
 def _chat_message(item: Message | _ToolResult) -> dict[str, Any]:
+    """Convert a message or a result into a message of a chat completion."""
     if isinstance(item, _ToolResult):
         result = {"role": "tool", "content": _result_content(item.content), "tool_call_id": item.id, **item.more}
         return {key: value for key, value in result.items() if value is not None and key in _CHAT_RESULT}
@@ -236,6 +240,7 @@ _CHAT_RESULT = ("role", "content", "tool_call_id", "name")
 
 
 def _chat_tool_call(call: ToolUse) -> dict[str, Any]:
+    """Convert a tool call into the form of chat completions."""
     if call.type == "custom":
         return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     function = {"name": call.name, "arguments": _arguments_text(call.arguments)}
@@ -266,6 +271,7 @@ def responses_prompt(messages: Iterable[Message], system: Any = None, *, stored:
 
 
 def _response_items(message: Message, stored: bool) -> list[dict[str, Any]]:
+    """Convert a message into items of the Responses API; an unedited answer gives its own items."""
     role = message.role or "user"
     if role != "assistant":
         return [{"role": role, "content": _content(message, "input_text")}]
@@ -293,6 +299,7 @@ def _item_to_send(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tool_call_item(call: ToolUse) -> dict[str, Any]:
+    """Convert a tool call into an item of the Responses API."""
     if call.type == "custom":
         return {"type": "custom_tool_call", "call_id": call.id, "name": call.name, "input": call.arguments}
     return {
@@ -349,6 +356,7 @@ def messages_prompt(messages: Iterable[Message], system: Any = None) -> tuple[An
 
 
 def _turn_content(item: Message | _ToolResult) -> Any:
+    """Return the content of a message or a result for Anthropic's API; an unedited answer gives its own blocks."""
     if isinstance(item, _ToolResult):
         more = {key: value for key, value in item.more.items() if key != "name"}
         content = _without_blank_texts(_result_content(item.content)) or ""
@@ -357,7 +365,7 @@ def _turn_content(item: Message | _ToolResult) -> Any:
         return _without_blank_texts(_content(item))
     blocks = to_plain(getattr(item, "content_blocks", None))
     if isinstance(blocks, list) and "".join(block.get("text") or "" for block in _text_blocks(blocks)) == item.content:
-        # thinking and tool use go back exactly as they came: their signatures are checked
+        # thinking and tool use are sent unchanged, because the API checks their signatures
         return [_block_to_send(block) for block in _without_blank_texts(blocks)]
     calls = _tool_calls(item)
     content = _without_blank_texts(_content(item))
@@ -385,10 +393,12 @@ def _without_blank_texts(content: Any) -> Any:
 
 
 def _text_blocks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the blocks that are texts."""
     return [block for block in blocks if block.get("type") == "text"]
 
 
 def _as_blocks(content: Any) -> list[dict[str, Any]]:
+    """Return a content as a list of blocks."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return list(content)

@@ -224,12 +224,14 @@ class _RedactingFilter(logging.Filter):
     formatter = logging.Formatter()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Redact the message and the traceback of a record, and return True."""
         record.msg, record.args = self._redact(record.getMessage()), ()
         if record.exc_info and not record.exc_text:  # formatters use this text instead of formatting the traceback
             record.exc_text = self._redact(self.formatter.formatException(record.exc_info))
         return True
 
     def _redact(self, text: str) -> str:
+        """Redact a text, and remove queries of URLs and bodies of requests unless the environment allows them."""
         if os.environ.get("MINIAGENTS_LOG_BODIES") != "1":
             text = _QUERY.sub(rf"\1{REDACTED}", _BODIES.sub(rf"\1 {REDACTED}", text))
         return self.redactor.redact_text(text)

@@ -68,6 +68,7 @@ def _metadata_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
+    """Convert the numbers of tokens and further fields of a usage; None without a usage."""
     if tokens is None:
         return None
     counted = {
@@ -87,6 +88,7 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
 
 
 def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:
+    """Convert the tool calls of an outcome."""
     return tuple(
         ToolCall(
             id=call.id or None,
@@ -99,6 +101,7 @@ def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:
 
 
 def _choice(choice: Choice) -> AssistantMessage:
+    """Convert a further choice into a message."""
     return AssistantMessage(
         choice.content,
         finish_reason=choice.finish_reason,
@@ -171,12 +174,15 @@ class ResponseBody:
         return self.decoder.feed(plain)
 
     def _feed_compressed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """Decompress a chunk, and return the events that end in it."""
         return self.decoder.feed(chunk if self._inflater is None else self._inflater.feed(chunk))
 
     def _feed_document(self, chunk: bytes) -> list[ServerSentEvent]:
+        """Collect a chunk of a document, which holds no events."""
         return self._collect(chunk if self._inflater is None else self._inflater.feed(chunk))
 
     def _collect(self, plain: bytes) -> list[ServerSentEvent]:
+        """Collect decompressed bytes of a document, and raise an error above the limit."""
         self._document.append(plain)
         self._size += len(plain)
         if self._is_page and self._size > MAX_PAGE_BYTES:
@@ -209,6 +215,7 @@ class ResponseBody:
         return ""
 
     def _page_error(self) -> StreamProtocolError:
+        """Return the error for an HTML page, with the beginning of the page."""
         text = b"".join(self._document)[:_EXCERPT].decode(errors="replace")
         kind = self._content_type or "without a content type"
         return StreamProtocolError(
@@ -251,6 +258,7 @@ class _StallWatch:
         return self
 
     def _check(self) -> None:
+        """Cancel the task if it has waited too long; otherwise set the timer again."""
         seconds = self._seconds or 0.0
         idle = 0.0 if self.waiting_since is None else self._loop.time() - self.waiting_since
         if self._task is not None and idle >= seconds:

@@ -91,10 +91,13 @@ def create_anthropic_agent(
 
 
 class _Anthropic(ProviderAdapter):
+    """Adapter of Anthropic's Messages API."""
+
     provider: ClassVar[str] = "anthropic"
     message_class: ClassVar[type[AssistantMessage]] = AnthropicMessage
 
     async def default_client(self) -> Any:
+        """Return the shared client; its first request fails if there is no key."""
         try:
             import anthropic
         except ImportError as error:
@@ -105,6 +108,7 @@ class _Anthropic(ProviderAdapter):
     def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
+        """Return the call of `messages.create` for these messages."""
         instructions, turns = messages_prompt(messages, system)
         arguments = {"messages": turns, **request}
         if instructions:

@@ -92,15 +92,19 @@ def create_openai_agent(
 
 
 class _OpenAI(ProviderAdapter):
+    """Adapter of OpenAI's chat completions and Responses API."""
+
     provider: ClassVar[str] = "openai"
     message_class: ClassVar[type[AssistantMessage]] = OpenAIMessage
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check the settings, including `api`."""
         super().check_settings(settings)
         if settings.get("api", "chat") not in ("chat", "responses"):
             raise ValueError(f"api must be 'chat' or 'responses', not {settings['api']!r}")
 
     async def default_client(self) -> Any:
+        """Return the shared client, and raise `MissingAPIKeyError` if there is no key."""
         try:
             import openai
         except ImportError as error:
@@ -118,6 +122,7 @@ class _OpenAI(ProviderAdapter):
     def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
+        """Return the call of `chat.completions.create` or `responses.create` for these messages."""
         request = dict(request)
         if request.pop("api", "chat") == "responses":
             stored = request.get("store") is not False

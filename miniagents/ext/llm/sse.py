@@ -237,6 +237,7 @@ class SSEDecoder:
         return unfinished
 
     def _remove_bom(self, chunk: bytes) -> bytes:
+        """Remove a byte order mark from the start of the stream; the result is empty while that is undecided."""
         chunk = self._start + chunk
         if len(chunk) < len(_BOM) and _BOM.startswith(chunk):
             self._start = chunk
@@ -268,6 +269,7 @@ class SSEDecoder:
         return end
 
     def _feed_lines(self, text: bytes) -> None:
+        """Read whole lines, and keep the unfinished one."""
         *lines, rest = text.split(b"\n")
         if lines and self._line:
             self._extend_line(lines[0])
@@ -283,11 +285,13 @@ class SSEDecoder:
             self._extend_line(rest)
 
     def _extend_line(self, piece: bytes) -> None:
+        """Add bytes to the unfinished line, and raise `EventTooLargeError` above the limit."""
         if self._size + len(self._line) + len(piece) > self.max_event_bytes:
             raise self._event_too_large()
         self._line += piece
 
     def _feed_line(self, line: bytes) -> None:
+        """Process one field of the current block."""
         name, colon, value = line.partition(b":")
         if not name:  # a comment
             self._in_event = bool(self._data or self._event)

@@ -95,6 +95,7 @@ def repair_surrogates_deep(value: T) -> T:
 
 
 def _repair(value: Any) -> Any:
+    """Return the value with repaired surrogates; the same object if there are none."""
     if isinstance(value, str):
         return repair_surrogates(value) if _has_lone_surrogate(value) else value
     if type(value) in (list, tuple):
@@ -112,6 +113,7 @@ def _repair(value: Any) -> Any:
 
 
 def _has_lone_surrogate(text: str) -> bool:
+    """Return True if UTF-8 cannot encode the text."""
     if text.isascii():
         return False
     try:
@@ -426,6 +428,7 @@ class Session(ABC):
 
     @property
     def _lossy(self) -> bool:
+        """True if the decoder or the joiner replaced anything by U+FFFD."""
         return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
     def _parse_unusual_event(self, event: ServerSentEvent, refusal: ValueError) -> Any:

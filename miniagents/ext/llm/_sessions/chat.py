@@ -62,7 +62,7 @@ class _ToolCallCollector:
 
     def __init__(self) -> None:
         self._drafts: list[_PendingCall] = []
-        self._latest: dict[int | None, _PendingCall] = {}  # the call that is open under an index
+        self._latest: dict[int | None, _PendingCall] = {}  # latest call with an index
         self._last_call: _PendingCall | None = None
 
     def __bool__(self) -> bool:
@@ -262,6 +262,7 @@ class ChatSession(Session):
         return text
 
     def _process_choice(self, choice: Any) -> str:
+        """Process a choice of a chunk, and return its text if it is the first choice."""
         if type(choice) is not dict:
             if choice is not None:
                 self._reject(f"a choice is {choice!r}")
@@ -340,6 +341,7 @@ class ChatSession(Session):
         )
 
     def _process_content(self, state: _ChoiceState, content: str) -> str:
+        """Add text to a choice, and return the text if it is the first choice."""
         if state is self._first_choice:
             return self._append_text(content)
         state.pieces.append(content)
@@ -396,6 +398,7 @@ class ChatSession(Session):
         return text
 
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
+        """Add the fragments of tool calls in a delta."""
         if type(fragments) is dict and fragments.get("function"):
             self._note_doubt("tool_calls", fragments)
             fragments = [fragments]
@@ -413,6 +416,7 @@ class ChatSession(Session):
                 self._reject(str(error))
 
     def _process_rest_of_choice(self, state: _ChoiceState, choice: dict[str, Any], text: str) -> None:
+        """Process the fields of a choice beside its delta: an error, log probabilities and unknown fields."""
         if choice.get("error"):
             self._raise_failure_of(choice, text)
         logprobs = choice.get("logprobs")
@@ -444,6 +448,7 @@ class ChatSession(Session):
             self._process_usage(groq["usage"])
 
     def _process_usage(self, usage: Any) -> None:
+        """Replace the usage so far, unless the new one is no object."""
         self._usage = self._read_usage(usage, "prompt_tokens", "completion_tokens", "total_tokens") or self._usage
 
     def _process_document(self, data: dict[str, Any]) -> None:
@@ -482,10 +487,12 @@ class ChatSession(Session):
         return list(positions)
 
     def _on_done(self) -> str:
+        """Complete the answer, and return U+FFFD if a surrogate half is left."""
         self.done_seen = self.ended = True
         return self._flush_text()
 
     def _get_choice(self, index: int) -> _ChoiceState:
+        """Return the state of the choice with this index, and make it if it is new."""
         return self._choices.setdefault(index, _ChoiceState(index))
 
     def outcome(self) -> Outcome:
@@ -519,6 +526,7 @@ class ChatSession(Session):
         return outcome if self._joiner is None else repair_surrogates_deep(outcome)
 
     def _tokens(self) -> Tokens | None:
+        """Return the numbers of tokens of the usage, which servers name differently; None without a usage."""
         usage = self._usage
         if usage is None:
             return None
@@ -541,6 +549,7 @@ def _normalise_finish_reason(choice: _ChoiceState) -> str | None:
 
 
 def _choice_outcome(choice: _ChoiceState) -> Choice:
+    """Return the values of one choice as far as they have arrived."""
     return Choice(
         index=choice.index,
         content="".join(choice.pieces),
@@ -560,6 +569,7 @@ def _add_field(fields: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _add_audio(audio: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add the audio of a delta: data and transcript grow, other fields are replaced."""
     for key, value in delta.items():
         if key in ("data", "transcript"):
             audio.setdefault(key, []).append(value)  # joined in the outcome
@@ -568,4 +578,5 @@ def _add_audio(audio: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 def _joined_audio(audio: dict[str, Any]) -> dict[str, Any]:
+    """Return the audio with data and transcript joined."""
     return {key: "".join(map(str, value)) if isinstance(value, list) else value for key, value in audio.items()}

@@ -77,7 +77,7 @@ class MessagesSession(Session):
         super().__init__()
         self._message: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
-        self._block_at: dict[int, _Block] = {}  # the latest block under an index
+        self._block_at: dict[int, _Block] = {}  # latest block with an index
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
         self._open_index: object = _NO_INDEX  # index of the text block whose deltas arrive
@@ -123,6 +123,7 @@ class MessagesSession(Session):
         return ""
 
     def _process_delta(self, data: dict[str, Any]) -> str:
+        """Process a delta of a content block, and return its text if it is one of a text block."""
         block = self._open_block(data)
         delta = self._read_object(data, "delta")
         kind = delta.get("type")
@@ -161,6 +162,7 @@ class MessagesSession(Session):
         return ""
 
     def _process_start(self, data: dict[str, Any]) -> None:
+        """Process the start of the message: id, model and usage."""
         message = dict(self._read_object(data, "message"))
         if self._message is not None:
             self._reject("a second message_start")
@@ -172,6 +174,7 @@ class MessagesSession(Session):
         self._process_usage(message.get("usage"))
 
     def _process_block_start(self, data: dict[str, Any]) -> str:
+        """Process the start of a content block, and return the text that it may hold already."""
         self._message_of_event("content_block_start")
         block = self._read_object(data, "content_block")
         if block.get("type") == "error" and block.get("error"):
@@ -196,6 +199,7 @@ class MessagesSession(Session):
         return self._append_text(self._read_text(block, "text")) if block.get("type") == "text" else ""
 
     def _process_message_delta(self, data: dict[str, Any]) -> None:
+        """Process the stop reason, the usage and further fields at the end of the message."""
         message = self._message_of_event("message_delta")
         delta = self._read_object(data, "delta")
         stop_reason = self._read_text(delta, "stop_reason")

@@ -129,6 +129,7 @@ class ResponsesSession(Session):
         self._process_response(data)
 
     def _on_item_added(self, data: dict[str, Any]) -> None:
+        """Add an output item; an index that repeats after its item has ended gets a new position."""
         item = self._read_object(data, "item")
         index = self._read_index(data, "output_index")
         place = max(self._items, default=-1) + 1
@@ -143,6 +144,7 @@ class ResponsesSession(Session):
         self._items[place] = _Item(item)
 
     def _on_item_done(self, data: dict[str, Any]) -> str:
+        """Store the last form of an item, and return its text if there were no deltas."""
         done = self._read_object(data, "item")
         item = self._find_item(data, done.get("id"))
         item.done = done or None
@@ -153,6 +155,7 @@ class ResponsesSession(Session):
         return rest if self._withheld_from is None else self._release_withheld()
 
     def _on_text_done(self, data: dict[str, Any]) -> str:
+        """Compare the whole text of a part to its deltas, and return the text that was missing or withheld."""
         item = self._find_item(data)
         whole = repair_surrogates(self._read_text(data, "text"))
         rest = self._flush_text()
@@ -172,17 +175,21 @@ class ResponsesSession(Session):
         return rest
 
     def _on_refusal_delta(self, data: dict[str, Any]) -> None:
+        """Add a delta of a refusal."""
         self._find_item(data).refusal.append(self._read_text(data, "delta"))
 
     def _on_arguments_delta(self, data: dict[str, Any]) -> None:
+        """Add a delta of the arguments of a tool call."""
         self._find_item(data).arguments.append(self._read_arguments(data.get("delta")))
 
     def _on_arguments_done(self, data: dict[str, Any]) -> None:
+        """Replace the arguments of a tool call by their whole text, unless it is empty."""
         whole = self._read_arguments(data.get("arguments")) or self._read_arguments(data.get("input"))
         if whole:
             self._find_item(data).arguments = [whole]
 
     def _on_reasoning_delta(self, data: dict[str, Any]) -> None:
+        """Add a delta of reasoning, or of its summary."""
         key = "summary_index" if "summary_index" in data else "content_index"
         index = (self._read_index(data, key) if key in data else 0) or 0
         self._find_item(data).summaries.setdefault((key, index), []).append(self._read_side_text(data, "delta"))
@@ -244,6 +251,7 @@ class ResponsesSession(Session):
         self._raise_reported({"message": f"the response is {response.get('status')!r}"}, withheld=rest)
 
     def _process_response(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Store the fields of a response object, and raise the error in it."""
         response = dict(self._read_object(data, "response"))
         if response.get("usage") is not None:
             response["usage"] = self._read_usage(response["usage"], "input_tokens", "output_tokens", "total_tokens")
@@ -343,6 +351,7 @@ class ResponsesSession(Session):
         return status, "tool_calls" if has_calls else "stop"
 
     def _tokens(self) -> Tokens | None:
+        """Return the numbers of tokens of the usage, None without a usage."""
         usage = self._response.get("usage")
         if usage is None:
             return None
@@ -392,17 +401,20 @@ _REDUNDANT = (
 
 
 def _parts(item: Any) -> list[dict[str, Any]]:
+    """Return the parts of an item's content that are objects."""
     content = item.get("content") if isinstance(item, dict) else None
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def _message_text(item: Any) -> str:
+    """Return the text of a message item, "" for other items."""
     if not isinstance(item, dict) or item.get("type") != "message":
         return ""
     return "".join(str(part.get("text") or "") for part in _parts(item) if part.get("type") == "output_text")
 
 
 def _refusal(item: _Item) -> str:
+    """Return the refusal of an item: its deltas, or else the parts of its last form."""
     if item.refusal:
         return "".join(item.refusal)
     parts = _parts(item.done or item.start)
@@ -410,6 +422,7 @@ def _refusal(item: _Item) -> str:
 
 
 def _tool_call(item: _Item) -> ToolUse | None:
+    """Return the tool call of an item, None for items of other types."""
     known = {**item.start, **(item.done or {})}
     kind = known.get("type")
     if kind not in ("function_call", "custom_tool_call"):
