@@ -58,15 +58,15 @@ class _ToolCallCollector:
     - It has neither id nor name, and the arguments of the last call are not whole yet.
     """
 
-    __slots__ = ("_drafts", "_last_call", "_latest")
+    __slots__ = ("_calls", "_last_call", "_latest")
 
     def __init__(self) -> None:
-        self._drafts: list[_PendingCall] = []
+        self._calls: list[_PendingCall] = []
         self._latest: dict[int | None, _PendingCall] = {}  # latest call with an index
         self._last_call: _PendingCall | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._drafts)
+        return bool(self._calls)
 
     def feed(self, fragment: dict[str, Any], doubt: Callable[[str, Any], None]) -> None:
         """Add one item of `delta.tool_calls`.
@@ -87,55 +87,55 @@ class _ToolCallCollector:
             index = int(index) if isinstance(index, str) and index.isdecimal() else None
         id_, name = _as_label(fragment.get("id")), _as_label(function.get("name"))
         arguments = function.get("arguments", function.get("input"))
-        draft = self._find_call(index, id_, name, bool(arguments))
-        if draft is None:
-            draft = _PendingCall(index)
-            self._drafts.append(draft)
-        elif self._latest.get(index) is not draft and index is not None:
+        call = self._find_call(index, id_, name, bool(arguments))
+        if call is None:
+            call = _PendingCall(index)
+            self._calls.append(call)
+        elif self._latest.get(index) is not call and index is not None:
             doubt("index of a tool call", index)
-        self._latest[index] = self._last_call = draft
-        draft.id = draft.id or id_
-        if name and name != draft.name:
-            draft.name += name
+        self._latest[index] = self._last_call = call
+        call.id = call.id or id_
+        if name and name != call.name:
+            call.name += name
         if fragment.get("type"):
-            draft.type = str(fragment["type"])
-        if isinstance(arguments, str) and not draft.is_value:
-            draft.arguments.append(arguments)
+            call.type = str(fragment["type"])
+        if isinstance(arguments, str) and not call.is_value:
+            call.arguments.append(arguments)
         elif arguments is not None and str(arguments).strip():
             doubt("arguments", arguments)
-            _set_value(draft, arguments)
+            _set_value(call, arguments)
 
     def _find_call(self, index: int | None, id_: str, name: str, has_arguments: bool) -> _PendingCall | None:
         """Return the call that a fragment continues, None if the fragment begins a new call."""
-        draft = self._latest.get(index)
-        if draft is not None:
-            if id_ and draft.id and id_ != draft.id:
-                draft = None
+        call = self._latest.get(index)
+        if call is not None:
+            if id_ and call.id and id_ != call.id:
+                call = None
             elif name and not id_:
-                goes_on = name == draft.name and bool(draft.text()) and not draft.is_whole()
-                begins = index is None or (draft.is_whole() and (has_arguments or name != draft.name))
-                draft = None if begins and not goes_on else draft
-        if draft is None and id_:
-            draft = next((known for known in self._drafts if known.id == id_), None)
-            if draft is not None and index is not None and name and (name != draft.name or draft.is_whole()):
-                draft = None
+                goes_on = name == call.name and bool(call.text()) and not call.is_whole()
+                begins = index is None or (call.is_whole() and (has_arguments or name != call.name))
+                call = None if begins and not goes_on else call
+        if call is None and id_:
+            call = next((known for known in self._calls if known.id == id_), None)
+            if call is not None and index is not None and name and (name != call.name or call.is_whole()):
+                call = None
         elif (
-            draft is None
+            call is None
             and index not in self._latest
             and self._last_call is not None
             and not self._last_call.is_whole()
         ):
             goes_on = not name or (name == self._last_call.name and bool(self._last_call.text()))
-            draft = self._last_call if goes_on else None
-        return draft
+            call = self._last_call if goes_on else None
+        return call
 
     def result(self) -> tuple[ToolUse, ...]:
         """Return the calls so far, in the order of their indexes if these differ, else in the order of arrival."""
-        drafts = self._drafts
-        indexes = [draft.index for draft in drafts if draft.index is not None]
-        if len(set(indexes)) == len(drafts):
-            drafts = [draft for _, draft in sorted(zip(indexes, drafts, strict=True), key=lambda pair: pair[0])]
-        return tuple(ToolUse(draft.id, draft.name, draft.text(), draft.type) for draft in drafts)
+        calls = self._calls
+        indexes = [call.index for call in calls if call.index is not None]
+        if len(set(indexes)) == len(calls):
+            calls = [call for _, call in sorted(zip(indexes, calls, strict=True), key=lambda pair: pair[0])]
+        return tuple(ToolUse(call.id, call.name, call.text(), call.type) for call in calls)
 
 
 def _as_label(value: Any) -> str:
@@ -151,22 +151,22 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _set_value(draft: _PendingCall, value: Any) -> None:
+def _set_value(call: _PendingCall, value: Any) -> None:
     """Set arguments that came as a JSON value, or compare further text to a value that came before.
 
     Raises:
         ValueError: the value contradicts the arguments so far, or text follows a value.
     """
     text = value if isinstance(value, str) else json_text(value)
-    known = draft.text()
-    if known.strip() and not draft.is_value:
+    known = call.text()
+    if known.strip() and not call.is_value:
         if _parsed(known) != value:
             raise ValueError(f"tool call arguments are {type(value).__name__} after {known[:80]!r}")
         text = known
     if isinstance(value, str) and _parsed(text) != _parsed(known):
         raise ValueError(f"tool call arguments go on after a whole value with {value[:80]!r}")
-    draft.is_value = True
-    draft.arguments = [text]
+    call.is_value = True
+    call.arguments = [text]
 
 
 _FINISH_REASONS = {

@@ -193,9 +193,8 @@ class MessagesSession(Session):
         self._block_at[index] = _Block(block)
         self._blocks.append(self._block_at[index])
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict) and self._message is not None:
-            self._message["model"] = block["to"].get("model") or self._message.get(
-                "model"
-            )  # another model continues the answer
+            # another model continues the answer
+            self._message["model"] = block["to"].get("model") or self._message.get("model")
         return self._append_text(self._read_text(block, "text")) if block.get("type") == "text" else ""
 
     def _process_message_delta(self, data: dict[str, Any]) -> None:
