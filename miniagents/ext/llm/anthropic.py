@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from miniagents.errors import MissingExtraError
 from miniagents.ext.llm._base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter, shared_client
+from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._prompts import messages_prompt
 from miniagents.ext.llm._sessions import MessagesSession
 from miniagents.messages import AssistantMessage
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from miniagents.ext.llm._failures import Retry
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
 
-__all__ = ["AnthropicMessage", "create_anthropic_agent"]
+__all__ = ["AnthropicMessage", "Retry", "create_anthropic_agent"]
 
 
 class AnthropicMessage(AssistantMessage):

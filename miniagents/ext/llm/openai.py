@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from miniagents.errors import MissingAPIKeyError, MissingExtraError
 from miniagents.ext.llm._base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter, shared_client
+from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._prompts import chat_prompt, responses_prompt
 from miniagents.ext.llm._sessions import ChatSession, ResponsesSession
 from miniagents.messages import AssistantMessage
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from miniagents.ext.llm._failures import Retry
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
 
-__all__ = ["OpenAIMessage", "create_openai_agent"]
+__all__ = ["OpenAIMessage", "Retry", "create_openai_agent"]
 
 
 class OpenAIMessage(AssistantMessage):
