@@ -101,7 +101,7 @@ async def test_X10_X12_log_lines_hold_no_key_and_no_control_characters(
         quoting.trigger()
         calls = [agent(provider, getattr(wire, provider)()).trigger("Hello") for wire in wires]
     del calls  # an error counts as unobserved only after its call is gone
-    logged = [record for record in caplog.records if record.message == "An error that nobody observed"]
+    logged = [record for record in caplog.records if record.message == "An error that no reader observed"]
     assert len(logged) == len(wires) + 1
     assert kit.KEY not in caplog.text
     assert_escaped(caplog.text)
