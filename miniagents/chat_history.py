@@ -59,6 +59,7 @@ class ChatHistory(ABC):
         """
 
         async def log(ctx: InteractionContext) -> None:
+            """Reply the messages while they stream, and store them in the history."""
             ctx.reply(ctx.message_promises)
             try:
                 await self.aappend(ctx.message_promises)
@@ -103,6 +104,7 @@ class InMemoryChatHistory(ChatHistory):
             raise failure
 
     def _store(self, message: Message | None) -> None:
+        """Add a message to the history; None, for a failed message without text, adds nothing."""
         if message is not None:
             self._messages.append(message)
 

@@ -62,6 +62,7 @@ class MiniAgents(AgentsContext):
         """
 
         def note_interrupt() -> None:
+            """Note that the run was interrupted, so that the context cancels its agents."""
             self.interrupted = True
 
         return Runner[T](note_interrupt, loop_factory).run(self.arun(awaitable))
@@ -83,6 +84,7 @@ class MiniAgents(AgentsContext):
         """
 
         async def call() -> tuple[Message, ...]:
+            """Call the agent, and return its replies."""
             return await agent.trigger(messages, **kwargs)
 
         return self.run(call())
@@ -107,6 +109,7 @@ class MiniAgents(AgentsContext):
             context = context.parent
 
     def _persist_soon(self, messages: tuple[Message, ...]) -> None:
+        """Give messages to each persister, and start a task for it unless one is due."""
         for persister in self._persisters:
             persister.add(messages)
             if persister.has_work and not persister.is_scheduled:

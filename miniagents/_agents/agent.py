@@ -159,6 +159,7 @@ class MiniAgent(Generic[P]):
         errors_as_messages: bool | None,
         timeout: float | None,
     ) -> InteractionContext:
+        """Return the context of one call, with the run context's default for `errors_as_messages`."""
         context = AgentsContext.get_current()
         if errors_as_messages is None:
             errors_as_messages = context.errors_as_messages

@@ -231,6 +231,7 @@ class InteractionContext(_CallScope):
         self._kwargs = {}
 
     async def _run(self) -> None:
+        """Run the agent under its timeout; add its trace to an error, and finish the calls that it left open."""
         current_scope.set(self)
         try:
             if self.timeout is None:
@@ -248,6 +249,7 @@ class InteractionContext(_CallScope):
             self._replies.finish()  # one loop step before `task_ended`, which ends the replies in all other cases
 
     async def _work_until(self, timeout: float) -> None:
+        """Do `_work`; cancel it after `timeout` seconds and raise a `TimeoutError` that names the agent."""
         deadline = asyncio.timeout(timeout)
         try:
             async with deadline:
@@ -261,6 +263,7 @@ class InteractionContext(_CallScope):
             raise
 
     async def _work(self) -> None:
+        """Run the agent's function, then wait for the awaitables of `make_sure_to_wait`; cancel those that are left."""
         try:
             await self.this_agent.run_function(self, self._kwargs)
             self.finish_calls()
@@ -394,6 +397,7 @@ class _AwaitedCell(Cell[Any]):
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
+    """Await any awaitable, because a task runs only coroutines."""
     return await awaitable
 
 
@@ -452,10 +456,12 @@ class _ReplyCell(SequenceCell):
 
 
 def _may_fail(piece: Any) -> TypeGuard[MessagePromise]:
+    """Return True if a piece of the replies is a message promise that has no result yet, or has failed."""
     return isinstance(piece, MessagePromise) and not piece.is_resolved
 
 
 def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise]:
+    """Return True if a piece of the replies is a sequence, or a message that may fail."""
     return isinstance(piece, MessageSequencePromise) or _may_fail(piece)
 
 
@@ -473,6 +479,7 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
     """
 
     async def message_and_error() -> AsyncIterator[Any]:
+        """Yield the message with the text that arrived, and then an `ErrorMessage` if the message fails."""
         batches = promise.batches()
         try:
             first = await anext(batches, None)
@@ -490,6 +497,7 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
         failed: list[BaseException] = []
 
         async def tokens(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
+            """Yield the tokens of the message; a failure ends them and marks the message as interrupted."""
             yield first
             try:
                 async for batch in batches:
@@ -525,6 +533,7 @@ def _each_followed_by_error(piece: MessagePromise | MessageSequencePromise) -> M
         return _followed_by_error(piece)
 
     async def messages_and_errors() -> AsyncIterator[Any]:
+        """Yield each message of the sequence as `_followed_by_error` returns it."""
         async for promise in piece:
             yield promise if promise.is_resolved else _followed_by_error(promise)
 
@@ -532,4 +541,5 @@ def _each_followed_by_error(piece: MessagePromise | MessageSequencePromise) -> M
 
 
 def _fields_besides_content(message: Message | None) -> dict[str, Any]:
+    """Return all fields of a message but its content; an empty dict if there is no message."""
     return {} if message is None else {name: value for name, value in message if name != "content"}

@@ -44,6 +44,7 @@ class _InterruptibleMain(Generic[T]):
             steps.close()
 
     def _run(self, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        """Drive the steps of the main coroutine; throw an interrupt into it in place of its next step."""
         step = steps.__next__
         while True:
             try:
@@ -107,6 +108,8 @@ class Runner(Generic[T]):
                 signal.signal(number, handler)
 
     def _run(self, awaitable: Awaitable[T]) -> T:
+        """Run the awaitable as the main task, and pass interrupts that other tasks raise on to it."""
+
         async def main() -> T:
             return await _InterruptibleMain(awaitable, self)
 
@@ -121,6 +124,7 @@ class Runner(Generic[T]):
                 self._interrupt_main(interrupt)
 
     def _close(self) -> None:
+        """Close the loop; after a second interrupt, close the coroutines of its tasks without waiting for them."""
         try:
             if not self._skip_clean_ups:
                 self._runner.close()
@@ -139,6 +143,7 @@ class Runner(Generic[T]):
             self._cancel_main()
 
     def _cancel_main(self) -> None:
+        """Cancel the main coroutine for an interrupt, and call `on_interrupt`."""
         self._main_interrupted = True
         self._on_interrupt()
         if self._main is not None:
@@ -165,16 +170,18 @@ class Runner(Generic[T]):
         return handlers
 
     def _on_sigint(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt the main coroutine with `KeyboardInterrupt` at the first signal; raise it at once at the second."""
         self._raise_if_second(KeyboardInterrupt())
         self._loop.call_soon_threadsafe(self._interrupt_main, KeyboardInterrupt())
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """Cancel the main coroutine at the first signal; raise `SystemExit` at once at the second."""
         self._terminated = True
         self._raise_if_second(SystemExit(_SIGTERM_EXIT_STATUS))
         self._loop.call_soon_threadsafe(self._cancel_main)
 
     def _raise_if_second(self, interrupt: BaseException) -> None:
-        """Note the first signal; raise the interrupt at once if the run was interrupted before."""
+        """Note that the run is interrupted; if it was before, skip its clean-ups and raise the interrupt."""
         if self._signal_received or self._main_interrupted:
             self._skip_clean_ups = True
             raise interrupt

@@ -174,6 +174,7 @@ class PromisingContext(BoundToRun):
     # --- opening and leaving
 
     def _open(self) -> None:
+        """Bind the context to the running loop and to the context around it; a context is opened only once."""
         if self._loop is not None:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
@@ -226,6 +227,7 @@ class PromisingContext(BoundToRun):
                 _activated[self._loop].remove(self)
 
     async def _leave(self, error: BaseException | None) -> None:
+        """Wait for the tasks, or cancel them if the block raised `error`; then report the unobserved failures."""
         try:
             if error is None and not self.interrupted:
                 self.before_drain()
@@ -246,10 +248,12 @@ class PromisingContext(BoundToRun):
         await self._drain()
 
     async def _drain(self) -> None:
+        """Wait until all tasks have ended that keep the context open."""
         while self.tasks:
             await self._wait_until_idle()
 
     async def _cancel_all(self) -> None:
+        """Cancel all tasks and wait for their clean-ups; an interruption of that wait is raised after it."""
         self.is_closing = True
         interruption: BaseException | None = None
         for task in self.tasks | self.parked:
@@ -381,6 +385,8 @@ class PromisingContext(BoundToRun):
             context = context.parent
 
     def _run_handler(self, handler: ResolvedHandler, promise: Promise[Any], result: Any) -> None:
+        """Call one handler of resolved promises in a task of its own."""
+
         async def run() -> None:
             await handler(promise, result)
 

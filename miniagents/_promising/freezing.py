@@ -48,6 +48,7 @@ class _ShortRepr(reprlib.Repr):
         self.maxstring = self.maxother = 80
 
     def repr1(self, x: Any, level: int) -> str:
+        """Return the shortened repr of a value; of an object with `__short_repr_items__`, show only those items."""
         items = getattr(type(x), "__short_repr_items__", None)
         if items is None:
             return super().repr1(x, level)
@@ -64,6 +65,7 @@ class _ShortRepr(reprlib.Repr):
         return self.repr_frozenset(x, level)
 
     def repr_int(self, x: int, level: int) -> str:
+        """Return the repr of an int; of a huge one, the first hex digits."""
         # hex, because the decimal digits of a large int take quadratic time and are limited by the interpreter
         return super().repr_int(x, level) if x.bit_length() < _BIG_INT_BITS else f"{hex(x)[:32]}..."
 
@@ -131,6 +133,7 @@ def escaped(items: dict[str, Any]) -> dict[str, Any]:
 
 
 def _escaped_key(key: str) -> str:
+    """Return a key of user data in a form that is neither a tag nor the key `class_`."""
     if key[:1] == "$":
         return "$" + key
     return key + "_" if _is_class_like(key) else key
@@ -146,6 +149,7 @@ def unescaped_key(key: Any) -> Any:
 
 
 def _is_class_like(key: str) -> bool:
+    """Return True for `class_`, also with further underscores at its end."""
     return key.startswith(CLASS_KEY) and not key[len(CLASS_KEY) :].strip("_")
 
 
@@ -194,7 +198,7 @@ class FrozenLeaf:
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """A value cannot be frozen. Has the reason and the path to the value, innermost step first."""
+    """Error of a value that cannot be frozen, with the reason and the path to the value, innermost step first."""
 
     def __init__(self, reason: str, *, too_deep: bool = False) -> None:
         super().__init__(reason)
@@ -232,10 +236,12 @@ def _read_frozen_dict(value: Any, info: core_schema.ValidationInfo) -> Any:
 
 
 def _dump_frozen_set(value: frozenset[Any], info: core_schema.SerializationInfo) -> Any:
+    """Return the set as it is in a Python dump, and as a list in a JSON dump."""
     return value if info.mode == "python" else list(value)
 
 
 def _serializer(dump: Callable[[Any, core_schema.SerializationInfo], Any]) -> SchemaSerializer:
+    """Return a pydantic serializer that calls `dump` for each value."""
     dumping = core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
     return SchemaSerializer(core_schema.any_schema(serialization=dumping))
 
@@ -393,6 +399,7 @@ def make_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
 
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
+    """Return the tuple of the frozen items of a list or tuple that is inside of `level` containers."""
     if level >= MAX_NESTING:
         raise _make_depth_error()
     if ATOMS.issuperset(map(type, items)):
@@ -410,6 +417,7 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
 
 
 def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
+    """Return a `FrozenDict` of the frozen values of a mapping that is inside of `level` containers."""
     if level >= MAX_NESTING:
         raise _make_depth_error()
     frozen: dict[Any, Any] = {}
@@ -429,6 +437,7 @@ def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any
 
 
 def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
+    """Return the frozenset of the frozen elements of a set that is inside of `level` containers."""
     if level >= MAX_NESTING:
         raise _make_depth_error()
     if ATOMS.issuperset(map(type, items)):
@@ -442,11 +451,13 @@ def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
 
 
 def _make_set(items: list[Any]) -> frozenset[Any]:
+    """Return a frozenset of frozen items; a `FrozenSet` if the dump of an item may be a dict or a list."""
     composite = any(isinstance(item, (tuple, FrozenSet, FrozenLeaf)) for item in items)
     return FrozenSet(items) if composite else frozenset(items)
 
 
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
+    """Return the `FrozenDict` as it is; raise `_Refused` if it would nest too deep at this level."""
     if level and level + _height(value) > MAX_NESTING:
         raise _make_depth_error()
     renew_frozen_marker()  # there may be a Frozen in it
@@ -480,6 +491,7 @@ def _height(value: Any) -> int:
 
 
 def _freeze_moment(value: datetime | time, level: int) -> datetime | time:
+    """Return the value if its zone is None, a `timezone` or a named `ZoneInfo`; else replace the zone by its offset."""
     zone = value.tzinfo
     if zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and zone.key):
         return value
@@ -488,6 +500,7 @@ def _freeze_moment(value: datetime | time, level: int) -> datetime | time:
 
 
 def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
+    """Return the offset that a time zone has at `value`; raise `_Refused` if it has none."""
     offset = value.utcoffset()
     if offset is None:
         raise _Refused(f"a time zone of type {type(zone).__qualname__} that has no offset cannot be frozen")
@@ -512,6 +525,7 @@ def _freeze_by_base(value: Any, level: int) -> Any:
 
 
 def _plain_datetime(value: datetime, level: int) -> datetime | time:
+    """Return a plain datetime in place of one of a subclass."""
     moment = datetime.combine(value.date(), value.time(), value.tzinfo)
     return _freeze_moment(moment, level)
 
@@ -548,17 +562,19 @@ _PLAIN_FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
 
 
 def _str_key(key: object) -> str:
+    """Return a key of a subclass of str as a plain str; raise `_Refused` for any other key."""
     if not isinstance(key, str):
         raise _Refused(f"the key {short_repr(key)} is not a str")
     return key.value if isinstance(key, Enum) and type(key.value) is str else str.__str__(key)
 
 
 def _make_depth_error() -> _Refused:
+    """Return the error of containers that nest deeper than `MAX_NESTING`."""
     return _Refused(f"containers nest more than {MAX_NESTING} deep", too_deep=True)
 
 
 def _contains_itself(value: Any) -> bool:
-    """Return True if a container contains itself. Looks at each container once, without recursion."""
+    """Return True if a container contains itself; look at each container once, without recursion."""
     enclosing: set[int] = set()
     done: set[int] = set()
     stack: list[tuple[Any, Iterator[Any]]] = [(value, _inner_containers(value))]

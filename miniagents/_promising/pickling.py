@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def get_state(value: Frozen) -> State:
-    """Return what a pickle holds of an object."""
+    """Return the class, fields and names of given fields of an object, from which `rebuild` makes it again."""
     declared = {name: value.__dict__[name] for name in type(value).__pydantic_fields__}
     return type(value), declared, value.__pydantic_extra__ or {}, value.__pydantic_fields_set__
 
@@ -65,6 +65,7 @@ class _FlatPickler(pickle.Pickler):
         self._numbers = {id(each): number for number, each in enumerate(objects)}
 
     def persistent_id(self, obj: Any) -> int | None:
+        """Return the number of an object that is in the pickle already; None for a value to pickle as usual."""
         return self._numbers.get(id(obj))  # `objects` are alive: no other object has one of their ids
 
 
@@ -76,4 +77,5 @@ class _FlatUnpickler(pickle.Unpickler):
         self._objects = objects
 
     def persistent_load(self, pid: Any) -> Frozen:
+        """Return the object of this number, which was unpickled before."""
         return self._objects[int(pid)]

@@ -80,10 +80,12 @@ def freeze_annotation(annotation: Any, where: str) -> Any:
 
 
 def _find_member(members: tuple[Enum, ...], value: Any) -> Any:
+    """Return the first enum member with this value and the value's type; return the value itself if there is none."""
     return next((each for each in members if each.value == value and type(each.value) is type(value)), value)
 
 
 def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
+    """Return the immutable counterpart of an annotation of one class, such as tuple for list."""
     if origin in _AS_TUPLE:
         return GenericAlias(tuple, (freeze_annotation(args[0], where) if args else Any, ...))
     if origin in _AS_FROZENSET:
@@ -104,6 +106,7 @@ def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...
 
 
 def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
+    """Raise `TypeError` if instances of the class would be mutable, as those of dataclasses and plain models are."""
     mutable = (
         issubclass(origin, (BaseModel, *_MUTABLE))
         or dataclasses.is_dataclass(origin)
@@ -133,6 +136,7 @@ def make_dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callab
 
 
 def _find_model(fields: Any) -> dict[str, Any]:
+    """Return the model schema inside of the validators that a class puts around it."""
     while fields["type"] != "model":  # validators of the class are around it
         fields = fields["schema"]
     return cast("dict[str, Any]", fields)
@@ -171,6 +175,7 @@ def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
 
 
 def _is_dumped_otherwise(schema: Any) -> bool:
+    """Return True if a part of a schema makes dumps differ from the plain fields; other Frozen classes do not count."""
     if isinstance(schema, dict):
         if schema.get("type") == "function-before" and find_fields_schema(schema) is not None:
             return False  # another class, which has its own `_dumps_plainly`

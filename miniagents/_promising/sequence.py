@@ -74,6 +74,7 @@ class _PumpedCell(SequenceCell):
         self.call_in_loop(self._stop)
 
     def _stop(self) -> None:
+        """Drop the leaves and cancel the task that reads the iterable."""
         self.drop_pieces()
         Cell.cancel(self)
 
@@ -111,6 +112,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             cell.handle_lost_promise()
 
     async def _resolve(self) -> WHOLE_co:
+        """Return the results of all leaves; on a failure, mark the failures of all leaves as observed."""
         leaves, all_values = await self._cell.collect_leaves()
         if all_values:
             return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
@@ -179,6 +181,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def _are_all_values(cls, items: list[Any] | tuple[Any, ...]) -> bool:
+        """Return True if all items are of the class of values, so that none has to be converted."""
         return all(cls.value_class in kind.__mro__ for kind in set(map(type, items)))
 
     @classmethod
@@ -240,6 +243,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         self._cell = SequenceCell(self.promise_class)
 
     def _append(self, piece: Any) -> None:
+        """Send an item in order, without a check that the sequence is open."""
         self._cell.send(piece)
 
     def append_out_of_order(self, item: Any) -> Self:
@@ -254,6 +258,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         return self
 
     def _fail(self, error: BaseException) -> None:
+        """End the sequence with an error, which is observed if the `with` block raises it."""
         # without capture_errors, the caller of the `with` block gets the error
         self._cell.observed = not self.capture_errors
         self._cell.fail(error)

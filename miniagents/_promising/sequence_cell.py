@@ -99,6 +99,7 @@ class SequenceCell(StreamCell[Any, Any]):
         lane.blocked_on.wake()  # readers wait there for the next leaf in order
 
     def _add_lane(self, walk: Iterator[Any], cell: Any, promise: Promise[Any] | None) -> _Lane:
+        """Add a lane, from which leaves will be appended as they come, and return it."""
         lane = _Lane(walk, cell, promise)
         if self.lanes is None:
             self.lanes = {}
@@ -132,6 +133,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self._end()
 
     def _remove_lane(self, lane: _Lane) -> None:
+        """Remove a lane that has ended."""
         if self.lanes is not None:
             self.lanes.pop(lane, None)
         if lane is self._ordered_lane:
@@ -153,6 +155,7 @@ class SequenceCell(StreamCell[Any, Any]):
         get_cell, get_lane = ref(self), ref(lane)  # a callback must not keep them alive
 
         def advance(_: object) -> None:
+            """Advance the lane again, because the cell that blocked it has more pieces."""
             cell, lane = get_cell(), get_lane()
             if cell is not None and lane is not None:
                 cell._advance(lane)
@@ -179,6 +182,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self.send(error)
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
+        """Send each item that the async iterable yields, until the sequence has ended."""
         async for item in source:
             if self.done:
                 return
@@ -442,6 +446,7 @@ def _has_begun(cell: Cell[Any]) -> bool:
 
 
 def _as_promise(piece: Any, promise_class: type[Branch[Any, Any]]) -> Promise[Any]:
+    """Return a leaf as a promise: a promise as it is, a value as a resolved promise of the class."""
     return piece if isinstance(piece, Promise) else promise_class.leaf_of_value(piece)
 
 

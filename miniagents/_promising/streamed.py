@@ -65,6 +65,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.set_work(lambda: self._run(source, pump), start_soon)
 
     async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
+        """Read the source by one of the pump functions, settle the cell, and close the source."""
         pieces: AsyncIterable[Any] | None = None
         try:
             pieces = source()
@@ -81,6 +82,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 await aclose()
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
+        """Append each piece of the source as soon as it comes, and wake the readers."""
         # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
         append, check = self.pieces.append, self.check
         # Attributes of the class take twice as long to find as those of the cell.
@@ -93,6 +95,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 return
 
     async def _pump_batches(self, source: AsyncIterable[Any]) -> None:
+        """Append the lists of pieces that the source yields; on demand, wait for a reader after each list."""
         async for batch in source:
             self.pieces.extend(batch)
             self.wake()
@@ -102,6 +105,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 return
 
     async def _pump_on_demand(self, source: AsyncIterable[Any]) -> None:
+        """Append one piece of the source whenever a reader has read all pieces before it."""
         async for piece in source:
             self.receive(piece)
             del piece  # so that a promise which readers have dropped is not kept here
@@ -368,6 +372,7 @@ class StreamAppender(BoundToRun, Generic[P]):
             raise AppenderClosedError(f"This appender {state}: append inside `with appender:`")
 
     def _append(self, piece: P) -> None:
+        """Freeze a piece and send it to the readers, without a check that the stream is open."""
         self._cell.pieces.append(freeze(piece, "piece"))
         self._cell.wake()
 
@@ -393,6 +398,7 @@ class StreamAppender(BoundToRun, Generic[P]):
         return self.capture_errors
 
     def _fail(self, error: BaseException) -> None:
+        """End the stream with an error, which is observed if the `with` block raises it."""
         if not self.capture_errors:
             self._cell.mark_observed()  # the caller of the `with` block gets the error
         self._cell.fail(error)

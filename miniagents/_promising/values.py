@@ -55,7 +55,7 @@ _TEXT_KEY: Final = "$text:"
 
 
 class MissingDigest(Exception):  # noqa: N818 - a signal between this module and `frozen`
-    """A nested Frozen has no digest yet; raised for `frozen`, which computes it."""
+    """Error of a nested Frozen that has no digest yet; `frozen` catches it and computes the digest."""
 
 
 # --- values to JSON
@@ -156,6 +156,7 @@ class Form:
         return freeze(value)
 
     def _represent_set(self, value: frozenset[Any] | set[Any]) -> dict[str, Any]:
+        """Return a set as an object `{"$set": [...]}` with its elements in sorted order."""
         # Sorted, because the order of a set differs between processes. Each element is converted once: sets may nest.
         return {"$set": sorted([self._to_strict_json(item) for item in value], key=_write_sorted)}
 
@@ -228,6 +229,7 @@ def _has_many_digits(text: str) -> bool:
 
 
 def _is_utf8(text: str) -> bool:
+    """Return True if a text can be encoded as UTF-8, so that it has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -236,14 +238,17 @@ def _is_utf8(text: str) -> bool:
 
 
 def _base64_of(text: str) -> str:
+    """Return the UTF-8 bytes of a text in base64, lone surrogates included."""
     return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
 
 
 def _encode_key(key: str) -> str:
+    """Return a key of an object; one with lone surrogates becomes a tagged key in base64."""
     return key if _is_utf8(key) else _TEXT_KEY + _base64_of(key)
 
 
 def _make_depth_error() -> ValueError:
+    """Return the error of a value that nests too deep for JSON parsers."""
     return ValueError(
         f"values nest more than {MAX_JSON_NESTING} deep, which JSON parsers do not take; "
         f"store messages that hold each other one by one, by serialize()"
@@ -316,7 +321,7 @@ def decode(json_value: Any) -> Any:
 
 
 class _Malformed(Exception):  # noqa: N818 - never leaves this module
-    """A value is malformed. Has the error to raise and the path to the value, innermost step first."""
+    """Error of a malformed value, with the error to raise and the path to the value, innermost step first."""
 
     def __init__(self, reason: str, kind: type[Exception] = ValueError) -> None:
         super().__init__(reason)
@@ -377,6 +382,7 @@ def _decode(value: Any, level: int, limit: int) -> Any:
 
 
 def _make_decoding_error() -> FreezeError:
+    """Return the error of a dump that nests too deep to be decoded."""
     return FreezeError(f"a dump nests more than {MAX_NESTING} deep, or more than {MAX_JSON_NESTING} with nested Frozen")
 
 
@@ -401,6 +407,7 @@ def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str,
 
 
 def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) -> tuple[Any, ...]:
+    """Return the decoded items of a JSON array as a tuple."""
     items: list[Any] = []
     try:
         for item in value:
@@ -412,6 +419,7 @@ def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) ->
 
 
 def _decode_key(key: str) -> str:
+    """Return the key from which `_encode_key` made this one."""
     if not key.startswith(_TEXT_KEY):
         return key
     try:
@@ -454,6 +462,7 @@ class _Leaf(NamedTuple):
 
 
 def _moment_text(value: datetime | time) -> str:
+    """Return a datetime or a time in ISO format, with the name of its time zone and a mark for `fold=1`."""
     zone, fold = value.tzinfo, "[fold=1]" if value.fold else ""
     if isinstance(zone, ZoneInfo):  # the name, because offsets depend on the database of the machine
         return f"{value.replace(tzinfo=None).isoformat()}[{zone.key}]{fold}"
@@ -464,6 +473,8 @@ _MOMENT: Final = re.compile(r"([^\[\]]+)(?:\[([^\[\]=]+)\])?(\[fold=1\])?")
 
 
 def _load_moment(kind: type[datetime | time]) -> Callable[[Any], datetime | time]:
+    """Return a function that reads a datetime or a time from a text of `_moment_text`."""
+
     def load(content: Any) -> datetime | time:
         match = _MOMENT.fullmatch(content)
         if match is None:
@@ -486,39 +497,46 @@ _PATHS: Final[dict[str, type[PurePath]]] = {
 
 
 def _load_path(content: Any) -> PurePath:
+    """Return the path of an array of its kind and its text."""
     kind, path = _expect_strings(content, 2)
     return _PATHS[kind](path)
 
 
 def _load_text(content: Any) -> str:
+    """Return the text whose UTF-8 bytes are in this base64."""
     return base64.b64decode(_expect_string(content), validate=True).decode("utf-8", "surrogatepass")
 
 
 def _load_timedelta(content: Any) -> timedelta:
+    """Return the timedelta of an array of days, seconds and microseconds."""
     if not (isinstance(content, (list, tuple)) and [type(part) for part in content] == [int] * 3):
         raise ValueError("not three whole numbers")
     return timedelta(*content)
 
 
 def _load_float(content: Any) -> float:
+    """Return the float for "nan", "inf" or "-inf", which JSON numbers cannot hold."""
     if content not in ("nan", "inf", "-inf"):
         raise ValueError("not nan, inf or -inf")
     return float(content)
 
 
 def _expect_string(content: Any) -> str:
+    """Return the content if it is a string; raise `TypeError` otherwise."""
     if not isinstance(content, str):
         raise TypeError("not a string")
     return content
 
 
 def _expect_strings(content: Any, count: int) -> list[str]:
+    """Return an array of so many strings; raise an error for any other content."""
     if not isinstance(content, (list, tuple)) or len(content) != count:
         raise ValueError(f"not {count} strings")
     return [_expect_string(part) for part in content]
 
 
 def _refuse_set(content: Any) -> Any:
+    """Raise the error of a `$set` tag whose content is no array."""
     raise ValueError("not an array")
 
 

@@ -127,6 +127,7 @@ FROZEN_CLASSES.unknown = Message  # a dump whose class is not known becomes a pl
 
 
 def _is_message(value: Any) -> bool:
+    """Return True if a value is a `Message`."""
     return isinstance(value, Message)
 
 

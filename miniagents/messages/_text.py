@@ -119,6 +119,7 @@ class _PartCell(MessageCell):
         super().notify_settled(result)
 
     def _stop_unread(self) -> None:
+        """Cancel the splitting task if its sequence has no reader and this part is still growing."""
         if self.parts.is_unreachable and self.parts.growing_part is self:
             Cell.cancel(self.parts)
 
@@ -152,12 +153,14 @@ class _PartsCell(SequenceCell):
         self.call_in_loop(self._stop_unread)
 
     def _stop_unread(self) -> None:
+        """Drop the parts, and cancel the splitting task unless a part is growing."""
         self.is_unreachable = True
         self.drop_pieces()
         if self.growing_part is None:
             Cell.cancel(self)
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
+        """Split each message of the sequence into parts."""
         async for promise in source:
             await self._split(promise)
 
@@ -169,6 +172,7 @@ class _PartsCell(SequenceCell):
         return super().has_waiting_reader or (self.growing_part is not None and self.growing_part.has_waiting_reader)
 
     async def _split(self, promise: MessagePromise) -> None:
+        """Read the tokens of one message, and add its parts to the sequence."""
         splitter = TextSplitter(*self.delimiters)
         known = inherited_fields(promise.message_class, promise.known_beforehand.items())
         self.known_fields = {**known, **self.metadata}
@@ -203,6 +207,7 @@ class _PartsCell(SequenceCell):
                 self.growing_part.pieces.append(piece)
 
     def _begin_part(self) -> _PartCell:
+        """End the growing part, send a new one to the readers, and return it."""
         self._end_part()
         part = _PartCell(MessagePromise)
         part.parts, part.on_demand = self, self.on_demand
@@ -216,6 +221,7 @@ class _PartsCell(SequenceCell):
         return part
 
     def _end_part(self) -> None:
+        """Resolve the growing part, if there is one; stop the splitting if no reader is left."""
         part, self.growing_part = self.growing_part, None
         if part is not None:
             part.finish()

@@ -162,7 +162,7 @@ def _results_after_calls(messages: Iterable[Message], *, merge_turns: bool = Fal
 
 
 def _is_assistant(places: list[list[Message | _ToolResult]]) -> bool:
-    """Return True if the first of these places holds a message of the assistant."""
+    """Return True if the first of these lists holds a message of the assistant."""
     return bool(places) and not isinstance(places[0][0], _ToolResult) and places[0][0].role == "assistant"
 
 

@@ -238,6 +238,7 @@ class ChatSession(Session):
         self._last_chunk: dict[str, Any] = {}
 
     def _process(self, data: dict[str, Any], name: str) -> str:
+        """Process one chunk, and return the text that it adds to choice 0."""
         if list(data) != self._top_level_keys:
             self._process_top_level(data, name)
         self._last_chunk = data
@@ -452,6 +453,7 @@ class ChatSession(Session):
         self._usage = self._read_usage(usage, "prompt_tokens", "completion_tokens", "total_tokens") or self._usage
 
     def _process_document(self, data: dict[str, Any]) -> None:
+        """Process each choice of an answer that was not streamed as if it were a chunk."""
         choices = data.get("choices")
         if data.get("error") or data.get("object") == "error":
             self._raise_reported(data)

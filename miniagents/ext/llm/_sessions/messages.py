@@ -84,6 +84,7 @@ class MessagesSession(Session):
         self._append_to_block: Callable[[str], object] = str
 
     def _process(self, data: dict[str, Any], name: str) -> str:
+        """Process one event of any type, and return the text that it adds to the answer."""
         kind = data.get("type") or name
         if kind == "content_block_delta":
             delta = data.get("delta")
@@ -224,6 +225,7 @@ class MessagesSession(Session):
         self._usage.update({key: value for key, value in new if value is not None or key not in self._usage})
 
     def _process_document(self, data: dict[str, Any]) -> None:
+        """Process the blocks and fields of an answer that was not streamed as if they were events."""
         content = data.get("content")
         if data.get("type") == "error" or data.get("error"):
             parts = content if isinstance(content, list) else ()

@@ -62,6 +62,7 @@ class ResponsesSession(Session):
         self._done = False
 
     def _process(self, data: dict[str, Any], name: str) -> str:
+        """Process one event of any type, and return the text that it adds to the answer."""
         kind = data.get("type") or name
         if type(kind) is not str:
             self._note_doubt("type", kind)
@@ -263,6 +264,7 @@ class ResponsesSession(Session):
         return response
 
     def _process_document(self, data: dict[str, Any]) -> None:
+        """Process an answer that was not streamed like the response in a last event."""
         if data.get("output") is None and data.get("status") == "completed" and "output" in data:
             self._note_doubt("output", None)
             data = {**data, "output": []}
