@@ -74,6 +74,7 @@ def cancel_at_every_step(
     undisturbed.run(scenario, None)
 
     def steps_to_try(seed: int | None) -> Iterable[int]:
+        """Return the steps to try under a seed: the given ones, or all or a sample of those that a first run counts."""
         if steps is not None:
             return steps
         if sample is not None:
@@ -178,7 +179,7 @@ class Trial:
         await self._record_leftovers()
 
     async def _record_leftovers(self) -> None:
-        """Record tasks, generators and resources that are still open after some turns of the loop."""
+        """Record as problems the tasks, generators and resources that are still open after some turns of the loop."""
         await self._settle()
         if left := _other_tasks():
             self._problems.append(f"these tasks are left:\n{describe_tasks(left)}")
@@ -188,7 +189,7 @@ class Trial:
         self._problems += [f"{name} was left open" for name, is_closed in self._must_close if not is_closed()]
 
     async def _settle(self) -> None:
-        """Let the loop run until all other tasks and generators have ended, or for many turns."""
+        """Let the loop run until all other tasks and generators have ended, but at most a fixed number of turns."""
         for turn in range(_TURNS_TO_SETTLE):
             await asyncio.sleep(0)
             if turn > 3 and not (_other_tasks() or self._open_generator_frames()):
@@ -224,7 +225,7 @@ class Trial:
     def _track_generator(
         self, other_hook: Callable[[Any], object] | None, generator: AsyncGeneratorType[Any, Any]
     ) -> None:
-        """Remember an async generator that has begun, and call the hook that was set before."""
+        """Remember an async generator that has begun, and call the hook for such generators that was set before."""
         self._generators.append(ref(generator))
         if other_hook is not None:
             other_hook(generator)
@@ -235,6 +236,7 @@ class Trial:
         return [each.ag_frame for each in alive if each is not None and each.ag_frame is not None]
 
     def _record_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Record as a problem an error that the loop gives to its exception handler."""
         self._problems.append(f"the loop reports: {context['message']}: {context.get('exception')!r}")
 
     def _error(self, scenario: Scenario) -> UncleanCancellationError:
@@ -251,6 +253,7 @@ class Trial:
 
 
 def _other_tasks() -> set[asyncio.Task[Any]]:
+    """Return all unfinished tasks of the loop but the running one."""
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
@@ -265,12 +268,14 @@ class _SteppingLoop(VirtualTimeLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
+        """Schedule a callback that the trial counts as a step."""
         counted: Any = _CountedCallback(self._trial, callback)
         return super().call_soon(counted, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
+        """Schedule a callback for a time of the clock; the trial counts it as a step."""
         counted: Any = _CountedCallback(self._trial, callback)
         return super().call_at(when, counted, *args, context=context)
 
@@ -301,5 +306,6 @@ class _ObservedTask(NumberedTask):
         self.add_done_callback(trial.check_ended_task)
 
     def cancel(self, msg: Any = None) -> bool:
+        """Note that this task was cancelled, and cancel it."""
         self.was_cancelled = True
         return super().cancel(msg)

@@ -235,11 +235,13 @@ class VirtualClock:
         return 0.0 if loop is None else loop.time()
 
     def _new_loop(self) -> VirtualTimeLoop:
+        """Make a loop with the seed and the time limit of this clock, and remember it for `time`."""
         self._loop = VirtualTimeLoop(seed=self.seed, timeout=self._timeout)
         return self._loop
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the running loop of this thread, or None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -380,6 +382,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._set_clock(self._now + seconds)
 
     def _set_clock(self, now: float) -> None:
+        """Move the clock forward to `now`; raise `VirtualTimeoutError` if that is beyond the time limit."""
         if self.timeout is not None and now > self.timeout:
             timeout, self.timeout = self.timeout, None  # clean-up code of the tasks has no limit
             raise VirtualTimeoutError(
@@ -407,6 +410,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._thread_jobs.submit(executor or self._default_pool(), func, *args)
 
     def _default_pool(self) -> ThreadPoolExecutor:
+        """Return the default executor; the first call makes it."""
         if self._pool is None:
             pool = ThreadPoolExecutor(thread_name_prefix="asyncio")
             self.set_default_executor(pool)
@@ -469,24 +473,29 @@ class _Selector(selectors.BaseSelector):
         self._real = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Poll files at once if a callback is ready; otherwise let the loop wait or move its clock."""
         if timeout is not None and timeout <= 0:
             self._loop._count_busy_turn(watches=len(self._real.get_map()) > 1)
             return self._real.select(0)
         return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Watch a file or socket; raise `NotVirtualError` unless the loop allows it."""
         # asyncio registers the pipe first through which threads wake the loop
         if self._real.get_map() and not self._loop.allows_io:
             _refuse_io("Watching a file or socket")
         return self._real.register(fileobj, events, data)
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Stop watching a file or socket."""
         return self._real.unregister(fileobj)
 
     def get_map(self) -> Any:
+        """Return the watched files by their numbers."""
         return self._real.get_map()
 
     def close(self) -> None:
+        """Close the real selector, and drop the reference to the loop."""
         self._real.close()
         del self._loop  # the loop and its selector refer to each other
 

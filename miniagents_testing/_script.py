@@ -263,6 +263,7 @@ class Step:
         self._check_then()
 
     def _check_then(self) -> None:
+        """Raise `ValueError` if `then` is no possible event, or `after` does not fit the tokens of the step."""
         if self.after is not None and self.then is None:
             raise ValueError(f"after={self.after!r} needs a `then`: the event that happens after so many tokens")
         if self.after is not None and not 0 <= self.after <= self.deltas.tokens:
@@ -357,6 +358,7 @@ def as_answer(item: Any, where: str) -> Answer:
 
 
 def _is_exception_class(item: Any) -> bool:
+    """Return True if an item of a script is a class of exceptions."""
     return isinstance(item, type) and issubclass(item, Exception)
 
 
@@ -374,6 +376,7 @@ def _source_of(step: Step | Failure) -> str:
 
 
 def _check_seconds(name: str, value: float) -> None:
+    """Raise `ValueError` unless the value is a finite number from 0 up."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of seconds, not {value!r}")
 
@@ -392,6 +395,7 @@ def _deltas_of(text: str | Sequence[str] | BaseModel | Mapping[str, Any], cut: C
 
 
 def _cut_text(text: str, cut: Cut) -> tuple[str, ...]:
+    """Cut a text into deltas by words, by characters, by a size or by a function."""
     if not text:
         return ()
     if cut == "word":
@@ -410,6 +414,7 @@ def _cut_text(text: str, cut: Cut) -> tuple[str, ...]:
 
 
 def _tool_call_deltas(call: Any, cut: Cut) -> ToolCallDeltas:
+    """Return the deltas of a tool call that is given as `(name, arguments)` or as a `ToolCall`."""
     if isinstance(call, ToolCall):
         kind = getattr(call, "type", None) or "function"
         return ToolCallDeltas(call.id, call.name or "", kind, _cut_text(call.arguments, cut))

@@ -72,6 +72,7 @@ def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
     async def create(
         *, extra_headers: Any = None, extra_body: dict[str, Any] | None = None, **body: Any
     ) -> AsyncIterator[SimpleNamespace]:
+        """Answer one request from the script; raise the SDK's kind of error for a status of 400 and more."""
         started = asyncio.get_running_loop().time()
         try:
             stream = llm.respond(api, {**body, **(extra_body or {})})
@@ -88,6 +89,7 @@ def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
 
 
 def _headers(stream: ResponseStream) -> dict[str, str]:
+    """Return the headers of a response as an SDK shows them: one text for each name."""
     return {name: ", ".join(values) for name, values in stream.headers.items()}
 
 
@@ -189,6 +191,7 @@ class ScriptedLLM:
         return stream if self._overlay is None else self._overlay(stream)
 
     def _next(self, api: API, request: Mapping[str, Any]) -> tuple[Call, Any]:
+        """Record the call of a request, and return it with its step; raise `UnexpectedCallError` without one."""
         with self._lock:
             call = Call.of(len(self._calls) + 1, api, request, _current_agents())
             self._calls.append(call)
@@ -265,6 +268,7 @@ class ScriptedLLM:
         return client
 
     def _options(self, base_url: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of an SDK client: this model's transport and the defaults, overridden by `options`."""
         http_client = _import("httpx2", "testing").AsyncClient(transport=self.transport())
         defaults = {"api_key": "no-key-is-needed", "max_retries": 0, "base_url": base_url, "http_client": http_client}
         return {**defaults, **options}
@@ -300,4 +304,5 @@ def _current_agents() -> tuple[str, ...]:
 
 
 def _were_calls(calls: int) -> str:
+    """Return "was 1 call" or "were N calls" for an error message."""
     return f"were {calls} calls" if calls != 1 else "was 1 call"

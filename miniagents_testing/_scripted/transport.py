@@ -71,6 +71,7 @@ def error_response(status: int, message: str) -> ResponseStream:
 
 
 def _json_response(status: int, body: object, **headers: list[str]) -> ResponseStream:
+    """Return a response with this value as its JSON body."""
     headers = {"content-type": ["application/json"], **headers}
     return ResponseStream((Chunk(0, json_text(body)),), status=status, reason="", headers=headers)
 
@@ -111,6 +112,7 @@ class ScriptedTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response_with(Body(chunks), stream)
 
     def _respond(self, request: httpx2.Request) -> ResponseStream:
+        """Return the response to a request; raise `UnexpectedCallError` in a form that SDKs do not retry."""
         try:
             return respond_to(self._llm, request.method, request.url.path, request.content)
         except UnexpectedCallError as error:

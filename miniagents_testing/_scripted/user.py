@@ -42,6 +42,7 @@ class ScriptedUser(MiniAgent[[]]):
             )
 
     async def _speak(self, ctx: InteractionContext) -> None:
+        """Store the received messages, and reply the whole chat with the next line; without one, raise `StopDialog`."""
         self._heard += await self._history.logging_agent.trigger(ctx.message_promises)
         if self._said == len(self._lines):
             raise StopDialog(f"{self.alias} has said everything")
@@ -52,6 +53,7 @@ class ScriptedUser(MiniAgent[[]]):
 
 
 def _line(line: Any) -> Message:
+    """Return a line of the user as a message; raise `TypeError` for a wrong type."""
     if isinstance(line, str):
         return UserMessage(line)
     if not isinstance(line, Message):

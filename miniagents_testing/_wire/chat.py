@@ -44,6 +44,7 @@ class ChatFormat(WireFormat):
         includes_usage = bool((call.request.get("stream_options") or {}).get("include_usage"))
 
         def chunk(delta: Body, finish_reason: str | None = None) -> Body:
+            """Return one chunk with this delta for choice 0."""
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
             return {
                 **_common_fields(call, "chat.completion.chunk"),
@@ -125,17 +126,20 @@ def _finish_reason(step: Step) -> str:
 
 
 def _tool_call(tool_call: ToolCallDeltas, call: Call, index: int, arguments: str) -> Body:
+    """Return a tool call with these arguments in the form of chat completions."""
     id_ = tool_call.id or f"call_{call.number}_{index}"
     return {"id": id_, "type": tool_call.type, **_function(tool_call.type, {"name": tool_call.name}, arguments)}
 
 
 def _function(kind: str, name: dict[str, Any], arguments: str) -> Body:
+    """Return the field `function` or `custom` of a tool call."""
     if kind == "custom":
         return {"custom": {**name, "input": arguments}}
     return {"function": {**name, "arguments": arguments}}
 
 
 def _usage(step: Step, call: Call) -> Body:
+    """Return the usage object of chat completions."""
     usage = usage_of(step, call)
     return {
         "prompt_tokens": usage.input_tokens,

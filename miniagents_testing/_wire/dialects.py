@@ -157,7 +157,7 @@ def _with_joined_surrogates(text: str) -> str:
 
 
 def _comparable(value: Any) -> Any:
-    """Return the parts of a field's value that all providers send."""
+    """Return a field's value without what only some providers send, so that messages can be compared."""
     if isinstance(value, tuple):
         return tuple((call.id, call.name, call.arguments) if isinstance(call, ToolCall) else call for call in value)
     return (value.input_tokens, value.output_tokens) if hasattr(value, "input_tokens") else value
@@ -172,34 +172,41 @@ def _unchanged(events: list[_Payload]) -> list[_Payload]:
 
 
 def _without(*kinds: str) -> Callable[[list[_Payload]], list[_Payload]]:
+    """Return a quirk that removes all events whose type ends with one of these words."""
     return lambda events: [event for event in events if not str(event.get("type")).endswith(kinds)]
 
 
 def _with_every(kind: str) -> Callable[[list[_Payload]], list[_Payload]]:
+    """Return a quirk that adds an event of this type after each event."""
     return lambda events: [each for event in events for each in (event, {"type": kind})]
 
 
 def _with_second(new: _Payload) -> Callable[[list[_Payload]], list[_Payload]]:
+    """Return a quirk that adds this event after the first one."""
     return lambda events: [events[0], new, *events[1:]]
 
 
 def _chat_deltas(events: list[_Payload]) -> Iterator[_Payload]:
+    """Yield the deltas of all choices in the chunks."""
     return (choice["delta"] for event in events for choice in event.get("choices", ()))
 
 
 def _no_role(events: list[_Payload]) -> list[_Payload]:
+    """Remove the role from all deltas."""
     for delta in _chat_deltas(events):
         delta.pop("role", None)
     return events
 
 
 def _role_everywhere(events: list[_Payload]) -> list[_Payload]:
+    """Add the role to all deltas."""
     for delta in _chat_deltas(events):
         delta["role"] = "assistant"
     return events
 
 
 def _no_finish_reason(events: list[_Payload]) -> list[_Payload]:
+    """Set the finish reason of all choices to null."""
     for event in events:
         for choice in event.get("choices", ()):
             choice["finish_reason"] = None
@@ -213,16 +220,19 @@ def _no_done(events: list[_Payload]) -> list[_Payload]:
 
 
 def _usage_everywhere(events: list[_Payload]) -> list[_Payload]:
+    """Add the usage to all chunks, in place of a chunk of its own at the end."""
     usage = next((event["usage"] for event in events if event.get("usage")), None)
     return [{**event, "usage": usage} if event else event for event in events if event.get("choices") != []]
 
 
 def _azure(events: list[_Payload]) -> list[_Payload]:
+    """Add the chunk without choices that Azure sends first."""
     empty = {"id": "", "object": "", "model": "", "choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
     return [empty, *events]
 
 
 def _calls_in_one_chunk(events: list[_Payload]) -> Iterator[_Payload]:
+    """Move all fragments of tool calls into the first chunk that has some."""
     first: list[Any] | None = None
     for event in events:
         (fragments,) = [delta["tool_calls"] for delta in _chat_deltas([event]) if "tool_calls" in delta] or [None]

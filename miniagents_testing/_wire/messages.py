@@ -134,11 +134,13 @@ def _content(step: Step, call: Call) -> Iterator[Body]:
 
 
 def _tool_use(tool_call: ToolCallDeltas, call: Call, index: int, arguments: Any) -> Body:
+    """Return a content block that calls a tool."""
     id_ = tool_call.id or f"toolu_{call.number}_{index}"
     return {"type": "tool_use", "id": id_, "name": tool_call.name, "input": arguments}
 
 
 def _delta(index: int, delta: Body) -> Body:
+    """Return the event of a delta of the content block with this index."""
     return {"type": "content_block_delta", "index": index, "delta": delta}
 
 

@@ -34,6 +34,7 @@ def render(answer: Step | Failure, call: Call) -> ResponseStream:
 
 
 def _streamed_response(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
+    """Return the answer as a stream of events, which ends as `then` says."""
     events = list(wire.events(step, call))
     chunks = list(_timed_chunks(wire, step, events, call))
     index = _index_of_then(step, events)
@@ -103,6 +104,7 @@ def _document_response(wire: WireFormat, step: Step, call: Call) -> ResponseStre
 
 
 def _error_response(wire: WireFormat, failure: Failure, call: Call) -> ResponseStream:
+    """Return an error response with the status and headers of the failure."""
     headers = _headers(wire, call, "application/json") | {name: [text] for name, text in failure.headers.items()}
     body = json_text(wire.failure(failure, call))
     return ResponseStream(
@@ -111,4 +113,5 @@ def _error_response(wire: WireFormat, failure: Failure, call: Call) -> ResponseS
 
 
 def _headers(wire: WireFormat, call: Call, content_type: str) -> dict[str, list[str]]:
+    """Return the content type and the request id as headers."""
     return {"content-type": [content_type], wire.request_id: [f"req_scripted_{call.number}"]}

@@ -65,6 +65,7 @@ class ResponsesFormat(WireFormat):
             yield event._replace(data={**event.data, "sequence_number": number})
 
     def _unnumbered_events(self, step: Step, call: Call) -> Iterator[Event]:
+        """Yield the events of an answer without their sequence numbers."""
         started = _response(call, "in_progress")
         yield opening_event({"type": "response.created", "response": started})
         yield opening_event({"type": "response.in_progress", "response": started})
@@ -110,6 +111,7 @@ class ResponsesFormat(WireFormat):
 
 
 def _response(call: Call, status: str) -> Body:
+    """Return the response object of a call with this status, without output."""
     return {
         "id": f"resp_scripted_{call.number}",
         "object": "response",
@@ -127,6 +129,7 @@ def _response(call: Call, status: str) -> Body:
 
 
 def _items(step: Step, call: Call) -> Iterator[_Item]:
+    """Yield the output items of an answer: reasoning, message, tool calls."""
     deltas = step.deltas
     if deltas.reasoning:
         yield _reasoning(deltas.reasoning, call)
@@ -137,6 +140,7 @@ def _items(step: Step, call: Call) -> Iterator[_Item]:
 
 
 def _reasoning(pieces: tuple[str, ...], call: Call) -> _Item:
+    """Return the output item of the reasoning."""
     head = {"id": f"rs_scripted_{call.number}", "type": "reasoning"}
     whole = {"type": "summary_text", "text": "".join(pieces)}
     empty = {"type": "summary_text", "text": ""}
@@ -146,6 +150,7 @@ def _reasoning(pieces: tuple[str, ...], call: Call) -> _Item:
 
 
 def _message(step: Step, call: Call) -> _Item:
+    """Return the output item of the text and the refusal."""
     head = {"id": f"msg_scripted_{call.number}", "type": "message", "role": "assistant"}
     inner: list[Event] = []
     parts: list[Body] = []
@@ -187,16 +192,19 @@ def _text_events(name: str, pieces: tuple[str, ...], key: str, **more: Any) -> l
 
 
 def _function_call(tool_call: ToolCallDeltas, call: Call, index: int) -> _Item:
+    """Return the output item of a call of a function."""
     return _call_item(tool_call, call, index, "function_call", "fc", "arguments", "response.function_call_arguments")
 
 
 def _custom_call(tool_call: ToolCallDeltas, call: Call, index: int) -> _Item:
+    """Return the output item of a call of a custom tool, whose input is a text."""
     return _call_item(tool_call, call, index, "custom_tool_call", "ctc", "input", "response.custom_tool_call_input")
 
 
 def _call_item(
     tool_call: ToolCallDeltas, call: Call, index: int, kind: str, prefix: str, key: str, event_name: str
 ) -> _Item:
+    """Return the output item of a tool call; the last four arguments are the names that its kind has on the wire."""
     head = {
         "id": f"{prefix}_scripted_{call.number}_{index}",
         "type": kind,

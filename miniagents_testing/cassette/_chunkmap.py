@@ -136,6 +136,7 @@ def _after_events(count: int, position: int, ends: Sequence[int]) -> int:
 
 
 def _ticks(ms: str, hundredths: str | None) -> int:
+    """Convert the digits of a wait, before and after the decimal point of its ms, into ticks."""
     return int(ms) * _TICKS_PER_MS + (int(hundredths.ljust(2, "0")) if hundredths else 0)
 
 

@@ -90,6 +90,7 @@ def _headers(headers: Any) -> dict[str, list[str]]:
 
 
 def _header_text(value: Any) -> str:
+    """Return a header's value as text; bytes are read as Latin-1."""
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
@@ -372,6 +373,7 @@ def _digest(entry: _Entry) -> str:
 
 
 def _sha256(data: bytes) -> str:
+    """Return the SHA-256 of data, with the name of the algorithm before it."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 

@@ -234,8 +234,10 @@ async def _replies(case: Case, agent: MiniAgent[Any], messages: MessageType) -> 
 
 
 async def _read_tokens(promise: MessagePromise) -> list[str]:
+    """Return all tokens of a message."""
     return [token async for token in promise]
 
 
 async def _read_text(promise: MessagePromise) -> str:
+    """Return the text of the resolved message."""
     return str(await promise)

@@ -277,6 +277,8 @@ class _ObservedTransport(httpx2.AsyncBaseTransport):
         self.closed = False
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Return a response that plays the stream, and note when its body is closed."""
+
         async def chunks() -> AsyncGenerator[bytes]:
             try:
                 async for data in aplay(self._stream, asyncio.get_running_loop().time()):
@@ -293,6 +295,7 @@ def _events_until(stream: ProviderStream, text: bytes) -> int:
 
 
 def _transport(stream: ResponseStream) -> httpx2.AsyncBaseTransport:
+    """Return a transport that answers each request with this stream."""
     return ScriptedLLM(lambda call: stream).transport()
 
 
@@ -330,11 +333,13 @@ async def _message(case: Case, make_agent: MakeAgent, stream: ResponseStream, wh
 
 
 def _check_fields(case: Case, stream: ProviderStream, message: Message, what: str) -> None:
+    """Fail if a field of a message is not as the stream requires."""
     for name, expected, came in stream.differences(message):
         case.fail(what, expected=f"{name}={expected!r}", came=f"{name}={came!r}")
 
 
 def _partial_text(case: Case, error: LLMError) -> str:
+    """Return the received text that an error has; fail if it has no partial message."""
     if error.partial is None:
         case.fail("an error has no partial message", expected="error.partial: a message", came="None", cause=error)
     return str(error.partial.content or "")

@@ -160,5 +160,6 @@ async def _read_text(case: Case, part: MessagePromise) -> str:
 
 
 def _call_source(check: str, text: str, delimiter: str, tokens: Sequence[str] | None) -> str:
+    """Return the source code of a call of a check that repeats one case."""
     cut = "" if tokens is None else f", tokens={list(tokens)!r}"
     return f"await {check}(split, {text!r}, delimiter={delimiter!r}{cut})"

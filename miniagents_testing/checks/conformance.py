@@ -31,6 +31,8 @@ __all__ = ["AgentConformance", "HistoryConformance", "LLMAgentConformance", "Mes
 
 
 class _Conformance:
+    """Base of the test classes: `run` runs the coroutine of a check."""
+
     def run(self, check: Coroutine[Any, Any, None]) -> None:
         """Run a check. Override it to use another event loop, for example in virtual time."""
         asyncio.run(check)

@@ -45,7 +45,7 @@ def _run_serve(options: argparse.Namespace) -> int:
 
 
 def _create_script(options: argparse.Namespace) -> Script:
-    """Return the script of the server: recorded streams, given texts, or a function that repeats each request."""
+    """Return the script of the server: recorded streams, given texts, or a function that quotes the last message."""
     from miniagents_testing._script import Step
 
     if options.cassette:
@@ -54,6 +54,7 @@ def _create_script(options: argparse.Namespace) -> Script:
         return [Step(text, gap=options.gap) for text in options.text]
 
     def echo(call: Call) -> Step:
+        """Answer a request with "You said: " and its last message."""
         return Step(f"You said: {call.text}", gap=options.gap)
 
     return echo

@@ -172,7 +172,7 @@ def laid_over(stream: ResponseStream, *faults: Fault) -> ResponseStream:
 
 
 class Mark:
-    """Finder of the place right after a number of units, in bytes that come in pieces."""
+    """Finder of the end of the n-th unit (byte, event or chunk) in bytes that come in pieces."""
 
     def __init__(self, number: int, of: Unit) -> None:
         self.passed = number == 0

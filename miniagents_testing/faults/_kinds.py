@@ -31,6 +31,7 @@ class _Stop(Fault):
         self._mark = Mark(*self._place)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
+        """Pass bytes on up to the place; there add the last bytes and end the stream."""
         self._wait(chunk.wait)
         before, _ = self._mark.split(chunk.data)
         if not self._mark.passed:
@@ -55,6 +56,7 @@ class _Stall(Fault):
         self._mark = Mark(*self._place)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
+        """Pass bytes on, those after the place with the wait of the stall before them."""
         if self.reached:
             return [chunk]
         self._wait(chunk.wait)
@@ -84,6 +86,7 @@ class _Edit(Fault):
         self._held = b""
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
+        """Pass bytes on, but hold those of the units to replace until they are complete."""
         self._wait(chunk.wait)
         before, _ = self._start.split(chunk.data)
         up_to, after = self._stop.split(chunk.data)
@@ -95,6 +98,7 @@ class _Edit(Fault):
         return chunks + self._chunks_of(after)
 
     def close(self) -> list[Chunk]:
+        """Return the bytes of units that the stream did not complete, unchanged."""
         return [] if self.reached else self._chunks_of(self._held)
 
     def progress(self) -> str:
@@ -110,6 +114,7 @@ class _DropLast(Fault):
         self._mark = Mark(1, "events")
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
+        """Return the chunks of an event when the event after it is complete."""
         chunks: list[Chunk] = []
         wait, data = chunk
         while data:
@@ -123,6 +128,7 @@ class _DropLast(Fault):
         return chunks
 
     def close(self) -> list[Chunk]:
+        """Drop the chunks of the last event."""
         self.reached = bool(self._event)
         return []
 
@@ -146,12 +152,14 @@ class _Gzip(Fault):
         return replace(stream, headers={**stream.headers, "content-encoding": ["gzip"]})
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
+        """Return the chunk in compressed form, so that a reader can decompress it at once."""
         self._wait(chunk.wait)
         if not chunk.data:
             return []
         return self._without_end(self._compressor.compress(chunk.data) + self._compressor.flush(zlib.Z_SYNC_FLUSH))
 
     def close(self) -> list[Chunk]:
+        """Return the end of the compressed body without the missing bytes."""
         return self._without_end(self._compressor.flush())
 
     def _without_end(self, data: bytes) -> list[Chunk]:
@@ -272,6 +280,7 @@ def swap(*, at: int) -> Fault:
     """Send event `at`, from 1, after the event that should follow it."""
 
     def change(both: bytes) -> bytes:
+        """Return two events in the opposite order."""
         first, second = Mark(1, "events").split(both)
         return second + first
 
@@ -379,6 +388,7 @@ def _place(what: str, name: str, number: int, of: Unit) -> tuple[str, int, Unit]
 
 
 def _respond(label: str, body: bytes, *, status: int, **headers: str) -> Fault:
+    """Return the fault that replaces a response by this body, status and headers."""
     named = {name.lower().replace("_", "-"): [value] for name, value in headers.items()}
     reason = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
     return _Respond(label, ResponseStream((Chunk(0, body),), status=status, reason=reason, headers=named))

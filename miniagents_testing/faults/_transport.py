@@ -150,6 +150,7 @@ def _replacement(faults: list[Fault], request: httpx2.Request) -> ResponseStream
 
 
 def _head_of(response: httpx2.Response) -> ResponseStream:
+    """Return status, reason and headers of a response of httpx2 as a stream without chunks."""
     headers: dict[str, list[str]] = {}
     for name, value in response.headers.multi_items():
         headers.setdefault(name, []).append(value)
@@ -170,6 +171,7 @@ class _ChangedAsyncBody(AsyncBody):
 
     @staticmethod
     async def _read(source: Any, layers: Layers, timeout: float | None) -> AsyncGenerator[bytes]:
+        """Yield the bytes of the source as the faults change them, and end as they say."""
         data: bytes | None = b""
         chunks = aiter(source)
         while True:
@@ -196,6 +198,7 @@ class _ChangedBody(Body):
 
     @staticmethod
     def _read(source: Any, layers: Layers, timeout: float | None) -> Generator[bytes]:
+        """Yield the bytes of the source in a thread as the faults change them, and end as they say."""
         data: bytes | None = b""
         chunks = iter(source)
         while True:

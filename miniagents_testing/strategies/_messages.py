@@ -111,6 +111,7 @@ def messages(
 
 
 def _contents() -> st.SearchStrategy[Any]:
+    """Return a strategy for contents: texts, None, or lists of parts."""
     text = texts()
     part = text | st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url"]), "text": text})
     return st.one_of(text, st.none(), st.lists(part, min_size=1, max_size=3))

@@ -71,6 +71,8 @@ def sendables(
 
 
 def _stream(text: str, *, broken: bool = False) -> MessagePromise:
+    """Return a message that streams a text letter by letter, and fails at its end if it is broken."""
+
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         for letter in text:
             await asyncio.sleep(0)
@@ -82,6 +84,7 @@ def _stream(text: str, *, broken: bool = False) -> MessagePromise:
 
 
 def _iterator(children: Sequence[Sendable], *, broken: bool = False) -> Iterator[Any]:
+    """Yield the built children, and raise `Boom` at the end if the iterator is broken."""
     for child in children:
         yield child.build()
     if broken:
@@ -89,6 +92,7 @@ def _iterator(children: Sequence[Sendable], *, broken: bool = False) -> Iterator
 
 
 async def _async_iterator(children: Sequence[Sendable], *, broken: bool = False) -> AsyncIterator[Any]:
+    """Yield the built children with pauses, and raise `Boom` at the end if the iterator is broken."""
     for child in children:
         await asyncio.sleep(0)
         yield child.build()

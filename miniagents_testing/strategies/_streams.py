@@ -70,6 +70,7 @@ _ARGUMENTS = st.sampled_from(('{"x": 1}', "{}", "", '{"q": "é \U0001f600 \\n"}'
 
 
 def _calls(max_calls: int) -> st.SearchStrategy[tuple[ToolCall, ...]]:
+    """Return a strategy for tuples of tool calls with ids."""
     drawn = st.lists(st.tuples(st.sampled_from(("search", "f")), _ARGUMENTS), max_size=max_calls)
     return drawn.map(
         lambda calls: tuple(ToolCall(id=f"call_{n}", name=name, arguments=text) for n, (name, text) in enumerate(calls))

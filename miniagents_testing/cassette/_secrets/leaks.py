@@ -111,6 +111,7 @@ def _spot(place: str, text: str) -> _Spot:
 
 
 def _bytes(text: str) -> bytes:
+    """Return a text as UTF-8, lone surrogates included."""
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -146,6 +147,7 @@ def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]])
     place = f"{whose} body"
 
     def spots() -> list[list[_Spot]]:
+        """Return the texts of the body, each joined from its pieces, and its chunks."""
         name = partial(_stream_place if is_stream(data) else _document_place, whose, ends)
         found = [
             [_Spot([joined(data, [piece]) for piece in group], partial(_group_place, name, group)) for group in row]
@@ -292,6 +294,7 @@ def _narrowed(texts: Sequence[bytes], search: Search) -> tuple[int, int]:
     """Return the numbers of the first and last text that together hold the secret."""
 
     def holds(first: int, end: int) -> bool:
+        """Return True if the secret is found in the texts from `first` up to `end`."""
         return bool(_first_found(b"".join(texts[first:end]), [search]))
 
     end = bisect_left(range(1, len(texts)), True, key=lambda end: holds(0, end)) + 1
