@@ -59,7 +59,6 @@ class ChatHistory(ABC):
         """
 
         async def log(ctx: InteractionContext) -> None:
-            """Reply the messages while they stream, and store them in the history."""
             ctx.reply(ctx.message_promises)
             try:
                 await self.aappend(ctx.message_promises)

@@ -71,7 +71,7 @@ class MiniAgent(Generic[P]):
         return f"<MiniAgent {self.alias}>"
 
     def run_function(self, ctx: InteractionContext, kwargs: dict[str, Any]) -> Awaitable[Any]:
-        """Call the function, or an instance of the class, and return its awaitable; nothing else is done."""
+        """Call the agent's function, or an instance of its class, and return the awaitable without awaiting it."""
         running: Awaitable[Any] = self.function(ctx=ctx, **kwargs)() if self._is_class else self.function(ctx, **kwargs)
         return running
 
@@ -137,7 +137,7 @@ class MiniAgent(Generic[P]):
         return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().current_call_scope())
 
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-        """Return the keyword arguments of the agent and of the call; refuse wrong ones before the call begins."""
+        """Return the agent's keyword arguments overridden by the call's; raise an error for a wrong one."""
         _check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}
@@ -145,7 +145,7 @@ class MiniAgent(Generic[P]):
         return kwargs
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
-        """Refuse wrong keyword arguments before a call begins. A subclass may check more of them.
+        """Check the keyword arguments of a call before it begins. A subclass may check more of them.
 
         Raises:
             TypeError: the agent cannot be called with these keyword arguments.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _CallScope(BoundToRun):
-    """Scope of code that makes calls: a running agent, or the body of a run. Its end finishes the calls left open."""
+    """Owner of the unfinished calls of a running agent, or of the body of a run; its end finishes these calls."""
 
     __slots__ = ("unfinished_calls",)
 
@@ -38,13 +38,13 @@ class _CallScope(BoundToRun):
         """The messages of each unfinished call; not the `AgentCall` objects, which must stay collectable."""
 
     def add_call(self, messages: MessageSequence) -> None:
-        """Add an unfinished call, which is sent `messages`."""
+        """Add a call that must be finished at the end; `messages` is the sequence that the call sends."""
         if self.unfinished_calls is None:
             self.unfinished_calls = set()
         self.unfinished_calls.add(messages)
 
     def finish_call(self, messages: MessageSequence) -> None:
-        """Finish the call that is sent `messages`; do nothing if it is finished."""
+        """Finish the call that sends the sequence `messages`; do nothing if the call is finished."""
         messages.close()
         if self.unfinished_calls is not None:
             self.unfinished_calls.discard(messages)
@@ -275,7 +275,7 @@ class InteractionContext(_CallScope):
 
 
 def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
-    """Add a note with the trace of the agent that raised the error, unless the error has one."""
+    """Add a note with the names of the agent and its callers to the error, unless the error has such a note."""
     if not any(note.startswith(_TRACE_PREFIX) for note in getattr(error, "__notes__", ())):
         error.add_note(_TRACE_PREFIX + " <- ".join(interaction.get_agent_trace()))
 
@@ -411,7 +411,7 @@ class _ReplyCell(SequenceCell):
     """True if no reader can reach these replies any more: the cell then drops what the agent replies."""
 
     def add(self, pieces: list[Any]) -> None:
-        """Append messages and sequences in order; drop them if no reader can reach the replies."""
+        """Append messages and sequences in order to the replies; drop them if no reader can reach the replies."""
         if self.is_abandoned:
             return
         if self.errors_as_messages:
@@ -419,7 +419,7 @@ class _ReplyCell(SequenceCell):
         super().add(pieces)
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
-        """Append messages now and sequences as they come; drop them if no reader can reach the replies."""
+        """Append messages at once, and those of a sequence as they come; drop all if no reader can reach them."""
         if self.is_abandoned:
             return
         if self.errors_as_messages:

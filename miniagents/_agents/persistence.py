@@ -24,14 +24,14 @@ PersistHandler = Callable[["tuple[Message, ...]"], Awaitable[None]]
 
 
 class _Batch(Cell[None]):
-    """Cell of one call of a handler, with the task that makes the call: the deadlock check follows it."""
+    """Cell of one call of a persistence handler, with the task that makes the call, for the search for deadlocks."""
 
     def __init__(self) -> None:
         super().__init__(Promise)
         self.task = asyncio.current_task()
 
     def notify_settled(self, result: Any) -> None:
-        """Release the task and wake the waiting tasks; handlers of promises are not called, as there is no promise."""
+        """Release the task, and wake the tasks that wait for this call of the handler."""
         self.task = None
         self.wake_all()
 
@@ -56,7 +56,7 @@ class MessagePersister:
         """True if a task is about to call `persist_waiting`."""
 
     def add(self, messages: Iterable[Message]) -> list[int]:
-        """Add messages to the waiting ones, each after its sub-messages; return the keys of those to persist."""
+        """Queue messages for the handler, each after its sub-messages; return the keys of those not yet persisted."""
         keys: list[int] = []
         for message in messages:
             for each in (*message.sub_messages(), message):
@@ -96,7 +96,7 @@ class MessagePersister:
         await self._call_handler(dict(self._waiting))
 
     async def _call_handler(self, messages: dict[int, Message]) -> None:
-        """Give messages, by their keys, to the handler."""
+        """Call the handler with messages, given by their keys; queue them again as the first ones if it fails."""
         if not messages:
             return
         batch = _Batch()

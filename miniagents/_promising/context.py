@@ -53,7 +53,7 @@ class BoundToRun:
 
 
 def drop_engine_frames(error: BaseException) -> BaseException:
-    """Cut this package's frames off the start of the traceback, as they keep the cell alive; return the error."""
+    """Remove this package's frames from the start of the error's traceback; they would keep the cell alive."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
         traceback = traceback.tb_next
@@ -322,18 +322,18 @@ class PromisingContext(BoundToRun):
             self._check_idle()
 
     def park(self, task: asyncio.Task[Any]) -> None:
-        """Stop keeping the context open for a task that waits for a reader."""
+        """Mark a task as waiting for a reader: the context does not wait for it at its end."""
         self.tasks.discard(task)
         self.parked.add(task)
         self._check_idle()
 
     def unpark(self, task: asyncio.Task[Any]) -> None:
-        """Keep the context open for a parked task again."""
+        """Mark a parked task as working again: the context waits for it at its end."""
         self.parked.discard(task)
         self.tasks.add(task)
 
     def _check_idle(self) -> None:
-        """Wake `_wait_until_idle` if no task keeps the context open. A closing context waits for parked tasks, too."""
+        """Wake `_wait_until_idle` if no task is left; parked tasks count only while the context is closing."""
         idle = self._idle
         if idle is None or self.tasks or (self.is_closing and self.parked):
             return

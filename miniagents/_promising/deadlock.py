@@ -48,7 +48,7 @@ _MOST_HOLDERS = 10_000
 
 
 def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
-    """Look for a ring one loop step later if this wait may close one; the running task is about to await `future`.
+    """Schedule a search for a ring of waits if the wait that the running task is about to begin may close one.
 
     Args:
         cell: the cell that the running task waits for.
@@ -69,7 +69,7 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
 
 
 def check_source(source: Cell[Any]) -> None:
-    """Look for a ring one loop step later if a task that produces `source` waits: a sequence begins to copy from it.
+    """Schedule a search for a ring of waits, because a sequence begins to copy from `source`.
 
     The sequence waits without a task, so that the wait of the producer may close the ring.
     """
@@ -135,7 +135,7 @@ def _report_ring(task: asyncio.Task[Any], future: asyncio.Future[None]) -> None:
 
 
 def _find_ring(start: asyncio.Task[Any], *, only_source: bool) -> list[asyncio.Task[Any]]:
-    """Return tasks of which each waits for the next one, and the last one for the first; [] if there are none.
+    """Return tasks of which each waits for the next one, and the last one for the first; [] if there is no ring.
 
     Tasks under a timeout are left out: their waits end.
 
@@ -176,7 +176,7 @@ def _is_awaited_under_a_timeout(ring: list[asyncio.Task[Any]]) -> bool:
 
 
 def _describe(ring: list[asyncio.Task[Any]]) -> str:
-    """Return the names of the members in their order, with the first one again at the end.
+    """Return the names of the tasks of a ring in their order, with the first one again at the end.
 
     Names that asyncio gave (to members of a `gather`) are left out where there are others.
     """
@@ -190,7 +190,7 @@ def _describe(ring: list[asyncio.Task[Any]]) -> str:
 
 
 def _blocker(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
-    """Return the future that a suspended task awaits; None of a task that runs or is about to run."""
+    """Return the future that a suspended task awaits; None for a task that runs or is about to run."""
     blocker: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
     return None if blocker is None or blocker.done() else blocker
 
@@ -224,7 +224,7 @@ def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
 
 
 def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
-    """Return the task that is awaited, or the unfinished tasks of a `gather`; [] of a socket, a timer, a queue."""
+    """Return the task that is awaited, or the unfinished tasks of a `gather`; [] for a socket, a timer or a queue."""
     if isinstance(blocker, asyncio.Task):
         return [blocker]
     if (children := getattr(blocker, "_children", None)) is None:
@@ -265,10 +265,10 @@ def _ends_waits_of(timeout: asyncio.Timeout, task: asyncio.Task[Any]) -> bool:
 
 
 def _is_suspendable(value: object) -> bool:
-    """Return True of a coroutine, a generator, an async generator, and the awaitables that step through those."""
+    """Return True for a coroutine, a generator, an async generator, or an awaitable that steps through one of those."""
     return hasattr(type(value), "send") or hasattr(type(value), "asend")
 
 
 def _is_context_manager(value: object) -> bool:
-    """Return True of what `with` or `async with` accepts."""
+    """Return True for an object that `with` or `async with` accepts."""
     return hasattr(type(value), "__aexit__") or hasattr(type(value), "__exit__")

@@ -125,7 +125,7 @@ FROZEN_CLASSES: Final = _ClassRegistry()
 
 
 def escaped(items: dict[str, Any]) -> dict[str, Any]:
-    """Return `items` with keys that no reader takes for tags: "class_" becomes "class__", "$x" becomes "$$x"."""
+    """Return `items` with their keys escaped, so that none is read as a tag: "class_" becomes "class__", "$x" "$$x"."""
     names = "".join(items)
     if "$" not in names and CLASS_KEY not in names:
         return items
@@ -468,13 +468,13 @@ _frozen_marker = object()
 
 
 def renew_frozen_marker() -> None:
-    """Replace the marker, because a Frozen was found in a value, or may be in it."""
+    """Replace the marker object, to record that a value that is being frozen holds, or may hold, a Frozen."""
     global _frozen_marker
     _frozen_marker = object()
 
 
 def get_frozen_marker() -> object:
-    """Return the marker: the same object as before, unless a Frozen was found since."""
+    """Return the marker object; it is another object than before if a Frozen was found in between."""
     return _frozen_marker
 
 

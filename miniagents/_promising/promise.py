@@ -59,7 +59,7 @@ class Cell(Generic[T]):
     # --- working
 
     def set_work(self, work: Callable[[], Coroutine[Any, Any, Any]], start_soon: bool | None) -> None:
-        """Set the coroutine function that settles this cell, and start it now or with the first reader.
+        """Set the coroutine function whose task settles this cell, and start that task now or with the first reader.
 
         Args:
             work: the coroutine function, without parameters.
@@ -78,7 +78,7 @@ class Cell(Generic[T]):
             self.deferred_start = lambda: self.start_task(work, variables)
 
     def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
-        """Start the task of the work, with these context variables or a copy of the current ones."""
+        """Start the task that runs `work`, with these context variables or a copy of the current ones."""
         if self.context is None:
             raise NoActiveContextError(
                 "A promise with work to do needs a running context: make it inside `MiniAgents().run(...)` "
@@ -119,7 +119,7 @@ class Cell(Generic[T]):
         self.notify_settled(value)
 
     def resolve_at_creation(self, value: T) -> None:
-        """Resolve a new cell, which no task can wait for yet."""
+        """Set the result of a new cell, which no task can wait for yet."""
         self.value = value
         self.done = True
         if self.context is not None and self.context.listens:
@@ -137,7 +137,7 @@ class Cell(Generic[T]):
         self.notify_settled(error)
 
     def record_late_error(self, error: BaseException) -> None:
-        """Record the error of a clean-up after the end in the context, because no reader of this cell can get it."""
+        """Record in the context the error of a clean-up after the end of this cell, because no reader can get it."""
         if self.context is not None:
             self.context.record_failure(Failure(error))
 
@@ -262,7 +262,7 @@ class Cell(Generic[T]):
                 waiters.pop(future, None)
 
     def wake_pump(self) -> None:
-        """Let a source that works on demand go on; a cell without pieces has no such source."""
+        """Do nothing. A stream overrides this to let a source that works on demand produce more."""
 
 
 def make_cancelled_error() -> PromiseCancelledError:

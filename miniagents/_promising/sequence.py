@@ -32,7 +32,7 @@ _ITEMS_PER_TURN = 100
 
 
 class _LeafReader(BoundToRun):
-    """Iterator over a sequence that gives each leaf as soon as it has come, and does not raise the failures of leaves.
+    """Iterator that gives each leaf of a sequence as soon as it has come, and never raises the failure of a leaf.
 
     It is no async generator, because asyncio closes a dropped one some loop steps later, and it keeps its promise till
     then.
@@ -186,7 +186,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def _to_piece(cls, item: Any, into: SequenceCell | None) -> Any:
-        """Return what a sequence keeps of an item that is no list: a promise, a value, or a nested sequence.
+        """Return the form in which a sequence keeps an item that is no list: promise, value or nested sequence.
 
         An exception becomes a failed promise. An iterator or async iterable becomes a sequence, which a task reads.
         """

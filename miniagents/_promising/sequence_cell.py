@@ -51,7 +51,7 @@ class SequenceCell(StreamCell[Any, Any]):
     # --- sending
 
     def send(self, item: Any) -> None:
-        """Append the leaves and branches of `item`, or nothing if a part of it is of a wrong type."""
+        """Append the leaves and branches of `item`; append nothing and raise `TypeError` if a part has a wrong type."""
         self.add(self.promise_class.flatten(item, into=self))
 
     def add(self, pieces: list[Any]) -> None:
@@ -69,7 +69,7 @@ class SequenceCell(StreamCell[Any, Any]):
         self.add_out_of_order(self.promise_class.flatten(item, into=self))
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
-        """Append leaves that have begun, and add a lane for each other piece."""
+        """Append the leaves that have begun, and add a lane for each leaf that has not and for each branch."""
         self._merge()
         for piece in pieces:
             if isinstance(piece, Branch):
@@ -107,7 +107,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return lane
 
     def _advance(self, lane: _Lane) -> None:
-        """Append the leaves of a lane that have come, and see to it that those to come are appended, too."""
+        """Append the leaves of a lane that have come, and arrange that the later ones are appended when they come."""
         if lane.is_advancing or self.done or self.lanes is None or lane not in self.lanes:
             return
         lane.is_advancing = True
@@ -140,7 +140,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self._ordered_lane = None
 
     def _block_lane(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
-        """Let a lane advance when `blocked_on` has more pieces; return False if it has more already."""
+        """Arrange that the lane advances when `blocked_on` has more pieces; return False if there are more already."""
         lane.blocked_on = blocked_on
         if lane is self._ordered_lane:
             if blocked_on is lane.cell:  # then `add` advances it
@@ -166,7 +166,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return not (blocked_on.done or len(blocked_on.pieces) > before)
 
     def wake_pump(self) -> None:
-        """Let lanes and the pump go on that work on demand, because a reader has read everything."""
+        """Let the lanes and the pump that work on demand continue, because a reader has read everything."""
         for lane in list(self.lanes or ()):
             if lane.waits_for_reader:
                 self._advance(lane)
@@ -206,7 +206,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self._end()
 
     def fail(self, error: BaseException) -> None:
-        """Close the sequence with a failed leaf as its last one; readers that iterate get it like the others."""
+        """Close the sequence with a failed leaf as its last one; to a reader that iterates, no error is raised."""
         if self.is_closing:
             self.record_late_error(error)
         else:
@@ -214,7 +214,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self.finish()
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
-        """Return the leaf to put in place of an error."""
+        """Return a failed leaf, which stands in the sequence for an error."""
         return self.promise_class.failed_leaf(error, observed=self.observed)
 
     def settle_as_cancelled(self) -> None:
@@ -432,7 +432,7 @@ class _Lane:
 
 
 def _delay_until_begun(leaves: Iterator[Any]) -> Iterator[Any]:
-    """Yield the leaves and cells of a walk; before a leaf that has not begun, yield the cell of the leaf."""
+    """Yield the leaves and cells of a walk; before each leaf that has not begun, yield the cell to wait for."""
     for leaf in leaves:
         if isinstance(leaf, Promise):
             while not _has_begun(leaf._cell):
@@ -451,7 +451,7 @@ def _as_promise(piece: Any, promise_class: type[Branch[Any, Any]]) -> Promise[An
 
 
 def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[SequenceCell] | None = None) -> None:
-    """Add a sequence to those that a walk is in; raise `DeadlockError` if it is among them."""
+    """Add a sequence to `entered`, those that a walk is inside of; raise `DeadlockError` if it is among them."""
     target = None if into is None else into()
     if cell in entered:
         circle = [*entered][[*entered].index(cell) :]
@@ -465,7 +465,7 @@ def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[Sequ
 
 
 def _are_all_values(pieces: list[Any]) -> bool:
-    """Return True if no piece is a promise; asks each class once, because a history has thousands of pieces."""
+    """Return True if no piece is a promise, by a look at each class once: a history has thousands of pieces."""
     for kind in set(map(type, pieces)):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
         if issubclass(kind, Promise):
             return False
@@ -473,7 +473,7 @@ def _are_all_values(pieces: list[Any]) -> bool:
 
 
 def _is_fed_from(cell: SequenceCell, source: SequenceCell) -> bool:
-    """Return True if the leaves of `source` come into `cell` as well, through lanes or branches."""
+    """Return True if the leaves of `source` also come into the sequence `cell`, through lanes or branches."""
     seen: set[SequenceCell] = set()
     unseen = [cell]
     while unseen:
@@ -509,5 +509,5 @@ class Branch(StreamedPromise[LEAF_co, WHOLE_co]):
 
     @classmethod
     def flatten(cls, item: Any, *, into: SequenceCell | None = None) -> list[Any]:
-        """Return the leaves and branches of what was sent; see `SequencePromise.flatten`."""
+        """Return the leaves and branches of an item that is sent; see `SequencePromise.flatten`."""
         raise TypeError(f"{cls.__name__} takes no items")

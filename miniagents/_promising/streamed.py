@@ -143,7 +143,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.resolve(self.whole())
 
     def whole(self) -> W:
-        """Return the result that the pieces make together."""
+        """Return the result of the promise, made of all pieces."""
         if self.resolver is not None:
             return self.resolver(self.pieces)
         return tuple(self.pieces)  # type: ignore[return-value]  # without a resolver, W is that tuple
@@ -154,18 +154,18 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.wake()
 
     def check(self, piece: Any) -> P:
-        """Return a piece of the source as it is kept, or raise `TypeError` for one of a wrong type."""
+        """Return a piece of the source in the form in which it is kept; raise `TypeError` if its type is wrong."""
         return piece  # type: ignore[no-any-return]  # pieces of all types are taken here
 
     # --- when the promise is lost
 
     def keep_promise(self, promise: Promise[Any]) -> None:
-        """Keep the promise until the end, if handlers need results that no reader can reach."""
+        """Keep the promise alive until the stream ends, if handlers of resolved promises need its result."""
         if self.context is not None and self.context.keeps_results:
             self.kept_promise = promise
 
     def notify_settled(self, result: Any) -> None:
-        """Wake the readers, and keep the promise no longer."""
+        """Wake the readers, call the handlers, and release the promise."""
         if self.kept_promise is not None:
             self.kept_promise = None
         super().notify_settled(result)

@@ -142,7 +142,7 @@ class Form:
                 self._check_levels(item, level + 1)
 
     def _represent(self, value: Any) -> Any:
-        """Return what to write for a value of a type that is none of JSON; its parts are not converted yet."""
+        """Return the JSON form of a value of a type that JSON lacks; the parts of the value are not converted yet."""
         kind = type(value)
         if kind is FrozenDict:
             return self._mapping(value._items)
@@ -161,7 +161,7 @@ class Form:
         return {"$set": sorted([self._to_strict_json(item) for item in value], key=_write_sorted)}
 
     def _to_strict_json(self, value: Any) -> Any:
-        """Return `value` as JSON types with values that every parser takes."""
+        """Return `value` as JSON types that every parser accepts: no huge ints, NaN or lone surrogates."""
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
@@ -256,7 +256,7 @@ def _make_depth_error() -> ValueError:
 
 
 def _refer_by_digest(value: Frozen) -> dict[str, Any]:
-    """Return the reference that a hashed text has for a nested Frozen."""
+    """Return the JSON object that stands for a nested Frozen in a text that is hashed: the digest of the Frozen."""
     known = value._digest_if_ready()
     if known is None:
         raise MissingDigest
@@ -331,7 +331,7 @@ class _Malformed(Exception):  # noqa: N818 - never leaves this module
 
 
 def decode_mapping(dump: Mapping[Any, Any], where: str = "value") -> dict[str, Any]:
-    """Return the decoded fields of a dump, or items of a mapping; errors name it as `where`.
+    """Return the decoded fields of a dump, or the decoded items of a mapping; errors call it `where`.
 
     Dumps in Python's types can be decoded as well.
     """
@@ -341,7 +341,7 @@ def decode_mapping(dump: Mapping[Any, Any], where: str = "value") -> dict[str, A
 
 @contextmanager
 def _raise_with_place(where: str) -> Iterator[None]:
-    """Raise a malformed value as the error that it names, with the path to the value."""
+    """Replace a `_Malformed` error of the block by the error it holds, with the path to the value in its text."""
     try:
         yield
     except _Malformed as error:
@@ -454,7 +454,7 @@ _LOAD_ERRORS: Final = (TypeError, ValueError, LookupError, ArithmeticError, OSEr
 
 
 class _Leaf(NamedTuple):
-    """Type of leaves that JSON does not have: its tag, and its way to JSON types and back."""
+    """Type of values that JSON lacks, such as dates: its tag, and its functions to JSON types and back."""
 
     tag: str
     dump: Callable[[Any], Any]

@@ -208,7 +208,7 @@ def to_bytes(record: Record) -> bytes:
 
 
 def frame_open(record: Record) -> bytes:
-    """Return the bytes before the text of a journal; the pieces of the text follow, each converted by `escape`."""
+    """Return the first bytes of a journal; the pieces of the message's text follow, each converted by `escape`."""
     return _head(record, {"open": True}, {"escaped": True})
 
 
@@ -240,7 +240,7 @@ def _suffix(head: dict[str, Any]) -> bytes:
 
 
 def _unclosed_block_end(text: str) -> str:
-    """Return the line that closes the fence or HTML block that `text` leaves open by CommonMark 0.31, or ""."""
+    """Return the line that closes the code fence or HTML block that `text` leaves open by CommonMark 0.31, or ""."""
     if "```" not in text and "~~~" not in text and "<" not in text:
         return ""
     end = ""
@@ -293,7 +293,7 @@ def has_frames(data: bytes) -> bool:
 
 
 def earlier_head(data: bytes) -> int | None:
-    """Return the line of the first head with a value in the form of an earlier version, or None."""
+    """Return the line of the first record whose metadata have the form of an earlier version; None without one."""
     if _EARLIER_VALUE.search(data):  # a text may contain the same characters
         for head in _HEAD_LINE.finditer(data):
             if _EARLIER_VALUE.search(head[1]):
@@ -302,7 +302,7 @@ def earlier_head(data: bytes) -> int | None:
 
 
 def missing_end(data: bytes) -> bytes:
-    """Return the bytes to append to a file before a new record; "" if the file ends with a whole record.
+    """Return the bytes that close the cut last record of a file, before a new one; "" if that record is whole.
 
     Args:
         data: the bytes of the file, or the end of these, from the last head on or longer.
@@ -319,7 +319,7 @@ def missing_end(data: bytes) -> bytes:
 
 
 def _is_torn_head(head: re.Match[bytes]) -> bool:
-    """Return True if a head was cut: the blank line after it is missing."""
+    """Return True if the write of a record was cut in its start comment or heading: the blank line is missing."""
     return not head.group().endswith((b"\n\n", b"\n\r\n"))
 
 
@@ -329,7 +329,7 @@ def _has_whole_text(head: dict[str, Any], length: int) -> bool:
 
 
 def _text_length(head: dict[str, Any]) -> int:
-    """Return the length of the text in bytes; -1 if the head does not hold it, 0 for a content that is no text."""
+    """Return the length of a record's text in bytes: 0 without a text, -1 if the metadata do not say it."""
     length = head.get("bytes", -1 if "open" in head else 0)
     return length if isinstance(length, int) and not isinstance(length, bool) else -1
 
@@ -426,7 +426,7 @@ class _Scanner:
         self._problems.append(Problem(self._line, what))
 
     def _check_outside(self, start: int, limit: int, *, allow_text: bool = False) -> None:
-        """Report text between records; before the first record, `allow_text` accepts a title."""
+        """Report text that stands outside of records; `allow_text` accepts it, for a title before the first record."""
         rest = self._data[start:limit]
         if rest.strip() and not (allow_text and _is_text(rest)):
             self._report(limit - len(rest.lstrip()), "text outside of any message, ignored")

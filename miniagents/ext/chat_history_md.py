@@ -465,7 +465,7 @@ class ChatHistoryMD(ChatHistory):
 
 
 def _contains(records: Iterable[Record], wanted: Record) -> bool:
-    """Return True if one of the records holds the message of `wanted`, at least as complete as `wanted`."""
+    """Return True if a record of the same message as `wanted` is among `records`, and is as complete or more so."""
     return any(record.id == wanted.id and not _is_more_complete(wanted, record) for record in records)
 
 
@@ -499,7 +499,7 @@ class _StreamedRecord:
         self.journal.write(escape(piece).encode())
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the journal of a message without a record; `remove` also removes the journal."""
+        """Close the journal of a message that gets no record now; `remove` also deletes the journal."""
         if self.journal is not None:
             self.journal.remove() if remove else self.journal.close()
 

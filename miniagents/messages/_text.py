@@ -114,7 +114,7 @@ class _PartCell(MessageCell):
         self.call_in_loop(self._stop_unread)
 
     def notify_settled(self, result: Any) -> None:
-        """Release the task and the stream that it was reading."""
+        """Release the splitting task and the stream that it reads, and wake the readers of this part."""
         self.task = None
         super().notify_settled(result)
 
@@ -196,7 +196,7 @@ class _PartsCell(SequenceCell):
             self._fail_message(splitter, error)
 
     def _add_pieces(self, pieces: list[tuple[bool, str]]) -> None:
-        """Add text to the growing part or to a new one, and keep separators."""
+        """Append text to the growing part, or begin a new part with it; keep separators for the fields of parts."""
         for is_text, piece in pieces:
             if not is_text:
                 self.is_separated = True
@@ -316,7 +316,7 @@ class TextSplitter:
         return self._special_now is not None and self._special_now.isdisjoint(token)
 
     def feed(self, token: str) -> list[tuple[bool, str]]:
-        """Read the next token of the text, and return the pieces that are decided."""
+        """Read the next token, and return the pieces of text and separators that no later token can change."""
         if not token:
             return []
         if self.is_plain(token):
@@ -381,7 +381,7 @@ class TextSplitter:
         return match.end()
 
     def _find_undecided(self, text: str, position: int) -> int:
-        """Return the position from which the text could still become a separator or open a block."""
+        """Return the position from which on the end of the text may be the start of a separator or of a block."""
         undecided = len(text)
         for length in range(min(len(self._delimiter) - 1, len(text) - position), 0, -1):
             if text.endswith(self._delimiter[:length]):

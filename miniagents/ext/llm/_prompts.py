@@ -176,7 +176,7 @@ def _call_ids(message: Message) -> Iterator[str]:
 
 
 def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message | _ToolResult]:
-    """Split a message into the results of tools in it and a message of the remaining parts."""
+    """Split a message into the tool results in it, and one message of its remaining parts."""
     id_ = _first_id(message, *_RESULT_IDS)
     answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in of_call)
     if message.role == "tool" or answers:
@@ -193,7 +193,7 @@ def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message
 
 
 def _result_of_block(block: Mapping[str, Any]) -> _ToolResult:
-    """Convert a part of a user's message into a result."""
+    """Convert a `tool_result` part of a user's message into a `_ToolResult`."""
     content = block.get("output") if block.get("content") is None else block.get("content")
     more = {
         key: value for key, value in to_plain(block).items() if key not in ("type", "content", "output", *_RESULT_IDS)

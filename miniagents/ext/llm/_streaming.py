@@ -192,7 +192,7 @@ class ResponseBody:
         return []
 
     def skip(self, chunk: bytes) -> None:
-        """Decompress bytes after the end of the answer without reading them, to check the end of the compression."""
+        """Decompress bytes that come after the end of the answer, only to detect a compressed body that was cut."""
         if self._inflater is not None:
             self._inflater.feed(chunk)
 
@@ -384,7 +384,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
 
 
 def _complete_outcome(session: Session, error: Exception) -> Outcome | None:
-    """Return the outcome of an answer that was complete before the error; None if the error counts.
+    """Return the outcome if the answer was complete before the error came; None if the error has to be raised.
 
     A connection that breaks or stalls after the last event of an answer does not harm that answer.
     """
@@ -427,7 +427,7 @@ def _seconds_until_retry(call: LLMCall, failure: LLMError, attempt: int, elapsed
 
 
 class _IncomingBody:
-    """Body of a response: its chunks, the reader that makes events of them, and the function that takes the events."""
+    """Body of a response: its chunks, the reader that makes events of them, and the session's function for events."""
 
     def __init__(self, session: Session, body: Any, chunks: AsyncGenerator[Any], take: Callable[[Any], str]) -> None:
         self.session = session

@@ -432,7 +432,7 @@ class Session(ABC):
         return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
     def _parse_unusual_event(self, event: ServerSentEvent, refusal: ValueError) -> Any:
-        """Parse the data of an event that the fast parser refuses; return None if there are no data.
+        """Parse the data of an event that the fast parser cannot read; return None if the event has no data.
 
         Raises:
             StreamProtocolError: the data are malformed JSON.
@@ -493,7 +493,7 @@ class Session(ABC):
         return tuple(self._doubts.values())
 
     def _raise_reported(self, payload: dict[str, Any], *, withheld: str = "") -> NoReturn:
-        """Raise the failure that an event reports; `withheld` is text that arrived in the same event."""
+        """Raise the error that the provider reports in an event; `withheld` is text that arrived in the same event."""
         self.withheld = withheld
         raise error_from_payload(payload, provider=self.provider, status=200)
 

@@ -121,7 +121,7 @@ class ResponsesSession(Session):
         return False
 
     def _release_withheld(self) -> str:
-        """Return the text that was withheld, because a whole text confirmed it."""
+        """Return the text that was withheld after a wrong sequence number, now that a whole text has confirmed it."""
         start, self._withheld_from = self._withheld_from, None
         return "" if start is None else "".join(self._pieces[start:])
 
