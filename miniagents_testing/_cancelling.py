@@ -281,7 +281,7 @@ class _SteppingLoop(VirtualTimeLoop):
 
 
 class _CountedCallback:
-    """Wrapper of a callback that is counted as a step; it looks like the callback to the loop and in messages."""
+    """Wrapper of a callback whose run the trial counts as a step; the loop and messages see it as the callback."""
 
     def __init__(self, trial: Trial, callback: Callable[..., object]) -> None:
         self._trial = trial

@@ -69,7 +69,7 @@ def wait_for_headers(stream: ResponseStream, pace: float, read_timeout: float | 
 
 
 def _headers_wait(stream: ResponseStream, pace: float) -> float:
-    """Return the seconds from the start of the request to the headers."""
+    """Return the seconds, from the start of the request, after which the headers arrive."""
     return stream.headers_ms / 1000 * pace
 
 

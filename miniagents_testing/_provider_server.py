@@ -207,7 +207,7 @@ class ProviderServer:
             return error_response(500, f"the script raises {error!r}")
 
     async def _break_connection(self, scope: Scope) -> None:
-        """Reset the connection of this request, so that its client gets an error in place of an end."""
+        """Reset the TCP connection of a request, so that its client gets an error and no regular end."""
         assert self._server is not None
         for connection in list(self._server.server_state.connections):
             if getattr(connection, "client", None) == scope["client"] and connection.transport is not None:

@@ -41,7 +41,7 @@ class Body(httpx2.SyncByteStream):
 
 
 def response_with(body: AsyncBody | Body, head: ResponseStream) -> httpx2.Response:
-    """Return a response with this body, and with status, reason and headers of `head`."""
+    """Return a response of httpx2 with this body, and with the status, reason and headers of the stream `head`."""
     return httpx2.Response(
         head.status,
         headers=[(name, value) for name, values in head.headers.items() for value in values],

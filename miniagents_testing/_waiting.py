@@ -27,7 +27,7 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 async def _do_nothing() -> None:
-    """Return at once; an example of a coroutine, for its type."""
+    """Return at once; the coroutine serves only to find out the type of coroutines."""
 
 
 _example = _do_nothing()
@@ -54,7 +54,7 @@ def _label_of(task: asyncio.Task[Any]) -> str:
 
 
 def describe_running_code() -> str:
-    """Return the running agent and the innermost line of the application; if there is neither, the thread's name."""
+    """Return lines with the running agent and the innermost line of the application, or else the thread's name."""
     trace = _agent_trace(contextvars.copy_context())
     lines = [f"  by agent {' <- '.join(trace)}"] if trace else []
     frame: FrameType | None = sys._getframe(1)
@@ -116,7 +116,7 @@ def _suspended_frames(awaitable: Any) -> Iterator[FrameType]:
 
 
 def _driven_by_hand(awaitable: Any, frame: FrameType | None) -> Any:
-    """Return the coroutine or generator that `awaitable` drives without `await` or `yield from`, or None.
+    """Return the coroutine or generator that `awaitable` steps through without `await` or `yield from`, or None.
 
     Steps of async generators, `coroutine.__await__()` and generators that call `send` do this.
     """
@@ -125,5 +125,5 @@ def _driven_by_hand(awaitable: Any, frame: FrameType | None) -> Any:
 
 
 def _first_attribute(awaitable: Any, *names: str) -> Any:
-    """Return the first of these attributes that is not None, or None."""
+    """Return the first of the named attributes of `awaitable` that is not None; None if there is none."""
     return next((value for name in names if (value := getattr(awaitable, name, None)) is not None), None)

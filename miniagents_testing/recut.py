@@ -147,7 +147,7 @@ def risky_places(body: bytes) -> list[int]:
 
 
 def _timed_chunks(stream: ResponseStream, pieces: Iterable[bytes]) -> Iterator[Chunk]:
-    """Yield a chunk for each piece of the body, with the moment at which the last byte of the piece arrived."""
+    """Yield a chunk for each piece of the body, at the time at which the last byte of the piece arrived."""
     ends = list(accumulate(len(chunk.data) for chunk in stream.chunks))
     moments = list(accumulate(max(0, chunk.wait) for chunk in stream.chunks))
     held_places = [end - len(chunk.data) for end, chunk in zip(ends, stream.chunks, strict=True) if chunk.wait == HELD]

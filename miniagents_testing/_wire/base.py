@@ -22,7 +22,7 @@ Body = dict[str, Any]
 
 
 class Event(NamedTuple):
-    """An event and its place: it brings a token, comes before a token (`open`), or after one (`close`)."""
+    """An event and its place in the answer: it brings a token, comes before a token (`open`) or after one (`close`)."""
 
     data: Body
     place: Literal["open", "token", "close"]
@@ -78,7 +78,7 @@ class WireFormat(ABC):
 
 
 def usage_of(step: Step, call: Call) -> Usage:
-    """Return the billed tokens: the script's numbers, and counts of words and tokens where the script has none."""
+    """Return the numbers of tokens of an answer: those in the script, or else counts of words and deltas."""
     given = step.usage or Usage()
     input_tokens = given.input_tokens
     if input_tokens is None:

@@ -107,7 +107,7 @@ def _checked_step(step: Step | str) -> Step:
 
 
 def _block(api: API, payload: _Payload, quirks: Collection[str]) -> bytes:
-    """Return the bytes of one event."""
+    """Return one event as the bytes of a server-sent event, spelled as the quirks say."""
     blank = "" if "no blank after the colon" in quirks else " "
     data = "[DONE]"
     if payload:
@@ -121,7 +121,7 @@ def _block(api: API, payload: _Payload, quirks: Collection[str]) -> bytes:
 
 
 def _is_final(payload: _Payload) -> bool:
-    """Return True if this event reports the end of the answer."""
+    """Return True for an event by which the provider reports the end of the answer."""
     if not payload or any(choice["finish_reason"] for choice in payload.get("choices", ())):
         return True
     kind = payload.get("type")
@@ -129,7 +129,7 @@ def _is_final(payload: _Payload) -> bool:
 
 
 def _expected(api: API, step: Step, call: Call, quirks: Collection[str]) -> dict[str, Any]:
-    """Return the fields of the message that must result."""
+    """Return the fields, by name, that the message of an agent must have after this answer."""
     deltas, usage = step.deltas, usage_of(step, call)
     refusal = "".join(deltas.refusal) or None
     finish: str | None = step.reason
@@ -167,7 +167,7 @@ def _comparable(value: Any) -> Any:
 
 
 def _unchanged(events: list[_Payload]) -> list[_Payload]:
-    """Return the events unchanged, for quirks that concern only their bytes."""
+    """Return the events unchanged; for quirks that are applied elsewhere, such as to the bytes of events."""
     return events
 
 

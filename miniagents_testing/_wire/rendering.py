@@ -47,7 +47,7 @@ def _streamed_response(wire: WireFormat, step: Step, call: Call) -> ResponseStre
 
 
 def _with_then(stream: ResponseStream, then: Then | Failure | None, index: int) -> ResponseStream:
-    """Return the stream with the event `then` before the chunk of this index. Failures are in the stream already."""
+    """Return the stream with the step's event `then` (cut, reset, stall, hold or pause) before the chunk at `index`."""
     before, chunk, after = stream.chunks[:index], stream.chunks[index], stream.chunks[index + 1 :]
     match then:
         case "truncate":
@@ -79,7 +79,7 @@ def _timed_chunks(wire: WireFormat, step: Step, events: Sequence[Event], call: C
 
 
 def _index_of_then(step: Step, events: Sequence[Event]) -> int:
-    """Return the index of the first event after the tokens after which `then` happens."""
+    """Return the index in `events` at which the step's `then` happens: after so many tokens as `after` says."""
     tokens = sum(event.place == "token" for event in events)  # an API may not send all tokens of the step
     after = tokens if step.after is None else min(step.after, tokens)
     sent = 0

@@ -176,7 +176,7 @@ def _content_part(kind: Body, key: str, pieces: tuple[str, ...], index: int) -> 
 
 
 def _part_events(name: str, empty: Body, whole: Body, index_name: str, index: int) -> list[Event]:
-    """Return the events that open and close a part; those of its text belong between them."""
+    """Return two events, which open and close a part of an item; the events of the part's text go between them."""
     return [
         opening_event({"type": f"{name}.added", index_name: index, "part": empty}),
         closing_event({"type": f"{name}.done", index_name: index, "part": whole}),
@@ -184,7 +184,7 @@ def _part_events(name: str, empty: Body, whole: Body, index_name: str, index: in
 
 
 def _text_events(name: str, pieces: tuple[str, ...], key: str, **more: Any) -> list[Event]:
-    """Return the events of the deltas of a text, and then one with the complete text under `key`."""
+    """Return an event for each delta of a text, and then an event with the whole text under `key`."""
     return [
         *(token_event({"type": f"{name}.delta", "delta": piece, **more}) for piece in pieces),
         closing_event({"type": f"{name}.done", key: "".join(pieces), **more}),

@@ -48,7 +48,7 @@ def event_ends(body: bytes) -> list[int]:
 
 
 def encode(chunks: Iterable[Chunk]) -> str:
-    """Return the map of these chunks, without the empty ones; `decode` makes chunks of the map and the body again."""
+    """Return the chunk map of these chunks, which leaves empty chunks out; see `decode`."""
     chunks = _without_empty(chunks)
     ends = event_ends(b"".join(chunk.data for chunk in chunks))
     tokens = []
@@ -95,7 +95,7 @@ def one_event_a_chunk(body: bytes) -> tuple[Chunk, ...]:
 
 
 def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
-    """Cut a body that was edited after its map was made; its n-th event comes when the n-th event of the map came.
+    """Cut a body that was edited after its map was made, so that its n-th event keeps the time of the map's n-th.
 
     Cuts inside events are dropped: such an event comes when its last byte came. Events beyond those of the map come
     together with the last event of the map.
@@ -114,7 +114,7 @@ def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
 
 
 def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
-    """Return the same bytes at the same times, without empty chunks."""
+    """Return the chunks without the empty ones, whose waits are added to the next chunk."""
     full = []
     waited = 0
     for chunk in chunks:
@@ -126,7 +126,7 @@ def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
 
 
 def _after_events(count: int, position: int, ends: Sequence[int]) -> int:
-    """Return the place where the `count`-th event from `position` on ends."""
+    """Return the place where the `count`-th event after `position` ends; raise `ChunkMapError` if there are fewer."""
     last = bisect_right(ends, position) + count - 1
     if last >= len(ends):
         raise ChunkMapError(
@@ -141,6 +141,6 @@ def _ticks(ms: str, hundredths: str | None) -> int:
 
 
 def _ms(ticks: int) -> str:
-    """Write ticks as milliseconds, without needless zeros."""
+    """Return ticks as the text of a number of milliseconds, without needless zeros."""
     whole, hundredths = divmod(ticks, _TICKS_PER_MS)
     return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".")

@@ -45,7 +45,7 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 
 
 def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
-    """Read an entry without `stream` key, which another recorder wrote.
+    """Return the interaction of an entry that another recorder wrote, and that has no key `stream`.
 
     Args:
         entry: one of the `interactions` of a cassette.
@@ -301,11 +301,11 @@ class _StoredStream(ResponseStream):
         return chunks
 
     def _plain(self) -> ResponseStream:
-        """Return the same stream as a `ResponseStream` proper."""
+        """Return a `ResponseStream` with the same fields, its chunks cut."""
         return ResponseStream(**{each.name: getattr(self, each.name) for each in fields(self)})
 
     def __eq__(self, other: object) -> bool:
-        """Compare by value; a stream of a file equals the same stream made in code."""
+        """Return True for a stream with the same fields, whether it was read from a file or made in code."""
         return self._plain() == (other._plain() if isinstance(other, _StoredStream) else other)
 
     __hash__ = ResponseStream.__hash__
@@ -315,7 +315,7 @@ class _StoredStream(ResponseStream):
 
 
 def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
-    """Cut the body as its map says; without a map that fits, warn and cut after each event."""
+    """Return the body cut as the chunk map `text` says; warn and cut after each event if the map does not fit."""
     if text is not None:
         try:
             return chunkmap.decode(text, body)
@@ -327,7 +327,7 @@ def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
 
 
 def _mismatches(entries: list[_Entry], checksum: Any) -> Iterator[str]:
-    """Yield a line for each interaction that does not fit its digest, and one if some are lost, new or moved."""
+    """Yield a line for each interaction whose digest is wrong, and one if interactions are lost, new or moved."""
     ours = [(number, entry) for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
     if checksum is None:
         if ours:
@@ -349,7 +349,7 @@ def _checksum(entries: Sequence[_Entry]) -> dict[str, Any]:
 
 
 def _with_digest(entry: _Entry) -> _Entry:
-    """Return the entry with its digest in `stream`; an entry of another recorder stays as it is."""
+    """Return the entry with its digest in `stream`; return an entry of another recorder unchanged."""
     response = entry["response"]
     if "stream" not in response:
         return entry
@@ -359,7 +359,7 @@ def _with_digest(entry: _Entry) -> _Entry:
 
 
 def _digest(entry: _Entry) -> str:
-    """Hash all that a replay depends on, without the volatile fields of the request body."""
+    """Return the hash of all parts of an entry that a replay depends on, without volatile fields of the request."""
     request, response = entry["request"], entry["response"]
     if "stream" not in response:
         return _sha256(json.dumps(entry, sort_keys=True, default=repr).encode())
@@ -378,7 +378,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _text(data: bytes) -> str | bytes:
-    """Decode UTF-8, or return other bytes as they are. UTF-8 and PyYAML both refuse lone surrogates."""
+    """Return bytes that are UTF-8 as text, and all other bytes as they are, in the form that YAML can store."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -386,7 +386,7 @@ def _text(data: bytes) -> str | bytes:
 
 
 def _bytes(value: str | bytes | None) -> bytes:
-    """Return the bytes of a body as vcrpy keeps it: text, binary, or None."""
+    """Return a body in a cassette, which is text, bytes or None, as bytes."""
     if value is None:
         return b""
     return value if isinstance(value, bytes) else value.encode("utf-8")

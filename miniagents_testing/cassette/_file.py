@@ -46,7 +46,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Interaction, ...]:
 
 
 def read(path: str | os.PathLike[str], parse: Callable[[bytes], _T]) -> _T:
-    """Parse the bytes of a file.
+    """Return the result of `parse` for the bytes of a file.
 
     Raises:
         CassetteFormatError: the file is not regular, is longer than `MOST_BYTES`, or `parse` raised this error. The

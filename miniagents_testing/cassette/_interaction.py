@@ -83,7 +83,7 @@ def is_text(body: bytes) -> bool:
 
 
 class Moment(NamedTuple):
-    """A start, arrival or end in a recording, with its time."""
+    """Time at which a request started, or at which headers, a chunk or the end of its response arrived."""
 
     ms: float
     """Time in ms since the recording began."""
@@ -100,7 +100,7 @@ def timeline(interactions: Sequence[Interaction]) -> tuple[Moment, ...]:
 
 
 def ends_ms(interactions: Iterable[Interaction]) -> float:
-    """Return when the last interaction ended, in ms since the recording began."""
+    """Return the ms from the beginning of the recording to the end of the interaction that ended last."""
     return max((moment.ms for each in interactions for moment in _moments(0, each)), default=0.0)
 
 

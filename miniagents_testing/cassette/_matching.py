@@ -131,7 +131,7 @@ def _parse_json(body: bytes) -> Any:
 
 
 def _leaf_lines(path: str, before: Any, after: Any) -> Iterator[str]:
-    """Yield the lines of `differences` below `path`."""
+    """Yield a line for each JSON leaf that differs at or below `path`, as `differences` does."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted(before.keys() | after.keys()):
             yield from _leaf_lines(f"{path}.{name}".lstrip("."), before.get(name, _ABSENT), after.get(name, _ABSENT))
@@ -145,12 +145,12 @@ def _leaf_lines(path: str, before: Any, after: Any) -> Iterator[str]:
 
 
 def _at(items: Sequence[Any], index: int) -> Any:
-    """Return an item, or `_ABSENT` after the end."""
+    """Return the item at an index, or `_ABSENT` if the sequence is shorter."""
     return items[index] if index < len(items) else _ABSENT
 
 
 def _short(value: Any) -> str:
-    """Return a value as a message shows it, cut off after `_SHOWN` characters."""
+    """Return the repr of a value for an error message, cut off after `_SHOWN` characters."""
     if value is _ABSENT:
         return "nothing"
     text = repr(value)
@@ -172,7 +172,7 @@ def _excerpts(before: str, after: str) -> tuple[str, str] | None:
 
 
 def changed_span(before: bytes, after: bytes) -> int:
-    """Count the bytes between the common start and the common end of two texts; equal texts have 0."""
+    """Count the bytes of the longer text between the common start and the common end; 0 for equal texts."""
     longer = max(len(before), len(after))
     start = _common_start(before, after)
     rest = min(len(before), len(after)) - start
@@ -187,7 +187,7 @@ def changed_span(before: bytes, after: bytes) -> int:
 
 
 def _common_start(before: _Text, after: _Text) -> int:
-    """Return the length of the common start, by binary search: comparing slices is faster than single characters."""
+    """Return the length of the common start of two texts, found by binary search over slices."""
     same, end = 0, min(len(before), len(after))
     while same < end:
         middle = (same + end + 1) // 2

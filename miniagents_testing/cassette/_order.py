@@ -28,7 +28,7 @@ _THREAD_PAUSE = 0.0005
 
 
 class Turn:
-    """Place of one stream in the order: the moment of its next arrival, and its reader."""
+    """Place of one stream in the recorded order: the time of its next arrival, and the task or thread that reads it."""
 
     __slots__ = ("at", "expected", "number", "reader", "wake")
 
@@ -107,7 +107,7 @@ class Order:
             (heapreplace if was_first else heappush)(self._next, (at, turn.number, turn))
 
     def _try_to_pass(self, turn: Turn, reader: object, then: int | None) -> bool:
-        """Note who reads the stream. If the stream is the next one, move it on and return True; never wait.
+        """Move a stream on if it is the next one, and return True; never wait. Note `reader` as its reader.
 
         Otherwise other streams wait for it from now on, and the result is False. A stream that runs alone is nearly
         always the next one.
@@ -151,7 +151,7 @@ class Order:
                     following.wake()
 
     def _may_go(self, turn: Turn, polls: int, since: float) -> bool:
-        """Return True if no stream that is being read comes before this one; overtake those that are not being read.
+        """Return True if no stream with an earlier arrival is being read; streams without a reader are overtaken.
 
         Args:
             turn: of the stream whose reader waits.
@@ -171,7 +171,7 @@ class Order:
         return True
 
     def _first(self) -> Turn | None:
-        """Return the stream with the next arrival, and drop outdated entries of the heap."""
+        """Return the turn of the stream with the earliest next arrival, and drop outdated entries of the heap."""
         while self._next:
             at, _, turn = self._next[0]
             if turn.expected and turn.at == at:
@@ -180,7 +180,7 @@ class Order:
         return None
 
     def _first_waiting(self) -> Turn | None:
-        """Return the earliest of the streams whose readers wait, and drop outdated entries of the heap."""
+        """Return the turn with the earliest arrival among streams whose readers wait; drop outdated heap entries."""
         while self._waiting:
             at, _, turn = self._waiting[0]
             if turn.wake is not None and turn.at == at:

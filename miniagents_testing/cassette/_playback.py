@@ -114,7 +114,7 @@ class Playback:
         await self._aend()
 
     async def _areach(self) -> None:
-        """Wait for the next arrival; at least one step of the loop, so that other tasks run in between."""
+        """Wait in a task for the next arrival, at least one step of the loop, so that other tasks run in between."""
         if self._settings.pace:
             await asyncio.sleep(max(0.0, self._due() - asyncio.get_running_loop().time()))
         else:
@@ -125,7 +125,7 @@ class Playback:
         self._position += 1
 
     async def _aend(self) -> None:
-        """End the body as `_end` says; raise its error, with `at_incomplete="hang"` after the read timeout."""
+        """Return if the recorded body ended well; otherwise raise its error, with "hang" after the read timeout."""
         error = self._end()
         if error is None:
             return
@@ -166,7 +166,7 @@ class Playback:
         self._position += 1
 
     def _raise_end(self) -> None:
-        """End the body in a thread, see `_aend`."""
+        """Return if the recorded body ended well; otherwise raise its error, in a thread; see `_aend`."""
         error = self._end()
         if error is None:
             return
@@ -178,7 +178,7 @@ class Playback:
     # --- in both
 
     def close(self) -> None:
-        """Take the stream out of the order: it has ended, or its reader has closed it."""
+        """Remove the stream from the order of streams, because it has ended or its reader has closed it."""
         if self._order is not None:
             order, turn = self._order
             order.move(turn, None)

@@ -59,13 +59,13 @@ def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _process_and_test() -> str:
-    """Name this process and the running test for a message in another process."""
+    """Return the number of this process and the running test, for a message in another process."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     return f"process {os.getpid()}" + (f", in {test}" if test else "")
 
 
 def _holder_of_lock(holder: Path) -> str:
-    """Return what the process that holds the lock has written about itself."""
+    """Return the text that the process with the lock has written: its number and its test."""
     try:
         return holder.read_text(encoding="utf-8") or "a process that has just begun"
     except OSError:
@@ -166,7 +166,7 @@ class Slot:
         self._size += len(data)
 
     def ended(self, how: str) -> None:
-        """Record how the response ended; later ends are ignored, as each response is closed at last."""
+        """Record the kind of end of the response; later calls change nothing, as each response is closed at last."""
         if not self.recorder.closed:
             self.end = self.end or how
 
@@ -183,7 +183,7 @@ class Slot:
 
     @property
     def to_drain(self) -> int:
-        """Most bytes to read on for if the reader closes the response now."""
+        """Maximum number of bytes that the recorder reads on after the reader has closed the response."""
         if self.end or self.recorder.closed:
             return 0
         if self.recorder.drains:

@@ -43,13 +43,13 @@ class Case:
         ) from cause
 
     def equal(self, came: object, expected: object, what: str) -> None:
-        """Fail unless the two are equal."""
+        """Raise `CheckFailedError` unless both values are equal."""
         if came != expected:
             start = _first_difference(str(came), str(expected)) if isinstance(came, str) else 0
             self.fail(what, expected=_short_repr(expected, start), came=_short_repr(came, start))
 
     def true(self, holds: bool, what: str, *, expected: str, came: str) -> None:
-        """Fail unless `holds` is True."""
+        """Raise `CheckFailedError` unless `holds` is True."""
         if not holds:
             self.fail(what, expected=expected, came=came)
 

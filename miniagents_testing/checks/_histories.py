@@ -194,7 +194,7 @@ async def check_crash_states(
 async def _check_torn(
     case: Case, make_history: MakeHistory, folder: Path, messages: Sequence[Message], safe: int, timeout: float
 ) -> None:
-    """Check a history whose file is truncated after `safe` complete messages."""
+    """Check that a history with a truncated file loads its first `safe` messages and can be continued."""
     async with case.no_error("a truncated file cannot be loaded and continued", timeout=timeout), MiniAgents():
         loaded = await make_history(folder).aload_chat_history()
         case.equal(loaded[:safe], tuple(messages[:safe]), "messages that were written are lost or changed")

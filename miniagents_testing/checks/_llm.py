@@ -174,7 +174,7 @@ async def check_truncation(
 
 
 def _text_of(stream: ResponseStream) -> str:
-    """Return the text of the complete events of a stream, for any API."""
+    """Return the text of an answer whose stream was cut, from its complete events."""
     text = ""
     for event in SSEDecoder().feed(stream.body):
         data = {} if event.data == b"[DONE]" else json.loads(event.data)
@@ -309,7 +309,7 @@ async def _reply(case: Case, agent: MiniAgent[Any]) -> MessagePromise:
 async def _outcome(
     case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float
 ) -> Message | LLMError:
-    """Return the message of an agent that gets this response, or its `LLMError`; fail on any other error."""
+    """Return the message, or the `LLMError`, that an agent makes of this response; fail on any other error."""
     outcome: Message | LLMError | None = None
     async with case.no_error(what, timeout=timeout), MiniAgents():
         promise = await _reply(case, make_agent(_transport(stream)))
@@ -323,7 +323,7 @@ async def _outcome(
 
 
 async def _message(case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float) -> Message:
-    """Return the message of an agent that gets this response; fail on any error."""
+    """Return the message that an agent makes of this response; fail on any error."""
     outcome = await _outcome(case, make_agent, stream, what, timeout)
     if isinstance(outcome, LLMError):
         case.fail(

@@ -118,7 +118,7 @@ def check_copies(message: Message) -> None:
 
 
 def _all_values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield `value` and all values in it, each with its path. Chains of messages may be too long for recursion."""
+    """Yield `value` and all values in it at any depth, each with its path; without recursion, as chains may be long."""
     stack = [(path, value)]
     while stack:
         path, value = stack.pop()

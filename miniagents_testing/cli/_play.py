@@ -174,7 +174,7 @@ class Player:
             self._screen.print(text, end="")
 
     def _set_clock(self, moment: float) -> None:
-        """Set the clock so that this moment of the recording is now."""
+        """Set the player's clock so that `moment`, in seconds of the recording, is now."""
         self._clock_at_start = self._clock() - (moment / self._speed if self._speed else 0)
 
     def _seconds_until(self, moment: float) -> float:
@@ -203,7 +203,7 @@ def _group_overlapping(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
 
 
 def _heading(stream: _Stream, mark: str) -> Text:
-    """Return the label at the beginning of an answer."""
+    """Return the label that stands before an answer: its mark, and the agent or model."""
     return Text().append(mark, stream.label.style).append_text(stream.label).append(": ", stream.label.style)
 
 

@@ -156,7 +156,7 @@ def read_interaction(interaction: Interaction) -> Reading:
 
 
 def _create_session(interaction: Interaction, prompt: Prompt) -> Session | None:
-    """Return a new session for the API of an interaction; None if it is not a known API."""
+    """Return a session that decodes the answer of an interaction; None if the request was not to a known API."""
     path = urlsplit(interaction.uri).path.rstrip("/")
     beginning = interaction.response.body[:_SEARCHED_BYTES]
     kind = next((kind for kind, paths, _ in _APIS if re.search(paths, path)), None) or next(
@@ -253,7 +253,7 @@ def _error_message(interaction: Interaction, provider: str) -> str:
 
 
 def _join(values: Iterable[str]) -> str:
-    """Return the values of a header as one value."""
+    """Return the values of a header joined to one text."""
     return ", ".join(values)
 
 

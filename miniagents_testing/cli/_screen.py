@@ -63,7 +63,7 @@ class Screen(Console):
             print("\t".join(values), file=self.file)
 
     def on_broken_pipe(self) -> NoReturn:
-        """Raise an error in place of rich's own exit, so that `main` can return its exit code."""
+        """Raise `BrokenPipeError` in place of rich's own exit, so that `main` can return its exit code."""
         self.quiet = True
         raise BrokenPipeError
 

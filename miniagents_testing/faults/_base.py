@@ -85,7 +85,7 @@ class Fault:
         return stream
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """Return the chunks that replace the next one. The first chunk has no bytes; none is fed after `end`."""
+        """Return the chunks that replace the next chunk. The first has no bytes; there is none after `end`."""
         return [chunk]
 
     def close(self) -> list[Chunk]:
@@ -93,7 +93,7 @@ class Fault:
         return []
 
     def progress(self) -> str:
-        """Return how far the stream was read, for the message about a fault that was not reached."""
+        """Return a description of how far the stream was read, for the error about a fault that changed nothing."""
         return "its stream was not changed"
 
     def __call__(self, stream: ResponseStream) -> ResponseStream:
@@ -101,11 +101,11 @@ class Fault:
         return laid_over(stream, self)
 
     def _wait(self, wait: int) -> None:
-        """Delay the next bytes by so many ticks; `HELD` has no time and stays."""
+        """Add a wait in ticks before the next bytes; a wait of `HELD` stays `HELD`."""
         self._waited = HELD if HELD in (wait, self._waited) else self._waited + wait
 
     def _chunks_of(self, data: bytes) -> list[Chunk]:
-        """Return the bytes as a chunk after all waits so far; no chunk for no bytes."""
+        """Return one chunk of these bytes, with all waits added so far; [] for no bytes."""
         if not data:
             return []
         waited, self._waited = self._waited, 0
@@ -165,14 +165,14 @@ class Layers:
 
 
 def laid_over(stream: ResponseStream, *faults: Fault) -> ResponseStream:
-    """Return the stream with these faults applied, whatever requests `Fault.on` selects."""
+    """Return the stream with these faults applied, regardless of the requests that `Fault.on` selects."""
     fresh = [fault.fresh() for fault in faults]
     instead = next((found for fault in fresh if (found := fault.response(None)) is not None), None)
     return Layers(fresh).apply(instead or stream)
 
 
 class Mark:
-    """Finder of the end of the n-th unit (byte, event or chunk) in bytes that come in pieces."""
+    """Finder of the place right after the first `number` events, chunks or bytes of a stream."""
 
     def __init__(self, number: int, of: Unit) -> None:
         self.passed = number == 0
@@ -198,7 +198,7 @@ class Mark:
         return f"only {self.seen} {self.of} of its stream were read"
 
     def _ends(self, data: bytes) -> Iterable[int]:
-        """Return the places in `data` where units end."""
+        """Return the places in `data` where an event, a chunk or a byte ends."""
         if self.of == "events":
             return self._events.feed(data)
         if self.of == "bytes":

@@ -118,12 +118,12 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response_with(_ChangedBody(response.stream, layers, timeout), head)
 
     async def aclose(self) -> None:
-        """Close the other transport."""
+        """Close the transport whose responses are changed."""
         if isinstance(self._transport, httpx2.AsyncBaseTransport):
             await self._transport.aclose()
 
     def close(self) -> None:
-        """Close the other transport."""
+        """Close the transport whose responses are changed, for sync clients."""
         if isinstance(self._transport, httpx2.BaseTransport):
             self._transport.close()
 
@@ -144,7 +144,7 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
 
 
 def _replacement(faults: list[Fault], request: httpx2.Request) -> ResponseStream | None:
-    """Return the response of the first fault that is a response itself, with all faults applied, or None."""
+    """Return the response of the first fault that is a response itself, with all faults applied; None without one."""
     stream = next((found for fault in faults if (found := fault.response(request)) is not None), None)
     return None if stream is None else Layers(faults).apply(stream)
 
@@ -158,14 +158,14 @@ def _head_of(response: httpx2.Response) -> ResponseStream:
 
 
 class _ChangedAsyncBody(AsyncBody):
-    """Body of another response, changed by faults while it streams."""
+    """Body of a response, changed by faults while it streams to an async client."""
 
     def __init__(self, source: Any, layers: Layers, timeout: float | None) -> None:
         super().__init__(self._read(source, layers, timeout))
         self._source = source
 
     async def aclose(self) -> None:
-        """Close both bodies."""
+        """Close the changed body and the original body."""
         await super().aclose()
         await self._source.aclose()
 
@@ -185,14 +185,14 @@ class _ChangedAsyncBody(AsyncBody):
 
 
 class _ChangedBody(Body):
-    """Body of another response, changed by faults while it streams to a sync client."""
+    """Body of a response, changed by faults while it streams to a sync client."""
 
     def __init__(self, source: Any, layers: Layers, timeout: float | None) -> None:
         super().__init__(self._read(source, layers, timeout))
         self._source = source
 
     def close(self) -> None:
-        """Close both bodies."""
+        """Close the changed body and the original body."""
         super().close()
         self._source.close()
 
@@ -209,6 +209,6 @@ class _ChangedBody(Body):
 
 
 def _changed(layers: Layers, data: bytes | None) -> ResponseStream:
-    """Return the changed next bytes, which have just been read, or the changed end of the stream for None."""
+    """Return the changed form of the bytes that were just read; for None, the changed end of the stream."""
     chunks = layers.close("eof") if data is None else layers.feed(Chunk(0, data))
     return ResponseStream(tuple(chunk for chunk in chunks if chunk.data), end=layers.end or "eof")

@@ -101,12 +101,12 @@ def _parts_of(interaction: Interaction) -> Iterator[_Part]:
 
 
 def _simple(place: str, text: str) -> _Part:
-    """Make a part of one text with one place."""
+    """Return the part of an interaction that is one text, whose only place has this name."""
     return _Part(place, _bytes(text), lambda: [[_spot(place, text)]])
 
 
 def _spot(place: str, text: str) -> _Spot:
-    """Make a text of one piece with one place."""
+    """Return a text that came in one piece, with the name of its place."""
     return _Spot([_bytes(text)], lambda first, last: place)
 
 
@@ -123,7 +123,7 @@ def _headers(whose: str, headers: Mapping[str, list[str]]) -> Iterator[_Part]:
 
 
 def _uri(uri: str) -> _Part:
-    """Make a part of a URI, whose places are its components and parameters."""
+    """Return the part of an interaction that is its URI, whose places are components and parameters."""
 
     def spots() -> list[list[_Spot]]:
         parts = urlsplit(uri)
@@ -162,25 +162,25 @@ def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]])
 
 
 def _group_place(name: Callable[[Piece, Piece], str], group: Sequence[Piece], first: int, last: int) -> str:
-    """Name the place of the pieces of a group from one number to another."""
+    """Return the name of the place of the pieces from number `first` to number `last` of a group."""
     return name(group[first], group[last])
 
 
 def _document_place(whose: str, ends: Sequence[int], first: Piece, last: Piece) -> str:
-    """Name a place in a document: `request body messages[2].content`."""
+    """Return the name of a place in a JSON document, such as `request body messages[2].content`."""
     to = f" to {last.path}" if last.path != first.path else ""
     return f"{whose} body {first.path}{to}".rstrip()
 
 
 def _stream_place(whose: str, ends: Sequence[int], first: Piece, last: Piece) -> str:
-    """Name a place in a stream: `response deltas choices[0].delta.content, chunks 4-6`."""
+    """Return the name of a place in a stream, such as `response deltas choices[0].delta.content, chunks 4-6`."""
     kind = "event" if first is last else "deltas"
     place = f"{whose} {kind} {first.place}".rstrip()
     return _chunks(place, bisect_right(ends, first.start) + 1, bisect_right(ends, max(last.end - 1, last.start)) + 1)
 
 
 def _chunks(place: str, first: int, last: int) -> str:
-    """Add the numbers of its chunks to a place."""
+    """Return the name of a place with the numbers of its chunks after it."""
     return f"{place}, chunk {first}" if first == last else f"{place}, chunks {first}-{last}"
 
 
@@ -253,12 +253,12 @@ def suspicions(interaction: Interaction) -> Iterator[Leak]:
 
 
 def _is_real(value: str) -> bool:
-    """Return True if a value could be a secret; a stand-in such as `redacted` or `test` could not."""
+    """Return True if a value looks like a secret, and not like a stand-in such as `redacted` or `test`."""
     return is_telling(value) and _STAND_IN.search(value) is None
 
 
 def _leaks_in(part: _Part, searches: Sequence[Search]) -> Iterator[Leak]:
-    """Yield the leaks of a part: first search all of it, which is cheap, then locate what was found."""
+    """Yield the leaks of a part: search the whole part first, and only then locate the secrets that were found."""
     pending = list(_first_found(part.data, searches))
     for row in part.spots():
         if not pending:
@@ -278,7 +278,7 @@ def _leaks_in(part: _Part, searches: Sequence[Search]) -> Iterator[Leak]:
 
 
 def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[str, ...]]:
-    """Return the searches that find something in the text, each with the fewest encodings to undo for that."""
+    """Return the searches that match the text or a decoding of it, each with the encodings that had to be undone."""
     pending = list(searches)
     found: dict[Search, tuple[str, ...]] = {}
     for names, view in decodings(text):
@@ -291,7 +291,7 @@ def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[
 
 
 def _narrowed(texts: Sequence[bytes], search: Search) -> tuple[int, int]:
-    """Return the numbers of the first and last text that together hold the secret."""
+    """Return the numbers of the first and last of the texts in which the secret begins and ends."""
 
     def holds(first: int, end: int) -> bool:
         """Return True if the secret is found in the texts from `first` up to `end`."""

@@ -73,7 +73,7 @@ _TextRule = Callable[[str], Iterable[Edit]]
 
 
 def _key_rules(known_values: Iterable[str]) -> list[_TextRule]:
-    """Return the rules for what looks like a key and for known values."""
+    """Return the rules that replace texts with the form of a key, and each known value."""
     return [_keys, *(_literal(value) for value in known_values)]
 
 
@@ -124,9 +124,10 @@ def _keys(text: str) -> Iterator[Edit]:
 
 
 def _literal(value: str) -> _TextRule:
-    """Make a rule that replaces a value."""
+    """Return a rule that replaces each occurrence of a text."""
 
     def edits(text: str) -> Iterator[Edit]:
+        """Yield an edit for each occurrence of the text."""
         start = text.find(value)
         while start >= 0:
             yield Edit(start, start + len(value))
@@ -136,9 +137,10 @@ def _literal(value: str) -> _TextRule:
 
 
 def _pattern(pattern: re.Pattern[str], replacement: str | None) -> _TextRule:
-    """Make a rule that replaces the matches of a pattern that are not empty."""
+    """Return a rule that replaces the matches of a pattern; empty matches are left out."""
 
     def edits(text: str) -> Iterator[Edit]:
+        """Yield an edit for each match that is not empty."""
         for match in pattern.finditer(text):
             if match.end() > match.start():
                 yield Edit(*match.span(), REDACTED if replacement is None else match.expand(replacement))
@@ -147,7 +149,7 @@ def _pattern(pattern: re.Pattern[str], replacement: str | None) -> _TextRule:
 
 
 def _difference(before: str, after: str) -> Iterator[Edit]:
-    """Yield one edit, from the first to the last character that differs, or none."""
+    """Yield the edit that turns `before` into `after`; yield nothing if they are equal."""
     if before != after:
         start = _count_common(before, after)
         end = _count_common(reversed(before[start:]), reversed(after[start:]))
@@ -155,7 +157,7 @@ def _difference(before: str, after: str) -> Iterator[Edit]:
 
 
 def _count_common(one: Iterable[str], other: Iterable[str]) -> int:
-    """Count the characters that are the same at the start."""
+    """Return the number of equal characters at the start of two texts."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
@@ -248,7 +250,7 @@ def _scrubbed_parameter(parameter: str, rules: Sequence[_TextRule]) -> str:
 
 
 def _respelled(part: str, decode: Callable[[str], str], rules: Sequence[_TextRule]) -> str:
-    """Return a part of a URI after the rules, with its old spelling if they change nothing."""
+    """Return a part of a URI with the rules applied to its decoded text; unchanged parts keep their spelling."""
     before = decode(part)
     after = replaced(before, rules)
     return part if after == before else quote(after, safe="")
@@ -284,7 +286,7 @@ def _group_edits(data: bytes, group: Sequence[Piece], rules: Sequence[_TextRule]
 
 
 def _edit(piece: Piece, start: int, end: int, text: str) -> Edit:
-    """Return an edit whose text is spelled as the piece requires."""
+    """Return an edit of the body for a replacement in the text of a piece, escaped as the piece requires."""
     match piece.form:
         case "numbers":  # numbers that were left would still show a part of the secret
             return Edit(piece.start, piece.end, "")
@@ -405,7 +407,7 @@ class Redaction:
         return [*leaks_of(interaction, [*self._searches, SEARCH_FOR_KEYS]), *suspicions(interaction)]
 
     def _edits(self, body: bytes) -> list[Edit]:
-        """Return the edits of a body by all rules."""
+        """Return the edits of a body by the keys, the known values and the user's rules."""
         return _body_edits(body, keys=self._keys, rules=self._rules, paths=self._paths)
 
     def _text(self, text: str) -> str:

@@ -77,7 +77,7 @@ def named(names: tuple[str, ...]) -> str:
 
 
 def _unescaped(text: bytes) -> bytes:
-    """Undo the escapes of JSON."""
+    """Return the text with the escapes of JSON strings decoded."""
     return _ESCAPE.sub(_character, text) if b"\\" in text else text
 
 
@@ -91,7 +91,7 @@ def _character(escape: re.Match[bytes]) -> bytes:
 
 
 def _unquoted(text: bytes) -> bytes:
-    """Undo percent signs."""
+    """Return the text with percent encodings (`%2F`) decoded."""
     return unquote_to_bytes(text) if b"%" in text else text
 
 
@@ -139,7 +139,7 @@ _POSITION = re.compile(r"\[\d++\]")
 
 
 class _Frame:
-    """An object or array around a text; without a parent, the whole event or document."""
+    """JSON object or array around a text in a body; without a parent, the whole event or document."""
 
     __slots__ = ("_path", "below", "count", "depth", "index", "is_list", "label", "name", "parent", "start")
 
@@ -267,7 +267,7 @@ def joined(data: bytes, group: Iterable[Piece]) -> bytes:
 
 
 def _regions(data: bytes) -> Iterator[tuple[int, int, bool, bool]]:
-    """Yield start and end of each region to read, then two flags: it is data, and an event or document begins there."""
+    """Yield start and end of each region with texts, then two flags: it is data; an event or document begins in it."""
     if not is_stream(data):
         yield 0, len(data), True, True
         return
