@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ScriptedUser(MiniAgent[[]]):
-    """Agent that `create_scripted_user` returns."""
+    """Agent that says given lines in the user's place in a dialog; `create_scripted_user` makes it."""
 
     def __init__(self, lines: Iterable[str | Message], chat_history: ChatHistory, alias: str, description: str) -> None:
         super().__init__(self._speak, alias=alias, description=description)

@@ -55,7 +55,7 @@ class Interaction:
 
     @property
     def agent_path(self) -> str:
-        """The agent that sent the request, without the number."""
+        """Aliases of the agent that sent the request and of its callers, as in `WRITER/OPENAI_AGENT`."""
         return self.agent.rpartition("#")[0]
 
 

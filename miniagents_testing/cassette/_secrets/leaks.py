@@ -207,7 +207,7 @@ class Leak:
 
 
 class Search(NamedTuple):
-    """A secret to search for."""
+    """A kind of secret to search for, with the function that finds it in a text."""
 
     what: str
     """Kind of the secret, for a `Leak`."""
