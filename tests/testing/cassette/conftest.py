@@ -1,4 +1,4 @@
-"""Networks under real clients, with replies chunk for chunk, and transports that note the chunks of a response."""
+"""Fake networks under real HTTP clients, which send replies chunk for chunk, and transports that note the chunks."""
 
 from __future__ import annotations
 
@@ -133,6 +133,7 @@ def transports(library: str) -> tuple[Any, Any]:
             return self._noted(self.inner.handle_request(request))
 
         def _noted(self, response: Any) -> Any:
+            """Return the response with a body that notes its chunks in `bodies`."""
             self.bodies.append([])
             response.stream = noting(response.stream, self.bodies[-1])
             return response

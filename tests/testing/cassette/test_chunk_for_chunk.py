@@ -34,7 +34,7 @@ def _recorded(kit: Kit) -> list[bytes]:
 
 @each_stream
 async def test_async_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str, kind: str, how: str) -> None:
-    """Sent, recorded and played chunks are equal, and so are the items of the SDK."""
+    """An async SDK gets the same items, from the same chunks, while a cassette records and when it plays."""
     sent = kit.cut(kit.STREAMS[api, kind], how)
     live, played = kit.tap(kit.network(kit.Reply(sent))), kit.tap(kit.network())
     with kit.cassette("once"):
@@ -49,7 +49,7 @@ async def test_async_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str
 
 @each_stream
 def test_sync_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str, kind: str, how: str) -> None:
-    """Sent, recorded and played chunks are equal without a loop, too."""
+    """A sync SDK gets the same items, from the same chunks, while a cassette records and when it plays."""
     sent = kit.cut(kit.STREAMS[api, kind], how)
     live, played = kit.tap(kit.network(kit.Reply(sent))), kit.tap(kit.network())
     with kit.cassette("once"):
@@ -65,7 +65,7 @@ def test_sync_sdks_see_the_same_chunks_live_and_played(kit: Kit, api: str, kind:
 @pytest.mark.parametrize("how", ["event", "odd", "whole"])
 @pytest.mark.parametrize("api", ["chat", "responses"])
 async def test_openais_sdk_sees_the_same_chunks_on_httpx(kit: Kit, api: str, how: str) -> None:
-    """The SDK accepts clients of the older library, sync and async."""
+    """OpenAI's SDK on httpx clients, sync and async, gets the same chunks while recording and playing."""
     sent = kit.cut(kit.STREAMS[api, "text"], how)
     live = kit.tap(kit.network(kit.Reply(sent), kit.Reply(sent), library="httpx"), "httpx")
     played = kit.tap(kit.network(library="httpx"), "httpx")
@@ -86,7 +86,7 @@ async def test_openais_sdk_sees_the_same_chunks_on_httpx(kit: Kit, api: str, how
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
 @pytest.mark.parametrize("how", ["event", "odd", "whole"])
 async def test_a_client_without_sdk_sees_the_same_chunks(kit: Kit, library: Any, how: str) -> None:
-    """Anthropic's wire format, read with httpx and httpx2."""
+    """A plain httpx or httpx2 client gets the same chunks while recording and playing Anthropic's format."""
     sent = kit.cut(kit.STREAMS["messages", "text"], how)
     url, body = "https://api.anthropic.com/v1/messages", {"model": "m", "stream": True}
     network = kit.network(kit.Reply(sent), kit.Reply(sent), library=library.__name__)
@@ -109,7 +109,7 @@ async def test_a_client_without_sdk_sees_the_same_chunks(kit: Kit, library: Any,
 
 @pytest.mark.parametrize(("sdk", "api"), [(openai, "chat"), (anthropic, "messages")], ids=["openai", "anthropic"])
 async def test_the_sdks_clients_on_aiohttp_see_the_same_items(kit: Kit, sdk: Any, api: str) -> None:
-    """Their transports are found without being named, live and played."""
+    """The SDKs' own aiohttp clients are recorded and played without `also_patch`, with the same items."""
     async with ProviderServer([Step(["one ", "two ", "three"], gap=0.01)]) as server:
         urls = {"chat": server.openai_base_url, "messages": server.anthropic_base_url}
         canonical = {"chat": "https://api.openai.com/v1", "messages": "https://api.anthropic.com"}

@@ -1,4 +1,4 @@
-"""The cassette of a request, the patches while cassettes are open, agents, redaction and addresses."""
+"""Which open cassette answers a request, the patches while cassettes are open, agents, redaction and addresses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ URL = "https://api.openai.com/v1/chat/completions"
 
 
 def _cassette(folder: Path, name: str, count: int = 1) -> Path:
-    """Save a cassette whose answers are its name."""
+    """Save a cassette of `count` interactions, each answered with the name of the cassette."""
     path = folder / f"{name}.yaml"
     answer = ResponseStream((Chunk(0, name.encode()),))
     save(path, [Interaction("POST", URL, b"{}", answer)] * count)
@@ -48,7 +48,7 @@ def _ask() -> str:
 
 
 async def test_tasks_play_each_its_own_cassette(tmp_path: Path) -> None:
-    """They open and close in any order."""
+    """When parallel tasks each open a cassette, the requests of a task are answered by the cassette it opened."""
 
     async def play(name: str) -> list[str]:
         with use_cassette(_cassette(tmp_path, name, 3)):
@@ -63,7 +63,7 @@ async def test_tasks_play_each_its_own_cassette(tmp_path: Path) -> None:
 
 
 def test_threads_play_each_its_own_cassette(tmp_path: Path) -> None:
-    """A thread that opens a cassette plays that one."""
+    """When parallel threads each open a cassette, the requests of a thread are answered by the cassette it opened."""
 
     def play(name: str) -> list[str]:
         barrier.wait()
@@ -78,7 +78,7 @@ def test_threads_play_each_its_own_cassette(tmp_path: Path) -> None:
 
 
 async def test_tasks_and_threads_play_the_cassette_of_the_context_they_inherit(tmp_path: Path) -> None:
-    """Other open cassettes do not matter."""
+    """With nested cassettes, a task or `to_thread` call plays the innermost cassette open where it was started."""
     with use_cassette(_cassette(tmp_path, "outer", 2)):
         with use_cassette(_cassette(tmp_path, "inner", 3)):
             inside = asyncio.create_task(_aask())
@@ -90,13 +90,13 @@ async def test_tasks_and_threads_play_the_cassette_of_the_context_they_inherit(t
 
 
 def test_a_thread_without_context_plays_the_only_open_cassette(tmp_path: Path) -> None:
-    """Most tests have one cassette, and servers under test have threads of their own."""
+    """A pool thread that inherits no context plays the cassette if exactly one is open in the process."""
     with use_cassette(_cassette(tmp_path, "only")), ThreadPoolExecutor() as threads:
         assert threads.submit(_ask).result() == "only"
 
 
 def test_a_thread_without_context_gets_an_error_when_several_cassettes_are_open(tmp_path: Path) -> None:
-    """The error names both, and nothing goes to the network."""
+    """A thread that inherits no context gets an error that names both open cassettes, and sends no request."""
     first, second = _cassette(tmp_path, "first"), _cassette(tmp_path, "second")
     with use_cassette(first, unplayed="ignore"), use_cassette(second, unplayed="ignore"):
         with ThreadPoolExecutor() as threads, pytest.raises(CassetteError, match="several are open") as caught:
@@ -106,7 +106,10 @@ def test_a_thread_without_context_gets_an_error_when_several_cassettes_are_open(
 
 
 async def test_a_task_that_outlives_its_cassette_plays_the_one_around_it(tmp_path: Path) -> None:
-    """Without one around it, a task of the first test plays the only cassette that is open in the second test."""
+    """A task whose cassette was closed plays the cassette around that one.
+
+    If there was none around it, the task plays the only cassette that is open at the time of its request.
+    """
     go = asyncio.Event()
 
     async def worker() -> str:
@@ -127,7 +130,7 @@ async def test_a_task_that_outlives_its_cassette_plays_the_one_around_it(tmp_pat
 
 
 async def test_a_cassette_can_be_closed_in_another_context(tmp_path: Path) -> None:
-    """Fixtures of test runners are set up and torn down in tasks of their own."""
+    """A cassette that one task opens and another task closes, as test fixtures do, plays in between only."""
     stack = ExitStack()
 
     async def set_up() -> None:
@@ -156,7 +159,7 @@ def _methods() -> list[Any]:
 
 
 def test_replaced_methods_are_restored_exactly(tmp_path: Path) -> None:
-    """They are replaced once for all open cassettes, and restored with the last one that closes."""
+    """Transport methods are replaced by the first open cassette, and restored when the last one closes."""
     before = _methods()
     first, second = use_cassette(tmp_path / "a.yaml"), use_cassette(tmp_path / "b.yaml")
     with ExitStack() as late:
@@ -174,7 +177,7 @@ class Inheriting(httpx2.MockTransport):
 
 
 async def test_also_patch_replaces_inherited_methods_of_a_transport(kit: Kit) -> None:
-    """Afterwards the class inherits them again."""
+    """A transport class in `also_patch` records through its inherited method, and inherits it again afterwards."""
     network = Inheriting(lambda request: httpx2.Response(200, text="live"))
     with use_cassette(kit.path, record_mode="once", also_patch=[Inheriting]):
         async with httpx2.AsyncClient(transport=network) as client:
@@ -184,7 +187,7 @@ async def test_also_patch_replaces_inherited_methods_of_a_transport(kit: Kit) ->
 
 
 def test_also_patch_refuses_a_class_that_is_no_transport(kit: Kit) -> None:
-    """The error comes before anything is patched."""
+    """A class in `also_patch` that is no transport raises a `TypeError` before any method is patched."""
     before = _methods()
     with pytest.raises(TypeError, match=r"<class 'int'> is no transport class of httpx2 or httpx"):
         with use_cassette(kit.path, also_patch=[int]):
@@ -193,7 +196,7 @@ def test_also_patch_refuses_a_class_that_is_no_transport(kit: Kit) -> None:
 
 
 async def test_a_later_patch_of_other_code_stays(tmp_path: Path) -> None:
-    """A patch on top of a replacement is not removed with it, and the replacement then does nothing."""
+    """A patch that other code puts over a cassette's patch stays after closing, and requests then go to the network."""
     original = httpx2.AsyncHTTPTransport.handle_async_request
     try:
         with use_cassette(tmp_path / "none.yaml"):
@@ -212,7 +215,7 @@ async def test_a_later_patch_of_other_code_stays(tmp_path: Path) -> None:
 
 
 async def test_transports_below_that_of_the_client_do_not_record(kit: Kit) -> None:
-    """A request that is recorded above is not recorded again below."""
+    """A request that passes through two patched transports, one around the other, is recorded once."""
     network = kit.network(kit.Reply([b"1"]))
 
     class Around(httpx2.AsyncBaseTransport):
@@ -230,7 +233,7 @@ async def test_transports_below_that_of_the_client_do_not_record(kit: Kit) -> No
 
 
 async def test_an_interaction_has_the_aliases_of_its_agent(kit: Kit) -> None:
-    """From the outermost agent in, with the number of the request among those of the same aliases."""
+    """A recorded request is labelled with its agent's aliases, from outermost to innermost, and a running number."""
 
     @miniagent
     async def writer(ctx: Any, llm: Any) -> None:
@@ -248,7 +251,7 @@ async def test_an_interaction_has_the_aliases_of_its_agent(kit: Kit) -> None:
 
 
 async def test_K3_equal_requests_of_two_agents_get_each_its_own_answer(kit: Kit) -> None:
-    """In any order, each agent gets the answer that it got when it was recorded."""
+    """When two agents send equal requests in another order than recorded, each agent gets its own recorded answer."""
     network = kit.network(*(kit.Reply(kit.chat(text)) for text in ("for A", "for B", "for A again")))
 
     async def ask(names: str, network: Any) -> list[str]:
@@ -270,7 +273,7 @@ async def test_K3_equal_requests_of_two_agents_get_each_its_own_answer(kit: Kit)
 
 
 def test_K3_parallel_agents_get_each_its_own_answers(kit: Kit) -> None:
-    """Equal requests, several times, on any schedule: no agent gets the answer of another."""
+    """Parallel agents that repeat equal requests get their own recorded answers under each of 20 schedules."""
     names = "ABCD"
     network = kit.network(*(kit.Reply(kit.chat(f"{number} for {name}")) for number in (1, 2) for name in names))
 
@@ -306,13 +309,13 @@ def _client(kit: Kit, network: Any) -> Any:
 
 
 def _hidden(key: str) -> str:
-    """Encode a key so that replacing it would not help."""
+    """Return the key in an encoding that redaction cannot replace."""
     return base64.b64encode(f"key: {key}".encode()).decode()
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_X1_X2_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_refused(kit: Kit, api: str) -> None:
-    """The key is known from the header of each SDK. A redacted file plays; one with an encoded key is not written."""
+    """A plain API key in a recorded body is replaced, and the file plays; an encoded key prevents writing the file."""
     stream = [chunk.replace(b"Hel", kit.KEY.encode()) for chunk in kit.STREAMS[api, "text"]]
     with kit.cassette("once"):
         await kit.aask(api, httpx2.AsyncClient(transport=kit.network(kit.Reply(stream))), f"My key is {kit.KEY}")
@@ -329,7 +332,7 @@ async def test_X1_X2_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_re
 
 
 async def test_a_refusal_to_write_is_a_note_on_the_failure_of_a_test(kit: Kit) -> None:
-    """The test fails with its own error."""
+    """When the test fails and a secret prevents writing the file, the test's own error is raised, with a note."""
     network = kit.network(kit.Reply(kit.chat("Hi")))
     with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once"):
         await kit.aask("chat", httpx2.AsyncClient(transport=network), _hidden(kit.KEY))
@@ -353,7 +356,7 @@ class Noting(Redaction):
 
 
 async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
-    """The live request is redacted before it is looked up; headers are learned from before they are dropped."""
+    """A live request is redacted as the recorded one was, so that it finds its recording."""
     network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi"), headers={"set-cookie": "id=1"}))
     noting = Noting()
     with kit.cassette("once", redact=noting):
@@ -367,7 +370,7 @@ async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
 
 
 async def test_record_as_records_a_local_address_as_the_providers(kit: Kit) -> None:
-    """The recording plays for both addresses."""
+    """With `record_as`, requests to a local server are recorded under the provider's URL, and play for both URLs."""
     record_as = {"http://127.0.0.1:8000/v1": "https://api.openai.com/v1"}
     with kit.cassette("once", record_as=record_as):
         http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi"))))

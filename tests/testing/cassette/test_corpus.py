@@ -1,8 +1,8 @@
 """All recorded streams of a corpus folder as cassettes: recorded and played through the real SDKs and our agents.
 
-`MINIAGENTS_CORPUS` names the folder. One cassette an API holds all its records, asked for by their ids. What the SDKs
-said of each record when the corpus was made stands in it; tests/ext/llm/test_corpus.py compares our messages with that
-in detail, so here it is enough that a message is the same however its recording is cut.
+`MINIAGENTS_CORPUS` names the folder. One cassette for each API holds all records; a request names a record by its id.
+Each record has the items that the SDK returned when the corpus was made. tests/ext/llm/test_corpus.py compares our
+messages with them in detail. Here a message must only be the same however its recording is cut.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _chunks(record: Record) -> list[bytes]:
 
 
 def _more(record: Record) -> dict[str, Any]:
-    """Return how many answers were asked for, which decides how a stream is read."""
+    """Return the number of answers (`n`) that the request asked for, which decides how its stream is read."""
     try:
         count = json.loads(record["request"]["body_text"] or "{}").get("n")
     except ValueError:
@@ -116,7 +116,7 @@ async def _through_agent(record: Record, client: Any) -> tuple[Any, list[str]]:
 async def test_corpus_streams_are_played_as_recorded_and_give_one_message_however_they_are_cut(
     kit: Kit, api: str, effort: Effort
 ) -> None:
-    """The SDKs get the same items recorded and played; the message of an agent never changes."""
+    """For each corpus stream, the SDK gets equal items live and played, and an agent one message for all cuts."""
     records = _records(api)
     network = kit.network(*(kit.Reply(_chunks(each), each["response"]["status"], _kept(each)) for each in records))
     client = _client(api, network, kit.KEY)
@@ -143,7 +143,7 @@ async def test_corpus_streams_are_played_as_recorded_and_give_one_message_howeve
 
 
 async def test_each_request_of_the_corpus_finds_its_answer(kit: Kit) -> None:
-    """All of them in one cassette, with their own addresses and bodies, of which many are equal, byte for byte."""
+    """With all corpus records in one cassette, each request gets its own recorded answer, byte for byte."""
     records = _records("*")
     recorded = [_interaction(record) for record in records]
     save(kit.path, recorded)
@@ -157,7 +157,7 @@ async def test_each_request_of_the_corpus_finds_its_answer(kit: Kit) -> None:
 
 
 def test_short_corpus_streams_are_read_the_same_wherever_they_are_cut_in_two(kit: Kit, effort: Effort) -> None:
-    """Nightly at every byte, otherwise at some, and read without a client and an agent."""
+    """A short corpus stream, cut in two chunks, gives our decoder the same items for every place of the cut tried."""
     save(kit.path, [_interaction(record) for record in _records("*")])
     step = effort(11, ci=3, nightly=1)
     short = [each for each in load(kit.path) if len(each.response.body) <= BYTE_BY_BYTE]

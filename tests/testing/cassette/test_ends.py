@@ -20,12 +20,13 @@ EVENT = b'data: {"n":1}\n\n'
 
 
 def _end(kit: Kit) -> tuple[str, bool]:
+    """Return how the recorded response ended, and True if it is complete."""
     (interaction,) = load(kit.path)
     return interaction.response.end, interaction.response.complete
 
 
 async def _read(network: Any, kit: Kit, library: Any = httpx2, chunks: int | None = None) -> list[bytes]:
-    """Return the raw chunks of one answer, or so many of them."""
+    """Return the raw chunks of one answer, or only the first `chunks` of them."""
     seen: list[bytes] = []
     async with library.AsyncClient(transport=network, timeout=0.05) as client:
         async with client.stream("POST", kit.URL, json={}) as response:
@@ -37,13 +38,14 @@ async def _read(network: Any, kit: Kit, library: Any = httpx2, chunks: int | Non
 
 
 def _read_sync(network: Any, kit: Kit, library: Any = httpx2) -> list[bytes]:
+    """Return the raw chunks of one answer, read with a sync client."""
     with library.Client(transport=network, timeout=0.05) as client:
         with client.stream("POST", kit.URL, json={}) as response:
             return list(response.iter_raw())
 
 
 async def test_a_response_that_is_read_to_its_end_is_complete(kit: Kit) -> None:
-    """The recorded end is `eof`."""
+    """A response that the client reads to its end is recorded with the end `eof`, and as complete."""
     with kit.cassette("once") as session:
         await _read(kit.network(kit.Reply([EVENT, EVENT])), kit)
     assert _end(kit) == ("eof", True)
@@ -61,7 +63,7 @@ async def test_a_response_that_is_read_to_its_end_is_complete(kit: Kit) -> None:
     ],
 )
 async def test_a_response_closed_after_its_last_event_is_complete(kit: Kit, last: bytes) -> None:
-    """SDKs close the response there; nothing is missing."""
+    """A response closed by its reader after the API's final event, as SDKs do, is recorded as complete and plays."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT, last, b": more\n\n"])), kit, chunks=2)
     assert _end(kit) == ("closed", True)
@@ -70,7 +72,7 @@ async def test_a_response_closed_after_its_last_event_is_complete(kit: Kit, last
 
 
 async def test_K11_leaving_early_ends_the_download(kit: Kit) -> None:
-    """The rest is neither downloaded nor paid for; what came is kept, and marked as incomplete."""
+    """When a reader leaves a recorded stream early, the download stops, and the read part is saved as incomplete."""
     reply = kit.Reply([EVENT] * 9)
     with kit.cassette("once") as session:
         await _read(kit.network(reply), kit, chunks=2)
@@ -80,7 +82,7 @@ async def test_K11_leaving_early_ends_the_download(kit: Kit) -> None:
 
 
 async def test_drain_records_what_a_reader_leaves_unread(kit: Kit) -> None:
-    """It is read before the response is closed."""
+    """With `on_early_close="drain"`, chunks that the reader left unread are downloaded and recorded."""
     reply = kit.Reply([EVENT] * 9)
     with kit.cassette("once", on_early_close="drain"):
         await _read(kit.network(reply), kit, chunks=2)
@@ -91,7 +93,7 @@ async def test_drain_records_what_a_reader_leaves_unread(kit: Kit) -> None:
 
 
 def test_early_close_in_a_thread_is_truncated_or_drained(kit: Kit) -> None:
-    """The settings mean the same without a loop."""
+    """When a sync client closes a stream early, "truncate" records the read chunks and "drain" records all."""
     for number, (how, sent) in enumerate([("truncate", 1), ("drain", 9)]):
         reply = kit.Reply([EVENT] * 9)
         with kit.cassette("rewrite", on_early_close=how):
@@ -103,7 +105,7 @@ def test_early_close_in_a_thread_is_truncated_or_drained(kit: Kit) -> None:
 
 
 async def test_K9_a_cancelled_reader_is_recorded_as_cancelled(kit: Kit) -> None:
-    """The chunks that had arrived are kept."""
+    """When the reader of a recorded stream is cancelled, the end is `cancelled`, and the chunks so far are saved."""
     with kit.cassette("once"):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
@@ -113,7 +115,7 @@ async def test_K9_a_cancelled_reader_is_recorded_as_cancelled(kit: Kit) -> None:
 
 
 async def test_a_stream_that_is_still_read_when_the_cassette_closes_is_open(kit: Kit) -> None:
-    """The stream goes on for its reader, and later chunks are not recorded."""
+    """A cassette that closes while a stream is read saves it as `open`; the reader still gets the later chunks."""
     with kit.cassette("once"):
         client = httpx2.AsyncClient(transport=kit.network(kit.Reply([EVENT, EVENT])))
         response = await client.send(client.build_request("POST", kit.URL, json={}), stream=True)
@@ -133,7 +135,7 @@ each_way = pytest.mark.parametrize(
 async def test_at_incomplete_says_what_comes_after_an_early_end(
     kit: Kit, complete: Any, error: type[Exception] | None
 ) -> None:
-    """An error, silence until the client times out, or a plain end."""
+    """At the end of an incomplete recording, an async client gets an error, a timeout or a plain end, as configured."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT] * 9)), kit, chunks=2)
     with kit.cassette(at_incomplete=complete) as session:
@@ -147,7 +149,7 @@ async def test_at_incomplete_says_what_comes_after_an_early_end(
 
 @each_way
 def test_at_incomplete_applies_in_threads(kit: Kit, complete: Any, error: type[Exception] | None) -> None:
-    """The same three settings without a loop."""
+    """At the end of an incomplete recording, a sync client gets an error, a timeout or a plain end, as configured."""
     with kit.cassette("once"):
         with httpx2.Client(transport=kit.network(kit.Reply([EVENT] * 9))) as client:
             with client.stream("POST", kit.URL, json={}) as response:
@@ -161,7 +163,7 @@ def test_at_incomplete_applies_in_threads(kit: Kit, complete: Any, error: type[E
 
 
 async def test_an_sdk_passes_on_the_error_about_an_early_end(kit: Kit) -> None:
-    """The SDK neither wraps the error nor tries again."""
+    """OpenAI's SDK raises the `IncompleteRecordingError` of a cassette unchanged."""
     with kit.cassette("once"):
         client = openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=_hello(kit)))
         async with await client.chat.completions.create(model="m", messages=[], stream=True) as stream:
@@ -180,7 +182,7 @@ def _hello(kit: Kit) -> Any:
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 @pytest.mark.parametrize("name", ["ReadError", "RemoteProtocolError", "ReadTimeout"])
 async def test_K9_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, name: str) -> None:
-    """It comes after the chunks that came before it; its class is that of the client's library."""
+    """A connection error within a recorded stream is played after the same chunks, as the same class of error."""
     network = kit.network(kit.Reply([EVENT, name]), library=library.__name__)
     with kit.cassette("once"), pytest.raises(getattr(library, name), match="it broke"):
         await _read(network, kit, library)
@@ -199,7 +201,7 @@ async def test_K9_a_reset_is_played_as_the_same_error(kit: Kit, library: Any, na
 
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 async def test_a_failed_connection_is_played_as_the_same_error(kit: Kit, library: Any) -> None:
-    """Also without any response; in the file it has status 599, which plain vcrpy plays."""
+    """A connection that failed before any response is played as the same error; the file has status 599 for vcrpy."""
     with kit.cassette("once"):
         with pytest.raises(library.ConnectError, match="it broke"):
             await _read(kit.network("ConnectError", library=library.__name__), kit, library)
@@ -217,7 +219,7 @@ async def test_a_failed_connection_is_played_as_the_same_error(kit: Kit, library
 
 
 async def test_an_unknown_error_is_played_as_a_read_error(kit: Kit) -> None:
-    """A name from a file is looked up among transport errors only."""
+    """If a file names an error that is no transport error of the library, a `ReadError` is played."""
     with kit.cassette("once"), pytest.raises(httpx2.ReadError):
         await _read(kit.network(kit.Reply(["ReadError"])), kit)
     text = kit.path.read_text(encoding="utf-8").replace("raise ReadError", "raise Client")
@@ -241,7 +243,7 @@ def _with_new_checksum(kit: Kit) -> Any:
 
 
 async def test_a_bug_in_a_transport_is_not_recorded(kit: Kit) -> None:
-    """It says nothing about the provider."""
+    """An exception of a transport that is no transport error, such as `IndexError`, is raised and not recorded."""
     network = kit.network()  # it has no reply, and raises IndexError
     with kit.cassette("once") as session, pytest.raises(IndexError):
         await _read(network, kit)
@@ -250,7 +252,7 @@ async def test_a_bug_in_a_transport_is_not_recorded(kit: Kit) -> None:
 
 
 async def test_an_error_that_an_sdk_closes_unread_is_recorded_whole(kit: Kit) -> None:
-    """A 429 that is tried again, and the success after it; at pace 0 the client does not wait in between."""
+    """A 429 that the SDK closes unread before its retry is recorded whole; the retry then works live and played."""
     limited = kit.Reply(
         [b'{"error":', b'{"message":"slow down"}}'], 429, {"content-type": "application/json", "retry-after": "0.01"}
     )
@@ -268,7 +270,7 @@ async def test_an_error_that_an_sdk_closes_unread_is_recorded_whole(kit: Kit) ->
 
 
 async def test_an_endless_error_is_read_up_to_a_limit(kit: Kit) -> None:
-    """A body that is read for the recording alone has a limit."""
+    """When the client leaves the body of an error response unread, the recorder reads it up to a limit only."""
     endless = kit.Reply(iter(lambda: b"x" * 1024, b""), 500, {"x-should-retry": "false"})
     with kit.cassette("once"):
         await kit.aask("chat", httpx2.AsyncClient(transport=_closing(kit.network(endless))))
@@ -299,7 +301,7 @@ def _closing(network: Any) -> httpx2.AsyncBaseTransport:
 async def test_retry_after_is_skipped_at_pace_0_unless_kept(
     kit: Kit, status: int, pace: float, setting: Any, expected: list[tuple[str, str]]
 ) -> None:
-    """The header is rewritten for the client; the file keeps the recorded one."""
+    """At pace 0 the client gets `retry-after` rewritten so that it does not wait, unless a setting keeps the header."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([b"{}"], status, {"retry-after": "30"})), kit)
     with kit.cassette(pace=pace, retry_after=setting):
@@ -310,7 +312,7 @@ async def test_retry_after_is_skipped_at_pace_0_unless_kept(
 
 
 async def test_headers_of_a_success_and_of_a_final_failure_are_played_unchanged(kit: Kit) -> None:
-    """No header about another try is added."""
+    """A success, and a failure that is not retried, are played with their recorded headers and no others."""
     replies = [kit.Reply([b"{}"], status, {"request-id": "r"}) for status in (200, 400)]
     with kit.cassette("once"):
         for reply in replies:
@@ -323,7 +325,7 @@ async def test_headers_of_a_success_and_of_a_final_failure_are_played_unchanged(
 
 
 async def test_X5_a_recorded_request_asks_for_an_uncompressed_answer(kit: Kit) -> None:
-    """Compressed chunks cannot be read in a file, nor cut elsewhere."""
+    """While a cassette records, requests ask the provider for an uncompressed answer."""
     network = kit.network(kit.Reply([EVENT]), kit.Reply([EVENT]))
     with kit.cassette("once"):
         await _read(network, kit)
@@ -332,7 +334,7 @@ async def test_X5_a_recorded_request_asks_for_an_uncompressed_answer(kit: Kit) -
 
 
 async def test_a_body_that_is_compressed_all_the_same_is_played_as_it_came(kit: Kit) -> None:
-    """Byte for byte, with the header that names the compression."""
+    """A compressed response is recorded and played with the same bytes and the same `content-encoding` header."""
     import gzip
 
     packed = gzip.compress(EVENT * 3)
@@ -345,7 +347,7 @@ async def test_a_body_that_is_compressed_all_the_same_is_played_as_it_came(kit: 
 
 
 async def test_a_second_iteration_goes_on_where_the_first_stopped(kit: Kit) -> None:
-    """Live and played: OpenAI's SDK begins a second iteration after its last event."""
+    """A second loop over a response body continues where the first one broke off, while recording and playing."""
 
     async def twice() -> list[bytes]:
         async with httpx2.AsyncClient(transport=network) as client:

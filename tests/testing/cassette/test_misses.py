@@ -1,4 +1,4 @@
-"""A request that is not in the cassette: its error, its message, and the comparison of requests."""
+"""A miss, which is a request without a recording to play: its error, its message, and the comparison of requests."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ each_api = pytest.mark.parametrize("api", ["chat", "messages"])
 
 @each_api
 async def test_K1_K4_a_miss_names_the_nearest_recording_and_the_changed_field(kit: Kit, api: str) -> None:
-    """Neither SDK retries the request or wraps the miss."""
+    """A miss names the most similar recording and the field that differs, and no SDK retries or wraps its error."""
     save(kit.path, [_asked(api, "Hi"), _asked(api, "Something else altogether")])
     for ask in (kit.aask, kit.ask):
         client = httpx2.AsyncClient if ask is kit.aask else httpx2.Client
@@ -59,7 +59,7 @@ async def test_K1_K4_a_miss_names_the_nearest_recording_and_the_changed_field(ki
 
 @each_api
 async def test_a_miss_is_also_an_error_of_vcrpy_and_of_each_sdk(kit: Kit, api: str) -> None:
-    """So code that catches vcrpy's error catches a miss."""
+    """The error of a miss is also an instance of vcrpy's error and of the base error of each SDK."""
     save(kit.path, [])
     with pytest.raises(vcr.errors.CannotOverwriteExistingCassetteException) as caught, kit.cassette():
         await kit.aask(api, httpx2.AsyncClient(transport=kit.network()))
@@ -70,7 +70,7 @@ async def test_a_miss_is_also_an_error_of_vcrpy_and_of_each_sdk(kit: Kit, api: s
 
 @each_api
 async def test_a_caught_miss_is_raised_when_the_cassette_closes(kit: Kit, api: str) -> None:
-    """An application that catches all errors does not make the test pass."""
+    """When the application catches a miss, closing the cassette raises the miss again."""
     save(kit.path, [_asked(api, "Hi")])
     with pytest.raises(CassetteMissError, match="now 'Ho'") as caught, kit.cassette() as session:
         for prompt in ("Ho", "Hu"):
@@ -82,7 +82,7 @@ async def test_a_caught_miss_is_raised_when_the_cassette_closes(kit: Kit, api: s
 
 @each_api
 def test_a_caught_miss_is_a_note_on_another_failure(kit: Kit, api: str) -> None:
-    """The failure of the test may follow from the miss."""
+    """When the test fails with its own error after a caught miss, the miss is a note on that error."""
     save(kit.path, [_asked(api, "Hi")])
     with pytest.raises(AssertionError, match="no answer") as caught, kit.cassette():
         try:
@@ -95,7 +95,7 @@ def test_a_caught_miss_is_a_note_on_another_failure(kit: Kit, api: str) -> None:
 
 
 async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
-    """LLM agents pass it on as it is and do not retry: it is no failure of a provider."""
+    """The reader of an LLM agent's reply gets the error of a miss unchanged, and the agent does not retry."""
     save(kit.path, [])
     clients = (
         openai.AsyncOpenAI(api_key=kit.KEY, http_client=httpx2.AsyncClient(transport=kit.network())),
@@ -113,7 +113,7 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
 
 
 async def test_K13_an_unplayed_interaction_fails_when_the_cassette_closes(kit: Kit) -> None:
-    """Unless `unplayed` is `ignore`, or the test has failed anyway."""
+    """Closing a cassette with unplayed interactions raises an error, unless `unplayed="ignore"` or the block failed."""
     save(kit.path, [_asked("chat", "Hi")])
     with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URLS['chat']}\)$"):
         with kit.cassette() as session:
@@ -125,7 +125,7 @@ async def test_K13_an_unplayed_interaction_fails_when_the_cassette_closes(kit: K
 
 
 def test_unplayed_error_names_the_first_five_interactions(kit: Kit) -> None:
-    """Each with the agent of the recorded request."""
+    """The error about unplayed interactions names the first five, with their agents, and counts the others."""
     save(kit.path, [replace(_asked("chat", "Hi"), agent=f"A/B#{number}") for number in range(1, 9)])
     with pytest.raises(UnplayedError, match=r"8 .*: 1 \(POST \S+, by A/B#1\), .*, 5 \(.*\), and 3 more$"):
         with kit.cassette():
@@ -133,7 +133,7 @@ def test_unplayed_error_names_the_first_five_interactions(kit: Kit) -> None:
 
 
 async def test_K2_equal_requests_get_their_recordings_in_order(kit: Kit) -> None:
-    """The n-th request gets the n-th recording; the next one is a miss that says that all were played."""
+    """Two equal requests get their two recordings in order; a third one is a miss that says that all were played."""
     answers = [ResponseStream(status=200 + number) for number in range(2)]
     save(kit.path, [Interaction("POST", URLS["chat"], b"{}", answer) for answer in answers])
     with pytest.raises(CassetteMissError, match="interaction 2 is the same request, and was played already"):
@@ -144,7 +144,7 @@ async def test_K2_equal_requests_get_their_recordings_in_order(kit: Kit) -> None
 
 
 async def test_near_misses_come_in_order_of_their_differences() -> None:
-    """By the number of differing leaves, and interactions that were not played before the others."""
+    """The message of a miss lists recordings by the number of JSON values in which they differ from the request."""
     base = {"model": "m", "n": 1, "messages": [{"role": "user", "content": "Hi"}]}
     bodies: list[dict[str, Any]] = [
         {**base, "model": "x", "n": 2, "messages": []},
@@ -166,7 +166,7 @@ async def test_near_misses_come_in_order_of_their_differences() -> None:
 
 
 async def test_a_miss_names_another_address(kit: Kit) -> None:
-    """A forgotten base URL is seen in the message."""
+    """When only the URL of a request differs from a recording, the miss shows both URLs."""
     save(kit.path, [_asked("chat", "Hi")])
     with pytest.raises(CassetteMissError) as caught, kit.cassette():
         async with httpx2.AsyncClient(transport=kit.network()) as client:
@@ -177,7 +177,7 @@ async def test_a_miss_names_another_address(kit: Kit) -> None:
 
 
 async def test_a_miss_shows_a_long_text_around_its_first_difference(kit: Kit) -> None:
-    """The equal beginnings are left out."""
+    """A miss shows two long texts only around their first difference, so that its message stays short."""
     long = "All work and no play makes Jack a dull boy. " * 1000
     save(kit.path, [_asked("chat", f"{long}Really?{long}")])
     with pytest.raises(CassetteMissError) as caught, kit.cassette():
@@ -188,7 +188,7 @@ async def test_a_miss_shows_a_long_text_around_its_first_difference(kit: Kit) ->
 
 
 def test_near_misses_find_the_most_similar_text_of_many() -> None:
-    """Among a thousand that differ in one leaf, the one with the most text in common."""
+    """Among a thousand recordings that differ in one text, the miss names the one with the most similar text."""
     recorded = [_asked("chat", f"Question {number}: {'why ' * 200}?") for number in range(1000)]
     places = Index(recorded, Matching()).places
     live = _request("chat", f"Question 623: {'why ' * 200}not?")
@@ -199,7 +199,7 @@ def test_near_misses_find_the_most_similar_text_of_many() -> None:
 
 @given(st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9))
 def test_changed_span_is_at_most_the_changed_part(start: bytes, before: bytes, after: bytes, end: bytes) -> None:
-    """It is 0 for equal texts only."""
+    """The changed span of two byte strings is at most their differing middle, and 0 only for equal ones."""
     one, other = start + before + end, start + after + end
     assert changed_span(one, other) == changed_span(other, one) <= max(len(before), len(after))
     assert (changed_span(one, other) == 0) is (one == other)
@@ -222,7 +222,7 @@ def test_changed_span_is_at_most_the_changed_part(start: bytes, before: bytes, a
     ],
 )
 def test_matching_compares_bodies_by_meaning(live: bytes, same: bool) -> None:
-    """Equal JSON in other words is equal; volatile fields are ignored."""
+    """Two bodies match if their JSON values are equal apart from volatile fields, however they are written."""
     match = Matching()
     recorded = match.key("POST", URLS["chat"], b'{"model":"m","n":1,"user":"Ann"}')
     assert (match.key("post", URLS["chat"], live) == recorded) is same
@@ -244,7 +244,7 @@ def test_matching_compares_bodies_by_meaning(live: bytes, same: bool) -> None:
     ],
 )
 def test_matching_compares_the_parts_of_a_url(url: str, same: bool) -> None:
-    """Scheme, host, port, path and sorted query, without user and password."""
+    """Two URLs match by scheme, host, port, path and sorted query; user and password are not compared."""
     match = Matching()
     assert (match.key("GET", url, b"") == match.key("GET", "https://x.test/v1?a=1&b=2", b"")) is same
 
@@ -262,20 +262,20 @@ def test_matching_compares_the_parts_of_a_url(url: str, same: bool) -> None:
     ],
 )
 def test_K20_matching_ignores_paths(path: str, left: Any) -> None:
-    """Names, indices, and a star for any of them; a path that is not there ignores nothing."""
+    """A path in `ignore`, of names, indices and stars, removes its fields from the compared body."""
     body = {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}
     assert json.loads(Matching(ignore=[path]).canonical_body(json.dumps(body).encode())) == left
 
 
 @pytest.mark.parametrize("path", ["", "messages[", "messages[x]", "a..b", "[]"])
 def test_matching_refuses_a_path_that_cannot_be_read(path: str) -> None:
-    """A misspelled path would ignore nothing, in silence."""
+    """`Matching` raises a `ValueError` for a path in `ignore` that is misspelled."""
     with pytest.raises(ValueError, match="no path into a JSON body"):
         Matching(ignore=[path])
 
 
 async def test_K20_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
-    """A field that changes with every run is ignored; a miss names the ignored fields."""
+    """A cassette with `match=` ignores a field that changes with every run, and its misses name ignored fields."""
     save(kit.path, [Interaction("POST", URLS["chat"], b'{"at":"monday","n":1}', ResponseStream())])
     match = Matching(ignore=(*VOLATILE_FIELDS, "at"))
     with kit.cassette(match=match):
@@ -287,7 +287,7 @@ async def test_K20_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
 
 
 async def test_K18_P18_headers_are_neither_recorded_nor_compared(kit: Kit) -> None:
-    """Headers with the version of an SDK, its platform and its attempts differ between machines."""
+    """An SDK's version headers are not recorded, and a request with other headers still finds its recording."""
     old = {"x-stainless-package-version": "1.0", "user-agent": "OpenAI/Python 1.0", "x-stainless-retry-count": "1"}
     async with httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("Hi")))) as client:
         with kit.cassette("once"):

@@ -1,4 +1,4 @@
-"""The record modes of VCR, and refusals to record."""
+"""The record modes of a cassette, which are those of VCR, and the cases in which a cassette refuses to record."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _kept(kit: Kit) -> list[tuple[str, str]]:
 
 
 async def test_once_records_a_file_that_does_not_exist(kit: Kit) -> None:
-    """A session does not play its own recordings: an equal request is recorded twice."""
+    """In mode `once` without a file, each request is sent and recorded, also one equal to an earlier one."""
     with kit.cassette("once") as session:
         assert await _ask(kit, _answering(kit, "1", "2", "3"), "a", "b", "a") == ["1", "2", "3"]
     assert _kept(kit) == [("a", "1"), ("b", "2"), ("a", "3")]
@@ -44,7 +44,7 @@ async def test_once_records_a_file_that_does_not_exist(kit: Kit) -> None:
 
 
 async def test_once_only_plays_a_file_that_exists(kit: Kit) -> None:
-    """A new request is a miss, and nothing is added."""
+    """In mode `once` with a file, a request without a recording is a miss, and the file stays the same."""
     with kit.cassette("once"):
         await _ask(kit, _answering(kit, "1"), "a")
     before = kit.path.read_bytes()
@@ -55,7 +55,7 @@ async def test_once_only_plays_a_file_that_exists(kit: Kit) -> None:
 
 
 async def test_none_records_nothing(kit: Kit) -> None:
-    """Without a file every request is a miss, which says how to record."""
+    """In mode `none` without a file, every request is a miss, whose message says how to record."""
     with pytest.raises(CassetteMissError, match=r"there is no such file; record it with record_mode='once'"):
         with kit.cassette():
             await _ask(kit, _answering(kit, "1"), "a")
@@ -63,7 +63,7 @@ async def test_none_records_nothing(kit: Kit) -> None:
 
 
 async def test_new_episodes_plays_recorded_requests_and_records_others(kit: Kit) -> None:
-    """New interactions come after the old ones, also on the timeline."""
+    """In mode `new_episodes`, recorded requests are played, and other requests are recorded after the old ones."""
     with kit.cassette("once"):
         await _ask(kit, _answering(kit, "1", "2"), "a", "a")
     with kit.cassette("new_episodes"):
@@ -76,7 +76,7 @@ async def test_new_episodes_plays_recorded_requests_and_records_others(kit: Kit)
 
 
 async def test_new_episodes_does_not_write_the_file_without_new_requests(kit: Kit) -> None:
-    """And an interaction that was not played is no error."""
+    """In mode `new_episodes` without a new request, the file is not written, and unplayed interactions are no error."""
     with kit.cassette("once"):
         await _ask(kit, _answering(kit, "1", "2"), "a", "b")
     before = kit.path.stat()
@@ -86,7 +86,7 @@ async def test_new_episodes_does_not_write_the_file_without_new_requests(kit: Ki
 
 
 async def test_all_records_repeated_requests_again(kit: Kit) -> None:
-    """Other interactions of the file stay."""
+    """In mode `all`, each sent request replaces its old recording, and other interactions of the file stay."""
     with kit.cassette("once"):
         await _ask(kit, _answering(kit, "1", "2"), "a", "b")
     with kit.cassette("all"):
@@ -95,7 +95,7 @@ async def test_all_records_repeated_requests_again(kit: Kit) -> None:
 
 
 async def test_rewrite_drops_the_old_file(kit: Kit) -> None:
-    """Nothing of it is played or kept, and it may be damaged."""
+    """In mode `rewrite`, the old file, which may be damaged, is replaced by the new recordings."""
     kit.path.write_text("a cassette with a conflict <<<<<<<", encoding="utf-8")
     with kit.cassette("rewrite"):
         assert await _ask(kit, _answering(kit, "3"), "c") == ["3"]
@@ -103,7 +103,7 @@ async def test_rewrite_drops_the_old_file(kit: Kit) -> None:
 
 
 async def test_rewrite_keeps_the_old_file_when_nothing_is_recorded(kit: Kit) -> None:
-    """If a test fails before its first request, the file keeps its interactions."""
+    """In mode `rewrite`, the old file stays if the test fails before its first request."""
     with kit.cassette("once"):
         await _ask(kit, _answering(kit, "1"), "a")
     with pytest.raises(ZeroDivisionError), kit.cassette("rewrite"):
@@ -112,7 +112,7 @@ async def test_rewrite_keeps_the_old_file_when_nothing_is_recorded(kit: Kit) -> 
 
 
 async def test_a_recording_is_written_when_the_test_fails(kit: Kit) -> None:
-    """As in VCR: the recording can be read after the failure."""
+    """A cassette that records writes its file also when the block raises an error."""
     with pytest.raises(ZeroDivisionError), kit.cassette("once"):
         await _ask(kit, _answering(kit, "1"), "a")
         raise ZeroDivisionError
@@ -124,7 +124,7 @@ async def test_a_recording_is_written_when_the_test_fails(kit: Kit) -> None:
 def test_K14_K15_a_file_that_cannot_be_read_is_neither_played_nor_overwritten(
     kit: Kit, mode: str, content: bytes
 ) -> None:
-    """The file has the same content afterwards."""
+    """Opening a cassette whose file cannot be read raises an error, and leaves the content of the file."""
     kit.path.write_bytes(content)
     with pytest.raises(CassetteFormatError, match=str(kit.path)), kit.cassette(mode):
         pass
@@ -132,14 +132,14 @@ def test_K14_K15_a_file_that_cannot_be_read_is_neither_played_nor_overwritten(
 
 
 def test_an_unknown_record_mode_is_refused(kit: Kit) -> None:
-    """The error lists the modes."""
+    """`use_cassette` raises an error for an unknown record mode, and lists the valid modes."""
     with pytest.raises(ValueError, match=r"'none', 'once', .*'rewrite', not 'on'"), kit.cassette("on"):
         pass
 
 
 @pytest.mark.parametrize("mode", ["once", "new_episodes", "all", "rewrite"])
 def test_K19_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forgotten record mode fails where no developer looks at the recording."""
+    """With the variable `CI` set, a cassette that would have to record raises an error."""
     monkeypatch.setenv("CI", "true")
     with pytest.raises(RecordingRefusedError, match=r"this is CI.*commit it, or unset CI"), kit.cassette(mode):
         pass
@@ -148,14 +148,14 @@ def test_K19_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pyte
 
 @pytest.mark.parametrize("ci", ["0", "false", ""])
 def test_an_empty_or_false_ci_allows_recording(kit: Kit, ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Users switch CI off like this."""
+    """With the variable `CI` empty, 0 or false, a cassette can be opened to record."""
     monkeypatch.setenv("CI", ci)
     with kit.cassette("once"):
         pass
 
 
 def test_cassettes_play_under_ci(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Committed cassettes also play in the mode `once`."""
+    """With the variable `CI` set, an existing cassette can be opened in the modes `none` and `once`."""
     save(kit.path, [])
     monkeypatch.setenv("CI", "true")
     for mode in ("none", "once"):
@@ -167,7 +167,7 @@ def test_cassettes_play_under_ci(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_second_recorder_in_a_process_is_refused(kit: Kit) -> None:
-    """The error names the first recorder; the second one may record when the first has ended."""
+    """Opening a second cassette to record raises an error that names the first, until the first is closed."""
     with kit.cassette("once"):
         with pytest.raises(
             RecordingRefusedError, match=r"is being recorded already, by process \d+, in .*test_a_second"
@@ -178,11 +178,12 @@ def test_a_second_recorder_in_a_process_is_refused(kit: Kit) -> None:
         pass
 
 
-def test_a_file_can_be_played_while_it_is_recorded(kit: Kit) -> None:
-    """Players see the old file until the new one is written."""
-    save(kit.path, [])
-    with kit.cassette(), kit.cassette("all"), kit.cassette():
-        pass
+async def test_a_file_can_be_played_while_it_is_recorded(kit: Kit) -> None:
+    """While one session records a file, another session can play the old content of that file."""
+    with kit.cassette("once"):
+        await _ask(kit, _answering(kit, "1"), "a")
+    with kit.cassette("all"), kit.cassette():
+        assert await _ask(kit, kit.network(), "a") == ["1"]
 
 
 PROGRAM = """
@@ -205,7 +206,7 @@ def _recorder(path: Path) -> subprocess.Popen[str]:
 
 
 def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
-    """The error names the other process, and the lock ends when that process is killed."""
+    """Recording a file that another process records is an error naming that process, until that process ends."""
     with _recorder(kit.path) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "open\n"
@@ -221,7 +222,7 @@ def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
 
 
 async def test_a_context_can_be_entered_again(kit: Kit) -> None:
-    """Each use has a session of its own."""
+    """One `use_cassette` object can be entered twice, and each time gives a new session."""
     context = kit.cassette("once")
     with context as first:
         await _ask(kit, _answering(kit, "1"), "a")

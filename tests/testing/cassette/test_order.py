@@ -1,4 +1,7 @@
-"""At pace 0, parallel streams keep their recorded order, and none waits for a stream that is not read."""
+"""At pace 0, parallel streams are played in their recorded order, and no stream waits for one that is not read.
+
+The order is that of all arrivals: the headers, chunks and ends of all streams, as they came when they were recorded.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ URL = "https://api.openai.com/v1/chat/completions"
 
 
 def _recorded(number: int, started: int, waits: Iterable[int], **response: Any) -> Interaction:
-    """Make a stream that begins so many ticks after the first one, with these ticks before each chunk."""
+    """Make a stream that begins `started` ticks after the first one, with `waits` ticks before its chunks."""
     chunks = tuple(Chunk(wait, f"{number}.{index} ".encode()) for index, wait in enumerate(waits))
     stream = ResponseStream(chunks, **response)
     return Interaction("POST", URL, f'{{"number":{number}}}'.encode(), stream, started_ms=started / 100)
@@ -70,7 +73,7 @@ class Reader:
 
 @given(st.data())
 def test_parallel_streams_keep_their_recorded_order(data: st.DataObject) -> None:
-    """Readers may start in any order, and wait for any number of turns of the loop between chunks."""
+    """Readers that start in any order and pause at random get the chunks of all streams in recorded order."""
     count = data.draw(st.integers(1, 5))
     ticks = st.integers(0, 30)
     starts = data.draw(st.lists(ticks, min_size=count, max_size=count).map(sorted))
@@ -93,7 +96,7 @@ INTERLEAVED = [[1, 2, 2, 2, 2], [2, 2, 2, 2, 2], [1, 1, 7, 1, 1]]
 
 
 async def test_streams_wait_for_a_request_that_is_prepared_in_a_thread() -> None:
-    """SDKs prepare the first request of a client in a thread, while the loop keeps turning."""
+    """A stream waits for an earlier one whose request is still prepared in a thread, as SDKs do for their first."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
 
     async def prepare_and_read() -> None:
@@ -107,7 +110,7 @@ async def test_streams_wait_for_a_request_that_is_prepared_in_a_thread() -> None
 
 
 async def test_a_stopped_reader_does_not_block_other_streams() -> None:
-    """It keeps its response open and reads no more; the other streams end in order."""
+    """When a reader stops reading and leaves its response open, the other streams end in order."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     stopped = asyncio.Event()
 
@@ -126,7 +129,7 @@ async def test_a_stopped_reader_does_not_block_other_streams() -> None:
 
 
 async def test_a_closed_stream_does_not_block_other_streams() -> None:
-    """The rest of a stream that its reader has closed is left out of the order."""
+    """When a reader closes its stream early, the other streams go on without the unread chunks."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
 
     async def leave() -> None:
@@ -142,14 +145,14 @@ async def test_a_closed_stream_does_not_block_other_streams() -> None:
 
 
 async def test_a_stream_without_request_does_not_block_other_streams() -> None:
-    """The application may send fewer requests than when it was recorded."""
+    """When the application never requests one recorded stream, the other streams play to their end."""
     reader = Reader(_apart([0, 1, 2], INTERLEAVED))
     await reader.read(2)
     assert reader.seen == [piece for piece in reader.order if piece.startswith("2")]
 
 
 async def test_one_task_reads_two_streams_in_any_order() -> None:
-    """A task that waits for one stream cannot read the other meanwhile, so the other is not waited for."""
+    """One task can read two parallel streams in turns, one chunk of each, although it takes the later stream first."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
     async with reader.open(0) as first, reader.open(1) as second:
         streams = first.aiter_raw(), second.aiter_raw()
@@ -160,7 +163,7 @@ async def test_one_task_reads_two_streams_in_any_order() -> None:
 
 
 async def test_a_stream_ends_while_an_earlier_one_waits_for_its_end() -> None:
-    """Unread chunks of the earlier stream do not block it."""
+    """A stream plays to its end although an earlier stream has unread chunks."""
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
     ended = asyncio.Event()
 
@@ -175,7 +178,7 @@ async def test_a_stream_ends_while_an_earlier_one_waits_for_its_end() -> None:
 
 
 async def test_a_stream_that_is_closed_while_its_reader_waits_does_not_block_others() -> None:
-    """The waiting reader ends, and so does a reader behind it."""
+    """When a stream is closed while its reader waits, that reader and the next waiting reader end."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     async with reader.open(0) as first, reader.open(1) as second:
         waiting = asyncio.create_task(anext(second.aiter_raw()))  # for the first, which is not read
@@ -189,7 +192,7 @@ async def test_a_stream_that_is_closed_while_its_reader_waits_does_not_block_oth
 
 
 async def test_a_cancelled_reader_does_not_block_the_reader_behind_it() -> None:
-    """The reader behind it is woken."""
+    """When a waiting reader is cancelled, the reader that waits for it goes on."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     async with reader.open(0):
         second, third = (asyncio.create_task(reader.read(number)) for number in (1, 2))
@@ -203,7 +206,7 @@ async def test_a_cancelled_reader_does_not_block_the_reader_behind_it() -> None:
 
 
 async def test_a_repeated_recording_is_played_in_parallel(kit: Any) -> None:
-    """A repeated playback has no place in the order, and waits for no stream."""
+    """Five parallel requests for one recording that may be repeated all get its answer."""
     with kit.cassette("once"):
         await kit.aask("chat", httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.chat("a", "b")))))
     with vcr.use_cassette(str(kit.path), record_mode="none", allow_playback_repeats=True) as cassette:
@@ -215,7 +218,7 @@ async def test_a_repeated_recording_is_played_in_parallel(kit: Any) -> None:
 
 @pytest.mark.parametrize("count", [10, 100])
 async def test_a_chunk_costs_the_same_however_many_streams_wait(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only one of the waiting readers polls."""
+    """While many readers wait for their chunks, only one of them polls in each step of the loop."""
     looks = 0
     look = Order._first
 
@@ -235,7 +238,7 @@ async def test_a_chunk_costs_the_same_however_many_streams_wait(count: int, monk
 
 @given(st.data())
 def test_every_reader_ends_whatever_the_others_do(data: st.DataObject) -> None:
-    """Readers read to the end, stop until others have ended, close, are cancelled, or never begin."""
+    """Each reader ends, whether the other readers finish, stop for a while, close, are cancelled, or never begin."""
     count = data.draw(st.integers(2, 6))
     ticks = st.integers(0, 30)
     starts = data.draw(st.lists(ticks, min_size=count, max_size=count).map(sorted))
@@ -276,7 +279,7 @@ def test_every_reader_ends_whatever_the_others_do(data: st.DataObject) -> None:
 
 
 async def test_a_failing_stream_fails_in_its_turn() -> None:
-    """The error comes after all earlier arrivals, and the other streams go on."""
+    """The error of a stream is raised after all earlier arrivals, and the other streams go on."""
     broken = _recorded(0, 0, [3, 4], end="raise ReadError: reset", complete=False)
     reader = Reader([broken, _recorded(1, 1, [1, 4, 2])])
     async with asyncio.TaskGroup() as group:
@@ -288,7 +291,7 @@ async def test_a_failing_stream_fails_in_its_turn() -> None:
 
 
 def test_threads_read_parallel_streams_to_the_end() -> None:
-    """Each thread reads one stream, and no chunk is lost."""
+    """Threads that each read one of several parallel streams get all their chunks."""
     interactions = _apart([0, 0, 0], INTERLEAVED)
     transport, seen = ReplayTransport(interactions), list[str]()
 
@@ -306,7 +309,7 @@ def test_threads_read_parallel_streams_to_the_end() -> None:
 
 
 async def test_ten_parallel_requests_get_each_its_own_answer(kit: Any) -> None:
-    """Played twenty times, each caller gets its own answer, and all end in the same order."""
+    """Of ten parallel requests, each gets its own answer, and in twenty playbacks they end in the same order."""
     replies = [kit.Reply(kit.chat(*f"{number} a b c d".split())) for number in range(10)]
 
     async def all_at_once(network: httpx2.AsyncBaseTransport) -> tuple[list[Any], list[str]]:

@@ -1,4 +1,4 @@
-"""Chunks that are played at a pace come at their recorded moments on the reader's clock."""
+"""With a pace above 0, chunks are played at their recorded times, multiplied by the pace, on the reader's clock."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _played(path: Path, readers: list[tuple[int, float]], **settings: Any) -> li
 
 @pytest.mark.parametrize("pace", [1.0, 0.5, 3.0])
 def test_chunks_come_at_their_moments_times_the_pace(tmp_path: Path, pace: float) -> None:
-    """Headers and waits are counted from the start of the request."""
+    """Headers and chunks come at their recorded times after the request, multiplied by the pace."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 500, headers_ms=100)])
     moments = _played(tmp_path / "c.yaml", [(0, 1.0)], pace=pace)
     due = {"0": 0.1, "0.0": 0.11, "0.1": 0.13, "0.2": 0.135}
@@ -62,7 +62,7 @@ def test_chunks_come_at_their_moments_times_the_pace(tmp_path: Path, pace: float
 
 
 def test_delays_of_the_reader_do_not_add_up(tmp_path: Path) -> None:
-    """A reader that is late for one chunk finds the next one when it is due."""
+    """A reader that is late for one chunk gets the next chunk at its recorded time."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 1000, 1000, 1000)])
     moments: list[float] = []
 
@@ -78,7 +78,7 @@ def test_delays_of_the_reader_do_not_add_up(tmp_path: Path) -> None:
 
 
 def test_parallel_streams_keep_their_places_on_the_timeline(tmp_path: Path) -> None:
-    """The chunks of an early or late request come at their recorded moments beside those of the other."""
+    """Chunks of parallel streams keep their recorded times relative to each other, if a request is early or late."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 2000), _stream(1, 5, 1000, 2000, 2000)])
     for late in (0.0, 0.005, 0.012):
         moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, late)], pace=1)
@@ -87,14 +87,14 @@ def test_parallel_streams_keep_their_places_on_the_timeline(tmp_path: Path) -> N
 
 
 def test_a_stream_that_runs_alone_begins_at_its_request(tmp_path: Path) -> None:
-    """The pauses of the application between its requests are not played."""
+    """A stream that plays alone starts at its own request, so that recorded pauses between requests are skipped."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000), _stream(1, 60_000, 1000)])
     moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 1.0)], pace=1)
     assert moments == [("0", 0.0), ("0.0", 0.01), ("1", 1.0), ("1.0", 1.01)]
 
 
 def test_a_response_that_is_collected_unclosed_leaves_the_timeline(tmp_path: Path) -> None:
-    """The next stream begins at its request."""
+    """After an unclosed response was garbage-collected, the next stream starts at its own request."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 1000), _stream(1, 60_000, 1000)])
     moments: list[tuple[str, float]] = []
 
@@ -114,14 +114,14 @@ def test_a_response_that_is_collected_unclosed_leaves_the_timeline(tmp_path: Pat
 
 
 def test_anchor_request_gives_each_stream_its_own_timeline(tmp_path: Path) -> None:
-    """Chunks come at their recorded times after the request of their stream."""
+    """With `anchor="request"`, the chunks of each parallel stream come at their times after its own request."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000), _stream(1, 5, 1000, 2000)])
     moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, 0.012)], pace=1, anchor="request")
     assert [moment for moment in moments if moment[0].startswith("1.")] == [("1.0", 0.022), ("1.1", 0.042)]
 
 
 def test_parallel_streams_keep_their_recorded_order_at_a_pace(tmp_path: Path) -> None:
-    """Eight streams with 2,000 chunks at moments of 10 µs."""
+    """At a pace, eight streams with 2,000 chunks that are 10 µs apart play in their recorded order."""
     dice = random.Random(1)
     interactions = [_stream(number, number / 10, *(dice.randrange(1, 3000) for _ in range(250))) for number in range(8)]
     save(tmp_path / "c.yaml", interactions)
@@ -133,7 +133,7 @@ def test_parallel_streams_keep_their_recorded_order_at_a_pace(tmp_path: Path) ->
 
 
 def test_threads_are_played_by_the_monotonic_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread has no loop with a clock of its own."""
+    """In a thread without an event loop, chunks come at their times on `time.monotonic`."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 500, headers_ms=100)])
     now, moments = 7.0, []
 
@@ -151,7 +151,7 @@ def test_threads_are_played_by_the_monotonic_clock(tmp_path: Path, monkeypatch: 
 
 
 async def test_other_tasks_run_between_chunks_at_pace_0(tmp_path: Path) -> None:
-    """Each chunk takes one step of the loop, without sleeping."""
+    """At pace 0, recorded waits are skipped, and another task runs between each two chunks."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 10**6, 10**6, 10**6)])
     steps = 0
 
@@ -180,7 +180,7 @@ async def test_other_tasks_run_between_chunks_at_pace_0(tmp_path: Path) -> None:
     ids=["recorded", "event", "all_at_once", "byte_by_byte"],
 )
 async def test_K12_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any, expected: list[bytes]) -> None:
-    """Event by event, or as a function cuts it."""
+    """With `chunking`, a stream plays event by event, or in the chunks that a function makes."""
     chunks = Chunk(0, b"data: 1\n"), Chunk(0, b"\ndata: 2\n\n")
     save(tmp_path / "c.yaml", [Interaction("POST", URL, b"{}", ResponseStream(chunks))])
     with use_cassette(tmp_path / "c.yaml", chunking=chunking):
@@ -189,7 +189,7 @@ async def test_K12_a_stream_can_be_cut_differently(tmp_path: Path, chunking: Any
 
 
 def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
-    """Each chunk reaches its reader when it was sent, the first one, too, live and played."""
+    """While recording, each chunk reaches its reader when it is sent, and it is played at the same time."""
     sent = kit.chat("a", "b", "c")
     network = kit.network(kit.Reply([step for chunk in sent for step in (0.25, chunk)]))
 
@@ -221,6 +221,6 @@ def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
     ],
 )
 def test_an_unknown_setting_is_refused_before_anything_is_opened(tmp_path: Path, setting: str, value: Any) -> None:
-    """The error lists the allowed values."""
+    """The call of `use_cassette` with an invalid setting raises a `ValueError` that lists the allowed values."""
     with pytest.raises(ValueError, match=rf"^{setting} must be .*, not {value!r}"):
         use_cassette(tmp_path / "c.yaml", **{setting: value})

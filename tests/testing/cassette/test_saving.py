@@ -1,4 +1,4 @@
-"""The file of a cassette: damaged, written by a killed process, changed, and shared by sessions."""
+"""The saved file of a cassette: damaged files, killed processes, changes of the file, and several sessions of it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _sample() -> list[Interaction]:
 
 
 def _damaged(whole: bytes, ways: int) -> Iterator[bytes]:
-    """Yield the file cut off at each place, and with the byte there changed in several ways, lost or doubled."""
+    """Yield copies of the file: cut off at a place, or with the byte there lost, doubled, or changed in `ways` ways."""
     dice = random.Random(1)
     for place, byte in enumerate(whole):
         before, after = whole[:place], whole[place + 1 :]
@@ -53,7 +53,7 @@ def _damaged(whole: bytes, ways: int) -> Iterator[bytes]:
 
 
 def test_K5_K6_a_damaged_file_is_refused_or_plays_the_same(tmp_path: Path, effort: Effort) -> None:
-    """Of thousands of damaged files, none plays anything but the saved interactions."""
+    """Each of thousands of damaged copies of a file raises an error, or loads the same interactions."""
     path = tmp_path / "c.yaml"
     save(path, _sample())
     saved, tried, refused = load(path), 0, 0
@@ -69,7 +69,7 @@ def test_K5_K6_a_damaged_file_is_refused_or_plays_the_same(tmp_path: Path, effor
 
 
 def test_use_cassette_refuses_a_damaged_file(kit: Kit) -> None:
-    """Also when vcrpy reads the file."""
+    """Opening a file with one changed letter raises an error that names the file and the interaction."""
     save(kit.path, _sample())
     whole = kit.path.read_bytes()
     kit.path.write_bytes(whole.replace(b"Hi", b"Ho"))
@@ -90,7 +90,7 @@ while True:
 
 
 def test_K7_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
-    """A process that only saves is killed ten times, without a chance to clean up."""
+    """After a process is killed while it saves, ten times, the file is a complete old or new one."""
     path, dice = tmp_path / "c.yaml", random.Random(1)
     for _ in range(10):
         with subprocess.Popen(
@@ -107,7 +107,7 @@ def test_K7_a_kill_while_saving_leaves_the_old_file_or_the_new_one(tmp_path: Pat
 
 
 def test_each_version_of_a_file_is_read(kit: Kit) -> None:
-    """A file is parsed once while it does not change, and again after each change."""
+    """After each change of a file, new sessions play its new content, even if its size is the same."""
     for number in range(20):
         answer = ResponseStream((Chunk(0, b"%d" % (number % 10)),))  # the size is the same
         save(kit.path, [Interaction("POST", URL, b"{}", answer)])
@@ -117,7 +117,7 @@ def test_each_version_of_a_file_is_read(kit: Kit) -> None:
 
 
 def test_sessions_of_one_file_do_not_affect_each_other(kit: Kit) -> None:
-    """An interaction that one session has played is there for the next; vcrpy's hooks change copies."""
+    """An interaction that an inner session played stays unplayed in the outer session, and the file does not change."""
     save(kit.path, _sample()[:1])
     with use_cassette(kit.path) as outer:
         with use_cassette(kit.path), httpx2.Client() as client:

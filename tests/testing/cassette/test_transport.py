@@ -1,4 +1,4 @@
-"""A cassette for one client: the transport that plays it."""
+"""`ReplayTransport`, which plays a cassette to one client only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _streamed(*chunks: bytes, **response: Any) -> Interaction:
 
 
 async def test_replay_transport_plays_a_file_to_its_client_only(tmp_path: Path, kit: Kit) -> None:
-    """Other clients use their own networks."""
+    """A client with a `ReplayTransport` gets the recorded answer, and other clients use their own networks."""
     save(tmp_path / "c.yaml", [_streamed(b"recorded")])
     async with httpx2.AsyncClient(transport=ReplayTransport(tmp_path / "c.yaml")) as client:
         async with httpx2.AsyncClient(transport=kit.network(kit.Reply([b"live"]))) as other:
@@ -35,7 +35,7 @@ async def test_replay_transport_plays_a_file_to_its_client_only(tmp_path: Path, 
 
 
 async def test_replay_transport_plays_interactions_without_a_file() -> None:
-    """Sync and async clients may share a transport."""
+    """A `ReplayTransport` made of interactions, without a file, plays to a sync and an async client."""
     transport = ReplayTransport([_streamed(b"first"), _streamed(b"second")])
     async with httpx2.AsyncClient(transport=transport) as client:
         assert (await client.post(URL, json={})).text == "first"
@@ -45,7 +45,7 @@ async def test_replay_transport_plays_interactions_without_a_file() -> None:
 
 
 def test_replay_transport_plays_at_its_pace() -> None:
-    """The recorded waits are multiplied by the pace."""
+    """A `ReplayTransport` waits between chunks for the recorded times, multiplied by its pace."""
     moments: list[float] = []
 
     async def read() -> None:
@@ -58,7 +58,7 @@ def test_replay_transport_plays_at_its_pace() -> None:
 
 
 async def test_assert_complete_raises_misses_and_unplayed_interactions() -> None:
-    """A transport raises them only when `assert_complete` is called."""
+    """`ReplayTransport.assert_complete` raises a miss again, or an error about unplayed interactions."""
     transport = ReplayTransport([_streamed()])
     with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URL}\)"):
         transport.assert_complete()

@@ -1,4 +1,4 @@
-"""Cassettes of vcrpy in a stream layer, and cassettes of the testing kit in plain vcrpy and pytest-recording."""
+"""`stream_layer` on top of a cassette that vcrpy opened, and our cassettes in plain vcrpy and pytest-recording."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def _read(network: Any, kit: Kit, **body: Any) -> list[bytes]:
 
 
 async def test_stream_layer_records_and_plays_a_cassette_of_vcrpy_chunk_for_chunk(kit: Kit) -> None:
-    """The file is written in one step, with a checksum."""
+    """With a stream layer, a vcrpy cassette records and plays all chunks, in a file with a checksum."""
     network = kit.network(kit.Reply(CUT))
     with vcr.use_cassette(str(kit.path)) as cassette:
         with stream_layer(cassette, also_patch=_networks(kit)) as session:
@@ -50,7 +50,7 @@ async def test_stream_layer_records_and_plays_a_cassette_of_vcrpy_chunk_for_chun
 
 
 async def test_stream_layer_writes_the_same_file_as_use_cassette(kit: Kit, tmp_path: Path) -> None:
-    """Only the moments differ."""
+    """A stream layer on vcrpy writes the same file as `use_cassette`, apart from the recorded times."""
     other = tmp_path / "other.yaml"
     with vcr.use_cassette(str(other)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
@@ -68,7 +68,7 @@ async def test_stream_layer_writes_the_same_file_as_use_cassette(kit: Kit, tmp_p
 
 
 async def test_new_episodes_are_added_to_what_vcrpy_recorded(kit: Kit) -> None:
-    """Recorded entries stay as they were, and the new checksum covers them."""
+    """New interactions are added to a vcrpy file whose entries stay, and the new checksum covers all of them."""
     entry = {
         "request": {"method": "POST", "uri": kit.URL, "body": "{}", "headers": {"X-Old": ["1"]}},
         "response": {
@@ -92,7 +92,7 @@ async def test_new_episodes_are_added_to_what_vcrpy_recorded(kit: Kit) -> None:
 
 
 async def test_filters_of_vcrpy_apply_in_a_stream_layer(kit: Kit) -> None:
-    """Parameters, bodies, responses and hosts are filtered when they are written and when they are looked up."""
+    """In a stream layer, vcrpy's filters of parameters, bodies, responses and hosts apply to recording and matching."""
 
     def loud(response: dict[str, Any]) -> dict[str, Any]:
         body = response["body"]["string"]
@@ -129,7 +129,7 @@ async def test_filters_of_vcrpy_apply_in_a_stream_layer(kit: Kit) -> None:
 
 
 async def test_stream_layer_raises_misses_and_unplayed_interactions(kit: Kit) -> None:
-    """The record mode of vcrpy decides."""
+    """In vcrpy's modes `none` and `once`, a stream layer raises misses and unplayed interactions."""
     with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
     for mode in ("none", "once"):
@@ -141,7 +141,7 @@ async def test_stream_layer_raises_misses_and_unplayed_interactions(kit: Kit) ->
 
 
 def test_interactions_that_vcrpy_plays_for_other_libraries_count_as_played(kit: Kit) -> None:
-    """A stream layer plays streams; vcrpy still plays for its own stubs."""
+    """An interaction that vcrpy itself plays, for another HTTP library, is not unplayed for the stream layer."""
     entry = {
         "request": {"method": "GET", "uri": "http://x.test/", "body": None, "headers": {}},
         "response": {"status": {"code": 200, "message": "OK"}, "headers": {}, "body": {"string": "other"}},
@@ -154,7 +154,7 @@ def test_interactions_that_vcrpy_plays_for_other_libraries_count_as_played(kit: 
 
 
 async def test_repeats_are_played_where_vcrpy_allows_them(kit: Kit) -> None:
-    """One recording answers any number of requests."""
+    """With vcrpy's `allow_playback_repeats`, one recording answers any number of requests in a stream layer."""
     with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
     with vcr.use_cassette(str(kit.path), record_mode="none", allow_playback_repeats=True) as cassette:
@@ -164,7 +164,7 @@ async def test_repeats_are_played_where_vcrpy_allows_them(kit: Kit) -> None:
 
 
 async def test_stream_layer_keeps_what_vcrpy_would_drop_as_unplayed(kit: Kit) -> None:
-    """Vcrpy does not know what the layer has played."""
+    """With vcrpy's `drop_unused_requests`, interactions that the stream layer has played stay in the file."""
     with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
     with vcr.use_cassette(str(kit.path), record_mode="new_episodes", drop_unused_requests=True) as cassette:
@@ -174,7 +174,7 @@ async def test_stream_layer_keeps_what_vcrpy_would_drop_as_unplayed(kit: Kit) ->
 
 
 async def test_stream_layer_adds_the_checksum_to_json_too(kit: Kit) -> None:
-    """The text is that of the serializer that its user has chosen."""
+    """With vcrpy's JSON serializer, a stream layer writes its checksum into the JSON file."""
     with vcr.use_cassette(str(kit.path), serializer="json") as cassette:
         with stream_layer(cassette, also_patch=_networks(kit)):
             await _read(kit.network(kit.Reply(CUT)), kit)
@@ -188,7 +188,7 @@ async def test_stream_layer_adds_the_checksum_to_json_too(kit: Kit) -> None:
 
 
 async def test_stream_layer_refuses_a_damaged_file(kit: Kit) -> None:
-    """Although vcrpy has read the file by then and checks no checksums."""
+    """A stream layer raises an error for a damaged file that vcrpy has already read without noticing."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply(CUT)), kit)
     kit.path.write_text(kit.path.read_text(encoding="utf-8").replace('{"a":1}', '{"a":2}'), encoding="utf-8")
@@ -198,7 +198,7 @@ async def test_stream_layer_refuses_a_damaged_file(kit: Kit) -> None:
 
 
 def test_stream_layer_refuses_none() -> None:
-    """The fixture of pytest-recording is None in tests without its marker."""
+    """`stream_layer(None)` raises an error: the fixture of pytest-recording is None in a test without its marker."""
     with pytest.raises(TypeError, match="`vcr` is None in a test without the marker"), stream_layer(None):
         pass
 
@@ -206,7 +206,7 @@ def test_stream_layer_refuses_none() -> None:
 def test_stream_layer_refuses_to_record_under_ci_or_beside_another_recorder(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `use_cassette` does."""
+    """Under `CI`, or while another session records the file, a stream layer raises an error if it would record."""
     with kit.cassette("once"), vcr.use_cassette(str(kit.path)) as cassette:
         with pytest.raises(RecordingRefusedError, match="is being recorded already"), stream_layer(cassette):
             pass
@@ -217,7 +217,7 @@ def test_stream_layer_refuses_to_record_under_ci_or_beside_another_recorder(
 
 
 async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
-    """Vcrpy also replaces aiohttp below the SDK's transport, and would hold the answer back there."""
+    """With a stream layer, tokens arrive one by one on each HTTP library, aiohttp included, while vcrpy is active."""
     async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server:
         record_as = {server.anthropic_base_url: "https://api.anthropic.com"}
         with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, record_as=record_as) as session:
@@ -240,7 +240,7 @@ async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
 
 
 async def test_plain_vcrpy_plays_what_we_recorded(kit: Kit) -> None:
-    """Answers, errors and failed connections, each once and in order, without their chunks."""
+    """Plain vcrpy plays our recorded answers, errors and failed connections, each once and in order."""
     network = kit.network(
         kit.Reply(CUT), kit.Reply([b"{}"], 429, {"retry-after": "1"}), "ConnectError", kit.Reply([b"\xff\x00"])
     )
@@ -260,7 +260,7 @@ async def test_plain_vcrpy_plays_what_we_recorded(kit: Kit) -> None:
 
 
 def _as_vcrpy_patches(kit: Kit, cassette: Any) -> Any:
-    """Put the stub of vcrpy on the network of these tests."""
+    """Patch the network of these tests with vcrpy's stub, as vcrpy patches real transports."""
     from vcr.stubs.httpx_stubs import vcr_handle_async_request
 
     network = type(kit.network())
@@ -269,7 +269,7 @@ def _as_vcrpy_patches(kit: Kit, cassette: Any) -> Any:
 
 
 def test_pytest_recording_records_and_plays_streams_in_a_layer(pytester: pytest.Pytester) -> None:
-    """The fixture and its options apply; without the layer pytest-recording plays the file, too."""
+    """Under pytest-recording, a stream layer records and plays streams; the file also plays without the layer."""
     pytester.makepyfile(
         """
         import httpx2
@@ -310,7 +310,7 @@ def test_pytest_recording_records_and_plays_streams_in_a_layer(pytester: pytest.
 
 @pytest.mark.parametrize("mode", ["new_episodes", "all", "rewrite"])
 def test_a_file_without_new_recordings_is_not_written(kit: Kit, mode: Any) -> None:
-    """Opening a cassette to record does not change its file."""
+    """A session that may record, but gets no new request, does not write its file."""
     kit.path.write_text(yaml.safe_dump({"version": 1, "interactions": []}), encoding="utf-8")
     before = kit.path.read_bytes()
     with use_cassette(kit.path, record_mode=mode):
