@@ -45,7 +45,7 @@ CHUNKS = (Chunk(1502, b"data: Hi"), Chunk(510, " there 😀\n\n".encode()), Chun
 def make(
     request_body: bytes = b'{"model": "gpt-4", "stream": true}', started_ms: float = 265.93, **response: Any
 ) -> Interaction:
-    """Make a small interaction."""
+    """Make a small interaction; `response` has arguments of its `ResponseStream`."""
     headers = {"content-type": ["text/event-stream; charset=utf-8"]}
     return Interaction(
         method="POST",
@@ -59,7 +59,7 @@ def make(
 
 @given(st.dictionaries(st.sampled_from("abcd"), DOCUMENTS, min_size=1))
 def test_yaml_text_is_read_unchanged_by_any_reader(document: dict[str, Any]) -> None:
-    """The fast reader and the reader in Python agree on every text."""
+    """Each document that `yaml_text` writes is read unchanged by PyYAML's loaders in C and in Python."""
     text = yaml_text(document)
     for name in ("CSafeLoader", "SafeLoader"):
         assert yaml.load(text, getattr(yaml, name)) == document
@@ -67,13 +67,13 @@ def test_yaml_text_is_read_unchanged_by_any_reader(document: dict[str, Any]) -> 
 
 @given(st.lists(st.text("ab \n\t", max_size=8), max_size=4))
 def test_yaml_text_keeps_white_space(texts: list[str]) -> None:
-    """Blank lines, leading and trailing spaces are the usual errors of YAML blocks."""
+    """Texts with blank lines, leading and trailing spaces are read from the written YAML unchanged."""
     document = {"texts": texts}
     assert yaml.load(yaml_text(document), yaml.CSafeLoader) == document
 
 
 def test_yaml_text_writes_a_body_line_by_line() -> None:
-    """Emoji and other scripts stay in a block; a body with carriage returns has a quoted line for each of its lines."""
+    """`yaml_text` writes a body as a block of its lines, or as quoted lines if it has carriage returns."""
     assert yaml_text({"body": "data: 日本語 😀 \n\n"}) == "body: |+\n  data: 日本語 😀 \n\n"
     assert yaml_text({"body": "a\r\n b\r\n"}) == 'body: "a\\r\\n\\\n  \\ b\\r\\n"\n'
 
@@ -85,7 +85,7 @@ def test_yaml_text_writes_a_body_line_by_line() -> None:
     )
 )
 def test_load_returns_what_was_saved(tmp_path: Path, streams: list[list[Chunk]]) -> None:
-    """Any bytes, cuts and moments survive, also bodies that are no text."""
+    """`load` returns the saved interactions with all bytes, cuts and times, also for bodies that are no text."""
     saved = [make(chunks=tuple(chunks), started_ms=float(number)) for number, chunks in enumerate(streams)]
     save(tmp_path / "c.yaml", saved)
     assert load(tmp_path / "c.yaml") == tuple(saved)
@@ -94,7 +94,7 @@ def test_load_returns_what_was_saved(tmp_path: Path, streams: list[list[Chunk]])
 @pytest.mark.parametrize("end", ["eof", "closed", "cancelled", "open", "raise ReadError: it: broke"])
 @pytest.mark.parametrize("complete", [True, False])
 def test_load_returns_how_a_stream_ended(tmp_path: Path, end: str, complete: bool) -> None:
-    """A stream that its reader closed early is not taken for a complete one."""
+    """`load` returns the recorded end of a stream, and whether the stream is complete."""
     interaction = make(end=end, complete=complete or end == "eof")
     save(tmp_path / "c.yaml", [interaction])
     assert load(tmp_path / "c.yaml") == (interaction,)
@@ -112,7 +112,7 @@ def test_load_returns_how_a_stream_ended(tmp_path: Path, end: str, complete: boo
     ],
 )
 def test_K14_load_names_what_is_wrong_with_a_file(tmp_path: Path, change: tuple[str, str], says: str) -> None:
-    """The message has the file, the interaction and the reason."""
+    """For a damaged file, `load` raises an error with the file, the interaction and the reason."""
     path = tmp_path / "c.yaml"
     save(path, [make()])
     text = path.read_text(encoding="utf-8")
@@ -125,7 +125,7 @@ def test_K14_load_names_what_is_wrong_with_a_file(tmp_path: Path, change: tuple[
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"- 1", b"a: [", b"version: 1\ninteractions:\n- 1\n"])
 def test_load_refuses_a_file_that_is_no_cassette(tmp_path: Path, content: bytes) -> None:
-    """Any content gives a `CassetteFormatError` that names the file."""
+    """For any content that is no cassette, `load` raises a `CassetteFormatError` that names the file."""
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(CassetteFormatError, match=re.escape(str(path))):
@@ -133,7 +133,7 @@ def test_load_refuses_a_file_that_is_no_cassette(tmp_path: Path, content: bytes)
 
 
 def test_digest_leaves_out_volatile_fields_of_the_request(tmp_path: Path) -> None:
-    """Fields that do not change the answer may be edited."""
+    """A file loads after an edit of request fields that do not change the answer, without a new checksum."""
     path = tmp_path / "c.yaml"
     save(path, [make(request_body=b'{"model":"gpt-4","user":"Ann"}')])
     path.write_text(path.read_text(encoding="utf-8").replace("Ann", "Bob"), encoding="utf-8")
@@ -141,7 +141,7 @@ def test_digest_leaves_out_volatile_fields_of_the_request(tmp_path: Path) -> Non
 
 
 def test_plain_vcrpy_plays_a_saved_file(tmp_path: Path) -> None:
-    """The additional key `stream` does not disturb vcrpy."""
+    """Plain vcrpy plays a file that `save` wrote, in spite of the additional key `stream`."""
     path = tmp_path / "c.yaml"
     interaction = make()
     save(path, [interaction])
@@ -151,7 +151,7 @@ def test_plain_vcrpy_plays_a_saved_file(tmp_path: Path) -> None:
 
 
 def test_cassette_of_plain_vcrpy_plays_event_by_event(tmp_path: Path) -> None:
-    """Without a key `stream` there are no recorded cuts and moments."""
+    """A file of plain vcrpy, which has no recorded cuts and times, is loaded with one chunk for each event."""
     path = tmp_path / "c.yaml"
     entry = {
         "request": {"method": "POST", "uri": "https://x.test/v1", "body": None, "headers": {}},
@@ -169,7 +169,7 @@ def test_cassette_of_plain_vcrpy_plays_event_by_event(tmp_path: Path) -> None:
 
 
 def test_load_warns_and_plays_event_by_event_when_a_chunk_map_does_not_fit(tmp_path: Path) -> None:
-    """After an edit with a new checksum, the body keeps all its bytes."""
+    """When an edited body does not fit its chunk map, `load` warns, and returns one chunk for each event."""
     path = tmp_path / "c.yaml"
     stream = {"v": 1, "chunks": "1/999", "end": "eof"}
     entry: dict[str, Any] = {
@@ -187,7 +187,7 @@ def test_load_warns_and_plays_event_by_event_when_a_chunk_map_does_not_fit(tmp_p
 
 
 def test_save_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a half-written file nor a temporary one is left."""
+    """When the disk is full, `save` raises, and leaves the old file and no temporary file."""
     path = tmp_path / "c.yaml"
     save(path, [make()])
     before = path.read_bytes()

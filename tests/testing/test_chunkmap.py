@@ -1,4 +1,4 @@
-"""Chunk maps: they keep the cuts and moments of a body, and lose no byte."""
+"""Chunk maps, the short text with the sizes and times of the chunks of a body: they lose no byte, cut or time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.b
 
 @given(CHUNKS)
 def test_decode_returns_what_was_encoded(chunks: list[Chunk]) -> None:
-    """Bytes, cuts and moments survive; only empty chunks are left out."""
+    """Decoding an encoded chunk map returns the same chunks, without empty ones."""
     body = b"".join(chunk.data for chunk in chunks)
     decoded = decode(encode(chunks), body)
     assert [chunk.data for chunk in decoded] == [chunk.data for chunk in chunks if chunk.data]
@@ -31,7 +31,7 @@ def test_decode_returns_what_was_encoded(chunks: list[Chunk]) -> None:
 
 @given(CHUNKS, st.text(alphabet="0123456789./* x", max_size=30))
 def test_decode_returns_the_whole_body_or_refuses_the_map(chunks: list[Chunk], text: str) -> None:
-    """No map of another body loses or adds bytes."""
+    """For any text as a map, `decode` returns chunks that join to the body, or raises an error."""
     body = b"".join(chunk.data for chunk in chunks)
     try:
         decoded = decode(text, body)
@@ -41,7 +41,7 @@ def test_decode_returns_the_whole_body_or_refuses_the_map(chunks: list[Chunk], t
 
 
 def test_encode_writes_short_maps() -> None:
-    """One whole event has no size; cuts inside events and several events in one chunk have one."""
+    """A chunk of one whole event has no size in the map; a part of an event or several events have one."""
     body = b"data: one\n\ndata: two\n\ndata: three\n\ndata: four\n\n"
     chunks = [Chunk(1502, body[:4]), Chunk(510, body[4:11]), Chunk(2000, body[11:35]), Chunk(0, body[35:])]
     assert encode(chunks) == "15.02/4 5.1 20*2 0"
@@ -59,7 +59,7 @@ def test_encode_writes_short_maps() -> None:
     ],
 )
 def test_event_ends_are_where_a_decoder_delivers_an_event(body: bytes, ends: list[int]) -> None:
-    """A comment and a blank line belong to the event after them; the end of the body is an end, too."""
+    """`event_ends` returns the ends of events, with comments and blank lines before them, and of the body."""
     assert event_ends(body) == ends
 
 
@@ -70,7 +70,7 @@ LINES = st.sampled_from(
 
 @given(st.lists(LINES), st.sampled_from([b"\n", b"\r", b"\r\n"]), st.lists(st.integers(0, 60)))
 def test_event_ends_are_the_same_however_the_bytes_are_cut(lines: list[bytes], end: bytes, places: list[int]) -> None:
-    """Each end is the first line end at which a decoder has delivered one more event."""
+    """For any lines and cuts, `event_ends` returns the places at which an SSE decoder delivers an event."""
     body = end.join(lines)
     decoder, expected, start = SSEDecoder(), [], 0
     for line in [*(line + end for line in lines[:-1]), *lines[-1:]]:
@@ -88,7 +88,7 @@ def test_event_ends_are_the_same_however_the_bytes_are_cut(lines: list[bytes], e
 
 @given(CHUNKS)
 def test_one_event_a_chunk_keeps_all_bytes(chunks: list[Chunk]) -> None:
-    """The chunks together are the body, and none is empty."""
+    """`one_event_a_chunk` returns non-empty chunks that join to the body."""
     body = b"".join(chunk.data for chunk in chunks)
     ends = event_ends(body)
     assert ends == sorted(set(ends))
@@ -96,7 +96,7 @@ def test_one_event_a_chunk_keeps_all_bytes(chunks: list[Chunk]) -> None:
 
 
 def test_map_counts_the_events_before_a_cut_inside_an_event() -> None:
-    """So an edited body keeps the moments of these events, and a redacted body keeps its map."""
+    """A map counts the events before a cut inside an event, so that these keep their times in an edited body."""
     whole, half, rest = b"data: secret\n\n", b"data: t", b"wo\n\n"
     text = encode([Chunk(100, whole + half), Chunk(200, rest)])
     assert text == "1*1/7 2"
@@ -105,7 +105,7 @@ def test_map_counts_the_events_before_a_cut_inside_an_event() -> None:
 
 
 def test_map_fits_a_body_whose_events_change_their_size() -> None:
-    """A redacted body keeps its map."""
+    """A chunk map still fits when redaction changes the sizes of whole events."""
     text = encode([Chunk(100, b"data: secret\n\n"), Chunk(200, b"data: 1\n\ndata: 2\n\n")])
     redacted = b"data: <redacted>\n\ndata: 1\n\ndata: 22\n\n"
     assert [chunk.data for chunk in decode(text, redacted)] == [redacted[:18], redacted[18:]]
@@ -113,7 +113,7 @@ def test_map_fits_a_body_whose_events_change_their_size() -> None:
 
 @pytest.mark.parametrize("text", ["1*9", "1/99", "1", "1*0", "-1*2", "1.001*2", "1*2 1", "x"])
 def test_decode_refuses_a_map_that_does_not_fit(text: str) -> None:
-    """The error says that the map is too long, too short, or no map."""
+    """`decode` raises an error for a map that is too long or too short for the body, or no map."""
     with pytest.raises(ChunkMapError):
         decode(text, b"data: 1\n\ndata: 2\n\n")
 
@@ -121,7 +121,7 @@ def test_decode_refuses_a_map_that_does_not_fit(text: str) -> None:
 @given(CHUNKS, st.lists(PIECES))
 @example([Chunk(0, b"\n:"), Chunk(1, b"data: x")], [b"data: x"])
 def test_refitted_keeps_the_bytes_and_the_moments_of_events(chunks: list[Chunk], edited: list[bytes]) -> None:
-    """The n-th event of an edited body has the moment of the n-th event before."""
+    """`refitted` cuts an edited body so that its n-th event has the time of the n-th event before."""
     body, now = b"".join(chunk.data for chunk in chunks), b"".join(edited)
     refitted_ = refitted(encode(chunks), now)
     assert b"".join(chunk.data for chunk in refitted_) == now

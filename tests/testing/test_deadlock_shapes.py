@@ -1,7 +1,8 @@
-"""Waits that may never end, shape by shape and loop by loop (law 6).
+"""Waits that may never end, in each shape and on each event loop (law 6).
 
+A shape is a small program. A ring is a circle of promises, agents or streams of which each waits for the next one.
 Each shape runs on asyncio's loop, on uvloop, and in virtual time under several schedules. Rings of promises are
-reported alike on all of them. Only a virtual-time loop names other waits, when it goes idle.
+reported alike on all of them. Only a virtual-time loop reports other waits, when it goes idle.
 """
 
 from __future__ import annotations
@@ -72,22 +73,22 @@ async def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 async def alone() -> None:
-    """An agent awaits its own replies."""
+    """Let an agent await its own replies."""
     await ring(1, lambda _, other: _awaited(other))
 
 
 async def pair() -> None:
-    """Two agents await each other's replies."""
+    """Let two agents await each other's replies."""
     await ring(2, lambda _, other: _awaited(other))
 
 
 async def ring_of_seven() -> None:
-    """Seven agents await each other's replies."""
+    """Let seven agents await each other's replies in a ring."""
     await ring(7, lambda _, other: _awaited(other))
 
 
 async def through_another_agent() -> None:
-    """Each agent asks a third one, which awaits what it is sent."""
+    """Let each of two agents send the other's replies to an echo agent, and await its answer."""
 
     @miniagent
     async def echo(ctx: InteractionContext) -> None:
@@ -97,17 +98,17 @@ async def through_another_agent() -> None:
 
 
 async def through_a_task() -> None:
-    """Each agent has a task of its own wait, and awaits the task."""
+    """Let each of two agents await the other's replies in a task of its own."""
     await ring(2, lambda _, other: asyncio.create_task(_awaited(other)))
 
 
 async def through_gather() -> None:
-    """Each agent waits for the other one and for a timer."""
+    """Let each of two agents wait for the other's replies and for a timer."""
     await ring(2, lambda _, other: asyncio.gather(_awaited(other), asyncio.sleep(1)))
 
 
 async def through_make_sure_to_wait() -> None:
-    """The ends of the agents wait for each other, after the agents have returned."""
+    """Let each of two agents return at once, with `make_sure_to_wait` for the other's replies."""
 
     async def wait_at_the_end(ctx: InteractionContext, other: MessageSequencePromise) -> None:
         ctx.make_sure_to_wait(other)
@@ -116,7 +117,7 @@ async def through_make_sure_to_wait() -> None:
 
 
 async def through_a_timeout_without_limit() -> None:
-    """Each agent waits under a timeout that has no deadline, after one that it has left in time."""
+    """Let each of two agents wait for the other's replies under a timeout that has no deadline."""
 
     async def wait(ctx: InteractionContext, other: MessageSequencePromise) -> None:
         async with asyncio.timeout(60) as left:
@@ -129,7 +130,7 @@ async def through_a_timeout_without_limit() -> None:
 
 
 async def promises_of_each_other() -> None:
-    """Two promises await each other; the first reader starts both."""
+    """Let two promises await each other; the first reader starts both."""
     promises: list[Promise[Any]] = []
     async with MiniAgents(unobserved_errors="log"):
         promises.append(Promise(lambda: _awaited(promises[1]), start_soon=False))
@@ -138,7 +139,7 @@ async def promises_of_each_other() -> None:
 
 
 async def streams_of_each_other() -> None:
-    """Two streams are made of each other's pieces, which only their own sources can bring."""
+    """Let two streams yield each other's pieces, so that neither gets a first piece."""
     streams: list[StreamedPromise[str, tuple[str, ...]]] = []
 
     def pieces_of(index: int) -> Callable[[], AsyncIterator[str]]:
@@ -166,7 +167,7 @@ async def _out_of_order(wait: Wait) -> None:
 
 
 async def through_replies_out_of_order() -> None:
-    """Agent A copies the replies of B into its own as they come; B awaits them all."""
+    """Let agent A copy the replies of B into its own as they come, while B awaits all replies of A."""
     await _out_of_order(lambda _, other: _awaited(other))
 
 
@@ -194,27 +195,27 @@ async def _read(ctx: InteractionContext, other: MessageSequencePromise) -> None:
 
 
 async def one_by_one() -> None:
-    """Each agent reads the other's replies one by one."""
+    """Let each of two agents read the other's replies one by one."""
     await ring(2, _read)
 
 
 async def through_a_join() -> None:
-    """Each agent awaits the other's replies as one message."""
+    """Let each of two agents await the other's replies as one joined message."""
     await ring(2, lambda _, other: _awaited(join_messages(other)))
 
 
 async def through_a_split() -> None:
-    """Each agent awaits the parts of the other's replies."""
+    """Let each of two agents await the split parts of the other's replies."""
     await ring(2, lambda _, other: _awaited(split_messages(other)))
 
 
 async def through_a_history() -> None:
-    """Each agent stores the other's replies before it replies."""
+    """Let each of two agents store the other's replies in a history before it replies."""
     await ring(2, lambda _, other: InMemoryChatHistory().aappend(other))
 
 
 async def reading_replies_out_of_order() -> None:
-    """Agent A copies the replies of B into its own as they come; B reads them one by one."""
+    """Let agent A copy the replies of B into its own as they come, while B reads those of A one by one."""
     await _out_of_order(_read)
 
 
@@ -231,7 +232,7 @@ READERS = [
 
 
 async def a_call_never_finished() -> None:
-    """The agent that awaits the replies would have to finish the call."""
+    """Let an agent await replies to a call that the agent itself never finishes."""
 
     @miniagent
     async def listener(ctx: InteractionContext) -> None:
@@ -246,7 +247,7 @@ async def a_call_never_finished() -> None:
 
 
 async def an_appender_never_closed() -> None:
-    """A stream is filled, read, and left open."""
+    """Let an agent read a stream whose appender is left open."""
 
     @miniagent
     async def reader(ctx: InteractionContext) -> None:
@@ -259,7 +260,7 @@ async def an_appender_never_closed() -> None:
 
 
 async def a_sequence_never_closed() -> None:
-    """A sequence is awaited that was not even opened."""
+    """Let an agent await a sequence whose appender was never opened."""
 
     @miniagent
     async def reader(ctx: InteractionContext) -> None:
@@ -270,7 +271,7 @@ async def a_sequence_never_closed() -> None:
 
 
 async def through_a_task_group() -> None:
-    """Each agent has a task of a group wait."""
+    """Let each of two agents await the other's replies in a task group."""
 
     async def wait(ctx: InteractionContext, other: MessageSequencePromise) -> None:
         async with asyncio.TaskGroup() as group:
@@ -280,7 +281,7 @@ async def through_a_task_group() -> None:
 
 
 async def through_a_queue() -> None:
-    """Each agent waits for the other one to begin."""
+    """Let each of two agents wait for a first item from the other's queue."""
     queues = [asyncio.Queue[str](), asyncio.Queue[str]()]
 
     @miniagent
@@ -294,7 +295,7 @@ async def through_a_queue() -> None:
 
 
 async def through_an_event() -> None:
-    """The agent that would set an event awaits the replies of the agent that waits for the event."""
+    """Let one agent wait for an event, which another would set after it has the first one's replies."""
     event = asyncio.Event()
 
     @miniagent
@@ -311,7 +312,7 @@ async def through_an_event() -> None:
 
 
 async def through_locks() -> None:
-    """Two agents take two locks in two orders."""
+    """Let two agents take two locks in opposite orders."""
     locks = [asyncio.Lock(), asyncio.Lock()]
 
     @miniagent
@@ -327,7 +328,7 @@ async def through_locks() -> None:
 
 
 async def beside_a_heartbeat() -> None:
-    """Two agents wait for each other through task groups, beside a task that beats ten times."""
+    """Let two agents wait for each other through task groups, beside a task that wakes ten times."""
 
     async def beat() -> None:
         for _ in range(10):
@@ -371,7 +372,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def _run_for_a_while(shape: Shape, loop: str) -> BaseException | None:
-    """Run a shape; return its error, or None if it ended well or had not ended after a while."""
+    """Run a shape; return its error, or None if the shape ended without one or still ran after a while."""
 
     async def main() -> BaseException | None:
         task = asyncio.create_task(shape())
@@ -392,7 +393,7 @@ def _run_for_a_while(shape: Shape, loop: str) -> BaseException | None:
 def test_C10_a_ring_that_no_other_task_can_end_is_an_error_on_each_loop(
     shape: Shape, members: str, loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error names the members in their order; a timer of the program does not delay it."""
+    """A ring that no other task can end raises a `DeadlockError` that names its agents in order, on each real loop."""
     error = _run_for_a_while(shape, loop)
     assert isinstance(error, DeadlockError)
     assert str(error).startswith("These wait for each other and would wait for ever: ")
@@ -405,7 +406,7 @@ def test_C10_a_ring_that_no_other_task_can_end_is_an_error_on_each_loop(
 def test_a_ring_that_no_other_task_can_end_is_an_error_under_each_schedule(
     shape: Shape, members: str, seed: int | None
 ) -> None:
-    """It is the framework's error and not that of the virtual-time loop, which never goes idle."""
+    """In virtual time, a ring that no task can end raises `DeadlockError`, not `IdleLoopError`, on each schedule."""
     with pytest.raises(DeadlockError, match="These wait for each other and would wait for ever: ") as caught:
         run_in_virtual_time(shape(), seed=seed)
     assert not isinstance(caught.value, IdleLoopError)
@@ -417,7 +418,7 @@ def test_a_ring_that_no_other_task_can_end_is_an_error_under_each_schedule(
 def test_a_ring_that_another_task_may_end_is_a_warning_on_each_loop(
     shape: Shape, members: str, loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning is logged once and names the members, which go on waiting."""
+    """A ring that another task could still end logs one warning with its agents, and raises no error in real time."""
     assert _run_for_a_while(shape, loop) is None
     [warning] = _warnings(caplog)
     assert warning.startswith("These wait for each other, for ever unless another task adds to what one of them reads")
@@ -429,7 +430,7 @@ def test_a_ring_that_another_task_may_end_is_a_warning_on_each_loop(
 def test_a_ring_that_another_task_may_end_is_an_error_when_virtual_time_goes_idle(
     shape: Shape, members: str, seed: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning comes first, under each schedule."""
+    """In virtual time, a ring that a task could end but none does logs a warning, and then raises `IdleLoopError`."""
     with pytest.raises(IdleLoopError) as caught:
         run_in_virtual_time(shape(), seed=seed)
     assert {"A", "B"} & {line.strip() for line in str(caught.value).splitlines()}
@@ -442,7 +443,7 @@ def test_a_ring_that_another_task_may_end_is_an_error_when_virtual_time_goes_idl
 def test_a_wait_outside_of_rings_is_not_reported_in_real_time(
     shape: Shape, members: set[str], loop: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A thread, a signal or a socket may still end it."""
+    """On real loops, an endless wait that is no ring gives neither error nor warning, since a socket may end it."""
     assert _run_for_a_while(shape, loop) is None
     assert _warnings(caplog) == []
 
@@ -452,7 +453,7 @@ def test_a_wait_outside_of_rings_is_not_reported_in_real_time(
 def test_C11_a_wait_outside_of_rings_is_an_error_when_virtual_time_goes_idle(
     shape: Shape, members: set[str], seed: int | None
 ) -> None:
-    """The error names the agents that wait, and the line in which each of them waits."""
+    """In virtual time, an endless wait that is no ring raises `IdleLoopError` with the waiting agents and lines."""
     with pytest.raises(IdleLoopError) as caught:
         run_in_virtual_time(shape(), seed=seed)
     lines = [line.strip() for line in str(caught.value).splitlines()]
@@ -464,7 +465,7 @@ def test_C11_a_wait_outside_of_rings_is_an_error_when_virtual_time_goes_idle(
 
 
 async def slow_ones() -> None:
-    """A diamond of waits ends, with timers, threads, deadlines and a lock."""
+    """Let agents wait in a diamond, with timers, threads, deadlines and a lock, until all end."""
     lock = asyncio.Lock()
 
     @miniagent
@@ -490,7 +491,7 @@ async def slow_ones() -> None:
 
 
 async def ping_pong() -> None:
-    """Two agents wait for each other in turn, and one of them is always at work."""
+    """Let two agents wait for each other by turns, while one of them always works."""
     sequences = [MessageSequence(), MessageSequence()]
 
     @miniagent
@@ -511,7 +512,7 @@ async def ping_pong() -> None:
 
 
 async def a_call_with_a_deadline() -> None:
-    """One call of a ring ends by its timeout, and both agents go on."""
+    """Let two agents call each other, one with a timeout that ends the wait of both."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -531,7 +532,7 @@ ENDING = [slow_ones, ping_pong, a_call_with_a_deadline]
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("shape", ENDING, ids=_name)
 def test_waits_that_end_are_not_reported_on_any_loop(shape: Shape, loop: str, caplog: pytest.LogCaptureFixture) -> None:
-    """There is neither an error nor a warning."""
+    """Agents that wait for each other but all end cause neither an error nor a warning, on each loop."""
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(shape())
     assert _warnings(caplog) == []
@@ -539,6 +540,6 @@ def test_waits_that_end_are_not_reported_on_any_loop(shape: Shape, loop: str, ca
 
 @pytest.mark.parametrize("shape", ENDING, ids=_name)
 def test_waits_that_end_are_not_reported_under_any_schedule(shape: Shape, caplog: pytest.LogCaptureFixture) -> None:
-    """There is neither an error nor a warning."""
+    """In virtual time, agents that wait for each other but all end cause no error or warning, on each schedule."""
     search_schedules(shape, schedules(50))
     assert _warnings(caplog) == []

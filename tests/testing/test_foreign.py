@@ -1,4 +1,4 @@
-"""Recordings of other recorders: their bodies play as the client had them, in each form of a file."""
+"""Recordings that other recorders wrote: each form of their files is read, and the recorded bodies can be played."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class _Provider(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
-        """Say nothing."""
+        """Log no requests."""
 
 
 @contextmanager
@@ -116,7 +116,7 @@ async def _ask(base_url: str, transport: httpx2.AsyncBaseTransport | None = None
 async def test_recording_of_plain_vcrpy_plays(
     tmp_path: Path, serializer: str, encoding: str, options: dict[str, Any]
 ) -> None:
-    """OpenAI's SDK gets the same text from the file, without a network, one event a chunk."""
+    """A file that plain vcrpy recorded plays to OpenAI's SDK, event by event, with the text of the live answer."""
     path = tmp_path / f"c.{serializer}"
     with _provider() as base_url:
         with vcr.use_cassette(str(path), serializer=serializer, **options):
@@ -140,7 +140,7 @@ async def test_recording_of_plain_vcrpy_plays(
     ],
 )
 def test_body_is_read_in_each_form_of_other_recorders(response: dict[str, Any]) -> None:
-    """Text, bytes, base64, and the form that older vcrpy wrote for httpx."""
+    """A recorded body is read as text, as bytes, in base64, and in the form of older vcrpy for httpx."""
     kept = entry(**response)
     if "content" in kept["response"]:
         del kept["response"]["body"], kept["response"]["status"]
@@ -158,13 +158,13 @@ def test_body_is_read_in_each_form_of_other_recorders(response: dict[str, Any]) 
     ],
 )
 def test_headers_are_read_in_each_form_of_other_recorders(headers: Any) -> None:
-    """One value, several values or pairs, and names in any case."""
+    """Recorded headers are read as single values, lists or pairs, with names in any case."""
     read = foreign_interaction(entry(headers=headers), "c.yaml").response
     assert read.headers == {"content-type": ["text/event-stream"], "vary": ["a", "b"]}
 
 
 def test_headers_of_the_connection_are_dropped() -> None:
-    """A length and a transfer encoding of another body would break the client."""
+    """Length, transfer encoding and connection headers of a foreign recording are not played."""
     headers = {"Transfer-Encoding": ["chunked"], "Content-Length": ["7"], "connection": ["close"], "x-id": ["1"]}
     assert foreign_interaction(entry(headers=headers), "c.yaml").response.headers == {"x-id": ["1"]}
     assert foreign_interaction(entry(headers=None), "c.yaml").response.headers == {}
@@ -173,7 +173,7 @@ def test_headers_of_the_connection_are_dropped() -> None:
 @pytest.mark.parametrize("encoding", ENCODED)
 @pytest.mark.parametrize("kept", ["encoded", "plain"])
 def test_compression_is_undone_unless_the_recorder_has_undone_it(encoding: str, kept: str) -> None:
-    """The header says how the body came, not how the file keeps it, and is dropped."""
+    """A body with `content-encoding` is read uncompressed, whether the file keeps it compressed or not."""
     body = ENCODED[encoding] if kept == "encoded" else BODY.decode()
     read = foreign_interaction(entry(headers={"content-encoding": [encoding]}, body={"string": body}), "c").response
     assert read.body == BODY
@@ -182,14 +182,14 @@ def test_compression_is_undone_unless_the_recorder_has_undone_it(encoding: str, 
 
 @pytest.mark.parametrize(("content_type", "inflated"), [("application/json", True), ("application/gzip", False)])
 def test_compression_without_header_is_undone_in_text(content_type: str, inflated: bool) -> None:
-    """Some recorders lose the header; a body of another type, such as a gzip file, stays compressed."""
+    """A gzipped body without `content-encoding` is inflated if it is JSON, and kept if it is a gzip file."""
     headers = {"content-type": [content_type]}
     read = foreign_interaction(entry(headers=headers, body={"string": ENCODED["gzip"]}), "c").response
     assert read.body == (BODY if inflated else ENCODED["gzip"])
 
 
 def test_unknown_compression_is_left_to_the_client() -> None:
-    """Some clients read br and zstd, so body and header stay together."""
+    """A body in an encoding that we cannot undo keeps its bytes and its `content-encoding` header."""
     headers = {"content-encoding": ["br, gzip"]}
     body = gzip.compress(b"\x8b\x05\x80\xff")
     read = foreign_interaction(entry(headers=headers, body={"string": body}), "c").response
@@ -207,7 +207,7 @@ def test_unknown_compression_is_left_to_the_client() -> None:
     ids=["cut", "changed", "bomb"],
 )
 def test_X9_a_damaged_or_hostile_body_is_refused(tmp_path: Path, body: bytes, says: str) -> None:
-    """The error names file and interaction, and the body takes no memory."""
+    """Loading a foreign body that is damaged or inflates without limit raises an error that names the interaction."""
     path = tmp_path / "c.yaml"
     entries = [entry(), entry(headers={"content-encoding": ["gzip"]}, body={"string": body})]
     path.write_text(yaml.dump({"interactions": entries, "version": 1}, Dumper=yaml.CSafeDumper), encoding="utf-8")
@@ -216,7 +216,7 @@ def test_X9_a_damaged_or_hostile_body_is_refused(tmp_path: Path, body: bytes, sa
 
 
 async def test_parsed_body_is_read_as_json(tmp_path: Path) -> None:
-    """pydantic-ai keeps JSON bodies as YAML, beside the headers of the original bytes."""
+    """A body that pydantic-ai stored as parsed YAML is read as JSON, without the headers about its bytes."""
     path = tmp_path / "c.yaml"
     path.write_text(
         """
@@ -259,7 +259,7 @@ version: 1
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(["gzip", "deflate", "br", "zstd", ""]))
 def test_text_is_never_taken_for_compressed(text: str, encoding: str) -> None:
-    """A body that is text stays as it is, whatever the headers say."""
+    """A body that is plain text stays as it is, also with a header that says it is compressed."""
     kept = entry(headers={"content-encoding": [encoding]}, body={"string": text})
     read = foreign_interaction(kept, "c").response
     assert read.body == text.encode()

@@ -37,7 +37,7 @@ HOSTILE = {
 @pytest.mark.parametrize("place", ["{0}", "interactions: {0}", "interactions: [{0}]", "interactions: []\nx: {0}"])
 @pytest.mark.parametrize("payload", HOSTILE.values(), ids=HOSTILE.keys())
 def test_X6_load_runs_no_code_of_a_cassette(payload: str, place: str, tmp_path: Path) -> None:
-    """Tags that would make objects or call functions are refused, wherever they stand."""
+    """`load` raises an error for YAML tags that would make objects or call functions, at any place of the file."""
     mark, path = tmp_path / "mark", tmp_path / "cassette.yaml"
     path.write_text(place.format(payload.format(mark=mark)) + "\n", encoding="utf-8")
     with pytest.raises(CassetteFormatError):
@@ -78,7 +78,7 @@ EXPENSIVE = {
 
 @pytest.mark.parametrize("text", EXPENSIVE.values(), ids=EXPENSIVE.keys())
 def test_X6_load_refuses_a_cassette_that_is_made_to_be_expensive(text: str, tmp_path: Path) -> None:
-    """Reading takes time in proportion to the file, in spite of nesting, repetition, circles and long numbers."""
+    """`load` soon raises an error for deep nesting, exploding aliases, circles and very long numbers."""
     path = tmp_path / "cassette.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CassetteFormatError):
@@ -90,7 +90,7 @@ def test_X6_load_refuses_a_cassette_that_is_made_to_be_expensive(text: str, tmp_
     ["!!bool x", "!!timestamp 2001-12-14", "!!int ''", "!!binary é", "!!set {a, b}", "9" * 5000, "{<<: {a: b}}"],
 )
 def test_load_refuses_values_that_no_cassette_has(value: str, tmp_path: Path) -> None:
-    """Values that do not fit their type, types that no cassette has, and merges."""
+    """`load` raises an error for YAML values with a wrong or unused type, and for merge keys."""
     path = tmp_path / "cassette.yaml"
     path.write_text(ENTRY.format(value), encoding="utf-8")
     with pytest.raises(CassetteFormatError, match=r"cassette\.yaml: not readable"):
@@ -114,7 +114,7 @@ PLAIN: dict[str, Any] = {
 def test_plain_data_reads_null_booleans_decimals_and_binary_and_takes_the_rest_for_text(
     written: str, value: list[Any], libyaml: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With libyaml and without, a list of scalars becomes the same values of the same types."""
+    """With and without libyaml, a list of YAML scalars is read as the expected values and types."""
     if not libyaml:
         monkeypatch.delattr(yaml, "CBaseLoader")
     read = runpy.run_path(str(plain_data.__file__))["plain_data"](
@@ -140,7 +140,7 @@ DOCUMENTS = st.recursive(
 
 @given(DOCUMENTS)
 def test_plain_data_reads_what_pyyaml_writes_as_the_safe_loader_does(document: Any) -> None:
-    """Plain vcrpy writes with PyYAML, which quotes only texts that YAML 1.1 would read as another type."""
+    """For any document that PyYAML wrote, `plain_data` returns the same as PyYAML's safe loader."""
     text = yaml.safe_dump(document, allow_unicode=True)
     assert plain_data.plain_data(text) == yaml.load(text, yaml.CSafeLoader)
 
@@ -148,7 +148,7 @@ def test_plain_data_reads_what_pyyaml_writes_as_the_safe_loader_does(document: A
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
 def test_X6_load_refuses_a_path_that_is_no_regular_file(kind: str, tmp_path: Path) -> None:
-    """A pipe would block for ever, and a device might never end."""
+    """`load` raises an error for a named pipe or a folder instead of blocking."""
     path = tmp_path / "cassette.yaml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -159,7 +159,7 @@ def test_X6_load_refuses_a_path_that_is_no_regular_file(kind: str, tmp_path: Pat
 
 
 def test_X6_load_refuses_a_file_of_more_than_256_mib(tmp_path: Path) -> None:
-    """The size is read before the file, so the file takes no memory."""
+    """`load` raises an error for a file of more than 256 MiB, by its size alone."""
     path = tmp_path / "cassette.yaml"
     with path.open("wb") as sparse:
         sparse.truncate(file.MOST_BYTES + 1)
@@ -168,7 +168,7 @@ def test_X6_load_refuses_a_file_of_more_than_256_mib(tmp_path: Path) -> None:
 
 
 def test_load_reads_headers_that_interactions_share(tmp_path: Path) -> None:
-    """Plain vcrpy writes an equal list once, and repeats it by an alias."""
+    """Headers that YAML aliases repeat in many interactions are read in each of them."""
     entry = (
         "- request: {{method: GET, uri: u, body: '', headers: {}}}\n  response: {{status: {{code: 200, message: x}}}}\n"
     )

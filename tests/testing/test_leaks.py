@@ -1,4 +1,4 @@
-"""The search for secrets: in any surroundings, cuts and sizes, and without false alarms."""
+"""The search for secrets in recordings: it finds them in any surroundings and cuts, fast, and without false alarms."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _interaction(body: bytes = b"{}", request_body: bytes = b"", uri: str = URI,
 
 
 def _event(delta: dict[str, Any], index: int = 0) -> bytes:
-    """Make the event of a delta."""
+    """Make an event with this delta in one choice."""
     return f"data: {json.dumps({'choices': [{'index': index, 'delta': delta}]})}\n\n".encode()
 
 
@@ -49,7 +49,7 @@ SECRET = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_ca
 def test_X3_a_secret_is_found_whatever_surrounds_it_and_however_it_is_cut(
     before: str, after: str, secret: str, data: st.DataObject
 ) -> None:
-    """The deltas of two choices come in any order; after scrubbing, no delta shows a part of the secret."""
+    """A secret is found for any text around it and any cut into deltas, and is gone after `scrub`."""
     assume(secret not in URI)
     text = before + secret + after
     cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
@@ -81,7 +81,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
 
 @given(TEXT, TEXT, SECRET, st.lists(st.sampled_from(sorted(ENCODINGS)), min_size=1, max_size=3))
 def test_X3_a_secret_is_found_in_nested_encodings(before: str, after: str, secret: str, names: list[str]) -> None:
-    """The secret is encoded with its surroundings; the leak names the encodings, the last one first."""
+    """A secret that is encoded up to three times together with the text around it is found in a request body."""
     text = before + secret + after
     for name in names:
         text = ENCODINGS[name](text)
@@ -90,14 +90,14 @@ def test_X3_a_secret_is_found_in_nested_encodings(before: str, after: str, secre
 
 
 def test_a_secret_with_spaces_is_found_in_a_form() -> None:
-    """A form and its URL spell a space as a plus sign."""
+    """A secret whose spaces are written as plus signs, as in forms, is found in body and URL."""
     body = b"a=correct+horse%3F+battery&b"
     (leak,) = Redaction(["correct horse? battery"]).leaks(_interaction(request_body=body))
     assert leak == Leak("request body", "percent-encoded")
 
 
 def test_a_leak_names_place_and_encoding_without_the_secret() -> None:
-    """A leak as a text is one line for people."""
+    """The text of a leak is one line with interaction, field and encoding, and without the secret."""
     text = base64.b64encode(f"key={quote(quote(KEY + '/', safe=''))}".encode()).decode()
     body = json.dumps({"messages": [{"content": "Hi"}, {"content": f"see {text}"}]}).encode()
     (leak,) = scan([_interaction(), _interaction(request_body=body)], [KEY + "/"])
@@ -110,21 +110,21 @@ def test_a_leak_names_place_and_encoding_without_the_secret() -> None:
 
 
 def test_a_leak_over_several_deltas_names_their_chunks() -> None:
-    """It names the chunks that hold the secret, not the whole stream."""
+    """A leak across several deltas names the first and last chunk that hold a part of the secret."""
     texts = ["Sure: ", KEY[:3], KEY[3:20], "", KEY[20:], " and so on"]
     (leak,) = Redaction([KEY]).leaks(_interaction(b"".join(_event({"content": text}) for text in texts)))
     assert leak.place == "response deltas choices[0].delta.content, chunks 2-5"
 
 
 def test_a_leak_does_not_name_a_place_that_holds_the_secret() -> None:
-    """The name of a field or parameter may be the secret, also encoded."""
+    """When the name of a field or parameter is the secret, the leak names only the body or the URI."""
     body = json.dumps({KEY: {"inner": KEY}}).encode()
     leaks = Redaction([KEY]).leaks(_interaction(request_body=body, uri=f"{URI}?{quote(KEY)}=1"))
     assert [leak.place for leak in leaks] == ["URI", "request body"]
 
 
 def test_pieces_of_one_text_are_joined() -> None:
-    """The start of a content block and its deltas, content blocks in a row, lines of JSON, and tokens of logprobs."""
+    """A secret across two deltas, content blocks, lines of JSON or logprob tokens is found, and replaced by `scrub`."""
     start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": KEY[:9]}}
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": KEY[9:]}}
     events = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in (start, delta))
@@ -139,7 +139,7 @@ def test_pieces_of_one_text_are_joined() -> None:
 
 
 def test_choices_and_calls_are_joined_each_for_itself() -> None:
-    """Halves of a secret in two choices are no secret."""
+    """Deltas are joined within one choice and one tool call only, so that halves in two choices are no leak."""
     halves = _event({"content": KEY[:9]}) + _event({"content": KEY[9:]}, index=1)
     assert Redaction([KEY]).leaks(_interaction(halves)) == []
     calls = [
@@ -157,7 +157,7 @@ def test_choices_and_calls_are_joined_each_for_itself() -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 def test_events_are_read_with_any_line_ends_and_several_data_lines(end: str) -> None:
-    """The standard allows all of them in an event stream."""
+    """A secret across events is found with each line end of the standard, and with several data lines."""
     first = f'data: {{"choices": [{end}data:{{"delta": {{"content": "{KEY[:9]}"}}}}]}}{end}{end}'
     second = f'id: 1{end}data: {{"choices": [{{"delta": {{"content": "{KEY[9:]}"}}}}]}}{end}{end}'
     (leak,) = Redaction([KEY]).leaks(_interaction(f"\ufeff{first}{second}".encode()))
@@ -165,7 +165,7 @@ def test_events_are_read_with_any_line_ends_and_several_data_lines(end: str) -> 
 
 
 def test_places_after_deep_nesting_are_right() -> None:
-    """Nesting of any depth is read, and the path of the next text is right."""
+    """A leak that follows deeply nested JSON names the right field."""
     body = b'{"a":' + b"[" * 200 + b'"x"' + b"]" * 200 + f',"b":"{KEY}"}}'.encode()
     assert Redaction([KEY]).leaks(_interaction(request_body=body)) == [Leak("request body b")]
 
@@ -174,7 +174,7 @@ def test_places_after_deep_nesting_are_right() -> None:
 
 
 def test_X9_a_bomb_is_not_inflated() -> None:
-    """The leak names the body that cannot be searched; its 200 MB are never in memory."""
+    """A gzip body that would inflate to 200 MB is reported as not searchable, without being held in memory."""
     bomb = gzip.compress(b" " * 200_000_000)
     tracemalloc.start()
     leaks = Redaction([KEY]).leaks(_interaction(bomb, content_encoding="gzip"))
@@ -186,13 +186,13 @@ def test_X9_a_bomb_is_not_inflated() -> None:
 
 @pytest.mark.parametrize("compress", [zlib.compress, lambda data: zlib.compress(data, wbits=-15)])
 def test_deflate_is_searched_with_and_without_its_wrapper(compress: Any) -> None:
-    """Servers send both forms."""
+    """A secret in a deflate body is found, with and without the zlib header."""
     (leak,) = Redaction([KEY]).leaks(_interaction(compress(_event({"content": KEY})), content_encoding="deflate"))
     assert leak.encoding == "deflate"
 
 
 def test_unknown_compression_is_a_leak() -> None:
-    """A body that was not searched is not clean; a plain body with a wrong header is searched."""
+    """A body that cannot be decompressed is reported as a leak; a plain body with a wrong header is searched."""
     body = b"\x1b\x0a\x00\x80\xff"
     (leak,) = Redaction([KEY]).leaks(_interaction(body, content_encoding="br"))
     assert "cannot be searched" in str(leak)
@@ -204,7 +204,7 @@ def test_unknown_compression_is_a_leak() -> None:
 
 
 def test_leaks_find_unknown_keys_when_asked_to() -> None:
-    """Also where keys are encoded or cut; a known secret is reported as known only."""
+    """With `keys=True`, texts that look like keys are found, encoded or cut; a known secret is not reported twice."""
     halves = _event({"content": KEY[:12]}) + _event({"content": KEY[12:]})
     body = base64.b64encode(f"key: {KEY}".encode())
     (in_request, in_deltas) = scan([_interaction(halves, body)], keys=True)
@@ -214,7 +214,7 @@ def test_leaks_find_unknown_keys_when_asked_to() -> None:
 
 
 def test_a_known_secret_and_a_key_in_two_texts_are_two_leaks() -> None:
-    """One text holds a known secret, another one a key that only looks like one."""
+    """A known secret in one text and a text that looks like a key in another are two leaks."""
     body = json.dumps({"a": KEY, "b": "sk-ant-api03-Xy_9-aB3dE6gH9jK2mN5pQ8"}).encode()
     leaks = scan([_interaction(request_body=body)], [KEY], keys=True)
     assert [(leak.place, leak.what) for leak in leaks] == [
@@ -224,7 +224,7 @@ def test_a_known_secret_and_a_key_in_two_texts_are_two_leaks() -> None:
 
 
 def test_leaks_find_headers_and_parameters_that_carry_secrets() -> None:
-    """In recordings of other recorders; values that were replaced already are no leaks."""
+    """Headers, URI credentials and parameters that carry secrets are leaks, unless their values were replaced."""
     headers: dict[str, Any] = {
         "authorization": "Bearer 0123-4567-89ab",
         "set_cookie": "__cf_bm=0123-4567-89ab; path=/",
@@ -267,12 +267,12 @@ def _recorded(path: Path) -> Interaction:
 
 
 def test_leaks_find_nothing_in_real_streams() -> None:
-    """Neither known values nor texts that look like keys."""
+    """The search finds no secret and no key in the recorded streams of the corpus, which hold none."""
     assert scan(_real(), KNOWN, keys=True) == []
 
 
 def test_scrub_changes_nothing_in_real_streams() -> None:
-    """Every byte and every cut stays."""
+    """`scrub` changes no byte and no chunk of the recorded streams of the corpus."""
     redaction = Redaction(KNOWN)
     for interaction in _real():
         clean = redaction.scrub(interaction)
@@ -281,7 +281,7 @@ def test_scrub_changes_nothing_in_real_streams() -> None:
 
 
 def test_leaks_find_nothing_in_the_committed_cassettes(root: Path) -> None:
-    """They hold no secret, and no text that looks like one."""
+    """The search finds no leak in this project's cassettes, and `scrub` changes nothing in them."""
     paths = sorted((root / "cassettes").rglob("*.yaml"))
     assert paths
     for path in paths:
@@ -311,7 +311,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("unit", HOSTILE)
 def test_search_takes_linear_time(unit: str) -> None:
-    """A long body takes a second or two; in quadratic time the test would time out."""
+    """The search and `scrub` of 200 kB of a hostile repeated text end before the test times out."""
     text = (unit * (200_000 // len(unit))).encode()
     redaction = Redaction(KNOWN)
     for data in (text, b'data: {"a": "' + text):
@@ -321,14 +321,14 @@ def test_search_takes_linear_time(unit: str) -> None:
 
 
 def test_a_secret_that_one_text_repeats_is_named_once() -> None:
-    """A text of 500 copies of a key has one place."""
+    """A text that repeats a key 500 times gives one leak, and `scrub` replaces all 500."""
     events = b"".join(_event({"content": text}) for text in [KEY[:20], KEY[20:], " "] * 500)
     assert len(Redaction([KEY]).leaks(_interaction(events))) == 1
     assert Redaction([KEY]).scrub(_interaction(events)).response.body.count(b"[redacted]") == 500
 
 
 def test_cuts_inside_events_do_not_hide_a_secret() -> None:
-    """Texts are read from the joined chunks."""
+    """A secret is found however the bytes of its events are cut into chunks."""
     body = _event({"content": KEY[:20]}) + _event({"content": KEY[20:]})
     for size in (1, 5, 1000):
         chunks = tuple(Chunk(0, body[start : start + size]) for start in range(0, len(body), size))

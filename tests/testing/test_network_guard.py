@@ -73,7 +73,7 @@ async def ask_httpx_async() -> None:
     ids=["openai", "openai async", "anthropic", "anthropic async", "httpx2", "httpx", "httpx async"],
 )
 def test_X13_requests_are_refused_with_their_url(send: Callable[[], Any], request_line: str) -> None:
-    """A request is refused once; the message has its line of code, and its URL without the query and keys in it."""
+    """Within the guard, a request of a client raises one error, with the line of code and the URL without keys."""
     with pytest.raises(LiveRequestError) as caught, block_live_requests() as guard:
         send()
     assert str(caught.value).startswith(
@@ -95,13 +95,13 @@ def test_X13_requests_are_refused_with_their_url(send: Callable[[], Any], reques
     ids=["connect", "getaddrinfo", "gethostbyname", "asyncio name", "asyncio"],
 )
 def test_X13_other_connections_and_lookups_are_refused(send: Callable[[], Any], what: str) -> None:
-    """Connections and look-ups of names are refused for any library, by the audit hook of the interpreter."""
+    """Within the guard, connections and name look-ups of any library raise an error."""
     with pytest.raises(LiveRequestError, match=re.escape(f"{what}")), block_live_requests():
         send()
 
 
 def test_X13_datagrams_are_refused() -> None:
-    """Datagrams, which need no connection, are refused as well."""
+    """Within the guard, sending a datagram, which needs no connection, raises an error."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock, block_live_requests() as guard:
         with pytest.raises(LiveRequestError, match=r"A datagram to 192\.0\.2\.1 port 53") as caught:
             sock.sendto(b"x", (OUTSIDE, 53))

@@ -62,7 +62,7 @@ async def test_chunks_arrive_at_fixed_moments_when_the_reader_is_slow(pace: floa
 
 @pytest.mark.parametrize("pace", [0.5, 1.0])
 def test_chunks_arrive_at_fixed_moments_in_a_thread(pace: float, thread_time: Callable[[], float]) -> None:
-    """The delays of single sleeps do not add up."""
+    """In a thread, each chunk comes at its time after the request, though each sleep takes longer than asked."""
     start = thread_time()
     moments = [thread_time() - start for _ in play(PACED, start, pace)]
     assert moments == pytest.approx([pace * wait + 0.001 for wait in (0.11, 0.13, 0.135)])
@@ -71,7 +71,7 @@ def test_chunks_arrive_at_fixed_moments_in_a_thread(pace: float, thread_time: Ca
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_tokens_arrive_at_the_times_of_the_step(api: API) -> None:
-    """In all APIs each token of reasoning, text and arguments takes one gap; other events of the API take no time."""
+    """Each token of a scripted step arrives one gap after the token before it, for each API."""
     step = Step("one two three", reasoning="hm", tool_calls=[("look", "{} ")], first_wait=3.0, gap=(1.0, 2.0))
     start = now()
     async with MiniAgents():
@@ -84,7 +84,7 @@ async def test_tokens_arrive_at_the_times_of_the_step(api: API) -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_answer_without_streaming_arrives_with_its_last_token() -> None:
-    """A whole answer arrives when its last token would, and a failure after its first wait."""
+    """A scripted answer without streaming arrives when its last token would, and a failure after the first wait."""
     start = now()
     llm = ScriptedLLM([Step("one two three", first_wait=3.0, gap=1.0), Failure(500, first_wait=2.0)])
     async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
@@ -96,7 +96,7 @@ async def test_answer_without_streaming_arrives_with_its_last_token() -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_stream_pauses_when_then_is_a_number() -> None:
-    """A number in `then` is a pause in seconds, added to the gap; the stream goes on after it."""
+    """A number as `then` of a step is a pause in seconds, added to the gap, after which the stream goes on."""
     agent = ScriptedLLM(Step("one two", after=1, then=30, gap=1.0), pace=0.5).agent()
     start = now()
     async with MiniAgents():
@@ -112,7 +112,7 @@ OPEN = _stream(Chunk(0, b"1"), end="open", complete=False)
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("stream", [LATE, OPEN, _stream(Chunk(0, b"1"), Chunk(HELD, b"2"))])
 async def test_client_gets_a_read_timeout_when_no_bytes_come(stream: ResponseStream) -> None:
-    """The client gets the error of a socket when its read timeout has passed."""
+    """A client whose stream pauses longer than its read timeout gets `ReadTimeout` at that time."""
     start, received = now(), []
     with pytest.raises(httpx2.ReadTimeout):
         async for chunk in aplay(stream, start, gate=Gate(), read_timeout=10.0):
@@ -123,7 +123,7 @@ async def test_client_gets_a_read_timeout_when_no_bytes_come(stream: ResponseStr
 
 @pytest.mark.miniagents_virtual_time
 async def test_client_gets_a_read_timeout_when_the_headers_are_late() -> None:
-    """The read timeout applies before the headers, too."""
+    """A client gets `ReadTimeout` when the headers come later than its read timeout."""
     llm, start = ScriptedLLM(Failure(500, first_wait=60.0)), now()
     async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
         with pytest.raises(httpx2.ReadTimeout):
@@ -132,7 +132,7 @@ async def test_client_gets_a_read_timeout_when_the_headers_are_late() -> None:
 
 
 def test_thread_gets_a_read_timeout_when_no_bytes_come(thread_time: Callable[[], float]) -> None:
-    """A late chunk raises after the timeout, and the end of an open stream at once."""
+    """A thread gets its read timeout before a late chunk, and at once at the end of a stream that stays open."""
     start = thread_time()
     with pytest.raises(httpx2.ReadTimeout):
         list(play(LATE, start, read_timeout=10.0))
@@ -157,7 +157,7 @@ async def test_reader_of_an_open_stream_waits_until_it_is_cancelled() -> None:
 
 @pytest.mark.parametrize("end", ["closed", "cancelled"])
 async def test_reading_beyond_a_recording_that_its_reader_left_is_an_error(end: str) -> None:
-    """The bytes after that point are unknown; a recording that has the complete answer ends without an error."""
+    """A reader that goes past the end of an incomplete recording gets an error; a complete one ends normally."""
     stream = _stream(Chunk(0, b"1"), end=end, complete=False)
     with pytest.raises(IncompleteRecordingError, match=end):
         _ = [chunk async for chunk in aplay(stream, 0.0, 0.0)]
@@ -176,7 +176,7 @@ async def test_reading_beyond_a_recording_that_its_reader_left_is_an_error(end: 
     ],
 )
 def test_end_that_is_an_error_is_raised(end: str, kind: type[Exception]) -> None:
-    """The error is found by the name of its class; an unknown name becomes a `ReadError`."""
+    """A recorded end `raise ...` raises the httpx2 error of that name, or `ReadError` for an unknown name."""
     with pytest.raises(kind, match=end.partition(": ")[2]):
         list(play(_stream(end=end, complete=False), 0.0, 0.0))
 
@@ -185,13 +185,13 @@ def test_end_that_is_an_error_is_raised(end: str, kind: type[Exception]) -> None
 def test_network_error_is_builtin_without_the_http_library(
     end: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without httpx2 the errors are those of a socket."""
+    """Without httpx2, a recorded network error is raised as Python's own connection or timeout error."""
     monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
     assert type(network_error(end)) in (kind, ConnectionResetError)
 
 
 async def test_held_chunk_waits_for_the_release_of_its_gate() -> None:
-    """A release lets readers in threads and loops go on, and later readers do not wait."""
+    """Readers in threads and loops wait at a held chunk until its gate is released; later readers do not wait."""
     gate = Gate()
     stream = _stream(Chunk(0, b"1"), Chunk(HELD, b"2"), Chunk(0, b"3"))
     received: list[bytes] = []
@@ -220,7 +220,7 @@ async def test_held_chunk_waits_for_the_release_of_its_gate() -> None:
 
 
 def test_thread_gets_a_read_timeout_at_a_closed_gate() -> None:
-    """The read timeout applies at the gate; without a gate a held chunk comes at once."""
+    """A thread that waits at a closed gate gets its read timeout; without a gate, a held chunk comes at once."""
     stream = _stream(Chunk(HELD, b"1"))
     with pytest.raises(httpx2.ReadTimeout):
         list(play(stream, time.monotonic(), gate=Gate(), read_timeout=0.001))
@@ -228,7 +228,7 @@ def test_thread_gets_a_read_timeout_at_a_closed_gate() -> None:
 
 
 def test_gate_can_be_released_after_a_waiting_loop_was_closed() -> None:
-    """A stream that was abandoned at the gate does not break the release of others."""
+    """A gate can be released after the event loop of a waiting reader was closed."""
     gate = Gate()
 
     async def wait_and_leave() -> None:

@@ -52,7 +52,7 @@ def _openai(server: ProviderServer) -> openai.AsyncOpenAI:
 async def test_sdk_gets_text_reasoning_and_tool_calls_of_a_step(
     sdks: Any, api: str, streamed: bool, sync: bool
 ) -> None:
-    """Each SDK, sync or async, streamed or whole, reads the whole step over a socket."""
+    """Over a real socket, each SDK reads text, reasoning and tool calls of a step, sync or async, streamed or whole."""
     step = Step(TEXT, reasoning="Let me think.", tool_calls=CALLS)
     async with ProviderServer([step]) as server:
         said = await sdks.ask(api, streamed=streamed, sync=sync, url=server.url)
@@ -61,7 +61,7 @@ async def test_sdk_gets_text_reasoning_and_tool_calls_of_a_step(
 
 
 async def test_stream_arrives_in_many_events() -> None:
-    """The deltas join to the text; finish reason and usage are sent as OpenAI sends them."""
+    """Streamed deltas of the server join to the text, with finish reason and usage in the form of OpenAI."""
     async with ProviderServer([TEXT]) as server, _openai(server) as client:
         chunks = [
             chunk
@@ -81,7 +81,7 @@ async def test_stream_arrives_in_many_events() -> None:
 
 
 async def test_requests_get_the_steps_in_order_and_an_error_after_the_last() -> None:
-    """An unexpected request fails for the client without retries, and `assert_complete` raises for it."""
+    """Requests get the steps in order; one more fails without retries, and `assert_complete` raises for it."""
     async with ProviderServer(["one", "two"]) as server, _openai(server) as client:
         texts = []
         for _ in range(2):
@@ -96,13 +96,13 @@ async def test_requests_get_the_steps_in_order_and_an_error_after_the_last() -> 
 
 
 def test_assert_complete_raises_when_steps_are_left() -> None:
-    """Fewer requests than steps are an error."""
+    """`assert_complete` of a server raises an error when fewer requests came than the script has steps."""
     with ProviderServer(["never asked for"]) as server, pytest.raises(UnconsumedStepsError, match="1 of 1 steps"):
         server.assert_complete()
 
 
 async def test_server_answers_from_a_scripted_model() -> None:
-    """A `ScriptedLLM` can be used as the script, and the server has its calls."""
+    """A server with a `ScriptedLLM` as its script answers from it, and has its calls."""
     llm = ScriptedLLM(lambda call: call.text.upper())
     async with ProviderServer(llm) as server, _openai(server) as client:
         answer = await client.responses.create(model="m", input="hi")
@@ -111,14 +111,14 @@ async def test_server_answers_from_a_scripted_model() -> None:
 
 
 async def test_overlay_changes_the_chunks() -> None:
-    """An overlay that cuts the response byte by byte leaves the text unchanged."""
+    """With an overlay that cuts the response byte by byte, the client still reads the same text."""
     async with ProviderServer([TEXT], overlay=byte_by_byte) as server, _openai(server) as client:
         async with client.responses.stream(model="m", input="Hi") as stream:
             assert (await stream.get_final_response()).output_text == TEXT
 
 
 async def test_held_answer_goes_on_when_it_is_released() -> None:
-    """The client gets the tokens before the hold at once, and the others after `release`."""
+    """The client of a held answer gets the tokens before the hold at once, and the others after `release`."""
     async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server, _openai(server) as client:
         seen = []
         async for chunk in await client.chat.completions.create(model="m", messages=[], stream=True):
@@ -133,7 +133,7 @@ async def test_held_answer_goes_on_when_it_is_released() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_failure_is_sent_with_its_headers(stream: bool) -> None:
-    """A rate limit tells the client how long to wait, as with a provider."""
+    """A scripted rate limit reaches the SDK as its error, with the `retry-after` header."""
     failure = Failure(429, "Too fast", headers={"retry-after": "7"})
     async with ProviderServer([failure]) as server, _openai(server) as client:
         with pytest.raises(openai.RateLimitError, match="Too fast") as caught:
@@ -142,7 +142,7 @@ async def test_failure_is_sent_with_its_headers(stream: bool) -> None:
 
 
 async def test_connection_is_reset_in_the_middle_of_an_answer() -> None:
-    """The client gets all bytes before the reset, and then the error of a socket."""
+    """With a reset in the script, the client gets all bytes before the reset, and then a socket error."""
     async with ProviderServer([Step(["a", "b", "c"], after=2, then="reset")] * 2) as server:
         received = b""
         async with httpx2.AsyncClient() as client:
@@ -161,7 +161,7 @@ async def test_connection_is_reset_in_the_middle_of_an_answer() -> None:
 
 
 async def test_truncated_stream_ends_without_the_last_event() -> None:
-    """The connection ends in good order, but the final event of the API is missing."""
+    """With a truncation in the script, the connection ends normally, but without the final event of the API."""
     async with ProviderServer([Step("one two", after=1, then="truncate")]) as server, httpx2.AsyncClient() as client:
         response = await client.post(f"{server.anthropic_base_url}/v1/messages", json={"stream": True, "messages": []})
     assert "one" in response.text
@@ -169,7 +169,7 @@ async def test_truncated_stream_ends_without_the_last_event() -> None:
 
 
 async def test_exception_of_a_script_reaches_the_client() -> None:
-    """Network errors break the connection; other exceptions become a status that clients do not retry."""
+    """A scripted network error breaks the connection; another exception is a status that clients do not retry."""
     recorded_failure = ResponseStream(status=0, end="raise ConnectError: no route", complete=False)
     network_errors: list[Any] = [ConnectionError("no route"), httpx2.ReadTimeout("late"), recorded_failure]
     async with ProviderServer([*network_errors, KeyError("k")]) as server:
@@ -208,7 +208,7 @@ async def test_server_answers_others_after_a_client_has_left() -> None:
     ids=["stall", "hold", "gap", "first_wait", "failure"],
 )
 def test_server_stops_in_the_middle_of_an_answer(step: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """The end of `with` waits for no answer, and leaves no thread, socket or error in the log."""
+    """Leaving `with` while an answer is sent stops the server, and leaves no thread, socket or log entry."""
     threads = threading.active_count()
     asked = threading.Event()
 
@@ -250,7 +250,7 @@ async def _ask(client: openai.AsyncOpenAI, prompt: str) -> str:
 
 
 async def test_recordings_answer_their_own_requests() -> None:
-    """Recordings answer in any order of requests; equal requests are answered in the recorded order."""
+    """A server with recordings answers each request with its own, and equal requests in recorded order."""
     script = recorded([_interaction("one"), _interaction("other", prompt="Ho"), _interaction("two")])
     async with ProviderServer(script) as server, _openai(server) as client:
         assert [await _ask(client, prompt) for prompt in ("Ho", "Hi", "Hi")] == ["other", "one", "two"]
@@ -261,7 +261,7 @@ async def test_recordings_answer_their_own_requests() -> None:
     [("Hu", r"messages\[0\].content: recorded 'Hi', now 'Hu'"), ("Hi", "the same request was answered already")],
 )
 async def test_request_without_a_recording_is_refused(prompt: str, why: str) -> None:
-    """The message says how the request differs from the recorded one."""
+    """A server with recordings answers an unknown request with an error that says how it differs."""
     async with ProviderServer(recorded([_interaction("one"), _interaction("x", "responses")])) as server:
         async with _openai(server) as client:
             assert await _ask(client, "Hi") == "one"
@@ -270,7 +270,7 @@ async def test_request_without_a_recording_is_refused(prompt: str, why: str) -> 
 
 
 async def test_recorded_responses_as_a_script_answer_in_their_order() -> None:
-    """A list of recorded responses answers any requests."""
+    """A server with a list of recorded responses answers any requests with them, in order."""
     script = [_interaction("one").response, _interaction("two").response]
     async with ProviderServer(script) as server, _openai(server) as client:
         assert [await _ask(client, prompt) for prompt in ("What", "ever")] == ["one", "two"]
@@ -307,7 +307,7 @@ def test_command_serve_prints_its_address_and_answers(source: str, tmp_path: Pat
 
 
 async def test_model_list_can_be_read_by_both_sdks() -> None:
-    """Both SDKs read the one model of the list."""
+    """Both SDKs can list the models of the server, which has one."""
     async with ProviderServer([]) as server, _openai(server) as client:
         assert [model.id async for model in client.models.list()] == ["scripted-model"]
         async with anthropic.AsyncAnthropic(api_key="none", base_url=server.anthropic_base_url) as other:

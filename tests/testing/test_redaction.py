@@ -1,4 +1,4 @@
-"""Redaction: known secrets, texts that look like keys, users' rules, and all that stays byte for byte."""
+"""Redaction of recordings: known secrets, texts that look like keys, users' rules; all else stays byte for byte."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _texts(interaction: Interaction) -> list[str]:
 
 
 def test_variables_of_the_environment_are_secret_by_their_names() -> None:
-    """Keys, tokens, secrets and passwords are secret; other variables are not."""
+    """Environment variables named as keys, tokens, secrets or passwords have secret values; other variables do not."""
     environ = {
         "OPENAI_API_KEY": "key-of-openai-1",
         "HF_TOKEN": "token-1234",
@@ -61,12 +61,12 @@ def test_variables_of_the_environment_are_secret_by_their_names() -> None:
 
 @pytest.mark.parametrize("value", ["", "short-1", "postgres", "not-needed", "12345678", "  postgres\n"])
 def test_words_and_short_values_are_no_secrets(value: str) -> None:
-    """Texts without a secret would contain them."""
+    """A password or token that is a plain word or very short is not treated as a secret."""
     assert known_secrets({"DB_PASSWORD": value}, {"Authorization": f"Bearer {value}"}) == set()
 
 
 def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:
-    """Bearer tokens, keys, cookies and passwords of basic authentication, also of headers that come twice."""
+    """Tokens, keys, cookies, passwords and organizations in request headers become known secrets."""
     basic = base64.b64encode(b"user:pass-word-1").decode()
     headers = [
         ("Authorization", "Bearer bearer-token-1"),
@@ -92,13 +92,13 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
 
 @pytest.mark.parametrize("value", ["", "a", "1234567"])
 def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
-    """Any text would contain it, and ignoring it in silence would break the promise to replace it."""
+    """`Redaction` raises a `ValueError` for a given secret of fewer than eight characters."""
     with pytest.raises(ValueError, match=f"of {len(value)} characters"):
         Redaction([KEY, value])
 
 
 def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's rules leave the defaults in force, and a key is known from the moment when it is sent."""
+    """With a user's rule, secrets of the environment are still replaced, and those of a header after `learn`."""
     monkeypatch.setenv("SOME_API_KEY", "from-the-environment-1")
     redaction = Redaction(rules=["Jane"])
     body = b'{"a": "Jane, from-the-environment-1, from-a-header-1"}'
@@ -125,7 +125,7 @@ def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypat
     ],
 )
 def test_a_text_that_looks_like_a_key_is_replaced(key: str) -> None:
-    """In a prompt, in an answer, and in an answer that comes in pieces."""
+    """A text with the form of a provider's key is replaced in a prompt, and in an answer that streams it in pieces."""
     body = json.dumps({"messages": [{"content": f"My key is {key}."}]}).encode()
     cut = len(key) // 2
     clean = Redaction().scrub(
@@ -148,7 +148,7 @@ def test_a_text_that_looks_like_a_key_is_replaced(key: str) -> None:
     ],
 )
 def test_text_that_only_resembles_a_key_stays(text: str) -> None:
-    """A replacement would change the meaning of a prompt."""
+    """A text that resembles a key, but has not the form of one, is left unchanged by redaction."""
     body = json.dumps({"messages": [{"content": text}]}).encode()
     interaction = _interaction(_event(text), request_body=body)
     assert Redaction(["known-value-1"]).scrub(interaction) == interaction
@@ -156,7 +156,7 @@ def test_text_that_only_resembles_a_key_stays(text: str) -> None:
 
 @given(st.text(), st.lists(st.text()), st.binary())
 def test_scrub_changes_no_byte_without_a_secret(prompt: str, deltas: list[str], noise: bytes) -> None:
-    """Bodies of any content, with escapes and without, broken, or no text at all."""
+    """`scrub` leaves bodies without a secret unchanged byte for byte, whether they are JSON, broken or no text."""
     for ascii_only in (True, False):
         body = json.dumps({"messages": [{"content": prompt}]}, ensure_ascii=ascii_only).encode("utf-8", "replace")
         chunks = [_event(delta) for delta in deltas if delta.isprintable()]
@@ -166,7 +166,7 @@ def test_scrub_changes_no_byte_without_a_secret(prompt: str, deltas: list[str], 
 
 
 def test_a_request_is_the_same_after_scrubbing_with_another_key() -> None:
-    """So a recording with one key is found with another one."""
+    """Two requests that differ only in the user's key are equal after redaction, so the recording is found."""
     recorded, live = (
         Redaction([key]).scrub_body(json.dumps({"content": f"curl -H 'x-api-key: {key}'"}).encode())
         for key in ("a-key-of-the-team", "another-key-in-ci-1")
@@ -176,7 +176,7 @@ def test_a_request_is_the_same_after_scrubbing_with_another_key() -> None:
 
 
 def test_keys_are_replaced_in_names_of_fields_and_in_comments() -> None:
-    """All that is written is redacted, not only JSON strings."""
+    """A key is replaced in names of JSON fields, in comments and names of events, and in HTML."""
     page = f"<a href='/?key={KEY}'>"
     interaction = _interaction(f": {KEY}\n\nevent: {KEY}\ndata: {{}}\n\n".encode(), page.encode())
     body = json.dumps({KEY: 1, "n": [{"a": KEY}]}).encode()
@@ -186,7 +186,7 @@ def test_keys_are_replaced_in_names_of_fields_and_in_comments() -> None:
 
 
 def test_a_key_in_a_field_that_each_event_repeats_is_replaced_in_each() -> None:
-    """A field that is equal in many events is not one text in pieces."""
+    """A key-like value that many events repeat in one field is replaced in each event, instead of joined."""
     org = "org-aB3dE6gH9jK2mN5pQ8sT1vW4"
     events = [json.dumps({"organization": org, org: index, "choices": []}) for index in range(3)]
     clean = Redaction().scrub(_interaction(*(f"data: {event}\n\n".encode() for event in events)))
@@ -194,7 +194,7 @@ def test_a_key_in_a_field_that_each_event_repeats_is_replaced_in_each() -> None:
 
 
 def test_a_secret_in_numbers_or_syntax_stays_and_is_a_leak() -> None:
-    """Bodies stay valid JSON, and the recording is refused."""
+    """A secret in a JSON number or across JSON syntax is not replaced, and is reported as a leak."""
     for secret, text in (("1234567812345678", '{"n": 1234567812345678}'), ('1","b":"2', '{"a":"1","b":"2"}')):
         redaction = Redaction([secret])
         assert redaction.scrub_body(text.encode()) == text.encode()
@@ -202,7 +202,7 @@ def test_a_secret_in_numbers_or_syntax_stays_and_is_a_leak() -> None:
 
 
 def test_a_known_value_is_replaced_in_each_json_spelling() -> None:
-    """Quotes, other scripts and surrogate pairs, with and without escapes."""
+    """A secret with quotes, Cyrillic letters and emoji is replaced in JSON with and without escapes."""
     secret = 'say "ключ" 😀/\\'
     spelled = json.dumps(secret)[1:-1].replace("/", "\\/")
     bodies = [f'{{"a": "<{spelled}>"}}'.encode(), json.dumps({"a": f"<{secret}>"}, ensure_ascii=False).encode()]
@@ -223,7 +223,7 @@ def test_a_known_value_is_replaced_in_each_json_spelling() -> None:
     ],
 )
 def test_uris_are_scrubbed_part_by_part(uri: str, clean: str) -> None:
-    """Credentials are removed, keys are replaced, and all other parts keep their spelling."""
+    """In a URI, credentials are removed and keys replaced, and all other parts keep their spelling."""
     redaction = Redaction(["p@ss word"])
     assert redaction.scrub_uri(uri) == clean
     assert redaction.scrub_uri(clean) == clean
@@ -231,7 +231,7 @@ def test_uris_are_scrubbed_part_by_part(uri: str, clean: str) -> None:
 
 
 def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:
-    """Headers with organizations, cookies and keys are dropped, whatever their names."""
+    """`scrub` keeps only headers that a client acts on, and drops cookies, organizations, keys and others."""
     names = ("retry-after", "retry-after-ms", "x-should-retry", "request-id", "x-request-id", "content-type")
     others = ("set-cookie", "openai-organization", "anthropic-organization-id", "x-new-key", "cf-ray", "date")
     headers = {name: ["1"] for name in (*names, *others)}
@@ -241,7 +241,7 @@ def test_X4_only_headers_that_a_client_acts_on_are_kept() -> None:
 
 
 def test_messages_of_errors_are_scrubbed() -> None:
-    """The recorded end of a broken connection may contain a URL with a key."""
+    """A key in the recorded connection error or in the reason phrase is replaced."""
     interaction = _interaction(b"{}")
     response = replace(interaction.response, end=f"raise ReadError: GET /?key={KEY}", reason=f"Bad {KEY}")
     clean = Redaction().scrub(replace(interaction, response=response))
@@ -250,7 +250,7 @@ def test_messages_of_errors_are_scrubbed() -> None:
 
 
 def test_a_compressed_response_is_scrubbed_chunk_by_chunk() -> None:
-    """It is stored without compression then, each chunk with its wait; without a secret it stays compressed."""
+    """A gzipped response with a secret is stored uncompressed and redacted; one without a secret stays compressed."""
     for secret in (KEY, "nothing"):
         body = gzip.compress(_event("Hi ") + _event(secret) + _event("."))
         headers = {"content-encoding": ["gzip"], "content-type": ["text/event-stream"]}
@@ -278,7 +278,7 @@ RULES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize("size", [1, 2, 7, 100])
 @pytest.mark.parametrize(("rule", "expected"), RULES)
 def test_a_rule_gets_the_whole_text_of_a_stream(rule: Any, expected: str, size: int) -> None:
-    """Each choice is one text, wherever the stream was cut."""
+    """A user's rule is applied to the joined text of each choice, however the text is cut into deltas."""
     text = "Call Jane at 555-0100, or John at 555-0199."
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     events = [_event(piece) + _event("Ja", index=1) for piece in pieces]
@@ -290,7 +290,7 @@ def test_a_rule_gets_the_whole_text_of_a_stream(rule: Any, expected: str, size: 
 
 
 def test_a_json_path_covers_the_texts_at_and_below_it() -> None:
-    """One element or all of them; numbers and syntax stay."""
+    """A `JSONPath` rule replaces all texts at and below its path, in bodies and deltas; numbers stay."""
     email = {"to": "jane@example.org", "n": 1, "cc": ["joe@example.org"]}
     body = json.dumps({"messages": [{"content": {"email": email}, "role": "user"}, {"content": "Hi"}]}).encode()
     for path in ("messages[*].content.email", "messages[0].content"):
@@ -304,7 +304,7 @@ def test_a_json_path_covers_the_texts_at_and_below_it() -> None:
 
 @pytest.mark.parametrize("path", ["", "a..b", "a[x]", "$.a", "a[", ".a", "a]"])
 def test_a_json_path_that_cannot_be_read_is_an_error(path: str) -> None:
-    """The error comes before anything is recorded."""
+    """`JSONPath` raises a `ValueError` for a path with wrong syntax; `$.a` is a valid path."""
     if path == "$.a":  # a field may be called so
         assert repr(JSONPath(path)) == "JSONPath('$.a')"
     else:
@@ -313,7 +313,7 @@ def test_a_json_path_that_cannot_be_read_is_an_error(path: str) -> None:
 
 
 def test_a_rule_that_is_empty_or_of_another_type_is_an_error() -> None:
-    """An empty text is found everywhere, and a number is no rule."""
+    """`Redaction` raises a `ValueError` for an empty rule, and a `TypeError` for a rule that is a number."""
     with pytest.raises(ValueError, match="empty"):
         Redaction(rules=[""])
     with pytest.raises(TypeError, match="not 5"):
@@ -325,7 +325,7 @@ def test_a_rule_that_is_empty_or_of_another_type_is_an_error() -> None:
 
 @given(st.data())
 def test_scrub_keeps_cuts_and_waits(data: st.DataObject) -> None:
-    """Each chunk that is not replaced as a whole keeps its moment, and the chunk map fits after a reload."""
+    """After redaction, each remaining chunk has the time of an original one, and the chunk map fits the new body."""
     text = f"a {KEY} b {KEY}{KEY} c"
     body = b"".join(_event(text[start : start + 9]) for start in range(0, len(text), 9))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12)))
@@ -343,7 +343,7 @@ def test_scrub_keeps_cuts_and_waits(data: st.DataObject) -> None:
 
 
 def test_a_cut_inside_a_key_moves_behind_the_placeholder() -> None:
-    """A chunk that becomes empty adds its wait to the next one."""
+    """When chunks end inside a replaced key, the placeholder stays whole, and later chunks keep their times."""
     body = _event(f"<{KEY}>")
     at = body.index(KEY.encode())
     clean = Redaction().scrub(_interaction(body[: at + 5], body[at + 5 : at + 9], body[at + 9 :]))

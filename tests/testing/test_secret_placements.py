@@ -1,4 +1,7 @@
-"""Secrets in every place of a recording where one was ever seen, in every spelling: none is written."""
+"""Secrets in every place of a recording where a secret was ever seen, in many spellings: no file with one is written.
+
+A placement is an interaction with a secret in one place. A spelling is an encoding of the secret.
+"""
 
 from __future__ import annotations
 
@@ -292,7 +295,7 @@ BY_KIND = {
 
 
 def test_placements_cover_each_place_of_each_api() -> None:
-    """Each secret in each place for each API."""
+    """The list of placements has the expected number: each secret in each place of each API."""
     assert len(ALL) > 200 * len(APIS)
 
 
@@ -302,7 +305,7 @@ def _said(encoding: str, expected: str) -> bool:
 
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_X1_X3_every_placement_is_found_and_named(kind: str) -> None:
-    """The leak has the right place and encoding, and not the secret."""
+    """For each placement, the scan gives a leak with its place and encoding, and without the secret."""
     for secret, placement in BY_KIND[kind]:
         leaks = Redaction([secret]).leaks(placement.interaction)
         assert [leak for leak in leaks if leak.place.startswith(placement.place)], (placement.name, leaks)
@@ -311,7 +314,7 @@ def test_X1_X3_every_placement_is_found_and_named(kind: str) -> None:
 
 
 def _spelled(secret: str) -> set[bytes]:
-    """Return every spelling of a secret that a reader could undo, made by encoding; the scanner decodes."""
+    """Return encodings of a secret that a reader could undo, made independently of the scanner, which decodes."""
     plain = secret.encode()
     spellings = {plain, plain.hex().encode(), plain.hex().upper().encode(), _codes(secret).encode()}
     spellings |= {json.dumps(secret)[1:-1].encode(), json.dumps(secret, ensure_ascii=False)[1:-1].encode()}
@@ -325,7 +328,7 @@ def _spelled(secret: str) -> set[bytes]:
 
 
 def _readable(interaction: Interaction) -> Iterator[bytes]:
-    """Yield all that can be read in an interaction; of events also each field of each type, joined to one text."""
+    """Yield all texts that can be read in an interaction, and each field of its events joined to one text."""
     body = interaction.response.body
     yield from (interaction.uri.encode(), interaction.request_body, body, interaction.response.end.encode())
     yield from (gzip.decompress(data) for data in (interaction.request_body, body) if data.startswith(b"\x1f\x8b"))
@@ -354,7 +357,7 @@ def _strings(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", BY_KIND)
 def test_X1_X3_no_placement_is_written(kind: str, tmp_path: Path) -> None:
-    """After scrubbing, either the secret cannot be read any more, or there is a leak and the file is not written."""
+    """For each placement, redaction either removes the secret, or reports a leak so that `save` writes no file."""
     written = 0
     for secret, placement in BY_KIND[kind]:
         redaction = Redaction([secret])

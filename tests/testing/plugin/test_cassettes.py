@@ -1,4 +1,4 @@
-"""Cassettes by marker and fixture: their files, the tests that they fail, and their recording."""
+"""Cassettes by marker and fixture of the pytest plugin: their files, the tests that fail by them, and recording."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def cassettes(pytester: pytest.Pytester) -> Path:
 
 
 def test_default_cassette_has_the_name_of_its_test(project: Project, cassettes: Path) -> None:
-    """The marker or the fixture is enough, in classes, with parameters, and in sync and async tests."""
+    """A test with the marker or the fixture plays the file named after it, with its class and parameters."""
     record(cassettes / "test_it" / "test_marked.yaml", "one")
     record(cassettes / "test_it" / "test_fixture.yaml", "two")
     record(cassettes / "test_it" / "TestClass.test_method[3].yaml", "3")
@@ -86,7 +86,7 @@ class TestClass:
 
 
 def test_marker_can_name_the_cassette(project: Project, cassettes: Path) -> None:
-    """The name is relative to the folder of the cassettes, which the ini file can set."""
+    """A name in the marker is the path of the cassette in the cassette folder, which the ini file can set."""
     record(cassettes / "openai" / "hello.yaml", "hello", "left over")
     test = (
         '@pytest.mark.miniagents_cassette("{}", unplayed="ignore")\ndef test_it():\n    assert ask("hello") == "hello"'
@@ -106,7 +106,7 @@ def test_marker_can_name_the_cassette(project: Project, cassettes: Path) -> None
     ],
 )
 def test_X8_a_marker_with_wrong_arguments_fails_the_test(project: Project, marker: str, said: str) -> None:
-    """The message says what is wrong with the marker."""
+    """A marker with a path outside of the folder, two names or an unknown setting is an error that says so."""
     result = project(f"@pytest.mark.miniagents_cassette({marker})\ndef test_it():\n    pass")
     result.assert_outcomes(errors=1)
     assert said in result.stdout.str()
@@ -121,7 +121,7 @@ def test_test_fails_when_interactions_are_left(project: Project, cassettes: Path
 
 
 def test_test_fails_when_the_application_catches_a_miss(project: Project, cassettes: Path) -> None:
-    """The miss fails the test; in a test that fails for another reason, it is added to that error."""
+    """A caught miss (a request without a recording) fails the test; if the test fails anyway, it is added there."""
     record(cassettes / "test_it" / "test_swallows.yaml", "Hi")
     record(cassettes / "test_it" / "test_fails.yaml", "Hi")
     result = project(
@@ -152,7 +152,7 @@ def test_fails():
 
 
 def test_K16_the_cassette_of_another_test_fails_the_test(project: Project, cassettes: Path) -> None:
-    """Its requests are missed or its recordings are left; a renamed test is told that its file does not exist."""
+    """A test that plays the cassette of another test fails; a renamed test is told that its file does not exist."""
     record(cassettes / "test_it" / "test_before.yaml", "Hi")
     result = project(
         ASK
@@ -234,7 +234,7 @@ def test_it(provider_server, stream_cassette):
 def test_requests_are_recorded_when_option_ini_or_marker_says_so(
     project: Project, cassettes: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A test that records may send requests."""
+    """When option, ini file or marker sets a record mode, the test sends its requests and records them."""
     monkeypatch.delenv("CI", raising=False)
     source = RECORDED_TEST
     if how == "marker":
@@ -249,7 +249,7 @@ def test_requests_are_recorded_when_option_ini_or_marker_says_so(
 def test_record_mode_of_the_option_goes_before_the_marker(
     project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forgotten marker records nothing when the option says `none`."""
+    """The option `none` overrides the record mode of a marker, so that the test records nothing."""
     monkeypatch.delenv("CI", raising=False)
     source = f"@pytest.mark.miniagents_cassette(record_mode='once')\n{RECORDED_TEST.lstrip()}"
     project(source, "--miniagents-record=none").assert_outcomes(failed=1)
@@ -257,7 +257,7 @@ def test_record_mode_of_the_option_goes_before_the_marker(
 
 
 def test_nothing_is_recorded_under_ci(project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says why recording was refused."""
+    """With the variable `CI` set, a test that would record fails, with the reason."""
     monkeypatch.setenv("CI", "true")
     result = project(RECORDED_TEST, "--miniagents-record=once")
     result.assert_outcomes(errors=1)
@@ -268,7 +268,7 @@ def test_nothing_is_recorded_under_ci(project: Project, cassettes: Path, monkeyp
 def test_each_test_records_its_own_file_under_xdist(
     project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workers of pytest-xdist record the cassettes of their tests."""
+    """Under pytest-xdist, the tests of several workers record one cassette each."""
     monkeypatch.delenv("CI", raising=False)
     tests = "\n".join(RECORDED_TEST.replace("test_it(", f"test_{number}(") for number in range(6))
     project(tests, "--miniagents-record=once", "-n", "2").assert_outcomes(passed=6)
@@ -276,7 +276,7 @@ def test_each_test_records_its_own_file_under_xdist(
 
 
 def test_plugin_works_beside_pytest_recording(project: Project, cassettes: Path) -> None:
-    """The markers of both plugins work in one project."""
+    """In one project, one test uses our cassette marker and another the marker of pytest-recording."""
     pytest.importorskip("pytest_recording")
     record(cassettes / "test_it" / "test_ours.yaml", "one")
     record(cassettes / "test_it" / "test_theirs.yaml", "two")
@@ -305,7 +305,7 @@ def test_theirs(vcr):
 @example("😀" * 99, "😀" * 98)
 @example("\ud83d", "\ude00")
 def test_K17_X8_any_test_name_gives_a_valid_and_unique_file_name(one: str, other: str) -> None:
-    """Forbidden characters are replaced, and two tests never share a file, also where file names ignore case."""
+    """Two different test names give two different valid file names, also on file systems that ignore case."""
     names = [cassette_name("test_it", f"test[{parameter}]").removeprefix("test_it/") for parameter in (one, other)]
     for name in names:
         assert not set(name) & set('<>:"/\\|?*\x00')
@@ -314,13 +314,13 @@ def test_K17_X8_any_test_name_gives_a_valid_and_unique_file_name(one: str, other
 
 
 def test_K17_a_valid_test_name_is_the_file_name() -> None:
-    """A name without problems is used unchanged."""
+    """A test name that is valid as a file name is used unchanged."""
     assert cassette_name("test_it", "TestIt.test_A[gpt-4]") == "test_it/TestIt.test_A[gpt-4].yaml"
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto", "anyio"])
 def test_marker_works_with_each_plugin_for_async_tests(project: Project, cassettes: Path, mode: str) -> None:
-    """The test runs under pytest-asyncio in both modes and under anyio's plugin, in a process of pytest-xdist."""
+    """The cassette marker works under pytest-asyncio, in both modes, and anyio's plugin, with pytest-xdist."""
     record(cassettes / "test_it" / "test_it.yaml", "one")
     mark = {"strict": "@pytest.mark.asyncio\n", "auto": "", "anyio": "@pytest.mark.anyio\n"}[mode]
     source = (

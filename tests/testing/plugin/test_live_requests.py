@@ -25,7 +25,7 @@ def server():
 
 
 def test_X13_the_ini_file_blocks_live_requests_in_all_tests(project: Project) -> None:
-    """A test that raises the refusal fails once, and the message says what to do."""
+    """With the ini option, a test that sends a live request fails once, with a message that says what to do."""
     result = project(f"def test_live():\n{LOOK_UP}", ini=BLOCK_ALL)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -39,7 +39,7 @@ def test_X13_the_ini_file_blocks_live_requests_in_all_tests(project: Project) ->
 
 @pytest.mark.parametrize("where", ["setup", "call", "teardown"])
 def test_X13_a_test_that_hides_a_refusal_fails_at_its_teardown(project: Project, where: str) -> None:
-    """A refusal that was caught in setup, call or teardown fails this test with its line, and not the next test."""
+    """When a test catches the guard's refusal in setup, call or teardown, its teardown fails with the line."""
     source = {
         "setup": f"@pytest.fixture\ndef thing():\n{HIDDEN_LOOK_UP}\ndef test_hides(thing):\n    pass\n",
         "call": f"def test_hides():\n{HIDDEN_LOOK_UP}",
@@ -71,7 +71,7 @@ def test_X13_live_requests_are_blocked_in_tests_that_use_the_plugin(project: Pro
 
 
 def test_marker_allows_connections_to_this_machine(project: Project) -> None:
-    """Without the marker such connections are refused."""
+    """With a marker, a guarded test may connect to this machine; without it, such a connection is refused."""
     result = project(
         f"{SERVER}"
         f"def test_not(server):\n{CONNECT}\n"
@@ -82,13 +82,13 @@ def test_marker_allows_connections_to_this_machine(project: Project) -> None:
 
 
 def test_hidden_refusal_is_reported_beside_an_unrelated_failure(project: Project) -> None:
-    """The test fails as it does without the guard, and its teardown reports the refusal."""
+    """A test that catches a refusal and then fails keeps its failure, and its teardown reports the refusal."""
     result = project(f"def test_both():\n{HIDDEN_LOOK_UP}    assert 1 == 2\n", ini=BLOCK_ALL)
     result.assert_outcomes(failed=1, errors=1)
 
 
 def test_guard_is_stopped_after_a_test_that_was_skipped_or_could_not_start(project: Project) -> None:
-    """The next test runs without the guard."""
+    """After a guarded test that was skipped or failed in setup, the next test runs without the guard."""
     result = project(
         f"{SERVER}"
         "def test_skips(virtual_clock):\n    pytest.skip('not today')\n"

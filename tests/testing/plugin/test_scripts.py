@@ -22,7 +22,7 @@ async def ask(agent):
 
 
 def test_test_passes_when_its_script_is_used_completely(project: Project) -> None:
-    """This holds for an agent, a client of the SDK, and a server."""
+    """A test that uses all steps of its scripted model or server passes, by agent, SDK client or socket."""
     result = project(
         ASK
         + """
@@ -47,7 +47,7 @@ async def test_server(provider_server):
 
 
 def test_test_fails_when_steps_are_left(project: Project) -> None:
-    """This holds for models and servers; a test that has failed already gets no second error."""
+    """A test that leaves steps of its scripted model or server unused fails, unless it has failed already."""
     result = project(
         ASK
         + """
@@ -68,7 +68,7 @@ def test_fails(scripted_llm):
 
 
 def test_test_fails_when_the_application_catches_an_unexpected_call(project: Project) -> None:
-    """An application that catches all errors does not hide a call without a step."""
+    """A test fails when the application catches the error of a call for which the script has no step."""
     result = project(
         ASK
         + """

@@ -24,7 +24,7 @@ AUTO = "asyncio_mode = auto"
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_marked_test_runs_in_virtual_time(project: Project, mode: str) -> None:
-    """Under pytest-asyncio in both modes; other tests keep the loop of asyncio, and no test gets another name."""
+    """Under pytest-asyncio, marked tests run in virtual time; unmarked tests keep asyncio's loop and their names."""
     result = project(
         (ASYNCIO if mode == "strict" else "")
         + MARK
@@ -42,7 +42,7 @@ def test_marked_test_runs_in_virtual_time(project: Project, mode: str) -> None:
 
 
 def test_fixture_makes_an_async_test_run_in_virtual_time(project: Project) -> None:
-    """`time()` is the time of the running loop, and `run` refuses to run inside it."""
+    """An async test with the fixture runs in virtual time; `time()` is its loop's time, and `run` raises inside it."""
     result = project(
         "async def test_virtual(virtual_clock):\n"
         "    await asyncio.sleep(3600)\n"
@@ -92,7 +92,7 @@ def test_async_fixtures_of_a_module_are_set_up_again_for_another_loop(project: P
 
 
 def test_loop_factories_of_the_project_serve_unmarked_tests(project: Project) -> None:
-    """The hook of the project decides for every test that is not marked."""
+    """The project's hook for loop factories decides the loop of unmarked tests, not of marked ones."""
     result = project(
         f"{MARK}{AN_HOUR.strip()}\n\n"
         "async def test_own():\n"
@@ -106,7 +106,7 @@ def test_loop_factories_of_the_project_serve_unmarked_tests(project: Project) ->
 
 
 def test_marked_test_with_loop_factories_is_refused(project: Project) -> None:
-    """The two settings contradict each other."""
+    """A test marked for virtual time that also chooses loop factories is an error."""
     result = project(
         f"@pytest.mark.asyncio(loop_factories=['uvloop'])\n{MARK}{AN_HOUR.strip()}\n",
     )
@@ -115,7 +115,7 @@ def test_marked_test_with_loop_factories_is_refused(project: Project) -> None:
 
 
 def test_marked_test_fails_when_another_hook_gives_its_loop(project: Project) -> None:
-    """The test fails before its call, and the message says what works."""
+    """A marked test whose loop comes from another hook fails before its call, with a message of what works."""
     result = project(
         f"{MARK}{AN_HOUR.strip()}\n",
         ini=AUTO,
@@ -131,7 +131,7 @@ def test_marked_test_fails_when_another_hook_gives_its_loop(project: Project) ->
 
 
 def test_marked_test_fails_when_no_plugin_runs_async_tests(project: Project) -> None:
-    """The message names the plugins that would run the test."""
+    """Without a plugin for async tests, a marked test fails with a message that names such plugins."""
     result = project(f"{MARK}{AN_HOUR.strip()}\n", "-p", "no:asyncio", ini="")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*test_virtual asks for virtual time, but no plugin runs it.*pytest-asyncio 1.4 or*"])
@@ -164,7 +164,7 @@ def test_anyio_plugin_runs_marked_tests_in_virtual_time(project: Project) -> Non
 
 
 def test_marker_goes_before_the_anyio_backend_of_the_project(project: Project) -> None:
-    """This also holds if `anyio_backend` is a fixture without parameters."""
+    """A marked test runs in virtual time, whatever the project's `anyio_backend` fixture says."""
     result = project(
         "@pytest.fixture\n"
         "def anyio_backend():\n"
@@ -190,7 +190,7 @@ def test_fixture_runs_coroutines_in_a_test_that_is_not_async(project: Project) -
 
 
 def test_marked_test_fails_when_it_is_not_async_and_lacks_the_fixture(project: Project) -> None:
-    """A marker at the test itself would have no effect; a marker of a module is ignored for such tests."""
+    """A sync test with the marker but no fixture fails; a marker of the whole module is ignored for it."""
     source = "def test_plain():\n    pass\n"
     failed = project(MARK + source)
     failed.assert_outcomes(failed=1)
@@ -288,7 +288,7 @@ def test_hypothesis_can_choose_seeds(project: Project) -> None:
     ],
 )
 def test_test_that_would_hang_fails_at_once(project: Project, body: str, told: str, line: str) -> None:
-    """A wait without an end fails by itself, an endless loop by its timeout; the report has the line."""
+    """A marked test that waits for ever fails at once, and an endless loop by its timeout; both report the line."""
     result = project(
         "async def poll():\n"
         "    while True:\n"
@@ -302,7 +302,7 @@ def test_test_that_would_hang_fails_at_once(project: Project, body: str, told: s
 
 
 def test_wrong_arguments_of_the_marker_are_refused(project: Project) -> None:
-    """The message lists the valid arguments."""
+    """A wrong argument of the virtual-time marker fails the test with a list of the valid arguments."""
     result = project(f"@pytest.mark.miniagents_virtual_time(seeds=7)\n{AN_HOUR.strip()}\n", ini=AUTO)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*miniagents_virtual_time takes seed=, schedules= and timeout= only*"])
