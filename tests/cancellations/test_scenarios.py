@@ -1,4 +1,9 @@
-"""Cancellations at every moment of many scenarios: no other task is harmed, hangs, or is left behind."""
+"""Cancellations at every step of many scenarios: no other task is harmed, hangs, or is left behind.
+
+The victim of a scenario is the task, stream or call that is cancelled; without one, the scenario itself is the victim.
+`cancel_at_every_step` runs a scenario once for each step of its victim, and cancels the victim at that step. Each time
+the assertions of the scenario must hold, and no task, generator or source may be left open.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +55,13 @@ MANY_SEEDS: list[Scenario] = []
 
 
 def scenario(function: Scenario) -> Scenario:
-    """Add a function to the scenarios."""
+    """Add a function to the list of scenarios, and return it."""
     SCENARIOS.append(function)
     return function
 
 
 def racy(function: Scenario) -> Scenario:
-    """Add a function to the scenarios, also to those under many schedules."""
+    """Add a function to the scenarios, and to those that also run under many schedules, and return it."""
     MANY_SEEDS.append(function)
     return scenario(function)
 
@@ -65,7 +70,7 @@ def racy(function: Scenario) -> Scenario:
 
 
 class Source:
-    """Source of words, one in each turn of the loop, which must be closed at the end."""
+    """Source of words, one in each step of the loop, which the trial expects to be closed at the end."""
 
     def __init__(self, trial: Trial, words: str = "one two three four") -> None:
         self.words = words.split()
@@ -98,7 +103,7 @@ async def await_in_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 
 def start_victim(trial: Trial, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """Start a task and make it the victim; the scenario itself is not cancelled."""
+    """Start a task and make it the victim, so that the scenario itself is not cancelled."""
     return trial.victim(asyncio.create_task(coroutine, name="victim"))
 
 
@@ -130,7 +135,7 @@ async def slow(ctx: InteractionContext) -> None:
 
 @racy
 async def reader_of_a_stream(trial: Trial, _: Path) -> None:
-    """Cancel a reader; other readers before, during and after it get all pieces."""
+    """Cancel one reader of a stream; readers that begin at the same time or later get all pieces."""
     async with PromisingContext():
         promise = StreamedPromise(Source(trial))
         start_victim(trial, read(promise))
@@ -142,7 +147,7 @@ async def reader_of_a_stream(trial: Trial, _: Path) -> None:
 
 @racy
 async def reader_of_a_stream_on_demand(trial: Trial, _: Path) -> None:
-    """Cancel a reader of a source that runs on demand; another reader gets all pieces."""
+    """Cancel a reader of a stream whose source runs on demand; another reader gets all pieces."""
     async with PromisingContext():
         promise = StreamedPromise(Source(trial), start_soon=False)
         start_victim(trial, read(promise))
@@ -151,7 +156,7 @@ async def reader_of_a_stream_on_demand(trial: Trial, _: Path) -> None:
 
 @scenario
 async def only_reader_of_a_stream_on_demand(trial: Trial, _: Path) -> None:
-    """Cancel the only reader; its source is closed when the context is left."""
+    """Cancel the only reader of a stream that runs on demand; its source is closed when the context is left."""
     async with PromisingContext():
         promise = StreamedPromise(Source(trial), start_soon=False)
         await asyncio.wait([start_victim(trial, read(promise))])
@@ -177,7 +182,7 @@ async def awaiting_task_of_a_promise(trial: Trial, _: Path) -> None:
 
 @scenario
 async def awaiting_task_with_timeouts(trial: Trial, _: Path) -> None:
-    """Cancel a task that awaits a promise with timeouts; another task gets the result."""
+    """Cancel a task that awaits a promise under short timeouts; another task gets the result."""
 
     async def impatient(promise: StreamedPromise[str, Any]) -> Any:
         for seconds in (0, 0.01, 1):
@@ -194,7 +199,7 @@ async def awaiting_task_with_timeouts(trial: Trial, _: Path) -> None:
 
 @racy
 async def stream_of_tokens(trial: Trial, _: Path) -> None:
-    """Cancel a stream; its readers get the pieces so far, and then the error."""
+    """Cancel a stream itself; its reader gets the first pieces, and then perhaps `PromiseCancelledError`."""
     async with PromisingContext():
         promise = trial.victim(StreamedPromise(Source(trial)))
         pieces: list[str] = []
@@ -207,7 +212,7 @@ async def stream_of_tokens(trial: Trial, _: Path) -> None:
 
 @racy
 async def task_that_fills_an_appender(trial: Trial, _: Path) -> None:
-    """Cancel the task that fills an appender; all readers see the same end."""
+    """Cancel the task that fills an appender; two readers get the same pieces before the end."""
 
     async def fill(appender: StreamAppender[str]) -> None:
         with appender:
@@ -235,7 +240,7 @@ async def task_that_fills_an_appender(trial: Trial, _: Path) -> None:
 
 @scenario
 async def context_with_handlers(trial: Trial, _: Path) -> None:
-    """Cancel a run with a handler of resolved promises; the handler is called once for each."""
+    """Cancel the body of a context with a handler for resolved promises, which is called once for each promise."""
     heard: list[Any] = []
 
     async def sleeper() -> str:
@@ -258,7 +263,7 @@ async def context_with_handlers(trial: Trial, _: Path) -> None:
 
 @racy
 async def reader_of_joined_messages(trial: Trial, _: Path) -> None:
-    """Cancel a reader of a joined message; other readers get it and its parts complete."""
+    """Cancel a reader of a joined message; another reader gets the whole message and its first part."""
     async with MiniAgents():
         parts = [message_of(Source(trial)), "and", message_of(Source(trial))]
         joined = join_messages(parts, delimiter="|")
@@ -269,7 +274,7 @@ async def reader_of_joined_messages(trial: Trial, _: Path) -> None:
 
 @racy
 async def reader_of_split_messages(trial: Trial, _: Path) -> None:
-    """Cancel a reader of the parts of a text; another reader gets all parts."""
+    """Cancel a reader of the split parts of a text; another reader gets all parts."""
     async with MiniAgents():
         parts = split_messages(message_of(Source(trial, "one | two | three")), delimiter="|")
 
@@ -283,7 +288,7 @@ async def reader_of_split_messages(trial: Trial, _: Path) -> None:
 
 @scenario
 async def reader_of_nested_sequences(trial: Trial, _: Path) -> None:
-    """Cancel a reader; another one gets all messages, with an error in its place."""
+    """Cancel a reader of a nested sequence; another reader gets all messages, with an error among them."""
 
     async def wrong() -> AsyncIterator[Any]:
         yield "before"
@@ -307,7 +312,7 @@ async def reader_of_nested_sequences(trial: Trial, _: Path) -> None:
 
 @scenario
 async def reader_of_replies_out_of_order(trial: Trial, _: Path) -> None:
-    """Cancel a reader of replies without an order; another reader gets all replies."""
+    """Cancel a reader of replies that may come out of order; another reader gets all replies."""
 
     @miniagent
     async def shuffler(ctx: InteractionContext) -> None:
@@ -325,7 +330,7 @@ async def reader_of_replies_out_of_order(trial: Trial, _: Path) -> None:
 
 @racy
 async def awaiting_task_of_an_agent(trial: Trial, _: Path) -> None:
-    """Cancel a task that awaits an agent; the agent runs to its end."""
+    """Cancel a task that awaits an agent; the agent still runs to its end."""
     log: list[str] = []
 
     @miniagent
@@ -346,7 +351,7 @@ async def awaiting_task_of_an_agent(trial: Trial, _: Path) -> None:
 
 @racy
 async def task_in_a_full_duplex_call(trial: Trial, _: Path) -> None:
-    """Cancel a task that sends and reads at the same time; its call is finished."""
+    """Cancel a task that sends messages to an agent while it reads the replies; the agent ends as well."""
 
     async def talk() -> None:
         call = echo.initiate_call()
@@ -366,7 +371,7 @@ async def task_in_a_full_duplex_call(trial: Trial, _: Path) -> None:
 
 @racy
 async def agent_call(trial: Trial, _: Path) -> None:
-    """Cancel a call; the agent and its calls stop, and readers get the replies so far and an error."""
+    """Cancel an agent's call; the calls that the agent made end, and readers get all replies or an error."""
 
     @miniagent
     async def busy(ctx: InteractionContext) -> None:
@@ -388,7 +393,7 @@ async def agent_call(trial: Trial, _: Path) -> None:
 
 @scenario
 async def run_with_agents(trial: Trial, _: Path) -> None:
-    """Cancel the body of a context; all agents that it called end."""
+    """Cancel the body of a context that called agents; all these agents end."""
 
     @miniagent
     async def parent(ctx: InteractionContext) -> None:
@@ -401,7 +406,7 @@ async def run_with_agents(trial: Trial, _: Path) -> None:
 
 @scenario
 async def inner_context(trial: Trial, _: Path) -> None:
-    """Cancel the body of an inner context; a call in the outer one runs to its end."""
+    """Cancel the body of an inner context; an agent that was called in the outer context runs to its end."""
 
     async def inner() -> None:
         async with MiniAgents():
@@ -416,7 +421,7 @@ async def inner_context(trial: Trial, _: Path) -> None:
 
 @scenario
 async def calls_with_timeouts(trial: Trial, _: Path) -> None:
-    """Cancel a task with two calls, one of which reaches its timeout."""
+    """Cancel a task that makes two calls with timeouts, the second of which is exceeded."""
 
     async def ask() -> None:
         await slow.trigger(timeout=20)
@@ -429,7 +434,7 @@ async def calls_with_timeouts(trial: Trial, _: Path) -> None:
 
 @scenario
 async def task_that_gathers(trial: Trial, _: Path) -> None:
-    """Cancel a task that waits for a group and for `gather`; another reader of its message gets all of it."""
+    """Cancel a task that waits for a task group and `gather`; another reader of the message it sent gets all of it."""
 
     async def ask_all() -> None:
         async with asyncio.TaskGroup() as group:
@@ -446,7 +451,7 @@ async def task_that_gathers(trial: Trial, _: Path) -> None:
 
 @scenario
 async def reader_of_errors_as_messages(trial: Trial, _: Path) -> None:
-    """Cancel a reader; another one gets the reply and the error as messages."""
+    """Cancel a reader of replies with `errors_as_messages`; another reader gets the reply and the error's message."""
 
     @miniagent
     async def failing(ctx: InteractionContext) -> None:
@@ -467,7 +472,7 @@ async def reader_of_errors_as_messages(trial: Trial, _: Path) -> None:
 
 @scenario
 async def loop_of_agents(trial: Trial, _: Path) -> None:
-    """Cancel a chain of agents that loops until `StopDialog`."""
+    """Cancel a task that runs `achain_loop` until an agent raises `StopDialog`."""
     rounds = 0
 
     @miniagent
@@ -484,7 +489,7 @@ async def loop_of_agents(trial: Trial, _: Path) -> None:
 
 @scenario
 async def dialog_with_a_history(trial: Trial, _: Path) -> None:
-    """Cancel a dialog of a scripted user and a scripted model; the history has its first messages."""
+    """Cancel a dialog between a scripted user and model; the history is empty or begins with the first line."""
     history = InMemoryChatHistory()
     user = create_scripted_user(["hello", "and now?"], chat_history=history)
     assistant = create_scripted_agent(["Hi there!", Step("Nothing.", gap=0.1)])
@@ -498,7 +503,7 @@ async def dialog_with_a_history(trial: Trial, _: Path) -> None:
 
 @scenario
 async def writer_of_a_file(trial: Trial, folder: Path) -> None:
-    """Cancel a task that writes to a history file; the file can still be read and written."""
+    """Cancel a task that appends to a history file; the next append and a later load still work."""
     history = ChatHistoryMD(folder / "chat.md")
     async with MiniAgents():
         await history.aappend(UserMessage("first"))
@@ -513,7 +518,7 @@ async def writer_of_a_file(trial: Trial, folder: Path) -> None:
 
 @racy
 async def run_with_persisting_handlers(trial: Trial, _: Path) -> None:
-    """Cancel a call; each message is still stored once."""
+    """Cancel a task that awaits one of two calls; no message is passed to the persisting handler twice."""
     kept: list[Message] = []
 
     async def keep(messages: tuple[Message, ...]) -> None:
@@ -533,7 +538,7 @@ async def run_with_persisting_handlers(trial: Trial, _: Path) -> None:
 
 @scenario
 async def awaiting_task_of_a_model(trial: Trial, _: Path) -> None:
-    """Cancel a task that awaits a model; its response is closed, and the next call is answered."""
+    """Cancel a task that awaits a scripted model; the next call of the model is answered."""
     llm = ScriptedLLM([Step("one two three", gap=0.1), "again"])
     agent = llm.agent()
 
@@ -545,7 +550,7 @@ async def awaiting_task_of_a_model(trial: Trial, _: Path) -> None:
 
 @scenario
 async def awaiting_task_of_a_busy_model(trial: Trial, _: Path) -> None:
-    """Cancel a task also between retries; no further request is sent."""
+    """Cancel a task that awaits a model with retries, in a request or in a wait between requests."""
     llm = ScriptedLLM([Failure(429, headers={"retry-after": "2"}), Failure(503), "Hello"])
     agent = llm.agent(retry=Retry(first_wait=1))
 
@@ -555,7 +560,7 @@ async def awaiting_task_of_a_busy_model(trial: Trial, _: Path) -> None:
 
 @scenario
 async def reader_through_the_sdk(trial: Trial, _: Path) -> None:
-    """Cancel a reader of OpenAI's own client; response and stream are closed."""
+    """Cancel a task that reads a scripted model's stream through OpenAI's client."""
     llm = ScriptedLLM(Step("one two three", gap=0.1))
 
     async def ask() -> None:
@@ -572,7 +577,7 @@ async def reader_through_the_sdk(trial: Trial, _: Path) -> None:
 
 @scenario
 async def run_with_a_streaming_model(trial: Trial, _: Path) -> None:
-    """Cancel a whole run in the middle of an answer."""
+    """Cancel the body of a context in which a model streams an answer."""
     model = create_scripted_agent([Step("one two three", gap=0.1), Step("four", first_wait=1)])
 
     async with MiniAgents():
@@ -585,7 +590,7 @@ async def run_with_a_streaming_model(trial: Trial, _: Path) -> None:
 
 
 def bind_folder(each: Scenario, folder: Path) -> Any:
-    """Return a scenario that takes a trial only, under its own name."""
+    """Return a scenario with its folder bound, so that it takes a trial only; its name stays."""
     return functools.update_wrapper(lambda trial: each(trial, folder), each)
 
 
@@ -602,18 +607,18 @@ ROWS = {
 
 
 def name_of(each: Scenario) -> str:
-    """Return the id of a test."""
+    """Return the id of a parametrized test: the row of docs/faults.md and the name of the scenario."""
     return f"{ROWS.get(each, 'C17')}-{each.__name__}"
 
 
 @pytest.mark.parametrize("each", SCENARIOS, ids=name_of)
 def test_scenario_survives_a_cancellation_at_every_step(each: Scenario, tmp_path: Path) -> None:
-    """In asyncio's order, each step of each scenario is cancelled once."""
+    """In asyncio's order of tasks, each scenario passes and leaves nothing open for a cancellation at each step."""
     assert cancel_at_every_step(bind_folder(each, tmp_path)) > 3
 
 
 @pytest.mark.parametrize("each", MANY_SEEDS, ids=name_of)
 def test_scenario_survives_cancellations_under_many_schedules(each: Scenario, tmp_path: Path, effort: Effort) -> None:
-    """Under each schedule, one random step is cancelled."""
+    """Under each of many schedules, each racy scenario passes when its victim is cancelled at one random step."""
     seeds = range(effort(50, ci=1000, nightly=5000))
     assert cancel_at_every_step(bind_folder(each, tmp_path), seeds=seeds, sample=1) > len(seeds) / 2

@@ -1,6 +1,7 @@
-"""One answer of a model, through the real SDKs and in virtual time: its bytes, and consumers that use it.
+"""One answer of a model, read through the real SDKs in virtual time, with a fault in it.
 
-`Answer` describes the bytes, `Cell` asks for the answer with a fault in it, and `CONSUMERS` has the ways to use it.
+`Answer` describes the bytes of the answer, and `Cell` asks for it with a fault. `CONSUMERS` has the ways to use the
+message: awaiting it, streaming its tokens, cancelling it, and so on.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ EARLY = 0.1
 
 
 class Answer:
-    """Places in the answer of an API, counted in events from 1, as faults count them."""
+    """Answer of one API without faults, with the numbers of its events, counted from 1 as faults count them."""
 
     key = KEY
 
@@ -61,15 +62,15 @@ class Answer:
 
     @staticmethod
     def step(**more: Any) -> Step:
-        """Return the step of the script, with additional arguments."""
+        """Return the script's step for this answer, with additional arguments."""
         return Step(TOKENS, gap=1.0, **more)
 
     def token(self, number: int) -> int:
-        """Return the number of the event with this token, counted from 1."""
+        """Return the number of the event that has the token of this number, both counted from 1."""
         return self.head + number
 
     def offset(self, text: str) -> int:
-        """Return the number of bytes before this text."""
+        """Return the number of bytes of the answer before this text."""
         return b"".join(self.events).index(text.encode())
 
     def replace(self, at: int, old: bytes, new: bytes) -> Fault:
@@ -84,13 +85,13 @@ class Answer:
 
     @property
     def ping(self) -> bytes:
-        """An event without content."""
+        """An event of this API without content."""
         ping = (event for event in self.events if b'"ping"' in event)
         return next(ping, b'data: {"type": "keepalive", "choices": []}\n\n')
 
     @property
     def unknown_delta(self) -> bytes:
-        """A delta of an unknown kind."""
+        """An event with a delta of a kind that the API does not have."""
         return self.events[self.head].replace(b"text_delta", b"mystery_delta")
 
     def _first(self, needle: bytes) -> int:
@@ -98,7 +99,7 @@ class Answer:
 
 
 class Wire(httpx2.AsyncBaseTransport):
-    """Transport that passes requests to another one, and counts requests, chunks and open responses."""
+    """Transport that passes requests to an inner transport, and counts requests, chunks and open responses."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport) -> None:
         self._transport = transport
@@ -140,7 +141,7 @@ class _WatchedBody(httpx2.AsyncByteStream):
 
 
 def agent_on(api: API, transport: httpx2.AsyncBaseTransport, **settings: Any) -> Any:
-    """Return the agent of this API, with its SDK's client."""
+    """Return the agent of this API, with its SDK's client on a transport."""
     http_client = httpx2.AsyncClient(transport=transport, trust_env=False)
     options: Any = {"api_key": KEY, "http_client": http_client, "timeout": PATIENCE}
     settings = {"stall_timeout": PATIENCE, **settings}
@@ -151,7 +152,7 @@ def agent_on(api: API, transport: httpx2.AsyncBaseTransport, **settings: Any) ->
 
 @cache
 def answer_of(api: API) -> Answer:
-    """Return the answer that all faults are applied to, as this API sends it."""
+    """Return the answer without faults, as this API sends it, to which tests apply faults."""
     streams: list[ResponseStream] = []
 
     def overlay(stream: ResponseStream) -> ResponseStream:
@@ -168,7 +169,7 @@ def answer_of(api: API) -> Answer:
 
 @dataclass
 class Seen:
-    """Tokens, message and error that a consumer got of an answer."""
+    """Tokens, message and error of an answer, as a consumer got them."""
 
     tokens: tuple[str, ...] | None = None
     """None if the consumer does not read tokens."""
@@ -217,7 +218,7 @@ class Cell:
 
 
 def abandoned_generators() -> list[str]:
-    """Return a list that will get the names of async generators that only the event loop closes."""
+    """Return a list that gets the name of each async generator that its user left for the event loop to close."""
     names: list[str] = []
     hooks = sys.get_asyncgen_hooks()
 
@@ -234,7 +235,7 @@ Ask = Callable[[], "MessageSequencePromise"]
 
 
 async def await_message(ask: Ask, wire: Wire) -> Seen:
-    """Wait for the message."""
+    """Await the message, without reading its tokens."""
     try:
         (message,) = await ask()
     except Exception as error:
@@ -243,7 +244,7 @@ async def await_message(ask: Ask, wire: Wire) -> Seen:
 
 
 async def stream_tokens(ask: Ask, wire: Wire) -> Seen:
-    """Read the tokens as they come, and check that a second reader gets the same."""
+    """Read the tokens as they come, and check that a second reader gets equal tokens."""
     promise = await only(ask())
     seen = await read(promise)
     assert await read(promise) == seen
@@ -278,7 +279,7 @@ async def cancel_promise(ask: Ask, wire: Wire) -> Seen:
 
 
 async def cancel_one_of_two_readers(ask: Ask, wire: Wire) -> Seen:
-    """Read with two tasks, cancel one of them, and check that a third reader after the end gets the same."""
+    """Read with two tasks, cancel one, and check that a third reader gets all that the other one got."""
     promise = await only(ask())
     first, second = asyncio.create_task(read(promise)), asyncio.create_task(read(promise))
     await asyncio.sleep(EARLY)
@@ -289,7 +290,7 @@ async def cancel_one_of_two_readers(ask: Ask, wire: Wire) -> Seen:
 
 
 async def never_read(ask: Ask, wire: Wire) -> Seen:
-    """Keep the promise unread until the context is left, which raises an error that no reader has seen."""
+    """Keep the promise, but read nothing; leaving the context then raises an error that no reader has seen."""
     try:
         async with MiniAgents():
             unread = ask()
@@ -336,7 +337,7 @@ async def read(promise: MessagePromise) -> Seen:
 
 
 async def assert_wire_is_idle(wire: Wire) -> None:
-    """Check that responses are closed within two loop steps, and that no chunk or request follows in a minute."""
+    """Check that responses close within two loop steps, and no chunk is read or request sent in the next minute."""
     for _ in range(2):
         await asyncio.sleep(0)
     assert wire.open == 0, "a response was not closed at once"
@@ -346,7 +347,7 @@ async def assert_wire_is_idle(wire: Wire) -> None:
 
 
 class Kit:
-    """Names of this file that the tests use."""
+    """Names of this file, as the fixture `kit` gives them to tests."""
 
     KEY = KEY
     PROMPT = PROMPT

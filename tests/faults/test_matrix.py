@@ -1,8 +1,9 @@
 """The fault matrix: faults of an answer x APIs of the providers x consumers of the answer.
 
-Each cell sends one prompt through a real SDK, in virtual time. Its row declares the outcome of the answer, for all
-APIs or for single ones; the outcome says what each consumer must get. `check` has the rules of all cells, above all:
-a message that is not marked as interrupted or lossy has the text of the script.
+A row is a fault with its expected outcome, for all APIs or for single ones. A cell is one row with one API and one
+consumer, which is a way to use the answer. Each cell sends one prompt through a real SDK, in virtual time, and `check`
+compares what the consumer got with the outcome. Above all, a message that is not marked as interrupted or lossy must
+have the text of the script.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ APIS: tuple[API, ...] = ("chat", "responses", "messages")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Expected outcome of an answer."""
+    """Expected outcome of an answer with a fault: message or error, number of requests, and times."""
 
     tokens: tuple[int | str, ...] = (1, 2, 3, 4)
     """Expected tokens; a number is a token of the script, and 0 all of its tokens as one."""
@@ -77,19 +78,19 @@ class Outcome:
 
     @property
     def at_once(self) -> bool:
-        """True if the answer ends before a consumer can cancel it."""
+        """True if the answer ends before a consumer has time to cancel it."""
         return self.requests == 1 and not self.tokens and not self.last
 
 
 def complete(*tokens: int | str, first: float = 0, last: float = 3, **fields: Any) -> Outcome:
-    """Return the outcome of a complete message, with these fields, and the script's tokens unless others are given."""
+    """Return the outcome of a complete message with these fields; by default it has the script's tokens."""
     return Outcome(tokens=tokens or (1, 2, 3, 4), first=first, last=last, fields=fields)
 
 
 def fails(
     error: type[Exception], after: int = 0, *, says: str = "", first: float = 0, last: float | None = None
 ) -> Outcome:
-    """Return the outcome of an error after so many tokens, which are in `partial`."""
+    """Return the outcome of an error, whose `partial` has the first `after` tokens."""
     return Outcome(tokens=tuple(range(1, after + 1)), error=error, says=says, first=first, last=last)
 
 
@@ -106,19 +107,19 @@ denied = partial(fails, AuthenticationFailedError)
 
 
 def later(outcome: Outcome, at_least: float = 0.375, at_most: float | None = None, *, requests: int = 2) -> Outcome:
-    """Return an outcome of a last request after so many seconds; by default, after the agent's own first wait."""
+    """Return an outcome whose last request comes after so many seconds, by default those of the agent's first wait."""
     if at_most is None:
         at_most = 0.5 if at_least == 0.375 else at_least
     return replace(outcome, requests=requests, wait=(at_least, at_most))
 
 
 def retried(*wait: float, requests: int = 2) -> Outcome:
-    """Return the outcome of a retry that gets a complete answer, which no consumer notices."""
+    """Return the outcome of a failed request and a retry with a complete answer, after the given wait."""
     return later(complete(), *wait, requests=requests)
 
 
 def gives_up(outcome: Outcome, at_least: float = 1.125, at_most: float = 1.5) -> Outcome:
-    """Return an outcome after three requests, the maximum."""
+    """Return an outcome that an agent gets after three requests, the most it sends, and the waits between them."""
     return later(outcome, at_least, at_most, requests=3)
 
 
@@ -127,7 +128,7 @@ def gives_up(outcome: Outcome, at_least: float = 1.125, at_most: float = 1.5) ->
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, and the expected outcome of the answer."""
+    """A fault of an answer, and the expected outcome."""
 
     ids: str
     """Ids of rows in docs/faults.md."""
@@ -180,29 +181,29 @@ def cells(rows: list[Row]) -> pytest.MarkDecorator:
 
 
 def before(extra: bytes, *, at: int) -> Fault:
-    """Insert these bytes before event `at`."""
+    """Return a fault that inserts these bytes before event `at`."""
     return faults.edit(lambda event: extra + event, at=at)
 
 
 def instead(text: bytes, *, at: int) -> Fault:
-    """Replace event `at` by these bytes."""
+    """Return a fault that replaces event `at` by these bytes."""
     return faults.edit(lambda event: text, at=at)
 
 
 def always(fault: Fault) -> Fault:
-    """Apply the fault to every answer."""
+    """Return a fault that applies to the answer of each request, not only of the first one."""
     return fault.on(every_request)
 
 
 def everywhere(old: bytes, new: bytes) -> Overlay:
-    """Replace bytes in each chunk."""
+    """Return a fault that replaces bytes in each chunk."""
     return lambda stream: replace(
         stream, chunks=tuple(Chunk(wait, data.replace(old, new)) for wait, data in stream.chunks)
     )
 
 
 def keep_alive(data: bytes, *, seconds: int, after: int) -> Overlay:
-    """Insert these bytes after event `after`, once a second for so many seconds."""
+    """Return a fault that inserts these bytes after event `after`, once a second for so many seconds."""
 
     def change(stream: ResponseStream) -> ResponseStream:
         extra = (Chunk.after(1, data),) * seconds
@@ -212,23 +213,23 @@ def keep_alive(data: bytes, *, seconds: int, after: int) -> Overlay:
 
 
 def close_connection(*, after: int) -> Overlay:
-    """Close the connection within the body, after so many chunks."""
+    """Return a fault that closes the connection in the middle of the body, after so many chunks."""
     end = "raise RemoteProtocolError: peer closed connection without sending complete message body"
     return lambda stream: replace(stream, chunks=stream.chunks[:after], end=end, complete=False)
 
 
 def encoding(name: str) -> Overlay:
-    """Set a `content-encoding` header that is wrong for the body."""
+    """Return a fault that sets a `content-encoding` header, though the body is not encoded in that way."""
     return lambda stream: replace(stream, headers={**stream.headers, "content-encoding": [name]})
 
 
 def twice(stream: ResponseStream) -> ResponseStream:
-    """Send the answer twice in one body."""
+    """Return a stream with the whole answer twice in one body."""
     return replace(stream, chunks=stream.chunks * 2)
 
 
 def document(value: Any) -> Fault:
-    """Respond with a JSON document and status 200."""
+    """Return a response with a JSON document and status 200, instead of a stream."""
     headers = {"content-type": ["application/json"]}
     return faults.respond(ResponseStream((Chunk(0, json.dumps(value).encode()),), headers=headers))
 
@@ -479,7 +480,7 @@ WORDS = [
 def test_S1_S2_S4_S5_S6_S10_S13_S20_S33_S34_P17_streams_that_end(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stream that ends early or never is an error with its text, a retry if it had none, or complete."""
+    """When a stream ends early, never or oddly, consumers get an error with the text so far, or a whole message."""
     check(row, api, consumer, kit, caplog)
 
 
@@ -487,7 +488,7 @@ def test_S1_S2_S4_S5_S6_S10_S13_S20_S33_S34_P17_streams_that_end(
 def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Cuts, line ends and compression do not change the message; unreadable bytes are an error."""
+    """Other cuts, line ends and compression give consumers the right message; unreadable bytes give an error."""
     check(row, api, consumer, kit, caplog)
 
 
@@ -495,7 +496,7 @@ def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
 def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S35_S36_P4_P7_P8_P9_P13_events_that_are_others(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Unknown, repeated and invalid events change nothing, or are an error if the API shows them."""
+    """Unknown, repeated or invalid events give consumers the right message, or an error where the API reveals them."""
     check(row, api, consumer, kit, caplog)
 
 
@@ -503,12 +504,12 @@ def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S35_S36_P4_P7_P8_P9_P13_events_that_
 def test_P1_P2_P3_P4_P5_P14_P15_P16_P20_S33_failures_of_providers(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failure is a typed error within a stream; before the first token it is retried where that may help."""
+    """A provider's failure gives consumers a typed error, after retries if it comes before the first token."""
     check(row, api, consumer, kit, caplog)
 
 
 def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
-    """Check what the consumer got against the outcome of the row, and the rules of all cells."""
+    """Run a cell, and check its message or error, requests, times, text, secrets and logs against the row."""
     outcome = row.others.get(api) or row.outcome
     cell = kit.Cell(api, consumer, row.make(kit.answer_of(api)), **row.settings)
     seen = cell.run()
@@ -533,14 +534,14 @@ def check(row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCapture
 
 
 def text_of(token: int | str, kit: Kit) -> str:
-    """Return a token of the script by its number, all of them for 0; texts are returned unchanged."""
+    """Return the text of a token by its number in the script, of all tokens for 0, or a given text unchanged."""
     if isinstance(token, str):
         return token
     return kit.TOKENS[token - 1] if token else "".join(kit.TOKENS)
 
 
 def check_end(outcome: Outcome, tokens: tuple[str, ...], seen: Seen) -> None:
-    """Check the message, or the error with its partial message."""
+    """Check that the consumer got the expected message, or the expected error with its partial message."""
     if outcome.error is None:
         assert seen.error is None
         assert seen.message.content == "".join(tokens)
@@ -568,7 +569,7 @@ def check_times(outcome: Outcome, wire: Wire, at: float) -> None:
 
 
 def check_text(row: Row, api: API, seen: Seen, kit: Kit) -> None:
-    """Check that the text is that of the script, or a beginning of it in a message that is marked as interrupted."""
+    """Check that a message has the script's text, or a beginning of it if it is marked as interrupted."""
     script = "".join(kit.TOKENS)
     message = seen.message or getattr(seen.error, "partial", None)
     if message is None or getattr(message, "lossy", False) or (row.ids in UNKNOWABLE and api != "responses"):
@@ -578,7 +579,7 @@ def check_text(row: Row, api: API, seen: Seen, kit: Kit) -> None:
 
 
 def check_secrets_and_logs(seen: Seen, caplog: pytest.LogCaptureFixture, kit: Kit) -> None:
-    """Check that no text has the key, no log line has the prompt, and asyncio logs nothing."""
+    """Check that no error shows the key, no log line has the prompt, and asyncio logs nothing."""
     error = "".join(traceback.format_exception(seen.error)) if seen.error else ""
     assert kit.KEY not in error + repr(seen.error) + caplog.text
     assert kit.PROMPT not in caplog.text
@@ -592,14 +593,14 @@ TESTS = [test for name, test in list(globals().items()) if re.match(r"test_[SP]\
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.__name__.split("_")[-1])
 def test_names_of_matrix_tests_have_the_ids_of_their_rows(test: Any) -> None:
-    """The name of each test has the ids of its rows in docs/faults.md."""
+    """Each test of the matrix has in its name the ids of all its rows in docs/faults.md, and no other ids."""
     assert set(re.findall(r"[SP]\d+", test.__name__)) == {
         each for row, *_ in cells_of(test) for each in row.ids.split()
     }
 
 
 def test_matrix_has_all_faults_and_at_least_900_cells() -> None:
-    """Each fault of the testing kit, and each `then` of a step, is in the table."""
+    """The rows use each fault of the testing kit and each `then` of a step, and make at least 900 cells."""
     assert sum(len(cells_of(test)) for test in TESTS) >= 900
     source = Path(__file__).read_text("utf-8")
     functions = {name: kind for name in faults.__all__ if inspect.isfunction(kind := getattr(faults, name))}

@@ -1,8 +1,8 @@
 """Soak test: an app of many agents under half an hour of random faults, in virtual time.
 
-The answer of the model is a function of its prompt, so that each reader knows the right text. While there are faults,
-readers get the right text, a beginning of it with an error, or an error. After the faults, all running calls end, and
-all new calls succeed.
+The right answer of the model, its truth, is a function of the prompt, so each reader can check the text. A storm is
+a source of random faults, which ends after half an hour. Until then readers get the right text, or an error, perhaps
+after a beginning of the text. Afterwards all running calls must end, and all new calls must succeed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ WORDS = [
 
 
 def truth(prompt: str) -> str:
-    """Return the model's answer to a prompt: some paragraphs, which begin with the number of the prompt."""
+    """Return the model's right answer to a prompt: some paragraphs, which begin with the number of the prompt."""
     chance = random.Random(prompt)
     paragraphs = [" ".join(chance.choices(WORDS, k=chance.randint(2, 9))) for _ in range(chance.randint(1, 4))]
     return f"{prompt[:7]} " + "\n\n".join(paragraphs)
@@ -77,7 +77,7 @@ def truth(prompt: str) -> str:
 
 
 class Storm:
-    """Random faults for some of the answers; the share of faulty answers changes every few minutes."""
+    """Source of random faults for some answers; the share of faulty answers changes every few minutes."""
 
     def __init__(self, seed: int, key: str, *, ends: float) -> None:
         self.seen: Counter[str] = Counter()
@@ -87,7 +87,7 @@ class Storm:
         self._strength = self._changes = 0.0
 
     def apply(self, api: str, stream: ResponseStream) -> ResponseStream:
-        """Return an answer with or without faults."""
+        """Return the answer as it is, or with random faults."""
         now = asyncio.get_running_loop().time()
         if now >= self._changes:
             self._strength = self._chance.choice((0.0, 0.2, 0.5, 1.0))
@@ -129,14 +129,14 @@ class Storm:
 
 
 class Model(httpx2.AsyncBaseTransport):
-    """Transport of a model that answers each prompt with its truth, changed by the storm, and keeps no calls."""
+    """Transport of a model that answers each prompt with its right answer, perhaps with faults, and keeps no calls."""
 
     def __init__(self, storm: Storm) -> None:
         self._storm = storm
         self._chance = random.Random(0)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return one answer."""
+        """Return the answer to the prompt of one request."""
         api = next(api for api in APIS if request.url.path.removeprefix("/v1/").startswith(api))
         llm = ScriptedLLM(self._answer, overlay=partial(self._storm.apply, api))
         return await llm.transport().handle_async_request(request)
@@ -195,7 +195,7 @@ async def text_of(ctx: InteractionContext) -> str:
 
 @miniagent
 async def relay(ctx: InteractionContext, writer: Any) -> None:
-    """Pass messages to a writer and back."""
+    """Send the received messages to a writer, and reply the writer's answer."""
     ctx.reply(writer.trigger(ctx.message_promises))
 
 
@@ -236,7 +236,7 @@ async def splitter(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def waiter(ctx: InteractionContext, writer: Any) -> None:
-    """Wait for the complete answer of a writer before the reply."""
+    """Reply the answer of a writer after the whole answer has come."""
     ctx.reply(await writer.trigger(ctx.message_promises))
 
 
@@ -276,13 +276,13 @@ async def readers(ctx: InteractionContext, writer: Any) -> None:
 
 @miniagent
 async def forgiver(ctx: InteractionContext, writer: Any) -> None:
-    """Reply errors as messages."""
+    """Reply the errors of a writer as messages."""
     ctx.reply(writer.trigger(ctx.message_promises, errors_as_messages=True))
 
 
 @miniagent
 async def answerer(ctx: InteractionContext, writer: Any) -> None:
-    """Send each message to a writer as it comes."""
+    """Send each received message to a writer as soon as it comes, and reply the answers."""
     async for promise in ctx.message_promises:
         ctx.reply(writer.trigger(promise))
 
@@ -349,7 +349,7 @@ def check_stored(messages: list[Any], *truths: str) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """An agent, and its expected replies."""
+    """An agent to call, and the right texts of its replies."""
 
     agent: Any
     expects: Callable[[str], list[str]] = lambda prompt: [truth(prompt)]
@@ -361,7 +361,7 @@ class Job:
 
 
 def several(prompt: str) -> list[str]:
-    """Return the answers to three prompts that are made of one."""
+    """Return the right answers to three prompts, which are made of one prompt."""
     return [truth(f"{prompt}/{number}") for number in range(3)]
 
 
@@ -387,7 +387,7 @@ JOBS = [
 
 
 class App:
-    """The writers, and workers that run random jobs one after the other."""
+    """The writers, which are agents on the model, and workers that run random jobs one after the other."""
 
     def __init__(self, kit: Kit, seed: int, folder: Path, storm: Storm) -> None:
         self.wire = kit.Wire(Model(storm))
@@ -478,7 +478,7 @@ async def soak(kit: Kit, seed: int, folder: Path) -> tuple[App, Storm]:
 def test_app_survives_random_faults_and_recovers_after_them(
     kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Replies stay right under faults and schedules, all calls end after them, and no key or prompt is logged."""
+    """During random faults, all replies are right or errors; after them all calls succeed, and no key is logged."""
     for seed in range(effort(1, ci=4, nightly=100)):
         app, storm = run_in_virtual_time(soak(kit, seed, tmp_path), seed=seed, timeout=STORM + 3 * CALM)
         assert len(storm.seen) > 15, "there were too few kinds of faults"
@@ -494,7 +494,7 @@ def test_app_survives_random_faults_and_recovers_after_them(
 def test_C18_memory_is_flat_in_a_storm(
     kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the first hundreds of requests, memory does not grow, whether they fail or succeed."""
+    """After the first hundreds of requests, memory does not grow, whether later requests fail or succeed."""
     caplog.set_level(logging.CRITICAL)  # what is captured is kept
     requests = effort(1_000, ci=4_000, nightly=100_000)
 
