@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 async def test_C8_agent_error_comes_after_the_replies_before_it() -> None:
-    """All readers get the replies and then the error."""
+    """If an agent replies and then fails, every reader gets the replies first and the error after them."""
     async with MiniAgents():
         replies = failing.trigger()
         assert await texts(replies) == await texts(replies) == ["before", "Boom"]
@@ -35,7 +35,7 @@ async def test_C8_agent_error_comes_after_the_replies_before_it() -> None:
 
 
 async def test_agent_error_passes_through_agents_that_forward_replies() -> None:
-    """Readers get the same exception, in its place, with the trace of the agent that raised it."""
+    """If agents forward a failing agent's replies, readers get its exception object, with its trace, in its place."""
 
     @miniagent
     async def middle(ctx: InteractionContext, depth: int) -> None:
@@ -51,7 +51,7 @@ async def test_agent_error_passes_through_agents_that_forward_replies() -> None:
 
 @pytest.mark.parametrize("also_the_agent", [False, True])
 async def test_error_of_make_sure_to_wait_is_the_last_reply(also_the_agent: bool) -> None:
-    """Other awaitables run to their end, or are cancelled if the agent itself fails."""
+    """A failed awaitable is the agent's last reply, and others run on; if the agent fails too, they are cancelled."""
     log: list[str] = []
 
     @miniagent
@@ -80,7 +80,7 @@ async def test_error_of_make_sure_to_wait_is_the_last_reply(also_the_agent: bool
 
 
 async def test_context_waits_for_the_clean_up_of_awaitables_that_it_cancels() -> None:
-    """An error in the block cancels what agents wait for; the context raises it after their clean-up."""
+    """An error in the context's block cancels what agents wait for, and leaves the block after their clean-up."""
     log: list[str] = []
 
     async def helper() -> None:
@@ -104,7 +104,7 @@ async def test_context_waits_for_the_clean_up_of_awaitables_that_it_cancels() ->
 
 
 async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
-    """The context raises the error with the agent's trace, because the replies have ended without it."""
+    """If an agent ends its replies early and then fails, the context raises its error, with the agent's trace."""
     go_on = asyncio.Event()
 
     @miniagent
@@ -126,7 +126,7 @@ async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
 
 
 async def test_early_finish_waits_for_awaitables_unless_told_otherwise() -> None:
-    """With `await_now=False` the replies end at once."""
+    """`afinish_early` waits for the agent's awaitables, and with `await_now=False` ends the replies without them."""
 
     @miniagent
     async def agent(ctx: InteractionContext, await_now: bool) -> None:
@@ -144,7 +144,7 @@ async def test_early_finish_waits_for_awaitables_unless_told_otherwise() -> None
 
 
 async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
-    """Errors and timeouts come as `ErrorMessage`; `StopDialog` and cancellations stay exceptions."""
+    """With `errors_as_messages`, errors and timeouts become messages; `StopDialog` and cancellations are raised."""
 
     @miniagent
     async def stopping(ctx: InteractionContext) -> None:
@@ -170,7 +170,7 @@ async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
 
 
 async def test_C12_timeout_cancels_the_agent() -> None:
-    """The replies so far come, and then a `TimeoutError` that names the agent."""
+    """A call that exceeds its `timeout` gives the replies so far, and then a `TimeoutError` that names the agent."""
     log: list[str] = []
 
     @miniagent
@@ -200,7 +200,7 @@ async def test_C12_timeout_cancels_the_agent() -> None:
 
 @pytest.mark.parametrize("how", ["await", "read"])
 async def test_C12_timeout_stops_the_stream_that_the_agent_was_reading(how: str) -> None:
-    """The stream stops also while the error, with its traceback, is kept."""
+    """A timeout of an agent closes the stream it reads, even if the error and its traceback are kept."""
     log: list[str] = []
 
     async def endless(fields: dict[str, Any]) -> AsyncIterator[str]:
@@ -236,7 +236,7 @@ async def test_C12_timeout_stops_the_stream_that_the_agent_was_reading(how: str)
 
 
 async def test_C4_cancelled_call_stops_the_agent() -> None:
-    """The agent's `finally` runs; readers get the replies so far and then `PromiseCancelledError`."""
+    """If a call is cancelled, its agent cleans up, and readers get the replies so far and `PromiseCancelledError`."""
     log: list[str] = []
 
     @miniagent
@@ -261,7 +261,7 @@ async def test_C4_cancelled_call_stops_the_agent() -> None:
 
 @pytest.mark.parametrize("fails", ["the agent", "what it waits for"])
 async def test_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails: str) -> None:
-    """The replies have ended as cancelled, so the context raises the error."""
+    """The context raises an error in an agent's clean-up, because the cancelled replies have ended without it."""
 
     async def stuck() -> None:
         try:
@@ -285,7 +285,7 @@ async def test_error_in_the_clean_up_of_a_cancelled_call_is_unobserved(fails: st
 
 
 async def test_C22_reply_after_the_end_of_the_agent_is_refused() -> None:
-    """A late reply raises an error that names the agent."""
+    """`reply` raises an error with the agent's name if a task calls it after the agent has ended."""
     late: list[Any] = []
 
     @miniagent
@@ -301,7 +301,7 @@ async def test_C22_reply_after_the_end_of_the_agent_is_refused() -> None:
 
 
 async def test_agent_error_comes_after_out_of_order_replies() -> None:
-    """An error waits for replies that were sent before it."""
+    """An agent's error comes to readers after the out-of-order replies that the agent sent before it failed."""
     go_on = asyncio.Event()
 
     async def late() -> AsyncIterator[str]:
@@ -336,7 +336,7 @@ class Own(BaseException):
 
 
 def fail_with_a_cause() -> NoReturn:
-    """Raise `Own` from another error."""
+    """Raise `Own` with another error as its cause."""
     try:
         raise KeyError("the cause")
     except KeyError as error:
@@ -344,7 +344,7 @@ def fail_with_a_cause() -> NoReturn:
 
 
 class Raising:
-    """Agents that raise `Own`, each in another place."""
+    """Functions of agents that raise `Own`: in the agent, in a stream, in an awaitable, or in an agent they call."""
 
     async def in_an_agent(self, ctx: InteractionContext) -> None:
         ctx.reply("before")
@@ -427,7 +427,7 @@ PLACES = [name for name in vars(Raising) if name.startswith(("in_", "as_"))]
 @pytest.mark.parametrize("timeout", [None, 10])
 @pytest.mark.parametrize("place", [*PLACES, "in_a_class"])
 async def test_C30_base_exception_of_an_agent_reaches_every_reader(place: str, timeout: float | None) -> None:
-    """Each reader gets it with its text and its cause, and it counts as observed."""
+    """If an agent raises a `BaseException`, each reader gets it with text and cause, and the context raises nothing."""
     agent: MiniAgent[Any] = MiniAgent(RaisingAgent if place == "in_a_class" else getattr(Raising(), place))
     async with MiniAgents():
         replies = agent.trigger(timeout=timeout)
@@ -440,6 +440,7 @@ async def test_C30_base_exception_of_an_agent_reaches_every_reader(place: str, t
 
 
 async def _up_to_the_error(promises: list[MessagePromise]) -> AsyncIterator[str]:
+    """Yield the tokens of the messages until `Own` is raised; fail if they end without it."""
     try:
         for promise in promises:
             async for token in promise:
@@ -451,7 +452,7 @@ async def _up_to_the_error(promises: list[MessagePromise]) -> AsyncIterator[str]
 
 @pytest.mark.parametrize("place", ["in_an_agent", "in_what_is_waited_for", "in_an_agent_that_it_calls", "in_a_promise"])
 async def test_C30_unobserved_base_exception_is_raised_by_the_context(place: str) -> None:
-    """A single one is raised itself, so that `pytest.skip` skips; several are raised in a group."""
+    """The context raises a `BaseException` that no reader got: alone as it is, with other errors in a group."""
     agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place))
     with pytest.raises(Own, match="the text"):
         async with MiniAgents():
@@ -467,7 +468,7 @@ async def test_C30_unobserved_base_exception_is_raised_by_the_context(place: str
     "place", ["in_an_agent", "in_the_tokens_of_a_message", "in_what_is_waited_for", "in_a_promise"]
 )
 async def test_errors_as_messages_turns_base_exceptions_into_error_messages(place: str) -> None:
-    """They are failures like any other error."""
+    """With `errors_as_messages`, a `BaseException` of an agent becomes an `ErrorMessage` with its class and text."""
     async with MiniAgents(errors_as_messages=True):
         replies = await MiniAgent(getattr(Raising(), place)).trigger()
     assert [(type(each), str(each)) for each in replies] == [(Message, "before"), (ErrorMessage, "Own: the text")]
@@ -475,7 +476,7 @@ async def test_errors_as_messages_turns_base_exceptions_into_error_messages(plac
 
 @pytest.mark.parametrize("kind", ["on_promise_resolved", "on_persist_messages"])
 async def test_base_exception_of_a_handler_is_raised_by_the_context(kind: str) -> None:
-    """It is raised at the end of the context, like any error of a handler."""
+    """If a handler of promises or of persistence raises a `BaseException`, the context raises it at its end."""
     raised: list[Own] = []
 
     async def handler(*_: Any) -> None:
@@ -538,7 +539,7 @@ def test_C30_outcome_that_an_agent_raises_is_that_of_its_test(
 
 
 async def test_unobserved_failure_names_its_agents() -> None:
-    """The failure of an agent, or of a message that it replied, has the trace of the agent."""
+    """An unobserved failure of an agent, or of a message it replied, has a note with the agent and its callers."""
 
     @miniagent
     async def parent(ctx: InteractionContext, how: str) -> None:
@@ -572,7 +573,7 @@ async def test_unobserved_failure_names_its_agents() -> None:
 async def test_C31_unobserved_failure_is_logged_when_its_replies_are_collected(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged once, while the context is open, with the trace of the agent that raised it."""
+    """With `unobserved_errors="log"`, a failure is logged once, when the agent's unread replies are collected."""
     agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place), alias="OUTER")
     async with MiniAgents(unobserved_errors="log"):
         replies = agent.trigger()
@@ -594,7 +595,7 @@ async def test_C31_unobserved_failure_is_logged_when_its_replies_are_collected(
 
 
 async def test_unobserved_failure_that_was_passed_on_is_raised_once() -> None:
-    """The context raises one error, although several agents failed with it."""
+    """If an agent's failure makes its callers fail as well, the context raises that one error only."""
 
     @miniagent
     async def parent(ctx: InteractionContext, depth: int) -> None:
@@ -608,7 +609,7 @@ async def test_unobserved_failure_that_was_passed_on_is_raised_once() -> None:
 
 
 async def test_C18_one_failing_agent_of_ten_thousand_leaves_the_others_alone() -> None:
-    """The replies are 9,999 messages and one error in its place."""
+    """If one of 10,000 agents fails, its caller replies 9,999 messages, and the error in the failed agent's place."""
 
     @miniagent
     async def worker(ctx: InteractionContext, number: int) -> None:
@@ -629,7 +630,7 @@ async def test_C18_one_failing_agent_of_ten_thousand_leaves_the_others_alone() -
 
 
 async def test_C21_replies_and_errors_pass_through_a_thousand_agents() -> None:
-    """Each agent calls the next one and passes its replies on."""
+    """A reply or an error of the innermost of a thousand nested agents reaches the reader of the outermost."""
 
     @miniagent
     async def link(ctx: InteractionContext, depth: int, fail: bool) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 async def test_trigger_returns_replies_while_the_agent_runs() -> None:
-    """`trigger` returns at once, and each reply can be read before the next one is made."""
+    """`trigger` returns before the agent runs, and a reader gets each reply before the agent makes the next one."""
     go_on = asyncio.Event()
     started: list[str] = []
 
@@ -45,7 +45,7 @@ async def test_trigger_returns_replies_while_the_agent_runs() -> None:
 
 
 async def test_replies_end_after_the_awaitables_of_make_sure_to_wait() -> None:
-    """Helpers may reply after the function of the agent has returned."""
+    """Replies of helpers given to `make_sure_to_wait` arrive, even if the agent's function has returned before."""
     log: list[str] = []
 
     @miniagent
@@ -65,7 +65,7 @@ async def test_replies_end_after_the_awaitables_of_make_sure_to_wait() -> None:
 
 
 async def test_await_now_waits_for_awaitables_and_raises_their_error() -> None:
-    """All awaitables have ended, and the error does not come again among the replies."""
+    """`await_now` waits for all awaitables of the agent and raises their error, which the replies do not repeat."""
     log: list[str] = []
 
     @miniagent
@@ -88,7 +88,7 @@ async def test_await_now_waits_for_awaitables_and_raises_their_error() -> None:
 
 
 async def test_await_now_may_be_cut_by_a_timeout() -> None:
-    """The awaitables go on, and the replies still wait for them."""
+    """If a timeout ends `await_now`, the awaitables go on, and the end of the replies still waits for them."""
     go_on = asyncio.Event()
 
     @miniagent
@@ -108,7 +108,7 @@ async def test_await_now_may_be_cut_by_a_timeout() -> None:
 
 
 async def test_agent_gets_messages_and_keyword_arguments_unchanged() -> None:
-    """Keyword arguments are the same objects; without messages the sequence is empty."""
+    """An agent gets the caller's keyword arguments as the same objects; without messages, its sequence is empty."""
     seen: list[Any] = []
 
     @miniagent
@@ -127,7 +127,7 @@ async def test_agent_gets_messages_and_keyword_arguments_unchanged() -> None:
 
 
 async def test_call_sends_messages_while_its_replies_are_read() -> None:
-    """Each message is answered before the next one is sent."""
+    """The agent of an open call answers each message before the caller sends the next one."""
 
     @miniagent
     async def answering(ctx: InteractionContext) -> None:
@@ -151,7 +151,7 @@ async def test_call_sends_messages_while_its_replies_are_read() -> None:
 
 
 async def test_call_sends_messages_out_of_order() -> None:
-    """A pending message delays no others, and `reply_sequence` finishes the call."""
+    """A message that a call sends out of order delays no other messages, and `reply_sequence` finishes the call."""
     go_on = asyncio.Event()
 
     async def late() -> AsyncIterator[str]:
@@ -166,7 +166,7 @@ async def test_call_sends_messages_out_of_order() -> None:
 
 
 async def test_unfinished_call_is_finished_when_its_caller_ends() -> None:
-    """The caller is an agent that returns or fails, or the body of the run."""
+    """A call that its caller left open is finished when the caller (an agent that returns or fails, the body) ends."""
     calls: list[AgentCall] = []
     seen: list[list[str]] = []
 
@@ -190,8 +190,8 @@ async def test_unfinished_call_is_finished_when_its_caller_ends() -> None:
     assert seen == [["from an agent"], ["from an agent"], ["from the body", "more"]]
 
 
-async def test_server_finishes_a_call_when_its_handle_is_collected() -> None:
-    """The called agent ends soon after, wherever the last reference was dropped."""
+async def test_open_call_is_finished_when_its_handle_is_collected() -> None:
+    """If the last reference to an open call is dropped anywhere, the call is finished, and its agent ends."""
     ended: list[str] = []
 
     @miniagent
@@ -220,7 +220,7 @@ async def test_server_finishes_a_call_when_its_handle_is_collected() -> None:
 
 
 def test_call_is_collected_without_an_error_after_its_loop_was_closed() -> None:
-    """There is no agent left to finish the call for."""
+    """An open call that is garbage-collected after its event loop was closed raises and logs no error."""
 
     async def main() -> AgentCall:
         MiniAgents().activate()
@@ -232,7 +232,7 @@ def test_call_is_collected_without_an_error_after_its_loop_was_closed() -> None:
 
 
 async def test_call_with_wrong_messages_starts_no_agent() -> None:
-    """The call raises `TypeError`, and the agent does not run."""
+    """A call with values that are no messages raises `TypeError`, and the agent does not run."""
     started: list[str] = []
 
     @miniagent
@@ -251,7 +251,7 @@ async def test_call_with_wrong_messages_starts_no_agent() -> None:
 
 
 async def test_agent_trace_names_the_agent_and_its_callers() -> None:
-    """It begins with the running agent, also in helpers; outside of agents there is none."""
+    """The agent trace is the running agent and its callers, also in helper tasks; outside of agents it is empty."""
     traces: list[list[str]] = []
 
     def note() -> None:
@@ -278,7 +278,7 @@ async def test_agent_trace_names_the_agent_and_its_callers() -> None:
 
 
 async def test_agent_trace_names_the_maker_of_a_call_and_not_its_reader() -> None:
-    """A call on demand, made by one agent and started by another, belongs to the first one."""
+    """If one agent makes a call on demand and another reads it, the trace names the agent that made the call."""
     traces: list[list[str]] = []
 
     @miniagent
@@ -306,7 +306,7 @@ async def test_agent_trace_names_the_maker_of_a_call_and_not_its_reader() -> Non
 
 
 async def test_failure_of_a_call_on_demand_is_raised_by_the_context_of_its_maker() -> None:
-    """An inner context that started the call does not raise it."""
+    """If a call on demand is first read in an inner context, the outer context, which made it, raises its failure."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = failing.trigger(start_soon=False)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Model(BaseModel):
-    """An application's model that holds anything."""
+    """Pydantic model of an application, with a field of any type."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     held: Any
@@ -34,7 +34,7 @@ class Model(BaseModel):
 
 @dataclasses.dataclass
 class State:
-    """An application's state."""
+    """Dataclass of an application, which holds any value."""
 
     held: Any
 
@@ -69,7 +69,7 @@ async def context_of_itself(ctx: InteractionContext, into: list[Any]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_C32_copy_of_an_object_of_a_run_is_refused(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says to await the promise; the messages themselves can be copied."""
+    """Copying or pickling an object of a run raises an error with advice; the messages themselves can be copied."""
     noise: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", noise.append)
     async with MiniAgents() as context:
@@ -96,7 +96,7 @@ async def test_C32_copy_of_an_object_of_a_run_is_refused(way: str, monkeypatch: 
 
 
 async def test_objects_of_a_failed_constructor_are_collected_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`__del__` of promises and calls works also if the constructor has failed."""
+    """A promise or call whose constructor failed is garbage-collected without an error in `__del__`."""
     noise: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", noise.append)
     makers: list[Callable[[], Any]] = [

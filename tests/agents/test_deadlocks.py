@@ -1,4 +1,4 @@
-"""Deadlocks of agents that wait for each other, and similar waits that are none (law 6)."""
+"""Deadlocks of agents that wait for each other in a ring, and similar waits that are no deadlock (law 6)."""
 
 from __future__ import annotations
 
@@ -57,11 +57,12 @@ async def joins(ctx: InteractionContext, other: MessageSequencePromise) -> None:
 
 @miniagent
 async def reader(ctx: InteractionContext) -> None:
-    """Wait for the messages that it was sent."""
+    """Wait for the messages that the agent was sent."""
     await ctx.message_promises
 
 
 async def _awaited(promise: MessageSequencePromise) -> None:
+    """Await the promise in a coroutine."""
     await promise
 
 
@@ -84,7 +85,7 @@ async def ring(length: int, wait: Any) -> list[MessageSequencePromise]:
 @pytest.mark.parametrize("wait", WAITS_FOR_ENDS, ids=lambda wait: wait.__name__)
 @pytest.mark.parametrize("length", [1, 2, 5])
 async def test_C10_ring_of_agents_raises_deadlock_error_with_their_names(length: int, wait: Any) -> None:
-    """The error comes at once, also while a timer runs and other tasks work."""
+    """Agents that wait for each other in a ring get a `DeadlockError` with their names, even if a timer is pending."""
     async with MiniAgents(unobserved_errors="log"):
         timer = asyncio.get_running_loop().call_later(3600, print)
         busy = asyncio.create_task(asyncio.Event().wait())
@@ -102,7 +103,7 @@ async def test_C10_ring_of_agents_raises_deadlock_error_with_their_names(length:
 async def test_ring_of_agents_that_read_one_by_one_logs_a_warning_with_their_names(
     length: int, wait: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is no error, because another task may still reply for one of them."""
+    """A ring of agents that read messages one by one is logged only, because another task may still send a message."""
     async with MiniAgents():
         replies = await ring(length, wait)
         await steps(50)
@@ -115,7 +116,7 @@ async def test_ring_of_agents_that_read_one_by_one_logs_a_warning_with_their_nam
 
 
 async def test_deadlock_error_names_agents_in_the_order_of_their_waits() -> None:
-    """The agent at the start of the ring is named again at its end."""
+    """The text of `DeadlockError` lists the agents in the order of their waits, and the first one again at the end."""
     async with MiniAgents(unobserved_errors="log"):
         replies = await ring(3, awaits)
         with pytest.raises(DeadlockError, match=r": (A -> B -> C -> A|B -> C -> A -> B|C -> A -> B -> C)\n"):
@@ -126,7 +127,7 @@ async def test_deadlock_error_names_agents_in_the_order_of_their_waits() -> None
 
 
 async def test_deadlock_error_reaches_all_agents_of_the_ring() -> None:
-    """It is raised in one wait, and comes to the others and their readers as that agent's failure."""
+    """Readers of all agents of a ring get the same `DeadlockError` object."""
     async with MiniAgents():
         replies = await ring(3, awaits)
         errors = await asyncio.gather(*map(_awaited, replies), return_exceptions=True)
@@ -135,7 +136,7 @@ async def test_deadlock_error_reaches_all_agents_of_the_ring() -> None:
 
 
 async def test_agents_that_forward_each_others_replies_raise_deadlock_error_in_readers() -> None:
-    """No agent waits, but a reader would never get to the end."""
+    """If two agents reply each other's replies, readers of either get `DeadlockError`, although no agent waits."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -153,7 +154,7 @@ async def test_agents_that_forward_each_others_replies_raise_deadlock_error_in_r
 
 
 async def test_ring_of_agents_raises_deadlock_error_after_the_body_has_ended() -> None:
-    """The context raises the error and ends, although its agents wait for each other."""
+    """If agents wait for each other while the context is left, the context raises `DeadlockError` and ends."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = await ring(2, awaits)
@@ -162,7 +163,7 @@ async def test_ring_of_agents_raises_deadlock_error_after_the_body_has_ended() -
 
 
 async def test_agent_may_catch_deadlock_error() -> None:
-    """It is raised in the agent's wait, and all others go on if the agent catches it there."""
+    """If one agent of a ring catches the `DeadlockError` at its wait, that agent and the others go on."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -181,7 +182,7 @@ async def test_agent_may_catch_deadlock_error() -> None:
 
 
 async def test_ring_that_a_task_of_the_agent_ends_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """An agent reads its own replies, and a task of its own adds to them."""
+    """An agent that reads its own replies, which a helper task sends, logs a warning and still gets them all."""
     replies: list[MessageSequencePromise] = []
     seen: list[str] = []
 
@@ -209,7 +210,7 @@ async def test_ring_that_a_task_of_the_agent_ends_logs_a_warning(caplog: pytest.
 
 @pytest.mark.parametrize("how", ["timeout", "wait_for", "call"])
 async def test_ring_with_a_timeout_is_no_deadlock(how: str) -> None:
-    """One of its members gives up after a while, and then all can go on."""
+    """If one agent of a ring has a timeout, it gives up after that time, and the other agent goes on."""
     replies: list[MessageSequencePromise] = []
 
     @miniagent
@@ -241,7 +242,7 @@ async def test_ring_with_a_timeout_is_no_deadlock(how: str) -> None:
 async def test_ring_through_a_task_that_is_awaited_with_a_timeout_is_no_deadlock(
     wait: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An agent awaits a task that waits for the agent, and the body cancels the task after a while."""
+    """A ring of an agent and a task is not reported if the body waits for the task with a timeout that cancels it."""
     replies: list[MessageSequencePromise] = []
     tasks: list[asyncio.Task[None]] = []
 
@@ -264,7 +265,7 @@ async def test_ring_through_a_task_that_is_awaited_with_a_timeout_is_no_deadlock
 
 @pytest.mark.parametrize("helper", ["agent", "task", "timer", "new thread", "old thread", "file"])
 async def test_wait_for_a_call_that_other_code_finishes_is_no_deadlock(helper: str) -> None:
-    """An agent, a task, a timer, a thread or a file finishes the call that the body awaits."""
+    """The body may await a call that an agent, a task, a timer, a thread or a file callback finishes later."""
 
     @miniagent
     async def finishing(ctx: InteractionContext) -> None:
@@ -306,7 +307,7 @@ async def test_wait_for_a_call_that_other_code_finishes_is_no_deadlock(helper: s
 
 
 async def test_waits_for_the_same_agent_are_no_deadlock() -> None:
-    """Many agents wait for one, in rings of references but not of waits."""
+    """Many agents that all wait for one slow agent, directly or through each other, get its replies."""
 
     @miniagent
     async def slow(ctx: InteractionContext) -> None:
@@ -327,7 +328,7 @@ async def test_waits_for_the_same_agent_are_no_deadlock() -> None:
 
 
 async def test_agents_that_append_to_each_others_sequences_are_no_deadlock(caplog: pytest.LogCaptureFixture) -> None:
-    """Two agents send each other one message at a time."""
+    """Two agents may answer each other one message at a time through two sequences, without an error or a warning."""
     rounds = 20
 
     @miniagent
@@ -351,7 +352,7 @@ async def test_agents_that_append_to_each_others_sequences_are_no_deadlock(caplo
 
 
 async def test_deadlock_in_one_loop_leaves_other_loops_alone() -> None:
-    """A wait in the loop of another thread goes on to its end."""
+    """A deadlock in one event loop does not disturb a wait in the event loop of another thread."""
 
     async def waits_for_a_while() -> Any:
         async with MiniAgents():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def test_class_agent_makes_an_instance_for_each_call() -> None:
-    """The instance gets `ctx` and the keyword arguments of the decorator and of the call."""
+    """Each call of a class agent makes an instance with `ctx` and the keyword arguments of decorator and call."""
 
     class Counter:
         """Counts what it is sent."""
@@ -59,7 +59,7 @@ async def test_class_agent_makes_an_instance_for_each_call() -> None:
     ],
 )
 def test_default_alias_is_the_name_in_upper_case(name: str, alias: str) -> None:
-    """Camel case is split before a capital that begins a word."""
+    """The default alias is the function's or class's name in upper case, with camel case split by underscores."""
 
     async def function(ctx: InteractionContext) -> None:
         """Nothing."""
@@ -70,7 +70,7 @@ def test_default_alias_is_the_name_in_upper_case(name: str, alias: str) -> None:
 
 
 def test_T6_description_keeps_braces_and_percent_signs() -> None:
-    """It is the docstring without indentation, or the given text."""
+    """The description is the agent's docstring without indentation, or the given text; braces stay as they are."""
 
     @miniagent
     async def agent(ctx: InteractionContext) -> None:
@@ -85,7 +85,7 @@ def test_T6_description_keeps_braces_and_percent_signs() -> None:
 
 
 async def test_fork_merges_keyword_arguments() -> None:
-    """A later fork wins over an earlier one, and the call wins over both."""
+    """Keyword arguments of a call replace those of a later fork, which replace those of an earlier fork."""
 
     @miniagent(a=1, b=1, c=1)
     async def agent(ctx: InteractionContext, **kwargs: Any) -> None:
@@ -102,7 +102,7 @@ async def test_fork_merges_keyword_arguments() -> None:
 
 
 async def test_decorator_refuses_everything_that_is_not_async() -> None:
-    """Plain functions, generators, objects without an async `__call__` and agents raise `TypeError`."""
+    """`miniagent` raises `TypeError` for plain functions, generators, objects whose call is not async, and agents."""
 
     def plain(ctx: InteractionContext) -> None: ...
 
@@ -127,32 +127,32 @@ async def test_decorator_refuses_everything_that_is_not_async() -> None:
 
 
 async def with_words(ctx: InteractionContext, word: str, *, more: str = "") -> None:
-    """Reply a word, and maybe another one."""
+    """Reply a word, and the other text if there is one."""
     ctx.reply(word + more)
 
 
 async def with_anything(context: InteractionContext, **words: str) -> None:
-    """Reply any words."""
+    """Reply any keyword arguments."""
     context.reply(" ".join(words.values()))
 
 
 class WithWords:
-    """Class agent that takes the arguments of the function."""
+    """Class agent with the arguments of `with_words`."""
 
     def __init__(self, ctx: InteractionContext, word: str, more: str = "") -> None:
         self.ctx = ctx
         self.words = word + more
 
     async def __call__(self) -> None:
-        """Reply."""
+        """Reply the word, and the other text if there is one."""
         self.ctx.reply(self.words)
 
 
 class Speaker:
-    """Object that takes the arguments of the function."""
+    """Object with an async `__call__` with the arguments of `with_words`."""
 
     async def __call__(self, ctx: InteractionContext, word: str, more: str = "") -> None:
-        """Reply."""
+        """Reply the word, and the other text if there is one."""
         ctx.reply(word + more)
 
 
@@ -168,7 +168,7 @@ KNOWN_ARGUMENTS = {
 @pytest.mark.parametrize("call", ["trigger", "initiate_call"])
 @pytest.mark.parametrize("function", KNOWN_ARGUMENTS.values(), ids=KNOWN_ARGUMENTS)
 async def test_call_refuses_unknown_and_missing_keyword_arguments(function: Any, call: str) -> None:
-    """The call raises `TypeError` before an agent of any kind has begun."""
+    """A call with unknown or missing keyword arguments raises `TypeError` before the agent begins."""
     agent = miniagent(function)
     fork = agent.fork(word="a")
     async with MiniAgents() as context:
@@ -188,7 +188,7 @@ async def test_call_refuses_unknown_and_missing_keyword_arguments(function: Any,
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where the function is defined")
 def test_agent_does_not_evaluate_annotations() -> None:
-    """Annotations may name types that are imported for type checkers only."""
+    """A function whose annotations name types that are imported for type checkers only can be an agent."""
     names: dict[str, Any] = {}
     exec(compile("async def agent(ctx: Missing, word: Missing): ...", "user", "exec", dont_inherit=True), names)
     with pytest.raises(TypeError, match="it takes: word"):
@@ -196,7 +196,7 @@ def test_agent_does_not_evaluate_annotations() -> None:
 
 
 async def test_agent_with_variable_keyword_arguments_takes_any_but_its_context() -> None:
-    """A wrapper that passes its arguments on takes any; the function behind it may refuse them."""
+    """A function with `**kwargs` can be called with any keyword argument but the name of its context parameter."""
 
     @functools.wraps(with_words)
     async def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -222,7 +222,7 @@ async def test_agent_with_variable_keyword_arguments_takes_any_but_its_context()
     [("1", TypeError), (True, TypeError), ([], TypeError), (-1, ValueError), (-0.1, ValueError), (nan, ValueError)],
 )
 async def test_call_refuses_a_wrong_timeout(timeout: Any, error: type[Exception]) -> None:
-    """A timeout is a number of seconds, from 0 to infinity."""
+    """A call with a `timeout` that is no number, or is negative or NaN, raises an error."""
     async with MiniAgents() as context:
         for call in (echo.trigger, echo.initiate_call):
             with pytest.raises(error, match="timeout must"):
@@ -232,7 +232,7 @@ async def test_call_refuses_a_wrong_timeout(timeout: Any, error: type[Exception]
 
 
 async def test_decorator_takes_every_async_callable() -> None:
-    """Partials, objects with an async `__call__`, bound methods and wrapped functions can be agents."""
+    """Partials, objects with an async `__call__`, bound methods and wrapped functions can become agents."""
 
     async def function(ctx: InteractionContext, text: str = "function") -> None:
         ctx.reply(text)
@@ -265,7 +265,7 @@ async def test_decorator_takes_every_async_callable() -> None:
 
 
 async def test_call_without_a_context_raises_no_active_context_error() -> None:
-    """It does so with any arguments, and in a context that is no `MiniAgents`, too."""
+    """A call outside of a `MiniAgents` context raises `NoActiveContextError`, even with wrong arguments."""
 
     async def calls() -> None:
         for arguments in ({}, {"errors_as_messages": True}, {"start_soon": False, "errors_as_messages": False}):
@@ -280,7 +280,7 @@ async def test_call_without_a_context_raises_no_active_context_error() -> None:
 
 
 async def test_T10_wrong_reply_raises_in_the_agent() -> None:
-    """The line that replies raises, and later replies still come."""
+    """`reply` with a value that is no message raises in the agent's own line, and later replies still arrive."""
 
     @miniagent
     async def agent(ctx: InteractionContext) -> None:
@@ -296,7 +296,7 @@ async def test_T10_wrong_reply_raises_in_the_agent() -> None:
 
 
 def test_run_agent_returns_the_replies_of_one_agent() -> None:
-    """It runs the agent in a loop of its own, and raises its error."""
+    """`run_agent` runs an agent in an event loop of its own, and returns its replies or raises its error."""
     assert MiniAgents().run_agent(echo, ["a", "b"]) == (Message("a"), Message("b"))
     with pytest.raises(Boom):
         MiniAgents().run_agent(failing)

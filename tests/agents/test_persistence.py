@@ -14,7 +14,7 @@ from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
 
 class Store:
-    """Persistence handler that keeps its messages, after failing a number of times."""
+    """Persistence handler that fails a given number of times, and then keeps its messages."""
 
     def __init__(self, *, failures: int = 0) -> None:
         self.kept: list[Message] = []
@@ -37,7 +37,7 @@ class Store:
 
 
 async def test_handler_gets_each_message_object_once() -> None:
-    """A message may be sent and awaited many times; an equal message in another object comes, too."""
+    """A handler gets a message object once, however often it is sent; an equal message in another object comes, too."""
     store = Store()
     async with MiniAgents(on_persist_messages=[store]) as context:
         message = Message("once")
@@ -50,7 +50,7 @@ async def test_handler_gets_each_message_object_once() -> None:
 
 
 async def test_handler_gets_sub_messages_before_their_message() -> None:
-    """They come depth first, and a message that two others contain comes once."""
+    """A handler gets the messages inside a message before it, and a message inside two others only once."""
     store = Store()
     async with MiniAgents(on_persist_messages=[store]) as context:
         shared = Message("shared")
@@ -60,7 +60,7 @@ async def test_handler_gets_sub_messages_before_their_message() -> None:
 
 
 async def test_C26_failed_handler_gets_its_messages_again() -> None:
-    """It gets them with the next messages, and the context raises its error at the end."""
+    """A handler that failed gets its messages again with the next ones, and the context raises the error at its end."""
     store = Store(failures=1)
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents(on_persist_messages=[store]):
@@ -74,7 +74,7 @@ async def test_C26_failed_handler_gets_its_messages_again() -> None:
 
 
 async def test_failed_handler_gets_its_messages_again_at_the_end_of_the_context() -> None:
-    """A handler that failed with the last message gets it once more."""
+    """A handler that failed with the last message gets it once more when the context is left."""
     store = Store(failures=1)
     with pytest.raises(ExceptionGroup, match="1 error"):
         async with MiniAgents(on_persist_messages=[store]):
@@ -84,7 +84,7 @@ async def test_failed_handler_gets_its_messages_again_at_the_end_of_the_context(
 
 
 async def test_apersist_messages_raises_the_error_of_the_handler() -> None:
-    """The next call gives the messages to the handler again."""
+    """If the handler fails, `apersist_messages` raises its error, and the next call stores the messages."""
     store = Store(failures=1)
     async with MiniAgents(on_persist_messages=[store], unobserved_errors="log") as context:
         message = Message("text")
@@ -96,7 +96,7 @@ async def test_apersist_messages_raises_the_error_of_the_handler() -> None:
 
 
 async def test_each_handler_has_its_own_record_of_persisted_messages() -> None:
-    """A message that one handler has stored is given again to another handler that failed."""
+    """If one of two handlers fails, only the failed one gets the message a second time."""
     good, bad = Store(), Store(failures=1)
     with pytest.raises(ExceptionGroup):
         async with MiniAgents(on_persist_messages=[good]) as context:
@@ -107,7 +107,7 @@ async def test_each_handler_has_its_own_record_of_persisted_messages() -> None:
 
 
 async def test_message_of_an_inner_context_goes_to_handlers_of_both_contexts() -> None:
-    """Each handler gets it once."""
+    """Handlers of the inner and of the outer context each get a message of the inner context once."""
     outer, inner = Store(), Store()
     async with MiniAgents(on_persist_messages=[outer]):
         async with MiniAgents(on_persist_messages=[inner]):
@@ -118,7 +118,7 @@ async def test_message_of_an_inner_context_goes_to_handlers_of_both_contexts() -
 
 
 async def test_overlapping_messages_are_persisted_without_a_deadlock() -> None:
-    """Many tasks persist messages that share parts, while the handler itself sends messages."""
+    """Tasks may persist messages with common parts, while the handler sends messages itself; each is stored once."""
     store = Store()
 
     async def handler(messages: tuple[Message, ...]) -> None:
@@ -140,21 +140,21 @@ async def test_overlapping_messages_are_persisted_without_a_deadlock() -> None:
 
 
 class SlowStore(Store):
-    """Persistence handler that waits until its gate is open."""
+    """Persistence handler that waits until the event `gate` is set."""
 
     def __init__(self, *, failures: int = 0) -> None:
         super().__init__(failures=failures)
         self.gate = asyncio.Event()
 
     async def __call__(self, messages: tuple[Message, ...]) -> None:
-        """Wait for the gate, then keep the messages or fail."""
+        """Wait for the event, then keep the messages or fail."""
         await self.gate.wait()
         await super().__call__(messages)
 
 
 @pytest.mark.parametrize("failures", [0, 1])
 async def test_apersist_messages_waits_for_another_task_that_persists_the_message(failures: int) -> None:
-    """If the other task's call of the handler fails, the message is given to the handler once more."""
+    """`apersist_messages` waits while another task stores the message, and stores it itself if that task fails."""
     store = SlowStore(failures=failures)
     async with MiniAgents(on_persist_messages=[store], unobserved_errors="log") as context:
         part = Message("part")
@@ -175,7 +175,7 @@ async def test_apersist_messages_waits_for_another_task_that_persists_the_messag
 
 
 async def test_apersist_messages_does_not_wait_for_other_messages() -> None:
-    """A handler may wait for an agent that persists messages of its own."""
+    """A handler may wait for an agent that persists another message at the same time."""
     store = Store()
     pending: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 
@@ -199,7 +199,7 @@ async def test_apersist_messages_does_not_wait_for_other_messages() -> None:
 
 
 async def test_handlers_that_wait_for_each_other_raise_deadlock_error() -> None:
-    """Each call of the handler persists the message that the other call is storing."""
+    """If two calls of a handler each persist the other's message, one gets `DeadlockError`, and the other goes on."""
     messages = [Message("zero"), Message("one")]
     store = Store()
 
@@ -216,7 +216,7 @@ async def test_handlers_that_wait_for_each_other_raise_deadlock_error() -> None:
 
 
 async def test_slow_handler_gets_waiting_messages_in_one_call() -> None:
-    """Messages that come during a call, or after a failed one, are given together."""
+    """Messages that come while a handler works, or after it failed, are given to its next call all together."""
     store = SlowStore(failures=1)
     with pytest.raises(ExceptionGroup, match="1 error"):
         async with MiniAgents(on_persist_messages=[store]) as context:
@@ -230,7 +230,7 @@ async def test_slow_handler_gets_waiting_messages_in_one_call() -> None:
 
 
 async def test_handler_gets_no_failed_messages() -> None:
-    """A message whose stream failed is not given to the handler."""
+    """A message whose stream failed is not given to the persistence handler."""
     store = Store()
 
     async def streamer(_: dict[str, Any]) -> Any:
@@ -244,6 +244,6 @@ async def test_handler_gets_no_failed_messages() -> None:
 
 
 def test_context_refuses_a_handler_that_is_not_callable() -> None:
-    """The constructor raises `TypeError`."""
+    """`MiniAgents(on_persist_messages=...)` raises `TypeError` for a handler that is not callable."""
     with pytest.raises(TypeError, match="persistence handler"):
         MiniAgents(on_persist_messages=["file.txt"])  # type: ignore[list-item]  # that is the mistake

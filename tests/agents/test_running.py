@@ -75,7 +75,7 @@ class Child:
         return time.monotonic()
 
     def end(self) -> tuple[int, list[str], str]:
-        """Wait for the end; return the exit status of a shell, the rest of the output, and the standard error."""
+        """Wait for the end; return a shell's exit status, the rest of the output, and the standard error."""
         output, errors = self.process.communicate(timeout=20)
         status = self.process.returncode
         assert "was destroyed" not in errors
@@ -102,7 +102,7 @@ MiniAgents().run(amain())
 
 @posix
 def test_C13_ctrl_c_cleans_up_everything_within_a_second(root: Path) -> None:
-    """Return the reply of an agent, as the main function of a program."""
+    """Ctrl-C ends a program within a second with status 130, after the clean-ups of main, agents and streams."""
     child = Child(root, MAIN)
     child.until("ready")
     pressed = child.signal(signal.SIGINT)
@@ -115,7 +115,7 @@ def test_C13_ctrl_c_cleans_up_everything_within_a_second(root: Path) -> None:
 
 @posix
 def test_ctrl_c_ends_the_run_normally_when_main_catches_it(root: Path) -> None:
-    """`amain` gets one `KeyboardInterrupt`; agents are cancelled all the same, and `run` returns."""
+    """If `amain` catches the `KeyboardInterrupt` of Ctrl-C, agents are cancelled, and `run` returns its result."""
     child = Child(
         root,
         """
@@ -141,7 +141,7 @@ say(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 
 @posix
 def test_ctrl_c_cancels_agents_after_main_has_ended(root: Path) -> None:
-    """The agents clean up, and the interrupt leaves `run`."""
+    """If Ctrl-C comes after main has ended, running agents clean up, and the interrupt ends the program."""
     child = Child(
         root,
         """
@@ -161,7 +161,7 @@ MiniAgents().run(amain())
 
 @posix
 def test_C14_second_ctrl_c_ends_the_process_without_clean_ups(root: Path) -> None:
-    """A clean-up that hangs does not keep the process alive."""
+    """If a clean-up hangs after Ctrl-C, a second Ctrl-C ends the process without waiting for it."""
     child = Child(
         root,
         """
@@ -194,7 +194,7 @@ MiniAgents().run(amain())
 @posix
 @pytest.mark.parametrize("main_catches", [False, True])
 def test_C15_sigterm_cleans_up_and_exits_with_143(root: Path, main_catches: bool) -> None:
-    """The clean-up is that of Ctrl-C, also if main swallows its cancellation."""
+    """SIGTERM runs all clean-ups and ends the process with status 143, even if main swallows its cancellation."""
     child = Child(
         root,
         f"""
@@ -221,7 +221,7 @@ MiniAgents().run(amain())
 @posix
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)], ids=str)
 def test_sigterm_as_second_signal_ends_the_process_without_clean_ups(root: Path, signals: tuple[int, int]) -> None:
-    """The exit status is 143 after either first signal."""
+    """SIGTERM after a first SIGINT or SIGTERM ends the process at once with status 143."""
     child = Child(
         root,
         """
@@ -245,7 +245,7 @@ MiniAgents().run(amain())
 
 @pytest.mark.parametrize("main_catches", [False, True])
 def test_C16_interrupt_of_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
-    """Main gets it once, also if two agents raise it, and the other agents are cancelled."""
+    """If one or two agents raise `KeyboardInterrupt`, main gets it once, and the other agents are cancelled."""
     child = Child(
         root,
         f"""
@@ -273,7 +273,7 @@ say(MiniAgents().run(amain()))
 
 
 def test_signal_and_interrupt_of_an_agent_are_one_interrupt(root: Path) -> None:
-    """Ctrl-C that a prompt in an agent raises as well comes to main once."""
+    """If Ctrl-C also makes a prompt in an agent raise `KeyboardInterrupt`, main gets one interrupt only."""
     child = Child(
         root,
         """
@@ -296,7 +296,7 @@ say(MiniAgents().run(amain()))
 
 
 def test_system_exit_of_an_agent_ends_the_program_with_its_status(root: Path) -> None:
-    """It passes through main, and all agents clean up."""
+    """`SystemExit` in an agent ends the program with its status, after the clean-ups of main and all agents."""
     child = Child(
         root,
         """
@@ -314,7 +314,7 @@ MiniAgents().run(amain())
 
 @pytest.mark.parametrize("how", ["in main", "in a task group", "under wait_for", "in the body of a reader"])
 def test_interrupt_is_raised_in_main_wherever_main_waits(root: Path, how: str) -> None:
-    """Main may wait in a task group, with a timeout, or in the middle of a stream."""
+    """An agent's interrupt reaches main in a task group, under a timeout, or in the middle of a stream."""
     waits = {
         "in main": "await replies",
         "in a task group": "\n        async with asyncio.TaskGroup() as group:\n            group.create_task(wait())",
@@ -378,7 +378,7 @@ WAITS_OF_MAIN = {
     ],
 )
 def test_interrupt_is_raised_in_main_after_the_clean_ups_of_its_helpers(root: Path, where: str, fails: bool) -> None:
-    """Every `finally` of a helper has run by then, and an error in one does not hide the interrupt."""
+    """Main gets an interrupt after its helpers' clean-ups, and an error in a clean-up does not hide it."""
     child = Child(
         root,
         f"""
@@ -426,7 +426,7 @@ async def amain() -> str:
 
 
 def test_run_makes_a_loop_and_closes_it() -> None:
-    """It returns the result of main or raises its error, and restores the handler of SIGINT."""
+    """`run` returns main's result or raises its error, closes its loop, and restores the handler of SIGINT."""
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def main(fail: bool) -> str:
@@ -443,7 +443,7 @@ def test_run_makes_a_loop_and_closes_it() -> None:
 
 
 def test_run_uses_the_loop_of_its_loop_factory() -> None:
-    """The running loop is of the class that the factory makes."""
+    """`run(loop_factory=...)` runs main in a loop that the factory made."""
 
     class Loop(asyncio.SelectorEventLoop):
         """Loop of the test."""
@@ -455,7 +455,7 @@ def test_run_uses_the_loop_of_its_loop_factory() -> None:
 
 
 def test_run_works_outside_of_the_main_thread() -> None:
-    """It handles no signals there."""
+    """`run` works in a thread that is not the main thread, where Python can handle no signals."""
     results: list[str] = []
     thread = threading.Thread(target=lambda: results.append(MiniAgents().run(amain())))
     thread.start()
@@ -464,12 +464,12 @@ def test_run_works_outside_of_the_main_thread() -> None:
 
 
 async def test_arun_works_in_a_running_loop() -> None:
-    """It opens the context for the awaitable, and returns its result."""
+    """`arun` opens the context, awaits its argument in the running loop, and returns the result."""
     assert await MiniAgents().arun(amain()) == "hello"
 
 
 def test_run_leaves_signal_handlers_of_the_application() -> None:
-    """An application that handles Ctrl-C itself goes on doing so."""
+    """`run` keeps a signal handler that the application has installed, and the handler gets the signal."""
 
     def mine(*_: object) -> None: ...
 
@@ -487,7 +487,7 @@ def test_run_leaves_signal_handlers_of_the_application() -> None:
 
 @posix
 def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> None:
-    """Programs that the tests start get signals also in a test run under `nohup`."""
+    """Tests of this file pass if pytest was started with signals ignored, as under `nohup`."""
 
     def ignore_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @miniagent
 async def model(ctx: InteractionContext, tokens: tuple[str, ...], error: Exception | None = None) -> None:
-    """Reply one promise whose stream may fail, as an LLM agent does."""
+    """Reply one message that streams these tokens and may fail, as an LLM agent does."""
 
     async def stream(fields: dict[str, Any]) -> AsyncIterator[str]:
         fields["model"] = "m"
@@ -40,7 +40,7 @@ async def model(ctx: InteractionContext, tokens: tuple[str, ...], error: Excepti
 
 
 async def test_failed_stream_is_followed_by_its_error_message() -> None:
-    """The text so far is a message of its own, marked as interrupted."""
+    """A reply that fails in its stream becomes its text so far, marked as interrupted, and an error message."""
     async with MiniAgents(errors_as_messages=True):
         replies = await model.trigger(tokens=("So ", "far"), error=StreamTruncatedError("cut"))
         assert replies == (
@@ -51,14 +51,14 @@ async def test_failed_stream_is_followed_by_its_error_message() -> None:
 
 
 async def test_stream_that_fails_before_its_first_token_is_only_an_error_message() -> None:
-    """No empty message stands for the missing answer."""
+    """A reply that fails before its first token becomes an error message only, without an empty message before it."""
     async with MiniAgents(errors_as_messages=True):
         replies = await model.trigger(tokens=(), error=ValueError("no key"))
         assert replies == (ErrorMessage("ValueError: no key"), Message("after it"))
 
 
 async def test_stream_that_does_not_fail_is_unchanged() -> None:
-    """Tokens, text, fields and class are those of the original message."""
+    """With `errors_as_messages`, a reply that does not fail keeps its tokens, text, fields and class."""
     async with MiniAgents(errors_as_messages=True):
         replies = model.trigger(tokens=("a", "b"))
         promise = await anext(aiter(replies))
@@ -68,7 +68,7 @@ async def test_stream_that_does_not_fail_is_unchanged() -> None:
 
 
 async def test_errors_as_messages_delays_no_token() -> None:
-    """A reader gets the first token before the second one is made."""
+    """With `errors_as_messages`, a reader gets the first token of a reply before the second one is made."""
     async with MiniAgents(errors_as_messages=True):
         gate: StreamAppender[str] = StreamAppender()
 
@@ -90,7 +90,7 @@ async def test_errors_as_messages_delays_no_token() -> None:
 
 
 async def test_stop_dialog_in_a_stream_is_no_error_message() -> None:
-    """`StopDialog` is raised, before and after the first token."""
+    """`StopDialog` in a stream is raised to the reader and is no error message, before and after the first token."""
     async with MiniAgents(errors_as_messages=True):
         for tokens in ((), ("a",)):
             with pytest.raises(StopDialog):
@@ -98,7 +98,7 @@ async def test_stop_dialog_in_a_stream_is_no_error_message() -> None:
 
 
 async def test_exception_among_the_replies_becomes_an_error_message() -> None:
-    """The error message stands in the place of the exception."""
+    """An exception object that an agent replies becomes an error message in its place among the replies."""
     async with MiniAgents(errors_as_messages=True):
 
         @miniagent

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("how", ["cancelled", "timed out", "dropped"])
 async def test_C4_C6_agent_without_a_waiting_reader_works_to_its_end(how: str) -> None:
-    """Leaving the context waits for the agent."""
+    """If an agent's reader is cancelled, times out or drops the replies, the agent still ends before its context."""
     go_on = asyncio.Event()
     done: list[str] = []
 
@@ -43,7 +43,7 @@ async def test_C4_C6_agent_without_a_waiting_reader_works_to_its_end(how: str) -
 
 
 def test_C23_debug_mode_of_asyncio_names_the_agent_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    """The agent's alias is the name of its task, so it is in the warning about a slow step."""
+    """If an agent blocks the event loop, asyncio's warning in debug mode has the agent's alias."""
 
     @miniagent
     async def blocker(ctx: InteractionContext) -> None:

@@ -67,7 +67,7 @@ def test_message_class_sets_the_default_role(message: Message, role: str | None)
 
 
 def test_message_takes_content_by_position_or_by_keyword() -> None:
-    """Both make the same message; content given twice, or of a wrong type, is refused."""
+    """Content by position or by keyword makes an equal message; content given twice or of a wrong type raises."""
     assert Message("x") == Message(content="x")
     assert Message() == Message(None) == Message(content=None)
     assert Message("") != Message()
@@ -78,7 +78,7 @@ def test_message_takes_content_by_position_or_by_keyword() -> None:
 
 
 class Picture(Message):
-    """A message with typed fields and nothing else, as users write them."""
+    """Message with typed fields and no constructor, as users write it."""
 
     width: int
     unit: str = "px"
@@ -100,13 +100,13 @@ def test_message_subclass_has_a_typed_constructor() -> None:
 
 
 def test_message_takes_fields_of_any_name() -> None:
-    """Fields may even be called `self` and `cls`."""
+    """A message can have extra fields of any name, even `self` and `cls`."""
     message = Message("x", self=1, cls=2, meta={"k": [1]})
     assert (message.self, message.cls, message.meta["k"]) == (1, 2, (1,))
 
 
 def test_message_refuses_a_second_initialization() -> None:
-    """A second call of `__init__` raises and changes nothing."""
+    """A second call of a message's `__init__` raises an error and changes nothing."""
     message = Message("x")
     with pytest.raises(TypeError, match="immutable"):
         message.__init__("y")  # type: ignore[misc]
@@ -126,7 +126,7 @@ def test_message_with_parts_has_their_texts_as_its_text() -> None:
 
 
 def test_message_without_content_has_json_of_its_fields_as_its_text() -> None:
-    """The JSON has neither names of classes nor hash keys."""
+    """`str` of a message without content is JSON of its fields, without names of classes or hash keys."""
     note = Note(title="é", parts=[Message(x=1)], number=1.5)
     assert json.loads(str(note)) == {
         "title": "é",
@@ -145,13 +145,13 @@ def test_T5_message_keeps_braces_and_surrogates_as_text() -> None:
 
 
 def test_message_names_the_field_that_cannot_be_frozen() -> None:
-    """A value that cannot be made immutable is refused with the name of its field."""
+    """A message with a value that cannot be made immutable raises an error that names the field."""
     with pytest.raises(FreezeError, match=r"x: cannot freeze builtins\.object"):
         Message("a", x=object())
 
 
 def test_answer_has_declared_and_extra_fields() -> None:
-    """An answer of a model keeps the declared fields and all others that the provider sent."""
+    """An `AssistantMessage` has its declared fields and all further fields that the provider sent."""
     assert ANSWER.usage is not None
     assert (ANSWER.usage.input_tokens, ANSWER.usage.details) == (1, {"a": (1,)})
     assert (ANSWER.tool_calls[0].name, ANSWER.tool_calls[0].arguments, ANSWER.tool_calls[0].type) == (
@@ -184,13 +184,13 @@ def test_message_is_equal_after_dump_and_validation(message: Message) -> None:
 
 
 def test_message_is_equal_after_dump_to_json() -> None:
-    """`model_validate_json` of a message or of its class reads the text of `model_dump_json`."""
+    """The JSON of `model_dump_json` is read back to an equal message by `Message` or by the message's own class."""
     assert Message.model_validate_json(ANSWER.model_dump_json()) == ANSWER
     assert AssistantMessage.model_validate_json(ANSWER.model_dump_json()) == ANSWER
 
 
 def test_X7_constructor_takes_names_of_classes_as_content() -> None:
-    """`class_` and tags are ordinary content in constructors, at any depth, and in `model_copy`."""
+    """Constructors and `model_copy` take `class_` and type tags in values as plain content, at any depth."""
     message = Message(content="x", class_="UserMessage")
     assert type(message) is Message
     assert message.class_ == "UserMessage"
@@ -204,7 +204,7 @@ def test_X7_constructor_takes_names_of_classes_as_content() -> None:
 
 @pytest.mark.parametrize("name", ["NoSuchClass", "", "builtins.object", "os.system", None, 5, [], {"a": 1}], ids=repr)
 def test_X7_model_validate_makes_a_plain_message_of_an_unknown_class(name: Any) -> None:
-    """A name that is no registered subclass gives a plain message, and nothing is imported."""
+    """A dump whose class name is no registered subclass becomes a plain message, and no module is imported."""
     dump = {"content": "x", "class_": name, "inner": [{"class_": name, "content": "y", "__reduce__": 1, "lc": 1}]}
     message = Message.model_validate(dump)
     assert type(message) is Message
@@ -214,7 +214,7 @@ def test_X7_model_validate_makes_a_plain_message_of_an_unknown_class(name: Any) 
 
 
 def test_model_validate_refuses_a_dump_of_another_class() -> None:
-    """A dump of a class that is no subclass of the validated one is a validation error."""
+    """`model_validate` raises a validation error for a dump of a class that does not derive from the validated one."""
     with pytest.raises(ValidationError, match="is not a subclass of UserMessage"):
         UserMessage.model_validate(AssistantMessage("x").model_dump())
     with pytest.raises(ValidationError, match="is not a subclass of Message"):
@@ -231,7 +231,7 @@ def test_model_validate_refuses_a_dump_that_nests_too_deep() -> None:
 
 
 def test_serialize_replaces_nested_messages_by_references() -> None:
-    """Messages in fields, in tuples and in other values become hash keys; the rest becomes JSON types."""
+    """`serialize` puts hash keys in place of the messages in fields, tuples and mappings, and JSON for other values."""
     one, two = UserMessage("1"), Message("2")
     message = Note(
         title="t",
@@ -271,13 +271,13 @@ def test_serialize_replaces_nested_messages_by_references() -> None:
 
 
 def test_serialize_refuses_a_field_with_the_name_of_a_reference() -> None:
-    """Two fields that would get the same name raise an error that says the name."""
+    """`serialize` raises an error if a field has the name under which a reference would be stored."""
     with pytest.raises(ValueError, match="'a__hash_key'"):
         Message(a=Message("x"), a__hash_key="y").serialize()
 
 
 def test_sub_messages_yields_each_message_once_after_its_children() -> None:
-    """Messages inside come in the order of the fields, through any container."""
+    """`sub_messages` yields each message inside a message once, children first, through any container."""
     leaf, shared = Message("leaf"), Message("shared")
     left = Message("left", inner=[leaf, {"k": shared}])
     right = Message("right", usage=Usage(note=shared), inner=Message("new"))
@@ -287,7 +287,7 @@ def test_sub_messages_yields_each_message_once_after_its_children() -> None:
 
 
 def test_message_works_when_nested_ten_thousand_deep() -> None:
-    """All operations work at this depth but dumps to JSON, which raise an error."""
+    """All operations on a message nested 10,000 deep work, except dumps to JSON, which raise an error."""
     message, other = Message("0"), Message("0")
     for n in range(1, 10_000):
         message, other = Message(str(n), inner=message), Message(str(n), inner=other)
@@ -321,12 +321,12 @@ def test_message_equality_depends_on_class_and_fields() -> None:
     ids=["plain", "user", "error", "answer", "parts"],
 )
 def test_message_hash_keys_never_change(message: Message, key: str) -> None:
-    """The hash keys are these constants, because stored histories refer to them."""
+    """The hash keys of known messages are the committed constants, because stored histories refer to them."""
     assert message.hash_key == key
 
 
 def test_message_mark_of_persistence_is_no_part_of_its_value() -> None:
-    """The mark is not compared, dumped or pickled."""
+    """The internal mark that a message was persisted is not compared, dumped or pickled."""
     message = Message("x")
     object.__setattr__(message, "_persisted", True)
     again = pickle.loads(pickle.dumps(message))

@@ -57,7 +57,7 @@ def endless() -> Tokens:
 
 
 async def test_message_promise_resolves_to_tokens_and_fields() -> None:
-    """The fields are those known beforehand and those of the streamer, which win."""
+    """A message promise resolves to its joined tokens and fields; the streamer's fields replace those given before."""
     async with MiniAgents():
         source = Tokens("Hel", "", "lo", metadata={"model": "gpt", "usage": {"input_tokens": 3}, "k": 2})
         promise = source.promise(AssistantMessage, k=1, size=[1, 2])
@@ -73,7 +73,7 @@ async def test_message_promise_resolves_to_tokens_and_fields() -> None:
 
 
 async def test_known_beforehand_is_frozen_at_the_call() -> None:
-    """Later changes of a list do not show, and the mapping of known fields refuses changes."""
+    """`known_beforehand` is immutable and does not show later changes of a list that the caller gave."""
     async with MiniAgents():
         tags = ["a"]
         promise = Tokens("x").promise(tags=tags)
@@ -84,7 +84,7 @@ async def test_known_beforehand_is_frozen_at_the_call() -> None:
 
 
 async def test_message_promise_refuses_a_field_that_cannot_be_frozen() -> None:
-    """The call raises an error that names the field."""
+    """`Message.promise` raises an error that names the field if a known field cannot be made immutable."""
     async with MiniAgents():
         with pytest.raises(FreezeError, match="tool"):
             Tokens("x").promise(tool=object())
@@ -96,7 +96,7 @@ async def test_message_promise_refuses_a_field_that_cannot_be_frozen() -> None:
     ids=["usage", "object", "key", "content"],
 )
 async def test_message_promise_fails_when_metadata_is_invalid(metadata: dict[Any, Any]) -> None:
-    """Readers get the tokens and then the error, and an await raises the error."""
+    """If a streamer sets invalid metadata, readers get the tokens and then an error, which an await raises, too."""
     async with MiniAgents():
         promise = Tokens("a", "b", metadata=metadata).promise(AssistantMessage)
         seen = []
@@ -109,7 +109,7 @@ async def test_message_promise_fails_when_metadata_is_invalid(metadata: dict[Any
 
 
 async def test_message_promise_fails_when_known_fields_are_invalid() -> None:
-    """An error of the source is raised all the same, with a plain partial message."""
+    """If known fields are invalid for the class, a source's error is still raised, with a plain partial message."""
     async with MiniAgents():
         for source in (Tokens("a"), Tokens("a", error=LLMError("broken"))):
             with pytest.raises((ValueError, LLMError)) as caught:
@@ -120,7 +120,7 @@ async def test_message_promise_fails_when_known_fields_are_invalid() -> None:
 
 @pytest.mark.parametrize("wrong", [1, None, b"bytes", Message("x"), ["x"]], ids=repr)
 async def test_message_promise_fails_when_a_token_is_no_text(wrong: Any) -> None:
-    """Readers get the tokens before it and then a `TypeError`, and the source is closed."""
+    """If a streamer yields a value that is no text, readers get the tokens before it and then `TypeError`."""
     async with MiniAgents():
         source = Tokens("good", wrong, "never")
         promise = source.promise()
@@ -136,7 +136,7 @@ async def test_message_promise_fails_when_a_token_is_no_text(wrong: Any) -> None
 
 
 async def test_as_promise_resolves_to_the_same_message() -> None:
-    """The promise needs no context, streams the text as one token, and knows the other fields beforehand."""
+    """`as_promise` works without a context, streams the text as one token, and resolves to the same message."""
     message = UserMessage("hello", k=1)
     promise = message.as_promise
     assert promise.is_done
@@ -147,7 +147,7 @@ async def test_as_promise_resolves_to_the_same_message() -> None:
 
 
 async def test_message_promise_refuses_wrong_arguments() -> None:
-    """Content together with a streamer, and a streamer that is not callable, raise `TypeError`."""
+    """`Message.promise` raises `TypeError` for content with a streamer, and for a streamer that is not callable."""
     async with MiniAgents():
         with pytest.raises(TypeError, match="not both"):
             Message.promise("content", message_token_streamer=Tokens("x"))
@@ -159,7 +159,7 @@ async def test_message_promise_refuses_wrong_arguments() -> None:
 
 
 async def test_message_error_has_the_partial_message() -> None:
-    """`partial` is of the promised class and has the metadata so far; all readers get the same error."""
+    """If a stream fails, the error's `partial` is a message of the promised class with text and metadata so far."""
     async with MiniAgents():
         error = LLMError("broken")
         promise = Tokens("Hel", "lo", metadata={"model": "gpt"}, error=error).promise(AssistantMessage, k=1)
@@ -176,7 +176,7 @@ async def test_message_error_has_the_partial_message() -> None:
 
 
 async def test_message_error_keeps_its_partial_message_when_passed_on() -> None:
-    """A joined message fails with the partial message of the message that failed."""
+    """A joined message fails with the `partial` message of the member that failed."""
     async with MiniAgents():
         sequence = MessageSequence.turn_into_sequence_promise(
             ["before", Tokens("par", "tial", error=LLMError("broken")).promise()]
@@ -187,7 +187,7 @@ async def test_message_error_keeps_its_partial_message_when_passed_on() -> None:
 
 
 async def test_message_error_has_the_partial_text_when_metadata_is_invalid() -> None:
-    """Invalid metadata is left out of `partial`, and the text is kept."""
+    """If a failed stream also set invalid metadata, `partial` has the text and leaves the metadata out."""
     async with MiniAgents():
         source = Tokens("text", metadata={"usage": "half"}, error=LLMError("broken"))
         with pytest.raises(LLMError) as caught:
@@ -199,7 +199,7 @@ async def test_message_error_has_the_partial_text_when_metadata_is_invalid() -> 
 
 
 async def test_message_promise_cancel_closes_the_source() -> None:
-    """The source is closed within one loop step; readers get `PromiseCancelledError` with the partial message."""
+    """`cancel` closes the source within a loop step; readers get an error with the partial message."""
     async with MiniAgents():
         source = endless()
         promise = source.promise()
@@ -215,7 +215,7 @@ async def test_message_promise_cancel_closes_the_source() -> None:
 
 
 async def test_message_source_stops_when_the_promise_is_dropped() -> None:
-    """The source is closed one loop step after the last reference is gone, with or without a reader before."""
+    """A source is closed a loop step after the last reference to its promise is gone, read before or not."""
     async with MiniAgents():
         for start_soon in (True, False):
             source = endless()
@@ -231,7 +231,7 @@ async def test_message_source_stops_when_the_promise_is_dropped() -> None:
 
 
 async def test_C1_message_source_stops_when_its_only_reader_breaks() -> None:
-    """A reader with the only reference leaves its loop, and the source is closed."""
+    """If the only reader breaks out of its loop and drops the promise, the source is closed."""
     async with MiniAgents():
         source = endless()
         async for _ in source.promise():
@@ -241,7 +241,7 @@ async def test_C1_message_source_stops_when_its_only_reader_breaks() -> None:
 
 
 async def test_message_source_continues_while_a_reader_waits() -> None:
-    """Iterating or awaiting keeps the promise, without another reference to it."""
+    """A task that iterates or awaits keeps the source running, without another reference to the promise."""
     async with MiniAgents():
         source = Tokens(*["x"] * 50)
         assert [token async for token in source.promise()] == ["x"] * 50
@@ -266,7 +266,7 @@ async def test_message_source_stops_when_a_cycle_is_collected() -> None:
 
 
 async def test_message_source_continues_when_one_of_two_readers_stops() -> None:
-    """The other reader gets all tokens."""
+    """If one of two readers stops early, the other one still gets all tokens."""
     async with MiniAgents():
         shared = [Tokens(*["x"] * 100).promise()]
 
@@ -283,7 +283,7 @@ async def test_message_source_continues_when_one_of_two_readers_stops() -> None:
 
 @pytest.mark.parametrize("passed_on", [0, 1, 5])
 async def test_message_source_continues_while_a_sequence_holds_the_message(passed_on: int) -> None:
-    """The sequence may be nested in other sequences; the source stops when the outermost is dropped."""
+    """A stream goes on while a sequence, or one around it, is referenced; it stops when the outermost is dropped."""
     async with MiniAgents():
         source = endless()
         sequence = MessageSequence.turn_into_sequence_promise(["first", source.promise()])
@@ -302,7 +302,7 @@ async def test_message_source_continues_while_a_sequence_holds_the_message(passe
 @pytest.mark.parametrize("still_running", [False, True])
 @pytest.mark.parametrize("depth", [1, 3])
 async def test_message_source_stops_when_replies_are_dropped(still_running: bool, depth: int) -> None:
-    """A stream among the replies is closed, while the agents go on to their end."""
+    """If replies of nested agents are dropped, the stream among them is closed, and the agents work to their end."""
     source = endless()
     ended: list[int] = []
 
@@ -333,7 +333,7 @@ async def test_message_source_stops_when_replies_are_dropped(still_running: bool
 
 
 async def running(*makers: Any, ended: list[str]) -> AsyncIterator[Any]:
-    """Yield the results of these functions, and then wait for ever."""
+    """Yield the results of these functions, then wait for ever; note the end in `ended`."""
     try:
         for make in makers:
             yield make()
@@ -384,7 +384,7 @@ WAYS: dict[str, Any] = {
 async def test_C29_message_source_stops_when_dropped_or_cancelled_however_it_was_sent(
     way: str, by_an_agent: bool, end: str
 ) -> None:
-    """The iterables that yielded the message are closed as well, although they have not ended."""
+    """A stream sent in any way, and the iterables around it, are closed when its replies are dropped or cancelled."""
     source, ended = endless(), list[str]()
     kept: list[Any] = []
 
@@ -418,7 +418,7 @@ async def test_C29_message_source_stops_when_dropped_or_cancelled_however_it_was
 
 
 async def test_async_iterable_continues_while_it_can_be_read() -> None:
-    """A sequence around it, a waiting reader, an await and a persistence handler keep it going."""
+    """An async iterable in a sequence goes on while a sequence, reader, await or persistence handler needs it."""
     kept: list[str] = []
 
     async def keep(messages: tuple[Message, ...]) -> None:
@@ -445,7 +445,7 @@ async def test_async_iterable_continues_while_it_can_be_read() -> None:
 
 
 async def test_splitting_continues_to_the_end_of_a_part_that_is_read() -> None:
-    """A reader that holds only one part gets all of it; then the splitting stops."""
+    """A reader that keeps only one part of a split message gets all of that part; then the splitting stops."""
     async with MiniAgents():
         source = Tokens(*["x", "y\n\n", *["z"] * 1000])
         part = await anext(aiter(split_messages(source.promise())))
@@ -456,7 +456,7 @@ async def test_splitting_continues_to_the_end_of_a_part_that_is_read() -> None:
 
 
 async def test_cancelled_replies_stop_only_streams_of_their_agent() -> None:
-    """Streams that the agent was sent, or was given, go on."""
+    """Cancelling an agent's replies stops its own stream, and not those that the agent was sent or given."""
     own, theirs = endless(), endless()
     async with MiniAgents():
         given = theirs.promise()
@@ -478,7 +478,7 @@ async def test_cancelled_replies_stop_only_streams_of_their_agent() -> None:
 
 
 async def test_agent_continues_when_replies_around_its_own_are_dropped_or_cancelled() -> None:
-    """The stream among its replies stops, but the agent works to its end."""
+    """If outer replies are dropped or cancelled, the stream of an inner agent stops, but the agent works to its end."""
     log: list[str] = []
     source = endless()
 
@@ -506,7 +506,7 @@ async def test_agent_continues_when_replies_around_its_own_are_dropped_or_cancel
 
 
 async def test_dropping_a_thousand_nested_iterables_needs_no_recursion() -> None:
-    """The stream inside the innermost iterable stops in the next loop step."""
+    """If a thousand nested iterables are dropped, the stream inside the innermost stops in the next loop step."""
     source = endless()
 
     def nested(depth: int) -> Any:
@@ -522,7 +522,7 @@ async def test_dropping_a_thousand_nested_iterables_needs_no_recursion() -> None
 
 
 async def test_dropping_replies_of_a_thousand_nested_agents_needs_no_recursion() -> None:
-    """The stream of the innermost agent stops in the next loop step."""
+    """If replies of a thousand nested agents are dropped, the innermost's stream stops in the next loop step."""
     source, stop = endless(), asyncio.Event()
 
     @miniagent
@@ -541,7 +541,7 @@ async def test_dropping_replies_of_a_thousand_nested_agents_needs_no_recursion()
 
 
 async def test_message_source_continues_while_a_joined_message_reads_it() -> None:
-    """The source stops some loop steps after the joined message is dropped."""
+    """A stream goes on while a joined message reads it, and stops soon after the joined message is dropped."""
     async with MiniAgents():
         source = endless()
         joined = MessageSequence.turn_into_sequence_promise(source.promise()).as_single_text_promise(start_soon=True)
@@ -555,7 +555,7 @@ async def test_message_source_continues_while_a_joined_message_reads_it() -> Non
 
 
 async def test_message_source_continues_for_a_persistence_handler() -> None:
-    """A dropped message is completed all the same, and given to the handler."""
+    """With a persistence handler, a dropped message streams to its end and is given to the handler."""
     kept: list[Message] = []
 
     async def keep(messages: tuple[Message, ...]) -> None:
@@ -568,7 +568,7 @@ async def test_message_source_continues_for_a_persistence_handler() -> None:
 
 
 async def test_dropped_message_is_no_failure_of_the_context() -> None:
-    """The context ends without an error, and without waiting for the source."""
+    """A context whose stream was dropped ends without an error, and without waiting for the source."""
     source = endless()
     async with MiniAgents():
         source.promise()
@@ -576,7 +576,7 @@ async def test_dropped_message_is_no_failure_of_the_context() -> None:
 
 
 async def test_message_source_stops_when_another_thread_drops_the_promise() -> None:
-    """The last reference may be dropped in any thread."""
+    """The source is closed even if a thread other than the loop's drops the last reference to the promise."""
     async with MiniAgents():
         source = endless()
         box = [source.promise()]
@@ -587,7 +587,7 @@ async def test_message_source_stops_when_another_thread_drops_the_promise() -> N
 
 
 async def test_promise_is_dropped_without_an_error_after_its_loop_was_closed() -> None:
-    """The promise still resolves to its message in another loop."""
+    """A promise whose loop was closed is dropped without an error; if kept, it resolves in another loop."""
 
     async def main() -> MessagePromise:
         async with MiniAgents():
@@ -602,7 +602,7 @@ async def test_promise_is_dropped_without_an_error_after_its_loop_was_closed() -
 
 
 async def test_pending_anext_keeps_the_promise() -> None:
-    """A pending `anext` is reader enough for a message and for replies."""
+    """A pending `anext` alone keeps a message, or replies, streaming."""
     async with MiniAgents():
         gate = asyncio.Event()
 

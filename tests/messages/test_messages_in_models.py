@@ -54,7 +54,7 @@ class Note(Message, class_="test_messages_in_models.Note"):
 
 
 class Task(Message, class_="test_messages_in_models.Task"):
-    """A message that a union tells from a note by its `kind`."""
+    """Message that a union distinguishes from a note by its field `kind`."""
 
     kind: Literal["task"] = "task"
 
@@ -70,7 +70,7 @@ class Tree(Message, class_="test_messages_in_models.Tree"):
 
 
 class Leaf(Tree, class_="test_messages_in_models.Leaf"):
-    """A subclass with a field more."""
+    """Subclass of `Tree` with one more field."""
 
     weight: float = 1
 
@@ -96,7 +96,7 @@ HISTORY: list[Message] = [UserMessage("Hi"), ANSWER, NOTE, TREE, Task(), Message
 
 
 def class_of(value: Any) -> str:
-    """Return the name of the class, by which a union is told."""
+    """Return the name of the class, by which a discriminated union selects its member."""
     return str(value["class_"]) if isinstance(value, dict) else type(value).class_name
 
 
@@ -185,7 +185,7 @@ WAYS: dict[str, Callable[[TypeAdapter[Any], Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", TYPES)
 def test_H16_model_with_messages_is_equal_after_every_kind_of_dump(name: str, way: str) -> None:
-    """Classes, fields of subclasses and types beyond JSON are kept."""
+    """A model with messages is equal, with its classes and types, after each kind of dump and validation."""
     kind, value = TYPES[name]
     again = WAYS[way](TypeAdapter(kind), value)
     assert again == value
@@ -193,7 +193,7 @@ def test_H16_model_with_messages_is_equal_after_every_kind_of_dump(name: str, wa
 
 
 def test_dump_keeps_members_of_enums_zones_and_folds() -> None:
-    """The values have the same types again, which a test of equality alone does not show."""
+    """Enum members, time zones and folds in a dumped message have the same types after validation."""
     [*_, note] = TypeAdapter(list[Message]).validate_json(TypeAdapter(list[Message]).dump_json([ANSWER, NOTE]))
     assert isinstance(note, Note)
     assert note.mood is Mood.CALM
@@ -203,7 +203,7 @@ def test_dump_keeps_members_of_enums_zones_and_folds() -> None:
 
 @pytest.mark.parametrize("mode", ["python", "json"])
 def test_dump_with_include_or_exclude_keeps_the_name_of_the_class(mode: str) -> None:
-    """`include` and `exclude` select fields inside messages."""
+    """A dump with `include` or `exclude` selects fields inside messages, and keeps the names of their classes."""
     assert STATE.model_dump(mode=mode, include={"history": {0: {"content"}}}) == {
         "history": [{"class_": "UserMessage", "content": "Hi"}]
     }
@@ -222,7 +222,7 @@ def test_model_with_messages_has_a_json_schema(mode: Literal["validation", "seri
 
 
 def test_validation_error_names_the_place_in_the_model() -> None:
-    """The place is that of a wrong field, a class that does not fit, or a malformed tag."""
+    """A validation error has the path of the wrong field, the unsuitable class, or the malformed type tag."""
     wrong: dict[str, Any] = {"class_": Note.class_name, "when": "someday"}
     for data, place in (
         ({"history": [{}, wrong]}, ("history", 1, "when")),
@@ -235,7 +235,7 @@ def test_validation_error_names_the_place_in_the_model() -> None:
 
 
 def test_dump_calls_field_serializers_of_the_application() -> None:
-    """They are called in every dump, also when the message is nested in another one."""
+    """Every dump calls the application's field serializers, also for a message nested in another one."""
 
     class Secretive(Message):
         secret: str = ""
@@ -269,7 +269,7 @@ def test_message_validated_from_a_mapping_or_an_object_is_frozen() -> None:
 
 
 async def test_promise_in_a_field_is_refused() -> None:
-    """Freezing and dumping a promise raise errors that name its type."""
+    """A promise in a field raises an error that names its type, at freezing and at dumping."""
 
     class Holder(BaseModel):
         model_config = ConfigDict(arbitrary_types_allowed=True)

@@ -1,4 +1,4 @@
-"""Sequences of messages: nested in, flat out (laws 19-23)."""
+"""Sequences of messages: nested values go in, and a flat row of messages comes out (laws 19-23)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def asynchronously(*items: Any, wait: asyncio.Event | None = None) -> Asyn
 
 
 async def test_sequence_flattens_everything_that_may_be_sent() -> None:
-    """Texts, messages, promises, dicts, models, lists, iterators and async iterables come as messages, in order."""
+    """A sequence turns texts, promises, dicts, models, lists, iterators and async iterables into messages in order."""
 
     class Model(BaseModel):
         content: str
@@ -79,7 +79,7 @@ async def test_sequence_flattens_everything_that_may_be_sent() -> None:
 
 
 async def test_sequence_ignores_names_of_classes_in_dicts_and_models() -> None:
-    """`class_` in a dict or a model is dropped, and a plain message is made."""
+    """A dict or a model with `class_` that is sent becomes a plain message without that field."""
 
     class Model(BaseModel):
         content: str = "model"
@@ -90,7 +90,7 @@ async def test_sequence_ignores_names_of_classes_in_dicts_and_models() -> None:
 
 
 async def test_C19_sequence_takes_100000_nested_lists() -> None:
-    """Sending, reading, awaiting and freeing them needs no recursion."""
+    """Sending, reading, awaiting and freeing lists that are nested 100,000 deep needs no recursion."""
     nested: Any = "core"
     for _ in range(100_000):
         nested = [nested]
@@ -115,7 +115,7 @@ async def test_sequence_may_be_nested_100000_deep() -> None:
 
 @pytest.mark.parametrize("kind", [list, collections.deque, collections.UserList])
 async def test_C20_sequence_refuses_a_list_that_contains_itself(kind: Callable[[], Any]) -> None:
-    """The call raises and sends nothing of the list; the same list may be sent twice."""
+    """Appending a list that contains itself raises and sends nothing; a list may be sent twice."""
     cyclic = kind()
     cyclic.extend(["first", [cyclic]])
     twice = ["twice"]
@@ -168,7 +168,7 @@ async def test_sequence_refuses_a_field_that_cannot_be_frozen() -> None:
 
 
 async def test_wrong_item_of_an_iterable_is_a_failed_message_in_its_place() -> None:
-    """Items after it still come, from a generator and from an async iterable."""
+    """A wrong item of a generator or async iterable is a failed message in its place, and items after it still come."""
     async with MiniAgents():
         cyclic: list[Any] = []
         cyclic.append(cyclic)
@@ -197,7 +197,7 @@ async def test_sequence_of_nothing_is_empty() -> None:
 
 
 async def test_turn_into_sequence_promise_returns_a_sequence_promise_unchanged() -> None:
-    """A sequence promise alone in nested lists is returned as well."""
+    """`turn_into_sequence_promise` returns a sequence promise, alone or alone in nested lists, as the same object."""
     sequence = turn_into(["a"])
     assert turn_into(sequence) is sequence
     assert turn_into([[sequence]]) is sequence
@@ -207,7 +207,7 @@ async def test_turn_into_sequence_promise_returns_a_sequence_promise_unchanged()
 
 
 async def test_exception_in_a_sequence_is_a_failed_message_in_its_place() -> None:
-    """Iterating does not raise, and later items come; awaiting the message, its tokens or the sequence raises."""
+    """An exception in a sequence does not stop iteration; awaiting its message or the sequence raises it."""
     error = ValueError("broken")
     sequence = turn_into(["before", error, ["after"]])
     promises = [promise async for promise in sequence]
@@ -224,7 +224,7 @@ async def test_exception_in_a_sequence_is_a_failed_message_in_its_place() -> Non
 
 
 async def test_error_of_an_iterable_ends_only_that_iterable() -> None:
-    """Items that were sent after the iterable still come (law 22)."""
+    """If an iterable fails, items that were sent after the iterable still come (law 22)."""
 
     def broken() -> Iterator[str]:
         yield "from an iterator"
@@ -238,7 +238,7 @@ async def test_error_of_an_iterable_ends_only_that_iterable() -> None:
 
 
 async def test_awaited_sequence_raises_its_first_error_in_order() -> None:
-    """Later errors become notes of the first one, also if they happened earlier."""
+    """Awaiting a sequence raises the first error by position; errors behind it become its notes."""
     async with MiniAgents():
         go_on = asyncio.Event()
 
@@ -257,7 +257,7 @@ async def test_awaited_sequence_raises_its_first_error_in_order() -> None:
 
 
 async def test_awaited_sequence_starts_all_members_before_it_waits() -> None:
-    """Members that work on demand run at the same time: here each waits for the others."""
+    """Awaiting a sequence starts all members that work on demand at once: here each waits for the others."""
     async with MiniAgents(start_everything_soon_by_default=False):
         barrier: list[asyncio.Event] = [asyncio.Event() for _ in range(3)]
 
@@ -275,7 +275,7 @@ async def test_awaited_sequence_starts_all_members_before_it_waits() -> None:
 
 
 async def test_cancelled_sequence_ends_with_a_cancelled_message() -> None:
-    """Readers get the messages so far and then one that failed with `PromiseCancelledError`."""
+    """Readers of a cancelled sequence get the messages so far, and a last one that failed as cancelled."""
     async with MiniAgents():
         sequence = turn_into(asynchronously("a", *["more"] * 1000))
         async for _ in sequence:
@@ -292,7 +292,7 @@ async def test_cancelled_sequence_ends_with_a_cancelled_message() -> None:
 
 
 async def test_sequence_keeps_the_order_of_sending() -> None:
-    """A slow item delays the items that were sent after it, in nested sequences, too."""
+    """Items sent after a slow item come after it, in nested sequences, too."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence() as sequence:
@@ -304,7 +304,7 @@ async def test_sequence_keeps_the_order_of_sending() -> None:
 
 
 async def test_out_of_order_items_delay_no_others() -> None:
-    """Each comes as soon as it is available."""
+    """Items sent out of order come as soon as each is available, and delay no other item."""
     async with MiniAgents():
         late, later = asyncio.Event(), asyncio.Event()
         sequence = MessageSequence().open()
@@ -328,7 +328,7 @@ async def test_out_of_order_items_delay_no_others() -> None:
 
 
 async def test_error_comes_after_out_of_order_items_that_were_sent_before() -> None:
-    """The error of the sender waits for them."""
+    """A sender's error waits for out-of-order items that were sent before the error."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence(capture_errors=True) as sequence:
@@ -365,7 +365,7 @@ async def replying(ctx: InteractionContext, contents: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("way", ways_of_sending())
 async def test_C28_out_of_order_items_come_before_pending_items(way: str, nested: bool) -> None:
-    """All readers, awaits and outer sequences get the messages in the same order."""
+    """Available items sent out of order come before pending ones, in one order for all readers and outer sequences."""
     async with MiniAgents():
         late = asyncio.Event()
         pending: Any = asynchronously("pending", "pending too", wait=late)
@@ -398,7 +398,7 @@ async def test_C28_out_of_order_items_come_before_pending_items(way: str, nested
 
 
 async def test_out_of_order_message_comes_with_its_first_token() -> None:
-    """A stream without a token delays no others; its later tokens come as they are made."""
+    """A stream sent out of order takes its place with its first token; its later tokens come as they are made."""
     async with MiniAgents():
         slow, end = asyncio.Event(), asyncio.Event()
 
@@ -418,7 +418,7 @@ async def test_out_of_order_message_comes_with_its_first_token() -> None:
 
 
 async def test_out_of_order_items_may_be_sent_before_a_loop_runs() -> None:
-    """The first reader gets them before pending items."""
+    """Items sent out of order before a loop runs come to the first reader before pending items."""
     pending, other = MessageSequence(), MessageSequence()
     sequence = MessageSequence().open()
 
@@ -438,7 +438,7 @@ async def test_out_of_order_items_may_be_sent_before_a_loop_runs() -> None:
 
 
 async def test_source_on_demand_begins_with_its_reader_beside_out_of_order_items() -> None:
-    """An async iterable that was sent in order does not begin before a reader comes."""
+    """An on-demand iterable sent in order does not begin before a reader comes, despite items out of order."""
     begun: list[str] = []
 
     async def source() -> AsyncIterator[str]:
@@ -455,7 +455,7 @@ async def test_source_on_demand_begins_with_its_reader_beside_out_of_order_items
 
 
 async def test_error_comes_after_pending_and_out_of_order_items() -> None:
-    """The order is: items out of order, the pending item, and the error of the sender."""
+    """Readers get the items out of order, then the pending item, and the sender's error last."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence(capture_errors=True) as sequence:
@@ -468,7 +468,7 @@ async def test_error_comes_after_pending_and_out_of_order_items() -> None:
 
 
 async def test_cancelled_sequence_ends_without_its_pending_items() -> None:
-    """Readers get the messages so far, and then the error at once."""
+    """Readers of a cancelled sequence get the messages so far and the error at once, without pending items."""
     async with MiniAgents():
         never = MessageSequence().open()
         for out_of_order in (False, True):
@@ -485,7 +485,7 @@ async def test_cancelled_sequence_ends_without_its_pending_items() -> None:
 
 
 async def test_cancelled_sequence_drops_later_out_of_order_items() -> None:
-    """`PromiseCancelledError` stays the last message of the sequence."""
+    """Items that come out of order after a cancellation are dropped: `PromiseCancelledError` stays the last message."""
     async with MiniAgents():
         late = asyncio.Event()
         sequence = MessageSequence().open()
@@ -498,7 +498,7 @@ async def test_cancelled_sequence_drops_later_out_of_order_items() -> None:
 
 
 async def test_pending_out_of_order_item_is_cancelled_with_the_context() -> None:
-    """A closed sequence that lost an item ends with `PromiseCancelledError`."""
+    """A closed sequence whose out-of-order item is cancelled by the context ends with `PromiseCancelledError`."""
     with pytest.raises(KeyError):
         async with MiniAgents():
             with MessageSequence() as sequence:
@@ -509,7 +509,7 @@ async def test_pending_out_of_order_item_is_cancelled_with_the_context() -> None
 
 
 async def test_sequence_sent_into_itself_is_refused() -> None:
-    """The call raises if the sequence is sent directly; a longer ring raises when it is read."""
+    """Sending a sequence into itself raises at once; sending it through others raises when it is read."""
     async with MiniAgents():
         one, two = MessageSequence().open(), MessageSequence().open()
         for append in (one.append, one.append_out_of_order):
@@ -541,7 +541,7 @@ async def test_sequence_sent_into_itself_is_refused() -> None:
 )
 @pytest.mark.parametrize("closed", [True, False])
 async def test_sequences_sent_out_of_order_into_each_other_raise_deadlock_error(edges: str, closed: bool) -> None:
-    """They stop copying messages; `a<b` sends b out of order into a, and `a+b` sends it in order."""
+    """Sequences sent in a ring (`a<b` out of order, `a+b` in order) raise `DeadlockError` and stop copying messages."""
     async with MiniAgents(unobserved_errors="log") as context:
         sequences = {name: MessageSequence().open() for name in "abcd" if name in edges}
         for name, sequence in sequences.items():
@@ -564,7 +564,7 @@ async def test_sequences_sent_out_of_order_into_each_other_raise_deadlock_error(
 
 
 async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
-    """The same sequence inside two others that are sent into a third one is no ring."""
+    """A sequence may be sent out of order into two others that are both sent into a third one."""
     async with MiniAgents():
         late = asyncio.Event()
         source = turn_into(asynchronously("text", wait=late))
@@ -581,7 +581,7 @@ async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
 
 
 async def test_batches_of_a_sequence_are_message_promises() -> None:
-    """Readers of batches never get nested sequences."""
+    """Batches of a sequence with nested sequences hold message promises only."""
     async with MiniAgents():
         sequence = turn_into([turn_into(["a", "b"]), "c"])
         batches = [batch async for batch in sequence.batches()]
@@ -590,7 +590,7 @@ async def test_batches_of_a_sequence_are_message_promises() -> None:
 
 
 async def test_sequence_gives_all_readers_the_same_promises() -> None:
-    """Readers may come while it grows and after it has ended."""
+    """Readers that come while a sequence grows, or after it has ended, get the same promise objects."""
     async with MiniAgents():
         sequence = MessageSequence().open()
         early = asyncio.create_task(_listed(sequence.sequence_promise))
@@ -604,7 +604,7 @@ async def test_sequence_gives_all_readers_the_same_promises() -> None:
 
 
 async def test_sequence_keeps_the_identity_of_sent_messages() -> None:
-    """Awaiting, iterating and passing on give the same message object and the same promise."""
+    """Awaiting, iterating and passing on a sequence give the sent message and promise objects themselves."""
     async with MiniAgents():
         message = Message("text")
         sequence = turn_into([message, "more"])
@@ -618,4 +618,5 @@ async def test_sequence_keeps_the_identity_of_sent_messages() -> None:
 
 
 async def _listed(sequence: MessageSequencePromise) -> list[MessagePromise]:
+    """Return the promises that a reader of the sequence gets, as a list."""
     return [promise async for promise in sequence]
