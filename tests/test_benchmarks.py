@@ -86,7 +86,7 @@ def test_against_prints_the_ratio_of_two_checkouts(row: str, root: Path) -> None
 
 
 async def test_ours_has_a_row_for_every_measure_of_the_peers(root: Path) -> None:
-    """MiniAgents does all the work of the other frameworks: all tokens arrive, and the echo is right."""
+    """The benchmark of MiniAgents gives a result for each measure of the other frameworks."""
     peer, measure = import_module("benchmarks.peers.peer"), import_module("benchmarks.measure")
     ours = import_module("benchmarks.peers.ours").PEER
 
@@ -97,7 +97,7 @@ async def test_ours_has_a_row_for_every_measure_of_the_peers(root: Path) -> None
 
 @pytest.mark.parametrize("module", OTHERS)
 def test_peer_passes_tokens_on_in_its_environment(module: str) -> None:
-    """Each peer passes tokens on, if `python -m benchmarks.peers` has created its environment."""
+    """The benchmark of each other framework runs in the environment that `python -m benchmarks.peers` creates."""
     run = import_module("benchmarks.peers.run")
     [environment] = [environment for name, environment in run.PEERS.values() if name == module]
     if not environment.python.exists():
@@ -111,7 +111,7 @@ def test_peer_passes_tokens_on_in_its_environment(module: str) -> None:
 
 
 def test_table_shows_a_peer_that_fails_with_the_reason() -> None:
-    """The cell says `fails`, and the reason stands below the table with the names of peer and column."""
+    """If a framework's benchmark fails, its cell says `fails`, and the reason stands below the table."""
     spread = {"median": 1.0, "lower": 1.0, "upper": 1.0}
     row = {"base": spread, "measured": spread, "ratio": spread, "unit": "ns a token"}
     columns = [{"name": "1,000 tokens", "goal": "<= 4x"}]

@@ -102,7 +102,7 @@ def test_split_stream_numbers_each_paragraph(play: Callable[..., Shown]) -> None
 
 
 def test_markdown_history_continues_in_a_second_chat(play: Callable[..., Shown], tmp_path: Path) -> None:
-    """The file has all four messages of both chats, in order."""
+    """After a second chat with the same history, the file has all four messages of both chats, in order."""
     text = play("markdown_history", tmp_path / "chat.md").text
     said = ["My cat is called Häppchen.", "What a name!", "What is my cat called?", 'cat = "Häppchen"']
     positions = [text.index(line) for line in said]

@@ -64,7 +64,7 @@ async def test_join_streams_before_later_messages_exist() -> None:
     ],
 )
 async def test_join_gives_the_text_of_str_join(messages: Any, delimiter: str | None, text: str) -> None:
-    """Empty messages count, nested messages are flat, and no delimiter is an empty one."""
+    """`join_messages` gives the text of `str.join`: empty messages count, and nested ones are flattened."""
     async with MiniAgents():
         assert (await join_messages(messages, delimiter)).content == text
 
@@ -79,7 +79,7 @@ async def test_join_strips_leading_newlines_when_asked() -> None:
 
 
 async def test_join_merges_metadata() -> None:
-    """Later fields replace earlier ones, and keywords replace both; keywords are known beforehand."""
+    """Fields of later messages replace those of earlier ones, and keywords replace both and are known beforehand."""
     async with MiniAgents():
         joined = join_messages(
             [Message("a", role="user", x=1, y=1), Message("b", x=2, z=3)], reference_original_messages=False, z=4

@@ -165,7 +165,7 @@ def _found() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_code_breaks_no_rule(rule: str) -> None:
-    """Names, docstrings, comments and texts of both packages keep to the rules that can be counted."""
+    """Names, docstrings, comments and texts of both packages contain no breach of a language rule."""
     places = _found()[rule]
     assert not places, "\n".join([f"{rule}, {len(places)} places:", *places[:10]])
 
@@ -190,5 +190,5 @@ def test_code_breaks_no_rule(rule: str) -> None:
     ],
 )
 def test_breaches_of_each_rule_are_found(source: str, rules: list[str]) -> None:
-    """Words across lines, joined strings and parts of names count; words that look alike do not."""
+    """The checker finds breaches across lines, in joined strings and in parts of names, and none in similar words."""
     assert [rule for rule, _, _ in _breaches(source)] == rules

@@ -36,6 +36,7 @@ Tokens = list[tuple[str, str]]
 
 
 def _speaker(interaction: Interaction) -> str:
+    """Return the name of the agent of a recorded request."""
     return interaction.agent_path.partition("/")[0].capitalize()
 
 
@@ -102,6 +103,7 @@ def test_recording_has_four_agents_that_stream_at_once() -> None:
 
 
 def _first_and_last_token(interaction: Interaction) -> tuple[float, float]:
+    """Return the times of the first and the last token of a recorded answer."""
     moments = [moment.ms for moment in timeline([interaction]) if moment.what == "chunk"]
     return moments[0], moments[-1]
 

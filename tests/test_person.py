@@ -94,7 +94,7 @@ class Person:
         self._keyboard = -1
 
     def interrupts(self) -> None:
-        """Send SIGINT, which a terminal would send for Ctrl-C."""
+        """Send the program SIGINT, which a terminal would send for Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def waits_for(self, text: str) -> None:

@@ -35,7 +35,7 @@ def _listed() -> Names:
 
 
 def _exported(tree: ast.Module) -> set[str] | None:
-    """Return the names of `__all__`; of a module that holds nothing but its docstring, none; otherwise None."""
+    """Return the names of `__all__`; an empty set for a module with a docstring only; None without `__all__`."""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
@@ -58,6 +58,7 @@ def _public() -> dict[str, set[str] | None]:
 
 
 def _lines(names: Names) -> list[str]:
+    """Return the lines of the list for these names, in its order."""
     return [
         line
         for module in sorted(names)
@@ -66,7 +67,7 @@ def _lines(names: Names) -> list[str]:
 
 
 def _unlisted(code: str, listed: Names) -> Iterator[str]:
-    """Yield what `code` takes from our packages and is not in the list, by imports or as attributes of modules."""
+    """Yield the names of our packages that `code` imports or reads as attributes, and that are not in the list."""
     tree = ast.parse(code)
     modules: dict[str, str] = {}
 
@@ -114,19 +115,19 @@ def test_public_names_are_those_of_the_list(pytestconfig: pytest.Config) -> None
 
 
 def test_listed_modules_have_all() -> None:
-    """A public module says in `__all__` what it exports."""
+    """Each module in the list of public names defines `__all__`."""
     public = _public()
     assert [module for module in _listed() if public.get(module, set()) is None] == []
 
 
 def test_modules_that_are_not_listed_have_an_underscore() -> None:
-    """What the list leaves out is private by its path."""
+    """Each module that is not in the list of public names has an underscore in its path."""
     assert sorted(_public().keys() - _listed().keys()) == []
 
 
 @pytest.mark.parametrize("module", _listed())
 def test_every_public_name_is_there(module: str) -> None:
-    """Each listed name can be imported, and `dir()` shows it."""
+    """Each name in the list can be read from its module, and `dir()` of the module shows it."""
     loaded = import_module(module)
     names = _listed()[module]
     assert {name for name in names if getattr(loaded, name, None) is None} == set()
@@ -134,7 +135,7 @@ def test_every_public_name_is_there(module: str) -> None:
 
 
 def test_pages_and_examples_take_public_names_only() -> None:
-    """README, docs and examples show nothing that a user could not rely on."""
+    """Code in README, docs and examples uses only names in the list of public names."""
     listed = _listed()
     code = {
         f"{page.relative_to(ROOT).as_posix()}:{text.count(chr(10), 0, block.start()) + 2}": block[1]
@@ -160,12 +161,12 @@ def test_pages_and_examples_take_public_names_only() -> None:
     ],
 )
 def test_names_that_are_not_listed_are_found(code: str, unlisted: list[str]) -> None:
-    """Imports count, and so do attributes of the modules that they bind."""
+    """The checker finds unlisted names in imports, and in attributes of modules that imports bind."""
     assert list(_unlisted(code, {"miniagents": {"a"}, "miniagents.x": {"c"}})) == unlisted
 
 
 def test_type_checkers_see_the_names_that_run() -> None:
-    """The imports for type checkers name the same modules as those that are made at run time."""
+    """`miniagents` imports each name for type checkers from the module that loads it at run time."""
     tree = ast.parse(Path(miniagents.__file__).read_text(encoding="utf-8"))
     seen = {
         alias.name: node.module
@@ -178,6 +179,6 @@ def test_type_checkers_see_the_names_that_run() -> None:
 
 
 def test_other_names_are_an_error() -> None:
-    """As for any module."""
+    """Reading an unknown name from `miniagents` raises `AttributeError`."""
     with pytest.raises(AttributeError, match="no attribute 'Agents'"):
         miniagents.Agents  # noqa: B018 - the look-up is what fails

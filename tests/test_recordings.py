@@ -34,6 +34,7 @@ each_cassette = pytest.mark.parametrize("name", NAMES)
 
 
 def _path(name: str) -> Path:
+    """Return the path of the cassette with this name."""
     return CASSETTES / f"{name}.yaml"
 
 
@@ -81,7 +82,7 @@ def player(recorder: dict[str, Any]) -> Player:
 async def test_tools_are_called_in_parallel_and_their_results_go_back(
     player: Player, name: str, said: str | None, thought: str | None
 ) -> None:
-    """Two calls come in one answer, in the form of each API; the prompt of the second request has their results."""
+    """A replayed answer has two tool calls, and the second recorded request has their results."""
     asks, answers = await player.play(name)
     assert [(call.name, json.loads(call.arguments)) for call in asks.tool_calls] == [
         ("get_weather", {"city": "Oslo"}),
@@ -92,28 +93,28 @@ async def test_tools_are_called_in_parallel_and_their_results_go_back(
     assert "19 °C, sunny ☀" in load(_path(name))[1].request_body.decode()
 
 
-async def test_thinking_comes_before_the_text_of_an_answer(player: Player) -> None:
-    """A message keeps thinking and text apart."""
+async def test_thinking_and_text_of_an_answer_are_separate_fields(player: Player) -> None:
+    """The replayed message of a thinking model has the thinking in `reasoning` and the answer in `content`."""
     message = await player.play("anthropic/thinking")
     assert message.reasoning.startswith("s-t-r-a-w")
     assert message.content == "Three: one in the straw, two in the berry. 🍓"
 
 
 async def test_a_refusal_is_a_field_of_its_own(player: Player) -> None:
-    """The message has no text."""
+    """The replayed message of a refusal has its text in `refusal`, and an empty content."""
     message = await player.play("openai/refusal")
     assert (message.finish_reason, message.content) == ("refusal", "")
     assert message.refusal.startswith("I'm sorry")
 
 
 async def test_an_answer_that_is_not_streamed_is_one_document(player: Player) -> None:
-    """The text of the answer is JSON, too."""
+    """The replayed message of a request without streaming has the JSON that the model was asked for as its content."""
     message = await player.play("openai/not_streamed")
     assert json.loads(message.content) == {"name": "Häppchen", "age": 3, "sleeps": "on the piano"}
 
 
 def test_an_agent_waits_and_retries_after_status_429(player: Player) -> None:
-    """It waits as long as the response says at the recorded pace, and not at all at pace 0."""
+    """At the recorded pace, the agent waits after status 429 as long as the response says; at pace 0, not at all."""
     assert [each.response.status for each in load(_path("anthropic/rate_limited"))] == [429, 200]
 
     async def play(pace: float) -> float:
@@ -136,7 +137,7 @@ def test_an_agent_waits_and_retries_after_status_429(player: Player) -> None:
 async def test_an_answer_that_fails_in_its_middle_keeps_its_text(
     player: Player, name: str, kind: type[errors.LLMError], text: str
 ) -> None:
-    """The error has the text that came before it."""
+    """A replayed answer that fails in its middle raises the error of its kind, with the text before it in `partial`."""
     error: errors.LLMError = await player.play(name)
     assert type(error) is kind
     assert text in str(error)
@@ -144,7 +145,7 @@ async def test_an_answer_that_fails_in_its_middle_keeps_its_text(
 
 
 async def test_a_recording_whose_reader_left_early_ends_there(player: Player) -> None:
-    """Reading on raises an error that says so."""
+    """Reading beyond the end of a recording whose reader left early raises `IncompleteRecordingError`."""
     assert "".join(await player.play("openai/early_break")) == "one two three four five"
     (interaction,) = load(_path("openai/early_break"))
     assert (interaction.response.end, interaction.response.complete) == ("closed", False)
@@ -161,13 +162,14 @@ async def test_a_recording_whose_reader_left_early_ends_there(player: Player) ->
 
 @each_cassette
 def test_plain_vcrpy_plays_each_committed_cassette(name: str) -> None:
-    """Every request gets its status and its bytes."""
+    """The library vcrpy alone answers every request of a committed cassette with the recorded status and body."""
     with vcr.use_cassette(str(_path(name)), record_mode="none", match_on=("method", "uri", "body")) as cassette:
         _ask_for_all(load(_path(name)))
         assert cassette.all_played
 
 
 def _ask_for_all(interactions: tuple[Interaction, ...]) -> None:
+    """Send each recorded request again, and check the status and body of its answer."""
     with httpx2.Client() as client:
         for each in interactions:
             headers = {key: values[0] for key, values in each.request_headers.items()}
@@ -176,7 +178,7 @@ def _ask_for_all(interactions: tuple[Interaction, ...]) -> None:
 
 
 def test_pytest_recording_plays_the_committed_cassettes(pytester: pytest.Pytester) -> None:
-    """Each of them under its marker, with the network blocked."""
+    """pytest-recording, with the network blocked, plays each committed cassette under its marker."""
     pytester.makepyfile(
         f"""
         import httpx2
@@ -209,7 +211,7 @@ def test_pytest_recording_plays_the_committed_cassettes(pytester: pytest.Pyteste
 
 
 def test_each_committed_cassette_has_a_scenario_and_a_row_in_the_readme(recorder: dict[str, Any]) -> None:
-    """No scenario or row is without a file."""
+    """Cassette files, scenarios in `record.py` and rows in the README of the cassettes have the same names."""
     readme = (CASSETTES / "README.md").read_text(encoding="utf-8")
     assert sorted(recorder["SCENARIOS"]) == NAMES
     assert sorted(re.findall(r"^\| \[\S+\]\((\S+)\.yaml\)", readme, re.MULTILINE)) == NAMES
@@ -219,14 +221,14 @@ def test_each_committed_cassette_has_a_scenario_and_a_row_in_the_readme(recorder
 async def test_a_cassette_that_is_recorded_again_holds_the_same(
     recorder: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
-    """The same requests by the same agents, and the same answers with the same ends; only the moments differ."""
+    """Recording a cassette's scenario again gives the same agents, requests and answers; only times differ."""
     path = tmp_path / "again.yaml"
     await recorder["arecord"](recorder["SCENARIOS"][name], path, pace=0)
     assert _facts(load(path)) == _facts(load(_path(name)))
 
 
 def _facts(interactions: tuple[Interaction, ...]) -> list[tuple[Any, ...]]:
-    """Return what depends on no clock, sorted, because parallel requests start in any order."""
+    """Return the facts of the recording that depend on no clock, sorted, because requests may run in parallel."""
     return sorted(
         (
             each.agent,
@@ -249,7 +251,7 @@ KEY = "sk-live-0123456789abcdefghij"
 def test_a_live_recording_has_the_provider_in_it_and_no_key(
     recorder: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys and addresses come from the environment; a server on this machine stands in for the provider."""
+    """`record.py --live` uses key and address of the environment, and stores the provider's URL and no key."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with ProviderServer([Step(refusal="Never.")]) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai_base_url)
@@ -275,7 +277,7 @@ def test_a_live_recording_has_the_provider_in_it_and_no_key(
 def test_record_refuses_wrong_options_before_it_sends_anything(
     recorder: dict[str, Any], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """So no request is sent by accident or in vain."""
+    """`record.py` with wrong options ends with a message before it sends a request."""
     with pytest.raises(SystemExit, match="2"):
         recorder["main"](arguments)
     assert message in capsys.readouterr().err

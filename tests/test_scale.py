@@ -59,7 +59,7 @@ class Counts:
 
 
 async def text_of(tokens: int, *, every: int = 0, paced: bool = False) -> AsyncIterator[str]:
-    """Yield tokens of four characters; one in `every` has a blank line between two letters."""
+    """Yield tokens of four characters; each token whose number is a multiple of `every` has a blank line in it."""
     for number in range(1, tokens + 1):
         if paced:
             await asyncio.sleep(0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def streamed(*tokens: str, error: Exception | None = None) -> MessagePromise:
-    """Return a message promise that streams these tokens, one a loop step."""
+    """Return a message promise that streams one of these tokens in each loop step."""
 
     async def stream(_: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:
@@ -31,7 +31,7 @@ def streamed(*tokens: str, error: Exception | None = None) -> MessagePromise:
 
 
 async def contents(messages: Any, *arguments: Any, **keywords: Any) -> list[Any]:
-    """Return the texts of the parts."""
+    """Return the texts of the parts that `split_messages` yields."""
     return [part.content for part in await split_messages(messages, *arguments, **keywords)]
 
 
@@ -252,7 +252,7 @@ def model(text: str, delimiter: str, fence: str | None) -> tuple[list[str], list
 
 
 def block_at(text: str, mark: str) -> str:
-    """Return the code block with which the text begins."""
+    """Return the code block at the beginning of the text."""
     opening = len(text) - len(text.lstrip(mark))
     place = text.find("\n")
     while place >= 0:
@@ -277,7 +277,7 @@ def test_splitter_finds_the_same_parts_for_any_tokens(
 
 @given(TEXTS, DELIMITERS, FENCES)
 def test_splitter_loses_no_text(text: str, delimiter: str, fence: str | None) -> None:
-    """Separators and parts, one after the other, are the text."""
+    """Parts and separators that the splitter finds join to the text."""
     parts, separators = split([text], delimiter, fence)
     assert "".join(piece for pair in zip(separators, [*parts, ""], strict=True) for piece in pair) == text
 

@@ -98,7 +98,7 @@ def _imports(sources: Mapping[str, str]) -> dict[str, set[str]]:
 
 
 def _circles(edges: Mapping[str, set[str]]) -> frozenset[frozenset[str]]:
-    """Return the sets of modules of which each imports all others, directly or not."""
+    """Return the sets of modules that import each other, directly or through others."""
     reached: dict[str, set[str]] = {}
     for name in edges:
         seen: set[str] = set()
@@ -114,7 +114,7 @@ def _circles(edges: Mapping[str, set[str]]) -> frozenset[frozenset[str]]:
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
-    """At run time no module needs itself, imports inside functions included."""
+    """At run time, no module imports itself through others, imports inside functions included."""
     assert [sorted(circle) for circle in _circles(_imports(_sources()))] == []
 
 
@@ -139,21 +139,22 @@ def test_modules_import_each_other_in_no_circle() -> None:
     ],
 )
 def test_circles_are_found(sources: dict[str, str], circles: list[set[str]]) -> None:
-    """Imports in functions and names that a package loads lazily close a circle; imports for type checkers do not."""
+    """The checker finds circles through function imports and lazy names, and ignores imports for type checkers."""
     assert _circles(_imports(sources)) == set(map(frozenset, circles))
 
 
 def test_files_are_few() -> None:
-    """A new file needs a new topic; what belongs to a topic that has a file goes there."""
+    """The number of files of each package stays below its limit."""
     assert len(_sources()) <= MOST_FILES
 
 
 def _defines_something(module: str) -> bool:
+    """Return True if the module defines a function or a class."""
     return any(isinstance(node, (ast.ClassDef, ast.FunctionDef)) for node in ast.parse(_sources()[module]).body)
 
 
 def test_files_are_neither_short_nor_long() -> None:
-    """A file holds one whole topic."""
+    """The length of each file with code is between two limits."""
     lines = {name: source.count("\n") for name, source in _sources().items()}
     packages = {name for name in lines if (ROOT / name.replace(".", "/")).is_dir()}
     files = {name: count for name, count in lines.items() if name not in packages and _defines_something(name)}
@@ -162,7 +163,7 @@ def test_files_are_neither_short_nor_long() -> None:
 
 
 def _tree_of(page: str) -> set[str]:
-    """Return the paths of the files that the trees in a page show, each by its indentation."""
+    """Return the paths of the files in the trees of a page, read from their indentation."""
     found: set[str] = set()
     for block in re.findall(r"^```text\n(miniagents\w*/\n.*?)^```$", page, re.MULTILINE | re.DOTALL):
         folders: list[str] = []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 async def _agents() -> AsyncIterator[None]:
+    """Run each test in a context of agents."""
     async with MiniAgents():
         yield
 
@@ -58,7 +59,7 @@ async def test_chain_sends_the_replies_of_each_agent_to_the_next() -> None:
 
 
 async def test_dialog_calls_the_user_first() -> None:
-    """The user is called first, without messages; `StopDialog` of the assistant ends the user's next turn."""
+    """`dialog_loop` first calls the user without messages, and ends at the user's turn after `StopDialog`."""
     heard_user: list[list[str]] = []
     heard_assistant: list[list[str]] = []
     last = await adialog_loop(speaker("user", heard_user, rounds=9), speaker("assistant", heard_assistant, rounds=2))
@@ -116,14 +117,14 @@ async def test_await_starts_the_next_agent_after_the_one_before() -> None:
 
 
 async def test_clear_drops_the_messages_sent_so_far() -> None:
-    """The agent after a `CLEAR` is sent no messages."""
+    """The agent after a `CLEAR` in a chain is sent no messages."""
     heard: list[list[str]] = []
     await achain_loop([echo, AWAIT, CLEAR, speaker("a", heard), AWAIT], "dropped")
     assert heard == [[], [], []]
 
 
 async def test_chain_skips_none() -> None:
-    """A link that is None is skipped, so a condition can leave a link out."""
+    """A link of a chain that is `None` is skipped, so that a condition can leave a link out."""
     heard: list[list[str]] = []
     await achain_loop([None, speaker("a", heard), None, AWAIT, None], "begin")
     assert heard == [["begin"], ["a1"], ["a2"]]

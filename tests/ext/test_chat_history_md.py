@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 async def _agents() -> AsyncIterator[None]:
-    """Run the test in a context of agents."""
+    """Run each test in a context of agents."""
     async with MiniAgents():
         yield
 
@@ -327,7 +327,7 @@ async def test_H11_append_finds_the_beginning_of_a_long_last_record(path: Path) 
 
 
 async def test_H14_message_is_loaded_once_when_record_and_journal_both_exist(path: Path) -> None:
-    """After a kill between the write of a record and the removal of its journal, the record counts."""
+    """If a kill leaves a message's record and its journal, a load returns the record's message once."""
     path.write_bytes(to_bytes(Record("1-a", "user", "whole")))
     journals = path.with_name("chat.md.partial")
     journals.mkdir()
@@ -339,7 +339,7 @@ async def test_H14_message_is_loaded_once_when_record_and_journal_both_exist(pat
 
 
 async def test_record_written_again_replaces_its_cut_first_form(path: Path) -> None:
-    """A record that was cut and then written again with the same id is loaded once."""
+    """If a record was cut and then written again with its id, a load returns the second one only."""
     record = to_bytes(Record("1-a", "user", "whole"))
     path.write_bytes(record[:-30] + b"\n<!-- /miniagents interrupted -->\n\n" + record)
     assert await texts(path) == ["whole"]
@@ -417,7 +417,7 @@ async def test_H7_history_keeps_messages_in_memory_when_the_disk_is_full(
 async def test_append_calls_fsync_for_each_record_when_fsync_is_true(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `fsync=True`, each record is forced to the disk; by default, none is."""
+    """With `fsync=True`, each append calls `fsync` for its record; by default, none does."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     await ChatHistoryMD(path).aappend(["a", "b"])
@@ -427,7 +427,7 @@ async def test_append_calls_fsync_for_each_record_when_fsync_is_true(
 
 
 async def test_append_makes_missing_folders(tmp_path: Path) -> None:
-    """The first append makes the folders of the file; a load makes nothing."""
+    """The first append creates the folders of the file; a load creates no folder."""
     path = tmp_path / "a" / "b" / "chat.md"
     assert await texts(path) == []
     assert not os.listdir(tmp_path)
@@ -598,7 +598,7 @@ async def test_H11_second_load_parses_only_the_new_end_of_the_file(path: Path, m
 
 
 async def test_second_load_notices_changes_anywhere_in_the_file(path: Path) -> None:
-    """An edit in the middle, a cut end and a shorter file are loaded as they are now."""
+    """If a file was edited in its middle, cut or shortened, a second load returns its present content."""
     history = ChatHistoryMD(path)
     await history.aappend(["one", "two"])
     whole = path.read_bytes()
@@ -617,7 +617,7 @@ async def test_second_load_notices_changes_anywhere_in_the_file(path: Path) -> N
 
 
 async def test_H10_load_warns_once_of_an_edited_message(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A text that was edited by hand is loaded as it is now, with one warning that has its line."""
+    """A text that was edited by hand is loaded as edited, with one warning that names its line."""
     await ChatHistoryMD(path).aappend([UserMessage("helo"), AssistantMessage("hi")])
     path.write_bytes(path.read_bytes().replace(b"helo", b"hello"))
     history = ChatHistoryMD(path)

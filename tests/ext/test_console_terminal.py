@@ -129,7 +129,7 @@ class Terminal(Screen):
 
 @pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"])
 class TestBothWaysToAsk:
-    """Behaviour that is the same with prompt-toolkit and without."""
+    """Tests of behaviour that the console has with prompt-toolkit and without it."""
 
     def test_console_prints_a_token_before_the_message_is_complete(self, args: list[str]) -> None:
         """The first token is on the screen while the second does not exist yet; "exit" then ends the dialog."""
@@ -145,7 +145,7 @@ class TestBothWaysToAsk:
             terminal.expect_the_end("ENDED")
 
     def test_line_feed_is_enter(self, args: list[str]) -> None:
-        """A program that drives the terminal writes a line feed where a user presses Enter."""
+        """A line feed that another program writes to the terminal sends the line, as Enter does."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
             terminal.press("exit\n")
@@ -177,14 +177,14 @@ class TestBothWaysToAsk:
             terminal.expect_the_end("ENDED")
 
     def test_sigint_at_the_prompt_raises_keyboard_interrupt(self, args: list[str]) -> None:
-        """SIGINT from another program does what Ctrl-C does, and the terminal is usable afterwards."""
+        """SIGINT of another program raises `KeyboardInterrupt` at the prompt, and the terminal has its old mode."""
         with Terminal(*args) as terminal:
             terminal.expect(PROMPT)
             terminal.process.send_signal(signal.SIGINT)
             terminal.expect_the_end("INTERRUPTED")
 
     def test_console_uses_colours_unless_no_color_is_set(self, args: list[str]) -> None:
-        """Names are coloured, unless NO_COLOR is set."""
+        """The console prints role names in colour, unless NO_COLOR is set."""
         with Terminal(*args) as terminal:
             assert "32;1m" in terminal.expect("USER:")
         with Terminal(*args, NO_COLOR="1") as terminal:
@@ -228,7 +228,7 @@ def test_console_prints_piped_input_without_colours(ending: str) -> None:
 
 
 def test_console_reads_a_file_as_stdin(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`program < file` works as a pipe does."""
+    """With a file as stdin (`program < file`), the console prints its line "exit", which ends the dialog."""
     path = tmp_path_factory.mktemp("input") / "lines.txt"
     path.write_text("exit")
     with path.open() as stdin:

@@ -29,13 +29,14 @@ streamed = partial(common.streamed, message_class=AssistantMessage)
 
 @pytest.fixture(autouse=True)
 async def _agents() -> AsyncIterator[None]:
+    """Run each test in a context of agents."""
     async with MiniAgents():
         yield
 
 
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Return a function that replaces stdin with a text."""
+    """Return a function that replaces stdin with a text, as if the user had typed it."""
     return lambda text: monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
@@ -63,7 +64,7 @@ async def test_agent_continues_the_chat_of_a_history(typed: Callable[[str], None
 
 
 async def test_agents_made_without_a_history_share_none(typed: Callable[[str], None]) -> None:
-    """Each agent made without a history has a history of its own."""
+    """Two agents made without a history do not see each other's messages."""
     typed("one\ntwo\n")
     assert await create_console_user_agent().trigger() == (UserMessage("one"),)
     assert await create_console_user_agent().trigger() == (UserMessage("two"),)
@@ -159,7 +160,7 @@ async def test_agent_prints_control_characters_as_escapes(
 async def test_agent_prints_any_message_readably(
     messages: MessageType, shown: str, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No metadata is needed; errors, refusals and cut answers are marked; a message without text is printed as JSON."""
+    """The agent prints any message: errors, refusals and cut answers are marked, one without text is shown as JSON."""
     typed("ok\n")
     await create_console_user_agent().trigger(messages)
     assert capsys.readouterr().out == shown + "\nUSER: ok\n"
@@ -168,7 +169,7 @@ async def test_agent_prints_any_message_readably(
 async def test_agent_prints_the_text_that_arrived_of_a_failed_message(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Text before an error, and later messages, are printed and stored; then the error is raised, without a prompt."""
+    """If a message fails, its text and later messages are printed and stored; then the agent raises the error."""
     typed("never read\n")
     history = InMemoryChatHistory()
     agent = create_console_user_agent(history)
@@ -208,7 +209,7 @@ class FullDisk(ChatHistory):
 async def test_agent_prints_an_error_of_the_history_and_goes_on(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error is printed, and the chat continues with the messages in memory."""
+    """If the history cannot be written, the agent prints the error and continues with the messages in memory."""
     typed("hello\n")
     replied = await create_console_user_agent(FullDisk()).trigger("hi")
     assert [str(message) for message in replied] == ["hi", "hello"]

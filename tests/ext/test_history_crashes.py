@@ -108,7 +108,7 @@ class Disk:
 
 
 async def chat(path: Path, disk: Disk, *, fsync: bool) -> None:
-    """Store all messages, the second one while it streams."""
+    """Append three messages to a history on a logged disk; the second one streams."""
 
     async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
         for token in TOKENS:
@@ -155,7 +155,7 @@ def is_as_sent(message: Message, sent: Message) -> bool:
 async def test_H1_H4_H14_history_loses_at_most_the_message_being_written_when_killed_at_any_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each prefix of each write, the earlier messages are whole and there once, and the next append is whole."""
+    """If the writer is killed at any byte, earlier messages are whole and there once, and the next append works."""
     with monkeypatch.context() as patched:
         (tmp_path / "chat").mkdir()
         disk = Disk(tmp_path / "chat", patched)
@@ -172,7 +172,7 @@ async def test_H1_H4_H14_history_loses_at_most_the_message_being_written_when_ki
 async def test_H4_H5_history_loses_at_most_unsynced_data_when_the_power_fails(
     fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: Effort
 ) -> None:
-    """Cut and zero-filled ends, lost names and restored files lose no synced message and invent none."""
+    """After a loss of power at any point, all synced messages are loaded, and none that was never sent."""
     with monkeypatch.context() as patched:
         (tmp_path / "chat").mkdir()
         disk = Disk(tmp_path / "chat", patched)
@@ -188,7 +188,7 @@ async def test_H4_H5_history_loses_at_most_unsynced_data_when_the_power_fails(
 async def test_H7_H14_history_loses_and_repeats_no_message_when_a_call_of_the_disk_fails(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If any one call fails, one error is raised at most, and the next append writes the message."""
+    """If any one call of the disk fails, at most one error is raised, and the next append writes the message."""
     for place in range(40):
         path = tmp_path / str(place) / "chat.md"
         history = ChatHistoryMD(path, fsync=True)

@@ -78,7 +78,7 @@ def read_intact(data: bytes) -> tuple[Record, ...]:
 
 
 def test_corpus_has_at_least_300_forgeries() -> None:
-    """The corpus combines each lead, each payload and each tail."""
+    """The list of forged texts combines each beginning, payload and ending, and has at least 300 entries."""
     assert len(set(FORGERIES)) >= 300
 
 
@@ -115,7 +115,7 @@ def test_scan_returns_earlier_records_and_at_most_one_interrupted_one_of_a_cut_f
 
 @given(records, st.data())
 def test_missing_end_closes_a_cut_file_for_the_next_record(record: Record, data: st.DataObject) -> None:
-    """After a cut anywhere and the missing end, the next record is whole, and the cut one unchanged."""
+    """If a file is cut anywhere and its missing end is added, the next record is whole, and the cut one unchanged."""
     whole = file_of(BEFORE, record)
     cut = data.draw(st.integers(0, len(whole)))
     torn = whole[:cut]
@@ -212,7 +212,7 @@ def test_H5_scan_loses_only_the_records_that_a_lost_block_touches(size: int) -> 
 
 
 def test_H6_scan_marks_only_the_message_with_invalid_utf8() -> None:
-    """A message with invalid UTF-8 is interrupted and reported; the others are whole."""
+    """If one of several messages has invalid UTF-8, that one is interrupted and reported, and the others are whole."""
     data = file_of(BEFORE, Record("x", "user", "caf? au lait"), AFTER).replace(b"caf?", b"caf\xe9")
     found = scan(data)
     assert found.records == (BEFORE, Record("x", "user", "caf\ufffd au lait", interrupted=True), AFTER)
@@ -234,7 +234,7 @@ def test_scan_returns_a_whole_text_when_unreadable_bytes_follow_it(junk: bytes) 
 @pytest.mark.parametrize("closed_by", ["", "```py\n"])
 @pytest.mark.parametrize("text", ["longer than before, 日本", "s", "", "two\n\nparagraphs"])
 def test_H10_scan_returns_an_edited_text_up_to_its_end(text: str, closed_by: str) -> None:
-    """If the length does not fit, the text goes up to the end of its frame, with a problem."""
+    """If the length in a head does not fit an edited text, the text goes up to its end mark, and a problem is noted."""
     data = file_of(BEFORE, Record("x", "user", closed_by + "original text"), AFTER)
     found = scan(data.replace(b"original text", text.encode()))
     assert found.records == (BEFORE, Record("x", "user", (closed_by + text).rstrip("\n")), AFTER)
@@ -277,7 +277,7 @@ def test_scan_reports_unreadable_heads_and_text_between_records(damaged: bytes) 
 
 
 def test_scan_reads_a_record_with_an_invalid_length_up_to_its_end() -> None:
-    """A length that is no valid number counts as one that does not fit."""
+    """If the length in a head is no valid number, the text is read up to its end mark, and the next record is whole."""
     data = file_of(Record("x", "user", "text"), AFTER)
     for length in (b"-4", b"true", b'"4"', b"1e9", b"99999999999999999999"):
         assert scan(
@@ -309,7 +309,7 @@ def test_scan_reads_a_record_with_an_invalid_length_up_to_its_end() -> None:
     ],
 )
 def test_T2_to_bytes_closes_a_fence_or_html_block_that_a_text_leaves_open(text: str, close: str) -> None:
-    """A line after the text closes its open block for viewers, and is no part of the text."""
+    """A text that leaves a fence or HTML block open is followed by a closing line, which is no part of the text."""
     data = to_bytes(Record("x", "user", text)).decode()
     end = f"\n{text}\n" + (f"{close}\n" if close else "") + "<!-- /miniagents -->\n\n"
     assert data.endswith(end)
@@ -326,7 +326,7 @@ def test_heading_shows_the_role_without_its_markup() -> None:
 
 
 def test_scan_returns_no_record_and_no_problem_for_an_empty_file() -> None:
-    """Nothing, or blank lines only, gives no record and no problem."""
+    """`scan` of an empty file, or of blank lines only, returns no record and no problem."""
     for data in (b"", b"\n\n"):
         assert scan(data) == scan(b"")
         assert scan(data).problems == ()

@@ -40,7 +40,7 @@ pieces_of_text = st.lists(
 
 
 def is_obeyed(char: str) -> bool:
-    """Return True if a terminal might do something else than draw `char`."""
+    """Return True if a terminal might do more than draw `char`."""
     if char in "\n\t":
         return False
     return unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or "\u202a" <= char <= "\u202e"
@@ -83,7 +83,7 @@ def test_visible_returns_ordinary_text_unchanged(text: str) -> None:
 
 
 def test_filter_returns_cr_lf_as_a_newline() -> None:
-    """CR LF is one newline, even in two pieces; a CR alone at the end becomes an escape."""
+    """The filter turns CR LF into one newline, even in two pieces, and a CR alone at the end into an escape."""
     terminal_filter = TerminalFilter()
     assert terminal_filter.feed("a\r") == "a"
     assert terminal_filter.feed("\nb\r") == "\nb"
@@ -92,7 +92,7 @@ def test_filter_returns_cr_lf_as_a_newline() -> None:
 
 
 def test_visible_line_returns_one_line() -> None:
-    """A role or an alias cannot start a second line."""
+    """`visible_line` escapes line breaks, so that a role or an alias cannot start a second line."""
     assert visible_line("user\nassistant\t\x1b[2J") == r"user\x0aassistant\x09\x1b[2J"
     assert visible_line("writer") == "writer"
 
@@ -113,6 +113,6 @@ def test_X10_filter_returns_the_same_text_for_any_pieces(pieces: list[str]) -> N
 
 @given(st.text())
 def test_visible_returns_its_own_output_unchanged(text: str) -> None:
-    """Filtering a filtered text changes nothing."""
+    """`visible` of a text that `visible` returned changes nothing."""
     assert visible(visible(text)) == visible(text)
     assert visible_line(visible_line(text)) == visible_line(text)

@@ -28,7 +28,7 @@ async def pieces_and_error(promise: StreamedPromise[Any, Any]) -> tuple[list[Any
 
 @pytest.mark.parametrize("make", APPENDERS)
 async def test_append_is_refused_when_the_appender_is_not_open(make: Any) -> None:
-    """Before `open` and after `close` the error names the state; pieces appended in between arrive."""
+    """`append` before `open` or after `close` raises an error that names the state; other pieces arrive."""
     appender = make()
     with pytest.raises(AppenderClosedError, match="not open yet"):
         appender.append("early")
@@ -41,7 +41,7 @@ async def test_append_is_refused_when_the_appender_is_not_open(make: Any) -> Non
 
 @pytest.mark.parametrize("make", APPENDERS)
 async def test_appender_can_be_closed_twice_and_opened_once(make: Any) -> None:
-    """An appender that was opened or closed cannot be opened again."""
+    """A second `close` does nothing, and `open` raises an error for an appender that was opened or closed before."""
     appender = make().open()
     appender.close()
     appender.close()
@@ -55,7 +55,7 @@ async def test_appender_can_be_closed_twice_and_opened_once(make: Any) -> None:
 
 
 async def test_captured_error_ends_the_stream() -> None:
-    """With `capture_errors=True` the block is left normally, and each reader gets the error after the pieces."""
+    """With `capture_errors=True`, an error leaves the block silently, and each reader gets it after the pieces."""
     async with PromisingContext():
         error = ValueError("broken")
         with StreamAppender[str](capture_errors=True) as appender:
@@ -66,7 +66,7 @@ async def test_captured_error_ends_the_stream() -> None:
 
 
 async def test_uncaptured_error_ends_the_stream_and_is_raised() -> None:
-    """Without `capture_errors` the caller gets the error as well, so it counts as observed."""
+    """Without `capture_errors`, an error ends the stream and is raised from the block, so it counts as observed."""
     async with PromisingContext():
         appender = StreamAppender[str]()
         with pytest.raises(ValueError, match="broken"), appender:
@@ -81,7 +81,7 @@ async def test_uncaptured_error_ends_the_stream_and_is_raised() -> None:
 
 @pytest.mark.parametrize("make", APPENDERS)
 async def test_captured_error_is_reported_when_no_reader_gets_it(make: Any) -> None:
-    """The error is raised when the context is left."""
+    """A captured error that no reader got is raised by the context when the context is left."""
     with pytest.raises(ExceptionGroup) as caught:
         async with PromisingContext():
             with make(capture_errors=True):
@@ -91,7 +91,7 @@ async def test_captured_error_is_reported_when_no_reader_gets_it(make: Any) -> N
 
 @pytest.mark.parametrize("make", APPENDERS)
 async def test_error_after_close_is_raised(make: Any) -> None:
-    """A closed stream cannot take the error, so it is raised even with `capture_errors=True`."""
+    """An error in the block after `close` is raised from the block, even with `capture_errors=True`."""
     with pytest.raises(ValueError, match="broken"), make(capture_errors=True) as appender:
         appender.append("piece")
         appender.close()
@@ -102,7 +102,7 @@ async def test_error_after_close_is_raised(make: Any) -> None:
 @pytest.mark.parametrize("make", APPENDERS)
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
 async def test_interrupts_and_cancellations_are_raised_always(make: Any, signal: type[BaseException]) -> None:
-    """Promises never carry them: the stream ends as cancelled."""
+    """Interrupts, exits and cancellations leave the block as they are, and the stream ends as cancelled."""
     async with PromisingContext():
         appender = make(capture_errors=True)
         with pytest.raises(signal), appender:
@@ -113,7 +113,7 @@ async def test_interrupts_and_cancellations_are_raised_always(make: Any, signal:
 
 
 async def test_C27_piece_is_frozen_when_it_is_appended() -> None:
-    """Later changes to a list or a dict do not show in the stream."""
+    """Changes to a list or dict after it was appended do not show in the stream."""
     numbers, fields = [1, 2], {"a": [1]}
     with StreamAppender[Any]() as appender:
         appender.append(numbers).append(fields)
@@ -123,7 +123,7 @@ async def test_C27_piece_is_frozen_when_it_is_appended() -> None:
 
 
 async def test_message_of_a_dict_keeps_its_fields_when_the_dict_changes() -> None:
-    """A dict of fields becomes a message when it is sent."""
+    """A dict that is sent becomes a message at once, so later changes of the dict do not show."""
     fields: dict[str, Any] = {"content": "hi", "tags": ["a"]}
     with MessageSequence() as sequence:
         sequence.append([fields])
@@ -134,7 +134,7 @@ async def test_message_of_a_dict_keeps_its_fields_when_the_dict_changes() -> Non
 
 
 async def test_append_refuses_a_piece_that_cannot_be_frozen() -> None:
-    """The call raises `FreezeError`, and the stream goes on without that piece."""
+    """`append` of a value that cannot be made immutable raises `FreezeError`, and the stream goes on without it."""
     with StreamAppender[Any]() as appender:
         with pytest.raises(FreezeError, match="piece"):
             appender.append([object()])

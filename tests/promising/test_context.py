@@ -28,7 +28,7 @@ class Boom(Exception):  # noqa: N818 - a short name
 
 
 async def fail() -> None:
-    """Raise an error, as a resolver."""
+    """Raise `Boom`; this is a resolver that fails."""
     raise Boom("broken")
 
 
@@ -75,7 +75,7 @@ async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
 
 
 async def test_C6_leaving_by_cancellation_cancels_and_cleans_up() -> None:
-    """A cancelled body cancels its background work, also while it already waits for that work."""
+    """If the body is cancelled, running or already waiting for its background work, that work is cancelled, too."""
     for leave_early in (True, False):
         log: list[str] = []
 
@@ -95,7 +95,7 @@ async def test_C6_leaving_by_cancellation_cancels_and_cleans_up() -> None:
 
 
 async def test_tasks_end_before_their_context_is_left() -> None:
-    """Tasks that a clean-up starts while it is being cancelled have ended as well."""
+    """If a clean-up starts a further task, the context is left only after that task has ended as well."""
     before = asyncio.all_tasks()
 
     async def starts_more() -> None:
@@ -113,7 +113,7 @@ async def test_tasks_end_before_their_context_is_left() -> None:
 
 
 async def test_C17_a_task_cancelled_before_its_first_step_is_accounted_for() -> None:
-    """Leaving by an error right after starting a task does not hang, and settles its promise."""
+    """If the block fails right after starting a promise, the context does not hang, and the promise is settled."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext():
@@ -138,7 +138,7 @@ async def test_context_tracks_eager_tasks() -> None:
 
 
 async def test_C33_wait_does_not_ask_an_ended_task_for_its_coroutine() -> None:
-    """Python 3.12.1 would crash if the task started eagerly; its cell may keep it until its callback runs."""
+    """Awaiting a promise never calls `get_coro` of its ended task, which would crash Python 3.12.1 for eager tasks."""
 
     class EndedTask:
         _fut_waiter = None
@@ -166,7 +166,7 @@ async def awaited(promise: Promise[Any]) -> Any:
 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with Python 3.12")
 def test_C33_agents_that_end_in_their_first_step_do_not_crash_the_interpreter() -> None:
-    """With eager tasks they have ended before their replies are told; waits, errors and cancellations come between."""
+    """Eager agents that end in their first step, with waits, errors and cancellations, do not crash a real process."""
     program = """
         import asyncio
         from miniagents import Message, MiniAgents, miniagent
@@ -209,7 +209,7 @@ def test_C33_agents_that_end_in_their_first_step_do_not_crash_the_interpreter() 
 
 
 async def test_inner_context_waits_for_its_own_work_only() -> None:
-    """After the inner context is left, the outer one is current again, and its work goes on."""
+    """Leaving an inner context restores the outer one as current, and does not wait for the outer one's work."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext() as outer:
@@ -242,7 +242,7 @@ async def test_get_current_says_how_to_open_a_context_when_there_is_none() -> No
 
 
 async def test_C7_an_unobserved_failure_is_raised_at_a_clean_exit() -> None:
-    """A failure that no reader got is raised in a group when the block is left."""
+    """The context raises a failure that no reader got in an exception group when its block ends normally."""
     with pytest.raises(ExceptionGroup) as caught:
         async with PromisingContext():
             Promise(fail)
@@ -258,7 +258,7 @@ async def test_observed_failure_is_not_reported(caplog: pytest.LogCaptureFixture
 
 
 async def test_failure_of_many_promises_is_reported_once() -> None:
-    """A failure that other promises pass on is one error of the group."""
+    """One failure that several promises pass on is one error in the group that the context raises."""
 
     async def passes_on() -> None:
         await first
@@ -272,7 +272,7 @@ async def test_failure_of_many_promises_is_reported_once() -> None:
 
 
 async def test_C7_unobserved_failure_is_logged_when_that_was_chosen(caplog: pytest.LogCaptureFixture) -> None:
-    """With `unobserved_errors="log"` there is a record with the traceback; other words are refused."""
+    """`unobserved_errors="log"` logs an unobserved failure with its traceback; unknown values of the argument raise."""
     async with PromisingContext(unobserved_errors="log"):
         Promise(fail)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Boom]
@@ -281,7 +281,7 @@ async def test_C7_unobserved_failure_is_logged_when_that_was_chosen(caplog: pyte
 
 
 async def test_C31_logged_failures_are_logged_when_their_promise_is_gone(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure is logged when its promise is gone, or else at the exit, and only once."""
+    """With `unobserved_errors="log"`, a failure is logged once: when its promise is collected, or else at the exit."""
     async with PromisingContext(unobserved_errors="log"):
         lost, kept, seen = Promise(fail), Promise(fail), Promise(fail)
         with pytest.raises(Boom):
@@ -299,7 +299,7 @@ async def test_C31_logged_failures_are_logged_when_their_promise_is_gone(caplog:
 
 
 async def test_error_of_many_promises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An error is logged when the last of its promises is gone, unless a reader of one has got it."""
+    """An error that several promises share is logged when the last one is collected, unless a reader has got it."""
 
     async def passes_on(source: list[Promise[None]]) -> None:
         await source[0]
@@ -323,7 +323,7 @@ async def test_error_of_many_promises_is_logged_once(caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("kind", ["handler", "clean-up"])
 async def test_error_without_a_promise_is_logged_at_once(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The error of a handler, and of a clean-up after the end of a promise, are logged at once, and only once."""
+    """With `unobserved_errors="log"`, an error of a handler or of a late clean-up is logged at once, and only once."""
 
     async def handler(promise: Promise[Any], result: Any) -> None:
         if kind == "handler":
@@ -344,7 +344,7 @@ async def test_error_without_a_promise_is_logged_at_once(kind: str, caplog: pyte
 
 @pytest.mark.parametrize("how", ["log", "activate"])
 async def test_logged_errors_leave_nothing_in_memory(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """As many memory blocks are in use after 2,000 logged errors as after 200."""
+    """After 2,000 further logged errors, hardly more memory blocks are in use than after 200."""
     caplog.set_level(logging.CRITICAL)
 
     async def pieces() -> AsyncIterator[str]:
@@ -371,7 +371,7 @@ async def test_logged_errors_leave_nothing_in_memory(how: str, caplog: pytest.Lo
 async def test_unobserved_failures_are_logged_when_another_error_leaves_the_block(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The error that leaves the block is raised as it is."""
+    """If the block raises an error, the context raises that error as it is, and logs the unobserved failures."""
     with pytest.raises(KeyError):
         async with PromisingContext():
             Promise(fail)
@@ -382,7 +382,7 @@ async def test_unobserved_failures_are_logged_when_another_error_leaves_the_bloc
 
 
 class FailingCleanUp:
-    """Sources whose clean-up fails."""
+    """Promises and streams that raise `Boom` in the clean-up of their source."""
 
     async def stuck(self) -> None:
         try:
@@ -414,7 +414,7 @@ class FailingCleanUp:
 
 @pytest.mark.parametrize("kind", ["resolver", "waiting_stream", "resting_stream", "sequence"])
 async def test_error_in_the_clean_up_of_a_cancelled_promise_is_reported(kind: str) -> None:
-    """No reader can get it, because the promise is settled as cancelled already."""
+    """The context raises the error of a cancelled promise's clean-up, because readers get the cancellation only."""
     with pytest.raises(ExceptionGroup, match="1 error") as raised:
         async with PromisingContext():
             promise: Any = getattr(FailingCleanUp(), kind)()
@@ -428,15 +428,15 @@ async def test_error_in_the_clean_up_of_a_cancelled_promise_is_reported(kind: st
     assert isinstance(error, Boom)
 
 
-async def test_error_in_the_clean_up_of_a_parked_source_is_reported() -> None:
-    """The context closes a source on demand that no reader has read to its end."""
+async def test_error_in_the_clean_up_of_an_unfinished_source_is_reported() -> None:
+    """If closing an on-demand source that was not read to its end fails, the context raises the error at its exit."""
     with pytest.raises(ExceptionGroup, match="1 error"):
         async with PromisingContext():
             await anext(aiter(FailingCleanUp().resting_stream()))
 
 
 async def test_activated_context_logs_an_error_in_a_clean_up_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    """No promise has the error that could be collected later."""
+    """In an activated context, the error of a cancelled promise's clean-up is logged before `afinalize`."""
     context = PromisingContext().activate()
     promise = FailingCleanUp().resolver()
     await asyncio.sleep(0)
@@ -448,7 +448,7 @@ async def test_activated_context_logs_an_error_in_a_clean_up_at_once(caplog: pyt
 
 
 async def test_stop_dialog_and_cancellations_are_not_reported() -> None:
-    """A promise that fails with `StopDialog`, or is cancelled, is no unobserved failure."""
+    """The context does not report a promise that fails with `StopDialog` or is cancelled."""
 
     async def stop() -> None:
         raise StopDialog
@@ -462,7 +462,7 @@ async def test_stop_dialog_and_cancellations_are_not_reported() -> None:
 
 
 async def test_activated_context_is_current_in_all_tasks_of_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """One task calls `activate`, others work that did not inherit from it, and a third one calls `afinalize`."""
+    """After one task calls `activate`, unrelated tasks of the loop use the context, and one of them may close it."""
     context = PromisingContext()
 
     async def start() -> None:
@@ -487,7 +487,7 @@ async def test_activated_context_is_current_in_all_tasks_of_the_loop(caplog: pyt
 
 
 async def test_afinalize_refuses_a_task_of_its_own_context() -> None:
-    """The task would wait for itself, so it gets a `RuntimeError`."""
+    """`afinalize` in a task of its own context raises `RuntimeError`, because the task would wait for itself."""
     context = PromisingContext().activate()
     with pytest.raises(RuntimeError, match="wait for itself"):
         await Promise(context.afinalize)
@@ -498,7 +498,7 @@ async def test_afinalize_refuses_a_task_of_its_own_context() -> None:
 
 
 async def test_handlers_are_called_once_for_each_promise() -> None:
-    """Handlers of this context and of the outer ones get results and failures."""
+    """Handlers of the inner and the outer context get the result or failure of each promise once."""
     heard: list[tuple[str, Any]] = []
 
     def handler(name: str) -> Callable[[Promise[Any], Any], Awaitable[None]]:
@@ -526,7 +526,7 @@ async def test_handlers_are_called_once_for_each_promise() -> None:
 
 
 async def test_error_of_a_handler_is_reported() -> None:
-    """No reader can get the error of a handler, so it counts as unobserved."""
+    """The context raises the error of a handler at its exit, because no reader can get that error."""
 
     async def handler(promise: Promise[Any], result: Any) -> None:
         raise Boom

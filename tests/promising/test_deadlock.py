@@ -1,4 +1,4 @@
-"""Rings of promises are reported, and waits that may end are not (law 6)."""
+"""Rings of promises that wait for each other raise `DeadlockError`; waits that may end do not (law 6)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def gathers(promise: Awaitable[Any]) -> Any:
 
 
 async def gathers_twice(promise: Awaitable[Any]) -> Any:
-    """Wait through a `gather` in a `gather`."""
+    """Wait through a `gather` inside another `gather`."""
     return await asyncio.gather(asyncio.sleep(0), asyncio.gather(awaited(promise)))
 
 
@@ -67,7 +67,7 @@ async def reads_a_stream(promise: Awaitable[Any]) -> Any:
 
 
 async def waits_after_a_timeout(promise: Awaitable[Any]) -> Any:
-    """Wait after a timeout was left in time, while a variable still holds the timeout."""
+    """Wait under no timeout, although a variable still holds a timeout that was left in time."""
     async with asyncio.timeout(60) as left:
         await asyncio.sleep(0)
     try:
@@ -83,7 +83,7 @@ async def waits_without_limit(promise: Awaitable[Any]) -> Any:
 
 
 async def waits_beside_a_timeout(promise: Awaitable[Any]) -> Any:
-    """Wait while another task, which this one refers to, is under a timeout."""
+    """Wait under no timeout, although this task refers to another task that is under one."""
 
     async def other() -> None:
         async with asyncio.timeout(60) as timeout:
@@ -125,7 +125,7 @@ async def test_C10_a_ring_of_promises_is_an_error(length: int) -> None:
 )
 @pytest.mark.parametrize("turn", [0, 1])
 async def test_a_ring_through_other_waits_is_an_error(wait: Wait, turn: int) -> None:
-    """It does not matter which of the two promises waits first."""
+    """A ring of two promises, one of which waits in another way than `await`, raises `DeadlockError` in any order."""
     async with PromisingContext(unobserved_errors="log"):
         with pytest.raises(DeadlockError):
             await ring(*[awaited, wait][:: -1 if turn else 1])[0]
@@ -135,7 +135,7 @@ async def test_a_ring_through_other_waits_is_an_error(wait: Wait, turn: int) -> 
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks came with 3.12")
 @pytest.mark.parametrize("wait", [awaited, gathers, awaits_a_task], ids=lambda wait: wait.__name__)
 async def test_a_ring_of_eager_tasks_is_an_error(wait: Wait) -> None:
-    """A task that waits already while the task that started it still runs closes a ring all the same."""
+    """A ring of two promises that are resolved by eager tasks raises `DeadlockError`."""
     asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - unknown to mypy on 3.11
     promises: list[Promise[Any]] = []
     async with PromisingContext(unobserved_errors="log"):
@@ -146,7 +146,7 @@ async def test_a_ring_of_eager_tasks_is_an_error(wait: Wait) -> None:
 
 
 async def test_a_ring_is_reported_one_loop_step_after_its_last_wait_began() -> None:
-    """A callback that was scheduled before the wait runs first."""
+    """A callback that was scheduled before the last wait of a ring runs before the `DeadlockError` is raised."""
     async with PromisingContext(unobserved_errors="log"):
         log: list[str] = []
 
@@ -173,6 +173,7 @@ async def test_a_ring_is_reported_one_loop_step_after_its_last_wait_began() -> N
 
 @asynccontextmanager
 async def _deadline() -> AsyncIterator[None]:
+    """Run the block under a short timeout."""
     async with asyncio.timeout(0.01):
         yield
 
@@ -215,7 +216,7 @@ async def in_an_async_generator(promise: Awaitable[Any]) -> Any:
 
 
 class UnderATimeout:
-    """An awaitable of the program's own, with a generator as `__await__`."""
+    """Awaitable whose `__await__` is a generator, with a timeout in it."""
 
     def __init__(self, promise: Awaitable[Any]) -> None:
         self.promise = promise
@@ -261,7 +262,7 @@ async def with_gather_under_a_timeout(promise: Awaitable[Any]) -> Any:
 async def test_a_ring_with_a_member_under_a_timeout_is_not_reported(
     wait: Wait, turn: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The timeout ends the ring, and both promises get its error."""
+    """If one promise of a ring waits under a timeout, the ring ends with `TimeoutError`, and nothing is logged."""
     async with PromisingContext(unobserved_errors="log"):
         with pytest.raises(TimeoutError):
             await ring(*[awaited, awaited, wait][:: -1 if turn else 1])[0]
@@ -270,7 +271,7 @@ async def test_a_ring_with_a_member_under_a_timeout_is_not_reported(
 
 @pytest.mark.parametrize("through", ["gather", "task and gather"])
 async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_reported(through: str) -> None:
-    """The timeout of a task outside of the ring cancels the member."""
+    """A ring of a promise and a task ends without `DeadlockError` if the body awaits the task under a timeout."""
     async with PromisingContext():
 
         async def resolve() -> str:
@@ -289,7 +290,7 @@ async def test_a_ring_with_a_member_that_is_awaited_under_a_timeout_is_not_repor
 
 @pytest.mark.parametrize("helper", ["task", "timer", "callback", "thread"])
 async def test_a_wait_for_an_appender_that_is_closed_later_is_not_reported(helper: str) -> None:
-    """A task, a timer, a callback or a thread closes it."""
+    """A wait for a stream whose appender a task, timer, callback or thread closes later gets the result."""
     async with PromisingContext():
         appender = StreamAppender[str]().open()
         loop = asyncio.get_running_loop()
@@ -312,7 +313,7 @@ async def test_a_wait_for_an_appender_that_is_closed_later_is_not_reported(helpe
 
 
 async def test_a_wait_for_an_appender_that_is_never_closed_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither in the body nor while the context is left: a thread may still close it."""
+    """A wait for an open appender logs nothing, in the body or at the exit, because a thread may still close it."""
     appender = StreamAppender[str]().open()
 
     async def leave() -> None:
@@ -329,7 +330,7 @@ async def test_a_wait_for_an_appender_that_is_never_closed_is_not_reported(caplo
 
 
 async def test_a_member_that_is_about_to_run_is_not_reported() -> None:
-    """The wait of the last member of a ring has ended, but its next step has not run yet."""
+    """Two promises that wait for each other are no ring if the wait of one has ended, but its task has not run yet."""
     async with PromisingContext():
         appender = StreamAppender[str]().open()
 
@@ -348,7 +349,7 @@ async def test_a_member_that_is_about_to_run_is_not_reported() -> None:
 
 @pytest.mark.parametrize("when", ["before the wait", "after the wait"])
 async def test_a_member_that_is_cancelled_ends_the_ring(when: str) -> None:
-    """The cancellation comes before the report, and the other members get the result of the cancelled one."""
+    """If a task of a ring is cancelled and returns a result, the other promise gets it, and no error is raised."""
     async with PromisingContext():
 
         async def gives_up() -> str:
@@ -369,7 +370,7 @@ async def test_a_member_that_is_cancelled_ends_the_ring(when: str) -> None:
 
 
 async def test_a_reader_outside_of_a_ring_is_not_reported() -> None:
-    """A reader waits for a member, and gets the error of that member."""
+    """Readers of a promise in a ring get its `DeadlockError`, and can go on when they catch it."""
     async with PromisingContext(unobserved_errors="log"):
         promises = ring(awaited, awaited)
 

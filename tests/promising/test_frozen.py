@@ -36,25 +36,25 @@ from miniagents_testing import strategies
 
 
 class Color(Enum):
-    """A plain Enum."""
+    """Enum with members of no other type."""
 
     RED = 1
 
 
 class Word(StrEnum):
-    """An Enum that is a str as well."""
+    """Enum whose members are strs as well."""
 
     ONE = "1"
 
 
 class Number(IntEnum):
-    """An Enum that is an int as well."""
+    """Enum whose members are ints as well."""
 
     ONE = 1
 
 
 class Access(Flag):
-    """An Enum whose combined members have no names."""
+    """Flag whose combined members have no names."""
 
     READ = 1
     WRITE = 2
@@ -122,15 +122,16 @@ LEAVES: list[Any] = [
     ],
 )
 def test_freeze_makes_containers_immutable(value: Any, frozen: Any) -> None:
-    """Lists become tuples, mappings `FrozenDict`, sets frozensets, at every depth."""
+    """`freeze` turns lists into tuples, mappings into `FrozenDict` and sets into frozensets, at every depth."""
     result = freeze(value)
     assert result == frozen
-    assert type(result) in (tuple, FrozenDict, frozenset) or isinstance(result, frozenset)
+    assert isinstance(result, (tuple, FrozenDict, frozenset))
+    hash(result)  # raises if a container inside is mutable
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=[f"{type(leaf).__name__}{n}" for n, leaf in enumerate(LEAVES)])
 def test_freeze_returns_an_allowed_leaf_itself(leaf: Any) -> None:
-    """A leaf of an allowed type is the same object after freezing, alone and in a container."""
+    """`freeze` returns a value of an allowed plain type as the same object, alone and in a container."""
     assert freeze(leaf) is leaf
     assert freeze([leaf])[0] is leaf
 
@@ -141,7 +142,7 @@ def test_freeze_returns_an_allowed_leaf_itself(leaf: Any) -> None:
     ids=["Enum", "StrEnum", "IntEnum", "Flag"],
 )
 def test_enum_member_becomes_its_value_in_an_untyped_field(member: Enum, value: Any) -> None:
-    """Only a typed field says to which Enum the value in a dump belongs."""
+    """An Enum member in an extra field becomes its plain value, because no type there names its Enum."""
     frozen = Frozen(alone=member, inside=[{"a": member}, {member}])
     assert frozen == Frozen(alone=value, inside=[{"a": value}, {value}])
     assert type(frozen.alone) is type(value)
@@ -163,7 +164,7 @@ class Palette(Frozen):
 
 
 def test_enum_member_stays_a_member_in_a_typed_field() -> None:
-    """Alone, as a literal, as a combination of flags and in containers; also after pickles and dumps."""
+    """An Enum member in a field typed with its Enum, also in containers, stays a member after pickles and dumps."""
     palette = Palette(
         one=Color.RED,
         only=Color.RED,
@@ -184,7 +185,7 @@ def test_enum_member_stays_a_member_in_a_typed_field() -> None:
 
 
 def test_default_of_a_float_field_becomes_a_float() -> None:
-    """A default of 1 equals the value from a dump, which is validated."""
+    """A default of 1 in a float field becomes 1.0, so that it equals the value from a dump."""
 
     class Sized(Frozen):
         size: float = 1
@@ -203,7 +204,7 @@ class CountWithAttributes(int):
 
 
 def test_freeze_makes_instances_of_leaf_subclasses_plain() -> None:
-    """Attributes, which could be mutable, are left behind."""
+    """An instance of a str or int subclass becomes a plain str or int, without its attributes, which may be mutable."""
     text = TextWithAttributes("a")
     text.attribute = []  # type: ignore[attr-defined]
     frozen = Frozen(text=text, count=CountWithAttributes(3), keys={text: 1})
@@ -213,7 +214,7 @@ def test_freeze_makes_instances_of_leaf_subclasses_plain() -> None:
 
 
 def test_time_zone_of_another_class_becomes_its_offset() -> None:
-    """A tzinfo of unknown type may be mutable; the moment stays the same."""
+    """A datetime with a tzinfo of an unknown class keeps its moment, and gets a fixed offset as time zone."""
     moment = datetime(2026, 1, 2, tzinfo=OffsetOnly())
     frozen = Frozen(moment=moment).moment
     assert frozen == moment
@@ -230,19 +231,19 @@ class PlainModel(BaseModel):
     ids=lambda bad: type(bad).__name__,
 )
 def test_freeze_error_names_the_field_and_the_place_in_it(bad: Any) -> None:
-    """A value of a type that is not allowed is refused at any depth."""
+    """A value of a type that is not allowed raises a FreezeError with its field and the path inside the field."""
     with pytest.raises(FreezeError, match=r"^settings\[1\]\['a'\]\[0\]: cannot freeze"):
         Frozen(fine=1, settings=[0, {"a": (bad,)}])
 
 
 def test_mapping_with_a_key_that_is_no_str_is_refused() -> None:
-    """Keys are of type str only."""
+    """A mapping with a key that is not a str raises `FreezeError`."""
     with pytest.raises(FreezeError, match="meta: the key 1 is not a str"):
         Frozen(meta={1: 2})
 
 
 def test_container_that_contains_itself_is_refused() -> None:
-    """The error is a `CyclicValueError`, and no RecursionError."""
+    """A container that contains itself raises `CyclicValueError` and no RecursionError."""
     loop: list[Any] = [1]
     loop.append({"again": (loop, loop)})
     with pytest.raises(CyclicValueError, match="meta contains itself"):
@@ -251,7 +252,7 @@ def test_container_that_contains_itself_is_refused() -> None:
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}, lambda v: (v,)], ids=["list", "dict", "tuple"])
 def test_containers_nest_200_deep_and_no_deeper(wrap: Any) -> None:
-    """200 levels can be pickled, hashed and shown; one more is a FreezeError, also around a frozen value."""
+    """Containers nested 200 deep can be pickled, hashed and shown; one more level is a FreezeError."""
     nested: Any = 1
     for _ in range(MAX_NESTING):
         nested = wrap(nested)
@@ -266,7 +267,7 @@ def test_containers_nest_200_deep_and_no_deeper(wrap: Any) -> None:
 
 
 def test_100_000_nested_lists_are_a_freeze_error() -> None:
-    """The search for a cycle does not recurse either."""
+    """Lists nested 100,000 deep raise `FreezeError` and do not exhaust the stack."""
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested]
@@ -275,7 +276,7 @@ def test_100_000_nested_lists_are_a_freeze_error() -> None:
 
 
 def test_fields_stay_when_the_given_containers_change() -> None:
-    """Fields share nothing mutable with the caller."""
+    """Changes to a container after it was given to a constructor do not show in the field."""
     items, table = [1], {"a": [1]}
     box: Any = Box(items=items, table=table, more=items)
     items.append(2)
@@ -304,13 +305,13 @@ def test_annotations_of_mutable_containers_become_immutable_ones() -> None:
 
 
 class Pair(NamedTuple):
-    """A tuple with names."""
+    """NamedTuple with two fields."""
 
     left: int
 
 
 class Table(TypedDict):
-    """A dict with known keys."""
+    """TypedDict with known keys."""
 
     left: int
 
@@ -342,7 +343,7 @@ def test_private_attributes_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["x", "extra", "brand_new", "_hidden", "__pydantic_extra__", "_digest"])
 def test_attributes_cannot_be_set_or_deleted(name: str) -> None:
-    """This holds for declared, extra, new and private attributes."""
+    """Setting or deleting a declared, extra, new or private attribute of a Frozen object raises an error."""
     point = Point(x=1, extra=2)
     key = point.hash_key
     with pytest.raises((ValidationError, AttributeError)):
@@ -369,7 +370,7 @@ def test_object_cannot_be_changed_through_its_model_attributes() -> None:
 
 
 def test_model_copy_freezes_validates_and_hashes_anew() -> None:
-    """A copy with an update is a value like any other; without one it is the object itself."""
+    """`model_copy` with an update freezes and validates it, and has a new hash; without one, it returns the object."""
     box = Box(items=[1], extra=1)
     changed = box.model_copy(update={"items": [[2]], "extra": {"a": [1]}, "more": {1}})
     assert changed == Box(items=[[2]], extra={"a": [1]}, more={1})
@@ -380,7 +381,7 @@ def test_model_copy_freezes_validates_and_hashes_anew() -> None:
 
 
 def test_frozen_dict_behaves_like_a_dict_that_is_read() -> None:
-    """It reads like a dict with the same items, and can be hashed, copied, pickled and merged into a new one."""
+    """A `FrozenDict` reads like a dict with the same items, and can be hashed, copied, pickled and merged."""
     table: FrozenDict[str, Any] = FrozenDict({"b": [1], "a": {"c": 2}}, d=3)
     assert table == {"b": (1,), "a": {"c": 2}, "d": 3}
     assert not table != {"b": (1,), "a": {"c": 2}, "d": 3}  # noqa: SIM202 - __ne__ is what is tested
@@ -399,7 +400,7 @@ def test_frozen_dict_behaves_like_a_dict_that_is_read() -> None:
 
 
 def test_frozen_dict_cannot_be_changed() -> None:
-    """There is no way to set, delete or update an item or an attribute."""
+    """Setting, deleting or updating an item or an attribute of a `FrozenDict` raises an error."""
     table: Any = FrozenDict(a=1)
     with pytest.raises(TypeError):
         table["a"] = 2
@@ -413,7 +414,7 @@ def test_frozen_dict_cannot_be_changed() -> None:
 
 
 def test_frozen_dict_can_annotate_fields_of_any_pydantic_model() -> None:
-    """Models that are not Frozen validate, freeze and dump it."""
+    """A pydantic model that is not Frozen validates, freezes and dumps a field annotated with `FrozenDict`."""
 
     class Settings(BaseModel):
         table: FrozenDict[str, tuple[int, ...]]
@@ -431,7 +432,7 @@ def test_frozen_dict_can_annotate_fields_of_any_pydantic_model() -> None:
 
 
 def test_hashes_differ_for_different_leaves() -> None:
-    """No two leaves have the same hash, alone or in a tuple, nor a leaf and a value that looks like its text."""
+    """Different plain values have different hash keys, alone and in a tuple, as do a value and its text."""
     lookalikes = [
         {"$decimal": "1.0"}, {"$bytes": ""}, {"$text": "7aCA"}, {"$float": "inf"}, {"$$float": "inf"},
         {"$set": ()}, {"$$set": ()}, {"$frozen": Point().full_hash_key}, frozenset(), (), {}, {"$": 1},
@@ -446,7 +447,7 @@ def test_hashes_differ_for_different_leaves() -> None:
 
 
 def test_equality_goes_by_class_and_content() -> None:
-    """1, 1.0 and True differ, NaN equals itself, the class counts, and the order of fields does not."""
+    """Equality of Frozen objects tells 1, 1.0, True and classes apart, takes NaN as equal, and ignores field order."""
     assert len({Frozen(v=1), Frozen(v=1.0), Frozen(v=True), Frozen(v="1")}) == 4
     assert Frozen(v=math.nan) == Frozen(v=float("nan"))
     assert Frozen(x=0) != Point(x=0)
@@ -457,7 +458,7 @@ def test_equality_goes_by_class_and_content() -> None:
 
 
 def test_hash_ignores_a_declared_field_that_is_none() -> None:
-    """A class can get new optional fields while old hashes stay; an extra field that is None counts."""
+    """A declared field that is None does not change the hash key, so a class can get new ones; an extra one does."""
     assert Point(x=1, y=None) == Point(x=1)
     assert Frozen(b=1, a=None) != Frozen(b=1)
     assert Point(x=1, z=None) != Point(x=1)
@@ -507,7 +508,7 @@ def golden_values() -> dict[str, Frozen]:
 
 @pytest.mark.parametrize(("name", "key"), GOLDEN.items())
 def test_golden_hash_keys_never_change(name: str, key: str) -> None:
-    """Hash keys that were committed once are computed on every machine and Python version."""
+    """The hash keys of known values are the committed ones, on every machine and Python version."""
     assert golden_values()[name].hash_key == key
 
 
@@ -528,7 +529,7 @@ def test_K21_hash_keys_do_not_depend_on_the_process(seed: str, root: Path) -> No
 
 
 def test_hash_is_independent_of_the_digit_limit_of_the_process() -> None:
-    """Large ints have one form, whatever `sys.set_int_max_str_digits` says."""
+    """Large ints have the same hash key under any `sys.set_int_max_str_digits`."""
     limit = sys.get_int_max_str_digits()
     keys = set()
     try:
@@ -541,7 +542,7 @@ def test_hash_is_independent_of_the_digit_limit_of_the_process() -> None:
 
 
 def test_hash_key_has_the_first_40_digits_of_the_full_one() -> None:
-    """The full hash key has 64 hex digits."""
+    """`hash_key` is the first 40 of the 64 hex digits of the full hash key."""
     key = Point().full_hash_key
     assert (len(key), Point().hash_key) == (64, key[:40])
 
@@ -567,7 +568,7 @@ def test_digest_of_an_object_is_computed_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def chain(length: int) -> Frozen:
-    """Return Frozen objects that hold each other, this many."""
+    """Return Frozen objects of this number, each held by the next."""
     value = Frozen(n=0)
     for n in range(1, length):
         value = Frozen(n=n, inner=value) if n % 2 else Frozen(n=n, inner=[{"k": value}])
@@ -575,7 +576,7 @@ def chain(length: int) -> Frozen:
 
 
 def test_chains_of_10_000_objects_need_no_recursion() -> None:
-    """Hash, equality, pickle, deepcopy, repr, str and deallocation work."""
+    """Hash, equality, pickle, deepcopy, repr, str and deallocation work for 10,000 objects inside each other."""
     one, other = chain(10_000), chain(10_000)
     assert one == other
     assert hash(one) == hash(other)
@@ -610,7 +611,7 @@ def test_pickle_keeps_the_set_of_given_fields() -> None:
 
 
 def test_second_class_of_a_name_warns() -> None:
-    """A name that two class statements use is a warning that says how to name them apart."""
+    """Two class statements with the same name give a warning that says how to name them apart."""
 
     class First(Frozen, class_="test_frozen.claimed"):
         pass
@@ -624,7 +625,7 @@ def test_second_class_of_a_name_warns() -> None:
 
 
 def test_class_statement_that_runs_again_does_not_warn() -> None:
-    """A reloaded module, or a function that makes a class each time, replaces the class."""
+    """Running one class statement again, in a reloaded module or a function, replaces the class without a warning."""
     kept = []
     for _ in range(2):
 
@@ -650,7 +651,7 @@ def test_computed_field_of_a_dump_becomes_no_extra_field() -> None:
 
 
 def test_model_dump_gives_no_warning_of_pydantic() -> None:
-    """This holds for typed and untyped containers, sets of values, and nested subclasses."""
+    """`model_dump` gives no pydantic warning for typed and untyped containers, sets of values and nested subclasses."""
 
     class Special(Point):
         more: list[int] = Field(default=[])
@@ -667,7 +668,7 @@ def test_model_dump_gives_no_warning_of_pydantic() -> None:
 
 @given(st.dictionaries(strategies.texts(max_size=2), strategies.values(max_leaves=3), max_size=3))
 def test_frozen_dict_has_the_keys_and_frozen_values_of_the_dict(items: dict[str, Any]) -> None:
-    """Keys keep their order."""
+    """A `FrozenDict` of any dict has its keys in their order, and its values frozen."""
     frozen = freeze(items)
     thawed = {key: freeze(value) for key, value in items.items()}
     assert list(frozen) == list(items)

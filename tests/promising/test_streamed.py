@@ -1,4 +1,4 @@
-"""Streamed promises: one pump, many readers (laws 7-14)."""
+"""Streamed promises: one task reads the source, and any number of readers replay its pieces (laws 7-14)."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ async def test_C3_promise_can_be_awaited_again_after_a_timeout() -> None:
 
 
 async def _awaited(promise: Promise[Any]) -> Any:
+    """Await the promise in a coroutine."""
     return await promise
 
 
@@ -163,7 +164,7 @@ async def test_C8_each_reader_gets_the_error_after_the_pieces_before_it() -> Non
 
 
 async def test_C9_failed_promise_raises_one_error_whose_traceback_does_not_grow() -> None:
-    """The traceback is reset before each raise."""
+    """A failed promise that is awaited many times raises one error object, whose traceback does not grow."""
     async with PromisingContext():
 
         async def resolver() -> None:
@@ -214,7 +215,7 @@ async def test_cancel_stops_the_source_for_good() -> None:
 
 
 async def test_cancel_settles_a_promise_whose_task_has_not_begun() -> None:
-    """A reader gets `PromiseCancelledError` instead of waiting for ever."""
+    """If a promise is cancelled before its task has begun, a reader gets `PromiseCancelledError` and does not hang."""
     async with PromisingContext():
         source = Source(3)
         promise = StreamedPromise(source)
@@ -237,7 +238,7 @@ async def test_source_that_raises_cancelled_error_ends_as_cancelled() -> None:
 
 
 async def test_work_without_a_context_is_refused() -> None:
-    """A stream that is to start at once needs an open context; the error says how to open one."""
+    """Making a stream that starts at once, outside of a context, raises an error that says how to open one."""
     with pytest.raises(NoActiveContextError, match="async with MiniAgents"):
         StreamedPromise(Source(1), start_soon=True)
 

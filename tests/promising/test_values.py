@@ -73,7 +73,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_H15_encode_returns_the_documented_form_and_decode_the_value(name: str) -> None:
-    """C1: types and classes are the same after a way through JSON text."""
+    """`encode` gives the documented JSON of each value, from which `decode` gives the value with its types (C1)."""
     value, form = freeze(FORMS[name][0]), FORMS[name][1]
     encoded = encode(value)
     assert encoded == form
@@ -82,7 +82,7 @@ def test_H15_encode_returns_the_documented_form_and_decode_the_value(name: str) 
 
 
 def test_encode_and_decode_keep_kinds_of_nan_and_infinity() -> None:
-    """This holds for floats and Decimals, quiet and signalling ones."""
+    """`decode(encode(x))` keeps NaN and infinity of floats and Decimals, quiet and signalling."""
     assert encode(math.nan) == {"$float": "nan"}
     assert math.isnan(decode({"$float": "nan"}))
     for text in ("NaN", "-sNaN12", "-Infinity", "-0"):
@@ -90,7 +90,7 @@ def test_encode_and_decode_keep_kinds_of_nan_and_infinity() -> None:
 
 
 def test_canonical_texts_differ_for_different_values() -> None:
-    """C2 and C3: texts are UTF-8 and strict JSON. The order of keys does not count."""
+    """Different values have different canonical texts, which are strict JSON in UTF-8 with any key order (C2, C3)."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -104,7 +104,7 @@ def test_canonical_texts_differ_for_different_values() -> None:
 
 
 def test_encode_takes_mutable_containers_and_returns_new_ones() -> None:
-    """Lists, dicts and sets count as their immutable kin; a change of the returned JSON does not reach the value."""
+    """`encode` treats lists, dicts and sets as their immutable kin; changing its result does not change the value."""
     assert encode([{"a": {1}}]) == [{"a": {"$set": [1]}}]
     table: FrozenDict[str, Any] = FrozenDict(a=(1,))
     encoded = encode(table)
@@ -115,7 +115,7 @@ def test_encode_takes_mutable_containers_and_returns_new_ones() -> None:
 
 
 def test_canonical_text_is_independent_of_the_digit_limit_of_the_process() -> None:
-    """Ints up to 4,000 digits are decimal numbers, longer ones hexadecimal."""
+    """The canonical text of an int is decimal up to 4,000 digits, and hexadecimal beyond, under any digit limit."""
     limit = sys.get_int_max_str_digits()
     texts = set()
     value = [10**700, 10**4000 - 1, 10**4000, 10**4200, {"$a": {10**4290}}]
@@ -142,7 +142,7 @@ MALFORMED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("malformed", MALFORMED, ids=str)
 def test_H17_malformed_tag_is_an_error_that_names_it_and_its_place(malformed: dict[str, Any]) -> None:
-    """`decode` and `model_validate_json` raise a ValueError."""
+    """`decode` and `model_validate_json` raise a ValueError with name and path of a malformed type tag."""
     [tag] = malformed
     with pytest.raises(ValueError, match=r"value\['a'\]\[1\]") as raised:
         decode({"a": [0, malformed]})
@@ -152,7 +152,7 @@ def test_H17_malformed_tag_is_an_error_that_names_it_and_its_place(malformed: di
 
 
 def test_malformed_key_and_set_element_are_errors_that_name_their_places() -> None:
-    """`decode` raises a ValueError, as for a malformed value."""
+    """`decode` raises a ValueError with the path of a malformed key or set element."""
     with pytest.raises(ValueError, match=r"value\[0\]: the key '\$text:!' is malformed"):
         decode([{"$text:!": 1}])
     with pytest.raises(ValueError, match=r"value\['\$set'\]\[0\]: .*\$uuid"):
@@ -163,13 +163,13 @@ def test_malformed_key_and_set_element_are_errors_that_name_their_places() -> No
     "unknown", [{"$nothing": 1}, {"$": 1}, {"$bytes": "aGk=", "more": 1}, {"$ref": "#/x"}], ids=str
 )
 def test_decode_returns_a_dict_for_an_unknown_tag(unknown: dict[str, Any]) -> None:
-    """A known tag beside other keys is a dict, too."""
+    """`decode` returns a dict for an unknown type tag, and for a known tag beside other keys."""
     assert decode(unknown) == unknown
     assert type(decode(unknown)) is FrozenDict
 
 
 def test_decode_returns_a_message_for_an_unknown_class() -> None:
-    """Stored values can be read after their class is gone."""
+    """`decode` returns a plain message if the class of the stored one no longer exists."""
     assert decode({"class_": "gone", "content": "x", "n": 1}) == Message("x", n=1)
 
 
@@ -199,7 +199,7 @@ def nest(levels: int, value: Any) -> Any:
 
 
 def test_messages_300_deep_survive_a_round_trip_and_deeper_ones_are_refused() -> None:
-    """Deeper JSON could be written, but not be read."""
+    """Messages nested 300 deep come back from JSON; `encode` refuses deeper ones, which could not be read."""
     deep = nest(301, "x")
     assert Message.model_validate_json(deep.model_dump_json()) == deep
     for dump in (lambda: nest(302, "x").model_dump_json(), lambda: canonical_text(nest(10_000, "x"))):
@@ -220,7 +220,7 @@ ANSWER = AssistantMessage(
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("ensure_ascii", [False, True])
 def test_H15_message_survives_a_round_trip_through_json(indent: int | None, ensure_ascii: bool) -> None:
-    """C1 for `model_dump_json` and `model_validate_json`, the class included."""
+    """`model_validate_json(model_dump_json())` returns an equal message of the same class, in any layout (C1)."""
     text = ANSWER.model_dump_json(indent=indent, ensure_ascii=ensure_ascii)
     text.encode()
     assert (text.isascii(), "\n" in text) == (ensure_ascii, indent is not None)

@@ -34,7 +34,7 @@ MAKERS: dict[str, MakeHistory] = {
     way=st.sampled_from(["one by one", "at once", "as promises"]),
 )
 async def test_H8_H9_history_returns_the_messages_it_was_sent(sent: list[Message], way: str) -> None:
-    """Any messages come back equal, from every kind of history: text, role, class, and every field."""
+    """Every kind of history returns any messages equal to those sent: text, role, class, and every field."""
     for name, make in MAKERS.items():
         await check_history_returns(make, sent, reopens=name != "memory", ways=[way])
 
@@ -43,7 +43,7 @@ async def test_H8_H9_history_returns_the_messages_it_was_sent(sent: list[Message
 async def test_history_returns_a_streamed_text_whole(
     tokens: list[str], before: str, after: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A text that arrived in any tokens is stored as their concatenation, between its neighbours."""
+    """A text that streams in any tokens is stored as one message with the joined text, between its neighbours."""
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:
@@ -61,7 +61,7 @@ numbers = itertools.count()
 
 
 def new_folder(factory: pytest.TempPathFactory) -> Path:
-    """Return the path of a folder for one example; the test that writes into it makes the folder."""
+    """Return a new path for the folder of one example; the history creates the folder."""
     return factory.getbasetemp() / f"history-{next(numbers)}"
 
 
@@ -69,13 +69,13 @@ def new_folder(factory: pytest.TempPathFactory) -> Path:
     sent=st.lists(strategies.messages(value=strategies.texts()), min_size=1, max_size=2), length=st.integers(0, 1_000)
 )
 async def test_H4_history_loads_from_a_file_that_was_cut_anywhere(sent: list[Message], length: int) -> None:
-    """Whole messages come back as they were, at most one interrupted; and the file can be continued."""
+    """A history file cut anywhere gives whole messages and at most one interrupted, and can be continued."""
     await check_crash_states(MAKERS["markdown"], sent, lengths=[length])
 
 
 @pytest.mark.parametrize("name", MAKERS)
 async def test_T1_history_keeps_roles_and_neighbours_of_300_forgeries(name: str, tmp_path: Path) -> None:
-    """Every pair of texts that look like the marks of a store is only text, in one history with all of them."""
+    """Pairs of texts that look like the file format's marks are loaded as plain texts from one history."""
     texts = ["".join(pair) for pair in itertools.product(strategies.LOOKALIKES, repeat=2)]
     assert len(texts) >= 300
     sent = [UserMessage(text) if number % 2 else AssistantMessage(text) for number, text in enumerate(texts)]
@@ -86,7 +86,7 @@ async def test_T1_history_keeps_roles_and_neighbours_of_300_forgeries(name: str,
 
 
 def test_H8_H9_T1_history_returns_thousands_of_odd_texts(effort: Effort) -> None:
-    """Contents and roles are made of all that means something to a store: 10,000 texts in CI, for each kind."""
+    """Thousands of contents and roles made of marks that the file formats use are loaded as they were sent."""
 
     async def check(texts: list[str], role: str) -> None:
         sent = [Message(text, role=role) if number % 5 else UserMessage(text) for number, text in enumerate(texts)]

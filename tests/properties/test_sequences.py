@@ -1,4 +1,4 @@
-"""Laws 19 to 23 as properties: readers get nested items as a plain model of them says."""
+"""Laws 19 to 23 as properties: readers get nested items as a plain list (`seen`) of them says."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def read(sequence: MessageSequencePromise, *, by_token: bool) -> list[Any]
 
 @given(LISTS, st.booleans())
 async def test_nested_items_are_read_flat_in_order(items: Sendable, start_soon: bool) -> None:
-    """Readers by message and by token get the items of the model; an await raises its first error."""
+    """Readers by message and by token get any nested items flat and in order; an await raises the first error."""
     async with MiniAgents(start_everything_soon_by_default=start_soon, unobserved_errors="log"):
         sequence = MessageSequence.turn_into_sequence_promise(items.build())
         expected = list(items.seen)
@@ -52,7 +52,7 @@ async def test_nested_items_are_read_flat_in_order(items: Sendable, start_soon: 
 
 @given(LISTS)
 async def test_items_sent_out_of_order_all_arrive_once(items: Sendable) -> None:
-    """The same messages and errors come, in some order."""
+    """Readers get all items sent out of order, each once and in some order, and the sender's error last."""
     async with MiniAgents(unobserved_errors="log"):
         with MessageSequence(capture_errors=True) as sequence:
             for item in items.build():
@@ -71,7 +71,7 @@ OUT_OF_ORDER = strategies.sendables(text=st.text("xyz", min_size=1, max_size=2),
 async def test_items_sent_in_order_keep_it_among_those_sent_out_of_order(
     sent: list[tuple[bool, Sendable, Sendable, int]], start_soon: bool
 ) -> None:
-    """All readers see one order, whenever they come and however deep the sequence is nested."""
+    """All readers of items sent in and out of order see one sequence, in which the former keep their order."""
     async with MiniAgents(start_everything_soon_by_default=start_soon):
         sequence = MessageSequence().open()
         outer = MessageSequence.turn_into_sequence_promise([sequence.sequence_promise])

@@ -112,7 +112,7 @@ FENCES = strategies.fences()
 def test_T3_splitter_finds_the_parts_of_the_whole_text_in_any_tokens(
     tokens: list[str], delimiter: str, fence: str | None
 ) -> None:
-    """Any text in any tokens gives the parts and separators that the rules give for the whole text."""
+    """Any text in any tokens is split into the parts and separators that a plain model finds in the whole text."""
     assert split_tokens(tokens, delimiter, fence) == split_whole("".join(tokens), delimiter, fence)
 
 
@@ -124,7 +124,7 @@ def test_splitter_finds_the_same_parts_in_single_characters(text: str, delimiter
 
 @given(TOKENS, DELIMITERS, FENCES)
 def test_T4_parts_and_separators_join_to_the_text(tokens: list[str], delimiter: str, fence: str | None) -> None:
-    """Nothing of the text is lost, added or moved; no part is empty."""
+    """Parts and separators that the splitter finds join to the text, and no part is empty."""
     found = split_tokens(tokens, delimiter, fence)
     assert rejoined(found) == "".join(tokens)
     assert all(found[0])
@@ -132,7 +132,7 @@ def test_T4_parts_and_separators_join_to_the_text(tokens: list[str], delimiter: 
 
 @given(TOKENS, DELIMITERS)
 def test_splitter_without_fences_agrees_with_str_split(tokens: list[str], delimiter: str) -> None:
-    """Without blocks of code the parts are those of `str.split`, without the empty ones."""
+    """Without fences, the splitter finds the non-empty parts of `str.split`."""
     parts, _ = split_tokens(tokens, delimiter, None)
     assert parts == [part for part in "".join(tokens).split(delimiter) if part]
 
@@ -142,7 +142,7 @@ PARTS = st.lists(st.text("ab-\n", min_size=1, max_size=5), min_size=1, max_size=
 
 @given(PARTS, st.sampled_from(["\n\n", "--", "ab"]))
 async def test_joined_messages_split_into_the_same_parts(parts: list[str], delimiter: str) -> None:
-    """Parts come back through messages that stream, unless the delimiter occurs in one of them or across a seam."""
+    """Splitting joined messages gives them back, unless the delimiter occurs inside one or across two of them."""
     assume(delimiter.join(parts).split(delimiter) == parts)
     await check_join_split(join_messages, split_messages, parts, delimiter=delimiter)
 
@@ -156,7 +156,7 @@ async def test_split_messages_ignores_cuts_and_keeps_the_text(tokens: list[str],
 
 @given(TOKENS, DELIMITERS)
 def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(tokens: list[str], delimiter: str) -> None:
-    """Joined parts have no delimiter at either end, and one where the text had several."""
+    """Split and joined again, a text has no delimiter at its ends, and one in place of several in a row."""
     parts, separators = split_tokens(tokens, delimiter, None)
     assert all(not separator.replace(delimiter, "") for separator in separators)
     assert split_tokens([delimiter.join(parts)], delimiter, None)[0] == [
@@ -168,7 +168,7 @@ def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(tokens: list[str]
 def test_splitter_holds_back_only_text_that_may_become_a_separator(
     tokens: list[str], delimiter: str, fence: str | None
 ) -> None:
-    """It holds back no more than may still become a delimiter, or a line break and a fence."""
+    """The splitter holds back only text that may still become a delimiter, or a line break and a fence."""
     splitter = TextSplitter(delimiter, fence)
     held = 0
     for token in tokens:
@@ -205,21 +205,21 @@ def test_splitter_passes_plain_tokens_as_they_are(tokens: list[str]) -> None:
     ids=repr,
 )
 def test_splitter_finds_the_parts_of_known_texts(text: str, parts: list[str]) -> None:
-    """Examples of the rules of law 42."""
+    """Known texts are split into the listed parts, by the rules of law 42."""
     assert split_tokens([text], "\n\n", "```")[0] == parts
     assert split_tokens(list(text), "\n\n", "```")[0] == parts
 
 
 @pytest.mark.parametrize(("delimiter", "fence"), [("", "```"), ("\n\n", ""), ("\n\n", "`~`")], ids=repr)
 def test_splitter_refuses_delimiters_and_fences_that_cannot_split(delimiter: str, fence: str) -> None:
-    """An empty delimiter, and a fence that is no run of one character, are a ValueError at once."""
+    """The splitter raises `ValueError` for an empty delimiter and for a fence that is no run of one character."""
     with pytest.raises(ValueError, match="delimiter"):
         TextSplitter(delimiter, fence)
 
 
 @pytest.mark.parametrize("text", ["a", "\n", "`", "-", "\n```", "```\n", "a\n\n"], ids=repr)
 def test_work_of_the_splitter_is_linear_in_the_text(text: str) -> None:
-    """After ten thousand tokens it holds back no more text than after ten: no token is looked at again and again."""
+    """After ten thousand tokens the splitter holds back no more text than after ten, so its work is linear."""
     splitter = TextSplitter("\n\n", "```")
     longest = 0
     for _ in range(10_000):

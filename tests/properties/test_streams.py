@@ -25,7 +25,7 @@ WAITS = st.lists(st.integers(0, 3), max_size=8)
 async def test_message_has_the_same_tokens_for_each_reader_at_any_time(
     tokens: list[str], waits: list[int], cancelled_after: int, start_soon: bool
 ) -> None:
-    """It does not matter when readers come and how many are cancelled; a second reading gives the same tokens."""
+    """Readers that come at any time get all tokens of a message, and a second time, even if others are cancelled."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         metadata["told"] = "later"
@@ -59,7 +59,7 @@ class Failed(Exception):  # noqa: N818 - a short name
 
 @given(st.lists(strategies.leaves(), max_size=6), st.booleans())
 async def test_stream_of_any_pieces_replays_with_its_error(pieces: list[Any], fails: bool) -> None:
-    """Pieces need not be text; each reader gets the error behind them."""
+    """Each reader of a stream of any values gets all of them, and then the source's error if there is one."""
 
     async def source() -> AsyncIterator[Any]:
         for piece in pieces:
@@ -95,7 +95,7 @@ STREAMS = strategies.provider_streams()
 async def test_agent_replies_the_answer_of_the_provider_wherever_it_was_cut(
     stream: ProviderStream, data: st.DataObject
 ) -> None:
-    """Text, tool calls, reasoning, refusal, usage and the end are the same in tokens and message."""
+    """An agent's tokens and message have the whole answer of a provider's stream that is cut anywhere."""
     recut = data.draw(strategies.recuts(stream.response))
     async with MiniAgents():
         async for promise in ScriptedLLM(lambda call: recut).agent(api=stream.api).trigger("Hi"):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Answer(Enum):
-    """An Enum."""
+    """Enum whose members are used in random values."""
 
     YES = "yes"
     NO = "no"
@@ -45,7 +45,7 @@ PLAIN_VALUES = strategies.values(text=TEXTS)
 
 @given(strategies.messages())
 def test_messages_are_immutable_and_their_copies_are_equal(message: Message) -> None:
-    """Pickle, deepcopy and dumps give an equal message with an equal hash; nothing in it can be changed."""
+    """Pickle, deepcopy and dumps of any message give an equal one with its hash; nothing in it can be changed."""
     check_message(message)
 
 
@@ -71,7 +71,7 @@ def written_out(value: Any) -> Any:
 
 @given(VALUES, VALUES)
 def test_equal_hash_means_equal_class_and_content(one: Any, other: Any) -> None:
-    """Two values have one hash key if and only if they are the same by type and content, at every depth."""
+    """Two values have one hash key if and only if their types and content are equal at every depth."""
     first, second = freeze(one), freeze(other)
     same = written_out(first) == written_out(second)
     assert (Frozen(v=first) == Frozen(v=second)) == same
@@ -80,7 +80,7 @@ def test_equal_hash_means_equal_class_and_content(one: Any, other: Any) -> None:
 
 @given(VALUES)
 def test_hash_of_a_value_differs_from_that_of_containers_of_it(value: Any) -> None:
-    """A frozen value has the hash of the value; a tuple, a mapping and a Frozen of it, and its repr, have others."""
+    """A frozen value has the value's hash; a tuple, mapping or Frozen around it, and its repr, have others."""
     assert Frozen(v=freeze(value)).hash_key == Frozen(v=value).hash_key
     wrapped = [
         value,
@@ -115,7 +115,7 @@ def refuse_constant(name: str) -> Any:
 
 @given(ALL_VALUES)
 def test_H15_value_survives_a_round_trip_through_json(value: Any) -> None:
-    """C1 and C2: types and classes included, from `encode` and from the text, which is strict JSON in UTF-8."""
+    """Any value comes back with its types from `encode`, and from its canonical text in strict JSON (C1, C2)."""
     frozen = freeze(value)
     for text in (json.dumps(encode(value), allow_nan=False), canonical_text(value)):
         again = decode(json.loads(text.encode(), parse_constant=refuse_constant))
@@ -125,7 +125,7 @@ def test_H15_value_survives_a_round_trip_through_json(value: Any) -> None:
 
 @given(ALL_VALUES, ALL_VALUES)
 def test_canonical_texts_are_equal_only_for_equal_values(one: Any, other: Any) -> None:
-    """C3: values have one text, and one hash, if and only if they are the same by type and content at every depth."""
+    """Two values have one canonical text and one hash if and only if types and content are equal (C3)."""
     same = written_out(freeze(one)) == written_out(freeze(other))
     assert (canonical_text(one) == canonical_text(other)) == same
     assert (Frozen(v=one).hash_key == Frozen(v=other).hash_key) == same
@@ -133,7 +133,7 @@ def test_canonical_texts_are_equal_only_for_equal_values(one: Any, other: Any) -
 
 @given(strategies.messages(value=ALL_VALUES, max_fields=2))
 def test_message_survives_a_round_trip_through_each_dump(message: Message) -> None:
-    """C1: alone and in a list of another model, in JSON and in Python's types."""
+    """Any message, alone and in a list of a model, comes back equal from JSON and Python dumps (C1)."""
     adapter = TypeAdapter(list[Message])
     for again in (
         Message.model_validate_json(message.model_dump_json()),
@@ -148,7 +148,7 @@ def test_message_survives_a_round_trip_through_each_dump(message: Message) -> No
 
 @pytest.fixture(scope="module")
 def in_another_process() -> Iterator[Callable[[Frozen], str]]:
-    """Yield a function that has the hash key of a value computed by a process that orders sets in another way."""
+    """Yield a function that returns a value's hash key as another process computes it, with another order of sets."""
     program = (
         "import base64, pickle, sys\n"
         "for line in sys.stdin:\n"
@@ -172,5 +172,5 @@ def in_another_process() -> Iterator[Callable[[Frozen], str]]:
 
 @given(value=PLAIN_VALUES)
 def test_hash_key_is_the_same_in_another_process(value: Any, in_another_process: Callable[[Frozen], str]) -> None:
-    """The value is pickled without its digest, so that the other process computes it."""
+    """Another process, which gets any value pickled without its digest, computes the same hash key."""
     assert in_another_process(Frozen(v=value)) == Frozen(v=value).hash_key

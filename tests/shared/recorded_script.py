@@ -52,8 +52,10 @@ def recorded(interactions: Iterable[Interaction]) -> Callable[[Call], ResponseSt
 
 
 def _key(api: API | None, body: bytes) -> _Key:
+    """Return the key that finds a recorded answer: the API and the request's content."""
     return api, canonical_body(body)
 
 
 def _api(interaction: Interaction) -> API | None:
+    """Return the API of a recorded request, or None if it is of no known API."""
     return api_of_path(urlsplit(interaction.uri).path)

@@ -54,7 +54,7 @@ class _LoopMachine(RuleBasedStateMachine):
         self._context.activate()
 
     def expect(self, came: object, expected: object, what: str) -> None:
-        """Compare two values; the message is readable where pytest has not rewritten the assertion, too."""
+        """Compare two values, and name both in the message if they differ."""
         if came != expected:
             self.has_failed = True
             raise AssertionError(f"{what}: expected {expected!r}, came {came!r}")
@@ -270,6 +270,7 @@ _OUT_OF_ORDER = "out of order"
 
 
 def _is_out_of_order(message: Any) -> bool:
+    """Return True if the message was sent out of order, as its text says."""
     return isinstance(message, str) and message.startswith(_OUT_OF_ORDER)
 
 

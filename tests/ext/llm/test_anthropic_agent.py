@@ -117,6 +117,7 @@ BLOCKS: list[dict[str, Any]] = [
 
 
 def _streamed(kit: Kit) -> list[bytes]:
+    """Return the chunks of an answer whose content blocks are `BLOCKS`."""
     start = {"id": "msg", "role": "assistant", "model": "c-1", "content": []}
     blocks = [
         event

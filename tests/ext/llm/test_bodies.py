@@ -1,4 +1,4 @@
-"""Bodies of responses that are compressed, cut, or no event streams."""
+"""Bodies of responses that are compressed, cut, or are no event streams."""
 
 from __future__ import annotations
 
@@ -140,14 +140,14 @@ async def test_S30_agent_raises_protocol_error_when_the_response_is_an_html_page
 
 
 async def test_S30_agent_refuses_plain_text_when_its_content_type_is_html(kit: Kit) -> None:
-    """A text without a tag is refused as a page if its content type is HTML."""
+    """If the content type is HTML, an agent refuses a text without tags like an HTML page."""
     with pytest.raises(errors.StreamProtocolError, match="maintenance"):
         await ask(kit.Wire(kit.Reply([b"Down for maintenance"], headers={"content-type": "text/html"})))
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_S30_agent_raises_the_error_of_a_document_with_status_200(stream: bool, kit: Kit) -> None:
-    """An error document with status 200 raises the same error as with the status of its words."""
+    """An error document with status 200 raises the error that its type names, as with an error status."""
     reply = kit.Reply.json({"error": {"message": "slow down", "type": "rate_limit_error"}})
     with pytest.raises(errors.RateLimitedError, match="slow down"):
         await ask(kit.Wire(reply), stream=stream)
@@ -170,12 +170,12 @@ async def test_agent_refuses_a_document_above_the_limit(kit: Kit, monkeypatch: p
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "", "TEXT/Event-Stream;charset=UTF-8"])
 async def test_agent_reads_an_event_stream_with_any_content_type(kind: str, kit: Kit) -> None:
-    """The first bytes tell an event stream, because content types are often wrong."""
+    """An agent recognises an event stream by its first bytes, whatever its content type is."""
     assert (await ask(kit.Wire(kit.Reply(kit.chat("Hi"), headers={"content-type": kind})))).content == "Hi"
 
 
 async def test_agent_reads_a_body_that_the_transport_has_decoded(kit: Kit) -> None:
-    """The body of a MockTransport response, which is read and decompressed already, gives the same message."""
+    """An agent reads a body that the transport has already read and decompressed, as httpx2's MockTransport does."""
     import httpx2
     import openai
 

@@ -1,4 +1,4 @@
-"""The two timeouts of a stream: the client's read timeout, which every byte resets, and `stall_timeout`."""
+"""The two time limits of a stream: the client's read timeout, which every byte resets, and `stall_timeout`."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ async def stalled(agent: Any) -> StreamStalledError:
 
 
 def beginning(provider: str, kit: Kit) -> list[bytes]:
-    """Return the chunks of an answer up to the text "Hi"."""
+    """Return the chunks of an answer up to the text "Hi", without its end."""
     return kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
 
 
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_S13_S34_silence_ends_with_the_timeout_of_the_client(provider: str, kit: Kit) -> None:
-    """A silent stream ends with the client's read timeout, even if `stall_timeout` is longer."""
+    """A silent stream ends with the HTTP client's read timeout, even if `stall_timeout` is longer."""
     wire = kit.Wire(kit.Reply([*beginning(provider, kit), kit.HANG]))
     client = getattr(wire, provider)()
     error = await stalled(agent(provider, client, timeout=httpx2.Timeout(60, read=0.01), stall_timeout=60))
@@ -61,7 +61,7 @@ async def test_S13_S34_silence_ends_with_the_timeout_of_the_client(provider: str
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_S13_P17_endless_pings_end_with_stall_timeout(provider: str, kit: Kit) -> None:
-    """Comments, blank lines and pings do not count as progress, so `stall_timeout` ends the stream."""
+    """A stream of comments, blank lines and pings only ends with `stall_timeout`, because they are no progress."""
     for ping in PINGS[provider]:
 
         def script(ping: bytes = ping) -> Any:

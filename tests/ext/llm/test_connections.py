@@ -53,7 +53,7 @@ async def test_C25_request_releases_its_slot_when_cancelled_while_connecting(kit
 
 
 async def test_C25_pool_of_one_connection_serves_the_next_request_after_a_cancelled_one(kit: Kit) -> None:
-    """The connection of a cancelled request is closed, so the next request gets the only place of the pool."""
+    """A cancelled request's connection is closed, so a pool of one connection serves the next request."""
     import openai
 
     pool = openai.DefaultAsyncHttpxClient(limits=httpx2.Limits(max_connections=1), timeout=20)
@@ -88,7 +88,7 @@ def redirecting(kit: Kit, *, follow: bool) -> Any:
 
 @pytest.mark.parametrize("provider", ["openai", "azure", "anthropic"])
 async def test_X14_redirected_request_has_no_key(provider: str, kit: Kit) -> None:
-    """A request that follows a redirect to another host does not send the API key there."""
+    """If the HTTP client follows a redirect to another host, the request there has no API key."""
     wire = redirecting(kit, follow=True)(kit.Reply(kit.message("Hi") if provider == "anthropic" else kit.chat("Hi")))
     kind = "anthropic" if provider == "anthropic" else "openai"
     async with MiniAgents():

@@ -86,7 +86,7 @@ FINISH_REASONS = {
 
 @cache
 def _load(path: Path) -> dict[str, Any]:
-    """Read a record."""
+    """Read the record at this path."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
 
@@ -204,7 +204,7 @@ def expected_facts(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(record: dict[str, Any], value: Any) -> Any:
-    """Convert a value of the tables into the form of `expected_facts`."""
+    """Replace the values of the tables of differences by the form that `expected_facts` has."""
     if value == "@deltas":
         return _expected_deltas(record)
     if value == "@reasoning":
@@ -398,7 +398,7 @@ def test_S1_session_is_incomplete_before_the_last_event_of_each_recorded_stream(
 
 
 def test_tables_of_differences_name_existing_records() -> None:
-    """Each exception in the tables names an existing record, and has a reason."""
+    """Each entry in the tables of differences names an existing record, and has a reason."""
     paths = _paths()
     if paths is None:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")

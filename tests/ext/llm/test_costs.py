@@ -24,7 +24,7 @@ WORDS = [f"word{number} " for number in range(200)]
 async def test_agent_parses_the_json_of_each_event_once(
     provider: str, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each event is parsed once by the session, and not by the SDK as well."""
+    """The agent's session parses the JSON of each event once, and the SDK does not parse it again."""
     parsed: list[bytes] = []
     by_others: list[Any] = []
 

@@ -66,7 +66,7 @@ def streams(recorded: Streams, kit: Kit) -> Streams:
 
 
 def test_S7_decoder_returns_the_same_events_when_a_stream_is_cut_at_any_byte(streams: Streams) -> None:
-    """The streams of the cassettes up to 6000 bytes, cut in two at every byte, give the same events."""
+    """Each short recorded stream, cut in two at any byte, gives the same events as the whole stream."""
     for data in (data for _, data in streams.values() if len(data) <= 6000):
         whole = SSEDecoder().feed(data)
         for cut in range(len(data)):
@@ -75,7 +75,7 @@ def test_S7_decoder_returns_the_same_events_when_a_stream_is_cut_at_any_byte(str
 
 
 def end_of_last_event(data: bytes) -> int | None:
-    """Return the end of the event that completes the answer, None without one; independent of the tested code."""
+    """Return the byte after the event that completes the answer, found without the tested code; None without one."""
     position = 0
     for line in data.splitlines(keepends=True):
         position += len(line)

@@ -28,7 +28,7 @@ PROVIDERS = ["openai", "anthropic"]
 
 
 async def failure(provider: str, wire: Any, *messages: Any, **settings: Any) -> errors.LLMError:
-    """Return the error of the agent's reply, on its only attempt."""
+    """Return the error of the agent's reply to these messages, without retries."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     client = wire.openai() if provider == "openai" else wire.anthropic()
     async with MiniAgents():
@@ -94,7 +94,7 @@ async def test_rate_limit_error_is_not_retryable_when_the_quota_is_used_up(provi
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_S33_S34_failure_of_the_network_raises_the_error_of_its_kind(provider: str, kit: Kit) -> None:
-    """A failure before the response, a broken response, a timeout and a cut stream have error classes of their own."""
+    """A failed connection, a broken response, a timeout and a cut stream each raise their own `LLMError` class."""
     import httpx2
 
     start = kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]
@@ -122,7 +122,7 @@ async def test_S33_S34_failure_of_the_network_raises_the_error_of_its_kind(provi
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_exception_of_a_transport_is_raised_unchanged_when_it_is_a_bug(provider: str, kit: Kit) -> None:
-    """An exception that neither provider nor network caused is raised as it is, although an SDK may have wrapped it."""
+    """An exception that is a bug in a transport is raised as it is, although the SDK may have wrapped it."""
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     for reply in (ZeroDivisionError("bug"), kit.Reply([b": begun\n\n", ZeroDivisionError("bug")])):
         wire = kit.Wire(reply)
@@ -165,7 +165,7 @@ async def test_P20_X16_echoed_key_is_in_no_error_traceback_pickle_or_log(
 
 
 async def test_P20_keys_in_headers_of_the_application_are_redacted(kit: Kit) -> None:
-    """The values of the application's own headers with keys are redacted in errors."""
+    """If the provider repeats a key from one of the application's own headers, the error has it redacted."""
     wire = kit.Wire(kit.Reply.json({"error": {"message": "bad tokens: gateway-0815-secret, per-call-4711"}}, 401))
     client = wire.openai(default_headers={"X-Gateway-Token": "gateway-0815-secret"})
     error = await failure("openai", wire, async_client=client, extra_headers={"x-my-key": "per-call-4711"})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @miniagent
 async def boss(ctx: InteractionContext, agent: Any) -> None:
-    """Pass on the replies of an agent."""
+    """Reply the replies of another agent."""
     ctx.reply(agent.trigger(ctx.message_promises))
 
 
@@ -35,7 +35,7 @@ async def read(agent: Any) -> None:
 
 
 async def leave(agent: Any) -> None:
-    """Stop reading after one token of the answer."""
+    """Stop reading after one token, and drop the answer."""
     async for promise in agent.trigger("Hello"):
         async for _ in promise:
             break
@@ -61,7 +61,7 @@ async def fail(agent: Any) -> None:
 async def test_C18_memory_does_not_grow_with_the_number_of_calls(
     provider: str, way: Any, kit: Kit, effort: Effort, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After 50 calls, further calls that are read, left, cancelled or broken keep no objects."""
+    """After 50 calls, further calls that are read, left, cancelled or broken leave no more objects in memory."""
     caplog.set_level(logging.CRITICAL)  # captured log records would stay in memory
     whole = kit.chat("Hi", "there") if provider == "openai" else kit.message("Hi", "there")
     start = whole[: 1 if provider == "openai" else 4]

@@ -29,7 +29,7 @@ CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "f"
 @pytest.mark.parametrize("first", [0, 1, 5])
 @pytest.mark.parametrize("n", [1, None])
 def test_P21_chat_session_ignores_indexes_that_number_the_chunks(first: int, n: int | None) -> None:
-    """One choice was asked for, so chunks with rising indexes make one answer with its tool calls and its end."""
+    """If `n` is 1 or absent, chunks whose choice index rises with each chunk make one answer."""
     deltas: list[dict[str, Any]] = [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "hm"},
@@ -47,7 +47,7 @@ def test_P21_chat_session_ignores_indexes_that_number_the_chunks(first: int, n: 
 
 
 def test_P21_chat_session_returns_one_choice_when_every_chunk_has_a_role() -> None:
-    """Chunks with a role each, and with rising indexes, make one answer, even if some chunks are empty."""
+    """Chunks with a role each and rising indexes make one answer, even if some chunks are empty."""
     for texts in (["Hel", "", "lo"], ["", "", "Hello"], [None, "Hel", None, "lo"]):
         events = [chunk(index=i, delta={"role": "assistant", "content": text}) for i, text in enumerate(texts)]
         assert read("chat", *events, chunk(finish="stop", index=9)).content == "Hello"
@@ -89,7 +89,7 @@ def test_P21_parse_separates_choices_by_position_when_their_indexes_contradict()
 
 
 async def test_P21_agent_reads_n_from_its_arguments_and_from_extra_body(kit: Kit) -> None:
-    """The number of choices is read from `n` or from `extra_body`; None counts as absent."""
+    """The agent expects as many choices as `n` or `extra_body` ask for; `None` counts as absent."""
     events = [
         *(chunk(text, index=i % 2) for i, text in enumerate("adbe")),
         chunk(finish="stop"),

@@ -1,4 +1,4 @@
-"""Events and fields that differ from an API's format, without harm to the answer or with an error."""
+"""Events and fields that deviate from an API's format: harmless ones are noted as doubts, others raise errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("data", [b"null", b"5", b"true", b"[]", b'""', b"", b" ", b"0.5"], ids=repr)
 def test_S35_sessions_ignore_events_without_content(api: str, data: bytes) -> None:
-    """Events that are null, a number or empty change nothing at any place, and one doubt is noted."""
+    """An event that is null, a number or empty changes nothing in any session, and one doubt is noted."""
     events = streams()[api]
     for place in range(len(events)):
         outcome = read(api, *events[:place], data, *events[place:])
@@ -36,7 +36,7 @@ def test_S35_sessions_ignore_events_without_content(api: str, data: bytes) -> No
 @pytest.mark.parametrize("done", [b" [DONE]", b"[DONE] ", b"[done]", b'"[DONE]"', b"'[DONE]'", b"[ DONE ]\t"], ids=repr)
 @pytest.mark.parametrize("api", APIS)
 def test_S35_done_is_recognised_with_spaces_quotes_and_lower_case(api: str, done: bytes) -> None:
-    """Other forms of `[DONE]` end a chat without a finish reason, and change no other answer."""
+    """`[DONE]` with spaces, in quotes or in lower case ends a chat, and changes no answer of another API."""
     assert read(api, *streams()[api], done).content == "Hello"
     assert read(api, *streams()[api][:-1], done if api == "chat" else streams()[api][-1]).content == "Hello"
 
@@ -44,7 +44,7 @@ def test_S35_done_is_recognised_with_spaces_quotes_and_lower_case(api: str, done
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("data", [b"null", b'"slow down"', b"slow down", b"[]", b"{}"], ids=repr)
 def test_S35_event_named_error_raises_a_provider_error_with_any_data(api: str, data: bytes) -> None:
-    """The event name `error` is enough for an error, and a text in the data is its message."""
+    """An event with the name `error` raises a ProviderError with any data, and a text in the data is its message."""
     session = session_of(api)
     with pytest.raises(errors.ProviderError, match="slow down" if b"slow" in data else "without a message|error"):
         session.feed(ServerSentEvent(data, "error"))
@@ -111,7 +111,7 @@ ODD_INDEXES: list[Any] = [-1, None, "0", 0.0, "x", 1.5, True, [], {}]
     [("responses", "output_index"), ("responses", "content_index"), ("messages", "index")],
 )
 def test_S36_event_with_an_invalid_index_belongs_to_the_open_part(api: str, field: str, place: int, value: Any) -> None:
-    """An invalid index in one event or in all events is noted, and the text goes to the open part."""
+    """An event with an invalid index adds its text to the part that is open, and a doubt is noted."""
     assert read(api, *changed(api, place, field, to=value)).content == "Hello"
     everywhere = [{**event, field: value} if field in event else event for event in streams()[api]]
     outcome = read(api, *everywhere)
@@ -131,7 +131,7 @@ def test_S36_event_without_content_index_belongs_to_the_open_part(field: str) ->
 
 
 def test_S24_valid_index_of_no_open_part_raises_protocol_error() -> None:
-    """An event for a part that did not begin shows that events were lost."""
+    """An event with the index of a part that did not begin is an error, because events must be lost."""
     for api, field in (("messages", "index"), ("responses", "output_index")):
         events = changed(api, 3, field, to=4)
         events[3].pop("item_id", None)

@@ -87,7 +87,7 @@ def test_P23_messages_session_reads_the_input_of_a_tool_from_a_text() -> None:
 
 
 def test_P23_arguments_raise_protocol_error_when_value_and_text_contradict() -> None:
-    """A repeated value is harmless, and the last of several values counts; a contradiction is an error."""
+    """Arguments sent as a JSON value and as a text that contradicts it are an error; a repeated value is harmless."""
     assert calls_of(fragment('{"x":1}', "f", index=0), fragment({"x": 1}, index=0)) == (ToolUse("", "f", '{"x":1}'),)
     assert calls_of(fragment({}, "f", index=0), fragment({"x": 1}, index=0), fragment(" ", index=0)) == (
         ToolUse("", "f", '{"x": 1}'),

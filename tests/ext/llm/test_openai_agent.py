@@ -161,7 +161,7 @@ async def test_S9_message_is_lossy_when_its_connection_breaks(kit: Kit) -> None:
 
 
 async def test_message_has_further_choices_as_messages(kit: Kit) -> None:
-    """The content is the first choice, and the others are messages; a missing choice is an error."""
+    """With `n`, the content is the first choice and `choices` has the others as messages; a missing one is an error."""
     chunks = kit.events(*(kit.chat_chunk(text) for text in "ab"), kit.chat_chunk(finish_reason="stop"))
     other = kit.events(*(kit.chat_chunk(text) for text in "cd"), kit.chat_chunk(finish_reason="length"))
     second = [chunk.replace(b'"index": 0', b'"index": 1') for chunk in other]
@@ -374,7 +374,7 @@ async def test_forks_share_the_limit_of_concurrent_requests(kit: Kit) -> None:
 async def test_S20_answer_is_complete_when_the_server_keeps_the_connection_open(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `[DONE]`, an open or broken connection and further data do not delay or change the answer."""
+    """After `[DONE]`, an open or broken connection, or further data, does not delay or change the answer."""
     import httpx2
 
     monkeypatch.setattr("miniagents.ext.llm._streaming.AFTER_END", 0.01)
@@ -386,7 +386,7 @@ async def test_S20_answer_is_complete_when_the_server_keeps_the_connection_open(
 
 @pytest.mark.parametrize("way", ["cancel", "forget", "leave the context"])
 async def test_C1_response_is_closed_when_no_reader_is_left(way: str, kit: Kit) -> None:
-    """The response is closed within two loop steps after its reply is cancelled or dropped, or the context fails."""
+    """The HTTP response is closed soon after its reply is cancelled or dropped, or its context fails."""
     wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:1], kit.HANG]))
     agent = create_openai_agent("m", async_client=wire.openai())
     caught: Any = None
@@ -470,7 +470,7 @@ async def test_S2_S33_answer_is_complete_when_the_connection_breaks_after_the_fi
 
 @pytest.mark.miniagents_virtual_time
 async def test_P17_stream_does_not_stall_while_the_model_thinks_or_the_reader_is_slow(kit: Kit) -> None:
-    """Reasoning is progress, and the time that the reader takes does not count."""
+    """A stream does not stall while reasoning arrives, or while the reader takes longer than `stall_timeout`."""
     thoughts = kit.events(*(kit.chat_chunk(reasoning_content="hm") for _ in range(12)))
     script = [step for thought in thoughts for step in (thought, 0.01)]
     wire = kit.Wire(kit.Reply([*script, *kit.chat("Hi", "there")]))

@@ -22,7 +22,7 @@ NO_OBJECTS = ["", " ", "null", "[]", "[1]", "5", '"text"', "{", '{"x":', '{"x": 
 
 
 class ToolMessage(Message):
-    """Result of a tool, as applications define it."""
+    """Message with the result of a tool, as applications define it."""
 
     role: str | None = "tool"
     tool_call_id: str | None = None
@@ -36,7 +36,7 @@ def calling(*ids: str, arguments: str = '{"x":1}', **fields: Any) -> AssistantMe
 
 
 def turns(*messages: Message, system: Any = None) -> list[Any]:
-    """Return the turns of Anthropic's API: each role with its text, or with short forms of its blocks."""
+    """Return the turns of Anthropic's API in short: each role with its text, or with its blocks in short forms."""
     _, prompt = messages_prompt(messages, system)
     return [
         (
@@ -60,7 +60,7 @@ def _short_form(block: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", ["tool_call_id", "tool_use_id", "call_id"])
 @pytest.mark.parametrize("kind", ["message", "class", "without a role", "part"])
 def test_P26_result_keeps_its_id_under_the_field_of_any_provider(kind: str, name: str) -> None:
-    """A result with its id under any provider's field, as a message or a part, gets the id in each API's own field."""
+    """A tool result with its call's id in any provider's field is sent with that id in each API's own field."""
     results = {
         "message": Message("42", role="tool", **{name: "c1"}),
         "class": ToolMessage("42", **{name: "c1"}),
@@ -116,7 +116,7 @@ def test_P26_message_with_a_call_id_is_no_result_when_no_call_has_that_id() -> N
 
 
 def test_P26_responses_prompt_has_custom_results_for_custom_calls() -> None:
-    """The Responses API gets the result of a custom tool in the form for custom tools."""
+    """In a Responses prompt, the result of a custom tool's call has the type for custom tools."""
     call = {"id": "c1", "name": "sql", "arguments": "select 1", "type": "custom"}
     history = [AssistantMessage("", tool_calls=[call]), ToolMessage(["1"], tool_call_id="c1")]
     output = {"type": "custom_tool_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "1"}]}
@@ -167,7 +167,7 @@ def test_P26_answers_in_a_row_are_one_turn_for_anthropic_only() -> None:
 
 
 def test_P26_result_follows_the_latest_call_when_ids_repeat() -> None:
-    """Some servers use the same ids in each answer, so a result belongs to the latest call with its id."""
+    """If two calls have one id, a result goes behind the latest call before it, because some servers repeat ids."""
     history = [
         calling("c"),
         ToolMessage("1", call_id="c"),
@@ -218,7 +218,7 @@ def test_P23_prompts_keep_the_text_of_valid_arguments() -> None:
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", "\t\r\n", "\u3000\xa0\u2003"], ids=ascii)
 def test_P24_messages_prompt_leaves_out_blank_texts(blank: str) -> None:
-    """Anthropic's API refuses texts of white space, so they are left out; turns alternate, and no call is lost."""
+    """Prompts for Anthropic leave out texts of white space only; turns still alternate, and no call is lost."""
     part = {"type": "text", "text": blank}
     history = [
         SystemMessage(blank),

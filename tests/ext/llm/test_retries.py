@@ -62,13 +62,13 @@ SOON = Retry(first_wait=0.001)
 def test_P14_requested_wait_reads_the_headers_and_ignores_invalid_values(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    """Milliseconds go before seconds, and seconds before dates; invalid values count as absent."""
+    """`requested_wait` prefers milliseconds to seconds, and seconds to a date, and ignores invalid headers."""
     assert requested_wait(headers, NOW) == seconds
 
 
 @given(st.text(max_size=30))
 def test_P14_requested_wait_accepts_any_header_value(value: str) -> None:
-    """Any header value gives None or a finite number of seconds."""
+    """`requested_wait` returns None or a finite number of seconds for any header value."""
     for name in ("retry-after", "retry-after-ms"):
         wait = requested_wait({name: value}, NOW)
         assert wait is None or 0 <= wait < float("inf")
@@ -76,13 +76,13 @@ def test_P14_requested_wait_accepts_any_header_value(value: str) -> None:
 
 
 def test_requested_wait_compares_a_date_with_the_clock() -> None:
-    """Without `now`, a date in a header is compared with the present time."""
+    """`requested_wait` without `now` compares a date in a header with the present time."""
     assert requested_wait({"retry-after": "Tue, 14 Nov 2023 22:13:30 GMT"}) is None
     assert (requested_wait({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}) or 0) > 1e9
 
 
 def test_P14_retry_waits_as_the_provider_asks_up_to_wait_cap() -> None:
-    """A requested hour becomes `wait_cap`; without a request, the wait doubles up to `max_wait`, with jitter."""
+    """`Retry` waits as long as the provider asks, up to `wait_cap`, and else twice as long each time, with jitter."""
     retry = Retry(attempts=9, wait_cap=60.0, time_budget=1000.0, first_wait=0.5, max_wait=8.0)
     assert retry.wait(errors.RateLimitedError(retry_after=3600.0), 1, 0.0) == 60.0
     assert retry.wait(errors.RateLimitedError(retry_after=2.0), 1, 0.0) == 2.0
@@ -93,7 +93,7 @@ def test_P14_retry_waits_as_the_provider_asks_up_to_wait_cap() -> None:
 
 
 def test_retry_gives_up_after_its_attempts_its_time_budget_or_a_delivered_token() -> None:
-    """The last attempt, a wait beyond the time budget, delivered text and a refusal end the attempts."""
+    """`Retry` gives up after its last attempt, beyond its time budget, after delivered text, and after a refusal."""
     retry = Retry(attempts=2, time_budget=10.0)
     assert retry.wait(errors.ProviderError(), 2, 0.0) is None
     assert retry.wait(errors.ProviderError(retry_after=5.0), 1, 6.0) is None
@@ -106,7 +106,7 @@ def test_retry_gives_up_after_its_attempts_its_time_budget_or_a_delivered_token(
     "wrong", [{"attempts": 0}, {"time_budget": -1.0}, {"wait_cap": float("nan")}, {"first_wait": -1.0}], ids=str
 )
 def test_retry_refuses_invalid_values(wrong: dict[str, Any]) -> None:
-    """An invalid value is a ValueError with the name of the field."""
+    """`Retry` raises ValueError with the name of the field for an invalid value."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Retry(**wrong)
 
@@ -135,7 +135,7 @@ async def test_P14_agent_sends_a_rate_limited_request_again_without_the_retries_
 
 
 def _agent(api: str, wire: Any, retry: Retry | None = SOON, **settings: Any) -> Any:
-    """Return the agent of this API with a policy of short waits."""
+    """Return the agent of this API; by default, it waits only shortly between attempts."""
     if api == "openai":
         return create_openai_agent("m", async_client=wire.openai(), retry=retry, **settings)
     return create_anthropic_agent("m", async_client=wire.anthropic(), retry=retry, **settings)
@@ -156,7 +156,7 @@ def _agent(api: str, wire: Any, retry: Retry | None = SOON, **settings: Any) -> 
 async def test_P14_status_and_x_should_retry_decide_on_further_requests(
     status: int, wish: str | None, requests: int, kit: Kit
 ) -> None:
-    """The header `x-should-retry` goes before the meaning of the status."""
+    """The header `x-should-retry` decides on further requests; without it, the status does."""
     headers = {} if wish is None else {"x_should_retry": wish}
     wire = kit.Wire(kit.Reply.json({"error": {"message": "no"}}, status, **headers))
     async with MiniAgents():
@@ -254,7 +254,7 @@ async def test_P15_cancellation_ends_the_wait_for_the_next_attempt(kit: Kit) -> 
 
 
 async def test_agent_raises_the_last_error_when_the_attempts_are_used_up(kit: Kit) -> None:
-    """`Retry(attempts=2)` sends two requests, `retry=None` one; then the last error is raised."""
+    """`Retry(attempts=2)` sends two requests and `retry=None` one, and then the agent raises the last error."""
     wire = kit.Wire(kit.Reply.json({"error": {"message": "no"}}, 500))
     for retry, total in ((Retry(attempts=2, first_wait=0.0), 2), (None, 3)):
         async with MiniAgents():

@@ -134,7 +134,7 @@ def test_S32_last_of_equal_keys_counts_and_infinity_is_accepted() -> None:
 
 
 def test_S20_session_ignores_events_after_done() -> None:
-    """A second stream, malformed data and errors after `[DONE]` change nothing."""
+    """Chunks of a second stream, malformed data and errors after `[DONE]` change nothing."""
     stream = [chunk(choice("once")), STOP, DONE]
     assert outcome(*stream, *stream, b"rubbish", {"error": {"message": "late"}}).content == "once"
 
@@ -176,13 +176,13 @@ def test_P2_error_object_raises_the_error_of_its_words(payload: Any, kind: type,
 
 
 def test_P3_event_named_error_raises_an_error_without_an_error_key() -> None:
-    """The event name `error` is enough for an error."""
+    """An event with the name `error` raises an error, even if its data have no key `error`."""
     with pytest.raises(errors.RateLimitedError, match="slow down"):
         ChatSession().feed(ServerSentEvent(b'{"message": "slow down", "code": "rate_limit_exceeded"}', "error"))
 
 
 def test_P6_session_reads_the_usage_of_a_chunk_without_choices() -> None:
-    """The last chunk holds the usage, whose counts may be floats."""
+    """The usage is read from a last chunk without choices, even if its counts are floats."""
     usage = {
         "prompt_tokens": 7,
         "completion_tokens": 3.0,
@@ -198,7 +198,7 @@ def test_P6_session_reads_the_usage_of_a_chunk_without_choices() -> None:
 
 
 def test_last_of_several_usages_counts() -> None:
-    """Some servers send running totals in every chunk, or the usage under `x_groq`."""
+    """If several chunks have a usage, also under `x_groq`, the last one counts."""
     running = [chunk(choice("a"), usage={"prompt_tokens": 1, "completion_tokens": i}) for i in range(3)]
     result = outcome(*running, STOP, DONE)
     assert result.usage is not None
@@ -267,7 +267,7 @@ def _fragments() -> list[list[dict[str, Any]]]:
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 @pytest.mark.parametrize("at_once", [False, True])
 def test_P11_fragments_in_any_order_make_the_same_tool_calls(order: tuple[int, ...], at_once: bool) -> None:
-    """Fragments of one call after the other, interleaved, or all in one chunk make the same calls."""
+    """Fragments of several calls, one call after the other, interleaved or in one chunk, make the same calls."""
     queues = [list(fragments) for fragments in _fragments()]
     mixed = []
     while any(queues):
@@ -280,7 +280,7 @@ def test_P11_fragments_in_any_order_make_the_same_tool_calls(order: tuple[int, .
 
 @pytest.mark.parametrize("index", [0, None])
 def test_P11_new_id_with_the_same_index_begins_a_call(index: int | None) -> None:
-    """A new id begins a call if all calls have index 0 or none; the same id in each fragment continues a call."""
+    """If all fragments have index 0 or none, a new id begins a call, and a repeated id continues one."""
     whole = [{"index": index, "id": id_, "function": {"name": name, "arguments": "".join(p)}} for id_, name, p in CALLS]
     for calls in ([chunk(choice(tool_calls=whole))], [chunk(choice(tool_calls=[call])) for call in whole]):
         result = outcome(*calls, STOP, DONE)
@@ -291,7 +291,7 @@ def test_P11_new_id_with_the_same_index_begins_a_call(index: int | None) -> None
 
 
 def test_P11_new_name_without_id_and_index_begins_a_call() -> None:
-    """Without ids and indexes, a new name begins a call; null is no arguments."""
+    """Without ids and indexes, a fragment with a name begins a call; null arguments count as empty."""
     calls = [{"function": {"name": name, "arguments": None}} for name in ("f", "g")]
     result = outcome(*(chunk(choice(tool_calls=[call])) for call in calls), STOP, DONE)
     assert result.tool_calls == (ToolUse("", "f", ""), ToolUse("", "g", ""))
@@ -327,7 +327,7 @@ def test_P13_finish_reason_is_normalised_and_the_providers_word_is_kept(word: st
 
 
 def test_session_separates_choices_and_needs_the_end_of_each() -> None:
-    """The content is choice 0, `choices` has the others, and each choice must have ended."""
+    """Choice 0 is the content, `choices` holds the others, and a stream is complete when each choice has ended."""
     stream = [chunk(choice("a", index=i % 2)) for i in range(4)] + [chunk(choice(" x", index=1), choice(" y"))]
     ends = [chunk(choice(finish="stop", index=i)) for i in (1, 0)]
     result = outcome(*stream, *ends)
@@ -420,7 +420,7 @@ def test_S31_lone_surrogates_are_replaced_and_set_lossy(pieces: list[str]) -> No
 
 
 def test_parse_returns_the_same_outcome_as_a_stream() -> None:
-    """A document and a stream of the same answer have equal outcomes."""
+    """`parse` of a completion's document gives the outcome that its stream gives."""
     call = {"id": "i", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     messages = [
@@ -456,6 +456,6 @@ def test_parse_returns_the_same_outcome_as_a_stream() -> None:
     ],
 )
 def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind: type[errors.LLMError]) -> None:
-    """An empty body, a page, another JSON value and an error document raise errors of their kinds."""
+    """`parse` raises the error of its kind for an empty body, a page, another JSON value and an error document."""
     with pytest.raises(kind):
         ChatSession().parse(body)

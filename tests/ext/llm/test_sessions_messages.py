@@ -80,7 +80,7 @@ def test_S1_session_raises_truncated_error_before_the_stop_reason(cut: int) -> N
 
 
 def test_session_takes_the_last_value_of_each_count() -> None:
-    """The counts are running totals, so the last value counts; a count that is absent or null stays."""
+    """Token counts in a stream are running totals: the last value counts, and null or absent changes nothing."""
     result = outcome(START, *text(0, "a"), *end(input_tokens=12, cache_read_input_tokens=None))
     assert result.usage is not None
     assert (result.usage.input, result.usage.output, result.usage.cached) == (12, 5, 3)
@@ -143,7 +143,7 @@ def test_session_returns_tool_calls_from_fragments_or_from_the_start_event() -> 
 
 
 def test_thinking_blocks_keep_their_signature_and_are_no_content() -> None:
-    """Thinking is in `reasoning` and in its unchanged block, as redacted thinking is."""
+    """Thinking is in `reasoning` and, with its signature, in `blocks`, but not in the content."""
     thinking = [{"type": "thinking_delta", "thinking": piece} for piece in ("I ", "think", "")]
     signature = {"type": "signature_delta", "signature": "sig"}
     result = outcome(
@@ -163,7 +163,7 @@ def test_thinking_blocks_keep_their_signature_and_are_no_content() -> None:
 @pytest.mark.parametrize("place", range(1, len(PLAIN)))
 @pytest.mark.parametrize("unknown", [{"type": "brand_new", "x": [1]}, PING], ids=["unknown", "ping"])
 def test_S22_unknown_events_and_pings_change_nothing(place: int, unknown: dict[str, Any]) -> None:
-    """At any place, an unknown event is counted, and a ping is an idle event."""
+    """An unknown event anywhere is counted, a ping is an idle event, and neither changes the answer."""
     session = MessagesSession()
     feed(session, [*PLAIN[:place], unknown, *PLAIN[place:]])
     result = session.close()
@@ -184,7 +184,7 @@ def test_S23_unknown_blocks_are_kept_unchanged() -> None:
 
 
 def _changed(place: int, **fields: Any) -> list[Any]:
-    """Return the plain stream with other fields in one event."""
+    """Return the stream of a plain answer with other fields in the event at `place`."""
     stream = [dict(event) for event in PLAIN]
     stream[place] |= fields
     return stream
@@ -222,7 +222,7 @@ def test_S16_S19_S24_misplaced_or_malformed_event_raises_protocol_error(stream: 
 
 
 def test_S20_session_ignores_events_after_the_end() -> None:
-    """A second stream and malformed data after the end change nothing."""
+    """Events of a second message, or malformed data, after the end of a message change nothing."""
     assert outcome(*PLAIN, *PLAIN, b"rubbish", b"[DONE]").content == "ab"
 
 
@@ -289,21 +289,21 @@ def test_outcome_has_the_model_of_a_fallback_block() -> None:
 
 
 def test_S31_surrogate_halves_are_joined_across_deltas_and_lone_ones_replaced() -> None:
-    """Halves in two deltas of a block are joined; a half at the end of a block becomes U+FFFD."""
+    """Surrogate halves in two deltas of a block become one character; a half at the end of a block becomes U+FFFD."""
     result = outcome(START, *text(0, "a\ud83d", "\ude00b\ud83d"), *text(1, "\ude00c"), *end())
     assert result.content == "a\U0001f600b\ufffd\ufffdc"
     assert result.lossy
 
 
 def test_session_takes_the_type_from_the_event_name_when_the_data_have_none() -> None:
-    """The `event:` line is enough if the data have no type."""
+    """An event whose data have no `type` gets its type from its `event:` line."""
     session = MessagesSession()
     session.feed(ServerSentEvent(json.dumps({"message": START["message"]}).encode(), "message_start"))
     assert session.outcome().id == "msg"
 
 
 def test_parse_returns_the_same_outcome_as_a_stream() -> None:
-    """A document and a stream of the same message have equal outcomes."""
+    """`parse` of a message's document gives the outcome that its stream gives."""
     body = {
         "id": "msg",
         "type": "message",
@@ -341,7 +341,7 @@ def test_parse_returns_the_same_outcome_as_a_stream() -> None:
     ],
 )
 def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind: type[errors.LLMError]) -> None:
-    """An empty body, a page, another JSON value and an error document raise errors of their kinds."""
+    """`parse` raises the error of its kind for an empty body, a page, another JSON value and an error document."""
     with pytest.raises(kind):
         MessagesSession().parse(body)
 

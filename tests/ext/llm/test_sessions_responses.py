@@ -65,12 +65,12 @@ def text_item(index: int, *texts: str, content_index: int = 0) -> list[dict[str,
 
 
 def end(kind: str = "completed", **fields: Any) -> dict[str, Any]:
-    """Return the last event."""
+    """Return the last event of a response, with its status."""
     return {"type": f"response.{kind}", "response": response(kind, **{"usage": USAGE, **fields})}
 
 
 def numbered(*events: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the events with sequence numbers."""
+    """Return the events with rising sequence numbers."""
     return [{**event, "sequence_number": number} for number, event in enumerate(events)]
 
 
@@ -93,7 +93,7 @@ PLAIN = numbered(CREATED, *text_item(0, "a", "b"), end(output=[message_item("ab"
 
 
 def test_session_returns_the_text_once_although_the_api_sends_it_four_times() -> None:
-    """The content is the text of the deltas; id, model, usage and output are in the outcome."""
+    """The content is the joined deltas, and not repeated by the whole texts of part, item and response."""
     result = outcome(*PLAIN)
     assert (result.content, result.finish_reason, result.provider_finish_reason) == ("ab", "stop", "completed")
     assert (result.id, result.model, result.complete) == ("resp", "m", True)
@@ -115,7 +115,7 @@ def test_S1_session_raises_truncated_error_before_the_last_event(cut: int) -> No
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
 def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(place: int) -> None:
-    """A missing event is a doubt if the whole text confirms the deltas; otherwise it is an error."""
+    """If an event is missing, the session notes a doubt if a later whole text confirms the deltas, and else raises."""
     stream = PLAIN[:place] + PLAIN[place + 1 :]
     if place in (1, 3, 4):  # the start of the item, and both deltas
         session = ResponsesSession()
@@ -132,7 +132,7 @@ def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(plac
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
 def test_S19_S37_swapped_events_raise_protocol_error_or_give_the_same_text(place: int) -> None:
-    """Swapped deltas are an error, and their text is not delivered; other swapped events change nothing."""
+    """Two swapped deltas raise an error, and their text is not delivered; other swapped events change nothing."""
     stream = list(PLAIN)
     stream[place], stream[place + 1] = stream[place + 1], stream[place]
     session = ResponsesSession()
@@ -154,7 +154,7 @@ def test_S37_text_after_a_gap_is_withheld_until_the_whole_text_arrives() -> None
 
 @pytest.mark.parametrize("number", [0, -1, None, "x", 1.5, True, [], 10**30])
 def test_S37_session_streams_text_when_all_sequence_numbers_are_equal_or_invalid(number: Any) -> None:
-    """The same number in all events does not delay the text, and one doubt is noted."""
+    """Equal or invalid sequence numbers in all events do not delay the text, and one doubt is noted."""
     stream = [{**event, "sequence_number": number} for event in PLAIN]
     result = outcome(*stream)
     assert (result.content, len(result.doubts)) == ("ab", 1)
@@ -172,7 +172,7 @@ def test_S37_one_wrong_sequence_number_changes_no_text(place: int, number: Any) 
 
 
 def test_S37_equal_deltas_all_count_when_sequence_numbers_are_wrong() -> None:
-    """A repeated delta is dropped only if its number follows right numbers."""
+    """With wrong sequence numbers, equal deltas in a row are all part of the text, and none counts as repeated."""
     stream = [CREATED, *text_item(0, "ha", "ha", "ha"), end(output=[message_item("hahaha")])]
     assert outcome(*({**event, "sequence_number": 3} for event in stream)).content == "hahaha"
 
@@ -180,7 +180,7 @@ def test_S37_equal_deltas_all_count_when_sequence_numbers_are_wrong() -> None:
 @pytest.mark.parametrize("number", [0, 1, 99, -1, None, "x"])
 @pytest.mark.parametrize("kind", ["error", "response.failed"])
 def test_S37_error_event_with_a_wrong_sequence_number_raises_its_error(kind: str, number: Any) -> None:
-    """A gateway cannot know the number for its own error event, so the error counts."""
+    """An error event raises its error even if its sequence number is wrong, because a gateway cannot know it."""
     error = {"code": "rate_limit_exceeded", "message": "slow down"}
     event = {"type": kind, "sequence_number": number, "error": error, "response": response("failed", error=error)}
     with pytest.raises(errors.RateLimitedError, match="slow down"):
@@ -201,24 +201,24 @@ def test_S37_gap_raises_protocol_error_when_no_whole_text_confirms_the_answer() 
 
 @pytest.mark.parametrize("place", range(len(PLAIN)))
 def test_S18_repeated_event_counts_once(place: int) -> None:
-    """An event with the same number and content as the one before is dropped."""
+    """If an event is sent twice, with its sequence number and content, the session drops the second one."""
     assert outcome(*PLAIN[: place + 1], *PLAIN[place:]).content == "ab"
 
 
 def test_S18_events_with_one_number_and_different_contents_both_count() -> None:
-    """The same number with other content is a wrong number, which is noted as a doubt."""
+    """Of two events with one sequence number and different contents, both count, and a doubt is noted."""
     result = outcome(*PLAIN[:4], *({**event, "sequence_number": event["sequence_number"] - 1} for event in PLAIN[4:]))
     assert (result.content, result.doubts) == ("ab", ("event 5: sequence_number is '3 after 3'",))
 
 
 def test_session_accepts_absent_sequence_numbers_and_any_first_one() -> None:
-    """Sequence numbers may be absent, and may begin at any number."""
+    """A session accepts events without sequence numbers, and numbers that begin anywhere."""
     assert outcome(CREATED, *text_item(0, "ab"), end()).content == "ab"
     assert outcome(*({**event, "sequence_number": event["sequence_number"] + 7} for event in PLAIN)).content == "ab"
 
 
 def test_S19_lost_delta_raises_protocol_error_when_the_whole_text_differs() -> None:
-    """Without sequence numbers, the whole text of a part shows that a delta was lost."""
+    """Without sequence numbers, a lost delta is an error, because the whole text of the part differs."""
     events = text_item(0, "a", "b", "c")
     with pytest.raises(errors.StreamProtocolError, match="deltas"):
         feed(ResponsesSession(), [CREATED, *events[:3], *events[4:]])
@@ -252,7 +252,7 @@ def test_content_joins_messages_without_a_separator() -> None:
 
 
 def test_session_finds_items_by_index_and_then_by_id() -> None:
-    """The index of an item goes before its id, which Copilot changes; without an index, the id counts."""
+    """A session finds an event's item by its index, as Copilot changes ids, and without an index by its id."""
     events = text_item(0, "ab")
     for number, event in enumerate(events):
         event["item_id"] = f"changing-{number}"
@@ -297,7 +297,7 @@ def test_outcome_has_the_partial_call_of_an_unfinished_response() -> None:
 
 
 def test_P4_incomplete_response_is_a_complete_answer_with_a_finish_reason() -> None:
-    """`response.incomplete` completes the answer, and its reason is the finish reason."""
+    """`response.incomplete` ends an answer without an error, and its reason becomes the finish reason."""
     for word, reason in (("max_output_tokens", "length"), ("content_filter", "content_filter"), ("new", "new")):
         result = outcome(CREATED, *text_item(0, "ab"), end("incomplete", incomplete_details={"reason": word}))
         assert (result.content, result.finish_reason, result.provider_finish_reason) == ("ab", reason, word)
@@ -360,7 +360,7 @@ def test_reasoning_is_the_summary_or_else_the_text() -> None:
 
 @pytest.mark.parametrize("place", range(1, len(PLAIN)))
 def test_S22_unknown_events_and_keepalives_change_nothing(place: int) -> None:
-    """At any place, an unknown event is counted, and a keep-alive is an idle event."""
+    """An unknown event anywhere is counted, a keep-alive is an idle event, and neither changes the answer."""
     session = ResponsesSession()
     unnumbered = [{key: value for key, value in event.items() if key != "sequence_number"} for event in PLAIN]
     extra: list[dict[str, Any]] = [{"type": "keepalive"}, {"type": "response.brand_new.delta", "delta": "x"}]
@@ -394,19 +394,19 @@ def test_S16_S24_misplaced_or_malformed_event_raises_protocol_error(bad: Any) ->
 
 
 def test_S20_session_ignores_events_after_the_end() -> None:
-    """A second stream and malformed data after the end change nothing."""
+    """Events of a second stream, or malformed data, after the end of a response change nothing."""
     assert outcome(*PLAIN, *PLAIN, b"rubbish", b"[DONE]").content == "ab"
 
 
 def test_S31_surrogate_halves_are_joined_across_deltas_and_lone_ones_replaced() -> None:
-    """Halves in two deltas are joined, lone halves become U+FFFD, and the whole text may have the same halves."""
+    """Surrogate halves in two deltas become one character, and lone halves U+FFFD, also in the whole text."""
     result = outcome(CREATED, *text_item(0, "a\ud83d", "\ude00b\ud83d"), *text_item(1, "c"), end())
     assert (result.content, result.lossy) == ("a\U0001f600b\ufffdc", True)
     assert not outcome(CREATED, *text_item(0, "a\ud83d", "\ude00b"), end()).lossy
 
 
 def test_parse_returns_the_same_outcome_as_a_stream() -> None:
-    """A document and a stream of the same response have equal outcomes."""
+    """`parse` of a response's document gives the outcome that its stream gives."""
     output = [{"type": "reasoning", "id": "rs", "summary": [{"text": "t"}]}, message_item("ab"), call('{"x":1}')]
     body = {**response("completed"), "output": output, "usage": USAGE, "temperature": 1.0}
     parsed = ResponsesSession().parse(json.dumps(body).encode())
@@ -428,6 +428,6 @@ def test_parse_returns_the_same_outcome_as_a_stream() -> None:
     ],
 )
 def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind: type[errors.LLMError]) -> None:
-    """An empty body, a page, and a failed or unfinished response raise errors of their kinds."""
+    """`parse` raises the error of its kind for an empty body, a page, and a failed or unfinished response."""
     with pytest.raises(kind):
         ResponsesSession().parse(body)

@@ -15,13 +15,13 @@ from miniagents.ext.llm.sse import SSEDecoder
 
 
 def test_S12_decoder_returns_an_event_with_the_byte_that_ends_its_blank_line() -> None:
-    """No further byte is needed, neither after a CR nor after mixed line ends."""
+    """The decoder returns an event at the byte that ends its blank line, also after a CR or mixed line ends."""
     for end in (b"\n\n", b"\r\r", b"\r\n\r", b"\n\r", b"\r\n\r\n", b"\n\r\n"):
         assert [event.data for event in SSEDecoder().feed(b"data: now" + end)] == [b"now"]
 
 
 def test_S6_close_discards_an_event_without_its_blank_line() -> None:
-    """The end of the stream ends no event, and `close` returns True if an event was cut."""
+    """`close` drops an event that is not ended by a blank line, and returns True if there was one."""
     for rest in (b"data: cut", b"data: cut\n", b"event: x", b"data: \xe2\x82"):
         decoder = SSEDecoder()
         assert [event.data for event in decoder.feed(b"data: whole\n\n" + rest)] == [b"whole"]
@@ -52,7 +52,7 @@ def test_decoder_returns_valid_utf8_unchanged() -> None:
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c", "\x1e"])
 def test_S11_only_cr_and_lf_end_a_line(separator: str) -> None:
-    """The other line separators of `str.splitlines` may occur in JSON strings, and do not end lines."""
+    """Line separators of `str.splitlines` other than CR and LF do not end a line of the decoder."""
     (event,) = SSEDecoder().feed(f"data: a{separator}b\n\n".encode())
     assert event.data == f"a{separator}b".encode()
 
@@ -65,7 +65,7 @@ def test_S11_no_module_of_the_agents_calls_splitlines() -> None:
 
 
 def test_S25_decoder_refuses_a_line_of_100_mb_in_bounded_memory() -> None:
-    """An endless line is refused at the limit, and its memory is freed."""
+    """The decoder refuses an endless line at its limit, and frees the line's memory."""
     chunk = b"x" * 65536
     decoder = SSEDecoder()
     decoder.feed(b"data: ")
@@ -92,7 +92,7 @@ def test_S25_decoder_refuses_a_line_of_100_mb_in_bounded_memory() -> None:
     ids=["line", "many lines", "name", "comment"],
 )
 def test_decoder_refuses_each_form_of_a_large_event(stream: bytes) -> None:
-    """A long line, many lines, a long name and a long comment are refused, at once or byte by byte."""
+    """The decoder refuses a long line, many lines, a long name and a long comment, at once and byte by byte."""
     for cuts in ((), range(len(stream))):
         decoder = SSEDecoder(max_event_bytes=90)
         edges = [0, *cuts, len(stream)]
@@ -102,7 +102,7 @@ def test_decoder_refuses_each_form_of_a_large_event(stream: bytes) -> None:
 
 
 def test_max_event_bytes_limits_each_event_alone() -> None:
-    """Many small events and comments together may pass the limit of one event; limits must be positive."""
+    """`max_event_bytes` limits each event, so many small events may exceed it together; limits must be positive."""
     decoder = SSEDecoder(max_event_bytes=16)
     assert len(decoder.feed(b"data: 123456789\n\n" * 50)) == 50
     assert len(decoder.feed(b": keep-alive\n" * 500 + b"data: x\n\n")) == 1
@@ -116,7 +116,7 @@ def test_max_event_bytes_limits_each_event_alone() -> None:
     "chunk", [b"data: a\n\n", b"event: e\ndata: \xc3\xa9\n\n", b": ping\n", b"\n", b"data: x\r\n\r\n", b"x"]
 )
 def test_S25_decoder_refuses_a_stream_above_max_stream_bytes(chunk: bytes) -> None:
-    """Events, comments and incomplete lines count towards the limit of the stream."""
+    """The decoder refuses a stream above `max_stream_bytes`, counting events, comments and incomplete lines."""
     decoder = SSEDecoder(max_stream_bytes=1000)
     for _ in range(1000 // len(chunk)):
         decoder.feed(chunk)
@@ -137,7 +137,7 @@ class _CountingDecoder(SSEDecoder):
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_S26_decoder_reads_each_byte_once(size: int) -> None:
-    """Many short lines and one long line are read once, in chunks of any size."""
+    """The decoder reads each byte once, for many short lines and one long line, in chunks of any size."""
     for stream in (b"data:x\n" * 80_000 + b"\n", b"data:" + b"x" * 560_000 + b"\n\n"):
         decoder = _CountingDecoder()
         events = [event for i in range(0, len(stream), size) for event in decoder.feed(stream[i : i + size])]
@@ -146,7 +146,7 @@ def test_S26_decoder_reads_each_byte_once(size: int) -> None:
 
 
 def test_decoder_returns_the_same_events_when_a_chunk_is_large() -> None:
-    """A chunk of megabytes gives the same events as its parts."""
+    """A chunk of megabytes gives the same events as its bytes in small chunks."""
     block = b'event: e\ndata: {"text":"' + "wörter ".encode() * 100 + b'"}\n\n'
     stream = block * 5000
     assert len(stream) > 3 * 1024 * 1024

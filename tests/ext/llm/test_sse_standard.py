@@ -132,7 +132,7 @@ def test_S6_S8_S11_S14_S15_decoder_follows_the_standard(stream: str, expected: l
     ],
 )
 def test_S14_S15_decoder_keeps_the_last_retry_time_and_event_id(name: str, retry: int | None, last_id: str) -> None:
-    """`retry` is the last valid value; an id counts from the end of its block on."""
+    """The decoder keeps the last valid `retry`, and an event id from the end of its block on."""
     decoder = SSEDecoder()
     decoder.feed(VECTORS[name][0].encode())
     assert (decoder.retry, decoder.last_event_id) == (retry, last_id)
@@ -142,7 +142,7 @@ def test_S14_S15_decoder_keeps_the_last_retry_time_and_event_id(name: str, retry
     "content_type", ["text/event-stream;", "text/event-stream;charset=windows-1252", "x bogus", "text/x-event-stream"]
 )
 async def test_S30_agent_reads_a_stream_as_utf8_with_any_content_type(content_type: str, kit: Kit) -> None:
-    """No content type is refused, because servers send wrong ones, and none changes the encoding."""
+    """An agent reads an event stream as UTF-8, whatever content type and charset the server names."""
     wire = kit.Wire(kit.Reply(kit.chat("é…"), headers={"content-type": content_type}))
     async with MiniAgents():
         (message,) = await create_openai_agent("m", async_client=wire.openai()).trigger("Hello")

@@ -130,7 +130,7 @@ async def test_X12_log_holds_no_prompt_and_no_key_when_the_connection_is_real(
 async def test_X10_T7_console_escapes_control_sequences_that_are_split_over_tokens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control sequences, split anywhere, in roles, in errors and in piped input, are shown as escapes."""
+    """The console prints control sequences, split over tokens, in roles, errors and piped input, as escapes."""
     for cut in range(len(PAYLOAD)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(f"typed {PAYLOAD}\n"))
 
@@ -153,7 +153,7 @@ async def test_X10_T7_console_escapes_control_sequences_that_are_split_over_toke
 async def test_T8_console_prints_nothing_between_tokens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Combining marks, emoji and flags that are split over tokens are printed together."""
+    """The console prints combining marks, emoji and flags that are split over tokens as whole characters."""
     text = "e\u0301 👨\u200d👩\u200d👧 ❤\ufe0f 🇩🇪 می\u200cخواهم"
     monkeypatch.setattr(sys, "stdin", io.StringIO("typed\n"))
 
@@ -184,7 +184,7 @@ async def test_X10_history_error_escapes_its_path(
 
 
 def test_X10_fork_refuses_an_alias_that_is_not_printable() -> None:
-    """An alias stands in traces and logs, so it must be one line of printable characters."""
+    """`fork` refuses an alias that is not one line of printable characters, because aliases stand in logs."""
 
     @miniagent
     async def helper(ctx: InteractionContext) -> None:
