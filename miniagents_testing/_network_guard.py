@@ -7,21 +7,21 @@ The guard has two parts:
 - An audit hook of the interpreter refuses all other connections, datagrams and look-ups of names, of any library and in
   any thread.
 
-Subprocesses are not covered.
+Open cassettes watch the same events: `watchers` are asked before the guards. Subprocesses are not covered.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import ipaddress
 import socket
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from miniagents_testing._hosts import Address, AllowedHosts, canonical_host, is_loopback, is_numeric
 from miniagents_testing._waiting import describe_running_code
-from miniagents_testing.errors import LiveRequestError, with_sdk_bases
+from miniagents_testing.errors import LiveRequestError, causes, with_sdk_bases
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +31,19 @@ _TRANSPORTS = (("HTTPTransport", "handle_request"), ("AsyncHTTPTransport", "hand
 
 _blocking: list[NetworkGuard] = []
 """The guards that block now, the innermost last. Only the last one decides."""
+
+
+class Attempt(NamedTuple):
+    """An attempt to reach the network or this machine, as an audit event tells it."""
+
+    verb: str
+    """The words between the client and the address in a message."""
+    address: Address
+    is_lookup: bool
+
+
+watchers: list[Callable[[Attempt], bool]] = []
+"""Functions that see each attempt before the guards: they raise to refuse it, and return True to let it through."""
 
 
 @contextmanager
@@ -61,16 +74,22 @@ def block_live_requests(*, allow_loopback: bool = False) -> Iterator[NetworkGuar
 
 
 class NetworkGuard:
-    """Guard that refuses live requests from `start_blocking` to `stop_blocking`, and records each attempt."""
+    """Guard that refuses live requests from `start_blocking` to `stop_blocking`, and records each attempt.
 
-    def __init__(self, *, allow_loopback: bool = False) -> None:
+    Args:
+        allow_loopback: allow connections to this machine.
+        allow_hosts: hosts that are reached all the same.
+    """
+
+    def __init__(self, *, allow_loopback: bool = False, allow_hosts: AllowedHosts | None = None) -> None:
         self.allow_loopback = allow_loopback
+        self.allow_hosts = allow_hosts or AllowedHosts()
         self.refused: list[LiveRequestError] = []
         """Errors of refused attempts that the test has not seen; see `mark_seen`."""
 
     def start_blocking(self) -> None:
         """Start blocking requests. Until `stop_blocking`, this guard decides in place of outer ones."""
-        _install_hook()
+        install_hook()
         _blocking.append(self)
         self._restore_transports = _patch_transports()
 
@@ -98,7 +117,7 @@ class NetworkGuard:
 
     def mark_seen(self, error: BaseException) -> None:
         """Remove the refusals that `error` is or was caused by from `refused`: the test has seen them."""
-        seen = {id(each) for each in _with_causes(error)}
+        seen = {id(each) for each in causes(error)}
         self.refused = [each for each in self.refused if id(each) not in seen]
 
     def summarize_unseen(self) -> LiveRequestError | None:
@@ -109,89 +128,77 @@ class NetworkGuard:
         return LiveRequestError(f"The network was tried, and the refusal was caught ({len(self.refused)}):\n{attempts}")
 
 
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and all errors that it was caused by or that its group contains."""
-    found: dict[int, BaseException] = {}
-    left: list[BaseException | None] = [error]
-    while left:
-        each = left.pop()
-        if each is not None and id(each) not in found:
-            found[id(each)] = each
-            left += (each.__cause__, each.__context__)
-            if isinstance(each, BaseExceptionGroup):
-                left += each.exceptions
-    yield from found.values()
-
-
 # --- the audit hook
 
 
-def _target_of_address(sock: socket.socket, address: Any) -> tuple[str, str] | None:
-    """Return host and description of an address; None for sockets that do not reach the network."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6) or not address:
+def _address_of_socket(sock: socket.socket, address: Any) -> Address | None:
+    """Return the address that a socket is about to reach; None for sockets that do not reach the network."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or not address:
         return None
-    return str(address[0]), f"{address[0]} port {address[1]}"
+    return Address(str(address[0]), address[1])
 
 
-def _target_of_lookup(host: Any, *_: Any) -> tuple[str, str] | None:
-    """Return host and description of a look-up; None for numeric addresses and names of this machine."""
+def _address_of_lookup(host: Any, *_: Any) -> Address | None:
+    """Return the name that is looked up; None for numeric addresses and names of this machine."""
     if isinstance(host, tuple):
         host = host[0]
     name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
-    return None if _is_numeric(name) or _is_loopback(name) else (name, name)
+    return None if is_numeric(name) or is_loopback(name) else Address(name)
 
 
-_EVENTS: dict[str, tuple[str, Callable[..., tuple[str, str] | None]]] = {
-    "socket.connect": ("A connection to {} was about to be made", _target_of_address),
-    "socket.sendto": ("A datagram to {} was about to be sent", _target_of_address),
-    "socket.sendmsg": ("A message to {} was about to be sent", _target_of_address),
-    "socket.getaddrinfo": ("The address of {} was about to be looked up", _target_of_lookup),
-    "socket.gethostbyname": ("The address of {} was about to be looked up", _target_of_lookup),
-    "socket.gethostbyaddr": ("The name of {} was about to be looked up", _target_of_lookup),
-    "socket.getnameinfo": ("The name of {} was about to be looked up", _target_of_lookup),
+class _Event(NamedTuple):
+    """Texts about an audit event, and the function that reads the address from its arguments."""
+
+    text: str
+    """The first words of a guard's message."""
+    verb: str
+    address_of: Callable[..., Address | None]
+
+
+_LOOKUP = _Event("The address of {} was about to be looked up", "look up", _address_of_lookup)
+_NAME_LOOKUP = _Event("The name of {} was about to be looked up", "look up the name of", _address_of_lookup)
+_EVENTS = {
+    "socket.connect": _Event("A connection to {} was about to be made", "connect to", _address_of_socket),
+    "socket.sendto": _Event("A datagram to {} was about to be sent", "send a datagram to", _address_of_socket),
+    "socket.sendmsg": _Event("A message to {} was about to be sent", "send a message to", _address_of_socket),
+    "socket.getaddrinfo": _LOOKUP,
+    "socket.gethostbyname": _LOOKUP,
+    "socket.gethostbyaddr": _NAME_LOOKUP,
+    "socket.getnameinfo": _NAME_LOOKUP,
 }
-"""Refused audit events: the first words of the message, and the function that reads the target from the arguments."""
 
 
 @functools.cache
-def _install_hook() -> None:
-    """Add the audit hook to the interpreter, once. It cannot be removed, so it does nothing while no guard blocks."""
+def install_hook() -> None:
+    """Add the audit hook to the interpreter, once.
+
+    It cannot be removed, so it does nothing while neither a guard blocks nor a cassette watches.
+    """
     sys.addaudithook(_audit)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse an audit event that reaches the network, if a guard blocks."""
-    if not _blocking or event not in _EVENTS:
+    """Refuse an audit event that reaches the network, if a watcher or a guard does not let it through."""
+    if not (_blocking or watchers) or event not in _EVENTS:
         return
-    text, read_target = _EVENTS[event]
-    target = read_target(*args)
-    if target is None:
+    text, verb, address_of = _EVENTS[event]
+    address = address_of(*args)
+    if address is None or _in_socketpair():
         return
-    host, description = target
-    guard = _blocking[-1]
-    if _is_loopback(host) and (guard.allow_loopback or _in_socketpair()):
-        return
-    if event == "socket.connect":
-        args[0].close()  # its owner closes it after an OSError only, and would leave it open
-    guard.refuse(text.format(description))
-
-
-def _is_numeric(host: str) -> bool:
-    """Return True for a numeric address, False for a name."""
     try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    """Return True for addresses and names of this machine."""
-    if not _is_numeric(host):
-        return host in ("", "localhost") or host.endswith(".localhost")
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return mapped.is_loopback or mapped.is_unspecified
+        attempt = Attempt(verb, address, is_lookup=address.port is None)
+        if any(watch(attempt) for watch in watchers) or not _blocking:
+            return
+        guard = _blocking[-1]
+        canonical = address._replace(host=canonical_host(address.host))
+        if (is_loopback(address.host) and guard.allow_loopback) or guard.allow_hosts.match(canonical):
+            return
+        shown = address.host if address.port is None else f"{address.host} port {address.port}"
+        guard.refuse(text.format(shown))
+    except LiveRequestError:
+        if event == "socket.connect":
+            args[0].close()  # its owner closes it after an OSError only, and would leave it open
+        raise
 
 
 def _in_socketpair() -> bool:
@@ -264,5 +271,8 @@ class _RequestCheck:
     def _check(self) -> None:
         """Refuse the request, unless the guard allows its host."""
         url = self._request.url
-        if _blocking and not (_blocking[-1].allow_loopback and _is_loopback(url.host)):
+        if not _blocking or (_blocking[-1].allow_loopback and is_loopback(url.host)):
+            return
+        attempt = Attempt("send a request to", Address.of_url(str(url)), is_lookup=False)
+        if not (_blocking[-1].allow_hosts.match(attempt.address) or any(watch(attempt) for watch in watchers)):
             _blocking[-1].refuse(f"{self._request.method} {url.copy_with(query=None)} was about to be sent")

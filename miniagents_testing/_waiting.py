@@ -1,6 +1,7 @@
 """Descriptions for error messages: where in the application tasks wait and code runs, and for which agents.
 
 `describe_tasks` describes waiting tasks, `describe_running_code` the code that is running, `describe_line` one frame.
+`running_packages` names the packages of that code.
 """
 
 from __future__ import annotations
@@ -64,6 +65,45 @@ def describe_running_code() -> str:
     if frame is not None:
         lines.append(describe_line(frame))
     return "\n".join(lines) or f"  in thread {threading.current_thread().name}"
+
+
+def running_packages() -> list[str]:
+    """Return the packages on the stack outside the standard library, the outermost first, without tests.
+
+    If no installed package is the innermost one, the last item is the module of the standard library that it calls.
+    """
+    packages: list[str] = []
+    library = ""  # the outermost module of the standard library's network code that the innermost package calls
+    calls_library = True
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_qualname != "Handle._run":
+        module = frame.f_globals.get("__name__") or ""
+        package = module.partition(".")[0]
+        if package in _TEST_RUNNERS:
+            break
+        if package in _NETWORK_MODULES and not packages:
+            library = package if package == "asyncio" else module
+        elif package not in _UNNAMED and package not in sys.stdlib_module_names and not _is_test(module):
+            if not packages:
+                calls_library = _is_application(frame)
+            if package not in packages:
+                packages.append(package)
+        frame = frame.f_back
+    packages.reverse()
+    return [*packages, library or "socket"] if calls_library else packages
+
+
+def _is_test(module: str) -> bool:
+    name = module.rpartition(".")[2]
+    return name.startswith("test_") or name.endswith("_test") or name == "conftest"
+
+
+_TEST_RUNNERS = frozenset({"_pytest", "pluggy", "pytest_asyncio"})
+_UNNAMED = frozenset({"", "__main__", "miniagents", "miniagents_testing", "uvloop", "vcr", "wrapt", "<run_path>"})
+_NETWORK_MODULES = frozenset(
+    {"asyncio", "ftplib", "http", "imaplib", "logging", "multiprocessing"}
+    | {"poplib", "smtplib", "socket", "urllib", "xmlrpc"}
+)
 
 
 def _agent_trace(variables: contextvars.Context | None) -> list[str]:

@@ -21,6 +21,8 @@ Exception
     └── VirtualTimeoutError         (TimeoutError) more virtual time has passed than the limit allows
 ```
 
+`UnrecordedWarning`, a `UserWarning`, is about recordings that miss connections, or are empty.
+
 A class in brackets is a second base class, so that `except ValueError` works as usual.
 
 `with_sdk_bases` makes an error class that the providers' SDKs pass on unchanged. An SDK takes an unknown exception of
@@ -31,9 +33,12 @@ derive from the SDK's base error are passed on at once.
 from __future__ import annotations
 
 import sys
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from miniagents import DeadlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "CassetteError",
@@ -51,6 +56,7 @@ __all__ = [
     "UnconsumedStepsError",
     "UnexpectedCallError",
     "UnplayedError",
+    "UnrecordedWarning",
     "UnusedFaultError",
     "VirtualTimeoutError",
 ]
@@ -82,6 +88,10 @@ class RecordingRefusedError(CassetteError):
 
 class UnplayedError(CassetteError):
     """The test has not requested all interactions of the cassette; the message names those that are left."""
+
+
+class UnrecordedWarning(UserWarning):
+    """A recording is empty, or the test made connections that no cassette records; the message names them."""
 
 
 class CheckFailedError(MiniAgentsTestingError, AssertionError):
@@ -122,6 +132,20 @@ class UncleanCancellationError(MiniAgentsTestingError, AssertionError):
 
 class VirtualTimeoutError(MiniAgentsTestingError, TimeoutError):
     """A virtual-time loop passed its time limit, by its own clock; the message names the tasks that wait."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and all errors that it was caused by or that its group contains."""
+    found: dict[int, BaseException] = {}
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in found:
+            found[id(each)] = each
+            left += (each.__cause__, each.__context__)
+            if isinstance(each, BaseExceptionGroup):
+                left += each.exceptions
+    yield from found.values()
 
 
 _E = TypeVar("_E", bound=type[Exception])

@@ -83,15 +83,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="bool",
         default=False,
     )
+    parser.addini(
+        "miniagents_allow_hosts",
+        "names and host:port that tests with cassettes reach in every mode, and that are never recorded",
+        type="args",
+        default=[],
+    )
+    parser.addini(
+        "miniagents_ignore_hosts",
+        "names, *.name and beginnings of URLs that no cassette records; in replay they cannot be reached",
+        type="args",
+        default=[],
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and refuse an unknown record mode in the ini file."""
+    """Register the markers, and refuse an unknown record mode and unreadable hosts in the ini file."""
     for marker, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{marker}: {' '.join(meaning.split())}")
     mode = config.getini("miniagents_record")
     if mode not in _RECORD_MODES:
         raise pytest.UsageError(f"miniagents_record must be one of {', '.join(_RECORD_MODES)}, not {mode!r}")
+    for name in ("allow_hosts", "ignore_hosts"):
+        if hosts := config.getini(f"miniagents_{name}"):
+            from miniagents_testing import _hosts
+
+            kind = _hosts.AllowedHosts if name == "allow_hosts" else _hosts.IgnoredHosts
+            try:
+                kind(hosts, f"miniagents_{name}")
+            except ValueError as error:
+                raise pytest.UsageError(str(error)) from None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -63,6 +63,13 @@ def may_record(item: pytest.Item) -> bool:
     return has_cassette and _record_mode(item) != "none"
 
 
+def allowed_hosts(item: pytest.Item) -> Any:
+    """Return `allow_hosts` of a test's marker, else of the ini file."""
+    marker = item.get_closest_marker(_MARKER)
+    hosts = item.config.getini("miniagents_allow_hosts")
+    return hosts if marker is None else marker.kwargs.get("allow_hosts", hosts)
+
+
 @pytest.fixture
 def stream_cassette(request: pytest.FixtureRequest) -> Session:
     """Open the cassette of the test, and return its session, with `misses`, `unplayed`, `incomplete` and `timeline()`.
@@ -87,6 +94,9 @@ def _arguments(item: Any) -> dict[str, Any]:
         if others or not isinstance(arguments["name"], (str, os.PathLike)):
             pytest.fail(f"{item.nodeid}: {_MARKER} takes the name of one cassette, and settings by name", pytrace=False)
     arguments["record_mode"] = _record_mode(item)
+    for name in ("allow_hosts", "ignore_hosts"):
+        if name not in arguments and (hosts := item.config.getini(f"miniagents_{name}")):
+            arguments[name] = hosts
     if (pace := item.config.getoption("--miniagents-pace")) is not None:
         arguments["pace"] = pace
     return arguments

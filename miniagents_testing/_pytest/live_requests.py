@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from miniagents_testing._pytest import uses_plugin
-from miniagents_testing._pytest.cassettes import may_record
+from miniagents_testing._pytest.cassettes import allowed_hosts, may_record
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from miniagents_testing._hosts import AllowedHosts
     from miniagents_testing._network_guard import NetworkGuard
 
 _guard: pytest.StashKey[NetworkGuard] = pytest.StashKey()
@@ -24,7 +25,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     if is_wanted and not may_record(item):
         from miniagents_testing._network_guard import NetworkGuard
 
-        guard = item.stash[_guard] = NetworkGuard(allow_loopback=_allows_loopback(item))
+        guard = item.stash[_guard] = NetworkGuard(
+            allow_loopback=_allows_loopback(item), allow_hosts=_allowed_hosts(item)
+        )
         guard.start_blocking()
     return (yield from _mark_seen_errors(item))
 
@@ -47,6 +50,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
             guard.stop_blocking()
             if unseen := guard.summarize_unseen():
                 pytest.fail(str(unseen), pytrace=False)
+
+
+def _allowed_hosts(item: pytest.Item) -> AllowedHosts | None:
+    """Return the hosts that a test reaches in every mode, or None; the fixture reports those that cannot be read."""
+    from miniagents_testing._hosts import AllowedHosts
+
+    try:
+        return AllowedHosts(allowed_hosts(item))
+    except (TypeError, ValueError):
+        return None
 
 
 def _allows_loopback(item: pytest.Item) -> bool:

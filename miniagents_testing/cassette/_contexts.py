@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from miniagents_testing.cassette._patches import Family, patched
 from miniagents_testing.cassette._recording import recording_lock
 from miniagents_testing.cassette._session import Session, activate, deactivate
 from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
-from miniagents_testing.errors import RecordingRefusedError
+from miniagents_testing.errors import RecordingRefusedError, UnrecordedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,18 +74,22 @@ class CassetteContext:
 
     def __init__(self, opened: Callable[[], AbstractContextManager[Session]]) -> None:
         self._opened = opened
-        self._entered: list[AbstractContextManager[Session]] = []
+        self._entered: list[tuple[AbstractContextManager[Session], Session]] = []
 
     def __enter__(self) -> Session:
         manager = self._opened()
         session = manager.__enter__()
-        self._entered.append(manager)
+        self._entered.append((manager, session))
         return session
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        return self._entered.pop().__exit__(kind, error, traceback)
+        manager, session = self._entered.pop()
+        suppresses = manager.__exit__(kind, error, traceback)
+        if error is None and (text := session.warning()):
+            warnings.warn(text, UnrecordedWarning, stacklevel=2)
+        return suppresses
 
     async def __aenter__(self) -> Session:
         return self.__enter__()
@@ -135,6 +140,11 @@ def use_cassette(
             session records; `ignore` raises none.
         record_as: from the beginning of a URL to what the cassette has in its place. So a recording made with a local
             server plays for the provider's own address: `{"http://127.0.0.1:8000/v1": "https://api.openai.com/v1"}`.
+        allow_hosts: names and `host:port` that every client reaches in every mode, such as a database or a server of
+            the test: `["db", "127.0.0.1:6333"]`. Their requests are neither recorded nor missed.
+        ignore_hosts: names, `*.example.com`, `host:port` and beginnings of URLs whose requests are no part of the test,
+            such as telemetry. They are sent and not recorded while recording; otherwise their clients find the network
+            down.
 
     Raises:
         CassetteFormatError: on entering, the file is no cassette, or differs from the one that was saved.
@@ -142,9 +152,14 @@ def use_cassette(
             the file; on leaving, a secret would be written.
         CassetteMissError: in the client, a request is not in the cassette; also on leaving, if the application has
             caught that error.
+        LiveRequestError: in the client, a client that is not recorded was about to reach the network, or an HTTP server
+            on this machine, while the session only plays; also on leaving, if the application has caught that error.
         UnplayedError: on leaving, interactions were not requested.
-        TypeError: on entering, a class of `also_patch` is no transport.
-        ValueError: a setting is not known.
+        TypeError: hosts are no list of strings; on entering, a class of `also_patch` is no transport.
+        ValueError: a setting is not known, or a host cannot be read.
+
+    Warns:
+        UnrecordedWarning: on leaving, nothing was recorded, or clients that are not recorded have made connections.
     """
     checked, more = RecordSettings(**settings), tuple(also_patch)
     return CassetteContext(lambda: _opened(path, record_mode, checked, more))
@@ -243,6 +258,9 @@ def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Ite
             error.add_note(str(refusal))
         if session.misses and error not in session.misses:
             error.add_note(f"Before that, a request was not in the cassette: {session.misses[0]}")
+        session.mark_seen(error)
+        if session.refused:
+            error.add_note(f"Before that, a request was refused: {session.refused[0]}")
         raise
     _store_recorded(session, cassette)
     session.assert_complete()

@@ -1,11 +1,10 @@
-"""Patches of HTTP libraries: methods of transport classes are replaced while any cassette is open.
+"""Patches of HTTP libraries: methods of their classes are replaced while any cassette is open.
 
 Each method is replaced once, however many cassettes are open, and restored exactly when the last cassette is closed.
 In a context without a cassette, a replacement calls the method that it replaces.
 
 `Family` stands for httpx2 or httpx, which differ in name only. The aiohttp transports of the SDKs are transports of
-httpx2, too. vcrpy also replaces the requests of aiohttp itself, below those transports; while a cassette sends a
-request, vcrpy's replacement is skipped, because it would refuse a request that is being recorded.
+httpx2, too. `_other_clients` has the methods of clients that are not recorded.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial, wraps
+from functools import cache, lru_cache, partial, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing.cassette import _other_clients as other_clients
+from miniagents_testing.cassette._other_clients import without_vcrpy
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._session import LiveRequest, current_session, is_passing, passing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
+    from miniagents_testing.cassette._other_clients import Target
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._session import Session
-
-    Target = tuple[type, str, Callable[[Any], Any]]
-    """A class, the name of a method, and a function that makes the replacement of the method."""
 
 
 _FAMILIES = ("httpx2", "httpx")
@@ -41,7 +40,8 @@ _FAMILIES = ("httpx2", "httpx")
 class _Patch:
     """A replaced method."""
 
-    owner: type
+    owner: Any
+    """Class or module."""
     name: str
     before: Any
     """The method in the class itself before, or `_INHERITED`."""
@@ -51,13 +51,16 @@ class _Patch:
 
 
 _INHERITED = object()
-_patches: dict[tuple[type, str], _Patch] = {}
-_lock = threading.Lock()
+_patches: dict[tuple[Any, str], _Patch] = {}
+_late: list[Target] = []
+"""Methods of modules that were imported while cassettes are open; they stay replaced until the last one is closed."""
+_open_cassettes = 0
+_lock = threading.RLock()
 
 
 @contextmanager
 def patched(more: Iterable[type] = ()) -> Iterator[None]:
-    """Let open cassettes answer the requests of transports while the context is open.
+    """Let open cassettes answer the requests of transports, and judge other clients, while the context is open.
 
     Args:
         more: further transport classes, of httpx2 or httpx, beside those that open sockets.
@@ -65,20 +68,47 @@ def patched(more: Iterable[type] = ()) -> Iterator[None]:
     Raises:
         TypeError: a class is no transport.
     """
+    global _open_cassettes
+    _register_hooks()
     targets = list(_targets(more))
     with _lock:
+        _open_cassettes += 1
         for target in targets:
             _install(*target)
     try:
-        yield
+        with other_clients.watching():
+            yield
     finally:
         with _lock:
-            for owner, name, _ in targets:
+            _open_cassettes -= 1
+            for owner, name, _ in [*targets, *(() if _open_cassettes else _late)]:
                 _uninstall(owner, name)
+            if not _open_cassettes:
+                _late.clear()
+
+
+@cache
+def _register_hooks() -> None:
+    """Let modules that are imported later be patched, too; nothing is imported here."""
+    from wrapt import register_post_import_hook
+
+    for name in other_clients.modules():
+        if name not in sys.modules:
+            register_post_import_hook(_patch_late, name)
+
+
+def _patch_late(module: Any) -> None:
+    """Replace the methods of a module that was just imported, if cassettes are open."""
+    with _lock:
+        if _open_cassettes:
+            targets = list(other_clients.targets(module.__name__))
+            for target in targets:
+                _install(*target)
+            _late.extend(targets)
 
 
 def _targets(more: Iterable[type]) -> Iterator[Target]:
-    """Yield the methods to replace: of transports that open sockets, of `more`, and of aiohttp if vcrpy patches it."""
+    """Yield the methods to replace: of transports that open sockets, of `more`, and of other clients."""
     families = [Family.of(name) for name in _FAMILIES if find_spec(name) is not None]
     for family in families:
         for transport in family.transports():
@@ -88,8 +118,9 @@ def _targets(more: Iterable[type]) -> Iterator[Target]:
         if not found:
             raise TypeError(f"{transport!r} is no transport class of {' or '.join(_FAMILIES)}")
         yield from found
-    if _is_aiohttp_patched_by_vcrpy():
-        yield _aiohttp_target()
+    for module in other_clients.modules():
+        yield from other_clients.targets(module)
+    yield from other_clients.standard_targets()
 
 
 def _methods(family: Family, transport: type) -> Iterator[Target]:
@@ -97,7 +128,7 @@ def _methods(family: Family, transport: type) -> Iterator[Target]:
     return ((transport, name, partial(family.replacement, name)) for name in family.methods(transport))
 
 
-def _install(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
+def _install(owner: Any, name: str, replacement: Callable[[Any], Any]) -> None:
     """Replace a method, or count one more user of its replacement."""
     patch = _patches.get((owner, name))
     if patch is None:
@@ -108,7 +139,7 @@ def _install(owner: type, name: str, replacement: Callable[[Any], Any]) -> None:
     patch.users += 1
 
 
-def _uninstall(owner: type, name: str) -> None:
+def _uninstall(owner: Any, name: str) -> None:
     """Restore a method when the last user of its replacement has gone."""
     patch = _patches[owner, name]
     patch.users -= 1
@@ -162,7 +193,7 @@ class Family:
 
     def replacement(self, name: str, before: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function that replaces a method while cassettes are open."""
-        real = _without_vcrpy(before)
+        real = without_vcrpy(before)
         if name == _ASYNC:
 
             @wraps(real)
@@ -354,42 +385,3 @@ class _Recorded:
 def _live(request: Any) -> LiveRequest:
     """Make a `LiveRequest` of a request of the library."""
     return LiveRequest(request.method, str(request.url), request.content, request.headers.multi_items())
-
-
-def _without_vcrpy(method: Any) -> Any:
-    """Return the original of a method that vcrpy put in its place; return any other method unchanged.
-
-    Replacements by other libraries, such as tracers, stay: the user has set them up.
-    """
-    while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
-        method = method.__wrapped__
-    return method
-
-
-_AIOHTTP_REQUEST = "_request"
-"""Private method of aiohttp that vcrpy replaces."""
-
-
-def _is_aiohttp_patched_by_vcrpy() -> bool:
-    """Return True if vcrpy has replaced the requests of aiohttp at the moment."""
-    if "aiohttp" not in sys.modules:
-        return False
-    session, name, _ = _aiohttp_target()
-    method = getattr(session, name, None)
-    return _without_vcrpy(method) is not method
-
-
-def _aiohttp_target() -> tuple[type, str, Callable[[Any], Any]]:
-    """Return class, name and replacement of the method that sends aiohttp's requests; see `_aiohttp_replacement`."""
-    return sys.modules["aiohttp"].ClientSession, _AIOHTTP_REQUEST, _aiohttp_replacement
-
-
-def _aiohttp_replacement(before: Any) -> Any:
-    """Return a method that calls aiohttp's own for requests that a cassette sends, and vcrpy's for all others."""
-    real = _without_vcrpy(before)
-
-    @wraps(real)
-    def request(session: Any, *args: Any, **kwargs: Any) -> Any:
-        return (real if is_passing() else before)(session, *args, **kwargs)
-
-    return request

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 from miniagents import InteractionContext
+from miniagents_testing._hosts import Address
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
+from miniagents_testing._waiting import describe_running_code
 from miniagents_testing.cassette._interaction import ends_ms, timeline
 from miniagents_testing.cassette._matching import changed_span, differences
 from miniagents_testing.cassette._order import Order
@@ -32,8 +34,10 @@ from miniagents_testing.cassette._recording import Recorder
 from miniagents_testing.errors import (
     CassetteError,
     CassetteMissError,
+    LiveRequestError,
     RecordingRefusedError,
     UnplayedError,
+    causes,
     with_sdk_bases,
 )
 
@@ -233,6 +237,8 @@ class Session:
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
         self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms)
         self._misses: list[CassetteMissError] = []
+        self._refused: list[LiveRequestError] = []
+        self._unrecorded: dict[str, None] = {}
         self._requests_by_agent: Counter[str] = Counter()
         self._playing: WeakSet[Playback] = WeakSet()  # weak: some readers never close a response
         self._anchor = 0.0
@@ -245,6 +251,16 @@ class Session:
     def misses(self) -> tuple[CassetteMissError, ...]:
         """Errors for all requests that were not in the cassette, also those that the application has caught."""
         return tuple(self._misses)
+
+    @property
+    def refused(self) -> tuple[LiveRequestError, ...]:
+        """Errors for all attempts of clients that are not recorded to reach the network while the cassette plays."""
+        return tuple(self._refused)
+
+    @property
+    def unrecorded(self) -> tuple[str, ...]:
+        """Connections that were made while recording and are not in the recording: `requests > urllib3 to host:443`."""
+        return tuple(self._unrecorded)
 
     @property
     def unplayed(self) -> tuple[Interaction, ...]:
@@ -262,12 +278,13 @@ class Session:
         return timeline((*self.interactions, *self.recorded))
 
     def assert_complete(self) -> None:
-        """Raise an error if a request was not in the cassette, or an interaction was not played.
+        """Raise an error if a request was not in the cassette or refused, or an interaction was not played.
 
         `use_cassette` calls this at its end, because an application may catch the error of a request.
 
         Raises:
             CassetteMissError: a request was not in the cassette; the first such error.
+            LiveRequestError: a client that is not recorded was refused; the first such error.
             UnplayedError: interactions were not played: the application does less than when it was recorded.
         """
         if self._misses:
@@ -276,6 +293,8 @@ class Session:
             if others and note not in getattr(first, "__notes__", ()):
                 first.add_note(note)
             raise first
+        if self._refused:
+            raise self._refused[0]
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
             left = [place for place in self._index.places if not place.plays]
             names = [_named(place) for place in left[:_UNPLAYED_SHOWN]]
@@ -289,6 +308,8 @@ class Session:
     ) -> Playback | Slot | None:
         """Return the playback of a request, or a slot to send and record it, or None to send it only.
 
+        Requests to `allow_hosts` are sent only, and so are those to `ignore_hosts` while the session records.
+
         Args:
             request: as it would be sent.
             library: of the client.
@@ -298,7 +319,10 @@ class Session:
         Raises:
             CassetteMissError: the request is not in the cassette. Its class also derives from the SDKs' own errors, so
                 SDKs neither retry the request nor hide the error.
+            Exception: the library's own error of a connection, for `ignore_hosts` while the session only plays.
         """
+        if (self.settings.allow_hosts or self.settings.ignore_hosts) and self._goes_by(request.url, library):
+            return None
         seen = request if self._seen_as is None else self._seen_as(request)
         if seen is None:
             return None
@@ -316,6 +340,21 @@ class Session:
             slot.request_sent(request.body, request.headers)
             return slot
         raise self._miss(seen.method, uri, body)
+
+    def _goes_by(self, url: str, library: HTTPLibrary) -> bool:
+        """Return True for a request that is sent and not recorded, see `answer`."""
+        address = Address.of_url(url)
+        if self.settings.allowed.match(address):
+            return True
+        if not self.settings.ignored.match(address):
+            return False
+        if not self.records:
+            raise library.error("ConnectError", self.network_is_down(address))
+        return True
+
+    def network_is_down(self, address: Address) -> str:
+        """Return the message for a request to an ignored host that is not sent."""
+        return f"{address} is in ignore_hosts, so it cannot be reached while {self.name} is played"
 
     def _play(self, place: _Place, library: HTTPLibrary, started: float) -> Playback:
         """Make the playback of an interaction, on the common timeline unless the settings say otherwise."""
@@ -357,6 +396,46 @@ class Session:
         self._misses.append(miss)
         return miss
 
+    def refuse(self, packages: Sequence[str], verb: str, address: Address) -> LiveRequestError:
+        """Make the error for an attempt of a client that is not recorded to reach an address, and keep it.
+
+        Args:
+            packages: of the client, the outermost first.
+            verb: words between the client and the address in the message.
+            address: of the attempt.
+        """
+        error = with_sdk_bases(LiveRequestError)(
+            f"{' > '.join(packages)} was about to {verb} {address} while {self.name} is played; "
+            f"{packages[-1]} is not recorded:\n{describe_running_code()}\n"
+            f"Let a host through that the test needs: allow_hosts=[{str(address)!r}]; "
+            f"shut off telemetry: ignore_hosts=[{address.host!r}]"
+        )
+        self._refused.append(error)
+        return error
+
+    def mark_seen(self, error: BaseException) -> None:
+        """Remove a refusal from `refused` that leaves the context of the cassette: its user sees it."""
+        self._refused = [each for each in self._refused if each not in causes(error)]
+
+    def connection_made(self, packages: Sequence[str], address: Address) -> None:
+        """Count a connection of a client that is not recorded."""
+        self._unrecorded[f"{' > '.join(packages)} to {address}"] = None
+
+    def warning(self) -> str:
+        """Return the text of a warning about what a finished recording lacks, or an empty one if it lacks nothing."""
+        if not self.records:
+            return ""
+        if self._unrecorded:
+            empty = "" if self.recorded else "Nothing was recorded. "
+            lines = "".join(f"\n  {each}" for each in self._unrecorded)
+            return (
+                f"{self.name}: {empty}Clients that are not recorded made connections while recording:{lines}\n"
+                "Requests of httpx2 and httpx are recorded. allow_hosts and ignore_hosts have hosts that do not matter"
+            )
+        if self.recorded or any(place.plays for place in self._index.places):
+            return ""
+        return f"{self.name}: Nothing was recorded: no request of httpx2 or httpx was sent"
+
     def played_elsewhere(self, index: int) -> None:
         """Count an interaction as played that something else has played, such as vcrpy for another HTTP library."""
         self._index.places[index].plays += 1
@@ -388,6 +467,8 @@ def _named(place: _Place) -> str:
 
 _current: ContextVar[Session | None] = ContextVar("miniagents_testing_cassette", default=None)
 _passing: ContextVar[bool] = ContextVar("miniagents_testing_cassette_passing", default=False)
+_sending = 0
+"""Number of requests that are being sent past the cassettes, in all contexts."""
 _open: list[Session] = []
 _lock = threading.Lock()
 
@@ -431,16 +512,37 @@ def current_session() -> Session | None:
     return candidates[0] if candidates else None
 
 
+def sessions_here() -> list[Session]:
+    """Return the session of this context alone, else all that are open: this code may belong to any of them."""
+    session = _current.get()
+    while session is not None and session.closed:
+        session = session.outer
+    if session is not None:
+        return [session]
+    with _lock:
+        return [each for each in _open if not each.closed]
+
+
 def is_passing() -> bool:
     """Return True if this context is sending a request to the network."""
     return _passing.get()
 
 
+def may_look_up() -> bool:
+    """Return True if this context, which may be a thread of an event loop without context, works for a sent request."""
+    return _passing.get() or (_sending > 0 and _current.get() is None)
+
+
 @contextmanager
 def passing() -> Iterator[None]:
     """Send a request past all cassettes: transports below that of the client ignore them meanwhile."""
+    global _sending
     token = _passing.set(True)
+    with _lock:
+        _sending += 1
     try:
         yield
     finally:
+        with _lock:
+            _sending -= 1
         _passing.reset(token)

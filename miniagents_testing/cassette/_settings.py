@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
+from miniagents_testing._hosts import AllowedHosts, IgnoredHosts
 from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette._matching import Matching
 from miniagents_testing.cassette._secrets import Redaction
@@ -74,6 +75,8 @@ class Options(TypedDict, total=False):
     redact: Redaction
     unplayed: _Unplayed
     record_as: Mapping[str, str]
+    allow_hosts: Iterable[str]
+    ignore_hosts: Iterable[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ class RecordSettings:
     """Settings of a cassette, with their defaults. `use_cassette` says what each means.
 
     Raises:
+        TypeError: hosts are no list of strings.
         ValueError: a value is not allowed.
     """
 
@@ -94,6 +98,12 @@ class RecordSettings:
     redact: Redaction = field(default_factory=Redaction)
     unplayed: _Unplayed = "fail"
     record_as: Mapping[str, str] = field(default_factory=dict)
+    allow_hosts: Iterable[str] = ()
+    ignore_hosts: Iterable[str] = ()
+    allowed: AllowedHosts = field(init=False, repr=False, compare=False)
+    """The hosts of `allow_hosts`."""
+    ignored: IgnoredHosts = field(init=False, repr=False, compare=False)
+    """The hosts of `ignore_hosts`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.pace < float("inf"):
@@ -105,6 +115,9 @@ class RecordSettings:
         _check("unplayed", self.unplayed, _Unplayed)
         if not callable(self.chunking):
             _check("chunking", self.chunking, get_args(Chunking)[0])
+
+        object.__setattr__(self, "allowed", AllowedHosts(self.allow_hosts))
+        object.__setattr__(self, "ignored", IgnoredHosts(self.ignore_hosts))
 
     def canonical_uri(self, url: str) -> str:
         """Return a URL as the cassette has it, see `record_as`."""

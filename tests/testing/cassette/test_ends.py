@@ -242,6 +242,7 @@ def _with_new_checksum(kit: Kit) -> Any:
     return kit.path
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 async def test_a_bug_in_a_transport_is_not_recorded(kit: Kit) -> None:
     """An exception of a transport that is no transport error, such as `IndexError`, is raised and not recorded."""
     network = kit.network()  # it has no reply, and raises IndexError

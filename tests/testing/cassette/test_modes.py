@@ -146,6 +146,7 @@ def test_K19_nothing_is_recorded_under_ci(kit: Kit, mode: str, monkeypatch: pyte
     assert not kit.path.exists()
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 @pytest.mark.parametrize("ci", ["0", "false", ""])
 def test_an_empty_or_false_ci_allows_recording(kit: Kit, ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the variable `CI` empty, 0 or false, a cassette can be opened to record."""
@@ -166,6 +167,7 @@ def test_cassettes_play_under_ci(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> N
 # --- two recorders
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 def test_a_second_recorder_in_a_process_is_refused(kit: Kit) -> None:
     """Opening a second cassette to record raises an error that names the first, until the first is closed."""
     with kit.cassette("once"):
@@ -178,6 +180,7 @@ def test_a_second_recorder_in_a_process_is_refused(kit: Kit) -> None:
         pass
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 async def test_a_file_can_be_played_while_it_is_recorded(kit: Kit) -> None:
     """While one session records a file, another session can play the old content of that file."""
     with kit.cassette("once"):
@@ -205,6 +208,7 @@ def _recorder(path: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
     """Recording a file that another process records is an error naming that process, until that process ends."""
     with _recorder(kit.path) as first:

@@ -116,6 +116,7 @@ def test_each_version_of_a_file_is_read(kit: Kit) -> None:
                 assert client.post(URL, json={}).content == b"%d" % (number % 10)
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 def test_sessions_of_one_file_do_not_affect_each_other(kit: Kit) -> None:
     """An interaction that an inner session played stays unplayed in the outer session, and the file does not change."""
     save(kit.path, _sample()[:1])

@@ -203,6 +203,7 @@ def test_stream_layer_refuses_none() -> None:
         pass
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 def test_stream_layer_refuses_to_record_under_ci_or_beside_another_recorder(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +309,7 @@ def test_pytest_recording_records_and_plays_streams_in_a_layer(pytester: pytest.
     played.assert_outcomes(passed=2)
 
 
+@pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 @pytest.mark.parametrize("mode", ["new_episodes", "all", "rewrite"])
 def test_a_file_without_new_recordings_is_not_written(kit: Kit, mode: Any) -> None:
     """A session that may record, but gets no new request, does not write its file."""

@@ -330,3 +330,75 @@ def test_marker_works_with_each_plugin_for_async_tests(project: Project, cassett
         source += "\n\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'"
     ini = "asyncio_mode = auto" if mode == "auto" else ""
     project(source, "-n", "1", ini=ini).assert_outcomes(passed=1)
+
+
+GET = """
+import socket, urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+@pytest.fixture(scope="module")
+def port():
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_): pass
+        def do_GET(self):
+            self.send_response(204)
+            self.end_headers()
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+def get(port):
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+"""
+
+
+@pytest.mark.parametrize("where", ["marker", "ini"])
+def test_K22_allowed_hosts_of_marker_and_ini_are_reached(project: Project, cassettes: Path, where: str) -> None:
+    """Also by fixtures that are set up before the cassette; a test without them is refused by name."""
+    record(cassettes / "c.yaml", "one")
+    hosts = ", allow_hosts=['127.0.0.1']" if where == "marker" else ""
+    source = (
+        f"{GET}\n@pytest.fixture\ndef early(port):\n    get(port)\n"
+        f"@pytest.mark.miniagents_cassette('c.yaml', unplayed='ignore'{hosts})\n"
+        "def test_get(early, port, stream_cassette):\n    get(port)\n"
+    )
+    project(source, ini="miniagents_allow_hosts = 127.0.0.1" if where == "ini" else "").assert_outcomes(passed=1)
+    refused = project(
+        f"{GET}\n@pytest.mark.miniagents_cassette('c.yaml', unplayed='ignore')\ndef test_get(port):\n    get(port)\n"
+    )
+    refused.assert_outcomes(failed=1)
+    refused.stdout.fnmatch_lines(
+        ["E *LiveRequestError: urllib.request was about to connect to 127.0.0.1:*c.yaml is played*"]
+    )
+
+
+def test_K24_ignored_hosts_of_the_ini_file_are_down(project: Project, cassettes: Path) -> None:
+    """A marker that names others goes before."""
+    record(cassettes / "c.yaml", "one")
+    source = (
+        f"{GET}\n@pytest.mark.miniagents_cassette('c.yaml', unplayed='ignore')\n"
+        "def test_down():\n    with pytest.raises(OSError, match='ignore_hosts'):\n        get(1)\n"
+        "@pytest.mark.miniagents_cassette('c.yaml', unplayed='ignore', ignore_hosts=['other'])\n"
+        "def test_refused():\n    get(1)\n"
+    )
+    project(source, ini="miniagents_ignore_hosts = *.example.com\n  127.0.0.1").assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize("name", ["allow_hosts", "ignore_hosts"])
+def test_hosts_that_cannot_be_read_stop_pytest(project: Project, name: str) -> None:
+    """The message names the ini setting and what is allowed."""
+    result = project("def test_it():\n    pass", ini=f"miniagents_{name} = host:port")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: miniagents_{name} takes names *cannot read 'host:port'"])
+
+
+def test_hosts_of_a_marker_that_cannot_be_read_fail_the_test(project: Project) -> None:
+    """The message says what is allowed."""
+    source = "@pytest.mark.miniagents_cassette(allow_hosts=['*'])\ndef test_it():\n    pass"
+    result = project(source)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E *ValueError: allow_hosts takes names *"])

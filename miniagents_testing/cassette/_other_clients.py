@@ -1,0 +1,489 @@
+"""Clients that no cassette records, while cassettes are open: they are refused by name, or their connections are noted.
+
+A *call* of such a client is judged: in a session that only plays, it is refused, or finds the network down if its host
+is ignored; in one that records, its connection is noted for a warning. Hosts of `allow_hosts` are always reached.
+
+Three places bring calls here: the table `_CLIENTS` of methods, for clients whose address is known before they connect
+and for those in C, which raise no audit event; the audit hook of the network guard, for sockets of all other clients;
+and the look-ups of names by event loops, whose threads do not know the cassette of their task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import socket
+import sys
+from contextlib import contextmanager
+from functools import partial, wraps
+from importlib import import_module
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from miniagents_testing._hosts import Address, canonical_host, is_loopback
+from miniagents_testing._network_guard import install_hook, watchers
+from miniagents_testing._waiting import running_packages
+from miniagents_testing.cassette._session import is_passing, may_look_up, passing, sessions_here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from miniagents_testing._network_guard import Attempt
+    from miniagents_testing.cassette._session import Session
+
+    Target = tuple[Any, str, Callable[[Any], Any]]
+
+
+# --- what happens to a call
+
+
+def _is_refused(text: str) -> Exception:
+    return ConnectionRefusedError(errno.ECONNREFUSED, text)
+
+
+class _Call(NamedTuple):
+    """A call of a client that is not recorded."""
+
+    addresses: tuple[Address, ...]
+    """Names of the place where it goes; the first one is for messages."""
+    verb: str = "connect to"
+    client: str = ""
+    """Package of the client; empty where only the stack tells it."""
+    is_socket: bool = False
+    """True if it is a connection of a socket, which may reach this machine."""
+    is_lookup: bool = False
+    down: Callable[[str], Exception] = _is_refused
+    """Makes the client's own error for a network that is down."""
+
+
+def _judge(call: _Call) -> bool:
+    """Return True if a call goes past all cassettes, and False if no cassette is concerned.
+
+    Raises:
+        LiveRequestError: an open cassette plays only.
+        Exception: the same, and the host is ignored; the error is the client's own.
+    """
+    sessions = sessions_here()
+    if not sessions:
+        return False
+    if any(session.settings.allowed.match(*call.addresses) for session in sessions):
+        return True
+    playing = [session for session in sessions if not session.records]
+    ignoring = [session for session in sessions if session.settings.ignored.match(*call.addresses)]
+    if ignoring:
+        if len(playing) < len(sessions):
+            return True
+        raise call.down(ignoring[0].network_is_down(call.addresses[0]))
+    if not playing:
+        if not call.is_lookup:
+            _note(call, sessions)
+        return True
+    if call.is_lookup and len(playing) < len(sessions):
+        return True  # a thread of an event loop may look it up for the session that records
+    if call.is_socket and is_loopback(call.addresses[0].host):
+        return False
+    raise playing[0].refuse(_packages(call), call.verb, call.addresses[0])
+
+
+def _note(call: _Call, sessions: list[Session]) -> None:
+    packages = _packages(call)
+    for session in sessions:
+        session.connection_made(packages, call.addresses[0])
+
+
+def _packages(call: _Call) -> list[str]:
+    """Return the packages on the stack, the client at the end."""
+    packages = running_packages()
+    if not call.client or call.client in packages:
+        return packages
+    if packages[-1].partition(".")[0] in sys.stdlib_module_names:
+        packages.pop()
+    return [*packages, call.client]
+
+
+# --- sockets
+
+_names: dict[tuple[str, int | None], dict[str, None]] = {}
+"""Names that were looked up while cassettes were open, by address and port (None: for any port)."""
+
+
+def _learn_names(host: Any, found: Any) -> None:
+    """Remember the name of the addresses that `getaddrinfo` has found."""
+    name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
+    for *_, address in found:
+        if isinstance(address, tuple) and isinstance(address[0], str):
+            _names.setdefault((canonical_host(address[0]), address[1] or None), {})[canonical_host(name)] = None
+
+
+def _addresses(address: Address) -> tuple[Address, ...]:
+    """Return a place by its names first, and by its address."""
+    host, port = canonical_host(address.host), address.port
+    names = {**_names.get((host, port), {}), **_names.get((host, None), {})}
+    return tuple(Address(name, port) for name in (*(name for name in names if name and name != host), host))
+
+
+def _watch(attempt: Attempt) -> bool:
+    """Judge an attempt of the audit hook; return True if it goes past a guard that blocks, too."""
+    addresses = _addresses(attempt.address)
+    if may_look_up() if attempt.is_lookup else is_passing():
+        return any(session.settings.allowed.match(*addresses) for session in sessions_here())
+    if attempt.is_lookup and _is_own_name(addresses[0].host):
+        return False
+    if _is_called_by_vcrpy():
+        return False
+    down = _no_such_name if attempt.is_lookup else _is_refused
+    call = _Call(addresses, attempt.verb, is_socket=not attempt.is_lookup, is_lookup=attempt.is_lookup, down=down)
+    return _judge(call) and any(session.settings.allowed.match(*addresses) for session in sessions_here())
+
+
+def _no_such_name(text: str) -> Exception:
+    return socket.gaierror(socket.EAI_NONAME, text)
+
+
+def _is_vcrpy_active() -> bool:
+    """Return True if vcrpy serves clients on `http.client` at the moment."""
+    if "http.client" not in sys.modules:
+        return False
+    return bool(sys.modules["http.client"].HTTPConnection.__module__.startswith("vcr."))
+
+
+def _is_called_by_vcrpy() -> bool:
+    """Return True if vcrpy sends a request; meanwhile it does not serve clients."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("vcr.stubs"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+# --- the table
+
+
+class _Client(NamedTuple):
+    """Methods of a client that send a request or open a connection."""
+
+    module: str
+    owner: str
+    """Class in the module; empty for functions of the module."""
+    methods: tuple[str, ...]
+    address_of: Callable[..., Address | None]
+    """Called with the arguments of the method; returns None for a call that does not reach the network."""
+    name: str
+    """Name of the package in messages; empty where the stack tells it."""
+    is_served_by_vcrpy: bool = False
+    is_socket: bool = False
+    down: Callable[..., Callable[[str], Exception]] | None = None
+    """Called with the first argument, makes a function for the client's own error; None for a refused connection."""
+
+
+_UNKNOWN = Address("an unknown address")
+
+
+def _http_client_address(connection: Any, method: str, url: str, *_: Any, **__: Any) -> Address:
+    if "://" in url:
+        return Address.of_url(url)  # through a proxy
+    host, port = connection._tunnel_host or connection.host, connection._tunnel_port or connection.port
+    scheme = "https" if connection.default_port == 443 else "http"
+    return Address(canonical_host(host), port, scheme, url)
+
+
+def _pool_address(pool: Any, method: str, url: str, *_: Any, **__: Any) -> Address:
+    if "://" in url:
+        return Address.of_url(url)
+    port = pool.port or {"http": 80, "https": 443}.get(pool.scheme)
+    return Address(canonical_host(pool.host), port, pool.scheme, url)
+
+
+def _pool_is_down(pool: Any) -> Callable[[str], Exception]:
+    exceptions = sys.modules["urllib3.exceptions"]
+
+    def down(text: str) -> Exception:
+        reason = exceptions.NewConnectionError(pool, text)
+        error: Exception = exceptions.MaxRetryError(pool, "", reason)
+        return error
+
+    return down
+
+
+def _aiohttp_address(session: Any, method: str, url: Any, *_: Any, **__: Any) -> Address:
+    try:
+        return Address.of_url(str(session._build_url(url)))
+    except Exception:  # a URL that aiohttp refuses itself
+        return Address.of_url(str(url))
+
+
+def _aiohttp_is_down(_: Any) -> Callable[[str], Exception]:
+    return partial(sys.modules["aiohttp"].ClientOSError, errno.ECONNREFUSED)
+
+
+def _httpcore_address(pool: Any, request: Any) -> Address:
+    url = request.url
+    scheme = url.scheme.decode("ascii")
+    port = url.port or {"http": 80, "https": 443}.get(scheme)
+    return Address(canonical_host(url.host.decode("ascii")), port, scheme, url.target.decode("ascii", "replace"))
+
+
+def _grpc_address(call: Any, *_: Any, **__: Any) -> Address | None:
+    target = getattr(call, "_target", None)
+    return _of_target(target.decode() if isinstance(target, bytes) else target)
+
+
+def _grpc_aio_address(call: Any, *_: Any, **__: Any) -> Address | None:
+    target = getattr(call._channel, "target", None)
+    return _of_target(target.decode() if isinstance(target, bytes) else target)
+
+
+def _of_target(target: str | None) -> Address | None:
+    """Return the address of a target of gRPC such as `dns:///host:443`; None for a socket of this machine."""
+    if target is None:
+        return _UNKNOWN
+    if target.startswith(("unix:", "unix-abstract:", "vsock:")):
+        return None
+    host = target.rpartition("/")[2].removeprefix("dns:").removeprefix("ipv4:").removeprefix("ipv6:")
+    return Address.of_url(f"//{host}")
+
+
+def _curl_address(curl: Any, *_: Any, **__: Any) -> Address:
+    return _of_curl(getattr(curl, "_miniagents_url", None))
+
+
+def _added_curl_address(_: Any, curl: Any, *__: Any, **___: Any) -> Address:
+    return _curl_address(curl)
+
+
+def _keeping_url(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `setopt` of curl that also keeps the URL, which curl does not tell before it connects."""
+
+    @wraps(before)
+    def setopt(curl: Any, option: Any, value: Any) -> Any:
+        if option == _CURLOPT_URL:
+            curl._miniagents_url = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return before(curl, option, value)
+
+    return setopt
+
+
+_CURLOPT_URL = 10002
+
+
+def _curl_class(before: Any) -> Any:
+    """Return a class of pycurl, which cannot be changed itself, with methods that judge each call."""
+    client = _Client("pycurl", "Curl", (), _curl_address, "pycurl")
+
+    class Curl(before):  # type: ignore[misc]
+        setopt = _keeping_url(before.setopt)
+
+        def __getattribute__(self, name: str) -> Any:  # the class of pytest-recording has this method only
+            value = super().__getattribute__(name)
+            return partial(_guarded(client, lambda curl: value()), self) if name == "perform" else value
+
+    return Curl
+
+
+def _curl_multi_class(before: Any) -> Any:
+    """Return the class of pycurl for parallel requests, see `_curl_class`."""
+    client = _Client("pycurl", "CurlMulti", (), _added_curl_address, "pycurl")
+
+    class CurlMulti(before):  # type: ignore[misc]
+        add_handle = _guarded(client, before.add_handle)
+
+    return CurlMulti
+
+
+def _of_curl(url: str | None) -> Address:
+    if url is None:
+        return _UNKNOWN
+    return Address.of_url(url if "://" in url else f"http://{url}")
+
+
+def _uvloop_address(loop: Any, factory: Any, host: Any = None, port: Any = None, *_: Any, **__: Any) -> Address | None:
+    return None if host is None else Address(canonical_host(str(host)), port)
+
+
+def _datagram_address(_: Any, __: Any, ___: Any = None, remote_addr: Any = None, **____: Any) -> Address | None:
+    return Address(canonical_host(str(remote_addr[0])), remote_addr[1]) if isinstance(remote_addr, tuple) else None
+
+
+_CLIENTS = (
+    _Client("http.client", "HTTPConnection", ("putrequest",), _http_client_address, "", is_served_by_vcrpy=True),
+    _Client(
+        "urllib3.connectionpool",
+        "HTTPConnectionPool",
+        ("urlopen",),
+        _pool_address,
+        "urllib3",
+        is_served_by_vcrpy=True,
+        down=_pool_is_down,
+    ),
+    _Client(
+        "aiohttp.client",
+        "ClientSession",
+        ("_request",),
+        _aiohttp_address,
+        "aiohttp",
+        is_served_by_vcrpy=True,
+        down=_aiohttp_is_down,
+    ),
+    *(
+        _Client(f"{library}.{module}.connection_pool", owner, (method,), _httpcore_address, library)
+        for library in ("httpcore", "httpcore2")
+        for module, owner, method in (
+            ("_sync", "ConnectionPool", "handle_request"),
+            ("_async", "AsyncConnectionPool", "handle_async_request"),
+        )
+    ),
+    *(
+        _Client("grpc._channel", f"{name}MultiCallable", methods, _grpc_address, "grpc")
+        for name, methods in (
+            ("_UnaryUnary", ("__call__", "with_call", "future")),
+            ("_SingleThreadedUnaryStream", ("__call__",)),
+            ("_UnaryStream", ("__call__",)),
+            ("_StreamUnary", ("__call__", "with_call", "future")),
+            ("_StreamStream", ("__call__",)),
+        )
+    ),
+    _Client("grpc._channel", "Channel", ("subscribe",), _grpc_address, "grpc"),
+    *(
+        _Client("grpc.aio._channel", f"{name}MultiCallable", ("__call__",), _grpc_aio_address, "grpc")
+        for name in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
+    ),
+    _Client("grpc.aio._channel", "Channel", ("channel_ready",), _grpc_aio_address, "grpc"),
+    _Client("curl_cffi.curl", "Curl", ("perform",), _curl_address, "curl_cffi"),
+    _Client("curl_cffi.aio", "AsyncCurl", ("add_handle",), _added_curl_address, "curl_cffi"),
+    _Client("uvloop", "Loop", ("create_connection",), _uvloop_address, "", is_socket=True),
+    _Client("uvloop", "Loop", ("create_datagram_endpoint",), _datagram_address, "", is_socket=True),
+)
+
+
+def without_vcrpy(method: Any) -> Any:
+    """Return the method that vcrpy has replaced by this one, or this one if vcrpy has not made it.
+
+    Replacements by other libraries, such as tracers, stay: the user has set them up.
+    """
+    while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
+        method = method.__wrapped__
+    return method
+
+
+def _guarded(client: _Client, before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that judges each call of the client before it is made."""
+    real = without_vcrpy(before)
+
+    def goes_past(args: Any, kwargs: Any) -> bool:
+        if client.is_served_by_vcrpy and (_is_vcrpy_active() or _is_called_by_vcrpy()):
+            return True  # vcrpy plays or records it, or sends it because its user's hooks ignore it
+        address = client.address_of(*args, **kwargs)
+        if address is None:
+            return False
+        down = _is_refused if client.down is None else client.down(args[0])
+        return _judge(_Call((address,), client=client.name, is_socket=client.is_socket, down=down))
+
+    if inspect.iscoroutinefunction(real):
+
+        @wraps(real)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
+                return await real(*args, **kwargs)
+            if not goes_past(args, kwargs):
+                return await before(*args, **kwargs)
+            with passing():
+                return await before(*args, **kwargs)
+
+        return call_async
+
+    @wraps(real)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if is_passing():
+            return real(*args, **kwargs)
+        if not goes_past(args, kwargs):
+            return before(*args, **kwargs)
+        with passing():
+            return before(*args, **kwargs)
+
+    return call
+
+
+# --- patches
+
+
+def _looked_up(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `getaddrinfo` that keeps the names of what it finds."""
+
+    @wraps(before)
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        found = before(host, *args, **kwargs)
+        _learn_names(host, found)
+        return found
+
+    return getaddrinfo
+
+
+def _looked_up_by_loop(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loop's `getaddrinfo` that judges the look-up where the stack and the cassette of the task are known."""
+
+    @wraps(before)
+    async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
+        name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
+        address = Address(canonical_host(name))
+        if not is_loopback(address.host) and not is_passing() and not _is_own_name(address.host):
+            _judge(_Call((address,), "look up", is_lookup=True, down=_no_such_name))
+        found = await before(loop, host, *args, **kwargs)
+        _learn_names(host, found)
+        return found
+
+    return getaddrinfo
+
+
+def _is_own_name(host: str) -> bool:
+    """Return True for the name of this machine, which programs look up to introduce themselves."""
+    return host == canonical_host(socket.gethostname())
+
+
+def modules() -> Iterator[str]:
+    """Yield the names of the modules that have methods to replace."""
+    yield from dict.fromkeys((*(client.module for client in _CLIENTS), "pycurl", "uvloop"))
+
+
+def targets(name: str) -> Iterator[Target]:
+    """Yield the methods of an imported module to replace while cassettes are open."""
+    module = sys.modules.get(name)
+    if not isinstance(module, ModuleType):
+        return
+    if getattr(module.__spec__, "_initializing", False):
+        import_module(name)  # another thread imports it: wait until it has
+    for client in _CLIENTS:
+        if client.module == name and (owner := getattr(module, client.owner, None)) is not None:
+            owner = getattr(owner, "_baseclass", owner)  # vcrpy has put its own class in the place
+            yield from (
+                (owner, method, partial(_guarded, client)) for method in client.methods if hasattr(owner, method)
+            )
+    more: dict[str, tuple[Target, ...]] = {
+        "curl_cffi.curl": (("Curl", "setopt", _keeping_url),),
+        "pycurl": (("", "Curl", _curl_class), ("", "CurlMulti", _curl_multi_class)),
+        "uvloop": (("Loop", "getaddrinfo", _looked_up_by_loop),),
+    }
+    for owner_name, attribute, replacement in more.get(name, ()):
+        owner = getattr(module, owner_name, None) if owner_name else module
+        if hasattr(owner, attribute):
+            yield owner, attribute, replacement
+
+
+def standard_targets() -> Iterator[Target]:
+    """Yield the functions of the standard library to replace while cassettes are open."""
+    yield socket, "getaddrinfo", _looked_up
+    yield asyncio.BaseEventLoop, "getaddrinfo", _looked_up_by_loop
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Judge the sockets of all clients while the context is open."""
+    install_hook()
+    watchers.append(_watch)
+    try:
+        yield
+    finally:
+        watchers.remove(_watch)
+        if _watch not in watchers:
+            _names.clear()
