@@ -30,6 +30,9 @@ PARTS = (
 )
 """Modules of the topics. Each is a plugin of its own."""
 
+_STREAM_VCR = "miniagents_testing._pytest.stream_vcr"
+"""Module of the topic that is loaded only if the ini file asks for it."""
+
 _RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 
 _MARKERS = {
@@ -84,6 +87,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=False,
     )
     parser.addini(
+        "miniagents_stream_vcr",
+        "give true streams to every test with a cassette of pytest-recording; each test keeps its verdict",
+        type="bool",
+        default=False,
+    )
+    parser.addini(
+        "miniagents_vcr_match",
+        "how miniagents_stream_vcr matches requests: as the cassette does (vcr, the default), or by content",
+        default="vcr",
+    )
+    parser.addini(
         "miniagents_allow_hosts",
         "names and host:port that tests with cassettes reach in every mode, and that are never recorded",
         type="args",
@@ -104,6 +118,10 @@ def pytest_configure(config: pytest.Config) -> None:
     mode = config.getini("miniagents_record")
     if mode not in _RECORD_MODES:
         raise pytest.UsageError(f"miniagents_record must be one of {', '.join(_RECORD_MODES)}, not {mode!r}")
+    if (match := config.getini("miniagents_vcr_match")) not in ("vcr", "content"):
+        raise pytest.UsageError(f"miniagents_vcr_match must be vcr or content, not {match!r}")
+    if config.getini("miniagents_stream_vcr"):
+        config.pluginmanager.import_plugin(_STREAM_VCR)  # also where no file is collected: its summary is printed there
     for name in ("allow_hosts", "ignore_hosts"):
         if hosts := config.getini(f"miniagents_{name}"):
             from miniagents_testing import _hosts

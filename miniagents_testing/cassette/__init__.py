@@ -15,7 +15,15 @@ from miniagents_testing.cassette._interaction import Interaction, Moment, timeli
 from miniagents_testing.cassette._matching import VOLATILE_FIELDS, Matching
 
 if TYPE_CHECKING:
-    from miniagents_testing.cassette._contexts import CassetteContext, ReplayTransport, stream_layer, use_cassette
+    from miniagents_testing.cassette._contexts import (
+        CassetteContext,
+        ReplayTransport,
+        stream_layer,
+        use_cassette,
+    )
+    from miniagents_testing.cassette._contexts import (
+        layer_for_vcr_test as layer_for_vcr_test,
+    )
     from miniagents_testing.cassette._secrets import JSONPath, Redaction
     from miniagents_testing.cassette._session import Session
 
@@ -43,6 +51,7 @@ _MODULES = {
     "JSONPath": "_secrets",
     "Redaction": "_secrets",
     "ReplayTransport": "_contexts",
+    "layer_for_vcr_test": "_contexts",  # for the pytest plugin
     "Session": "_session",
     "stream_layer": "_contexts",
     "use_cassette": "_contexts",

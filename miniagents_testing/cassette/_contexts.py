@@ -21,7 +21,7 @@ from miniagents_testing.cassette._patches import Family, patched
 from miniagents_testing.cassette._recording import recording_lock
 from miniagents_testing.cassette._session import Session, activate, deactivate
 from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
-from miniagents_testing.errors import RecordingRefusedError, UnrecordedWarning
+from miniagents_testing.errors import CassetteFormatError, RecordingRefusedError, UnrecordedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -184,6 +184,27 @@ def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: 
     return CassetteContext(lambda: _layered(cassette, checked, more))
 
 
+def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteContext | None:
+    """Stream with a cassette of vcrpy, so that a test that was written for vcrpy keeps its verdict.
+
+    The matchers of the cassette apply, and its misses are vcrpy's own error. Nothing but the streams differs: no client
+    is refused or warned of, what was not played is no error, and recording is allowed where vcrpy allows it.
+
+    Args:
+        cassette: of vcrpy, open.
+        by_content: True to match requests as `use_cassette` does.
+
+    Returns:
+        The context of the layer, or None for a cassette that only vcrpy can read.
+    """
+    try:
+        vcrpy.interactions_of(cassette)
+    except CassetteFormatError:
+        return None
+    settings = RecordSettings(unplayed="ignore", retry_after="keep")
+    return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, by_content=by_content))
+
+
 @contextmanager
 def _opened(
     path: str | os.PathLike[str], mode: RecordMode, settings: RecordSettings, also_patch: Iterable[type]
@@ -234,6 +255,28 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
             on_played=partial(_count_play, cassette),
         )
         yield stack.enter_context(_running(session, cassette, also_patch))
+
+
+@contextmanager
+def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, *, by_content: bool) -> Iterator[Session]:
+    mode = str(getattr(cassette.record_mode, "value", cassette.record_mode))
+    if records := not cassette.write_protected:
+        vcrpy.replace_saving(cassette, keeps_own=True)
+    session = Session(
+        cassette.path,
+        vcrpy.interactions_of(cassette),
+        settings,
+        plays=mode != "all" and (cassette.rewound or cassette.allow_playback_repeats),
+        records=records,
+        advice=_advice(cassette.path, mode),
+        seen_as=partial(vcrpy.filtered, cassette),
+        repeats=cassette.allow_playback_repeats,
+        on_played=partial(_count_play, cassette) if by_content else None,
+        find=None if by_content else partial(vcrpy.play, cassette),
+        judges=False,
+    )
+    with _running(session, cassette, ()):
+        yield session
 
 
 def _count_play(cassette: Any, index: int) -> None:

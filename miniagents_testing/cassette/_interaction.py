@@ -68,6 +68,19 @@ def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return kept
 
 
+_CREDENTIALS = re.compile(r"auth|cookie|key|token(?!s)|secret|password|credential|signature", re.IGNORECASE)
+_HOP_BY_HOP = frozenset({"connection", "content-encoding", "content-length", "keep-alive", "transfer-encoding"})
+
+
+def redacted_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return all headers but those of the connection, by lower-case name; values of credentials are `[redacted]`."""
+    kept: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name.lower() not in _HOP_BY_HOP:
+            kept.setdefault(name.lower(), []).append("[redacted]" if _CREDENTIALS.search(name) else value)
+    return kept
+
+
 def holds_terminal_event(body: bytes) -> bool:
     """Return True if `body` holds a provider's last event; a reader that stopped after that event missed nothing."""
     return _TERMINAL_EVENT.search(body) is not None

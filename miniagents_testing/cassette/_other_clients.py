@@ -382,14 +382,15 @@ def _guarded(client: _Client, before: Callable[..., Any]) -> Callable[..., Any]:
 
     if inspect.iscoroutinefunction(real):
 
-        @wraps(real)
-        async def call_async(*args: Any, **kwargs: Any) -> Any:
-            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
-                return await real(*args, **kwargs)
-            if not goes_past(args, kwargs):
-                return await before(*args, **kwargs)
+        async def call_past(*args: Any, **kwargs: Any) -> Any:
             with passing():
                 return await before(*args, **kwargs)
+
+        @wraps(real)
+        def call_async(*args: Any, **kwargs: Any) -> Any:
+            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
+                return real(*args, **kwargs)
+            return (call_past if goes_past(args, kwargs) else before)(*args, **kwargs)
 
         return call_async
 

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from miniagents_testing._streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
-from miniagents_testing.cassette._interaction import Interaction, holds_terminal_event, kept_headers
+from miniagents_testing.cassette._interaction import (
+    Interaction,
+    holds_terminal_event,
+    kept_headers,
+    redacted_headers,
+)
 from miniagents_testing.errors import RecordingRefusedError
 
 if TYPE_CHECKING:
@@ -83,11 +88,18 @@ class Recorder:
         learn: called with all headers of each response, of which only some are recorded.
         on_early_close: `drain` to read a response to its end that its reader has closed.
         begins_ms: beginning of this recording, in ms on the timeline of the cassette.
+        keeps_all: True to keep all headers, with credentials redacted, instead of those that a client acts on.
     """
 
     def __init__(
-        self, learn: Callable[[list[tuple[str, str]]], object], on_early_close: OnEarlyClose, begins_ms: float
+        self,
+        learn: Callable[[list[tuple[str, str]]], object],
+        on_early_close: OnEarlyClose,
+        begins_ms: float,
+        *,
+        keeps_all: bool = False,
     ) -> None:
+        self.keep = redacted_headers if keeps_all else kept_headers
         self.slots: list[Slot] = []
         self.closed = False
         self.learn = learn
@@ -148,12 +160,12 @@ class Slot:
     def request_sent(self, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
         """Record the body and headers of the request."""
         self.body = body
-        self._request_headers = kept_headers(headers)
+        self._request_headers = self.recorder.keep(headers)
 
     def headers_arrived(self, status: int, reason: str, headers: list[tuple[str, str]]) -> None:
         """Record status and headers of the response, before its body arrives."""
         self.recorder.learn(headers)
-        self.status, self._reason, self._headers = status, reason, kept_headers(headers)
+        self.status, self._reason, self._headers = status, reason, self.recorder.keep(headers)
         self._headers_at = self._last = self.recorder.tick(self)
 
     def chunk_arrived(self, data: bytes) -> None:

@@ -203,6 +203,9 @@ class Session:
         seen_as: called with each live request; returns the request to look up, or None to ignore the request.
         repeats: True to play an interaction again when a request has no other left.
         on_played: called with the index of each interaction that is played.
+        find: finds the index of the interaction for a request, in place of the settings' own matching.
+        judges: True to refuse clients that are not recorded, or to warn of them; False also keeps all headers, as
+            vcrpy does.
     """
 
     def __init__(
@@ -217,6 +220,8 @@ class Session:
         seen_as: Callable[[LiveRequest], LiveRequest | None] | None = None,
         repeats: bool = False,
         on_played: Callable[[int], object] | None = None,
+        find: Callable[[LiveRequest], int | None] | None = None,
+        judges: bool = True,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -232,10 +237,12 @@ class Session:
         self._advice = advice
         self._seen_as = seen_as
         self._on_played = on_played
+        self._find = find
+        self.judges = judges
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
         self._order = Order(ticks(each.started_ms) for each in self.interactions) if plays else None
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
-        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms)
+        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms, keeps_all=not judges)
         self._misses: list[CassetteMissError] = []
         self._refused: list[LiveRequestError] = []
         self._unrecorded: dict[str, None] = {}
@@ -332,7 +339,10 @@ class Session:
         body = settings.redact.scrub_body(seen.body)
         path, agent = self._number_request()
         with self._lock:
-            place = self._index.take(settings.match.key(seen.method, uri, body), path) if self._plays else None
+            if self._find is not None:
+                place = self._found(self._find(request))
+            else:
+                place = self._index.take(settings.match.key(seen.method, uri, body), path) if self._plays else None
         if place is not None:
             return self._play(place, library, started)
         if self.records:
@@ -340,6 +350,14 @@ class Session:
             slot.request_sent(request.body, request.headers)
             return slot
         raise self._miss(seen.method, uri, body)
+
+    def _found(self, index: int | None) -> _Place | None:
+        """Return the interaction that `find` has found, counted as played."""
+        if index is None:
+            return None
+        place = self._index.places[index]
+        place.plays += 1
+        return place
 
     def _goes_by(self, url: str, library: HTTPLibrary) -> bool:
         """Return True for a request that is sent and not recorded, see `answer`."""
@@ -423,7 +441,7 @@ class Session:
 
     def warning(self) -> str:
         """Return the text of a warning about what a finished recording lacks, or an empty one if it lacks nothing."""
-        if not self.records:
+        if not self.records or not self.judges:
             return ""
         if self._unrecorded:
             empty = "" if self.recorded else "Nothing was recorded. "
@@ -448,7 +466,7 @@ class Session:
         """
         self.closed = True
         redact = self.settings.redact
-        self.recorded = tuple(redact.scrub(each) for each in self._recorder.interactions())
+        self.recorded = tuple(redact.scrub(each, keep=self._recorder.keep) for each in self._recorder.interactions())
         leaks = [
             replace(leak, interaction=number)
             for number, each in enumerate(self.recorded, 1)
@@ -513,14 +531,14 @@ def current_session() -> Session | None:
 
 
 def sessions_here() -> list[Session]:
-    """Return the session of this context alone, else all that are open: this code may belong to any of them."""
+    """Return the sessions that may judge a client here: the one of this context, else all that are open."""
     session = _current.get()
     while session is not None and session.closed:
         session = session.outer
     if session is not None:
-        return [session]
+        return [session] if session.judges else []
     with _lock:
-        return [each for each in _open if not each.closed]
+        return [each for each in _open if not each.closed and each.judges]
 
 
 def is_passing() -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcr import VCR
+from vcr.errors import CannotOverwriteExistingCassetteException
 from vcr.patch import PATCHER_NAMES
 from vcr.persisters.filesystem import CassetteNotFoundError
 from vcr.request import Request
@@ -20,6 +21,7 @@ from vcr.serializers import yamlserializer
 
 from miniagents_testing.cassette._document import entry_of, interaction_of, parse, with_checksum
 from miniagents_testing.cassette._file import read, write
+from miniagents_testing.cassette._interaction import redacted_headers
 from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
 
@@ -140,20 +142,56 @@ def append(cassette: Any, interaction: Interaction) -> None:
     cassette.append(request, response)
 
 
+def _request(live: LiveRequest) -> Any:
+    """Return a request as vcrpy makes it: the values of a header that is there twice are joined."""
+    headers: dict[str, str] = {}
+    for name, value in live.headers:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return Request(live.method, live.url, live.body, headers)
+
+
+def play(cassette: Any, live: LiveRequest) -> int | None:
+    """Play a request by vcrpy's own rules; return the index of its interaction, or None if it is to be recorded.
+
+    What this layer has recorded lacks credentials, so the request is tried without them, too.
+
+    Raises:
+        CannotOverwriteExistingCassetteException: the cassette has no answer, and may not be changed.
+    """
+    redacted = [(name, value) for name, values in redacted_headers(live.headers).items() for value in values]
+    requests = [_request(live), _request(live._replace(headers=redacted))]
+    for request in requests:
+        if cassette.can_play_response_for(request):
+            played = cassette.play_response(request)
+            return next(index for index, (_, response) in enumerate(cassette.data) if response is played)
+    if cassette.write_protected:
+        raise CannotOverwriteExistingCassetteException(cassette=cassette, failed_request=requests[0])
+    return None
+
+
 def filtered(cassette: Any, live: LiveRequest) -> LiveRequest | None:
     """Return a request after the user's hooks, or None if they ignore the request."""
-    request = cassette.filter_request(Request(live.method, live.url, live.body, dict(live.headers)))
+    request = cassette.filter_request(_request(live))
     if not request:
         return None
     return LiveRequest(request.method, request.uri, request.body_bytes or b"", list(request.headers.items()))
 
 
-def replace_saving(cassette: Any) -> None:
+def replace_saving(cassette: Any, *, keeps_own: bool = False) -> None:
     """Make a cassette that vcrpy has opened be saved with a checksum and in one step.
+
+    Args:
+        cassette: of vcrpy.
+        keeps_own: True to keep a persister of the user's own, and `drop_unused_requests`.
 
     The two private attributes of vcrpy are set because no public name changes them on an open cassette.
     """
     plain = cassette._serializer is yamlserializer
     cassette._serializer = _Serializer(None if plain else cassette._serializer)
-    cassette._persister = _Persister()
+    persister = cassette._persister
+    kind = persister if isinstance(persister, type) else type(persister)
+    if not keeps_own or kind.__module__ in ("pytest_recording._vcr", "vcr.persisters.filesystem"):
+        cassette._persister = _Persister()
+    if keeps_own:
+        return
     cassette.drop_unused_requests = False  # vcrpy does not know what a session has played, and would drop it

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._secrets.leaks import Leak
 
+    KeepHeaders = Callable[[Iterable[tuple[str, str]]], dict[str, list[str]]]
+
 
 class Edit(NamedTuple):
     """Replacement of the range from `start` to `end` by `text`."""
@@ -368,20 +370,24 @@ class Redaction:
         # cached, because each request has one of a few URIs
         self._scrubbed_uri = lru_cache(256)(partial(_redacted_uri, rules=[*self._keys, *self._rules]))
 
-    def scrub(self, interaction: Interaction) -> Interaction:
+    def scrub(self, interaction: Interaction, *, keep: KeepHeaders = kept_headers) -> Interaction:
         """Return the interaction with "[redacted]" for known values and keys, with the user's rules applied.
 
         Headers that no client acts on are dropped. Nothing else changes, not by a byte, and chunks keep their cuts and
         waits. Secrets in encodings other than those of JSON and URIs stay, and `leaks` finds them.
+
+        Args:
+            interaction: as it was recorded.
+            keep: chooses the headers in place of that rule.
         """
         response = interaction.response
         return replace(
             interaction,
             uri=self.scrub_uri(interaction.uri),
             request_body=self.scrub_body(interaction.request_body),
-            request_headers=self._headers(interaction.request_headers),
+            request_headers=self._headers(interaction.request_headers, keep),
             response=replace(
-                self._response(response),
+                self._response(response, keep),
                 reason=self._text(response.reason),
                 end=self._text(response.end),
             ),
@@ -414,13 +420,13 @@ class Redaction:
         """Return a text with keys and known values replaced."""
         return replaced(text, self._keys)
 
-    def _headers(self, headers: Mapping[str, list[str]]) -> dict[str, list[str]]:
-        """Return the headers that a client acts on, with keys and known values replaced."""
-        return kept_headers([(name, self._text(value)) for name, values in headers.items() for value in values])
+    def _headers(self, headers: Mapping[str, list[str]], keep: KeepHeaders) -> dict[str, list[str]]:
+        """Return the headers that `keep` chooses, with keys and known values replaced."""
+        return keep([(name, self._text(value)) for name, values in headers.items() for value in values])
 
-    def _response(self, response: ResponseStream) -> ResponseStream:
+    def _response(self, response: ResponseStream, keep: KeepHeaders) -> ResponseStream:
         """Return the response with its body redacted; a compressed body that changes is stored without compression."""
-        headers = self._headers(response.headers)
+        headers = self._headers(response.headers, keep)
         body = plain(response.chunks, response.headers)
         edits = self._edits(body.data)
         if not edits:

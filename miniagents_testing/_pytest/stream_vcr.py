@@ -1,0 +1,75 @@
+"""True streams for tests that were written for pytest-recording, if the ini file sets `miniagents_stream_vcr`.
+
+A stream layer is laid under each cassette of vcrpy that a fixture returns, such as the fixture `vcr`, until the
+teardown of that fixture. With `miniagents_vcr_match = content`, requests are matched as `use_cassette` does, and the
+summary names the cassettes whose requests have changed since they were recorded.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents_testing._pytest import enter_until_test_ends
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from miniagents_testing.cassette import CassetteContext
+
+_STALE = "miniagents_stale_cassette"
+"""Name of the property of a test's report that has the misses of a cassette; it also comes from processes of xdist."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, Any, Any]:
+    """Lay a stream layer under a cassette that a fixture returns, until the teardown of the fixture."""
+    value = yield
+    if "vcr.cassette" in sys.modules and isinstance(value, sys.modules["vcr.cassette"].Cassette):
+        from miniagents_testing.cassette import layer_for_vcr_test
+
+        by_content = request.config.getini("miniagents_vcr_match") == "content"
+        if (layer := layer_for_vcr_test(value, by_content=by_content)) is None:
+            return value
+        if by_content and isinstance(request.node, pytest.Item):
+            enter_until_test_ends(request.node, _reporting(request.node, layer))
+        else:
+            stack = ExitStack()
+            stack.enter_context(layer)
+            fixturedef.addfinalizer(stack.close)
+    return value
+
+
+@contextmanager
+def _reporting(item: pytest.Item, layer: CassetteContext) -> Iterator[None]:
+    """Open a layer; at its end, put the misses of its session into the report of the test."""
+    with layer as session:
+        try:
+            yield
+        finally:
+            item.user_properties += [(_STALE, str(miss)) for miss in session.misses]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Collect the misses of a test."""
+    if report.when == "teardown":
+        for name, miss in report.user_properties:
+            if name == _STALE:
+                _misses[str(miss)] = None
+
+
+_misses: dict[str, None] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the cassettes whose requests have changed, and the differences."""
+    if _misses:
+        terminalreporter.section("cassettes that are stale")
+        for miss in _misses:
+            terminalreporter.write_line(miss)
+        _misses.clear()

@@ -1,0 +1,391 @@
+"""Tests written for pytest-recording under the ini `miniagents_stream_vcr`: the same verdicts, and true streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from miniagents_testing.cassette import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Project = Callable[..., pytest.RunResult]
+
+STREAM = "miniagents_stream_vcr = true"
+CONTENT = f"{STREAM}\nminiagents_vcr_match = content"
+URI = "https://api.example.com/v1/chat"
+
+HELPERS = """
+import json, httpx, httpx2, urllib.request
+from vcr.errors import CannotOverwriteExistingCassetteException
+
+URL = "https://api.example.com/v1/chat"
+
+def ask(prompt="one", url=URL, library=httpx2, **options):
+    with library.Client() as client:
+        with client.stream("POST", url, json={"prompt": prompt}, **options) as response:
+            return list(response.iter_raw())
+
+async def aask(prompt="one", url=URL):
+    async with httpx2.AsyncClient() as client:
+        async with client.stream("POST", url, json={"prompt": prompt}) as response:
+            return [chunk async for chunk in response.aiter_raw()]
+
+def text(*args, **options):
+    return b"".join(ask(*args, **options)).decode()
+"""
+
+
+def entry(answer: str, prompt: str = "one", uri: str = URI, **headers: str) -> dict[str, Any]:
+    """Return an interaction as vcrpy writes it."""
+    return {
+        "request": {
+            "method": "POST",
+            "uri": uri,
+            "body": f'{{"prompt":"{prompt}"}}',
+            "headers": {"Content-Type": ["application/json"], **{name: [value] for name, value in headers.items()}},
+        },
+        "response": {
+            "status": {"code": 200, "message": "OK"},
+            "headers": {"content-type": ["text/event-stream"], "x-request-id": ["req_1"]},
+            "body": {"string": answer},
+        },
+    }
+
+
+def write(path: Path, *entries: dict[str, Any]) -> None:
+    """Write a cassette of vcrpy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"version": 1, "interactions": list(entries)}), encoding="utf-8")
+
+
+@pytest.fixture
+def cassettes(pytester: pytest.Pytester) -> Path:
+    """Write the cassettes of the tests in `SUITE`."""
+    folder = pytester.path / "cassettes" / "test_it"
+    first, second = entry("data: 1\n\ndata: 2\n\n"), entry("data: 3\n\n")
+    for name in ("one", "TestClass.test_method", "test_parameter[a-b]"):
+        write(folder / f"{name}.yaml", first)
+    write(folder / "two.yaml", first, second)
+    write(folder / "more.yaml", entry("data: more\n\n", uri=f"{URI}/more"))
+    write(folder / "keys.yaml", entry("data: 1\n\n", uri=f"{URI}?key=recorded"))
+    write(folder / "headers.yaml", entry("data: 1\n\n", **{"x-version": "1"}))
+    return folder
+
+
+SUITE = f"""{HELPERS}
+one = pytest.mark.default_cassette("one.yaml")
+two = pytest.mark.default_cassette("two.yaml")
+keys = pytest.mark.default_cassette("keys.yaml")
+ANSWER = "data: 1\\n\\ndata: 2\\n\\n"
+
+@one
+@pytest.mark.vcr
+def test_changed_prompt(vcr):
+    assert text("changed") == ANSWER
+    assert vcr.play_count == 1 and vcr.all_played
+
+@one
+@pytest.mark.vcr(match_on=["method", "uri", "body"])
+def test_same_body():
+    assert text() == ANSWER
+
+@one
+@pytest.mark.vcr(match_on=["method", "uri", "body"])
+def test_FAILS_changed_body():
+    text("changed")
+
+@one
+@pytest.mark.vcr(match_on=["method", "uri", "raw_body"])
+def test_FAILS_changed_raw_body():
+    text("changed")
+
+@pytest.mark.default_cassette("headers.yaml")
+@pytest.mark.vcr(match_on=["uri", "own"])
+def test_own_matcher():
+    assert text("x", headers={{"x-version": "1"}}) == "data: 1\\n\\n"
+
+@pytest.mark.default_cassette("headers.yaml")
+@pytest.mark.vcr(match_on=["uri", "own"])
+def test_FAILS_own_matcher():
+    text("x", headers={{"x-version": "2"}})
+
+@one
+@pytest.mark.vcr(match_on=["path"])
+def test_other_host():
+    assert text(url="https://other.example.com/v1/chat") == ANSWER
+
+@keys
+@pytest.mark.vcr
+def test_FAILS_other_query():
+    text(url=URL + "?key=mine")
+
+@keys
+@pytest.mark.vcr(filter_query_parameters=["key"])
+def test_filtered_query():
+    assert text(url=URL + "?key=mine") == "data: 1\\n\\n"
+
+@keys
+@pytest.mark.vcr(before_record_request=lambda request: setattr(request, "uri", URL) or request)
+def test_hook_that_changes_the_request():
+    assert text(url=URL + "?key=mine") == "data: 1\\n\\n"
+
+@one
+@pytest.mark.vcr(before_record_response=lambda response: {{**response, "body": {{"string": b"changed"}}}})
+def test_hook_that_changes_the_response():
+    assert text() == "changed"
+
+@two
+@pytest.mark.vcr
+def test_answers_in_order():
+    assert [text(), text()] == [ANSWER, "data: 3\\n\\n"]
+
+@one
+@pytest.mark.vcr
+def test_FAILS_asked_twice():
+    text()
+    text()
+
+@one
+@pytest.mark.vcr(allow_playback_repeats=True)
+def test_repeats(vcr):
+    assert [text(), text(), text()] == [ANSWER] * 3
+    assert vcr.play_count == 3
+
+@two
+@pytest.mark.vcr(allow_playback_repeats=True)
+def test_repeats_of_the_first():
+    assert [text(), text(), text()] == [ANSWER] * 3
+
+@two
+@pytest.mark.vcr
+def test_one_of_two_is_asked():
+    assert text() == ANSWER
+
+@one
+@pytest.mark.vcr("more.yaml")
+def test_several_cassettes():
+    assert [text(url=URL + "/more"), text()] == ["data: more\\n\\n", ANSWER]
+
+@pytest.mark.vcr("one.yaml")
+@pytest.mark.vcr("more.yaml")
+def test_several_marks():
+    assert [text(url=URL + "/more"), text()] == ["data: more\\n\\n", ANSWER]
+
+@pytest.mark.vcr
+def test_FAILS_no_file():
+    text()
+
+@one
+@pytest.mark.vcr
+def test_caught_miss():
+    with pytest.raises(CannotOverwriteExistingCassetteException, match="no recorded interaction matches"):
+        text(url="https://other.example.com/")
+
+@one
+@pytest.mark.vcr
+def test_hidden_miss():
+    try:
+        text(url="https://other.example.com/")
+    except Exception:
+        pass
+
+@one
+@pytest.mark.block_network
+@pytest.mark.vcr
+def test_blocked_network():
+    assert text() == ANSWER
+    with socket.socket() as client, pytest.raises(RuntimeError, match="Network is disabled"):
+        client.connect(("192.0.2.1", 443))
+
+@pytest.mark.block_network
+def test_blocked_network_without_cassette():
+    with socket.socket() as client, pytest.raises(RuntimeError, match="Network is disabled"):
+        client.connect(("192.0.2.1", 443))
+
+@one
+@pytest.mark.vcr(record_mode="once")
+def test_mode_once():
+    assert text() == ANSWER
+
+@one
+@pytest.mark.vcr(record_mode="once")
+def test_FAILS_mode_once():
+    text(url="https://other.example.com/")
+
+@one
+@pytest.mark.vcr(record_mode="new_episodes")
+def test_mode_new_episodes():
+    assert text() == ANSWER
+
+@one
+@pytest.mark.vcr
+def test_other_libraries(vcr):
+    request = urllib.request.Request(URL, b'{{"prompt":"one"}}', method="POST")
+    assert urllib.request.urlopen(request).read().decode() == ANSWER
+    with pytest.raises(CannotOverwriteExistingCassetteException):
+        text()
+
+@one
+@pytest.mark.vcr
+def test_httpx():
+    assert text(library=httpx) == ANSWER
+
+@one
+@pytest.mark.vcr
+def test_headers_of_the_answer():
+    assert httpx2.post(URL, json={{}}).headers["x-request-id"] == "req_1"
+
+@one
+@pytest.mark.vcr
+@pytest.mark.asyncio
+async def test_async():
+    assert b"".join(await aask("changed")).decode() == ANSWER
+
+class TestClass:
+    @pytest.mark.vcr
+    def test_method(self):
+        assert text() == ANSWER
+
+@pytest.mark.vcr
+@pytest.mark.parametrize("value", ["a-b"])
+def test_parameter(value):
+    assert text() == ANSWER
+
+def test_without_mark(vcr):
+    assert vcr is None
+
+@one
+@pytest.mark.vcr
+def test_local_server(vcr):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+"""
+
+CONFTEST = """
+import pytest
+
+def pytest_recording_configure(config, vcr):
+    def own(first, second):
+        assert first.headers.get("x-version") == second.headers.get("x-version")
+    vcr.register_matcher("own", own)
+"""
+
+
+@pytest.mark.parametrize("ci", [True, False])
+def test_K25_every_test_of_pytest_recording_keeps_its_verdict(
+    project: Project, cassettes: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: bool
+) -> None:
+    """Matchers, modes, hooks, filters, repeats and several cassettes are those of vcrpy, under CI, too."""
+    if ci:
+        monkeypatch.setenv("CI", "true")
+    before = {path: path.read_bytes() for path in cassettes.iterdir()}
+    pytester.makeconftest(CONFTEST)
+    outcomes = []
+    for ini in ("", STREAM):
+        result = project(SUITE, "-rA", ini=ini)
+        outcomes.append(
+            sorted(line.split(" - ")[0] for line in result.outlines if line.startswith(("PASSED", "FAILED")))
+        )
+    assert outcomes[0] == outcomes[1]
+    assert len(outcomes[0]) == SUITE.count("def test_")
+    assert all(line.startswith("FAILED") == ("_FAILS_" in line) for line in outcomes[0])
+    assert {path: path.read_bytes() for path in cassettes.iterdir()} == before
+
+
+def test_streams_are_true_under_the_ini(project: Project, cassettes: Path) -> None:
+    """Without it, vcrpy gives the body whole."""
+    marks = "@pytest.mark.default_cassette('one.yaml')\n@pytest.mark.vcr"
+    source = f"{HELPERS}\n{marks}\ndef test_it():\n    assert len(ask()) == "
+    project(f"{source}1").assert_outcomes(passed=1)
+    project(f"{source}2", ini=STREAM).assert_outcomes(passed=1)
+
+
+RECORDING = f"""{HELPERS}
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+@pytest.fixture(scope="module")
+def port():
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_): pass
+        def do_POST(self):
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("x-request-id", "req_1")
+            self.end_headers()
+            for part in (b'data: {{"a"', b": 1}}\\n\\ndata: ", b"2\\n\\n"):
+                self.wfile.write(part)
+                self.wfile.flush()
+                time.sleep(0.03)
+    with ThreadingHTTPServer(("127.0.0.1", PORT), Handler) as server:
+        Thread(target=server.serve_forever, kwargs={{"poll_interval": 0.01}}).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+@pytest.mark.vcr(match_on=["method", "path", "body", "own"], filter_headers=["x-mine"])
+def test_it(request):
+    port = request.getfixturevalue("port") if request.config.getoption("--record-mode") == "once" else 1
+    with httpx2.Client() as client:
+        headers = {{"authorization": "Bearer a-secret-of-mine-1234", "x-version": "1", "x-mine": "me"}}
+        url = f"http://127.0.0.1:{{port}}/v1"
+        with client.stream("POST", url, json={{"n": 1}}, headers=headers) as response:
+            chunks = list(response.iter_raw())
+    assert response.headers["x-request-id"] == "req_1"
+    assert b"".join(chunks) == b'data: {{"a": 1}}\\n\\ndata: 2\\n\\n'
+    assert len(chunks) == CHUNKS
+"""
+
+
+def test_K25_recordings_under_the_ini_are_played_there_and_by_vcrpy(
+    project: Project, pytester: pytest.Pytester
+) -> None:
+    """They keep the chunks and all headers, but no credentials; hooks and filters of vcrpy apply."""
+    pytester.makeconftest(CONFTEST)
+    source = RECORDING.replace("PORT", "0").replace("CHUNKS", "3")
+    project(source, "--record-mode=once", ini=STREAM).assert_outcomes(passed=1)
+    path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
+    [interaction] = load(path)
+    assert [chunk.data for chunk in interaction.response.chunks] == [b'data: {"a"', b": 1}\n\ndata: ", b"2\n\n"]
+    assert (interaction.request_headers["x-version"], "x-mine" in interaction.request_headers) == (["1"], False)
+    assert "a-secret-of-mine" not in path.read_text(encoding="utf-8")
+    project(source, ini=STREAM).assert_outcomes(passed=1)
+    project(RECORDING.replace("PORT", "0").replace("CHUNKS", "1")).assert_outcomes(passed=1)
+
+
+def test_recording_that_matches_all_headers_is_played(project: Project, pytester: pytest.Pytester) -> None:
+    """Credentials are redacted in the file, and do not count when the request is looked up."""
+    pytester.makeconftest(CONFTEST)
+    source = (
+        RECORDING.replace("PORT", "0").replace("CHUNKS", "3").replace('"own"], filter_headers=["x-mine"]', '"headers"]')
+    )
+    source = source.replace('"x-mine": "me"', '"x-mine": "me", "host": "example.com"')
+    project(source, "--record-mode=once", ini=STREAM).assert_outcomes(passed=1)
+    project(source, ini=STREAM).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, options: tuple[str, ...]) -> None:
+    """A changed prompt fails its test, and the summary says what changed in which cassette."""
+    source = f"{HELPERS}\nmark = pytest.mark.default_cassette('one.yaml')\n" + "".join(
+        f"\n@mark\n@pytest.mark.vcr\ndef test_{name}():\n    text({prompt!r})\n"
+        for name, prompt in (("same", "one"), ("changed", "two"))
+    )
+    result = project(source, *options, ini=CONTENT)
+    result.assert_outcomes(passed=1, failed=1)
+    text = "\n".join(result.outlines)
+    stale = text.partition("cassettes that are stale")[2]
+    assert "one.yaml has no answer for POST https://api.example.com/v1/chat" in stale
+    assert "prompt: recorded 'one', now 'two'" in stale
+
+
+def test_unknown_way_of_matching_stops_pytest(project: Project) -> None:
+    """The message names the two ways."""
+    result = project("def test_it():\n    pass", ini="miniagents_vcr_match = exact")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: miniagents_vcr_match must be vcr or content, not 'exact'"])
