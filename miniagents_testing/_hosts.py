@@ -21,7 +21,7 @@ _IGNORED = "names such as 'localhost', 'host:port', '*.example.com', and beginni
 
 
 class Address(NamedTuple):
-    """Where a request or a connection goes."""
+    """Address of a request or a connection."""
 
     host: str
     port: int | None = None
