@@ -1,4 +1,4 @@
-"""Client of the real SDKs: it asks through the SDK of each API, and returns the answers in one form."""
+"""Client of the real SDKs, which asks through the SDK of each API and returns the answers in one form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MESSAGES: Any = [{"role": "user", "content": "Hi"}]
 
 @dataclass
 class SDKAnswer:
-    """Answer of a model, as an SDK returns it."""
+    """Answer of a model, in one form for all SDKs."""
 
     text: str
     reasoning: str
@@ -29,7 +29,7 @@ class SDKAnswer:
 
 
 class SDKs:
-    """Client that asks one question through the SDK of an API: sync or async, streamed by its helper or whole."""
+    """Client that asks one question through the SDK of an API: sync or async, and streamed or as a whole."""
 
     async def ask(
         self, api: str, *, streamed: bool, sync: bool, transport: Any = None, url: str | None = None

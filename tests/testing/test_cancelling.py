@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 async def nap(turns: int = 3) -> None:
-    """Let the loop run for some turns."""
+    """Let the loop run for some steps."""
     for _ in range(turns):
         await asyncio.sleep(0)
 
@@ -27,14 +27,14 @@ async def nap(turns: int = 3) -> None:
 
 
 async def leaves_a_task(trial: Trial) -> None:
-    """Leave a helper task that is not cancelled when its owner is."""
+    """Leave a helper task running when the task that started it is cancelled."""
     helper = asyncio.create_task(asyncio.sleep(10), name="helper")
     await nap()
     await helper
 
 
 async def leaves_a_generator(trial: Trial) -> None:
-    """Leave a generator open that is still referenced, when the reader is cancelled."""
+    """Leave a generator open, which the trial still references, when its reader is cancelled."""
     generator = numbers()
     trial.must_close("nothing", lambda: generator is not None)  # which holds it
     async for number in generator:
@@ -54,7 +54,7 @@ async def numbers() -> AsyncGenerator[int]:
 
 
 class Shared:
-    """Future without the protection of a promise: the first reader does the work, for all."""
+    """Future without the protection of a promise: the first reader does the work, for all readers."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[str] | None = None
@@ -73,7 +73,7 @@ class Shared:
 
 
 async def poisons_others(trial: Trial) -> None:
-    """Cancel another reader together with the cancelled one."""
+    """Let a second reader be cancelled together with the cancelled first one."""
     shared = Shared()
     trial.victim(asyncio.create_task(shared.get()))
     await asyncio.sleep(0)
@@ -81,7 +81,7 @@ async def poisons_others(trial: Trial) -> None:
 
 
 async def swallows(trial: Trial) -> None:
-    """Treat a cancellation as a failed attempt, and try again."""
+    """Treat a cancellation as a failed attempt, and try again, so that the task is not cancelled."""
     for _ in range(3):
         try:
             await nap()
@@ -129,7 +129,7 @@ async def polls_for_ever(trial: Trial) -> None:
 
 
 async def leaves_something_open(trial: Trial) -> None:
-    """Leave a response open that only the scenario knows."""
+    """Leave a response open that was reported to the trial with `must_close`."""
     still_open: list[str] = ["response"]
     trial.must_close("the response", lambda: not still_open)
     await nap()
@@ -137,7 +137,7 @@ async def leaves_something_open(trial: Trial) -> None:
 
 
 async def expects_too_much(trial: Trial) -> None:
-    """Fail in an assertion of the scenario itself."""
+    """Fail in an assertion of the scenario itself when the victim was cancelled."""
     log: list[str] = []
 
     async def work() -> None:
@@ -179,7 +179,7 @@ async def fails_in_a_callback(trial: Trial) -> None:
 def test_cancel_at_every_step_reports_each_planted_defect(
     scenario: Callable[[Trial], Coroutine[Any, Any, object]], problem: str
 ) -> None:
-    """Each defect is reported with its step, and running that step alone shows the defect again."""
+    """`cancel_at_every_step` reports each planted defect with its step, and fails again for that step alone."""
     with pytest.raises(UncleanCancellationError, match=problem) as caught:
         cancel_at_every_step(scenario)
     text = str(caught.value)
@@ -205,7 +205,7 @@ async def counts_on_an_order(trial: Trial) -> None:
 
 
 def test_cancel_at_every_step_finds_defects_of_other_schedules() -> None:
-    """A defect that asyncio's order hides is found with seeds, and reported with a seed that shows it again."""
+    """A defect that asyncio's order hides is found with `seeds`, and reported with a seed that shows it again."""
     assert cancel_at_every_step(counts_on_an_order) > 3
     with pytest.raises(UncleanCancellationError, match=r"with the schedule of seed \d+, did not end well") as caught:
         cancel_at_every_step(counts_on_an_order, seeds=range(20))
@@ -227,7 +227,7 @@ def test_failure_without_a_cancellation_is_reported_as_such() -> None:
 
 
 def test_cancel_at_every_step_tries_each_step_once() -> None:
-    """Each step until the end of the victim is tried once, also the one before the victim has begun."""
+    """`cancel_at_every_step` cancels the victim once at each of its steps, also before its first one."""
     reached: list[int] = []
 
     async def three_waits(trial: Trial) -> None:
@@ -244,7 +244,7 @@ def test_cancel_at_every_step_tries_each_step_once() -> None:
 
 
 def test_sample_limits_the_steps_of_each_seed() -> None:
-    """With `sample`, so many steps are tried with each seed."""
+    """With `sample`, only so many steps of the victim are tried with each seed."""
 
     async def long(trial: Trial) -> None:
         await nap(50)
@@ -269,13 +269,13 @@ async def clean(trial: Trial) -> None:
 
 
 def test_cancel_at_every_step_passes_clean_code() -> None:
-    """Code that cleans up passes in asyncio's order and in others."""
+    """`cancel_at_every_step` passes code that cleans up, in asyncio's order and with seeds."""
     assert cancel_at_every_step(clean) > 10
     assert cancel_at_every_step(clean, seeds=range(20)) > 20 * 10
 
 
 def test_report_says_step_place_leftovers_and_repetition() -> None:
-    """The report says at which step and place the victim was cancelled, what is left, and how to repeat it."""
+    """The report names the step and line of the cancellation, what is left open, and how to repeat it."""
     with pytest.raises(UncleanCancellationError) as caught:
         cancel_at_every_step(leaves_a_task)
     place = rf'    File "{re.escape(__file__)}", line \d+, in'

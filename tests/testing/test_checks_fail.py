@@ -1,4 +1,4 @@
-"""Each check fails on an object with its defect, with a message that says what is wrong."""
+"""Each check of the testing kit fails on an object with its defect, with a message that says what is wrong."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Uncancellable(MessagePromise):
 
 
 async def test_checks_of_agents_fail_on_their_defects() -> None:
-    """The checks find no replies, other tokens than the text, readers that differ, no stream, and no usage."""
+    """Checks of agents fail for no replies, tokens unlike the text, readers that differ, no stream, and no usage."""
     check = checks.check_stream_equals_resolved
     assert "replied nothing" in await failure(check(agent_of()))
     Forgetful.readers = 0
@@ -124,7 +124,7 @@ async def test_check_fails_when_an_agent_takes_longer_than_its_timeout() -> None
 
 
 async def test_check_of_cancel_fails_on_open_sources_and_ignored_cancellations() -> None:
-    """The check finds a source that stays open, a `cancel()` without effect, and a reply that cannot be cancelled."""
+    """The check of `cancel()` fails for a source that stays open, and for a `cancel()` without effect."""
     message = await failure(
         checks.check_cancel_closes_source(agent_of(lambda: streamed(*"abcdef")), closed=lambda: False)
     )
@@ -156,7 +156,7 @@ class Changed(httpx2.AsyncBaseTransport):
 
 
 def agent_with(change: Callable[[bytes], bytes]) -> Callable[[httpx2.AsyncBaseTransport], MiniAgent[Any]]:
-    """Return a function that makes an agent, which gets each response complete and changed by `change`."""
+    """Return a function that makes an agent on a transport, whose responses come complete and changed by `change`."""
 
     def make(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         client = openai.AsyncOpenAI(api_key="k", http_client=httpx2.AsyncClient(transport=Changed(transport, change)))
@@ -166,13 +166,13 @@ def agent_with(change: Callable[[bytes], bytes]) -> Callable[[httpx2.AsyncBaseTr
 
 
 async def test_check_of_live_tokens_fails_on_an_agent_that_waits_for_the_response() -> None:
-    """An agent that waits for the complete response has no tokens before its end."""
+    """`check_live_tokens` fails for an agent that has no tokens before the response is complete."""
     message = await failure(checks.check_live_tokens(agent_with(lambda content: content), timeout=0.05))
     assert "received tokens could not be read while the answer was not complete" in message
 
 
 async def test_checks_of_llm_agents_name_the_wrong_field_or_error() -> None:
-    """Each check says which field of the message, or which error, is wrong."""
+    """Checks of LLM agents fail with a message that names the wrong field of the answer, or the wrong error."""
     no_usage = agent_with(lambda content: content.replace(b'"usage"', b'"usages"'))
     assert "first token came with the last one" in await failure(checks.check_scripted_answer(no_usage))
     assert "usage=None" in await failure(checks.check_dialects(no_usage))
@@ -189,7 +189,7 @@ async def test_checks_of_llm_agents_name_the_wrong_field_or_error() -> None:
 
 
 async def test_check_of_truncation_fails_on_errors_without_the_received_text() -> None:
-    """The check finds an `LLMError` without the received text, and an error of another class."""
+    """`check_truncation` fails for an `LLMError` without the received text, and for an error of another class."""
 
     def make(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         return agent_of(lambda: StreamTruncatedError("cut"))
@@ -201,7 +201,7 @@ async def test_check_of_truncation_fails_on_errors_without_the_received_text() -
 
 
 async def test_check_of_cancel_fails_on_a_response_that_stays_open() -> None:
-    """The check finds an agent that does not close the response after a cancellation."""
+    """`check_cancel_closes_response` fails for an agent that leaves the response open after a cancellation."""
 
     def make(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
         return agent_of(lambda: streamed(*"abcdef"))
@@ -227,7 +227,7 @@ def found(check: Callable[[], None]) -> str:
 
 
 class Mutable(Message, class_="message that can be changed"):
-    """Message that keeps a list."""
+    """Message class whose messages keep a list as a field."""
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]  # as pydantic has it
         yield from super().__iter__()
@@ -235,14 +235,14 @@ class Mutable(Message, class_="message that can be changed"):
 
 
 class Loose(Message, class_="message that lets itself be changed"):
-    """Message that ignores attempts to set its fields."""
+    """Message class whose messages ignore attempts to set their fields."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Do nothing."""
 
 
 class Alike(Message, class_="message like all others"):
-    """Message that is equal to every other one of its class."""
+    """Message class whose messages are all equal."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Alike)
@@ -252,7 +252,7 @@ class Alike(Message, class_="message like all others"):
 
 
 class Lossy(Message, class_="message that loses a field"):
-    """Message whose dump misses the content."""
+    """Message class whose dumps miss the content."""
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
         """Leave out the content."""
@@ -260,7 +260,7 @@ class Lossy(Message, class_="message that loses a field"):
 
 
 def test_checks_of_messages_fail_on_their_defects() -> None:
-    """The checks find a list in a message, fields that can be set, equality of all messages, and incomplete dumps."""
+    """Checks of message classes fail for lists in fields, settable fields, equality of all, and incomplete dumps."""
     message = found(lambda: checks.check_immutable(Mutable("x")))
     assert "message.things could be changed" in message
     assert "came:     [1] of type list" in message
@@ -281,7 +281,7 @@ def test_checks_of_messages_fail_on_their_defects() -> None:
 
 
 async def test_checks_of_splitters_and_joiners_fail_on_their_defects() -> None:
-    """The checks find lost text, empty parts, a join without its originals, and parts that do not come back."""
+    """Checks of splitters and joiners fail for lost text, empty parts, lost originals, and parts that do not return."""
 
     async def losing(message: MessagePromise, delimiter: str) -> AsyncIterator[MessagePromise]:
         for part in str(await message).split(delimiter)[:1]:
@@ -307,7 +307,7 @@ async def test_checks_of_splitters_and_joiners_fail_on_their_defects() -> None:
 
 
 class Shouting(InMemoryChatHistory):
-    """History that loads other texts than it stored."""
+    """History that loads its texts in capitals."""
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
         """Load the messages in capitals."""
@@ -315,7 +315,7 @@ class Shouting(InMemoryChatHistory):
 
 
 class Full(InMemoryChatHistory):
-    """History that loads only the first message."""
+    """History that loads only its first message."""
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
         """Load the first message only."""
@@ -334,7 +334,7 @@ class Torn(ChatHistoryMD):
 
 
 async def test_checks_of_histories_fail_on_their_defects() -> None:
-    """The checks find changed texts, lost messages, hidden failures, and a missing mark of interruption."""
+    """Checks of histories fail for changed texts, lost messages, hidden failures, and a lost mark of interruption."""
 
     def made(kind: Callable[[], ChatHistory]) -> Callable[[Path], ChatHistory]:
         return lambda folder: kind()

@@ -36,7 +36,7 @@ async def poll(condition: Callable[[], bool]) -> None:
 
 
 class Job:
-    """Job for a thread that takes some milliseconds of real time."""
+    """Job for a thread, which takes some milliseconds of real time."""
 
     done = False
 
@@ -50,7 +50,7 @@ class Job:
 
 
 def test_clock_jumps_to_the_end_of_a_sleep() -> None:
-    """The clock starts at 0, and an hour of sleep ends at exactly 3600 without waiting."""
+    """The virtual clock starts at 0, and jumps to exactly 3600 at the end of an hour of sleep."""
 
     async def main() -> float:
         assert now() == 0
@@ -83,7 +83,7 @@ def test_equal_deadlines_run_in_the_order_of_scheduling() -> None:
 
 
 def test_timers_never_run_before_their_deadline() -> None:
-    """Deadlines that differ in the last digit only run at two different times."""
+    """Two timers whose deadlines differ only in the last digit run at two different times."""
     seen: list[float] = []
 
     async def main() -> None:
@@ -128,7 +128,7 @@ def test_timeout_and_sleep_end_in_the_order_of_their_deadlines() -> None:
 
 
 def test_run_in_virtual_time_raises_the_error_of_the_coroutine() -> None:
-    """The error of the coroutine comes out unchanged, without a note if there is no seed."""
+    """`run_in_virtual_time` raises the coroutine's error unchanged, without a note if no seed was given."""
 
     async def fails() -> None:
         raise ValueError("broken")
@@ -139,7 +139,7 @@ def test_run_in_virtual_time_raises_the_error_of_the_coroutine() -> None:
 
 
 def test_virtual_time_loop_is_a_loop_factory() -> None:
-    """`MiniAgents.run` and `asyncio.Runner` accept the class as a loop factory."""
+    """`MiniAgents.run` and `asyncio.Runner` accept `VirtualTimeLoop` as a loop factory."""
 
     @miniagent
     async def sleeper(ctx: InteractionContext) -> None:
@@ -221,7 +221,7 @@ def test_results_of_jobs_come_in_the_order_of_submission() -> None:
 
 
 def test_job_may_wait_for_a_later_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later result, also an error, is delivered first if the first job does not end in some time."""
+    """When the first job of a thread does not end, the result of a later job is delivered first."""
     monkeypatch.setattr(clock, "_PATIENCE", 0.02)
     go_on = threading.Event()
 
@@ -321,13 +321,13 @@ def test_result_of_a_job_comes_while_a_task_polls() -> None:
 
 
 def test_polling_in_vain_exceeds_the_timeout() -> None:
-    """`timeout=` ends a task that polls for what never comes."""
+    """`timeout=` of `run_in_virtual_time` ends a task that polls for ever."""
     with pytest.raises(VirtualTimeoutError, match="5 s of virtual time were not enough"):
         run_in_virtual_time(poll(lambda: False), timeout=5)
 
 
 def test_polling_in_vain_raises_an_idle_loop_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a timeout, a day of virtual time is enough; the clean-up of the task runs."""
+    """Without a timeout, a task that polls for a day of virtual time gets an `IdleLoopError`, and cleans up."""
     monkeypatch.setattr(clock, "_TURNS_A_DOUBLING", 100)
     cleaned_up = []
 
@@ -377,7 +377,7 @@ def test_idle_loop_raises_an_error_that_lists_waiting_tasks() -> None:
 
 @pytest.mark.parametrize("before", ["nothing", "a thread"])
 def test_idle_loop_raises_its_error_without_delay(before: str) -> None:
-    """The error comes at once, even if idle threads of a pool exist."""
+    """An idle loop raises its error at once, even if idle threads of a pool exist."""
 
     async def main() -> None:
         if before == "a thread":
@@ -410,7 +410,7 @@ def test_error_of_an_idle_loop_shows_the_innermost_generator() -> None:
 
 
 def test_error_of_an_idle_loop_counts_tasks_beyond_thirty() -> None:
-    """The error lists 30 tasks, and counts the others."""
+    """The error of an idle loop lists 30 waiting tasks, and counts the others."""
 
     async def main() -> None:
         await asyncio.gather(*[asyncio.Event().wait() for _ in range(100)])
@@ -420,7 +420,7 @@ def test_error_of_an_idle_loop_counts_tasks_beyond_thirty() -> None:
 
 
 def test_sleep_without_end_counts_as_idle() -> None:
-    """A deadline at infinity counts as no deadline."""
+    """A loop whose only timer has its deadline at infinity counts as idle."""
 
     async def main() -> None:
         await asyncio.sleep(math.inf)

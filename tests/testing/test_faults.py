@@ -41,28 +41,28 @@ def times(stream: ResponseStream) -> list[int]:
 
 @pytest.mark.parametrize("after", range(6))
 def test_cut_ends_the_stream_after_an_event_as_if_it_were_complete(after: int) -> None:
-    """The stream ends with the last byte of that event, wherever chunks end."""
+    """`cut` ends the stream right after the given event, wherever chunks end, with a normal end."""
     cut = faults.cut(after=after)(STREAM)
     assert cut.body == b"".join(EVENTS[:after])
     assert (cut.end, cut.complete) == ("eof", True)
 
 
 def test_places_are_counted_in_events_chunks_or_bytes() -> None:
-    """A place is right after the second event, chunk or byte."""
+    """`after=2` of `cut` means after the second event, or after the second chunk or byte with `of=`."""
     assert faults.cut(after=2)(STREAM).body == b"".join(EVENTS[:2])
     assert faults.cut(after=2, of="chunks")(STREAM).body == b"".join(chunk.data for chunk in STREAM.chunks[:2])
     assert faults.cut(after=2, of="bytes")(STREAM).body == STREAM.body[:2]
 
 
 def test_comments_and_blocks_without_data_are_no_events() -> None:
-    """Comments and blocks without data belong to the next event, with all three kinds of line ends."""
+    """Comments and blocks without data are counted as a part of the next event, with each kind of line end."""
     stream = stream_of(b": ping\r\n\r\ndata: 1\r\n\r\nretry: 3\r\r: x\n\ndata: 2\r\n\r", b"\ndata: 3\n\n")
     assert events(faults.cut(after=2)(stream)) == ["1", "2"]
     assert events(faults.drop(at=2)(stream)) == ["1", "3"]
 
 
 def test_reset_ends_the_stream_with_a_read_error() -> None:
-    """The stream ends after the place with the error of the HTTP library."""
+    """`reset` ends the stream after the given event with the `ReadError` of a reset connection."""
     broken = faults.reset(after=3)(STREAM)
     assert (broken.body, broken.end) == (b"".join(EVENTS[:3]), "raise ReadError: Connection reset by peer")
 
@@ -71,13 +71,13 @@ def test_reset_ends_the_stream_with_a_read_error() -> None:
     ("of", "waits"), [("events", [10, 10, 3_000_000, 10, 10]), ("chunks", [10, 3_000_010, 10, 10])]
 )
 def test_stall_delays_the_next_bytes(of: Any, waits: list[int]) -> None:
-    """All bytes come, and those after the place come later by the given time."""
+    """`stall` with seconds delays all bytes after the place by that time, and loses none."""
     stalled = faults.stall(30, after=1 if of == "chunks" else 2, of=of)(STREAM)
     assert (stalled.body, times(stalled), stalled.end) == (STREAM.body, waits, "eof")
 
 
 def test_stall_without_seconds_keeps_the_stream_open() -> None:
-    """After the place no byte comes, and no end."""
+    """`stall` without seconds keeps the stream open after the place, without bytes or an end."""
     stalled = faults.stall(after=2)(STREAM)
     assert (stalled.body, stalled.end, stalled.complete) == (b"".join(EVENTS[:2]), "open", False)
 
@@ -97,14 +97,14 @@ def test_duplicate_drop_and_edit_change_one_unit_only(of: Any) -> None:
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
 def test_swap_exchanges_two_events(at: int) -> None:
-    """The event after the given one comes first; without an event after it, nothing changes."""
+    """`swap` exchanges the given event and the next one; if there is no next one, nothing changes."""
     swapped = [*EVENTS[: at - 1], EVENTS[at], EVENTS[at - 1], *EVENTS[at + 1 :]]
     assert faults.swap(at=at)(STREAM).body == b"".join(swapped)
     assert faults.swap(at=5)(STREAM).body == STREAM.body
 
 
 def test_malformed_breaks_the_json_of_one_event() -> None:
-    """The given event is no valid JSON any more, and the others are unchanged."""
+    """`malformed` makes the JSON of the given event invalid, and leaves the others unchanged."""
     first, broken, third, *_ = events(faults.malformed(at=2)(STREAM))
     assert (first, third) == ("1", "3")
     with pytest.raises(json.JSONDecodeError):
@@ -112,7 +112,7 @@ def test_malformed_breaks_the_json_of_one_event() -> None:
 
 
 def test_drop_last_event_leaves_the_last_event_out() -> None:
-    """The last event is missing, also if bytes without an event follow it, or if there is no complete event."""
+    """`drop_last_event` leaves out the last complete event, and all bytes after it."""
     for stream in (STREAM, stream_of(*EVENTS, b": done\n\n", b"data: unfin")):
         assert faults.drop_last_event()(stream).body == b"".join(EVENTS[:-1])
     assert faults.drop_last_event()(stream_of(b"data: 1")).body == b""
@@ -128,7 +128,7 @@ def test_drop_last_event_leaves_the_last_event_out() -> None:
     ids=str,
 )
 def test_error_event_replaces_an_event_and_ends_the_stream(fault: Fault, kind: str) -> None:
-    """An error replaces the given event and ends the stream, whose status stays 200."""
+    """An error at an event replaces that event and ends the stream, whose status stays 200."""
     broken = fault(STREAM)
     assert events(broken)[:2] == ["1", "2"]
     (error,) = SSEDecoder().feed(broken.body)[2:]
@@ -153,14 +153,14 @@ def test_error_event_replaces_an_event_and_ends_the_stream(fault: Fault, kind: s
     ids=str,
 )
 def test_error_status_replaces_the_response(fault: Fault, status: int, headers: dict[str, list[str]]) -> None:
-    """The response has the status, the headers, and a JSON body in which both SDKs find the error."""
+    """An error status replaces the response, with its headers and a JSON body with type and message of the error."""
     refused = fault(STREAM)
     assert (refused.status, refused.headers) == (status, {"content-type": ["application/json"], **headers})
     assert set(json.loads(refused.body)["error"]) == {"type", "message"}
 
 
 def test_html_page_empty_and_content_type_replace_a_successful_response() -> None:
-    """The response becomes a page, an empty stream, or has another content type."""
+    """`html_page` sends a page, `empty` an empty stream, and `content_type` another content type."""
     assert faults.html_page()(STREAM).headers["content-type"] == ["text/html"]
     assert b"<html>" in faults.html_page(status=502)(STREAM).body
     assert (faults.empty()(STREAM).chunks, faults.empty()(STREAM).status) == ((), 200)
@@ -169,14 +169,14 @@ def test_html_page_empty_and_content_type_replace_a_successful_response() -> Non
 
 
 def test_refuse_ends_the_request_with_a_connect_error() -> None:
-    """A refused connection has no response, and the error of the HTTP library."""
+    """`refuse` ends the request without a response, with the HTTP library's `ConnectError`."""
     refused = faults.refuse()(STREAM)
     assert (refused.status, refused.chunks, refused.end) == (0, (), "raise ConnectError: Connection refused")
 
 
 @pytest.mark.parametrize("missing", [0, 1, 8, 12])
 def test_gzipped_body_streams_and_may_miss_its_last_bytes(missing: int) -> None:
-    """Each compressed chunk can be inflated at once; without its last bytes, the body has no valid end."""
+    """`gzipped` compresses each chunk so that it can be inflated at once; with `missing`, the body has no valid end."""
     squeezed = faults.gzipped(missing=missing)(STREAM)
     assert squeezed.headers["content-encoding"] == ["gzip"]
     if missing == 0:
@@ -191,7 +191,7 @@ def test_gzipped_body_streams_and_may_miss_its_last_bytes(missing: int) -> None:
 
 
 def test_laid_over_applies_faults_one_after_the_other() -> None:
-    """Each fault is applied to the result of the one before it."""
+    """`laid_over` applies each fault to the result of the fault before it."""
     assert events(laid_over(STREAM, faults.drop(at=1), faults.cut(after=2))) == ["2", "3"]
     assert events(laid_over(STREAM, faults.cut(after=2), faults.duplicate(at=2))) == ["1", "2", "2"]
     assert events(laid_over(STREAM, faults.cut(after=2), faults.drop_last_event())) == ["1"]
@@ -227,7 +227,7 @@ def test_fault_can_be_applied_to_several_streams() -> None:
 
 @given(st.lists(st.integers(0, len(STREAM.body)), max_size=5), st.integers(1, 5))
 def test_faults_at_events_and_bytes_do_not_depend_on_cuts(places: list[int], at: int) -> None:
-    """The changed body is the same for all cuts of the stream into chunks."""
+    """A fault at an event or byte gives the same changed body, however the stream is cut into chunks."""
     for fault in (
         faults.cut(after=at),
         faults.malformed(at=at),

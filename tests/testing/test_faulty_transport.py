@@ -1,4 +1,4 @@
-"""Faults on transports: they reach real clients, sync and async, for the chosen requests only."""
+"""`FaultyTransport` and `inject`: faults reach real clients, sync and async, for the chosen requests only."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ CHANGES = [
 
 @given(st.lists(st.sampled_from(CHANGES), max_size=3), st.lists(st.sampled_from(EVENTS), max_size=6))
 def test_faulty_transport_changes_a_live_stream_like_a_recorded_one(chosen: list[Fault], chunks: list[bytes]) -> None:
-    """Sync and async clients get the body that `laid_over` returns for the complete stream."""
+    """Through a `FaultyTransport`, clients get the body that `laid_over` returns for the complete stream."""
     expected = laid_over(ResponseStream(tuple(Chunk(0, chunk) for chunk in chunks)), *chosen).body
     provider = Provider()
     provider.chunks = chunks
@@ -115,7 +115,7 @@ def test_faulty_transport_changes_a_live_stream_like_a_recorded_one(chosen: list
 
 
 async def test_faulty_transport_returns_responses_without_faults_unchanged() -> None:
-    """A response without a fault has the body of the other transport, not a copy."""
+    """A response without a fault has the body object of the inner transport, not a copy."""
     provider = Provider()
     transport = FaultyTransport(provider.transport, faults.cut(after=1).on(2))
     response = await transport.handle_async_request(httpx2.Request("POST", URL))
@@ -123,7 +123,7 @@ async def test_faulty_transport_returns_responses_without_faults_unchanged() -> 
 
 
 async def test_faulty_transport_reads_no_chunk_ahead_and_closes_the_body() -> None:
-    """Chunks are read when the client asks for them, none after the cut, and then the original body is closed."""
+    """With a `cut`, a transport reads chunks only as the client asks, and closes the original body at the cut."""
     provider = Provider()
     with inject(provider.transport, faults.cut(after=3)) as transport:
         async with httpx2.AsyncClient(transport=transport).stream("POST", URL) as response:
@@ -171,13 +171,13 @@ async def test_inject_raises_an_error_with_the_reason_for_each_unused_fault() ->
 
 
 def test_inject_raises_the_error_of_the_block_before_that_of_unused_faults() -> None:
-    """An error in the `with` block comes out, not one about unused faults."""
+    """When the block of `inject` raises an error, that error comes out, not one about unused faults."""
     with pytest.raises(KeyError), inject(Provider().transport, faults.cut(after=1)):
         raise KeyError
 
 
 def test_faulty_transport_refuses_arguments_that_are_no_faults() -> None:
-    """A fault function that was not called raises a `TypeError`."""
+    """`FaultyTransport` raises a `TypeError` for a fault function that was not called."""
     with pytest.raises(TypeError, match=r"call the function that makes one, such as faults.cut\(after=3\)"):
         FaultyTransport(Provider().transport, faults.empty)  # type: ignore[arg-type]  # the mistake
 
@@ -249,7 +249,7 @@ def recorded(text: str) -> ReplayTransport:
 
 
 async def test_fault_with_its_own_response_leaves_the_recorded_answer_unplayed() -> None:
-    """A response of a fault takes no recorded answer, so that a retry gets it."""
+    """A fault that answers by itself takes no answer from the cassette, so that the retry gets that answer."""
     cassette = recorded("Hello.")
     with inject(cassette, faults.rate_limit(retry_after=0), faults.overloaded().on(2)) as transport:
         async with MiniAgents():
@@ -285,7 +285,7 @@ def test_sync_sdk_client_gets_the_same_faults() -> None:
 
 
 def test_cassette_takes_faults_and_cuts_as_chunking(root: Path) -> None:
-    """`use_cassette(chunking=...)` takes a fault or a cut: each is a function from stream to stream."""
+    """`use_cassette(chunking=...)` takes a fault or a cut, which changes the played stream."""
     path = root / "cassettes/openai/conversation.yaml"
     request = json.loads(load(path)[0].request_body)
 

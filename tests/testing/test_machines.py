@@ -39,7 +39,7 @@ def found(machine: type[RuleBasedStateMachine]) -> str:
 
 
 def test_promise_machine_finds_a_lost_empty_token() -> None:
-    """A promise that drops empty tokens is found."""
+    """The promise machine fails for a promise that drops empty tokens."""
 
     class Forgetful(MessagePromise):
         async def _read(self) -> AsyncIterator[str]:
@@ -61,7 +61,7 @@ def test_promise_machine_finds_a_lost_empty_token() -> None:
 
 
 def test_promise_machine_finds_a_cancel_without_effect() -> None:
-    """A promise whose `cancel()` does nothing is found."""
+    """The promise machine fails for a promise whose `cancel()` does nothing."""
 
     class Endless(MessagePromise):
         def cancel(self) -> None:
@@ -75,7 +75,7 @@ def test_promise_machine_finds_a_cancel_without_effect() -> None:
 
 
 def test_sequence_machine_finds_lost_nested_messages() -> None:
-    """A sequence that keeps only the first message of a list is found."""
+    """The sequence machine fails for a sequence that keeps only the first message of a list."""
 
     class Shallow(MessageSequence):
         def append(self, messages: Any) -> Any:
@@ -87,7 +87,7 @@ def test_sequence_machine_finds_lost_nested_messages() -> None:
 
 
 def test_sequence_machine_finds_items_out_of_order_that_are_held_up() -> None:
-    """A sequence that sends everything in order is found."""
+    """The sequence machine fails for a sequence that sends items in order that were appended out of order."""
 
     class Ordered(MessageSequence):
         def append_out_of_order(self, item: Any) -> Any:
@@ -99,7 +99,7 @@ def test_sequence_machine_finds_items_out_of_order_that_are_held_up() -> None:
 
 
 def test_history_machine_finds_a_missing_interrupted_mark() -> None:
-    """A history that loads an interrupted message as a complete one is found."""
+    """The history machine fails for a history that loads an interrupted message as a complete one."""
 
     class Hiding(InMemoryChatHistory):
         async def aload_chat_history(self) -> tuple[Message, ...]:
@@ -114,13 +114,13 @@ def test_history_machine_finds_a_missing_interrupted_mark() -> None:
 
 
 def test_history_machine_finds_an_append_that_hides_a_failure() -> None:
-    """A history whose `aappend` does not raise the error of a failed message is found."""
+    """The history machine fails for a history whose `aappend` hides the error of a failed message."""
     message = found(history_machine(lambda folder: QuietHistory(), reopens=False))
     assert message == "aappend() raised the error of a failed message: expected True, came False"
 
 
 def test_history_machine_finds_a_history_that_forgets_its_file() -> None:
-    """A history that begins a new file for each object is found."""
+    """The history machine fails for a history that begins a new file for each object."""
     files = iter(range(1_000_000))
     message = found(history_machine(lambda folder: ChatHistoryMD(folder / f"{next(files)}.md")))
     assert message.startswith("the messages in the history: expected ")

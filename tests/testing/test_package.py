@@ -12,14 +12,14 @@ from miniagents.errors import MissingExtraError
 
 
 def test_public_names_can_be_read_and_are_in_dir() -> None:
-    """Each name of `__all__` is loaded at its first use, and `dir` has it before."""
+    """Each name of `__all__` can be read from the package, and `dir` lists it."""
     assert set(miniagents_testing.__all__) <= set(dir(miniagents_testing))
     for name in miniagents_testing.__all__:
         assert getattr(miniagents_testing, name).__name__ == name
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    """The package has no attribute but its own."""
+    """Reading a name that the package does not have raises an `AttributeError`."""
     with pytest.raises(AttributeError, match="'miniagents_testing' has no attribute 'Nothing'"):
         _ = miniagents_testing.Nothing
 
@@ -28,7 +28,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     ("name", "missing"), [("ReplayTransport", "httpx2"), ("ProviderServer", "starlette"), ("use_cassette", "vcr")]
 )
 def test_first_use_of_a_name_says_what_to_install_when_the_extra_is_missing(name: str, missing: str) -> None:
-    """The package can be imported without the extra; the first use of a name gives the line for pip."""
+    """Without the extra, the package can be imported; the first use of a name says what to install with pip."""
     code = f"import sys, miniagents_testing; sys.modules[{missing!r}] = None; miniagents_testing.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"ImportError: miniagents_testing.{name} needs '{missing}" in done.stderr
@@ -47,7 +47,7 @@ def test_first_use_of_a_name_says_what_to_install_when_the_extra_is_missing(name
 def test_scripted_model_says_what_to_install_when_a_package_is_missing(
     method: str, missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error gives the line for pip."""
+    """A method of `ScriptedLLM` that needs a missing package raises an error that says what to install with pip."""
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtraError, match=rf"'{missing}' is not installed.*'miniagents\[{extra}\]'"):
         getattr(miniagents_testing.ScriptedLLM("Hello"), method)()

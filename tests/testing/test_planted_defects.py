@@ -1,4 +1,4 @@
-"""Three defects of other frameworks, planted here: checks, strategies and machines find and report each."""
+"""Three defects of other frameworks, planted here: checks, strategies and state machines find and report each."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def agent_cancelled_by_readers(ctx: InteractionContext) -> None:
 
 
 async def test_check_finds_a_promise_that_its_readers_cancel() -> None:
-    """The message of the check says at which loop step the reader was cancelled."""
+    """`check_reader_cancellation` fails for a promise that a cancelled reader cancels, and names the loop step."""
     with pytest.raises(CheckFailedError) as caught:
         await checks.check_reader_cancellation(agent_cancelled_by_readers)
     assert str(caught.value) == (
@@ -72,7 +72,7 @@ async def test_check_finds_a_promise_that_its_readers_cancel() -> None:
 
 
 def test_machine_finds_a_promise_that_its_readers_cancel() -> None:
-    """The machine shows a short program with one reader and its cancellation."""
+    """The promise machine fails for a promise that a cancelled reader cancels, with a short program of one reader."""
 
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return CancelledByReaders(message_token_streamer, start_soon=start_soon)
@@ -106,7 +106,7 @@ async def split_by_token(message: MessagePromise, delimiter: str) -> AsyncIterat
 
 
 async def test_check_finds_a_split_that_depends_on_tokens() -> None:
-    """The message of the check shows the tokens."""
+    """`check_splitter` fails for a splitter that misses delimiters across tokens, and shows the tokens."""
     with pytest.raises(CheckFailedError) as caught:
         await checks.check_splitter(split_by_token)
     assert str(caught.value) == (
@@ -119,7 +119,7 @@ async def test_check_finds_a_split_that_depends_on_tokens() -> None:
 
 
 def test_strategies_find_a_split_that_depends_on_tokens() -> None:
-    """The example shrinks to two tokens with a delimiter across them."""
+    """With `token_splits`, Hypothesis finds two tokens with a delimiter across them that a splitter misses."""
 
     def fails(tokens: list[str]) -> bool:
         try:
@@ -155,7 +155,7 @@ def naive_agent(transport: httpx2.AsyncBaseTransport) -> MiniAgent[Any]:
 
 
 async def test_check_finds_a_truncation_without_an_error() -> None:
-    """The message of the check says after how many bytes the answer was truncated."""
+    """`check_truncation` fails for an agent that takes a truncated answer for a complete one."""
     with pytest.raises(CheckFailedError) as caught:
         await checks.check_truncation(naive_agent)
     assert re.sub(r"\d+", "<n>", str(caught.value)) == (
@@ -167,7 +167,7 @@ async def test_check_finds_a_truncation_without_an_error() -> None:
 
 
 def test_strategies_find_a_truncation_without_an_error() -> None:
-    """The example shrinks to the plainest stream, shown as the code that makes it."""
+    """With `provider_streams`, Hypothesis shrinks a truncation that passes as complete to the plainest stream."""
 
     async def passes_as_complete(stream: ProviderStream) -> bool:
         torn = cut(after=1)(stream.response)

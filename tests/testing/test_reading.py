@@ -182,7 +182,7 @@ def test_responses_pieces_are_summaries_text_refusals_and_calls() -> None:
 
 
 def test_pieces_that_were_not_streamed_belong_to_the_last_chunk() -> None:
-    """A whole answer in one JSON document gives all its pieces."""
+    """An answer that is one JSON document, not a stream, gives all its pieces for the last chunk."""
     message = {
         "content": "Hi",
         "reasoning": "Hm",
@@ -236,7 +236,7 @@ def test_pieces_that_were_not_streamed_belong_to_the_last_chunk() -> None:
     ],
 )
 def test_ending_is_described_in_a_word_and_a_sentence(recorded: Interaction, word: str, sentence: str) -> None:
-    """Each kind of ending has a word for tables, and a sentence for users."""
+    """The ending of each kind of recorded answer is described by a word for tables and a sentence for users."""
     ending = read_interaction(recorded).ending
     assert ending.word == word
     assert sentence in ending.sentence
@@ -245,7 +245,7 @@ def test_ending_is_described_in_a_word_and_a_sentence(recorded: Interaction, wor
 
 
 def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
-    """Gateways have paths of their own, so the beginning of the body decides."""
+    """For a gateway with a path of its own, the API is recognized by the beginning of the body."""
     read_ = read_interaction(
         interaction({"object": "chat.completion.chunk", **chat(content="Hi")}, uri="https://gate.test/x")
     )
@@ -300,12 +300,12 @@ def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
     ],
 )
 def test_prompt_has_the_turns_after_the_last_answer(request_body: Any, turns: list[tuple[str, str]]) -> None:
-    """All messages after the last one of the model are read, in the forms of all APIs."""
+    """`read_prompt` returns all messages after the model's last one, in the request forms of all APIs."""
     assert read_prompt(json.dumps(request_body).encode()).turns == tuple(Turn(*turn) for turn in turns)
 
 
 def test_prompt_is_empty_when_the_body_is_not_json() -> None:
-    """Requests that are not to a model give an empty prompt."""
+    """`read_prompt` returns an empty prompt for a request body that is not JSON."""
     assert read_prompt(b"\xff").last == Turn("", "")
 
 
@@ -318,7 +318,7 @@ def test_prompt_is_empty_when_the_body_is_not_json() -> None:
 def test_reading_any_interaction_raises_nothing(
     uri: str, request_body: Any, events: list[tuple[str | None, dict[str, Any]]], junk: bytes
 ) -> None:
-    """Any interaction gets an ending, and a list of pieces for each chunk."""
+    """`read_interaction` accepts any interaction, and returns an ending and the pieces of each chunk."""
     recorded = interaction(
         *({**event, **({"type": kind} if kind else {})} for kind, event in events), uri=uri, request=request_body
     )
@@ -329,7 +329,7 @@ def test_reading_any_interaction_raises_nothing(
 
 
 def test_pieces_of_recorded_streams_join_to_the_answer() -> None:
-    """The joined pieces of each recorded stream are the text, reasoning, refusal and tool calls of the session."""
+    """For each corpus stream, the pieces join to the text, reasoning, refusal and tool calls that our decoder gets."""
     folder = os.environ.get("MINIAGENTS_CORPUS")
     if not folder:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")

@@ -1,4 +1,4 @@
-"""Schedules: each seed gives another order of events, and the same seed gives the same one."""
+"""Schedules, the orders in which tasks run: each seed gives another order, and the same order each time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Account:
         self.balance = 0
 
     async def pay_in(self, amount: int) -> None:
-        """Read the balance, wait, and write it: a race."""
+        """Read the balance, wait, and write the sum, which loses an amount if another task pays in meanwhile."""
         balance = self.balance
         await asyncio.sleep(0)
         self.balance = balance + amount
@@ -50,7 +50,7 @@ async def assert_nothing_is_lost() -> None:
 
 
 async def order_of(names: str, steps: int = 3) -> str:
-    """Return the order in which tasks come through their steps."""
+    """Return the names of the tasks in the order in which they took their steps."""
     log: list[str] = []
 
     async def task(name: str) -> None:
@@ -65,12 +65,12 @@ async def order_of(names: str, steps: int = 3) -> str:
 
 
 def test_loop_without_a_seed_has_asyncios_order() -> None:
-    """Without a seed, ready tasks take turns as in asyncio."""
+    """Without a seed, ready tasks run by turns, as on asyncio's loop."""
     assert run_in_virtual_time(order_of("abc")) == "abcabcabc"
 
 
 def test_seed_gives_a_repeatable_order() -> None:
-    """A seed gives the same order each time, and many seeds find all 20 orders of two tasks with three steps."""
+    """A seed gives equal orders in two runs, and many seeds give all 20 orders of two tasks with three steps."""
     first = [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)]
     assert [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)] == first
     assert len(set(first)) > 40
@@ -134,7 +134,7 @@ def test_task_group_cancels_tasks_in_the_same_order_in_each_run() -> None:
 
 
 def test_search_stops_at_the_first_failing_schedule_and_names_its_seed() -> None:
-    """The search stops at the first seed that fails; the error names this seed, which shows the failure again."""
+    """`search_schedules` stops at the first seed that fails; its error names the seed, with which it fails again."""
     with pytest.raises(AssertionError) as caught:
         search_schedules(assert_nothing_is_lost, range(1000))
     (note,) = caught.value.__notes__
@@ -146,7 +146,7 @@ def test_search_stops_at_the_first_failing_schedule_and_names_its_seed() -> None
 
 
 def test_search_tries_each_seed_once_when_none_fails() -> None:
-    """A search without a failure tries each seed once, and raises nothing."""
+    """`search_schedules` tries each seed once, and raises nothing if no schedule fails."""
     tried = 0
 
     async def main() -> None:
@@ -168,12 +168,12 @@ def only_seven() -> Iterator[None]:
 
 @pytest.mark.usefixtures("only_seven")
 def test_schedules_returns_the_chosen_seed_alone() -> None:
-    """With a chosen seed, `schedules` returns that seed only."""
+    """When the user chose a seed on the command line, `schedules` returns that seed only."""
     assert list(schedules(1000)) == [7]
 
 
 def test_search_finds_a_deadlock_of_some_schedules() -> None:
-    """Two locks that are taken in different orders block each other under some schedules, and the search finds one."""
+    """`search_schedules` finds a schedule on which two tasks block each other with two locks."""
 
     async def main() -> None:
         first, second = asyncio.Lock(), asyncio.Lock()

@@ -95,7 +95,7 @@ def test_waits_of_a_step_repeat_its_gaps() -> None:
 
 @given(st.floats(0, 1), st.integers(), st.integers(1, 9))
 def test_jitter_is_bounded_and_repeatable(jitter: float, seed: int, number: int) -> None:
-    """Waits vary by at most the given share, and depend on the seed and the number of the call only."""
+    """With jitter, waits vary by at most the given share, and depend only on the seed and the number of the call."""
     step = Step("a", first_wait=2.0, gap=2.0, jitter=jitter, seed=seed)
     waits = list(itertools.islice(step.waits(number), 20))
     assert waits == list(itertools.islice(step.waits(number), 20))

@@ -1,4 +1,4 @@
-"""The strategies draw what they promise, and their examples shrink to readable ones."""
+"""The strategies draw the values that they promise, and their examples shrink to readable ones."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def test_each_quirk_changes_the_bytes_and_not_the_message(api: API, quirk: str) 
     ids=range(9),
 )
 def test_strategies_refuse_wrong_arguments_at_the_call(make: Callable[[], object], message: str) -> None:
-    """A wrong argument raises a `ValueError` at the call, not when an example is drawn."""
+    """A strategy raises a `ValueError` for a wrong argument when it is called, not when an example is drawn."""
     with pytest.raises(ValueError, match=message):
         make()
 
 
 def test_stream_faults_refuses_a_stream_without_events() -> None:
-    """A stream without events raises a `ValueError` at the call."""
+    """`stream_faults` raises a `ValueError` for a stream without events when it is called."""
     stream = provider_stream("chat").response
     with pytest.raises(ValueError, match="no event"):
         strategies.stream_faults(Fault("none")(type(stream)()))
@@ -125,14 +125,14 @@ def test_stream_faults_refuses_a_stream_without_events() -> None:
 
 @given(PROVIDER_STREAMS, st.data())
 def test_stream_faults_always_change_the_stream(stream: ProviderStream, data: st.DataObject) -> None:
-    """Each drawn fault changes the bytes, the times or the end of its stream."""
+    """Each fault that `stream_faults` draws changes the bytes, times or end of its stream."""
     fault = data.draw(strategies.stream_faults(stream.response)).fresh()
     assert fault(stream.response) != stream.response
 
 
 @given(strategies.token_splits(strategies.texts()), st.text(), st.data())
 def test_token_splits_join_to_the_text(tokens: list[str], text: str, data: st.DataObject) -> None:
-    """The tokens join to the text, whether it is given or drawn."""
+    """Tokens that `token_splits` draws join to the text, whether the text is given or drawn."""
     assert all(isinstance(token, str) for token in tokens)
     assert "".join(data.draw(strategies.token_splits(text))) == text
 
@@ -149,18 +149,18 @@ class Note(Message, class_="note of the strategies"):
 
 @given(strategies.messages(classes=[Note], fields={"colour": st.sampled_from(["red", "blue"])}, max_fields=0))
 def test_messages_draws_messages_of_a_given_class(message: Message) -> None:
-    """Messages are of the given class, with drawn values of its required field."""
+    """`messages` draws messages of the given class, with drawn values of its required field."""
     assert type(message) is Note
     assert message.colour in ("red", "blue")
 
 
 def seen(strategy: st.SearchStrategy[Any], has: Callable[[Any], bool]) -> Any:
-    """Return the plainest example for which `has` is True."""
+    """Return the plainest example of a strategy for which `has` returns True."""
     return find(strategy, has, settings=quick, random=Random(0))
 
 
 def contains(value: Any, kind: type) -> bool:
-    """Return True if a value of this class is in a value, at any depth."""
+    """Return True if a value is of this class, or has one in it at any depth."""
     items: Iterable[Any] = ()
     if isinstance(value, dict):
         items = value.values()
@@ -173,18 +173,18 @@ def contains(value: Any, kind: type) -> bool:
 
 @pytest.mark.parametrize("kind", [bool, float, bytes, list, tuple, dict, set, Frozen, Message])
 def test_values_draws_values_of_all_kinds(kind: type) -> None:
-    """Values of each kind are drawn, mutable ones included."""
+    """`values` draws values of each kind, mutable ones included."""
     seen(strategies.values(), lambda value: contains(value, kind))
 
 
 @pytest.mark.parametrize("mark", ["\ud83d", "\x1b]52;c;aGk=\x07", "<!-- /miniagents -->", "```\n", "\r\n", "\x00"])
 def test_texts_draws_special_pieces(mark: str) -> None:
-    """Surrogates, control characters, separators, fences and line ends are drawn."""
+    """`texts` draws surrogates, control characters, separators, fences and line ends."""
     assert seen(strategies.texts(), lambda text: mark in text) == mark
 
 
 def test_sendables_draws_every_kind() -> None:
-    """Every kind of `MessageType` is drawn, and values of wrong types."""
+    """`sendables` draws every kind of `MessageType`, and values of wrong types."""
     kinds: set[str] = set()
 
     def collect(sendable: Sendable) -> None:
@@ -199,7 +199,7 @@ def test_sendables_draws_every_kind() -> None:
 
 @given(strategies.sendables(errors=False))
 def test_sendables_without_errors_draws_no_failing_source(sendable: Sendable) -> None:
-    """With `errors=False`, a reader sees no error."""
+    """A value that `sendables(errors=False)` draws can be read without an error."""
     assert Boom not in sendable.seen
     assert TypeError not in sendable.seen
 
@@ -221,7 +221,7 @@ def test_examples_shrink_to_readable_code() -> None:
 
 @given(strategies.sendables(errors=False, max_leaves=4), strategies.token_splits(strategies.texts(max_size=3)))
 async def test_strategies_work_in_async_tests(sendable: Sendable, tokens: list[str]) -> None:
-    """An async test builds the drawn plans within the loop of the test."""
+    """In an async test, drawn plans build their messages within the loop of the test."""
 
     async def streamer(metadata: dict[str, Any]) -> Any:
         for token in tokens:

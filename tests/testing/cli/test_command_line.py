@@ -21,7 +21,7 @@ PROGRAM = [sys.executable, "-m", "miniagents_testing"]
 
 
 def test_help_lists_the_exit_codes(run: Callable[..., CommandResult]) -> None:
-    """The help explains each exit code."""
+    """`--help` explains each exit code."""
     done = run("--help")
     assert done.code == 0
     for line in ("0    fine", "1    a problem was found", "2    the command could not be run", "130  ended by Ctrl-C"):
@@ -40,7 +40,7 @@ def test_missing_file_is_one_line_and_code_2(run: Callable[..., CommandResult], 
 
 @pytest.mark.parametrize("command", ["show", "verify", "lint"])
 def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], tmp_path: Path, command: str) -> None:
-    """A folder with nothing to check is an error, since its path is probably wrong."""
+    """A command for a folder without cassettes prints an error, with exit code 2."""
     (tmp_path / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
     done = run(command, tmp_path)
     assert done.code == 2
@@ -49,14 +49,14 @@ def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], t
 
 @pytest.mark.parametrize("arguments", [["play"], [], ["nothing"], ["show", "x", "-n", "one"]])
 def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments: list[str]) -> None:
-    """Wrong arguments print the usage."""
+    """Wrong arguments make a command print its usage, with exit code 2."""
     done = run(*arguments)
     assert done.code == 2
     assert done.err.startswith("usage:")
 
 
 def test_damaged_file_is_code_1(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """The message names the file and the interaction."""
+    """For a damaged file, `play` and `show` name the file and the interaction, with exit code 1."""
     conversation.write_text(conversation.read_text(encoding="utf-8").replace("Auf ", "Ab "), encoding="utf-8")
     for command in (["play", conversation], ["show", conversation, "-n", "1"]):
         done = run(*command)
@@ -76,7 +76,7 @@ KEYS_WITH_CHECKSUMS = f"{KEYS} stream v started_ms headers_ms chunks end digest 
 def test_damaged_line_is_never_a_traceback(
     run: Callable[..., CommandResult], conversation: Path, with_checksums: bool, key: str
 ) -> None:
-    """Each command ends with code 0 or 1 when a line is missing, doubled or has another value."""
+    """For a cassette with a missing, doubled or changed line, each command ends with exit code 0 or 1."""
     text = conversation.read_text(encoding="utf-8")
     if not with_checksums:
         document = yaml.safe_load(text)
@@ -104,7 +104,7 @@ def test_damaged_line_is_never_a_traceback(
 
 
 def test_closed_output_is_code_141_without_a_traceback(conversation: Path) -> None:
-    """The program ends quietly when its output is closed, as by `| head -1`."""
+    """When its output is closed, as by `| head -1`, a command ends quietly with exit code 141."""
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
@@ -116,7 +116,7 @@ def test_closed_output_is_code_141_without_a_traceback(conversation: Path) -> No
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal, and no pseudo-terminals")
 def test_interrupt_is_code_130_and_keeps_the_output(conversation: Path) -> None:
-    """Ctrl-C while `play` prints leaves the text until then, and no traceback."""
+    """Ctrl-C while `play` prints ends it with exit code 130, the text so far, and no traceback."""
     with subprocess.Popen(
         [*PROGRAM, "play", "--speed", "0.001", str(conversation)],
         stdout=subprocess.PIPE,
@@ -166,7 +166,7 @@ def test_terminal_gets_colours_and_tables_unless_no_color_is_set(conversation: P
 
 
 def test_pipe_gets_colours_when_force_color_is_set(conversation: Path) -> None:
-    """`FORCE_COLOR` gives colours for pagers, but no movements of the cursor."""
+    """With `FORCE_COLOR`, a command prints colours into a pipe, but no movements of the cursor."""
     environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
     done = subprocess.run(
         [*PROGRAM, "play", str(conversation)], capture_output=True, env=environment, encoding="utf-8", check=True
@@ -185,7 +185,7 @@ def test_characters_are_escaped_when_the_output_cannot_encode_them(conversation:
 
 
 def test_missing_extra_is_code_2_with_the_line_for_pip() -> None:
-    """Without the extra, every command says how to install it."""
+    """Without the extra, every command says how to install it, with exit code 2."""
     code = "import sys; sys.modules['rich'] = None; from miniagents_testing.cli import main; sys.exit(main(['show']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -29,7 +29,7 @@ def _replace(path: Path, *changes: tuple[str, str]) -> None:
 def test_reseal_updates_the_checksums_and_keeps_the_waits(
     run: Callable[..., CommandResult], conversation: Path
 ) -> None:
-    """The change is printed, the other interaction stays the same, and the waits stay although a text got longer."""
+    """After a text got longer, `edit --reseal` writes a new checksum, prints the change, and keeps the waits."""
     before = load(conversation)
     _replace(conversation, ("Auf ", "Auf Nimmer"))
     with pytest.raises(CassetteFormatError, match=r"interaction 2 .*edit --reseal"):
@@ -46,14 +46,14 @@ def test_reseal_updates_the_checksums_and_keeps_the_waits(
 
 
 def test_reseal_leaves_an_unchanged_file_as_it_is(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """The bytes of the file stay the same."""
+    """`edit --reseal` does not change a file whose checksums fit."""
     before = conversation.read_bytes()
     assert run("edit", "--reseal", conversation) == (0, f"{conversation}\tnothing was changed\n", "")
     assert conversation.read_bytes() == before
 
 
 def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """The number of interactions before and after is printed."""
+    """After an interaction was removed, `edit --reseal` prints the number of interactions before and after."""
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["interactions"][0]
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -65,7 +65,7 @@ def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult],
 def test_reseal_restores_the_entry_that_plain_vcrpy_drops(
     run: Callable[..., CommandResult], conversation: Path
 ) -> None:
-    """The tool vcrpy keeps the key in each interaction, and drops the entry at the end of the file."""
+    """`edit --reseal` restores the entry at the end of a file that plain vcrpy has written again without it."""
     before = load(conversation)
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["miniagents"]
@@ -77,7 +77,7 @@ def test_reseal_restores_the_entry_that_plain_vcrpy_drops(
 def test_reseal_keeps_the_waits_of_events_when_one_is_added(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """The chunk map no longer fits: cuts inside events are dropped, the waits of the events stay."""
+    """After an event was added, `edit --reseal` keeps the waits of the other events, and drops cuts inside events."""
     path = tmp_path / "c.yaml"
     answer = kit.answer("One", "Two", "Three")
     first, *others = answer.chunks
@@ -93,7 +93,7 @@ def test_reseal_keeps_the_waits_of_events_when_one_is_added(
 
 
 def test_reseal_refuses_a_cassette_of_another_tool(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """The message names `import`."""
+    """`edit --reseal` of a file of another tool is an error that names the command `import`."""
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["miniagents"]
     for entry in document["interactions"]:
@@ -124,7 +124,7 @@ def edit_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str]
 def test_edit_replaces_the_file_by_the_edited_copy(
     run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None]
 ) -> None:
-    """The copy gets new checksums, takes the place of the file, and is not left behind."""
+    """When the editor has changed its copy, `edit` replaces the file by it, with new checksums, and leaves no copy."""
     edit_with("text = text.replace('Auf ', 'Ab ')")
     assert run("edit", conversation).out.endswith(f"{conversation}\tsaved with checksums, 2 interactions\n")
     assert b"Ab " in load(conversation)[1].response.body
@@ -134,7 +134,7 @@ def test_edit_replaces_the_file_by_the_edited_copy(
 def test_edit_does_not_write_the_file_when_nothing_was_changed(
     run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None]
 ) -> None:
-    """The time of the file stays the same, and no copy is left."""
+    """When the editor changes nothing, `edit` does not write the file, and leaves no copy."""
     edit_with("")
     before = conversation.stat().st_mtime_ns
     assert run("edit", conversation).out == f"{conversation}\tnothing was changed\n"
@@ -148,7 +148,7 @@ def test_edit_does_not_write_the_file_when_nothing_was_changed(
 def test_edit_keeps_the_copy_when_it_fails(
     run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None], statement: str, code: int
 ) -> None:
-    """The file is unchanged, and the next edit opens the copy again."""
+    """When the editor fails or leaves a damaged copy, the file stays, and the next `edit` opens the copy again."""
     before = conversation.read_bytes()
     edit_with(statement)
     done = run("edit", conversation)
@@ -164,7 +164,7 @@ def test_edit_keeps_the_copy_when_it_fails(
 def test_edit_names_reseal_when_no_editor_is_set(
     run: Callable[..., CommandResult], conversation: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message tells the user to edit with any program and to run `edit --reseal`."""
+    """Without an editor, `edit` tells the user to edit with any program and to run `edit --reseal`."""
     monkeypatch.delenv("VISUAL", raising=False)
     monkeypatch.delenv("EDITOR", raising=False)
     done = run("edit", conversation)

@@ -46,7 +46,7 @@ def foreign(tmp_path: Path, kit: Kit) -> Path:
 def test_import_keeps_the_structure_of_a_folder(
     run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
 ) -> None:
-    """Each file gets checksums and keeps its content, without headers that no client acts on."""
+    """`import` of a folder writes its cassettes to equal relative paths, with checksums and fewer headers."""
     out = tmp_path / "ours"
     said = "1 interaction, 2 chunks: 1 stop"
     lines = f"{out}/test_a/one.yaml\t{said}\n{out}/two.yaml\t{said}\n"
@@ -62,7 +62,7 @@ def test_import_keeps_the_structure_of_a_folder(
 def test_import_of_one_file_writes_to_a_file_or_into_a_folder(
     run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
 ) -> None:
-    """A single cassette may be written to a .yaml file, several ones may not."""
+    """`import` writes one cassette to a .yaml file or into a folder, and several only into a folder."""
     assert run("import", foreign / "two.json", "-o", tmp_path / "c.yaml").code == 0
     assert run("import", foreign / "two.json", "-o", tmp_path / "d").code == 0
     assert load(tmp_path / "c.yaml") == load(tmp_path / "d" / "two.yaml")
@@ -72,7 +72,7 @@ def test_import_of_one_file_writes_to_a_file_or_into_a_folder(
 def test_import_replaces_files_only_with_force(
     run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
 ) -> None:
-    """Without `--force`, existing files stay, and no file is written."""
+    """Without `--force`, `import` writes no file if one of its targets exists."""
     target = tmp_path / "ours" / "two.yaml"
     target.parent.mkdir()
     target.write_text("mine", encoding="utf-8")
@@ -86,7 +86,7 @@ def test_import_replaces_files_only_with_force(
 def test_import_refuses_two_files_with_the_same_target(
     run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
 ) -> None:
-    """The error comes before any file is written."""
+    """When two files have one target, `import` is an error, and writes no file."""
     (foreign / "two.yaml").write_text((foreign / "test_a" / "one.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     done = run("import", foreign, "-o", tmp_path / "ours")
     assert (done.code, (tmp_path / "ours").exists()) == (2, False)
@@ -94,7 +94,7 @@ def test_import_refuses_two_files_with_the_same_target(
 
 
 def test_import_goes_on_after_a_damaged_file(run: Callable[..., CommandResult], foreign: Path, tmp_path: Path) -> None:
-    """The damaged file is named and not imported, and the exit code is 1."""
+    """`import` names a damaged file, imports the others, and returns exit code 1."""
     (foreign / "two.json").write_text('{"interactions": [', encoding="utf-8")
     done = run("import", foreign, "-o", tmp_path / "ours")
     assert done.code == 1
@@ -105,7 +105,7 @@ def test_import_goes_on_after_a_damaged_file(run: Callable[..., CommandResult], 
 def test_import_replaces_secrets_and_refuses_hidden_ones(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A secret in a prompt becomes [redacted]; a file with one in base64 is named, and not written."""
+    """`import` replaces a secret in a prompt, and does not write a file with a secret in base64, which it names."""
     password = "tangerine-42-dream"
     monkeypatch.setenv("SHOP_PASSWORD", password)
     body = kit.delta("stop", content="Hi") + b"data: [DONE]\n\n"
@@ -123,7 +123,7 @@ def test_import_replaces_secrets_and_refuses_hidden_ones(
 
 
 def test_import_reads_the_parsed_bodies_of_pydantic_ai(run: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """The imported request and answer can be read as those of an SDK."""
+    """`import` reads a file of pydantic-ai, so that request and answer are those of an SDK."""
     answer = {"object": "chat.completion", "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}
     entry = {
         "request": {
@@ -146,7 +146,7 @@ def test_import_reads_the_parsed_bodies_of_pydantic_ai(run: Callable[..., Comman
 
 
 def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """All bodies are imported byte for byte, and `verify` prints the same for import and original."""
+    """`import` keeps all bodies byte for byte, and `verify` prints the same for original and import."""
     corpus = os.environ.get("MINIAGENTS_CORPUS")
     if not corpus:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")

@@ -28,14 +28,14 @@ def test_lint_prints_nothing_when_cassettes_are_clean(
 
 
 def test_X1_X4_X5_the_committed_cassettes_are_clean(run: Callable[..., CommandResult], root: Path) -> None:
-    """The cassettes of this project have no findings, and each is named by a test or an example."""
+    """`lint` finds nothing in this project's cassettes, each of which a test or an example names."""
     assert run("lint", root / "cassettes", "--tests", root / "tests", "--tests", root / "examples") == (0, "", "")
 
 
 def test_lint_finds_secrets_in_prompts_and_across_deltas(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values of the environment are found encoded and across deltas, and texts that look like keys; none is printed."""
+    """`lint` finds environment secrets and key-like texts, also encoded or across deltas, and prints none of them."""
     password = "tangerine-42-dream"
     monkeypatch.setenv("SHOP_PASSWORD", password)
     key = "sk-" + "proj-" + "4f" * 15
@@ -58,7 +58,7 @@ def test_lint_finds_secrets_in_prompts_and_across_deltas(
 def test_X4_headers_that_no_client_acts_on_are_found(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Unneeded headers of requests and responses are named once for each file."""
+    """`lint` names the unneeded headers of requests and responses once for each file."""
     answer = kit.answer("Hi", headers={"content-type": ["text/event-stream"], "set-cookie": ["a=1"]})
     headers = {f"x-stainless-{number}": ["1"] for number in range(7)}
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_headers=headers) for _ in range(2)])
@@ -69,7 +69,7 @@ def test_X4_headers_that_no_client_acts_on_are_found(
 def test_lint_finds_keys_in_base64_and_known_values_across_deltas(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key in base64 and a value of the environment are found; the line has their place, and not the secret."""
+    """`lint` prints the place of a key in base64 and of an environment secret across deltas, not the secrets."""
     monkeypatch.setenv("OUR_API_KEY", "known-value-1")
     answer = kit.answer("It is ", "known-", "value-1.")
     hidden = base64.b64encode(b"key: sk-proj-aB3dE6gH9jK2mN5pQ8sT").decode()
@@ -82,7 +82,7 @@ def test_lint_finds_keys_in_base64_and_known_values_across_deltas(
 
 
 def test_X5_bodies_that_are_not_text_are_found(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
-    """Secrets in such bodies cannot be found, so each body is a finding."""
+    """`lint` reports each body that is not text, since secrets in it cannot be found."""
     answer = ResponseStream((Chunk(0, b"\x1f\x8b\xff"),), headers={"content-encoding": ["br"]})
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_body=b"\xff", uri="https://x.test/")])
     done = run("lint", tmp_path)
@@ -92,7 +92,7 @@ def test_X5_bodies_that_are_not_text_are_found(run: Callable[..., CommandResult]
 
 
 def test_lint_finds_the_damage_that_verify_finds(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """A changed interaction is a finding."""
+    """`lint` reports an interaction that was changed without a new checksum."""
     conversation.write_text(conversation.read_text(encoding="utf-8").replace("Auf ", "Ab "), encoding="utf-8")
     done = run("lint", conversation)
     assert (done.code, _kinds(done)) == (1, ["damage"])
@@ -100,7 +100,7 @@ def test_lint_finds_the_damage_that_verify_finds(run: Callable[..., CommandResul
 
 
 def test_lint_finds_an_event_that_clients_ignore(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
-    """A space before the first line, as a folded YAML string leaves it, makes clients ignore the event."""
+    """`lint` reports an event that clients ignore, because of a space before its first line."""
     body = b" " + kit.delta(content="Hi") + kit.delta("stop") + b"data: [DONE]\n\n"
     save(tmp_path / "c.yaml", [kit.interaction("Hi", ResponseStream((Chunk(0, body),)))])
     done = run("lint", tmp_path)
@@ -126,7 +126,7 @@ def test_lint_finds_an_event_that_clients_ignore(run: Callable[..., CommandResul
 def test_lint_finds_cassettes_that_no_test_names(
     run: Callable[..., CommandResult], conversation: Path, tmp_path: Path, cassette: str, test: str, used: bool
 ) -> None:
-    """A cassette is named by the default path of a test or by a string in its code, not by a comment."""
+    """`lint` reports a cassette that no test names by its default path or in a string; a comment does not count."""
     path = tmp_path / "tests" / "cassettes" / cassette
     path.parent.mkdir(parents=True)
     conversation.rename(path)
@@ -139,7 +139,7 @@ def test_lint_finds_cassettes_that_no_test_names(
 def test_lint_refuses_a_missing_folder_of_tests(
     run: Callable[..., CommandResult], conversation: Path, tmp_path: Path
 ) -> None:
-    """Without this check, every cassette would be a finding."""
+    """`lint` with a folder of tests that does not exist is an error."""
     done = run("lint", conversation, "--tests", tmp_path / "nothing")
     assert done.code == 2
     assert "no such folder" in done.err

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_play_prints_plain_text_without_waits_in_a_pipe(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """Prompts, answers and endings are printed in turns, without colours."""
+    """In a pipe, `play` prints prompts, answers and endings in turn, without colours and waits."""
     assert run("play", conversation) == (
         0,
         """\
@@ -40,7 +40,7 @@ gpt-4: Auf Wiedersehen
 def test_play_prints_parallel_streams_one_after_the_other_in_a_pipe(
     run: Callable[..., CommandResult], parallel: Path
 ) -> None:
-    """Each stream is printed whole, with its number."""
+    """In a pipe, `play` prints parallel streams whole, one after the other, each with its number."""
     assert (
         run("play", parallel).out
         == """\
@@ -61,7 +61,7 @@ def test_play_prints_parallel_streams_one_after_the_other_in_a_pipe(
 def test_play_shows_reasoning_text_refusals_and_tool_calls(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Each kind has lines of its own with a prefix."""
+    """`play` prints reasoning, text, refusals and tool calls on lines of their own, each kind with its prefix."""
     fragments = [
         {"index": 0, "id": "call_1", "function": {"name": "look", "arguments": ""}},
         {"index": 0, "function": {"arguments": '{"city": '}},
@@ -96,7 +96,7 @@ refusal: Not now.
 def test_play_describes_the_ending_of_incomplete_answers(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Broken and unfinished streams, errors, and bodies that are not answers have their endings described."""
+    """`play` describes the endings of broken or unfinished streams, of errors, and of bodies that are no answers."""
     half: dict[str, Any] = {"finish_reason": None, "gap": 0.0, "headers_ms": 0.0}
     error = (Chunk(0, b'{"error": {"message": "slow down"}}'),)
     answers = [
@@ -129,7 +129,7 @@ def test_play_describes_the_ending_of_incomplete_answers(
 def test_commands_make_control_characters_of_texts_visible(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Escape sequences are shown as text, also when they are split over tokens; rich's markup has no effect."""
+    """Commands print escape sequences and rich's markup of a recorded text as plain text."""
     texts = ("\x1b", "]0;owned\x07 [red]x[/] :smile: a\r", "\nb\u202ec \x9b2J")
     asked = "\x1b[2J[bold]Hi"
     save(tmp_path / "c.yaml", [kit.interaction(asked, kit.answer(*texts), system="\x1b]52;c;x\x07")])
@@ -142,7 +142,7 @@ def test_commands_make_control_characters_of_texts_visible(
 
 
 def test_play_shows_a_repeated_system_prompt_once(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
-    """Later turns send the same system prompt again, and it is not printed again."""
+    """`play` prints a system prompt once, if later requests repeat it."""
     turns = [kit.interaction(asked, kit.answer("Ho"), system="Be kind.") for asked in ("Hi", "Hey")]
     save(tmp_path / "c.yaml", turns)
     assert run("play", tmp_path / "c.yaml").out.count("Be kind.") == 1
@@ -192,7 +192,7 @@ def _play(terminal: _Terminal, path: Path, speed: float) -> None:
 
 @pytest.mark.parametrize("speed", [1.0, 4.0])
 def test_play_shows_tokens_at_their_recorded_times(terminal: _Terminal, conversation: Path, speed: float) -> None:
-    """Times are divided by the speed, and a pause between two turns is cut to a second."""
+    """On a terminal, tokens come at their times divided by the speed, and pauses between turns are cut to a second."""
     _play(terminal, conversation, speed)
     moments = {"who are you": 0, "A ": 0.2, "machine": 0.3, ".": 0.4, "stop": 0.6, "Bye": 1.6, "Auf ": 1.8}
     for text, moment in moments.items():
@@ -201,7 +201,7 @@ def test_play_shows_tokens_at_their_recorded_times(terminal: _Terminal, conversa
 
 
 def test_play_shows_parallel_streams_at_the_same_time_on_a_terminal(terminal: _Terminal, parallel: Path) -> None:
-    """Both streams grow in one frame; a stream that has ended stands whole above the other."""
+    """On a terminal, parallel streams grow in one frame; a stream that has ended moves above it."""
     _play(terminal, parallel, 1.0)
     frames = [written for _, written in terminal.log]
     assert any("The " in frame and "Dough" in frame and "stop" not in frame for frame in frames)
@@ -212,7 +212,7 @@ def test_play_shows_parallel_streams_at_the_same_time_on_a_terminal(terminal: _T
 
 
 def test_play_fits_many_long_streams_on_the_screen(terminal: _Terminal, tmp_path: Path, kit: Kit) -> None:
-    """Each running stream shows its last lines; at the end its whole text is there."""
+    """On a small terminal, each running stream shows its last lines, and its whole text at the end."""
     texts = [f"{number} word " for number in range(300)]
     save(tmp_path / "c.yaml", [kit.interaction(f"Q{number}", kit.answer(*texts)) for number in range(4)])
     _play(terminal, tmp_path / "c.yaml", 50.0)
@@ -226,7 +226,7 @@ def test_play_fits_many_long_streams_on_the_screen(terminal: _Terminal, tmp_path
 def test_play_prints_parallel_streams_in_turn_on_a_dumb_terminal(
     terminal: _Terminal, parallel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A terminal that cannot move its cursor gets one stream after the other."""
+    """On a terminal that cannot move its cursor, `play` prints parallel streams one after the other."""
     monkeypatch.setenv("TERM", "dumb")
     _play(terminal, parallel, 1.0)
     assert "\x1b" not in terminal.getvalue()
@@ -236,7 +236,7 @@ def test_play_prints_parallel_streams_in_turn_on_a_dumb_terminal(
 
 @pytest.mark.parametrize("speed", ["-1", "nan", "inf", "fast"])
 def test_play_refuses_an_invalid_speed(run: Callable[..., CommandResult], conversation: Path, speed: str) -> None:
-    """The usage is printed, with exit code 2."""
+    """`play` with an invalid speed prints its usage, with exit code 2."""
     done = run("play", f"--speed={speed}", conversation)
     assert done.code == 2
     assert "--speed" in done.err

@@ -19,7 +19,7 @@ HEADING = "file\tnumber\tagent\tprovider\tmodel\tasked\tchunks\tseconds\tend\tto
 def test_show_prints_one_line_for_each_interaction_in_a_pipe(
     run: Callable[..., CommandResult], conversation: Path
 ) -> None:
-    """Tabs stand between the values, so that `cut` and `awk` find them."""
+    """In a pipe, `show` prints one line for each interaction, with tabs between the values."""
     done = run("show", conversation)
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
@@ -32,7 +32,7 @@ def test_show_prints_one_line_for_each_interaction_in_a_pipe(
 def test_show_prints_the_other_files_when_one_is_damaged(
     run: Callable[..., CommandResult], conversation: Path, parallel: Path
 ) -> None:
-    """The damage is reported on stderr and by exit code 1."""
+    """`show` prints readable files, reports a damaged one on stderr, and returns exit code 1."""
     conversation.write_text("interactions:\n", encoding="utf-8")
     done = run("show", conversation.parent)
     assert done.code == 1
@@ -43,7 +43,7 @@ def test_show_prints_the_other_files_when_one_is_damaged(
 def test_show_prints_the_address_of_requests_that_are_not_to_a_model(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Without a prompt, method and address stand in its column."""
+    """For a request without a prompt, `show` prints method and address in the column of prompts."""
     answer = ResponseStream((Chunk(0, b"x"),))
     save(tmp_path / "c.yaml", [kit.interaction("", answer, uri="https://x.test/a", method="GET", request_body=b"")])
     row = run("show", tmp_path / "c.yaml").out.splitlines()[1]
@@ -53,7 +53,7 @@ def test_show_prints_the_address_of_requests_that_are_not_to_a_model(
 def test_show_prints_the_token_counts_of_the_provider(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """The counts stand in the table and in the full form."""
+    """`show` prints the provider's token counts, in the table and for a single interaction."""
     usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 34}})
     answer = kit.answer("Hi")
     chunks = (*answer.chunks[:-1], Chunk(0, f"data: {usage}\n\n".encode()), answer.chunks[-1])
@@ -63,7 +63,7 @@ def test_show_prints_the_token_counts_of_the_provider(
 
 
 def test_show_number_prints_one_interaction_in_full(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """The full form has request, answer, ending and the chunk map."""
+    """`show` with a number prints request, answer, ending and chunk map of that interaction."""
     assert run("show", conversation, "--number", "2") == (
         0,
         f"""\
@@ -100,7 +100,7 @@ chunks    4, 429 bytes
 def test_show_number_is_refused_when_it_is_too_large_or_of_several_files(
     run: Callable[..., CommandResult], conversation: Path
 ) -> None:
-    """The message gives the number of interactions; a number needs a single file."""
+    """`show` with a number that is too large, or with a number and several files, is an error."""
     done = run("show", conversation, "-n", "3")
     assert done.code == 2
     assert "has 2 interactions; there is no number 3" in done.err
@@ -109,7 +109,7 @@ def test_show_number_is_refused_when_it_is_too_large_or_of_several_files(
 
 
 def test_show_and_play_name_the_agent_of_a_request(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
-    """Requests of the framework are labelled with the path of aliases of their agent."""
+    """`show` and `play` print the aliases of the agent that sent a request."""
     save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer("Ho"), agent="WRITER/OPENAI_AGENT#1")])
     assert run("show", tmp_path / "c.yaml").out.splitlines()[1].split("\t")[2] == "WRITER/OPENAI_AGENT#1"
     assert "agent     WRITER/OPENAI_AGENT#1" in run("show", tmp_path / "c.yaml", "-n", "1").out
@@ -119,7 +119,7 @@ def test_show_and_play_name_the_agent_of_a_request(run: Callable[..., CommandRes
 def test_commands_accept_a_request_without_a_response(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """A connection that failed before a response is a valid recording."""
+    """Commands accept a recording of a connection that failed before its response."""
     failed = ResponseStream(status=0, reason="", end="raise ConnectError: refused", complete=False)
     save(tmp_path / "c.yaml", [kit.interaction("Hi", failed)])
     assert "\tbroken: ConnectError\t" in run("show", tmp_path / "c.yaml").out

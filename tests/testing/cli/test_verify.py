@@ -1,4 +1,4 @@
-"""`verify`: damage of cassettes, bodies that cannot be decoded, and the endings of streams."""
+"""`verify`: damaged cassettes, bodies that cannot be decoded, and the endings of streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def foreign(path: Path, body: str | bytes, **response: Any) -> None:
 def test_verify_prints_one_line_for_each_file(
     run: Callable[..., CommandResult], conversation: Path, parallel: Path
 ) -> None:
-    """The line has the size of the file, and the endings of its streams."""
+    """`verify` prints one line for each file, with its size and the endings of its streams."""
     assert run("verify", conversation, parallel) == (
         0,
         f"ok\t{conversation}\t2 interactions, 9 chunks: 2 stop\nok\t{parallel}\t2 interactions, 9 chunks: 2 stop\n",
@@ -37,7 +37,7 @@ def test_verify_prints_one_line_for_each_file(
 
 
 def test_verify_accepts_recorded_failures(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
-    """Recorded failures are no problems of a file with checksums."""
+    """`verify` accepts recorded failures in a file with checksums."""
     path = tmp_path / "c.yaml"
     answers = [
         kit.answer("Hi"),
@@ -54,7 +54,7 @@ def test_verify_accepts_recorded_failures(run: Callable[..., CommandResult], tmp
 def test_verify_rejects_a_stream_without_end_when_there_are_no_checksums(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Without checksums the provider may have stopped there, or the file may have been cut."""
+    """`verify` rejects a stream without a final event in a file without checksums, which may have been cut."""
     foreign(tmp_path / "whole.yaml", (kit.delta("stop", content="Hi") + b"data: [DONE]\n\n").decode())
     foreign(tmp_path / "half.yaml", kit.delta(content="Hi").decode())
     done = run("verify", tmp_path)
@@ -76,7 +76,7 @@ def test_verify_rejects_a_stream_without_end_when_there_are_no_checksums(
 def test_verify_names_the_damage(
     run: Callable[..., CommandResult], conversation: Path, old: str, new: str, says: str
 ) -> None:
-    """File, interaction and reason stand in the one line of the file."""
+    """`verify` prints file, interaction and reason of the damage in one line."""
     conversation.write_text(conversation.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     done = run("verify", conversation)
     assert done.code == 1
@@ -96,7 +96,7 @@ def test_verify_names_the_damage(
 def test_verify_rejects_a_body_that_cannot_be_decoded(
     run: Callable[..., CommandResult], tmp_path: Path, body: str | bytes, says: str
 ) -> None:
-    """An agent would fail on such a body, too."""
+    """`verify` rejects a body that an agent could not decode."""
     foreign(tmp_path / "c.yaml", body, headers={"content-encoding": ["br"]})
     done = run("verify", tmp_path)
     assert done.code == 1
@@ -106,7 +106,7 @@ def test_verify_rejects_a_body_that_cannot_be_decoded(
 def test_verify_finds_the_cassettes_in_a_folder(
     run: Callable[..., CommandResult], conversation: Path, tmp_path: Path
 ) -> None:
-    """Damaged cassettes are found; hidden folders and other YAML and JSON files are left out."""
+    """`verify` of a folder finds damaged cassettes, and leaves out hidden folders and other YAML and JSON files."""
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / ".venv").mkdir()
     text = conversation.read_text(encoding="utf-8")

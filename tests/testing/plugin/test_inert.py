@@ -53,7 +53,7 @@ def test_fails():
 
 
 def test_plugin_changes_nothing_for_tests_that_do_not_use_it(pytester: pytest.Pytester) -> None:
-    """Names, outcomes and warnings of tests are the same with the plugin and without it."""
+    """Pytest prints the same names, outcomes and warnings of a project's tests with the plugin and without it."""
     pytester.makeini(
         "[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:randomly -p no:cacheprovider\n"
         "asyncio_default_fixture_loop_scope = function\n"
@@ -99,7 +99,7 @@ def test_options_ini_names_and_fixtures_collide_with_no_other_plugin() -> None:
 
 
 def test_plugin_has_no_autouse_fixtures() -> None:
-    """An autouse fixture would be set up for every test of every project."""
+    """The source of the plugin has no autouse fixture, which would be set up for every test of every project."""
     for name in plugin.PARTS:
         assert "autouse" not in inspect.getsource(import_module(name))
 
@@ -121,7 +121,7 @@ def test_plugin_imports_pytest_and_the_standard_library_only() -> None:
 
 
 def test_plugin_can_be_disabled(pytester: pytest.Pytester) -> None:
-    """The option `-p no:miniagents` removes all of it."""
+    """With the option `-p no:miniagents`, the help of pytest has no option of the plugin."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     result = pytester.runpytest_inprocess("--help", "-p", "no:miniagents")
     result.stdout.no_fnmatch_line("*miniagents*seed*")
