@@ -485,7 +485,7 @@ def test_S1_S2_S4_S5_S6_S10_S13_S20_S33_S34_P17_streams_that_end(
 
 
 @cells(BYTES)
-def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
+def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_same_events_in_other_bytes(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Other cuts, line ends and compression give consumers the right message; unreadable bytes give an error."""
@@ -493,7 +493,7 @@ def test_S7_S8_S9_S12_S14_S15_S27_S28_S30_bytes_in_other_forms(
 
 
 @cells(EVENTS)
-def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S35_S36_P4_P7_P8_P9_P13_events_that_are_others(
+def test_S3_S11_S16_S17_S18_S19_S21_S22_S23_S35_S36_P4_P7_P8_P9_P13_unknown_repeated_or_invalid_events(
     row: Row, api: API, consumer: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Unknown, repeated or invalid events give consumers the right message, or an error where the API reveals them."""

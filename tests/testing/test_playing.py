@@ -52,7 +52,7 @@ PACED = _stream(Chunk(1000, b"1"), Chunk(2000, b"2"), Chunk(500, b"3"), headers_
 @pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("pace", [0.0, 0.5, 1.0])
 async def test_chunks_arrive_at_fixed_moments_when_the_reader_is_slow(pace: float) -> None:
-    """Each chunk is due at a moment counted from the start of the request, so a slow reader delays no later chunk."""
+    """Each chunk comes at its time after the request, so that a slow reader delays no later chunk."""
     start, moments = now(), []
     async for _ in aplay(PACED, start, pace):
         moments.append(now() - start)

@@ -83,7 +83,7 @@ def test_provider_stream_is_complete_after_its_number_of_bytes(stream: ProviderS
 
 @pytest.mark.parametrize(("api", "quirk"), [(api, quirk) for api in QUIRKS for quirk in QUIRKS[api]])
 def test_each_quirk_changes_the_bytes_and_not_the_message(api: API, quirk: str) -> None:
-    """Each quirk changes the bytes of an answer with all fields, and not the message."""
+    """Each quirk of a provider changes the bytes of a scripted answer, but not the message that our decoder gets."""
     step = Step(
         ["one", " two 😀"],
         reasoning=["so", " so"],

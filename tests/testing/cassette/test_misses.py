@@ -188,7 +188,7 @@ async def test_a_miss_shows_a_long_text_around_its_first_difference(kit: Kit) ->
 
 
 def test_near_misses_find_the_most_similar_text_of_many() -> None:
-    """Among a thousand recordings that differ in one text, the miss names the one with the most similar text."""
+    """When a thousand recordings differ in one text, the miss names the one with the most similar text."""
     recorded = [_asked("chat", f"Question {number}: {'why ' * 200}?") for number in range(1000)]
     places = Index(recorded, Matching()).places
     live = _request("chat", f"Question 623: {'why ' * 200}not?")

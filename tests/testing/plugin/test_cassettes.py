@@ -179,7 +179,7 @@ def test_after():
 
 
 def test_interactions_left_are_no_error_when_the_test_has_not_run(project: Project, cassettes: Path) -> None:
-    """A test that was skipped, failed or could not start gets no second error for its cassette."""
+    """A test that was skipped or has failed gets no second error for interactions that it did not play."""
     for name in ("test_skips", "test_cannot_begin", "test_fails"):
         record(cassettes / "test_it" / f"{name}.yaml", "one")
     result = project(

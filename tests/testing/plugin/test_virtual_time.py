@@ -178,7 +178,7 @@ def test_marker_goes_before_the_anyio_backend_of_the_project(project: Project) -
 
 
 def test_fixture_runs_coroutines_in_a_test_that_is_not_async(project: Project) -> None:
-    """Each run starts at time 0, and `time()` is the end of the last run."""
+    """In a sync test, each `run` of the fixture starts at time 0, and `time()` is the end of the last run."""
     result = project(
         "def test_virtual(virtual_clock):\n"
         "    assert virtual_clock.time() == 0\n"
@@ -230,7 +230,7 @@ def test_race(seed):
     ids=["asyncio", "anyio", "fixture", "function"],
 )
 def test_test_runs_under_each_of_its_schedules(project: Project, definition: str, ini: str) -> None:
-    """Each schedule is a test case; a failure names the seed, and the option for that seed gives the same result."""
+    """With `schedules`, a test runs once for each seed; a failure names the seed, with which it can be repeated."""
     every = project(definition, "-rA", ini=ini)
     outcomes = every.parseoutcomes()
     assert outcomes["passed"] + outcomes["failed"] == 20
@@ -248,7 +248,7 @@ def test_test_runs_under_each_of_its_schedules(project: Project, definition: str
 
 
 def test_option_for_a_seed_goes_before_the_marker(project: Project) -> None:
-    """A marker can fix the seed, and the option replaces it."""
+    """The option for a seed overrides a seed in the marker."""
     source = (
         "@pytest.mark.miniagents_virtual_time(seed=7)\n"
         "async def test_seed():\n"
@@ -259,7 +259,7 @@ def test_option_for_a_seed_goes_before_the_marker(project: Project) -> None:
 
 
 def test_hypothesis_can_choose_seeds(project: Project) -> None:
-    """Seeds are plain integers, and async tests with `@given` run on the virtual loop."""
+    """Hypothesis can draw seeds, which are plain integers, and async tests with `@given` run in virtual time."""
     result = project(
         "from hypothesis import given, settings, strategies as st\n"
         f"async def race():{RACE}\n"
