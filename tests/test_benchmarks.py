@@ -34,7 +34,7 @@ def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 async def test_benchmark_returns_a_table(script: str) -> None:
-    """Each row and each curve has quartiles in order, and is a line of the Markdown table."""
+    """Each result of a benchmark has its quartiles in order, and is a line of the Markdown table."""
     measure = import_module("benchmarks.measure")
 
     table = await import_module(f"benchmarks.{script}").benchmark(measure.Plan(quick=True))

@@ -60,7 +60,7 @@ async def test_new_history_is_empty(history: ChatHistory) -> None:
 async def test_H2_history_stores_the_text_that_arrived_of_a_failed_message(
     history: ChatHistory, error: Exception
 ) -> None:
-    """The text before the error is stored as interrupted; the next message is stored too; the error is raised last."""
+    """If a message fails, its text so far is stored as interrupted, the next message too, and the error is raised."""
     async with MiniAgents():
         with pytest.raises(type(error)):
             await history.aappend([streamed("half an", " answ", error=error), "next"])

@@ -72,7 +72,7 @@ def _answers(name: str) -> list[str]:
 
 
 def test_conversation_prints_token_by_token(play: Callable[..., Shown]) -> None:
-    """User and assistant take turns, and the assistant's answers are printed completely, in many pieces."""
+    """In the example, user and assistant take turns, and the answers are printed completely, in many pieces."""
     shown = play("conversation", 0)
     answers = _answers("conversation")
     assert re.sub(r"\s+", " ", shown.text).count("ASSISTANT: ") == shown.text.count("USER: ") == len(answers) == 3
@@ -83,20 +83,20 @@ def test_conversation_prints_token_by_token(play: Callable[..., Shown]) -> None:
 
 
 def test_parallel_agents_prints_answers_in_the_order_of_the_experts(play: Callable[..., Shown]) -> None:
-    """Answers are printed in the order of the experts, even if a later expert answers first."""
+    """The example prints answers in the order of the experts, even if a later expert answers first."""
     text = play("parallel_agents").text
     assert re.findall(r"^(A \w+): Patience", text, re.MULTILINE) == ["A sailor", "A baker", "A programmer"]
 
 
 def test_writer_critic_ends_when_the_critic_is_content(play: Callable[..., Shown]) -> None:
-    """Writer and critic take turns until the critic is content."""
+    """In the example, writer and critic take turns until the critic is content."""
     text = play("writer_critic").text
     assert re.findall(r"^(\w+): ", text, re.MULTILINE) == ["WRITER", "CRITIC"] * 2
     assert text.rstrip().endswith("exactly so.")
 
 
 def test_split_stream_numbers_each_paragraph(play: Callable[..., Shown]) -> None:
-    """Three paragraphs are printed, each after its number."""
+    """The example prints three paragraphs, each after its number."""
     text = play("split_stream").text
     assert re.findall(r"^\[(\d)\] (\w+)", text, re.MULTILINE) == [("1", "At"), ("2", "By"), ("3", "In")]
 
@@ -110,7 +110,7 @@ def test_markdown_history_continues_in_a_second_chat(play: Callable[..., Shown],
 
 
 def test_panel_prints_sentences_and_the_moderator_last(play: Callable[..., Shown]) -> None:
-    """Each sentence is printed with its speaker's name; the moderator speaks after all others."""
+    """The panel example prints each sentence with its speaker's name, and the moderator's sentences last."""
     print_sentences = runpy.run_path(str(ROOT / "examples" / "panel.py"))["print_sentences"]
     text = play("panel", AsyncAnthropic(api_key="none"), print_sentences()).text
     speakers = re.findall(r"^ *(\w+): [A-Z].*[.!?]$", text, re.MULTILINE)

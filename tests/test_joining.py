@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 async def test_join_passes_tokens_on_unchanged() -> None:
-    """The tokens of the messages come one by one, and the delimiter is a token between two messages."""
+    """A joined message streams the tokens of its messages unchanged, and the delimiter as a token between two."""
     async with MiniAgents():
         joined = join_messages([streamed("a", "b"), streamed("c")], "--")
         assert [token async for token in joined] == ["a", "b", "--", "c"]
@@ -35,7 +35,7 @@ async def test_join_passes_tokens_on_unchanged() -> None:
 
 
 async def test_join_streams_before_later_messages_exist() -> None:
-    """The first message streams through while the second has not been sent."""
+    """A joined message streams its first message while the second has not been sent yet."""
     async with MiniAgents():
         second = asyncio.Event()
 
@@ -70,7 +70,7 @@ async def test_join_gives_the_text_of_str_join(messages: Any, delimiter: str | N
 
 
 async def test_join_strips_leading_newlines_when_asked() -> None:
-    """Newlines at the start of each message are removed, even if they are tokens of their own; others stay."""
+    """`strip_leading_newlines` drops newlines at the start of each message, even as tokens of their own."""
     async with MiniAgents():
         joined = join_messages(
             [streamed("\n", "\n\na\n", "\nb"), "\r\nc", streamed("\n")], "-", strip_leading_newlines=True
@@ -116,7 +116,7 @@ async def test_joined_message_references_the_original_messages() -> None:
 
 
 async def test_join_raises_an_error_after_the_tokens_before_it() -> None:
-    """All tokens before the error are read, and the error is that of the message that failed."""
+    """If a joined message fails, readers get all tokens before the failure, and then the failed message's error."""
     async with MiniAgents():
         joined = join_messages([streamed("a"), streamed("b", error=ValueError("broken")), "c"], "-")
         tokens = []

@@ -170,7 +170,7 @@ def pipes(environment: dict[str, str]) -> Iterator[Person]:
 
 
 def test_example_prints_a_token_before_the_answer_is_complete(terminal: Person, server: ProviderServer) -> None:
-    """The first word is on the screen while the provider has not sent the second."""
+    """The example shows the first word of an answer while the provider has not sent the second."""
     terminal.types("Hello" + ENTER)
     terminal.waits_for("ASSISTANT: One ")
     assert "two" not in terminal.seen
@@ -195,7 +195,7 @@ def test_exit_ends_the_example(terminal: Person, server: ProviderServer) -> None
 
 @pytest.mark.parametrize("key", [CTRL_C, CTRL_D], ids=["ctrl_c", "ctrl_d"])
 def test_ctrl_c_or_ctrl_d_at_the_prompt_ends_the_example(terminal: Person, key: str) -> None:
-    """Both keys end the example with status 0 and without a traceback."""
+    """Ctrl-C and Ctrl-D at the prompt end the example with status 0 and without a traceback."""
     terminal.types(key)
     assert terminal.waits_for_the_end() == 0
     assert "Traceback" not in terminal.seen
@@ -228,7 +228,7 @@ def test_example_reads_piped_input(pipes: Person, server: ProviderServer) -> Non
 
 
 def test_piped_exit_ends_the_example(pipes: Person, server: ProviderServer) -> None:
-    """Lines after "exit" are not read."""
+    """The example ends at the piped line "exit", and does not read the lines after it."""
     pipes.types("exit\nHello\n")
     assert pipes.waits_for_the_end() == 0
     assert server.calls == ()

@@ -115,7 +115,7 @@ async def test_split_handles_10_mb_in_small_tokens() -> None:
 
 
 async def test_split_streams_one_part_of_10_mb() -> None:
-    """A text without a delimiter is not searched again from its start, and not held back."""
+    """A split of a 10 MB text without a delimiter gives one part, and does not search the text again for each token."""
     async with MiniAgents():
         [part] = await split_messages(streamed(TOKENS_OF_10_MB))
 
@@ -148,7 +148,7 @@ async def test_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_C19_agent_can_reply_lists_nested_100_000_deep() -> None:
-    """Nested lists are flattened without recursion."""
+    """An agent's reply of lists nested 100,000 deep arrives flat, without recursion."""
     nested: list[Any] = ["the core"]
     for _ in range(100_000):
         nested = [nested]
@@ -164,7 +164,7 @@ async def test_C19_agent_can_reply_lists_nested_100_000_deep() -> None:
 
 
 async def test_C21_replies_forwarded_by_1_000_agents_create_a_task_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forwarded sequence is a reference: no agent copies its messages."""
+    """Replies that 1,000 agents forward create one task for each agent, because no agent copies messages."""
     counts = Counts(monkeypatch)
     async with MiniAgents():
         counts.restart()
@@ -297,7 +297,7 @@ class Endless(httpx2.AsyncByteStream):
 
 
 async def test_event_of_100_mb_is_refused_in_bounded_memory() -> None:
-    """The stream is stopped with an error early, and the program does not hold the event in memory."""
+    """An agent stops an event of 100 MB early with an error, and does not hold the event in memory."""
     body = Endless()
 
     def respond(request: httpx2.Request) -> httpx2.Response:

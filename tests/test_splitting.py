@@ -1,4 +1,4 @@
-"""Splitting messages while they stream (laws 42-44)."""
+"""Splitting messages while they stream; a fence such as three backticks encloses a block of code (laws 42-44)."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ async def test_split_ignores_fences_without_a_code_block_delimiter() -> None:
 
 
 async def test_split_never_joins_two_messages() -> None:
-    """A part belongs to one message, and an open code block ends with its message."""
+    """A part of a split belongs to one message, and an open code block ends with its message."""
     async with MiniAgents():
         assert await contents(["a\n\n```\nb", "c\n\nd"]) == ["a", "```\nb", "c", "d"]
 
 
 async def test_part_streams_before_the_rest_has_arrived() -> None:
-    """Tokens of a part can be read while the source is still streaming."""
+    """A reader gets tokens of a part while the source of the message is still streaming."""
     async with MiniAgents():
         go_on = asyncio.Event()
 
@@ -89,7 +89,7 @@ async def test_part_streams_before_the_rest_has_arrived() -> None:
 
 
 async def test_part_has_the_metadata_of_its_message() -> None:
-    """A part has the fields of its message, those of a provider's answer excepted, and the caller's keywords."""
+    """A part of a split message has the message's fields, without those of one answer, and the caller's keywords."""
     async with MiniAgents():
         answer = AssistantMessage("a\n\nb", mood="calm", model="m", finish_reason="stop")
         first, second = await split_messages([answer], topic="none")
@@ -107,7 +107,7 @@ async def test_part_has_the_metadata_of_its_message() -> None:
 
 
 async def test_part_fails_after_the_text_before_the_error() -> None:
-    """The part that was streaming ends with the error after its tokens; other messages still come."""
+    """If a message fails, its open part has the tokens so far and then the error; other messages still come."""
     async with MiniAgents():
         seen = []
         async for part in split_messages([streamed("a\n\nb", "c\n", error=ValueError("broken")), "d"]):
@@ -122,7 +122,7 @@ async def test_part_fails_after_the_text_before_the_error() -> None:
 
 
 async def test_error_between_parts_is_a_part_of_its_own() -> None:
-    """An error after a complete part fails an additional part, and not the complete one."""
+    """If a message fails right after a complete part, one additional part fails with the error."""
     async with MiniAgents():
         first, failed = [part async for part in split_messages([streamed("a\n\n", error=ValueError("broken"))])]
         assert str(await first) == "a"
@@ -152,7 +152,7 @@ async def test_split_reads_its_source_on_demand() -> None:
 
 
 async def test_cancelled_or_unread_part_stops_no_other() -> None:
-    """Parts share one source: a part that is cancelled or never read leaves the others whole."""
+    """Cancelling one part of a split, or never reading one, leaves the other parts whole."""
     async with MiniAgents():
         seen: list[str] = []
         async for part in split_messages(streamed("a", "b\n\n", "c", "d\n\n", "e")):
@@ -166,7 +166,7 @@ async def test_cancelled_or_unread_part_stops_no_other() -> None:
 
 
 async def test_cancelled_split_fails_its_open_part() -> None:
-    """A part that is still streaming fails when the whole split is cancelled."""
+    """If the whole split is cancelled, the part that is still streaming fails."""
     async with MiniAgents():
         sequence = split_messages(streamed("a", *"b" * 100))
         part = await anext(aiter(sequence))
@@ -176,7 +176,7 @@ async def test_cancelled_split_fails_its_open_part() -> None:
 
 
 async def test_split_refuses_bad_delimiters() -> None:
-    """An empty delimiter, and a fence of different characters, are a `ValueError` at the call."""
+    """`split_messages` raises `ValueError` for an empty delimiter, and for a fence of different characters."""
     async with MiniAgents():
         with pytest.raises(ValueError, match="must not be empty"):
             split_messages("a", "")
@@ -284,7 +284,7 @@ def test_splitter_loses_no_text(text: str, delimiter: str, fence: str | None) ->
 
 @given(TEXTS, DELIMITERS)
 def test_splitter_without_fences_is_str_split(text: str, delimiter: str) -> None:
-    """Without fences the parts are those of `str.split` without the empty ones."""
+    """Without fences, the splitter finds the non-empty parts of `str.split`."""
     assert split(list(text), delimiter, None)[0] == [part for part in text.split(delimiter) if part]
 
 
@@ -307,7 +307,7 @@ def test_split_undoes_join(parts: list[str], delimiter: str) -> None:
 
 @given(TEXTS, DELIMITERS, FENCES, st.lists(st.integers(0, 100), max_size=4))
 def test_part_records_its_separator(text: str, delimiter: str, fence: str | None, places: list[int]) -> None:
-    """`separator` and text of all parts, with the last part's `end_separator`, are the whole text."""
+    """The parts' texts and `separator`s, with the last part's `end_separator`, join to the whole text."""
 
     async def main() -> None:
         async with MiniAgents():
@@ -322,14 +322,14 @@ def test_part_records_its_separator(text: str, delimiter: str, fence: str | None
 
 @given(st.text("ab", max_size=12), DELIMITERS)
 def test_splitter_passes_a_token_without_delimiter_on_unchanged(text: str, delimiter: str) -> None:
-    """A token that cannot be part of a delimiter is not held back, copied or cut."""
+    """The splitter returns a token that cannot be part of a delimiter at once, unchanged and in one piece."""
     if set(text) & set(delimiter):
         return
     assert TextSplitter(delimiter, "```").feed(text) == ([(TEXT, text)] if text else [])
 
 
 def test_splitter_holds_back_only_the_start_of_a_delimiter() -> None:
-    """Text is held back only while it may become a delimiter or a fence."""
+    """The splitter holds text back only while it may become a delimiter or a fence."""
     splitter = TextSplitter("<END>", "```")
     assert splitter.feed("abc<EN") == [(TEXT, "abc")]
     assert splitter.feed("X") == [(TEXT, "<ENX")]

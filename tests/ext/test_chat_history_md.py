@@ -220,7 +220,7 @@ async def test_H18_history_refuses_a_file_with_values_of_an_earlier_version(path
 
 
 async def test_H1_journal_has_each_piece_of_a_message_that_streams(path: Path) -> None:
-    """Each piece is in the journal before the next one arrives; the journal is removed after the record is written."""
+    """While a message streams, each piece is in a journal file at once; the finished record replaces the journal."""
     seen: list[str] = []
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -318,7 +318,7 @@ async def test_H4_append_closes_a_cut_record_with_a_warning(path: Path, caplog: 
 
 
 async def test_H11_append_finds_the_beginning_of_a_long_last_record(path: Path) -> None:
-    """The end of a file is checked even if its last record is longer than the part that is read first."""
+    """`aappend` closes a cut last record, even if the record is longer than the part that it reads first."""
     await ChatHistoryMD(path).aappend(["a" * 300_000, "b" * 200_000])
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - 100)
@@ -550,7 +550,7 @@ async def test_append_makes_a_new_file_when_the_file_is_moved_before_its_lock(
 async def test_append_writes_without_a_lock_when_the_file_system_has_none(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without locks in the file system, whole records are appended; other errors of locking are raised."""
+    """If the file system has no locks, an append writes without one; other errors of locking are raised."""
     code = errno.ENOLCK
 
     def flock(descriptor: int, operation: int) -> None:

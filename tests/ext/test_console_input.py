@@ -101,7 +101,7 @@ async def test_reader_returns_long_input_whole(tmp_path: Path) -> None:
 
 
 async def test_reader_raises_eof_when_stdin_is_empty_or_closed() -> None:
-    """/dev/null, and a stdin that was closed before Python started, have no lines."""
+    """`readline` raises `EOFError` if stdin is /dev/null or was closed before Python started."""
     with open(os.devnull, encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
         assert await all_lines(stdin) == []
     assert await all_lines(None) == []
@@ -115,7 +115,7 @@ async def test_reader_returns_the_lines_of_an_object_in_memory() -> None:
 async def test_reader_uses_a_daemon_thread_when_the_loop_cannot_watch_files(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `add_reader` a daemon thread reads, and a cancelled call loses no line."""
+    """If the loop has no `add_reader`, a daemon thread reads stdin, and a cancelled call loses no line."""
 
     def refuse(*_: object) -> NoReturn:
         raise NotImplementedError
@@ -131,7 +131,7 @@ async def test_reader_uses_a_daemon_thread_when_the_loop_cannot_watch_files(
 
 
 async def test_reader_raises_an_error_of_its_thread() -> None:
-    """The error of a failed read is raised by `readline`."""
+    """`readline` raises the error of a read that failed in the reader's thread."""
 
     class Broken(io.StringIO):
         def readline(self, size: int | None = -1, /) -> NoReturn:
@@ -144,7 +144,7 @@ async def test_reader_raises_an_error_of_its_thread() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
 async def test_reader_raises_eof_when_the_terminal_is_closed() -> None:
-    """When the terminal is closed, the input has ended; the error of the system is not raised."""
+    """`readline` raises `EOFError`, and not the system's error, when the terminal is closed."""
     screen, keyboard = os.openpty()
     os.write(screen, b"last line\n")
     with open(keyboard, encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
@@ -169,7 +169,7 @@ async def test_reader_keeps_text_for_the_next_call(pipe: Pipe) -> None:
 
 
 async def test_cancelled_readline_loses_no_line(pipe: Pipe) -> None:
-    """A cancelled call leaves the input to the next call, and nothing registered in the loop."""
+    """A cancelled `readline` leaves the input to the next call, and no callback in the loop."""
     reader = LineReader.of(pipe.stdin)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.readline(), 0.001)
@@ -189,7 +189,7 @@ async def test_concurrent_calls_get_one_line_each(pipe: Pipe) -> None:
 
 
 async def test_reader_replaces_bytes_that_are_not_utf8(pipe: Pipe) -> None:
-    """Input in another encoding becomes U+FFFD and does not end the program."""
+    """The reader replaces bytes that are not UTF-8 by U+FFFD, and raises no error."""
     pipe.write(b"caf\xe9\n\xff")
     pipe.end()
     assert await all_lines(pipe.stdin) == ["caf\ufffd", "\ufffd"]

@@ -73,7 +73,7 @@ async def test_agents_made_without_a_history_share_none(typed: Callable[[str], N
 async def test_agent_prints_tokens_as_they_arrive(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each token is printed before the next one exists."""
+    """The console agent prints each token before the assistant makes the next one."""
     seen = []
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -101,7 +101,7 @@ async def test_exit_or_the_end_of_input_stops_the_dialog(line: str, typed: Calla
 async def test_agent_asks_again_after_an_empty_line(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Empty lines and lines of spaces are not sent."""
+    """The agent asks again after an empty line or a line of spaces, and does not send it."""
     typed("\n   \nexit now\n")
     assert await create_console_user_agent().trigger() == (UserMessage("exit now"),)
     assert capsys.readouterr().out.count("USER: ") == 3
@@ -184,7 +184,7 @@ async def test_agent_prints_the_text_that_arrived_of_a_failed_message(
 
 
 async def test_agent_raises_stop_dialog_of_the_assistant(typed: Callable[[str], None]) -> None:
-    """`StopDialog` among the messages is raised after all messages are printed."""
+    """If the assistant replies `StopDialog`, the agent prints all messages and then raises it."""
     typed("never read\n")
     with pytest.raises(StopDialog):
         await create_console_user_agent().trigger(["bye", StopDialog()])
@@ -231,7 +231,7 @@ async def test_agent_prints_an_escape_for_a_character_that_stdout_lacks(
 async def test_agent_works_without_stdout_and_stdin(
     typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without stdout (pythonw) nothing is printed; without stdin the dialog stops."""
+    """Without stdout (as in pythonw), the agent prints nothing; without stdin, it stops the dialog."""
     monkeypatch.setattr(sys, "stdout", None)
     typed("ok\n")
     assert len(await create_console_user_agent().trigger("hi")) == 2

@@ -1,4 +1,4 @@
-"""The file format of `ChatHistoryMD`: forged texts, cut files, damage and edits by hand."""
+"""The file format of `ChatHistoryMD`: a record is a message between marks; a journal is one that still streams."""
 
 from __future__ import annotations
 

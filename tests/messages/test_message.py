@@ -62,7 +62,7 @@ ANSWER = AssistantMessage(
     ],
 )
 def test_message_class_sets_the_default_role(message: Message, role: str | None) -> None:
-    """Each class has a default role, and a `role` argument replaces it."""
+    """A message has the default role of its class, unless the constructor gets `role`."""
     assert (message.role, message.content, str(message)) == (role, "x", "x")
 
 
@@ -114,7 +114,7 @@ def test_message_refuses_a_second_initialization() -> None:
 
 
 def test_message_with_parts_has_their_texts_as_its_text() -> None:
-    """Content may be a provider's list of parts; `str` joins their texts and ignores parts without text."""
+    """`str` of a message whose content is a list of parts joins their texts, and skips parts without text."""
     message = UserMessage(
         ["a", {"type": "text", "text": "b"}, {"type": "image", "source": {"data": "..."}}, {"text": 5}]
     )
@@ -303,7 +303,7 @@ def test_message_works_when_nested_ten_thousand_deep() -> None:
 
 
 def test_message_equality_depends_on_class_and_fields() -> None:
-    """The same fields in another class make a different message with a different hash key."""
+    """Messages of different classes are unequal and have different hash keys, even if their fields are equal."""
     assert Message("x", role="user") != UserMessage("x")
     assert Message("x", role="user").hash_key != UserMessage("x").hash_key
     assert len({UserMessage("x") for _ in range(2_000)} | {UserMessage(str(n)) for n in range(2_000)}) == 2_001

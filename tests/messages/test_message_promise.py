@@ -1,4 +1,4 @@
-"""Promises of messages: their tokens, their errors, and when their source is stopped (laws 12, 13, 29)."""
+"""Promises of messages: their tokens, their errors, and when the source of tokens is stopped (laws 12, 13, 29)."""
 
 from __future__ import annotations
 

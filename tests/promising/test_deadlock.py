@@ -103,7 +103,7 @@ async def waits_beside_a_timeout(promise: Awaitable[Any]) -> Any:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 10])
 async def test_C10_a_ring_of_promises_is_an_error(length: int) -> None:
-    """Each resolver awaits the next promise, the last one the first; alone, a promise awaits itself."""
+    """Promises that await each other in a ring, or one that awaits itself, raise `DeadlockError`."""
     async with PromisingContext(unobserved_errors="log"):
         with pytest.raises(DeadlockError, match="would wait for ever: "):
             await ring(*[awaited] * length)[0]

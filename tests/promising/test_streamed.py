@@ -148,7 +148,7 @@ async def test_C24_an_abandoned_on_demand_source_is_closed_when_the_context_exit
 
 
 async def test_C8_each_reader_gets_the_error_after_the_pieces_before_it() -> None:
-    """Each reader gets the pieces before the error, then the same error instance; so does an await."""
+    """If a source fails, each reader gets the pieces before the error and then that error object; so does an await."""
     error = ValueError("broken")
     async with PromisingContext():
         promise = StreamedPromise(Source(2, error=error))
@@ -182,7 +182,7 @@ async def test_C9_failed_promise_raises_one_error_whose_traceback_does_not_grow(
 
 
 async def test_resolver_that_returns_none_resolves_its_promise() -> None:
-    """The promise is resolved with None, and the resolver is called once."""
+    """A promise whose resolver returns `None` resolves to `None`, and calls its resolver once only."""
     calls = []
 
     async def resolver() -> str | None:

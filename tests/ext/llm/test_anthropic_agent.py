@@ -25,7 +25,7 @@ async def ask(agent: Any, *messages: Any) -> AnthropicMessage:
 
 
 async def test_agent_streams_deltas_and_fills_the_fields_of_its_message(kit: Kit) -> None:
-    """The tokens are the provider's deltas; id, model, usage, finish reason and blocks are fields of the message."""
+    """The agent's tokens are the provider's deltas; its message has id, model, usage, finish reason and blocks."""
     wire = kit.Wire(kit.Reply(kit.message("Hel", "lo")))
     async with MiniAgents():
         replies = create_anthropic_agent("m", async_client=wire.anthropic()).trigger("Hi")

@@ -171,7 +171,7 @@ def test_P22_sessions_raise_errors_inside_the_objects_of_each_api(error: Any, ki
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_P22_partial_message_has_the_text_beside_the_error(stream: bool, kit: Kit) -> None:
-    """The text in the event of an error is delivered before the error, unless the request is sent again."""
+    """If an event has text and an error, the text is delivered before the error, unless the request is sent again."""
     error = {"code": 502, "message": "the upstream is gone"}
     last = chunk("lo", finish="error", error=error)
     whole = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "error", "error": error}]}

@@ -142,7 +142,7 @@ def test_S24_valid_index_of_no_open_part_raises_protocol_error() -> None:
 
 
 def test_S36_blocks_and_items_with_equal_indexes_stay_separate() -> None:
-    """Blocks and items that all have index 0 are separate, because each begins after the end of the one before."""
+    """If all blocks or items have index 0, the session keeps them apart, because one ends before the next begins."""
     events = streams()["messages"]
     tool = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     more = [
@@ -207,7 +207,7 @@ def test_S36_session_keeps_one_short_doubt_for_each_field() -> None:
 
 
 async def test_S36_message_has_the_doubts_of_its_stream(kit: Kit) -> None:
-    """The message has a field `doubts`, even if the answer broke off; a plain answer has no such field."""
+    """If a stream, even a broken one, has odd values, the agent's message has a field `doubts`, and else none."""
     odd = [b"data: null\n\n", *kit.chat("Hi")]
     async with MiniAgents():
         for chunks, doubts in ((odd, ("event 1: data is None",)), (kit.chat("Hi"), None)):

@@ -27,7 +27,7 @@ async def ask(agent: Any, *messages: Any) -> OpenAIMessage:
 
 
 async def test_agent_streams_deltas_and_fills_the_fields_of_its_message(kit: Kit) -> None:
-    """The tokens are the provider's deltas; id, model, usage and finish reason are fields of the message."""
+    """The agent's tokens are the provider's deltas, and its message has id, model, usage and finish reason."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 0.1}
     chunks = kit.chat("Hel", "lo")
     chunks[-1:-1] = kit.events({**kit.chat_chunk(), "choices": [], "usage": usage, "system_fingerprint": "fp"})
@@ -110,8 +110,8 @@ async def test_request_repeats_tool_calls_and_has_results_under_their_ids(kit: K
     ]
 
 
-async def test_agent_replies_the_same_message_when_stream_is_false(kit: Kit) -> None:
-    """With `stream=False` of the agent or of the context, the agent asks for one document."""
+async def test_agent_asks_for_one_document_when_stream_is_false(kit: Kit) -> None:
+    """With `stream=False` of agent or context, the agent sends a request for one document, and replies its content."""
     body = {
         "id": "c",
         "model": "m-1",
@@ -273,7 +273,7 @@ async def test_agent_uses_the_responses_api_when_api_is_responses(kit: Kit) -> N
 
 
 async def test_reply_is_available_before_the_request_is_sent(kit: Kit) -> None:
-    """The promise of the reply has its known fields before the messages of the call are complete."""
+    """A caller gets the promise of the reply, with its known fields, before the messages of the call are complete."""
     wire = kit.Wire(kit.Reply(kit.chat("Hi")))
     agent = create_openai_agent("m", async_client=wire.openai(), reply_metadata={"mood": "calm", "turn": 3})
     async with MiniAgents():
@@ -290,7 +290,7 @@ async def test_reply_is_available_before_the_request_is_sent(kit: Kit) -> None:
 
 
 async def test_agent_raises_value_error_when_there_is_no_message_to_answer(kit: Kit) -> None:
-    """Without messages, or with errors and interrupted answers only, no request is sent."""
+    """If a call has no messages, or errors and interrupted ones only, the agent raises and sends no request."""
     wire = kit.Wire()
     agent = create_openai_agent("m", async_client=wire.openai(), alias="WRITER")
     for messages in ([], [ErrorMessage("no")], [AssistantMessage("ha", interrupted=True)]):

@@ -260,7 +260,7 @@ def test_P24_messages_prompt_keeps_white_space_beside_words() -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_P25_request_has_replacement_characters_for_lone_surrogates(provider: str, kit: Kit) -> None:
-    """Each lone surrogate in a string or key of a request becomes U+FFFD; a pair becomes its character."""
+    """A request has U+FFFD for each lone surrogate in its strings and keys, and a character for a pair."""
     half, pair = "a\ud83d", "\ud83d\ude00"
     create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
     wire = kit.Wire(kit.Reply(kit.chat("ok") if provider == "openai" else kit.message("ok")))

@@ -1,4 +1,4 @@
-"""The state machine of chat completions, with streams of OpenAI, Azure and compatible servers."""
+"""The session of chat completions, which reads the chunks of OpenAI, Azure and compatible servers into an outcome."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def outcome(*items: Any, n: int | None = None) -> Outcome:
 
 
 def test_session_returns_text_id_model_and_finish_reason_of_a_stream() -> None:
-    """The deltas make the content; id, model and finish reason are those of the chunks."""
+    """The outcome of a plain chat stream has its joined deltas, id, model and finish reason."""
     result = outcome(chunk(choice("", role="assistant")), chunk(choice("Hel")), chunk(choice("lo")), STOP, DONE)
     assert (result.content, result.finish_reason, result.id, result.model) == ("Hello", "stop", "c", "m")
     assert result.complete
@@ -231,7 +231,7 @@ def test_P7_session_reads_the_first_and_last_chunks_of_azure() -> None:
 
 
 def test_P8_P9_session_accepts_missing_null_and_repeated_roles_and_deltas() -> None:
-    """The text is complete if roles or deltas are missing, null or repeated."""
+    """Chunks with missing, null or repeated roles or deltas give the complete text."""
     deltas: list[dict[str, Any]] = [
         {"index": 0, "delta": {"content": "a"}},
         {"index": 0, "delta": {"role": "assistant", "content": "b"}},
@@ -298,7 +298,7 @@ def test_P11_new_name_without_id_and_index_begins_a_call() -> None:
 
 
 def test_session_returns_function_call_and_custom_tools_as_tool_calls() -> None:
-    """The older `function_call` and calls of custom tools become tool calls."""
+    """The older `function_call` field and calls of custom tools become `tool_calls` of the outcome."""
     old = [
         chunk(choice(function_call={"name": "f", "arguments": "{"})),
         chunk(choice(function_call={"arguments": "}"})),
@@ -408,7 +408,7 @@ def test_S31_session_joins_surrogate_halves_of_different_deltas(text: str, data:
 
 @given(st.lists(st.text(st.sampled_from("a\ud83d\ude00é"), max_size=4), max_size=6))
 def test_S31_lone_surrogates_are_replaced_and_set_lossy(pieces: list[str]) -> None:
-    """Each lone surrogate in content and arguments becomes U+FFFD, and `lossy` is True."""
+    """The outcome has U+FFFD for each lone surrogate in content and arguments, and `lossy` is True."""
     call = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "".join(pieces)}}
     result = outcome(*(chunk(choice(piece)) for piece in pieces), chunk(choice(tool_calls=[call])), STOP, DONE)
     whole = "".join(pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,4 +1,4 @@
-"""The state machine of Anthropic's messages API."""
+"""The session of Anthropic's messages API, which reads the events of one answer into an outcome."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ PLAIN = [START, *text(0, "a", "b"), *end()]
 
 
 def test_session_returns_text_id_model_and_finish_reason_of_a_stream() -> None:
-    """The text deltas make the content; id, model, stop reason and blocks are in the outcome."""
+    """The outcome of a plain message has its joined text deltas, id, model, stop reason and blocks."""
     result = outcome(*PLAIN)
     assert (result.content, result.finish_reason, result.provider_finish_reason) == ("ab", "stop", "end_turn")
     assert (result.id, result.model, result.complete) == ("msg", "m", True)
@@ -91,7 +91,7 @@ def test_session_takes_the_last_value_of_each_count() -> None:
 
 
 def test_content_joins_text_blocks_without_a_separator() -> None:
-    """Text blocks before and after citations and tools of the server are joined unchanged."""
+    """The content joins the text blocks of a message, also around citations and server tools, without a separator."""
     cited = block(
         2,
         {"type": "text_delta", "text": "cited "},
@@ -172,7 +172,7 @@ def test_S22_unknown_events_and_pings_change_nothing(place: int, unknown: dict[s
 
 
 def test_S23_unknown_blocks_are_kept_unchanged() -> None:
-    """Unknown blocks stay in the outcome, unknown deltas are counted, and the text is complete."""
+    """The outcome keeps unknown blocks unchanged and counts unknown deltas, and its text is complete."""
     new = block(0, {"type": "sparkle_delta", "sparkle": 1}, type="sparkle", data={"x": 1})
     compaction = block(1, {"type": "compaction_delta", "content": "short"}, type="compaction", content=None)
     result = outcome(START, *new, *compaction, *text(2, "a"), *end())

@@ -1,4 +1,4 @@
-"""The state machine of OpenAI's Responses API."""
+"""The session of OpenAI's Responses API, which reads the events of one answer into an outcome and notes doubts."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_S19_S37_swapped_events_raise_protocol_error_or_give_the_same_text(place
 
 
 def test_S37_text_after_a_gap_is_withheld_until_the_whole_text_arrives() -> None:
-    """If a gateway leaves out events, the text after the gap is delivered with the whole text of its part."""
+    """If an event is missing, later deltas are withheld until the whole text of their part arrives."""
     stream = [event for event in PLAIN if event["type"] != "response.content_part.added"]
     session = ResponsesSession()
     assert [feed(session, [event]) for event in stream] == ["", "", "", "", "ab", "", "", ""]
@@ -188,7 +188,7 @@ def test_S37_error_event_with_a_wrong_sequence_number_raises_its_error(kind: str
 
 
 def test_S37_gap_raises_protocol_error_when_no_whole_text_confirms_the_answer() -> None:
-    """If the last event has no output, a gap that may hold a whole item is an error."""
+    """If the last event has no output, a gap in the sequence numbers that may hide an item is an error."""
     bare = [*PLAIN[:-1], {**PLAIN[-1], "response": response("completed")}]
     assert outcome(*bare).content == "ab"
     assert outcome(*bare[:2], *bare[3:]).content == "ab"  # a lost item would leave a gap of two events at least
@@ -234,7 +234,7 @@ def test_session_takes_missing_deltas_from_the_whole_text_of_a_part(kept: int) -
 
 
 def test_session_takes_text_without_deltas_from_items_and_responses() -> None:
-    """Without deltas, the text is taken from the finished item or from the finished response."""
+    """If no delta was sent, the session takes the text from the finished item or the finished response."""
     assert outcome(CREATED, *item(0, message_item("ab")), end(output=[message_item("ab")])).content == "ab"
     assert outcome(CREATED, end(output=[message_item("a"), message_item("b")])).content == "ab"
     assert outcome(CREATED, *text_item(0, "ab"), end(output=[])).content == "ab"
@@ -288,7 +288,7 @@ def test_session_returns_tool_calls_from_deltas_or_finished_items() -> None:
 
 
 def test_outcome_has_the_partial_call_of_an_unfinished_response() -> None:
-    """The outcome of a response that broke off has the arguments so far."""
+    """If a response breaks off in a tool call, the outcome has the call with its arguments so far."""
     session = ResponsesSession()
     started = item(0, call(""), {"type": "response.function_call_arguments.delta", "delta": '{"x'})[:-1]
     feed(session, [CREATED, *started])

@@ -111,7 +111,7 @@ VECTORS: dict[str, tuple[str, list[Event]]] = {
 
 @pytest.mark.parametrize(("stream", "expected"), VECTORS.values(), ids=VECTORS.keys())
 def test_S6_S8_S11_S14_S15_decoder_follows_the_standard(stream: str, expected: list[Event]) -> None:
-    """Each case gives the events of the standard, whole, byte by byte, and cut in two anywhere."""
+    """The decoder gives the standard's events for each known stream, whole, byte by byte, and cut in two anywhere."""
     data = stream.encode()
     assert by_the_standard(data) == expected
     assert decode(data) == expected

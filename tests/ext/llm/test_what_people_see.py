@@ -78,7 +78,7 @@ async def test_X10_P20_errors_and_tracebacks_hold_no_key_and_no_control_characte
 
 @pytest.mark.parametrize("session", [ChatSession, MessagesSession, ResponsesSession], ids=lambda kind: kind.__name__)
 def test_X10_error_of_a_session_holds_no_control_characters(session: type[Session]) -> None:
-    """The text of a session's error is escaped, even without an agent."""
+    """The text of an error that a session raises without an agent has control characters escaped."""
     event = {"type": "error", "error": {"message": PAYLOAD, "type": PAYLOAD}}
     with pytest.raises(errors.ProviderError) as caught:
         session().feed(ServerSentEvent(json.dumps(event).encode()))
