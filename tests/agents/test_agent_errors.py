@@ -125,7 +125,7 @@ async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
     assert error.__notes__ == ["Raised in agent AGENT"]
 
 
-async def test_early_finish_waits_for_awaitables_unless_told_otherwise() -> None:
+async def test_early_finish_waits_for_awaitables_unless_await_now_is_false() -> None:
     """`afinish_early` waits for the agent's awaitables, and with `await_now=False` ends the replies without them."""
 
     @miniagent

@@ -130,7 +130,7 @@ def test_freeze_makes_containers_immutable(value: Any, frozen: Any) -> None:
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=[f"{type(leaf).__name__}{n}" for n, leaf in enumerate(LEAVES)])
-def test_freeze_returns_an_allowed_leaf_itself(leaf: Any) -> None:
+def test_freeze_returns_a_plain_value_itself(leaf: Any) -> None:
     """`freeze` returns a value of an allowed plain type as the same object, alone and in a container."""
     assert freeze(leaf) is leaf
     assert freeze([leaf])[0] is leaf
@@ -203,7 +203,7 @@ class CountWithAttributes(int):
     """An int subclass whose instances can have attributes."""
 
 
-def test_freeze_makes_instances_of_leaf_subclasses_plain() -> None:
+def test_freeze_makes_instances_of_str_and_int_subclasses_plain() -> None:
     """An instance of a str or int subclass becomes a plain str or int, without its attributes, which may be mutable."""
     text = TextWithAttributes("a")
     text.attribute = []  # type: ignore[attr-defined]
@@ -431,7 +431,7 @@ def test_frozen_dict_can_annotate_fields_of_any_pydantic_model() -> None:
 # --- equality, hash, hash_key
 
 
-def test_hashes_differ_for_different_leaves() -> None:
+def test_hashes_differ_for_different_plain_values() -> None:
     """Different plain values have different hash keys, alone and in a tuple, as do a value and its text."""
     lookalikes = [
         {"$decimal": "1.0"}, {"$bytes": ""}, {"$text": "7aCA"}, {"$float": "inf"}, {"$$float": "inf"},

@@ -163,7 +163,7 @@ async def test_request_converts_tool_calls_of_other_providers(kit: Kit) -> None:
     ]
 
 
-async def test_agent_replies_the_same_message_when_stream_is_false(kit: Kit) -> None:
+async def test_agent_asks_for_one_document_when_stream_is_false(kit: Kit) -> None:
     """With `stream=False`, the agent asks for one document and replies the same kind of message."""
     body = {
         "id": "msg",

@@ -153,7 +153,7 @@ async def test_X10_T7_console_escapes_control_sequences_that_are_split_over_toke
 async def test_T8_console_prints_nothing_between_tokens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The console prints combining marks, emoji and flags that are split over tokens as whole characters."""
+    """If tokens split combining marks, emoji and flags, the console prints the tokens with nothing between them."""
     text = "e\u0301 👨\u200d👩\u200d👧 ❤\ufe0f 🇩🇪 می\u200cخواهم"
     monkeypatch.setattr(sys, "stdin", io.StringIO("typed\n"))
 
