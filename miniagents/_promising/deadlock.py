@@ -60,7 +60,8 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
             if future.get_loop().get_task_factory() is None:
                 return
         elif (blocker := producer._fut_waiter) is None:  # type: ignore[attr-defined]  # asyncio has no public name for it
-            if not _is_running(producer):
+            # `_is_running`, without a call: each wait for an agent that has not started comes here
+            if producer.done() or not getattr(producer.get_coro(), "cr_running", True):
                 return
         elif blocker not in waiting_on and not _awaited_tasks(blocker):
             return
