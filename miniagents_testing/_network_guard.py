@@ -7,7 +7,8 @@ The guard has two parts:
 - An audit hook of the interpreter refuses all other connections, datagrams and look-ups of names, of any library and in
   any thread.
 
-Open cassettes watch the same events: `watchers` are asked before the guards. Subprocesses are not covered.
+Open cassettes have a hook of their own; while a guard blocks, its hook asks the cassettes first, through `watchers`.
+Subprocesses are not covered.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _TRANSPORTS = (("HTTPTransport", "handle_request"), ("AsyncHTTPTransport", "handle_async_request"))
 
-_blocking: list[NetworkGuard] = []
+blocking: list[NetworkGuard] = []
 """The guards that block now, the innermost last. Only the last one decides."""
 
 
@@ -89,14 +90,14 @@ class NetworkGuard:
 
     def start_blocking(self) -> None:
         """Start blocking requests. Until `stop_blocking`, this guard decides in place of outer ones."""
-        install_hook()
-        _blocking.append(self)
+        _install_hook()
+        blocking.append(self)
         self._restore_transports = _patch_transports()
 
     def stop_blocking(self) -> None:
         """Stop blocking requests, and let the next outer guard decide again."""
         self._restore_transports()
-        _blocking.remove(self)
+        blocking.remove(self)
 
     def refuse(self, what: str) -> None:
         """Record and raise the error for an attempt to reach the network.
@@ -157,7 +158,7 @@ class _Event(NamedTuple):
 
 _LOOKUP = _Event("The address of {} was about to be looked up", "look up", _address_of_lookup)
 _NAME_LOOKUP = _Event("The name of {} was about to be looked up", "look up the name of", _address_of_lookup)
-_EVENTS = {
+EVENTS = {
     "socket.connect": _Event("A connection to {} was about to be made", "connect to", _address_of_socket),
     "socket.sendto": _Event("A datagram to {} was about to be sent", "send a datagram to", _address_of_socket),
     "socket.sendmsg": _Event("A message to {} was about to be sent", "send a message to", _address_of_socket),
@@ -169,41 +170,48 @@ _EVENTS = {
 
 
 @functools.cache
-def install_hook() -> None:
-    """Add the audit hook to the interpreter, once.
-
-    It cannot be removed, so it does nothing while neither a guard blocks nor a cassette watches.
-    """
+def _install_hook() -> None:
+    """Add the audit hook to the interpreter, once. It cannot be removed, so it does nothing while no guard blocks."""
     sys.addaudithook(_audit)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     """Refuse an audit event that reaches the network, if a watcher or a guard does not let it through."""
-    if not (_blocking or watchers) or event not in _EVENTS:
+    if not blocking or event not in EVENTS or (attempt := attempt_of(event, args)) is None:
         return
-    text, verb, address_of = _EVENTS[event]
-    address = address_of(*args)
-    if address is None or _in_socketpair():
-        return
-    try:
-        attempt = Attempt(verb, address, is_lookup=address.port is None)
-        if any(watch(attempt) for watch in watchers) or not _blocking:
+    with closed_if_refused(event, args):
+        if any(watch(attempt) for watch in watchers):
             return
-        guard = _blocking[-1]
+        guard, address = blocking[-1], attempt.address
         canonical = address._replace(host=canonical_host(address.host))
         if (is_loopback(address.host) and guard.allow_loopback) or guard.allow_hosts.match(canonical):
             return
         shown = address.host if address.port is None else f"{address.host} port {address.port}"
-        guard.refuse(text.format(shown))
+        guard.refuse(EVENTS[event].text.format(shown))
+
+
+def attempt_of(event: str, args: tuple[Any, ...]) -> Attempt | None:
+    """Return the attempt that an event of `EVENTS` tells, or None if it reaches neither network nor this machine."""
+    address = EVENTS[event].address_of(*args)
+    if address is None or _in_socketpair():
+        return None
+    return Attempt(EVENTS[event].verb, address, is_lookup=address.port is None)
+
+
+@contextmanager
+def closed_if_refused(event: str, args: tuple[Any, ...]) -> Iterator[None]:
+    """Close the socket of a connection that is refused: its owner closes it after an OSError only."""
+    try:
+        yield
     except LiveRequestError:
         if event == "socket.connect":
-            args[0].close()  # its owner closes it after an OSError only, and would leave it open
+            args[0].close()
         raise
 
 
 def _in_socketpair() -> bool:
     """Return True while `socket.socketpair` connects its two sockets over loopback, as it does on some systems."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)
     return frame.f_globals.get("__name__") == "socket" and frame.f_code.co_name.endswith("socketpair")
 
 
@@ -271,8 +279,8 @@ class _RequestCheck:
     def _check(self) -> None:
         """Refuse the request, unless the guard allows its host."""
         url = self._request.url
-        if not _blocking or (_blocking[-1].allow_loopback and is_loopback(url.host)):
+        if not blocking or (blocking[-1].allow_loopback and is_loopback(url.host)):
             return
         attempt = Attempt("send a request to", Address.of_url(str(url)), is_lookup=False)
-        if not (_blocking[-1].allow_hosts.match(attempt.address) or any(watch(attempt) for watch in watchers)):
-            _blocking[-1].refuse(f"{self._request.method} {url.copy_with(query=None)} was about to be sent")
+        if not (blocking[-1].allow_hosts.match(attempt.address) or any(watch(attempt) for watch in watchers)):
+            blocking[-1].refuse(f"{self._request.method} {url.copy_with(query=None)} was about to be sent")

@@ -3,36 +3,29 @@
 A *call* of such a client is judged: in a session that only plays, it is refused, or finds the network down if its host
 is ignored; in one that records, its connection is noted for a warning. Hosts of `allow_hosts` are always reached.
 
-Three places bring calls here: the table `_CLIENTS` of methods, for clients whose address is known before they connect
-and for those in C, which raise no audit event; the audit hook of the network guard, for sockets of all other clients;
-and the look-ups of names by event loops, whose threads do not know the cassette of their task.
+`_patches` brings calls from three places: the table `CLIENTS` of methods, for clients whose address is known before they
+connect and for those in C, which raise no audit event; an audit hook, for sockets of all other clients; and the
+look-ups of names by event loops, whose threads do not know the cassette of their task.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import inspect
 import socket
 import sys
-from contextlib import contextmanager
-from functools import partial, wraps
-from importlib import import_module
-from types import FrameType, ModuleType
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from miniagents_testing._hosts import Address, canonical_host, is_loopback
-from miniagents_testing._network_guard import install_hook, watchers
+from miniagents_testing._hosts import Address, canonical_host, is_loopback, is_numeric
 from miniagents_testing._waiting import running_packages
-from miniagents_testing.cassette._session import is_passing, may_look_up, passing, sessions_here
+from miniagents_testing.cassette._session import is_passing, may_look_up, sessions_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from types import FrameType
 
     from miniagents_testing._network_guard import Attempt
     from miniagents_testing.cassette._session import Session
-
-    Target = tuple[Any, str, Callable[[Any], Any]]
 
 
 # --- what happens to a call
@@ -104,26 +97,23 @@ def _packages(call: _Call) -> list[str]:
 
 # --- sockets
 
-_names: dict[tuple[str, int | None], dict[str, None]] = {}
+names: dict[tuple[str, int | None], dict[str, None]] = {}
 """Names that were looked up while cassettes were open, by address and port (None: for any port)."""
-
-
-def _learn_names(host: Any, found: Any) -> None:
-    """Remember the name of the addresses that `getaddrinfo` has found."""
-    name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
-    for *_, address in found:
-        if isinstance(address, tuple) and isinstance(address[0], str):
-            _names.setdefault((canonical_host(address[0]), address[1] or None), {})[canonical_host(name)] = None
 
 
 def _addresses(address: Address) -> tuple[Address, ...]:
     """Return a place by its names first, and by its address."""
     host, port = canonical_host(address.host), address.port
-    names = {**_names.get((host, port), {}), **_names.get((host, None), {})}
-    return tuple(Address(name, port) for name in (*(name for name in names if name and name != host), host))
+    found = {**names.get((host, port), {}), **names.get((host, None), {}), host: None}
+    return tuple(Address(name, port) for name in sorted(found, key=host.__eq__) if name)
 
 
-def _watch(attempt: Attempt) -> bool:
+def _is_own_name(host: str) -> bool:
+    """Return True for the name of this machine, which programs look up to introduce themselves."""
+    return host == canonical_host(socket.gethostname())
+
+
+def watch(attempt: Attempt) -> bool:
     """Judge an attempt of the audit hook; return True if it goes past a guard that blocks, too."""
     addresses = _addresses(attempt.address)
     if may_look_up() if attempt.is_lookup else is_passing():
@@ -161,7 +151,7 @@ def _is_called_by_vcrpy() -> bool:
 # --- the table
 
 
-class _Client(NamedTuple):
+class Client(NamedTuple):
     """Methods of a client that send a request or open a connection."""
 
     module: str
@@ -245,51 +235,12 @@ def _of_target(target: str | None) -> Address | None:
     return Address.of_url(f"//{host}")
 
 
-def _curl_address(curl: Any, *_: Any, **__: Any) -> Address:
+def curl_address(curl: Any, *_: Any, **__: Any) -> Address:
     return _of_curl(getattr(curl, "_miniagents_url", None))
 
 
-def _added_curl_address(_: Any, curl: Any, *__: Any, **___: Any) -> Address:
-    return _curl_address(curl)
-
-
-def _keeping_url(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `setopt` of curl that also keeps the URL, which curl does not tell before it connects."""
-
-    @wraps(before)
-    def setopt(curl: Any, option: Any, value: Any) -> Any:
-        if option == _CURLOPT_URL:
-            curl._miniagents_url = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-        return before(curl, option, value)
-
-    return setopt
-
-
-_CURLOPT_URL = 10002
-
-
-def _curl_class(before: Any) -> Any:
-    """Return a class of pycurl, which cannot be changed itself, with methods that judge each call."""
-    client = _Client("pycurl", "Curl", (), _curl_address, "pycurl")
-
-    class Curl(before):  # type: ignore[misc]
-        setopt = _keeping_url(before.setopt)
-
-        def __getattribute__(self, name: str) -> Any:  # the class of pytest-recording has this method only
-            value = super().__getattribute__(name)
-            return partial(_guarded(client, lambda curl: value()), self) if name == "perform" else value
-
-    return Curl
-
-
-def _curl_multi_class(before: Any) -> Any:
-    """Return the class of pycurl for parallel requests, see `_curl_class`."""
-    client = _Client("pycurl", "CurlMulti", (), _added_curl_address, "pycurl")
-
-    class CurlMulti(before):  # type: ignore[misc]
-        add_handle = _guarded(client, before.add_handle)
-
-    return CurlMulti
+def added_curl_address(_: Any, curl: Any, *__: Any, **___: Any) -> Address:
+    return curl_address(curl)
 
 
 def _of_curl(url: str | None) -> Address:
@@ -306,9 +257,9 @@ def _datagram_address(_: Any, __: Any, ___: Any = None, remote_addr: Any = None,
     return Address(canonical_host(str(remote_addr[0])), remote_addr[1]) if isinstance(remote_addr, tuple) else None
 
 
-_CLIENTS = (
-    _Client("http.client", "HTTPConnection", ("putrequest",), _http_client_address, "", is_served_by_vcrpy=True),
-    _Client(
+CLIENTS = (
+    Client("http.client", "HTTPConnection", ("putrequest",), _http_client_address, "", is_served_by_vcrpy=True),
+    Client(
         "urllib3.connectionpool",
         "HTTPConnectionPool",
         ("urlopen",),
@@ -317,7 +268,7 @@ _CLIENTS = (
         is_served_by_vcrpy=True,
         down=_pool_is_down,
     ),
-    _Client(
+    Client(
         "aiohttp.client",
         "ClientSession",
         ("_request",),
@@ -327,7 +278,7 @@ _CLIENTS = (
         down=_aiohttp_is_down,
     ),
     *(
-        _Client(f"{library}.{module}.connection_pool", owner, (method,), _httpcore_address, library)
+        Client(f"{library}.{module}.connection_pool", owner, (method,), _httpcore_address, library)
         for library in ("httpcore", "httpcore2")
         for module, owner, method in (
             ("_sync", "ConnectionPool", "handle_request"),
@@ -335,7 +286,7 @@ _CLIENTS = (
         )
     ),
     *(
-        _Client("grpc._channel", f"{name}MultiCallable", methods, _grpc_address, "grpc")
+        Client("grpc._channel", f"{name}MultiCallable", methods, _grpc_address, "grpc")
         for name, methods in (
             ("_UnaryUnary", ("__call__", "with_call", "future")),
             ("_SingleThreadedUnaryStream", ("__call__",)),
@@ -344,147 +295,33 @@ _CLIENTS = (
             ("_StreamStream", ("__call__",)),
         )
     ),
-    _Client("grpc._channel", "Channel", ("subscribe",), _grpc_address, "grpc"),
+    Client("grpc._channel", "Channel", ("subscribe",), _grpc_address, "grpc"),
     *(
-        _Client("grpc.aio._channel", f"{name}MultiCallable", ("__call__",), _grpc_aio_address, "grpc")
+        Client("grpc.aio._channel", f"{name}MultiCallable", ("__call__",), _grpc_aio_address, "grpc")
         for name in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream")
     ),
-    _Client("grpc.aio._channel", "Channel", ("channel_ready",), _grpc_aio_address, "grpc"),
-    _Client("curl_cffi.curl", "Curl", ("perform",), _curl_address, "curl_cffi"),
-    _Client("curl_cffi.aio", "AsyncCurl", ("add_handle",), _added_curl_address, "curl_cffi"),
-    _Client("uvloop", "Loop", ("create_connection",), _uvloop_address, "", is_socket=True),
-    _Client("uvloop", "Loop", ("create_datagram_endpoint",), _datagram_address, "", is_socket=True),
+    Client("grpc.aio._channel", "Channel", ("channel_ready",), _grpc_aio_address, "grpc"),
+    Client("curl_cffi.curl", "Curl", ("perform",), curl_address, "curl_cffi"),
+    Client("curl_cffi.aio", "AsyncCurl", ("add_handle",), added_curl_address, "curl_cffi"),
+    Client("uvloop", "Loop", ("create_connection",), _uvloop_address, "", is_socket=True),
+    Client("uvloop", "Loop", ("create_datagram_endpoint",), _datagram_address, "", is_socket=True),
 )
 
 
-def without_vcrpy(method: Any) -> Any:
-    """Return the method that vcrpy has replaced by this one, or this one if vcrpy has not made it.
-
-    Replacements by other libraries, such as tracers, stay: the user has set them up.
-    """
-    while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
-        method = method.__wrapped__
-    return method
-
-
-def _guarded(client: _Client, before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method that judges each call of the client before it is made."""
-    real = without_vcrpy(before)
-
-    def goes_past(args: Any, kwargs: Any) -> bool:
-        if client.is_served_by_vcrpy and (_is_vcrpy_active() or _is_called_by_vcrpy()):
-            return True  # vcrpy plays or records it, or sends it because its user's hooks ignore it
-        address = client.address_of(*args, **kwargs)
-        if address is None:
-            return False
-        down = _is_refused if client.down is None else client.down(args[0])
-        return _judge(_Call((address,), client=client.name, is_socket=client.is_socket, down=down))
-
-    if inspect.iscoroutinefunction(real):
-
-        async def call_past(*args: Any, **kwargs: Any) -> Any:
-            with passing():
-                return await before(*args, **kwargs)
-
-        @wraps(real)
-        def call_async(*args: Any, **kwargs: Any) -> Any:
-            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
-                return real(*args, **kwargs)
-            return (call_past if goes_past(args, kwargs) else before)(*args, **kwargs)
-
-        return call_async
-
-    @wraps(real)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if is_passing():
-            return real(*args, **kwargs)
-        if not goes_past(args, kwargs):
-            return before(*args, **kwargs)
-        with passing():
-            return before(*args, **kwargs)
-
-    return call
+def goes_past(client: Client, args: Any, kwargs: Any) -> bool:
+    """Judge a call of a client in the table; return True if it goes past all cassettes."""
+    if client.is_served_by_vcrpy and (_is_vcrpy_active() or _is_called_by_vcrpy()):
+        return True  # vcrpy plays or records it, or sends it because its user's hooks ignore it
+    address = client.address_of(*args, **kwargs)
+    if address is None:
+        return False
+    down = _is_refused if client.down is None else client.down(args[0])
+    return _judge(_Call((address,), client=client.name, is_socket=client.is_socket, down=down))
 
 
-# --- patches
-
-
-def _looked_up(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `getaddrinfo` that keeps the names of what it finds."""
-
-    @wraps(before)
-    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
-        found = before(host, *args, **kwargs)
-        _learn_names(host, found)
-        return found
-
-    return getaddrinfo
-
-
-def _looked_up_by_loop(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a loop's `getaddrinfo` that judges the look-up where the stack and the cassette of the task are known."""
-
-    @wraps(before)
-    async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
-        name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
-        address = Address(canonical_host(name))
-        if not is_loopback(address.host) and not is_passing() and not _is_own_name(address.host):
-            _judge(_Call((address,), "look up", is_lookup=True, down=_no_such_name))
-        found = await before(loop, host, *args, **kwargs)
-        _learn_names(host, found)
-        return found
-
-    return getaddrinfo
-
-
-def _is_own_name(host: str) -> bool:
-    """Return True for the name of this machine, which programs look up to introduce themselves."""
-    return host == canonical_host(socket.gethostname())
-
-
-def modules() -> Iterator[str]:
-    """Yield the names of the modules that have methods to replace."""
-    yield from dict.fromkeys((*(client.module for client in _CLIENTS), "pycurl", "uvloop"))
-
-
-def targets(name: str) -> Iterator[Target]:
-    """Yield the methods of an imported module to replace while cassettes are open."""
-    module = sys.modules.get(name)
-    if not isinstance(module, ModuleType):
-        return
-    if getattr(module.__spec__, "_initializing", False):
-        import_module(name)  # another thread imports it: wait until it has
-    for client in _CLIENTS:
-        if client.module == name and (owner := getattr(module, client.owner, None)) is not None:
-            owner = getattr(owner, "_baseclass", owner)  # vcrpy has put its own class in the place
-            yield from (
-                (owner, method, partial(_guarded, client)) for method in client.methods if hasattr(owner, method)
-            )
-    more: dict[str, tuple[Target, ...]] = {
-        "curl_cffi.curl": (("Curl", "setopt", _keeping_url),),
-        "pycurl": (("", "Curl", _curl_class), ("", "CurlMulti", _curl_multi_class)),
-        "uvloop": (("Loop", "getaddrinfo", _looked_up_by_loop),),
-    }
-    for owner_name, attribute, replacement in more.get(name, ()):
-        owner = getattr(module, owner_name, None) if owner_name else module
-        if hasattr(owner, attribute):
-            yield owner, attribute, replacement
-
-
-def standard_targets() -> Iterator[Target]:
-    """Yield the functions of the standard library to replace while cassettes are open."""
-    yield socket, "getaddrinfo", _looked_up
-    yield asyncio.BaseEventLoop, "getaddrinfo", _looked_up_by_loop
-
-
-@contextmanager
-def watching() -> Iterator[None]:
-    """Judge the sockets of all clients while the context is open."""
-    install_hook()
-    watchers.append(_watch)
-    try:
-        yield
-    finally:
-        watchers.remove(_watch)
-        if _watch not in watchers:
-            _names.clear()
+def judge_lookup(host: Any) -> None:
+    """Judge a look-up by an event loop, where the stack and the cassette of the task are known."""
+    name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
+    address = Address(canonical_host(name))
+    if not is_loopback(address.host) and not is_numeric(address.host) and not _is_own_name(address.host):
+        _judge(_Call((address,), "look up", is_lookup=True, down=_no_such_name))

@@ -10,6 +10,8 @@ httpx2, too. `_other_clients` has the methods of clients that are not recorded.
 from __future__ import annotations
 
 import asyncio
+import inspect
+import socket
 import sys
 import threading
 import time
@@ -18,19 +20,22 @@ from dataclasses import dataclass
 from functools import cache, lru_cache, partial, wraps
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing._network_guard import EVENTS, attempt_of, blocking, closed_if_refused, watchers
 from miniagents_testing.cassette import _other_clients as other_clients
-from miniagents_testing.cassette._other_clients import without_vcrpy
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._session import LiveRequest, current_session, is_passing, passing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
-    from miniagents_testing.cassette._other_clients import Target
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._session import Session
+
+    Target = tuple[Any, str, Callable[[Any], Any]]
+    """A class or module, the name of a method, and a function that makes the replacement of the method."""
 
 
 _FAMILIES = ("httpx2", "httpx")
@@ -76,7 +81,7 @@ def patched(more: Iterable[type] = ()) -> Iterator[None]:
         for target in targets:
             _install(*target)
     try:
-        with other_clients.watching():
+        with _watching():
             yield
     finally:
         with _lock:
@@ -92,7 +97,7 @@ def _register_hooks() -> None:
     """Let modules that are imported later be patched, too; nothing is imported here."""
     from wrapt import register_post_import_hook
 
-    for name in other_clients.modules():
+    for name in _modules():
         if name not in sys.modules:
             register_post_import_hook(_patch_late, name)
 
@@ -101,7 +106,7 @@ def _patch_late(module: Any) -> None:
     """Replace the methods of a module that was just imported, if cassettes are open."""
     with _lock:
         if _open_cassettes:
-            targets = list(other_clients.targets(module.__name__))
+            targets = list(_targets_in(module.__name__))
             for target in targets:
                 _install(*target)
             _late.extend(targets)
@@ -118,9 +123,9 @@ def _targets(more: Iterable[type]) -> Iterator[Target]:
         if not found:
             raise TypeError(f"{transport!r} is no transport class of {' or '.join(_FAMILIES)}")
         yield from found
-    for module in other_clients.modules():
-        yield from other_clients.targets(module)
-    yield from other_clients.standard_targets()
+    for module in _modules():
+        yield from _targets_in(module)
+    yield from _standard_targets()
 
 
 def _methods(family: Family, transport: type) -> Iterator[Target]:
@@ -193,7 +198,7 @@ class Family:
 
     def replacement(self, name: str, before: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function that replaces a method while cassettes are open."""
-        real = without_vcrpy(before)
+        real = _without_vcrpy(before)
         if name == _ASYNC:
 
             @wraps(real)
@@ -385,3 +390,183 @@ class _Recorded:
 def _live(request: Any) -> LiveRequest:
     """Make a `LiveRequest` of a request of the library."""
     return LiveRequest(request.method, str(request.url), request.content, request.headers.multi_items())
+
+
+# --- clients that are not recorded
+
+
+def _without_vcrpy(method: Any) -> Any:
+    """Return the method that vcrpy has replaced by this one, or this one if vcrpy has not made it.
+
+    Replacements by other libraries, such as tracers, stay: the user has set them up.
+    """
+    while getattr(method, "__globals__", {}).get("__name__", "").startswith("vcr."):
+        method = method.__wrapped__
+    return method
+
+
+def _guarded(client: other_clients.Client, before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that judges each call of the client before it is made."""
+    real = _without_vcrpy(before)
+
+    if inspect.iscoroutinefunction(real):
+
+        async def call_past(*args: Any, **kwargs: Any) -> Any:
+            with passing():
+                return await before(*args, **kwargs)
+
+        @wraps(real)
+        def call_async(*args: Any, **kwargs: Any) -> Any:
+            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
+                return real(*args, **kwargs)
+            return (call_past if other_clients.goes_past(client, args, kwargs) else before)(*args, **kwargs)
+
+        return call_async
+
+    @wraps(real)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if is_passing():
+            return real(*args, **kwargs)
+        if not other_clients.goes_past(client, args, kwargs):
+            return before(*args, **kwargs)
+        with passing():
+            return before(*args, **kwargs)
+
+    return call
+
+
+def _keeping_url(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `setopt` of curl that also keeps the URL, which curl does not tell before it connects."""
+
+    @wraps(before)
+    def setopt(curl: Any, option: Any, value: Any) -> Any:
+        if option == _CURLOPT_URL:
+            curl._miniagents_url = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return before(curl, option, value)
+
+    return setopt
+
+
+_CURLOPT_URL = 10002
+
+
+def _curl_class(before: Any) -> Any:
+    """Return a class of pycurl, which cannot be changed itself, with methods that judge each call."""
+    client = other_clients.Client("pycurl", "Curl", (), other_clients.curl_address, "pycurl")
+
+    class Curl(before):  # type: ignore[misc]
+        setopt = _keeping_url(before.setopt)
+
+        def __getattribute__(self, name: str) -> Any:  # the class of pytest-recording has this method only
+            value = super().__getattribute__(name)
+            return partial(_guarded(client, lambda curl: value()), self) if name == "perform" else value
+
+    return Curl
+
+
+def _curl_multi_class(before: Any) -> Any:
+    """Return the class of pycurl for parallel requests, see `_curl_class`."""
+    client = other_clients.Client("pycurl", "CurlMulti", (), other_clients.added_curl_address, "pycurl")
+
+    class CurlMulti(before):  # type: ignore[misc]
+        add_handle = _guarded(client, before.add_handle)
+
+    return CurlMulti
+
+
+def _learn_names(host: Any, found: Any) -> None:
+    """Remember the name of the addresses that `getaddrinfo` has found."""
+    name = (host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")).lower()
+    for *_, address in found:
+        if isinstance(address, tuple) and isinstance(address[0], str):
+            other_clients.names.setdefault((address[0], address[1] or None), {})[name.rstrip(".")] = None
+
+
+def _looked_up(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `getaddrinfo` that keeps the names of what it finds."""
+
+    @wraps(before)
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        found = before(host, *args, **kwargs)
+        _learn_names(host, found)
+        return found
+
+    return getaddrinfo
+
+
+def _looked_up_by_loop(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loop's `getaddrinfo` that judges the look-up where the stack and the cassette of the task are known."""
+
+    @wraps(before)
+    async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_passing():
+            other_clients.judge_lookup(host)
+        found = await before(loop, host, *args, **kwargs)
+        _learn_names(host, found)
+        return found
+
+    return getaddrinfo
+
+
+def _modules() -> Iterator[str]:
+    """Yield the names of the modules that have methods to replace."""
+    yield from dict.fromkeys((*(client.module for client in other_clients.CLIENTS), "pycurl", "uvloop"))
+
+
+def _targets_in(name: str) -> Iterator[Target]:
+    """Yield the methods of an imported module to replace while cassettes are open."""
+    module = sys.modules.get(name)
+    if not isinstance(module, ModuleType):
+        return
+    if getattr(module.__spec__, "_initializing", False):
+        import_module(name)  # another thread imports it: wait until it has
+    for client in other_clients.CLIENTS:
+        if client.module == name and (owner := getattr(module, client.owner, None)) is not None:
+            owner = getattr(owner, "_baseclass", owner)  # vcrpy has put its own class in the place
+            yield from (
+                (owner, method, partial(_guarded, client)) for method in client.methods if hasattr(owner, method)
+            )
+    more: dict[str, tuple[Target, ...]] = {
+        "curl_cffi.curl": (("Curl", "setopt", _keeping_url),),
+        "pycurl": (("", "Curl", _curl_class), ("", "CurlMulti", _curl_multi_class)),
+        "uvloop": (("Loop", "getaddrinfo", _looked_up_by_loop),),
+    }
+    for owner_name, attribute, replacement in more.get(name, ()):
+        owner = getattr(module, owner_name, None) if owner_name else module
+        if hasattr(owner, attribute):
+            yield owner, attribute, replacement
+
+
+def _standard_targets() -> Iterator[Target]:
+    """Yield the functions of the standard library to replace while cassettes are open."""
+    yield socket, "getaddrinfo", _looked_up
+    yield asyncio.BaseEventLoop, "getaddrinfo", _looked_up_by_loop
+
+
+@contextmanager
+def _watching() -> Iterator[None]:
+    """Judge the sockets of all clients while the context is open."""
+    _install_hook()
+    watchers.append(other_clients.watch)
+    try:
+        yield
+    finally:
+        watchers.remove(other_clients.watch)
+        if not watchers:
+            other_clients.names.clear()
+
+
+@cache
+def _install_hook() -> None:
+    """Add the audit hook to the interpreter, once. It cannot be removed, so it does nothing while nothing is open."""
+    sys.addaudithook(_audit)
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    """Judge an audit event, unless a guard blocks, whose hook asks `watchers`."""
+    if not watchers or blocking or event not in EVENTS or is_passing():
+        return
+    attempt = attempt_of(event, args)
+    if attempt is not None:
+        with closed_if_refused(event, args):
+            other_clients.watch(attempt)

@@ -79,6 +79,10 @@ class Options(TypedDict, total=False):
     ignore_hosts: Iterable[str]
 
 
+_MATCHING = Matching()
+_NO_HOSTS, _NO_IGNORED = AllowedHosts(), IgnoredHosts()
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordSettings:
     """Settings of a cassette, with their defaults. `use_cassette` says what each means.
@@ -94,7 +98,7 @@ class RecordSettings:
     at_incomplete: _AtIncomplete = "error"
     retry_after: _RetryAfter = "skip"
     chunking: Chunking = "recorded"
-    match: Matching = field(default_factory=Matching)
+    match: Matching = _MATCHING
     redact: Redaction = field(default_factory=Redaction)
     unplayed: _Unplayed = "fail"
     record_as: Mapping[str, str] = field(default_factory=dict)
@@ -116,8 +120,8 @@ class RecordSettings:
         if not callable(self.chunking):
             _check("chunking", self.chunking, get_args(Chunking)[0])
 
-        object.__setattr__(self, "allowed", AllowedHosts(self.allow_hosts))
-        object.__setattr__(self, "ignored", IgnoredHosts(self.ignore_hosts))
+        object.__setattr__(self, "allowed", _NO_HOSTS if self.allow_hosts == () else AllowedHosts(self.allow_hosts))
+        object.__setattr__(self, "ignored", _NO_IGNORED if self.ignore_hosts == () else IgnoredHosts(self.ignore_hosts))
 
     def canonical_uri(self, url: str) -> str:
         """Return a URL as the cassette has it, see `record_as`."""
