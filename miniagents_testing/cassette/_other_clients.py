@@ -3,8 +3,8 @@
 A *call* of such a client is judged: in a session that only plays, it is refused, or finds the network down if its host
 is ignored; in one that records, its connection is noted for a warning. Hosts of `allow_hosts` are always reached.
 
-`_patches` brings calls from three places: the table `CLIENTS` of methods, for clients whose address is known before they
-connect and for those in C, which raise no audit event; an audit hook, for sockets of all other clients; and the
+`_patches` brings calls from three places: the table `CLIENTS` of methods, for clients whose address is known before
+they connect and for those in C, which raise no audit event; an audit hook, for sockets of all other clients; and the
 look-ups of names by event loops, whose threads do not know the cassette of their task.
 """
 
