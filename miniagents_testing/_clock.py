@@ -163,6 +163,8 @@ _FREE_TURNS = 100_000
 _SECONDS_A_TURN = 1e-5
 """Virtual seconds of each turn after those; the price doubles with every `_TURNS_A_DOUBLING` turns."""
 _TURNS_A_DOUBLING = 100_000
+_BUSY_PATIENCE = 5.0
+"""Seconds of real time without a pause after which the clock goes at least as fast as real time."""
 _LONGEST_POLLING = 86_400.0
 """Virtual seconds of busy turns after which polling counts as waiting for ever."""
 
@@ -301,6 +303,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._busy_turns = 0
         self._busy_seconds = 0.0
+        self._busy_since = self._last_busy_turn = 0.0
         self._delays = None if seed is None else _RandomDelays(seed)
         self._timer_numbers = itertools.count()
         self._thread_jobs = _ThreadJobs(self)
@@ -366,11 +369,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         Raises:
             IdleLoopError: tasks have polled for a day of virtual time.
         """
+        before, self._last_busy_turn = self._last_busy_turn, time.monotonic()
+        if not self._busy_turns:
+            self._busy_since = self._last_busy_turn
         self._busy_turns += 1
         turns = self._busy_turns - _FREE_TURNS
-        if turns <= 0 or (self._thread_jobs.deliver(in_order=False) or self._thread_jobs.has_jobs):
+        is_slow = self._last_busy_turn - self._busy_since > _BUSY_PATIENCE  # a turn may have work to do
+        if (turns <= 0 and not is_slow) or self._thread_jobs.deliver(in_order=False) or self._thread_jobs.has_jobs:
             return
-        seconds = _SECONDS_A_TURN * (1 if watches else 2 ** (turns // _TURNS_A_DOUBLING))
+        seconds = _SECONDS_A_TURN * (1 if watches or turns <= 0 else 2 ** (turns // _TURNS_A_DOUBLING))
+        if is_slow:
+            seconds = max(seconds, self._last_busy_turn - before)
         self._busy_seconds += seconds
         if self._busy_seconds > _LONGEST_POLLING and not self._thread_jobs.has_other_threads():
             turns, self._busy_turns, self._busy_seconds = self._busy_turns, 0, 0.0  # clean-up code of the tasks may run

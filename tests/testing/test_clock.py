@@ -298,6 +298,24 @@ def test_clock_moves_while_a_task_polls(seconds: float) -> None:
     assert seconds <= run_in_virtual_time(poll_for_a_timer()) < seconds * 1.1
 
 
+def test_clock_follows_real_time_while_a_task_polls_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that works in each turn of its polling gets its timer when real time has passed the deadline."""
+    monkeypatch.setattr(clock, "_BUSY_PATIENCE", 0.0)
+
+    async def poll_for_a_timer() -> float:
+        done = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.02, done.set)
+
+        def works() -> bool:
+            time.sleep(0.001)
+            return done.is_set()
+
+        await poll(works)
+        return now()
+
+    assert run_in_virtual_time(poll_for_a_timer()) >= 0.02
+
+
 def test_clock_stands_still_for_turns_that_are_few() -> None:
     """A hundred thousand turns in a row take no virtual time."""
 
