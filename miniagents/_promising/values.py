@@ -387,7 +387,7 @@ def _make_decoding_error() -> FreezeError:
 
 
 def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str, Any]:
-    """Return the items of an object decoded, without `class_` and with their keys as they were."""
+    """Return the items of an object decoded, without `class_`, under the keys they had before they were escaped."""
     items: dict[str, Any] = {}
     for key, item in value.items():
         if type(item) not in ATOMS:

@@ -284,10 +284,10 @@ class _ParsedFile:
     problems: tuple[Problem, ...] = ()
 
     def update(self, data: bytes) -> tuple[_ParsedFile, _ParsedFile]:
-        """Parse the present bytes of the file.
+        """Parse the present bytes of the file: only those after the known part, or all if that part has changed.
 
-        Returns: the parsed content of `data`, and the content from which the next update can start. The latter must end
-            at the end of a record.
+        Returns: the parsed content of `data`, and the content from which the next update can start. That is the same
+            content, or only the known part (nothing, if it has changed) while the last record is cut.
         """
         known = self if self.data and data.startswith(self.data) else _ParsedFile()
         rest = data[len(known.data) :]

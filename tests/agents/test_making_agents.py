@@ -188,7 +188,7 @@ async def test_call_refuses_unknown_and_missing_keyword_arguments(function: Any,
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where the function is defined")
 def test_agent_does_not_evaluate_annotations() -> None:
-    """A function whose annotations name types that are imported for type checkers only can be an agent."""
+    """The arguments of an agent are known even if its annotations name types that only type checkers import."""
     names: dict[str, Any] = {}
     exec(compile("async def agent(ctx: Missing, word: Missing): ...", "user", "exec", dont_inherit=True), names)
     with pytest.raises(TypeError, match="it takes: word"):

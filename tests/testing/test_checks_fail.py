@@ -94,7 +94,7 @@ class Uncancellable(MessagePromise):
 
 
 async def test_checks_of_agents_fail_on_their_defects() -> None:
-    """Checks of agents fail for no replies, tokens unlike the text, readers that differ, no stream, and no usage."""
+    """Checks of agents fail for no replies, an error, tokens unlike the text, unequal readers, no stream, no usage."""
     check = checks.check_stream_equals_resolved
     assert "replied nothing" in await failure(check(agent_of()))
     Forgetful.readers = 0

@@ -166,7 +166,7 @@ def test_scrub_changes_no_byte_without_a_secret(prompt: str, deltas: list[str], 
 
 
 def test_a_request_is_the_same_after_scrubbing_with_another_key() -> None:
-    """Two requests that differ only in the user's key are equal after redaction, so the recording is found."""
+    """Requests that differ only in the user's key are equal after redaction, and the header name beside it stays."""
     recorded, live = (
         Redaction([key]).scrub_body(json.dumps({"content": f"curl -H 'x-api-key: {key}'"}).encode())
         for key in ("a-key-of-the-team", "another-key-in-ci-1")

@@ -510,7 +510,11 @@ class Session(ABC):
         return _as_count(value)
 
     def _read_usage(self, usage: Any, *keys: str) -> dict[str, Any] | None:
-        """Return a usage object with impossible counts replaced by None; return None if the value is no object."""
+        """Return a usage object with its counts under `keys` checked; return None if the value is no object.
+
+        A text such as "12" becomes a number, an impossible count becomes None. Each change is noted as a doubt, and so
+        is a value that is no object.
+        """
         if not isinstance(usage, dict):
             self._note_doubt("usage", usage)
             return None
