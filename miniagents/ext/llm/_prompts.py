@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
 from miniagents.messages import AssistantMessage, ErrorMessage, Message
@@ -82,7 +82,7 @@ def _tool_call(call: Any) -> ToolUse:
     if arguments is None:
         arguments = _get(inner, "input")
     return ToolUse(
-        id=_first_id(call, "id", "call_id"),  # type: ignore[arg-type]  # None stays None in a request
+        id=_first_id(call, "call_id", "id"),  # type: ignore[arg-type]  # None stays None in a request
         name=_get(inner, "name"),
         arguments=arguments if isinstance(arguments, str) else json_text(to_plain(arguments)),
         type=_get(call, "type") or "function",
@@ -101,18 +101,16 @@ def _first_id(holder: Any, *names: str) -> str | None:
 
 
 def _json_object(arguments: Any) -> dict[str, Any] | None:
-    """Return the arguments of a tool as a dict; None if the arguments are no JSON object, which all APIs refuse."""
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            return None
-    return arguments if isinstance(arguments, dict) else None
+    """Return the arguments of a tool as a dict; None if the arguments are no JSON object, which all APIs refuse.
 
-
-def _refuse_constant(constant: str) -> NoReturn:
-    """Raise a `ValueError`, because NaN and Infinity are not JSON."""
-    raise ValueError(f"{constant} is not JSON")
+    NaN and infinity are no JSON. A number such as 1e999 is JSON, but Python reads it as infinity.
+    """
+    try:
+        value = json.loads(arguments) if isinstance(arguments, str) else arguments
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _arguments_text(arguments: Any) -> str:
@@ -369,6 +367,8 @@ def _turn_content(item: Message | _ToolResult) -> Any:
         return [_block_to_send(block) for block in _without_blank_texts(blocks)]
     calls = _tool_calls(item)
     content = _without_blank_texts(_content(item))
+    if isinstance(content, list):
+        content = [_block_to_send(block) for block in content]
     if not calls:
         return content
     uses = [
@@ -379,10 +379,8 @@ def _turn_content(item: Message | _ToolResult) -> Any:
 
 
 def _block_to_send(block: dict[str, Any]) -> dict[str, Any]:
-    """Return a block of an earlier answer unchanged; only an input that is no object is replaced."""
-    if "input" in block and not isinstance(block["input"], dict):
-        return {**block, "input": _json_object(block["input"]) or {}}
-    return block
+    """Return a block of an earlier answer unchanged; only an input that is no JSON object is replaced."""
+    return {**block, "input": _json_object(block["input"]) or {}} if "input" in block else block
 
 
 def _without_blank_texts(content: Any) -> Any:

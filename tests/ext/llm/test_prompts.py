@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from tests.ext.llm.conftest import Kit
 
 PROVIDERS = ["openai", "anthropic"]
-NO_OBJECTS = ["", " ", "null", "[]", "[1]", "5", '"text"', "{", '{"x":', '{"x": NaN}', "{'x': 1}", "x" * 9, "[" * 5000]
+NO_OBJECTS = [
+    *("", " ", "null", "[]", "[1]", "5", '"text"', "{", '{"x":', "{'x': 1}", "x" * 9, "[" * 5000),
+    *('{"x": NaN}', '{"x": [-Infinity]}', '{"x": 1e999}'),
+]
 
 
 class ToolMessage(Message):
@@ -196,13 +200,18 @@ def test_P23_prompts_send_an_empty_object_when_arguments_are_no_json_object(argu
     assert messages_prompt(history)[1][0]["content"] == [{**block, "input": {}}]
 
 
-@pytest.mark.parametrize("value", [None, [], "x", 5], ids=repr)
-def test_P23_prompts_repair_items_and_blocks_with_arguments_that_are_no_text(value: Any) -> None:
-    """Items and blocks of an answer whose arguments have a wrong type are sent with an empty object."""
+@pytest.mark.parametrize("value", [None, [], "x", 5, {"x": math.nan}, {"x": [math.inf]}], ids=repr)
+def test_P23_prompts_repair_calls_with_arguments_that_are_no_text(value: Any) -> None:
+    """Calls, items and blocks whose arguments are a value that is no JSON object are sent with an empty object."""
     item = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": value}
     assert responses_prompt([calling("c1", output=[item])])[0]["arguments"] == "{}"
     block = {"type": "tool_use", "id": "c1", "name": "f", "input": value}
     assert messages_prompt([calling("c1", content_blocks=[block])])[1][0]["content"][0]["input"] == {}
+    assert messages_prompt([AssistantMessage([block])])[1][0]["content"][0]["input"] == {}
+    history = [Message("", role="assistant", tool_calls=[{"id": "c1", "name": "f", "arguments": value}])]
+    assert chat_prompt(history)[0]["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert responses_prompt(history)[0]["arguments"] == "{}"
+    assert messages_prompt(history)[1][0]["content"][0]["input"] == {}
 
 
 def test_P23_prompts_keep_the_text_of_valid_arguments() -> None:
