@@ -176,27 +176,28 @@ def _call_ids(message: Message) -> Iterator[str]:
 def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message | _ToolResult]:
     """Split a message into the tool results in it, and one message of its remaining parts."""
     id_ = _first_id(message, *_RESULT_IDS)
+    parts = message.content if isinstance(message.content, tuple) and message.role != "assistant" else ()
+    blocks = [part for part in parts if isinstance(part, Mapping) and part.get("type") in _RESULT_TYPES]
+    if blocks:
+        role = "user" if message.role == "tool" else message.role  # the remaining parts answer no call
+        rest = tuple(part for part in parts if part not in blocks)
+        remaining = [message.model_copy(update={"content": rest, "role": role})] if rest else []
+        return [*(_result_of_block(block, id_) for block in blocks), *remaining]
     answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in of_call)
     if message.role == "tool" or answers:
         output = getattr(message, "output", None) if message.content is None else None
         content = _content(message) if output is None else to_plain(output)
         return [_ToolResult(id_, content, _fields(message, "name", "is_error"))]
-    if message.role == "assistant" or not isinstance(message.content, tuple):
-        return [message]
-    blocks = [part for part in message.content if isinstance(part, Mapping) and part.get("type") in _RESULT_TYPES]
-    if not blocks:
-        return [message]
-    rest = tuple(part for part in message.content if part not in blocks)
-    return [*map(_result_of_block, blocks), *([message.model_copy(update={"content": rest})] if rest else ())]
+    return [message]
 
 
-def _result_of_block(block: Mapping[str, Any]) -> _ToolResult:
-    """Convert a `tool_result` part of a user's message into a `_ToolResult`."""
+def _result_of_block(block: Mapping[str, Any], id_: str | None) -> _ToolResult:
+    """Convert a part that is a result into a `_ToolResult`; the id of its message serves a part without an id."""
     content = block.get("output") if block.get("content") is None else block.get("content")
     more = {
         key: value for key, value in to_plain(block).items() if key not in ("type", "content", "output", *_RESULT_IDS)
     }
-    return _ToolResult(_first_id(block, *_RESULT_IDS), "" if content is None else to_plain(content), more)
+    return _ToolResult(_first_id(block, *_RESULT_IDS) or id_, "" if content is None else to_plain(content), more)
 
 
 def _result_content(content: Any, text_type: str = "text") -> Any:

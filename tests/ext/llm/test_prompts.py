@@ -62,7 +62,7 @@ def _short_form(block: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("name", ["tool_call_id", "tool_use_id", "call_id"])
-@pytest.mark.parametrize("kind", ["message", "class", "without a role", "part"])
+@pytest.mark.parametrize("kind", ["message", "class", "without a role", "part", "part of a tool", "part without id"])
 def test_P26_result_keeps_its_id_under_the_field_of_any_provider(kind: str, name: str) -> None:
     """A tool result with its call's id in any provider's field is sent with that id in each API's own field."""
     results = {
@@ -70,6 +70,8 @@ def test_P26_result_keeps_its_id_under_the_field_of_any_provider(kind: str, name
         "class": ToolMessage("42", **{name: "c1"}),
         "without a role": Message("42", **{name: "c1"}),
         "part": UserMessage([{"type": "tool_result", name: "c1", "content": "42"}]),
+        "part of a tool": ToolMessage([{"type": "tool_result", name: "c1", "content": "42"}]),
+        "part without id": ToolMessage([{"type": "tool_result", "content": "42"}], **{name: "c1"}),
     }
     history = [UserMessage("q"), calling("c1"), results[kind]]
     assert chat_prompt(history)[2] == {"role": "tool", "tool_call_id": "c1", "content": "42"}
@@ -105,6 +107,26 @@ async def test_P26_agent_sends_a_result_that_is_given_as_a_dict(provider: str, k
     else:
         assert sent[1]["content"] == [{"type": "tool_use", "id": "7", "name": "f", "input": {"x": 1}}]
         assert sent[2]["content"] == [{"type": "tool_result", "tool_use_id": "7", "content": "42"}]
+
+
+def test_P26_call_in_the_form_of_responses_is_sent_with_its_call_id() -> None:
+    """A call with an id of its item and a `call_id` is sent with the `call_id`, which its result names."""
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "f", "arguments": '{"x":1}'}
+    answer = Message("", role="assistant", tool_calls=[call])
+    late = [UserMessage("q"), answer, UserMessage("hurry"), ToolMessage("42", tool_call_id="c1")]
+    chat, responses, (_, anthropic) = chat_prompt(late), responses_prompt(late), messages_prompt(late)
+    assert (chat[1]["tool_calls"][0]["id"], chat[2]["tool_call_id"]) == ("c1", "c1")
+    assert (responses[1]["call_id"], responses[2]["call_id"]) == ("c1", "c1")
+    assert (anthropic[1]["content"][0]["id"], anthropic[2]["content"][0]["tool_use_id"]) == ("c1", "c1")
+
+
+def test_P26_text_beside_the_result_in_a_message_of_a_tool_is_sent_as_the_users() -> None:
+    """Parts of a tool's message that are no results follow the result in a message with the role `user`."""
+    block = {"type": "tool_result", "tool_use_id": "c1", "content": "42"}
+    history = [UserMessage("q"), calling("c1"), ToolMessage([block, "noted"])]
+    text = {"role": "user", "content": [{"type": "text", "text": "noted"}]}
+    assert chat_prompt(history)[2:] == [{"role": "tool", "tool_call_id": "c1", "content": "42"}, text]
+    assert turns(*history)[-1] == ("user", ["tool_result c1", "noted"])
 
 
 def test_P26_message_with_a_call_id_is_no_result_when_no_call_has_that_id() -> None:
