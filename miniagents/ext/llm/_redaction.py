@@ -3,9 +3,10 @@
 `Redactor` redacts texts and exceptions, because a provider may repeat a key or any other text in its error.
 
 `redact_logs` does the same with the log records of MiniAgents, the SDKs and the HTTP libraries, and removes prompts
-from them. At level DEBUG, anthropic's SDK logs whole requests; at INFO, httpx2 logs URLs, and some servers take their
-key in the query. The environment variable `MINIAGENTS_LOG_BODIES=1` keeps requests in the log to find a fault; keys
-are redacted all the same.
+from them. At level DEBUG, anthropic's SDK logs whole requests, and the transport logs headers of responses, in which a
+server may repeat a key. At INFO, httpx2 logs URLs, and some servers take their key in the query. The environment
+variable `MINIAGENTS_LOG_BODIES=1` keeps all this in the log to find a fault. Keys are then redacted by their shape
+only.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _SHORTEST = 6
 _PATTERNS = (
     (re.compile(rf"(?<![A-Za-z0-9])(?:{KEY_PREFIXES})[-_][\w*.-]{{6,}}"), REDACTED),  # some echo keys half masked
     (re.compile(rf"(?<![A-Za-z0-9])(?:{TOKEN_SHAPES})"), REDACTED),
+    (re.compile(r"(://[^\s/?#@:\"']*:)[^\s/?#@\"']+@"), rf"\1{REDACTED}@"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {REDACTED}"),
     (
         re.compile(r"((?:api[-_]?key|authorization)[\"']?\s*[:=]\s*[\"']?)[^\s\"'&,}\]]{6,}", re.IGNORECASE),
@@ -81,9 +83,7 @@ class Redactor:
         """
         for request in _requests_of(holder):
             self.learn(_secrets_in(getattr(request, "headers", None)))
-            url = getattr(request, "url", None)
-            self.learn(_secrets_in(getattr(url, "params", None)))
-            self.learn([getattr(url, "password", "")])
+            self.learn(_secrets_in_url(getattr(request, "url", None)))
 
     def redact_text(self, text: str) -> str:
         """Return the text with secrets replaced and control characters escaped."""
@@ -181,6 +181,15 @@ def secrets_of_client(client: Any, extra_headers: Any = None) -> Iterator[str]:
             yield value
     for headers in (getattr(client, "_custom_headers", None), extra_headers):
         yield from _secrets_in(headers)
+    yield from _secrets_in_url(getattr(client, "base_url", None))
+
+
+def _secrets_in_url(url: Any) -> Iterator[str]:
+    """Yield the password and the secret parameters of a URL of the HTTP library."""
+    yield getattr(url, "password", "")
+    for value in _secrets_in(getattr(url, "params", None)):
+        yield value
+        yield value.removesuffix("/")  # the SDKs add a slash to the base URL, behind its query too
 
 
 def _secrets_in(fields: Any) -> Iterator[str]:
@@ -193,6 +202,8 @@ def _secrets_in(fields: Any) -> Iterator[str]:
             if scheme.lower() == "basic":
                 with suppress(ValueError):
                     yield b64decode(rest).decode().partition(":")[2]
+            if "cookie" in str(name).lower():
+                yield from (cookie.partition("=")[2].strip('" ') for cookie in value.split(";"))
 
 
 def _linked_errors(error: BaseException) -> Iterator[BaseException]:
@@ -212,9 +223,14 @@ def _linked_errors(error: BaseException) -> Iterator[BaseException]:
 _LOGGERS = (
     *("miniagents", "miniagents.llm"),
     *("httpx2", "httpx", "openai._base_client", "anthropic._base_client"),
+    *("httpcore2.http11", "httpcore2.http2", "httpcore2.proxy", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
 )
 _QUERY = re.compile(r"(https?://[^\s\"'?]+\?)[^\s\"']+")
-_BODIES = re.compile(r"^(Request options:).*", re.DOTALL)
+_CONTENTS = re.compile(
+    r"^(Request options:|HTTP Response: \S+ \S+ \"\d+|request_id:|workspace_id:|receive_response_headers\.\w+).*",
+    re.DOTALL,
+)
+"""Log lines of the SDKs and the transport with the body of a request, or with headers, in which servers repeat keys."""
 
 
 class _RedactingFilter(logging.Filter):
@@ -231,9 +247,9 @@ class _RedactingFilter(logging.Filter):
         return True
 
     def _redact(self, text: str) -> str:
-        """Redact a text, and remove queries of URLs and bodies of requests unless the environment allows them."""
+        """Redact a text, and remove queries, bodies and response headers unless the environment allows them."""
         if os.environ.get("MINIAGENTS_LOG_BODIES") != "1":
-            text = _QUERY.sub(rf"\1{REDACTED}", _BODIES.sub(rf"\1 {REDACTED}", text))
+            text = _QUERY.sub(rf"\1{REDACTED}", _CONTENTS.sub(rf"\1 {REDACTED}", text))
         return self.redactor.redact_text(text)
 
 

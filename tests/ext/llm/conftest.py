@@ -166,8 +166,13 @@ def message(*texts: str, stop_reason: str | None = "end_turn") -> list[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def served(*scripts: Iterable[Any]) -> AsyncIterator[str]:
-    """Run a local server that answers requests with these scripts in turn, and give its address."""
+async def served(*scripts: Iterable[Any], headers: bytes = b"") -> AsyncIterator[str]:
+    """Run a local server that answers requests with these scripts in turn, and give its address.
+
+    Args:
+        scripts: what the server sends and waits for in each answer.
+        headers: lines of further headers of each answer, each with its line end.
+    """
     answers = iter(scripts)
     answering: list[Any] = []
 
@@ -176,7 +181,7 @@ async def served(*scripts: Iterable[Any]) -> AsyncIterator[str]:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line[15:] for line in head.lower().splitlines() if line.startswith(b"content-length:"))
         await reader.readexactly(int(length))
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n" + headers + b"\r\n")
         with contextlib.suppress(ConnectionError):
             for step in next(answers):
                 if step is HANG:

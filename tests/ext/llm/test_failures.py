@@ -191,9 +191,9 @@ ECHOED = ["text", "status", "headers", "event", "malformed", "key of a dict", "r
 
 
 @pytest.mark.parametrize("how", ECHOED)
-@pytest.mark.parametrize("client", ["coroutine", "function", "token", "query", "basic"])
+@pytest.mark.parametrize("client", ["coroutine", "function", "token", "query", "basic", "cookie", "base URL"])
 async def test_P27_key_that_only_the_request_holds_is_in_no_error(client: str, how: str, kit: Kit) -> None:
-    """A key from a function or in a URL, which the server repeats in any place, is in no text of the error."""
+    """A key from a function, in a cookie or in a URL, which the server repeats, is in no text of the error."""
     import httpx2
 
     keys = [f'gate"way/{i}+0815==' for i in range(2)]
@@ -202,7 +202,7 @@ async def test_P27_key_that_only_the_request_holds_is_in_no_error(client: str, h
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         sent = request.url.params.get("api-key") or request.headers.get("authorization", "").partition(" ")[2]
-        key = keys[0] if client == "basic" else sent
+        key = keys[0] if client in ("basic", "cookie", "base URL") else sent
         if how == "network":
             raise httpx2.ConnectError(f"the proxy refuses {key}", request=request)
         error = {"message": f"bad key {key}", "code": key, "param": [key]}
@@ -228,6 +228,12 @@ async def test_P27_key_that_only_the_request_holds_is_in_no_error(client: str, h
         made = anthropic.AsyncAnthropic(auth_token=next(given), **options)
     elif client == "query":
         made = openai.AsyncOpenAI(api_key="none", default_query={"api-key": next(given)}, **options)
+    elif client == "cookie":
+        cookie = f"lang=en; session={next(given)}; a=b"
+        made = openai.AsyncOpenAI(api_key="none", default_headers={"Cookie": cookie}, **options)
+    elif client == "base URL":
+        options["base_url"] += "?api-key=" + quote(next(given), safe="")
+        made = openai.AsyncOpenAI(api_key="none", **options)
     else:
         pair = b64encode(f"user:{next(given)}".encode()).decode()
         made = openai.AsyncOpenAI(api_key="none", default_headers={"Authorization": f"Basic {pair}"}, **options)

@@ -111,7 +111,7 @@ async def test_X10_X12_log_lines_hold_no_key_and_no_control_characters(
 async def test_X12_log_holds_no_prompt_and_no_key_when_the_connection_is_real(
     provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With all loggers at DEBUG, the log of a real connection holds no prompt, answer, or key."""
+    """With all loggers at DEBUG, a real connection logs no prompt, answer, or key, even one that headers repeat."""
     import anthropic
     import openai
 
@@ -119,12 +119,15 @@ async def test_X12_log_holds_no_prompt_and_no_key_when_the_connection_is_real(
     answer = kit.chat("canary answer") if provider == "openai" else kit.message("canary answer")
     kind: Any = openai.AsyncOpenAI if provider == "openai" else anthropic.AsyncAnthropic
     secrets = {"extra_query": {"key": "canary-query"}, "extra_headers": {"x-token": "canary-header"}}
-    async with kit.served(answer) as address, kind(api_key=kit.KEY, base_url=address) as client:
-        async with MiniAgents():
+    echo = b"".join(name + b": canary-echo\r\n" for name in (b"set-cookie", b"x-request-id", b"request-id"))
+    async with kit.served(answer, headers=echo) as address:
+        address = address.replace("://", "://user:canary-password@")
+        async with kind(api_key=kit.KEY, base_url=address) as client, MiniAgents():
             (message,) = await agent(provider, client, system="canary system", **secrets).trigger("canary prompt")
     assert message.content == "canary answer"
     assert "httpcore2" in {record.name.partition(".")[0] for record in caplog.records}
     assert "canary" not in caplog.text
+    assert kit.KEY not in caplog.text
 
 
 async def test_X10_T7_console_escapes_control_sequences_that_are_split_over_tokens(
