@@ -30,7 +30,6 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, SchemaSerializer, SchemaValidator, core_schema
 
-from miniagents._promising import pickling
 from miniagents._promising.freezing import (
     ATOMS,
     BARE,
@@ -309,6 +308,8 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return constructed
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Frozen], tuple[Any, ...]]:
+        from miniagents._promising import pickling  # few programs need the pickle module
+
         if _height_of(self) > _MAX_PICKLE_RECURSION:
             return pickling.load_flat, (pickling.dump_flat(children_first(self), protocol),)
         return pickling.rebuild, pickling.get_state(self)
