@@ -41,11 +41,9 @@ if TYPE_CHECKING:
         ToolCall,
         Usage,
         UserMessage,
-        join_messages,
-        split_messages,
     )
     from miniagents.miniagents import MiniAgents
-    from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop
+    from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop, join_messages, split_messages
 
 __all__ = [
     "AWAIT",
@@ -119,8 +117,6 @@ _NAMES_OF_MODULES = {
         "ToolCall",
         "Usage",
         "UserMessage",
-        "join_messages",
-        "split_messages",
     ),
     "miniagents": ("MiniAgents",),
     "_promising.context": ("PromisingContext",),
@@ -129,7 +125,7 @@ _NAMES_OF_MODULES = {
     "_promising.promise": ("Promise",),
     "_promising.sequence": ("FlatSequence",),
     "_promising.streamed": ("StreamAppender", "StreamedPromise"),
-    "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop"),
+    "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop", "join_messages", "split_messages"),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES_OF_MODULES.items() for name in names}
 

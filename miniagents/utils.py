@@ -1,6 +1,6 @@
 """Loops over agents: a dialog of two agents, and a chain of any number.
 
-`join_messages` and `split_messages` can be imported from here as well.
+`join_messages` and `split_messages` are imported from here, too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from miniagents.messages import (
     MessagePromise,
     MessageSequence,
     MessageSequencePromise,
-    join_messages,
-    split_messages,
 )
+from miniagents.messages._text import join_messages, split_messages
 from miniagents.miniagents import MiniAgent
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Messages, promises and sequences of messages, and joining and splitting their text."""
+"""Messages, promises of messages, and sequences of messages."""
 
 from miniagents.messages._message import (
     AssistantMessage,
@@ -11,7 +11,6 @@ from miniagents.messages._message import (
     UserMessage,
 )
 from miniagents.messages._sequence import MessageSequence, MessageSequencePromise, MessageType
-from miniagents.messages._text import join_messages, split_messages
 
 __all__ = [
     "AssistantMessage",
@@ -25,6 +24,4 @@ __all__ = [
     "ToolCall",
     "Usage",
     "UserMessage",
-    "join_messages",
-    "split_messages",
 ]
