@@ -431,3 +431,64 @@ def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind
     """`parse` raises the error of its kind for an empty body, a page, and a failed or unfinished response."""
     with pytest.raises(kind):
         ResponsesSession().parse(body)
+
+
+# --- whole texts
+
+
+@pytest.mark.parametrize(
+    "indexes",
+    [(7, 0, 0), (0, 7, 0), (0, 0, 7), (0, "1", 0), (0, 1, 2), (3, 2, 1), (1, 0, 1), (-1, 0, 5), (1, 1, 0)],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [False, True], ids=["plain", "numbered"])
+def test_S36_text_is_read_once_with_any_content_index(indexes: tuple[Any, ...], count: bool) -> None:
+    """The whole text of a part confirms the deltas before it, whatever index the server gives to each event."""
+    parts = [delta("a"), delta("b"), {"type": "response.output_text.done", "text": "ab"}]
+    parts = [{**event, "content_index": index} for event, index in zip(parts, indexes, strict=True)]
+    events = [CREATED, *item(0, message_item("ab"), *parts), end(output=[message_item("ab")])]
+    result = outcome(*(numbered(*events) if count else events))
+    assert result.content == "ab"
+    assert any("content_index" in doubt for doubt in result.doubts)
+
+
+def test_S36_parts_with_equal_content_indexes_stay_separate() -> None:
+    """If all parts have index 0, the whole text of each part is compared to the deltas since the last one."""
+    done = {"type": "response.output_text.done", "content_index": 0}
+    whole = message_item("ab")
+    whole["content"] = message_item("a")["content"] + message_item("b")["content"]
+    between = [delta("a"), {**done, "text": "a"}, delta("b"), {**done, "text": "b"}]
+    assert outcome(CREATED, *item(0, whole, *between), end(output=[whole])).content == "ab"
+
+
+@pytest.mark.parametrize("place", ["item", "response"])
+@pytest.mark.parametrize(("whole", "content"), [("abc", "abc"), ("ac", None), ("b", None)])
+def test_S19_whole_text_of_item_and_response_adds_lost_text_or_raises(
+    place: str, whole: str, content: str | None
+) -> None:
+    """A text that lacks its end in the deltas is completed; one that differs from its deltas is an error."""
+    events = [CREATED, *item(0, message_item(whole if place == "item" else "ab"), delta("a"), delta("b"))]
+    events.append(end(output=[message_item(whole)] if place == "response" else []))
+    if content is not None:
+        assert outcome(*events).content == content
+        return
+    with pytest.raises(errors.StreamProtocolError, match=f"finished {place} differs from its deltas"):
+        outcome(*events)
+
+
+def test_S19_repeated_whole_texts_raise_protocol_error_when_they_double_the_text() -> None:
+    """Whole texts of two parts, of which the item has only one, are an error; a repeated item adds nothing."""
+    done = {"type": "response.output_text.done", "text": "ab"}
+    doubled = [{**done, "content_index": index} for index in range(2)]
+    with pytest.raises(errors.StreamProtocolError, match="differs"):
+        outcome(CREATED, *item(0, message_item("ab"), *doubled), end(output=[]))
+    events = item(0, message_item("ab"))
+    assert outcome(CREATED, *events, events[-1], end(output=[])).content == "ab"
+
+
+def test_S19_items_without_deltas_keep_their_order_when_all_begin_first() -> None:
+    """Items that begin together and have no deltas give their texts when they end."""
+    pairs = [item(i, {**message_item(text), "id": text}) for i, text in enumerate("ab")]
+    final = [message_item("a"), message_item("b")]
+    result = outcome(CREATED, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs), end(output=final))
+    assert result.content == "ab"

@@ -22,9 +22,11 @@ _NOT_EXTRA = frozenset({"id", "model", "object", "output", "usage", "error", "in
 class _Item:
     """Output item: its first and last form, and the deltas between them."""
 
-    __slots__ = ("arguments", "confirmed", "deltas", "done", "refusal", "start", "summaries")
+    __slots__ = ("arguments", "confirmed", "deltas", "done", "first_piece", "refusal", "start", "summaries")
 
-    def __init__(self, start: dict[str, Any]) -> None:
+    def __init__(self, start: dict[str, Any], first_piece: int = 0) -> None:
+        self.first_piece = first_piece
+        """Number of pieces of the answer before this item."""
         self.start = start
         self.done: dict[str, Any] | None = None
         self.deltas: dict[int, list[str]] = {}
@@ -58,6 +60,7 @@ class ResponsesSession(Session):
         self._misnumbered = ""  # the first contradiction of sequence numbers
         self._missing = 0  # count of missing sequence numbers, less the repeated ones
         self._largest_gap = 0  # most sequence numbers that were missing at once
+        self._compared = 0  # number of pieces that were compared to the whole text of a part
         self._withheld_from: int | None = None  # first piece that waits for its confirmation by a whole text
         self._done = False
 
@@ -69,6 +72,8 @@ class ResponsesSession(Session):
             kind = name
         if "sequence_number" in data and self._check_sequence_number(data):
             return ""
+        if data.get("error"):
+            self._raise_reported(data)
         if kind == "response.output_text.delta":
             item = self._find_item(data)
             delta = data.get("delta")
@@ -84,7 +89,7 @@ class ResponsesSession(Session):
             text = self._append_text(delta)
             deltas.append(text)
             return text if self._withheld_from is None else ""
-        if kind == "error" or data.get("error"):
+        if kind == "error":
             self._raise_reported(data)
         handler = _HANDLERS.get(kind)
         if handler is not None:
@@ -142,16 +147,25 @@ class ResponsesSession(Session):
             self._place_of_index[index] = place
         elif index is not None:
             place = index
-        self._items[place] = _Item(item)
+        self._items[place] = _Item(item, len(self._pieces))
+        self._compared = len(self._pieces)
 
     def _on_item_done(self, data: dict[str, Any]) -> str:
-        """Store the last form of an item, and return its text if there were no deltas."""
+        """Store the last form of an item, and return the part of its text that did not arrive in deltas."""
         done = self._read_object(data, "item")
         item = self._find_item(data, done.get("id"))
         item.done = done or None
-        rest = "" if item.deltas else self._append_text(_message_text(done))
-        if item.deltas and self._misnumbered and repair_surrogates(_message_text(done)) != item.text():
-            self._reject(f"{self._misnumbered}, and the text of a finished item differs from its deltas")
+        whole = repair_surrogates(_message_text(done))
+        had_deltas = bool(item.deltas)
+        rest = self._flush_text() if whole else ""
+        if whole:
+            item.deltas.setdefault(next(reversed(item.deltas), 0), []).append(rest)
+        if (whole or (had_deltas and self._misnumbered)) and not self._is_text_of(item, whole):
+            if had_deltas and self._misnumbered:
+                self._reject(f"{self._misnumbered}, and the text of a finished item differs from its deltas")
+            more = self._append_rest(whole, item.text(), "the text of a finished item differs from its deltas")
+            item.deltas[next(reversed(item.deltas))].append(more)
+            rest += more
         item.confirmed.update(item.deltas)
         return rest if self._withheld_from is None else self._release_withheld()
 
@@ -164,16 +178,38 @@ class ResponsesSession(Session):
         deltas = item.deltas.setdefault(part, [])
         known = "".join(deltas) + rest
         if whole and whole != known:
-            if not whole.startswith(known) or (known and self._withheld_from is not None):
-                gap = f"{self._misnumbered}, and " if self._misnumbered else ""
-                self._reject(f"{gap}the text of a finished part differs from its deltas")
-            rest += self._append_text(whole[len(known) :])  # the server did not send all deltas
+            recent = "".join(self._pieces[self._compared :])
+            if recent and whole.startswith(recent):  # the server gave another index to a delta or to this event
+                self._note_doubt("content_index", data.get("content_index"))
+                item.confirmed.update(item.deltas)
+                known = recent
+            if known != whole and known and self._withheld_from is not None:
+                self._reject(f"{self._misnumbered}, and the text of a finished part differs from its deltas")
+            # the server may not have sent all deltas
+            rest += self._append_rest(whole, known, "the text of a finished part differs from its deltas")
         deltas.append(rest)
         if whole:
             item.confirmed.add(part)
+            self._compared = len(self._pieces)
         if self._withheld_from is not None:
             return self._release_withheld() if whole else ""
         return rest
+
+    def _is_text_of(self, item: _Item, whole: str) -> bool:
+        """Return True if this is the text of an item: in the order of its parts, or else in the order of arrival."""
+        text = item.text()
+        # the length goes first, so that many items cannot make each comparison long
+        return whole == text or (len(whole) == len(text) and whole == "".join(self._pieces[item.first_piece :]))
+
+    def _append_rest(self, whole: str, known: str, difference: str) -> str:
+        """Append the rest of a whole text to the part of it that has arrived, and return the rest.
+
+        Raises:
+            StreamProtocolError: the whole text does not begin with the known part; `difference` is the message.
+        """
+        if not whole.startswith(known):
+            self._reject(f"{self._misnumbered}, and {difference}" if self._misnumbered else difference)
+        return self._append_text(whole[len(known) :])
 
     def _on_refusal_delta(self, data: dict[str, Any]) -> None:
         """Add a delta of a refusal."""
@@ -219,9 +255,11 @@ class ResponsesSession(Session):
                 continue
             if known.start.get("type") in (None, item.get("type")):
                 known.done = item  # the event output_item.done of this item did not arrive
-        if self._pieces:
+        whole = repair_surrogates("".join(map(_message_text, output)))
+        if not whole or (self._misnumbered and self._pieces):  # `_check_against_end` compares these
             return ""
-        return self._append_text("".join(map(_message_text, output))) + self._flush_text()
+        arrived = "".join(self._pieces)
+        return self._append_rest(whole, arrived, "the text of the finished response differs from its deltas")
 
     def _check_against_end(self, output: list[Any]) -> None:
         """Compare an answer with contradictory sequence numbers to the output in the last event.
