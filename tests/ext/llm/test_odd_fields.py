@@ -33,12 +33,30 @@ def test_S35_sessions_ignore_events_without_content(api: str, data: bytes) -> No
         assert doubt.startswith(f"event {place + 1}: data is ")
 
 
-@pytest.mark.parametrize("done", [b" [DONE]", b"[DONE] ", b"[done]", b'"[DONE]"', b"'[DONE]'", b"[ DONE ]\t"], ids=repr)
+@pytest.mark.parametrize(
+    "done",
+    [b" [DONE]", b"[DONE] ", b"[done]", b'"[DONE]"', b"'[DONE]'", b"[ DONE ]\t", b"[DONE];", "[DONE]\u00a0".encode()],
+    ids=repr,
+)
 @pytest.mark.parametrize("api", APIS)
 def test_S35_done_is_recognised_with_spaces_quotes_and_lower_case(api: str, done: bytes) -> None:
-    """`[DONE]` with spaces, in quotes or in lower case ends a chat, and changes no answer of another API."""
+    """`[DONE]` with spaces or punctuation, in quotes or in lower case ends a chat, and changes no other answer."""
     assert read(api, *streams()[api], done).content == "Hello"
     assert read(api, *streams()[api][:-1], done if api == "chat" else streams()[api][-1]).content == "Hello"
+
+
+@pytest.mark.parametrize("api", ["responses", "messages"])
+def test_S36_event_with_an_invalid_type_is_read_by_its_name(api: str) -> None:
+    """An event whose `type` is a number has the type that its name tells, and one doubt is noted."""
+    for place in range(len(streams()[api])):
+        session = session_of(api)
+        text = ""
+        for number, event in enumerate(streams()[api]):
+            data = {**event, "type": 7} if number == place else event
+            text += session.feed(ServerSentEvent(json.dumps(data).encode(), event["type"]))
+        outcome = session.close()
+        assert (outcome.content, outcome.finish_reason, text) == ("Hello", "stop", "Hello")
+        assert outcome.doubts == (f"event {place + 1}: type is 7",) or (api, place) == ("messages", 6)
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -83,7 +83,8 @@ def test_S3_session_is_complete_after_done() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b'{"choices":', b"nonsense", b"[DONE]xyz", b'"[DONE]"x', b'{"a":1}}', b"[" * 300, b"\xff"]
+    "data",
+    [b"{", b'{"choices":', b"nonsense", b"[DONE]xyz", b"[DONE]{}", b'"[DONE]"x', b'{"a":1}}', b"[" * 300, b"\xff"],
 )
 def test_S16_S21_malformed_json_raises_protocol_error_with_the_event_number(data: bytes) -> None:
     """Malformed JSON, text after `[DONE]` and endless nesting are errors, and the text so far stays."""

@@ -278,8 +278,11 @@ class Outcome:
     """Remaining fields of the response, under the provider's names."""
 
 
-_is_done = re.compile(rb"""[\s"']*\[\s*done\s*\][\s"']*""", re.IGNORECASE).fullmatch
-"""Match of `[DONE]` in all its forms: some gateways add white space or quotes, or write lower case."""
+_is_done_text = re.compile(r"""[\s"']*\[\s*done\s*\][^\w{\[]*""", re.IGNORECASE).fullmatch
+"""Match of `[DONE]` in all its forms: some gateways add white space, quotes or punctuation, or write lower case.
+
+Letters, digits and opening brackets behind it are no match: they may belong to another event, whose text would be lost.
+"""
 _is_integer = re.compile(r"\s*-?[0-9]{1,18}(\.0*)?\s*").fullmatch
 _MALFORMED = object()
 """Result of parsing data that are not JSON."""
@@ -507,7 +510,7 @@ class Session(ABC):
         if type(value) is int and value >= 0:
             return value
         self._note_doubt(key, value)
-        return _as_count(value)
+        return as_count(value)
 
     def _read_usage(self, usage: Any, *keys: str) -> dict[str, Any] | None:
         """Return a usage object with its counts under `keys` checked; return None if the value is no object.
@@ -521,7 +524,7 @@ class Session(ABC):
         counts: dict[str, Any] = usage
         for key in keys:
             value = counts.get(key)
-            count = _as_count(value)
+            count = as_count(value)
             if value is not None and (count is None or type(value) is str):  # 12.0 is accepted without a doubt
                 self._note_doubt(key, value)
                 counts = {**counts, key: count}
@@ -532,7 +535,7 @@ class Session(ABC):
         """Return the number of tokens at a path of keys, None if there is none."""
         for key in path:
             usage = usage.get(key) if isinstance(usage, dict) else None
-        return _as_count(usage)
+        return as_count(usage)
 
     def _read_label(self, data: dict[str, Any], key: str) -> str:
         """Return an id or a name; "" if it is absent; a number becomes a string, with a doubt."""
@@ -585,6 +588,11 @@ class Session(ABC):
         return value
 
 
+def _is_done(data: bytes) -> bool:
+    """Return True if these data are `[DONE]` in any of its forms."""
+    return _is_done_text(data.decode(errors="replace")) is not None
+
+
 def _is_incomplete(data: bytes) -> bool:
     """Return True if these data are the beginning of a JSON value."""
     try:
@@ -600,7 +608,7 @@ def _excerpt(data: bytes) -> str:
     return repr(text + ("..." if len(data) > 200 else ""))
 
 
-def _as_count(value: Any) -> int | None:
+def as_count(value: Any) -> int | None:
     """Return a count as an int, None if it is no whole number from 0 up; some servers write "12" or 12.0."""
     if type(value) is str and _is_integer(value):
         value = int(value.partition(".")[0])

@@ -91,7 +91,9 @@ class MessagesSession(Session):
             # fast path for nearly all events, with the rules of `_process_delta`
             if (
                 data.get("index") is self._open_index
+                and "error" not in data
                 and type(delta) is dict
+                and "error" not in delta
                 and delta.get("type") == "text_delta"
                 and type(text := delta.get("text")) is str
                 and (self._joiner is None or (text.isascii() and not self._joiner.half))
@@ -102,6 +104,9 @@ class MessagesSession(Session):
             return self._process_delta(data)
         if data.get("error") or kind == "error":
             self._raise_reported(data)
+        if type(kind) is not str:
+            self._note_doubt("type", kind)
+            return self._process({**data, "type": name}, name)
         match kind:
             case "message_start":
                 self._process_start(data)
@@ -128,8 +133,8 @@ class MessagesSession(Session):
         block = self._open_block(data)
         delta = self._read_object(data, "delta")
         kind = delta.get("type")
-        if data.get("error") or delta.get("error"):
-            self._raise_reported(data if data.get("error") else delta)
+        if data.get("error"):
+            self._raise_reported(data)
         if not block.start.get("type") and kind in _TYPES:
             block.start["type"] = _TYPES[kind]
         if kind == "text_delta":
@@ -143,7 +148,11 @@ class MessagesSession(Session):
             pieces = block.pieces.setdefault("text", [])
             pieces.append(text)
             self._open_index, self._append_to_block = data.get("index"), pieces.append
+            if delta.get("error"):
+                self._raise_reported(delta, withheld=text)
             return text
+        if delta.get("error"):
+            self._raise_reported(delta)
         if kind == "input_json_delta":
             piece = delta.get("partial_json")
             if block.start.get("type") is None or (type(piece) is dict and block.streamed_input()):
