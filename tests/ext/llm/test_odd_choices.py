@@ -68,6 +68,54 @@ def test_P21_chat_session_separates_choices_that_were_asked_for_or_begin_with_a_
         read("chat", chunk("a", index=-1), n=2)
 
 
+ROLE: dict[str, Any] = {"delta": {"role": "assistant", "content": ""}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [chunk(**ROLE), chunk("Hel"), chunk(index=1, **ROLE), chunk("lo", index=1), chunk(finish="stop", index=1)],
+        [chunk(**ROLE), chunk("Hel"), chunk(index=1, **ROLE), chunk("lo", "stop", index=2)],
+        [chunk(**ROLE), chunk("Hel"), chunk("lo"), chunk(finish="stop", index=1, **ROLE)],
+        [
+            *(
+                each
+                for i, text in enumerate(["H", "el", "lo"])
+                for each in (chunk(index=i, **ROLE), chunk(text, index=i))
+            ),
+            chunk(finish="stop", index=3),
+        ],
+    ],
+    ids=["second role", "rising indexes", "role at the end", "role before each text"],
+)
+def test_P21_chat_session_joins_text_after_a_further_role_when_the_first_choice_does_not_go_on(events: Any) -> None:
+    """If one choice was asked for, text after a further role is a part of it, unless the first choice goes on."""
+    outcome = read("chat", *events, b"[DONE]")
+    assert (outcome.content, outcome.finish_reason, outcome.choices) == ("Hello", "stop", ())
+    assert len(outcome.doubts) == 1
+
+
+def test_P21_chat_session_joins_fragments_of_a_call_after_a_further_role() -> None:
+    """The fragments of one tool call stay one call if a further role begins another index before them."""
+    pieces: list[dict[str, Any]] = [
+        {"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"x"'}},
+        {"index": 0, "function": {"arguments": ":1}"}},
+    ]
+    calls = [chunk(index=2 + i, delta={"tool_calls": [piece]}) for i, piece in enumerate(pieces)]
+    events = [chunk(**ROLE), chunk("Hi"), chunk(index=1, **ROLE), *calls, chunk(finish="tool_calls", index=4)]
+    outcome = read("chat", *events, b"[DONE]")
+    assert (outcome.content, outcome.tool_calls) == ("Hi", (ToolUse("c1", "f", '{"x":1}'),))
+
+
+def test_P21_chat_session_separates_choices_when_two_of_them_finish() -> None:
+    """A further role begins another choice if both choices have a finish reason, or the first one had ended before."""
+    second = [chunk(index=1, **ROLE), chunk("b", index=1)]
+    ends = [chunk(finish="stop", index=i) for i in range(2)]
+    for events in ([*second, *ends], [ends[0], *second, ends[1]]):
+        outcome = read("chat", chunk(**ROLE), chunk("a"), *events, b"[DONE]")
+        assert (outcome.content, [choice.content for choice in outcome.choices]) == ("a", ["b"])
+
+
 def test_P21_parse_separates_choices_by_position_when_their_indexes_contradict() -> None:
     """A document's choices with contradictory indexes are numbered by their positions."""
     for indexes, content in (
@@ -113,16 +161,15 @@ ERRORS: list[tuple[dict[str, Any], type[errors.LLMError]]] = [
 
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
-@pytest.mark.parametrize("where", ["choice", "delta", "top", "finish reason"])
+@pytest.mark.parametrize("where", ["choice", "delta", "message", "top", "finish reason"])
 def test_P22_chat_session_raises_the_error_in_a_choice(where: str, error: Any, kind: Any) -> None:
-    """An error in a choice, in its delta, beside the choices, or as the finish reason is raised with its own class."""
-    last = chunk("lo", finish=None if where == "delta" else "error")
-    holder = {"choice": last["choices"][0], "delta": last["choices"][0]["delta"], "top": last, "finish reason": {}}[
-        where
-    ]
-    holder["error"] = error
+    """An error in a choice, its delta or message, beside the choices, or as the finish reason has its own class."""
+    last = chunk("lo", {"delta": None, "message": "stop"}.get(where, "error"), message={})
+    (choice,) = last["choices"]
+    holder = {"choice": choice, "delta": choice["delta"], "message": choice["message"], "top": last}
+    holder.get(where, {})["error"] = error
     session = ChatSession(1)
-    for event in ({**chunk("Hel"), "error": None}, last):
+    for event in ({**chunk("Hel", message={}), "error": None}, last):
         if event is last:
             with pytest.raises(kind if where != "finish reason" else errors.ProviderError) as caught:
                 session.feed(ServerSentEvent(json.dumps(event).encode()))
@@ -147,6 +194,11 @@ def test_P22_sessions_raise_errors_inside_the_objects_of_each_api(error: Any, ki
         ("responses", (0, "response")),
         ("responses", (6, "response")),
         ("responses", (5,)),
+        ("responses", (2,)),  # text deltas
+        ("responses", (3,)),
+        ("messages", (2,)),
+        ("messages", (3,)),
+        ("messages", (3, "delta")),
         ("messages", (0, "message")),
         ("messages", (2, "delta")),
         ("messages", (5, "delta")),
@@ -154,6 +206,11 @@ def test_P22_sessions_raise_errors_inside_the_objects_of_each_api(error: Any, ki
     ):
         failure = _raised(partial(read, api, *changed(api, *path, "error", to=error)))
         assert type(failure) is kind
+    session = session_of("messages")
+    events = [ServerSentEvent(json.dumps(each).encode()) for each in changed("messages", 3, "delta", "error", to=error)]
+    assert [session.feed(event) for event in events[:3]] == ["", "", "Hel"]
+    assert type(_raised(partial(session.feed, events[3]))) is kind
+    assert session.withheld == "lo"
     choice = {"index": 0, "message": {"content": "Hel"}, "finish_reason": "error"}
     for api, body in (
         ("chat", {"choices": [{**choice, "error": error}]}),

@@ -39,6 +39,30 @@ def test_P11_fragments_make_one_call_with_any_indexes(indexes: Any, repeated: di
     assert calls_of(*fragments) == (ToolUse("c1", "f", '{"x":1}'),)
 
 
+@pytest.mark.parametrize(
+    "indexes",
+    [(0.0, 1.0), (-2, -1), ("a", "b"), (True, False), ("0.0", "1.0"), (" 0", " 1"), ([0], [1]), (0.5, 1)],
+    ids=str,
+)
+def test_P11_interleaved_calls_keep_their_arguments_with_odd_indexes(indexes: tuple[Any, Any]) -> None:
+    """Interleaved fragments belong to the call with the same index, also if the indexes are no natural numbers."""
+    first, second = indexes
+    fragments = [
+        fragment("", "f", index=first, id="c1"),
+        fragment("", "g", index=second, id="c2"),
+        *(fragment(piece, index=index) for pieces in ('{"', "xy", '":1}') for piece, index in _pairs(pieces, indexes)),
+    ]
+    events = [chunk(delta={"tool_calls": [each]}) for each in fragments]
+    outcome = read("chat", *events, chunk(finish="tool_calls"))
+    assert outcome.tool_calls == (ToolUse("c1", "f", '{"x":1}'), ToolUse("c2", "g", '{"y":1}'))
+    assert outcome.doubts[0].endswith(f"index of a tool call is {first!r}")
+
+
+def _pairs(pieces: str, indexes: tuple[Any, Any]) -> list[tuple[str, Any]]:
+    """Return a fragment for each call: its own letter of "xy", or the same piece for both."""
+    return list(zip(pieces if pieces == "xy" else [pieces, pieces], indexes, strict=True))
+
+
 def test_P11_new_name_after_whole_arguments_begins_a_call() -> None:
     """Calls with one index and without ids are separate if a name follows whole arguments."""
     assert calls_of(fragment("{}", "f", index=0), fragment('{"y":2}', "g", index=0)) == (

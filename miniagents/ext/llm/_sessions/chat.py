@@ -17,6 +17,7 @@ from miniagents.ext.llm._sessions.base import (
     Session,
     Tokens,
     ToolUse,
+    as_count,
     json_text,
     repair_surrogates_deep,
 )
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class _PendingCall:
     """Tool call as far as its fragments have arrived."""
 
-    index: int | None
+    index: int | str | None
     id: str = ""
     name: str = ""
     type: str = "function"
@@ -62,7 +63,7 @@ class _ToolCallCollector:
 
     def __init__(self) -> None:
         self._calls: list[_PendingCall] = []
-        self._latest: dict[int | None, _PendingCall] = {}  # latest call with an index
+        self._latest: dict[int | str | None, _PendingCall] = {}  # latest call with an index
         self._last_call: _PendingCall | None = None
 
     def __bool__(self) -> bool:
@@ -84,7 +85,8 @@ class _ToolCallCollector:
         index = fragment.get("index")
         if index is not None and (type(index) is not int or index < 0):
             doubt("index of a tool call", index)
-            index = int(index) if isinstance(index, str) and index.isdecimal() else None
+            count = as_count(index)
+            index = repr(index) if count is None else count  # other values still tell the calls apart
         id_, name = _as_label(fragment.get("id")), _as_label(function.get("name"))
         arguments = function.get("arguments", function.get("input"))
         call = self._find_call(index, id_, name, bool(arguments))
@@ -105,7 +107,7 @@ class _ToolCallCollector:
             doubt("arguments", arguments)
             _set_value(call, arguments)
 
-    def _find_call(self, index: int | None, id_: str, name: str, has_arguments: bool) -> _PendingCall | None:
+    def _find_call(self, index: int | str | None, id_: str, name: str, has_arguments: bool) -> _PendingCall | None:
         """Return the call that a fragment continues, None if the fragment begins a new call."""
         call = self._latest.get(index)
         if call is not None:
@@ -132,7 +134,7 @@ class _ToolCallCollector:
     def result(self) -> tuple[ToolUse, ...]:
         """Return the calls so far, in the order of their indexes if these differ, else in the order of arrival."""
         calls = self._calls
-        indexes = [call.index for call in calls if call.index is not None]
+        indexes = [call.index for call in calls if isinstance(call.index, int)]
         if len(set(indexes)) == len(calls):
             calls = [call for _, call in sorted(zip(indexes, calls, strict=True), key=lambda pair: pair[0])]
         return tuple(ToolUse(call.id, call.name, call.text(), call.type) for call in calls)
@@ -212,8 +214,9 @@ class ChatSession(Session):
     """Session of a chat completion. It is complete after a finish reason for every choice, or after `[DONE]`.
 
     The content is the text of choice 0. If one choice was asked for, the indexes of choices are ignored, because some
-    servers number the chunks there. An index counts only after a chunk that begins another choice, with a role and
-    without text.
+    servers number the chunks there. An index counts only after a chunk that may begin another choice, with a role and
+    without text. The following text is withheld until the first choice goes on, which proves that there are several
+    choices. If the answer ends before, there was only one choice, and the withheld text is a part of it.
 
     Args:
         n: the number of choices that were asked for; None if it is not known.
@@ -227,6 +230,9 @@ class ChatSession(Session):
         self._n = n or 1
         self._only_one = n == 1
         self._roles_begin_choices = True  # if a chunk with a role and without text begins a choice
+        self._undecided: list[dict[str, Any]] | None = None
+        """Parts of chunks that belong to other choices, or to the first one if there are no others; None if decided."""
+        self._pieces_before = 0  # number of pieces when the first of these parts arrived
         self._choices: dict[int, _ChoiceState] = {}
         self._first_choice = self._get_choice(0)
         self._top_level: dict[str, Any] = {}
@@ -285,6 +291,8 @@ class ChatSession(Session):
                 text += self._process_rest_of_delta(state, delta)
                 if delta.get("error"):
                     self._raise_failure_of(choice, text)
+        if list(choice) != self._plain_choice_keys or choice.get("logprobs") is not None:
+            self._process_rest_of_choice(state, choice, text)
         finish_reason = choice.get("finish_reason")
         if finish_reason:
             if type(finish_reason) is not str:
@@ -294,8 +302,6 @@ class ChatSession(Session):
             state.finish_reason = finish_reason
             if state is self._first_choice:
                 text += self._flush_text()
-        if list(choice) != self._plain_choice_keys or choice.get("logprobs") is not None:
-            self._process_rest_of_choice(state, choice, text)
         return text
 
     def _choice_for(self, choice: dict[str, Any]) -> _ChoiceState:
@@ -307,12 +313,16 @@ class ChatSession(Session):
             if index:
                 self._note_doubt("index", index)
             return self._first_choice
+        if self._undecided is not None:
+            self._undecided.append(choice)
+            if len(self._pieces) > self._pieces_before:  # the first choice has gone on
+                self._undecided = None
         if index is None:
             self._reject(f"choice index is {choice['index']!r}, and {self._n} choices were asked for")
         return self._choices.get(index) or self._get_choice(index)
 
     def _begins_another_choice(self, choice: dict[str, Any]) -> bool:
-        """Return True if this chunk begins a second choice; then indexes count from now on.
+        """Return True if this chunk may begin a second choice; then indexes count from now on, until `_on_done`.
 
         Such a chunk has a role and nothing else. All chunks before it had the index of the first choice, and held text.
         """
@@ -320,6 +330,7 @@ class ChatSession(Session):
         bare = (
             isinstance(delta, dict)
             and delta.get("role")
+            and not choice.get("finish_reason")
             and all(value in _EMPTY for key, value in delta.items() if key != "role")
         )
         begins = bool(
@@ -330,7 +341,22 @@ class ChatSession(Session):
             and "index" not in self._doubts
         )
         self._only_one = not begins
+        if begins and not self._first_choice.finish_reason:
+            self._undecided, self._pieces_before = [], len(self._pieces)
         return begins
+
+    def _join_undecided(self) -> str:
+        """Read the undecided parts again as parts of the only choice, and return their text.
+
+        Do nothing if there are several choices: the first one has gone on, or two have finished.
+        """
+        parts, self._undecided = self._undecided, None
+        finished = [choice for choice in self._choices.values() if choice.finish_reason]
+        if parts is None or len(self._pieces) > self._pieces_before or len(finished) > 1:
+            return ""
+        self._choices = {0: self._first_choice}
+        self._only_one, self._roles_begin_choices = True, False
+        return "".join([self._process_choice(part) for part in parts])
 
     def _raise_failure_of(self, choice: dict[str, Any], text: str) -> NoReturn:
         """Raise the failure that a choice reports: in the choice, its delta, its message or its finish reason."""
@@ -418,7 +444,8 @@ class ChatSession(Session):
 
     def _process_rest_of_choice(self, state: _ChoiceState, choice: dict[str, Any], text: str) -> None:
         """Process the fields of a choice beside its delta: an error, log probabilities and unknown fields."""
-        if choice.get("error"):
+        message = choice.get("message")
+        if choice.get("error") or (type(message) is dict and message.get("error")):
             self._raise_failure_of(choice, text)
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
@@ -426,7 +453,8 @@ class ChatSession(Session):
             for key, value in logprobs.items():
                 _add_field(known, key, value)
         if _CHOICE.issuperset(choice):
-            self._plain_choice_keys = list(choice)
+            if "message" not in choice:  # the message of a later chunk may hold an error
+                self._plain_choice_keys = list(choice)
             return
         for key, value in choice.items():
             if key not in _CHOICE and value not in _EMPTY:
@@ -491,7 +519,7 @@ class ChatSession(Session):
     def _on_done(self) -> str:
         """Complete the answer, and return U+FFFD if a surrogate half is left."""
         self.done_seen = self.ended = True
-        return self._flush_text()
+        return self._join_undecided() + self._flush_text()
 
     def _get_choice(self, index: int) -> _ChoiceState:
         """Return the state of the choice with this index, and make it if it is new."""
