@@ -137,7 +137,10 @@ class MiniAgent(Generic[P]):
         return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().current_call_scope())
 
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-        """Return the agent's keyword arguments overridden by the call's; raise an error for a wrong one."""
+        """Return the agent's keyword arguments overridden by the call's.
+
+        Raise an error for a wrong argument or a wrong timeout.
+        """
         _check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}

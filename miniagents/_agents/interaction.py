@@ -50,7 +50,7 @@ class _CallScope(BoundToRun):
             self.unfinished_calls.discard(messages)
 
     def finish_calls(self) -> None:
-        """Finish all calls that were left open."""
+        """Close the messages of all calls that were left open, so that the called agents see their end."""
         if self.unfinished_calls is not None:
             calls, self.unfinished_calls = self.unfinished_calls, None
             for messages in calls:
@@ -184,7 +184,7 @@ class InteractionContext(_CallScope):
         self._awaitables.append(Promise.of_cell(cell))
 
     async def await_now(self) -> None:
-        """Wait for all awaitables given to `make_sure_to_wait` so far, then raise the first error.
+        """Wait for all awaitables given to `make_sure_to_wait`, also during this wait; then raise the first error.
 
         Further errors become notes of the first one.
         """
@@ -249,7 +249,10 @@ class InteractionContext(_CallScope):
             self._replies.finish()  # one loop step before `task_ended`, which ends the replies in all other cases
 
     async def _work_until(self, timeout: float) -> None:
-        """Do `_work`; cancel it after `timeout` seconds and raise a `TimeoutError` that names the agent."""
+        """Do `_work`; cancel it after `timeout` seconds, and raise a `TimeoutError` that names the agent.
+
+        A `TimeoutError` of the work itself is raised unchanged.
+        """
         deadline = asyncio.timeout(timeout)
         try:
             async with deadline:
@@ -263,7 +266,10 @@ class InteractionContext(_CallScope):
             raise
 
     async def _work(self) -> None:
-        """Run the agent's function, then wait for the awaitables of `make_sure_to_wait`; cancel those that are left."""
+        """Run the agent's function, finish the calls it left open, and wait for the awaitables of `make_sure_to_wait`.
+
+        If the function or an awaitable fails, cancel the awaitables that are left.
+        """
         try:
             await self.this_agent.run_function(self, self._kwargs)
             self.finish_calls()
@@ -419,7 +425,10 @@ class _ReplyCell(SequenceCell):
         super().add(pieces)
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
-        """Append messages at once, and those of a sequence as they come; drop all if no reader can reach them."""
+        """Append messages at once, and those of a sequence as they come; drop all if no reader can reach them.
+
+        With `errors_as_messages`, each unfinished piece becomes a sequence in which errors are messages.
+        """
         if self.is_abandoned:
             return
         if self.errors_as_messages:
@@ -497,7 +506,11 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
         failed: list[BaseException] = []
 
         async def tokens(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
-            """Yield the tokens of the message; a failure ends them and marks the message as interrupted."""
+            """Yield the tokens of the message, and put its other fields into `fields`.
+
+            A failure ends the tokens without an error, goes to `failed`, and marks the message as interrupted;
+            `StopDialog` is raised.
+            """
             yield first
             try:
                 async for batch in batches:

@@ -96,7 +96,10 @@ class MessagePersister:
         await self._call_handler(dict(self._waiting))
 
     async def _call_handler(self, messages: dict[int, Message]) -> None:
-        """Call the handler with messages, given by their keys; queue them again as the first ones if it fails."""
+        """Call the handler with messages, given by their keys, and mark them as persisted by it.
+
+        If the handler fails, queue the messages again as the first ones, and raise its error.
+        """
         if not messages:
             return
         batch = _Batch()

@@ -108,7 +108,10 @@ class Runner(Generic[T]):
                 signal.signal(number, handler)
 
     def _run(self, awaitable: Awaitable[T]) -> T:
-        """Run the awaitable as the main task, and pass interrupts that other tasks raise on to it."""
+        """Run the awaitable as the main task, and raise inside it the interrupts that other tasks raise.
+
+        An interrupt that comes out of the main task ends the run, and so does a second signal.
+        """
 
         async def main() -> T:
             return await _InterruptibleMain(awaitable, self)
@@ -159,7 +162,10 @@ class Runner(Generic[T]):
     # --- signals
 
     def _install_handlers(self) -> dict[signal.Signals, Any]:
-        """Handle SIGINT and SIGTERM unless the application does, and return the previous handlers."""
+        """Handle SIGINT and SIGTERM where Python's default handling is in place, and return the replaced handlers.
+
+        Outside the main thread, install nothing, and return an empty dict.
+        """
         if threading.current_thread() is not threading.main_thread():
             return {}
         handlers: dict[signal.Signals, Any] = {}
@@ -193,7 +199,10 @@ def _ignore_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) 
 
 
 def _close_coroutine(coroutine: Any) -> None:
-    """Close a coroutine without a loop: its `finally` blocks run, but their waits are skipped."""
+    """Close a coroutine without a loop: its `finally` blocks run, but their waits are skipped.
+
+    Log an error of these blocks for debugging, and give up after `_MAX_SKIPPED_WAITS` waits.
+    """
     for _ in range(_MAX_SKIPPED_WAITS):
         try:
             coroutine.close()
@@ -207,8 +216,8 @@ def _close_coroutine(coroutine: Any) -> None:
 def _cancel_helpers(awaited: Any) -> list[asyncio.Task[Any]]:
     """Cancel the tasks of the task groups, and of `wait_for` on Python 3.11, that an awaitable is waiting in.
 
-    Both cancel their tasks only when they are cancelled themselves: after an interrupt the tasks would go on.
-    Return the tasks.
+    Both cancel their tasks only when they are cancelled themselves: after an interrupt the tasks would go on. The
+    groups take no new tasks then. Return the tasks, including those that were being cancelled already.
     """
     helpers: list[asyncio.Task[Any]] = []
     while awaited is not None:
@@ -227,7 +236,7 @@ def _cancel_helpers(awaited: Any) -> list[asyncio.Task[Any]]:
 
 
 def _wait_until_ended(tasks: list[asyncio.Task[Any]]) -> Generator[Any, Any, None]:
-    """Wait for the clean-ups of cancelled tasks."""
+    """Wait for the clean-ups of cancelled tasks, and ignore cancellations of the waiting task meanwhile."""
     while pending := [task for task in tasks if not task.done()]:
         try:
             yield from asyncio.wait(pending).__await__()

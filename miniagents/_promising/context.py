@@ -315,7 +315,7 @@ class PromisingContext(BoundToRun):
                 self._loop.call_soon_threadsafe(action)
 
     def forget(self, task: asyncio.Task[Any]) -> None:
-        """Stop tracking an ended task."""
+        """Stop tracking an ended task, and wake the wait for the end of all tasks if it was the last one."""
         self.tasks.discard(task)
         self.parked.discard(task)
         if self._idle is not None:
@@ -361,7 +361,10 @@ class PromisingContext(BoundToRun):
                 del self._unobserved[id(failure.error)]
 
     def _report_unobserved(self, error: BaseException | None) -> None:
-        """Raise the unobserved failures; log them instead in the mode "log", or if the context is left by `error`."""
+        """Raise the unobserved failures as a group; log them in the mode "log", or if the context is left by `error`.
+
+        A single failure that is no `Exception` is raised by itself. Afterwards, no failure counts as unobserved.
+        """
         failures = list(self._unobserved.values())
         self._unobserved.clear()
         if error is not None or self.unobserved_errors == "log":
@@ -385,7 +388,7 @@ class PromisingContext(BoundToRun):
             context = context.parent
 
     def _run_handler(self, handler: ResolvedHandler, promise: Promise[Any], result: Any) -> None:
-        """Call one handler of resolved promises in a task of its own."""
+        """Call one handler of resolved promises in a task of its own; its error counts as an unobserved failure."""
 
         async def run() -> None:
             await handler(promise, result)

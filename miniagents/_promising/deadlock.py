@@ -212,7 +212,10 @@ def _waits_for(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], boo
 
 
 def _producers(cell: Cell[Any]) -> Iterator[asyncio.Task[Any]]:
-    """Yield the tasks that must end before the cell can."""
+    """Yield the tasks that must end before the cell can.
+
+    They are the task of the cell, and those of the unfinished cells from which its lanes take leaves, at any depth.
+    """
     cells = {cell: None}
     unseen = [cell]
     for each in unseen:  # which grows meanwhile

@@ -98,7 +98,7 @@ class _ClassRegistry:
         self._places: dict[str, tuple[str, int]] = {}
 
     def register(self, name: str, cls: type[Any]) -> None:
-        """Give a class its name. Warn if the name belongs to a class from another place in the code.
+        """Give a class its name. Issue a warning if the name belongs to a class from another place in the code.
 
         A class statement that runs again (in a reloaded module, in a function) replaces its class without a warning.
         """
@@ -218,7 +218,10 @@ def set_codec(encode: Callable[[Any], Any], decode_items: Callable[[Mapping[str,
 
 
 def dump_frozen_dict(value: FrozenDict[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
-    """Return the dump of a mapping that pydantic asks for."""
+    """Return the dump of a mapping that pydantic asks for: the plain items with the context `BARE`.
+
+    Otherwise its keys are escaped; for the mode "json", its values are encoded as well.
+    """
     if info.context is BARE:
         return dict(value)
     if info.mode == "json":
@@ -366,7 +369,10 @@ def freeze(value: Any, where: str = "value") -> Any:
 
 
 def freeze_with_enums(value: Any, where: str = "value") -> Any:
-    """Return what `freeze` returns, but keep members of an Enum; for fields whose annotations mention an Enum."""
+    """Return what `freeze` returns, but keep members of an Enum, in nested containers as well.
+
+    It serves fields whose annotations mention an Enum.
+    """
     if isinstance(value, (Enum, FrozenDict)):
         return value
     if isinstance(value, (list, tuple)):
@@ -437,7 +443,10 @@ def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any
 
 
 def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
-    """Return the frozenset of the frozen elements of a set that is inside of `level` containers."""
+    """Return the frozenset of the frozen elements of a set that is inside of `level` containers.
+
+    Raise `_Refused` if an element cannot be frozen, or if the set nests too deep.
+    """
     if level >= MAX_NESTING:
         raise _make_depth_error()
     if ATOMS.issuperset(map(type, items)):
@@ -508,7 +517,10 @@ def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
 
 
 def _freeze_by_base(value: Any, level: int) -> Any:
-    """Freeze a value of an unlisted type: one of a subclass becomes plain, and loses attributes of its own."""
+    """Freeze a value of an unlisted type: one of a subclass becomes plain, and loses attributes of its own.
+
+    A member of an Enum becomes its value, and a `FrozenLeaf` stays. Raise `_Refused` for values of other types.
+    """
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, FrozenLeaf):

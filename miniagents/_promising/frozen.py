@@ -362,7 +362,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return json.dumps(dump, indent=indent, ensure_ascii=ensure_ascii, separators=separators)
 
     def _dump_shallow(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the dict of a dump with its keys escaped; its values are not dumped yet."""
+        """Return the dict of a dump, with `class_` and escaped keys; its values are not dumped yet.
+
+        Pydantic dumps them all the same if an option selects or changes fields, or if the class has serializers.
+        """
         cls = type(self)
         if cls._dumps_plainly and all(
             value is None or value is False or name in _IRRELEVANT_OPTIONS for name, value in options.items()
@@ -434,7 +437,10 @@ def _is_initialized(self: Frozen) -> bool:
 
 
 def _restore(cls: type[Frozen], dump: Any, options: dict[str, Any]) -> Frozen:
-    """Return an object of the class that `dump` names, or of `cls`; `options` are those of `model_validate`."""
+    """Return an object of the class that `dump` names, or of `cls`; `options` are those of `model_validate`.
+
+    An object of `cls` is returned as it is. If the named class is not a subclass of `cls`, raise `ValidationError`.
+    """
     if isinstance(dump, cls):
         return dump
     if not isinstance(dump, Mapping) or isinstance(dump, Frozen):

@@ -78,7 +78,10 @@ class Cell(Generic[T]):
             self.deferred_start = lambda: self.start_task(work, variables)
 
     def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
-        """Start the task that runs `work`, with these context variables or a copy of the current ones."""
+        """Start the task that runs `work`, with these context variables or a copy of the current ones.
+
+        Raise `NoActiveContextError` if the promise was made outside of a context.
+        """
         if self.context is None:
             raise NoActiveContextError(
                 "A promise with work to do needs a running context: make it inside `MiniAgents().run(...)` "
@@ -88,7 +91,10 @@ class Cell(Generic[T]):
         self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
 
     def ensure_started(self) -> None:
-        """Start the work if it still waits for its first reader."""
+        """Start the work if it still waits for its first reader.
+
+        If the promise was made outside of a context, each reader gets `NoActiveContextError`.
+        """
         if self.deferred_start is not None:
             start, self.deferred_start = self.deferred_start, None
             try:
@@ -98,7 +104,10 @@ class Cell(Generic[T]):
                 raise
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """Stop tracking the task, and settle the cell if the work has not: it may have been cancelled early."""
+        """Stop tracking the task, and settle the cell if the work has not.
+
+        It fails with the error of a clean-up, or else ends as cancelled.
+        """
         if self.context is not None:
             self.context.forget(task)
         self.task = None
@@ -126,7 +135,10 @@ class Cell(Generic[T]):
             self.notify_settled(value)
 
     def fail(self, error: BaseException) -> None:
-        """Settle with an error, which counts as unobserved until a reader gets it."""
+        """Settle with an error, which counts as unobserved until a reader gets it.
+
+        If the cell is settled already, only record the error as a late one.
+        """
         if self.done:
             self.record_late_error(error)
             return
@@ -197,7 +209,10 @@ class Cell(Generic[T]):
             self.wake()
 
     async def wait(self, *, for_end: bool = False) -> None:
-        """Wait until there is more to read, or until the end; see `add_waiter`."""
+        """Wait until there is more to read, or with `for_end` until the end.
+
+        Start work that waits for its first reader. Raise `DeadlockError` as `add_waiter` says.
+        """
         future = self.add_waiter(for_end=for_end)
         try:
             await future
@@ -236,6 +251,8 @@ class Cell(Generic[T]):
 
     def watch(self, callback: Callable[[object], None], variables: contextvars.Context | None) -> None:
         """Call `callback` once, a loop step after there is more to read or the end has come.
+
+        As a reader would, this starts work that waits for its first reader, and wakes a source that works on demand.
 
         Args:
             callback: called with a future.
@@ -294,6 +311,7 @@ class Promise(BoundToRun, Generic[T_co]):
         self._cell = cell
 
         async def work() -> None:
+            """Await the resolver, and settle the cell with its result or its error; let interrupts pass."""
             try:
                 cell.resolve(await resolver())
             except INTERRUPTS:

@@ -137,6 +137,8 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
     def flatten(cls, item: Any, *, into: SequenceCell | None = None) -> list[Any]:
         """Return the leaves, values and branches of an item. Each iterator or async iterable becomes a branch.
 
+        If the context has handlers of promises, each value becomes a resolved promise.
+
         Args:
             item: a value, a promise, an exception, or lists and iterables of these, nested at will.
             into: the sequence that the item is sent into.
@@ -215,7 +217,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def of_items(cls, items: Any) -> Self:
-        """Return a closed sequence of `items`; return a sequence promise as it is."""
+        """Return a closed sequence of `items`, empty for None.
+
+        Return a sequence promise as it is, also if it is the only item.
+        """
         if isinstance(items, cls):
             return items
         pieces = cls.flatten(items) if items is not None else []

@@ -69,7 +69,10 @@ class SequenceCell(StreamCell[Any, Any]):
         self.add_out_of_order(self.promise_class.flatten(item, into=self))
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
-        """Append the leaves that have begun, and add a lane for each leaf that has not and for each branch."""
+        """Merge the sequence, and add pieces that readers get in the order in which they begin to arrive.
+
+        Append leaves that have begun at once; each other leaf, and each branch, becomes a lane that adds them later.
+        """
         self._merge()
         for piece in pieces:
             if isinstance(piece, Branch):
@@ -99,7 +102,7 @@ class SequenceCell(StreamCell[Any, Any]):
         lane.blocked_on.wake()  # readers wait there for the next leaf in order
 
     def _add_lane(self, walk: Iterator[Any], cell: Any, promise: Promise[Any] | None) -> _Lane:
-        """Add a lane, from which leaves will be appended as they come, and return it."""
+        """Add a lane, from which `_advance` will append leaves, and return it; append nothing yet."""
         lane = _Lane(walk, cell, promise)
         if self.lanes is None:
             self.lanes = {}
@@ -133,14 +136,18 @@ class SequenceCell(StreamCell[Any, Any]):
             self._end()
 
     def _remove_lane(self, lane: _Lane) -> None:
-        """Remove a lane that has ended."""
+        """Remove a lane that has ended; the caller ends the sequence if no lane is left."""
         if self.lanes is not None:
             self.lanes.pop(lane, None)
         if lane is self._ordered_lane:
             self._ordered_lane = None
 
     def _block_lane(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
-        """Arrange that the lane advances when `blocked_on` has more pieces; return False if there are more already."""
+        """Let the lane advance when `blocked_on` has more pieces; return False if there are more already.
+
+        Outside of a running loop, the lane waits for a reader instead. So do items sent in order whose source works on
+        demand.
+        """
         lane.blocked_on = blocked_on
         if lane is self._ordered_lane:
             if blocked_on is lane.cell:  # then `add` advances it
@@ -206,7 +213,10 @@ class SequenceCell(StreamCell[Any, Any]):
             self._end()
 
     def fail(self, error: BaseException) -> None:
-        """Close the sequence with a failed leaf as its last one; to a reader that iterates, no error is raised."""
+        """Close the sequence with a failed leaf as its last one; to a reader that iterates, no error is raised.
+
+        If the sequence is closed already, only record the error as a late one.
+        """
         if self.is_closing:
             self.record_late_error(error)
         else:
@@ -218,7 +228,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return self.promise_class.failed_leaf(error, observed=self.observed)
 
     def settle_as_cancelled(self) -> None:
-        """End at once with a cancelled leaf; leaves that have not come yet are left out."""
+        """End at once with a cancelled leaf; before it, append leaves that have come, and leave out later ones."""
         if self.done:
             return
         self._merge()
@@ -432,7 +442,10 @@ class _Lane:
 
 
 def _delay_until_begun(leaves: Iterator[Any]) -> Iterator[Any]:
-    """Yield the leaves and cells of a walk; before each leaf that has not begun, yield the cell to wait for."""
+    """Yield the leaves and cells of a walk.
+
+    As long as a leaf has not begun, yield its cell instead: the lane waits for that cell before it takes the next item.
+    """
     for leaf in leaves:
         if isinstance(leaf, Promise):
             while not _has_begun(leaf._cell):
@@ -451,7 +464,10 @@ def _as_promise(piece: Any, promise_class: type[Branch[Any, Any]]) -> Promise[An
 
 
 def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[SequenceCell] | None = None) -> None:
-    """Add a sequence to `entered`, those that a walk is inside of; raise `DeadlockError` if it is among them."""
+    """Add a sequence to `entered`, those that a walk is inside of; raise `DeadlockError` if it is among them.
+
+    Raise it also if the sequence gets leaves from `into`, the sequence for which the walk is made.
+    """
     target = None if into is None else into()
     if cell in entered:
         circle = [*entered][[*entered].index(cell) :]

@@ -142,7 +142,10 @@ class Form:
                 self._check_levels(item, level + 1)
 
     def _represent(self, value: Any) -> Any:
-        """Return the JSON form of a value of a type that JSON lacks; the parts of the value are not converted yet."""
+        """Return the JSON form of a value of a type that JSON lacks; the parts of the value are not converted yet.
+
+        Freeze a value of any other type; the encoder then converts the frozen value.
+        """
         kind = type(value)
         if kind is FrozenDict:
             return self._mapping(value._items)
@@ -161,7 +164,10 @@ class Form:
         return {"$set": sorted([self._to_strict_json(item) for item in value], key=_write_sorted)}
 
     def _to_strict_json(self, value: Any) -> Any:
-        """Return `value` as JSON types that every parser accepts: no huge ints, NaN or lone surrogates."""
+        """Return `value` as JSON types that every parser accepts.
+
+        Huge ints, NaN, lone surrogates, and types that JSON lacks become objects with a tag.
+        """
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
@@ -419,7 +425,10 @@ def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) ->
 
 
 def _decode_key(key: str) -> str:
-    """Return the key from which `_encode_key` made this one."""
+    """Return the key from which `_encode_key` made this one: decode the base64 after `$text:`, and keep other keys.
+
+    Raise `_Malformed` if that is no valid base64 of a text.
+    """
     if not key.startswith(_TEXT_KEY):
         return key
     try:
@@ -429,7 +438,7 @@ def _decode_key(key: str) -> str:
 
 
 def _load_tag(tag: str, content: Any, level: int, limit: int) -> Any:
-    """Return the value of an object with one known tag."""
+    """Return the value of an object with one known tag; raise `_Malformed` if the content does not fit the tag."""
     if tag == "$set" and isinstance(content, (list, tuple)):
         try:
             return freeze(frozenset(_decode_array(content, level + 1, limit)))
@@ -476,6 +485,7 @@ def _load_moment(kind: type[datetime | time]) -> Callable[[Any], datetime | time
     """Return a function that reads a datetime or a time from a text of `_moment_text`."""
 
     def load(content: Any) -> datetime | time:
+        """Read the moment with its zone and its fold; raise `ValueError` for a text of another form."""
         match = _MOMENT.fullmatch(content)
         if match is None:
             raise ValueError("not as `2026-01-02T03:04:05[zone][fold=1]`")

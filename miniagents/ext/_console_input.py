@@ -81,7 +81,10 @@ class LineReader:
             return await self._next_line()
 
     async def _next_line(self) -> str:
-        """Read until a line is complete, and return it. The caller holds the lock."""
+        """Read until a line is complete, and return it without its line end.
+
+        The last line may lack one. At the end of the input, raise `EOFError`. The caller holds the lock.
+        """
         while (end := self._text.find("\n", self._searched)) < 0 and not self._ended:
             self._searched = len(self._text)
             chunk = await self._read_chunk()

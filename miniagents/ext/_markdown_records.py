@@ -43,7 +43,11 @@ logger = logging.getLogger("miniagents")
 
 
 def opening_record(promise: MessagePromise, record_id: str) -> Record:
-    """Return a record of the fields of a message that are known before its text."""
+    """Return an interrupted record, without text, of the fields of a message that are known before its text.
+
+    Without a known role, it has the default role of the class. A field that cannot be written is left out, with a
+    warning.
+    """
     fields = dict(promise.known_beforehand)
     role = fields.pop("role", None) or promise.message_class.model_fields["role"].default
     meta = {CLASS_KEY: promise.message_class.class_name}
@@ -56,7 +60,10 @@ def opening_record(promise: MessagePromise, record_id: str) -> Record:
 
 
 def record_of(message: Message, record_id: str) -> Record:
-    """Convert a message into a record; a field that cannot be written is left out, with a warning."""
+    """Convert a message into a record; leave out fields that equal their class's defaults.
+
+    A field that cannot be written is left out, with a warning.
+    """
     try:
         meta = message.model_dump(mode="json")
     except (ValueError, RecursionError):  # a serializer of the application fails, or messages are nested too deep
@@ -353,7 +360,10 @@ def _unescape_surrogate(match: re.Match[str]) -> str:
 
 
 def _record(head: dict[str, Any], text: str, *, interrupted: bool) -> Record:
-    """Make a record of the values in a head and a text."""
+    """Make a record of the values in a head and a text.
+
+    The text is dropped if the head has neither a length nor the mark of a journal.
+    """
     return Record(
         id=head["id"],
         role=head.get("role"),
@@ -464,7 +474,11 @@ class _Scanner:
         self._records.append(self._record_from_frame(start, body, head, closed, crlf=b"\r\n" in match.group()))
 
     def _record_from_frame(self, start: int, body: bytes, head: dict[str, Any], closed: bool, *, crlf: bool) -> Record:
-        """Make a record of the bytes after a head, and report what was edited, cut or damaged."""
+        """Make a record of the bytes after a head, and report what was edited, cut or damaged.
+
+        A cut or damaged text makes the record interrupted. The written length tells the text's end, or else the next
+        frame does.
+        """
         if "bytes" not in head and "open" not in head:  # a record without a text
             return _record(head, "", interrupted=False)
         length, cut = _text_length(head), False

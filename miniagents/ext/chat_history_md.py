@@ -69,6 +69,7 @@ if sys.platform == "win32":
     _FAR_BEYOND = 2**40  # a byte behind the data, because on Windows a locked byte cannot be read
 
     def _try_lock(descriptor: int) -> bool:
+        """Lock the file, and return True; return False if it is locked already, even by this process."""
         os.lseek(descriptor, _FAR_BEYOND, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -233,7 +234,10 @@ class _Journal:
 
 
 def _abandoned_journals(directory: Path) -> Iterator[tuple[Path, bytes]]:
-    """Yield the path and the bytes of each journal whose writer died, the oldest first."""
+    """Yield the path and the bytes of each journal whose writer died, the oldest first.
+
+    Skip journals that a living writer has locked, and those that cannot be read.
+    """
     try:
         paths = sorted(path for path in directory.iterdir() if path.suffix == ".md")
     except (FileNotFoundError, NotADirectoryError):
@@ -325,6 +329,8 @@ class ChatHistoryMD(ChatHistory):
     async def aload_chat_history(self) -> tuple[Message, ...]:
         """Return all messages in their order. An interrupted message has its text so far and `interrupted=True`.
 
+        Messages in journals of dead processes, and those not written yet, come last. A missing file counts as empty.
+
         Raises:
             HistoryFormatError: the file is not a history, or an earlier version wrote its values.
             HistoryError: the file cannot be read, or is locked for longer than `LOCK_TIMEOUT` seconds.
@@ -378,7 +384,11 @@ class ChatHistoryMD(ChatHistory):
             raise failure
 
     async def _astore(self, promise: MessagePromise) -> BaseException | None:
-        """Wait for a message and append its record; return the error with which the message ended, if any."""
+        """Append the record of a message, and keep a journal of its text while it streams.
+
+        Return the error with which the message ended, if any; errors of writing are raised. A message that failed
+        without any text gets no record.
+        """
         writing = _StreamedRecord(promise, self._journals)
         try:
             message, error = await areceive(promise, writing.add)
@@ -399,7 +409,11 @@ class ChatHistoryMD(ChatHistory):
         return self.path.with_name(self.path.name + ".partial")
 
     async def _awrite_pending(self) -> None:
-        """Write all pending records in their order; one task writes the records of all tasks."""
+        """Write all pending records in their order, and remove their journals.
+
+        One task writes the records of all tasks. If the file cannot be written, keep the rest pending, and raise
+        `HistoryWriteError`.
+        """
         try:
             while self._pending:
                 with await self._aopen_locked(create=True) as file:
@@ -435,7 +449,7 @@ class ChatHistoryMD(ChatHistory):
             _remove_journal(path)
 
     def _write(self, file: _LockedFile, data: bytes) -> None:
-        """Append bytes to the file, and force them to the disk with `fsync`."""
+        """Append bytes to the file, force them to the disk if the history has `fsync`, and note the end of the file."""
         file.append(data)
         if self._fsync:
             file.sync()
@@ -448,6 +462,8 @@ class ChatHistoryMD(ChatHistory):
 
     async def _aopen_locked(self, *, create: bool) -> _LockedFile:
         """Open and lock the file, and wait while another writer holds the lock.
+
+        With `create`, missing folders and the file are made.
 
         Raises:
             TimeoutError: the lock was held for `LOCK_TIMEOUT` seconds.

@@ -52,6 +52,10 @@ def create_console_user_agent(
     console = _Console()
 
     async def console_user(ctx: InteractionContext) -> None:
+        """Print the messages, ask the user, append the text to the history, and reply the whole history.
+
+        An error of the append is printed.
+        """
         await console.show(history.logging_agent.trigger(ctx.message_promises))
         text = await console.ask()
         try:
@@ -88,7 +92,10 @@ class _Console:
             raise failure
 
     async def _show_message(self, promise: MessagePromise) -> None:
-        """Print a message with its label, token by token; raise its error after the text that arrived."""
+        """Print a message with its label, token by token; raise its error after the text that arrived.
+
+        After a complete message, print a refusal that is not in its text, and why an answer was cut short.
+        """
         terminal_filter = TerminalFilter()
         labelled = not promise.is_done  # an agent is still writing: print its name at once
         if labelled:
@@ -152,7 +159,10 @@ class _Console:
         return replace_surrogates(text)
 
     async def _read_text(self) -> str:
-        """Prompt for one text: with the editor on a terminal, or else by reading a line."""
+        """Prompt for one text: with the editor on a terminal, or else by reading a line.
+
+        Print a line that was not typed, such as one of a pipe, after its prompt.
+        """
         stdin = sys.stdin
         typed = stdin is not None and stdin.isatty()
         _write("\n")
@@ -216,7 +226,10 @@ def _add_colour(text: str, colour: str) -> str:
 
 
 def _write(text: str) -> None:
-    """Print text at once; write a character that the encoding of stdout lacks as an escape."""
+    """Print text at once; write a character that the encoding of stdout lacks as an escape.
+
+    Without a stdout, do nothing.
+    """
     stdout = sys.stdout
     if stdout is None or not text:
         return

@@ -144,6 +144,8 @@ def _reference_or_fields(value: Frozen) -> dict[str, Any]:
 def _with_references(items: dict[str, Any]) -> dict[str, Any]:
     """Return items of an object or a dict with references in place of messages and of tuples of messages.
 
+    A reference is the hash key, under the name `<name>__hash_key`, or for tuples a list under `<name>__hash_keys`.
+
     Raises:
         ValueError: two items get the same name.
     """
@@ -166,7 +168,10 @@ _BY_REFERENCE: Final = Form(_reference_or_fields, _with_references, nests=True)
 
 
 def _json_of_fields(message: Message) -> str:
-    """Return the fields as JSON, without names of classes."""
+    """Return the fields besides content and role as JSON, without names of classes.
+
+    If they nest too deep for that, return the repr of the message.
+    """
     try:
         fields = message.model_dump(mode="json", exclude={"content", "role"}, context=BARE)
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

@@ -104,7 +104,10 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
 
 
 def _message_of_fields(fields: Mapping[Any, Any]) -> Message:
-    """Return a plain message with these fields; a name of a class among them is ignored."""
+    """Return a plain message with these fields; a name of a class among them is ignored.
+
+    Raise `TypeError` if a name is not a str.
+    """
     if not all(isinstance(name, str) for name in fields):
         raise TypeError("A dict that is sent as a message must have field names (str) as keys")
     rest = {name: value for name, value in fields.items() if name not in ("content", "class_")}
@@ -172,7 +175,8 @@ def join_sequence(
 def inherited_fields(message_class: type[Message], fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return the fields that a joined message or a part of a split one takes over from a message of this class.
 
-    These are all fields but the content, the original messages, and the fields of one answer of a provider.
+    These are all fields but the content, the original messages, the fields of one answer of a provider, and those
+    that are None.
     """
     answer_fields = _ANSWER_FIELDS
     if issubclass(message_class, AssistantMessage):

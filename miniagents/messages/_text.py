@@ -153,7 +153,7 @@ class _PartsCell(SequenceCell):
         self.call_in_loop(self._stop_unread)
 
     def _stop_unread(self) -> None:
-        """Drop the parts, and cancel the splitting task unless a part is growing."""
+        """Drop the parts, which have no reader any more, and cancel the splitting task unless a part is growing."""
         self.is_unreachable = True
         self.drop_pieces()
         if self.growing_part is None:
@@ -172,7 +172,10 @@ class _PartsCell(SequenceCell):
         return super().has_waiting_reader or (self.growing_part is not None and self.growing_part.has_waiting_reader)
 
     async def _split(self, promise: MessagePromise) -> None:
-        """Read the tokens of one message, and add its parts to the sequence."""
+        """Read the tokens of one message, and add its parts to the sequence.
+
+        If the message fails, its error ends the growing part, or comes after the last part.
+        """
         splitter = TextSplitter(*self.delimiters)
         known = inherited_fields(promise.message_class, promise.known_beforehand.items())
         self.known_fields = {**known, **self.metadata}

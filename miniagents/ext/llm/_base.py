@@ -43,6 +43,8 @@ class _RequestLimits:
     def slot(self, at_once: int | None) -> AbstractAsyncContextManager[Any]:
         """Return a context manager that waits for one of `at_once` slots and holds it; None sets no limit.
 
+        Calls in one event loop with the same number share its slots.
+
         Raises:
             ValueError: `at_once` is not positive.
         """
@@ -164,7 +166,7 @@ class ProviderAdapter(ABC):
         return _LLMAgent(self, alias, description, settings)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the settings.
+        """Check the model, `retry`, `stall_timeout` and `max_concurrent_requests`.
 
         Raises:
             TypeError, ValueError: a setting has a wrong type or value.
@@ -200,7 +202,7 @@ class ProviderAdapter(ABC):
         streamed = _streams_by_default() if stream is None else stream
 
         async def prepare() -> LLMCall:
-            """Wait for the messages, and return the call of the SDK."""
+            """Wait for the messages, and return the call of the SDK, whose own retries are switched off."""
             messages = messages_for_model(await incoming, alias)
             client = await self.default_client() if async_client is None else async_client
             client = client.with_options(max_retries=0)  # shares the HTTP client; `Retry` alone decides on retries

@@ -90,7 +90,10 @@ def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
 
 
 def _from_status(error: Any, provider: str) -> LLMError:
-    """Translate an SDK's error for an error status, with the waits and retries that the response asks for."""
+    """Translate an SDK's error for an error status, with the waits and retries that the response asks for.
+
+    The error for a redirection names the address, and asks to set `base_url`.
+    """
     status, body = error.status_code, error.body
     if 300 <= status < 400:  # from a client that follows no redirects
         place = error.response.headers.get("location", "nowhere").partition("?")[0]

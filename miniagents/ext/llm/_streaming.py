@@ -42,7 +42,11 @@ if TYPE_CHECKING:
 
 
 def _metadata_of(outcome: Outcome) -> dict[str, Any]:
-    """Return the fields of an `AssistantMessage` for an outcome, without the content."""
+    """Return the fields of an `AssistantMessage` for an outcome, without the content and without empty fields.
+
+    A further field of the provider gets the prefix `provider_` if messages use its name already, or if it begins with
+    `_`.
+    """
     metadata: dict[str, Any] = {
         "id": outcome.id,
         "model": outcome.model,
@@ -101,7 +105,7 @@ def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:
 
 
 def _choice(choice: Choice) -> AssistantMessage:
-    """Convert a further choice into a message."""
+    """Convert a further choice into a message, which has no usage, id or model."""
     return AssistantMessage(
         choice.content,
         finish_reason=choice.finish_reason,
@@ -182,7 +186,10 @@ class ResponseBody:
         return self._collect(chunk if self._inflater is None else self._inflater.feed(chunk))
 
     def _collect(self, plain: bytes) -> list[ServerSentEvent]:
-        """Collect decompressed bytes of a document, and raise an error above the limit."""
+        """Collect decompressed bytes of a document, and return no events; raise an error above the limit for its size.
+
+        For an HTML page, that is the error of a page, at a smaller limit.
+        """
         self._document.append(plain)
         self._size += len(plain)
         if self._is_page and self._size > MAX_PAGE_BYTES:
@@ -316,7 +323,8 @@ class LLMCall:
 async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dict[str, Any]) -> AsyncIterator[str]:
     """Yield the tokens of one answer, and put the other fields of its message into `metadata`.
 
-    The metadata of an answer that broke off are filled in too, with `interrupted=True`. The response is closed when
+    A request that fails before its first token is sent again if the call's policy allows it. The metadata of an answer
+    that broke off are filled in too, with `interrupted=True`. The response is closed when
     this generator ends, by an error or by `aclose` as well.
 
     Args:
@@ -458,7 +466,11 @@ class _IncomingBody:
         return cls(session, body, chunks, session.feed)
 
     async def finish(self) -> str:
-        """Read the rest of the response, close the body, and return the text of an answer that came as a document."""
+        """Read the rest of the response, close the body, and return the text of an answer that came as a document.
+
+        Return "" for a stream. After an answer that has ended, drop the rest, and stop after `AFTER_END` seconds or at
+        an error that is no `LLMError`.
+        """
         if self.session.ended:
             try:
                 async with asyncio.timeout(AFTER_END):

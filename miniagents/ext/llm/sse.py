@@ -74,7 +74,7 @@ class Inflater:
         return result
 
     def close(self) -> None:
-        """End the body.
+        """End the body, and check that it is complete. An empty body is complete.
 
         Raises:
             StreamTruncatedError: the compressed body was cut before its end.
@@ -269,7 +269,7 @@ class SSEDecoder:
         return end
 
     def _feed_lines(self, text: bytes) -> None:
-        """Read whole lines, and keep the unfinished one."""
+        """Process the whole lines, of which an empty one ends an event, and keep the unfinished line."""
         *lines, rest = text.split(b"\n")
         if lines and self._line:
             self._extend_line(lines[0])
@@ -291,7 +291,10 @@ class SSEDecoder:
         self._line += piece
 
     def _feed_line(self, line: bytes) -> None:
-        """Process one field of the current block."""
+        """Process one line: store its data, event name, id or time to retry; ignore comments and unknown fields.
+
+        Raise `EventTooLargeError` above the limit for one event.
+        """
         name, colon, value = line.partition(b":")
         if not name:  # a comment
             self._in_event = bool(self._data or self._event)
@@ -315,7 +318,7 @@ class SSEDecoder:
             self.retry = int(value)
 
     def _dispatch(self) -> None:
-        """End the current block, and add its event, if the block has data."""
+        """End the current block: store its id as the last one, and add its event if the block has data."""
         self.last_event_id = self._id
         if self._data:
             data = b"\n".join(self._data)
@@ -328,7 +331,7 @@ class SSEDecoder:
         self._in_event = False
 
     def _valid_utf8(self, data: bytes) -> bytes:
-        """Return the bytes with invalid UTF-8 replaced; in strict mode, raise `StreamDecodeError`."""
+        """Return the bytes; replace invalid UTF-8 and set `lossy`, or in strict mode raise `StreamDecodeError`."""
         try:
             data.decode()
         except UnicodeDecodeError as error:
