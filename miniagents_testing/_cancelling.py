@@ -200,7 +200,10 @@ class Trial:
     # --- calls of the loop
 
     def before_callback(self, callback: Any) -> None:
-        """Count a callback that the loop is about to run as a step, and cancel the victim if it is the chosen step."""
+        """Count a callback that the loop is about to run as a step, and cancel the victim if it is the chosen step.
+
+        Note the place of the cancellation. Stop the loop if the run takes too many steps.
+        """
         victim = self._victim
         if victim is None or (isinstance(victim, asyncio.Task) and victim.done()):
             return

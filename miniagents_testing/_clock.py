@@ -69,7 +69,7 @@ class _RandomDelays:
         self._slowness: WeakKeyDictionary[asyncio.Task[Any], float] = WeakKeyDictionary()
 
     def turns(self, task: asyncio.Task[Any]) -> int:
-        """Return the number of turns by which the next step of `task` is delayed."""
+        """Return the number of turns by which the next step of `task` is delayed; some tasks are slower than others."""
         slowness = self._slowness.get(task)
         if slowness is None:
             slowness = self._slowness[task] = self._random.choice(self.SLOWNESS)
@@ -361,7 +361,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return []
 
     def _count_busy_turn(self, *, watches: bool) -> None:
-        """Let the clock move, and jobs of threads end, while a task polls: something can run in each turn.
+        """Count a turn in which something can run; after many or slow ones, move the clock or end jobs of threads.
+
+        So time passes for a task that polls without waiting.
 
         Args:
             watches: True if the loop watches files or sockets.
@@ -391,7 +393,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._set_clock(self._now + seconds)
 
     def _set_clock(self, now: float) -> None:
-        """Move the clock forward to `now`; raise `VirtualTimeoutError` if that is beyond the time limit."""
+        """Move the clock forward to `now`; raise `VirtualTimeoutError` if that is beyond the time limit.
+
+        The error comes once only, so that tasks can clean up afterwards without a limit.
+        """
         if self.timeout is not None and now > self.timeout:
             timeout, self.timeout = self.timeout, None  # clean-up code of the tasks has no limit
             raise VirtualTimeoutError(
@@ -402,7 +407,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._clock_resolution = math.ulp(self._now)  # timers that are due now run, and no later ones
 
     def _poll_or_report_idle(self, poll: Callable[[float | None], list[Any]]) -> list[Any]:
-        """Raise `IdleLoopError` if tasks wait; without any task, wait for calls of other threads."""
+        """Raise `IdleLoopError` if tasks wait; without any task, poll until another thread calls the loop."""
         if waiting := asyncio.all_tasks(self):
             raise IdleLoopError(
                 f"Nothing can run, {self._now:g} s of virtual time after the start: no timer is set, no thread has a "

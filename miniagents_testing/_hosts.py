@@ -56,7 +56,7 @@ class _Pattern(NamedTuple):
     path: str = ""
 
     def matches(self, address: Address) -> bool:
-        """Return True for an address below this pattern. What a socket or a look-up does not know counts as equal."""
+        """Return True if host, port and URL of an address fit this pattern. An unknown port or URL always fits."""
         if self.host.startswith("*."):
             if not address.host.endswith(self.host[1:]):
                 return False
@@ -96,6 +96,10 @@ class AllowedHosts:
         return any(pattern.matches(address) for pattern in self._patterns for address in addresses)
 
     def _parse(self, entry: str, name: str) -> _Pattern:
+        """Return the pattern of an entry `host` or `host:port`; `name` is the setting that the error names.
+
+        Raises ValueError for any other entry.
+        """
         host, port = _split(entry)
         if not _is_host(host) or port == 0:
             raise ValueError(f"{name} takes {self.allowed}; it cannot read {entry!r}")
@@ -111,6 +115,10 @@ class IgnoredHosts(AllowedHosts):
         super().__init__(entries, name)
 
     def _parse(self, entry: str, name: str) -> _Pattern:
+        """Return the pattern of a host, of `*.host` for all hosts below it, or of the beginning of a URL.
+
+        Raises ValueError for any other entry, with `name` as the name of the setting.
+        """
         if "://" in entry:
             address = Address.of_url(entry)
             if not address.scheme or not _is_host(address.host):
@@ -149,6 +157,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _strings(entries: Iterable[str], name: str, allowed: str) -> tuple[str, ...]:
+    """Return the entries as a tuple; raise `TypeError` for a single string and for entries that are no strings.
+
+    `name` and `allowed` are the setting and its possible entries, for the message.
+    """
     if isinstance(entries, (str, bytes)):
         raise TypeError(f"{name} takes a list of {allowed}; got {entries!r}, write [{entries!r}]")
     try:
@@ -162,7 +174,7 @@ def _strings(entries: Iterable[str], name: str, allowed: str) -> tuple[str, ...]
 
 
 def _split(entry: str) -> tuple[str, int | None]:
-    """Split `host:port`; the port is None if there is none, and 0 if it is no port."""
+    """Split `host:port`. The port is None if the entry has none, as for numeric addresses, and 0 if it is invalid."""
     if is_numeric(entry):
         return entry, None
     host, colon, port = entry.rpartition(":")

@@ -100,7 +100,7 @@ class NetworkGuard:
         blocking.remove(self)
 
     def refuse(self, what: str) -> None:
-        """Record and raise the error for an attempt to reach the network.
+        """Raise the error for an attempt to reach the network, and add it to `refused`.
 
         Args:
             what: the attempt, as the first words of the message.
@@ -191,7 +191,10 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 
 def attempt_of(event: str, args: tuple[Any, ...]) -> Attempt | None:
-    """Return the attempt that an event of `EVENTS` tells, or None if it reaches neither network nor this machine."""
+    """Return the connection or look-up that an audit event of `EVENTS` tells; None if it needs no network.
+
+    Such are socket pairs, sockets that are not of the internet, and look-ups of numbers and of this machine.
+    """
     address = EVENTS[event].address_of(*args)
     if address is None or _in_socketpair():
         return None
@@ -200,7 +203,10 @@ def attempt_of(event: str, args: tuple[Any, ...]) -> Attempt | None:
 
 @contextmanager
 def closed_if_refused(event: str, args: tuple[Any, ...]) -> Iterator[None]:
-    """Close the socket of a connection that is refused: its owner closes it after an OSError only."""
+    """Close the socket `args[0]` if the `with` block refuses to connect it, and pass the error on.
+
+    The owner of a socket closes it after an OSError only. `event` and `args` are those of the audit hook.
+    """
     try:
         yield
     except LiveRequestError:
@@ -243,6 +249,7 @@ def _with_check(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
     @functools.wraps(send)
     def checked_send(transport: Any, request: Any) -> Any:
+        """Add the check to the request as its `trace` extension, async or sync as the method is, and send it."""
         check: Any = _RequestCheck(request)
         if inspect.iscoroutinefunction(send):
 

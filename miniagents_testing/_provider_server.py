@@ -177,7 +177,7 @@ class ProviderServer:
             task.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Play the scripted response to one request."""
+        """Send the scripted response to one request, status and headers first, then the chunks at the model's pace."""
         started = asyncio.get_running_loop().time()
         request = Request(scope, receive)
         stream = self._response_to(request.method, request.url.path, await request.body())

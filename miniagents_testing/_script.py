@@ -263,7 +263,10 @@ class Step:
         self._check_then()
 
     def _check_then(self) -> None:
-        """Raise `ValueError` if `then` is no possible event, or `after` does not fit the tokens of the step."""
+        """Raise `ValueError` if `then` is no known ending, pause or failure, or `after` exceeds the tokens of the step.
+
+        `after` without `then` is refused, too.
+        """
         if self.after is not None and self.then is None:
             raise ValueError(f"after={self.after!r} needs a `then`: the event that happens after so many tokens")
         if self.after is not None and not 0 <= self.after <= self.deltas.tokens:
@@ -278,7 +281,7 @@ class Step:
 
     @classmethod
     def of_message(cls, message: Message) -> Step:
-        """Return the step whose answer becomes this message."""
+        """Return the step whose answer becomes this message; one that is no `AssistantMessage` gives its text only."""
         if not isinstance(message, AssistantMessage):
             return cls(str(message))
         return cls(

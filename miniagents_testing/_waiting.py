@@ -37,7 +37,10 @@ _example.close()
 
 
 def describe_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
-    """Return two lines for each unfinished task: its name, and where it waits. The oldest task comes first."""
+    """Return two lines for each unfinished task: its name, and where it waits. The oldest task comes first.
+
+    Beyond a fixed number of tasks, only their count is shown.
+    """
     waiting = sorted((task for task in tasks if not task.done()), key=lambda task: getattr(task, "number", 0))
     lines = [f"  {_label_of(task)}\n{_describe_place(task)}" for task in waiting[:_MAX_SHOWN_TASKS]]
     if len(waiting) > _MAX_SHOWN_TASKS:
@@ -55,7 +58,10 @@ def _label_of(task: asyncio.Task[Any]) -> str:
 
 
 def describe_running_code() -> str:
-    """Return lines with the running agent and the innermost line of the application, or else the thread's name."""
+    """Return lines with the running agent, its callers and the innermost line of the application, as far as known.
+
+    With neither, the text names the thread.
+    """
     trace = _agent_trace(contextvars.copy_context())
     lines = [f"  by agent {' <- '.join(trace)}"] if trace else []
     frame: FrameType | None = sys._getframe(1)
@@ -120,7 +126,10 @@ def _agent_trace(variables: contextvars.Context | None) -> list[str]:
 
 
 def _describe_place(task: asyncio.Task[Any]) -> str:
-    """Return the innermost line of the application in which a task waits, or else the innermost line of a library."""
+    """Return the innermost line of the application in which a task waits, or else the innermost line of a library.
+
+    A task that has no frames is said to be not started.
+    """
     frames = list(_suspended_frames(task.get_coro()))
     if not frames:
         return "    not started yet"

@@ -62,7 +62,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Leave the contexts of a test that was not called because one of its fixtures has failed."""
+    """Leave, after the teardown, the contexts of a test that was not called because a fixture has failed."""
     try:
         return (yield)
     finally:

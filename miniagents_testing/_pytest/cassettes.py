@@ -50,7 +50,7 @@ _FIXTURE = "stream_cassette"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Add the fixture to tests that have the marker only."""
+    """Insert the cassette fixture as the first one into tests that have the marker, but do not name the fixture."""
     if item.get_closest_marker(_MARKER) is None or not isinstance(item, pytest.Function):
         return
     if _FIXTURE not in item.fixturenames:
@@ -112,7 +112,10 @@ def _record_mode(item: Any) -> Any:
 
 
 def _path(item: Any, name: str | os.PathLike[str] | None) -> Path:
-    """Return the path of a test's cassette. Fail the test if the name in its marker leads out of the folder."""
+    """Return the path of a test's cassette: the marker's name, or by default one made of file and test.
+
+    The name is below the cassette folder. The test fails if a relative name leads out of it.
+    """
     folder: Path = item.path.parent / item.config.getini("miniagents_cassette_dir")
     if name is None:
         return folder / cassette_name(item.path.stem, item.getmodpath())

@@ -20,7 +20,11 @@ _guard: pytest.StashKey[NetworkGuard] = pytest.StashKey()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Start the guard before any fixture is set up."""
+    """Start the guard before any fixture is set up, unless the test may record.
+
+    Without the ini setting, only tests that use the plugin get a guard. Refusals that make the setup fail are marked as
+    seen.
+    """
     is_wanted = uses_plugin(item) or item.config.getini("miniagents_block_live_requests")
     if is_wanted and not may_record(item):
         from miniagents_testing._network_guard import NetworkGuard

@@ -42,6 +42,7 @@ def provider_server(request: pytest.FixtureRequest) -> Callable[..., ProviderSer
         from miniagents_testing._provider_server import ProviderServer
 
     def make(*args: Any, **kwargs: Any) -> ProviderServer:
+        """Start a server until the test ends; then check that its script was used completely."""
         server = ProviderServer(*args, **kwargs)
         enter_until_test_ends(request.node, server)
         enter_until_test_ends(request.node, _checked_for_unused_steps(server.llm))

@@ -28,7 +28,10 @@ _STALE = "miniagents_stale_cassette"
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
-    """Lay a stream layer under a cassette that a fixture returns, until the teardown of the fixture."""
+    """Let a cassette of vcrpy that a fixture returns stream, until the fixture's teardown.
+
+    With `miniagents_vcr_match = content`, the layer lasts until the test ends, and misses are reported.
+    """
     value = yield
     if "vcr.cassette" in sys.modules and isinstance(value, sys.modules["vcr.cassette"].Cassette):
         from miniagents_testing.cassette import layer_for_vcr_test
@@ -56,7 +59,7 @@ def _reporting(item: pytest.Item, layer: CassetteContext) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Collect the misses of a test."""
+    """Collect the cassette misses that a test has reported, after its teardown, for the terminal summary."""
     if report.when == "teardown":
         for name, miss in report.user_properties:
             if name == _STALE:

@@ -25,7 +25,7 @@ _has_virtual_tests: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Apply the option for one schedule to tests that call `schedules()` themselves, too."""
+    """Let all searches for schedules run one seed only, if `--miniagents-schedule-seed` gives it, until pytest ends."""
     seed = config.getoption("--miniagents-schedule-seed")
     if seed is not None:
         from miniagents_testing._clock import replay_only
@@ -43,7 +43,10 @@ def _wants_virtual_time(node: Any) -> bool:
 
 
 def _seeds(node: Any) -> list[int | None]:
-    """Return the seeds of the schedules that a test runs with; None stands for asyncio's own order."""
+    """Return the seeds of a test's schedules: from the command line, else as the marker says.
+
+    None stands for asyncio's own order of callbacks.
+    """
     chosen: int | None = node.config.getoption("--miniagents-schedule-seed")
     arguments = _arguments(node)
     if chosen is not None:
@@ -81,7 +84,10 @@ def _case_ids(names: Any) -> list[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, object, object]:
-    """Let the plugin that runs a test in virtual time create its loop with the factories of this module."""
+    """Parametrize a test in virtual time with one loop for each schedule's seed, for the plugin that runs it.
+
+    The plugin is anyio's or pytest-asyncio; a sync test has the seeds as parameters of its fixture.
+    """
     node = metafunc.definition
     if not _wants_virtual_time(node) and _FIXTURE not in metafunc.fixturenames:
         return (yield)
@@ -189,7 +195,7 @@ def _check_use_of_marker(item: pytest.Function) -> None:
 
 
 def _checked_loop(item: pytest.Function) -> VirtualTimeLoop:
-    """Return the loop that an async test will run on, or one like it. Fail the test if its time is not virtual."""
+    """Return the virtual-time loop among the fixtures of an async test. Fail the test if there is none."""
     from miniagents_testing._clock import VirtualTimeLoop
 
     loop = _find_loop(item.funcargs)

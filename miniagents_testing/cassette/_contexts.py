@@ -209,6 +209,7 @@ def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteCo
 def _opened(
     path: str | os.PathLike[str], mode: RecordMode, settings: RecordSettings, also_patch: Iterable[type]
 ) -> Iterator[Session]:
+    """Open a cassette file until the `with` block ends, under the recording lock if it records."""
     with ExitStack() as stack:
         if mode_of(mode, exists=Path(path).exists()).records:
             refuse_under_ci(os.fspath(path), mode)
@@ -229,6 +230,10 @@ def _opened(
 
 @contextmanager
 def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]) -> Iterator[Session]:
+    """Let a session play and record streams in an open cassette of vcrpy, by the rules of `use_cassette`.
+
+    Under CI it refuses to record. Without a cassette it raises TypeError.
+    """
     if cassette is None:
         raise TypeError(
             "stream_layer() needs a cassette of vcrpy, and got None: pytest-recording's fixture `vcr` is None in "
@@ -259,6 +264,10 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
 
 @contextmanager
 def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, *, by_content: bool) -> Iterator[Session]:
+    """Let a session play and record in an open cassette of vcrpy, by vcrpy's own modes.
+
+    It matches by vcrpy's rules, or as `use_cassette` does with `by_content`, and judges no other clients.
+    """
     mode = str(getattr(cassette.record_mode, "value", cassette.record_mode))
     if records := not cassette.write_protected:
         vcrpy.replace_saving(cassette, keeps_own=True)
@@ -310,7 +319,7 @@ def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Ite
 
 
 def _store_recorded(session: Session, cassette: Any) -> None:
-    """Add what was recorded to vcrpy's cassette, and count in the session what vcrpy has played."""
+    """Finish the session, add what it recorded to vcrpy's cassette, and count in the session what vcrpy has played."""
     for interaction in session.finish():
         vcrpy.append(cassette, interaction)
     for index in cassette.play_counts:

@@ -127,7 +127,10 @@ def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) ->
 
 
 def _encodings(body: bytes, headers: Mapping[str, list[str]]) -> list[str]:
-    """Return the encodings in the order in which they were applied, from the headers or from the first bytes."""
+    """Return the encodings of the header `content-encoding`, in the order in which they were applied.
+
+    Without the header, a body of text or JSON that begins like gzip counts as gzip.
+    """
     encodings = encodings_in(",".join(headers.get("content-encoding", ())))
     if not encodings and body.startswith(_GZIP_MAGIC):
         content_type = ",".join(headers.get("content-type", ["text/"])).lower()
@@ -137,7 +140,10 @@ def _encodings(body: bytes, headers: Mapping[str, list[str]]) -> list[str]:
 
 
 def _inflated(body: bytes, encoding: str, where: str) -> bytes:
-    """Return the body without this encoding."""
+    """Return the decompressed body; `encoding` is how it is compressed.
+
+    A body that does not fit raises CassetteFormatError, which names `where`.
+    """
     inflater = Inflater(encoding)
     try:
         plain = inflater.feed(body)
@@ -196,7 +202,7 @@ def with_checksum(entries: Sequence[_Entry], **more: Any) -> dict[str, Any]:
 
 
 def entry_of(interaction: Interaction) -> _Entry:
-    """Make an entry of an interaction, without its digest."""
+    """Return an interaction as the dict that the file stores, without its digest, which the caller adds."""
     answer = interaction.response
     stream: dict[str, Any] = {"v": _FORMAT, "started_ms": round(interaction.started_ms, 2)}
     if answer.status:
@@ -225,7 +231,7 @@ def entry_of(interaction: Interaction) -> _Entry:
 
 
 def interaction_of(entry: _Entry, where: str) -> Interaction:
-    """Make an interaction of an entry; `where` names the entry in warnings and errors.
+    """Make an interaction of an entry, also of one that another recorder made; `where` names it in warnings and errors.
 
     Raises:
         CassetteFormatError: the entry has not the form of an interaction.
@@ -274,7 +280,10 @@ class _StoredStream(ResponseStream):
 
     @classmethod
     def of(cls, response: Mapping[str, Any], stream: Mapping[str, Any], where: str) -> _StoredStream:
-        """Make a stream of the `response` of an entry and of its `stream` key."""
+        """Make a stream of the `response` of an entry and of its `stream` key.
+
+        The status is 0 if no answer was recorded. `where` names the entry in warnings about its chunk map.
+        """
         end = stream.get("end", "eof")
         answered = "headers_ms" in stream or "end" not in stream
         self = object.__new__(cls)
@@ -378,7 +387,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _text(data: bytes) -> str | bytes:
-    """Return bytes that are UTF-8 as text, and all other bytes as they are, in the form that YAML can store."""
+    """Return bytes that are UTF-8 as `str`, and all others unchanged, as YAML can store both."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

@@ -65,7 +65,10 @@ def read(path: str | os.PathLike[str], parse: Callable[[bytes], _T]) -> _T:
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text to a file in one step: a temporary file in the same folder replaces the file when it is whole."""
+    """Write a text to a file in one step: a temporary file in the same folder replaces the file when it is whole.
+
+    Missing folders are made. An error leaves no temporary file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -118,7 +118,7 @@ def ends_ms(interactions: Iterable[Interaction]) -> float:
 
 
 def _moments(number: int, interaction: Interaction) -> Iterator[Moment]:
-    """Yield the moments of one interaction in order of time."""
+    """Yield the moments of one interaction in order of time: request, headers, each chunk, and the end."""
     answer, now = interaction.response, ticks(interaction.started_ms)
     yield Moment(_ms(now), number, "request")
     now += ticks(answer.headers_ms)

@@ -104,7 +104,10 @@ def _parse_path(path: str) -> tuple[str, ...]:
 
 
 def _remove(value: Any, steps: Sequence[str]) -> None:
-    """Remove the values at a path from a JSON value; a path that is not there changes nothing."""
+    """Remove in place the values at a path from a JSON value; a path that is not there changes nothing.
+
+    A step is a key, an index, or `*` for all of them.
+    """
     step, *rest = steps
     if isinstance(value, dict):
         for name in list(value) if step == "*" else [step]:
@@ -158,7 +161,10 @@ def _short(value: Any) -> str:
 
 
 def _excerpts(before: str, after: str) -> tuple[str, str] | None:
-    """Return excerpts of two texts around their first difference; None if both are short enough to be shown whole."""
+    """Return excerpts of two texts around their first difference; None if both are short enough to be shown whole.
+
+    The second excerpt also says from which character both are shown.
+    """
     if len(before) <= _SHOWN and len(after) <= _SHOWN:
         return None
     start = max(0, _common_start(before, after) - _EXCERPT_CONTEXT)

@@ -66,6 +66,7 @@ class Order:
         event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
 
         def wake() -> None:
+            """Set the event of the waiting task, from the loop's own thread or from another one."""
             if threading.get_ident() == thread:
                 event.set()
             else:
@@ -152,6 +153,8 @@ class Order:
 
     def _may_go(self, turn: Turn, polls: int, since: float) -> bool:
         """Return True if no stream with an earlier arrival is being read; streams without a reader are overtaken.
+
+        An overtaken stream is marked as not expected. A stream that was closed meanwhile may go, too.
 
         Args:
             turn: of the stream whose reader waits.

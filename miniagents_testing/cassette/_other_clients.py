@@ -86,7 +86,10 @@ def _note(call: _Call, sessions: list[Session]) -> None:
 
 
 def _packages(call: _Call) -> list[str]:
-    """Return the packages on the stack, the client at the end."""
+    """Return the packages on the stack, the client at the end; see `running_packages`.
+
+    A client that is not on the stack is added, in place of a module of the standard library.
+    """
     packages = running_packages()
     if not call.client or call.client in packages:
         return packages
@@ -114,7 +117,10 @@ def _is_own_name(host: str) -> bool:
 
 
 def watch(attempt: Attempt) -> bool:
-    """Judge an attempt of the audit hook; return True if it goes past a guard that blocks, too."""
+    """Judge a connection or look-up that Python's audit hook reports, and raise an error if a cassette refuses it.
+
+    The result is True if the cassette's `allow_hosts` has it: then a guard against live requests lets it pass, too.
+    """
     addresses = _addresses(attempt.address)
     if may_look_up() if attempt.is_lookup else is_passing():
         return any(session.settings.allowed.match(*addresses) for session in sessions_here())
@@ -139,7 +145,7 @@ def _is_vcrpy_active() -> bool:
 
 
 def _is_called_by_vcrpy() -> bool:
-    """Return True if vcrpy sends a request; meanwhile it does not serve clients."""
+    """Return True if code of vcrpy that stands in for a client is on the stack: vcrpy sends a request."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("vcr.stubs"):
@@ -172,6 +178,7 @@ _UNKNOWN = Address("an unknown address")
 
 
 def _http_client_address(connection: Any, method: str, url: str, *_: Any, **__: Any) -> Address:
+    """Return the address of a request by `http.client`: that of a full URL through a proxy, else of the connection."""
     if "://" in url:
         return Address.of_url(url)  # through a proxy
     host, port = connection._tunnel_host or connection.host, connection._tunnel_port or connection.port
@@ -180,6 +187,7 @@ def _http_client_address(connection: Any, method: str, url: str, *_: Any, **__: 
 
 
 def _pool_address(pool: Any, method: str, url: str, *_: Any, **__: Any) -> Address:
+    """Return the address of a request by a urllib3 pool: that of a full URL, else of the pool."""
     if "://" in url:
         return Address.of_url(url)
     port = pool.port or {"http": 80, "https": 443}.get(pool.scheme)
@@ -187,6 +195,7 @@ def _pool_address(pool: Any, method: str, url: str, *_: Any, **__: Any) -> Addre
 
 
 def _pool_is_down(pool: Any) -> Callable[[str], Exception]:
+    """Return a function that makes urllib3's error for a refused connection, with a text."""
     exceptions = sys.modules["urllib3.exceptions"]
 
     def down(text: str) -> Exception:
@@ -198,6 +207,7 @@ def _pool_is_down(pool: Any) -> Callable[[str], Exception]:
 
 
 def _aiohttp_address(session: Any, method: str, url: Any, *_: Any, **__: Any) -> Address:
+    """Return the address of a request by aiohttp, whose base URL is added to a relative URL."""
     try:
         return Address.of_url(str(session._build_url(url)))
     except Exception:  # a URL that aiohttp refuses itself
@@ -209,6 +219,7 @@ def _aiohttp_is_down(_: Any) -> Callable[[str], Exception]:
 
 
 def _httpcore_address(pool: Any, request: Any) -> Address:
+    """Return the address of a request by httpcore, with the scheme's usual port if the URL has none."""
     url = request.url
     scheme = url.scheme.decode("ascii")
     port = url.port or {"http": 80, "https": 443}.get(scheme)
@@ -309,7 +320,10 @@ CLIENTS = (
 
 
 def goes_past(client: Client, args: Any, kwargs: Any) -> bool:
-    """Judge a call of a client in the table; return True if it goes past all cassettes."""
+    """Judge a call of a client in the table; return True if it goes past all cassettes.
+
+    Raises the errors of `_judge` if a cassette refuses the call.
+    """
     if client.is_served_by_vcrpy and (_is_vcrpy_active() or _is_called_by_vcrpy()):
         return True  # vcrpy plays or records it, or sends it because its user's hooks ignore it
     address = client.address_of(*args, **kwargs)
@@ -320,7 +334,12 @@ def goes_past(client: Client, args: Any, kwargs: Any) -> bool:
 
 
 def judge_lookup(host: Any) -> None:
-    """Judge a look-up by an event loop, where the stack and the cassette of the task are known."""
+    """Raise an error if an open cassette refuses that a task looks up this host; see `_judge`.
+
+    Numeric addresses and names of this machine are not judged.
+
+    Numeric addresses and names of this machine are not judged.
+    """
     name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
     address = Address(canonical_host(name))
     if not is_loopback(address.host) and not is_numeric(address.host) and not _is_own_name(address.host):

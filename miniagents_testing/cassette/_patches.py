@@ -197,12 +197,16 @@ class Family:
             yield _SYNC
 
     def replacement(self, name: str, before: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function that replaces a method while cassettes are open."""
+        """Return the function that replaces a transport's method while cassettes are open, async or sync as `name` is.
+
+        It answers from the current session. Without a session it calls `before`, the method as it was found.
+        """
         real = _without_vcrpy(before)
         if name == _ASYNC:
 
             @wraps(real)
             async def handle_async_request(transport: Any, request: Any) -> Any:
+                """Answer an async request from the current session, or call the replaced method without one."""
                 session = current_session()
                 if session is None:
                     return await (real if is_passing() else before)(transport, request)
@@ -212,6 +216,7 @@ class Family:
 
         @wraps(real)
         def handle_request(transport: Any, request: Any) -> Any:
+            """Answer a sync request from the current session, or call the replaced method without one."""
             session = current_session()
             if session is None:
                 return (real if is_passing() else before)(transport, request)
@@ -293,6 +298,7 @@ class _RequestLibrary:
         return seconds
 
     def error(self, name: str, message: str) -> Exception:
+        """Make the library's transport error of this name, or a `ReadError` if it has none of that name."""
         kind = getattr(self._module, name, None)
         if not (isinstance(kind, type) and issubclass(kind, self._module.TransportError)):
             kind = self._module.ReadError
@@ -363,6 +369,7 @@ class _Recorded:
             self._slot.failed(error, is_network=isinstance(error, self._network_error))
 
     async def aclose(self) -> None:
+        """Record the rest of the body if the recorder drains it, note the early close, and close the stream."""
         try:
             if self._slot.to_drain:
                 with suppress(self._network_error, TimeoutError):  # closed by its reader: the error concerns no task
@@ -376,6 +383,7 @@ class _Recorded:
             await self._stream.aclose()
 
     def close(self) -> None:
+        """Record the rest of the body if the recorder drains it, note the early close, and close the stream."""
         try:
             with suppress(self._network_error):
                 while self._slot.to_drain:
@@ -425,6 +433,7 @@ def _guarded(client: other_clients.Client, before: Callable[..., Any]) -> Callab
 
     @wraps(real)
     def call(*args: Any, **kwargs: Any) -> Any:
+        """Judge a call before it is made: a cassette may refuse it. If all let it past, it is not judged again."""
         if is_passing():
             return real(*args, **kwargs)
         if not other_clients.goes_past(client, args, kwargs):
@@ -465,7 +474,7 @@ def _curl_class(before: Any) -> Any:
 
 
 def _curl_multi_class(before: Any) -> Any:
-    """Return the class of pycurl for parallel requests, see `_curl_class`."""
+    """Return a class of pycurl for parallel requests whose `add_handle` judges each request; see `_curl_class`."""
     client = other_clients.Client("pycurl", "CurlMulti", (), other_clients.added_curl_address, "pycurl")
 
     class CurlMulti(before):  # type: ignore[misc]
@@ -495,10 +504,14 @@ def _looked_up(before: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _looked_up_by_loop(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a loop's `getaddrinfo` that judges the look-up where the stack and the cassette of the task are known."""
+    """Return a loop's `getaddrinfo` that judges a look-up in the task that asks, before a thread makes it.
+
+    The stack and the cassette of the task are known there only. The names of what it finds are kept.
+    """
 
     @wraps(before)
     async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
+        """Judge a look-up unless a cassette makes it, then do it and keep the names of what it finds."""
         if not is_passing():
             other_clients.judge_lookup(host)
         found = await before(loop, host, *args, **kwargs)
@@ -545,7 +558,7 @@ def _standard_targets() -> Iterator[Target]:
 
 @contextmanager
 def _watching() -> Iterator[None]:
-    """Judge the sockets of all clients while the context is open."""
+    """Judge connections and look-ups of all clients through the audit hook while the context is open."""
     _install_hook()
     watchers.append(other_clients.watch)
     try:
@@ -563,7 +576,10 @@ def _install_hook() -> None:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    """Judge an audit event, unless a guard blocks, whose hook asks `watchers`."""
+    """Judge a connection or look-up of an audit event while a cassette is open, and close a socket that is refused.
+
+    While a guard blocks, its own hook asks `watchers` instead.
+    """
     if not watchers or blocking or event not in EVENTS or is_passing():
         return
     attempt = attempt_of(event, args)

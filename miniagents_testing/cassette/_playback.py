@@ -82,7 +82,10 @@ class Playback:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Headers of the response; at pace 0 they do not tell the client to wait before it tries again."""
+        """Headers of the response as pairs; at pace 0 an error tells the client to try again after 1 ms.
+
+        The setting `retry_after="keep"` leaves the recorded wait.
+        """
         pairs = [(name, value) for name, values in self.response.headers.items() for value in values]
         status = self.response.status
         if self._settings.pace == 0 and self._settings.retry_after == "skip" and (status in _RETRIED or status >= 500):
@@ -93,7 +96,7 @@ class Playback:
     # --- in a task
 
     async def abegin(self) -> None:
-        """Wait until the headers arrive.
+        """Wait until the headers are due. A recording without a status raises its error instead.
 
         Raises:
             Exception: the connection fails, as it did in the recording.
@@ -166,7 +169,11 @@ class Playback:
         self._position += 1
 
     def _raise_end(self) -> None:
-        """Return if the recorded body ended well; otherwise raise its error, in a thread; see `_aend`."""
+        """Return if the recorded body ended well; otherwise raise its error. Blocking twin of `_aend` for sync readers.
+
+        With `at_incomplete="hang"` an incomplete recording blocks for the read timeout, then raises the library's
+        timeout error.
+        """
         error = self._end()
         if error is None:
             return

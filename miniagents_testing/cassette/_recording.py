@@ -70,7 +70,10 @@ def _process_and_test() -> str:
 
 
 def _holder_of_lock(holder: Path) -> str:
-    """Return the text that the process with the lock has written: its number and its test."""
+    """Return the number and the test of the process that holds the lock, which it wrote into this file.
+
+    An empty or missing file gives a text that says that the process has just begun.
+    """
     try:
         return holder.read_text(encoding="utf-8") or "a process that has just begun"
     except OSError:
@@ -117,7 +120,10 @@ class Recorder:
         return slot
 
     def tick(self, slot: Slot) -> int:
-        """Return the time in ticks, which differ between streams, because their order is part of the recording."""
+        """Return the time since the recording began, in ticks of the cassette.
+
+        Times never fall. Arrivals of two streams get different ticks, because their order is part of the recording.
+        """
         now = slot.clock()
         with self._lock:
             if self._began is None:
@@ -169,7 +175,10 @@ class Slot:
         self._headers_at = self._last = self.recorder.tick(self)
 
     def chunk_arrived(self, data: bytes) -> None:
-        """Record a chunk of the body, with the wait since the last arrival."""
+        """Record a chunk of the body, with the wait since the last arrival.
+
+        Empty chunks are ignored, and so are all after the recorder is closed.
+        """
         if self.recorder.closed or not data:
             return
         tick = self.recorder.tick(self)  # waits are differences of rounded moments, so rounding does not add up

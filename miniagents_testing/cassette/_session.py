@@ -126,7 +126,7 @@ def _miss_class() -> type[CassetteMissError]:
 
 
 def near_misses(request: tuple[str, str, bytes], places: Sequence[_Place], matching: Matching) -> list[str]:
-    """Describe the recorded requests that differ least from a request (method, URI and body).
+    """Return lines about the recorded requests that differ least from a request (method, URI and body).
 
     Only the most similar ones are compared leaf by leaf, so a miss takes milliseconds however large the cassette is.
     """
@@ -153,7 +153,11 @@ def near_misses(request: tuple[str, str, bytes], places: Sequence[_Place], match
 
 
 def _most_similar(key: RequestKey, places: Sequence[_Place]) -> list[tuple[int, _Place]]:
-    """Return the recorded requests with the smallest changed part, each after the number of bytes of that part."""
+    """Return the recorded requests with the smallest changed part, each after the number of bytes of that part.
+
+    Those with the same method and URI come first. Requests not played yet are searched first, up to a fixed number of
+    bytes.
+    """
     spans: list[tuple[bool, int, int, _Place]] = []
     left = _MOST_RANKED_BYTES
     for place in sorted(places, key=lambda place: place.plays):
@@ -165,7 +169,10 @@ def _most_similar(key: RequestKey, places: Sequence[_Place]) -> list[tuple[int, 
 
 
 def _description(count: int, was_played: bool, number: int, found: list[str]) -> list[str]:
-    """Return the lines about one recorded request, with its first differences."""
+    """Return the lines of a miss about one recorded request: `count` differences, the first of which are in `found`.
+
+    A count of 0 stands for the same request, which was played already.
+    """
     where = f"  interaction {number}"
     if not count:
         return [f"{where} is the same request, and was played already"]
@@ -287,6 +294,8 @@ class Session:
     def assert_complete(self) -> None:
         """Raise an error if a request was not in the cassette or refused, or an interaction was not played.
 
+        Interactions are not checked while the session records, or if the setting `unplayed` is not "fail".
+
         `use_cassette` calls this at its end, because an application may catch the error of a request.
 
         Raises:
@@ -360,7 +369,10 @@ class Session:
         return place
 
     def _goes_by(self, url: str, library: HTTPLibrary) -> bool:
-        """Return True for a request that is sent and not recorded, see `answer`."""
+        """Return True for a request to allowed hosts, or to ignored hosts while the session records; see `answer`.
+
+        For an ignored host, a session that only plays raises the client library's connection error.
+        """
         address = Address.of_url(url)
         if self.settings.allowed.match(address):
             return True
@@ -393,7 +405,10 @@ class Session:
         return playback
 
     def _number_request(self) -> tuple[str, str]:
-        """Return the aliases of the agent and its callers, and the same with a number; empty outside of agents."""
+        """Return the path of the running agent below its callers, and the path with the number of its request.
+
+        Both are empty outside of agents.
+        """
         try:
             trace = InteractionContext.get_current().get_agent_trace()
         except LookupError:
@@ -404,7 +419,10 @@ class Session:
             return path, f"{path}#{self._requests_by_agent[path]}"
 
     def _miss(self, method: str, uri: str, body: bytes) -> CassetteMissError:
-        """Make the error about a request that is not in the cassette, and keep it."""
+        """Make the error about a request that is not in the cassette, and keep it for `assert_complete`.
+
+        Its message names the recorded requests that differ least.
+        """
         if self.interactions:
             lines = [f"{self.name} has no answer for {method} {uri}"]
             lines += near_misses((method, uri, body), self._index.places, self.settings.match)
@@ -459,7 +477,7 @@ class Session:
         self._index.places[index].plays += 1
 
     def finish(self) -> tuple[Interaction, ...]:
-        """Close the session; return what was recorded, redacted.
+        """Close the session; return what was recorded, redacted. The caller writes it to the file.
 
         Raises:
             RecordingRefusedError: the recording still contains a secret.
@@ -510,6 +528,8 @@ def deactivate(session: Session) -> None:
 def current_session() -> Session | None:
     """Return the open session for a request made in this context, or None.
 
+    None is also the result while a cassette itself sends a request.
+
     Raises:
         CassetteError: several sessions are open, and none of them was opened in this context.
     """
@@ -553,7 +573,7 @@ def may_look_up() -> bool:
 
 @contextmanager
 def passing() -> Iterator[None]:
-    """Send a request past all cassettes: transports below that of the client ignore them meanwhile."""
+    """Let requests of this context go past all cassettes until the `with` block ends."""
     global _sending
     token = _passing.set(True)
     with _lock:

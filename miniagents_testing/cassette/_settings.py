@@ -124,7 +124,7 @@ class RecordSettings:
         object.__setattr__(self, "ignored", _NO_IGNORED if self.ignore_hosts == () else IgnoredHosts(self.ignore_hosts))
 
     def canonical_uri(self, url: str) -> str:
-        """Return a URL as the cassette has it, see `record_as`."""
+        """Return a URL as the cassette has it: a beginning that `record_as` names is replaced."""
         for live, recorded in self.record_as.items():
             if url.startswith(live):
                 return recorded + url.removeprefix(live)

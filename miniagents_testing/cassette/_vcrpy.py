@@ -77,7 +77,10 @@ class _Persister:
         self._forgets = forgets
 
     def load_cassette(self, path: str, serializer: Any) -> tuple[list[Any], list[Any]]:
-        """Return requests and responses for vcrpy, which changes copies of them only."""
+        """Return requests and responses of a file for vcrpy, which changes copies of them only.
+
+        A missing file raises vcrpy's `CassetteNotFoundError`, and so does each one that is to be recorded anew.
+        """
         if self._forgets:
             raise CassetteNotFoundError(path)
         try:
@@ -100,7 +103,10 @@ def _read(path: str, *version: int) -> tuple[list[Any], list[Any]]:
 
 
 def configured(path: str | os.PathLike[str], mode: str, matching: Matching) -> Any:
-    """Return a context of vcrpy that opens a cassette of this format and patches nothing."""
+    """Return a context of vcrpy that opens a cassette of this format and patches nothing.
+
+    Mode "rewrite" opens the cassette as if it had no interactions.
+    """
 
     def same(first: Any, second: Any) -> bool:
         return key(first) == key(second)

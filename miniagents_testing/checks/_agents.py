@@ -62,6 +62,8 @@ async def check_rereading(
 ) -> None:
     """Check that two readers at the same time, and one after the end, get the same tokens of each reply.
 
+    Awaiting a reply twice must give the same message object.
+
     Args:
         agent: an agent that replies at least one message.
         messages: messages that are sent to the agent.

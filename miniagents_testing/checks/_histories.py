@@ -224,6 +224,7 @@ def _stream(
     """Return a message of these tokens, which may wait for an event after the first one, and fail at its end."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
+        """Yield the tokens, waiting for `until` before each but the first; then raise the error if there is one."""
         for number, token in enumerate(tokens):
             if number and until is not None:
                 await until.wait()

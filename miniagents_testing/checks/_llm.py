@@ -280,6 +280,7 @@ class _ObservedTransport(httpx2.AsyncBaseTransport):
         """Return a response that plays the stream, and note when its body is closed."""
 
         async def chunks() -> AsyncGenerator[bytes]:
+            """Yield the chunks of the stream, and set `closed` when the reader stops."""
             try:
                 async for data in aplay(self._stream, asyncio.get_running_loop().time()):
                     yield data

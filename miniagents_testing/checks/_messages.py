@@ -55,6 +55,8 @@ def check_message_class(make: Callable[[Mapping[str, Any]], Message], fields: Ma
 def check_immutable(message: Message) -> None:
     """Check that a message has only immutable values, and that its fields can be neither set nor deleted.
 
+    Its hash must stay the same after all attempts.
+
     Raises:
         CheckFailedError: a value can be changed.
     """
@@ -132,7 +134,7 @@ def _all_values(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _change_containers(value: Any) -> None:
-    """Change all mutable containers in a value, at any depth."""
+    """Change each dict, list and set in a value, at any depth, by adding an entry "changed"."""
     if isinstance(value, dict):
         for item in list(value.values()):
             _change_containers(item)

@@ -53,7 +53,10 @@ def add_edit(commands: Commands) -> None:
 
 
 def _run_edit(options: argparse.Namespace) -> int:
-    """Run `edit`, and return the exit code."""
+    """Let the user edit a copy of a cassette, then save it with new checksums. Return exit code 0.
+
+    With `--reseal` no editor is started. A failed editor raises CommandError, and the copy stays.
+    """
     screen = Screen()
     file: Path = options.file
     if options.without_editor:
@@ -117,7 +120,10 @@ def add_import(commands: Commands) -> None:
 
 
 def _run_import(options: argparse.Namespace) -> int:
-    """Run `import`, and return the exit code."""
+    """Convert cassettes, redact secrets, and save them. Return 1 if a file is damaged or still has a secret.
+
+    Such a file is not saved. Without `--force`, an existing target raises CommandError.
+    """
     screen = Screen()
     targets = _find_targets(options.source, options.output)
     existing = [target for target in targets.values() if target.exists()]

@@ -74,7 +74,10 @@ def _run_verify(options: argparse.Namespace) -> int:
 
 
 def _find_problems(cassette: CassetteFile) -> list[str]:
-    """Return the problems of a cassette, one line each, with the path of the file and the number of the interaction."""
+    """Return the problems of a cassette, one line each, with the path of the file and the number of the interaction.
+
+    Problems are damage, what cannot be decoded, and streams that are cut off in a file without checksums.
+    """
     problems = list(cassette.damage)
     for number, reading in enumerate(cassette.readings, 1):
         if reading.problem or (reading.ending.word == "cut off" and not cassette.has_checksum):
@@ -165,7 +168,7 @@ def _find(cassette: CassetteFile, references: _CassetteReferences | None) -> Ite
 
 
 def _find_in_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
-    """Yield kind and description of each finding in the bodies of an interaction."""
+    """Yield kind and description of findings in bodies: no UTF-8 ("opaque"), stream lines after a space ("damage")."""
     for side, body in (("request", interaction.request_body), ("response", interaction.response.body)):
         if not is_text(body):
             yield "opaque", f"the {side} body is {len(body):,} bytes of no text: secrets in it cannot be found"
@@ -174,7 +177,7 @@ def _find_in_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
 
 
 def _unneeded_headers(cassette: CassetteFile) -> list[str]:
-    """Return the names of the recorded headers that no client acts on, sorted, each once."""
+    """Return the recorded headers of requests and responses that are not in `KEPT_HEADERS`: sorted, in lower case."""
     names = {
         name.lower()
         for interaction in cassette.interactions
@@ -220,7 +223,7 @@ class _CassetteReferences:
 
 
 def _names_of_tests(body: Sequence[ast.stmt], prefix: str = "") -> Iterator[str]:
-    """Yield the names of all functions in the body of a module or a class."""
+    """Yield the names of all functions in the body of a module, and of its classes as `Class.name`."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield prefix + node.name

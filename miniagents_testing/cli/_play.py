@@ -56,7 +56,10 @@ def add_play(commands: Commands) -> None:
 
 
 def _run_play(options: argparse.Namespace) -> int:
-    """Run `play`, and return the exit code."""
+    """Play a cassette on the screen, and return exit code 0.
+
+    Without `--speed` a terminal plays at the recorded speed, a pipe without waits.
+    """
     screen = Screen()
     speed = options.speed if options.speed is not None else float(screen.live)
     Player(screen, speed).play(load(Path(options.file)))
@@ -162,7 +165,7 @@ class Player:
         return Group(*parts)
 
     def _render_ended(self, stream: _Stream) -> Text:
-        """Return the whole text of a stream that has ended, with its prompt."""
+        """Return the whole text of a stream that has ended: prompt, heading, answer and ending."""
         mark = f"#{stream.number} "
         text = _format_prompt(stream.reading, mark, self._shown_prompts)
         text.append_text(_heading(stream, mark))

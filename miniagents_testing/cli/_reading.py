@@ -189,7 +189,7 @@ def _feed_chunks(session: Session, interaction: Interaction, chunks: list[list[P
 
 
 def _feed_event(session: Session, event: ServerSentEvent, pieces: list[Piece]) -> None:
-    """Feed one event to the session, and add its pieces to `pieces`."""
+    """Feed one event to the session unless it has ended, and add its text and other pieces to `pieces`."""
     if session.ended:
         return
     text = session.feed(event)
@@ -200,7 +200,7 @@ def _feed_event(session: Session, event: ServerSentEvent, pieces: list[Piece]) -
 
 
 def _pieces_not_streamed(outcome: Outcome, streamed: list[Piece]) -> list[Piece]:
-    """Return pieces for the parts of the outcome that no event has shown, because they were not streamed."""
+    """Return pieces for the parts of the outcome that no event has shown, and for all further choices."""
     kinds = {piece.kind for piece in streamed}
     tools = "".join(piece.text for piece in streamed if piece.kind == "tool")
     rest = [
@@ -217,7 +217,10 @@ def _pieces_not_streamed(outcome: Outcome, streamed: list[Piece]) -> list[Piece]
 
 
 def _describe_ending(interaction: Interaction, outcome: Outcome | None, failure: str, problem: str) -> Ending:
-    """Describe how an interaction ended. The first problem that applies is named."""
+    """Describe how an interaction ended, by the first of these: HTTP error, unreadable rest, error event, break, cut.
+
+    `failure` is the provider's error message, `problem` says why the rest cannot be decoded; both may be empty.
+    """
     answer = interaction.response
     if answer.status >= 400:
         return Ending(f"HTTP {answer.status}", failure, complete=False)
@@ -243,7 +246,7 @@ def _describe_ending(interaction: Interaction, outcome: Outcome | None, failure:
 
 
 def _error_message(interaction: Interaction, provider: str) -> str:
-    """Return the message of an error response, or the beginning of its body."""
+    """Return the provider's message in a JSON error response, or the beginning of a body that is not JSON."""
     answer = interaction.response
     try:
         payload: Any = from_json(answer.body)
@@ -286,7 +289,7 @@ def _chat_pieces(delta: dict[str, Any]) -> Iterator[Piece]:
 
 
 def _messages_pieces(data: dict[str, Any]) -> Iterator[Piece]:
-    """Yield the pieces of an event of Anthropic's messages."""
+    """Yield the pieces of an event of Anthropic's messages that are not its text: reasoning and tool calls."""
     part = str(data.get("index"))
     block, delta = _dict_or_empty(data.get("content_block")), _dict_or_empty(data.get("delta"))
     if str(block.get("type")).endswith("tool_use"):
@@ -336,7 +339,10 @@ def _text_or_empty(value: Any) -> str:
 
 
 def read_prompt(body: bytes) -> Prompt:
-    """Read the prompt in a request body of any API; any other body gives an empty prompt."""
+    """Read model, number of choices and turns since the last answer of the model in a request body of any API.
+
+    Any other body gives an empty prompt.
+    """
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
@@ -359,7 +365,10 @@ def read_prompt(body: bytes) -> Prompt:
 
 
 def _read_turn(item: Any) -> Turn:
-    """Return the turn of one message, or of one item of Responses."""
+    """Return role and text of one message, or of one item of Responses.
+
+    Results of tools get the role "tool", also where the provider's message says "user".
+    """
     if not isinstance(item, dict):
         return Turn("user", _content_text(item))
     kind = str(item.get("type") or "message")
@@ -379,7 +388,9 @@ def _is_tool_result(part: Any) -> bool:
 
 
 def _content_text(content: Any) -> str:
-    """Return the text of a message's content, which is a string or a list of parts.
+    """Return the text of a message's content, which is a string, a dict or a list, at any depth.
+
+    Texts of a list are joined by line ends.
 
     Parts without text, such as images, give their type in brackets.
     """

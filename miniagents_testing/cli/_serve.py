@@ -31,7 +31,7 @@ def add_serve(commands: Commands) -> None:
 
 
 def _run_serve(options: argparse.Namespace) -> int:
-    """Run `serve` until Ctrl-C, and return the exit code."""
+    """Start a scripted server, print its base URLs as variables, and wait for Ctrl-C. Return exit code 0."""
     from miniagents_testing._provider_server import ProviderServer  # no other command needs a server
 
     try:

@@ -73,7 +73,7 @@ def add_show(commands: Commands) -> None:
 
 
 def _run_show(options: argparse.Namespace) -> int:
-    """Run `show`, and return the exit code."""
+    """Print a row for each interaction, or one interaction in full for `--number`. Return 1 if a file is damaged."""
     screen = Screen()
     paths = find_cassettes(options.path)
     if options.number is not None:
@@ -126,7 +126,7 @@ def _create_row(number: int, interaction: Interaction, reading: Reading) -> _Row
 
 
 def _create_table(cassette: CassetteFile, rows: list[_Row]) -> Table:
-    """Return the table of one cassette, without columns that are empty in all rows."""
+    """Return the table of one cassette, without columns that are empty in all rows. Incomplete answers are yellow."""
     title = Text(make_safe_line(str(cassette.path)), "bold")
     if cassette.interactions and not cassette.has_checksum:
         title.append("  (of another tool: no times, no checksums)", "dim")
@@ -159,7 +159,7 @@ def _print_in_full(path: Path, number: int, screen: Screen) -> None:
 
 
 def _render_in_full(interaction: Interaction, reading: Reading) -> Iterator[Text]:
-    """Yield the sections of one interaction, each some lines to print."""
+    """Yield texts to print: agent, request, response, decoded answer or raw body, end, and a table of chunks."""
     answer = interaction.response
     if interaction.agent:
         yield _heading("agent", interaction.agent)
@@ -226,7 +226,7 @@ def _format_usage(reading: Reading) -> list[str]:
 
 
 def _chunk_lines(interaction: Interaction, reading: Reading) -> Iterator[Text]:
-    """Yield a table of the chunks: number, arrival, wait, size and text of each."""
+    """Yield a table of the chunks: number, arrival, wait, size and text of each, or event names if it has no text."""
     yield Text(f"  {'#':>5} {'at ms':>10} {'wait ms':>9} {'bytes':>7}  says", "dim")
     moment = interaction.response.headers_ms
     for number, (chunk, pieces) in enumerate(zip(interaction.response.chunks, reading.chunks, strict=True), 1):

@@ -47,7 +47,7 @@ class Fault:
         return self.label
 
     def on(self, *which: int | Callable[[httpx2.Request], bool]) -> Self:
-        """Return the same fault for other requests than the first.
+        """Return a copy of the fault that applies to the given requests, in place of the first one only.
 
         Args:
             which: numbers of requests, counted from 1, or functions that return True for chosen requests.
@@ -121,7 +121,7 @@ class Layers:
         """End of the stream, as in `ResponseStream.end`; None before it."""
 
     def apply(self, stream: ResponseStream) -> ResponseStream:
-        """Return a complete stream with the faults applied."""
+        """Return a complete stream with the faults applied, without empty chunks. A fault may end it early."""
         chunks = self.feed(Chunk(0, b""))
         for chunk in stream.chunks:
             if self.end is None:
@@ -152,7 +152,11 @@ class Layers:
         return self._apply_from(0, [], end)
 
     def _apply_from(self, start: int, chunks: list[Chunk], end: str | None) -> list[Chunk]:
-        """Apply the faults from index `start` on to chunks, and after them to the end of the stream if there is one."""
+        """Return chunks after the faults from index `start` on, each applied to the result of the one before.
+
+        With an `end`, each fault also adds its last chunks. A fault that ends the stream early gives the end to those
+        after it. The end is noted in `self.end`.
+        """
         for position, fault in enumerate(self._faults[start:], start):
             changed: list[Chunk] = []
             for chunk in chunks:
@@ -183,7 +187,10 @@ class Mark:
         self._events = EventEnds()
 
     def split(self, data: bytes) -> tuple[bytes, bytes]:
-        """Split the next bytes at the place: return those before it and those after it."""
+        """Split the next bytes at the place: return those before it and those after it.
+
+        Before the place is reached, all bytes come before it; after that, all come after it.
+        """
         if self.passed:
             return b"", data
         for place in self._ends(data):
@@ -198,7 +205,7 @@ class Mark:
         return f"only {self.seen} {self.of} of its stream were read"
 
     def _ends(self, data: bytes) -> Iterable[int]:
-        """Return the places in `data` where an event, a chunk or a byte ends."""
+        """Return the places in `data` where a unit ends: an event, a byte, or the chunk, which is all of `data`."""
         if self.of == "events":
             return self._events.feed(data)
         if self.of == "bytes":

@@ -86,7 +86,7 @@ class _Edit(Fault):
         self._held = b""
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """Pass bytes on, but hold those of the units to replace until they are complete."""
+        """Pass bytes on, but hold those of the units to replace; return their replacement when they are complete."""
         self._wait(chunk.wait)
         before, _ = self._start.split(chunk.data)
         up_to, after = self._stop.split(chunk.data)
@@ -114,7 +114,7 @@ class _DropLast(Fault):
         self._mark = Mark(1, "events")
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """Return the chunks of an event when the event after it is complete."""
+        """Hold back the chunks of the newest event; return the held ones once the event after them is complete."""
         chunks: list[Chunk] = []
         wait, data = chunk
         while data:
@@ -163,7 +163,7 @@ class _Gzip(Fault):
         return self._without_end(self._compressor.flush())
 
     def _without_end(self, data: bytes) -> list[Chunk]:
-        """Return the bytes so far, except those that would be missing if the stream ended here."""
+        """Add bytes to those held, and return all but the last ones, which the fault drops if the stream ends here."""
         self._held += data
         size = max(0, len(self._held) - self._missing)
         data, self._held = self._held[:size], self._held[size:]

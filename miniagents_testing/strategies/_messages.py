@@ -60,6 +60,7 @@ def values(
     hashable = leaf | st.tuples(leaf) | st.builds(lambda value: Frozen(v=value), leaf)
 
     def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+        """Return a strategy for lists, dicts, tuples, sets, frozen models and messages of such inner values."""
         fields = st.dictionaries(st.sampled_from(_EXTRA_NAMES), inner, max_size=2)
         return st.one_of(
             st.lists(inner, max_size=3),

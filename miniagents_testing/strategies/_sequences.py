@@ -74,6 +74,7 @@ def _stream(text: str, *, broken: bool = False) -> MessagePromise:
     """Return a message that streams a text letter by letter, and fails at its end if it is broken."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
+        """Yield the letters one by one, and raise `Boom` after them if the message is broken."""
         for letter in text:
             await asyncio.sleep(0)
             yield letter

@@ -48,6 +48,7 @@ def provider_streams(
 
     @st.composite
     def stream(draw: st.DrawFn) -> ProviderStream:
+        """Draw an API, the parts of an answer and quirks, and return the stream that they make."""
         api = draw(st.sampled_from(tuple(apis)))
         pieces, splits_surrogates = draw(st.tuples(text_pieces, st.booleans()))
         step = Step(
@@ -108,6 +109,7 @@ def recuts(
 
     @st.composite
     def recut(draw: st.DrawFn) -> ResponseStream | tuple[bytes, ...]:
+        """Draw up to `max_cuts` places, about half of them risky ones, and return the stream cut there."""
         chosen = draw(drawn)
         places = set()
         for kind, high, low in zip(chosen[::3], chosen[1::3], chosen[2::3], strict=False):

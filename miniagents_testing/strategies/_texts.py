@@ -55,6 +55,7 @@ def token_splits(text: str | st.SearchStrategy[str], *, max_cuts: int = 8) -> st
 
     @st.composite
     def split(draw: st.DrawFn) -> list[str]:
+        """Draw a text and places in it, and return the pieces between these places."""
         whole = draw(texts)
         size = len(whole)
         edges = sorted(place % (size + 1) if size < 256 else place * size // 255 for place in draw(places))

@@ -126,6 +126,7 @@ def _uri(uri: str) -> _Part:
     """Return the part of an interaction that is its URI, whose places are components and parameters."""
 
     def spots() -> list[list[_Spot]]:
+        """Return two rows of texts: the components and query parameters of the URI, then the URI as a whole."""
         parts = urlsplit(uri)
         named = {"user info": parts.netloc.rpartition("@")[0], "host": parts.hostname or "", "path": parts.path}
         row = [_spot(f"{name} of the URI", text) for name, text in named.items()]
@@ -147,7 +148,7 @@ def _body(whose: str, chunks: Sequence[Chunk], headers: Mapping[str, list[str]])
     place = f"{whose} body"
 
     def spots() -> list[list[_Spot]]:
-        """Return the texts of the body, each joined from its pieces, and its chunks."""
+        """Return the groups of texts that are searched together, in rows; the last row is the whole body in chunks."""
         name = partial(_stream_place if is_stream(data) else _document_place, whose, ends)
         found = [
             [_Spot([joined(data, [piece]) for piece in group], partial(_group_place, name, group)) for group in row]
@@ -228,7 +229,7 @@ def search_for(known_value: str) -> Search:
 
 
 def leaks_of(interaction: Interaction, searches: Sequence[Search]) -> list[Leak]:
-    """Return the places of all secrets that are found, each place once."""
+    """Return the places of all secrets that are found, each place once, and bodies that cannot be decompressed."""
     found: dict[Leak, None] = {}
     for part in _parts_of(interaction):
         if not part.readable:
@@ -258,7 +259,10 @@ def _is_real(value: str) -> bool:
 
 
 def _leaks_in(part: _Part, searches: Sequence[Search]) -> Iterator[Leak]:
-    """Yield the leaks of a part: search the whole part first, and only then locate the secrets that were found."""
+    """Yield the leaks of a part: search the whole part first, and only then locate the secrets that were found.
+
+    A place whose name holds a secret is named by its part only.
+    """
     pending = list(_first_found(part.data, searches))
     for row in part.spots():
         if not pending:
@@ -291,7 +295,7 @@ def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[
 
 
 def _narrowed(texts: Sequence[bytes], search: Search) -> tuple[int, int]:
-    """Return the numbers of the first and last of the texts in which the secret begins and ends."""
+    """Return the numbers of the first and last of the texts in which the secret begins and ends, by binary search."""
 
     def holds(first: int, end: int) -> bool:
         """Return True if the secret is found in the texts from `first` up to `end`."""

@@ -101,7 +101,7 @@ def _text_rule(rule: str | re.Pattern[str] | tuple[re.Pattern[str], str] | Calla
 
 
 def replaced(text: str, rules: Iterable[_TextRule]) -> str:
-    """Return the text after all rules; each rule gets the unchanged text."""
+    """Return the text with the edits of all rules, which are all found in the unchanged text."""
     edits = merged(chain.from_iterable(rule(text) for rule in rules))
     ends = [0, *(edit.end for edit in edits)]
     kept = [text[end : edit.start] + edit.text for end, edit in zip(ends, edits, strict=False)]
@@ -139,7 +139,10 @@ def _literal(value: str) -> _TextRule:
 
 
 def _pattern(pattern: re.Pattern[str], replacement: str | None) -> _TextRule:
-    """Return a rule that replaces the matches of a pattern; empty matches are left out."""
+    """Return a rule that replaces the matches of a pattern, except empty ones, by "[redacted]" or by `replacement`.
+
+    A `replacement` may refer to groups of the match.
+    """
 
     def edits(text: str) -> Iterator[Edit]:
         """Yield an edit for each match that is not empty."""
@@ -234,7 +237,7 @@ def _edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk
 
 
 def _redacted_uri(uri: str, rules: Sequence[_TextRule]) -> str:
-    """Return the URI without user and password, with the rules applied to each segment and parameter."""
+    """Return the URI without user and password, with the rules applied to each segment, parameter and fragment."""
     parts = urlsplit(uri)
     path = "/".join(_respelled(segment, unquote, rules) for segment in parts.path.split("/"))
     query = "&".join(_scrubbed_parameter(parameter, rules) for parameter in parts.query.split("&"))
@@ -288,7 +291,10 @@ def _group_edits(data: bytes, group: Sequence[Piece], rules: Sequence[_TextRule]
 
 
 def _edit(piece: Piece, start: int, end: int, text: str) -> Edit:
-    """Return an edit of the body for a replacement in the text of a piece, escaped as the piece requires."""
+    """Return an edit of the body for a replacement in the text of a piece, escaped as the piece requires.
+
+    A piece of numbers is removed as a whole, without the replacement.
+    """
     match piece.form:
         case "numbers":  # numbers that were left would still show a part of the secret
             return Edit(piece.start, piece.end, "")
@@ -300,7 +306,10 @@ def _edit(piece: Piece, start: int, end: int, text: str) -> Edit:
 
 
 def _decoded(data: bytes, *, escaped: bool) -> tuple[str, list[tuple[int, int]]]:
-    """Return the decoded text, and the starts of its unescaped stretches as pairs of character and byte positions."""
+    """Return the text of bytes, and a list that maps it back: pairs of character and byte positions.
+
+    Each pair begins a stretch in which characters are stored as they are, without JSON escapes.
+    """
     if not escaped or b"\\" not in data:
         return data.decode("utf-8", "surrogateescape"), [(0, 0)]
     parts: list[str] = []
@@ -317,7 +326,7 @@ def _decoded(data: bytes, *, escaped: bool) -> tuple[str, list[tuple[int, int]]]
 
 
 def _in_bytes(text: str, marks: Sequence[tuple[int, int]], edits: Iterable[Edit]) -> Iterator[Edit]:
-    """Convert sorted edits of a text into edits of the bytes that it was decoded from."""
+    """Convert sorted edits of a text into edits of the bytes that it was decoded from; `marks` come from `_decoded`."""
     character = byte = 0
     for start, end, replacement in edits:
         where = []

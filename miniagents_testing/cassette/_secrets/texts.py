@@ -108,7 +108,10 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def _from_hex(text: bytes) -> bytes:
-    """Decode each run of hexadecimal digits from both positions where its encoding may begin."""
+    """Decode each run of hexadecimal digits from its first and from its second digit; join the results.
+
+    A separator stands between results, so that no text is found across two of them.
+    """
     return SEPARATOR.join(
         binascii.unhexlify(run[start : start + (len(run) - start) // 2 * 2])
         for run in set(_HEX.findall(text))
@@ -212,7 +215,7 @@ class Piece(NamedTuple):
 
 
 def pieces_of(data: bytes, *, everything: bool = False) -> list[Piece]:
-    """Return the texts of a body, in order.
+    """Return the texts in a body (strings in its JSON, lines that are not JSON) as pieces with their places, in order.
 
     Args:
         data: the body.
@@ -267,7 +270,10 @@ def joined(data: bytes, group: Iterable[Piece]) -> bytes:
 
 
 def _regions(data: bytes) -> Iterator[tuple[int, int, bool, bool]]:
-    """Yield start and end of each region with texts, then two flags: it is data; an event or document begins in it."""
+    """Yield start and end of each line of a stream, or of a whole document.
+
+    Two flags follow: it is data of an event or document; an event or document begins in it.
+    """
     if not is_stream(data):
         yield 0, len(data), True, True
         return
@@ -323,7 +329,10 @@ def _path(parent: str, name: str) -> str:
 
 @lru_cache(4096)  # a stream has a few dozen different ones
 def _keys(event: str, path: str, form: str) -> tuple[str, str]:
-    """Return `Piece.keys`; the start of a block and its deltas share them, though their events have two types."""
+    """Return the two keys of `Piece.keys` for the texts with this event type, JSON path and form.
+
+    Events that start, continue and end a block get the same keys: such words are left out of type and path.
+    """
     event = _LAST_WORD.sub("", event)
     path = path.removeprefix("delta.").removeprefix(event.partition("[")[0] + ".")
     head = f"{form} {event} "
