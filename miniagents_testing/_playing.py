@@ -32,7 +32,7 @@ class Gate:
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def release(self) -> None:
-        """Let the streams go on that wait, and all later ones without a wait."""
+        """Open the gate for good: streams that wait at it go on, and later ones do not wait. Any thread may call it."""
         self._open.set()
         for loop, event in self._waiting:
             if not loop.is_closed():

@@ -112,7 +112,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers, and refuse an unknown record mode and unreadable hosts in the ini file."""
+    """Register the markers, refuse unknown modes and unreadable hosts in the ini file, and load the stream plugin.
+
+    That plugin, which lets vcrpy's cassettes stream, is loaded only if the ini file asks for it.
+    """
     for marker, meaning in _MARKERS.items():
         config.addinivalue_line("markers", f"{marker}: {' '.join(meaning.split())}")
     mode = config.getini("miniagents_record")

@@ -67,7 +67,7 @@ def _arguments(node: Any) -> dict[str, Any]:
 
 
 def _loop_factories(node: Any) -> dict[str, LoopFactory]:
-    """Return a loop factory for each seed, by the id of its test case."""
+    """Return a factory of virtual-time loops, with the marker's timeout, for each seed, by the id of its test case."""
     from miniagents_testing._clock import VirtualTimeLoop
 
     timeout = _arguments(node).get("timeout")

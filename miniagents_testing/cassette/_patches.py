@@ -190,7 +190,7 @@ class Family:
                 yield transport
 
     def methods(self, transport: type) -> Iterator[str]:
-        """Yield the names of the methods through which a transport class sends requests."""
+        """Yield the names of the methods through which a transport class sends requests: async, sync, or both."""
         if issubclass(transport, self.module.AsyncBaseTransport):
             yield _ASYNC
         if issubclass(transport, self.module.BaseTransport):
@@ -445,7 +445,7 @@ def _guarded(client: other_clients.Client, before: Callable[..., Any]) -> Callab
 
 
 def _keeping_url(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `setopt` of curl that also keeps the URL, which curl does not tell before it connects."""
+    """Return a `setopt` of curl that also stores the URL on the handle, as curl does not tell it before it connects."""
 
     @wraps(before)
     def setopt(curl: Any, option: Any, value: Any) -> Any:
@@ -492,7 +492,7 @@ def _learn_names(host: Any, found: Any) -> None:
 
 
 def _looked_up(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `getaddrinfo` that keeps the names of what it finds."""
+    """Return a `getaddrinfo` that remembers which name each address was found for, so that hosts match by name."""
 
     @wraps(before)
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:

@@ -361,7 +361,7 @@ class Session:
         raise self._miss(seen.method, uri, body)
 
     def _found(self, index: int | None) -> _Place | None:
-        """Return the interaction that `find` has found, counted as played."""
+        """Return the interaction with the index that `find` gave, and count it as played; None for None."""
         if index is None:
             return None
         place = self._index.places[index]
@@ -387,7 +387,10 @@ class Session:
         return f"{address} is in ignore_hosts, so it cannot be reached while {self.name} is played"
 
     def _play(self, place: _Place, library: HTTPLibrary, started: float) -> Playback:
-        """Make the playback of an interaction, on the common timeline unless the settings say otherwise."""
+        """Make the playback of an interaction, and report it to `on_played`.
+
+        By default, playbacks that overlap share one timeline; at pace 0 they keep the recorded order of arrivals.
+        """
         if self._on_played is not None:
             self._on_played(place.number - 1)
         settings, interaction = self.settings, place.interaction

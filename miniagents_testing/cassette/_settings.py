@@ -24,7 +24,9 @@ class Mode(NamedTuple):
 
 
 def mode_of(mode: str, *, exists: bool) -> Mode:
-    """Return the meaning of a record mode for a cassette that exists, or does not.
+    """Return if a record mode plays recorded requests, and records others, for a cassette that exists or does not.
+
+    Only "once" depends on that: an existing cassette is played, a new one is recorded.
 
     Raises:
         ValueError: the mode is not known.

@@ -222,7 +222,10 @@ class _Transcript:
         self._is_line_start = True
 
     def add(self, piece: Piece) -> Text:
-        """Return the text to print for the next piece."""
+        """Return the text to print for the next piece, made safe for a terminal.
+
+        A piece of another kind or part than the last one begins a new line with its prefix.
+        """
         text = Text()
         style = _STYLES.get(piece.kind, "")
         if (piece.kind, piece.part) != self._part:

@@ -107,7 +107,10 @@ def _print_rows(cassette: CassetteFile, screen: Screen) -> None:
 
 
 def _create_row(number: int, interaction: Interaction, reading: Reading) -> _Row:
-    """Return the row of one interaction; unknown values are empty."""
+    """Return the row of one interaction; unknown values are empty.
+
+    The last question of the prompt stands for it, or method and URI if there is no prompt.
+    """
     answer = interaction.response
     seconds = (ends_ms([interaction]) - interaction.started_ms) / 1000
     usage = reading.outcome.usage if reading.outcome else None

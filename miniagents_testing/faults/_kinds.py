@@ -56,7 +56,7 @@ class _Stall(Fault):
         self._mark = Mark(*self._place)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """Pass bytes on, those after the place with the wait of the stall before them."""
+        """Pass bytes on; the first ones after the place wait for the stall, too."""
         if self.reached:
             return [chunk]
         self._wait(chunk.wait)

@@ -282,7 +282,10 @@ def _leaks_in(part: _Part, searches: Sequence[Search]) -> Iterator[Leak]:
 
 
 def _first_found(text: bytes, searches: Iterable[Search]) -> dict[Search, tuple[str, ...]]:
-    """Return the searches that match the text or a decoding of it, each with the encodings that had to be undone."""
+    """Return the searches that match the text or a decoding of it, each with the encodings that had to be undone.
+
+    Of several decodings, the one with the fewest encodings counts.
+    """
     pending = list(searches)
     found: dict[Search, tuple[str, ...]] = {}
     for names, view in decodings(text):
