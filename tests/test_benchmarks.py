@@ -97,7 +97,7 @@ async def test_ours_has_a_row_for_every_measure_of_the_peers(root: Path) -> None
 
 @pytest.mark.parametrize("module", OTHERS)
 def test_peer_passes_tokens_on_in_its_environment(module: str) -> None:
-    """The benchmark of each other framework runs in the environment that `python -m benchmarks.peers` creates."""
+    """The benchmark of each other framework, run by that framework's Python if there is one, prints a result."""
     run = import_module("benchmarks.peers.run")
     [environment] = [environment for name, environment in run.PEERS.values() if name == module]
     if not environment.python.exists():

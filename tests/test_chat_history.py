@@ -232,7 +232,7 @@ async def test_history_keeps_messages_whole_when_several_tasks_append(history: C
 
 
 async def test_areceive_returns_the_message_or_its_text_and_error() -> None:
-    """`areceive` passes on the text as it arrives, and returns the message, or the part that arrived and the error."""
+    """`areceive` passes on text as it arrives, and returns the message, or the part (None if empty) and the error."""
     taken: list[str] = []
     async with MiniAgents():
         message, error = await areceive(streamed("a", "b"), taken.append)

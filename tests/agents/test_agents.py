@@ -306,7 +306,7 @@ async def test_agent_trace_names_the_maker_of_a_call_and_not_its_reader() -> Non
 
 
 async def test_failure_of_a_call_on_demand_is_raised_by_the_context_of_its_maker() -> None:
-    """If a call on demand is first read in an inner context, the outer context, which made it, raises its failure."""
+    """If a reader in an inner context stops before a call on demand fails, the outer context, which made it, raises."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = failing.trigger(start_soon=False)

@@ -245,7 +245,7 @@ MiniAgents().run(amain())
 
 @pytest.mark.parametrize("main_catches", [False, True])
 def test_C16_interrupt_of_an_agent_is_raised_in_main(root: Path, main_catches: bool) -> None:
-    """If one or two agents raise `KeyboardInterrupt`, main gets it once, and the other agents are cancelled."""
+    """If two agents raise `KeyboardInterrupt`, main gets it once and others clean up; uncaught, the status is 130."""
     child = Child(
         root,
         f"""

@@ -327,7 +327,7 @@ async def test_H11_append_finds_the_beginning_of_a_long_last_record(path: Path) 
 
 
 async def test_H14_message_is_loaded_once_when_record_and_journal_both_exist(path: Path) -> None:
-    """If a kill leaves a message's record and its journal, a load returns the record's message once."""
+    """If a kill leaves both record and journal, a load returns the record; the next append deletes the journal."""
     path.write_bytes(to_bytes(Record("1-a", "user", "whole")))
     journals = path.with_name("chat.md.partial")
     journals.mkdir()

@@ -55,7 +55,7 @@ async def test_agent_asks_for_a_line_and_replies_the_whole_chat(
 
 
 async def test_agent_continues_the_chat_of_a_history(typed: Callable[[str], None]) -> None:
-    """The messages that a history already has are the beginning of the chat."""
+    """The agent replies the messages that its history already has, and then the message that the user types."""
     history = InMemoryChatHistory()
     await history.aappend([UserMessage("before"), AssistantMessage("yes")])
     typed("after\n")
@@ -247,7 +247,7 @@ async def test_agent_replaces_surrogates_of_stdin(typed: Callable[[str], None]) 
 
 
 def test_agent_takes_alias_and_description() -> None:
-    """Alias and description are those of the call, and an unknown argument is a `TypeError`."""
+    """`create_console_user_agent` sets alias and description, and raises `TypeError` for an unknown argument."""
     assert create_console_user_agent().alias == "USER_AGENT"
     agent = create_console_user_agent(alias="ME", description="me")
     assert (agent.alias, agent.description) == ("ME", "me")

@@ -125,7 +125,7 @@ def test_missing_end_closes_a_cut_file_for_the_next_record(record: Record, data:
 
 
 def test_scan_reads_a_record_with_escapes_cut_at_any_byte() -> None:
-    """A record with escapes and an open fence, cut at any byte, loses its own end only."""
+    """If a record is cut at any byte and `missing_end` is added, the records before and after it are whole."""
     record = Record(
         "x",
         "us\ner",
@@ -223,7 +223,7 @@ def test_H6_scan_marks_only_the_message_with_invalid_utf8() -> None:
 
 @pytest.mark.parametrize("junk", [b"\0" * 50, b"\xff\xfe\xfd"], ids=["lost block", "no UTF-8"])
 def test_scan_returns_a_whole_text_when_unreadable_bytes_follow_it(junk: bytes) -> None:
-    """A text with the length in its head is whole, even if unreadable bytes stand before its end."""
+    """A text with the length in its head is whole, even if unreadable bytes follow the text; a problem names them."""
     data = file_of(BEFORE, AFTER)
     end = to_bytes(BEFORE).index(b"<!-- /")
     found = scan(data[:end] + junk + data[end:])
@@ -317,7 +317,7 @@ def test_T2_to_bytes_closes_a_fence_or_html_block_that_a_text_leaves_open(text: 
 
 
 def test_heading_shows_the_role_without_its_markup() -> None:
-    """The heading above a text is the role on one line, with markup and control characters escaped."""
+    """The heading is the role on one line, escaped, or `(empty)` or `message`, and marks an interrupted text."""
     heading = to_bytes(Record("x", "**a**\n<b>\x1b[2J", "")).decode().split("\n")[1]
     assert heading == r"## \*\*a\*\*\\x0a\<b\>\\x1b\[2J"
     assert "## (empty)\n" in to_bytes(Record("x", " ", "")).decode()

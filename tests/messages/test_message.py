@@ -204,7 +204,7 @@ def test_X7_constructor_takes_names_of_classes_as_content() -> None:
 
 @pytest.mark.parametrize("name", ["NoSuchClass", "", "builtins.object", "os.system", None, 5, [], {"a": 1}], ids=repr)
 def test_X7_model_validate_makes_a_plain_message_of_an_unknown_class(name: Any) -> None:
-    """A dump whose class name is no registered subclass becomes a plain message, and no module is imported."""
+    """A dump whose class name is unknown becomes a message of the validating class, and nothing is imported."""
     dump = {"content": "x", "class_": name, "inner": [{"class_": name, "content": "y", "__reduce__": 1, "lc": 1}]}
     message = Message.model_validate(dump)
     assert type(message) is Message

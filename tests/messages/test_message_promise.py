@@ -109,7 +109,7 @@ async def test_message_promise_fails_when_metadata_is_invalid(metadata: dict[Any
 
 
 async def test_message_promise_fails_when_known_fields_are_invalid() -> None:
-    """If known fields are invalid for the class, a source's error is still raised, with a plain partial message."""
+    """Invalid known fields raise `ValueError`; if the source fails too, its error has a plain `partial` message."""
     async with MiniAgents():
         for source in (Tokens("a"), Tokens("a", error=LLMError("broken"))):
             with pytest.raises((ValueError, LLMError)) as caught:

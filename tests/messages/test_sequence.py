@@ -498,7 +498,7 @@ async def test_cancelled_sequence_drops_later_out_of_order_items() -> None:
 
 
 async def test_pending_out_of_order_item_is_cancelled_with_the_context() -> None:
-    """A closed sequence whose out-of-order item is cancelled by the context ends with `PromiseCancelledError`."""
+    """If the context fails, a pending out-of-order item and its sequence end with `PromiseCancelledError`."""
     with pytest.raises(KeyError):
         async with MiniAgents():
             with MessageSequence() as sequence:
@@ -581,7 +581,7 @@ async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
 
 
 async def test_batches_of_a_sequence_are_message_promises() -> None:
-    """Batches of a sequence with nested sequences hold message promises only."""
+    """`batches()` of a sequence with nested sequences gives lists of message promises only, in order."""
     async with MiniAgents():
         sequence = turn_into([turn_into(["a", "b"]), "c"])
         batches = [batch async for batch in sequence.batches()]

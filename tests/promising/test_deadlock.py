@@ -370,7 +370,7 @@ async def test_a_member_that_is_cancelled_ends_the_ring(when: str) -> None:
 
 
 async def test_a_reader_outside_of_a_ring_is_not_reported() -> None:
-    """Readers of a promise in a ring get its `DeadlockError`, and can go on when they catch it."""
+    """A task outside of a ring that awaits one of its promises gets the `DeadlockError`, and can go on."""
     async with PromisingContext(unobserved_errors="log"):
         promises = ring(awaited, awaited)
 

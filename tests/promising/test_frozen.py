@@ -331,7 +331,7 @@ def test_annotation_of_another_mutable_type_is_refused(annotation: Any) -> None:
 
 
 def test_private_attributes_are_refused() -> None:
-    """A private attribute would be mutable state of an immutable value; a ClassVar is allowed."""
+    """A private attribute in a class statement raises `TypeError`, as it would be mutable; a ClassVar is allowed."""
     with pytest.raises(TypeError, match="no private attributes"):
 
         class Bad(Frozen):
@@ -400,7 +400,7 @@ def test_frozen_dict_behaves_like_a_dict_that_is_read() -> None:
 
 
 def test_frozen_dict_cannot_be_changed() -> None:
-    """Setting, deleting or updating an item or an attribute of a `FrozenDict` raises an error."""
+    """Setting or deleting an item or attribute of a `FrozenDict` raises; methods such as `update` do not exist."""
     table: Any = FrozenDict(a=1)
     with pytest.raises(TypeError):
         table["a"] = 2

@@ -124,7 +124,7 @@ async def test_check_fails_when_an_agent_takes_longer_than_its_timeout() -> None
 
 
 async def test_check_of_cancel_fails_on_open_sources_and_ignored_cancellations() -> None:
-    """The check of `cancel()` fails for a source that stays open, and for a `cancel()` without effect."""
+    """The check of `cancel()` fails if the source stays open, `cancel()` has no effect, or the reply ended before."""
     message = await failure(
         checks.check_cancel_closes_source(agent_of(lambda: streamed(*"abcdef")), closed=lambda: False)
     )

@@ -17,7 +17,7 @@ CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.b
 
 @given(CHUNKS)
 def test_decode_returns_what_was_encoded(chunks: list[Chunk]) -> None:
-    """Decoding an encoded chunk map returns the same chunks, without empty ones."""
+    """Decoding an encoded chunk map returns the chunks with their times, without empty ones, whose waits are kept."""
     body = b"".join(chunk.data for chunk in chunks)
     decoded = decode(encode(chunks), body)
     assert [chunk.data for chunk in decoded] == [chunk.data for chunk in chunks if chunk.data]

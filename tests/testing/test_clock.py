@@ -187,7 +187,7 @@ def test_clock_stands_still_for_a_job_whose_reader_was_cancelled() -> None:
 
 
 def test_clock_moves_on_when_a_job_waits_for_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock moves on if a job outlasts the next deadline and the patience: it may wait for that deadline."""
+    """The clock moves on if a thread's job outlasts a short real wait, because the job may itself wait for a timer."""
     monkeypatch.setattr(clock, "_PATIENCE", 0.02)
 
     async def main() -> float:

@@ -61,7 +61,7 @@ async def test_sdk_gets_text_reasoning_and_tool_calls_of_a_step(
 
 
 async def test_stream_arrives_in_many_events() -> None:
-    """Streamed deltas of the server join to the text, with finish reason and usage in the form of OpenAI."""
+    """Text arrives in more than three deltas, with finish reason and usage; `last_call` has model and messages."""
     async with ProviderServer([TEXT]) as server, _openai(server) as client:
         chunks = [
             chunk

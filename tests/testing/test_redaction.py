@@ -98,7 +98,7 @@ def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
 
 
 def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a user's rule, secrets of the environment are still replaced, and those of a header after `learn`."""
+    """Beside a user's rule, secrets of the environment are replaced, and after `learn` those of a header."""
     monkeypatch.setenv("SOME_API_KEY", "from-the-environment-1")
     redaction = Redaction(rules=["Jane"])
     body = b'{"a": "Jane, from-the-environment-1, from-a-header-1"}'

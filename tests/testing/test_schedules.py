@@ -111,7 +111,7 @@ def test_schedules_keep_the_promises_of_asyncio() -> None:
 
 
 def test_task_group_cancels_tasks_in_the_same_order_in_each_run() -> None:
-    """A task group cancels tasks in the order of a set, which is the order of their numbers and not of addresses."""
+    """In each of 20 runs, a failing task group cancels its tasks in the order in which they were made."""
 
     async def main() -> str:
         log: list[str] = []

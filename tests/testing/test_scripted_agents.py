@@ -192,7 +192,7 @@ async def test_scripted_agent_takes_the_arguments_of_a_providers_agent() -> None
 
 
 async def test_exception_as_a_step_is_raised_by_its_call() -> None:
-    """An exception, as a class or an object, is raised in place of an answer, as a typed error if there is one."""
+    """An exception class or object is raised in place of an answer; `ConnectionError` as `ConnectionFailedError`."""
     llm = ScriptedLLM(
         ["Hello", ZeroDivisionError, KeyError("k"), RateLimitedError("slow down"), ConnectionError("no route")]
     )

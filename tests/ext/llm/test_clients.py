@@ -113,7 +113,7 @@ assert not loaded, loaded
 
 
 async def test_default_client_uses_the_base_url_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default client sends its request to OPENAI_BASE_URL, without `stream_options`."""
+    """The default client sends to OPENAI_BASE_URL, without `stream_options`, which an unknown server might refuse."""
     requests: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -92,7 +92,7 @@ def end_of_last_event(data: bytes) -> int | None:
 
 
 def test_S1_S5_S10_session_raises_truncated_error_when_a_stream_ends_before_its_last_event(streams: Streams) -> None:
-    """Every prefix of a recorded answer before its last event is an error that keeps the text so far."""
+    """Ended before its last event, a stream raises and its text so far is kept; ended later, it is complete."""
     answers = {
         name: (*stream, end) for name, stream in streams.items() if (end := end_of_last_event(stream[1])) is not None
     }

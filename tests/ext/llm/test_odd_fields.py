@@ -207,7 +207,7 @@ def test_S36_null_instead_of_an_object_or_a_list_counts_as_empty(api: str, path:
     ("api", "path"), [("responses", (2, "delta")), ("messages", (2, "delta")), ("messages", (2, "delta", "text"))]
 )
 def test_S36_null_delta_is_skipped_or_found_by_the_whole_text(api: str, path: Any) -> None:
-    """A null delta is skipped in Anthropic's API; in Responses, the whole text shows that its text is missing."""
+    """Anthropic's session skips a null delta; the Responses session raises, as the deltas do not fit the whole text."""
     if api == "messages":
         assert read(api, *changed(api, *path, to=None)).content == "lo"
     else:

@@ -175,7 +175,7 @@ async def test_message_has_further_choices_as_messages(kit: Kit) -> None:
 
 
 async def test_request_keeps_extra_headers_and_extra_body(kit: Kit) -> None:
-    """The values of `extra_headers` and `extra_body` go before the values that the agent would send."""
+    """Values in `extra_headers` and `extra_body` take precedence over those that the agent would send itself."""
     wire = kit.Wire(kit.Reply(kit.chat("Hi")))
     agent = create_openai_agent("m", async_client=wire.openai(), new_option=1, extra_body={"new_option": 2, "more": 3})
     await ask(agent.fork(extra_headers={"Accept-Encoding": "gzip", "x-mine": "1"}))

@@ -115,7 +115,7 @@ def test_S1_session_raises_truncated_error_before_the_last_event(cut: int) -> No
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
 def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(place: int) -> None:
-    """If an event is missing, the session notes a doubt if a later whole text confirms the deltas, and else raises."""
+    """Without the item's start or a delta, the session raises; any other missing event is at most a doubt."""
     stream = PLAIN[:place] + PLAIN[place + 1 :]
     if place in (1, 3, 4):  # the start of the item, and both deltas
         session = ResponsesSession()
@@ -342,7 +342,7 @@ def test_P10_refusal_is_a_complete_answer_with_its_text_in_refusal() -> None:
 
 
 def test_reasoning_is_the_summary_or_else_the_text() -> None:
-    """Reasoning is read from deltas or finished items; encrypted reasoning stays in the output only."""
+    """Reasoning is the summary, from deltas or the finished item, or else the text; encrypted reasoning is not read."""
     done = {"type": "reasoning", "id": "rs", "summary": [{"text": "one"}, {"text": "two"}], "encrypted_content": "x"}
     summary = [
         {"type": "response.reasoning_summary_text.delta", "summary_index": i, "delta": piece}

@@ -224,7 +224,7 @@ async def test_X11_markdown_history_escapes_control_characters_and_loads_them_un
 async def test_X12_history_logs_the_names_of_unreadable_fields_without_their_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning for unreadable metadata holds no value of a field."""
+    """The message loads without its unreadable metadata, and the warning holds no value of a field."""
 
     class Sized(Message):
         size: int = 0

@@ -226,7 +226,7 @@ def test_K8_processes_record_one_file_one_at_a_time(kit: Kit) -> None:
 
 
 async def test_a_context_can_be_entered_again(kit: Kit) -> None:
-    """One `use_cassette` object can be entered twice, and each time gives a new session."""
+    """One `use_cassette` object can be entered twice, one time after the other, and gives a new session each time."""
     context = kit.cassette("once")
     with context as first:
         await _ask(kit, _answering(kit, "1"), "a")

@@ -189,7 +189,7 @@ def test_K22_no_client_reaches_the_network_while_a_cassette_plays(
 
 
 def test_K22_datagrams_are_refused_while_a_cassette_plays(path: Path) -> None:
-    """A datagram needs no connection."""
+    """Sending a datagram to another machine raises `LiveRequestError`, although no connection is opened."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
         with pytest.raises(LiveRequestError, match=f"was about to send a datagram to {OUTSIDE}:53"):
             with use_cassette(path, unplayed="ignore"):
@@ -197,7 +197,7 @@ def test_K22_datagrams_are_refused_while_a_cassette_plays(path: Path) -> None:
 
 
 def test_K22_a_connection_from_before_is_refused(server: Server, path: Path) -> None:
-    """A pool that has kept its connection alive sends nothing over it."""
+    """While a cassette plays, a request over a connection that was opened before is refused, and not sent."""
     with requests_session() as session:
         session.get(server.url)
         with pytest.raises(LiveRequestError), use_cassette(path, unplayed="ignore"):
@@ -211,7 +211,7 @@ def requests_session() -> Any:
 
 
 def test_K22_a_refusal_that_was_caught_is_raised_at_the_end(server: Server, path: Path) -> None:
-    """An application that hides errors cannot hide this one."""
+    """If the application catches the `LiveRequestError` of a refused request, leaving the cassette raises it again."""
     with pytest.raises(LiveRequestError, match=r"urllib\.request was about to"):
         with use_cassette(path, unplayed="ignore") as session, suppress(Exception):
             get_by_urllib(server.url)
@@ -219,7 +219,7 @@ def test_K22_a_refusal_that_was_caught_is_raised_at_the_end(server: Server, path
 
 
 def test_refusal_beside_another_error_is_a_note(server: Server, path: Path) -> None:
-    """The error that leaves the context stays the error."""
+    """If the block raises another error, that error leaves the cassette, with a note on the request refused before."""
     with pytest.raises(ZeroDivisionError) as caught, use_cassette(path):
         with suppress(LiveRequestError):
             get_by_urllib(server.url)
@@ -228,13 +228,13 @@ def test_refusal_beside_another_error_is_a_note(server: Server, path: Path) -> N
 
 
 def test_sockets_may_reach_this_machine_while_a_cassette_plays(server: Server, path: Path) -> None:
-    """Databases and servers of the test are reached; HTTP there is matched or refused."""
+    """A bare socket connects to a server on this machine, such as a test's database, while a cassette plays."""
     with use_cassette(path, unplayed="ignore"):
         socket.create_connection(("localhost", server.port)).close()
 
 
 def test_session_inside_decides(server: Server, path: Path, tmp_path: Path) -> None:
-    """A recording inside of a context that plays may send, and the other way round not."""
+    """A recording inside a playing cassette sends its requests; a playing cassette inside a playing one refuses."""
     with use_cassette(path, unplayed="ignore"):
         with pytest.warns(UnrecordedWarning), use_cassette(tmp_path / "new.yaml", record_mode="once"):
             get_by_urllib(server.url)
@@ -256,7 +256,7 @@ def _forget_refusals() -> None:
 
 
 async def test_parallel_sessions_judge_their_own_tasks(server: Server, path: Path, tmp_path: Path) -> None:
-    """One task records while another plays."""
+    """Of two parallel tasks, the one that plays has its request refused; the one that records sends it and warns."""
     both_open = asyncio.Barrier(2)
 
     async def get(mode: Any, path: Path) -> Any:
@@ -280,7 +280,7 @@ async def test_parallel_sessions_judge_their_own_tasks(server: Server, path: Pat
 
 
 def test_K22_a_transport_of_a_users_own_is_refused(server: Server, path: Path) -> None:
-    """Also one that takes the pool of httpx2 without the method that is recorded."""
+    """A user's transport that sends by the connection pool of httpx2, without its recorded method, is refused."""
 
     class Transport(httpx2.HTTPTransport):
         def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -321,7 +321,7 @@ def test_K22_a_client_that_is_imported_later_is_refused(server: Server, path: Pa
 
 
 def test_without_a_cassette_no_method_is_replaced(path: Path) -> None:
-    """All replaced methods are restored when the last cassette is closed."""
+    """Methods of clients and sockets stay replaced while a cassette is open; closing the last one restores them."""
     methods = [
         (http.client.HTTPConnection, "putrequest"),
         (aiohttp.ClientSession, "_request"),
@@ -338,7 +338,7 @@ def test_without_a_cassette_no_method_is_replaced(path: Path) -> None:
 
 
 async def test_K22_uvloop_reaches_this_machine_only(server: Server, path: Path) -> None:
-    """Its connections and look-ups raise no audit event."""
+    """Under uvloop, which raises no audit events, connections to this machine work, and others are refused."""
     uvloop: Any = pytest.importorskip("uvloop")
 
     async def connect(host: str) -> None:
@@ -357,7 +357,7 @@ async def test_K22_uvloop_reaches_this_machine_only(server: Server, path: Path) 
 
 
 def test_K22_stream_layer_refuses_clients_that_vcrpy_does_not_serve(server: Server, path: Path) -> None:
-    """Vcrpy answers urllib and aiohttp itself, and its hooks let requests through; sockets are refused."""
+    """Requests that vcrpy answers, or lets through by its hook, are not refused; a bare socket is."""
 
     def hook(request: Any) -> Any:
         return None if request.path == "/x" else request
@@ -396,7 +396,7 @@ def test_K23_a_connection_that_is_not_recorded_ends_in_a_warning(
 
 
 def test_K23_connections_beside_a_recording_are_named_with_their_host(server: Server, tmp_path: Path) -> None:
-    """Also those of a socket that no library makes; what was recorded is written."""
+    """The warning names the host of a bare socket's connection; the request of httpx2 is recorded all the same."""
     path = tmp_path / "new.yaml"
 
     def get(url: str) -> None:
@@ -410,14 +410,14 @@ def test_K23_connections_beside_a_recording_are_named_with_their_host(server: Se
 
 
 def test_K23_a_recording_of_nothing_ends_in_a_warning(tmp_path: Path) -> None:
-    """A test that has recorded nothing would fail when it is played."""
+    """Recording without any request warns, because the test would fail when its cassette is played."""
     with pytest.warns(UnrecordedWarning, match="Nothing was recorded: no request"):
         with use_cassette(tmp_path / "new.yaml", record_mode="once"):
             pass
 
 
 def test_a_recording_without_other_clients_ends_without_a_warning(server: Server, tmp_path: Path) -> None:
-    """Neither does one of new episodes that had all its requests in the file."""
+    """If httpx2 sends all requests, recording warns of nothing, nor does `new_episodes` when it has nothing to add."""
     for mode in ("once", "new_episodes"):
         with use_cassette(tmp_path / "new.yaml", record_mode=mode):
             httpx2.get(server.url)
@@ -431,7 +431,7 @@ def test_a_recording_without_other_clients_ends_without_a_warning(server: Server
 def test_allowed_hosts_are_reached_in_every_mode(
     server: Server, path: Path, tmp_path: Path, get: Callable[[str], None], name: str
 ) -> None:
-    """They are neither recorded, missed, refused nor warned of, under a guard, too."""
+    """Requests to allowed hosts are never recorded, missed, refused or warned of, even under `block_live_requests`."""
     hosts = [f"127.0.0.1:{server.port}"]
     with block_live_requests(), use_cassette(path, unplayed="ignore", allow_hosts=hosts):
         get(server.url)
@@ -447,7 +447,7 @@ def test_allowed_hosts_are_reached_in_every_mode(
 
 
 def test_allowed_host_has_one_port_if_it_names_one(server: Server, path: Path) -> None:
-    """Another port of the same host is refused."""
+    """If an allowed host has a port, a request to another port of the host is refused or a miss."""
     with pytest.raises(LiveRequestError), use_cassette(path, unplayed="ignore", allow_hosts=["127.0.0.1:1"]):
         get_by_urllib(server.url)
     with pytest.raises(CassetteMissError), use_cassette(path, unplayed="ignore", allow_hosts=["127.0.0.1:1"]):
@@ -457,7 +457,7 @@ def test_allowed_host_has_one_port_if_it_names_one(server: Server, path: Path) -
 def test_sockets_of_an_allowed_name_are_let_through(
     server: Server, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections know addresses only, so look-ups are remembered."""
+    """A connection is let through if its name is allowed; one by another name to the same address is refused."""
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (OUTSIDE, 443))]
     )
@@ -491,7 +491,7 @@ IGNORING: list[tuple[Callable[[str], Any], type[Exception]]] = [
 def test_K24_ignored_hosts_are_sent_while_recording_and_down_while_playing(
     server: Server, path: Path, tmp_path: Path, get: Callable[[str], Any], error: type[Exception], hosts: str
 ) -> None:
-    """The client gets its own error of a connection; there is no miss, and no refusal at the end."""
+    """While playing, the client raises its own connection error, without a miss; while recording, nothing is stored."""
     ignored = [hosts.format(port=server.port)]
     with use_cassette(path, unplayed="ignore", ignore_hosts=ignored) as session:
         with pytest.raises(error):
@@ -505,7 +505,7 @@ def test_K24_ignored_hosts_are_sent_while_recording_and_down_while_playing(
 
 
 def test_K24_requests_finds_an_ignored_host_down(server: Server, path: Path) -> None:
-    """The error is the one that requests makes of a refused connection."""
+    """While playing, requests raises its `ConnectionError`, which names `ignore_hosts`, and the server gets nothing."""
     requests: Any = pytest.importorskip("requests")
     with use_cassette(path, unplayed="ignore", ignore_hosts=["127.0.0.1"]):
         with pytest.raises(requests.ConnectionError, match="in ignore_hosts"):
@@ -514,7 +514,7 @@ def test_K24_requests_finds_an_ignored_host_down(server: Server, path: Path) -> 
 
 
 def test_K24_sockets_find_an_ignored_host_down(path: Path) -> None:
-    """Look-ups and connections fail as without a network."""
+    """While a cassette plays, a look-up of an ignored name fails, and a connection to an ignored address is refused."""
     with use_cassette(path, unplayed="ignore", ignore_hosts=["*.example.com", OUTSIDE]):
         with pytest.raises(socket.gaierror):
             socket.getaddrinfo("traces.example.com", 443)
@@ -523,7 +523,7 @@ def test_K24_sockets_find_an_ignored_host_down(path: Path) -> None:
 
 
 def test_url_is_ignored_up_to_its_path_only(server: Server, path: Path) -> None:
-    """Other paths of the host are a part of the test."""
+    """If `ignore_hosts` has a URL with a path, a request to another path of the host is a miss."""
     with pytest.raises(CassetteMissError):
         with use_cassette(path, unplayed="ignore", ignore_hosts=[f"{server.url}/traces"]):
             httpx2.get(server.url)
@@ -547,14 +547,14 @@ def test_url_is_ignored_up_to_its_path_only(server: Server, path: Path) -> None:
 def test_hosts_that_cannot_be_read_are_refused_where_they_are_given(
     tmp_path: Path, name: str, hosts: Any, error: type[Exception]
 ) -> None:
-    """The message says what is allowed."""
+    """`use_cassette` raises for hosts of a wrong type or form, and the message says which ones are allowed."""
     with pytest.raises(error, match=f"{name} takes .*names such as"):
         use_cassette(tmp_path / "c.yaml", **{name: hosts})
 
 
 @pytest.mark.parametrize("host", ["*.example.com", "https://example.com"])
 def test_allowed_hosts_are_names_and_ports_only(tmp_path: Path, host: str) -> None:
-    """A list of what may be reached is exact."""
+    """`allow_hosts` refuses wildcards and URLs, so that the list is exact; `ignore_hosts` takes them."""
     with pytest.raises(ValueError, match="allow_hosts takes names"):
         use_cassette(tmp_path / "c.yaml", allow_hosts=[host])
     use_cassette(tmp_path / "c.yaml", ignore_hosts=[host])
@@ -611,7 +611,7 @@ except LiveRequestError as error:
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("client", _C_CLIENTS)
 def test_K22_clients_in_c_are_refused_by_name(server: Server, path: Path, client: str, order: str) -> None:
-    """They raise no audit event, so a table names their methods; it does not matter when they are imported."""
+    """Clients in C, which raise no audit event, are refused by name, whether imported before or after the opening."""
     name = client.partition(" ")[0]
     package = name.partition(".")[0]
     pytest.importorskip(package)

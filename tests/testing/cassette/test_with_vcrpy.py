@@ -241,7 +241,7 @@ async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
 
 
 async def test_plain_vcrpy_plays_what_we_recorded(kit: Kit) -> None:
-    """Plain vcrpy plays our recorded answers, errors and failed connections, each once and in order."""
+    """Plain vcrpy plays our recorded answers and errors; a failed connection is an empty answer with status 599."""
     network = kit.network(
         kit.Reply(CUT), kit.Reply([b"{}"], 429, {"retry-after": "1"}), "ConnectError", kit.Reply([b"\xff\x00"])
     )

@@ -53,7 +53,7 @@ def test_reseal_leaves_an_unchanged_file_as_it_is(run: Callable[..., CommandResu
 
 
 def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """After an interaction was removed, `edit --reseal` prints the number of interactions before and after."""
+    """After an interaction was removed, `edit --reseal` prints both numbers of interactions; the file loads again."""
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["interactions"][0]
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
@@ -65,7 +65,7 @@ def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult],
 def test_reseal_restores_the_entry_that_plain_vcrpy_drops(
     run: Callable[..., CommandResult], conversation: Path
 ) -> None:
-    """`edit --reseal` restores the entry at the end of a file that plain vcrpy has written again without it."""
+    """`edit --reseal` adds the key `miniagents` again if plain vcrpy has written the file without that key."""
     before = load(conversation)
     document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
     del document["miniagents"]

@@ -119,7 +119,7 @@ def test_show_and_play_name_the_agent_of_a_request(run: Callable[..., CommandRes
 def test_commands_accept_a_request_without_a_response(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Commands accept a recording of a connection that failed before its response."""
+    """`show`, `play` and `verify` accept a recording of a connection that failed before its response."""
     failed = ResponseStream(status=0, reason="", end="raise ConnectError: refused", complete=False)
     save(tmp_path / "c.yaml", [kit.interaction("Hi", failed)])
     assert "\tbroken: ConnectError\t" in run("show", tmp_path / "c.yaml").out

@@ -203,7 +203,7 @@ def test_fails(stream_cassette):
 
 
 def test_option_sets_the_pace(project: Project, cassettes: Path) -> None:
-    """With `--miniagents-pace=1` the recorded waits pass in virtual time."""
+    """By default, recorded waits take no time; with `--miniagents-pace=1` they pass in virtual time."""
     record(cassettes / "test_it" / "test_it.yaml", "slow")
     source = (
         ASK
@@ -358,7 +358,7 @@ def get(port):
 
 @pytest.mark.parametrize("where", ["marker", "ini"])
 def test_K22_allowed_hosts_of_marker_and_ini_are_reached(project: Project, cassettes: Path, where: str) -> None:
-    """Also by fixtures that are set up before the cassette; a test without them is refused by name."""
+    """A test and its earlier fixtures reach hosts that marker or ini allow; without either, the test fails."""
     record(cassettes / "c.yaml", "one")
     hosts = ", allow_hosts=['127.0.0.1']" if where == "marker" else ""
     source = (
@@ -377,7 +377,7 @@ def test_K22_allowed_hosts_of_marker_and_ini_are_reached(project: Project, casse
 
 
 def test_K24_ignored_hosts_of_the_ini_file_are_down(project: Project, cassettes: Path) -> None:
-    """A marker that names others goes before."""
+    """Hosts in the ini setting are down while playing; a marker with `ignore_hosts` replaces the setting."""
     record(cassettes / "c.yaml", "one")
     source = (
         f"{GET}\n@pytest.mark.miniagents_cassette('c.yaml', unplayed='ignore')\n"
@@ -390,14 +390,14 @@ def test_K24_ignored_hosts_of_the_ini_file_are_down(project: Project, cassettes:
 
 @pytest.mark.parametrize("name", ["allow_hosts", "ignore_hosts"])
 def test_hosts_that_cannot_be_read_stop_pytest(project: Project, name: str) -> None:
-    """The message names the ini setting and what is allowed."""
+    """Malformed hosts in the ini end pytest with a usage error that names the setting and what is allowed."""
     result = project("def test_it():\n    pass", ini=f"miniagents_{name} = host:port")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: miniagents_{name} takes names *cannot read 'host:port'"])
 
 
 def test_hosts_of_a_marker_that_cannot_be_read_fail_the_test(project: Project) -> None:
-    """The message says what is allowed."""
+    """A test with a marker whose `allow_hosts` are malformed fails with a `ValueError` that says what is allowed."""
     source = "@pytest.mark.miniagents_cassette(allow_hosts=['*'])\ndef test_it():\n    pass"
     result = project(source)
     result.assert_outcomes(errors=1)

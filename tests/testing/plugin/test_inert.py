@@ -105,7 +105,7 @@ def test_plugin_has_no_autouse_fixtures() -> None:
 
 
 def test_plugin_imports_pytest_and_the_standard_library_only() -> None:
-    """The plugin does not import asyncio, and loads its topics only when it has to."""
+    """The plugin loads none of its parts at once; the parts import pytest and the standard library, not asyncio."""
     code = (
         "import sys, pytest, importlib\n"
         "before = set(sys.modules)\n"

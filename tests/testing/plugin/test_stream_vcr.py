@@ -298,7 +298,7 @@ def test_K25_every_test_of_pytest_recording_keeps_its_verdict(
 
 
 def test_streams_are_true_under_the_ini(project: Project, cassettes: Path) -> None:
-    """Without it, vcrpy gives the body whole."""
+    """With the ini, a test reads the recorded answer in its two chunks; without the ini, vcrpy gives one."""
     marks = "@pytest.mark.default_cassette('one.yaml')\n@pytest.mark.vcr"
     source = f"{HELPERS}\n{marks}\ndef test_it():\n    assert len(ask()) == "
     project(f"{source}1").assert_outcomes(passed=1)
@@ -345,7 +345,7 @@ def test_it(request):
 def test_K25_recordings_under_the_ini_are_played_there_and_by_vcrpy(
     project: Project, pytester: pytest.Pytester
 ) -> None:
-    """They keep the chunks and all headers, but no credentials; hooks and filters of vcrpy apply."""
+    """Recordings keep chunks and headers but no credentials; they play in chunks under the ini, and whole by vcrpy."""
     pytester.makeconftest(CONFTEST)
     source = RECORDING.replace("PORT", "0").replace("CHUNKS", "3")
     project(source, "--record-mode=once", ini=STREAM).assert_outcomes(passed=1)
@@ -385,7 +385,7 @@ def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, 
 
 
 def test_unknown_way_of_matching_stops_pytest(project: Project) -> None:
-    """The message names the two ways."""
+    """An unknown `miniagents_vcr_match` ends pytest with a usage error that names the two known values."""
     result = project("def test_it():\n    pass", ini="miniagents_vcr_match = exact")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: miniagents_vcr_match must be vcr or content, not 'exact'"])
