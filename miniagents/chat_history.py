@@ -149,7 +149,8 @@ def as_interrupted(promise: MessagePromise, text: str, error: BaseException | No
         error: the failure; if it has a `partial` message with the same text, that message's fields are kept too.
 
     Returns:
-        The message with `interrupted=True`, or None if `text` is empty.
+        The message with `interrupted=True`, or None if `text` is empty. It is a plain `Message` if its class requires
+        fields that have not arrived.
     """
     if not text:
         return None

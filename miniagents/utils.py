@@ -106,7 +106,10 @@ def _check_chain(agents: Iterable[_ChainLink]) -> tuple[_ChainLink, ...]:
 
 
 async def _apply_link(link: _ChainLink, messages: Any) -> Any:
-    """Return the messages to send to the next link."""
+    """Return the messages to send to the next link.
+
+    An agent's replies are a promise, `AWAIT` awaits the messages, `CLEAR` drops them, and a function replaces them.
+    """
     if isinstance(link, MiniAgent):
         return link.trigger(messages)
     if link is CLEAR:

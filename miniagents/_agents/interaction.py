@@ -231,7 +231,10 @@ class InteractionContext(_CallScope):
         self._kwargs = {}
 
     async def _run(self) -> None:
-        """Run the agent under its timeout; add its trace to an error, and finish the calls that it left open."""
+        """Run the agent under its timeout, and finish the calls that it left open.
+
+        Add the agent's trace to an error and raise it; without an error, end the replies.
+        """
         current_scope.set(self)
         try:
             if self.timeout is None:
@@ -417,7 +420,10 @@ class _ReplyCell(SequenceCell):
     """True if no reader can reach these replies any more: the cell then drops what the agent replies."""
 
     def add(self, pieces: list[Any]) -> None:
-        """Append messages and sequences in order to the replies; drop them if no reader can reach the replies."""
+        """Append messages and sequences in order to the replies; drop them if no reader can reach the replies.
+
+        With `errors_as_messages`, a message that may fail is followed by its error.
+        """
         if self.is_abandoned:
             return
         if self.errors_as_messages:

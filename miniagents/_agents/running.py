@@ -146,7 +146,7 @@ class Runner(Generic[T]):
             self._cancel_main()
 
     def _cancel_main(self) -> None:
-        """Cancel the main coroutine for an interrupt, and call `on_interrupt`."""
+        """Cancel the main coroutine for an interrupt, note that it is interrupted, and call `on_interrupt`."""
         self._main_interrupted = True
         self._on_interrupt()
         if self._main is not None:

@@ -227,7 +227,10 @@ class PromisingContext(BoundToRun):
                 _activated[self._loop].remove(self)
 
     async def _leave(self, error: BaseException | None) -> None:
-        """Wait for the tasks, or cancel them if the block raised `error`; then report the unobserved failures."""
+        """Wait for the tasks, or cancel them if the block raised `error` or was interrupted.
+
+        Report unobserved failures last. Tasks that are left after the wait are cancelled, too.
+        """
         try:
             if error is None and not self.interrupted:
                 self.before_drain()
@@ -285,6 +288,8 @@ class PromisingContext(BoundToRun):
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[Any]:
         """Run a coroutine in a task that ends with this context at the latest.
+
+        While the context is closing, the new task is cancelled at once.
 
         Args:
             coroutine: the work of the task.

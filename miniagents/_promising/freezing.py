@@ -423,7 +423,10 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
 
 
 def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    """Return a `FrozenDict` of the frozen values of a mapping that is inside of `level` containers."""
+    """Return a `FrozenDict` of the frozen values of a mapping that is inside of `level` containers.
+
+    Raise `_Refused` if a key is no str, a value cannot be frozen, or the mapping nests too deep.
+    """
     if level >= MAX_NESTING:
         raise _make_depth_error()
     frozen: dict[Any, Any] = {}

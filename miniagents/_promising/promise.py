@@ -171,7 +171,10 @@ class Cell(Generic[T]):
         """Do nothing when no reader can reach the promise any more: work may be done for its effects."""
 
     def notify_settled(self, result: Any) -> None:
-        """Wake all waiting tasks, and start the handlers of resolved promises."""
+        """Wake all waiting tasks, and start the handlers of resolved promises.
+
+        They get the result, or the error of a failure.
+        """
         self.wake_all()
         context = self.context
         if context is not None and context.listens:
@@ -180,7 +183,7 @@ class Cell(Generic[T]):
     # --- waiting
 
     def result(self) -> T:
-        """Return the result of a settled cell, or raise its error."""
+        """Return the result of a settled cell, or raise its error and mark that error as observed."""
         if self.failure is not None:
             self.mark_observed()
             raise self.failure.reset_traceback()

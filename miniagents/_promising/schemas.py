@@ -118,12 +118,12 @@ def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
 
 
 def make_dump_schema(fields: CoreSchema, read: Callable[..., Any], write: Callable[..., Any]) -> CoreSchema:
-    """Return a schema of dumps.
+    """Return a schema that validates dumps by `fields` and dumps objects by `write`; change `fields` in place.
 
     Args:
         fields: the schema that pydantic made for the fields of the class.
         read: called with a dump before `fields` validates; returns an object, or the fields.
-        write: serializer that makes a dump of an object.
+        write: serializer that makes a dump of an object; it wraps a serializer of the application, or that of pydantic.
     """
     reference = cast("dict[str, Any]", fields).pop("ref", None)  # references to the class are to dumps, too
     model = _find_model(fields)

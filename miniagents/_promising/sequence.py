@@ -270,7 +270,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
 
 
 async def _read_in_turns(items: Iterator[Any]) -> AsyncIterator[Any]:
-    """Yield the items of a plain iterator, and let other tasks run in between."""
+    """Yield the items of a plain iterator, and let other tasks run after each `_ITEMS_PER_TURN` of them."""
     for number in count(1):
         try:
             yield next(items)  # without a variable, which would keep the item alive

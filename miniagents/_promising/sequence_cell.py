@@ -55,7 +55,10 @@ class SequenceCell(StreamCell[Any, Any]):
         self.add(self.promise_class.flatten(item, into=self))
 
     def add(self, pieces: list[Any]) -> None:
-        """Append leaves and branches."""
+        """Append leaves and branches in order, and wake the readers.
+
+        In a merged sequence, they go through the lane of the items sent in order.
+        """
         if self._ordered_lane is not None:
             self._ordered_lane.cell.pieces.extend(pieces)
             self._advance(self._ordered_lane)
@@ -189,7 +192,10 @@ class SequenceCell(StreamCell[Any, Any]):
             self.send(error)
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
-        """Send each item that the async iterable yields, until the sequence has ended."""
+        """Send each item that the async iterable yields.
+
+        Stop reading it, at the next item, if the sequence has ended.
+        """
         async for item in source:
             if self.done:
                 return
@@ -316,7 +322,10 @@ class SequenceCell(StreamCell[Any, Any]):
         return leaves, all_values
 
     def start_pieces(self) -> bool:
-        """Start the work of all pieces, so that they run concurrently; return True if all leaves are values."""
+        """Start the work of all pieces, so that they run concurrently.
+
+        Return True if no leaf of this cell is a promise; leaves of branches are not looked at.
+        """
         all_values = True
         for piece in self.pieces:
             if isinstance(piece, Promise):

@@ -114,7 +114,11 @@ class Form:
             return self._to_strict_json(value)
 
     def _fast_text(self, value: Any, flat: bool) -> str:
-        """Return JSON text by the C encoder; raise ValueError for a value that it may not write rightly."""
+        """Return JSON text by the C encoder; raise ValueError for a value that it may not write rightly.
+
+        Those are NaN, lone surrogates, values nested too deep, and texts with so many digits that they may be a huge
+        int.
+        """
         try:
             text = self._encode(value)
         except RecursionError:
@@ -211,7 +215,7 @@ _encode_sorted: Final = _make_encoder(lambda value: value, sort_keys=True)
 
 
 def _write_sorted(value: Any) -> str:
-    """Return JSON types as text with sorted keys."""
+    """Return JSON types as text with sorted keys, also if an int has more digits than Python would write."""
     try:
         return _encode_sorted(value)
     except ValueError:  # sys.set_int_max_str_digits
@@ -219,7 +223,7 @@ def _write_sorted(value: Any) -> str:
 
 
 def _write(value: Any, *, sort_keys: bool) -> str:
-    """Return JSON types as text like that of the C encoder, with ints of any `sys.set_int_max_str_digits`."""
+    """Return JSON types as text like that of the C encoder; write ints of any size, which Python limits by default."""
     if isinstance(value, dict):
         items = sorted(value.items()) if sort_keys else value.items()
         return f"{{{','.join(f'{_encode_native(key)}:{_write(item, sort_keys=sort_keys)}' for key, item in items)}}}"

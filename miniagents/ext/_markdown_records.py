@@ -442,7 +442,7 @@ class _Scanner:
             self._report(limit - len(rest.lstrip()), "text outside of any message, ignored")
 
     def _check_after_end(self, start: int, limit: int) -> None:
-        """Report a damaged end of a record, or text behind it."""
+        """Report a damaged end of a record, or text behind it; an end that is only cut is not reported."""
         match = _END_LINE.match(self._data, start)
         if match is None:  # cut or damaged; the length of the record counts
             rest = self._data[start:limit].strip()
@@ -452,7 +452,10 @@ class _Scanner:
         self._check_outside(match.end(), limit)
 
     def _read_record(self, start: int, limit: int, closed: bool) -> None:
-        """Read the record that begins at `start`; report a record that is unreadable or was cut."""
+        """Read the record that begins at `start`; report a record that is unreadable or was cut.
+
+        A record that was cut, and closed by a later append, is added as interrupted without a report.
+        """
         data = self._data
         repaired = closed and data.startswith(_TORN_END, limit)
         if repaired:

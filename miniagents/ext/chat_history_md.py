@@ -430,7 +430,11 @@ class ChatHistoryMD(ChatHistory):
             ) from error
 
     def _prepare_for_append(self, file: _LockedFile) -> None:
-        """Close a torn record at the end of the file, and append the records of abandoned journals."""
+        """Close a torn record at the end of the file, with a warning, and append the records of abandoned journals.
+
+        A journal is removed then; a record that the file has already is not appended again. An empty journal stays for
+        `_EMPTY_JOURNAL_TIME` seconds.
+        """
         if self._known_end != (file.identity, file.size) and file.size:
             for tail in file.tails():
                 if has_frames(tail):

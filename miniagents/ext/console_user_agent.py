@@ -77,7 +77,10 @@ class _Console:
         self._editor: Any = None
 
     async def show(self, messages: MessageSequencePromise) -> None:
-        """Print messages as they arrive; after the last one, raise the first error among them."""
+        """Print messages as they arrive; after the last one, raise the first error among them.
+
+        A `HistoryError` is printed, and not raised.
+        """
         failure: BaseException | None = None
         async for promise in messages:
             try:

@@ -307,7 +307,11 @@ class MessageCell(StreamCell[str, Message]):
         return piece
 
     def fail(self, error: BaseException) -> None:
-        """Fail with an error; an error of MiniAgents gets the message so far as its `partial`."""
+        """Fail with an error.
+
+        If it is an error of MiniAgents without a `partial`, it gets the message so far as `partial`. That is a plain
+        `Message` with the text if the fields are not valid yet.
+        """
         if not self.done and isinstance(error, MiniAgentsError) and error.partial is None:
             try:
                 error.partial = self.whole()

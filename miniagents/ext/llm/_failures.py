@@ -123,7 +123,10 @@ def _from_connection(error: BaseException, provider: str) -> LLMError:
 
 
 def _from_library(error: BaseException, provider: str, responded: bool) -> LLMError | None:
-    """Translate an error of the HTTP library or the network; return None for other errors."""
+    """Translate an error of the HTTP library or the network; return None for other errors.
+
+    Before the response, it is a failed connection; within it, a stalled, undecodable or broken stream.
+    """
     if not _is_network_error(error):
         return None
     description = f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -394,7 +394,8 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
 def _complete_outcome(session: Session, error: Exception) -> Outcome | None:
     """Return the outcome if the answer was complete before the error came; None if the error has to be raised.
 
-    A connection that breaks or stalls after the last event of an answer does not harm that answer.
+    A connection that breaks or stalls after the last event of an answer does not harm that answer. An `LLMError` of
+    another kind has to be raised.
     """
     if isinstance(error, LLMError) and not isinstance(error, StreamStalledError):
         return None
@@ -445,7 +446,10 @@ class _IncomingBody:
 
     @classmethod
     async def of(cls, call: LLMCall, session: Session, response: Any) -> _IncomingBody:
-        """Return the body of this response with the reader for its content type."""
+        """Return the body of this response with the reader for its content type.
+
+        An event stream in a binary format, which only the SDK can decode, comes through the SDK's own parser.
+        """
         http_response = response.http_response
         content_type = response.headers.get("content-type", "")
         if content_type.startswith(_PARSED_BY_SDK):

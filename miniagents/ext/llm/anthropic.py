@@ -97,7 +97,10 @@ class _Anthropic(ProviderAdapter):
     message_class: ClassVar[type[AssistantMessage]] = AnthropicMessage
 
     async def default_client(self) -> Any:
-        """Return the shared client; its first request fails if there is no key."""
+        """Return the shared client; its first request fails if there is no key.
+
+        Without the SDK, raise `MissingExtraError`.
+        """
         try:
             import anthropic
         except ImportError as error:

@@ -42,7 +42,7 @@ class Inflater:
         self._bytes_out = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """Decompress a chunk, and return the result.
+        """Decompress a chunk, and return the result; the body may consist of several compressed members.
 
         Raises:
             StreamDecodeError: the chunk is not in this encoding.
