@@ -44,7 +44,10 @@ class _InterruptibleMain(Generic[T]):
             steps.close()
 
     def _run(self, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        """Drive the steps of the main coroutine; throw an interrupt into it in place of its next step."""
+        """Drive the steps of the main coroutine; throw an interrupt into it in place of its next step.
+
+        Before the throw, tasks of groups in which the coroutine waits are cancelled, and have ended.
+        """
         step = steps.__next__
         while True:
             try:

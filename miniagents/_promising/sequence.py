@@ -191,6 +191,9 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         """Return the form in which a sequence keeps an item that is no list: promise, value or nested sequence.
 
         An exception becomes a failed promise. An iterator or async iterable becomes a sequence, which a task reads.
+
+        Raises:
+            CyclicValueError: the item is the sequence of `into` itself.
         """
         if isinstance(item, SequencePromise):
             if item._cell is into:

@@ -175,7 +175,8 @@ async def test_agent_may_catch_deadlock_error() -> None:
 
     async with MiniAgents():
         replies.extend([member.trigger(other=1), member.trigger(other=0)])
-        assert [str(message) for message in await replies[0]] == ["caught"]
+        for each in replies:
+            assert [str(message) for message in await each] == ["caught"]
 
 
 # --- waits that are no deadlock

@@ -22,10 +22,10 @@ WAITS = st.lists(st.integers(0, 3), max_size=8)
 
 
 @given(TOKENS, WAITS, strategies.cancellation_points(max_steps=12), st.booleans())
-async def test_message_has_the_same_tokens_for_each_reader_at_any_time(
+async def test_message_has_the_same_tokens_for_each_reader_when_one_is_cancelled(
     tokens: list[str], waits: list[int], cancelled_after: int, start_soon: bool
 ) -> None:
-    """Readers that come at any time get all tokens of a message, and a second time, even if others are cancelled."""
+    """A reader gets all tokens, even if another is cancelled at any step; so does a reader after the end."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         metadata["told"] = "later"

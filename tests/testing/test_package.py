@@ -29,7 +29,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 )
 def test_first_use_of_a_name_says_what_to_install_when_the_extra_is_missing(name: str, missing: str) -> None:
     """Without the extra, the package can be imported; the first use of a name says what to install with pip."""
-    code = f"import sys, miniagents_testing; sys.modules[{missing!r}] = None; miniagents_testing.{name}"
+    code = f"import sys; sys.modules[{missing!r}] = None; import miniagents_testing; miniagents_testing.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"ImportError: miniagents_testing.{name} needs '{missing}" in done.stderr
     assert "pip install 'miniagents[testing]'" in done.stderr
