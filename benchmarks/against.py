@@ -2,8 +2,8 @@
 
     python -m benchmarks.against OLD NEW [--pairs 21] [--only tokens calls ...]
 
-Each side is one process for all rounds of a row. The rounds of both sides alternate, so a change in the machine's speed
-affects both. A row is within the limit if both quartiles of its ratio are. The option `--work` is internal: this script
+The rounds of both sides alternate, so a change in the machine's speed affects both. Each side has a new process after
+some rounds. A row is within the limit if both quartiles of its ratio are. The option `--work` is internal: this script
 starts the two processes with it.
 """
 
@@ -25,6 +25,8 @@ from typing import Any
 Side = Callable[[], Awaitable[object]]
 LIMIT = 1.05
 """Highest ratio of the new time to the old time that is accepted."""
+PAIRS_A_PROCESS = 3
+"""Pairs of rounds before both processes start anew: two processes of the same code may differ by a fifth."""
 
 
 def tokens() -> Side:
@@ -227,15 +229,16 @@ def run_round(process: subprocess.Popen[str]) -> float:
 
 def measure_ratios(old: Path, new: Path, row: str, pairs: int) -> list[float]:
     """Return the ratio of the new time to the old time of each pair of rounds."""
-    sides = [start(old, row), start(new, row)]
-    found = []
-    for number in range(pairs):
-        times = [0.0, 0.0]
-        for side in (0, 1) if number % 2 else (1, 0):
-            times[side] = run_round(sides[side])
-        found.append(times[1] / times[0])
-    for side_process in sides:
-        side_process.communicate()
+    found: list[float] = []
+    while len(found) < pairs:
+        sides = [start(old, row), start(new, row)]
+        for number in range(min(PAIRS_A_PROCESS, pairs - len(found))):
+            times = [0.0, 0.0]
+            for side in (0, 1) if number % 2 else (1, 0):
+                times[side] = run_round(sides[side])
+            found.append(times[1] / times[0])
+        for process in sides:
+            process.communicate()
     return found
 
 
