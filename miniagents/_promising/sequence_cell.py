@@ -304,7 +304,7 @@ class SequenceCell(StreamCell[Any, Any]):
                 _enter(cell, entered)
                 if not cell.done:
                     await cell.wait(for_end=True)
-                if _are_all_values(cell.pieces):
+                if _hold_no_promise(cell.pieces):
                     leaves += cell.pieces
                     del entered[cell]
                     continue
@@ -489,7 +489,7 @@ def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[Sequ
     raise DeadlockError(f"These sequences are parts of each other: {' -> '.join([*names, names[0]])}")
 
 
-def _are_all_values(pieces: list[Any]) -> bool:
+def _hold_no_promise(pieces: list[Any]) -> bool:
     """Return True if no piece is a promise, by a look at each class once: a history has thousands of pieces."""
     for kind in set(map(type, pieces)):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
         if issubclass(kind, Promise):
