@@ -220,7 +220,8 @@ class InteractionContext(_CallScope):
 
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
         """Begin the call and return the promise of its replies."""
-        replies = self._open_replies()
+        replies = self._replies
+        assert replies is not None
         promise = MessageSequencePromise.of_cell(replies)
         replies.set_work(self._run, start_soon)
         return promise
@@ -269,14 +270,15 @@ class InteractionContext(_CallScope):
             raise
 
     async def _work(self) -> None:
-        """Run the agent's function, finish the calls it left open, and wait for the awaitables of `make_sure_to_wait`.
+        """Run the agent's function, and wait for the awaitables of `make_sure_to_wait`.
 
-        If the function or an awaitable fails, cancel the awaitables that are left.
+        Before that wait, finish the calls that the function left open. If the function or an awaitable fails, cancel
+        the awaitables that are left.
         """
         try:
             await self.this_agent.run_function(self, self._kwargs)
-            self.finish_calls()
             if self._awaitables:
+                self.finish_calls()
                 await self.await_now()
         finally:
             for promise in self._awaitables or ():
@@ -460,13 +462,14 @@ class _ReplyCell(SequenceCell):
         if self.context is not None:
             self.context.forget(task)
         self.task = None
-        error = None if task.cancelled() else task.exception()
-        if is_failure(error):
-            self.fail(error)
-        elif task.cancelled() or error is not None:
+        if task.cancelled():
             self.settle_as_cancelled()
-        else:
+        elif (error := task.exception()) is None:
             self.finish()
+        elif is_failure(error):
+            self.fail(error)
+        else:
+            self.settle_as_cancelled()
         self.scope.release()
 
 

@@ -158,6 +158,9 @@ class PromisingContext(BoundToRun):
         Raises:
             NoActiveContextError: no context of this class is open.
         """
+        context = _current.get()
+        if isinstance(context, cls):  # the usual case, without further calls: each call of an agent comes here
+            return context
         context = cls.find_current()
         if context is None:
             raise NoActiveContextError(f"This needs a running context: call it inside {cls.how_to_open}")

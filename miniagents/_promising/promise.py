@@ -42,6 +42,8 @@ class Cell(Generic[T]):
     done_waiters: dict[asyncio.Future[None], None] | None = None
     """Futures of tasks that wait for the end only."""
 
+    kept_promise: Promise[Any] | None = None
+    """The promise, kept until the end for a persistence handler, even if no reader can reach it."""
     on_demand = False
     """True if the source goes on only while a reader waits."""
     produced_only_by_its_task = True
@@ -171,11 +173,13 @@ class Cell(Generic[T]):
         """Do nothing when no reader can reach the promise any more: work may be done for its effects."""
 
     def notify_settled(self, result: Any) -> None:
-        """Wake all waiting tasks, and start the handlers of resolved promises.
+        """Wake all waiting tasks, start the handlers of resolved promises, and release the kept promise.
 
-        They get the result, or the error of a failure.
+        The handlers get the result, or the error of a failure.
         """
         self.wake_all()
+        if self.kept_promise is not None:
+            self.kept_promise = None
         context = self.context
         if context is not None and context.listens:
             context.run_handlers(self.promise_class.of_cell(self), result)

@@ -211,6 +211,8 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def finish(self) -> None:
         """Close the sequence: it ends when all leaves of the items sent so far have come."""
+        if self.done:
+            return
         self._closing = True
         if self._ordered_lane is not None:
             self._ordered_lane.cell.done = True

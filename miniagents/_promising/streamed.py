@@ -36,8 +36,6 @@ class StreamCell(Cell[W], Generic[P, W]):
     """Makes the result from the pieces; None for a tuple of them."""
     request: asyncio.Future[None] | None = None
     """Future that an on-demand pump awaits until a reader asks for more."""
-    kept_promise: Promise[Any] | None = None
-    """The promise, kept until the end for a persistence handler, even if no reader can reach it."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         super().__init__(promise_class)
@@ -163,12 +161,6 @@ class StreamCell(Cell[W], Generic[P, W]):
         """Keep the promise alive until the stream ends, if handlers of resolved promises need its result."""
         if self.context is not None and self.context.keeps_results:
             self.kept_promise = promise
-
-    def notify_settled(self, result: Any) -> None:
-        """Wake the readers, call the handlers, and release the promise."""
-        if self.kept_promise is not None:
-            self.kept_promise = None
-        super().notify_settled(result)
 
     def call_in_loop(self, stop: Callable[[], object]) -> None:
         """Call `stop` if there is a task to stop: at once if its loop runs in this thread, else in its next step."""
