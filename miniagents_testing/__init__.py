@@ -4,6 +4,7 @@ Importing this package loads no module below it; each name is loaded from its mo
 
 - `ScriptedLLM`, `create_scripted_agent`, `create_scripted_user`, `Step`, `Failure`: scripted models and users.
 - `use_cassette`, `ReplayTransport`, `stream_layer`: provider streams, recorded and played chunk for chunk.
+- `recorded`: a decorator that makes calls of a function, such as a look-up in a database, a part of the cassette.
 - `block_live_requests`: a guard that lets no request of a test reach the network.
 - `VirtualTimeLoop`, `run_in_virtual_time`, `schedules`, `search_schedules`: virtual time, and other orders of events.
 - `cancel_at_every_step`: runs of a scenario with a cancellation at each of its steps.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from miniagents_testing._provider_server import ProviderServer
     from miniagents_testing._script import Failure, Step
     from miniagents_testing._scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
-    from miniagents_testing.cassette import ReplayTransport, stream_layer, use_cassette
+    from miniagents_testing.cassette import ReplayTransport, recorded, stream_layer, use_cassette
 
 __all__ = [
     "Failure",
@@ -45,6 +46,7 @@ __all__ = [
     "cancel_at_every_step",
     "create_scripted_agent",
     "create_scripted_user",
+    "recorded",
     "run_in_virtual_time",
     "schedules",
     "search_schedules",
@@ -63,6 +65,7 @@ _MODULES = {
     "cancel_at_every_step": "_cancelling",
     "create_scripted_agent": "_scripted",
     "create_scripted_user": "_scripted",
+    "recorded": "cassette",
     "run_in_virtual_time": "_clock",
     "schedules": "_clock",
     "search_schedules": "_clock",

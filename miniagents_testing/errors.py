@@ -7,6 +7,7 @@ Exception
     │   ├── CassetteFormatError     (ValueError) the file is damaged, or is not a cassette
     │   ├── CassetteMissError       (LookupError) a request that is not in the cassette
     │   ├── IncompleteRecordingError  a read beyond the point where the recording stopped
+    │   ├── RecordedCallError       a call of a `@recorded` function that raised an error while it was recorded
     │   ├── RecordingRefusedError   nothing is recorded: under CI, beside another recorder, or with a secret
     │   └── UnplayedError           interactions that were not requested
     ├── CheckFailedError            (AssertionError) an object breaks a rule that all of its kind must keep
@@ -39,6 +40,7 @@ from miniagents import DeadlockError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
 __all__ = [
     "CassetteError",
@@ -50,6 +52,7 @@ __all__ = [
     "LiveRequestError",
     "MiniAgentsTestingError",
     "NotVirtualError",
+    "RecordedCallError",
     "RecordingRefusedError",
     "ScriptError",
     "UncleanCancellationError",
@@ -80,6 +83,23 @@ class CassetteMissError(CassetteError, LookupError):
 
 class IncompleteRecordingError(CassetteError):
     """The client reads beyond the point where the recorded client stopped; the bytes after it are unknown."""
+
+
+class RecordedCallError(CassetteError):
+    """A call of a `@recorded` function raised an error of a library or of the application when it was recorded.
+
+    Builtin exceptions are raised as themselves.
+    """
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(f"{type_name}: {text}" if text else type_name)
+        self.type_name = type_name
+        """Module and name of the recorded exception class, as in `psycopg.errors.OperationalError`."""
+        self.text = text
+        """Text of the recorded exception."""
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.type_name, self.text)
 
 
 class RecordingRefusedError(CassetteError):

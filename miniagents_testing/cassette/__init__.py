@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._contexts import (
         layer_for_vcr_test as layer_for_vcr_test,
     )
+    from miniagents_testing.cassette._recorded import recorded
     from miniagents_testing.cassette._secrets import JSONPath, Redaction
     from miniagents_testing.cassette._session import Session
 
@@ -40,6 +41,7 @@ __all__ = [
     "ResponseStream",
     "Session",
     "load",
+    "recorded",
     "save",
     "stream_layer",
     "timeline",
@@ -53,6 +55,7 @@ _MODULES = {
     "ReplayTransport": "_contexts",
     "layer_for_vcr_test": "_contexts",  # for the pytest plugin
     "Session": "_session",
+    "recorded": "_recorded",
     "stream_layer": "_contexts",
     "use_cassette": "_contexts",
 }

@@ -10,12 +10,14 @@ headers for the first chunk. After the wait stands where the chunk ends:
 
 Maps count in events because such a map stays valid when a body is redacted, and because it is short: most chunks are
 one event. An event is what a decoder delivers (`EventEnds`); bytes after the last event count as one more event.
+In a body of lines, such as the items of a recorded call, each line is an event: see `line_ends`.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -47,10 +49,22 @@ def event_ends(body: bytes) -> list[int]:
     return ends
 
 
-def encode(chunks: Iterable[Chunk]) -> str:
+def line_ends(body: bytes) -> list[int]:
+    """Return the places where the lines of `body` end, and the end of the body; only a line feed ends a line."""
+    ends = [match.end() for match in re.finditer(b"\n", body)]
+    if body and (not ends or ends[-1] != len(body)):
+        ends.append(len(body))
+    return ends
+
+
+Ends = Callable[[bytes], list[int]]
+"""Function that finds the ends of the events in a body: `event_ends`, or `line_ends` for a body of lines."""
+
+
+def encode(chunks: Iterable[Chunk], ends_of: Ends = event_ends) -> str:
     """Return the chunk map of these chunks, which leaves empty chunks out; see `decode`."""
     chunks = _without_empty(chunks)
-    ends = event_ends(b"".join(chunk.data for chunk in chunks))
+    ends = ends_of(b"".join(chunk.data for chunk in chunks))
     tokens = []
     position = 0
     for chunk in chunks:
@@ -62,13 +76,13 @@ def encode(chunks: Iterable[Chunk]) -> str:
     return " ".join(tokens)
 
 
-def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
+def decode(text: str, body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk, ...]:
     """Cut `body` into chunks as the map says.
 
     Raises:
         ChunkMapError: a token cannot be read, or the map does not end where the body ends.
     """
-    ends = event_ends(body)
+    ends = ends_of(body)
     chunks = []
     position = 0
     for token in text.split():
@@ -88,13 +102,13 @@ def decode(text: str, body: bytes) -> tuple[Chunk, ...]:
     return tuple(chunks)
 
 
-def one_event_a_chunk(body: bytes) -> tuple[Chunk, ...]:
+def one_event_a_chunk(body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk, ...]:
     """Cut a body without a map into chunks of one event each, without waits."""
-    starts = [0, *event_ends(body)]
+    starts = [0, *ends_of(body)]
     return tuple(Chunk(0, body[start:end]) for start, end in pairwise(starts))
 
 
-def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
+def refitted(text: str, body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk, ...]:
     """Cut a body that was edited after its map was made, so that its n-th event keeps the time of the map's n-th.
 
     Cuts inside events are dropped: such an event comes when its last byte came. Events beyond those of the map come
@@ -108,7 +122,7 @@ def refitted(text: str, body: bytes) -> tuple[Chunk, ...]:
         if events or not size:
             waits += [waited, *[0] * (int(events or 1) - 1)]
             waited = 0
-    chunks = one_event_a_chunk(body)
+    chunks = one_event_a_chunk(body, ends_of)
     waits += [0] * (len(chunks) - len(waits))
     return tuple(Chunk(wait, chunk.data) for wait, chunk in zip(waits, chunks, strict=False))
 

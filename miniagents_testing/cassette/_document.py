@@ -154,7 +154,13 @@ def _inflated(body: bytes, encoding: str, where: str) -> bytes:
 
 
 _FORMAT = 1
-"""Version (`v`) of the keys that the testing kit adds to vcrpy's format."""
+"""Version (`v`) of the checksum."""
+
+_ENDS = {1: chunkmap.event_ends, 2: chunkmap.line_ends}
+"""How the chunk map counts, by the version (`v`) of the key `stream`."""
+
+_OF_LINES = frozenset({"CALL", "STDIO", "WEBSOCKET"})
+"""Methods of interactions that are no HTTP: their bodies are lines, and their key `stream` has version 2."""
 
 _NO_RESPONSE = 599
 """Status that plain vcrpy plays where there was no response; clients take 599 for a failure of the server."""
@@ -204,11 +210,12 @@ def with_checksum(entries: Sequence[_Entry], **more: Any) -> dict[str, Any]:
 def entry_of(interaction: Interaction) -> _Entry:
     """Return an interaction as the dict that the file stores, without its digest, which the caller adds."""
     answer = interaction.response
-    stream: dict[str, Any] = {"v": _FORMAT, "started_ms": round(interaction.started_ms, 2)}
+    version = 2 if interaction.method in _OF_LINES else 1
+    stream: dict[str, Any] = {"v": version, "started_ms": round(interaction.started_ms, 2)}
     if answer.status:
         stream["headers_ms"] = round(answer.headers_ms, 2)
     # wrapped, because a diff shows lines
-    stream["chunks"] = "\n".join(textwrap.wrap(chunkmap.encode(answer.chunks), 100)) + "\n"
+    stream["chunks"] = "\n".join(textwrap.wrap(chunkmap.encode(answer.chunks, _ENDS[version]), 100)) + "\n"
     stream["end"] = answer.end
     if answer.end != "eof":
         stream["complete"] = answer.complete
@@ -276,7 +283,7 @@ def _check_types(interaction: Interaction) -> Interaction:
 class _StoredStream(ResponseStream):
     """Stream of a file whose chunks are cut when they are first read; most streams of a file are never read."""
 
-    __slots__ = ("_map", "_stored_body", "_where")
+    __slots__ = ("_ends_of", "_map", "_stored_body", "_where")
 
     @classmethod
     def of(cls, response: Mapping[str, Any], stream: Mapping[str, Any], where: str) -> _StoredStream:
@@ -296,6 +303,7 @@ class _StoredStream(ResponseStream):
             "complete": stream.get("complete", end == "eof"),
             "_stored_body": _bytes(response["body"]["string"]),
             "_map": stream.get("chunks"),
+            "_ends_of": ends_of(stream, where),
             "_where": where,
         }.items():
             object.__setattr__(self, name, value)
@@ -305,7 +313,7 @@ class _StoredStream(ResponseStream):
         """Cut the chunks on their first read. Python calls this for an empty slot; in a copy all slots are empty."""
         if name != "chunks":
             raise AttributeError(name)
-        chunks = _chunks(self._map, self._stored_body, self._where)
+        chunks = _chunks(self._map, self._stored_body, self._ends_of, self._where)
         object.__setattr__(self, "chunks", chunks)
         return chunks
 
@@ -323,16 +331,31 @@ class _StoredStream(ResponseStream):
         return repr(self._plain())
 
 
-def _chunks(text: str | None, body: bytes, where: str) -> tuple[Chunk, ...]:
+def ends_of(stream: Mapping[str, Any], where: str) -> chunkmap.Ends:
+    """Return the function by which the chunk map of a key `stream` counts.
+
+    Raises:
+        CassetteFormatError: the version of the key is not known; the message begins with `where`.
+    """
+    version = stream.get("v", 1)
+    if version not in _ENDS:
+        raise CassetteFormatError(
+            f"{where}: its stream has version {version!r}, and this version of the testing kit reads "
+            f"{' and '.join(map(str, _ENDS))}. Install a newer one"
+        )
+    return _ENDS[version]
+
+
+def _chunks(text: str | None, body: bytes, ends_of: chunkmap.Ends, where: str) -> tuple[Chunk, ...]:
     """Return the body cut as the chunk map `text` says; warn and cut after each event if the map does not fit."""
     if text is not None:
         try:
-            return chunkmap.decode(text, body)
+            return chunkmap.decode(text, body, ends_of)
         except chunkmap.ChunkMapError as error:
             warnings.warn(
                 f"{where}: played one event a chunk, because its chunk map does not fit: {error}", stacklevel=3
             )
-    return chunkmap.one_event_a_chunk(body)
+    return chunkmap.one_event_a_chunk(body, ends_of)
 
 
 def _mismatches(entries: list[_Entry], checksum: Any) -> Iterator[str]:

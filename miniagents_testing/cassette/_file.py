@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from miniagents_testing.cassette import _chunkmap as chunkmap
-from miniagents_testing.cassette._document import entry_of, interaction_of, parse, parse_edited, with_checksum
+from miniagents_testing.cassette._document import ends_of, entry_of, interaction_of, parse, parse_edited, with_checksum
 from miniagents_testing.cassette._yaml import yaml_text
 from miniagents_testing.errors import CassetteFormatError
 
@@ -121,7 +121,8 @@ def load_edited(path: str | os.PathLike[str]) -> tuple[list[Interaction], list[s
             changes.append(
                 f"interaction {number}: its chunk map does not fit; the n-th event keeps the moment of its predecessor"
             )
-            chunks = chunkmap.refitted(entry["response"]["stream"]["chunks"], body)
+            stream = entry["response"]["stream"]
+            chunks = chunkmap.refitted(stream["chunks"], body, ends_of(stream, f"{path}, interaction {number}"))
             interaction = replace(interaction, response=replace(interaction.response, chunks=chunks))
         interactions.append(interaction)
     return interactions, changes
