@@ -1,8 +1,10 @@
-"""Helpers of many tests: small agents, streams of known tokens, and steps of the loop."""
+"""Helpers of many tests: small agents, streams of known tokens, steps of the loop, and a measure of leaks."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 from miniagents.chat_history import InMemoryChatHistory
@@ -10,11 +12,11 @@ from miniagents.messages import Message, MessagePromise
 from miniagents.miniagents import InteractionContext, miniagent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from miniagents.messages import MessageSequencePromise, MessageType
 
-__all__ = ["Boom", "QuietHistory", "echo", "failing", "steps", "streamed", "texts"]
+__all__ = ["Boom", "QuietHistory", "echo", "failing", "smallest_growth", "steps", "streamed", "texts"]
 
 
 class Boom(Exception):  # noqa: N818 - a short name
@@ -76,3 +78,25 @@ async def steps(count: int = 10) -> None:
     """Run the loop for some steps."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def smallest_growth(batch: Callable[[], Awaitable[object]], *, below: int, tries: int = 20) -> int:
+    """Return the smallest number of memory blocks by which one of several calls of `batch` grew the process.
+
+    A leak grows with each call. Caches, and what earlier tests left in the process, grow with some calls only.
+
+    Args:
+        batch: does the work that may leak.
+        below: smallest growth that is a leak; after a call with less, `batch` is not called again.
+        tries: calls of `batch` at most.
+    """
+    gc.collect()
+    smallest, before = sys.maxsize, sys.getallocatedblocks()
+    for _ in range(tries):
+        await batch()
+        gc.collect()
+        after = sys.getallocatedblocks()
+        smallest, before = min(smallest, after - before), after
+        if smallest < below:
+            break
+    return smallest
