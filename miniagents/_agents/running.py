@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -173,10 +174,22 @@ class Runner(Generic[T]):
             return {}
         handlers: dict[signal.Signals, Any] = {}
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_sigint)
+            handlers[signal.SIGINT] = self._install_handler(signal.SIGINT, self._on_sigint)
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_sigterm)
+            handlers[signal.SIGTERM] = self._install_handler(signal.SIGTERM, self._on_sigterm)
         return handlers
+
+    def _install_handler(self, number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Any:
+        """Handle a signal, which also wakes the loop, and return the replaced handler.
+
+        Python runs a handler between two steps of the main thread. If a signal comes after the last step before the
+        loop waits for events, or to another thread, then its handler runs only after the wait.
+        """
+        replaced = signal.getsignal(number)
+        with suppress(NotImplementedError):  # on Windows, where the default loop wakes up by itself
+            self._loop.add_signal_handler(number, _do_nothing)
+        signal.signal(number, handler)  # in place of the loop's: it runs during code that blocks, too
+        return replaced
 
     def _on_sigint(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the main coroutine with `KeyboardInterrupt` at the first signal; raise it at once at the second."""
@@ -195,6 +208,10 @@ class Runner(Generic[T]):
             self._skip_clean_ups = True
             raise interrupt
         self._signal_received = True
+
+
+def _do_nothing() -> None:
+    """Do nothing: the loop wakes up to call this function."""
 
 
 def _ignore_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,14 +68,17 @@ class Child:
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"{line}\n", self.process.communicate()[1]
 
-    def signal(self, number: int) -> float:
-        """Send the program a signal, and return the time in seconds."""
+    def signal(self, number: int) -> None:
+        """Send the program a signal."""
         self.process.send_signal(number)
-        return time.monotonic()
 
     def end(self) -> tuple[int, list[str], str]:
         """Wait for the end; return a shell's exit status, the rest of the output, and the standard error."""
-        output, errors = self.process.communicate(timeout=20)
+        try:
+            output, errors = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # `-X dev` prints the stacks of all threads then
+            pytest.fail(f"The program did not end:\n{self.process.communicate()[1]}", pytrace=False)
         status = self.process.returncode
         assert "was destroyed" not in errors
         assert "never retrieved" not in errors
@@ -101,13 +103,12 @@ MiniAgents().run(amain())
 
 
 @posix
-def test_C13_ctrl_c_cleans_up_everything_within_a_second(root: Path) -> None:
-    """Ctrl-C ends a program within a second with status 130, after the clean-ups of main, agents and streams."""
+def test_C13_ctrl_c_cleans_up_everything(root: Path) -> None:
+    """Ctrl-C ends a program with status 130, after the clean-ups of main, agents and streams."""
     child = Child(root, MAIN)
     child.until("ready")
-    pressed = child.signal(signal.SIGINT)
+    child.signal(signal.SIGINT)
     status, output, errors = child.end()
-    assert time.monotonic() - pressed < 1
     assert status == 130
     assert sorted(output) == ["agent cleaned up", "main cleaned up", "other cleaned up", "stream cleaned up"]
     assert errors.rstrip().endswith("KeyboardInterrupt")
@@ -184,9 +185,8 @@ MiniAgents().run(amain())
     child.until("ready")
     child.signal(signal.SIGINT)
     child.until("cleaning up")
-    pressed = child.signal(signal.SIGINT)
+    child.signal(signal.SIGINT)
     status, _, errors = child.end()
-    assert time.monotonic() - pressed < 1
     assert status == 130
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
@@ -216,6 +216,36 @@ MiniAgents().run(amain())
     child.signal(signal.SIGTERM)
     swallowed = ["swallowed"] if main_catches else []
     assert child.end() == (143, [*swallowed, "main cleaned up", "agent cleaned up"], "")
+
+
+@posix
+@pytest.mark.parametrize("loop", ["asyncio.SelectorEventLoop", "uvloop.new_event_loop"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_signal_wakes_a_waiting_loop_whose_wait_it_does_not_interrupt(root: Path, number: int, loop: str) -> None:
+    """A signal that another thread gets stops the program, though the main thread's wait in the loop goes on.
+
+    A signal that comes just before that wait begins does not interrupt it, either.
+    """
+    child = Child(
+        root,
+        f"""
+import uvloop
+
+async def amain():
+    replies = agent.trigger(clean_up=0.01)
+    await replies.__aiter__().__anext__()
+    threading.Thread(target=get_signal, daemon=True).start()
+    await replies
+
+def get_signal():
+    time.sleep(0.1)
+    signal.pthread_kill(threading.get_ident(), {int(number)})
+
+MiniAgents().run(amain(), loop_factory={loop})
+""",
+    )
+    status, output, _ = child.end()
+    assert (status, output) == (128 + number, ["agent cleaned up"])
 
 
 @posix
@@ -494,7 +524,7 @@ def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> 
             signal.signal(number, signal.SIG_IGN)
 
     chosen = (
-        "tests/agents/test_running.py::test_C13_ctrl_c_cleans_up_everything_within_a_second",
+        "tests/agents/test_running.py::test_C13_ctrl_c_cleans_up_everything",
         "tests/testing/test_provider_server.py::test_command_serve_prints_its_address_and_answers",
     )
     done = subprocess.run(
