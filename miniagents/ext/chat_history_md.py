@@ -51,7 +51,7 @@ from miniagents.ext._terminal import visible_line
 from miniagents.messages import MessageSequence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -204,13 +204,14 @@ class _Journal:
         directory: the directory of the journal. It is made, and removed when it is empty.
         name: the name of the file.
         head: the bytes before the text.
+        mode: the permissions of the file, less those that the umask takes away.
     """
 
-    def __init__(self, directory: Path, name: str, head: bytes) -> None:
+    def __init__(self, directory: Path, name: str, head: bytes, mode: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / name
         self._descriptor: int | None = os.open(
-            self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666
+            self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0), mode
         )
         _try_lock(self._descriptor)
         self.write(head)
@@ -389,7 +390,7 @@ class ChatHistoryMD(ChatHistory):
         Return the error with which the message ended, if any; errors of writing are raised. A message that failed
         without any text gets no record.
         """
-        writing = _StreamedRecord(promise, self._journals)
+        writing = _StreamedRecord(promise, self._open_journal)
         try:
             message, error = await areceive(promise, writing.add)
         except BaseException:  # the program is being stopped; the journal keeps the text so far
@@ -404,9 +405,27 @@ class ChatHistoryMD(ChatHistory):
         return error
 
     @property
+    def _file(self) -> Path:
+        """Path of the file itself, where links are followed: all writers share its journals, by whatever path."""
+        return Path(os.path.realpath(self.path))
+
+    @property
     def _journals(self) -> Path:
         """Path of the directory of the journals."""
-        return self.path.with_name(self.path.name + ".partial")
+        file = self._file
+        return file.with_name(file.name + ".partial")
+
+    def _open_journal(self, name: str, head: bytes) -> _Journal:
+        """Make a journal, with the permissions of the file: the text of a private history stays private.
+
+        Raises:
+            OSError: the journal cannot be made.
+        """
+        try:
+            mode = stat.S_IMODE(self._file.stat().st_mode) & 0o666
+        except FileNotFoundError:
+            mode = 0o666
+        return _Journal(self._journals, name, head, mode)
 
     async def _awrite_pending(self) -> None:
         """Write all pending records in their order, and remove their journals.
@@ -473,10 +492,11 @@ class ChatHistoryMD(ChatHistory):
             TimeoutError: the lock was held for `LOCK_TIMEOUT` seconds.
             HistoryError, OSError: see `_LockedFile.try_open`.
         """
+        path = self._file
         if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
         waited = 0.0
-        while (file := _LockedFile.try_open(self.path, create=create)) is None:
+        while (file := _LockedFile.try_open(path, create=create)) is None:
             if waited >= LOCK_TIMEOUT:
                 raise TimeoutError(f"another process has held the lock for {LOCK_TIMEOUT:g} s")
             await asyncio.sleep(_LOCK_POLL)
@@ -497,12 +517,12 @@ def _is_more_complete(record: Record, other: Record) -> bool:
 class _StreamedRecord:
     """Record of a message that may still stream: its id, and a journal if the text arrives in several pieces."""
 
-    def __init__(self, promise: MessagePromise, directory: Path) -> None:
+    def __init__(self, promise: MessagePromise, open_journal: Callable[[str, bytes], _Journal]) -> None:
         # ids sort by time, so that journals of several dead processes are loaded in their order
         self.id = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(4)}"
         self.journal: _Journal | None = None
         self._promise = promise
-        self._directory = directory
+        self._open_journal = open_journal
         self._without_journal = False
 
     def add(self, piece: str) -> None:
@@ -512,7 +532,7 @@ class _StreamedRecord:
                 return
             head = frame_open(opening_record(self._promise, self.id))
             try:
-                self.journal = _Journal(self._directory, f"{self.id}.md", head)
+                self.journal = self._open_journal(f"{self.id}.md", head)
             except OSError:  # without a journal, only a kill of the process would lose text
                 self._without_journal = True
                 return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
-import tempfile
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -49,40 +50,81 @@ def read(path: str | os.PathLike[str], parse: Callable[[bytes], _T]) -> _T:
     """Return the result of `parse` for the bytes of a file.
 
     Raises:
-        CassetteFormatError: the file is not regular, is longer than `MOST_BYTES`, or `parse` raised this error. The
-            message names the file.
+        CassetteFormatError: the file is not regular, is longer than `MOST_BYTES`, or `parse` raised this error.
         OSError: the file cannot be read.
     """
+    found = status_of(path)
+    if found is not None and found.st_size > MOST_BYTES:
+        raise CassetteFormatError(f"{path}: not a cassette: {found.st_size} bytes long, more than {MOST_BYTES}")
+    content = Path(path).read_bytes()
     try:
-        found = Path(path).stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CassetteFormatError("not a cassette: not a regular file")
-        if found.st_size > MOST_BYTES:
-            raise CassetteFormatError(f"not a cassette: {found.st_size} bytes long, more than {MOST_BYTES}")
-        return parse(Path(path).read_bytes())
+        return parse(content)
     except CassetteFormatError as error:
         raise CassetteFormatError(f"{path}: {error}") from error
 
 
-def write(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text to a file in one step: a temporary file in the same folder replaces the file when it is whole.
+def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """Return the status of a file, or None if there is no file at the path. Links are followed.
 
-    Missing folders are made. An error leaves no temporary file.
+    Raises:
+        CassetteFormatError: the file is a folder, a pipe, a socket or a device.
+        OSError: the file cannot be looked at, such as a link that leads to itself.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise CassetteFormatError(f"{path}: not a cassette: not a regular file")
+    return found
+
+
+def write(path: str | os.PathLike[str], content: str | bytes, *, like: str | os.PathLike[str] | None = None) -> None:
+    """Write a file in one step: a temporary file in the same folder replaces the file when it is whole.
+
+    Missing folders are made, and links are followed, also to files and folders that do not exist. A new file gets the
+    permissions that `open` would give it. A file that exists keeps its permissions, and its owner as far as the system
+    allows. An error leaves no temporary file.
+
+    Args:
+        path: of the file.
+        content: text, which is written as UTF-8, or bytes.
+        like: a file whose permissions and owner the file gets; None for those of the file itself.
+
+    Raises:
+        CassetteFormatError: there is a folder, a pipe, a socket or a device at the path.
+        OSError: the file cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    there = status_of(path)
+    kept = there if like is None else status_of(like)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    # The system subtracts the umask. A file that replaces another one is private until it has that one's permissions.
+    descriptor = os.open(temporary, flags, 0o666 if kept is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            if kept is not None:
+                _keep_owner_and_mode(descriptor, kept)
             file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+            os.fsync(descriptor)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _keep_owner_and_mode(descriptor: int, kept: os.stat_result) -> None:
+    """Give an open file the owner, the group and the permissions of another one, as far as the system allows."""
+    if not hasattr(os, "fchown"):  # Windows: the file has the permissions of its folder
+        return
+    for user, group in ((-1, kept.st_gid), (kept.st_uid, -1)):  # apart: most users may change the group only
+        with suppress(OSError):
+            os.fchown(descriptor, user, group)
+    os.fchmod(descriptor, stat.S_IMODE(kept.st_mode))  # last, because a new owner loses some permissions
 
 
 def _sync_folder(folder: Path) -> None:

@@ -39,13 +39,12 @@ def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     the process ends, and leaves no file beside the cassette.
 
     Raises:
-        RecordingRefusedError: the file is being recorded already; the message names the process and the test.
+        RecordingRefusedError: the file is being recorded already; the message names the process and the test. Or
+            another user has made the folder of the locks.
     """
     real = os.path.realpath(path)
-    name = hashlib.sha256(os.path.normcase(real).encode()).hexdigest()[:32]
-    user = getattr(os, "getuid", lambda: "")()  # without user ids, as on Windows, each user has a temporary folder
-    folder = Path(tempfile.gettempdir()) / f"miniagents-cassettes-{user}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256(os.path.normcase(real).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    folder = _lock_folder()
     holder = folder / f"{name}.holder"
     lock = FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
     try:
@@ -61,6 +60,20 @@ def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _lock_folder() -> Path:
+    """Return the folder of the locks, which is made if it is missing, and which only its user may enter.
+
+    Raises:
+        RecordingRefusedError: the folder is of another user, who could put links into it.
+    """
+    user = getattr(os, "getuid", lambda: "")()  # without user ids, as on Windows, each user has a temporary folder
+    folder = Path(tempfile.gettempdir()) / f"miniagents-cassettes-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if user != "" and folder.lstat().st_uid != user:
+        raise RecordingRefusedError(f"{folder}, the folder of the locks of recordings, is of another user: remove it")
+    return folder
 
 
 def _process_and_test() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcr import VCR
@@ -20,7 +19,7 @@ from vcr.serialize import deserialize, serialize
 from vcr.serializers import yamlserializer
 
 from miniagents_testing.cassette._document import entry_of, interaction_of, parse, with_checksum
-from miniagents_testing.cassette._file import read, write
+from miniagents_testing.cassette._file import read, status_of, write
 from miniagents_testing.cassette._interaction import redacted_headers
 from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
@@ -79,14 +78,13 @@ class _Persister:
     def load_cassette(self, path: str, serializer: Any) -> tuple[list[Any], list[Any]]:
         """Return requests and responses of a file for vcrpy, which changes copies of them only.
 
-        A missing file raises vcrpy's `CassetteNotFoundError`, and so does each one that is to be recorded anew.
+        Raises:
+            CassetteNotFoundError: of vcrpy: there is no file, or the file is to be recorded anew.
+            CassetteFormatError: the file is no cassette, or no regular file.
         """
-        if self._forgets:
+        found = status_of(path)
+        if self._forgets or found is None:
             raise CassetteNotFoundError(path)
-        try:
-            found = Path(path).stat()
-        except FileNotFoundError:
-            raise CassetteNotFoundError(path) from None
         requests, responses = _read(os.path.realpath(path), found.st_mtime_ns, found.st_size, found.st_ino)
         return list(requests), list(responses)
 

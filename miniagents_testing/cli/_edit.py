@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette import Redaction, save
-from miniagents_testing.cassette._file import load_edited
+from miniagents_testing.cassette._file import load_edited, read, write
 from miniagents_testing.cassette._secrets import known_secrets
 from miniagents_testing.cli._lint import summarize
 from miniagents_testing.cli._screen import (
@@ -63,11 +63,11 @@ def _run_edit(options: argparse.Namespace) -> int:
         _save_with_checksums(file, file, screen)
         return 0
     copy = file.with_name(f"{file.stem}.edited{file.suffix}")
-    original = file.read_bytes()
+    original = read(file, bytes)
     if not copy.exists():
-        copy.write_bytes(original)
+        write(copy, original, like=file)  # a private file has a private copy
     code = subprocess.run([*_editor_command(), str(copy)], check=False).returncode
-    if copy.read_bytes() == original:
+    if read(copy, bytes) == original:
         screen.print_row(str(file), "nothing was changed")
     elif code:
         raise CommandError(f"the editor ended with code {code}; {file} is unchanged, and your edit is in {copy}")

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from miniagents.ext._terminal import visible, visible_line
 from miniagents_testing.cassette import load
+from miniagents_testing.cassette._file import MOST_BYTES
 from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.errors import CassetteFormatError
 
@@ -133,13 +134,13 @@ def find_cassettes(given: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(Path, given):
-        if path.is_file():
-            found[path] = None
-        elif path.is_dir():
+        if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if _is_cassette(file, path)]
             if not inside:
                 raise CommandError(f"{path}: there are no cassettes in this folder")
             found.update(dict.fromkeys(inside))
+        elif path.exists():  # no regular file is a damaged cassette
+            found[path] = None
         else:
             raise CommandError(f"{path}: there is no such file or folder")
     return list(found)
@@ -150,7 +151,8 @@ def _is_cassette(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     if hidden or path.suffix not in _SUFFIXES or not path.is_file():
         return False
-    return _INTERACTIONS.search(path.read_bytes()) is not None
+    with path.open("rb") as file:
+        return _INTERACTIONS.search(file.read(MOST_BYTES)) is not None
 
 
 def read_cassette(path: Path) -> CassetteFile:

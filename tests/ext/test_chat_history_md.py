@@ -435,6 +435,57 @@ async def test_append_makes_missing_folders(tmp_path: Path) -> None:
     assert await texts(path) == ["x"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="this system has other permissions")
+async def test_journal_of_a_private_history_is_private(path: Path) -> None:
+    """While a message streams, its journal has the permissions of the history, or those of a new file."""
+    before = os.umask(0o022)
+    modes: list[int] = []
+    try:
+        for mode in (None, 0o600):
+            if mode is not None:
+                path.chmod(mode)
+
+            async def streamer(metadata: Any) -> AsyncIterator[str]:
+                yield "one "
+                await asyncio.sleep(0.01)
+                modes.extend(each.stat().st_mode & 0o777 for each in path.with_name("chat.md.partial").iterdir())
+                yield "two"
+
+            await ChatHistoryMD(path).aappend(Message.promise(message_token_streamer=streamer))
+            modes.append(path.stat().st_mode & 0o777)
+    finally:
+        os.umask(before)
+    assert modes == [0o644, 0o644, 0o600, 0o600]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on this system")
+@pytest.mark.parametrize("exists", [True, False])
+async def test_history_follows_links_to_files_and_folders(tmp_path: Path, exists: bool) -> None:
+    """A history at a link below a link, also to a file and a folder that do not exist, is at their target."""
+    target = tmp_path / "elsewhere" / "deep" / "target.md"
+    if exists:
+        await ChatHistoryMD(target).aappend("before")
+    (tmp_path / "folder").symlink_to("elsewhere/deep", target_is_directory=True)
+    link = tmp_path / "link.md"
+    link.symlink_to("folder/target.md")
+    await ChatHistoryMD(link).aappend("x")
+    assert await texts(target) == await texts(link) == [*(["before"] if exists else []), "x"]
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights on this system")
+async def test_journal_that_was_abandoned_is_found_through_a_link(tmp_path: Path, path: Path) -> None:
+    """The journal of a writer that died stands beside the file itself, and is loaded through links as well."""
+    await ChatHistoryMD(path).aappend("first")
+    link = tmp_path / "links" / "link.md"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    journals = path.with_name("chat.md.partial")
+    journals.mkdir()
+    (journals / "1-x.md").write_bytes(frame_open(Record("1-x", "user", "")) + b"cut")
+    assert await texts(link) == await texts(path) == ["first", "cut"]
+
+
 async def test_history_refuses_a_path_that_is_no_regular_file(tmp_path: Path) -> None:
     """A directory, a pipe or a path through a file is an error at once."""
     (tmp_path / "file").write_text("x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -170,3 +171,40 @@ def test_edit_names_reseal_when_no_editor_is_set(
     done = run("edit", conversation)
     assert done.code == 2
     assert "--reseal" in done.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has other permissions")
+def test_edit_keeps_a_private_file_private_and_its_copy_too(
+    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None]
+) -> None:
+    """The copy of a private file that the editor opens is private, and so is the file afterwards."""
+    conversation.chmod(0o600)
+    edit_with("text = text.replace('Auf ', oct(path.stat().st_mode & 0o777) + ' ')")
+    assert run("edit", conversation).code == 0
+    assert b"0o600 " in load(conversation)[1].response.body
+    assert conversation.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(
+    "command",
+    [["edit"], ["edit", "--reseal"], ["show"], ["show", "-n", "1"], ["verify"], ["lint"], ["play"]],
+    ids=" ".join,
+)
+def test_X6_command_refuses_a_pipe(run: Callable[..., CommandResult], tmp_path: Path, command: list[str]) -> None:
+    """A command that reads a cassette says at once that a named pipe is no regular file, and ends with code 1."""
+    path = tmp_path / "pipe.yaml"
+    os.mkfifo(path)
+    done = run(*command, path)
+    assert done.code == 1
+    assert "not a regular file" in done.out + done.err
+
+
+def test_edit_follows_a_link(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """`edit --reseal` of a link to a cassette writes the cassette, and the link stays."""
+    link = conversation.with_name("link.yaml")
+    link.symlink_to(conversation.name)
+    _replace(conversation, ("Auf ", "Auf Nimmer"))
+    assert run("edit", "--reseal", link).code == 0
+    assert link.is_symlink()
+    assert b"Auf Nimmer" in load(conversation)[1].response.body

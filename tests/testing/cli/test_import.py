@@ -170,3 +170,19 @@ def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., Com
     ]
     assert all(line.endswith("has not said that the answer is whole") for line, _ in differing)
     assert len(differing) < 5
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has other permissions")
+def test_import_keeps_the_mode_of_a_file_that_it_replaces(
+    run: Callable[..., CommandResult], conversation: Path
+) -> None:
+    """`import --force` into an existing private file leaves it private, and a new file gets the mode of the umask."""
+    private, new = conversation.with_name("private.yaml"), conversation.with_name("new.yaml")
+    private.touch(mode=0o600)
+    before = os.umask(0o027)
+    try:
+        for target in (private, new):
+            assert run("import", "--force", conversation, "-o", target).code == 0
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (private, new)] == [0o600, 0o640]
