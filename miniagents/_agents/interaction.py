@@ -272,17 +272,39 @@ class InteractionContext(_CallScope):
     async def _work(self) -> None:
         """Run the agent's function, and wait for the awaitables of `make_sure_to_wait`.
 
-        Before that wait, finish the calls that the function left open. If the function or an awaitable fails, cancel
-        the awaitables that are left.
+        Before that wait, finish the calls that the function left open. Reply what the function returned, also if an
+        awaitable fails. If the function or an awaitable fails, cancel the awaitables that are left.
         """
         try:
-            await self.this_agent.run_function(self, self._kwargs)
+            returned = await self.this_agent.run_function(self, self._kwargs)
             if self._awaitables:
                 self.finish_calls()
-                await self.await_now()
+                try:
+                    await self.await_now()
+                except INTERRUPTS:
+                    raise
+                except BaseException:
+                    self._reply_returned(returned)
+                    raise
+            self._reply_returned(returned)
         finally:
             for promise in self._awaitables or ():
                 promise.cancel()
+
+    def _reply_returned(self, returned: object) -> None:
+        """Reply what the agent's function returned; nothing for None.
+
+        Raises:
+            TypeError: the value cannot be sent; the text names the agent.
+            AppenderClosedError: the replies have ended.
+        """
+        if returned is None:
+            return
+        replies = self._open_replies()
+        try:
+            replies.send(returned)
+        except TypeError as error:
+            raise TypeError(f"Agent {self} returned a value that is no reply. {error}") from None
 
 
 def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
