@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import httpx2
 
+from miniagents_testing.cassette import _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._file import load
-from miniagents_testing.cassette._patches import Family, patched
+from miniagents_testing.cassette._patches import patched
 from miniagents_testing.cassette._recording import recording_lock
 from miniagents_testing.cassette._session import Session, activate, deactivate
 from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from miniagents_testing.cassette._interaction import Interaction
+    from miniagents_testing.cassette._patches import Patches
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
-_HTTPX2 = Family.of("httpx2")
+_CLIENTS: tuple[Patches, ...] = (_httpx, _other_clients)
+"""The modules that patch a client each, and the one of those that are not recorded."""
+
+_HTTPX2 = _httpx.Family.of("httpx2")
 
 
 class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
@@ -297,7 +302,7 @@ def _count_play(cassette: Any, index: int) -> None:
 def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Iterator[Session]:
     """Activate the session; at the end store its recordings, and raise errors that the application has caught."""
     try:
-        with patched(also_patch):
+        with patched(_CLIENTS, _httpx.targets_of(also_patch)), _other_clients.watching():
             activate(session)
             try:
                 yield session

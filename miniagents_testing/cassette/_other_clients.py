@@ -3,28 +3,33 @@
 A *call* of such a client is judged: in a session that only plays, it is refused, or finds the network down if its host
 is ignored; in one that records, its connection is noted for a warning. Hosts of `allow_hosts` are always reached.
 
-`_patches` brings calls from three places: the table `CLIENTS` of methods, for clients whose address is known before
-they connect and for those in C, which raise no audit event; an audit hook, for sockets of all other clients; and the
-look-ups of names by event loops, whose threads do not know the cassette of their task.
+Calls come from three places: the table `CLIENTS` of methods, for clients whose address is known before they connect and
+for those in C, which raise no audit event; an audit hook, for sockets of all other clients; and the look-ups of names
+by event loops, whose threads do not know the cassette of their task.
 """
 
 from __future__ import annotations
 
 import errno
+import inspect
 import socket
 import sys
-from functools import partial
+from contextlib import contextmanager
+from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents_testing._hosts import Address, canonical_host, is_loopback, is_numeric
+from miniagents_testing._network_guard import EVENTS, attempt_of, blocking, closed_if_refused, watchers
 from miniagents_testing._waiting import running_packages
-from miniagents_testing.cassette._session import is_passing, may_look_up, sessions_here
+from miniagents_testing.cassette._patches import without_vcrpy
+from miniagents_testing.cassette._session import is_passing, may_look_up, passing, sessions_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from miniagents_testing._network_guard import Attempt
+    from miniagents_testing.cassette._patches import Target
     from miniagents_testing.cassette._session import Session
 
 
@@ -337,10 +342,180 @@ def judge_lookup(host: Any) -> None:
     """Raise an error if an open cassette refuses that a task looks up this host; see `_judge`.
 
     Numeric addresses and names of this machine are not judged.
-
-    Numeric addresses and names of this machine are not judged.
     """
     name = host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")
     address = Address(canonical_host(name))
     if not is_loopback(address.host) and not is_numeric(address.host) and not _is_own_name(address.host):
         _judge(_Call((address,), "look up", is_lookup=True, down=_no_such_name))
+
+
+# --- the patches
+
+MODULES = (*dict.fromkeys(client.module for client in CLIENTS), "pycurl", "socket", "asyncio.base_events")
+
+
+def targets(module: Any) -> Iterator[Target]:
+    """Yield the methods of a client to judge, and the functions that look names up."""
+    for client in CLIENTS:
+        if client.module == module.__name__ and (owner := getattr(module, client.owner, None)) is not None:
+            owner = getattr(owner, "_baseclass", owner)  # vcrpy has put its own class in the place
+            yield from (
+                (owner, method, partial(_guarded, client)) for method in client.methods if hasattr(owner, method)
+            )
+    for owner_name, attribute, replacement in _MORE.get(module.__name__, ()):
+        owner = getattr(module, owner_name, None) if owner_name else module
+        if hasattr(owner, attribute):
+            yield owner, attribute, replacement
+
+
+def _guarded(client: Client, before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that judges each call of the client before it is made."""
+    real = without_vcrpy(before)
+
+    if inspect.iscoroutinefunction(real):
+
+        async def call_past(*args: Any, **kwargs: Any) -> Any:
+            with passing():
+                return await before(*args, **kwargs)
+
+        @wraps(real)
+        def call_async(*args: Any, **kwargs: Any) -> Any:
+            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
+                return real(*args, **kwargs)
+            return (call_past if goes_past(client, args, kwargs) else before)(*args, **kwargs)
+
+        return call_async
+
+    @wraps(real)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        """Judge a call before it is made: a cassette may refuse it. If all let it past, it is not judged again."""
+        if is_passing():
+            return real(*args, **kwargs)
+        if not goes_past(client, args, kwargs):
+            return before(*args, **kwargs)
+        with passing():
+            return before(*args, **kwargs)
+
+    return call
+
+
+def _keeping_url(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `setopt` of curl that also stores the URL on the handle, as curl does not tell it before it connects."""
+
+    @wraps(before)
+    def setopt(curl: Any, option: Any, value: Any) -> Any:
+        if option == _CURLOPT_URL:
+            curl._miniagents_url = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        return before(curl, option, value)
+
+    return setopt
+
+
+_CURLOPT_URL = 10002
+
+
+def _curl_class(before: Any) -> Any:
+    """Return a class of pycurl, which cannot be changed itself, with methods that judge each call."""
+    client = Client("pycurl", "Curl", (), curl_address, "pycurl")
+
+    class Curl(before):  # type: ignore[misc]
+        setopt = _keeping_url(before.setopt)
+
+        def __getattribute__(self, name: str) -> Any:  # the class of pytest-recording has this method only
+            value = super().__getattribute__(name)
+            return partial(_guarded(client, lambda curl: value()), self) if name == "perform" else value
+
+    return Curl
+
+
+def _curl_multi_class(before: Any) -> Any:
+    """Return a class of pycurl for parallel requests whose `add_handle` judges each request; see `_curl_class`."""
+    client = Client("pycurl", "CurlMulti", (), added_curl_address, "pycurl")
+
+    class CurlMulti(before):  # type: ignore[misc]
+        add_handle = _guarded(client, before.add_handle)
+
+    return CurlMulti
+
+
+def _learn_names(host: Any, found: Any) -> None:
+    """Remember the name of the addresses that `getaddrinfo` has found."""
+    name = (host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")).lower()
+    for *_, address in found:
+        if isinstance(address, tuple) and isinstance(address[0], str):
+            names.setdefault((address[0], address[1] or None), {})[name.rstrip(".")] = None
+
+
+def _looked_up(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `getaddrinfo` that remembers which name each address was found for, so that hosts match by name."""
+
+    @wraps(before)
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        found = before(host, *args, **kwargs)
+        _learn_names(host, found)
+        return found
+
+    return getaddrinfo
+
+
+def _looked_up_by_loop(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loop's `getaddrinfo` that judges a look-up in the task that asks, before a thread makes it.
+
+    The stack and the cassette of the task are known there only. The names of what it finds are kept.
+    """
+
+    @wraps(before)
+    async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
+        """Judge a look-up unless a cassette makes it, then do it and keep the names of what it finds."""
+        if not is_passing():
+            judge_lookup(host)
+        found = await before(loop, host, *args, **kwargs)
+        _learn_names(host, found)
+        return found
+
+    return getaddrinfo
+
+
+_MORE: dict[str, tuple[Target, ...]] = {
+    "asyncio.base_events": (("BaseEventLoop", "getaddrinfo", _looked_up_by_loop),),
+    "curl_cffi.curl": (("Curl", "setopt", _keeping_url),),
+    "pycurl": (("", "Curl", _curl_class), ("", "CurlMulti", _curl_multi_class)),
+    "socket": (("", "getaddrinfo", _looked_up),),
+    "uvloop": (("Loop", "getaddrinfo", _looked_up_by_loop),),
+}
+"""Replacements that are no rows of `CLIENTS`; an empty owner stands for the module."""
+
+
+# --- sockets and look-ups, through the audit hook
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Judge connections and look-ups of all clients through the audit hook while the context is open."""
+    _install_hook()
+    watchers.append(watch)
+    try:
+        yield
+    finally:
+        watchers.remove(watch)
+        if not watchers:
+            names.clear()
+
+
+@cache
+def _install_hook() -> None:
+    """Add the audit hook to the interpreter, once. It cannot be removed, so it does nothing while nothing is open."""
+    sys.addaudithook(_audit)
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    """Judge a connection or look-up of an audit event while a cassette is open, and close a socket that is refused.
+
+    While a guard blocks, its own hook asks `watchers` instead.
+    """
+    if not watchers or blocking or event not in EVENTS or is_passing():
+        return
+    attempt = attempt_of(event, args)
+    if attempt is not None:
+        with closed_if_refused(event, args):
+            watch(attempt)

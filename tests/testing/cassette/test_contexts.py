@@ -17,7 +17,7 @@ from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import run_in_virtual_time
 from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
-from miniagents_testing.cassette._patches import Family
+from miniagents_testing.cassette._httpx import Family
 from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
 
 if TYPE_CHECKING:
