@@ -17,10 +17,11 @@ import httpx2
 
 from miniagents_testing.cassette import _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
+from miniagents_testing.cassette._current import activate, deactivate
 from miniagents_testing.cassette._file import load
 from miniagents_testing.cassette._patches import patched
 from miniagents_testing.cassette._recording import recording_lock
-from miniagents_testing.cassette._session import Session, activate, deactivate
+from miniagents_testing.cassette._session import Session
 from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
 from miniagents_testing.errors import CassetteFormatError, RecordingRefusedError, UnrecordedWarning
 

@@ -14,9 +14,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing.cassette._current import current_session, is_passing, passing
 from miniagents_testing.cassette._patches import without_vcrpy
 from miniagents_testing.cassette._playback import Playback
-from miniagents_testing.cassette._session import LiveRequest, current_session, is_passing, passing
+from miniagents_testing.cassette._session import LiveRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from miniagents_testing._hosts import Address, canonical_host, is_loopback, is_numeric
 from miniagents_testing._network_guard import EVENTS, attempt_of, blocking, closed_if_refused, watchers
 from miniagents_testing._waiting import running_packages
+from miniagents_testing.cassette._current import is_passing, may_look_up, passing, sessions_here
 from miniagents_testing.cassette._patches import without_vcrpy
-from miniagents_testing.cassette._session import is_passing, may_look_up, passing, sessions_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

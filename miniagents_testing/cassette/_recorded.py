@@ -20,8 +20,9 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from miniagents_testing.cassette._current import current_session, passing
 from miniagents_testing.cassette._playback import Playback
-from miniagents_testing.cassette._session import LiveRequest, current_session, passing
+from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.errors import RecordedCallError
 
 if TYPE_CHECKING:

@@ -248,7 +248,7 @@ def test_session_inside_decides(server: Server, path: Path, tmp_path: Path) -> N
 
 
 def _forget_refusals() -> None:
-    from miniagents_testing.cassette._session import sessions_here
+    from miniagents_testing.cassette._current import sessions_here
 
     [session] = sessions_here()
     for error in session.refused:
