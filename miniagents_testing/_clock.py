@@ -165,6 +165,8 @@ _SECONDS_A_TURN = 1e-5
 _TURNS_A_DOUBLING = 100_000
 _BUSY_PATIENCE = 5.0
 """Seconds of real time without a pause after which the clock goes at least as fast as real time."""
+_FREE_SLOW_TURNS = 1_000
+"""Turns that take no virtual time however slow they are: a few with much work, on a busy machine, are no polling."""
 _LONGEST_POLLING = 86_400.0
 """Virtual seconds of busy turns after which polling counts as waiting for ever."""
 
@@ -376,7 +378,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._busy_since = self._last_busy_turn
         self._busy_turns += 1
         turns = self._busy_turns - _FREE_TURNS
-        is_slow = self._last_busy_turn - self._busy_since > _BUSY_PATIENCE  # a turn may have work to do
+        # a turn of a task that polls may have work to do
+        is_slow = self._busy_turns > _FREE_SLOW_TURNS and self._last_busy_turn - self._busy_since > _BUSY_PATIENCE
         if (turns <= 0 and not is_slow) or self._thread_jobs.deliver(in_order=False) or self._thread_jobs.has_jobs:
             return
         seconds = _SECONDS_A_TURN * (1 if watches or turns <= 0 else 2 ** (turns // _TURNS_A_DOUBLING))

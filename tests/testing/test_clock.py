@@ -301,6 +301,7 @@ def test_clock_moves_while_a_task_polls(seconds: float) -> None:
 def test_clock_follows_real_time_while_a_task_polls_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that works in each turn of its polling gets its timer when real time has passed the deadline."""
     monkeypatch.setattr(clock, "_BUSY_PATIENCE", 0.0)
+    monkeypatch.setattr(clock, "_FREE_SLOW_TURNS", 10)
 
     async def poll_for_a_timer() -> float:
         done = asyncio.Event()
@@ -325,6 +326,19 @@ def test_clock_stands_still_for_turns_that_are_few() -> None:
         return now()
 
     assert run_in_virtual_time(take_turns()) == 0
+
+
+def test_clock_stands_still_for_slow_turns_that_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns with so much work that real time passes take no virtual time, unless there are thousands of them."""
+    monkeypatch.setattr(clock, "_BUSY_PATIENCE", 0.0)
+
+    async def work() -> float:
+        for _ in range(100):
+            time.sleep(0.0001)  # noqa: ASYNC251 - blocks the loop on purpose
+            await asyncio.sleep(0)
+        return now()
+
+    assert run_in_virtual_time(work()) == 0
 
 
 def test_result_of_a_job_comes_while_a_task_polls() -> None:
