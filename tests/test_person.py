@@ -24,7 +24,7 @@ pty = pytest.importorskip("pty", reason="pseudo-terminals need POSIX", exc_type=
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "live_conversation.py"
-PATIENCE = 30
+PATIENCE = 100
 """Seconds after which a test fails; a test that passes never waits that long."""
 
 # Ctrl-C is turned into a signal by the terminal that controls a program, and only a session leader can take one.

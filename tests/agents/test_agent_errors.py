@@ -169,6 +169,7 @@ async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
         assert [type(reply) for reply in await forever.trigger(timeout=0)] == [ErrorMessage]
 
 
+@pytest.mark.miniagents_virtual_time
 async def test_C12_timeout_cancels_the_agent() -> None:
     """A call that exceeds its `timeout` gives the replies so far, and then a `TimeoutError` that names the agent."""
     log: list[str] = []
@@ -198,6 +199,7 @@ async def test_C12_timeout_cancels_the_agent() -> None:
     assert log == ["wait", "helper", "own", "none"]
 
 
+@pytest.mark.miniagents_virtual_time
 @pytest.mark.parametrize("how", ["await", "read"])
 async def test_C12_timeout_stops_the_stream_that_the_agent_was_reading(how: str) -> None:
     """A timeout of an agent closes the stream it reads, even if the error and its traceback are kept."""
@@ -207,7 +209,7 @@ async def test_C12_timeout_stops_the_stream_that_the_agent_was_reading(how: str)
         try:
             while True:
                 yield "token"
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
         finally:
             log.append("stopped")
 

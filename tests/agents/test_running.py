@@ -75,7 +75,7 @@ class Child:
     def end(self) -> tuple[int, list[str], str]:
         """Wait for the end; return a shell's exit status, the rest of the output, and the standard error."""
         try:
-            output, errors = self.process.communicate(timeout=60)
+            output, errors = self.process.communicate(timeout=100)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)  # `-X dev` prints the stacks of all threads then
             pytest.fail(f"The program did not end:\n{self.process.communicate()[1]}", pytrace=False)
@@ -533,7 +533,6 @@ def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> 
         preexec_fn=ignore_signals,
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -225,6 +225,6 @@ def test_process_ends_at_once_while_it_waits_for_a_line(before: str, pipe: Pipe)
     """A program that ends while it waits for input ends at once and without errors, even if a thread waits."""
     program = LEFT_WAITING.format(before=before)
     ended = subprocess.run(
-        [sys.executable, "-c", program], stdin=pipe.stdin, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], stdin=pipe.stdin, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "gone\n", "")

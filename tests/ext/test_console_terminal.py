@@ -68,7 +68,7 @@ class Screen:
         """Wait until new output matches; return the output up to the end of the match, and drop it."""
         compiled = re.compile(pattern)
         while (match := compiled.search(self.shown)) is None:
-            ready, _, _ = select.select([self.descriptor], [], [], 30)
+            ready, _, _ = select.select([self.descriptor], [], [], 100)
             data = os.read(self.descriptor, 65536) if ready else b""
             assert data, f"{pattern!r} did not come, but {self.shown!r}"
             self.shown += data.decode()
@@ -123,7 +123,7 @@ class Terminal(Screen):
         end = self.expect("GONE\r\n")
         assert how in end
         assert "Traceback" not in end
-        assert self.process.wait(30) == 0
+        assert self.process.wait(100) == 0
         assert self.mode == self.mode_before
 
 
@@ -233,6 +233,6 @@ def test_console_reads_a_file_as_stdin(tmp_path_factory: pytest.TempPathFactory)
     path.write_text("exit")
     with path.open() as stdin:
         ended = subprocess.run(
-            [sys.executable, "-c", PROGRAM], stdin=stdin, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", PROGRAM], stdin=stdin, capture_output=True, text=True, check=False
         )
     assert (ended.stdout, ended.stderr, ended.returncode) == ("\nUSER: exit\nENDED\nGONE\n", "", 0)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["history_machine", "promise_machine", "sequence_machine"]
 
 _RUNNING = "running"
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 """Seconds after which an operation counts as endless."""
 _IDLE_STEPS = 12
 """Steps of the loop after which all tasks wait."""

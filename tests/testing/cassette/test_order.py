@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents_testing import ReplayTransport, run_in_virtual_time, stream_layer
-from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, timeline
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, _order, timeline
 from miniagents_testing.cassette._order import Order
 
 if TYPE_CHECKING:
@@ -95,8 +95,9 @@ def test_parallel_streams_keep_their_recorded_order(data: st.DataObject) -> None
 INTERLEAVED = [[1, 2, 2, 2, 2], [2, 2, 2, 2, 2], [1, 1, 7, 1, 1]]
 
 
-async def test_streams_wait_for_a_request_that_is_prepared_in_a_thread() -> None:
+async def test_streams_wait_for_a_request_that_is_prepared_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream waits for an earlier one whose request is still prepared in a thread, as SDKs do for their first."""
+    monkeypatch.setattr(_order, "_PATIENCE_WITH_REQUESTS", 60.0)  # the thread may start late on a busy machine
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
 
     async def prepare_and_read() -> None:
