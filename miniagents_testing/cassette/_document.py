@@ -26,7 +26,6 @@ from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette import _chunkmap as chunkmap
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
 from miniagents_testing.cassette._interaction import Interaction, is_text
-from miniagents_testing.cassette._matching import canonical_body
 from miniagents_testing.cassette._yaml import plain_data
 from miniagents_testing.errors import CassetteFormatError
 
@@ -398,10 +397,28 @@ def _digest(entry: _Entry) -> str:
     stream = {name: value for name, value in response["stream"].items() if name != "digest"}
     body = _sha256(_bytes(response["body"]["string"]))
     covered = [
-        {**request, "body": _sha256(canonical_body(_bytes(request["body"])))},
+        {**request, "body": _sha256(_body_to_hash(_bytes(request["body"])))},
         {**response, "body": body, "stream": stream},
     ]
     return _sha256(json.dumps(covered, sort_keys=True, ensure_ascii=True, default=repr).encode("ascii"))
+
+
+_FIELDS_NOT_HASHED = ("metadata", "user", "prompt_cache_key", "safety_identifier", "stream_options")
+
+
+def _body_to_hash(body: bytes) -> bytes:
+    """Return a JSON object in one spelling without the fields that are not hashed; any other body as it is.
+
+    This never changes, whatever `Matching` compares: the digests of all files of format 1 depend on it.
+    """
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(parsed, dict):
+        return body
+    hashed = {name: value for name, value in parsed.items() if name not in _FIELDS_NOT_HASHED}
+    return json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
 
 
 def _sha256(data: bytes) -> str:

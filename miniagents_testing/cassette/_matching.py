@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
+
+from miniagents_testing.cassette._bodies import NO_TREE, json_text, parse_json, plain_body, tree_of
+from miniagents_testing.cassette._paths import Path, member
+
+if TYPE_CHECKING:
+    from miniagents_testing.cassette._bodies import Headers
 
 VOLATILE_FIELDS = ("metadata", "user", "prompt_cache_key", "safety_identifier", "stream_options")
 """Top-level fields of a request body that do not change the answer."""
@@ -19,8 +24,11 @@ RequestKey = tuple[str, str, str, str, tuple[tuple[str, str], ...], bytes]
 _Text = TypeVar("_Text", str, bytes)
 
 _DEFAULT_PORTS = {"https": ":443", "http": ":80"}
+_NO_HEADERS: Headers = {}
 _ABSENT = object()
-_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+|\*)\]")
+_ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+"""Characters that mean the same with and without percent-encoding (RFC 3986, section 2.3)."""
 _EXCERPT_CONTEXT = 60
 """Characters of an excerpt before the first difference."""
 _SHOWN = 200
@@ -29,47 +37,72 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class Matching:
-    """Rule for which requests are the same. Headers are not compared.
+    """Rule for which requests are the same.
+
+    Headers are not compared, but `content-type` and `content-encoding` say how to read the body. A body is compared as
+    a tree, whether it is JSON, a form, multipart, or one of them compressed; other bodies are compared byte by byte.
 
     Args:
-        ignore: paths into the JSON body that are not compared, as in `metadata`, `messages[*].id`,
-            `tools[0].description`; `*` stands for any name or index. Give `(*VOLATILE_FIELDS, ...)` to add to the
-            default.
+        ignore: paths into the body that are not compared, as in `metadata`, `messages[*].id`, `**.id` (at any depth),
+            `file.filename`; `*` stands for any name or index. `?timestamp` is a parameter of the query. JSON inside a
+            text is entered. Give `(*VOLATILE_FIELDS, ...)` to add to the default.
 
     Raises:
         ValueError: a path cannot be read.
+        TypeError: `ignore` is one text in place of a list, or has something else than texts.
     """
 
     ignore: Sequence[str] = VOLATILE_FIELDS
-    _steps: tuple[tuple[str, ...], ...] = field(init=False, repr=False, compare=False)
+    _paths: tuple[Path, ...] = field(init=False, repr=False, compare=False)
+    _parameters: tuple[Path, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.ignore, str):
+            raise TypeError(f"ignore is a list of paths: [{self.ignore!r}], not {self.ignore!r}")
         object.__setattr__(self, "ignore", tuple(self.ignore))
-        object.__setattr__(self, "_steps", tuple(_parse_path(path) for path in self.ignore))
+        paths = [Path(path) for path in self.ignore]
+        object.__setattr__(self, "_paths", tuple(path for path in paths if path.parameter is None))
+        object.__setattr__(self, "_parameters", tuple(path for path in paths if path.parameter is not None))
 
-    def key(self, method: str, uri: str, body: bytes) -> RequestKey:
-        """Return a key that is equal for requests that are the same."""
-        return (*_endpoint(method, uri), self.canonical_body(body))
+    def key(self, method: str, uri: str, body: bytes, headers: Headers = _NO_HEADERS) -> RequestKey:
+        """Return a key that is equal for requests that are the same.
 
-    def canonical_body(self, body: bytes) -> bytes:
-        """Return a JSON object in one spelling, without the ignored paths; any other body as it is."""
-        parsed = _parse_json(body)
-        if not isinstance(parsed, dict):
-            return body
-        for steps in self._steps:
-            _remove(parsed, steps)
-        return json.dumps(parsed, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+        Args:
+            method: of the request, in any case.
+            uri: of the request.
+            body: as it is sent.
+            headers: of the request. Without `content-type`, a body is read as JSON or not at all.
+        """
+        method, scheme, host, path, query = _endpoint(method, uri)
+        if self._parameters:
+            query = tuple(
+                each for each in query if not any(path.covers_parameter(each[0]) for path in self._parameters)
+            )
+        return method, scheme, host, path, query, self.canonical_body(body, headers)
+
+    def canonical_body(self, body: bytes, headers: Headers = _NO_HEADERS) -> bytes:
+        """Return the tree of a body as JSON in one spelling, without the ignored paths; any other body decompressed."""
+        plain = plain_body(body, headers) if headers else body
+        tree = tree_of(plain, headers)
+        if tree is NO_TREE:
+            return plain
+        try:
+            for path in self._paths:
+                tree = path.removed_from(tree)
+            return json_text(tree).encode("ascii")
+        except RecursionError:  # nested as deep as Python can read, and deeper than it can write
+            return plain
 
 
-def canonical_body(body: bytes) -> bytes:
+def canonical_body(body: bytes, headers: Headers = _NO_HEADERS) -> bytes:
     """Return the canonical body by the default `Matching`, which ignores `VOLATILE_FIELDS`."""
-    return _DEFAULT.canonical_body(body)
+    return _DEFAULT.canonical_body(body, headers)
 
 
 def differences(recorded: bytes, now: bytes) -> Iterator[str]:
-    """Yield a line for each JSON leaf that differs: `messages[3].content: recorded 'a', now 'b'`."""
-    before, after = _parse_json(recorded), _parse_json(now)
-    if before is None or after is None:
+    """Yield a line for each leaf of two canonical bodies that differs: `messages[3].content: recorded 'a', now 'b'`."""
+    before, after = parse_json(recorded), parse_json(now)
+    if before is NO_TREE or after is NO_TREE:
         if recorded != now:
             yield f"body: recorded {_short(recorded)}, now {_short(now)}"
         return
@@ -80,64 +113,24 @@ def differences(recorded: bytes, now: bytes) -> Iterator[str]:
 def _endpoint(method: str, uri: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]:
     """Return method, scheme, host, path and query in one spelling: default ports are dropped, parameters sorted."""
     parts = urlsplit(uri)
-    query = tuple(sorted(parse_qsl(parts.query, keep_blank_values=True)))
+    query = tuple(sorted(parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")))
     host = parts.netloc.rpartition("@")[2].lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ""))
-    return method.upper(), parts.scheme, host, parts.path or "/", query
+    return method.upper(), parts.scheme, host, _ESCAPE.sub(_respelled, parts.path) or "/", query
 
 
-def _parse_path(path: str) -> tuple[str, ...]:
-    """Split a path into names and indices.
-
-    Raises:
-        ValueError: the path cannot be read.
-    """
-    steps, position = [], 0
-    while position < len(path):
-        step = _STEP.match(path, position)
-        if step is None:
-            break
-        steps.append(step[1] or step[2])
-        position = step.end()
-    if not steps or position != len(path):
-        raise ValueError(f"{path!r} is no path into a JSON body; one looks like `metadata` or `messages[*].id`")
-    return tuple(steps)
-
-
-def _remove(value: Any, steps: Sequence[str]) -> None:
-    """Remove in place the values at a path from a JSON value; a path that is not there changes nothing.
-
-    A step is a key, an index, or `*` for all of them.
-    """
-    step, *rest = steps
-    if isinstance(value, dict):
-        for name in list(value) if step == "*" else [step]:
-            if name in value and rest:
-                _remove(value[name], rest)
-            else:
-                value.pop(name, None)
-    elif isinstance(value, list) and (step == "*" or step.isdecimal()):
-        places = range(len(value)) if step == "*" else [int(step)]
-        for index in reversed(places):
-            if index < len(value):
-                if rest:
-                    _remove(value[index], rest)
-                else:
-                    del value[index]
-
-
-def _parse_json(body: bytes) -> Any:
-    """Return the JSON value of `body`, or None if the body is not JSON."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):  # UnicodeDecodeError too
-        return None
+def _respelled(escape: re.Match[str]) -> str:
+    """Return a percent-encoded character of a path in the spelling of RFC 3986, section 6.2.2."""
+    character = chr(int(escape[1], 16))
+    return character if character in _UNRESERVED else escape[0].upper()
 
 
 def _leaf_lines(path: str, before: Any, after: Any) -> Iterator[str]:
     """Yield a line for each JSON leaf that differs at or below `path`, as `differences` does."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted(before.keys() | after.keys()):
-            yield from _leaf_lines(f"{path}.{name}".lstrip("."), before.get(name, _ABSENT), after.get(name, _ABSENT))
+            yield from _leaf_lines(
+                f"{path}{member(name)}".removeprefix("."), before.get(name, _ABSENT), after.get(name, _ABSENT)
+            )
     elif isinstance(before, list) and isinstance(after, list):
         for index in range(max(len(before), len(after))):
             yield from _leaf_lines(f"{path}[{index}]", _at(before, index), _at(after, index))

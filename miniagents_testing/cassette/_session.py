@@ -20,6 +20,7 @@ from miniagents import InteractionContext
 from miniagents_testing._hosts import Address
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 from miniagents_testing._waiting import describe_running_code
+from miniagents_testing.cassette._bodies import content_headers, header_value
 from miniagents_testing.cassette._interaction import ends_ms, timeline
 from miniagents_testing.cassette._matching import changed_span, differences
 from miniagents_testing.cassette._order import Order
@@ -37,6 +38,7 @@ from miniagents_testing.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from miniagents_testing.cassette._bodies import Headers
     from miniagents_testing.cassette._interaction import Interaction, Moment
     from miniagents_testing.cassette._matching import Matching, RequestKey
     from miniagents_testing.cassette._playback import HTTPLibrary
@@ -67,9 +69,11 @@ class Index:
 
     def __init__(self, interactions: Sequence[Interaction], matching: Matching, *, repeats: bool = False) -> None:
         self.places = [
-            _Place(number, each, matching.key(each.method, each.uri, each.request_body))
+            _Place(number, each, matching.key(each.method, each.uri, each.request_body, each.request_headers))
             for number, each in enumerate(interactions, 1)
         ]
+        self.has_bare_bodies = any(not header_value(each.request_headers, "content-type") for each in interactions)
+        """True if a recording does not say what its body is."""
         self._repeats = repeats
         self._left: defaultdict[RequestKey, list[_Place]] = defaultdict(list)
         self._first: dict[RequestKey, _Place] = {}
@@ -110,6 +114,8 @@ _MOST_RANKED_BYTES = 50_000_000
 _MOST_COUNTED = 100
 """Most differences that are counted of one recorded request."""
 
+_NO_HEADERS: Headers = {}
+
 _VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
 
 
@@ -118,18 +124,20 @@ def _miss_class() -> type[CassetteMissError]:
     return with_sdk_bases(CassetteMissError, _VCRPY_ERROR)
 
 
-def near_misses(request: tuple[str, str, bytes], places: Sequence[_Place], matching: Matching) -> list[str]:
-    """Return lines about the recorded requests that differ least from a request (method, URI and body).
+def near_misses(
+    request: tuple[str, str, bytes], places: Sequence[_Place], matching: Matching, headers: Headers = _NO_HEADERS
+) -> list[str]:
+    """Return lines about the recorded requests that differ least from a request (method, URI and body, and headers).
 
     Only the most similar ones are compared leaf by leaf, so a miss takes milliseconds however large the cassette is.
     """
     method, uri, body = request
-    key = matching.key(method, uri, body)
+    key = matching.key(method, uri, body, headers)
     ranked: list[tuple[int, bool, int, int, list[str]]] = []
     left = _MOST_COMPARED_BYTES
     for span, place in _most_similar(key, places):
         recorded = place.interaction
-        left -= len(place.key[-1]) + len(body)
+        left -= len(place.key[-1]) + len(key[-1])
         if left < 0 and ranked:
             break
         found = list(islice(differences(place.key[-1], key[-1]), _MOST_COUNTED))
@@ -338,20 +346,31 @@ class Session:
         settings = self.settings
         settings.redact.learn(request.headers)
         uri = settings.redact.scrub_uri(settings.canonical_uri(seen.url))
-        body = settings.redact.scrub_body(seen.body)
+        body, headers = settings.redact.scrub_request(seen.body, content_headers(seen.headers))
         path, agent = self._number_request()
         with self._lock:
             if self._find is not None:
                 place = self._found(self._find(request))
             else:
-                place = self._index.take(settings.match.key(seen.method, uri, body), path) if self._plays else None
+                place = self._take(seen.method, uri, body, headers, path) if self._plays else None
         if place is not None:
             return self._play(place, library, started)
         if self.records:
             slot = self._recorder.start(request.method, settings.canonical_uri(request.url), clock, agent)
             slot.request_sent(request.body, request.headers)
             return slot
-        raise self._miss(seen.method, uri, body)
+        raise self._miss(seen.method, uri, body, headers)
+
+    def _take(self, method: str, uri: str, body: bytes, headers: Headers, agent_path: str) -> _Place | None:
+        """Return the next recording for a request, and count it as played.
+
+        A recording without the header `content-type` has a form as plain bytes, so the request is tried as such, too.
+        """
+        match = self.settings.match
+        place = self._index.take(match.key(method, uri, body, headers), agent_path)
+        if place is None and self._index.has_bare_bodies:
+            place = self._index.take(match.key(method, uri, body), agent_path)
+        return place
 
     def _found(self, index: int | None) -> _Place | None:
         """Return the interaction with the index that `find` gave, and count it as played; None for None."""
@@ -414,14 +433,14 @@ class Session:
             self._requests_by_agent[path] += 1
             return path, f"{path}#{self._requests_by_agent[path]}"
 
-    def _miss(self, method: str, uri: str, body: bytes) -> CassetteMissError:
+    def _miss(self, method: str, uri: str, body: bytes, headers: Headers) -> CassetteMissError:
         """Make the error about a request that is not in the cassette, and keep it for `assert_complete`.
 
         Its message names the recorded requests that differ least.
         """
         if self.interactions:
             lines = [f"{self.name} has no answer for {method} {uri}"]
-            lines += near_misses((method, uri, body), self._index.places, self.settings.match)
+            lines += near_misses((method, uri, body), self._index.places, self.settings.match, headers)
         else:
             lines = [f"{self.name} has no answers, so none for {method} {uri}"]
         miss = _miss_class()("\n".join([*lines, self._advice] if self._advice else lines))

@@ -18,6 +18,7 @@ from vcr.request import Request
 from vcr.serialize import deserialize, serialize
 from vcr.serializers import yamlserializer
 
+from miniagents_testing.cassette._bodies import content_headers
 from miniagents_testing.cassette._document import entry_of, interaction_of, parse, with_checksum
 from miniagents_testing.cassette._file import read, status_of, write
 from miniagents_testing.cassette._interaction import redacted_headers
@@ -110,7 +111,8 @@ def configured(path: str | os.PathLike[str], mode: str, matching: Matching) -> A
         return key(first) == key(second)
 
     def key(request: Any) -> RequestKey:
-        return matching.key(request.method, request.uri, request.body_bytes or b"")
+        headers = content_headers(request.headers.items())
+        return matching.key(request.method, request.uri, request.body_bytes or b"", headers)
 
     vcr = VCR(serializer="miniagents", match_on=("miniagents",), skip_patchers=PATCHER_NAMES)
     vcr.register_serializer("miniagents", _Serializer())

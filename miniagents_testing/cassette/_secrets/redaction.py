@@ -14,17 +14,19 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import accumulate, chain, takewhile
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, unquote, unquote_plus, urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit, urlunsplit
 
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing._streams import Chunk
+from miniagents_testing.cassette._bodies import Headers, plain_body, texts_of
 from miniagents_testing.cassette._interaction import kept_headers
+from miniagents_testing.cassette._paths import Path
 from miniagents_testing.cassette._secrets.leaks import SEARCH_FOR_KEYS, leaks_of, plain, search_for, suspicions
 from miniagents_testing.cassette._secrets.names import is_secret_name, keys_in, known_secrets
-from miniagents_testing.cassette._secrets.texts import SHORTEST, Piece, groups, joined, pieces_of
+from miniagents_testing.cassette._secrets.texts import SHORTEST, Piece, groups, is_stream, joined, pieces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette._interaction import Interaction
@@ -42,26 +44,22 @@ class Edit(NamedTuple):
 
 
 class JSONPath:
-    """Rule for the texts at a path of a JSON body or event, and below the path.
+    """Rule for the texts at a path of a body, an event or a query, and below the path.
 
     Args:
-        path: names with dots between them, `[3]` for one element and `[*]` for all: `messages[*].content.email`. JSON
-            inside a string (the arguments of a tool call) has no path. An element with a field `index` has that
-            number.
+        path: as for `Matching.ignore`: `messages[*].content.email`, `**.email` at any depth, `?email` of the query. In
+            events, an element with a field `index` has that number.
+
+    Raises:
+        ValueError: the path cannot be read.
     """
 
     def __init__(self, path: str) -> None:
-        if not re.fullmatch(r"(?:[^.\[\]]+|\[(?:\d+|\*)\])(?:\.[^.\[\]]+|\[(?:\d+|\*)\])*", path):
-            raise ValueError(f"not a JSON path of names, [n] and [*]: {path!r}")
         self.path = path
-        self._pattern = re.compile(re.escape(path).replace(r"\[\*\]", r"\[\d+\]") + r"(?:[.\[].*)?", re.DOTALL)
+        self.places = Path(path)
 
     def __repr__(self) -> str:
         return f"JSONPath({self.path!r})"
-
-    def covers(self, path: str) -> bool:
-        """Return True if the rule replaces the text at `path`."""
-        return self._pattern.fullmatch(path) is not None
 
 
 Rule = str | re.Pattern[str] | tuple[re.Pattern[str], str] | JSONPath | Callable[[str], str]
@@ -168,10 +166,11 @@ def _count_common(one: Iterable[str], other: Iterable[str]) -> int:
 
 _UNIT = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]')
 """Escape of one character in a JSON string."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def _body_edits(
-    data: bytes, *, keys: Sequence[_TextRule], rules: Sequence[_TextRule], paths: Sequence[JSONPath]
+    data: bytes, *, keys: Sequence[_TextRule], rules: Sequence[_TextRule], paths: Sequence[Path]
 ) -> list[Edit]:
     """Return the edits of a body, as ranges of bytes.
 
@@ -195,10 +194,63 @@ def _body_edits(
     for group in through:
         edits += _group_edits(data, group, keys)
     if paths:
-        for piece in pieces:
-            if piece.form == "json" and piece.end > piece.start and any(path.covers(piece.path) for path in paths):
-                edits.append(_edit(piece, piece.start, piece.end, REDACTED))
+        edits += _path_edits(data, apart, (), paths)
     return merged(edits)
+
+
+def _path_edits(
+    data: bytes, texts: Iterable[Sequence[Piece]], outer: tuple[str, ...], paths: Sequence[Path]
+) -> list[Edit]:
+    """Return the edits that replace the texts at some paths, also inside texts that are JSON themselves.
+
+    Args:
+        data: the body, or the JSON inside a text of a body.
+        texts: of the data, each as the pieces in which it came.
+        outer: place of the data in the whole body.
+        paths: of texts that are replaced as a whole.
+    """
+    by_index = is_stream(data)
+    edits: list[Edit] = []
+    for pieces in texts:
+        if pieces[0].form != "json":
+            continue
+        place = (*outer, *pieces[0].steps(by_index=by_index))
+        if any(path.covers(place) for path in paths):
+            edits += [_edit(piece, piece.start, piece.end, REDACTED) for piece in pieces if piece.end > piece.start]
+        elif any(path.leads_below(place) for path in paths):
+            edits += _group_edits(data, pieces, [partial(_edits_inside, place=place, paths=paths)])
+    return edits
+
+
+def _edits_inside(text: str, place: tuple[str, ...], paths: Sequence[Path]) -> Iterator[Edit]:
+    """Yield the edits of a text that is JSON itself, such as the arguments of a tool call; none for other texts."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return
+    data = _SURROGATES.sub("?", text).encode()
+    position = character = 0
+    for edit in merged(_path_edits(data, groups(pieces_of(data))[0], place, paths)):
+        start = character + len(data[position : edit.start].decode())
+        character = start + len(data[edit.start : edit.end].decode())
+        position = edit.end
+        yield Edit(start, character, edit.text)
+
+
+def _form_edits(data: bytes, headers: Headers, paths: Sequence[Path]) -> Iterator[Edit]:
+    """Yield the edits that replace the texts at some paths in a form or multipart, also inside those that are JSON."""
+    for text in texts_of(data, headers):
+        if text.start == text.end:
+            continue
+        if any(path.covers(text.place) for path in paths):
+            after = REDACTED
+        elif any(path.leads_below(text.place) for path in paths):
+            found = data[text.start : text.end].decode("utf-8", "surrogateescape")
+            before = unquote_plus(found, errors="surrogateescape") if text.is_encoded else found
+            after = replaced(before, [partial(_edits_inside, place=text.place, paths=paths)])
+            if after == before:
+                continue
+        else:
+            continue
+        yield Edit(text.start, text.end, quote_plus(after, errors="surrogateescape") if text.is_encoded else after)
 
 
 def edited(data: bytes, edits: Iterable[Edit]) -> bytes:
@@ -236,20 +288,24 @@ def _edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk
     return result
 
 
-def _redacted_uri(uri: str, rules: Sequence[_TextRule]) -> str:
-    """Return the URI without user and password, with the rules applied to each segment, parameter and fragment."""
+def _redacted_uri(uri: str, rules: Sequence[_TextRule], paths: Sequence[Path]) -> str:
+    """Return the URI without user and password, with the rules applied to each segment, parameter and fragment.
+
+    Parameters at one of the paths are replaced as a whole.
+    """
     parts = urlsplit(uri)
     path = "/".join(_respelled(segment, unquote, rules) for segment in parts.path.split("/"))
-    query = "&".join(_scrubbed_parameter(parameter, rules) for parameter in parts.query.split("&"))
+    query = "&".join(_scrubbed_parameter(parameter, rules, paths) for parameter in parts.query.split("&"))
     fragment = _respelled(parts.fragment, unquote, rules)
     scrubbed = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=path, query=query, fragment=fragment)
     return uri if scrubbed == parts else urlunsplit(scrubbed)
 
 
-def _scrubbed_parameter(parameter: str, rules: Sequence[_TextRule]) -> str:
-    """Return a query parameter after the rules; the value of a secret name is replaced as a whole."""
+def _scrubbed_parameter(parameter: str, rules: Sequence[_TextRule], paths: Sequence[Path]) -> str:
+    """Return a query parameter after the rules; a value of a secret name, or at a path, is replaced as a whole."""
     name, equals, value = parameter.partition("=")
-    if value and is_secret_name(unquote_plus(name)):
+    decoded = unquote_plus(name)
+    if value and (is_secret_name(decoded) or any(path.covers_parameter(decoded) for path in paths)):
         return name + equals + quote(REDACTED)
     return _respelled(name, unquote_plus, rules) + equals + _respelled(value, unquote_plus, rules)
 
@@ -339,6 +395,9 @@ def _in_bytes(text: str, marks: Sequence[tuple[int, int]], edits: Iterable[Edit]
         yield Edit(where[0], where[1], replacement)
 
 
+_NO_HEADERS: Headers = {}
+
+
 class Redaction:
     """Redaction of a recording: which texts are replaced, and by what.
 
@@ -356,7 +415,7 @@ class Redaction:
 
     def __init__(self, known_values: Iterable[str] | None = None, rules: Iterable[Rule] = ()) -> None:
         rules = list(rules)
-        self._paths = [rule for rule in rules if isinstance(rule, JSONPath)]
+        self._paths = [rule.places for rule in rules if isinstance(rule, JSONPath)]
         self._rules = [_text_rule(rule) for rule in rules if not isinstance(rule, JSONPath)]
         self._known = known_secrets(os.environ) if known_values is None else set(known_values)
         shortest = min(self._known, key=len, default=None)
@@ -377,7 +436,9 @@ class Redaction:
         self._searches = [search_for(value) for value in in_order]
         self._keys = _key_rules(in_order)
         # cached, because each request has one of a few URIs
-        self._scrubbed_uri = lru_cache(256)(partial(_redacted_uri, rules=[*self._keys, *self._rules]))
+        self._scrubbed_uri = lru_cache(256)(
+            partial(_redacted_uri, rules=[*self._keys, *self._rules], paths=self._paths)
+        )
 
     def scrub(self, interaction: Interaction, *, keep: KeepHeaders = kept_headers) -> Interaction:
         """Return the interaction with "[redacted]" for known values and keys, with the user's rules applied.
@@ -390,11 +451,12 @@ class Redaction:
             keep: chooses the headers in place of that rule.
         """
         response = interaction.response
+        body, headers = self.scrub_request(interaction.request_body, interaction.request_headers)
         return replace(
             interaction,
             uri=self.scrub_uri(interaction.uri),
-            request_body=self.scrub_body(interaction.request_body),
-            request_headers=self._headers(interaction.request_headers, keep),
+            request_body=body,
+            request_headers=self._headers(headers, keep),
             response=replace(
                 self._response(response, keep),
                 reason=self._text(response.reason),
@@ -403,8 +465,21 @@ class Redaction:
         )
 
     def scrub_body(self, body: bytes) -> bytes:
-        """Return a body as it would be recorded; live requests are looked up by it."""
+        """Return a body without headers as it would be recorded."""
         return edited(body, self._edits(body))
+
+    def scrub_request(self, body: bytes, headers: Headers) -> tuple[bytes, Headers]:
+        """Return the body and headers of a request as they would be recorded; live requests are looked up by them.
+
+        A compressed body that changes is stored without compression, and the header is dropped.
+        """
+        plain = plain_body(body, headers)
+        edits = self._edits(plain, headers)
+        if not edits:
+            return body, headers
+        if plain is not body:
+            headers = {name: values for name, values in headers.items() if name.lower() != "content-encoding"}
+        return edited(plain, edits), headers
 
     def scrub_uri(self, uri: str) -> str:
         """Return a URI as it would be recorded; live requests are looked up by it."""
@@ -421,15 +496,16 @@ class Redaction:
             return leaks_of(interaction, self._searches)
         return [*leaks_of(interaction, [*self._searches, SEARCH_FOR_KEYS]), *suspicions(interaction)]
 
-    def _edits(self, body: bytes) -> list[Edit]:
+    def _edits(self, body: bytes, headers: Headers = _NO_HEADERS) -> list[Edit]:
         """Return the edits of a body by the keys, the known values and the user's rules."""
-        return _body_edits(body, keys=self._keys, rules=self._rules, paths=self._paths)
+        edits = _body_edits(body, keys=self._keys, rules=self._rules, paths=self._paths)
+        return merged([*edits, *_form_edits(body, headers, self._paths)]) if self._paths else edits
 
     def _text(self, text: str) -> str:
         """Return a text with keys and known values replaced."""
         return replaced(text, self._keys)
 
-    def _headers(self, headers: Mapping[str, list[str]], keep: KeepHeaders) -> dict[str, list[str]]:
+    def _headers(self, headers: Headers, keep: KeepHeaders) -> dict[str, list[str]]:
         """Return the headers that `keep` chooses, with keys and known values replaced."""
         return keep([(name, self._text(value)) for name, values in headers.items() for value in values])
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -144,7 +145,7 @@ _POSITION = re.compile(r"\[\d++\]")
 class _Frame:
     """JSON object or array around a text in a body; without a parent, the whole event or document."""
 
-    __slots__ = ("_path", "below", "count", "depth", "index", "is_list", "label", "name", "parent", "start")
+    __slots__ = ("_path", "_place", "below", "count", "depth", "index", "is_list", "label", "name", "parent", "start")
 
     def __init__(self, parent: _Frame | None, name: str, is_list: bool, start: int) -> None:
         self.parent = parent
@@ -162,6 +163,22 @@ class _Frame:
         self.label = ""
         """The `type` of an event."""
         self._path: str | None = None
+        self._place: tuple[str, ...] | None = None
+
+    def place(self, *, by_index: bool) -> tuple[str, ...]:
+        """Return the names and numbers from the event or document down to this object or array, as a `Path` has them.
+
+        Args:
+            by_index: True to number elements by their field `index`, as in events; False by position.
+        """
+        if self._place is None:
+            if self.parent is None:
+                self._place = ()
+            else:
+                index = self.index.partition("]")[0].lstrip("[") if by_index and self.parent.is_list else ""
+                name = index or self.name
+                self._place = (*self.parent.place(by_index=by_index), *_step(name, self.parent))
+        return self._place
 
     @property
     def path(self) -> str:
@@ -208,6 +225,10 @@ class Piece(NamedTuple):
     def _path(self) -> str:
         """Path in which `[=n]` marks an index that the element itself names."""
         return _path(self.frame.path, self.name)
+
+    def steps(self, *, by_index: bool) -> tuple[str, ...]:
+        """Return the place of the text as names and numbers, see `_Frame.place`."""
+        return (*self.frame.place(by_index=by_index), *_step(self.name, self.frame))
 
     def keys(self) -> tuple[str, str]:
         """Return two keys that all pieces of a text share; only the first one tells elements of an array apart."""
@@ -320,6 +341,16 @@ def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Pi
         elif name.endswith("index") and token[_SCALAR].isdigit():
             frame.index += f"[{token[_SCALAR].decode()}]"
     return frame
+
+
+def _step(name: str, frame: _Frame) -> tuple[str, ...]:
+    """Return the name of a place in an object or array as a path has it: a number without its brackets, no escapes."""
+    if frame.is_list:
+        return (name.strip("[]"),) if name else ()
+    if "\\" in name:
+        with suppress(ValueError):
+            name = json.loads(f'"{name}"')
+    return (name,) if name or frame.parent is not None else ()
 
 
 def _path(parent: str, name: str) -> str:

@@ -213,7 +213,8 @@ def test_changed_span_is_at_most_the_changed_part(start: bytes, before: bytes, a
     [
         (b'{ "n": 1, "model": "\\u006d", "user": "Bob" }', True),
         (b'{"model":"m","n":1,"stream_options":{"include_usage":true},"metadata":{"a":1}}', True),
-        (b'{"model":"m","n":1.0}', False),
+        (b'{"model":"m","n":1.0}', True),
+        (b'{"model":"m","n":1.5}', False),
         (b'{"model":"m","n":true}', False),
         (b'{"model":"m","n":1,"seed":1}', False),
         (b'{"model":"m"}', False),
@@ -265,13 +266,6 @@ def test_K20_matching_ignores_paths(path: str, left: Any) -> None:
     """A path in `ignore`, of names, indices and stars, removes its fields from the compared body."""
     body = {"a": [{"b": 1, "c": 2}, {"b": 3}], "d": {"b": 4}, "b": 5}
     assert json.loads(Matching(ignore=[path]).canonical_body(json.dumps(body).encode())) == left
-
-
-@pytest.mark.parametrize("path", ["", "messages[", "messages[x]", "a..b", "[]"])
-def test_matching_refuses_a_path_that_cannot_be_read(path: str) -> None:
-    """`Matching` raises a `ValueError` for a path in `ignore` that is misspelled."""
-    with pytest.raises(ValueError, match="no path into a JSON body"):
-        Matching(ignore=[path])
 
 
 async def test_K20_matching_is_a_setting_of_the_cassette(kit: Kit) -> None:
