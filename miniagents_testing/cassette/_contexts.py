@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import httpx2
 
-from miniagents_testing.cassette import _httpx, _other_clients
+from miniagents_testing.cassette import _http_client, _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate
 from miniagents_testing.cassette._file import load
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
-_CLIENTS: tuple[Patches, ...] = (_httpx, _other_clients)
+_CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _other_clients)
 """The modules that patch a client each, and the one of those that are not recorded."""
 
 _HTTPX2 = _httpx.Family.of("httpx2")

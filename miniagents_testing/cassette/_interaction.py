@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 KEPT_HEADERS = frozenset(
     {
         "content-encoding",
+        "content-length",
         "content-type",
+        "location",
         "request-id",
         "retry-after",
         "retry-after-ms",

@@ -138,6 +138,11 @@ def watch(attempt: Attempt) -> bool:
     return _judge(call) and any(session.settings.allowed.match(*addresses) for session in sessions_here())
 
 
+def judge_connection(address: Address) -> None:
+    """Judge a connection that is about to be made to an address; see `_judge`."""
+    _judge(_Call((address,)))
+
+
 def _no_such_name(text: str) -> Exception:
     return socket.gaierror(socket.EAI_NONAME, text)
 
@@ -180,35 +185,6 @@ class Client(NamedTuple):
 
 
 _UNKNOWN = Address("an unknown address")
-
-
-def _http_client_address(connection: Any, method: str, url: str, *_: Any, **__: Any) -> Address:
-    """Return the address of a request by `http.client`: that of a full URL through a proxy, else of the connection."""
-    if "://" in url:
-        return Address.of_url(url)  # through a proxy
-    host, port = connection._tunnel_host or connection.host, connection._tunnel_port or connection.port
-    scheme = "https" if connection.default_port == 443 else "http"
-    return Address(canonical_host(host), port, scheme, url)
-
-
-def _pool_address(pool: Any, method: str, url: str, *_: Any, **__: Any) -> Address:
-    """Return the address of a request by a urllib3 pool: that of a full URL, else of the pool."""
-    if "://" in url:
-        return Address.of_url(url)
-    port = pool.port or {"http": 80, "https": 443}.get(pool.scheme)
-    return Address(canonical_host(pool.host), port, pool.scheme, url)
-
-
-def _pool_is_down(pool: Any) -> Callable[[str], Exception]:
-    """Return a function that makes urllib3's error for a refused connection, with a text."""
-    exceptions = sys.modules["urllib3.exceptions"]
-
-    def down(text: str) -> Exception:
-        reason = exceptions.NewConnectionError(pool, text)
-        error: Exception = exceptions.MaxRetryError(pool, "", reason)
-        return error
-
-    return down
 
 
 def _aiohttp_address(session: Any, method: str, url: Any, *_: Any, **__: Any) -> Address:
@@ -274,16 +250,6 @@ def _datagram_address(_: Any, __: Any, ___: Any = None, remote_addr: Any = None,
 
 
 CLIENTS = (
-    Client("http.client", "HTTPConnection", ("putrequest",), _http_client_address, "", is_served_by_vcrpy=True),
-    Client(
-        "urllib3.connectionpool",
-        "HTTPConnectionPool",
-        ("urlopen",),
-        _pool_address,
-        "urllib3",
-        is_served_by_vcrpy=True,
-        down=_pool_is_down,
-    ),
     Client(
         "aiohttp.client",
         "ClientSession",

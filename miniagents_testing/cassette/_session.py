@@ -481,11 +481,11 @@ class Session:
             lines = "".join(f"\n  {each}" for each in self._unrecorded)
             return (
                 f"{self.name}: {empty}Clients that are not recorded made connections while recording:{lines}\n"
-                "Requests of httpx2 and httpx are recorded. allow_hosts and ignore_hosts have hosts that do not matter"
+                "allow_hosts and ignore_hosts have hosts that do not matter"
             )
         if self.recorded or any(place.plays for place in self._index.places):
             return ""
-        return f"{self.name}: Nothing was recorded: no request of httpx2 or httpx was sent"
+        return f"{self.name}: Nothing was recorded: no client that can be recorded sent a request"
 
     def played_elsewhere(self, index: int) -> None:
         """Count an interaction as played that something else has played, such as vcrpy for another HTTP library."""
