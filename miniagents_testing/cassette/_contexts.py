@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import httpx2
 
-from miniagents_testing.cassette import _http_client, _httpx, _other_clients
+from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate
 from miniagents_testing.cassette._file import load
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
-_CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _other_clients)
+_CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _aiohttp, _other_clients)
 """The modules that patch a client each, and the one of those that are not recorded."""
 
 _HTTPX2 = _httpx.Family.of("httpx2")
@@ -113,7 +113,7 @@ def use_cassette(
     also_patch: Iterable[type] = (),
     **settings: Unpack[Options],
 ) -> CassetteContext:
-    """Answer requests of httpx2 and httpx clients from a cassette, or record them into it, while the context is open.
+    """Answer requests of httpx2, httpx and aiohttp from a cassette, or record them into it, while the context is open.
 
     ```python
     with use_cassette("cassettes/greeting.yaml") as session:
@@ -174,8 +174,8 @@ def use_cassette(
 def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: Unpack[Options]) -> CassetteContext:
     """Stream with a cassette that vcrpy has opened, such as that of pytest-recording's `vcr` fixture.
 
-    While the context is open, clients of httpx2 and httpx stream from the cassette and into it; vcrpy still serves
-    other libraries. The record mode, hooks and filters of the cassette apply; its matchers do not.
+    While the context is open, clients of httpx2, httpx and aiohttp stream from the cassette and into it; vcrpy still
+    serves other libraries. The record mode, hooks and filters of the cassette apply; its matchers do not.
 
     Args:
         cassette: of vcrpy, open.

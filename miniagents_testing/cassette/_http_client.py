@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents_testing._hosts import Address
 from miniagents_testing._waiting import running_packages
+from miniagents_testing.cassette._current import current_session, passing
 from miniagents_testing.cassette._http1 import RequestBytes, ResponseTee, error_name, os_error, played_bytes
 from miniagents_testing.cassette._other_clients import judge_connection
 from miniagents_testing.cassette._patches import replace_late
 from miniagents_testing.cassette._playback import Playback
-from miniagents_testing.cassette._session import current_session, passing
 from miniagents_testing.errors import CassetteError, causes
 
 if TYPE_CHECKING:

@@ -98,7 +98,7 @@ def _packages(call: _Call) -> list[str]:
     packages = running_packages()
     if not call.client or call.client in packages:
         return packages
-    if packages[-1].partition(".")[0] in sys.stdlib_module_names:
+    if packages[-1].partition(".")[0] in sys.stdlib_module_names or call.client.startswith(f"{packages[-1]}."):
         packages.pop()
     return [*packages, call.client]
 
@@ -187,8 +187,8 @@ class Client(NamedTuple):
 _UNKNOWN = Address("an unknown address")
 
 
-def _aiohttp_address(session: Any, method: str, url: Any, *_: Any, **__: Any) -> Address:
-    """Return the address of a request by aiohttp, whose base URL is added to a relative URL."""
+def _aiohttp_address(session: Any, url: Any, *_: Any, **__: Any) -> Address:
+    """Return the address of a request or WebSocket of aiohttp, whose base URL is added to a relative URL."""
     try:
         return Address.of_url(str(session._build_url(url)))
     except Exception:  # a URL that aiohttp refuses itself
@@ -253,10 +253,9 @@ CLIENTS = (
     Client(
         "aiohttp.client",
         "ClientSession",
-        ("_request",),
+        ("_ws_connect",),
         _aiohttp_address,
-        "aiohttp",
-        is_served_by_vcrpy=True,
+        "aiohttp.ws_connect",
         down=_aiohttp_is_down,
     ),
     *(
@@ -288,6 +287,18 @@ CLIENTS = (
     Client("uvloop", "Loop", ("create_connection",), _uvloop_address, "", is_socket=True),
     Client("uvloop", "Loop", ("create_datagram_endpoint",), _datagram_address, "", is_socket=True),
 )
+
+
+OLD_AIOHTTP = Client(
+    "aiohttp.client",
+    "ClientSession",
+    ("_request",),
+    lambda session, method, url, **_: _aiohttp_address(session, url),
+    "aiohttp",
+    is_served_by_vcrpy=True,
+    down=_aiohttp_is_down,
+)
+"""aiohttp before 3.12, of which `_aiohttp` records nothing."""
 
 
 def goes_past(client: Client, args: Any, kwargs: Any) -> bool:
@@ -326,7 +337,7 @@ def targets(module: Any) -> Iterator[Target]:
         if client.module == module.__name__ and (owner := getattr(module, client.owner, None)) is not None:
             owner = getattr(owner, "_baseclass", owner)  # vcrpy has put its own class in the place
             yield from (
-                (owner, method, partial(_guarded, client)) for method in client.methods if hasattr(owner, method)
+                (owner, method, partial(guarded, client)) for method in client.methods if hasattr(owner, method)
             )
     for owner_name, attribute, replacement in _MORE.get(module.__name__, ()):
         owner = getattr(module, owner_name, None) if owner_name else module
@@ -334,7 +345,7 @@ def targets(module: Any) -> Iterator[Target]:
             yield owner, attribute, replacement
 
 
-def _guarded(client: Client, before: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(client: Client, before: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that judges each call of the client before it is made."""
     real = without_vcrpy(before)
 
@@ -389,7 +400,7 @@ def _curl_class(before: Any) -> Any:
 
         def __getattribute__(self, name: str) -> Any:  # the class of pytest-recording has this method only
             value = super().__getattribute__(name)
-            return partial(_guarded(client, lambda curl: value()), self) if name == "perform" else value
+            return partial(guarded(client, lambda curl: value()), self) if name == "perform" else value
 
     return Curl
 
@@ -399,7 +410,7 @@ def _curl_multi_class(before: Any) -> Any:
     client = Client("pycurl", "CurlMulti", (), added_curl_address, "pycurl")
 
     class CurlMulti(before):  # type: ignore[misc]
-        add_handle = _guarded(client, before.add_handle)
+        add_handle = guarded(client, before.add_handle)
 
     return CurlMulti
 

@@ -119,6 +119,12 @@ def get_by_httpcore(url: str) -> None:
         pool.request("GET", url)
 
 
+async def aget_by_httpcore(url: str) -> None:
+    """Send a request with the library below httpx2, in a task."""
+    async with httpcore2.AsyncConnectionPool() as pool:
+        await pool.request("GET", url)
+
+
 def get_in_a_thread(url: str) -> None:
     """Send a request in a thread without a context of its own."""
     errors: list[BaseException] = []
@@ -137,7 +143,6 @@ def get_in_a_thread(url: str) -> None:
 
 
 CLIENTS: list[tuple[Callable[[str], None], str]] = [
-    (get_by_aiohttp, "aiohttp"),
     (get_by_httpcore, "httpcore2"),
     (get_in_a_thread, "httpcore2"),
 ]
@@ -172,10 +177,9 @@ def test_K22_a_client_that_is_not_recorded_is_refused_by_name(
         (lambda: smtplib.SMTP("mail.example.com"), "smtplib was about to look up mail.example.com"),
         (lambda: asyncio.run(asyncio.open_connection("x.example.com", 443)), "asyncio was about to look up x.example"),
         (lambda: asyncio.run(asyncio.open_connection(OUTSIDE, 443)), f"asyncio was about to connect to {OUTSIDE}:443"),
-        (lambda: get_by_aiohttp("https://x.example.com"), "aiohttp was about to connect to x.example.com:443"),
         (lambda: get_by_httpcore("https://x.example.com"), "httpcore2 was about to connect to x.example.com:443"),
     ],
-    ids=["socket", "name", "smtplib", "asyncio name", "asyncio", "aiohttp", "httpcore"],
+    ids=["socket", "name", "smtplib", "asyncio name", "asyncio", "httpcore"],
 )
 def test_K22_no_client_reaches_the_network_while_a_cassette_plays(
     path: Path, send: Callable[[], Any], said: str
@@ -254,20 +258,18 @@ async def test_parallel_sessions_judge_their_own_tasks(server: Server, path: Pat
     async def get(mode: Any, path: Path) -> Any:
         async with use_cassette(path, record_mode=mode, unplayed="ignore") as session:
             await both_open.wait()
-            async with aiohttp.ClientSession() as client:
-                if mode == "none":
-                    with pytest.raises(LiveRequestError) as refused:
-                        await client.get(server.url)
-                    session.mark_seen(refused.value)
-                else:
-                    async with client.get(server.url.replace("127.0.0.1", "localhost")) as response:
-                        await response.read()
+            if mode == "none":
+                with pytest.raises(LiveRequestError) as refused:
+                    await aget_by_httpcore(server.url)
+                session.mark_seen(refused.value)
+            else:
+                await aget_by_httpcore(server.url.replace("127.0.0.1", "localhost"))
             await both_open.wait()
             return session
 
-    with pytest.warns(UnrecordedWarning, match=r"aiohttp to localhost"):
+    with pytest.warns(UnrecordedWarning, match=r"httpcore2 to localhost"):
         _, recorder = await asyncio.gather(get("none", path), get("once", tmp_path / "new.yaml"))
-    assert recorder.unrecorded == (f"aiohttp to localhost:{server.port}",)
+    assert recorder.unrecorded == (f"httpcore2 to localhost:{server.port}",)
     assert len(server.seen) == 1
 
 

@@ -1,0 +1,151 @@
+"""Patch of aiohttp 3.12 and later: its sessions are answered by the cassette, below redirects and cookies.
+
+A client middleware, the innermost of each request, asks the open cassette before aiohttp connects. A recorded answer is
+played on a connection in memory, and while recording, a connection is overheard, see `_aiohttp_wire`. So redirects,
+cookies, decompression and time-outs stay aiohttp's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+from miniagents_testing._hosts import Address
+from miniagents_testing.cassette import _other_clients as other_clients
+from miniagents_testing.cassette._current import current_session, is_passing, passing
+from miniagents_testing.cassette._patches import replace_late, without_vcrpy
+from miniagents_testing.cassette._playback import Playback
+from miniagents_testing.cassette._session import LiveRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from aiohttp import BaseConnector, ClientRequest, ClientResponse, ClientSession
+
+    from miniagents_testing.cassette._aiohttp_wire import Played, Recorded
+    from miniagents_testing.cassette._patches import Target
+    from miniagents_testing.cassette._session import Session
+
+    Handler = Callable[[ClientRequest], Awaitable[ClientResponse]]
+
+
+MODULES = ("aiohttp.client", "aiohttp.connector")
+
+
+def targets(module: Any) -> Iterator[Target]:
+    """Yield the method of sessions that sends a request, and the one of connectors that opens a connection.
+
+    Sessions of versions without client middlewares are refused by name.
+    """
+    if module.__name__ == "aiohttp.connector":
+        yield module.BaseConnector, "connect", _linked
+    elif hasattr(module, "build_client_middlewares"):
+        yield module.ClientSession, "_request", _answered
+    else:
+        yield module.ClientSession, "_request", partial(other_clients.guarded, other_clients.OLD_AIOHTTP)
+
+
+_link: ContextVar[Played | Recorded | None] = ContextVar("miniagents_testing_aiohttp_link", default=None)
+"""Link that makes the connection of the request that is sent in this context."""
+
+
+def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that replaces `ClientSession._request` while cassettes are open."""
+    real = without_vcrpy(before)
+
+    @wraps(real)
+    async def _request(client: ClientSession, method: str, url: Any, **options: Any) -> Any:
+        """Send a request with a middleware that answers from the current session, or as it is without a session."""
+        session = current_session()
+        if session is None:
+            return await (real if is_passing() else before)(client, method, url, **options)
+        if client.connector is not None:
+            _replace_connect(type(client.connector))
+        middlewares = options.get("middlewares")
+        if middlewares is None:
+            middlewares = client._middlewares  # no public name reads it
+        options["middlewares"] = (*middlewares, partial(_answer, session))
+        return await real(client, method, url, **options)
+
+    return _request
+
+
+def _replace_connect(connector: type) -> None:
+    """Replace the `connect` that a class of connectors or its bases have made for themselves."""
+    replace_late(
+        (each, "connect", _linked)
+        for each in connector.__mro__
+        if "connect" in vars(each) and getattr(vars(each)["connect"], "__globals__", None) is not globals()
+    )
+
+
+def _linked(before: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that replaces `BaseConnector.connect` while cassettes are open."""
+
+    @wraps(before)
+    async def connect(connector: BaseConnector, request: ClientRequest, *args: Any, **options: Any) -> Any:
+        """Return the connection for the answer to a request; without an answer, call the replaced method."""
+        link = _link.get()
+        if link is None:
+            return await before(connector, request, *args, **options)
+        with _linking(None):  # a method of a subclass may call the one of its base
+            return await link.connect(connector, request, partial(before, connector, request, *args, **options))
+
+    return connect
+
+
+@contextmanager
+def _linking(link: Played | Recorded | None) -> Iterator[None]:
+    token = _link.set(link)
+    try:
+        yield
+    finally:
+        _link.reset(token)
+
+
+async def _answer(session: Session, request: ClientRequest, send: Handler) -> ClientResponse:
+    """Return the response of the cassette, or the response of `send`, which is recorded as it arrives."""
+    from miniagents_testing.cassette import _aiohttp_wire as wire
+
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    live = LiveRequest(request.method, str(request.url), await _body(request), _headers(request))
+    answer = session.answer(live, wire.RequestLibrary(request), clock, started)
+    if isinstance(answer, Playback):
+        return await _through(wire.Played(answer), request, send)
+    with passing():
+        if answer is None:
+            return await send(request)
+        # a compressed body could be neither searched for secrets nor read in the file
+        request.headers["accept-encoding"] = "identity"
+        unread = partial(session.connection_made, ["aiohttp"], Address.of_url(live.url))
+        return await _through(wire.Recorded(answer, request.method, unread), request, send)
+
+
+async def _through(link: Played | Recorded, request: ClientRequest, send: Handler) -> ClientResponse:
+    """Send a request over the connection of a link, and tell the link of its response."""
+    try:
+        with _linking(link):
+            response = await send(request)
+    except BaseException as error:
+        link.failed(error)
+        raise
+    link.started(response)
+    return response
+
+
+async def _body(request: ClientRequest) -> bytes:
+    """Read the body of a request, which can be sent all the same."""
+    return await request.body.as_bytes() if request.body else b""
+
+
+def _headers(request: ClientRequest) -> list[tuple[str, str]]:
+    """Return the headers of a request; aiohttp compresses some bodies later, those are seen as they are before."""
+    return [
+        (str(name), value)
+        for name, value in request.headers.items()
+        if not (request.compress and name.lower() == "content-encoding")
+    ]

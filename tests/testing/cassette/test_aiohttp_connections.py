@@ -1,0 +1,304 @@
+"""Connections of aiohttp under a cassette: kept, secure, through proxies, of classes of the user's own, WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from wire_server import EVENTS, WireServer, by_path
+
+from miniagents_testing import use_cassette
+from miniagents_testing.cassette import Interaction, ResponseStream, load, save
+from miniagents_testing.errors import LiveRequestError, UnrecordedWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server() -> Iterator[WireServer]:
+    """Run a server until the test ends."""
+    with WireServer(by_path) as started:
+        yield started
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of the cassette of this test."""
+    return tmp_path / "trip.yaml"
+
+
+@pytest.fixture
+def other(path: Path) -> Path:
+    """Save a cassette with one interaction that no test asks for."""
+    save(path, [Interaction("GET", "https://x.test/other", b"", ResponseStream())])
+    return path
+
+
+def loop_of(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop of this library."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if name == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    return factory
+
+
+async def read(client: aiohttp.ClientSession, url: str) -> bytes:
+    """Read a whole stream."""
+    async with client.get(f"{url}/stream") as response:
+        return await response.read()
+
+
+async def test_connection_from_before_is_recorded_and_not_used_in_replay(server: WireServer, path: Path) -> None:
+    """A client that has a connection open records over it; in replay the connection rests, and is used again after."""
+    async with aiohttp.ClientSession() as client:
+        live = await read(client, server.url)
+        async with use_cassette(path, record_mode="once"):
+            assert await read(client, server.url) == live
+        async with use_cassette(path):
+            assert await read(client, server.url) == live
+        assert (len(server.requests), server.connections) == (2, 1)
+        assert await read(client, server.url) == live
+        assert (len(server.requests), server.connections) == (3, 1)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate for localhost, with its key in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not there")
+    folder = tmp_path_factory.mktemp("tls")
+    options = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2", "-nodes"]
+    made = ["-keyout", "key.pem", "-out", "certificate.pem"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", *options, *made]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (folder / "both.pem").write_text((folder / "certificate.pem").read_text() + (folder / "key.pem").read_text())
+    return folder / "both.pem"
+
+
+@pytest.fixture
+def secure_server(certificate: Path) -> Iterator[WireServer]:
+    """Run a server for HTTPS until the test ends."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with WireServer(by_path, tls=context) as started:
+        yield started
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("through", ["directly", "a proxy", "a proxy of the environment"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_https_and_proxies_are_recorded_and_played(
+    server: WireServer,
+    secure_server: WireServer,
+    certificate: Path,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    through: str,
+    scheme: str,
+    loop: str,
+) -> None:
+    """Chunks are the same; in replay neither the server nor the proxy is asked, and no certificate is needed."""
+    target = secure_server if scheme == "https" else server
+
+    async def get(tls: Any) -> Any:
+        options: dict[str, Any] = {"proxy": proxy.url} if through == "a proxy" else {}
+        async with aiohttp.ClientSession(trust_env=through != "directly") as client:
+            async with client.get(f"{target.url}/stream", ssl=tls, **options) as response:
+                return [chunk async for chunk in response.content.iter_any()]
+
+    async def again(mode: Any, tls: Any) -> Any:
+        # the proxy connects in this process: by an address that the client does not use
+        async with use_cassette(path, record_mode=mode, allow_hosts=["127.0.0.1"]):
+            return await get(tls)
+
+    with WireServer(by_path) as proxy, asyncio.Runner(loop_factory=loop_of(loop)) as runner:
+        if through == "a proxy of the environment":
+            monkeypatch.setenv(f"{scheme}_proxy", proxy.url)
+            monkeypatch.delenv("no_proxy", raising=False)
+        assert runner.run(again("once", ssl.create_default_context(cafile=str(certificate)))) == EVENTS
+        before = [server.connections, secure_server.connections, proxy.connections]
+        assert runner.run(again("none", True)) == EVENTS
+        assert [server.connections, secure_server.connections, proxy.connections] == before
+        assert (proxy.connections > 0) == (through != "directly")
+    assert load(path)[0].uri == f"{target.url}/stream"
+
+
+async def test_certificate_that_is_refused_is_played_as_such(secure_server: WireServer, path: Path) -> None:
+    """A connection that failed for its certificate fails in replay with aiohttp's own error for that."""
+    errors = []
+    for mode in ("once", "none"):
+        async with use_cassette(path, record_mode=mode), aiohttp.ClientSession() as client:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError) as caught:
+                await client.get(secure_server.url)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+async def test_session_that_may_play_connects_only_for_unknown_requests(server: WireServer, path: Path) -> None:
+    """In mode `new_episodes`, no connection is opened for a recorded request; another request is sent and added."""
+    async with use_cassette(path, record_mode="once"), aiohttp.ClientSession() as client:
+        await read(client, server.url)
+    before = server.connections
+    async with use_cassette(path, record_mode="new_episodes"), aiohttp.ClientSession() as client:
+        await read(client, server.url)
+        assert server.connections == before
+        await read(client, server.url)
+    assert (server.connections, len(server.requests), len(load(path))) == (before + 1, 2, 2)
+
+
+async def test_closing_the_client_closes_a_played_answer(server: WireServer, path: Path) -> None:
+    """A response that is still open when its client is closed can be read no more, as live."""
+
+    async def read_late() -> tuple[type[Exception], str]:
+        async with aiohttp.ClientSession() as client:
+            response = await client.get(f"{server.url}/stream")
+        await asyncio.sleep(0)
+        with pytest.raises((aiohttp.ClientError, RuntimeError)) as caught:
+            await response.read()
+        return caught.type, str(caught.value)
+
+    live = await read_late()
+    async with use_cassette(path, record_mode="once"):
+        assert await read_late() == live
+    async with use_cassette(path):
+        assert await read_late() == live
+
+
+async def test_played_connections_are_not_kept(server: WireServer, path: Path) -> None:
+    """After the cassette is closed, a client goes on with live connections only."""
+    async with aiohttp.ClientSession() as client:
+        async with use_cassette(path, record_mode="once"):
+            await read(client, server.url)
+        async with use_cassette(path):
+            await read(client, server.url)
+        async with client.get(f"{server.url}/404") as response:
+            assert response.status == 404
+    assert len(server.requests) == 2
+
+
+# --- classes of the user's own
+
+
+with pytest.deprecated_call():  # aiohttp would rather have no subclasses
+
+    class EarlySession(aiohttp.ClientSession):
+        """Client that was defined before a cassette is opened."""
+
+
+class EarlyConnector(aiohttp.TCPConnector):
+    """Connector with a method of its own."""
+
+    async def connect(self, *args: Any, **options: Any) -> Any:
+        return await super().connect(*args, **options)
+
+
+class OtherConnector(aiohttp.TCPConnector):
+    """Connector that does not call the method of its base."""
+
+    async def connect(self, request: Any, traces: Any, timeout: Any) -> Any:
+        handler = await self._create_connection(request, traces, timeout)
+        return aiohttp.connector.Connection(self, request.connection_key, handler, self._loop)
+
+
+@pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
+@pytest.mark.parametrize("connector", [EarlyConnector, OtherConnector, None])
+async def test_classes_of_a_users_own_are_recorded_and_played(
+    server: WireServer, path: Path, connector: type[aiohttp.TCPConnector] | None
+) -> None:
+    """Subclasses of the client and of the connector are caught, also those that are defined after the opening."""
+    for mode in ("once", "none"):
+        async with use_cassette(path, record_mode=mode):
+            if connector is None:
+
+                class LateSession(aiohttp.ClientSession):
+                    async def _request(self, *args: Any, **options: Any) -> Any:
+                        return await super()._request(*args, **options)
+
+                class LateConnector(aiohttp.TCPConnector):
+                    async def connect(self, *args: Any, **options: Any) -> Any:
+                        return await super().connect(*args, **options)
+
+                client: aiohttp.ClientSession = LateSession(connector=LateConnector())
+            else:
+                client = EarlySession(connector=connector())
+            async with client:
+                assert await read(client, server.url) == b"".join(EVENTS)
+    assert len(server.requests) == 1
+    [recorded] = load(path)
+    assert [chunk.data for chunk in recorded.response.chunks] == EVENTS
+    assert not hasattr(EarlyConnector.connect, "__wrapped__"), "a patch stayed"
+
+
+async def test_middlewares_of_the_user_go_around_the_cassette(server: WireServer, path: Path) -> None:
+    """What a middleware adds to a request is recorded, and one that answers itself needs no recording."""
+
+    async def sign(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        request.url = request.url.with_query(signed="1")
+        return await send(request)
+
+    for mode in ("once", "none"):
+        async with use_cassette(path, record_mode=mode):
+            async with aiohttp.ClientSession(middlewares=[sign]) as client:
+                await read(client, server.url)
+    assert [each.path for each in server.requests] == ["/stream?signed=1"]
+    assert load(path)[0].uri == f"{server.url}/stream?signed=1"
+
+
+# --- connections that are not recorded
+
+
+async def fail_to_connect(url: str) -> None:
+    """Ask a server for a WebSocket that it does not have."""
+    async with aiohttp.ClientSession() as client:
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await client.ws_connect(f"{url}/404")
+
+
+async def test_websocket_is_refused_by_name_and_warned_of(server: WireServer, other: Path, tmp_path: Path) -> None:
+    """While a cassette plays, `ws_connect` is refused by its name; while one records, a warning names it."""
+    with pytest.raises(
+        LiveRequestError, match=r"aiohttp\.ws_connect was about to .* is played; aiohttp\.ws_connect is"
+    ):
+        async with use_cassette(other, unplayed="ignore"), aiohttp.ClientSession() as client:
+            await client.ws_connect(server.url)
+    assert not server.requests
+    with pytest.warns(UnrecordedWarning, match=rf"aiohttp\.ws_connect to localhost:{server.port}"):
+        async with use_cassette(tmp_path / "new.yaml", record_mode="once"):
+            await fail_to_connect(server.url)
+    assert len(server.requests) == 1
+
+
+async def test_aiohttp_without_client_middlewares_is_refused_by_name(
+    server: WireServer, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of versions before 3.12 no request is recorded: playing refuses them, recording warns of them."""
+    monkeypatch.delattr(aiohttp.client, "build_client_middlewares")
+    with pytest.raises(LiveRequestError, match=r"aiohttp was about to connect to .*; aiohttp is not recorded"):
+        async with use_cassette(other, unplayed="ignore"), aiohttp.ClientSession() as client:
+            await client.get(server.url)
+    assert not server.requests
+
+
+async def test_allowed_and_ignored_hosts_go_past_the_cassette(server: WireServer, other: Path, tmp_path: Path) -> None:
+    """Allowed hosts are reached in every mode; ignored ones while recording only, else the network is down."""
+    host = f"localhost:{server.port}"
+    async with aiohttp.ClientSession() as client:
+        async with use_cassette(other, unplayed="ignore", allow_hosts=[host]):
+            await read(client, server.url)
+        async with use_cassette(other, unplayed="ignore", ignore_hosts=[host]) as session:
+            with pytest.raises(aiohttp.ClientConnectorError, match="in ignore_hosts"):
+                await read(client, server.url)
+        assert not session.misses
+        for option in ("allow_hosts", "ignore_hosts"):
+            with pytest.warns(UnrecordedWarning, match="Nothing was recorded"):
+                async with use_cassette(tmp_path / "new.yaml", record_mode="once", **{option: [host]}) as session:  # type: ignore[arg-type]
+                    await read(client, server.url)
+            assert session.unrecorded == ()
+    assert len(server.requests) == 3
