@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents_testing._hosts import Address
 from miniagents_testing.cassette import _other_clients as other_clients
+from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import current_session, is_passing, passing
 from miniagents_testing.cassette._patches import replace_late, without_vcrpy
 from miniagents_testing.cassette._playback import Playback
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from aiohttp import BaseConnector, ClientRequest, ClientResponse, ClientSession
+    from yarl import URL
 
     from miniagents_testing.cassette._aiohttp_wire import Played, Recorded
     from miniagents_testing.cassette._patches import Target
@@ -67,8 +69,8 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
         middlewares = options.get("middlewares")
         if middlewares is None:
             middlewares = client._middlewares  # no public name reads it
-        options["middlewares"] = (*middlewares, partial(_answer, session))
-        return await real(client, method, url, **options)
+        answering = _Answering(session, client, (method, url, options))
+        return await real(client, method, url, **{**options, "middlewares": (*middlewares, answering)})
 
     return _request
 
@@ -106,23 +108,66 @@ def _linking(link: Played | Recorded | None) -> Iterator[None]:
         _link.reset(token)
 
 
-async def _answer(session: Session, request: ClientRequest, send: Handler) -> ClientResponse:
-    """Return the response of the cassette, or the response of `send`, which is recorded as it arrives."""
-    from miniagents_testing.cassette import _aiohttp_wire as wire
+class _Answering:
+    """Client middleware of one call of a session, which gives the response of the cassette, or records the live one.
 
-    clock = asyncio.get_running_loop().time
-    started = clock()
-    live = LiveRequest(request.method, str(request.url), await _body(request), _headers(request))
-    answer = session.answer(live, wire.RequestLibrary(request), clock, started)
-    if isinstance(answer, Playback):
-        return await _through(wire.Played(answer), request, send)
-    with passing():
-        if answer is None:
-            return await send(request)
-        # a compressed body could be neither searched for secrets nor read in the file
-        request.headers["accept-encoding"] = "identity"
-        unread = partial(session.connection_made, ["aiohttp"], Address.of_url(live.url))
-        return await _through(wire.Recorded(answer, request.method, unread), request, send)
+    Args:
+        session: of the cassette.
+        client: session of aiohttp.
+        call: method, URL and options of the call.
+    """
+
+    def __init__(self, session: Session, client: ClientSession, call: tuple[str, Any, dict[str, Any]]) -> None:
+        self._session = session
+        self._client = client
+        self._call = call
+        self._first: tuple[str, URL] | None = None
+        """Method and URL of the request before redirects."""
+
+    async def __call__(self, request: ClientRequest, send: Handler) -> ClientResponse:
+        """Return the response of the cassette, or the response of `send`, which is recorded as it arrives."""
+        from miniagents_testing.cassette import _aiohttp_wire as wire
+
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        answer = self._session.answer(await self._live(request), wire.RequestLibrary(request), clock, started)
+        if isinstance(answer, Playback):
+            return await _through(wire.Played(answer), request, send)
+        with passing():
+            if answer is None:
+                return await send(request)
+            # a compressed body could be neither searched for secrets nor read in the file
+            request.headers["accept-encoding"] = "identity"
+            unread = partial(self._session.connection_made, ["aiohttp"], Address.of_url(str(request.url)))
+            return await _through(wire.Recorded(answer, request.method, unread), request, send)
+
+    async def _live(self, request: ClientRequest) -> LiveRequest:
+        """Make a `LiveRequest`. Bodies that aiohttp compresses while it sends them are taken as they are before."""
+        headers = [
+            (str(name), value)
+            for name, value in request.headers.items()
+            if not (request.compress and name.lower() == "content-encoding")
+        ]
+        as_vcrpy = await self._as_vcrpy(request, headers) if self._session.matches_as_vcrpy else None
+        return LiveRequest(request.method, str(request.url), await _body(request), headers, as_vcrpy)
+
+    async def _as_vcrpy(self, request: ClientRequest, headers: list[tuple[str, str]]) -> Any:
+        """Make the request that vcrpy's own patch would look up.
+
+        That patch sees the arguments of a call, and takes only redirects as they are sent, without their bodies.
+        """
+        self._first = self._first or (request.method, request.url)
+        if self._first != (request.method, request.url):
+            return vcrpy.request_of(request.method, str(request.url), None, headers)
+        method, url, options = self._call
+        if hasattr(options.get("data"), "__aiter__"):  # can be read once, which `request` has to do
+            options = {**options, "data": await _body(request)}
+        return await vcrpy.request_of_aiohttp(self._client, method, url, options)
+
+
+async def _body(request: ClientRequest) -> bytes:
+    """Read the body of a request, which can be sent all the same."""
+    return await request.body.as_bytes() if request.body else b""
 
 
 async def _through(link: Played | Recorded, request: ClientRequest, send: Handler) -> ClientResponse:
@@ -135,17 +180,3 @@ async def _through(link: Played | Recorded, request: ClientRequest, send: Handle
         raise
     link.started(response)
     return response
-
-
-async def _body(request: ClientRequest) -> bytes:
-    """Read the body of a request, which can be sent all the same."""
-    return await request.body.as_bytes() if request.body else b""
-
-
-def _headers(request: ClientRequest) -> list[tuple[str, str]]:
-    """Return the headers of a request; aiohttp compresses some bodies later, those are seen as they are before."""
-    return [
-        (str(name), value)
-        for name, value in request.headers.items()
-        if not (request.compress and name.lower() == "content-encoding")
-    ]

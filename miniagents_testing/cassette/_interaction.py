@@ -71,7 +71,7 @@ def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 _CREDENTIALS = re.compile(r"auth|cookie|key|token(?!s)|secret|password|credential|signature", re.IGNORECASE)
-_HOP_BY_HOP = frozenset({"connection", "content-encoding", "content-length", "keep-alive", "transfer-encoding"})
+_HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
 
 
 def redacted_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 from miniagents import InteractionContext
@@ -196,6 +196,8 @@ class LiveRequest(NamedTuple):
     url: str
     body: bytes
     headers: Sequence[tuple[str, str]]
+    as_vcrpy: Any = None
+    """The request as vcrpy's own patch of the client makes it, if that differs; see `Session.matches_as_vcrpy`."""
 
 
 class Session:
@@ -246,6 +248,8 @@ class Session:
         self._seen_as = seen_as
         self._on_played = on_played
         self._find = find
+        self.matches_as_vcrpy = find is not None
+        """True if requests are looked up by the rules of vcrpy."""
         self.judges = judges
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
         self._order = Order(ticks(each.started_ms) for each in self.interactions) if plays else None

@@ -5,6 +5,7 @@ No other module imports vcrpy, so it is imported when the first cassette is open
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from functools import lru_cache
@@ -26,6 +27,8 @@ from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._matching import Matching, RequestKey
 
@@ -129,7 +132,7 @@ def interactions_of(cassette: Any) -> list[Interaction]:
                 "request": {
                     "method": request.method,
                     "uri": request.uri,
-                    "body": request.body_bytes,
+                    "body": _body_bytes(request),
                     "headers": {name: [value] for name, value in request.headers.items()},
                 },
                 "response": response,
@@ -148,12 +151,27 @@ def append(cassette: Any, interaction: Interaction) -> None:
     cassette.append(request, response)
 
 
+def _body_bytes(request: Any) -> bytes:
+    """Return the body of a request of vcrpy, which is an object where aiohttp was asked to send one as JSON."""
+    body = request.body
+    if body is None or isinstance(body, (bytes, str)):
+        return body.encode() if isinstance(body, str) else body or b""
+    if isinstance(body, (dict, list, tuple, int, float)):
+        return json.dumps(body, ensure_ascii=False, default=str).encode()
+    return request.body_bytes or b""
+
+
+def request_of(method: str, url: str, body: bytes | None, headers: Iterable[tuple[str, str]]) -> Any:
+    """Return a request of vcrpy, which joins the values of a header that is there twice."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return Request(method, url, body, joined)
+
+
 def _request(live: LiveRequest) -> Any:
-    """Return a request as vcrpy makes it: the values of a header that is there twice are joined."""
-    headers: dict[str, str] = {}
-    for name, value in live.headers:
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Request(live.method, live.url, live.body, headers)
+    """Return a request as vcrpy makes it."""
+    return request_of(*live[:4]) if live.as_vcrpy is None else live.as_vcrpy
 
 
 def play(cassette: Any, live: LiveRequest) -> int | None:
@@ -165,7 +183,8 @@ def play(cassette: Any, live: LiveRequest) -> int | None:
         CannotOverwriteExistingCassetteException: the cassette has no answer, and may not be changed.
     """
     redacted = [(name, value) for name, values in redacted_headers(live.headers).items() for value in values]
-    requests = [_request(live), _request(live._replace(headers=redacted))]
+    plain = live._replace(as_vcrpy=None)
+    requests = [_request(live), _request(plain), _request(plain._replace(headers=redacted))]
     for request in requests:
         if cassette.can_play_response_for(request):
             played = cassette.play_response(request)
@@ -180,7 +199,36 @@ def filtered(cassette: Any, live: LiveRequest) -> LiveRequest | None:
     request = cassette.filter_request(_request(live))
     if not request:
         return None
-    return LiveRequest(request.method, request.uri, request.body_bytes or b"", list(request.headers.items()))
+    return LiveRequest(request.method, request.uri, _body_bytes(request), list(request.headers.items()))
+
+
+class _SeenError(Exception):
+    """Carrier of a request that vcrpy's patch of aiohttp has made."""
+
+
+class _AskedCassette:
+    """Cassette that gives each request back to its asker, before anything is played or sent."""
+
+    def can_play_response_for(self, request: Any) -> bool:
+        raise _SeenError(request)
+
+
+async def request_of_aiohttp(client: Any, method: str, url: Any, options: dict[str, Any]) -> Any:
+    """Return a request as vcrpy's patch of aiohttp makes it: with the headers and the data that the user has given.
+
+    Args:
+        client: session of aiohttp.
+        method: of the request.
+        url: relative or whole.
+        options: arguments of the request; an iterator of data, which can be read once, is not among them.
+    """
+    from vcr.stubs.aiohttp_stubs import vcr_request  # imports aiohttp
+
+    try:
+        await vcr_request(_AskedCassette(), request_of_aiohttp)(client, method, url, **options)
+    except _SeenError as seen:
+        return seen.args[0]
+    raise AssertionError("vcrpy has sent a request without asking its cassette")
 
 
 def replace_saving(cassette: Any, *, keeps_own: bool = False) -> None:

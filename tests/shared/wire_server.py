@@ -129,6 +129,8 @@ class WireServer:
             if answer is None:
                 self._reset(writer)
                 return
+            if request.method == "HEAD":
+                answer = Answer((), answer.status, answer.headers)
             if not await self._respond(connection, answer, writer):
                 return
 
