@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         NoActiveContextError,
         PromiseCancelledError,
         StopDialog,
+        ToolError,
+        TooManyRoundsError,
     )
     from miniagents.messages import (
         AssistantMessage,
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
         MessageType,
         SystemMessage,
         ToolCall,
+        ToolMessage,
         Usage,
         UserMessage,
     )
     from miniagents.miniagents import MiniAgents
+    from miniagents.tools import Tool, handoff, tool
     from miniagents.utils import AWAIT, CLEAR, achain_loop, adialog_loop, join_messages, split_messages
 
 __all__ = [
@@ -79,14 +83,20 @@ __all__ = [
     "StreamAppender",
     "StreamedPromise",
     "SystemMessage",
+    "TooManyRoundsError",
+    "Tool",
     "ToolCall",
+    "ToolError",
+    "ToolMessage",
     "Usage",
     "UserMessage",
     "achain_loop",
     "adialog_loop",
+    "handoff",
     "join_messages",
     "miniagent",
     "split_messages",
+    "tool",
 ]
 
 _NAMES_OF_MODULES = {
@@ -104,6 +114,8 @@ _NAMES_OF_MODULES = {
         "NoActiveContextError",
         "PromiseCancelledError",
         "StopDialog",
+        "TooManyRoundsError",
+        "ToolError",
     ),
     "messages": (
         "AssistantMessage",
@@ -115,6 +127,7 @@ _NAMES_OF_MODULES = {
         "MessageType",
         "SystemMessage",
         "ToolCall",
+        "ToolMessage",
         "Usage",
         "UserMessage",
     ),
@@ -125,6 +138,7 @@ _NAMES_OF_MODULES = {
     "_promising.promise": ("Promise",),
     "_promising.sequence": ("FlatSequence",),
     "_promising.streamed": ("StreamAppender", "StreamedPromise"),
+    "tools": ("Tool", "handoff", "tool"),
     "utils": ("AWAIT", "CLEAR", "achain_loop", "adialog_loop", "join_messages", "split_messages"),
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES_OF_MODULES.items() for name in names}

@@ -15,6 +15,8 @@ Exception
     ├── CyclicValueError                (ValueError) a container that contains itself
     ├── FreezeError                     (TypeError) a value that cannot be made immutable
     ├── MissingExtraError               (ImportError) an optional package is not installed
+    ├── ToolError                       a tool tells the model what went wrong
+    ├── TooManyRoundsError              a model goes on calling tools
     ├── HistoryError                    a chat history on disk cannot be used
     │   ├── HistoryFormatError          a file is not a chat history
     │   └── HistoryWriteError           messages could not be written
@@ -75,6 +77,8 @@ __all__ = [
     "StreamProtocolError",
     "StreamStalledError",
     "StreamTruncatedError",
+    "TooManyRoundsError",
+    "ToolError",
 ]
 
 
@@ -165,6 +169,20 @@ class MissingExtraError(MiniAgentsError, ImportError):
     def of(cls, package: str, extra: str) -> MissingExtraError:
         """Return the error for `package`, which `pip install 'miniagents[<extra>]'` installs."""
         return cls(f"{package!r} is not installed. Install it with: pip install 'miniagents[{extra}]'")
+
+
+class ToolError(MiniAgentsError):
+    """Error that a tool raises to tell the model what went wrong: its text becomes the result of the call.
+
+    The model gets the text also from an agent with `tool_errors="raise"`, which lets all other errors of tools through.
+    """
+
+
+class TooManyRoundsError(MiniAgentsError):
+    """Error of a model that has called tools in more than `max_rounds` answers; `partial` is the last answer.
+
+    It comes after all replies. Give a higher `max_rounds`, or instructions with which the model comes to an end.
+    """
 
 
 class HistoryError(MiniAgentsError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from miniagents.messages import MessageType
+    from miniagents.messages import MessageType, ToolCall
 
 
 P = ParamSpec("P")
@@ -136,12 +136,26 @@ class MiniAgent(Generic[P]):
         interaction = self._make_interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
         return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().current_call_scope())
 
+    def answer_tool_call(
+        self, tool_call: ToolCall, messages: MessageType | None, arguments: dict[str, Any]
+    ) -> MessageSequencePromise:
+        """Call the agent as the tool that a model has called, and return the promise of its replies; not for users.
+
+        Args:
+            tool_call: the model's call, which the agent finds as `ctx.tool_call`.
+            messages: messages to send to the agent.
+            arguments: keyword arguments of the agent; those of `fork` are added.
+        """
+        kwargs = self._merge_checked(arguments, None)
+        sequence = MessageSequencePromise.of_items(messages)
+        return self._make_interaction(sequence, kwargs, False, None, tool_call).start(True)
+
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Return the agent's keyword arguments overridden by the call's.
 
         Raise an error for a wrong argument or a wrong timeout.
         """
-        _check_timeout(timeout)
+        check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}
         self.check_arguments(kwargs)
@@ -161,6 +175,7 @@ class MiniAgent(Generic[P]):
         kwargs: dict[str, Any],
         errors_as_messages: bool | None,
         timeout: float | None,
+        tool_call: ToolCall | None = None,
     ) -> InteractionContext:
         """Return the context of one call, with the run context's default for `errors_as_messages`."""
         context = AgentsContext.get_current()
@@ -172,6 +187,7 @@ class MiniAgent(Generic[P]):
             kwargs,
             timeout=timeout,
             errors_as_messages=errors_as_messages,
+            tool_call=tool_call,
         )
 
     def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> Self:
@@ -305,7 +321,7 @@ class _KeywordArguments:
             raise TypeError(f"Agent {alias} needs the keyword argument(s) {missing}: give them here or by `fork`")
 
 
-def _check_timeout(timeout: object) -> None:
+def check_timeout(timeout: object) -> None:
     """Raise `TypeError` or `ValueError` unless this is None or a number of seconds."""
     if timeout is None:
         return

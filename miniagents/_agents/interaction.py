@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from miniagents._agents.agent import MiniAgent
-    from miniagents.messages import MessageType
+    from miniagents.messages import MessageType, ToolCall
 
 
 class _CallScope(BoundToRun):
@@ -81,12 +81,23 @@ class _ServerCallScope(_CallScope):
 class InteractionContext(_CallScope):
     """The context of one call, which the agent gets: the messages that it was sent, and methods to reply."""
 
-    __slots__ = ("_awaitables", "_kwargs", "_replies", "caller", "message_promises", "this_agent", "timeout")
+    __slots__ = (
+        "_awaitables",
+        "_kwargs",
+        "_replies",
+        "caller",
+        "message_promises",
+        "this_agent",
+        "timeout",
+        "tool_call",
+    )
 
     message_promises: MessageSequencePromise
     """The messages the agent was sent, as they come."""
     this_agent: MiniAgent[Any]
     """The agent that was called."""
+    tool_call: ToolCall | None
+    """The call of a model that the agent answers as a tool; None for any other call of the agent."""
 
     def __init__(
         self,
@@ -96,8 +107,10 @@ class InteractionContext(_CallScope):
         *,
         timeout: float | None,
         errors_as_messages: bool,
+        tool_call: ToolCall | None = None,
     ) -> None:
         self.unfinished_calls = None
+        self.tool_call = tool_call
         self.this_agent = agent
         self.message_promises = message_promises
         self.timeout = timeout
@@ -556,7 +569,11 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
                 fields.update(_fields_besides_content(getattr(error, "partial", None)), interrupted=True)
 
         resolved_anyway = MessagePromise(
-            tokens, message_class=promise.message_class, batches=True, known_beforehand=promise.known_beforehand
+            tokens,
+            message_class=promise.message_class,
+            batches=True,
+            known_beforehand=promise.known_beforehand,
+            may_call_tools=promise.may_call_tools,
         )
         yield resolved_anyway
         try:

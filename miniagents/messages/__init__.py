@@ -7,6 +7,7 @@ from miniagents.messages._message import (
     MessagePromise,
     SystemMessage,
     ToolCall,
+    ToolMessage,
     Usage,
     UserMessage,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "MessageType",
     "SystemMessage",
     "ToolCall",
+    "ToolMessage",
     "Usage",
     "UserMessage",
 ]

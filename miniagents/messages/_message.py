@@ -20,7 +20,7 @@ from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 
 class Message(Frozen):
@@ -269,6 +269,23 @@ class AssistantMessage(Message):
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
 
+class ToolMessage(Message):
+    """The result of a tool, for the model that called it."""
+
+    role: str | None = "tool"
+
+    tool_call_id: str | None = None
+    """The id of the call; None if the provider has sent none."""
+    name: str | None = None
+    """The name of the tool."""
+    is_error: bool = False
+    """True if the call failed: the content says why."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
 class ErrorMessage(Message):
     """An error in the place of a message (`errors_as_messages`). It has no text of a model."""
 
@@ -292,10 +309,15 @@ class MessageCell(StreamCell[str, Message]):
     """Fields known before the message is resolved; None if the promise was made of a message."""
     metadata: dict[str, Any] | None = None
     """Fields that the token streamer has set so far."""
+    may_call_tools = False
+    """True if the message may be an answer with calls of tools: only its end tells if it is for readers."""
 
     def whole(self) -> Message:
-        """Return the message of the tokens so far."""
-        return self.message_class("".join(self.pieces), **{**(self.known_fields or {}), **(self.metadata or {})})
+        """Return the message of the tokens so far, or of the parts that the streamer has set as its content."""
+        fields = {**(self.known_fields or {}), **(self.metadata or {})}
+        if not self.pieces and self.metadata and "content" in self.metadata:
+            return self.message_class(**fields)
+        return self.message_class("".join(self.pieces), **fields)
 
     def check(self, piece: Any) -> str:
         """Return the token if it is a str, also of a subclass; raise TypeError otherwise."""
@@ -324,6 +346,18 @@ class MessageCell(StreamCell[str, Message]):
         self.call_in_loop(self.cancel)
 
 
+class _LastCell(MessageCell):
+    """State of the promise of the last message of a sequence, which resolves to that message itself."""
+
+    found: list[MessagePromise]
+    """The last message, once it is known."""
+
+    def whole(self) -> Message:
+        """Return the last message; before it has ended, a message of its tokens so far."""
+        message = self.found[0]._cell.value if self.found else None
+        return super().whole() if message is None else message
+
+
 class MessagePromise(StreamedPromise[str, Message]):
     """A promise of a message: `async for token in promise` streams its text, `await promise` returns the `Message`.
 
@@ -343,6 +377,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         start_soon: bool | None = None,
         batches: bool = False,
         known_beforehand: Mapping[str, Any] | None = None,
+        may_call_tools: bool = False,
     ) -> None:
         if not callable(message_token_streamer):
             raise TypeError(
@@ -350,6 +385,8 @@ class MessagePromise(StreamedPromise[str, Message]):
             )
         cell = self._cell = MessageCell(type(self))
         cell.message_class = message_class
+        if may_call_tools:
+            cell.may_call_tools = True
         # Frozen now: later changes of a list must not show, and a value that cannot be frozen is refused at this call.
         cell.known_fields = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
         metadata: dict[str, Any] = {}
@@ -377,6 +414,30 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell.fail(error)
         return cls.of_cell(cell)
 
+    @classmethod
+    def of_last(cls, promises: AsyncIterable[MessagePromise]) -> MessagePromise:
+        """Return a promise of the last of these messages, which begins with its first reader; not for users."""
+        found: list[MessagePromise] = []
+        cell = _LastCell(cls)
+        cell.found = found
+
+        async def batches() -> AsyncIterator[list[str]]:
+            """Wait for the end of the sequence, and yield the tokens of its last message."""
+            last = None
+            async for promise in promises:
+                last = promise
+            if last is None:
+                raise IndexError("There is no last message: the sequence has ended without any")
+            found.append(last)
+            async for batch in last.batches():
+                yield batch
+            await last
+
+        promise = cls.of_cell(cell)
+        cell.keep_promise(promise)
+        cell.pump_from(batches, start_soon=False, batches=True)
+        return promise
+
     @property
     def known_beforehand(self) -> Mapping[str, Any]:
         """Fields known before the message is resolved; all fields but the content, if it was made of a message."""
@@ -390,6 +451,12 @@ class MessagePromise(StreamedPromise[str, Message]):
     def message_class(self) -> type[Message]:
         """The class of the message."""
         return self._cell.message_class
+
+    @property
+    def may_call_tools(self) -> bool:
+        """True if only the end of the message tells if it is an answer with calls of tools; not for users."""
+        cell = self._cell
+        return cell.may_call_tools or (cell.value is not None and bool(getattr(cell.value, "tool_calls", ())))
 
     def __del__(self) -> None:
         cell = getattr(self, "_cell", None)

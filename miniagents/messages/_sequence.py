@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from miniagents._promising.sequence import FlatSequence, SequencePromise
 from miniagents.errors import INTERRUPTS
-from miniagents.messages._message import AssistantMessage, Message, MessagePromise
+from miniagents.messages._message import AssistantMessage, Message, MessagePromise, ToolMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,7 +62,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
     ) -> MessagePromise:
         """Join all messages to one message promise, which by default begins with its first reader.
 
-        The arguments are those of `join_messages`.
+        Results of tools and answers with calls of tools are left out. The arguments are those of `join_messages`.
         """
         return join_sequence(
             self,
@@ -71,7 +71,17 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
             reference_original_messages=reference_original_messages,
             start_soon=start_soon,
             metadata=metadata,
+            without_tools=True,
         )
+
+    @property
+    def last(self) -> MessagePromise:
+        """A promise of the last message, such as the final answer of an agent with tools.
+
+        It begins with its first reader. Its tokens come once it is known to be the last message. It fails with the
+        error of that message, or with an `IndexError` if there is no message.
+        """
+        return MessagePromise.of_last(self)
 
     @classmethod
     def make_value(cls, item: Any) -> Message:
@@ -142,13 +152,19 @@ def join_sequence(
     reference_original_messages: bool,
     start_soon: bool | None,
     metadata: Mapping[str, Any],
+    without_tools: bool = False,
 ) -> MessagePromise:
-    """Return one message promise with the tokens of all messages; see `miniagents.messages._text.join_messages`."""
+    """Return one message promise with the tokens of all messages; see `miniagents.messages._text.join_messages`.
+
+    With `without_tools`, leave out results of tools, and answers with calls of tools.
+    """
 
     async def stream_batches(fields: dict[str, Any]) -> AsyncIterator[list[str]]:
         originals: list[Message] = []
         try:
             async for promise in messages:
+                if without_tools and await _is_for_tools(promise):
+                    continue
                 if originals and delimiter:
                     yield [delimiter]
                 at_start = strip_leading_newlines
@@ -170,6 +186,23 @@ def join_sequence(
             fields["original_messages"] = tuple(originals)
 
     return MessagePromise(stream_batches, start_soon=start_soon, batches=True, known_beforehand=metadata)
+
+
+async def _is_for_tools(promise: MessagePromise) -> bool:
+    """Return True for the result of a tool, and for an answer with calls of tools, whose end this waits for.
+
+    Return False for a message that fails, so that its readers get the tokens before the error.
+    """
+    is_result = issubclass(promise.message_class, ToolMessage)
+    if not (is_result or promise.may_call_tools):
+        return False
+    try:
+        message = await promise
+    except INTERRUPTS:
+        raise
+    except BaseException:
+        return False
+    return is_result or bool(getattr(message, "tool_calls", ()))
 
 
 def inherited_fields(message_class: type[Message], fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:

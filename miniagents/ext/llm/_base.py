@@ -15,20 +15,24 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from miniagents.acting._loop import LoopSettings, run_loop
+from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
 from miniagents.ext.llm._prompts import messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
 from miniagents.ext.llm._sessions.base import repair_surrogates_deep
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
+from miniagents.messages import MessagePromise, MessageSequencePromise
 from miniagents.miniagents import MiniAgent, MiniAgents
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
+    from miniagents.acting._loop import OnCalls
     from miniagents.ext.llm._sessions import Session
-    from miniagents.messages import AssistantMessage, Message
+    from miniagents.messages import AssistantMessage, Message, MessageType
     from miniagents.miniagents import InteractionContext
 
 
@@ -111,6 +115,8 @@ DEFAULT_STALL_TIMEOUT = 600.0
 
 As long as the SDKs' own timeouts, because some models think for minutes without sending anything.
 """
+DEFAULT_MAX_ROUNDS = 10
+"""Number of answers whose calls of tools are run by default."""
 
 
 class ProviderAdapter(ABC):
@@ -151,6 +157,10 @@ class ProviderAdapter(ABC):
             the response.
         """
 
+    @abstractmethod
+    def write_tools(self, toolset: Toolset, request: Mapping[str, Any]) -> list[Any]:
+        """Return the tools in the form of the API, as the parameter `tools`; `request` is the other settings."""
+
     def create_agent(self, alias: str, description: str | None, settings: dict[str, Any]) -> MiniAgent[Any]:
         """Return the agent of this adapter.
 
@@ -166,7 +176,7 @@ class ProviderAdapter(ABC):
         return _LLMAgent(self, alias, description, settings)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the model, `retry`, `stall_timeout` and `max_concurrent_requests`.
+        """Check the model, `retry`, `stall_timeout`, `max_concurrent_requests`, and the settings of tools.
 
         Raises:
             TypeError, ValueError: a setting has a wrong type or value.
@@ -182,6 +192,12 @@ class ProviderAdapter(ABC):
         limit = settings.get("max_concurrent_requests")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"max_concurrent_requests must be a positive int, or None, not {limit!r}")
+        Toolset.of(settings.get("tools"))
+        max_rounds = settings.get("max_rounds", DEFAULT_MAX_ROUNDS)
+        if isinstance(max_rounds, bool) or not isinstance(max_rounds, int) or max_rounds < 1:
+            raise ValueError(f"max_rounds must be a positive int, not {max_rounds!r}")
+        if settings.get("tool_errors", "tell") not in ("tell", "raise"):
+            raise ValueError(f"tool_errors must be 'tell' or 'raise', not {settings['tool_errors']!r}")
 
     def reply(
         self,
@@ -194,21 +210,31 @@ class ProviderAdapter(ABC):
         retry: Retry | None = DEFAULT_RETRY,
         stall_timeout: float | None = DEFAULT_STALL_TIMEOUT,
         max_concurrent_requests: int | None = None,
+        tools: Any = None,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        tool_errors: str = "tell",
         **request: Any,
-    ) -> None:
-        """Reply the promise of one message. The request is sent later, when the tokens of that message are produced."""
-        alias = ctx.this_agent.alias
-        incoming = ctx.message_promises
-        streamed = _streams_by_default() if stream is None else stream
+    ) -> Awaitable[None] | None:
+        """Reply the promise of one message; return the loop to await for an agent with tools that it is to run.
 
-        async def prepare() -> LLMCall:
+        The request is sent later, when the tokens of that message are produced.
+        """
+        alias = ctx.this_agent.alias
+        streamed = _streams_by_default() if stream is None else stream
+        redactor = Redactor()
+        toolset = Toolset.of(tools)
+        if toolset:
+            request["tools"] = self.write_tools(toolset, request)
+
+        async def prepare(incoming: MessageType, on_calls: OnCalls | None) -> LLMCall:
             """Wait for the messages, and return the call of the SDK, whose own retries are switched off."""
-            messages = messages_for_model(await incoming, alias)
+            messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
             client = await self.default_client() if async_client is None else async_client
             client = client.with_options(max_retries=0)  # shares the HTTP client; `Retry` alone decides on retries
             create, arguments, new_session = self.prepare_request(client, messages, system, request, streamed)
             # a request is UTF-8, which cannot encode lone surrogates
             arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
+            redactor.learn(secrets_of_client(client, arguments["extra_headers"]))
             return LLMCall(
                 alias=alias,
                 provider=self.provider,
@@ -218,11 +244,27 @@ class ProviderAdapter(ABC):
                 streamed=streamed,
                 retry=NO_RETRY if retry is None else retry,
                 stall_timeout=stall_timeout,
-                redactor=Redactor(secrets_of_client(client, arguments["extra_headers"])),
+                redactor=redactor,
+                on_calls=on_calls,
             )
 
-        streamer = partial(stream_answer, prepare)
-        ctx.reply(self.message_class.promise(message_token_streamer=streamer, **dict(reply_metadata or {})))
+        def ask(messages: MessageType, on_calls: OnCalls | None = None) -> MessagePromise:
+            """Return the promise of an answer to these messages."""
+            return MessagePromise(
+                partial(stream_answer, partial(prepare, messages, on_calls)),
+                message_class=self.message_class,
+                start_soon=None if on_calls is None else True,
+                known_beforehand=reply_metadata,
+                may_call_tools=bool(toolset),
+            )
+
+        if not toolset.by_name:
+            ctx.reply(ask(ctx.message_promises))
+            return None
+        settings = LoopSettings(
+            toolset=toolset, max_rounds=max_rounds, tells_errors=tool_errors == "tell", redact=redactor.redact_text
+        )
+        return run_loop(ctx, ask, settings)
 
 
 class _LLMAgent(MiniAgent[Any]):
@@ -230,9 +272,12 @@ class _LLMAgent(MiniAgent[Any]):
 
     def __init__(self, adapter: ProviderAdapter, alias: str, description: str | None, settings: dict[str, Any]) -> None:
         async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
-            """Reply the promise of the answer."""
-            adapter.reply(ctx, **settings)
+            """Reply the promise of the answer, or run the loop of an agent with tools."""
+            loop = adapter.reply(ctx, **settings)
+            if loop is not None:
+                await loop
 
+        settings["tools"] = Toolset.of(settings.get("tools"))
         super().__init__(call_llm, alias=alias, description=description, kwargs=settings)
         self._adapter = adapter
         self.check_arguments(settings)
@@ -244,6 +289,8 @@ class _LLMAgent(MiniAgent[Any]):
 
     def fork(self, **options: Any) -> Self:
         """Return a copy of the agent with other settings, which are checked."""
+        if "tools" in options:
+            options["tools"] = Toolset.of(options["tools"])
         fork = super().fork(**options)
         fork.check_arguments(fork.kwargs)
         return fork

@@ -187,7 +187,8 @@ def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message
     if message.role == "tool" or answers:
         output = getattr(message, "output", None) if message.content is None else None
         content = _content(message) if output is None else to_plain(output)
-        return [_ToolResult(id_, content, _fields(message, "name", "is_error"))]
+        more = {name: value for name, value in _fields(message, "name", "is_error").items() if value is not False}
+        return [_ToolResult(id_, content, more)]
     return [message]
 
 

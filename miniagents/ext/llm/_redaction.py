@@ -221,7 +221,7 @@ def _linked_errors(error: BaseException) -> Iterator[BaseException]:
 
 
 _LOGGERS = (
-    *("miniagents", "miniagents.llm"),
+    *("miniagents", "miniagents.llm", "miniagents.tools"),
     *("httpx2", "httpx", "openai._base_client", "anthropic._base_client"),
     *("httpcore2.http11", "httpcore2.http2", "httpcore2.proxy", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
 )

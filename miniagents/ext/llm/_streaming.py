@@ -18,6 +18,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic_core import from_json
+
 from miniagents.bounds import MAX_DOCUMENT_BYTES, MAX_EVENT_BYTES, MAX_PAGE_BYTES
 from miniagents.errors import (
     EventTooLargeError,
@@ -318,6 +320,9 @@ class LLMCall:
     """Seconds without progress after which a stream is given up; None for no limit."""
     redactor: Redactor
     max_event_bytes: int = MAX_EVENT_BYTES
+    on_calls: Callable[[tuple[ToolCall, ...], str | None], None] | None = None
+    """Function that gets the calls of tools and the finish reason, once the provider has said that the answer is
+    complete, also if the response goes on. It is not called for calls whose arguments are no JSON object."""
 
 
 async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dict[str, Any]) -> AsyncIterator[str]:
@@ -343,6 +348,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         attempt += 1
         session = call.new_session()
         delivered, answer = False, None
+        watches_calls = call.on_calls is not None
         try:
             # all in one generator: each further generator would cost every token as much as its decoding
             async with call.slot():
@@ -360,6 +366,9 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                                         delivered = True
                                         watch.waiting_since = None
                                         yield token
+                                if watches_calls and session.is_complete:
+                                    watches_calls = False
+                                    delivered = _announce_calls(call, session, metadata) or delivered
                                 if session.ended:
                                     break
                                 if watch.waiting_since is None or len(events) > session.idle_events - idle:
@@ -389,6 +398,31 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         metadata.clear()
         metadata.update(_metadata_of(outcome))
         return
+
+
+def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -> bool:
+    """Give the calls of a complete answer to `on_calls`, and return True; return False if there are none.
+
+    Before it, put what is known of the answer into `metadata`: if the rest of the response fails, or the answer is
+    cancelled, the message so far must have the calls that were started. Calls whose arguments are no JSON object yet
+    are left to the end of the response, because some servers send a finish reason too early.
+    """
+    fields = _metadata_of(session.outcome())
+    calls: tuple[ToolCall, ...] = fields.get("tool_calls", ())
+    if call.on_calls is None or not calls or not all(_is_object(each.arguments) for each in calls):
+        return False
+    metadata.clear()
+    metadata.update(fields, interrupted=True)
+    call.on_calls(calls, fields.get("finish_reason"))
+    return True
+
+
+def _is_object(text: str) -> bool:
+    """Return True if a text is a JSON object."""
+    try:
+        return isinstance(from_json(text), dict)
+    except ValueError:
+        return False
 
 
 def _complete_outcome(session: Session, error: Exception) -> Outcome | None:

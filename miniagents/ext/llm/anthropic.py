@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from miniagents.errors import MissingExtraError
-from miniagents.ext.llm._base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter, shared_client
+from miniagents.ext.llm._base import (
+    DEFAULT_MAX_ROUNDS,
+    DEFAULT_RETRY,
+    DEFAULT_STALL_TIMEOUT,
+    ProviderAdapter,
+    shared_client,
+)
 from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._prompts import messages_prompt
 from miniagents.ext.llm._sessions import MessagesSession
 from miniagents.messages import AssistantMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from miniagents.acting._tool import Tool, ToolLike, Toolset
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
@@ -42,12 +49,16 @@ def create_anthropic_agent(
     stall_timeout: float | None = DEFAULT_STALL_TIMEOUT,
     max_concurrent_requests: int | None = None,
     max_tokens: int = 4096,
+    tools: Iterable[ToolLike | Tool] | None = None,
+    max_rounds: int = DEFAULT_MAX_ROUNDS,
+    tool_errors: Literal["tell", "raise"] = "tell",
     **request: Any,
 ) -> MiniAgent[Any]:
     """Create an agent that sends its messages to a model and replies one `AnthropicMessage`, which streams its text.
 
     This call opens no connection and needs no API key. System messages become part of the `system` parameter. Messages
-    of one role that follow each other are sent as one turn.
+    of one role that follow each other are sent as one turn. With tools it replies each answer, the results of the calls
+    in it, and so on to an answer without calls.
 
     Args:
         model: the name of the model in the API.
@@ -66,6 +77,11 @@ def create_anthropic_agent(
         max_concurrent_requests: the highest number of concurrent requests of this agent and its forks in one event
             loop; None for no limit.
         max_tokens: the length limit of the answer, in tokens; the API requires one.
+        tools: tools that the model may call: functions, agents, and what `miniagents.tools` makes of them. Calls of a
+            tool in the API's own form, a dict, end the replies, and are the caller's to answer.
+        max_rounds: the highest number of answers whose calls are run.
+        tool_errors: "tell" to give the model the error of a tool as the result of its call; "raise" to end the replies
+            with the error.
         request: further parameters of the API, which are sent unchanged. The SDK gets those that its signature lacks
             through `extra_body`.
 
@@ -85,6 +101,9 @@ def create_anthropic_agent(
         "stall_timeout": stall_timeout,
         "max_concurrent_requests": max_concurrent_requests,
         "max_tokens": max_tokens,
+        "tools": tools,
+        "max_rounds": max_rounds,
+        "tool_errors": tool_errors,
         **request,
     }
     return _Anthropic().create_agent(alias, f"Answers with the Anthropic model {model!r}.", settings)
@@ -108,6 +127,10 @@ class _Anthropic(ProviderAdapter):
         # this client can be made without a key; the first request then fails, which `_failures` translates
         return await shared_client("anthropic", "ANTHROPIC_", anthropic.AsyncAnthropic)
 
+    def write_tools(self, toolset: Toolset, request: Mapping[str, Any]) -> list[Any]:
+        """Return the tools in the form of Anthropic's API."""
+        return toolset.written("messages", _tool_parameter)
+
     def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
@@ -117,3 +140,8 @@ class _Anthropic(ProviderAdapter):
         if instructions:
             arguments["system"] = instructions
         return client.messages.with_streaming_response.create, arguments, MessagesSession
+
+
+def _tool_parameter(tool: Tool) -> dict[str, Any]:
+    """Return a tool as the API takes it."""
+    return {"name": tool.name, "description": tool.description, "input_schema": tool.schema}

@@ -7,16 +7,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from miniagents.errors import MissingAPIKeyError, MissingExtraError
-from miniagents.ext.llm._base import DEFAULT_RETRY, DEFAULT_STALL_TIMEOUT, ProviderAdapter, shared_client
+from miniagents.ext.llm._base import (
+    DEFAULT_MAX_ROUNDS,
+    DEFAULT_RETRY,
+    DEFAULT_STALL_TIMEOUT,
+    ProviderAdapter,
+    shared_client,
+)
 from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._prompts import chat_prompt, responses_prompt
 from miniagents.ext.llm._sessions import ChatSession, ResponsesSession
 from miniagents.messages import AssistantMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from miniagents.acting._tool import Tool, ToolLike, Toolset
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
@@ -44,9 +51,14 @@ def create_openai_agent(
     retry: Retry | None = DEFAULT_RETRY,
     stall_timeout: float | None = DEFAULT_STALL_TIMEOUT,
     max_concurrent_requests: int | None = None,
+    tools: Iterable[ToolLike | Tool] | None = None,
+    max_rounds: int = DEFAULT_MAX_ROUNDS,
+    tool_errors: Literal["tell", "raise"] = "tell",
     **request: Any,
 ) -> MiniAgent[Any]:
     """Create an agent that sends its messages to a model and replies one `OpenAIMessage`, which streams its text.
+
+    With tools it replies each answer, the results of the calls in it, and so on to an answer without calls.
 
     This call opens no connection and needs no API key. A streamed chat completion asks OpenAI and Azure for the usage
     of tokens. Other servers may refuse that; give `stream_options={"include_usage": True}` for those that do not.
@@ -67,6 +79,11 @@ def create_openai_agent(
             sends nothing at all, the client's own `timeout` may end the wait earlier.
         max_concurrent_requests: the highest number of concurrent requests of this agent and its forks in one event
             loop; None for no limit.
+        tools: tools that the model may call: functions, agents, and what `miniagents.tools` makes of them. Calls of a
+            tool in the API's own form, a dict, end the replies, and are the caller's to answer.
+        max_rounds: the highest number of answers whose calls are run.
+        tool_errors: "tell" to give the model the error of a tool as the result of its call; "raise" to end the replies
+            with the error.
         request: further parameters of the API, which are sent unchanged. The SDK gets those that its signature lacks
             through `extra_body`.
 
@@ -86,6 +103,9 @@ def create_openai_agent(
         "retry": retry,
         "stall_timeout": stall_timeout,
         "max_concurrent_requests": max_concurrent_requests,
+        "tools": tools,
+        "max_rounds": max_rounds,
+        "tool_errors": tool_errors,
         **request,
     }
     return _OpenAI().create_agent(alias, f"Answers with the OpenAI model {model!r}.", settings)
@@ -119,6 +139,12 @@ class _OpenAI(ProviderAdapter):
                 provider=self.provider,
             ) from error
 
+    def write_tools(self, toolset: Toolset, request: Mapping[str, Any]) -> list[Any]:
+        """Return the tools in the form of chat completions or of the Responses API."""
+        if request.get("api") == "responses":
+            return toolset.written("responses", lambda tool: {"type": "function", **_function(tool), "strict": False})
+        return toolset.written("chat", lambda tool: {"type": "function", "function": _function(tool)})
+
     def prepare_request(
         self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
@@ -134,6 +160,11 @@ class _OpenAI(ProviderAdapter):
         n = {**request, **(request.get("extra_body") or {})}.get("n") or 1
         session = partial(ChatSession, n if isinstance(n, int) else None)
         return client.chat.completions.with_streaming_response.create, arguments, session
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    """Return the function that a tool is to the model."""
+    return {"name": tool.name, "description": tool.description, "parameters": tool.schema}
 
 
 def _accepts_stream_options(client: Any) -> bool:

@@ -25,7 +25,7 @@ NO_OBJECTS = [
 ]
 
 
-class ToolMessage(Message):
+class Result(Message):
     """Message with the result of a tool, as applications define it."""
 
     role: str | None = "tool"
@@ -67,11 +67,11 @@ def test_P26_result_keeps_its_id_under_the_field_of_any_provider(kind: str, name
     """A tool result with its call's id in any provider's field is sent with that id in each API's own field."""
     results = {
         "message": Message("42", role="tool", **{name: "c1"}),
-        "class": ToolMessage("42", **{name: "c1"}),
+        "class": Result("42", **{name: "c1"}),
         "without a role": Message("42", **{name: "c1"}),
         "part": UserMessage([{"type": "tool_result", name: "c1", "content": "42"}]),
-        "part of a tool": ToolMessage([{"type": "tool_result", name: "c1", "content": "42"}]),
-        "part without id": ToolMessage([{"type": "tool_result", "content": "42"}], **{name: "c1"}),
+        "part of a tool": Result([{"type": "tool_result", name: "c1", "content": "42"}]),
+        "part without id": Result([{"type": "tool_result", "content": "42"}], **{name: "c1"}),
     }
     history = [UserMessage("q"), calling("c1"), results[kind]]
     assert chat_prompt(history)[2] == {"role": "tool", "tool_call_id": "c1", "content": "42"}
@@ -113,7 +113,7 @@ def test_P26_call_in_the_form_of_responses_is_sent_with_its_call_id() -> None:
     """A call with an id of its item and a `call_id` is sent with the `call_id`, which its result names."""
     call = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "f", "arguments": '{"x":1}'}
     answer = Message("", role="assistant", tool_calls=[call])
-    late = [UserMessage("q"), answer, UserMessage("hurry"), ToolMessage("42", tool_call_id="c1")]
+    late = [UserMessage("q"), answer, UserMessage("hurry"), Result("42", tool_call_id="c1")]
     chat, responses, (_, anthropic) = chat_prompt(late), responses_prompt(late), messages_prompt(late)
     assert (chat[1]["tool_calls"][0]["id"], chat[2]["tool_call_id"]) == ("c1", "c1")
     assert (responses[1]["call_id"], responses[2]["call_id"]) == ("c1", "c1")
@@ -123,7 +123,7 @@ def test_P26_call_in_the_form_of_responses_is_sent_with_its_call_id() -> None:
 def test_P26_text_beside_the_result_in_a_message_of_a_tool_is_sent_as_the_users() -> None:
     """Parts of a tool's message that are no results follow the result in a message with the role `user`."""
     block = {"type": "tool_result", "tool_use_id": "c1", "content": "42"}
-    history = [UserMessage("q"), calling("c1"), ToolMessage([block, "noted"])]
+    history = [UserMessage("q"), calling("c1"), Result([block, "noted"])]
     text = {"role": "user", "content": [{"type": "text", "text": "noted"}]}
     assert chat_prompt(history)[2:] == [{"role": "tool", "tool_call_id": "c1", "content": "42"}, text]
     assert turns(*history)[-1] == ("user", ["tool_result c1", "noted"])
@@ -144,14 +144,14 @@ def test_P26_message_with_a_call_id_is_no_result_when_no_call_has_that_id() -> N
 def test_P26_responses_prompt_has_custom_results_for_custom_calls() -> None:
     """In a Responses prompt, the result of a custom tool's call has the type for custom tools."""
     call = {"id": "c1", "name": "sql", "arguments": "select 1", "type": "custom"}
-    history = [AssistantMessage("", tool_calls=[call]), ToolMessage(["1"], tool_call_id="c1")]
+    history = [AssistantMessage("", tool_calls=[call]), Result(["1"], tool_call_id="c1")]
     output = {"type": "custom_tool_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "1"}]}
     assert responses_prompt(history)[1] == output
 
 
 def test_P26_prompts_put_results_directly_behind_their_calls() -> None:
     """Messages between a call and its result are moved behind the result in chat completions and Anthropic's turns."""
-    first, second = (ToolMessage(each, tool_call_id=each) for each in ("c1", "c2"))
+    first, second = (Result(each, tool_call_id=each) for each in ("c1", "c2"))
     start = [UserMessage("q"), calling("c1", "c2")]
     history = [*start, UserMessage("hurry"), second, SystemMessage("rules"), first, UserMessage("?")]
     assert [message.get("tool_call_id") or message["role"] for message in chat_prompt(history)] == [
@@ -184,7 +184,7 @@ def test_P26_prompts_put_results_before_the_text_of_their_message() -> None:
 
 def test_P26_answers_in_a_row_are_one_turn_for_anthropic_only() -> None:
     """Two answers with calls in a row are one turn in Anthropic's API; in a chat, each has its results behind it."""
-    history = [UserMessage("q"), calling("c1"), calling("c2"), *(ToolMessage(i, tool_call_id=i) for i in ("c1", "c2"))]
+    history = [UserMessage("q"), calling("c1"), calling("c2"), *(Result(i, tool_call_id=i) for i in ("c1", "c2"))]
     assert turns(*history)[1:] == [
         ("assistant", ["tool_use c1", "tool_use c2"]),
         ("user", ["tool_result c1", "tool_result c2"]),
@@ -196,10 +196,10 @@ def test_P26_result_follows_the_latest_call_when_ids_repeat() -> None:
     """If two calls have one id, a result goes behind the latest call before it, because some servers repeat ids."""
     history = [
         calling("c"),
-        ToolMessage("1", call_id="c"),
+        Result("1", call_id="c"),
         calling("c"),
         UserMessage("?"),
-        ToolMessage("2", call_id="c"),
+        Result("2", call_id="c"),
     ]
     assert [message["content"] for message in chat_prompt(history)] == [None, "1", None, "2", "?"]
 
@@ -259,7 +259,7 @@ def test_P24_messages_prompt_leaves_out_blank_texts(blank: str) -> None:
         UserMessage([part, "more"]),
         AssistantMessage(blank, tool_calls=[ToolCall(id="c1", name="f", arguments="{}")]),
         UserMessage(blank),
-        ToolMessage(blank, tool_call_id="c1"),
+        Result(blank, tool_call_id="c1"),
         AssistantMessage(blank, content_blocks=[{"type": "thinking", "thinking": "hm"}, part]),
         UserMessage([part]),
         AssistantMessage("a"),
@@ -274,7 +274,7 @@ def test_P24_messages_prompt_leaves_out_blank_texts(blank: str) -> None:
     ]
     assert prompt[2]["content"][0]["content"] == ""
     assert messages_prompt([UserMessage("q")], [part])[0] is None
-    result = ToolMessage([part, "1"], tool_call_id="c1")
+    result = Result([part, "1"], tool_call_id="c1")
     assert messages_prompt([calling("c1"), result])[1][1]["content"][0]["content"] == [{"type": "text", "text": "1"}]
     with pytest.raises(ValueError, match="something to answer"):
         messages_prompt([UserMessage(blank), AssistantMessage(blank)])
@@ -308,7 +308,7 @@ async def test_P25_request_has_replacement_characters_for_lone_surrogates(provid
         UserMessage(half, name=half),
         UserMessage([half, {"type": "text", "text": pair}]),
         calling("c\udc00", arguments=json.dumps({"x": half})),
-        ToolMessage(half, tool_call_id="c\udc00"),
+        Result(half, tool_call_id="c\udc00"),
     ]
     async with MiniAgents():
         await agent.trigger(history)

@@ -366,6 +366,11 @@ class Session(ABC):
             )
         return outcome
 
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """True if the provider has said that the answer is complete; the response may go on, with the usage."""
+
     @abstractmethod
     def outcome(self) -> Outcome:
         """Return the values of the answer as far as it has arrived."""

@@ -525,19 +525,24 @@ class ChatSession(Session):
         """Return the state of the choice with this index, and make it if it is new."""
         return self._choices.setdefault(index, _ChoiceState(index))
 
+    @property
+    def is_complete(self) -> bool:
+        """True after a finish reason for every choice, or after `[DONE]`."""
+        choices = self._choices
+        return self.done_seen or (len(choices) >= self._n and all(choice.finish_reason for choice in choices.values()))
+
     def outcome(self) -> Outcome:
         """Return the values of the answer as far as it has arrived."""
         if self._last_chunk:
             self._process_top_level(self._last_chunk, "message")
         first, others = self._first_choice, [self._choices[index] for index in sorted(self._choices) if index]
-        finished = all(choice.finish_reason for choice in self._choices.values()) and len(self._choices) >= self._n
         word = first.finish_reason
         extra = {**self._top_level, **first.extra}
         if "audio" in first.extra:
             extra["audio"] = _joined_audio(first.extra["audio"])
         outcome = Outcome(
             content="".join(self._pieces),
-            complete=self.done_seen or finished,
+            complete=self.is_complete,
             finish_reason=_normalise_finish_reason(first),
             provider_finish_reason=word,
             id=self._id,

@@ -270,6 +270,11 @@ class MessagesSession(Session):
             self._reject(f"an event for content block {data.get('index')!r}, which is not open")
         return block
 
+    @property
+    def is_complete(self) -> bool:
+        """True after a `stop_reason` or `message_stop`."""
+        return self.ended or self._stop_reason is not None
+
     def outcome(self) -> Outcome:
         """Return the values of the answer as far as it has arrived."""
         message = self._message or {}
@@ -282,7 +287,7 @@ class MessagesSession(Session):
             extra["content_blocks"] = blocks
         outcome = Outcome(
             content="".join(self._pieces),
-            complete=self.ended or word is not None,
+            complete=self.is_complete,
             finish_reason=None if word is None else _FINISH_REASONS.get(word, word),
             provider_finish_reason=word,
             id=message.get("id") or None,

@@ -349,6 +349,11 @@ class ResponsesSession(Session):
             self._note_doubt("output_index", index)
         return found
 
+    @property
+    def is_complete(self) -> bool:
+        """True after `response.completed` or `response.incomplete`."""
+        return self._done
+
     def outcome(self) -> Outcome:
         """Return the values of the answer as far as it has arrived."""
         items = [self._items[index] for index in sorted(self._items)]
@@ -360,7 +365,7 @@ class ResponsesSession(Session):
         word, reason = self._finish_reason(bool(calls), bool(refusal))
         outcome = Outcome(
             content="".join(self._pieces[: self._withheld_from]),
-            complete=self._done,
+            complete=self.is_complete,
             finish_reason=reason,
             provider_finish_reason=word,
             id=self._response.get("id"),

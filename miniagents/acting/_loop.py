@@ -1,0 +1,249 @@
+"""The loop of a model that calls tools: ask, run the calls, and ask again with their results.
+
+`run_loop` is the same for all providers and for scripted models. A provider's agent gives it a function that asks the
+model and returns the promise of the answer. Independent of requests and of prompts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from miniagents.acting._tool import Handoff
+from miniagents.errors import DeadlockError, PromiseCancelledError, StopDialog, ToolError, TooManyRoundsError
+from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageType, ToolCall, ToolMessage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+    from miniagents._agents.interaction import InteractionContext
+    from miniagents.acting._tool import Tool, Toolset
+
+logger = logging.getLogger("miniagents.tools")
+
+OnCalls = Callable[[tuple[ToolCall, ...], "str | None"], None]
+"""Function that gets the calls of a complete answer, and its finish reason."""
+
+Ask = Callable[[MessageType, OnCalls], MessagePromise]
+"""Function that sends a conversation to a model, and returns the promise of its answer.
+
+It calls its second argument at most once, as soon as the provider has said that an answer with calls is complete.
+"""
+
+_NEVER_TOLD = (StopDialog, DeadlockError, PromiseCancelledError)
+"""Exceptions of tools that end the loop and never become results: the model can do nothing about them."""
+
+_NOT_RUN = ("content_filter", "refusal")
+"""Reasons for the end of an answer after which its calls do not run, and the loop ends."""
+
+_CUT = (
+    "The call did not run: the answer has reached its length limit, and the arguments may be cut. "
+    "Write a shorter answer, or make fewer calls at once."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """Settings of a loop, and the redaction of error texts."""
+
+    toolset: Toolset
+    max_rounds: int
+    """The highest number of answers whose calls are run."""
+    tells_errors: bool
+    """True if exceptions of tools become results; False if they end the loop."""
+    redact: Callable[[str], str]
+    """Function that takes secrets out of the text of an error."""
+
+
+async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) -> None:
+    """Reply the answers of a model and the results of its calls, until an answer has no call that this loop runs.
+
+    A failed answer, or an exception that is let through, stands in its place among the replies, and ends the loop.
+
+    Raises:
+        TooManyRoundsError: more than `max_rounds` answers had calls.
+    """
+    conversation: list[Message] | None = None
+    for number in count(1):
+        calls = _Calls(ctx, settings, run=number <= settings.max_rounds)
+        answer = ask(ctx.message_promises if conversation is None else conversation, calls.start)
+        ctx.reply(answer)
+        try:
+            message = await _end_of(answer)
+            if isinstance(message, AssistantMessage):
+                calls.start(message.tool_calls, message.finish_reason)  # those that could not start before the end
+            results = [await _end_of(promise) for promise in calls.results]
+        except BaseException:
+            for promise in (answer, *calls.results):
+                promise.cancel()
+            raise
+        answered = [result for result in results if result is not None]
+        if message is None or len(answered) < len(results) or not calls.are_own:
+            return
+        if number > settings.max_rounds:
+            raise _too_many_rounds(ctx, settings, message)
+        if conversation is None:
+            conversation = [*await ctx.message_promises]
+        conversation += [message, *answered]
+        if calls.handoff is not None:
+            await _hand_over(ctx, conversation, *calls.handoff)
+            return
+        if calls.are_foreign:
+            return
+
+
+class _Calls:
+    """Calls of one answer: those that have started, and the promises of their results.
+
+    Args:
+        ctx: the context of the model's agent, which replies the results.
+        settings: the settings of the loop.
+        run: False if the answer is one too many, so that no call of it runs.
+    """
+
+    def __init__(self, ctx: InteractionContext, settings: LoopSettings, *, run: bool) -> None:
+        self.results: list[MessagePromise] = []
+        """A promise for each started call, in the order of the calls."""
+        self.handoff: tuple[Handoff, dict[str, Any]] | None = None
+        """The handoff that the answer asks for, with its arguments."""
+        self.are_own = False
+        """True if a call is for the loop."""
+        self.are_foreign = False
+        """True if a call is for the caller, because its tool was given as a dict."""
+        self._ctx = ctx
+        self._settings = settings
+        self._run = run
+        self._seen = 0
+
+    def start(self, calls: tuple[ToolCall, ...], finish_reason: str | None) -> None:
+        """Start the calls of an answer that have not started, and reply the promise of each result.
+
+        After a filter or a refusal no call runs. After the length limit each call gets an error as its result.
+        """
+        if finish_reason in _NOT_RUN:
+            return
+        for call in calls[self._seen :]:
+            self._seen += 1
+            if call.name in self._settings.toolset.foreign_names:
+                self.are_foreign = True
+                continue
+            self.are_own = True
+            if self._run:
+                promise = MessagePromise(
+                    partial(self._stream_result, call, self._prepare(call, finish_reason)),
+                    message_class=ToolMessage,
+                    start_soon=True,
+                    known_beforehand={"tool_call_id": call.id, "name": call.name},
+                )
+                self.results.append(promise)
+                self._ctx.reply(promise)
+
+    def _prepare(self, call: ToolCall, finish_reason: str | None) -> tuple[Tool, dict[str, Any]] | ToolError:
+        """Return the tool and the arguments of a call, or the error if the call cannot run; note a handoff."""
+        tools = self._settings.toolset.by_name
+        tool = tools.get(call.name or "")
+        if finish_reason == "length":
+            return ToolError(_CUT)
+        if tool is None:
+            return ToolError(f"UnknownToolError: there is no tool {call.name!r}. The tools are: {', '.join(tools)}")
+        try:
+            arguments = tool.read_arguments(call.arguments)
+        except ToolError as error:
+            return error
+        if isinstance(tool, Handoff):
+            if self.handoff is not None:
+                return ToolError(
+                    f"The call did not run: the conversation goes to {self.handoff[0].agent.alias} already"
+                )
+            self.handoff = tool, arguments
+        return tool, arguments
+
+    async def _stream_result(
+        self, call: ToolCall, prepared: tuple[Tool, dict[str, Any]] | ToolError, fields: dict[str, Any]
+    ) -> AsyncGenerator[str]:
+        """Run a call and yield the text of its result; an error that the model is told comes after the text so far.
+
+        Raises:
+            Exception: an error of the tool that the model is not told.
+        """
+        has_text = False
+        try:
+            if isinstance(prepared, ToolError):
+                raise prepared
+            tool, arguments = prepared
+            async with _deadline(tool), aclosing(tool.run(call, arguments)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, str):
+                        has_text = True
+                        yield piece
+                    else:
+                        fields["content"] = piece
+        except _NEVER_TOLD:
+            raise
+        except ToolError as error:
+            failure: Exception = error
+            text = str(error)
+        except Exception as error:
+            if not self._settings.tells_errors:
+                raise
+            failure = error
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        else:
+            return
+        text = self._settings.redact(text)
+        logger.warning("%s: tool %s: %s", self._ctx, call.name, text)
+        logger.debug("%s: tool %s failed", self._ctx, call.name, exc_info=failure)
+        fields.pop("content", None)
+        fields["is_error"] = True
+        yield f"\n{text}" if has_text else text
+
+
+async def _end_of(promise: MessagePromise) -> Message | None:
+    """Wait for the end of a message, and return it; None if it failed. Its error stays unobserved, for the readers."""
+    cell = promise._cell
+    if not cell.done:
+        await cell.wait(for_end=True)
+    return cell.value
+
+
+@asynccontextmanager
+async def _deadline(tool: Tool) -> AsyncIterator[None]:
+    """Raise a `TimeoutError` that names the tool if the block takes longer than its timeout."""
+    deadline = asyncio.timeout(tool.timeout)
+    try:
+        async with deadline:
+            yield
+    except TimeoutError:
+        if deadline.expired():
+            raise TimeoutError(f"the tool {tool.name} did not end within {tool.timeout} s") from None
+        raise
+
+
+async def _hand_over(
+    ctx: InteractionContext, conversation: list[Message], tool: Handoff, arguments: dict[str, Any]
+) -> None:
+    """Send all messages so far to the agent of a handoff, and reply its replies; cancel it if this is cancelled."""
+    replies = tool.agent.trigger(conversation, **arguments)
+    ctx.reply(replies)
+    try:
+        async for _ in replies:
+            pass
+    except BaseException:
+        replies.cancel()
+        raise
+
+
+def _too_many_rounds(ctx: InteractionContext, settings: LoopSettings, answer: Message) -> TooManyRoundsError:
+    """Return the error of a model that goes on calling tools."""
+    names = ", ".join(str(call.name) for call in getattr(answer, "tool_calls", ()))
+    error = TooManyRoundsError(
+        f"{ctx} has called tools in more than max_rounds={settings.max_rounds} answers, at last: {names}"
+    )
+    error.partial = answer
+    return error

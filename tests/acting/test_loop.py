@@ -1,0 +1,818 @@
+"""The loop of a model that calls tools: order of replies, start of calls, errors, and how the loop ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents import (
+    AWAIT,
+    AssistantMessage,
+    InteractionContext,
+    LLMError,
+    MiniAgents,
+    PromiseCancelledError,
+    StopDialog,
+    ToolError,
+    ToolMessage,
+    TooManyRoundsError,
+    achain_loop,
+    handoff,
+    miniagent,
+    tool,
+)
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import Retry, create_openai_agent
+from miniagents_testing import ScriptedLLM, faults
+from miniagents_testing._script import Step
+from miniagents_testing._streams import Chunk, ResponseStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from miniagents import Message, MessageSequencePromise, MiniAgent
+    from miniagents_testing._script import API
+
+APIS: list[API] = ["chat", "responses", "messages"]
+
+
+async def double(number: int) -> int:
+    """Double a number."""
+    return number * 2
+
+
+async def fail() -> None:
+    """Fail."""
+    raise ValueError("broken")
+
+
+def agent_of(llm: ScriptedLLM, api: API, **settings: Any) -> MiniAgent[Any]:
+    """Return an agent on the real SDK of an API, over a transport that answers from a script."""
+    if api == "messages":
+        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, **settings)
+    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, **settings)
+
+
+def calls(*named: tuple[str, dict[str, Any]] | str, text: str = "", **settings: Any) -> Step:
+    """Return an answer that calls tools; a name alone is a call without arguments."""
+    return Step(text, tool_calls=[(each, {}) if isinstance(each, str) else each for each in named], **settings)
+
+
+def short(messages: tuple[Message, ...] | list[Message]) -> list[str]:
+    """Return each message in short: its text, with `!` before an error, and its calls in brackets."""
+    return [
+        ("!" if getattr(message, "is_error", False) else "")
+        + str(message.content)
+        + "".join(f"[{call.name}]" for call in getattr(message, "tool_calls", ()))
+        for message in messages
+    ]
+
+
+async def outcomes(replies: MessageSequencePromise) -> list[str]:
+    """Return each reply in short, and the name of the error of one that failed."""
+    found = []
+    async for promise in replies:
+        try:
+            found += short([await promise])
+        except Exception as error:
+            found.append(type(error).__name__)
+    return found
+
+
+def results_in(request: Any) -> list[tuple[str, str]]:
+    """Return id and text of each result in a request, for any API."""
+    found = []
+    for item in request.get("messages", request.get("input")):
+        if item.get("role") == "tool":
+            found.append((item["tool_call_id"], item["content"]))
+        elif item.get("type") == "function_call_output":
+            found.append((item["call_id"], item["output"]))
+        elif item.get("role") == "user" and isinstance(item["content"], tuple):
+            found += [(b["tool_use_id"], b["content"]) for b in item["content"] if b["type"] == "tool_result"]
+    return found
+
+
+# --- replies (law 2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("api", APIS)
+async def test_loop_replies_answers_and_results_in_order(api: API, stream: bool) -> None:
+    """Each answer is followed by a result for each of its calls, in their order, and by the next answer."""
+    llm = ScriptedLLM(
+        [
+            calls(("double", {"number": 1}), ("double", {"number": 2}), text="Let me see."),
+            calls(("double", {"number": 4})),
+            "It is 8.",
+        ]
+    )
+    async with MiniAgents():
+        replies = await agent_of(llm, api, tools=[double], stream=stream).trigger("What is 4 times 2?")
+    assert short(replies) == ["Let me see.[double][double]", "2", "4", "[double]", "8", "It is 8."]
+    first = replies[0]
+    assert isinstance(first, AssistantMessage)
+    for call, result in zip(first.tool_calls, replies[1:3], strict=True):
+        assert isinstance(result, ToolMessage)
+        assert (result.tool_call_id, result.name, result.role) == (call.id, "double", "tool")
+    requests = [call.request for call in llm.calls]
+    assert [text for _, text in results_in(requests[2])] == ["2", "4", "8"]
+    assert requests[0]["tools"] == requests[2]["tools"]
+    llm.assert_complete()
+
+
+@pytest.mark.parametrize(
+    ("api", "written"),
+    [
+        ("chat", {"type": "function", "function": {"name": "n", "description": "D.", "parameters": {}}}),
+        ("responses", {"type": "function", "name": "n", "description": "D.", "parameters": {}, "strict": False}),
+        ("messages", {"name": "n", "description": "D.", "input_schema": {}}),
+    ],
+)
+async def test_request_has_tools_in_the_form_of_the_api(api: API, written: dict[str, Any]) -> None:
+    """Each API gets the tools in its own form, and dicts untouched, in their order."""
+    llm = ScriptedLLM("done")
+    made = tool(double, name="n", description="D.")
+    made.schema = {}
+    async with MiniAgents():
+        await agent_of(llm, api, tools=[{"type": "anything", "x": 1}, made]).trigger("Hi")
+    assert [dict(each) for each in llm.last_call.tools] == [{"type": "anything", "x": 1}, written]
+
+
+@pytest.mark.parametrize("tools", [None, [], [{"type": "function", "function": {"name": "x"}}]])
+async def test_agent_without_tools_to_run_replies_one_message(tools: Any) -> None:
+    """Without tools for the loop, the agent's function ends at once, and its one reply is the answer."""
+    llm = ScriptedLLM([calls("x")])
+    async with MiniAgents():
+        replies = await llm.agent(tools=tools).trigger("Hi")
+    assert short(replies) == ["[x]"]
+    assert ("tools" in llm.last_call.request) == bool(tools)
+
+
+async def test_answer_streams_at_once() -> None:
+    """The tokens of an answer can be read while it goes on, whether calls follow or not."""
+    llm = ScriptedLLM([calls("double", text="one two three", then="hold", after=2), "done"])
+    async with MiniAgents():
+        replies = aiter(llm.agent(tools=[double]).trigger("Hi"))
+        answer = await anext(replies)
+        tokens = aiter(answer)
+        assert [await anext(tokens), await anext(tokens)] == ["one", " two"]
+        assert not answer.is_done
+        llm.release()
+        assert str(await answer) == "one two three"
+
+
+async def test_result_promise_is_there_when_its_call_starts() -> None:
+    """Readers get the promises of all results, with id and name, while the calls run."""
+    go_on = asyncio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        await go_on.wait()
+        return "waited"
+
+    llm = ScriptedLLM([calls("wait", "wait"), "done"])
+    async with MiniAgents():
+        replies = aiter(llm.agent(tools=[wait]).trigger("Hi"))
+        answer, *results = [await anext(replies) for _ in range(3)]
+        known = [dict(result.known_beforehand) for result in results]
+        assert not results[0].is_done
+        go_on.set()
+        message = await answer
+        assert isinstance(message, AssistantMessage)
+        assert known == [{"tool_call_id": call.id, "name": "wait"} for call in message.tool_calls]
+
+
+async def test_calls_run_in_parallel_and_results_keep_the_order_of_calls() -> None:
+    """Calls of one answer run at the same time; results come and are sent in call order, whichever ends first."""
+    barrier = asyncio.Barrier(3)
+    ended: list[int] = []
+
+    async def meet(number: int) -> int:
+        """Meet the others."""
+        await barrier.wait()
+        for _ in range(10 - 3 * number):
+            await asyncio.sleep(0)
+        ended.append(number)
+        return number
+
+    llm = ScriptedLLM([calls(*(("meet", {"number": number}) for number in range(3))), "done"])
+    async with MiniAgents():
+        replies = await llm.agent(tools=[meet]).trigger("Hi")
+    assert short(replies)[1:-1] == ["0", "1", "2"]
+    assert ended == [2, 1, 0]
+    assert [text for _, text in results_in(llm.last_call.request)] == ["0", "1", "2"]
+
+
+async def test_loop_goes_on_without_readers() -> None:
+    """An agent with tools is no stream: it acts also if no reader can reach its replies."""
+    done = asyncio.Event()
+
+    async def act() -> None:
+        """Act."""
+        done.set()
+
+    llm = ScriptedLLM([calls("act"), "done"])
+    async with MiniAgents():
+        llm.agent(tools=[act]).trigger("Hi")
+        await done.wait()
+    llm.assert_complete()
+
+
+async def test_loop_works_on_demand() -> None:
+    """A loop that starts with its first reader makes the same replies."""
+    llm = ScriptedLLM([calls(("double", {"number": 1})), "done"])
+    async with MiniAgents(start_everything_soon_by_default=False):
+        replies = llm.agent(tools=[double]).trigger("Hi")
+        await asyncio.sleep(0)
+        assert not llm.calls
+        assert short(await replies) == ["[double]", "2", "done"]
+
+
+# --- the last reply
+
+
+async def test_last_is_the_final_answer() -> None:
+    """`last` resolves to the last message itself; its tokens are those of that message."""
+    llm = ScriptedLLM([calls(("double", {"number": 1}), text="Let me see."), "It is two."])
+    async with MiniAgents():
+        replies = llm.agent(tools=[double]).trigger("Hi")
+        last = replies.last
+        assert [token async for token in last] == ["It", " is", " two."]
+        assert await last is (await replies)[-1]
+        assert await replies.last is await last
+
+
+async def test_last_streams_when_the_sequence_has_ended() -> None:
+    """The tokens of the last message can be read while it streams, once no other message can follow."""
+    llm = ScriptedLLM([Step("one two three", then="hold", after=2)])
+    async with MiniAgents():
+        last = llm.agent().trigger("Hi").last
+        tokens = aiter(last)
+        assert await anext(tokens) == "one"
+        assert not last.is_done
+        llm.release()
+        assert str(await last) == "one two three"
+
+
+async def test_last_fails_as_the_last_message_does() -> None:
+    """`last` fails with the error of the last message, and with an `IndexError` if there is no message."""
+
+    @miniagent
+    async def failing(ctx: InteractionContext) -> None:
+        ctx.reply("before")
+        raise ValueError("broken")
+
+    @miniagent
+    async def silent(ctx: InteractionContext) -> None:
+        pass
+
+    async with MiniAgents():
+        with pytest.raises(ValueError, match="broken"):
+            await failing.trigger().last
+        with pytest.raises(IndexError, match="without any"):
+            await silent.trigger().last
+
+
+# --- the text of replies
+
+
+async def test_single_text_leaves_out_calls_and_results() -> None:
+    """`as_single_text_promise` has the answers without calls only, and references these."""
+    llm = ScriptedLLM([calls(("double", {"number": 1}), text="Let me see."), "It is two."])
+    async with MiniAgents():
+        message = await llm.agent(tools=[double]).trigger("Hi").as_single_text_promise()
+    assert str(message) == "It is two."
+    assert [str(each) for each in message.original_messages] == ["It is two."]
+
+
+async def test_single_text_of_an_agent_without_tools_streams() -> None:
+    """An answer that cannot call tools streams through `as_single_text_promise` as before."""
+    llm = ScriptedLLM([Step("one two three", then="hold", after=2)])
+    async with MiniAgents():
+        text = llm.agent().trigger("Hi").as_single_text_promise()
+        tokens = aiter(text)
+        assert await anext(tokens) == "one"
+        assert not text.is_done
+        llm.release()
+        assert str(await text) == "one two three"
+
+
+async def test_single_text_has_the_tokens_before_an_error() -> None:
+    """The text of an answer that breaks off comes before its error, although it could have had calls."""
+    llm = ScriptedLLM([Step("one two three", then="reset", after=2)])
+    seen: list[str] = []
+    async with MiniAgents():
+        with pytest.raises(LLMError):
+            async for token in llm.agent(tools=[double]).trigger("Hi").as_single_text_promise():
+                seen.append(token)
+    assert "".join(seen) == "one two"
+
+
+# --- when calls start (law 3)
+
+
+def _first_events(api: API, text: bytes) -> Any:
+    """Return an overlay that sends the events up to the one with this text, and then nothing more."""
+
+    def overlay(stream: Any) -> Any:
+        number = next((n for n, chunk in enumerate(stream.chunks, 1) if text in chunk.data), None)
+        return stream if number is None else faults.stall(after=number)(stream)
+
+    return overlay
+
+
+@pytest.mark.parametrize(
+    ("api", "last_event"),
+    [("chat", b'"finish_reason":"tool_calls"'), ("messages", b'"stop_reason":"tool_use"')],
+)
+async def test_calls_start_before_the_response_ends(api: API, last_event: bytes) -> None:
+    """A call starts when the provider says that the answer is complete, before usage and the end of the body."""
+    started = asyncio.Event()
+
+    async def act() -> str:
+        """Act."""
+        started.set()
+        return "acted"
+
+    llm = ScriptedLLM([calls("act"), "done"], overlay=_first_events(api, last_event))
+    async with MiniAgents():
+        replies = agent_of(llm, api, tools=[act]).trigger("Hi")
+        await started.wait()
+        promises = aiter(replies)
+        answer, result = await anext(promises), await anext(promises)
+        assert str(await result) == "acted"
+        assert not answer.is_done
+        replies.cancel()
+        with pytest.raises(PromiseCancelledError) as caught:
+            await answer
+    assert [call.name for call in caught.value.partial.tool_calls] == ["act"]
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_calls_of_a_truncated_answer_do_not_run(api: API) -> None:
+    """Of an answer that breaks off before its end, no call runs; the failed answer is the last reply."""
+    ran: list[int] = []
+
+    async def act(number: int) -> None:
+        """Act."""
+        ran.append(number)
+
+    step = calls(("act", {"number": 1}), ("act", {"number": 2}), text="Well.", then="truncate")
+    llm = ScriptedLLM([step, "not reached"])
+    async with MiniAgents():
+        assert await outcomes(agent_of(llm, api, tools=[act]).trigger("Hi")) == ["StreamTruncatedError"]
+    assert not ran
+    assert len(llm.calls) == 1
+
+
+async def test_calls_with_arguments_that_are_cut_early_wait_for_the_end() -> None:
+    """If a server sends the finish reason before whole arguments, the call waits for the end of the response."""
+    seen: list[int] = []
+
+    async def act(number: int = 0) -> None:
+        """Act."""
+        seen.append(number)
+
+    def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return b"data: " + json.dumps({"id": "c", "model": "m", "choices": [choice]}).encode() + b"\n\n"
+
+    head = {"index": 0, "id": "a", "type": "function", "function": {"name": "act", "arguments": ""}}
+    rest = {"index": 0, "function": {"arguments": '{"number": 7}'}}
+    body = (
+        event({"tool_calls": [head]}, "tool_calls"),
+        event({"tool_calls": [rest]}, "tool_calls"),
+        b"data: [DONE]\n\n",
+    )
+    stream = ResponseStream(tuple(Chunk(0, data) for data in body), headers={"content-type": ["text/event-stream"]})
+    llm = ScriptedLLM([stream, "done"])
+    async with MiniAgents():
+        assert short(await llm.agent(tools=[act]).trigger("Hi")) == ["[act]", "", "done"]
+    assert seen == [7]
+
+
+async def test_answer_that_fails_after_its_calls_have_started_keeps_their_results() -> None:
+    """An answer whose rest is an error after its calls began is not repeated; results stay, and the loop ends."""
+    ran: list[str] = []
+
+    async def act() -> str:
+        """Act."""
+        ran.append("yes")
+        return "acted"
+
+    def overlay(stream: Any) -> Any:
+        number = next((n for n, each in enumerate(stream.chunks, 1) if b'"finish_reason":"tool_calls"' in each.data), 0)
+        return faults.malformed(at=number + 1)(stream) if number else stream
+
+    llm = ScriptedLLM([calls("act"), "done"], overlay=overlay)
+    async with MiniAgents():
+        replies = llm.agent(tools=[act], retry=Retry(first_wait=0)).trigger("Hi")
+        assert await outcomes(replies) == ["StreamProtocolError", "acted"]
+        with pytest.raises(LLMError) as caught:
+            await replies
+    assert [call.name for call in caught.value.partial.tool_calls] == ["act"]
+    assert caught.value.delivered_any
+    assert (len(llm.calls), ran) == (1, ["yes"])
+
+
+# --- how the answer ends (law 4)
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_calls_of_a_cut_answer_are_answered_with_an_error(api: API) -> None:
+    """After the length limit no call runs; each is answered with an error, and the model is asked again."""
+    ran: list[int] = []
+
+    async def act() -> None:
+        """Act."""
+        ran.append(1)
+
+    llm = ScriptedLLM([calls("act", "act", finish_reason="length"), "shorter"])
+    async with MiniAgents():
+        replies = await agent_of(llm, api, tools=[act]).trigger("Hi")
+    assert len(replies) == 4
+    for result in replies[1:3]:
+        assert isinstance(result, ToolMessage)
+        assert result.is_error
+        assert "length limit" in str(result)
+    assert not ran
+
+
+@pytest.mark.parametrize(
+    ("api", "reason"),
+    [("chat", "content_filter"), ("responses", "content_filter"), ("messages", "refusal"), ("chat", "refusal")],
+)
+async def test_calls_of_a_filtered_answer_do_not_run(api: API, reason: str) -> None:
+    """After a filter or a refusal the calls do not run, and the answer is the last reply."""
+    llm = ScriptedLLM([calls("fail", finish_reason=reason)])
+    async with MiniAgents():
+        assert short(await agent_of(llm, api, tools=[fail]).trigger("Hi")) == ["[fail]"]
+
+
+async def test_calls_run_whatever_else_the_finish_reason_says() -> None:
+    """Calls run after "stop" as after "tool_calls", because many servers send it."""
+    llm = ScriptedLLM([calls(("double", {"number": 3}), finish_reason="stop"), "done"])
+    async with MiniAgents():
+        assert short(await llm.agent(tools=[double]).trigger("Hi")) == ["[double]", "6", "done"]
+
+
+# --- errors (law 5)
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_errors_are_told_to_the_model(api: API, caplog: pytest.LogCaptureFixture) -> None:
+    """Exceptions, bad arguments and unknown tools become results, which stand in the next request and the log."""
+    llm = ScriptedLLM([calls("fail", ("double", {"number": "x"}), "unknown"), "sorry"])
+    with caplog.at_level(logging.INFO, "miniagents"):
+        async with MiniAgents():
+            replies = await agent_of(llm, api, tools=[double, fail]).trigger("Hi")
+    texts = short(replies)[1:-1]
+    assert texts[0] == "!ValueError: broken"
+    assert texts[1].startswith("!ValidationError: the arguments of double are not valid. number:")
+    assert texts[2] == "!UnknownToolError: there is no tool 'unknown'. The tools are: double, fail"
+    assert [f"!{text}" for _, text in results_in(llm.last_call.request)] == texts
+    logged = [(record.levelname, record.getMessage(), record.exc_info) for record in caplog.records]
+    assert (
+        "WARNING",
+        f"{'OPENAI' if api != 'messages' else 'ANTHROPIC'}_AGENT: tool fail: ValueError: broken",
+        None,
+    ) in logged
+    assert len([level for level, *_ in logged if level == "WARNING"]) == 3
+
+
+async def test_errors_are_redacted(caplog: pytest.LogCaptureFixture) -> None:
+    """Keys in the error of a tool reach neither the model nor the log; the key of the client counts as well."""
+
+    async def leak(text: str) -> None:
+        """Leak."""
+        raise ValueError(f"{text} sk-abcdefghijklmnop")
+
+    llm = ScriptedLLM([calls(("leak", {"text": "no-key-is-needed"})), "done"])
+    async with MiniAgents():
+        replies = await agent_of(llm, "chat", tools=[leak]).trigger("Hi")
+    assert str(replies[1]) == "ValueError: [redacted] [redacted]"
+    assert "sk-" not in caplog.text
+
+
+async def test_tool_error_is_told_in_both_modes() -> None:
+    """The text of a `ToolError` becomes the result, also from an agent that lets exceptions through."""
+
+    async def refuse() -> None:
+        """Refuse."""
+        raise ToolError("not today")
+
+    for mode in ("tell", "raise"):
+        llm = ScriptedLLM([calls("refuse", ("double", {"number": ""}), "unknown"), "done"])
+        async with MiniAgents():
+            replies = await llm.agent(tools=[refuse, double], tool_errors=mode).trigger("Hi")
+        assert short(replies)[1] == "!not today"
+        assert len(replies) == 5
+
+
+async def test_exceptions_are_let_through_in_raise_mode() -> None:
+    """With `tool_errors="raise"` the failed result ends the replies, after the other calls have ended."""
+    llm = ScriptedLLM([calls("fail", ("double", {"number": 1})), "not reached"])
+    async with MiniAgents():
+        replies = llm.agent(tools=[double, fail], tool_errors="raise").trigger("Hi")
+        assert await outcomes(replies) == ["[fail][double]", "ValueError", "2"]
+        with pytest.raises(ValueError, match="broken"):
+            await replies
+    assert len(llm.calls) == 1
+
+
+class _Fatal(BaseException):
+    """Exception of a test framework."""
+
+
+@pytest.mark.parametrize("error", [StopDialog(), PromiseCancelledError("stopped"), _Fatal("failed")])
+async def test_some_exceptions_are_never_told(error: BaseException) -> None:
+    """A signal, a cancellation and a `BaseException` end the replies in both modes."""
+
+    async def act() -> None:
+        """Act."""
+        raise error
+
+    llm = ScriptedLLM([calls("act"), "not reached"])
+    async with MiniAgents():
+        with pytest.raises(type(error)):
+            await llm.agent(tools=[act]).trigger("Hi")
+    assert len(llm.calls) == 1
+
+
+async def test_tool_can_end_a_dialog() -> None:
+    """`StopDialog` from a tool ends the loop of agents in which the model takes part."""
+
+    async def leave() -> None:
+        """Leave."""
+        raise StopDialog
+
+    llm = ScriptedLLM([calls("leave")])
+    async with MiniAgents():
+        await achain_loop([llm.agent(tools=[leave]), AWAIT], initial_input="Hi")
+    llm.assert_complete()
+
+
+async def test_unobserved_error_of_a_tool_is_reported_once() -> None:
+    """An exception that is let through and that no reader gets is an unobserved failure of the run, once."""
+    llm = ScriptedLLM([calls("fail")])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with MiniAgents():
+            llm.agent(tools=[fail], tool_errors="raise").trigger("Hi")
+    assert [repr(each) for each in caught.value.exceptions] == ["ValueError('broken')"]
+
+
+async def test_failed_answer_is_one_failed_reply() -> None:
+    """An answer that fails is the last reply of the loop, as it is without tools."""
+    llm = ScriptedLLM([Step("half of", then="reset", after=1)])
+    async with MiniAgents():
+        assert await outcomes(llm.agent(tools=[double]).trigger("Hi")) == ["StreamBrokenError"]
+
+
+async def test_unread_failed_answer_is_reported_once() -> None:
+    """The failure of an answer that no reader gets is an unobserved failure of the run, once."""
+    llm = ScriptedLLM([Step("half of", then="reset", after=1)])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with MiniAgents():
+            llm.agent(tools=[double]).trigger("Hi")
+    assert [type(each).__name__ for each in caught.value.exceptions] == ["StreamBrokenError"]
+
+
+async def test_loop_works_with_errors_as_messages() -> None:
+    """With errors as messages, a failed result is followed by its error as a message, and the loop ends."""
+    llm = ScriptedLLM([calls(("double", {"number": 1}), "fail"), "not reached"])
+    async with MiniAgents(errors_as_messages=True):
+        replies = await llm.agent(tools=[double, fail], tool_errors="raise").trigger("Hi")
+    assert short(replies) == ["[double][fail]", "2", "ValueError: broken"]
+
+
+# --- tools of the caller
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_calls_of_dict_tools_end_the_loop(api: API) -> None:
+    """Calls of a tool that was given as a dict are the caller's: the others are answered, and the replies end."""
+    schema = {"type": "object", "properties": {}}
+    own: dict[str, Any] = {"type": "function", "function": {"name": "own", "parameters": schema}}
+    if api == "responses":
+        own = {"type": "function", "name": "own", "parameters": schema, "strict": False}
+    elif api == "messages":
+        own = {"name": "own", "input_schema": schema}
+    llm = ScriptedLLM([calls("own", ("double", {"number": 1})), "went on"])
+    agent = agent_of(llm, api, tools=[double, own])
+    async with MiniAgents():
+        replies = await agent.trigger("Hi")
+        assert short(replies) == ["[own][double]", "2"]
+        [call, _] = replies[0].tool_calls
+        result = ToolMessage("mine", tool_call_id=call.id)
+        assert short(await agent.trigger(["Hi", *replies, result])) == ["went on"]
+    assert sorted(text for _, text in results_in(llm.last_call.request)) == ["2", "mine"]
+
+
+# --- too many rounds (law 9)
+
+
+async def test_too_many_rounds_are_an_error_after_all_replies() -> None:
+    """More than `max_rounds` answers with calls are an error; the calls of the last of them do not run."""
+    ran: list[int] = []
+
+    async def act() -> str:
+        """Act."""
+        ran.append(1)
+        return "acted"
+
+    llm = ScriptedLLM(lambda call: calls("act"))
+    async with MiniAgents():
+        replies = llm.agent(tools=[act], max_rounds=2, alias="LOOPER").trigger("Hi")
+        assert await outcomes(replies) == ["[act]", "acted"] * 2 + ["[act]", "TooManyRoundsError"]
+        with pytest.raises(TooManyRoundsError, match="LOOPER has called tools in more than max_rounds=2") as caught:
+            await replies
+    assert len(ran) == 2
+    assert [call.name for call in caught.value.partial.tool_calls] == ["act"]
+
+
+async def test_exactly_max_rounds_are_no_error() -> None:
+    """After `max_rounds` answers with calls, an answer without calls ends the loop."""
+    llm = ScriptedLLM([calls(("double", {"number": 1})), calls(("double", {"number": 1})), "done"])
+    async with MiniAgents():
+        assert len(await llm.agent(tools=[double], max_rounds=2).trigger("Hi")) == 5
+
+
+# --- handoff (law 10)
+
+
+async def test_handoff_ends_the_loop_with_the_agent_it_names() -> None:
+    """The agent of a handoff gets all messages so far, after the other calls; its replies are the last ones."""
+    seen: list[Any] = []
+
+    @miniagent
+    async def expert(ctx: InteractionContext) -> None:
+        """Knows everything."""
+        seen.extend(short(await ctx.message_promises))
+        ctx.reply(["I take over.", "Done."])
+
+    llm = ScriptedLLM([calls("handoff_to_expert", ("double", {"number": 1}))])
+    async with MiniAgents():
+        replies = llm.agent(tools=[handoff(expert), double]).trigger("Hi")
+        assert short(await replies) == [
+            "[handoff_to_expert][double]",
+            "The conversation goes on with expert.",
+            "2",
+            "I take over.",
+            "Done.",
+        ]
+        assert str(await replies.last) == "Done."
+    assert seen == ["Hi", "[handoff_to_expert][double]", "The conversation goes on with expert.", "2"]
+    assert "Knows everything." in llm.last_call.request["tools"][0]["function"]["description"]
+
+
+async def test_second_handoff_is_refused() -> None:
+    """Of two handoffs in one answer, the second is answered with an error."""
+    first = ScriptedLLM(["from the first"])
+    second = ScriptedLLM([])
+    tools = [handoff(first.agent(alias="FIRST")), handoff(second.agent(alias="SECOND"))]
+    llm = ScriptedLLM([calls("handoff_to_first", "handoff_to_second")])
+    async with MiniAgents():
+        replies = await llm.agent(tools=tools).trigger("Hi")
+    assert short(replies)[2].startswith("!The call did not run: the conversation goes to FIRST already")
+    assert short(replies)[3:] == ["from the first"]
+    assert [text for _, text in results_in(first.last_call.request)] == [str(each) for each in replies[1:3]]
+
+
+async def test_handoff_with_wrong_arguments_goes_on() -> None:
+    """A handoff whose arguments are not valid is answered with an error, and the model is asked again."""
+
+    @miniagent
+    async def expert(ctx: InteractionContext, topic: str) -> str:
+        """Knows a topic."""
+        return f"about {topic}"
+
+    llm = ScriptedLLM([calls("handoff_to_expert"), calls(("handoff_to_expert", {"topic": "rain"}))])
+    async with MiniAgents():
+        replies = await llm.agent(tools=[handoff(expert)]).trigger("Hi")
+    assert short(replies)[1].startswith("!ValidationError")
+    assert short(replies)[-1] == "about rain"
+
+
+# --- stopping (law 9)
+
+
+@pytest.mark.miniagents_virtual_time
+@pytest.mark.parametrize("way", ["cancel", "timeout", "exit"])
+async def test_stopping_the_call_stops_its_tools(way: str) -> None:
+    """Cancelling the replies, a timeout of the call, and an error of the run stop async tools and agents in tools."""
+    running: list[str] = []
+    both = asyncio.Event()
+
+    async def work(name: str) -> None:
+        running.append(name)
+        if len(running) == 2:
+            both.set()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            running.remove(name)
+
+    async def function() -> None:
+        """Work."""
+        await work("function")
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        """Works."""
+        await work("agent")
+
+    async def run() -> None:
+        """Stop the call in one of the ways, and check that nothing goes on."""
+        async with MiniAgents():
+            replies = llm.agent(tools=[function, agent]).trigger("Hi", timeout=60 if way == "timeout" else None)
+            await both.wait()
+            if way == "exit":
+                raise ValueError("leave")
+            if way == "cancel":
+                replies.cancel()
+            found = await outcomes(replies)
+            assert found[0] == "[function][agent]"
+            assert set(found[1:]) == {"PromiseCancelledError"} | ({"TimeoutError"} if way == "timeout" else set())
+            await asyncio.sleep(0.01)
+            assert not running
+
+    llm = ScriptedLLM([calls("function", ("agent", {"message": "Hi"}))])
+    if way == "exit":
+        with pytest.raises(ValueError, match="leave"):
+            await run()
+    else:
+        await run()
+    assert not running
+
+
+async def test_agents_in_tools_are_cancelled_through_models() -> None:
+    """Cancelling the outer replies cancels an agent on a model that a tool runs, and the tools of that one."""
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def act() -> None:
+        """Act."""
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    inner = ScriptedLLM([calls("act")]).agent(alias="INNER", tools=[act])
+    outer = ScriptedLLM([calls(("inner", {"message": "Hi"}))]).agent(tools=[inner])
+    async with MiniAgents():
+        replies = outer.trigger("Hi")
+        await started.wait()
+        replies.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_result_that_is_cancelled_ends_the_loop() -> None:
+    """Cancelling the promise of one result stops its tool; it is not told, and the replies end with it."""
+    stopped = asyncio.Event()
+
+    async def act() -> AsyncIterator[str]:
+        """Act."""
+        try:
+            yield "begun"
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    llm = ScriptedLLM([calls("act")])
+    async with MiniAgents():
+        replies = llm.agent(tools=[act]).trigger("Hi")
+        promises = aiter(replies)
+        await anext(promises)
+        result = await anext(promises)
+        await anext(aiter(result))
+        result.cancel()
+        assert await outcomes(replies) == ["[act]", "PromiseCancelledError"]
+        assert stopped.is_set()
+
+
+async def test_guardrail_cancels_the_replies() -> None:
+    """An agent in parallel can stop a model with tools before its tools have an effect."""
+    effects: list[str] = []
+
+    async def act() -> None:
+        """Act."""
+        await asyncio.sleep(0.01)
+        effects.append("done")
+
+    @miniagent
+    async def guarded(ctx: InteractionContext, model: MiniAgent[Any]) -> None:
+        replies = model.trigger(ctx.message_promises)
+        if "forbidden" in str(await ctx.message_promises.as_single_text_promise()):
+            replies.cancel()
+            ctx.reply("I cannot help with that.")
+        else:
+            ctx.reply(replies)
+
+    llm = ScriptedLLM([calls("act"), "done"])
+    async with MiniAgents():
+        assert short(await guarded.trigger("forbidden", model=llm.agent(tools=[act]))) == ["I cannot help with that."]
+    assert not effects

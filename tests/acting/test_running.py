@@ -1,0 +1,356 @@
+"""Work of tools: functions of each kind, agents, and their results as text (laws 1 and 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import BaseModel
+
+from miniagents import InteractionContext, Message, MiniAgents, ToolCall, ToolMessage, UserMessage, miniagent, tool
+from miniagents_testing import ScriptedLLM, create_scripted_agent
+from miniagents_testing._script import Step
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from miniagents import MessagePromise
+
+
+async def result_of(work: Any, arguments: dict[str, Any] | None = None, **settings: Any) -> ToolMessage:
+    """Let a scripted model call a tool once, and return the result."""
+    made = tool(work, name="work", description="Works.", **settings)
+    agent = create_scripted_agent([Step(tool_calls=[("work", arguments or {})]), "done"], tools=[made])
+    _, result, answer = await agent.trigger("Hi")
+    assert isinstance(result, ToolMessage)
+    assert str(answer) == "done"
+    return result
+
+
+class Model(BaseModel):
+    """Model with a field."""
+
+    size: int = 1
+
+
+@dataclass
+class Data:
+    """Data with a field."""
+
+    size: int = 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("text", "text"),
+        ("", ""),
+        (None, ""),
+        (5, "5"),
+        (True, "true"),
+        ({"a": [1, None]}, '{"a":[1,null]}'),
+        (["a", 1], '["a",1]'),
+        (Model(), '{"size":1}'),
+        (Data(), '{"size":2}'),
+        (datetime.date(2024, 2, 29), '"2024-02-29"'),
+        (UserMessage("from a user"), "from a user"),
+        ("é😀", "é😀"),
+        ({"é": "😀"}, '{"é":"😀"}'),
+    ],
+)
+async def test_returned_value_becomes_text(value: object, text: str) -> None:
+    """A text is the result as it is, None is an empty result, and any other value is its JSON."""
+
+    async def work() -> Any:
+        return value
+
+    async with MiniAgents():
+        result = await result_of(work)
+    assert (result.content, result.is_error) == (text, False)
+
+
+async def test_message_of_parts_keeps_its_parts() -> None:
+    """A returned message with parts, such as an image, is a result with these parts."""
+    parts = [{"type": "text", "text": "a cat"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
+
+    async def work() -> Message:
+        return Message(parts)
+
+    async with MiniAgents():
+        assert (await result_of(work)).content == Message(parts).content
+
+
+async def test_value_that_is_no_json_is_told_as_an_error() -> None:
+    """A result that has no JSON form is an error that the model is told."""
+
+    async def work() -> object:
+        return object()
+
+    async with MiniAgents():
+        result = await result_of(work)
+    assert result.is_error
+    assert "PydanticSerializationError" in str(result)
+
+
+async def test_async_generator_streams_into_the_result() -> None:
+    """What an async generator yields can be read while it goes on; a value that is no text is a line of JSON."""
+    go_on = asyncio.Event()
+
+    async def work() -> AsyncIterator[Any]:
+        """Works."""
+        yield "one "
+        await go_on.wait()
+        yield {"two": 2}
+        yield "three"
+
+    agent = create_scripted_agent([Step(tool_calls=[("work", {})]), "done"], tools=[work])
+    async with MiniAgents():
+        replies = aiter(agent.trigger("Hi"))
+        await anext(replies)
+        result: MessagePromise = await anext(replies)
+        tokens = aiter(result)
+        assert await anext(tokens) == "one "
+        assert not result.is_done
+        go_on.set()
+        assert str(await result) == 'one {"two":2}\nthree'
+
+
+async def test_error_of_a_generator_follows_the_text_before_it() -> None:
+    """An async generator that fails keeps the text that it has yielded; the error is on a line of its own."""
+
+    async def work() -> AsyncIterator[str]:
+        yield "half"
+        raise ValueError("no more")
+
+    async with MiniAgents():
+        result = await result_of(work)
+    assert (result.content, result.is_error) == ("half\nValueError: no more", True)
+
+
+async def test_sync_function_runs_in_a_daemon_thread_with_the_context_variables() -> None:
+    """A function that is not async blocks no event loop, and sees the context variables of the agent."""
+    variable = contextvars.ContextVar("variable", default="none")
+    seen: list[Any] = []
+
+    def work() -> str:
+        seen.append((threading.current_thread().daemon, threading.current_thread() is threading.main_thread()))
+        return variable.get()
+
+    variable.set("set")
+    async with MiniAgents():
+        assert str(await result_of(work)) == "set"
+    assert seen == [(True, False)]
+
+
+async def test_sync_generator_is_read_in_its_thread() -> None:
+    """The values of a generator function that is not async are read in the thread, and joined."""
+    threads: set[Any] = set()
+
+    def work() -> Iterator[Any]:
+        for value in ("one ", 2, "three"):
+            threads.add(threading.current_thread())
+            yield value
+
+    async with MiniAgents():
+        assert str(await result_of(work)) == "one 2\nthree"
+    assert threading.current_thread() not in threads
+
+
+async def test_partial_of_an_async_function_is_awaited() -> None:
+    """A partial function runs with the bound arguments and those of the model."""
+
+    async def work(left: str, right: str) -> str:
+        return left + right
+
+    async with MiniAgents():
+        assert str(await result_of(partial(work, right="b"), {"left": "a"})) == "ab"
+
+
+async def test_lambda_that_returns_a_coroutine_is_awaited() -> None:
+    """A function that is not async may return an awaitable, which is awaited in the loop."""
+
+    async def inner() -> str:
+        return "inner"
+
+    async with MiniAgents():
+        assert str(await result_of(lambda: inner())) == "inner"
+
+
+@pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x"), KeyError("x"), ValueError()])
+async def test_exception_of_a_thread_is_told(error: Exception) -> None:
+    """Any exception of a function in a thread becomes a result, those included that coroutines may not raise."""
+
+    def work() -> None:
+        raise error
+
+    async with MiniAgents():
+        result = await result_of(work)
+    assert result.is_error
+    assert type(error).__name__ in str(result)
+
+
+async def test_function_may_return_replies_of_an_agent() -> None:
+    """A function that returns the promise of replies streams them into the result."""
+
+    @miniagent
+    async def inner(ctx: InteractionContext) -> None:
+        ctx.reply(["one", "two"])
+
+    async def work() -> Any:
+        return inner.trigger()
+
+    async def first() -> Any:
+        return await anext(aiter(inner.trigger()))
+
+    async with MiniAgents():
+        assert str(await result_of(work)) == "one\n\ntwo"
+        assert str(await result_of(first)) == "one"
+
+
+async def test_agent_gets_its_arguments_and_the_call() -> None:
+    """An agent as a tool gets the arguments, no messages, and the model's call as `ctx.tool_call`."""
+    seen: list[Any] = []
+
+    @miniagent
+    async def inner(ctx: InteractionContext) -> None:
+        seen.append(ctx.tool_call)
+
+    @miniagent
+    async def work(ctx: InteractionContext, topic: str, *, db: str) -> None:
+        seen.append((topic, db, await ctx.message_promises, ctx.tool_call, ctx.get_agent_trace()))
+        await inner.trigger()
+        ctx.reply(["about", topic])
+
+    async with MiniAgents():
+        result = await result_of(work.fork(db="db"), {"topic": "rain"})
+    topic, db, messages, call, trace = seen[0]
+    assert (topic, db, messages, trace) == ("rain", "db", (), ["WORK", "SCRIPTED_AGENT"])
+    assert isinstance(call, ToolCall)
+    assert (call.name, json.loads(call.arguments), call.id) == ("work", {"topic": "rain"}, result.tool_call_id)
+    assert seen[1] is None
+    assert str(result) == "about\n\nrain"
+
+
+async def test_agent_without_parameters_gets_the_message() -> None:
+    """An agent without parameters is sent the argument `message`; `ctx.tool_call` is None for other calls."""
+    seen: list[Any] = []
+
+    @miniagent
+    async def work(ctx: InteractionContext) -> str:
+        seen.append((await ctx.message_promises, ctx.tool_call is not None))
+        return "heard"
+
+    async with MiniAgents():
+        assert str(await result_of(work, {"message": "Hello"})) == "heard"
+        await work.trigger("other")
+    assert [([str(message) for message in messages], called) for messages, called in seen] == [
+        (["Hello"], True),
+        (["other"], False),
+    ]
+
+
+async def test_agent_on_a_model_as_a_tool_leaves_out_its_own_calls() -> None:
+    """The result of an agent with tools is its text without calls and results of its own."""
+
+    async def clock() -> str:
+        """Tells the time."""
+        return "noon"
+
+    inner = ScriptedLLM([Step("Let me look.", tool_calls=[("clock", {})]), "It is noon."])
+    async with MiniAgents():
+        result = await result_of(inner.agent(tools=[clock]), {"message": "What time is it?"})
+    assert str(result) == "It is noon."
+    assert inner.calls[0].text == "What time is it?"
+    inner.assert_complete()
+
+
+async def test_failing_agent_is_told_also_with_errors_as_messages() -> None:
+    """The error of an agent is an error of the tool, even if the run turns errors of agents into messages."""
+
+    @miniagent
+    async def work(ctx: InteractionContext) -> None:
+        ctx.reply("half")
+        raise ValueError("broken")
+
+    async with MiniAgents(errors_as_messages=True):
+        result = await result_of(work, {"message": "Hi"})
+    assert result.is_error
+    assert str(result).split() == ["half", "ValueError:", "broken"]
+
+
+@pytest.mark.miniagents_virtual_time
+@pytest.mark.parametrize("is_agent", [False, True])
+async def test_timeout_of_a_tool_is_told(is_agent: bool) -> None:
+    """A call that takes longer than the tool's timeout is stopped, and ends with an error that says so."""
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("yes")
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        await work()
+
+    async with MiniAgents():
+        result = await result_of(agent if is_agent else work, {"message": "Hi"} if is_agent else {}, timeout=0.5)
+        assert ended
+    assert result.is_error
+    assert str(result) == "TimeoutError: the tool work did not end within 0.5 s"
+
+
+async def test_timeout_of_a_tool_abandons_a_thread() -> None:
+    """A function that is not async and takes too long is abandoned: the loop goes on while its thread works."""
+    release = threading.Event()
+    ended = threading.Event()
+
+    def work() -> None:
+        release.wait(30)
+        ended.set()
+
+    async with MiniAgents():
+        result = await result_of(work, timeout=0.01)
+        assert result.is_error
+        assert not ended.is_set()
+        release.set()
+
+
+def test_process_does_not_wait_for_an_abandoned_thread() -> None:
+    """A tool that blocks in its thread keeps neither the run nor the process from ending after a cancellation."""
+    program = """
+import asyncio, threading
+from miniagents import MiniAgents
+from miniagents_testing import create_scripted_agent
+from miniagents_testing._script import Step
+
+started = threading.Event()
+
+def work() -> None:
+    "Works."
+    started.set()
+    threading.Event().wait()
+
+async def amain() -> None:
+    agent = create_scripted_agent([Step(tool_calls=[("work", {})]), "done"], tools=[work])
+    replies = agent.trigger("Hi")
+    while not started.is_set():
+        await asyncio.sleep(0.001)
+    replies.cancel()
+    print("cancelled")
+
+MiniAgents().run(amain())
+print("ended")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout.split(), ended.stderr, ended.returncode) == (["cancelled", "ended"], "", 0)
