@@ -95,7 +95,9 @@ class NetworkGuard:
         self._restore_transports = _patch_transports()
 
     def stop_blocking(self) -> None:
-        """Stop blocking requests, and let the next outer guard decide again."""
+        """Stop blocking requests, and let the next outer guard decide again. Later calls change nothing."""
+        if self not in blocking:
+            return
         self._restore_transports()
         blocking.remove(self)
 
@@ -228,20 +230,29 @@ def _patch_transports() -> Callable[[], None]:
     """Check requests in the transports of the HTTP libraries that are imported.
 
     Returns:
-        A function that restores the transports.
+        A function that restores the transports. It leaves a method that other code has replaced in the meantime, such
+        as a cassette that stays open: the check under that method does nothing without a guard.
     """
-    originals: list[tuple[type, str, Any]] = []
+    replaced: list[tuple[type, str, Any, Any]] = []
     for module in (sys.modules.get("httpx2"), sys.modules.get("httpx")):
-        for class_name, method in _TRANSPORTS if module is not None else ():
+        for class_name, name in _TRANSPORTS if module is not None else ():
             transport = getattr(module, class_name)
-            originals.append((transport, method, getattr(transport, method)))
-            setattr(transport, method, _with_check(getattr(transport, method)))
+            method = getattr(transport, name)
+            if not hasattr(method, _CHECKED):
+                checked = _with_check(method)
+                replaced.append((transport, name, method, checked))
+                setattr(transport, name, checked)
 
     def restore() -> None:
-        for transport, method, original in originals:
-            setattr(transport, method, original)
+        for transport, name, method, checked in replaced:
+            if getattr(transport, name) is checked:
+                setattr(transport, name, method)
 
     return restore
+
+
+_CHECKED = "_miniagents_checks_requests"
+"""Attribute of a method that checks requests, and of those that are wrapped around it with `functools.wraps`."""
 
 
 def _with_check(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -262,6 +273,7 @@ def _with_check(send: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             request.extensions = {**request.extensions, "trace": check}
         return send(transport, request)
 
+    setattr(checked_send, _CHECKED, True)
     return checked_send
 
 

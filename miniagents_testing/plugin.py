@@ -12,7 +12,7 @@ loading them earlier was measured to cost an empty project 6 % where no byte cod
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,7 @@ __all__: list[str] = []  # pytest finds the hooks by their names
 PARTS = (
     "miniagents_testing._pytest.cassettes",
     "miniagents_testing._pytest",
+    "miniagents_testing._pytest.fixture_scopes",
     "miniagents_testing._pytest.live_requests",
     "miniagents_testing._pytest.scripts",
     "miniagents_testing._pytest.virtual_time",
@@ -134,6 +135,16 @@ def pytest_configure(config: pytest.Config) -> None:
                 kind(hosts, f"miniagents_{name}")
             except ValueError as error:
                 raise pytest.UsageError(str(error)) from None
+
+
+@pytest.fixture(scope="session")
+def cassette_settings() -> dict[str, Any]:
+    """Return settings for the cassettes of tests near this fixture: no more than the defaults, until it is overridden.
+
+    Like any fixture, it can be defined in a test class, a test file or a `conftest.py`. It stands here because pytest
+    would take a plugin that is loaded after a `conftest.py` for the nearer one.
+    """
+    return {}
 
 
 @pytest.hookimpl(tryfirst=True)

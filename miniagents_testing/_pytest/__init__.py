@@ -17,11 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["FIXTURES", "enter_until_test_ends", "fail_without_extra", "uses_plugin"]
+    from miniagents_testing._network_guard import NetworkGuard
+
+__all__ = ["FIXTURES", "GUARD", "enter_until_test_ends", "fail_without_extra", "uses_plugin"]
 
 
-FIXTURES = frozenset({"provider_server", "scripted_llm", "stream_cassette", "virtual_clock"})
+FIXTURES = frozenset(
+    {"module_cassette", "provider_server", "scripted_llm", "session_cassette", "stream_cassette", "virtual_clock"}
+)
 """Names of the fixtures of the plugin. A test that uses one of them runs with the guard of `live_requests`."""
+
+
+GUARD: pytest.StashKey[NetworkGuard] = pytest.StashKey()
+"""The guard against live requests of a test that has one."""
 
 
 def uses_plugin(item: pytest.Item) -> bool:

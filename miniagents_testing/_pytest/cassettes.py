@@ -1,11 +1,13 @@
 """Cassettes of tests, by marker and fixture: their names, their arguments and their record modes.
 
-The command line goes before the marker, and the marker before the ini file.
+The command line goes before the marker, the marker before the nearest fixture `cassette_settings`, and that before the
+ini file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import re
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing._pytest import enter_until_test_ends, fail_without_extra
+from miniagents_testing._pytest import GUARD, fail_without_extra
 
 if TYPE_CHECKING:
-    from miniagents_testing.cassette import Session
+    from collections.abc import Generator, Iterator
+
+    from miniagents_testing.cassette import CassetteContext, Session
 
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -38,77 +42,239 @@ def cassette_name(module: str, test: str) -> str:
     name = _FORBIDDEN.sub("-", short)
     parameters = name.partition("[")[2]
     # A digest keeps two tests apart whose names differ only in replaced characters, or only in the case of parameters,
-    # which some file systems ignore. Names of functions seldom differ in case only, so they go without a digest.
-    if name != test or parameters != parameters.casefold():
+    # which some file systems ignore. Names of functions seldom differ in case only, so they go without a digest. The
+    # cassette of the module has the name "module".
+    if name != test or parameters != parameters.casefold() or name.casefold() == "module":
         name = f"{name}-{hashlib.sha256(test.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     return f"{module}/{name}.yaml"
 
 
 _MARKER = "miniagents_cassette"
 _FIXTURE = "stream_cassette"
+_SETTINGS = "cassette_settings"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Insert the cassette fixture as the first one into tests that have the marker, but do not name the fixture."""
-    if item.get_closest_marker(_MARKER) is None or not isinstance(item, pytest.Function):
+    """Let the cassette be the first fixture of a test that is set up for each test anew.
+
+    So the requests of the other ones are in the cassette. A test with the marker gets the fixture if it lacks it.
+    """
+    if not isinstance(item, pytest.Function):
         return
-    if _FIXTURE not in item.fixturenames:
-        item.fixturenames.insert(0, _FIXTURE)
+    names = item.fixturenames
+    if item.get_closest_marker(_MARKER) is None and _FIXTURE not in names:
+        return
+    if _FIXTURE in names:
+        names.remove(_FIXTURE)
+    found = item._fixtureinfo.name2fixturedefs
+    wider = (index for index, name in enumerate(names, 1) if name in found and found[name][-1].scope != "function")
+    names.insert(max(wider, default=0), _FIXTURE)
+
+
+def uses_cassette(item: pytest.Item) -> bool:
+    """Return True if a test has a cassette, of its own or shared with others."""
+    names = {_FIXTURE, "module_cassette", "session_cassette"}
+    return item.get_closest_marker(_MARKER) is not None or not names.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def may_record(item: pytest.Item) -> bool:
-    """Return True if a test uses a cassette with a record mode that may send requests."""
-    has_cassette = item.get_closest_marker(_MARKER) is not None or _FIXTURE in getattr(item, "fixturenames", ())
-    return has_cassette and _record_mode(item) != "none"
+    """Return True if a test uses a cassette with a record mode that may send requests.
+
+    The mode is that of the command line, the marker or the ini file; see `open_cassette` for that of a fixture.
+    """
+    return uses_cassette(item) and (
+        _from_ini_and_marker(item)["record_mode"] != "none" or item.config.stash.get(_recording, 0) > 0
+    )
 
 
 def allowed_hosts(item: pytest.Item) -> Any:
     """Return `allow_hosts` of a test's marker, else of the ini file."""
+    return _from_ini_and_marker(item).get("allow_hosts", ())
+
+
+def ignored_hosts(item: pytest.Item) -> Any:
+    """Return `ignore_hosts` of a test's marker, else of the ini file."""
+    return _from_ini_and_marker(item).get("ignore_hosts", ())
+
+
+def allows_loopback(item: pytest.Item) -> bool:
+    """Return True if a test may connect to this machine: by its marker, or because it starts a server."""
+    return item.get_closest_marker("miniagents_allow_loopback") is not None or "provider_server" in getattr(
+        item, "fixturenames", ()
+    )
+
+
+# --- settings
+
+
+def settings_for(request: pytest.FixtureRequest, node: Any) -> dict[str, Any]:
+    """Return the arguments of `use_cassette` for the cassette of a test, of a module or of the session.
+
+    A value of the command line goes before that of the marker, which goes before that of `cassette_settings`, which
+    goes before that of the ini file. Values are replaced, and never merged.
+
+    Args:
+        request: of the fixture that opens the cassette.
+        node: the test, the module or the session.
+    """
+    arguments = {**_from_ini(node.config), **_checked(_from_fixture(request, node), f"{_SETTINGS} of {node.nodeid}")}
+    if (marker := node.get_closest_marker(_MARKER)) is not None:
+        arguments |= _checked(_without_name(marker), f"{node.nodeid}: {_MARKER}")
+    return arguments | _from_command_line(node.config)
+
+
+def _from_ini(config: pytest.Config) -> dict[str, Any]:
+    hosts = {name: config.getini(f"miniagents_{name}") for name in ("allow_hosts", "ignore_hosts")}
+    return {"record_mode": config.getini("miniagents_record"), **{name: each for name, each in hosts.items() if each}}
+
+
+def _from_command_line(config: pytest.Config) -> dict[str, Any]:
+    options = {"record_mode": "--miniagents-record", "pace": "--miniagents-pace"}
+    given = {name: config.getoption(option) for name, option in options.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _from_ini_and_marker(item: pytest.Item) -> dict[str, Any]:
+    """Return the settings that are known before a fixture of the test is set up."""
     marker = item.get_closest_marker(_MARKER)
-    hosts = item.config.getini("miniagents_allow_hosts")
-    return hosts if marker is None else marker.kwargs.get("allow_hosts", hosts)
+    marked = {} if marker is None else _without_name(marker)
+    return {**_from_ini(item.config), **marked, **_from_command_line(item.config)}
+
+
+def _from_fixture(request: pytest.FixtureRequest, node: Any) -> Any:
+    """Return the value of the nearest fixture `cassette_settings` of a test, a module or the session.
+
+    That of a module is the same for each of its tests, so it is not looked for in their classes.
+    """
+    if not isinstance(node, pytest.Item):
+        nearest = request.session._fixturemanager.getfixturedefs(_SETTINGS, node)[-1]  # type: ignore[index]  # the plugin has one
+        if not nearest.argnames and not inspect.isgeneratorfunction(nearest.func):
+            return nearest.func()  # also where its scope is narrower
+    return request.getfixturevalue(_SETTINGS)
+
+
+def _checked(settings: Any, whose: str) -> dict[str, Any]:
+    """Return settings as they are. Fail the test if they are no dict, or have names that no cassette knows."""
+    from miniagents_testing.cassette import SETTINGS
+
+    if not isinstance(settings, dict):
+        pytest.fail(f"{whose} must be a dict of settings, not {settings!r}", pytrace=False)
+    unknown = [str(name) for name in settings if name not in SETTINGS]
+    if unknown:
+        pytest.fail(
+            f"{whose} has unknown settings: {', '.join(unknown)}. Known are {', '.join(SETTINGS)}", pytrace=False
+        )
+    return settings
+
+
+def _without_name(marker: pytest.Mark) -> dict[str, Any]:
+    return {name: value for name, value in marker.kwargs.items() if name != "name"}
+
+
+# --- the cassette of a test
+
+
+class _OpenCassette:
+    """Cassette of a test, from its setup until the call ends, or until the fixtures have ended if one has a teardown.
+
+    So an error of closing fails the test itself where it can, and requests of a teardown are in the cassette.
+    """
+
+    def __init__(self, context: CassetteContext) -> None:
+        self.session = context.__enter__()
+        self.outlives_call = False
+        self._context: CassetteContext | None = context
+        self._error: BaseException | None = pytest.skip.Exception("the test was not run")
+
+    def call_ends(self, error: BaseException | None) -> None:
+        """Close the cassette with the error of the call, or without one, unless a teardown may use the cassette."""
+        self._error = error
+        if not self.outlives_call:
+            self.close()
+        elif error is None:
+            try:
+                self.session.assert_answered()
+            except BaseException as miss:
+                self._error = miss
+                raise
+        else:
+            self.session.add_notes(error)
+
+    def close(self) -> None:
+        """Close the cassette, if it is open. A test that has failed, or was not run, gets no second failure."""
+        if self._context is not None:
+            context, self._context = self._context, None
+            error = self._error
+            context.__exit__(None if error is None else type(error), error, None)
+
+
+_opened: pytest.StashKey[_OpenCassette] = pytest.StashKey()
 
 
 @pytest.fixture
-def stream_cassette(request: pytest.FixtureRequest) -> Session:
+def stream_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     """Open the cassette of the test, and return its session, with `misses`, `unplayed`, `incomplete` and `timeline()`.
 
     The test fails if it sends a request that is not in the cassette, even if the application catches that error. It
-    fails, too, if it leaves interactions of the cassette unplayed.
+    fails, too, if it leaves interactions of the cassette unplayed. Requests of its fixtures are in the cassette, too.
     """
-    with fail_without_extra(_FIXTURE):
-        from miniagents_testing.cassette import use_cassette
-
     item = request.node
-    arguments = _arguments(item)
-    return enter_until_test_ends(item, use_cassette(_path(item, arguments.pop("name")), **arguments))
+    context = open_cassette(request, _FIXTURE, _path(item, _name_in_marker(item)), item, width=0)
+    opened = item.stash[_opened] = _OpenCassette(context)
+    yield opened.session
+    opened.close()
 
 
-def _arguments(item: Any) -> dict[str, Any]:
-    """Return the settings for `use_cassette`, and under `name` the name in the marker, or None."""
+def open_cassette(
+    request: pytest.FixtureRequest, fixture: str, path: Path, node: Any, *, width: int, **defaults: Any
+) -> CassetteContext:
+    """Return the context of a cassette of a test, a module or the session, with the settings that hold there.
+
+    Args:
+        request: of the fixture that opens the cassette.
+        fixture: its name.
+        path: of the cassette.
+        node: see `settings_for`.
+        width: see `use_shared_cassette`.
+        defaults: settings in place of those of `use_cassette`.
+    """
+    with fail_without_extra(fixture):
+        from miniagents_testing.cassette import use_shared_cassette
+
+    settings = {**defaults, **settings_for(request, node)}
+    item = request.config.stash.get(current_item, None)
+    if settings["record_mode"] != "none":
+        if item is not None and GUARD in item.stash:
+            item.stash[GUARD].stop_blocking()  # only a fixture knew that requests are recorded
+        _count_recording(request)
+    return use_shared_cassette(path, width=width, **settings)
+
+
+_recording: pytest.StashKey[int] = pytest.StashKey()
+"""Number of open cassettes that may record."""
+
+
+def _count_recording(request: pytest.FixtureRequest) -> None:
+    """Count a cassette that may record, until its fixture has ended."""
+    stash = request.config.stash
+    stash[_recording] = stash.get(_recording, 0) + 1
+
+    def end() -> None:
+        stash[_recording] -= 1
+
+    request.addfinalizer(end)
+
+
+def _name_in_marker(item: Any) -> str | os.PathLike[str] | None:
+    """Return the name of the cassette in a test's marker, or None. Fail the test if the marker has more than one."""
     marker = item.get_closest_marker(_MARKER)
-    arguments = {"name": None} if marker is None else {"name": None, **marker.kwargs}
-    if marker is not None and marker.args:
-        arguments["name"], *others = marker.args
-        if others or not isinstance(arguments["name"], (str, os.PathLike)):
-            pytest.fail(f"{item.nodeid}: {_MARKER} takes the name of one cassette, and settings by name", pytrace=False)
-    arguments["record_mode"] = _record_mode(item)
-    for name in ("allow_hosts", "ignore_hosts"):
-        if name not in arguments and (hosts := item.config.getini(f"miniagents_{name}")):
-            arguments[name] = hosts
-    if (pace := item.config.getoption("--miniagents-pace")) is not None:
-        arguments["pace"] = pace
-    return arguments
-
-
-def _record_mode(item: Any) -> Any:
-    """Return the record mode of the command line, else of the marker, else of the ini file."""
-    marker = item.get_closest_marker(_MARKER)
-    marked = {} if marker is None else marker.kwargs
-    return item.config.getoption("--miniagents-record") or marked.get(
-        "record_mode", item.config.getini("miniagents_record")
-    )
+    if marker is None or not marker.args:
+        return None if marker is None else marker.kwargs.get("name")
+    name, *others = marker.args
+    if others or not isinstance(name, (str, os.PathLike)):
+        pytest.fail(f"{item.nodeid}: {_MARKER} takes the name of one cassette, and settings by name", pytrace=False)
+    return name
 
 
 def _path(item: Any, name: str | os.PathLike[str] | None) -> Path:
@@ -127,3 +293,55 @@ def _path(item: Any, name: str | os.PathLike[str] | None) -> Path:
             pytrace=False,
         )
     return path
+
+
+# --- the life of a test
+
+current_item: pytest.StashKey[pytest.Item] = pytest.StashKey()
+"""The test that is set up, called or torn down, in the stash of the configuration."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Note the test."""
+    __tracebackhide__ = True
+    item.config.stash[current_item] = item
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, Any, Any]:
+    """Keep the cassette of a test open until the teardown of its fixtures, if one has a teardown that may use it."""
+    __tracebackhide__ = True
+    item = request.config.stash.get(current_item, None)
+    if item is not None and fixturedef.scope == "function" and _opened in item.stash:
+        function = fixturedef.func
+        package = getattr(function, "__module__", None) or ""
+        if not package.startswith(_WITHOUT_REQUESTS) and (
+            inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+            or "request" in fixturedef.argnames
+        ):
+            item.stash[_opened].outlives_call = True
+    return (yield)
+
+
+_WITHOUT_REQUESTS = ("_pytest.", "pytest_", "anyio.", "miniagents_testing.")
+"""Beginnings of the modules whose fixtures send no requests."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """End the use of the cassette by the call of the test."""
+    opened = item.stash.get(_opened, None)
+    try:
+        result = yield
+    except BaseException as error:
+        if opened is not None:
+            opened.call_ends(error)
+        raise
+    if opened is not None:
+        opened.call_ends(None)
+    return result

@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from miniagents_testing._pytest import uses_plugin
-from miniagents_testing._pytest.cassettes import allowed_hosts, may_record
+from miniagents_testing._pytest import GUARD, uses_plugin
+from miniagents_testing._pytest.cassettes import allowed_hosts, allows_loopback, may_record
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from miniagents_testing._hosts import AllowedHosts
-    from miniagents_testing._network_guard import NetworkGuard
-
-_guard: pytest.StashKey[NetworkGuard] = pytest.StashKey()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -29,9 +26,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     if is_wanted and not may_record(item):
         from miniagents_testing._network_guard import NetworkGuard
 
-        guard = item.stash[_guard] = NetworkGuard(
-            allow_loopback=_allows_loopback(item), allow_hosts=_allowed_hosts(item)
-        )
+        guard = item.stash[GUARD] = NetworkGuard(allow_loopback=allows_loopback(item), allow_hosts=_allowed_hosts(item))
         guard.start_blocking()
     return (yield from _mark_seen_errors(item))
 
@@ -48,9 +43,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     try:
         return (yield from _mark_seen_errors(item))
     finally:
-        guard = item.stash.get(_guard, None)
+        guard = item.stash.get(GUARD, None)
         if guard is not None:
-            del item.stash[_guard]
+            del item.stash[GUARD]
             guard.stop_blocking()
             if unseen := guard.summarize_unseen():
                 pytest.fail(str(unseen), pytrace=False)
@@ -66,18 +61,11 @@ def _allowed_hosts(item: pytest.Item) -> AllowedHosts | None:
         return None
 
 
-def _allows_loopback(item: pytest.Item) -> bool:
-    """Return True if a test may connect to this machine: by its marker, or because it starts a server."""
-    return item.get_closest_marker("miniagents_allow_loopback") is not None or "provider_server" in getattr(
-        item, "fixturenames", ()
-    )
-
-
 def _mark_seen_errors(item: pytest.Item) -> Generator[None, object, object]:
     """Run a phase of a test. Mark the refusals in its error as seen, because pytest reports them."""
     try:
         return (yield)
     except BaseException as error:
-        if (guard := item.stash.get(_guard, None)) is not None:
+        if (guard := item.stash.get(GUARD, None)) is not None:
             guard.mark_seen(error)
         raise

@@ -24,9 +24,14 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._contexts import (
         layer_for_vcr_test as layer_for_vcr_test,
     )
+    from miniagents_testing.cassette._contexts import (
+        use_shared_cassette as use_shared_cassette,
+    )
+    from miniagents_testing.cassette._out_of_reach import without_narrow_cassettes as without_narrow_cassettes
     from miniagents_testing.cassette._recorded import recorded
     from miniagents_testing.cassette._secrets import JSONPath, Redaction
     from miniagents_testing.cassette._session import Session
+    from miniagents_testing.cassette._settings import SETTINGS as SETTINGS
 
 __all__ = [
     "VOLATILE_FIELDS",
@@ -53,11 +58,15 @@ _MODULES = {
     "JSONPath": "_secrets",
     "Redaction": "_secrets",
     "ReplayTransport": "_contexts",
-    "layer_for_vcr_test": "_contexts",  # for the pytest plugin
     "Session": "_session",
     "recorded": "_recorded",
     "stream_layer": "_contexts",
     "use_cassette": "_contexts",
+    # for the pytest plugin
+    "SETTINGS": "_settings",
+    "layer_for_vcr_test": "_contexts",
+    "use_shared_cassette": "_contexts",
+    "without_narrow_cassettes": "_out_of_reach",
 }
 
 

@@ -20,7 +20,12 @@ from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate
 from miniagents_testing.cassette._file import load
 from miniagents_testing.cassette._patches import patched
-from miniagents_testing.cassette._recording import recording_lock
+from miniagents_testing.cassette._recording import (
+    is_recorded_in_run,
+    note_recorded_in_run,
+    recording_lock,
+    run_of_workers,
+)
 from miniagents_testing.cassette._session import Session
 from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
 from miniagents_testing.errors import CassetteFormatError, RecordingRefusedError, UnrecordedWarning
@@ -190,6 +195,32 @@ def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: 
     return CassetteContext(lambda: _layered(cassette, checked, more))
 
 
+def use_shared_cassette(
+    path: str | os.PathLike[str],
+    *,
+    width: int,
+    record_mode: RecordMode = "none",
+    also_patch: Iterable[type] = (),
+    **settings: Unpack[Options],
+) -> CassetteContext:
+    """Open a cassette for a test runner, in all contexts, see `use_cassette`.
+
+    The workers of a run of pytest-xdist take turns with a cassette that several tests share: the first records it, and
+    the others play what it has recorded and add what it lacks. Of such a cassette, each interaction is played as often
+    as it is requested.
+
+    Args:
+        path: see `use_cassette`.
+        width: rank among the open cassettes with a width, of which the narrowest one answers; 0 for the cassette of a
+            single test.
+        record_mode: see `use_cassette`.
+        also_patch: see `use_cassette`.
+        settings: see `use_cassette`.
+    """
+    checked, more = RecordSettings(**settings), tuple(also_patch)
+    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width))
+
+
 def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteContext | None:
     """Stream with a cassette of vcrpy, so that a test that was written for vcrpy keeps its verdict.
 
@@ -213,13 +244,22 @@ def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteCo
 
 @contextmanager
 def _opened(
-    path: str | os.PathLike[str], mode: RecordMode, settings: RecordSettings, also_patch: Iterable[type]
+    path: str | os.PathLike[str],
+    mode: RecordMode,
+    settings: RecordSettings,
+    also_patch: Iterable[type],
+    width: int | None = None,
 ) -> Iterator[Session]:
     """Open a cassette file until the `with` block ends, under the recording lock if it records."""
+    takes_turns = bool(width) and run_of_workers() != ""
     with ExitStack() as stack:
+        if takes_turns and is_recorded_in_run(path):
+            mode = "new_episodes"
         if mode_of(mode, exists=Path(path).exists()).records:
             refuse_under_ci(os.fspath(path), mode)
-            stack.enter_context(recording_lock(path))
+            stack.enter_context(recording_lock(path, waits=takes_turns))
+            if takes_turns and is_recorded_in_run(path):  # by the worker that had the lock
+                mode = "new_episodes"
         plays, records = mode_of(mode, exists=Path(path).exists())
         cassette = stack.enter_context(vcrpy.configured(path, mode, settings.match))
         session = Session(
@@ -229,9 +269,16 @@ def _opened(
             plays=plays,
             records=records,
             advice=_advice(path, mode),
+            repeats=bool(width),
             on_played=partial(_count_play, cassette),
+            width=width,
         )
-        yield stack.enter_context(_running(session, cassette, also_patch))
+        try:
+            with _running(session, cassette, also_patch):
+                yield session
+        finally:
+            if takes_turns and session.recorded:
+                note_recorded_in_run(path)
 
 
 @contextmanager
@@ -300,25 +347,28 @@ def _count_play(cassette: Any, index: int) -> None:
 
 
 @contextmanager
+def answering(session: Session, also_patch: Iterable[type] = ()) -> Iterator[None]:
+    """Let a session answer the requests of all clients until the `with` block ends."""
+    with patched(_CLIENTS, _httpx.targets_of(also_patch)), _other_clients.watching():
+        activate(session)
+        try:
+            yield
+        finally:
+            deactivate(session)
+
+
+@contextmanager
 def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Iterator[Session]:
     """Activate the session; at the end store its recordings, and raise errors that the application has caught."""
     try:
-        with patched(_CLIENTS, _httpx.targets_of(also_patch)), _other_clients.watching():
-            activate(session)
-            try:
-                yield session
-            finally:
-                deactivate(session)
+        with answering(session, also_patch):
+            yield session
     except BaseException as error:
         try:
             _store_recorded(session, cassette)
         except RecordingRefusedError as refusal:
             error.add_note(str(refusal))
-        if session.misses and error not in session.misses:
-            error.add_note(f"Before that, a request was not in the cassette: {session.misses[0]}")
-        session.mark_seen(error)
-        if session.refused:
-            error.add_note(f"Before that, a request was refused: {session.refused[0]}")
+        session.add_notes(error)
         raise
     _store_recorded(session, cassette)
     session.assert_complete()

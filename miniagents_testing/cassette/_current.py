@@ -3,6 +3,9 @@
 `current_session` says to which open cassette a request belongs: the one opened in its context, else the only one that
 is open. A task has a context, and so has a thread that was started with it (`asyncio.to_thread`); other threads have
 none.
+
+Sessions of a test runner have a *width* (`Session.width`), and are open in all contexts: the narrowest of them answers.
+`out_of_reach` hides the narrow ones while a test runner prepares what several tests share.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ _passing: ContextVar[bool] = ContextVar("miniagents_testing_cassette_passing", d
 _sending = 0
 """Number of requests that are being sent past the cassettes, in all contexts."""
 _open: list[Session] = []
+_least_widths: list[int] = []
+"""The least width of a session that answers, of each `out_of_reach` that is entered; the last one holds."""
 _lock = threading.Lock()
 
 
@@ -54,13 +59,10 @@ def current_session() -> Session | None:
     """
     if _passing.get():
         return None
-    session = _current.get()
-    while session is not None and session.closed:
-        session = session.outer
+    session = _session_of_context()
     if session is not None:
         return session
-    with _lock:
-        candidates = list(_open)
+    candidates = _open_elsewhere()
     if len(candidates) > 1:
         raise with_sdk_bases(CassetteError)(
             f"a request is made where no cassette was opened, while several are open elsewhere: "
@@ -71,13 +73,52 @@ def current_session() -> Session | None:
 
 def sessions_here() -> list[Session]:
     """Return the sessions that may judge a client here: the one of this context, else all that are open."""
+    session = _session_of_context()
+    found = _open_elsewhere() if session is None else [session]
+    return [each for each in found if not each.closed and each.judges]
+
+
+def _session_of_context() -> Session | None:
+    """Return the open session that was opened last in this context, or None.
+
+    In place of a session with a width, the result is the narrowest one: others may have been opened since this context
+    was made.
+    """
     session = _current.get()
-    while session is not None and session.closed:
+    while session is not None:
+        if not session.closed:
+            if session.width is None:
+                return session
+            if (narrowest := _narrowest()) is not None:
+                return narrowest
         session = session.outer
-    if session is not None:
-        return [session] if session.judges else []
+    return None
+
+
+def _open_elsewhere() -> list[Session]:
+    """Return the open sessions for a context that has none: of those with a width, only the narrowest one."""
+    narrowest = _narrowest()
     with _lock:
-        return [each for each in _open if not each.closed and each.judges]
+        others = [each for each in _open if each.width is None]
+    return others if narrowest is None else [*others, narrowest]
+
+
+def _narrowest() -> Session | None:
+    """Return the narrowest open session with a width that is in reach, or None. Of the same width, it is the last."""
+    least = _least_widths[-1] if _least_widths else 0
+    with _lock:
+        reached = [each for each in _open if each.width is not None and each.width >= least and not each.closed]
+    return min(reversed(reached), key=lambda each: each.width or 0, default=None)
+
+
+@contextmanager
+def out_of_reach(least: int) -> Iterator[None]:
+    """Keep the sessions that are narrower than `least` from answering, in all contexts, until the `with` block ends."""
+    _least_widths.append(least)
+    try:
+        yield
+    finally:
+        _least_widths.remove(least)
 
 
 def is_passing() -> bool:

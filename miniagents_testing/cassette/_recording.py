@@ -32,21 +32,23 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
+def recording_lock(path: str | os.PathLike[str], *, waits: bool = False) -> Iterator[None]:
     """Lock a file for one recording.
 
     The lock is the operating system's, on a file in the folder for temporary files. It ends with its process, however
     the process ends, and leaves no file beside the cassette.
 
+    Args:
+        path: of the file.
+        waits: True to wait until another recording of the file has ended, instead of raising an error.
+
     Raises:
         RecordingRefusedError: the file is being recorded already; the message names the process and the test. Or
             another user has made the folder of the locks.
     """
-    real = os.path.realpath(path)
-    name = hashlib.sha256(os.path.normcase(real).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    folder = _lock_folder()
-    holder = folder / f"{name}.holder"
-    lock = FileLock(folder / f"{name}.lock", timeout=0, thread_local=False)
+    name = _lock_name(path)
+    holder = name.with_suffix(".holder")
+    lock = FileLock(name.with_suffix(".lock"), timeout=-1 if waits else 0, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
@@ -62,8 +64,10 @@ def recording_lock(path: str | os.PathLike[str]) -> Iterator[None]:
         lock.release()
 
 
-def _lock_folder() -> Path:
-    """Return the folder of the locks, which is made if it is missing, and which only its user may enter.
+def _lock_name(path: str | os.PathLike[str]) -> Path:
+    """Return the path of the files that belong to the lock of a file, without their suffixes.
+
+    Their folder is made if it is missing, and only its user may enter it.
 
     Raises:
         RecordingRefusedError: the folder is of another user, who could put links into it.
@@ -73,7 +77,26 @@ def _lock_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if user != "" and folder.lstat().st_uid != user:
         raise RecordingRefusedError(f"{folder}, the folder of the locks of recordings, is of another user: remove it")
-    return folder
+    real = os.path.normcase(os.path.realpath(path))
+    return folder / hashlib.sha256(real.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def run_of_workers() -> str:
+    """Return the id of the run of pytest-xdist in which this process is a worker, or an empty text."""
+    return os.environ.get("PYTEST_XDIST_TESTRUNUID", "")
+
+
+def is_recorded_in_run(path: str | os.PathLike[str]) -> bool:
+    """Return True if a worker of this run of pytest-xdist has recorded a file, see `note_recorded_in_run`."""
+    try:
+        return _lock_name(path).with_suffix(".run").read_text(encoding="utf-8") == run_of_workers() != ""
+    except FileNotFoundError:
+        return False
+
+
+def note_recorded_in_run(path: str | os.PathLike[str]) -> None:
+    """Note for the other workers of this run of pytest-xdist that this one has recorded a file."""
+    _lock_name(path).with_suffix(".run").write_text(run_of_workers(), encoding="utf-8")
 
 
 def _process_and_test() -> str:

@@ -216,6 +216,8 @@ class Session:
         find: finds the index of the interaction for a request, in place of the settings' own matching.
         judges: True to refuse clients that are not recorded, or to warn of them; False also keeps all headers, as
             vcrpy does.
+        width: rank of the session among those that are open in all contexts, of which the narrowest one answers; None
+            for a session that is open in its own context.
     """
 
     def __init__(
@@ -232,6 +234,7 @@ class Session:
         on_played: Callable[[int], object] | None = None,
         find: Callable[[LiveRequest], int | None] | None = None,
         judges: bool = True,
+        width: int | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -251,6 +254,7 @@ class Session:
         self.matches_as_vcrpy = find is not None
         """True if requests are looked up by the rules of vcrpy."""
         self.judges = judges
+        self.width = width
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
         self._order = Order(ticks(each.started_ms) for each in self.interactions) if plays else None
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
@@ -308,19 +312,30 @@ class Session:
             LiveRequestError: a client that is not recorded was refused; the first such error.
             UnplayedError: interactions were not played: the application does less than when it was recorded.
         """
-        if self._misses:
-            first, *others = self._misses
-            note = f"{len(others)} more requests were not in {self.name}"
-            if others and note not in getattr(first, "__notes__", ()):
-                first.add_note(note)
-            raise first
-        if self._refused:
-            raise self._refused[0]
+        self.assert_answered()
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
             left = [place for place in self._index.places if not place.plays]
             names = [_named(place) for place in left[:_UNPLAYED_SHOWN]]
             more = [f"and {len(left) - len(names)} more"] if len(left) > len(names) else []
             raise UnplayedError(f"{self.name}: {len(left)} interactions were not played: {', '.join([*names, *more])}")
+
+    def assert_answered(self) -> None:
+        """Raise an error if a request was not in the cassette or refused, see `assert_complete`."""
+        if self._misses:
+            first, *others = self._misses
+            if others:
+                _add_note(first, f"{len(others)} more requests were not in {self.name}")
+            raise first
+        if self._refused:
+            raise self._refused[0]
+
+    def add_notes(self, error: BaseException) -> None:
+        """Add notes to the error of an application about the first miss and the first refusal that it has caught."""
+        if self._misses and error not in self._misses:
+            _add_note(error, f"Before that, a request was not in the cassette: {self._misses[0]}")
+        self.mark_seen(error)
+        if self._refused:
+            _add_note(error, f"Before that, a request was refused: {self._refused[0]}")
 
     # --- for transports
 
@@ -438,7 +453,7 @@ class Session:
             return path, f"{path}#{self._requests_by_agent[path]}"
 
     def _miss(self, method: str, uri: str, body: bytes, headers: Headers) -> CassetteMissError:
-        """Make the error about a request that is not in the cassette, and keep it for `assert_complete`.
+        """Make the error about a request that is not in the cassette, and keep it.
 
         Its message names the recorded requests that differ least.
         """
@@ -447,7 +462,11 @@ class Session:
             lines += near_misses((method, uri, body), self._index.places, self.settings.match, headers)
         else:
             lines = [f"{self.name} has no answers, so none for {method} {uri}"]
-        miss = _miss_class()("\n".join([*lines, self._advice] if self._advice else lines))
+        return self._missed("\n".join([*lines, self._advice] if self._advice else lines))
+
+    def _missed(self, text: str) -> CassetteMissError:
+        """Make the error with this message about a request without an answer, and keep it for `assert_answered`."""
+        miss = _miss_class()(text)
         self._misses.append(miss)
         return miss
 
@@ -512,6 +531,12 @@ class Session:
         if leaks:
             raise RecordingRefusedError(f"{self.name} was not written: {'; '.join(str(leak) for leak in leaks)}")
         return self.recorded
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    """Add a note to an error that lacks it."""
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 def _named(place: _Place) -> str:

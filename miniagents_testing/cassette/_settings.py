@@ -81,6 +81,9 @@ class Options(TypedDict, total=False):
     ignore_hosts: Iterable[str]
 
 
+SETTINGS = ("record_mode", "also_patch", *Options.__annotations__)
+"""Names of the arguments of `use_cassette` besides the path."""
+
 _MATCHING = Matching()
 _NO_HOSTS, _NO_IGNORED = AllowedHosts(), IgnoredHosts()
 

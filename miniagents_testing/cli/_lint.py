@@ -191,13 +191,16 @@ class _CassetteReferences:
     """Index of the cassettes that the tests in some folders name. Tests are parsed, not run.
 
     The default cassette of a test is `<module>/<test>.yaml`. There `<test>` begins with the class, if there is one, and
-    ends with the parameters in brackets. Other cassettes are named in a string: in a marker, an argument or a path.
+    ends with the parameters in brackets. Other cassettes are named in a string: in a marker, an argument or a path. The
+    shared ones, `<module>/module.yaml` and `session.yaml`, are named by the fixtures `module_cassette` and
+    `session_cassette`.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._strings: set[str] = set()
         self._tests: defaultdict[str, set[str]] = defaultdict(set)
         """Names of the tests, by module."""
+        self._arguments: set[str] = set()
         for folder in folders:
             for path in sorted(folder.rglob("*.py")):
                 try:
@@ -210,6 +213,7 @@ class _CassetteReferences:
                     if isinstance(node, ast.Constant) and isinstance(node.value, str)
                 }
                 self._tests[path.stem].update(_names_of_tests(tree.body))
+                self._arguments |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
 
     def include(self, cassette: Path) -> bool:
         """Return True if a test names this cassette.
@@ -217,6 +221,9 @@ class _CassetteReferences:
         A string names it with the last parts of its path, with or without the suffix.
         """
         if cassette.stem.partition("[")[0] in self._tests[cassette.parent.name]:
+            return True
+        is_shared = cassette.stem == "session" or (cassette.stem == "module" and cassette.parent.name in self._tests)
+        if is_shared and f"{cassette.stem}_cassette" in self._arguments:
             return True
         paths = (cassette, cassette.with_suffix(""))
         return any(end in self._strings for path in paths for end in _path_ends(path.parts))

@@ -136,6 +136,23 @@ def test_lint_finds_cassettes_that_no_test_names(
     assert (done.code, _kinds(done)) == ((0, []) if used else (1, ["orphan"]))
 
 
+def test_lint_finds_the_fixtures_that_name_shared_cassettes(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """`module.yaml` and `session.yaml` are named by the fixtures that open them, and reported without these."""
+    paths = [tmp_path / "cassettes" / name for name in ("test_it/module.yaml", "session.yaml")]
+    for path in paths:
+        save(path, [kit.interaction("Hi", kit.answer("Ho"))])
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    test = tests / "test_it.py"
+    test.write_text("def index(module_cassette, session_cassette): ...", encoding="utf-8")
+    assert run("lint", tmp_path / "cassettes", "--tests", tests) == (0, "", "")
+    test.write_text("def index(module_cassette): ...", encoding="utf-8")
+    done = run("lint", tmp_path / "cassettes", "--tests", tests)
+    assert (done.code, [str(path) in done.out for path in paths]) == (1, [False, True])
+
+
 def test_lint_refuses_a_missing_folder_of_tests(
     run: Callable[..., CommandResult], conversation: Path, tmp_path: Path
 ) -> None:

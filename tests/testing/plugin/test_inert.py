@@ -94,7 +94,7 @@ def test_options_ini_names_and_fixtures_collide_with_no_other_plugin() -> None:
     assert len(spy.names) > 3
     assert all(name.startswith(("--miniagents-", "miniagents_")) for name in spy.names)
     assert not OPTIONS_OF_OTHERS & set(spy.names)
-    assert {name for name in fixtures if not name.startswith("miniagents_")} <= FIXTURES
+    assert {name for name in fixtures if not name.startswith("miniagents_")} <= FIXTURES | {"cassette_settings"}
     assert not FIXTURES_OF_OTHERS & fixtures
 
 
