@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import miniagents
+from miniagents_testing import _clock
 
 pytest_plugins = ["pytester"]
 
@@ -80,3 +82,9 @@ def _programs_run_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
 def _not_under_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests record into folders of their own, wherever they run; what CI changes is tested by setting it."""
     monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _virtual_time_ignores_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the turns of a loop take, they take no virtual time, except in tests that set the patience."""
+    monkeypatch.setattr(_clock, "_BUSY_PATIENCE", math.inf)
