@@ -108,7 +108,7 @@ class WireServer:
         self._tasks.add(task)
         self.connections += 1
         try:
-            with suppress(OSError, h11.RemoteProtocolError):
+            with suppress(OSError, h11.RemoteProtocolError, asyncio.CancelledError):  # cancelled by `_stop` only
                 await self._converse(reader, writer)
         finally:
             writer.close()
