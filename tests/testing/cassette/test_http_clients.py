@@ -1,10 +1,11 @@
-"""Clients on `http.client`, each against a real server: live, recorded and played, they see the same.
+"""Clients on `http.client`, and aiohttp, each against a real server: live, recorded and played, they see the same.
 
 Each test that is marked with `cell` is a column of the table in docs/cassettes.md, and runs for each client.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 import warnings
 from contextlib import ExitStack, closing
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 from loopback_server import BEDROCK_EVENTS, CERTIFICATE, EVENTS, TEXTS, Server, unzipped
 
@@ -29,7 +32,7 @@ from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load
 from miniagents_testing.errors import CassetteMissError, IncompleteRecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 _DOCS = Path(__file__).resolve().parents[3] / "docs/cassettes.md"
 
@@ -210,6 +213,58 @@ class Requests(Client):
         return Answer(response.status_code, [response.content])
 
 
+class AioHTTP(Client):
+    """aiohttp, with a session in a loop of its own."""
+
+    name = "aiohttp"
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        self.runner = self.stack.enter_context(asyncio.Runner())
+        self.session: aiohttp.ClientSession | None = None
+        self.stack.callback(lambda: self.session and self.runner.run(self.session.close()))
+        return self
+
+    def _run(self, work: Any) -> Any:
+        """Run a function with the session, in the context of the caller."""
+
+        async def run() -> Any:
+            if self.session is None:
+                timeout = aiohttp.ClientTimeout(sock_read=self.timeout)
+                self.session = aiohttp.ClientSession(timeout=timeout, trust_env=bool(self.proxy))
+            return await work(self.session, ssl.create_default_context(cafile=CERTIFICATE))
+
+        return self.runner.run(run(), context=copy_context())
+
+    def get(self, url: str) -> Answer:
+        async def work(session: aiohttp.ClientSession, tls: ssl.SSLContext) -> Answer:
+            async with session.get(url, ssl=tls) as response:
+                return Answer(response.status, [chunk async for chunk in response.content.iter_any()])
+
+        answer: Answer = self._run(work)
+        return answer
+
+    def first(self, url: str) -> bytes:
+        async def work(session: aiohttp.ClientSession, tls: ssl.SSLContext) -> bytes:
+            async with session.get(url, ssl=tls) as response:
+                return await response.content.readany()
+
+        data: bytes = self._run(work)
+        return data
+
+    def upload(self, url: str, parts: list[bytes]) -> Answer:
+        async def body() -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+
+        async def work(session: aiohttp.ClientSession, _: ssl.SSLContext) -> Answer:
+            async with session.post(url, data=body()) as response:
+                return Answer(response.status, [await response.read()])
+
+        answer: Answer = self._run(work)
+        return answer
+
+
 class Boto3(Client):
     """boto3: streams of Amazon Bedrock, uploads to S3."""
 
@@ -255,7 +310,7 @@ class Boto3(Client):
             return Answer(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
-CLIENTS = [HTTPClient, Urllib, Urllib3, Requests, Boto3]
+CLIENTS = [HTTPClient, Urllib, Urllib3, Requests, Boto3, AioHTTP]
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=[client.name for client in CLIENTS], indirect=True)
 CELLS: dict[str, str] = {}
 """Names of the tests that are columns of the table, by column."""
@@ -376,7 +431,7 @@ def test_connection_that_is_reset_is_reset_again(client: Client, server: Server,
 @cell("redirect")
 def test_redirect_is_followed_as_it_was(client: Client, server: Server, path: Path) -> None:
     """A client that follows redirects does so in a replay; the others get the same answer, or the same error."""
-    follows = client.name in ("urllib", "urllib3", "requests")
+    follows = client.name in ("urllib", "urllib3", "requests", "aiohttp")
     call = lambda client: client.get(f"{server.url}/redirect{client.path}")  # noqa: E731 - a call of one line
     answer = in_all_ways(client, server, path, call, most=1 + follows)
     assert not follows or answer == Answer(200, EVENTS)
