@@ -213,6 +213,8 @@ class ToolCall(Frozen):
     name: str | None = None
     arguments: str = ""
     """The arguments as the model wrote them: usually JSON, but not checked."""
+    echo: Mapping[str, str] | None = None
+    """Extra fields that go back to the provider with the call: its names for them, with the names they have here."""
 
     if TYPE_CHECKING:
 
@@ -263,6 +265,16 @@ class AssistantMessage(Message):
     """The second and later answers, if the request asked for several; this message is the first answer."""
     interrupted: bool = False
     """True if the answer broke off: the fields hold the part that had arrived."""
+    origin: str | None = None
+    """The API and the host that the answer came from, such as "chat api.openai.com"; None if it did not come from one.
+
+    A prompt for the same origin gets what only that provider can read, such as the fields of `echo`.
+    """
+    echo: Mapping[str, str] | None = None
+    """Fields that go back to the provider in a prompt: its names for them, with the names they have here.
+
+    `{"reasoning_content": "reasoning"}` says that `reasoning` goes back as `reasoning_content`.
+    """
 
     if TYPE_CHECKING:
 

@@ -53,9 +53,8 @@ class APIStatusError(Exception):
 class _ScriptedClient:
     """Client of a scripted model, with the parts of `AsyncOpenAI` and `AsyncAnthropic` that a provider agent uses."""
 
-    base_url = SimpleNamespace(host="api.openai.com")  # the framework asks hosts that it knows for usage
-
-    def __init__(self, llm: ScriptedLLM) -> None:
+    def __init__(self, llm: ScriptedLLM, host: str) -> None:
+        self.base_url = SimpleNamespace(host=host, port=None)  # of the provider, for `origin` and for usage in streams
         self.chat = SimpleNamespace(completions=_endpoint(llm, "chat"))
         self.responses = _endpoint(llm, "responses")
         self.messages = _endpoint(llm, "messages")
@@ -235,7 +234,8 @@ class ScriptedLLM:
         from miniagents.ext.llm.anthropic import create_anthropic_agent
         from miniagents.ext.llm.openai import create_openai_agent
 
-        common = {"async_client": _ScriptedClient(self), "alias": alias, "retry": retry, **settings}
+        host = "api.anthropic.com" if api == "messages" else "api.openai.com"
+        common = {"async_client": _ScriptedClient(self, host), "alias": alias, "retry": retry, **settings}
         if api == "messages":
             return create_anthropic_agent(model, **common)
         return create_openai_agent(model, api=api, **common)

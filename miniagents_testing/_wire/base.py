@@ -82,7 +82,8 @@ def usage_of(step: Step, call: Call) -> Usage:
     given = step.usage or Usage()
     input_tokens = given.input_tokens
     if input_tokens is None:
-        input_tokens = len(re.findall(r"\w+", "\n".join([call.system or "", *map(str, call.messages)])))
+        texts = [str(message) for message in call.messages if message.content is not None]
+        input_tokens = len(re.findall(r"\w+", "\n".join([call.system or "", *texts])))
     output_tokens = step.deltas.tokens if given.output_tokens is None else given.output_tokens
     reasoning = len(step.deltas.reasoning) if given.reasoning_tokens is None else given.reasoning_tokens
     return Usage(

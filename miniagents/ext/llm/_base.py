@@ -141,8 +141,19 @@ class ProviderAdapter(ABC):
         """
 
     @abstractmethod
+    def api(self, request: Mapping[str, Any]) -> str:
+        """Return the API that requests with these settings use: chat, responses or messages."""
+
+    @abstractmethod
     def prepare_request(
-        self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
+        self,
+        client: Any,
+        messages: list[Message],
+        system: Any,
+        request: dict[str, Any],
+        *,
+        origin: str,
+        streamed: bool,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Translate messages and settings into a call of the SDK.
 
@@ -151,6 +162,7 @@ class ProviderAdapter(ABC):
             messages: the conversation.
             system: instructions that go before the conversation; None for none.
             request: the remaining settings of the agent, which are parameters of the request.
+            origin: the API and the host of the request, see `AssistantMessage.origin`.
             streamed: True if a stream is asked for.
 
         Returns: the SDK's method (of `with_streaming_response`), its arguments, and a factory of sessions that read
@@ -231,13 +243,17 @@ class ProviderAdapter(ABC):
             messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
             client = await self.default_client() if async_client is None else async_client
             client = client.with_options(max_retries=0)  # shares the HTTP client; `Retry` alone decides on retries
-            create, arguments, new_session = self.prepare_request(client, messages, system, request, streamed)
+            origin = _origin(self.api(request), client)
+            create, arguments, new_session = self.prepare_request(
+                client, messages, system, request, origin=origin, streamed=streamed
+            )
             # a request is UTF-8, which cannot encode lone surrogates
             arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
             redactor.learn(secrets_of_client(client, arguments["extra_headers"]))
             return LLMCall(
                 alias=alias,
                 provider=self.provider,
+                origin=origin,
                 send=partial(create, **arguments),
                 new_session=new_session,
                 slot=partial(self.limits.slot, max_concurrent_requests),
@@ -294,6 +310,13 @@ class _LLMAgent(MiniAgent[Any]):
         fork = super().fork(**options)
         fork.check_arguments(fork.kwargs)
         return fork
+
+
+def _origin(api: str, client: Any) -> str:
+    """Return the API and the host of a client, with the port if the URL names one, see `AssistantMessage.origin`."""
+    url = getattr(client, "base_url", None)  # a client of an application's tests may have no URL
+    host, port = getattr(url, "host", ""), getattr(url, "port", None)
+    return f"{api} {host}" if port is None else f"{api} {host}:{port}"
 
 
 def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Prompts in the forms of the provider APIs, made from messages.
 
 `chat_prompt`, `responses_prompt` and `messages_prompt` serve chat completions, OpenAI's Responses API and Anthropic's
-Messages API. A prompt holds the text, role, parts and tool calls of each message; further fields are left out.
+Messages API. A prompt holds the text, role, parts and tool calls of each message. Further fields of an answer go back
+only to the API and host that sent them (`AssistantMessage.echo` and `origin`).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _tool_calls(message: Message) -> list[ToolUse]:
 
 
 def _tool_call(call: Any) -> ToolUse:
-    """Convert a tool call in any provider's form."""
+    """Convert a tool call in any provider's form, with the fields that go back to the provider."""
     inner = _get(call, "function") or _get(call, "custom") or call
     arguments = _get(inner, "arguments")
     if arguments is None:
@@ -86,7 +87,15 @@ def _tool_call(call: Any) -> ToolUse:
         name=_get(inner, "name"),
         arguments=arguments if isinstance(arguments, str) else json_text(to_plain(arguments)),
         type=_get(call, "type") or "function",
+        fields=_echoed(call),
     )
+
+
+def _echoed(holder: Any) -> dict[str, Any]:
+    """Return the fields of an answer or of a call that go back to the provider, under its names for them."""
+    echo = _get(holder, "echo")
+    fields = {name: _get(holder, ours) for name, ours in echo.items()} if isinstance(echo, Mapping) else {}
+    return {name: to_plain(value) for name, value in fields.items() if value is not None}
 
 
 def _get(holder: Any, key: str) -> Any:
@@ -213,50 +222,72 @@ def _result_content(content: Any, text_type: str = "text") -> Any:
 # --- chat completions
 
 
-def chat_prompt(messages: Iterable[Message], system: Any = None) -> list[dict[str, Any]]:
-    """Return the parameter `messages` of a chat completion; `system` is instructions that go first."""
+def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str | None = None) -> list[dict[str, Any]]:
+    """Return the parameter `messages` of a chat completion.
+
+    Args:
+        messages: the conversation.
+        system: instructions that go first.
+        origin: the API and the host of the request; answers from there get back the fields of their `echo`.
+    """
     prompt = [] if system is None else [{"role": "system", "content": to_plain(system)}]
-    return prompt + [_chat_message(item) for item in _results_after_calls(messages)]
+    return prompt + [_chat_message(item, origin) for item in _results_after_calls(messages)]
 
 
-def _chat_message(item: Message | _ToolResult) -> dict[str, Any]:
+def _chat_message(item: Message | _ToolResult, origin: str | None) -> dict[str, Any]:
     """Convert a message or a result into a message of a chat completion."""
     if isinstance(item, _ToolResult):
         result = {"role": "tool", "content": _result_content(item.content), "tool_call_id": item.id, **item.more}
         return {key: value for key, value in result.items() if value is not None and key in _CHAT_RESULT}
     role = item.role or "user"
-    result = {"role": role, "content": _content(item), **_fields(item, "name")}
-    if role == "assistant":
-        if calls := _tool_calls(item):
-            result["tool_calls"] = [_chat_tool_call(call) for call in calls]
-        result |= _fields(item, "refusal")
-        if not result["content"] and len(result) > 2:
-            result["content"] = None
-    return result
+    if role != "assistant":
+        return {"role": role, "content": _content(item), **_fields(item, "name")}
+    echoes = _is_from(item, origin)
+    echoed = _echoed(item)
+    result = {"role": role, "content": _content(item), **({} if "name" in echoed else _fields(item, "name"))}
+    if calls := _tool_calls(item):
+        result["tool_calls"] = [_chat_tool_call(call, call.fields if echoes else {}) for call in calls]
+    result |= _fields(item, "refusal")
+    if echoes and isinstance(audio := echoed.pop("audio", None), dict) and audio.get("id"):
+        result["audio"] = {"id": audio["id"]}  # the API has the audio, and takes nothing else
+    if not result["content"] and len(result) > 2:
+        result["content"] = None
+    return {**echoed, **result} if echoes else result
+
+
+def _is_from(message: Message, origin: str | None) -> bool:
+    """Return True if the message came from this API and host."""
+    return origin is not None and getattr(message, "origin", None) == origin
 
 
 _CHAT_RESULT = ("role", "content", "tool_call_id", "name")
 """Fields that a result may have in a chat completion; the API refuses others."""
 
 
-def _chat_tool_call(call: ToolUse) -> dict[str, Any]:
-    """Convert a tool call into the form of chat completions."""
-    if call.type == "custom":
-        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
-    function = {"name": call.name, "arguments": _arguments_text(call.arguments)}
-    return {"id": call.id, "type": "function", "function": function}
+def _chat_tool_call(call: ToolUse, fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert a tool call into the form of chat completions, with these further fields."""
+    kind = "custom" if call.type == "custom" else "function"
+    if kind == "custom":
+        inner = {"name": call.name, "input": call.arguments}
+    else:
+        inner = {"name": call.name, "arguments": _arguments_text(call.arguments)}
+    return {**fields, "id": call.id, "type": kind, kind: {**fields.get(kind, {}), **inner}}
 
 
 # --- responses
 
 
-def responses_prompt(messages: Iterable[Message], system: Any = None, *, stored: bool = True) -> list[dict[str, Any]]:
+def responses_prompt(
+    messages: Iterable[Message], system: Any = None, *, stored: bool = True, origin: str | None = None
+) -> list[dict[str, Any]]:
     """Return the parameter `input` of the Responses API.
 
     Args:
         messages: the conversation.
         system: instructions that go first.
         stored: True if the provider stores responses. Otherwise only reasoning that came encrypted is sent back.
+        origin: the API and the host of the request; answers from elsewhere are sent without ids and reasoning, which
+            another host does not know.
     """
     items: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": to_plain(system)}]
     custom: set[str] = set()
@@ -266,16 +297,17 @@ def responses_prompt(messages: Iterable[Message], system: Any = None, *, stored:
             items.append({"type": kind, "call_id": item.id, "output": _result_content(item.content, "input_text")})
         else:
             custom.update(call.id for call in _tool_calls(item) if call.type == "custom")
-            items += _response_items(item, stored)
+            items += _response_items(item, stored, origin)
     return items
 
 
-def _response_items(message: Message, stored: bool) -> list[dict[str, Any]]:
-    """Convert a message into items of the Responses API; an unedited answer gives its own items."""
+def _response_items(message: Message, stored: bool, origin: str | None) -> list[dict[str, Any]]:
+    """Convert a message into items of the Responses API; an unedited answer of this origin gives its own items."""
     role = message.role or "user"
     if role != "assistant":
         return [{"role": role, "content": _content(message, "input_text")}]
-    output = to_plain(getattr(message, "output", None))
+    foreign = origin and getattr(message, "origin", None) not in (None, origin)
+    output = None if foreign else to_plain(getattr(message, "output", None))
     if isinstance(output, list) and _output_text(output) == message.content:
         return [
             _item_to_send(item)
@@ -363,7 +395,8 @@ def _turn_content(item: Message | _ToolResult) -> Any:
         return [{"type": "tool_result", "tool_use_id": item.id, "content": content, **more}]
     if item.role != "assistant":
         return _without_blank_texts(_content(item))
-    blocks = to_plain(getattr(item, "content_blocks", None))
+    ours = (getattr(item, "origin", None) or "messages").startswith("messages")
+    blocks = to_plain(getattr(item, "content_blocks", None)) if ours else None
     if isinstance(blocks, list) and "".join(block.get("text") or "" for block in _text_blocks(blocks)) == item.content:
         # thinking and tool use are sent unchanged, because the API checks their signatures
         return [_block_to_send(block) for block in _without_blank_texts(blocks)]

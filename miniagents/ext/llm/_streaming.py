@@ -16,7 +16,7 @@ import asyncio
 import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic_core import from_json
 
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from miniagents.ext.llm.sse import ServerSentEvent
 
 
-def _metadata_of(outcome: Outcome) -> dict[str, Any]:
+def _metadata_of(outcome: Outcome, origin: str | None) -> dict[str, Any]:
     """Return the fields of an `AssistantMessage` for an outcome, without the content and without empty fields.
 
-    A further field of the provider gets the prefix `provider_` if messages use its name already, or if it begins with
-    `_`.
+    Args:
+        outcome: the values of the answer.
+        origin: the API and the host that sent the answer.
     """
     metadata: dict[str, Any] = {
         "id": outcome.id,
@@ -58,7 +59,9 @@ def _metadata_of(outcome: Outcome) -> dict[str, Any]:
         "tool_calls": _tool_calls(outcome.tool_calls),
         "refusal": outcome.refusal,
         "reasoning": outcome.reasoning,
-        "choices": tuple(map(_choice, outcome.choices)),
+        "choices": tuple(_choice(choice, origin) for choice in outcome.choices),
+        "origin": origin,
+        "echo": _echo(outcome, AssistantMessage),
     }
     if outcome.unknown_events:
         metadata["unknown_events"] = outcome.unknown_events
@@ -66,11 +69,33 @@ def _metadata_of(outcome: Outcome) -> dict[str, Any]:
         metadata["lossy"] = True
     if outcome.doubts:
         metadata["doubts"] = outcome.doubts
-    for name, value in outcome.extra.items():
-        # a provider's field may have the name of a method or a field of messages
-        taken = name in metadata or hasattr(AssistantMessage, name) or name in AssistantMessage.model_fields
-        metadata[f"provider_{name}" if taken or name.startswith("_") or name == "class_" else name] = value
-    return {name: value for name, value in metadata.items() if value not in (None, ())}
+    metadata |= {_free_name(name, AssistantMessage): value for name, value in outcome.extra.items()}
+    return {name: value for name, value in metadata.items() if value not in (None, (), {})}
+
+
+_TAKEN: Final = {
+    AssistantMessage: frozenset({"unknown_events", "lossy", "doubts"}),
+    ToolCall: frozenset({"function", "custom", "input", "call_id"}),  # a call in a provider's form is known by these
+}
+"""Names that have a meaning here, besides those of declared fields and methods."""
+
+
+def _free_name(name: str, owner: type[AssistantMessage | ToolCall]) -> str:
+    """Return the name that a provider's field gets in an object of class `owner`.
+
+    The name gets the prefix `provider_` if these objects use it already, or if it begins with `_`.
+    """
+    taken = name in _TAKEN[owner] or name in owner.model_fields or hasattr(owner, name)
+    return f"provider_{name}" if taken or name.startswith("_") or name == "class_" else name
+
+
+def _echo(holder: Outcome | Choice | ToolUse, owner: type[AssistantMessage | ToolCall]) -> dict[str, str]:
+    """Return the provider's names of the fields that go back, with their names in an object of class `owner`."""
+    reasoning = getattr(holder, "reasoning", None)
+    return {
+        name: "reasoning" if reasoning and value == reasoning else _free_name(name, owner)
+        for name, value in holder.fields.items()
+    }
 
 
 def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
@@ -95,25 +120,30 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
 
 def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:
     """Convert the tool calls of an outcome."""
-    return tuple(
-        ToolCall(
-            id=call.id or None,
-            name=call.name or None,
-            arguments=call.arguments,
-            **({} if call.type == "function" else {"type": call.type}),
-        )
-        for call in calls
-    )
+    return tuple(map(_tool_call, calls))
 
 
-def _choice(choice: Choice) -> AssistantMessage:
+def _tool_call(call: ToolUse) -> ToolCall:
+    """Convert a tool call with its further fields."""
+    more: dict[str, Any] = {} if call.type == "function" else {"type": call.type}
+    if call.fields:
+        more["echo"] = _echo(call, ToolCall)
+        more |= {_free_name(name, ToolCall): value for name, value in call.fields.items()}
+    return ToolCall(id=call.id or None, name=call.name or None, arguments=call.arguments, **more)
+
+
+def _choice(choice: Choice, origin: str | None) -> AssistantMessage:
     """Convert a further choice into a message, which has no usage, id or model."""
+    more = {name: value for name, value in choice.fields.items() if value != choice.reasoning}
     return AssistantMessage(
         choice.content,
         finish_reason=choice.finish_reason,
         tool_calls=_tool_calls(choice.tool_calls),
         refusal=choice.refusal,
         reasoning=choice.reasoning,
+        origin=origin,
+        echo=_echo(choice, AssistantMessage) or None,
+        **{_free_name(name, AssistantMessage): value for name, value in more.items()},
     )
 
 
@@ -306,6 +336,8 @@ class LLMCall:
     alias: str
     """Alias of the agent, for log lines."""
     provider: str
+    origin: str
+    """The API and the host that the request goes to, see `AssistantMessage.origin`."""
     send: Callable[[], AbstractAsyncContextManager[Any]]
     """Function that returns a context: it sends the request, gives the SDK's response before its body is read, and
     closes the response."""
@@ -381,7 +413,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
             outcome = session.close()
         except Exception as error:
             if (known := _complete_outcome(session, error)) is None:
-                _keep_partial_answer(session, metadata)
+                _keep_partial_answer(session, call.origin, metadata)
                 failure = _translate_error(call, error, answer, delivered)
                 wait = _seconds_until_retry(call, failure, attempt, clock() - started)
                 if wait is None:
@@ -393,10 +425,10 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                 continue
             outcome = known
         except BaseException:
-            _keep_partial_answer(session, metadata)
+            _keep_partial_answer(session, call.origin, metadata)
             raise
         metadata.clear()
-        metadata.update(_metadata_of(outcome))
+        metadata.update(_metadata_of(outcome, call.origin))
         return
 
 
@@ -548,8 +580,8 @@ class _ParsedBySDK:
         return ""
 
 
-def _keep_partial_answer(session: Session, metadata: dict[str, Any]) -> None:
+def _keep_partial_answer(session: Session, origin: str, metadata: dict[str, Any]) -> None:
     """Fill the metadata with the outcome of an answer that broke off."""
     with suppress(LLMError):  # an error of the session has been raised already
         metadata.clear()
-        metadata.update(_metadata_of(session.outcome()), interrupted=True)
+        metadata.update(_metadata_of(session.outcome(), origin), interrupted=True)

@@ -131,8 +131,19 @@ class _Anthropic(ProviderAdapter):
         """Return the tools in the form of Anthropic's API."""
         return toolset.written("messages", _tool_parameter)
 
+    def api(self, request: Mapping[str, Any]) -> str:
+        """Return "messages", the only API."""
+        return "messages"
+
     def prepare_request(
-        self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
+        self,
+        client: Any,
+        messages: list[Message],
+        system: Any,
+        request: dict[str, Any],
+        *,
+        origin: str,
+        streamed: bool,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Return the call of `messages.create` for these messages."""
         instructions, turns = messages_prompt(messages, system)

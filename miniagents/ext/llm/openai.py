@@ -145,18 +145,30 @@ class _OpenAI(ProviderAdapter):
             return toolset.written("responses", lambda tool: {"type": "function", **_function(tool), "strict": False})
         return toolset.written("chat", lambda tool: {"type": "function", "function": _function(tool)})
 
+    def api(self, request: Mapping[str, Any]) -> str:
+        """Return the API: "chat" or "responses"."""
+        return str(request.get("api", "chat"))
+
     def prepare_request(
-        self, client: Any, messages: list[Message], system: Any, request: dict[str, Any], streamed: bool
+        self,
+        client: Any,
+        messages: list[Message],
+        system: Any,
+        request: dict[str, Any],
+        *,
+        origin: str,
+        streamed: bool,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Return the call of `chat.completions.create` or `responses.create` for these messages."""
         request = dict(request)
         if request.pop("api", "chat") == "responses":
             stored = request.get("store") is not False
-            arguments = {"input": responses_prompt(messages, system, stored=stored), **request}
+            prompt = responses_prompt(messages, system, stored=stored, origin=origin)
+            arguments = {"input": prompt, **request}
             return client.responses.with_streaming_response.create, arguments, ResponsesSession
         if streamed and "stream_options" not in request and _accepts_stream_options(client):
             request["stream_options"] = {"include_usage": True}
-        arguments = {"messages": chat_prompt(messages, system), **request}
+        arguments = {"messages": chat_prompt(messages, system, origin=origin), **request}
         n = {**request, **(request.get("extra_body") or {})}.get("n") or 1
         session = partial(ChatSession, n if isinstance(n, int) else None)
         return client.chat.completions.with_streaming_response.create, arguments, session

@@ -340,6 +340,70 @@ def _check_finish_reason(message: AssistantMessage) -> None:
     assert message.finish_reason == reason
 
 
+_NAMED = {
+    "message": {"content", "role", "refusal", "tool_calls", "function_call"},
+    "call": {"id", "type", "index", "function", "custom"},
+    "function": {"name", "arguments", "input"},
+}
+"""Fields of chat completions that have a name in the framework."""
+_REPEATED = {"id", "type", "format", "index", "signature", "name"}
+
+
+def _fold(old: Any, new: Any, name: str = "") -> Any:
+    """Return a value after its next piece: the rule of merging step by step, as it is written, and slowly."""
+    if new is None:
+        return old
+    if isinstance(old, str) and isinstance(new, str):
+        return (new or old) if name in _REPEATED else old + new
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {key: _fold(old.get(key), new[key], key) if key in new else old[key] for key in {**old, **new}}
+    if isinstance(old, list) and isinstance(new, list):
+        merged = list(old)
+        for item in new:
+            index = item.get("index") if isinstance(item, dict) else None
+            places = [place for place, known in enumerate(merged) if index is not None and known.get("index") == index]
+            if places:
+                merged[places[0]] = _fold(merged[places[0]], item)
+            else:
+                merged.append(item)
+        return merged
+    return new
+
+
+def _unnamed_fields(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the fields without a name of the first choice's message, and those of its calls by their ids."""
+    message: dict[str, Any] = {}
+    calls: dict[str, dict[str, Any]] = {}
+
+    def add(fields: dict[str, Any], source: dict[str, Any], kind: str) -> None:
+        for key, value in source.items():
+            if key not in _NAMED[kind] and value not in (None, "", [], {}):
+                fields[key] = _fold(fields.get(key), value, key)
+
+    for event in SSEDecoder().feed(record["response"]["body_text"].encode()):
+        chunk = json.loads(event.data) if event.data.startswith(b"{") else {}
+        for choice in chunk.get("choices") or ():
+            delta = (choice.get("delta") or {}) if choice.get("index", 0) == 0 else {}
+            add(message, delta, "message")
+            for call in delta.get("tool_calls") or ():
+                fields = calls.setdefault(str(call.get("index")), {})
+                add(fields, call, "call")
+                add(fields, call.get("function") or {}, "function")
+    return message, {index: fields for index, fields in calls.items() if fields}
+
+
+@_parametrize_paths(lambda path: path.parent.name == "chat" and not _ends_in_error(path))
+async def test_answer_keeps_the_unknown_fields_of_each_recorded_stream(path: Path, kit: Kit) -> None:
+    """The fields of `echo` are those of the stream that have no name here, merged step by step."""
+    record = _load(path)
+    expected, of_calls = _unnamed_fields(record)
+    message, _ = await _run(record, [record["response"]["body_text"].encode()], kit)
+    echo, calls = message.echo or {}, message.tool_calls
+    assert {name: _plain(getattr(message, ours)) for name, ours in echo.items()} == expected
+    kept = [{name: _plain(getattr(call, ours)) for name, ours in call.echo.items()} for call in calls if call.echo]
+    assert kept == list(of_calls.values())
+
+
 @each_error
 async def test_agent_raises_the_error_of_each_recorded_failure(path: Path, kit: Kit) -> None:
     """A status decides the error class, with the SDK's error as cause; an error in a stream keeps the text so far."""

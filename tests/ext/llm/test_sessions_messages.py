@@ -172,13 +172,13 @@ def test_S22_unknown_events_and_pings_change_nothing(place: int, unknown: dict[s
 
 
 def test_S23_unknown_blocks_are_kept_unchanged() -> None:
-    """The outcome keeps unknown blocks unchanged and counts unknown deltas, and its text is complete."""
+    """The outcome keeps unknown blocks with the fields of their unknown deltas, which it counts; its text is whole."""
     new = block(0, {"type": "sparkle_delta", "sparkle": 1}, type="sparkle", data={"x": 1})
     compaction = block(1, {"type": "compaction_delta", "content": "short"}, type="compaction", content=None)
     result = outcome(START, *new, *compaction, *text(2, "a"), *end())
     assert (result.content, result.unknown_events) == ("a", 1)
     assert result.extra["content_blocks"][:2] == [
-        {"type": "sparkle", "data": {"x": 1}},
+        {"type": "sparkle", "data": {"x": 1}, "sparkle": 1},
         {"type": "compaction", "content": "short"},
     ]
 

@@ -221,6 +221,8 @@ class ToolUse:
     """Arguments as the model wrote them: usually a JSON object, which an interrupted answer may have cut; text for
     custom tools."""
     type: str = "function"
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the call under the provider's names; those inside of its function are under `function`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,8 @@ class Choice:
     tool_calls: tuple[ToolUse, ...] = ()
     refusal: str | None = None
     reasoning: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Further fields of the message of this choice, under the provider's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +280,9 @@ class Outcome:
     """Descriptions of fields that differ from the API's format without harm to the answer, with the event number."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Remaining fields of the response, under the provider's names."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Fields of a chat message that a prompt sends back, under the provider's names. `extra` holds them as well, except
+    those that are equal to `reasoning`."""
 
 
 _is_done_text = re.compile(r"""[\s"']*\[\s*done\s*\][^\w{\[]*""", re.IGNORECASE).fullmatch

@@ -21,6 +21,7 @@ from miniagents.ext.llm._sessions.base import (
     json_text,
     repair_surrogates_deep,
 )
+from miniagents.ext.llm._sessions.fields import FieldCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +38,7 @@ class _PendingCall:
     arguments: list[str] = field(default_factory=list)
     is_value: bool = False
     """True if the arguments came as a JSON value instead of its text."""
+    fields: FieldCollector = field(default_factory=FieldCollector)
 
     def text(self) -> str:
         """Return the arguments so far."""
@@ -79,7 +81,8 @@ class _ToolCallCollector:
         Raises:
             ValueError: the item cannot be a part of a tool call.
         """
-        function = fragment.get("function") or fragment.get("custom") or {}
+        holder = "function" if fragment.get("function") else "custom"
+        function = fragment.get(holder) or {}
         if not isinstance(function, dict):
             raise ValueError(f"a tool call whose function is {function!r}")  # noqa: TRY004 - wrong data, not a wrong call
         index = fragment.get("index")
@@ -101,6 +104,10 @@ class _ToolCallCollector:
             call.name += name
         if fragment.get("type"):
             call.type = str(fragment["type"])
+        if not (_CALL.issuperset(fragment) and _FUNCTION.issuperset(function)):
+            _add_unnamed(call.fields, fragment, _CALL)
+            if more := {key: value for key, value in function.items() if key not in _FUNCTION}:
+                call.fields.add(holder, more)
         if isinstance(arguments, str) and not call.is_value:
             call.arguments.append(arguments)
         elif arguments is not None and str(arguments).strip():
@@ -137,7 +144,7 @@ class _ToolCallCollector:
         indexes = [call.index for call in calls if isinstance(call.index, int)]
         if len(set(indexes)) == len(calls):
             calls = [call for _, call in sorted(zip(indexes, calls, strict=True), key=lambda pair: pair[0])]
-        return tuple(ToolUse(call.id, call.name, call.text(), call.type) for call in calls)
+        return tuple(ToolUse(call.id, call.name, call.text(), call.type, call.fields.whole()) for call in calls)
 
 
 def _as_label(value: Any) -> str:
@@ -188,15 +195,18 @@ _FINISH_REASONS = {
 _TOP_LEVEL = frozenset({"choices", "usage", "id", "model", "object", "obfuscation"})
 _CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs", "message", "text"})
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
-_DELTA = frozenset(
-    {"content", "role", "refusal", "reasoning_content", "reasoning", "tool_calls", "function_call", "audio"}
-)
+_DELTA = frozenset({"content", "role", "refusal", "tool_calls", "function_call"})
+# keys of a tool call and of its function that have a name here
+_CALL = frozenset({"id", "type", "index", "function", "custom"})
+_FUNCTION = frozenset({"name", "arguments", "input"})
 
 
 class _ChoiceState:
     """State of one choice, as far as its chunks have arrived."""
 
-    __slots__ = ("begun", "extra", "finish_reason", "index", "pieces", "reasoning", "refusal", "tool_calls")
+    __slots__ = (
+        *("begun", "extra", "fields", "finish_reason", "index", "more", "pieces", "reasoning", "refusal", "tool_calls"),
+    )
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -207,7 +217,12 @@ class _ChoiceState:
         self.reasoning: list[str] = []
         self.tool_calls = _ToolCallCollector()
         self.finish_reason: str | None = None
+        self.fields = FieldCollector()
+        """Fields of the message that have no name here."""
+        self.more = FieldCollector()
+        """Log probabilities, and typed parts of the content that are not known."""
         self.extra: dict[str, Any] = {}
+        """Fields of the choice, beside its message."""
 
 
 class ChatSession(Session):
@@ -394,11 +409,7 @@ class ChatSession(Session):
             self._process_tool_calls(state, delta["tool_calls"])
         if delta.get("function_call"):  # the older form, with one call at most
             self._process_tool_calls(state, [{"index": 0, "function": delta["function_call"]}])
-        if isinstance(delta.get("audio"), dict):
-            _add_audio(state.extra.setdefault("audio", {}), delta["audio"])
-        for key, value in delta.items():
-            if key not in _DELTA and value not in _EMPTY:
-                _add_field(state.extra, key, value)
+        _add_unnamed(state.fields, delta, _DELTA)
         return text
 
     def _process_parts(self, state: _ChoiceState, parts: Any) -> str:
@@ -417,7 +428,7 @@ class ChatSession(Session):
                     )
             elif isinstance(part, dict):
                 self.unknown_events += 1
-                _add_field(state.extra, "content_parts", [part])
+                state.more.add("content_parts", [part])
             elif part is None:
                 self._note_doubt("part", part)
             else:
@@ -449,9 +460,7 @@ class ChatSession(Session):
             self._raise_failure_of(choice, text)
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
-            known = state.extra.setdefault("logprobs", {})
-            for key, value in logprobs.items():
-                _add_field(known, key, value)
+            state.more.add("logprobs", logprobs)
         if _CHOICE.issuperset(choice):
             if "message" not in choice:  # the message of a later chunk may hold an error
                 self._plain_choice_keys = list(choice)
@@ -537,9 +546,10 @@ class ChatSession(Session):
             self._process_top_level(self._last_chunk, "message")
         first, others = self._first_choice, [self._choices[index] for index in sorted(self._choices) if index]
         word = first.finish_reason
-        extra = {**self._top_level, **first.extra}
-        if "audio" in first.extra:
-            extra["audio"] = _joined_audio(first.extra["audio"])
+        reasoning = "".join(first.reasoning) or None
+        fields = first.fields.whole()
+        extra = {**self._top_level, **first.extra, **first.more.whole()}
+        extra |= {name: value for name, value in fields.items() if value != reasoning}
         outcome = Outcome(
             content="".join(self._pieces),
             complete=self.is_complete,
@@ -551,12 +561,13 @@ class ChatSession(Session):
             raw_usage=self._usage,
             tool_calls=first.tool_calls.result(),
             refusal="".join(first.refusal) or None,
-            reasoning="".join(first.reasoning) or None,
+            reasoning=reasoning,
             choices=tuple(_choice_outcome(choice) for choice in others),
             unknown_events=self.unknown_events,
             lossy=self._lossy,
             doubts=self.doubts,
             extra=extra,
+            fields=fields,
         )
         return outcome if self._joiner is None else repair_surrogates_deep(outcome)
 
@@ -592,26 +603,12 @@ def _choice_outcome(choice: _ChoiceState) -> Choice:
         tool_calls=choice.tool_calls.result(),
         refusal="".join(choice.refusal) or None,
         reasoning="".join(choice.reasoning) or None,
+        fields=choice.fields.whole(),
     )
 
 
-def _add_field(fields: dict[str, Any], key: str, value: Any) -> None:
-    """Add the value of an unknown field: lists (annotations, reasoning details) grow, other values are replaced."""
-    if isinstance(value, list) and isinstance(fields.get(key, []), list):
-        fields.setdefault(key, []).extend(value)
-    else:
-        fields[key] = value
-
-
-def _add_audio(audio: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add the audio of a delta: data and transcript grow, other fields are replaced."""
-    for key, value in delta.items():
-        if key in ("data", "transcript"):
-            audio.setdefault(key, []).append(value)  # joined in the outcome
-        elif value is not None:
-            audio[key] = value
-
-
-def _joined_audio(audio: dict[str, Any]) -> dict[str, Any]:
-    """Return the audio with data and transcript joined."""
-    return {key: "".join(map(str, value)) if isinstance(value, list) else value for key, value in audio.items()}
+def _add_unnamed(fields: FieldCollector, holder: dict[str, Any], named: frozenset[str]) -> None:
+    """Add the fields of a delta or of a call that have no name here; leave out empty ones."""
+    for key, value in holder.items():
+        if key not in named and value not in _EMPTY:
+            fields.add(key, value)

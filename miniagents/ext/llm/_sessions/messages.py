@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic_core import from_json
 
 from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, json_text, repair_surrogates_deep
+from miniagents.ext.llm._sessions.fields import merge_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +35,14 @@ _NO_INDEX = object()
 class _Block:
     """Content block with all its fields: a later prompt must send thinking, tool use and citations unchanged."""
 
-    __slots__ = ("open", "pieces", "start")
+    __slots__ = ("more", "open", "pieces", "start")
 
     def __init__(self, start: dict[str, Any]) -> None:
         self.start = dict(start)
         self.open = True
         self.pieces: dict[str, list[str]] = {}
+        self.more: list[dict[str, Any]] = []
+        """Fields of deltas of unknown types."""
 
     def arguments(self) -> str:
         """Return the input of a tool use as JSON text."""
@@ -62,7 +65,8 @@ class _Block:
                 block["input"] = from_json(text, allow_partial=True)  # `max_tokens` may have cut it
             except ValueError:
                 block["input"] = {}
-        return block
+        merged: dict[str, Any] = merge_pieces([block, *self.more])
+        return merged
 
 
 class MessagesSession(Session):
@@ -169,6 +173,7 @@ class MessagesSession(Session):
             block.start.update({key: value for key, value in delta.items() if key != "type"})
         else:
             self.unknown_events += 1
+            block.more.append({key: value for key, value in delta.items() if key != "type"})
         return ""
 
     def _process_start(self, data: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from miniagents.ext.llm._sessions.base import (
 )
 
 _INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
+_ARGUMENTS = {"function_call": "arguments", "custom_tool_call": "input"}
+"""Fields with the arguments of calls, by the type of the item."""
 _NOT_EXTRA = frozenset({"id", "model", "object", "output", "usage", "error", "instructions", "tools", "text"})
 """Fields of a response that are not copied: they have a field of their own, or repeat the request."""
 
@@ -39,6 +41,12 @@ class _Item:
     def text(self) -> str:
         """Return the joined deltas of all parts."""
         return "".join("".join(self.deltas[part]) for part in sorted(self.deltas))
+
+    def whole(self) -> dict[str, Any]:
+        """Return the last form of the item; without one, the first form with the arguments of a call so far."""
+        if self.done is not None or not self.arguments:
+            return self.done or self.start
+        return {**self.start, _ARGUMENTS.get(str(self.start.get("type")), "arguments"): "".join(self.arguments)}
 
 
 class ResponsesSession(Session):
@@ -251,10 +259,12 @@ class ResponsesSession(Session):
             self._items = {index: _Item(item) for index, item in enumerate(output) if isinstance(item, dict)}
         for place, item in enumerate(output):
             known = self._items.get(place)
-            if known is None or known.done is not None or not isinstance(item, dict):
+            if known is None or not isinstance(item, dict) or known.start.get("type") not in (None, item.get("type")):
                 continue
-            if known.start.get("type") in (None, item.get("type")):
+            if known.done is None:
                 known.done = item  # the event output_item.done of this item did not arrive
+            elif known.done.get("id") == item.get("id"):
+                known.done = {**item, **known.done}
         whole = repair_surrogates("".join(map(_message_text, output)))
         if not whole or (self._misnumbered and self._pieces):  # `_check_against_end` compares these
             return ""
@@ -361,7 +371,7 @@ class ResponsesSession(Session):
         calls = tuple(call for item in items if (call := _tool_call(item)))
         extra = {key: value for key, value in self._response.items() if key not in _NOT_EXTRA and value not in ([], {})}
         if items:
-            extra["output"] = [item.done or item.start for item in items]
+            extra["output"] = [item.whole() for item in items]
         word, reason = self._finish_reason(bool(calls), bool(refusal))
         outcome = Outcome(
             content="".join(self._pieces[: self._withheld_from]),
@@ -470,9 +480,9 @@ def _tool_call(item: _Item) -> ToolUse | None:
     """Return the tool call of an item, None for items of other types."""
     known = {**item.start, **(item.done or {})}
     kind = known.get("type")
-    if kind not in ("function_call", "custom_tool_call"):
+    if kind not in _ARGUMENTS:
         return None
-    final = known.get("arguments" if kind == "function_call" else "input")
+    final = known.get(_ARGUMENTS[kind])
     return ToolUse(
         id=str(known.get("call_id") or known.get("id") or ""),
         name=str(known.get("name") or ""),
