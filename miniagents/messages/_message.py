@@ -188,17 +188,25 @@ def _text_of_part(part: str | Mapping[str, Any]) -> str | None:
 
 
 class Usage(Frozen):
-    """Numbers of tokens that a request took, as the provider counts them; None for a number that it did not send.
+    """Numbers of tokens that a request took, with one meaning for all providers; None for a number that is not known.
 
-    `cached_tokens` are a part of `input_tokens`, `reasoning_tokens` a part of `output_tokens`. Other numbers that the
-    provider sends are extra fields.
+    Other numbers that the provider sends are extra fields.
     """
 
     input_tokens: int | None = None
+    """Tokens of the prompt, including those that were read from or written to a cache."""
     output_tokens: int | None = None
+    """Tokens of the answer, including reasoning."""
     cached_tokens: int | None = None
+    """Tokens of the prompt that were read from a cache: a part of `input_tokens`."""
+    cache_write_tokens: int | None = None
+    """Tokens of the prompt that were written to a cache: a part of `input_tokens`."""
     reasoning_tokens: int | None = None
+    """Tokens of the model's thoughts: a part of `output_tokens`."""
     total_tokens: int | None = None
+    """Tokens of prompt and answer."""
+    raw: Mapping[str, Any] | None = None
+    """The provider's own usage object, unchanged."""
 
     # Type checkers derive a constructor from the declared fields, which would refuse extra fields.
     if TYPE_CHECKING:

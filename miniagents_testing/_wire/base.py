@@ -85,14 +85,23 @@ def usage_of(step: Step, call: Call) -> Usage:
         texts = [str(message) for message in call.messages if message.content is not None]
         input_tokens = len(re.findall(r"\w+", "\n".join([call.system or "", *texts])))
     output_tokens = step.deltas.tokens if given.output_tokens is None else given.output_tokens
-    reasoning = len(step.deltas.reasoning) if given.reasoning_tokens is None else given.reasoning_tokens
+    reasoning = given.reasoning_tokens
+    if reasoning is None:
+        reasoning = min(len(step.deltas.reasoning), output_tokens)  # a part of the output
     return Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_tokens=given.cached_tokens or 0,
+        cache_write_tokens=given.cache_write_tokens or 0,
         reasoning_tokens=reasoning,
         total_tokens=input_tokens + output_tokens if given.total_tokens is None else given.total_tokens,
     )
+
+
+def cache_details(usage: Usage) -> Body:
+    """Return the counts of tokens in a cache, as both APIs of OpenAI have them."""
+    written = {"cache_write_tokens": usage.cache_write_tokens} if usage.cache_write_tokens else {}
+    return {"cached_tokens": usage.cached_tokens, **written}
 
 
 def json_text(value: Any) -> bytes:

@@ -9,6 +9,7 @@ from miniagents_testing._wire.base import (
     Body,
     Event,
     WireFormat,
+    cache_details,
     closing_event,
     json_text,
     opening_event,
@@ -145,7 +146,7 @@ def _usage(step: Step, call: Call) -> Body:
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens_details": {**cache_details(usage), "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning_tokens,
             "audio_tokens": 0,

@@ -79,6 +79,7 @@ class MessagesFormat(WireFormat):
     def document(self, step: Step, call: Call) -> Body:
         """Return the complete answer as one document."""
         usage = usage_of(step, call)
+        in_cache = (usage.cached_tokens or 0) + (usage.cache_write_tokens or 0)
         details = None
         if step.deltas.refusal:  # the API has no refusal text of the model, only an explanation of the provider
             details = {"type": "refusal", "category": None, "explanation": "".join(step.deltas.refusal)}
@@ -92,8 +93,8 @@ class MessagesFormat(WireFormat):
             "stop_sequence": None,
             "stop_details": details,
             "usage": {
-                "input_tokens": usage.input_tokens,
-                "cache_creation_input_tokens": 0,
+                "input_tokens": max(0, (usage.input_tokens or 0) - in_cache),  # without caches here
+                "cache_creation_input_tokens": usage.cache_write_tokens,
                 "cache_read_input_tokens": usage.cached_tokens,
                 "output_tokens": usage.output_tokens,
                 "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},

@@ -9,6 +9,7 @@ from miniagents_testing._wire.base import (
     Body,
     Event,
     WireFormat,
+    cache_details,
     closing_event,
     opening_event,
     token_event,
@@ -88,7 +89,7 @@ class ResponsesFormat(WireFormat):
             "output": [item.done for item in _items(step, call)],
             "usage": {
                 "input_tokens": usage.input_tokens,
-                "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+                "input_tokens_details": cache_details(usage),
                 "output_tokens": usage.output_tokens,
                 "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
                 "total_tokens": usage.total_tokens,

@@ -75,7 +75,7 @@ async def test_scripted_agent_streams_a_text_by_words() -> None:
 @pytest.mark.parametrize("api", APIS)
 async def test_message_has_all_fields_of_the_step(api: API) -> None:
     """Text, reasoning, tool calls, finish reason and usage of a step arrive in the message, for each API."""
-    usage = Usage(input_tokens=11, output_tokens=7, cached_tokens=5, reasoning_tokens=3)
+    usage = Usage(input_tokens=11, output_tokens=7, cached_tokens=5, cache_write_tokens=4, reasoning_tokens=3)
     calls: Any = [ToolCall(id="call_a", name="get_weather", arguments='{"city": "Paris"}'), ("get_time", {})]
     step = Step("Let me see.", reasoning="Hm, well.", tool_calls=calls, usage=usage)
     message, _, _ = await ask(create_scripted_agent(step, api=api, alias="MODEL"))

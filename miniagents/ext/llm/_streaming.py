@@ -106,6 +106,7 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
         "input_tokens": tokens.input,
         "output_tokens": tokens.output,
         "cached_tokens": tokens.cached,
+        "cache_write_tokens": tokens.written,
         "reasoning_tokens": tokens.reasoning,
         "total_tokens": tokens.total,
     }
@@ -113,9 +114,9 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
     more = {
         name: value
         for name, value in (raw or {}).items()
-        if name not in converted and value is not None and not hasattr(Usage, name)
+        if name not in converted and value is not None and not hasattr(Usage, name) and name not in Usage.model_fields
     }
-    return Usage(**counted, **more)
+    return Usage(**counted, raw=raw, **more)
 
 
 def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:

@@ -152,20 +152,30 @@ def _cuts(record: dict[str, Any], body: bytes) -> dict[str, list[bytes]]:
 
 
 def _tokens(usage: dict[str, Any] | None, api: str) -> tuple[int | None, ...] | None:
-    """Return the numbers of tokens: input, output, cached, reasoning."""
+    """Return the numbers of tokens with the meaning of `Usage`: input, output, cached, reasoning."""
     if usage is None:
         return None
     if api == "chat":
         elsewhere = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # DeepSeek, Together
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", elsewhere)
         reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-        return usage.get("prompt_tokens"), usage.get("completion_tokens"), cached, reasoning
+        if reasoning is None:
+            reasoning = usage.get("reasoning_tokens")  # Copilot
+        given, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if given is not None and (cached or 0) > given:  # a model of xAI on Azure counts the cache beside the input
+            given += cached
+        if output is not None and (reasoning or 0) > output:  # xAI and Vercel count reasoning beside the output
+            output += reasoning
+        return given, output, cached, reasoning
     if api == "responses":
         cached = (usage.get("input_tokens_details") or {}).get("cached_tokens")
         reasoning = (usage.get("output_tokens_details") or {}).get("reasoning_tokens")
         return usage.get("input_tokens"), usage.get("output_tokens"), cached, reasoning
     reasoning = (usage.get("output_tokens_details") or {}).get("thinking_tokens")
-    return usage.get("input_tokens"), usage.get("output_tokens"), usage.get("cache_read_input_tokens"), reasoning
+    cached, written = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+    given = usage.get("input_tokens")
+    given = None if given is None else given + (cached or 0) + (written or 0)
+    return given, usage.get("output_tokens"), cached, reasoning
 
 
 def expected_facts(record: dict[str, Any]) -> dict[str, Any]:

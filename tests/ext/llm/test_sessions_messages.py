@@ -83,7 +83,7 @@ def test_session_takes_the_last_value_of_each_count() -> None:
     """Token counts in a stream are running totals: the last value counts, and null or absent changes nothing."""
     result = outcome(START, *text(0, "a"), *end(input_tokens=12, cache_read_input_tokens=None))
     assert result.usage is not None
-    assert (result.usage.input, result.usage.output, result.usage.cached) == (12, 5, 3)
+    assert (result.usage.input, result.usage.output, result.usage.cached) == (15, 5, 3)
     assert result.raw_usage == {**USAGE, "input_tokens": 12, "output_tokens": 5}
     thinking = outcome(START, *end(output_tokens_details={"thinking_tokens": 4}))
     assert thinking.usage is not None

@@ -1,8 +1,9 @@
 """State machines that read the events of the provider APIs, one for each API, independent of sockets and clients."""
 
-from miniagents.ext.llm._sessions.base import Choice, Outcome, Session, Tokens, ToolUse
+from miniagents.ext.llm._sessions.base import Choice, Outcome, Session, ToolUse
 from miniagents.ext.llm._sessions.chat import ChatSession
 from miniagents.ext.llm._sessions.messages import MessagesSession
 from miniagents.ext.llm._sessions.responses import ResponsesSession
+from miniagents.ext.llm._sessions.usage import Tokens
 
 __all__ = ["ChatSession", "Choice", "MessagesSession", "Outcome", "ResponsesSession", "Session", "Tokens", "ToolUse"]

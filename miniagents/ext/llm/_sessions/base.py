@@ -34,6 +34,7 @@ from miniagents.errors import (
     StreamTruncatedError,
 )
 from miniagents.ext._terminal import visible, visible_line
+from miniagents.ext.llm._sessions.usage import Tokens, as_count
 
 if TYPE_CHECKING:
     from miniagents.ext.llm.sse import ServerSentEvent, SSEDecoder
@@ -226,21 +227,6 @@ class ToolUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """Numbers of tokens of an answer, as the provider counts them; None for numbers that the provider did not send."""
-
-    input: int | None = None
-    """Tokens of the prompt. Anthropic leaves out those read from or written to a cache; OpenAI counts all."""
-    output: int | None = None
-    """Tokens of the answer, including reasoning."""
-    cached: int | None = None
-    """Tokens read from a cache. OpenAI includes them in `input`, Anthropic does not."""
-    reasoning: int | None = None
-    """Tokens of reasoning, which `output` includes."""
-    total: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """One of several answers to the same request (with `n` > 1)."""
 
@@ -268,6 +254,7 @@ class Outcome:
     model: str | None = None
     usage: Tokens | None = None
     raw_usage: dict[str, Any] | None = None
+    """The provider's usage object, unchanged; the last of each number if it came in several events."""
     tool_calls: tuple[ToolUse, ...] = ()
     refusal: str | None = None
     reasoning: str | None = None
@@ -290,7 +277,6 @@ _is_done_text = re.compile(r"""[\s"']*\[\s*done\s*\][^\w{\[]*""", re.IGNORECASE)
 
 Letters, digits and opening brackets behind it are no match: they may belong to another event, whose text would be lost.
 """
-_is_integer = re.compile(r"\s*-?[0-9]{1,18}(\.0*)?\s*").fullmatch
 _MALFORMED = object()
 """Result of parsing data that are not JSON."""
 _DOUBT_LENGTH = 80
@@ -525,29 +511,18 @@ class Session(ABC):
         return as_count(value)
 
     def _read_usage(self, usage: Any, *keys: str) -> dict[str, Any] | None:
-        """Return a usage object with its counts under `keys` checked; return None if the value is no object.
+        """Return a usage object; return None if the value is no object.
 
-        A text such as "12" becomes a number, an impossible count becomes None. Each change is noted as a doubt, and so
-        is a value that is no object.
+        A value that is no object is noted as a doubt, and so is a count under `keys` that is a text or impossible.
         """
         if not isinstance(usage, dict):
             self._note_doubt("usage", usage)
             return None
-        counts: dict[str, Any] = usage
         for key in keys:
-            value = counts.get(key)
-            count = as_count(value)
-            if value is not None and (count is None or type(value) is str):  # 12.0 is accepted without a doubt
+            value = usage.get(key)
+            if value is not None and (as_count(value) is None or type(value) is str):  # 12.0 is accepted
                 self._note_doubt(key, value)
-                counts = {**counts, key: count}
-        return counts
-
-    @staticmethod
-    def _token_count(usage: Any, *path: str) -> int | None:
-        """Return the number of tokens at a path of keys, None if there is none."""
-        for key in path:
-            usage = usage.get(key) if isinstance(usage, dict) else None
-        return as_count(usage)
+        return usage
 
     def _read_label(self, data: dict[str, Any], key: str) -> str:
         """Return an id or a name; "" if it is absent; a number becomes a string, with a doubt."""
@@ -618,15 +593,6 @@ def _excerpt(data: bytes) -> str:
     """Return the beginning of unexpected data, for an error message."""
     text = data[:200].decode(errors="replace")
     return repr(text + ("..." if len(data) > 200 else ""))
-
-
-def as_count(value: Any) -> int | None:
-    """Return a count as an int, None if it is no whole number from 0 up; some servers write "12" or 12.0."""
-    if type(value) is str and _is_integer(value):
-        value = int(value.partition(".")[0])
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and value >= 0 else None
 
 
 def json_text(value: Any) -> str:

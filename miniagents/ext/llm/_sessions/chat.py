@@ -15,13 +15,12 @@ from miniagents.ext.llm._sessions.base import (
     Choice,
     Outcome,
     Session,
-    Tokens,
     ToolUse,
-    as_count,
     json_text,
     repair_surrogates_deep,
 )
 from miniagents.ext.llm._sessions.fields import FieldCollector
+from miniagents.ext.llm._sessions.usage import Tokens, as_count, count_at, merge_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -486,8 +485,9 @@ class ChatSession(Session):
             self._process_usage(groq["usage"])
 
     def _process_usage(self, usage: Any) -> None:
-        """Replace the usage so far, unless the new one is no object."""
-        self._usage = self._read_usage(usage, "prompt_tokens", "completion_tokens", "total_tokens") or self._usage
+        """Update the counts of tokens, unless the new usage is no object."""
+        new = self._read_usage(usage, "prompt_tokens", "completion_tokens", "total_tokens")
+        self._usage = merge_usage(self._usage, new) if new else self._usage
 
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process each choice of an answer that was not streamed as if it were a chunk."""
@@ -576,14 +576,27 @@ class ChatSession(Session):
         usage = self._usage
         if usage is None:
             return None
-        # the last two are names that DeepSeek and Together use
-        cached = (("prompt_tokens_details", "cached_tokens"), ("prompt_cache_hit_tokens",), ("cached_tokens",))
-        return Tokens(
-            input=self._token_count(usage, "prompt_tokens"),
-            output=self._token_count(usage, "completion_tokens"),
-            cached=next((count for path in cached if (count := self._token_count(usage, *path)) is not None), None),
-            reasoning=self._token_count(usage, "completion_tokens_details", "reasoning_tokens"),
-            total=self._token_count(usage, "total_tokens"),
+        details, parts = "prompt_tokens_details", "completion_tokens_details"
+        return Tokens.of_parts(
+            input=count_at(usage, "prompt_tokens", "input_tokens"),
+            output=count_at(usage, "completion_tokens", "output_tokens"),
+            # the names of OpenAI, DeepSeek, Together and LiteLLM
+            cached=count_at(
+                usage,
+                f"{details}.cached_tokens",
+                "prompt_cache_hit_tokens",
+                "cached_tokens",
+                "cache_read_input_tokens",
+            ),
+            # the names of OpenRouter and LiteLLM
+            written=count_at(
+                usage,
+                f"{details}.cache_write_tokens",
+                f"{details}.cache_creation_tokens",
+                "cache_creation_input_tokens",
+            ),
+            reasoning=count_at(usage, f"{parts}.reasoning_tokens", "reasoning_tokens"),
+            total=count_at(usage, "total_tokens"),
         )
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
-from miniagents.ext.llm._sessions.base import Outcome, Session, Tokens, ToolUse, json_text, repair_surrogates_deep
+from miniagents.ext.llm._sessions.base import Outcome, Session, ToolUse, json_text, repair_surrogates_deep
 from miniagents.ext.llm._sessions.fields import merge_pieces
+from miniagents.ext.llm._sessions.usage import Tokens, count_at, merge_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,8 +236,7 @@ class MessagesSession(Session):
         usage = self._read_usage(
             usage, "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"
         )
-        new = (usage or {}).items()
-        self._usage.update({key: value for key, value in new if value is not None or key not in self._usage})
+        self._usage = merge_usage(self._usage, usage or {})
 
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process the blocks and fields of an answer that was not streamed as if they were events."""
@@ -313,10 +313,14 @@ class MessagesSession(Session):
         return outcome if self._joiner is None else repair_surrogates_deep(outcome)
 
     def _tokens(self) -> Tokens:
-        """Return the numbers of tokens; `input` leaves out tokens that were read from or written to a cache."""
-        return Tokens(
-            input=self._token_count(self._usage, "input_tokens"),
-            output=self._token_count(self._usage, "output_tokens"),
-            cached=self._token_count(self._usage, "cache_read_input_tokens"),
-            reasoning=self._token_count(self._usage, "output_tokens_details", "thinking_tokens"),
+        """Return the numbers of tokens. The API's `input_tokens` leave out what was read from or written to a cache."""
+        uncached = count_at(self._usage, "input_tokens")
+        cached = count_at(self._usage, "cache_read_input_tokens")
+        written = count_at(self._usage, "cache_creation_input_tokens")
+        return Tokens.of_parts(
+            input=None if uncached is None else uncached + (cached or 0) + (written or 0),
+            output=count_at(self._usage, "output_tokens"),
+            cached=cached,
+            written=written,
+            reasoning=count_at(self._usage, "output_tokens_details.thinking_tokens"),
         )

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, NoReturn
 from miniagents.ext.llm._sessions.base import (
     Outcome,
     Session,
-    Tokens,
     ToolUse,
     json_text,
     repair_surrogates,
     repair_surrogates_deep,
 )
+from miniagents.ext.llm._sessions.usage import Tokens, count_at
 
 _INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 _ARGUMENTS = {"function_call": "arguments", "custom_tool_call": "input"}
@@ -410,12 +410,13 @@ class ResponsesSession(Session):
         usage = self._response.get("usage")
         if usage is None:
             return None
-        return Tokens(
-            input=self._token_count(usage, "input_tokens"),
-            output=self._token_count(usage, "output_tokens"),
-            cached=self._token_count(usage, "input_tokens_details", "cached_tokens"),
-            reasoning=self._token_count(usage, "output_tokens_details", "reasoning_tokens"),
-            total=self._token_count(usage, "total_tokens"),
+        return Tokens.of_parts(
+            input=count_at(usage, "input_tokens"),
+            output=count_at(usage, "output_tokens"),
+            cached=count_at(usage, "input_tokens_details.cached_tokens"),
+            written=count_at(usage, "input_tokens_details.cache_write_tokens"),
+            reasoning=count_at(usage, "output_tokens_details.reasoning_tokens"),
+            total=count_at(usage, "total_tokens"),
         )
 
 
