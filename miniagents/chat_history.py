@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING, Any
 
 from miniagents.errors import INTERRUPTS, HistoryError
 from miniagents.messages import Message, MessagePromise, MessageSequence
 from miniagents.miniagents import InteractionContext, MiniAgent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from miniagents.messages import MessageType
+    from miniagents.messages import MessageSequencePromise, MessageType
 
 __all__ = ["ChatHistory", "InMemoryChatHistory", "areceive", "as_interrupted"]
 
@@ -39,8 +40,9 @@ class ChatHistory(ABC):
     async def aappend(self, messages: MessageType) -> None:
         """Store messages in their order, each when it is complete.
 
-        Of a message that fails, the text that arrived is stored with `interrupted=True`, which keeps the message out
-        of prompts. The messages after it are stored as usual.
+        Of a message that fails, the part that arrived is stored with `interrupted=True`, which keeps the message out
+        of prompts, but for calls of tools that have a result. The messages after it are stored as usual. If the task
+        that stores is cancelled, the messages that have arrived are stored.
 
         Args:
             messages: messages to store: anything that can be sent to an agent.
@@ -90,20 +92,23 @@ class InMemoryChatHistory(ChatHistory):
     async def aappend(self, messages: MessageType) -> None:
         """Store messages as `ChatHistory.aappend` describes."""
         failure: BaseException | None = None
-        async for promise in MessageSequence.turn_into_sequence_promise(messages):
-            pieces: list[str] = []
-            try:
-                message, error = await areceive(promise, pieces.append)
-            except BaseException:  # the task is being cancelled: keep the text that has arrived
-                self._store(as_interrupted(promise, "".join(pieces)))
-                raise
-            self._store(message)
-            failure = failure or error
+        sequence = MessageSequence.turn_into_sequence_promise(messages)
+        count = 0
+        try:
+            async for promise in sequence:
+                message, error = await areceive(promise)
+                self._store(message)
+                count += 1
+                failure = failure or error
+        except INTERRUPTS:  # the task is being cancelled: keep what has arrived
+            for promise in leaves_so_far(sequence, count):
+                self._store(as_far_as_arrived(promise))
+            raise
         if failure is not None:
             raise failure
 
     def _store(self, message: Message | None) -> None:
-        """Add a message to the history; None, for a failed message without text, adds nothing."""
+        """Add a message to the history; None, for a failed message of which nothing arrived, adds nothing."""
         if message is not None:
             self._messages.append(message)
 
@@ -118,8 +123,8 @@ async def areceive(
         take: called with each piece of the text as it arrives.
 
     Returns:
-        The message and None. For a failed message: the text that arrived as an interrupted message, and the error;
-        None and the error if no text arrived.
+        The message and None. For a failed message: the part that arrived as an interrupted message, and the error;
+        None and the error if neither text nor calls of tools arrived.
     """
     text = ""
     try:
@@ -149,16 +154,44 @@ def as_interrupted(promise: MessagePromise, text: str, error: BaseException | No
         error: the failure; if it has a `partial` message with the same text, that message's fields are kept too.
 
     Returns:
-        The message with `interrupted=True`, or None if `text` is empty. It is a plain `Message` if its class requires
-        fields that have not arrived.
+        The message with `interrupted=True`. None if no text and no call of a tool arrived: a call may have had an
+        effect. It is a plain `Message` if its class requires fields that have not arrived.
     """
+    known = getattr(error, "partial", None)
+    partial: Any = known if isinstance(known, Message) else _message_so_far(promise)
+    if partial is not None and (partial.content or "") == text and (text or getattr(partial, "tool_calls", ())):
+        message: Message = partial.model_copy(update={"interrupted": True})
+        return message  # has the metadata that arrived with the tokens
     if not text:
         return None
-    partial = getattr(error, "partial", None)
-    if isinstance(partial, Message) and partial.content == text:  # has the metadata that arrived with the tokens
-        return partial.model_copy(update={"interrupted": True})
     fields = {**promise.known_beforehand, "interrupted": True}
     try:
         return promise.message_class(text, **fields)
     except (TypeError, ValueError):  # the class requires fields that have not arrived
         return Message(text, **fields)
+
+
+def _message_so_far(promise: MessagePromise) -> Message | None:
+    """Return a message of the tokens and the fields that have arrived; None if these make no valid message."""
+    try:
+        return promise._cell.whole()
+    except (TypeError, ValueError):
+        return None
+
+
+def as_far_as_arrived(promise: MessagePromise) -> Message | None:
+    """Return a message without waiting for it: complete, or the part that has arrived as an interrupted message.
+
+    Return None if nothing has arrived.
+    """
+    cell = promise._cell
+    if promise.is_resolved:
+        return cell.value
+    error = None if cell.failure is None else cell.failure.error
+    return as_interrupted(promise, "".join(cell.pieces), error)
+
+
+def leaves_so_far(sequence: MessageSequencePromise, skip: int) -> Iterator[MessagePromise]:
+    """Yield the messages of a sequence that are there already, without waiting, after the first `skip` of them."""
+    there = takewhile(lambda each: isinstance(each, MessagePromise), sequence._cell.walk())
+    return islice(there, skip, None)

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniagents.chat_history import ChatHistory, areceive
-from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError
+from miniagents.chat_history import ChatHistory, areceive, as_far_as_arrived, leaves_so_far
+from miniagents.errors import INTERRUPTS, HistoryError, HistoryFormatError, HistoryWriteError
 from miniagents.ext._markdown_records import (
     HEAD,
     Problem,
@@ -378,31 +378,57 @@ class ChatHistoryMD(ChatHistory):
             HistoryFormatError: the file is not a history; it is not changed.
         """
         failure: BaseException | None = None
-        async for promise in MessageSequence.turn_into_sequence_promise(messages):
-            error = await self._astore(promise)
-            failure = failure or error
+        sequence = MessageSequence.turn_into_sequence_promise(messages)
+        count = 0
+        try:
+            async for promise in sequence:
+                count += 1
+                error = await self._astore(promise)
+                failure = failure or error
+        except INTERRUPTS:
+            await self._akeep_arrived(leaves_so_far(sequence, count))
+            raise
         if failure is not None:
             raise failure
+
+    async def _akeep_arrived(self, promises: Iterable[MessagePromise]) -> None:
+        """Write the records of messages that have arrived when the task that stores is cancelled; never fail."""
+        for promise in promises:
+            message = as_far_as_arrived(promise)
+            if message is not None:
+                self._add_pending(message, _StreamedRecord(promise, self._open_journal))
+        try:
+            await self._awrite_pending()
+        except HistoryError as error:
+            logger.warning("%s", error)
 
     async def _astore(self, promise: MessagePromise) -> BaseException | None:
         """Append the record of a message, and keep a journal of its text while it streams.
 
         Return the error with which the message ended, if any; errors of writing are raised. A message that failed
-        without any text gets no record.
+        without text and without calls of tools gets no record.
         """
         writing = _StreamedRecord(promise, self._open_journal)
         try:
             message, error = await areceive(promise, writing.add)
-        except BaseException:  # the program is being stopped; the journal keeps the text so far
-            writing.close()
+        except BaseException:  # the task is being cancelled: `_akeep_arrived` writes the part that has arrived
+            message = as_far_as_arrived(promise)
+            if message is None:
+                writing.close(remove=True)
+            else:
+                self._add_pending(message, writing)
             raise
         if message is None:
             writing.close(remove=True)
         else:
-            record = record_of(message, writing.id)
-            self._pending.append(_Pending(to_bytes(record), record, writing.journal))
+            self._add_pending(message, writing)
             await self._awrite_pending()
         return error
+
+    def _add_pending(self, message: Message, writing: _StreamedRecord) -> None:
+        """Add the record of a message to those that wait to be written."""
+        record = record_of(message, writing.id)
+        self._pending.append(_Pending(to_bytes(record), record, writing.journal))
 
     @property
     def _file(self) -> Path:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from miniagents.ext.llm._pairing import CALL_TYPES, PairingRules, ToolResult, anthropic_id, pair, responses_id
 from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
 from miniagents.messages import AssistantMessage, ErrorMessage, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable
 
 
 _SYSTEM_ROLES = ("system", "developer")
@@ -26,7 +27,7 @@ _RESULT_TYPES = ("function_call_output", "custom_tool_call_output", "tool_result
 
 
 def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]:
-    """Return the messages that a model is sent: all but errors and interrupted answers.
+    """Return the messages that a model is sent: all but errors, and of interrupted ones those with results of calls.
 
     Raises:
         ValueError: no message is left.
@@ -36,8 +37,10 @@ def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]
         for message in messages
         if not isinstance(message, ErrorMessage)
         and message.role != "error"
-        and not getattr(message, "interrupted", False)
+        and not (getattr(message, "interrupted", False) and (message.role != "assistant" or not _tool_calls(message)))
     ]
+    if all(getattr(message, "interrupted", False) for message in kept):
+        kept = []  # a broken answer needs the result of a call
     if not kept:
         raise ValueError(f"{alias} was sent no message it could answer: a model needs at least one")
     return kept
@@ -134,56 +137,33 @@ def _arguments_text(arguments: Any) -> str:
 # --- results of tools
 
 
-class _ToolResult(NamedTuple):
-    """Result of a tool, independent of the form in which a message holds it."""
-
-    id: str | None
-    """Id of the call that the result answers."""
-    content: Any
-    more: dict[str, Any]
-    """Further fields, such as `name`, `is_error`, `cache_control`."""
-
-
-def _results_after_calls(messages: Iterable[Message], *, merge_turns: bool = False) -> list[Message | _ToolResult]:
-    """Return the messages with the results of tools directly behind their calls, as the APIs require.
-
-    Args:
-        messages: the conversation.
-        merge_turns: True if the API merges neighbouring messages of the assistant into one turn. The results then
-            stand behind the last of these messages.
-    """
-    places: list[list[Message | _ToolResult]] = []
-    of_call: dict[str, int] = {}
+def _paired(messages: Iterable[Message], rules: PairingRules) -> list[Message | ToolResult]:
+    """Return messages and results as the APIs require them: directly behind each answer one result for each call."""
+    ids: set[str] = set()
+    items: list[Message | ToolResult] = []
     for message in messages:
-        for item in _split_results(message, of_call):
-            if isinstance(item, _ToolResult) and item.id in of_call:
-                place = of_call[item.id]
-                while merge_turns and len(places[place]) == 1 and _is_assistant(places[place + 1 :]):
-                    place += 1
-                places[place].append(item)
-                continue
-            places.append([item])
-            if not isinstance(item, _ToolResult):
-                of_call.update(dict.fromkeys(_call_ids(item), len(places) - 1))
-    return [item for place in places for item in place]
+        for item in _split_results(message, ids):
+            items.append(item)
+            if not isinstance(item, ToolResult) and item.role == "assistant":
+                ids.update(str(use.id) for use, _ in _calls_and_parts(item) if use.id)
+    return pair(items, _calls_and_parts, rules)
 
 
-def _is_assistant(places: list[list[Message | _ToolResult]]) -> bool:
-    """Return True if the first of these lists holds a message of the assistant."""
-    return bool(places) and not isinstance(places[0][0], _ToolResult) and places[0][0].role == "assistant"
+def _calls_and_parts(message: Message) -> list[tuple[ToolUse, int | None]]:
+    """Return the calls of an answer: those in parts of its content with their index, and its tool calls with None.
+
+    A tool call that repeats a part is left out.
+    """
+    calls: list[tuple[ToolUse, int | None]] = [
+        (_tool_call(part), index)
+        for index, part in enumerate(message.content if isinstance(message.content, tuple) else ())
+        if isinstance(part, Mapping) and part.get("type") == "tool_use"
+    ]
+    return calls + [(use, None) for use in _tool_calls(message)]
 
 
-def _call_ids(message: Message) -> Iterator[str]:
-    """Yield the ids of the calls in a message of the assistant."""
-    if message.role == "assistant":
-        yield from (call.id for call in _tool_calls(message))
-        for part in message.content if isinstance(message.content, tuple) else ():
-            if isinstance(part, Mapping) and part.get("type") == "tool_use":
-                yield str(part.get("id"))
-
-
-def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message | _ToolResult]:
-    """Split a message into the tool results in it, and one message of its remaining parts."""
+def _split_results(message: Message, ids: Collection[str]) -> list[Message | ToolResult]:
+    """Split a message into the tool results in it, and one message of its remaining parts; `ids` are those of calls."""
     id_ = _first_id(message, *_RESULT_IDS)
     parts = message.content if isinstance(message.content, tuple) and message.role != "assistant" else ()
     blocks = [part for part in parts if isinstance(part, Mapping) and part.get("type") in _RESULT_TYPES]
@@ -192,22 +172,22 @@ def _split_results(message: Message, of_call: Mapping[str, int]) -> list[Message
         rest = tuple(part for part in parts if part not in blocks)
         remaining = [message.model_copy(update={"content": rest, "role": role})] if rest else []
         return [*(_result_of_block(block, id_) for block in blocks), *remaining]
-    answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in of_call)
+    answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in ids)
     if message.role == "tool" or answers:
         output = getattr(message, "output", None) if message.content is None else None
         content = _content(message) if output is None else to_plain(output)
         more = {name: value for name, value in _fields(message, "name", "is_error").items() if value is not False}
-        return [_ToolResult(id_, content, more)]
+        return [ToolResult(id_, content, more)]
     return [message]
 
 
-def _result_of_block(block: Mapping[str, Any], id_: str | None) -> _ToolResult:
-    """Convert a part that is a result into a `_ToolResult`; the id of its message serves a part without an id."""
+def _result_of_block(block: Mapping[str, Any], id_: str | None) -> ToolResult:
+    """Convert a part that is a result into a `ToolResult`; the id of its message serves a part without an id."""
     content = block.get("output") if block.get("content") is None else block.get("content")
     more = {
         key: value for key, value in to_plain(block).items() if key not in ("type", "content", "output", *_RESULT_IDS)
     }
-    return _ToolResult(_first_id(block, *_RESULT_IDS) or id_, "" if content is None else to_plain(content), more)
+    return ToolResult(_first_id(block, *_RESULT_IDS) or id_, "" if content is None else to_plain(content), more)
 
 
 def _result_content(content: Any, text_type: str = "text") -> Any:
@@ -231,12 +211,12 @@ def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str 
         origin: the API and the host of the request; answers from there get back the fields of their `echo`.
     """
     prompt = [] if system is None else [{"role": "system", "content": to_plain(system)}]
-    return prompt + [_chat_message(item, origin) for item in _results_after_calls(messages)]
+    return prompt + [_chat_message(item, origin) for item in _paired(messages, PairingRules())]
 
 
-def _chat_message(item: Message | _ToolResult, origin: str | None) -> dict[str, Any]:
+def _chat_message(item: Message | ToolResult, origin: str | None) -> dict[str, Any]:
     """Convert a message or a result into a message of a chat completion."""
-    if isinstance(item, _ToolResult):
+    if isinstance(item, ToolResult):
         result = {"role": "tool", "content": _result_content(item.content), "tool_call_id": item.id, **item.more}
         return {key: value for key, value in result.items() if value is not None and key in _CHAT_RESULT}
     role = item.role or "user"
@@ -278,7 +258,12 @@ def _chat_tool_call(call: ToolUse, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def responses_prompt(
-    messages: Iterable[Message], system: Any = None, *, stored: bool = True, origin: str | None = None
+    messages: Iterable[Message],
+    system: Any = None,
+    *,
+    stored: bool = True,
+    continued: bool = False,
+    origin: str | None = None,
 ) -> list[dict[str, Any]]:
     """Return the parameter `input` of the Responses API.
 
@@ -286,13 +271,14 @@ def responses_prompt(
         messages: the conversation.
         system: instructions that go first.
         stored: True if the provider stores responses. Otherwise only reasoning that came encrypted is sent back.
+        continued: True if the request goes on after a stored response, which may have the calls of results.
         origin: the API and the host of the request; answers from elsewhere are sent without ids and reasoning, which
             another host does not know.
     """
     items: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": to_plain(system)}]
     custom: set[str] = set()
-    for item in _results_after_calls(messages):
-        if isinstance(item, _ToolResult):
+    for item in _paired(messages, PairingRules(keeps_unknown_results=continued, clean_id=responses_id)):
+        if isinstance(item, ToolResult):
             kind = "custom_tool_call_output" if item.id in custom else "function_call_output"
             items.append({"type": kind, "call_id": item.id, "output": _result_content(item.content, "input_text")})
         else:
@@ -308,7 +294,8 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
         return [{"role": role, "content": _content(message, "input_text")}]
     foreign = origin and getattr(message, "origin", None) not in (None, origin)
     output = None if foreign else to_plain(getattr(message, "output", None))
-    if isinstance(output, list) and _output_text(output) == message.content:
+    calls = _tool_calls(message)
+    if isinstance(output, list) and _is_unedited(message, calls, output, _output_text(output)):
         return [
             _item_to_send(item)
             for item in output
@@ -316,7 +303,20 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
         ]
     content = _content(message, "output_text")
     items: list[dict[str, Any]] = [{"role": role, "content": content}] if content else []
-    return items + [_tool_call_item(call) for call in _tool_calls(message)]
+    return items + [_tool_call_item(call) for call in calls]
+
+
+def _is_unedited(message: Message, calls: list[ToolUse], parts: list[dict[str, Any]], text: str) -> bool:
+    """Return True if the provider's own parts of an answer have the text and the calls that the message still has.
+
+    Args:
+        message: the answer.
+        calls: its calls.
+        parts: its parts in the form of the API, which hold each call under its id.
+        text: the text in these parts.
+    """
+    ids = [_first_id(part, CALL_TYPES[part["type"]], "id") for part in parts if part.get("type") in CALL_TYPES]
+    return text == message.content and ids == [call.id for call in calls]
 
 
 def _item_to_send(item: dict[str, Any]) -> dict[str, Any]:
@@ -356,22 +356,30 @@ def _output_text(output: list[Any]) -> str:
 # --- messages
 
 
-def messages_prompt(messages: Iterable[Message], system: Any = None) -> tuple[Any, list[dict[str, Any]]]:
+def messages_prompt(
+    messages: Iterable[Message], system: Any = None, *, has_tools: bool = True
+) -> tuple[Any, list[dict[str, Any]]]:
     """Return the parameters `system` and `messages` of Anthropic's API.
 
     Messages of one role that follow each other become one turn, because user and assistant must alternate. `system` is
     None if there are no instructions.
+
+    Args:
+        messages: the conversation.
+        system: instructions that go first.
+        has_tools: False for a request without tools: calls and results are text, because the API refuses them there.
 
     Raises:
         ValueError: all messages are instructions or empty.
     """
     instructions = [] if system is None else [to_plain(system)]
     turns: list[dict[str, Any]] = []
-    for item in _results_after_calls(messages, merge_turns=True):
-        if not isinstance(item, _ToolResult) and item.role in _SYSTEM_ROLES:
+    rules = PairingRules(calls_in_parts=True, as_text=not has_tools, clean_id=anthropic_id)
+    for item in _paired(messages, rules):
+        if not isinstance(item, ToolResult) and item.role in _SYSTEM_ROLES:
             instructions.append(_content(item))
             continue
-        role = "assistant" if not isinstance(item, _ToolResult) and item.role == "assistant" else "user"
+        role = "assistant" if not isinstance(item, ToolResult) and item.role == "assistant" else "user"
         content = _turn_content(item)
         if not content:
             continue  # the API refuses empty messages
@@ -387,9 +395,9 @@ def messages_prompt(messages: Iterable[Message], system: Any = None) -> tuple[An
     return _join_instructions(instructions), turns
 
 
-def _turn_content(item: Message | _ToolResult) -> Any:
+def _turn_content(item: Message | ToolResult) -> Any:
     """Return the content of a message or a result for Anthropic's API; an unedited answer gives its own blocks."""
-    if isinstance(item, _ToolResult):
+    if isinstance(item, ToolResult):
         more = {key: value for key, value in item.more.items() if key != "name"}
         content = _without_blank_texts(_result_content(item.content)) or ""
         return [{"type": "tool_result", "tool_use_id": item.id, "content": content, **more}]
@@ -397,10 +405,10 @@ def _turn_content(item: Message | _ToolResult) -> Any:
         return _without_blank_texts(_content(item))
     ours = (getattr(item, "origin", None) or "messages").startswith("messages")
     blocks = to_plain(getattr(item, "content_blocks", None)) if ours else None
-    if isinstance(blocks, list) and "".join(block.get("text") or "" for block in _text_blocks(blocks)) == item.content:
+    calls = _tool_calls(item)
+    if isinstance(blocks, list) and _is_unedited(item, calls, blocks, _block_text(blocks)):
         # thinking and tool use are sent unchanged, because the API checks their signatures
         return [_block_to_send(block) for block in _without_blank_texts(blocks)]
-    calls = _tool_calls(item)
     content = _without_blank_texts(_content(item))
     if isinstance(content, list):
         content = [_block_to_send(block) for block in content]
@@ -425,9 +433,9 @@ def _without_blank_texts(content: Any) -> Any:
     return [part for part in content if part.get("type") != "text" or str(part.get("text") or "").strip()]
 
 
-def _text_blocks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the blocks that are texts."""
-    return [block for block in blocks if block.get("type") == "text"]
+def _block_text(blocks: list[dict[str, Any]]) -> str:
+    """Return the joined texts of blocks."""
+    return "".join(block.get("text") or "" for block in blocks if block.get("type") == "text")
 
 
 def _as_blocks(content: Any) -> list[dict[str, Any]]:

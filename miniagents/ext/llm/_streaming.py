@@ -440,7 +440,7 @@ def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -
     cancelled, the message so far must have the calls that were started. Calls whose arguments are no JSON object yet
     are left to the end of the response, because some servers send a finish reason too early.
     """
-    fields = _metadata_of(session.outcome())
+    fields = _metadata_of(session.outcome(), call.origin)
     calls: tuple[ToolCall, ...] = fields.get("tool_calls", ())
     if call.on_calls is None or not calls or not all(_is_object(each.arguments) for each in calls):
         return False

@@ -146,7 +146,8 @@ class _Anthropic(ProviderAdapter):
         streamed: bool,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Return the call of `messages.create` for these messages."""
-        instructions, turns = messages_prompt(messages, system)
+        has_tools = bool({**request, **(request.get("extra_body") or {})}.get("tools"))
+        instructions, turns = messages_prompt(messages, system, has_tools=has_tools)
         arguments = {"messages": turns, **request}
         if instructions:
             arguments["system"] = instructions

@@ -163,7 +163,9 @@ class _OpenAI(ProviderAdapter):
         request = dict(request)
         if request.pop("api", "chat") == "responses":
             stored = request.get("store") is not False
-            prompt = responses_prompt(messages, system, stored=stored, origin=origin)
+            given = {**request, **(request.get("extra_body") or {})}
+            continued = bool(given.get("previous_response_id") or given.get("conversation"))
+            prompt = responses_prompt(messages, system, stored=stored, continued=continued, origin=origin)
             arguments = {"input": prompt, **request}
             return client.responses.with_streaming_response.create, arguments, ResponsesSession
         if streamed and "stream_options" not in request and _accepts_stream_options(client):

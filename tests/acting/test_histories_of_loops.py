@@ -1,0 +1,176 @@
+"""Histories of loops: no effect is forgotten, whichever message breaks off and whichever task is cancelled (law 8)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents import (
+    AssistantMessage,
+    ChatHistory,
+    InMemoryChatHistory,
+    LLMError,
+    Message,
+    MiniAgents,
+    PromiseCancelledError,
+    ToolCall,
+    ToolMessage,
+)
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm._prompts import chat_prompt, messages_for_model
+from miniagents_testing import ScriptedLLM, faults
+from miniagents_testing._script import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    MakeHistory = Callable[[], ChatHistory]
+
+
+@pytest.fixture(params=["memory", "markdown"])
+def make_history(request: pytest.FixtureRequest, tmp_path: Path) -> MakeHistory:
+    """Function that opens a history; each call opens the same file, but a new history in memory."""
+    return InMemoryChatHistory if request.param == "memory" else lambda: ChatHistoryMD(tmp_path / "chat.md")
+
+
+def in_short(messages: tuple[Message, ...]) -> list[tuple[str, Any, list[str], bool]]:
+    """Return role, content, names of calls, and if it is interrupted, of each message."""
+    return [
+        (
+            str(message.role),
+            message.content,
+            [str(call.name) for call in getattr(message, "tool_calls", ())],
+            bool(getattr(message, "interrupted", False)),
+        )
+        for message in messages
+    ]
+
+
+async def test_history_keeps_a_loop_as_it_was(make_history: MakeHistory) -> None:
+    """A history returns the answers with their calls and the results of a loop; the model can go on from there."""
+
+    async def double(number: int) -> int:
+        """Double a number."""
+        return number * 2
+
+    llm = ScriptedLLM([Step("Well", tool_calls=[("double", {"number": 2}), ("double", {"number": "x"})]), "4", "ok"])
+    agent = llm.agent(tools=[double])
+    history = make_history()
+    async with MiniAgents():
+        replies = await history.logging_agent.trigger(agent.trigger("Hi"))
+        stored = await history.aload_chat_history()
+        assert stored == replies
+        await agent.trigger(["Hi", *stored, "And now?"])
+    result = stored[2]
+    assert isinstance(result, ToolMessage)
+    assert result.is_error
+    assert len(llm.last_call.request["messages"]) == 6
+
+
+async def test_history_keeps_a_broken_answer_with_calls_and_without_text(make_history: MakeHistory) -> None:
+    """An answer that broke off after a call began is stored with its calls, although it has no text."""
+
+    async def act() -> None:
+        """Act."""
+
+    llm = ScriptedLLM([Step(tool_calls=[("act", {})], then="truncate")])
+    history = make_history()
+    async with MiniAgents():
+        with pytest.raises(LLMError):
+            await history.aappend(llm.agent(tools=[act]).trigger("Hi"))
+        assert in_short(await history.aload_chat_history()) == [("assistant", "", ["act"], True)]
+
+
+async def test_history_forgets_a_broken_answer_without_text_and_calls(make_history: MakeHistory) -> None:
+    """An answer of which nothing arrived leaves no trace."""
+    llm = ScriptedLLM([Step("never", then="reset", after=0)])
+    history = make_history()
+    async with MiniAgents():
+        with pytest.raises(LLMError):
+            await history.aappend(llm.agent().trigger("Hi"))
+        assert await history.aload_chat_history() == ()
+
+
+def _stall_after_the_finish_reason(stream: Any) -> Any:
+    """Return the response without what follows its finish reason, but for silence."""
+    place = next((n for n, chunk in enumerate(stream.chunks, 1) if b'"finish_reason":"tool_calls"' in chunk.data), 0)
+    return faults.stall(after=place)(stream) if place else stream
+
+
+@pytest.mark.parametrize("victim", ["replies", "storing"])
+async def test_history_keeps_effects_of_a_cancelled_loop(make_history: MakeHistory, victim: str) -> None:
+    """After a cancellation, the history has the answer with its calls, and each result that had ended."""
+    stuck = asyncio.Event()
+    done = asyncio.Event()
+
+    async def send(to: str) -> str:
+        """Send a letter."""
+        if to == "Bob":
+            stuck.set()
+            await asyncio.Event().wait()
+        done.set()
+        return f"sent to {to}"
+
+    calls = [("send", {"to": name}) for name in ("Ann", "Bob", "Cy")]
+    llm = ScriptedLLM([Step(tool_calls=calls)], overlay=_stall_after_the_finish_reason)
+    history = make_history()
+    async with MiniAgents():
+        replies = llm.agent(tools=[send]).trigger("Hi")
+        storing = asyncio.create_task(history.aappend(replies))
+        await stuck.wait()
+        await done.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        (replies if victim == "replies" else storing).cancel()
+        with pytest.raises(PromiseCancelledError if victim == "replies" else asyncio.CancelledError):
+            await storing
+        stored = await history.aload_chat_history()
+        replies.cancel()
+    assert in_short(stored) == [
+        ("assistant", "", ["send"] * 3, True),
+        ("tool", "sent to Ann", [], False),
+        ("tool", "sent to Cy", [], False),
+    ]
+    prompt = chat_prompt(messages_for_model([Message("Hi"), *stored], "AGENT"))
+    assert [call["function"]["arguments"] for call in prompt[1]["tool_calls"]] == ['{"to": "Ann"}', '{"to": "Cy"}']
+    assert [message["content"] for message in prompt[2:]] == ["sent to Ann", "sent to Cy"]
+
+
+async def test_history_keeps_what_has_arrived_when_storing_is_cancelled(make_history: MakeHistory) -> None:
+    """If the task that stores is cancelled, messages that are complete but were not yet reached are stored."""
+    go_on = asyncio.Event()
+
+    async def words(_: dict[str, Any]) -> Any:
+        yield "half"
+        await go_on.wait()
+
+    history = make_history()
+    async with MiniAgents():
+        streaming = Message.promise(message_token_streamer=words, role="user")
+        storing = asyncio.create_task(history.aappend(["one", streaming, "three"]))
+        await anext(aiter(streaming))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        storing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await storing
+        streaming.cancel()
+    async with MiniAgents():
+        stored = await (make_history() if isinstance(history, ChatHistoryMD) else history).aload_chat_history()
+    assert [str(each.content) for each in stored] == ["one", "half", "three"]
+
+
+async def test_loaded_answer_of_an_earlier_process_is_paired(tmp_path: Path) -> None:
+    """An answer with calls whose results were never stored gets a result that says so in the next prompt."""
+    history = ChatHistoryMD(tmp_path / "chat.md")
+    answer = AssistantMessage("", tool_calls=[ToolCall(id="a", name="act", arguments="{}")])
+    llm = ScriptedLLM(["ok"])
+    async with MiniAgents():
+        await history.aappend(["Hi", answer])
+        await llm.agent().trigger(await ChatHistoryMD(history.path).aload_chat_history())
+    result = llm.last_call.request["messages"][2]
+    assert (result["role"], result["tool_call_id"]) == ("tool", "a")
+    assert result["content"] == "stopped; whether it took effect is unknown"
