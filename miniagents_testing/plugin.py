@@ -110,6 +110,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="args",
         default=[],
     )
+    parser.addini(
+        "miniagents_drop_headers",
+        "names of headers of answers that are not recorded, beside those of the connection and noise such as date",
+        type="args",
+        default=[],
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

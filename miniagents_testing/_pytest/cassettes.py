@@ -125,8 +125,8 @@ def settings_for(request: pytest.FixtureRequest, node: Any) -> dict[str, Any]:
 
 
 def _from_ini(config: pytest.Config) -> dict[str, Any]:
-    hosts = {name: config.getini(f"miniagents_{name}") for name in ("allow_hosts", "ignore_hosts")}
-    return {"record_mode": config.getini("miniagents_record"), **{name: each for name, each in hosts.items() if each}}
+    lists = {name: config.getini(f"miniagents_{name}") for name in ("allow_hosts", "ignore_hosts", "drop_headers")}
+    return {"record_mode": config.getini("miniagents_record"), **{name: each for name, each in lists.items() if each}}
 
 
 def _from_command_line(config: pytest.Config) -> dict[str, Any]:

@@ -156,6 +156,8 @@ def use_cassette(
         ignore_hosts: names, `*.example.com`, `host:port` and beginnings of URLs whose requests are no part of the test,
             such as telemetry. They are sent and not recorded while recording; otherwise their clients find the network
             down.
+        drop_headers: names of headers of answers that are not recorded, beside those of the connection and noise such
+            as `date`: `["x-served-by", "x-debug-*"]`.
 
     Raises:
         CassetteFormatError: on entering, the file is no cassette, or differs from the one that was saved.
@@ -166,8 +168,8 @@ def use_cassette(
         LiveRequestError: in the client, a client that is not recorded was about to reach the network, or an HTTP server
             on this machine, while the session only plays; also on leaving, if the application has caught that error.
         UnplayedError: on leaving, interactions were not requested.
-        TypeError: hosts are no list of strings; on entering, a class of `also_patch` is no transport.
-        ValueError: a setting is not known, or a host cannot be read.
+        TypeError: hosts or headers are no list of strings; on entering, a class of `also_patch` is no transport.
+        ValueError: a setting is not known, or a host or the name of a header cannot be read.
 
     Warns:
         UnrecordedWarning: on leaving, nothing was recorded, or clients that are not recorded have made connections.

@@ -25,6 +25,7 @@ from miniagents.ext.llm.sse import Inflater, encodings_in
 from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette import _chunkmap as chunkmap
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
+from miniagents_testing.cassette._headers import HOP_BY_HOP
 from miniagents_testing.cassette._interaction import Interaction, is_text
 from miniagents_testing.cassette._yaml import plain_data
 from miniagents_testing.errors import CassetteFormatError
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
 
     from miniagents_testing._streams import Chunk
 
-
-_CONNECTION_HEADERS = frozenset(
-    {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
-)
-"""Headers about the transfer of one body over one connection (RFC 9110, section 7.6.1)."""
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 
@@ -67,7 +63,7 @@ def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
             one_event_a_chunk(body),
             status=status,
             reason=reason,
-            headers={name: values for name, values in headers.items() if name not in _CONNECTION_HEADERS},
+            headers={name: values for name, values in headers.items() if name not in (*HOP_BY_HOP, "content-length")},
         ),
     )
 

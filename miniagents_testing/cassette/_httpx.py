@@ -57,6 +57,8 @@ def _methods(family: Family, transport: type) -> Iterator[Target]:
 
 
 _ASYNC, _SYNC = "handle_async_request", "handle_request"
+_RETRY_AFTER = "miniagents_retry_after"
+"""Extension of a response with the recorded headers `retry-after`, which errors of MiniAgents read first."""
 _DRAIN_SECONDS = 5.0
 """Seconds to read the rest of an error's body that its reader has closed unread."""
 
@@ -168,7 +170,10 @@ class Family:
             playback.response.status,
             headers=playback.headers,
             stream=self._played(playback),
-            extensions={"reason_phrase": playback.response.reason.encode("ascii", "replace")},
+            extensions={
+                "reason_phrase": playback.response.reason.encode("ascii", "replace"),
+                _RETRY_AFTER: playback.retry_after,
+            },
         )
 
     def _response_with(self, response: Any, source: Any, slot: Slot) -> Any:
@@ -178,7 +183,7 @@ class Family:
             response.status_code,
             headers=response.headers,
             stream=self._recorded(response.stream, source, slot, self.module.TransportError),
-            extensions=response.extensions,
+            extensions={**response.extensions, _RETRY_AFTER: slot.retry_after},
         )
 
 

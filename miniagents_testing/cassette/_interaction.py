@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
 
 
-KEPT_HEADERS = frozenset(
-    {
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "location",
-        "request-id",
-        "retry-after",
-        "retry-after-ms",
-        "x-request-id",
-        "x-should-retry",
-    }
-)
-"""Headers that a client acts on; no others are recorded. A list of secret headers would miss new ones."""
-
 _TERMINAL_EVENT = re.compile(
     rb"""^data:\ ?(?:\[DONE\]|\{"type":\ ?"(?:message_stop|response\.(?:completed|failed|incomplete)|error)")
     |^event:\ ?(?:message_stop|response\.(?:completed|failed|incomplete)|error)\r?$""",
@@ -59,28 +44,6 @@ class Interaction:
     def agent_path(self) -> str:
         """Aliases of the agent that sent the request and of its callers, as in `WRITER/OPENAI_AGENT`."""
         return self.agent.rpartition("#")[0]
-
-
-def kept_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the headers that go into a cassette, by lower-case name, sorted by name."""
-    kept: dict[str, list[str]] = {}
-    for name, value in sorted(pairs, key=lambda pair: pair[0].lower()):
-        if name.lower() in KEPT_HEADERS:
-            kept.setdefault(name.lower(), []).append(value)
-    return kept
-
-
-_CREDENTIALS = re.compile(r"auth|cookie|key|token(?!s)|secret|password|credential|signature", re.IGNORECASE)
-_HOP_BY_HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
-
-
-def redacted_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return all headers but those of the connection, by lower-case name; values of credentials are `[redacted]`."""
-    kept: dict[str, list[str]] = {}
-    for name, value in pairs:
-        if name.lower() not in _HOP_BY_HOP:
-            kept.setdefault(name.lower(), []).append("[redacted]" if _CREDENTIALS.search(name) else value)
-    return kept
 
 
 def holds_terminal_event(body: bytes) -> bool:

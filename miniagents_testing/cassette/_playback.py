@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
+from miniagents_testing.cassette._headers import retry_headers
 from miniagents_testing.errors import IncompleteRecordingError, with_sdk_bases
 from miniagents_testing.recut import one_event_a_chunk
 
@@ -92,6 +93,11 @@ class Playback:
             # with 0 the SDKs would choose a wait of their own
             pairs = [pair for pair in pairs if not pair[0].startswith("retry-after")] + [("retry-after-ms", "1")]
         return pairs
+
+    @property
+    def retry_after(self) -> dict[str, str]:
+        """Recorded headers that say when to send the request again, whatever `headers` has in their place."""
+        return retry_headers(self.response.headers)
 
     # --- in a task
 

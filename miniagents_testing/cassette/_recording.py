@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from miniagents_testing._streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
-from miniagents_testing.cassette._interaction import (
-    Interaction,
-    holds_terminal_event,
-    kept_headers,
-    redacted_headers,
-)
+from miniagents_testing.cassette._headers import retry_headers
+from miniagents_testing.cassette._interaction import Interaction, holds_terminal_event
 from miniagents_testing.errors import RecordingRefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from miniagents_testing.cassette._headers import HeaderRule
     from miniagents_testing.cassette._settings import OnEarlyClose
 
 
@@ -127,7 +124,7 @@ class Recorder:
         learn: called with all headers of each response, of which only some are recorded.
         on_early_close: `drain` to read a response to its end that its reader has closed.
         begins_ms: beginning of this recording, in ms on the timeline of the cassette.
-        keeps_all: True to keep all headers, with credentials redacted, instead of those that a client acts on.
+        keep: rule for the headers that are recorded.
     """
 
     def __init__(
@@ -135,10 +132,9 @@ class Recorder:
         learn: Callable[[list[tuple[str, str]]], object],
         on_early_close: OnEarlyClose,
         begins_ms: float,
-        *,
-        keeps_all: bool = False,
+        keep: HeaderRule,
     ) -> None:
-        self.keep = redacted_headers if keeps_all else kept_headers
+        self.keep = keep
         self.slots: list[Slot] = []
         self.closed = False
         self.learn = learn
@@ -202,13 +198,18 @@ class Slot:
     def request_sent(self, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
         """Record the body and headers of the request."""
         self.body = body
-        self._request_headers = self.recorder.keep(headers)
+        self._request_headers = self.recorder.keep.of_request(headers)
 
     def headers_arrived(self, status: int, reason: str, headers: list[tuple[str, str]]) -> None:
         """Record status and headers of the response, before its body arrives."""
         self.recorder.learn(headers)
-        self.status, self._reason, self._headers = status, reason, self.recorder.keep(headers)
+        self.status, self._reason, self._headers = status, reason, self.recorder.keep.of_response(headers)
         self._headers_at = self._last = self.recorder.tick(self)
+
+    @property
+    def retry_after(self) -> dict[str, str]:
+        """Headers of the response, as recorded, that say when to send the request again."""
+        return retry_headers(self._headers)
 
     def chunk_arrived(self, data: bytes) -> None:
         """Record a chunk of the body, with the wait since the last arrival.
@@ -247,6 +248,12 @@ class Slot:
             return 2**63
         return max(0, _DRAINED_ERROR_BYTES - self._size) if self.status >= 400 else 0
 
+    def _headers_of(self, body: bytes) -> dict[str, list[str]]:
+        """Return the headers of the response, `content-length` only if it is that of the recorded body."""
+        if self._method == "HEAD" or self._headers.get("content-length") == [str(len(body))]:
+            return self._headers
+        return {name: values for name, values in self._headers.items() if name != "content-length"}
+
     def interaction(self) -> Interaction:
         """Return what was recorded until now; the end of a stream that is still being read is `open`."""
         end = self.end or "open"
@@ -255,7 +262,7 @@ class Slot:
             tuple(self._chunks),
             status=self.status,
             reason=self._reason,
-            headers=self._headers,
+            headers=self._headers_of(body),
             headers_ms=(self._headers_at - self.started) * 1000 / TICKS_PER_SECOND if self.status else 0.0,
             end=end,
             complete=end == "eof" or holds_terminal_event(body),

@@ -21,6 +21,7 @@ from miniagents_testing._hosts import Address
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 from miniagents_testing._waiting import describe_running_code
 from miniagents_testing.cassette._bodies import content_headers, header_value
+from miniagents_testing.cassette._headers import VcrpyHeaders
 from miniagents_testing.cassette._interaction import ends_ms, timeline
 from miniagents_testing.cassette._matching import changed_span, differences
 from miniagents_testing.cassette._order import Order
@@ -258,7 +259,8 @@ class Session:
         self._index = Index(self.interactions if plays else (), settings.match, repeats=repeats)
         self._order = Order(ticks(each.started_ms) for each in self.interactions) if plays else None
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
-        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms, keeps_all=not judges)
+        keep = settings.headers if judges else VcrpyHeaders()
+        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms, keep)
         self._misses: list[CassetteMissError] = []
         self._refused: list[LiveRequestError] = []
         self._unrecorded: dict[str, None] = {}
@@ -522,7 +524,7 @@ class Session:
         """
         self.closed = True
         redact = self.settings.redact
-        self.recorded = tuple(redact.scrub(each, keep=self._recorder.keep) for each in self._recorder.interactions())
+        self.recorded = tuple(redact.scrub(each, keep=None) for each in self._recorder.interactions())
         leaks = [
             replace(leak, interaction=number)
             for number, each in enumerate(self.recorded, 1)

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 from miniagents_testing._hosts import AllowedHosts, IgnoredHosts
 from miniagents_testing._streams import ResponseStream
+from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._matching import Matching
 from miniagents_testing.cassette._secrets import Redaction
 from miniagents_testing.errors import RecordingRefusedError
@@ -79,6 +80,7 @@ class Options(TypedDict, total=False):
     record_as: Mapping[str, str]
     allow_hosts: Iterable[str]
     ignore_hosts: Iterable[str]
+    drop_headers: Iterable[str]
 
 
 SETTINGS = ("record_mode", "also_patch", *Options.__annotations__)
@@ -93,7 +95,7 @@ class RecordSettings:
     """Settings of a cassette, with their defaults. `use_cassette` says what each means.
 
     Raises:
-        TypeError: hosts are no list of strings.
+        TypeError: hosts or headers are no list of strings.
         ValueError: a value is not allowed.
     """
 
@@ -109,6 +111,9 @@ class RecordSettings:
     record_as: Mapping[str, str] = field(default_factory=dict)
     allow_hosts: Iterable[str] = ()
     ignore_hosts: Iterable[str] = ()
+    drop_headers: Iterable[str] = ()
+    headers: HeaderRule = field(init=False, repr=False, compare=False)
+    """Rule for the headers that are recorded."""
     allowed: AllowedHosts = field(init=False, repr=False, compare=False)
     """The hosts of `allow_hosts`."""
     ignored: IgnoredHosts = field(init=False, repr=False, compare=False)
@@ -125,6 +130,7 @@ class RecordSettings:
         if not callable(self.chunking):
             _check("chunking", self.chunking, get_args(Chunking)[0])
 
+        object.__setattr__(self, "headers", HeaderRule(self.drop_headers, self.canonical_uri))
         object.__setattr__(self, "allowed", _NO_HOSTS if self.allow_hosts == () else AllowedHosts(self.allow_hosts))
         object.__setattr__(self, "ignored", _NO_IGNORED if self.ignore_hosts == () else IgnoredHosts(self.ignore_hosts))
 

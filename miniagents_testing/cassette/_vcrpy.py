@@ -22,7 +22,7 @@ from vcr.serializers import yamlserializer
 from miniagents_testing.cassette._bodies import content_headers
 from miniagents_testing.cassette._document import entry_of, interaction_of, parse, with_checksum
 from miniagents_testing.cassette._file import read, status_of, write
-from miniagents_testing.cassette._interaction import redacted_headers
+from miniagents_testing.cassette._headers import redacted_headers
 from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
 

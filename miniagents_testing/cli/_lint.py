@@ -15,7 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from miniagents_testing.cassette._interaction import KEPT_HEADERS, is_text
+from miniagents_testing.cassette._bodies import CONTENT_HEADERS
+from miniagents_testing.cassette._headers import HeaderRule
+from miniagents_testing.cassette._interaction import is_text
 from miniagents_testing.cassette._secrets import known_secrets, scan
 from miniagents_testing.cli._screen import (
     CommandError,
@@ -106,7 +108,7 @@ def add_lint(commands: Commands) -> None:
         help="find secrets, unreadable bodies, unneeded headers, cassettes that no test names, and damage",
         description="Prints one line for each finding. Secrets are values of environment variables with names such as "
         "OPENAI_API_KEY or DB_PASSWORD, in any encoding and across the chunks of a stream, and texts that look like "
-        "keys. Headers that no client acts on are reported because they often hold keys and cookies.",
+        "keys. Headers that a recording of today drops or redacts are reported: they often hold keys and cookies.",
     )
     lint.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder of cassettes")
     lint.add_argument(
@@ -162,7 +164,9 @@ def _find(cassette: CassetteFile, references: _CassetteReferences | None) -> Ite
     unneeded = _unneeded_headers(cassette)
     if unneeded:
         more = f" and {len(unneeded) - _MAX_HEADERS_SHOWN} more" if len(unneeded) > _MAX_HEADERS_SHOWN else ""
-        yield _Finding("headers", path, f"no client acts on {', '.join(unneeded[:_MAX_HEADERS_SHOWN])}{more}")
+        yield _Finding(
+            "headers", path, f"a recording of today drops or redacts {', '.join(unneeded[:_MAX_HEADERS_SHOWN])}{more}"
+        )
     if references is not None and not references.include(cassette.path):
         yield _Finding("orphan", path, "no test names it")
 
@@ -177,14 +181,16 @@ def _find_in_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
 
 
 def _unneeded_headers(cassette: CassetteFile) -> list[str]:
-    """Return the recorded headers of requests and responses that are not in `KEPT_HEADERS`: sorted, in lower case."""
-    names = {
-        name.lower()
-        for interaction in cassette.interactions
-        for headers in (interaction.request_headers, interaction.response.headers)
-        for name in headers
-    }
-    return sorted(names - KEPT_HEADERS)
+    """Return the recorded headers that a recording of today would drop or redact: sorted, in lower case."""
+    rule = HeaderRule()
+    names: set[str] = set()
+    for interaction in cassette.interactions:
+        names |= {name.lower() for name in interaction.request_headers} - CONTENT_HEADERS
+        kept = rule.of_response(
+            (name, value) for name, values in interaction.response.headers.items() for value in values
+        )
+        names |= {name.lower() for name, values in interaction.response.headers.items() if kept.get(name) != values}
+    return sorted(names)
 
 
 class _CassetteReferences:

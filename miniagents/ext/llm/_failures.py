@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _LIBRARIES = frozenset({"httpx2", "httpx", "httpcore2", "httpcore", "anyio", "aiohttp", "ssl", "socket"})
 """Packages whose exceptions are failures of the network."""
+_RECORDED_WAIT = "miniagents_retry_after"
+"""Extension of a response from a cassette: the recorded headers, where its own headers ask for a wait of 1 ms."""
 _EXCERPT = 500
 """Characters of an error response without JSON that the error text quotes."""
 
@@ -106,7 +108,8 @@ def _from_status(error: Any, provider: str) -> LLMError:
     retryable = should_retry(error.response.headers)
     if retryable is not None:
         failure.retryable = retryable
-    failure.retry_after = requested_wait(error.response.headers)
+    recorded = getattr(error.response, "extensions", {}).get(_RECORDED_WAIT)
+    failure.retry_after = requested_wait(error.response.headers if recorded is None else recorded)
     return failure
 
 
@@ -190,8 +193,9 @@ class Retry:
         """
         if not error.retryable or error.delivered_any or attempt >= self.attempts:
             return None
-        if error.retry_after is not None:
-            wait = min(error.retry_after, self.wait_cap)
+        asked = _wait_to_keep(error)
+        if asked is not None:
+            wait = min(asked, self.wait_cap)
         else:
             # jitter, so that agents which failed together do not retry together
             wait = min(self.first_wait * 2.0 ** min(attempt - 1, 60), self.max_wait) * (1 - random.random() / 4)
@@ -200,6 +204,17 @@ class Retry:
 
 
 NO_RETRY = Retry(attempts=1)
+
+
+def _wait_to_keep(error: LLMError) -> float | None:
+    """Return the seconds that the response to the last attempt asks to wait; None if it asks for no wait.
+
+    `error.retry_after` is what the provider asked for. Only the response of a cassette may ask for less.
+    """
+    response = getattr(error.__cause__, "response", None)
+    if _RECORDED_WAIT in getattr(response, "extensions", {}):
+        return requested_wait(response.headers)  # type: ignore[union-attr]  # it has extensions, so it is a response
+    return error.retry_after
 
 
 def requested_wait(headers: Mapping[str, str], now: float | None = None) -> float | None:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext.llm.sse import inflater_for
 from miniagents_testing._streams import Chunk
-from miniagents_testing.cassette._interaction import KEPT_HEADERS, is_text
+from miniagents_testing.cassette._interaction import is_text
 from miniagents_testing.cassette._secrets.names import holds_key, is_secret_name, is_telling, known_secrets
 from miniagents_testing.cassette._secrets.texts import SEPARATOR, decodings, groups, is_stream, joined, named, pieces_of
 
@@ -243,7 +243,7 @@ def suspicions(interaction: Interaction) -> Iterator[Leak]:
     for whose, headers in (("request", interaction.request_headers), ("response", interaction.response.headers)):
         for name, values in headers.items():
             secrets = known_secrets({}, [(name, value) for value in values])
-            if name.lower() not in KEPT_HEADERS and any(map(_is_real, secrets)):
+            if any(map(_is_real, secrets)):
                 yield Leak(f"{whose} header {name}", what="a header that carries secrets")
     parts = urlsplit(interaction.uri)
     if parts.password and _is_real(parts.password):

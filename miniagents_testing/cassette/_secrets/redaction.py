@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit, url
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette._bodies import Headers, plain_body, texts_of
-from miniagents_testing.cassette._interaction import kept_headers
+from miniagents_testing.cassette._headers import OF_WHOLE_BODIES, URL_IN_HEADER, HeaderRule
 from miniagents_testing.cassette._paths import Path
 from miniagents_testing.cassette._secrets.leaks import SEARCH_FOR_KEYS, leaks_of, plain, search_for, suspicions
 from miniagents_testing.cassette._secrets.names import is_secret_name, keys_in, known_secrets
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from miniagents_testing._streams import ResponseStream
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._secrets.leaks import Leak
-
-    KeepHeaders = Callable[[Iterable[tuple[str, str]]], dict[str, list[str]]]
 
 
 class Edit(NamedTuple):
@@ -396,6 +394,12 @@ def _in_bytes(text: str, marks: Sequence[tuple[int, int]], edits: Iterable[Edit]
 
 
 _NO_HEADERS: Headers = {}
+_HEADERS = HeaderRule()
+
+
+def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
+    """Yield each value of headers after its name."""
+    return ((name, value) for name, values in headers.items() for value in values)
 
 
 class Redaction:
@@ -425,7 +429,7 @@ class Redaction:
 
     def learn(self, headers: Iterable[tuple[str, str]]) -> None:
         """Remember the secrets in the headers of a live request or response."""
-        new = known_secrets({}, headers) - self._known
+        new = {value for value in known_secrets({}, headers) - self._known if REDACTED not in value}  # of a replay
         if new:
             self._know(self._known | new)
 
@@ -440,15 +444,15 @@ class Redaction:
             partial(_redacted_uri, rules=[*self._keys, *self._rules], paths=self._paths)
         )
 
-    def scrub(self, interaction: Interaction, *, keep: KeepHeaders = kept_headers) -> Interaction:
+    def scrub(self, interaction: Interaction, *, keep: HeaderRule | None = _HEADERS) -> Interaction:
         """Return the interaction with "[redacted]" for known values and keys, with the user's rules applied.
 
-        Headers that no client acts on are dropped. Nothing else changes, not by a byte, and chunks keep their cuts and
+        Headers that are not recorded are dropped. Nothing else changes, not by a byte, and chunks keep their cuts and
         waits. Secrets in encodings other than those of JSON and URIs stay, and `leaks` finds them.
 
         Args:
             interaction: as it was recorded.
-            keep: chooses the headers in place of that rule.
+            keep: rule for the headers; None if they were chosen already.
         """
         response = interaction.response
         body, headers = self.scrub_request(interaction.request_body, interaction.request_headers)
@@ -456,7 +460,7 @@ class Redaction:
             interaction,
             uri=self.scrub_uri(interaction.uri),
             request_body=body,
-            request_headers=self._headers(headers, keep),
+            request_headers=self._headers(headers if keep is None else keep.of_request(_pairs(headers))),
             response=replace(
                 self._response(response, keep),
                 reason=self._text(response.reason),
@@ -505,19 +509,27 @@ class Redaction:
         """Return a text with keys and known values replaced."""
         return replaced(text, self._keys)
 
-    def _headers(self, headers: Headers, keep: KeepHeaders) -> dict[str, list[str]]:
-        """Return the headers that `keep` chooses, with keys and known values replaced."""
-        return keep([(name, self._text(value)) for name, values in headers.items() for value in values])
+    def _headers(self, headers: Headers) -> dict[str, list[str]]:
+        """Return the headers with keys and known values replaced, and URLs as they would be recorded."""
+        return {name: [self._header(name, value) for value in values] for name, values in headers.items()}
 
-    def _response(self, response: ResponseStream, keep: KeepHeaders) -> ResponseStream:
+    def _header(self, name: str, value: str) -> str:
+        """Return the value of a header as `_headers` does."""
+        if name.lower().endswith("location"):  # also relative: the target of a redirect may be signed
+            return self.scrub_uri(value)
+        return self._text(URL_IN_HEADER.sub(lambda url: self.scrub_uri(url[0]), value))
+
+    def _response(self, response: ResponseStream, keep: HeaderRule | None) -> ResponseStream:
         """Return the response with its body redacted; a compressed body that changes is stored without compression."""
-        headers = self._headers(response.headers, keep)
+        headers = self._headers(response.headers if keep is None else keep.of_response(_pairs(response.headers)))
         body = plain(response.chunks, response.headers)
         edits = self._edits(body.data)
         if not edits:
             return replace(response, headers=headers)
         if body.undone:
             headers.pop("content-encoding", None)
+        for name in OF_WHOLE_BODIES:
+            headers.pop(name, None)
         return replace(response, headers=headers, chunks=tuple(_edited_chunks(body.chunks, edits)))
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
+from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._http1 import (
     PeerClosedError,
     RequestBytes,
@@ -43,7 +44,7 @@ def play(response: ResponseStream, method: str = "GET") -> Playback:
 
 def tee(method: str = "GET") -> tuple[Any, ResponseTee, list[str]]:
     """Make a slot, a tee that fills it, and a list that gets an item if the tee refuses the answer."""
-    slot = Recorder(lambda _: None, "truncate", 0.0).start(method, "https://x.test/", time.monotonic, "")
+    slot = Recorder(lambda _: None, "truncate", 0.0, HeaderRule()).start(method, "https://x.test/", time.monotonic, "")
     refused: list[str] = []
     return slot, ResponseTee(slot, method, lambda: refused.append("refused")), refused
 

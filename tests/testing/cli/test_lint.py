@@ -55,15 +55,19 @@ def test_lint_finds_secrets_in_prompts_and_across_deltas(
     ]
 
 
-def test_X4_headers_that_no_client_acts_on_are_found(
+def test_X4_headers_that_would_not_be_recorded_are_found(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """`lint` names the unneeded headers of requests and responses once for each file."""
+    """`lint` names the headers that a recording would drop or redact once for each file."""
     answer = kit.answer("Hi", headers={"content-type": ["text/event-stream"], "set-cookie": ["a=1"]})
     headers = {f"x-stainless-{number}": ["1"] for number in range(7)}
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_headers=headers) for _ in range(2)])
     names = "set-cookie, x-stainless-0, x-stainless-1, x-stainless-2, x-stainless-3, x-stainless-4 and 2 more"
-    assert run("lint", tmp_path) == (1, f"headers\t{tmp_path / 'c.yaml'}\tno client acts on {names}\n", "")
+    assert run("lint", tmp_path) == (
+        1,
+        f"headers\t{tmp_path / 'c.yaml'}\ta recording of today drops or redacts {names}\n",
+        "",
+    )
 
 
 def test_lint_finds_keys_in_base64_and_known_values_across_deltas(

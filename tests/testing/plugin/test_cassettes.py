@@ -400,3 +400,26 @@ def test_hosts_of_a_marker_that_cannot_be_read_fail_the_test(project: Project) -
     result = project(source)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["E *ValueError: allow_hosts takes names *"])
+
+
+def test_the_ini_file_names_headers_that_are_not_recorded(pytester: pytest.Pytester) -> None:
+    """`miniagents_drop_headers` holds for tests without a marker of their own, and the marker goes before it."""
+    pytester.makeini("[pytest]\nminiagents_drop_headers = x-noise x-debug-*\nminiagents_record = rewrite")
+    pytester.makepyfile(
+        """
+        import httpx2, pytest
+
+        @pytest.fixture(autouse=True)
+        def recorded(stream_cassette, request):
+            yield stream_cassette.settings
+
+        def test_ini(recorded):
+            assert not recorded.headers.keeps("X-Debug-1") and not recorded.headers.keeps("x-noise")
+
+        @pytest.mark.miniagents_cassette(drop_headers=["x-other"])
+        def test_marker(recorded):
+            assert recorded.headers.keeps("x-noise") and not recorded.headers.keeps("x-other")
+        """
+    )
+    result = pytester.runpytest("-p", "no:randomly", "-W", "ignore::UserWarning")
+    result.assert_outcomes(passed=2)
