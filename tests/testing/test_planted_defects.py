@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from miniagents_testing._wire.dialects import ProviderStream
 
 quiet = settings(
-    database=None, derandomize=True, deadline=None, max_examples=200, suppress_health_check=list(HealthCheck)
+    database=None, derandomize=True, deadline=None, max_examples=5_000, suppress_health_check=list(HealthCheck)
 )
 
 
