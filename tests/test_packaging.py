@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,10 +10,13 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import miniagents
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 INSTALLED = pytest.mark.skipif(
@@ -76,6 +80,75 @@ def test_X17_lower_bounds_exclude_versions_with_known_flaws(project: dict[str, A
     }
     assert found.keys() == safe.keys()
     assert all(found[name] >= version for name, version in safe.items())
+
+
+def _needed(requirements: Iterable[str]) -> set[str]:
+    """Return the names of distributions that these requirements install, those of extras left out."""
+    found: set[str] = set()
+    left = [Requirement(each) for each in requirements]
+    while left:
+        requirement = left.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate({"extra": ""})):
+            found.add(name)
+            left += map(Requirement, metadata.requires(name) or ())
+    return found
+
+
+PROGRAM_WITH_CASSETTES = """
+import sys, warnings
+
+class Without:
+    "Finder that finds no module which is not needed."
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *more):
+        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, *more)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+before = set(sys.modules)
+
+from miniagents_testing.cassette import Chunk, Interaction, Matching, Redaction, ResponseStream
+from miniagents_testing.cassette import load, save, use_cassette
+
+body = b'--X\\r\\nContent-Disposition: form-data; name="file"; filename="a"\\r\\n\\r\\n\\xff\\r\\n--X--\\r\\n'
+headers = {"content-type": ["multipart/form-data; boundary=X"]}
+save("c.yaml", [Interaction("POST", "https://x.test/", body, ResponseStream((Chunk(1, b"hi"),)), headers)])
+with use_cassette("c.yaml", unplayed="ignore", redact=Redaction([])) as session:
+    assert session.interactions == load("c.yaml")
+assert b'"file"' in Matching().key("POST", "https://x.test/", body, headers)[-1]
+with warnings.catch_warnings(record=True) as warned, use_cassette("new.yaml", record_mode="once"):
+    warnings.simplefilter("always")
+print([str(each.message) for each in warned], sorted(BLOCKED & (sys.modules.keys() - before)))
+"""
+
+
+def test_cassettes_need_only_what_their_extra_names(project: dict[str, Any], tmp_path: Path) -> None:
+    """A cassette opens, for playing and recording, with only the extra `cassettes` and pydantic installed."""
+    needed = _needed([*project["dependencies"], *project["optional-dependencies"]["cassettes"]])
+    assert {"vcrpy", "wrapt", "pydantic"} <= needed
+    assert "httpx2" not in needed
+    ours = {"miniagents", "miniagents_testing"}
+    blocked = {
+        module
+        for module, names in metadata.packages_distributions().items()
+        if module not in ours and not needed & {canonicalize_name(name) for name in names}
+    }
+    assert {"httpx2", "httpx", "openai", "rich", "hypothesis"} <= blocked
+    environment = {**os.environ, "CI": ""}
+    program = f"BLOCKED = {blocked!r}\n{PROGRAM_WITH_CASSETTES}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (
+        "['new.yaml: Nothing was recorded: no request of httpx2 or httpx was sent'] []\n",
+        "",
+    )
+
+
+def test_extra_testing_has_all_that_cassettes_need(project: dict[str, Any]) -> None:
+    """The extra `testing` is the extra `cassettes` and more."""
+    assert "miniagents[cassettes]" in project["optional-dependencies"]["testing"]
 
 
 @INSTALLED

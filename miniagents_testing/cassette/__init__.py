@@ -17,7 +17,6 @@ from miniagents_testing.cassette._matching import VOLATILE_FIELDS, Matching
 if TYPE_CHECKING:
     from miniagents_testing.cassette._contexts import (
         CassetteContext,
-        ReplayTransport,
         stream_layer,
         use_cassette,
     )
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     )
     from miniagents_testing.cassette._out_of_reach import without_narrow_cassettes as without_narrow_cassettes
     from miniagents_testing.cassette._recorded import recorded
+    from miniagents_testing.cassette._replay_transport import ReplayTransport
     from miniagents_testing.cassette._secrets import JSONPath, Redaction
     from miniagents_testing.cassette._session import Session
     from miniagents_testing.cassette._settings import SETTINGS as SETTINGS
@@ -57,7 +57,7 @@ _MODULES = {
     "CassetteContext": "_contexts",
     "JSONPath": "_secrets",
     "Redaction": "_secrets",
-    "ReplayTransport": "_contexts",
+    "ReplayTransport": "_replay_transport",
     "Session": "_session",
     "recorded": "_recorded",
     "stream_layer": "_contexts",

@@ -1,7 +1,7 @@
 """Ways to open a cassette.
 
-`use_cassette` opens a file for all clients, and `stream_layer` works on a cassette that vcrpy has opened already.
-`ReplayTransport` plays a cassette to one client, and patches nothing. All of them make a `Session`.
+`use_cassette` opens a file for all clients, and `stream_layer` works on a cassette that vcrpy has opened already. Both
+make a `Session`, and so does `ReplayTransport`, which is a module of its own because it needs httpx2.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
-
-import httpx2
 
 from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
@@ -31,53 +29,16 @@ from miniagents_testing.cassette._settings import RecordSettings, mode_of, refus
 from miniagents_testing.errors import CassetteFormatError, RecordingRefusedError, UnrecordedWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._patches import Patches
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
 _CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _aiohttp, _other_clients)
 """The modules that patch a client each, and the one of those that are not recorded."""
-
-_HTTPX2 = _httpx.Family.of("httpx2")
-
-
-class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
-    """Transport that answers each request with the recorded stream of the same request, chunk for chunk.
-
-    Args:
-        cassette: path of a file, or interactions.
-        pace: factor on the recorded waits, see `use_cassette`.
-    """
-
-    def __init__(self, cassette: str | os.PathLike[str] | Sequence[Interaction], *, pace: float = 0.0) -> None:
-        if isinstance(cassette, (str, os.PathLike)):
-            name, interactions = os.fspath(cassette), load(cassette)
-        else:
-            name, interactions = "the cassette", tuple(cassette)
-        self.session = Session(name, interactions, RecordSettings(pace=pace))
-
-    def assert_complete(self) -> None:
-        """Raise an error about a miss or an unplayed interaction, see `Session.assert_complete`."""
-        self.session.assert_complete()
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the recorded response; its body streams."""
-        response: httpx2.Response = await _HTTPX2.aanswer(self.session, request, _refuse_to_send)
-        return response
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the recorded response in a thread; its body streams."""
-        response: httpx2.Response = _HTTPX2.answer(self.session, request, _refuse_to_send)
-        return response
-
-
-def _refuse_to_send() -> Any:
-    raise AssertionError("a session that only plays sends nothing")
 
 
 class CassetteContext:
