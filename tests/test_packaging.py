@@ -141,7 +141,7 @@ def test_cassettes_need_only_what_their_extra_names(project: dict[str, Any], tmp
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == (
-        "['new.yaml: Nothing was recorded: no request of httpx2 or httpx was sent'] []\n",
+        "['new.yaml: Nothing was recorded: no client that can be recorded sent a request'] []\n",
         "",
     )
 
