@@ -112,7 +112,7 @@ def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) ->
     encodings = _encodings(body, headers)
     plain = body
     for encoding in reversed(encodings):
-        if is_text(plain):
+        if is_text(plain) or (encoding == "gzip" and not plain.startswith(_GZIP_MAGIC)):
             break
         if encoding not in ("gzip", "deflate"):
             return body  # br, zstd: some clients read them

@@ -166,7 +166,7 @@ class VcrpyHeaders(HeaderRule):
 
 
 _CREDENTIALS = re.compile(r"auth|cookie|key|token(?!s)|secret|password|credential|signature", re.IGNORECASE)
-_LEFT_OUT = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding"})
+_LEFT_OUT = frozenset({"connection", "keep-alive", "transfer-encoding"})
 
 
 def redacted_headers(pairs: Pairs) -> dict[str, list[str]]:

@@ -1,6 +1,6 @@
 """HTTP server on this machine for tests of clients: it counts requests, and behaves as the path of a request says.
 
-The first part of the path is the behaviour, one of `Server.BEHAVIOURS`; what follows it is free. The server is a proxy,
+The first part of the path is the behaviour, a method of `_Handler`; what follows it is free. The server is a proxy,
 too: it answers requests for any host, and after CONNECT it goes on with TLS. Chunks of an answer are sent with a pause
 between them, so that a client reads each one alone. Where the path ends with `converse-stream` or `converse`, they are
 events or an answer of Amazon Bedrock.
@@ -64,7 +64,6 @@ class Server(ThreadingHTTPServer):
         tls: True for HTTPS.
     """
 
-    BEHAVIOURS = ("stream", "length", "closing", "gzip", "zipped", "reset", "short", "redirect", "echo", "hang", "odd")
     daemon_threads = True
 
     def __init__(self, *, tls: bool = False) -> None:
@@ -136,6 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._kind = kind
         if behaviour == "echo":
             said = json.dumps({"method": self.command, "size": len(body), "crc": zlib.crc32(body)}).encode()
+            said = b"" if self.command == "PUT" else said  # S3 answers an upload with nothing
             self._answer([said], content_length=str(len(said)))
         else:
             getattr(self, f"_{behaviour}")(chunks)
@@ -160,9 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
 
-    def _answer(self, chunks: list[bytes], *, ends: bool = True, **headers: str) -> None:
+    def _answer(self, chunks: list[bytes], status: int = 200, *, ends: bool = True, **headers: str) -> None:
         chunked = "content_length" not in headers and headers.get("connection") != "close"
-        self._head({**headers, **({"transfer_encoding": "chunked"} if chunked else {})})
+        self._head({**headers, **({"transfer_encoding": "chunked"} if chunked else {})}, status)
         for chunk in chunks if self.command != "HEAD" else ():
             time.sleep(PAUSE)
             self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
@@ -208,6 +208,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _redirect(self, _: list[bytes]) -> None:
         location = self.path.replace("redirect", "stream")
         self._head({"location": location, "content_length": "0", "set_cookie": "a=b"}, 302)
+
+    def _error(self, chunks: list[bytes]) -> None:
+        """Ask the client to come again later."""
+        self._answer(chunks, 429, retry_after="3600", content_length=str(sum(map(len, chunks))))
+
+    def _empty(self, _: list[bytes]) -> None:
+        self._head({}, 204)
 
     def _hang(self, chunks: list[bytes]) -> None:
         """Send one chunk, and nothing more until the server stops."""

@@ -11,12 +11,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from loopback_server import Server
 
 from miniagents_testing.cassette import use_cassette
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
+
+    from http_clients import Client
 
     from miniagents_testing.cassette import CassetteContext
 
@@ -334,3 +337,21 @@ class Kit:
 def kit(tmp_path: Path) -> Kit:
     """Return networks, clients, and a cassette in a folder of its own."""
     return Kit(tmp_path / "cassette.yaml")
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Make a client, with an environment that names no proxy."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    made: Client = request.param()
+    made.check_installed()
+    return made
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Run a server until the test ends."""
+    with Server() as started:
+        yield started
