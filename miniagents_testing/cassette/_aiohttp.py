@@ -40,11 +40,11 @@ MODULES = ("aiohttp.client", "aiohttp.connector")
 def targets(module: Any) -> Iterator[Target]:
     """Yield the method of sessions that sends a request, and the one of connectors that opens a connection.
 
-    Sessions of versions without client middlewares are refused by name.
+    Sessions of older versions are refused by name.
     """
     if module.__name__ == "aiohttp.connector":
         yield module.BaseConnector, "connect", _linked
-    elif hasattr(module, "build_client_middlewares"):
+    elif hasattr(module.payload.Payload, "as_bytes"):  # which reads a body that is sent afterwards
         yield module.ClientSession, "_request", _answered
     else:
         yield module.ClientSession, "_request", partial(other_clients.guarded, other_clients.OLD_AIOHTTP)

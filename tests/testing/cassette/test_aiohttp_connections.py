@@ -6,13 +6,16 @@ import asyncio
 import shutil
 import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import anthropic
+import openai
 import pytest
 from wire_server import EVENTS, WireServer, by_path
 
-from miniagents_testing import use_cassette
+from miniagents_testing import ProviderServer, use_cassette
 from miniagents_testing.cassette import Interaction, ResponseStream, load, save
 from miniagents_testing.errors import LiveRequestError, UnrecordedWarning
 
@@ -275,15 +278,73 @@ async def test_websocket_is_refused_by_name_and_warned_of(server: WireServer, ot
     assert len(server.requests) == 1
 
 
-async def test_aiohttp_without_client_middlewares_is_refused_by_name(
+async def test_older_aiohttp_is_refused_by_name(
     server: WireServer, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of versions before 3.12 no request is recorded: playing refuses them, recording warns of them."""
-    monkeypatch.delattr(aiohttp.client, "build_client_middlewares")
+    monkeypatch.delattr(aiohttp.payload.Payload, "as_bytes")
     with pytest.raises(LiveRequestError, match=r"aiohttp was about to connect to .*; aiohttp is not recorded"):
         async with use_cassette(other, unplayed="ignore"), aiohttp.ClientSession() as client:
             await client.get(server.url)
     assert not server.requests
+
+
+async def test_answer_that_is_no_http_is_named(path: Path) -> None:
+    """An answer that the recorder cannot read reaches the client all the same, and a warning names its server."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nbad header : x\r\ncontent-length: 2\r\n\r\nhi")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+
+        async def get() -> tuple[str, str]:
+            try:
+                async with aiohttp.ClientSession() as client, client.get(f"http://127.0.0.1:{port}") as response:
+                    return "body", await response.text()
+            except aiohttp.ClientError as error:
+                return type(error).__name__, str(error)
+
+        live = await get()
+        with pytest.warns(UnrecordedWarning, match=f"aiohttp to 127.0.0.1:{port}"):
+            async with use_cassette(path, record_mode="once"):
+                assert await get() == live
+    assert not path.exists(), "there was nothing to record"
+
+
+@pytest.mark.parametrize("sdk", [openai, anthropic])
+async def test_request_of_an_sdk_on_aiohttp_is_recorded_once(path: Path, sdk: Any) -> None:
+    """A transport of httpx2 on aiohttp is one client: its request is one interaction, and is asked for once."""
+    client_class = sdk.AsyncOpenAI if sdk is openai else sdk.AsyncAnthropic
+    async with ProviderServer(["Hello", "Hello"]) as server:
+        base_url = server.openai_base_url if sdk is openai else server.anthropic_base_url
+        for mode in ("once", "none"):
+            async with use_cassette(path, record_mode=mode):
+                async with client_class(
+                    api_key="for-tests", base_url=base_url, http_client=sdk.DefaultAioHttpClient()
+                ) as client:
+                    messages = [{"role": "user", "content": "Hi"}]
+                    if sdk is openai:
+                        await client.chat.completions.create(model="m", messages=messages)
+                    else:
+                        await client.messages.create(model="m", messages=messages, max_tokens=9)
+    assert len(server.calls) == 1
+    assert len(load(path)) == 1
+
+
+def test_threads_with_loops_of_their_own_are_recorded_and_played(server: WireServer, path: Path) -> None:
+    """A thread without a context of its own uses the only open cassette, with a client that it makes itself."""
+
+    async def get() -> bytes:
+        async with aiohttp.ClientSession() as client:
+            return await read(client, server.url)
+
+    for mode in ("once", "none"):
+        with use_cassette(path, record_mode=mode), ThreadPoolExecutor() as pool:
+            assert pool.submit(asyncio.run, get()).result() == b"".join(EVENTS)
+    assert len(server.requests) == 1
 
 
 async def test_allowed_and_ignored_hosts_go_past_the_cassette(server: WireServer, other: Path, tmp_path: Path) -> None:
