@@ -44,7 +44,7 @@ def targets(module: Any) -> Iterator[Target]:
     """
     if module.__name__ == "aiohttp.connector":
         yield module.BaseConnector, "connect", _linked
-    elif hasattr(module.payload.Payload, "as_bytes"):  # which reads a body that is sent afterwards
+    elif hasattr(module.ClientRequest, "update_body"):
         yield module.ClientSession, "_request", _answered
     else:
         yield module.ClientSession, "_request", partial(other_clients.guarded, other_clients.OLD_AIOHTTP)
@@ -143,31 +143,30 @@ class _Answering:
 
     async def _live(self, request: ClientRequest) -> LiveRequest:
         """Make a `LiveRequest`. Bodies that aiohttp compresses while it sends them are taken as they are before."""
+        from miniagents_testing.cassette import _aiohttp_wire as wire
+
         headers = [
             (str(name), value)
             for name, value in request.headers.items()
             if not (request.compress and name.lower() == "content-encoding")
         ]
         as_vcrpy = await self._as_vcrpy(request, headers) if self._session.matches_as_vcrpy else None
-        return LiveRequest(request.method, str(request.url), await _body(request), headers, as_vcrpy)
+        return LiveRequest(request.method, str(request.url), await wire.body_of(request), headers, as_vcrpy)
 
     async def _as_vcrpy(self, request: ClientRequest, headers: list[tuple[str, str]]) -> Any:
         """Make the request that vcrpy's own patch would look up.
 
         That patch sees the arguments of a call, and takes only redirects as they are sent, without their bodies.
         """
+        from miniagents_testing.cassette import _aiohttp_wire as wire
+
         self._first = self._first or (request.method, request.url)
         if self._first != (request.method, request.url):
             return vcrpy.request_of(request.method, str(request.url), None, headers)
         method, url, options = self._call
         if hasattr(options.get("data"), "__aiter__"):  # can be read once, which `request` has to do
-            options = {**options, "data": await _body(request)}
+            options = {**options, "data": await wire.body_of(request)}
         return await vcrpy.request_of_aiohttp(self._client, method, url, options)
-
-
-async def _body(request: ClientRequest) -> bytes:
-    """Read the body of a request, which can be sent all the same."""
-    return await request.body.as_bytes() if request.body else b""
 
 
 async def _through(link: Played | Recorded, request: ClientRequest, send: Handler) -> ClientResponse:

@@ -12,6 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp import payload
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.helpers import BaseTimerContext, TimerNoop
@@ -78,6 +80,50 @@ def _end(error: BaseException) -> str | None:
         case OSError() | aiohttp.ClientConnectionError():
             return f"raise {error_name('Read', error)}: {error}"
     return None
+
+
+# --- requests
+
+
+class _Collector(AbstractStreamWriter):
+    """Writer that keeps what a payload writes."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Keep a part of the body."""
+        self.chunks.append(bytes(chunk))
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        """Keep the last part of the body."""
+        self.chunks.append(chunk)
+
+    async def drain(self) -> None:
+        """Do nothing: there is no buffer."""
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        """Do nothing: the body is kept as it is before."""
+
+    def enable_chunking(self) -> None:
+        """Do nothing: the body is kept without its frame."""
+
+    async def write_headers(self, status_line: str, headers: Any) -> None:
+        """Do nothing: a payload writes no headers."""
+
+
+async def body_of(request: ClientRequest) -> bytes:
+    """Read the body of a request, which is sent afterwards as it was read: some can be read only once."""
+    body = request.body
+    if isinstance(body, bytes):
+        return body
+    if isinstance(body, payload.BytesPayload):
+        return await body.as_bytes()
+    collector = _Collector()
+    await body.write(collector)
+    data = b"".join(collector.chunks)
+    await request.update_body(data)
+    return data
 
 
 # --- playing
@@ -280,8 +326,9 @@ class Recorded(asyncio.Protocol):
         """Return the connection that the connector opens or has kept, and listen to it."""
         connection = await connect()
         self._handler, self._transport = connection.protocol, connection.transport
-        self._transport.set_protocol(self)  # uvloop looks up the methods of a protocol here, and never again
-        connection.add_callback(self._released)
+        if self._transport is not None:  # it may be lost already
+            self._transport.set_protocol(self)  # uvloop looks up the methods of a protocol here, and never again
+            connection.add_callback(self._released)
         return connection
 
     def started(self, response: ClientResponse) -> None:

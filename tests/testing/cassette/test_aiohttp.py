@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -161,26 +162,39 @@ async def numbers() -> AsyncIterator[bytes]:
         yield f"{number},".encode()
 
 
+def pipe(data: bytes) -> Any:
+    """Return a file that has these bytes, and no position to go back to."""
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    return os.fdopen(reading, "rb")
+
+
 async def uploads(client: aiohttp.ClientSession, url: str) -> Any:
     """Send bodies of all kinds; the server returns them."""
     form = aiohttp.MultipartWriter("form-data", boundary="cut")  # `FormData` has another boundary each time
     form.append(b"\x00\xff").set_content_disposition("form-data", name="file", filename="a.bin")
+    mixed = aiohttp.MultipartWriter("mixed", boundary="cut")
+    mixed.append("zipped in its part", {"content-encoding": "gzip"})
     seen: list[Any] = []
-    bodies: list[dict[str, Any]] = [
-        {"json": {"a": "ä"}},
-        {"data": {"a": "1", "b": "ä"}},
-        {"data": "text"},
-        {"data": numbers()},
-        {"data": io.BytesIO(b"file")},
-        {"data": form},
-        {"data": b"x" * 300_000},
-        {"data": b"squeezed" * 100, "compress": "gzip"},
-        {"data": b"asked for", "expect100": True},
-        {},
-    ]
-    for body in bodies:
-        async with client.post(f"{url}/echo", **body) as response:
-            seen.append((response.headers["x-request-id"], await response.read()))
+    with pipe(b"can be read once") as once:
+        bodies: list[dict[str, Any]] = [
+            {"json": {"a": "ä"}},
+            {"data": {"a": "1", "b": "ä"}},
+            {"data": "text"},
+            {"data": numbers()},
+            {"data": io.BytesIO(b"file")},
+            {"data": once},
+            {"data": form},
+            {"data": mixed},
+            {"data": b"x" * 300_000},
+            {"data": b"squeezed" * 100, "compress": "gzip"},
+            {"data": b"asked for", "expect100": True},
+            {},
+        ]
+        for body in bodies:
+            async with client.post(f"{url}/echo", **body) as response:
+                seen.append((response.headers["x-request-id"], await response.read()))
     return seen
 
 
