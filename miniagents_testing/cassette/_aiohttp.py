@@ -59,18 +59,18 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
     real = without_vcrpy(before)
 
     @wraps(real)
-    async def _request(client: ClientSession, method: str, url: Any, **options: Any) -> Any:
+    async def _request(client: ClientSession, *call: Any, **options: Any) -> Any:
         """Send a request with a middleware that answers from the current session, or as it is without a session."""
         session = current_session()
         if session is None:
-            return await (real if is_passing() else before)(client, method, url, **options)
+            return await (real if is_passing() else before)(client, *call, **options)
         if client.connector is not None:
             _replace_connect(type(client.connector))
         middlewares = options.get("middlewares")
         if middlewares is None:
             middlewares = client._middlewares  # no public name reads it
-        answering = _Answering(session, client, (method, url, options))
-        return await real(client, method, url, **{**options, "middlewares": (*middlewares, answering)})
+        answering = _Answering(session, client, call, options)
+        return await real(client, *call, **{**options, "middlewares": (*middlewares, answering)})
 
     return _request
 
@@ -114,59 +114,58 @@ class _Answering:
     Args:
         session: of the cassette.
         client: session of aiohttp.
-        call: method, URL and options of the call.
+        call: method and URL of the call.
+        options: the other arguments of the call.
     """
 
-    def __init__(self, session: Session, client: ClientSession, call: tuple[str, Any, dict[str, Any]]) -> None:
+    def __init__(self, session: Session, client: ClientSession, call: tuple[Any, ...], options: dict[str, Any]) -> None:
+        from miniagents_testing.cassette import _aiohttp_wire  # imports aiohttp
+
+        self._wire = _aiohttp_wire
         self._session = session
         self._client = client
         self._call = call
+        self._options = options
         self._first: tuple[str, URL] | None = None
         """Method and URL of the request before redirects."""
 
     async def __call__(self, request: ClientRequest, send: Handler) -> ClientResponse:
         """Return the response of the cassette, or the response of `send`, which is recorded as it arrives."""
-        from miniagents_testing.cassette import _aiohttp_wire as wire
-
         clock = asyncio.get_running_loop().time
         started = clock()
-        answer = self._session.answer(await self._live(request), wire.RequestLibrary(request), clock, started)
+        answer = self._session.answer(await self._live(request), self._wire.RequestLibrary(request), clock, started)
         if isinstance(answer, Playback):
-            return await _through(wire.Played(answer), request, send)
+            return await _through(self._wire.Played(answer), request, send)
         with passing():
             if answer is None:
                 return await send(request)
             # a compressed body could be neither searched for secrets nor read in the file
             request.headers["accept-encoding"] = "identity"
             unread = partial(self._session.connection_made, ["aiohttp"], Address.of_url(str(request.url)))
-            return await _through(wire.Recorded(answer, request.method, unread), request, send)
+            return await _through(self._wire.Recorded(answer, request.method, unread), request, send)
 
     async def _live(self, request: ClientRequest) -> LiveRequest:
         """Make a `LiveRequest`. Bodies that aiohttp compresses while it sends them are taken as they are before."""
-        from miniagents_testing.cassette import _aiohttp_wire as wire
-
         headers = [
             (str(name), value)
             for name, value in request.headers.items()
             if not (request.compress and name.lower() == "content-encoding")
         ]
         as_vcrpy = await self._as_vcrpy(request, headers) if self._session.matches_as_vcrpy else None
-        return LiveRequest(request.method, str(request.url), await wire.body_of(request), headers, as_vcrpy)
+        return LiveRequest(request.method, str(request.url), await self._wire.body_of(request), headers, as_vcrpy)
 
     async def _as_vcrpy(self, request: ClientRequest, headers: list[tuple[str, str]]) -> Any:
         """Make the request that vcrpy's own patch would look up.
 
         That patch sees the arguments of a call, and takes only redirects as they are sent, without their bodies.
         """
-        from miniagents_testing.cassette import _aiohttp_wire as wire
-
         self._first = self._first or (request.method, request.url)
         if self._first != (request.method, request.url):
             return vcrpy.request_of(request.method, str(request.url), None, headers)
-        method, url, options = self._call
+        options = self._options
         if hasattr(options.get("data"), "__aiter__"):  # can be read once, which `request` has to do
-            options = {**options, "data": await wire.body_of(request)}
-        return await vcrpy.request_of_aiohttp(self._client, method, url, options)
+            options = {**options, "data": await self._wire.body_of(request)}
+        return await vcrpy.request_of_aiohttp(self._client, *self._call, **options)
 
 
 async def _through(link: Played | Recorded, request: ClientRequest, send: Handler) -> ClientResponse:

@@ -213,19 +213,18 @@ class _AskedCassette:
         raise _SeenError(request)
 
 
-async def request_of_aiohttp(client: Any, method: str, url: Any, options: dict[str, Any]) -> Any:
+async def request_of_aiohttp(client: Any, *call: Any, **options: Any) -> Any:
     """Return a request as vcrpy's patch of aiohttp makes it: with the headers and the data that the user has given.
 
     Args:
         client: session of aiohttp.
-        method: of the request.
-        url: relative or whole.
-        options: arguments of the request; an iterator of data, which can be read once, is not among them.
+        call: method and URL.
+        options: other arguments of the request; an iterator of data, which can be read once, is not among them.
     """
     from vcr.stubs.aiohttp_stubs import vcr_request  # imports aiohttp
 
     try:
-        await vcr_request(_AskedCassette(), request_of_aiohttp)(client, method, url, **options)
+        await vcr_request(_AskedCassette(), request_of_aiohttp)(client, *call, **options)
     except _SeenError as seen:
         return seen.args[0]
     raise AssertionError("vcrpy has sent a request without asking its cassette")

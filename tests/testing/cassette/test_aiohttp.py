@@ -322,14 +322,21 @@ async def test_reading_on_where_the_recorded_reader_stopped(server: WireServer, 
     assert await read_all(at_incomplete="end") == EVENTS[0]
 
 
-async def test_rest_of_a_closed_response_is_recorded_if_asked(server: WireServer, path: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_rest_of_a_closed_response_is_recorded_if_asked(server: WireServer, path: Path, loop: str) -> None:
     """With `on_early_close="drain"` the recorder reads on after the application has closed the response."""
+    with asyncio.Runner(loop_factory=loop_of(loop)) as runner:
+        runner.run(close_early(server, path))
+    assert load(path)[0].response.body == b"".join(EVENTS)
+
+
+async def close_early(server: WireServer, path: Path) -> None:
+    """Record a response of which the application reads one chunk, and wait for the rest."""
     async with use_cassette(path, record_mode="once", on_early_close="drain") as session:
         async with aiohttp.ClientSession() as client:
             async with client.get(f"{server.url}/stream") as response:
                 assert await response.content.readany() == EVENTS[0]
             await until(lambda: session._recorder.slots[0].end == "eof")
-    assert load(path)[0].response.body == b"".join(EVENTS)
 
 
 async def test_cancelled_request_is_recorded_as_such(server: WireServer, path: Path) -> None:

@@ -186,6 +186,30 @@ async def test_played_connections_are_not_kept(server: WireServer, path: Path) -
     assert len(server.requests) == 2
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "start_unix_server"), reason="there are no such sockets here")
+async def test_unix_sockets_are_recorded_and_played(tmp_path: Path, path: Path) -> None:
+    """A request over a socket of this machine is recorded with its URL; in replay the socket may be gone."""
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+        await writer.drain()
+        writer.close()
+
+    async def get() -> str:
+        connector = aiohttp.UnixConnector(str(tmp_path / "s"))
+        async with aiohttp.ClientSession(connector=connector) as client, client.get("http://local/x") as response:
+            return await response.text()
+
+    async with await asyncio.start_unix_server(answer, tmp_path / "s"):
+        async with use_cassette(path, record_mode="once"):
+            assert await get() == "hi"
+    async with use_cassette(path):
+        assert await get() == "hi"
+    assert len(asked) == 1
+
+
 # --- classes of the user's own
 
 
