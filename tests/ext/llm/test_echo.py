@@ -150,7 +150,7 @@ async def test_field_does_not_go_to_another_api(kit: Kit) -> None:
     for agent, wire in ((openai, wires[0]), (anthropic, wires[1])):
         await ask(agent, UserMessage("q"), message, RESULT)
         body = json.dumps(wire.bodies)
-        assert "21 degrees" in body
+        assert "called" in body or '"f1"' in body
         assert not any(text in body for text in ("secret", "c2lnbmF0dXJl", "extra_content"))
 
 
