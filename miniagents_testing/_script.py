@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from miniagents import Frozen, FrozenDict
 from miniagents._promising.freezing import BARE, short_repr
-from miniagents.messages import AssistantMessage, Message, ToolCall, Usage, UserMessage
+from miniagents.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage, UserMessage
 from miniagents_testing._streams import ResponseStream
 
 if TYPE_CHECKING:
@@ -101,6 +101,24 @@ class Call:
         return str(messages[-1]) if messages else ""
 
     @property
+    def tool_results(self) -> tuple[ToolMessage, ...]:
+        """Results of tools behind the last answer, in the order of its calls, in the same form for all APIs.
+
+        Empty if the last answer had no calls, or if the user has spoken since.
+        """
+        names: dict[str, str] = {}
+        results: list[ToolMessage] = []
+        for item in self._items:
+            names.update(_calls_in(item))
+            found = [
+                ToolMessage(content, tool_call_id=id_, name=names.get(id_), is_error=is_error)
+                for id_, content, is_error in _results_in(item)
+            ]
+            # Chat completions and Responses have an item for each result; Anthropic's turn may end in the user's words.
+            results = [*results, *found] if found and item.get("role") != "user" else found
+        return tuple(results)
+
+    @property
     def tools(self) -> tuple[FrozenDict[str, Any], ...]:
         """Tools that the request offers, as they were sent."""
         return tuple(self.request.get("tools") or ())
@@ -128,6 +146,40 @@ def _message_of(item: Mapping[str, Any]) -> Message:
     cls = _CLASSES_BY_ROLE.get(role, Message)
     known = {"content"} if cls is Message else {"content", "role"}
     return cls(item.get("content"), **{name: value for name, value in item.items() if name not in known})
+
+
+def _parts_of(item: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    """Return the parts of a message that are of a type."""
+    content = item.get("content")
+    parts = content if isinstance(content, tuple) else ()
+    return [part for part in parts if isinstance(part, Mapping) and part.get("type") == kind]
+
+
+def _calls_in(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of each call in an item of a request, by its id."""
+    calls = [
+        (call.get("id"), call.get("function") or call.get("custom") or {}) for call in item.get("tool_calls") or ()
+    ]
+    calls += [(part.get("id"), part) for part in _parts_of(item, "tool_use")]
+    if item.get("type") in ("function_call", "custom_tool_call"):
+        calls.append((item.get("call_id"), item))
+    return {str(id_): str(call.get("name") or "") for id_, call in calls}
+
+
+def _results_in(item: Mapping[str, Any]) -> list[tuple[str, Any, bool]]:
+    """Return id and content of each result in an item of a request, and True for an error."""
+    if item.get("role") == "tool":
+        return [(str(item.get("tool_call_id")), item.get("content"), False)]
+    if item.get("type") in ("function_call_output", "custom_tool_call_output"):
+        return [(str(item.get("call_id")), item.get("output"), False)]
+    blocks = _parts_of(item, "tool_result") if item.get("role") == "user" else []
+    return [(str(block.get("tool_use_id")), block.get("content"), bool(block.get("is_error"))) for block in blocks]
+
+
+def ids_of_calls_and_results(call: Call) -> tuple[list[str], list[str]]:
+    """Return the ids of all calls of tools in a request, and those of all results, each in the order of the request."""
+    calls = [id_ for item in call._items for id_ in _calls_in(item)]
+    return calls, [id_ for item in call._items for id_, *_ in _results_in(item)]
 
 
 Cut = Literal["word", "character"] | int | Callable[[str], Sequence[str]]

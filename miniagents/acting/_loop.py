@@ -173,6 +173,7 @@ class _Calls:
             Exception: an error of the tool that the model is not told.
         """
         has_text = False
+        fields["interrupted"] = True  # for the message so far, if the call is cancelled
         try:
             if isinstance(prepared, ToolError):
                 raise prepared
@@ -195,11 +196,12 @@ class _Calls:
             failure = error
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
         else:
+            del fields["interrupted"]
             return
         text = self._settings.redact(text)
         logger.warning("%s: tool %s: %s", self._ctx, call.name, text)
         logger.debug("%s: tool %s failed", self._ctx, call.name, exc_info=failure)
-        fields.pop("content", None)
+        fields.clear()
         fields["is_error"] = True
         yield f"\n{text}" if has_text else text
 

@@ -2,6 +2,7 @@
 
 ```python
 await check_llm_agent(make_agent)         # an agent on a model
+await check_tool_loop(make_agent)         # an agent on a model, with tools
 await check_history(MyHistory)            # a chat history
 check_message(MyMessage("text"))          # a message
 await check_splitter(my_split)            # a function that splits messages
@@ -53,6 +54,12 @@ from miniagents_testing.checks._texts import (
     check_split_keeps_text,
     check_splitter,
 )
+from miniagents_testing.checks._tools import (
+    check_tool_cancellation,
+    check_tool_errors,
+    check_tool_loop,
+    check_tool_order,
+)
 from miniagents_testing.errors import CheckFailedError
 
 __all__ = [
@@ -84,6 +91,10 @@ __all__ = [
     "check_splitter",
     "check_stream_equals_resolved",
     "check_tokens_before_completion",
+    "check_tool_cancellation",
+    "check_tool_errors",
+    "check_tool_loop",
+    "check_tool_order",
     "check_truncation",
     "check_usage",
 ]

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from miniagents import ChatHistory, Message, MessageType, MiniAgent
     from miniagents_testing._script import API
 
-__all__ = ["AgentConformance", "HistoryConformance", "LLMAgentConformance", "MessageConformance", "SplitterConformance"]
+__all__ = [
+    "AgentConformance",
+    "HistoryConformance",
+    "LLMAgentConformance",
+    "MessageConformance",
+    "SplitterConformance",
+    "ToolLoopConformance",
+]
 
 
 class _Conformance:
@@ -102,6 +109,29 @@ class LLMAgentConformance(_Conformance, ABC):
     def test_cancel_closes_response(self) -> None:
         """Check that cancelling the reply closes the response."""
         self.run(checks.check_cancel_closes_response(self.make_agent, api=self.api))
+
+
+class ToolLoopConformance(_Conformance, ABC):
+    """Tests of an agent on a model that calls tools, on a transport of the checks."""
+
+    api: ClassVar[API] = "chat"
+    """API of the agent: "chat", "responses" or "messages"."""
+
+    @abstractmethod
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
+        """Return the agent to test with these tools, on a client that uses this transport, and without retries."""
+
+    def test_order(self) -> None:
+        """Check that calls run in parallel, and that results keep the order of calls."""
+        self.run(checks.check_tool_order(self.make_agent, api=self.api))
+
+    def test_errors(self) -> None:
+        """Check that errors of tools become results."""
+        self.run(checks.check_tool_errors(self.make_agent, api=self.api))
+
+    def test_cancellation(self) -> None:
+        """Check that a cancelled loop stops its tools, and that each call has a result in the next request."""
+        self.run(checks.check_tool_cancellation(self.make_agent, api=self.api))
 
 
 class HistoryConformance(_Conformance, ABC):

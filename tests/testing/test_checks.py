@@ -28,13 +28,21 @@ from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ReplayTransport, ScriptedLLM, Step
 from miniagents_testing.cassette import load
-from miniagents_testing.checks import check_agent, check_history, check_join_split, check_llm_agent, check_message_class
+from miniagents_testing.checks import (
+    check_agent,
+    check_history,
+    check_join_split,
+    check_llm_agent,
+    check_message_class,
+    check_tool_loop,
+)
 from miniagents_testing.checks.conformance import (
     AgentConformance,
     HistoryConformance,
     LLMAgentConformance,
     MessageConformance,
     SplitterConformance,
+    ToolLoopConformance,
 )
 
 if TYPE_CHECKING:
@@ -204,3 +212,34 @@ def test_live_agents_are_made_only_for_named_models_with_a_key() -> None:
     for wrong in ("openai", "openai:", "other:m"):
         with pytest.raises(ValueError, match="names no live provider"):
             live_agents(wrong, environ=environ)
+
+
+class TestChatTools(ToolLoopConformance):
+    """An agent with tools on OpenAI's chat completions, with the real SDK."""
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
+        return openai_agent(transport, tools=tools)
+
+
+class TestResponsesTools(ToolLoopConformance):
+    """An agent with tools on OpenAI's Responses, with the real SDK."""
+
+    api: ClassVar[API] = "responses"
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
+        return openai_agent(transport, api="responses", tools=tools)
+
+
+class TestMessagesTools(ToolLoopConformance):
+    """An agent with tools on Anthropic's messages, with the real SDK."""
+
+    api: ClassVar[API] = "messages"
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
+        client = anthropic.AsyncAnthropic(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        return create_anthropic_agent("any", async_client=client, retry=None, tools=tools)
+
+
+async def test_check_tool_loop_passes_within_a_running_loop() -> None:
+    """`check_tool_loop` runs all checks of a loop of tools in an event loop that is running already."""
+    await check_tool_loop(TestChatTools().make_agent)

@@ -358,3 +358,81 @@ async def test_checks_of_histories_fail_on_their_defects() -> None:
     assert "keeps no file" in await failure(checks.check_crash_states(made(InMemoryChatHistory)))
     message = await failure(checks.check_crash_states(lambda folder: Torn(folder / "chat.md")))
     assert "an incomplete message is not marked" in message
+
+
+# --- loops of tools
+
+
+def loop_with(defect: Callable[[list[Any], dict[str, Any]], None]) -> Callable[..., MiniAgent[Any]]:
+    """Return a function that makes an agent with tools whose tools or settings a defect changes."""
+
+    def make_agent(transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
+        client = openai.AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        settings: dict[str, Any] = {}
+        tools = list(tools)
+        defect(tools, settings)
+        return create_openai_agent("any", async_client=client, retry=None, tools=tools, **settings)
+
+    return make_agent
+
+
+async def test_check_tool_order_fails_for_calls_that_wait_for_each_other() -> None:
+    """Calls that run one after the other cannot meet, and the check says that it waited in vain."""
+
+    def one_at_a_time(tools: list[Any], _: dict[str, Any]) -> None:
+        lock = asyncio.Lock()
+        inner = tools[0]
+
+        async def send(to: str) -> str:
+            """Send a letter."""
+            async with lock:
+                result: str = await inner(to)
+                return result
+
+        tools[:] = [send]
+
+    found = await failure(checks.check_tool_order(loop_with(one_at_a_time), timeout=0.2))
+    assert "a loop with three calls that wait for each other" in found
+
+
+async def test_check_tool_order_fails_for_other_results() -> None:
+    """A loop whose results are others than those of the tool is reported with both."""
+
+    def shout(tools: list[Any], _: dict[str, Any]) -> None:
+        inner = tools[0]
+
+        async def send(to: str) -> str:
+            """Send a letter."""
+            return str(await inner(to)).upper()
+
+        tools[:] = [send]
+
+    found = await failure(checks.check_tool_order(loop_with(shout)))
+    assert "the replies of the loop are not in order" in found
+    assert "SENT TO ANN" in found
+
+
+async def test_check_tool_errors_fails_for_a_loop_that_raises() -> None:
+    """A loop that an exception of a tool ends is reported."""
+    found = await failure(checks.check_tool_errors(loop_with(lambda _, settings: settings.update(tool_errors="raise"))))
+    assert "a loop whose tools fail" in found
+    assert "ValueError: broken" in found
+
+
+async def test_check_tool_cancellation_fails_for_a_tool_that_goes_on() -> None:
+    """A tool that a task of its own runs goes on after the cancellation, which is reported."""
+    tasks: list[asyncio.Task[Any]] = []
+
+    def detach(tools: list[Any], _: dict[str, Any]) -> None:
+        inner = tools[0]
+
+        async def send(to: str) -> str:
+            """Send a letter."""
+            tasks.append(asyncio.create_task(inner(to * 20)))
+            return str(await asyncio.shield(tasks[-1]))
+
+        tools[:] = [send]
+
+    found = await failure(checks.check_tool_cancellation(loop_with(detach)))
+    assert "a tool goes on after the cancellation" in found
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from miniagents import AssistantMessage, Frozen, ToolCall, Usage
+from miniagents import AssistantMessage, Frozen, MiniAgents, ToolCall, Usage
 from miniagents_testing import Failure, ScriptedLLM, Step
 from miniagents_testing._script import as_answer
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 
 if TYPE_CHECKING:
-    from miniagents_testing._script import Call
+    from miniagents_testing._script import API, Call
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -314,3 +314,30 @@ def test_repr_of_a_step_is_short_source_code() -> None:
     assert repr(Step("x" * 500, usage=Usage(output_tokens=1))).startswith("Step('xxx")
     assert len(repr(Step("x" * 500))) < 100
     assert repr(Step(tool_calls=[ToolCall(name="look")])).startswith("Step(tool_calls=[ToolCall(")
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+async def test_call_shows_the_results_of_the_last_answer_for_each_api(api: API) -> None:
+    """`tool_results` has the results behind the last answer, with names and errors, and none after the user's words."""
+
+    async def double(number: int) -> int:
+        """Double a number."""
+        return number * 2
+
+    def script(call: Call) -> Step | str:
+        if call.number == 1:
+            return Step(tool_calls=[("double", {"number": 1}), ("double", {"number": "x"})])
+        if call.number == 2:
+            assert [result.name for result in call.tool_results] == ["double", "double"]
+            assert all(result.tool_call_id for result in call.tool_results)
+            assert call.tool_results[1].is_error == (api == "messages")
+            return Step(tool_calls=[("double", {"number": int(str(call.tool_results[0]))})])
+        return " ".join(map(str, call.tool_results))
+
+    llm = ScriptedLLM(script)
+    agent = llm.agent(api=api, tools=[double])
+    async with MiniAgents():
+        replies = await agent.trigger("Hi")
+        assert str(replies[-1]) == "4"
+        await agent.trigger(["Hi", *replies, "And now?"])
+    assert llm.calls[0].tool_results == llm.last_call.tool_results == ()

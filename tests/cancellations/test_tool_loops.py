@@ -1,0 +1,178 @@
+"""Loops of tools, cancelled at every step: no call is left without a result, none runs twice, no effect is forgotten.
+
+Three calls run in parallel. The victims are the replies, the task that stores them, and the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prompt_rules import check_prompt
+
+from miniagents import (
+    ChatHistory,
+    InMemoryChatHistory,
+    InteractionContext,
+    MiniAgents,
+    PromiseCancelledError,
+    ToolMessage,
+    UserMessage,
+    miniagent,
+)
+from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.llm._prompts import chat_prompt, messages_for_model, messages_prompt, responses_prompt
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ScriptedLLM
+from miniagents_testing._cancelling import cancel_at_every_step
+from miniagents_testing._script import Step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from miniagents import Message, MiniAgent
+    from miniagents_testing._cancelling import Trial
+    from miniagents_testing._script import API
+    from tests.conftest import Effort
+
+NAMES = ("Ann", "Bob", "Cy")
+
+
+def _agent(kind: str, llm: ScriptedLLM, tools: list[Any]) -> MiniAgent[Any]:
+    """Return an agent on the bytes of an SDK, or a scripted one."""
+    if kind == "messages":
+        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, tools=tools)
+    if kind == "scripted":
+        return llm.agent(tools=tools)
+    api: Any = kind
+    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, tools=tools)
+
+
+def _prompt(api: API, messages: list[Message]) -> list[dict[str, Any]]:
+    """Return the prompt with which an agent of this API would go on."""
+    kept = messages_for_model(messages, "AGENT")
+    if api == "messages":
+        return messages_prompt(kept)[1]
+    return chat_prompt(kept) if api == "chat" else responses_prompt(kept)
+
+
+class Letters:
+    """Tools that send letters, as functions and as an agent, and a record of what they have done."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.begun: list[str] = []
+        self.sent: list[str] = []
+        self.running = 0
+        trial.must_close("a tool", lambda: self.running == 0)
+
+        async def send(to: str) -> str:
+            """Send a letter."""
+            return await self._send(to)
+
+        @miniagent
+        async def sender(ctx: InteractionContext, to: str) -> None:
+            """Sends a letter."""
+            ctx.reply(await self._send(to))
+
+        self.tools: list[Any] = [send, sender]
+
+    async def _send(self, to: str) -> str:
+        """Send a letter, which takes some steps and some time."""
+        self.begun.append(to)
+        self.running += 1
+        try:
+            for _ in range(len(to)):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.01 * len(to))
+            self.sent.append(to)
+            return f"sent to {to}"
+        finally:
+            self.running -= 1
+
+
+async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, *, by_agent: bool = False) -> None:
+    """Store the replies of a loop with three calls, and check what the history has kept if the victim was cancelled."""
+    letters = Letters(trial)
+    api: Any = "chat" if kind == "scripted" else kind
+    name = "sender" if by_agent else "send"
+    llm = ScriptedLLM([Step("Well.", tool_calls=[(name, {"to": to}) for to in NAMES], cut=9), Step("All sent.")])
+    agent = _agent(kind, llm, letters.tools)
+    sent: list[str] = []
+
+    async def store() -> None:
+        """Store the replies, and note which letters were sent until then."""
+        try:
+            await history.aappend(replies)
+        finally:
+            sent.extend(letters.sent)
+
+    try:
+        async with MiniAgents():
+            replies = agent.trigger("Hi")
+            storing = asyncio.create_task(store(), name="storing")
+            if victim != "run":
+                trial.victim(replies if victim == "replies" else storing)
+            try:
+                await asyncio.shield(storing) if victim == "run" else await asyncio.wait([storing])
+            finally:
+                if victim == "run":
+                    storing.cancel()
+                replies.cancel()
+            if not storing.cancelled() and storing.exception() is not None:
+                assert isinstance(storing.exception(), PromiseCancelledError)
+    finally:
+        stored = list(await history.aload_chat_history())
+        _check(api, letters, sent, stored, by_agent)
+
+
+def _check(api: API, letters: Letters, sent: list[str], stored: list[Message], by_agent: bool) -> None:
+    """Check that what a history has stored leads to a right prompt, and that no effect is forgotten or doubled."""
+    assert len(letters.begun) == len(set(letters.begun)), "a call ran twice"
+    prompt = _prompt(api, [UserMessage("Hi"), *stored])
+    check_prompt(api, prompt)
+    if by_agent:
+        return  # the result of an agent comes some steps after its effect
+    kept = {str(message) for message in stored if isinstance(message, ToolMessage) and not message.is_error}
+    for name in sent:
+        assert f"sent to {name}" in kept, f"the history has forgotten the letter to {name}"
+        assert str(prompt).count(f"sent to {name}") == 1, f"the prompt has forgotten the letter to {name}"
+
+
+KINDS = ["chat", "responses", "messages", "scripted"]
+
+
+@pytest.mark.parametrize("victim", ["replies", "storing", "run"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loop_forgets_no_effect_when_cancelled_at_any_step(kind: str, victim: str, effort: Effort) -> None:
+    """Whenever a loop is cancelled, the next prompt has a result for each call, and each effect that ended."""
+
+    async def scenario(trial: Trial) -> None:
+        await _run_loop(trial, kind, victim, InMemoryChatHistory())
+
+    sample = effort(25, ci=100, nightly=None)
+    assert cancel_at_every_step(scenario, seeds=[None, 1, 2, 3], sample=sample) > 10
+
+
+@pytest.mark.parametrize("victim", ["replies", "run"])
+def test_agents_in_tools_end_when_their_loop_is_cancelled_at_any_step(victim: str, effort: Effort) -> None:
+    """Whenever a loop is cancelled, the agents that its tools run are cancelled, too."""
+
+    async def scenario(trial: Trial) -> None:
+        await _run_loop(trial, "chat", victim, InMemoryChatHistory(), by_agent=True)
+
+    assert cancel_at_every_step(scenario, seeds=[None, 1, 2, 3], sample=effort(25, ci=100, nightly=None)) > 10
+
+
+@pytest.mark.parametrize("victim", ["replies", "storing", "run"])
+def test_markdown_history_forgets_no_effect_when_cancelled_at_any_step(
+    victim: str, tmp_path: Path, effort: Effort
+) -> None:
+    """A Markdown history keeps as much of a cancelled loop as a history in memory."""
+    numbers = iter(range(1_000_000))
+
+    async def scenario(trial: Trial) -> None:
+        await _run_loop(trial, "scripted", victim, ChatHistoryMD(tmp_path / f"{next(numbers)}.md"))
+
+    assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(25, ci=100, nightly=None)) > 10
