@@ -148,7 +148,7 @@ class MiniAgent(Generic[P]):
         """
         kwargs = self._merge_checked(arguments, None)
         sequence = MessageSequencePromise.of_items(messages)
-        return self._make_interaction(sequence, kwargs, False, None, tool_call).start(True)
+        return self._make_interaction(sequence, kwargs, False, None).start_for_tool_call(tool_call)
 
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Return the agent's keyword arguments overridden by the call's.
@@ -175,7 +175,6 @@ class MiniAgent(Generic[P]):
         kwargs: dict[str, Any],
         errors_as_messages: bool | None,
         timeout: float | None,
-        tool_call: ToolCall | None = None,
     ) -> InteractionContext:
         """Return the context of one call, with the run context's default for `errors_as_messages`."""
         context = AgentsContext.get_current()
@@ -187,7 +186,6 @@ class MiniAgent(Generic[P]):
             kwargs,
             timeout=timeout,
             errors_as_messages=errors_as_messages,
-            tool_call=tool_call,
         )
 
     def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> Self:

@@ -85,19 +85,17 @@ class InteractionContext(_CallScope):
         "_awaitables",
         "_kwargs",
         "_replies",
+        "_tool_call",
         "caller",
         "message_promises",
         "this_agent",
         "timeout",
-        "tool_call",
     )
 
     message_promises: MessageSequencePromise
     """The messages the agent was sent, as they come."""
     this_agent: MiniAgent[Any]
     """The agent that was called."""
-    tool_call: ToolCall | None
-    """The call of a model that the agent answers as a tool; None for any other call of the agent."""
 
     def __init__(
         self,
@@ -107,10 +105,8 @@ class InteractionContext(_CallScope):
         *,
         timeout: float | None,
         errors_as_messages: bool,
-        tool_call: ToolCall | None = None,
     ) -> None:
         self.unfinished_calls = None
-        self.tool_call = tool_call
         self.this_agent = agent
         self.message_promises = message_promises
         self.timeout = timeout
@@ -147,6 +143,11 @@ class InteractionContext(_CallScope):
             trace.append(scope.this_agent.alias)
             scope = scope.caller
         return trace
+
+    @property
+    def tool_call(self) -> ToolCall | None:
+        """The call of a model that the agent answers as a tool; None for any other call of the agent."""
+        return getattr(self, "_tool_call", None)  # set for few calls only
 
     # --- replying
 
@@ -231,6 +232,11 @@ class InteractionContext(_CallScope):
 
     # --- running
 
+    def start_for_tool_call(self, tool_call: ToolCall) -> MessageSequencePromise:
+        """Begin the call with which the agent answers a model's call, and return the promise of its replies."""
+        self._tool_call = tool_call
+        return self.start(start_soon=True)
+
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
         """Begin the call and return the promise of its replies."""
         replies = self._replies
@@ -297,22 +303,22 @@ class InteractionContext(_CallScope):
                 except INTERRUPTS:
                     raise
                 except BaseException:
-                    self._reply_returned(returned)
+                    if returned is not None:
+                        self._reply_returned(returned)
                     raise
-            self._reply_returned(returned)
+            if returned is not None:
+                self._reply_returned(returned)
         finally:
             for promise in self._awaitables or ():
                 promise.cancel()
 
     def _reply_returned(self, returned: object) -> None:
-        """Reply what the agent's function returned; nothing for None.
+        """Reply what the agent's function returned.
 
         Raises:
             TypeError: the value cannot be sent; the text names the agent.
             AppenderClosedError: the replies have ended.
         """
-        if returned is None:
-            return
         replies = self._open_replies()
         try:
             replies.send(returned)
