@@ -18,8 +18,8 @@ from openai import AsyncOpenAI
 
 from miniagents import MiniAgents
 from miniagents_testing import VirtualTimeLoop, block_live_requests, strategies, use_cassette
+from miniagents_testing._reading import read_interaction
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.recut import cut_at
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from rich.live import Live
 from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
+from miniagents_testing._reading import Reading, read_interaction
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cli._reading import Reading, read_interaction
 from miniagents_testing.cli._screen import Screen, make_safe, make_safe_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from miniagents_testing._reading import Piece
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
-    from miniagents_testing.cli._reading import Piece
 
 
 _MAX_PAUSE = 1.0

@@ -18,16 +18,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from miniagents.ext._terminal import visible, visible_line
+from miniagents_testing._reading import read_interaction
 from miniagents_testing.cassette import load
 from miniagents_testing.cassette._file import MOST_BYTES
-from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from miniagents_testing._reading import Reading
     from miniagents_testing.cassette import Interaction
-    from miniagents_testing.cli._reading import Reading
 
 
 PROBLEMS_FOUND, NOT_DONE = 1, 2

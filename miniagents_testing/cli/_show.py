@@ -13,10 +13,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from miniagents_testing._reading import read_interaction
 from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing.cassette import load
 from miniagents_testing.cassette._interaction import ends_ms
-from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from miniagents_testing._reading import Reading
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
-    from miniagents_testing.cli._reading import Reading
     from miniagents_testing.cli._screen import CassetteFile
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miniagents_testing._reading import Turn, read_interaction, read_prompt
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
-from miniagents_testing.cli._reading import Turn, read_interaction, read_prompt
 
 CHAT = "https://api.openai.com/v1/chat/completions"
 RESPONSES = "https://api.openai.com/v1/responses"

@@ -26,9 +26,9 @@ from miniagents import MiniAgents
 from miniagents.errors import LLMError
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing._reading import read_interaction
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
-from miniagents_testing.cli._reading import read_interaction
 from miniagents_testing.errors import CassetteError
 from miniagents_testing.recut import all_at_once, byte_by_byte, cut_at, risky_places
 
