@@ -26,6 +26,7 @@ PARTS = (
     "miniagents_testing._pytest",
     "miniagents_testing._pytest.fixture_scopes",
     "miniagents_testing._pytest.live_requests",
+    "miniagents_testing._pytest.recordings",
     "miniagents_testing._pytest.scripts",
     "miniagents_testing._pytest.virtual_time",
 )
@@ -141,6 +142,12 @@ def pytest_configure(config: pytest.Config) -> None:
                 kind(hosts, f"miniagents_{name}")
             except ValueError as error:
                 raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready(node: Any) -> None:
+    """Load the topic that prints what workers of pytest-xdist have recorded: this process collects no tests."""
+    node.config.pluginmanager.import_plugin("miniagents_testing._pytest.recordings")
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents_testing._pytest import GUARD, fail_without_extra
+from miniagents_testing._pytest.recordings import reported
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from contextlib import AbstractContextManager
 
-    from miniagents_testing.cassette import CassetteContext, Session
+    from miniagents_testing.cassette import Session
 
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -181,10 +183,10 @@ class _OpenCassette:
     So an error of closing fails the test itself where it can, and requests of a teardown are in the cassette.
     """
 
-    def __init__(self, context: CassetteContext) -> None:
+    def __init__(self, context: AbstractContextManager[Session]) -> None:
         self.session = context.__enter__()
         self.outlives_call = False
-        self._context: CassetteContext | None = context
+        self._context: AbstractContextManager[Session] | None = context
         self._error: BaseException | None = pytest.skip.Exception("the test was not run")
 
     def call_ends(self, error: BaseException | None) -> None:
@@ -228,7 +230,7 @@ def stream_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
 
 def open_cassette(
     request: pytest.FixtureRequest, fixture: str, path: Path, node: Any, *, width: int, **defaults: Any
-) -> CassetteContext:
+) -> AbstractContextManager[Session]:
     """Return the context of a cassette of a test, a module or the session, with the settings that hold there.
 
     Args:
@@ -244,11 +246,13 @@ def open_cassette(
 
     settings = {**defaults, **settings_for(request, node)}
     item = request.config.stash.get(current_item, None)
-    if settings["record_mode"] != "none":
-        if item is not None and GUARD in item.stash:
-            item.stash[GUARD].stop_blocking()  # only a fixture knew that requests are recorded
-        _count_recording(request)
-    return use_shared_cassette(path, width=width, **settings)
+    context = use_shared_cassette(path, width=width, **settings)
+    if settings["record_mode"] == "none":
+        return context
+    if item is not None and GUARD in item.stash:
+        item.stash[GUARD].stop_blocking()  # only a fixture knew that requests are recorded
+    _count_recording(request)
+    return reported(request.config, path, context)
 
 
 _recording: pytest.StashKey[int] = pytest.StashKey()

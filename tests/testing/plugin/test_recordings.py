@@ -1,0 +1,104 @@
+"""The section of pytest's output about what was recorded: files, requests, tokens, and what was redacted."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Project = Callable[..., pytest.RunResult]
+
+
+def ask(*questions: str, name: str = "test_it") -> str:
+    """Return a test that sends questions to a server of its own."""
+    return f"""
+import httpx2
+from miniagents_testing import Step
+from miniagents.messages import Usage
+
+def {name}(provider_server, stream_cassette):
+    questions = {list(questions)!r}
+    server = provider_server([Step("Hi", usage=Usage(input_tokens=7, output_tokens=3)) for _ in questions])
+    for text in questions:
+        body = {{"model": "m", "messages": [{{"role": "user", "content": text}}], "stream": True}}
+        body["stream_options"] = {{"include_usage": True}}
+        httpx2.post(f"{{server.openai_base_url}}/chat/completions", json=body).raise_for_status()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _not_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+
+
+def _section(result: pytest.RunResult) -> list[str]:
+    """Return the lines of the section."""
+    lines = result.stdout.lines
+    begin = next(number for number, line in enumerate(lines, 1) if "recorded cassettes" in line)
+    end = next(number for number, line in enumerate(lines[begin:], begin) if line.startswith("==="))
+    return [line for line in lines[begin:end] if line]
+
+
+def test_recorded_cassettes_are_listed_with_requests_and_tokens(project: Project) -> None:
+    """The section names each written cassette, its new requests, and the tokens that the answers report."""
+    result = project(ask("One?", "Two\x1b[31m?"), "--miniagents-record=once")
+    result.assert_outcomes(passed=1)
+    assert _section(result) == [
+        "cassettes/test_it/test_it.yaml: 2 new; 14 tokens in, 6 out",
+        "  new: 'One?'",
+        r"  new: 'Two\x1b[31m?'",
+        "1 cassettes written, 2 requests, 14 tokens in, 6 out",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["all", "rewrite"])
+def test_requests_that_were_asked_again_are_told_from_new_ones(project: Project, mode: str) -> None:
+    """After a second recording, the section says which requests the file had already."""
+    rename = "    stream_cassette.settings.record_as[server.openai_base_url] = 'https://api.test'\n"
+    source = ask("One?", "Two?").replace("    for text", f"{rename}    for text")
+    project(source, "--miniagents-record=once")
+    again = project(source.replace("'Two?'", "'One?', 'Three?'"), f"--miniagents-record={mode}")
+    assert _section(again) == [
+        "cassettes/test_it/test_it.yaml: 2 new, 1 asked again; 21 tokens in, 9 out",
+        "  new: 'One?'",
+        "  new: 'Three?'",
+        "  asked again: 'One?'",
+        "1 cassettes written, 3 requests, 21 tokens in, 9 out",
+    ]
+
+
+def test_recordings_of_workers_are_listed_once(project: Project) -> None:
+    """Under pytest-xdist, the section has the cassettes of all workers."""
+    source = "\n".join(ask("Hi?", name=f"test_{number}") for number in range(3))
+    result = project(source, "--miniagents-record=once", "-n", "2")
+    result.assert_outcomes(passed=3)
+    assert [line for line in _section(result) if not line.startswith("  ")] == [
+        *(f"cassettes/test_it/test_{number}.yaml: 1 new; 7 tokens in, 3 out" for number in range(3)),
+        "3 cassettes written, 3 requests, 21 tokens in, 9 out",
+    ]
+
+
+def test_long_lists_of_requests_are_cut(project: Project) -> None:
+    """Of many requests, the first are shown, and the others are counted."""
+    result = project(ask(*(f"{number}?" for number in range(9))), "--miniagents-record=once")
+    assert _section(result)[-3:-1] == ["  new: '4?'", "  new: 4 more"]
+
+
+def test_no_section_without_a_written_cassette(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay has no section, and neither has a recording that could not be written."""
+
+    def disk_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr("miniagents_testing.cassette._vcrpy.write", disk_full)
+    result = project(ask("One?"), "--miniagents-record=once")
+    result.assert_outcomes(failed=1)
+    assert "the disk is full" in result.stdout.str()
+    assert "recorded cassettes" not in result.stdout.str()
+    replay = project("def test_it(stream_cassette): pass")
+    replay.assert_outcomes(passed=1)
+    assert "recorded cassettes" not in replay.stdout.str()
