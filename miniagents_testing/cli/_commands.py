@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from miniagents_testing.cli._diff import add_diff, add_fork
 from miniagents_testing.cli._edit import add_edit, add_import
 from miniagents_testing.cli._lint import add_lint, add_verify
 from miniagents_testing.cli._play import add_play
@@ -51,11 +52,11 @@ def _create_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line, with all commands."""
     parser = argparse.ArgumentParser(
         prog="python -m miniagents_testing",
-        description="Play, show, check, edit and import recorded provider streams, and run a local provider.",
+        description="Play, show, check, compare, edit and import recorded provider streams, and run a local provider.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_play, add_show, add_verify, add_lint, add_edit, add_import, add_serve):
+    for add in (add_play, add_show, add_verify, add_lint, add_diff, add_fork, add_edit, add_import, add_serve):
         add(commands)
     return parser

@@ -27,6 +27,7 @@ from miniagents_testing.cli._screen import (
     read_cassette,
     show_progress,
 )
+from miniagents_testing.cli._transcript import transcript
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +69,13 @@ def add_show(commands: Commands) -> None:
         "line has the names of the columns.",
     )
     show.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder of cassettes")
-    show.add_argument("--number", "-n", type=int, metavar="N", help="print the N-th interaction of one file in full")
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--number", "-n", type=int, metavar="N", help="print the N-th interaction of one file in full")
+    form.add_argument(
+        "--plain",
+        action="store_true",
+        help="print what the models read and said, one value a line: git diff can show cassettes so, as `textconv`",
+    )
     show.set_defaults(run=_run_show)
 
 
@@ -81,12 +88,15 @@ def _run_show(options: argparse.Namespace) -> int:
             raise CommandError(f"--number needs one cassette, and there are {len(paths)}: name a single file")
         _print_in_full(paths[0], options.number, screen)
         return 0
-    if not screen.live:
+    if not screen.live and not options.plain:
         screen.print_row("file", *_Row._fields)
     has_damage = False
     for path in show_progress(paths, screen, "reading"):
         cassette = read_cassette(path)
-        _print_rows(cassette, screen)
+        if options.plain:
+            _print_plain(cassette, screen)
+        else:
+            _print_rows(cassette, screen)
         for damage in cassette.damage:
             has_damage = True
             print_error(damage)
@@ -104,6 +114,17 @@ def _print_rows(cassette: CassetteFile, screen: Screen) -> None:
         screen.print(_create_table(cassette, rows), soft_wrap=False)
     elif not cassette.damage:
         screen.print_row(str(cassette.path), "no interactions")
+
+
+def _print_plain(cassette: CassetteFile, screen: Screen) -> None:
+    """Print the interactions of one cassette as plain lines, with a number in front of each."""
+    numbered = enumerate(zip(cassette.interactions, cassette.readings, strict=True), 1)
+    for number, (interaction, reading) in numbered:
+        lines = [f"--- {number}", *transcript(interaction, reading), ""]
+        if screen.live:
+            screen.print(Text("\n".join(lines)))
+        else:
+            print("\n".join(lines), file=screen.file)
 
 
 def _create_row(number: int, interaction: Interaction, reading: Reading) -> _Row:
