@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 _PROVIDERS = {"api.openai.com": "openai", "api.anthropic.com": "anthropic"}
-_APIS: tuple[tuple[type[Session], str, bytes], ...] = (
-    (ChatSession, r"/chat/completions$", rb'"object": ?"chat\.completion'),
-    (MessagesSession, r"/messages$|:(?:streamRawPredict|rawPredict)$", rb'"type": ?"message(?:_start)?"'),
-    (ResponsesSession, r"/responses$", rb'"type": ?"response\.|"object": ?"response"'),
+_APIS: tuple[tuple[str, type[Session], str, bytes], ...] = (
+    ("chat", ChatSession, r"/chat/completions$", rb'"object": ?"chat\.completion'),
+    ("messages", MessagesSession, r"/messages$|:(?:streamRawPredict|rawPredict)$", rb'"type": ?"message(?:_start)?"'),
+    ("responses", ResponsesSession, r"/responses$", rb'"type": ?"response\.|"object": ?"response"'),
 )
-"""For each API: its session, its paths, and a pattern in the beginning of its bodies, for unknown paths."""
+"""For each API: its name, its session, its paths, and a pattern in the beginning of its bodies, for unknown paths."""
 _SENTENCES = {
     "length": "cut at the token limit",
     "content_filter": "stopped by a content filter",
@@ -157,12 +157,18 @@ def read_interaction(interaction: Interaction) -> Reading:
 
 def _create_session(interaction: Interaction, prompt: Prompt) -> Session | None:
     """Return a session that decodes the answer of an interaction; None if the request was not to a known API."""
+    api = api_of(interaction)
+    kind = next((kind for name, kind, _, _ in _APIS if name == api), None)
+    return ChatSession(prompt.choices) if kind is ChatSession else kind() if kind else None
+
+
+def api_of(interaction: Interaction) -> str:
+    """Return the API of a model that answered: `chat`, `messages` or `responses`; empty if it is none of them."""
     path = urlsplit(interaction.uri).path.rstrip("/")
     beginning = interaction.response.body[:_SEARCHED_BYTES]
-    kind = next((kind for kind, paths, _ in _APIS if re.search(paths, path)), None) or next(
-        (kind for kind, _, mark in _APIS if re.search(mark, beginning)), None
-    )
-    return ChatSession(prompt.choices) if kind is ChatSession else kind() if kind else None
+    by_path = (name for name, _, paths, _ in _APIS if re.search(paths, path))
+    by_body = (name for name, _, _, mark in _APIS if re.search(mark, beginning))
+    return next(by_path, "") or next(by_body, "")
 
 
 def _feed_chunks(session: Session, interaction: Interaction, chunks: list[list[Piece]]) -> None:

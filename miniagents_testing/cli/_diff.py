@@ -99,7 +99,7 @@ def _entries_by_agent(cassette: CassetteFile, matching: Matching) -> dict[str, l
 
 
 def _changes(before: _Entry | None, after: _Entry | None) -> Iterator[str]:
-    """Yield the lines that differ between two interactions, with some lines around them; None stands for a missing one."""
+    """Yield the lines that differ between two interactions, with some lines around them; None is a missing one."""
     old, new = before.lines if before else [], after.lines if after else []
     changed = list(unified_diff(old, new, lineterm=""))[2:]
     if not changed:

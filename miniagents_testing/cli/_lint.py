@@ -19,6 +19,7 @@ from miniagents_testing.cassette._bodies import CONTENT_HEADERS
 from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._interaction import is_text
 from miniagents_testing.cassette._secrets import known_secrets, scan
+from miniagents_testing.cli._drift import find_drift
 from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
@@ -52,13 +53,21 @@ def add_verify(commands: Commands) -> None:
         "then the file itself may have been cut.",
     )
     verify.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder of cassettes")
+    verify.add_argument(
+        "--drift",
+        action="store_true",
+        help="also count the fields of answers that the models of the installed SDKs do not know, or that are missing",
+    )
+    verify.add_argument("--strict", action="store_true", help="with --drift: such fields are a problem")
     verify.set_defaults(run=_run_verify)
 
 
 def _run_verify(options: argparse.Namespace) -> int:
     """Run `verify`, and return the exit code."""
+    if options.strict and not options.drift:
+        raise CommandError("--strict says that what --drift finds is a problem: give both")
     screen = Screen()
-    bad = 0
+    bad = drifted = 0
     paths = find_cassettes(options.path)
     for path in show_progress(paths, screen, "verifying"):
         cassette = read_cassette(path)
@@ -70,9 +79,13 @@ def _run_verify(options: argparse.Namespace) -> int:
         else:
             note = "" if cassette.has_checksum else " (no checksums)"
             screen.print_row("ok", str(path), summarize(cassette) + note, style="green")
+        drift = find_drift(cassette) if options.drift else []
+        drifted += bool(drift)
+        for text in drift:
+            screen.print_row("drift", str(path), text, style="yellow")
     if screen.live and len(paths) > 1:
         screen.print(f"{bad or 'none'} of {len(paths)} cassettes bad", style="red" if bad else "green")
-    return int(bad > 0)
+    return int(bad > 0 or (options.strict and drifted > 0))
 
 
 def _find_problems(cassette: CassetteFile) -> list[str]:
