@@ -79,7 +79,9 @@ def use_cassette(
     also_patch: Iterable[type] = (),
     **settings: Unpack[Options],
 ) -> CassetteContext:
-    """Answer requests of httpx2, httpx and aiohttp from a cassette, or record them into it, while the context is open.
+    """Answer the requests of HTTP clients from a cassette, or record them into it, while the context is open.
+
+    The clients are httpx2, httpx, aiohttp, and those on `http.client`: urllib, urllib3, requests and botocore.
 
     ```python
     with use_cassette("cassettes/greeting.yaml") as session:
@@ -142,7 +144,7 @@ def use_cassette(
 def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: Unpack[Options]) -> CassetteContext:
     """Stream with a cassette that vcrpy has opened, such as that of pytest-recording's `vcr` fixture.
 
-    While the context is open, clients of httpx2, httpx and aiohttp stream from the cassette and into it; vcrpy still
+    While the context is open, all clients that `use_cassette` knows stream from the cassette and into it; vcrpy still
     serves other libraries. The record mode, hooks and filters of the cassette apply; its matchers do not.
 
     Args:

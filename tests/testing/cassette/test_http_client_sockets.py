@@ -247,6 +247,21 @@ def test_address_of_a_recording_is_changed(server: Server, path: Path) -> None:
         assert get("https://api.example.com/length") == live
 
 
+def test_key_of_a_request_does_not_stay_in_the_recording(server: Server, path: Path) -> None:
+    """A value that is sent as a credential is replaced in the body, too, and the replay matches all the same."""
+    key = "q7Rk2-own-9fTz"
+    for mode in ("once", "none"):
+        with use_cassette(path, record_mode=mode):
+            request = urllib.request.Request(
+                f"{server.url}/echo", f'{{"said": "{key}"}}'.encode(), {"Authorization": f"Bearer {key}"}
+            )
+            with urllib.request.urlopen(request) as response:
+                response.read()
+    assert key not in path.read_text(encoding="utf-8")
+    assert len(server.seen) == 1
+    assert key in server.seen[0][2].decode()
+
+
 async def test_agent_is_known_in_a_thread(server: Server, path: Path) -> None:
     """A request that an agent makes in a thread is recorded with the agent's alias."""
 
