@@ -153,7 +153,10 @@ def _unwrapping(before: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _by_the_real_connection(name: str, before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of vcrpy's connections that leaves the work to the connection that vcrpy stands in for."""
+    """Return a method of vcrpy's connections that leaves the work to the connection that vcrpy stands in for.
+
+    vcrpy still makes its own request of what the application gives, without the headers that libraries add.
+    """
 
     @wraps(before)
     def method(connection: Any, *args: Any, **kwargs: Any) -> Any:
@@ -161,9 +164,29 @@ def _by_the_real_connection(name: str, before: Callable[..., Any]) -> Callable[.
         if current_session() is None:
             return before(connection, *args, **kwargs)
         setattr(connection.real_connection, _OF_VCRPY, True)
+        if name == "request":
+            _note_request(before, connection, *args, **kwargs)
+        elif name in ("putrequest", "putheader"):
+            before(connection, *args, **kwargs)
         return getattr(connection.real_connection, name)(*args, **kwargs)
 
     return method
+
+
+def _note_request(
+    before: Callable[..., Any], connection: Any, method: str, url: str, body: Any = None, headers: Any = None, **_: Any
+) -> None:
+    """Let vcrpy note a request. Its body, which may be an iterator that can be read once, follows in `_as_vcrpy`."""
+    before(connection, method, url, None if body is None else b"", headers)
+    connection._sock = None  # vcrpy's stand-in for a socket
+
+
+def _as_vcrpy(connection: Any, body: bytes) -> Any:
+    """Return the request that vcrpy has noted for its connection, with the body that was sent; None without one."""
+    request = getattr(connection, "_vcr_request", None)
+    if request is not None and body:
+        request.body = body
+    return request
 
 
 _OF_VCRPY = "_miniagents_of_vcrpy"
@@ -234,7 +257,10 @@ class _StandIn:
     def _ask(self, session: Session) -> None:
         """Ask the session for the answer; connect and send what is held, if it is to be sent."""
         self._is_answered = True
-        self._answer = answer = session.answer(self._request.live(), self, time.monotonic, self._started)
+        live = self._request.live()
+        if session.matches_as_vcrpy:
+            live = live._replace(as_vcrpy=_as_vcrpy(self._connection, live.body))
+        self._answer = answer = session.answer(live, self, time.monotonic, self._started)
         if isinstance(answer, Playback):
             if answer.response.end.startswith("raise Connect"):
                 answer.begin()  # which raises it: clients expect it before they ask for the answer

@@ -113,6 +113,31 @@ def test_rules_of_vcrpy_decide(client: Client, server: Server, path: Path) -> No
     assert len(server.seen) == 3
 
 
+@each_client
+@pytest.mark.parametrize("how", ["get", "post", "upload"])
+def test_matchers_of_vcrpy_see_the_same_request(client: Client, server: Server, path: Path, how: str) -> None:
+    """With every matcher of vcrpy, a request has the headers and the body that vcrpy itself sees."""
+    if how == "upload" and client.name != "boto3":
+        pytest.skip("vcrpy does not send bodies in parts as the client does")
+    url = f"{server.url}/{'length' if how == 'get' else 'echo'}"
+    match_on = ["method", "uri", "scheme", "host", "port", "path", "query", "headers", "body", "raw_body"]
+    if client.name == "boto3":
+        url = server.url if how == "upload" else f"{server.url}/length{client.path if how == 'get' else ''}"
+        match_on.remove("headers")  # have the time of the request, a signature and a random id
+
+    def call() -> Any:
+        with client:
+            if how == "get":
+                return client.get(url).body
+            return client.post(url, b"a=1") if how == "post" else client.upload(url, [b"body"])
+
+    first, _ = run(path, "once", call, layer=False, match_on=match_on)
+    for layer in (False, True):
+        played, cassette = run(path, "none", call, layer=layer, match_on=match_on)
+        assert (played, cassette.play_count) == (first, 1)
+    assert len(server.seen) == 1
+
+
 _MISS = {"": "CannotOverwriteExistingCassetteException", "boto3": "HTTPClientError"}
 """Classes of the error for a miss, by client."""
 
