@@ -19,7 +19,7 @@ from miniagents.acting._parameters import parameters_of, text_parameter
 from miniagents.acting._running import run_function, stream_replies
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from miniagents.acting._parameters import Parameters
     from miniagents.messages import ToolCall
@@ -251,6 +251,9 @@ class Toolset:
 
     def __bool__(self) -> bool:
         return bool(self._items)
+
+    def __iter__(self) -> Iterator[Tool | Mapping[str, Any]]:
+        return iter(self._items)
 
     def written(self, form: str, write: Callable[[Tool], dict[str, Any]]) -> list[Any]:
         """Return all tools in the form of an API; dicts are returned unchanged.

@@ -816,3 +816,38 @@ async def test_guardrail_cancels_the_replies() -> None:
     async with MiniAgents():
         assert short(await guarded.trigger("forbidden", model=llm.agent(tools=[act]))) == ["I cannot help with that."]
     assert not effects
+
+
+async def test_tool_that_waits_for_its_own_loop_is_a_deadlock() -> None:
+    """A tool that waits for the replies it is a part of is stopped, and the replies end with a `DeadlockError`."""
+    loop: list[MessageSequencePromise] = []
+
+    async def wait() -> str:
+        """Wait for everything."""
+        return str(await loop[0])
+
+    llm = ScriptedLLM([calls("wait"), "not reached"])
+    async with MiniAgents():
+        loop.append(llm.agent(tools=[wait]).trigger("Hi"))
+        assert await outcomes(loop[0]) == ["[wait]", "PromiseCancelledError", "DeadlockError"]
+    assert len(llm.calls) == 1
+
+
+async def test_tools_of_a_fork_and_of_a_call_replace_those_of_the_agent() -> None:
+    """`fork` and `trigger` give other tools, which may contain those of the agent."""
+
+    async def triple(number: int) -> int:
+        """Triple a number."""
+        return number * 3
+
+    llm = ScriptedLLM(["a", "b", "c"])
+    agent = llm.agent(tools=[double])
+    async with MiniAgents():
+        await agent.trigger("Hi")
+        await agent.fork(tools=[*agent.kwargs["tools"], triple]).trigger("Hi")
+        await agent.trigger("Hi", tools=None)
+    assert [[each["function"]["name"] for each in call.tools] for call in llm.calls] == [
+        ["double"],
+        ["double", "triple"],
+        [],
+    ]
