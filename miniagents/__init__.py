@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from miniagents._agents.agent import MiniAgent, miniagent
     from miniagents._agents.interaction import AgentCall, InteractionContext
+    from miniagents._agents.usage import Limits, UsageTotals
     from miniagents._promising.context import PromisingContext
     from miniagents._promising.freezing import FrozenDict
     from miniagents._promising.frozen import Frozen
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
         CyclicValueError,
         DeadlockError,
         FreezeError,
+        LimitExceededError,
         LLMError,
         MiniAgentsError,
         MissingExtraError,
         NoActiveContextError,
+        PriceUnknownError,
         PromiseCancelledError,
         StopDialog,
         ToolError,
@@ -66,6 +69,8 @@ __all__ = [
     "InMemoryChatHistory",
     "InteractionContext",
     "LLMError",
+    "LimitExceededError",
+    "Limits",
     "Message",
     "MessagePromise",
     "MessageSequence",
@@ -76,6 +81,7 @@ __all__ = [
     "MiniAgentsError",
     "MissingExtraError",
     "NoActiveContextError",
+    "PriceUnknownError",
     "Promise",
     "PromiseCancelledError",
     "PromisingContext",
@@ -89,6 +95,7 @@ __all__ = [
     "ToolError",
     "ToolMessage",
     "Usage",
+    "UsageTotals",
     "UserMessage",
     "achain_loop",
     "adialog_loop",
@@ -102,6 +109,7 @@ __all__ = [
 _NAMES_OF_MODULES = {
     "_agents.agent": ("MiniAgent", "miniagent"),
     "_agents.interaction": ("AgentCall", "InteractionContext"),
+    "_agents.usage": ("Limits", "UsageTotals"),
     "chat_history": ("ChatHistory", "InMemoryChatHistory"),
     "errors": (
         "AppenderClosedError",
@@ -109,9 +117,11 @@ _NAMES_OF_MODULES = {
         "DeadlockError",
         "FreezeError",
         "LLMError",
+        "LimitExceededError",
         "MiniAgentsError",
         "MissingExtraError",
         "NoActiveContextError",
+        "PriceUnknownError",
         "PromiseCancelledError",
         "StopDialog",
         "TooManyRoundsError",

@@ -17,6 +17,8 @@ Exception
     ├── MissingExtraError               (ImportError) an optional package is not installed
     ├── ToolError                       a tool tells the model what went wrong
     ├── TooManyRoundsError              a model goes on calling tools
+    ├── LimitExceededError              requests, tokens or costs have reached a limit
+    ├── PriceUnknownError               a limit of the cost, and a model without a known price
     ├── HistoryError                    a chat history on disk cannot be used
     │   ├── HistoryFormatError          a file is not a chat history
     │   └── HistoryWriteError           messages could not be written
@@ -61,10 +63,12 @@ __all__ = [
     "HistoryFormatError",
     "HistoryWriteError",
     "LLMError",
+    "LimitExceededError",
     "MiniAgentsError",
     "MissingAPIKeyError",
     "MissingExtraError",
     "NoActiveContextError",
+    "PriceUnknownError",
     "PromiseCancelledError",
     "ProviderError",
     "ProviderOverloadedError",
@@ -183,6 +187,56 @@ class TooManyRoundsError(MiniAgentsError):
 
     It comes after all replies. Give a higher `max_rounds`, or instructions with which the model comes to an end.
     """
+
+
+class LimitExceededError(MiniAgentsError):
+    """Error of a request to a model that was not sent, because a call or the run has reached one of its `Limits`.
+
+    Give a higher limit, or end the work here: what was replied before is not lost.
+
+    Args:
+        message: text with limit, totals and agents.
+        limit: name of the limit: requests, input_tokens, output_tokens or cost.
+        value: the limit.
+        totals: `UsageTotals` of the call or the run at this moment.
+        agent_trace: aliases of the agent that wanted to send the request, and of its callers.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        limit: str = "",
+        value: float | None = None,
+        totals: Any = None,
+        agent_trace: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.value = value
+        self.totals = totals
+        self.agent_trace = agent_trace
+
+    def __reduce__(self) -> tuple[Callable[..., LimitExceededError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), self.args, self.__dict__.copy()
+
+
+class PriceUnknownError(MiniAgentsError):
+    """Error of a request that was not sent: there is a limit of the cost, and the price of the model is not known.
+
+    Install the extra `prices`, or give `MiniAgents(price=)` a function that knows the price.
+
+    Args:
+        message: text that names the model.
+        model: name of the model.
+    """
+
+    def __init__(self, message: str = "", *, model: str = "") -> None:
+        super().__init__(message)
+        self.model = model
+
+    def __reduce__(self) -> tuple[Callable[..., PriceUnknownError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), self.args, self.__dict__.copy()
 
 
 class HistoryError(MiniAgentsError):

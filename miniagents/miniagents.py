@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Iterable
 
+    from miniagents._agents.usage import Limits, Price
     from miniagents._promising.promise import Promise
     from miniagents.messages import MessageType
 
@@ -30,7 +31,14 @@ class MiniAgents(AgentsContext):
         errors_as_messages: True if by default an agent's error becomes an `ErrorMessage` among its replies.
         on_persist_messages: async functions that store messages. Each gets tuples of messages: each message object
             once, after the messages inside it.
+        limits: limits of the run on requests to models, their tokens and their cost, see `Limits`.
+        price: function that returns what a request to a model costs: it gets the name of the model and a `Usage`, and
+            returns a number, or None for a model that it does not know. By default, the package genai-prices knows the
+            prices in US dollars, if it is installed (the extra `prices`).
         options: see `PromisingContext`.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type or value.
     """
 
     def __init__(
@@ -39,9 +47,11 @@ class MiniAgents(AgentsContext):
         stream_llm_tokens_by_default: bool = True,
         errors_as_messages: bool = False,
         on_persist_messages: Iterable[PersistHandler] = (),
+        limits: Limits | None = None,
+        price: Price | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(errors_as_messages=errors_as_messages, **options)
+        super().__init__(errors_as_messages=errors_as_messages, limits=limits, price=price, **options)
         self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
         self._persisters = [MessagePersister(handler) for handler in on_persist_messages]
         if self._persisters:

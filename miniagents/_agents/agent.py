@@ -15,12 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, overload
 
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
+from miniagents._agents.usage import check_limits
 from miniagents.messages import MessageSequence, MessageSequencePromise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
+    from miniagents._agents.usage import Limits
     from miniagents.messages import MessageType, ToolCall
 
 
@@ -88,6 +90,7 @@ class MiniAgent(Generic[P]):
         start_soon: bool | None = None,
         errors_as_messages: bool | None = None,
         timeout: float | None = None,
+        limits: Limits | None = None,
         **kwargs: Any,
     ) -> MessageSequencePromise: ...
 
@@ -98,6 +101,7 @@ class MiniAgent(Generic[P]):
         start_soon: bool | None = None,
         errors_as_messages: bool | None = None,
         timeout: float | None = None,
+        limits: Limits | None = None,
         **kwargs: Any,
     ) -> MessageSequencePromise:
         """Call the agent with these messages, and return the promise of its replies at once.
@@ -108,16 +112,18 @@ class MiniAgent(Generic[P]):
             errors_as_messages: True to get an error as an `ErrorMessage` among the replies; None takes the context's
                 default.
             timeout: seconds after which the agent is cancelled; the replies then end with a `TimeoutError`.
+            limits: limits of this call with all calls that it makes, in addition to those of the callers and the run.
             kwargs: keyword arguments of the agent; they win over those of `fork`.
 
         Raises:
-            TypeError: a part of `messages` cannot be sent, or the agent cannot be called with these keyword arguments.
+            TypeError: a part of `messages` cannot be sent, the agent cannot be called with these keyword arguments, or
+                `limits` are no `Limits`.
             ValueError: the timeout is negative or NaN.
             NoActiveContextError: the caller runs outside of a `MiniAgents` context.
         """
         kwargs = self._merge_checked(kwargs, timeout)
         sequence = MessageSequencePromise.of_items(messages)
-        return self._make_interaction(sequence, kwargs, errors_as_messages, timeout).start(start_soon)
+        return self._make_interaction(sequence, kwargs, errors_as_messages, timeout, limits).start(start_soon)
 
     def initiate_call(
         self,
@@ -126,6 +132,7 @@ class MiniAgent(Generic[P]):
         start_soon: bool | None = None,
         errors_as_messages: bool | None = None,
         timeout: float | None = None,
+        limits: Limits | None = None,
         **kwargs: Any,
     ) -> AgentCall:
         """Call the agent like `trigger`, to send it further messages one by one while it works."""
@@ -133,7 +140,7 @@ class MiniAgent(Generic[P]):
         incoming = MessageSequence().open()
         if messages is not None:
             incoming.append(messages)
-        interaction = self._make_interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout)
+        interaction = self._make_interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout, limits)
         return AgentCall(incoming, interaction.start(start_soon), AgentsContext.get_current().current_call_scope())
 
     def answer_tool_call(
@@ -148,7 +155,7 @@ class MiniAgent(Generic[P]):
         """
         kwargs = self._merge_checked(arguments, None)
         sequence = MessageSequencePromise.of_items(messages)
-        return self._make_interaction(sequence, kwargs, False, None).start_for_tool_call(tool_call)
+        return self._make_interaction(sequence, kwargs, False, None, None).start_for_tool_call(tool_call)
 
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Return the agent's keyword arguments overridden by the call's.
@@ -175,8 +182,15 @@ class MiniAgent(Generic[P]):
         kwargs: dict[str, Any],
         errors_as_messages: bool | None,
         timeout: float | None,
+        limits: Limits | None,
     ) -> InteractionContext:
-        """Return the context of one call, with the run context's default for `errors_as_messages`."""
+        """Return the context of one call, with the run context's default for `errors_as_messages`.
+
+        Raises:
+            TypeError: the limits are no `Limits`.
+        """
+        if limits is not None:
+            check_limits(limits)
         context = AgentsContext.get_current()
         if errors_as_messages is None:
             errors_as_messages = context.errors_as_messages
@@ -186,6 +200,8 @@ class MiniAgent(Generic[P]):
             kwargs,
             timeout=timeout,
             errors_as_messages=errors_as_messages,
+            limits=limits,
+            run_context=context,
         )
 
     def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> Self:

@@ -14,6 +14,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from miniagents._agents.usage import CountedCall, CountedRun
 from miniagents._promising.context import BoundToRun, Failure, PromisingContext, current_scope
 from miniagents._promising.promise import Cell, Promise
 from miniagents._promising.sequence_cell import SequenceCell
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from miniagents._agents.agent import MiniAgent
+    from miniagents._agents.usage import Limits, Price, UsageTotals
     from miniagents.messages import MessageType, ToolCall
 
 
@@ -78,7 +80,7 @@ class _ServerCallScope(_CallScope):
             self._context.call_soon(partial(self.finish_call, messages))
 
 
-class InteractionContext(_CallScope):
+class InteractionContext(_CallScope, CountedCall):
     """The context of one call, which the agent gets: the messages that it was sent, and methods to reply."""
 
     __slots__ = (
@@ -86,8 +88,11 @@ class InteractionContext(_CallScope):
         "_kwargs",
         "_replies",
         "_tool_call",
+        "_usage",
         "caller",
+        "limits",
         "message_promises",
+        "run_context",
         "this_agent",
         "timeout",
     )
@@ -105,8 +110,13 @@ class InteractionContext(_CallScope):
         *,
         timeout: float | None,
         errors_as_messages: bool,
+        limits: Limits | None,
+        run_context: PromisingContext,
     ) -> None:
         self.unfinished_calls = None
+        self.limits = limits
+        self.run_context = run_context
+        self._usage: UsageTotals | None = None
         self.this_agent = agent
         self.message_promises = message_promises
         self.timeout = timeout
@@ -398,18 +408,31 @@ class AgentCall(BoundToRun):
         self._replies.cancel()
 
 
-class AgentsContext(PromisingContext):
+class AgentsContext(PromisingContext, CountedRun):
     """A run context in which agents can be called.
 
     Args:
         errors_as_messages: the default for calls, see `MiniAgent.trigger`.
+        limits: limits of the run, see `Limits`.
+        price: the prices of requests to models, see `MiniAgents`.
         options: see `PromisingContext`.
+
+    Raises:
+        TypeError: `limits` or `price` is of a wrong type.
     """
 
     how_to_open = "`MiniAgents().run(...)` or `async with MiniAgents():`"
 
-    def __init__(self, *, errors_as_messages: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        errors_as_messages: bool = False,
+        limits: Limits | None = None,
+        price: Price | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self.set_limits(limits, price)
         self.errors_as_messages = errors_as_messages
         self._body_scope = _CallScope()
 

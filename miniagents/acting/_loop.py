@@ -16,7 +16,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from miniagents.acting._tool import Handoff
-from miniagents.errors import DeadlockError, PromiseCancelledError, StopDialog, ToolError, TooManyRoundsError
+from miniagents.errors import (
+    DeadlockError,
+    LimitExceededError,
+    PriceUnknownError,
+    PromiseCancelledError,
+    StopDialog,
+    ToolError,
+    TooManyRoundsError,
+)
 from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageType, ToolCall, ToolMessage
 
 if TYPE_CHECKING:
@@ -36,7 +44,7 @@ Ask = Callable[[MessageType, OnCalls], MessagePromise]
 It calls its second argument at most once, as soon as the provider has said that an answer with calls is complete.
 """
 
-_NEVER_TOLD = (StopDialog, DeadlockError, PromiseCancelledError)
+_NEVER_TOLD = (StopDialog, DeadlockError, LimitExceededError, PriceUnknownError, PromiseCancelledError)
 """Exceptions of tools that end the loop and never become results: the model can do nothing about them."""
 
 _NOT_RUN = ("content_filter", "refusal")

@@ -268,7 +268,8 @@ async def test_call_without_a_context_raises_no_active_context_error() -> None:
     """A call outside of a `MiniAgents` context raises `NoActiveContextError`, even with wrong arguments."""
 
     async def calls() -> None:
-        for arguments in ({}, {"errors_as_messages": True}, {"start_soon": False, "errors_as_messages": False}):
+        choices: list[dict[str, Any]] = [{}, {"errors_as_messages": True}, {"start_soon": False, "timeout": 1}]
+        for arguments in choices:
             with pytest.raises(NoActiveContextError, match="MiniAgents"):
                 echo.trigger("hello", **arguments)
             with pytest.raises(NoActiveContextError, match="MiniAgents"):

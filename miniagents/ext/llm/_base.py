@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from miniagents.acting._loop import LoopSettings, run_loop
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
+from miniagents.ext.llm._prices import known_price
 from miniagents.ext.llm._prompts import messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
 from miniagents.ext.llm._sessions.base import repair_surrogates_deep
@@ -254,6 +255,8 @@ class ProviderAdapter(ABC):
                 alias=alias,
                 provider=self.provider,
                 origin=origin,
+                model=request["model"],
+                meter=ctx.make_meter(partial(known_price, self.provider, str(getattr(client, "base_url", "")))),
                 send=partial(create, **arguments),
                 new_session=new_session,
                 slot=partial(self.limits.slot, max_concurrent_requests),

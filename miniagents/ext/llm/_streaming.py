@@ -24,6 +24,7 @@ from miniagents.bounds import MAX_DOCUMENT_BYTES, MAX_EVENT_BYTES, MAX_PAGE_BYTE
 from miniagents.errors import (
     EventTooLargeError,
     LLMError,
+    MiniAgentsError,
     StreamProtocolError,
     StreamStalledError,
     StreamTruncatedError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from miniagents._agents.usage import EndRequest, RequestMeter
     from miniagents.ext.llm._failures import Retry
     from miniagents.ext.llm._redaction import Redactor
     from miniagents.ext.llm._sessions import Choice, Outcome, Session, Tokens, ToolUse
@@ -339,6 +341,9 @@ class LLMCall:
     provider: str
     origin: str
     """The API and the host that the request goes to, see `AssistantMessage.origin`."""
+    model: str
+    """The name of the model that is asked for."""
+    meter: RequestMeter
     send: Callable[[], AbstractAsyncContextManager[Any]]
     """Function that returns a context: it sends the request, gives the SDK's response before its body is read, and
     closes the response."""
@@ -371,20 +376,23 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
 
     Raises:
         LLMError: the request failed; the class tells how. The SDK's or the HTTP library's error is its cause.
+        LimitExceededError, PriceUnknownError: the request was not sent, see `Limits`.
     """
     metadata["interrupted"] = True  # for a reader of the metadata after a cancellation; replaced at the end
     call = await prepare()
     clock = asyncio.get_running_loop().time
     started = clock()
     attempt = 0
+    failure: LLMError | None = None
     while True:
         attempt += 1
         session = call.new_session()
-        delivered, answer = False, None
+        delivered, answer, end_request = False, None, None
         watches_calls = call.on_calls is not None
         try:
             # all in one generator: each further generator would cost every token as much as its decoding
             async with call.slot():
+                end_request = _begin_request(call, failure)
                 with _StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
                         answer = response.http_response
@@ -415,6 +423,7 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         except Exception as error:
             if (known := _complete_outcome(session, error)) is None:
                 _keep_partial_answer(session, call.origin, metadata)
+                _count_request(end_request, metadata)
                 failure = _translate_error(call, error, answer, delivered)
                 wait = _seconds_until_retry(call, failure, attempt, clock() - started)
                 if wait is None:
@@ -427,10 +436,30 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
             outcome = known
         except BaseException:
             _keep_partial_answer(session, call.origin, metadata)
+            _count_request(end_request, metadata)
             raise
         metadata.clear()
         metadata.update(_metadata_of(outcome, call.origin))
+        _count_request(end_request, metadata)
         return
+
+
+def _begin_request(call: LLMCall, failure: LLMError | None) -> EndRequest:
+    """Check the limits and count a request that is about to be sent; return the function to call at its end.
+
+    Raises:
+        LimitExceededError, PriceUnknownError: the request is not sent; the cause is the failure of the last attempt.
+    """
+    try:
+        return call.meter.begin(call.model)
+    except MiniAgentsError as error:
+        raise error from failure
+
+
+def _count_request(end_request: EndRequest | None, metadata: dict[str, Any]) -> None:
+    """Count what a request took, as its message says; do nothing for a request that was not sent."""
+    if end_request is not None:
+        end_request(metadata.get("model"), metadata.get("usage"), not metadata.get("interrupted"))
 
 
 def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -> bool:
