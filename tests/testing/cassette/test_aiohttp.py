@@ -303,6 +303,24 @@ async def test_other_upload_is_a_miss(server: WireServer, path: Path, upload: An
             await client.post(f"{server.url}/echo", json=upload)
 
 
+async def test_form_with_a_file_is_matched_by_its_parts(server: WireServer, path: Path) -> None:
+    """aiohttp frames each form with another boundary, which does not count; another file is a miss."""
+
+    async def send(client: aiohttp.ClientSession, data: bytes) -> int:
+        form = aiohttp.FormData({"purpose": "test"})
+        form.add_field("file", data, filename="a.bin", content_type="application/octet-stream")
+        async with client.post(f"{server.url}/echo", data=form) as response:
+            return len(await response.read())
+
+    async with use_cassette(path, record_mode="once"), aiohttp.ClientSession() as client:
+        size = await send(client, b"\x00\xff")
+    with pytest.raises(CassetteMissError):
+        async with use_cassette(path), aiohttp.ClientSession() as client:
+            assert await send(client, b"\x00\xff") == size
+            await send(client, b"\x00\xfe")
+    assert len(server.requests) == 1
+
+
 async def test_reading_on_where_the_recorded_reader_stopped(server: WireServer, path: Path) -> None:
     """The rest of a response that was closed early is unknown: an error, the client's own time-out, or an end."""
     async with use_cassette(path, record_mode="once"), aiohttp.ClientSession() as client:
