@@ -98,6 +98,11 @@ APIS = ["chat", "responses", "messages"]
             id="broken answer with a result",
         ),
         pytest.param(
+            [calling("a", "", interrupted=True), result("a")],
+            [("a", None), ("a", "a")],
+            id="broken answer with an empty id",
+        ),
+        pytest.param(
             [calling("a"), result("a", "half", interrupted=True)], [("a", None), ("a", STOPPED)], id="broken result"
         ),
     ],

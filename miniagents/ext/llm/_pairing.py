@@ -148,13 +148,14 @@ def _with_results(
     paired: list[Message | ToolResult] = []
     ids: dict[str, int] = {}
     for message, calls in places:
+        if isinstance(message, ToolResult) or message.role != "assistant":
+            paired.append(message)
+            continue
         broke_off = getattr(message, "interrupted", False)
         kept = [call for call in calls if call.result is not None or not broke_off]
-        if isinstance(message, ToolResult) or not kept:
-            if not broke_off:
-                paired.append(message)
+        if broke_off and not kept:
             continue
-        if rules.as_text:
+        if rules.as_text and kept:
             paired += [_with_calls_as_text(message, kept), *map(_result_as_text, kept)]
             continue
         for call in kept:
@@ -195,7 +196,7 @@ def _rewritten(message: Message, calls: list[_Call], kept: list[_Call], rules: P
     interrupted = getattr(message, "interrupted", False)
     own = {name: getattr(message, name, None) for name in ("content_blocks", "output")}
     in_fields = [call for call in calls if call.part is None]
-    changed = any(call.id != call.use.id for call in calls)
+    changed = len(kept) < len(calls) or any(call.id != call.use.id for call in kept)
     moved = [] if rules.calls_in_parts else [call for call in kept if call.part is not None]
     if changed or moved:
         originals = dict(zip(map(id, in_fields), getattr(message, "tool_calls", None) or (), strict=False))
