@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prompt_rules import check_prompt
 
 from miniagents import (
     AssistantMessage,
@@ -174,3 +177,29 @@ async def test_loaded_answer_of_an_earlier_process_is_paired(tmp_path: Path) -> 
     result = llm.last_call.request["messages"][2]
     assert (result["role"], result["tool_call_id"]) == ("tool", "a")
     assert result["content"] == "stopped; whether it took effect is unknown"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+async def test_history_of_a_killed_process_gives_a_complete_prompt(api: str, tmp_path: Path) -> None:
+    """Wherever a kill cuts the file of a loop, an agent can go on from it: each call has one result."""
+
+    async def send(to: str) -> str:
+        """Send a letter."""
+        return f"sent to {to}"
+
+    calls = [("send", {"to": name}) for name in ("Ann", "Bob", "Cy")]
+    llm: Any = ScriptedLLM([Step("Well", tool_calls=calls), Step(tool_calls=calls[:1]), "done"])
+    history = ChatHistoryMD(tmp_path / "whole.md")
+    async with MiniAgents():
+        await history.aappend(["Hi", llm.agent(api=api, tools=[send]).trigger("Hi")])
+    data = history.path.read_bytes()
+    ends = {match.end() for match in re.finditer(rb"<!-- /miniagents -->\n", data)}
+    assert len(ends) == 8
+    for length in {*ends, *range(0, len(data), 97)}:
+        cut = ChatHistoryMD(tmp_path / f"{length}.md")
+        cut.path.write_bytes(data[:length])
+        again: Any = ScriptedLLM(["Let us go on."])
+        async with MiniAgents():
+            await again.agent(api=api, tools=[send]).trigger([*await cut.aload_chat_history(), "And now?"])
+        request = json.loads(json.dumps(again.last_call.request, default=dict))
+        check_prompt(api, request.get("messages") or request["input"])
