@@ -227,7 +227,7 @@ def _call_with_id(call: Any, id_: str) -> Any:
     return call.model_copy(update={"id": id_, **({"call_id": id_} if hasattr(call, "call_id") else {})})
 
 
-CALL_TYPES = {"tool_use": "id", "function_call": "call_id", "custom_tool_call": "call_id"}
+_CALL_TYPES = {"tool_use": "id", "function_call": "call_id", "custom_tool_call": "call_id"}
 """Fields that hold the id of a call, by the type of a block or an item in a provider's own form of an answer."""
 
 
@@ -238,13 +238,13 @@ def _own_form(value: Any, calls: list[_Call], kept: list[_Call], interrupted: bo
     """
     if not isinstance(value, (list, tuple)) or not all(isinstance(block, Mapping) for block in value):
         return None
-    ids = [_id_in_block(block) for block in value if block.get("type") in CALL_TYPES]
+    ids = [_id_in_block(block) for block in value if block.get("type") in _CALL_TYPES]
     if ids != [call.use.id or "" for call in calls]:
         return None
     unused = iter(calls)
     blocks: list[Any] = []
     for block in value:
-        if key := CALL_TYPES.get(block.get("type")):
+        if key := _CALL_TYPES.get(block.get("type")):
             if (call := next(unused)) in kept:
                 blocks.append({**block, key: call.id})
         elif not interrupted or block.get("type") in ("text", "redacted_thinking") or block.get("signature"):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from miniagents.ext.llm._pairing import CALL_TYPES, PairingRules, ToolResult, anthropic_id, pair, responses_id
+from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, pair, responses_id
 from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
 from miniagents.messages import AssistantMessage, ErrorMessage, Message
 
@@ -294,8 +294,7 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
         return [{"role": role, "content": _content(message, "input_text")}]
     foreign = origin and getattr(message, "origin", None) not in (None, origin)
     output = None if foreign else to_plain(getattr(message, "output", None))
-    calls = _tool_calls(message)
-    if isinstance(output, list) and _is_unedited(message, calls, output, _output_text(output)):
+    if isinstance(output, list) and _output_text(output) == message.content:
         return [
             _item_to_send(item)
             for item in output
@@ -303,20 +302,7 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
         ]
     content = _content(message, "output_text")
     items: list[dict[str, Any]] = [{"role": role, "content": content}] if content else []
-    return items + [_tool_call_item(call) for call in calls]
-
-
-def _is_unedited(message: Message, calls: list[ToolUse], parts: list[dict[str, Any]], text: str) -> bool:
-    """Return True if the provider's own parts of an answer have the text and the calls that the message still has.
-
-    Args:
-        message: the answer.
-        calls: its calls.
-        parts: its parts in the form of the API, which hold each call under its id.
-        text: the text in these parts.
-    """
-    ids = [_first_id(part, CALL_TYPES[part["type"]], "id") for part in parts if part.get("type") in CALL_TYPES]
-    return text == message.content and ids == [call.id for call in calls]
+    return items + [_tool_call_item(call) for call in _tool_calls(message)]
 
 
 def _item_to_send(item: dict[str, Any]) -> dict[str, Any]:
@@ -405,10 +391,10 @@ def _turn_content(item: Message | ToolResult) -> Any:
         return _without_blank_texts(_content(item))
     ours = (getattr(item, "origin", None) or "messages").startswith("messages")
     blocks = to_plain(getattr(item, "content_blocks", None)) if ours else None
-    calls = _tool_calls(item)
-    if isinstance(blocks, list) and _is_unedited(item, calls, blocks, _block_text(blocks)):
+    if isinstance(blocks, list) and _block_text(blocks) == item.content:
         # thinking and tool use are sent unchanged, because the API checks their signatures
         return [_block_to_send(block) for block in _without_blank_texts(blocks)]
+    calls = _tool_calls(item)
     content = _without_blank_texts(_content(item))
     if isinstance(content, list):
         content = [_block_to_send(block) for block in content]
