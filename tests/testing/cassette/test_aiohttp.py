@@ -304,7 +304,7 @@ async def test_other_upload_is_a_miss(server: WireServer, path: Path, upload: An
 
 
 async def test_form_with_a_file_is_matched_by_its_parts(server: WireServer, path: Path) -> None:
-    """Aiohttp frames each form with another boundary, which does not count; another file is a miss."""
+    """aiohttp frames each form with another boundary, which does not count; another file is a miss."""
 
     async def send(client: aiohttp.ClientSession, data: bytes) -> int:
         form = aiohttp.FormData({"purpose": "test"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import gzip
 import json
 import os
@@ -381,6 +382,13 @@ def client(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip(made.module)
     made.prepare(tmp_path, monkeypatch)
     return made
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Let sockets that a library leaves open be closed within its test, where warnings are ignored."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
