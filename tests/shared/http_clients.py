@@ -300,7 +300,7 @@ class AioHTTP(Client):
     def get(self, url: str) -> Answer:
         async def work(session: aiohttp.ClientSession, tls: ssl.SSLContext) -> Answer:
             async with session.get(url, ssl=tls) as response:
-                return Answer(response.status, [chunk async for chunk in response.content.iter_any()])
+                return Answer(response.status, [chunk async for chunk, _ in response.content.iter_chunks() if chunk])
 
         answer: Answer = self._run(work)
         return answer

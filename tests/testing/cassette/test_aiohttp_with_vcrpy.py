@@ -119,7 +119,7 @@ def chunks_of(url: str) -> list[bytes]:
 
     async def read() -> list[bytes]:
         async with aiohttp.ClientSession() as client, client.get(f"{url}/stream") as response:
-            return [chunk async for chunk in response.content.iter_any()]
+            return [chunk async for chunk, _ in response.content.iter_chunks() if chunk]  # also if two arrive at once
 
     return asyncio.run(read())
 
