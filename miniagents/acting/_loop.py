@@ -164,6 +164,8 @@ class _Calls:
             arguments = tool.read_arguments(call.arguments)
         except ToolError as error:
             return error
+        except Exception as error:  # of a validator of the application, which pydantic lets through
+            return ToolError(f"{type(error).__name__}: {error}".removesuffix(": "))
         if isinstance(tool, Handoff):
             if self.handoff is not None:
                 return ToolError(

@@ -22,6 +22,7 @@ from miniagents.errors import ToolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
+    from types import FunctionType
 
 _signature = inspect.signature
 if sys.version_info >= (3, 14):
@@ -170,16 +171,33 @@ def _annotation(name: str, parameter: inspect.Parameter, function: Any) -> Any:
         function = method if hasattr(method, "__globals__") else function
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     names = getattr(function, "__globals__", None) or getattr(module, "__dict__", {})
-    closure = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    local_names = _names_around(function) if inspect.isfunction(function) else {}
 
     def holder() -> None:
         """Do nothing; `get_type_hints` reads the annotations."""
 
     holder.__annotations__ = {parameter.name: parameter.annotation}
     try:
-        return get_type_hints(holder, names, dict(closure), include_extras=True)[parameter.name]
+        return get_type_hints(holder, names, local_names, include_extras=True)[parameter.name]
     except Exception as error:
         raise TypeError(
             f"tool {name!r}: the annotation {parameter.annotation!r} of parameter {parameter.name!r} cannot be read "
-            f"({error}); its names must be importable where the function is"
+            f"({error}); its names must be defined where the function is"
         ) from error
+
+
+def _names_around(function: FunctionType) -> dict[str, Any]:
+    """Return local variables that a function's annotations may name: its closure, and those of running functions.
+
+    A function that is defined inside another one may use types which that one defines, as tests do. While the outer
+    function runs, its local variables are found on the stack.
+    """
+    names: dict[str, Any] = {}
+    outer = function.__qualname__.rpartition(".<locals>.")[0]
+    frame = sys._getframe(1) if outer else None
+    while frame is not None:
+        code = frame.f_code.co_qualname
+        if frame.f_globals is function.__globals__ and f"{outer}.<locals>.".startswith(f"{code}.<locals>."):
+            names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    return {**names, **inspect.getclosurevars(function).nonlocals}

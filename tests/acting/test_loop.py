@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 
 from miniagents import (
     AWAIT,
@@ -511,6 +512,21 @@ async def test_tool_error_is_told_in_both_modes() -> None:
             replies = await llm.agent(tools=[refuse, double], tool_errors=mode).trigger("Hi")
         assert short(replies)[1] == "!not today"
         assert len(replies) == 5
+
+
+async def test_exception_of_a_validator_is_told() -> None:
+    """An exception in a validator of the application is told like wrong arguments, and harms no other call."""
+
+    def look_up(name: str) -> str:
+        raise KeyError(name)
+
+    async def find(name: Annotated[str, AfterValidator(look_up)]) -> None:
+        """Find a name."""
+
+    llm = ScriptedLLM([calls(("find", {"name": "x"}), ("double", {"number": 1})), "done"])
+    async with MiniAgents():
+        replies = await llm.agent(tools=[find, double]).trigger("Hi")
+    assert short(replies) == ["[find][double]", "!KeyError: 'x'", "2", "done"]
 
 
 async def test_exceptions_are_let_through_in_raise_mode() -> None:

@@ -132,6 +132,23 @@ def test_blank_arguments_are_no_arguments(arguments: str) -> None:
     assert tool(recent).read_arguments(arguments) == {}
 
 
+def test_annotation_may_name_a_local_type() -> None:
+    """A function inside another one may use types that are defined there, also with annotations that are texts."""
+
+    class Local(BaseModel):
+        """Type of this test only."""
+
+        size: int
+
+    def make() -> Any:
+        def measure(thing: Local) -> None:
+            """Measure."""
+
+        return tool(measure)
+
+    assert make().read_arguments('{"thing": {"size": 1}}') == {"thing": Local(size=1)}
+
+
 def test_field_as_default_gives_description_and_default() -> None:
     """`Field(...)` as the default value describes the parameter, and its own default reaches the function."""
 

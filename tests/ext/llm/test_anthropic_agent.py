@@ -9,7 +9,7 @@ import pytest
 
 from miniagents import errors
 from miniagents.ext.llm.anthropic import AnthropicMessage, create_anthropic_agent
-from miniagents.messages import AssistantMessage, ErrorMessage, Message, SystemMessage, UserMessage
+from miniagents.messages import AssistantMessage, ErrorMessage, Message, SystemMessage, ToolCall, UserMessage
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def test_agent_streams_deltas_and_fills_the_fields_of_its_message(kit: Kit
 async def test_H2_request_has_alternating_turns_and_no_private_fields(kit: Kit) -> None:
     """Turns alternate, system messages become a parameter, and errors and interrupted messages are left out."""
     wire = kit.Wire(kit.Reply(kit.message("ok")))
-    agent = create_anthropic_agent("m", async_client=wire.anthropic(), system="Be brief", temperature=0.5, top_k=3)
+    agent = create_anthropic_agent("m", async_client=wire.anthropic(), system="Be brief", top_k=3, tools=TOOLS)
     image = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
     await ask(
         agent,
@@ -53,7 +53,7 @@ async def test_H2_request_has_alternating_turns_and_no_private_fields(kit: Kit) 
         AssistantMessage("an answer", id="x"),
         AssistantMessage(""),
         AssistantMessage("half", interrupted=True),
-        AssistantMessage("goes on"),
+        AssistantMessage("goes on", tool_calls=(ToolCall(id="t1", name="f"), ToolCall(id="t2", name="f"))),
         {"content": "late rules", "role": "developer"},
         Message("42", role="tool", tool_call_id="t1"),
         Message("no", role="tool", tool_use_id="t2", is_error=True),
@@ -70,7 +70,15 @@ async def test_H2_request_has_alternating_turns_and_no_private_fields(kit: Kit) 
                 {"type": "text", "text": "three"},
             ],
         },
-        {"role": "assistant", "content": [{"type": "text", "text": "an answer"}, {"type": "text", "text": "goes on"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "an answer"},
+                {"type": "text", "text": "goes on"},
+                {"type": "tool_use", "id": "t1", "name": "f", "input": {}},
+                {"type": "tool_use", "id": "t2", "name": "f", "input": {}},
+            ],
+        },
         {
             "role": "user",
             "content": [
@@ -85,7 +93,7 @@ async def test_H2_request_has_alternating_turns_and_no_private_fields(kit: Kit) 
         "max_tokens": 4096,
         "stream": True,
         "system": "Be brief\n\nmore rules\n\nlate rules",
-        "temperature": 0.5,
+        "tools": TOOLS,
         "top_k": 3,
     }
     assert wire.requests[0].headers["accept-encoding"] == "identity"
@@ -116,6 +124,10 @@ BLOCKS: list[dict[str, Any]] = [
 ]
 
 
+TOOLS = [{"name": "f", "input_schema": {"type": "object"}}]
+"""Tools of a request; without any, calls and results are sent as text."""
+
+
 def _streamed(kit: Kit) -> list[bytes]:
     """Return the chunks of an answer whose content blocks are `BLOCKS`."""
     start = {"id": "msg", "role": "assistant", "model": "c-1", "content": []}
@@ -134,7 +146,7 @@ def _streamed(kit: Kit) -> list[bytes]:
 async def test_request_repeats_blocks_of_thinking_and_tools_unchanged(kit: Kit) -> None:
     """A later prompt sends the blocks of an answer unchanged, without empty texts, unless its text was edited."""
     wire = kit.Wire(kit.Reply(_streamed(kit)), kit.Reply(kit.message("ok")))
-    agent = create_anthropic_agent("m", async_client=wire.anthropic())
+    agent = create_anthropic_agent("m", async_client=wire.anthropic(), tools=TOOLS)
     message = await ask(agent, "compute")
     assert (message.content, message.reasoning, message.finish_reason) == ("Let me see", "hm", "tool_calls")
     await ask(agent, "compute", message, Message("1", role="tool", tool_call_id="t1"))
@@ -152,7 +164,7 @@ async def test_request_converts_tool_calls_of_other_providers(kit: Kit) -> None:
     calls = [{"id": "a", "name": "f", "arguments": '{"x":1}'}, {"id": "b", "name": "g", "arguments": '{"cut'}]
     answer = AssistantMessage("", tool_calls=calls)
     await ask(
-        create_anthropic_agent("m", async_client=wire.anthropic()),
+        create_anthropic_agent("m", async_client=wire.anthropic(), tools=TOOLS),
         "q",
         answer,
         Message("1", role="tool", tool_call_id="a"),

@@ -199,9 +199,13 @@ async def test_request_has_custom_tool_calls_in_the_form_of_each_api(kit: Kit) -
     response = {"id": "resp", "status": "completed", "output": []}
     wire = kit.Wire(kit.Reply(kit.events({"type": "response.completed", "response": response})))
     await ask(create_openai_agent("m", async_client=wire.openai(), api="responses"), "q", answer)
-    assert wire.bodies[0]["input"][1:] == [
+    assert wire.bodies[0]["input"][1:3] == [
         {"type": "custom_tool_call", "call_id": "a", "name": "sql", "input": "select 1"},
         {"type": "function_call", "call_id": "b", "name": "f", "arguments": "{}"},
+    ]
+    assert [item["type"] for item in wire.bodies[0]["input"][3:]] == [
+        "custom_tool_call_output",
+        "function_call_output",
     ]
 
 
