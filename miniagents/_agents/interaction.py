@@ -562,9 +562,11 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
 
     async def message_and_error() -> AsyncIterator[Any]:
         """Yield the message with the text that arrived, and then an `ErrorMessage` if the message fails."""
-        batches = promise.batches()
+        batches = promise._cell.read_batches_for_events()
         try:
-            first = await anext(batches, None)
+            first: list[str] | None = []
+            while first is not None and not first:  # an event, without a token
+                first = await anext(batches, None)
             if first is None:
                 yield await promise
                 return
@@ -604,6 +606,7 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
             known_beforehand=promise.known_beforehand,
             may_call_tools=promise.may_call_tools,
         )
+        resolved_anyway._cell.share_events_of(promise._cell)
         yield resolved_anyway
         try:
             await resolved_anyway

@@ -29,6 +29,10 @@ W = TypeVar("W")
 W_co = TypeVar("W_co", covariant=True)
 
 
+KEPT_ELSEWHERE: Any = object()
+"""Result of `StreamCell.check` for what the source has yielded beside the pieces."""
+
+
 class StreamCell(Cell[W], Generic[P, W]):
     """State of a stream: a cell that gets pieces before it is settled."""
 
@@ -86,7 +90,13 @@ class StreamCell(Cell[W], Generic[P, W]):
         # Attributes of the class take twice as long to find as those of the cell.
         self.waiters, self.done, self.deferred_start = self.waiters, self.done, self.deferred_start
         async for piece in source:
-            append(piece if piece.__class__ is str else check(piece))  # type: ignore[arg-type]  # P may be str
+            if piece.__class__ is not str:
+                piece = check(piece)
+                if piece is KEPT_ELSEWHERE:
+                    if self.done:
+                        return
+                    continue
+            append(piece)
             if self.waiters is not None:
                 self.wake()
             if self.done:
@@ -95,8 +105,7 @@ class StreamCell(Cell[W], Generic[P, W]):
     async def _pump_batches(self, source: AsyncIterable[Any]) -> None:
         """Append the lists of pieces that the source yields; on demand, wait for a reader after each list."""
         async for batch in source:
-            self.pieces.extend(batch)
-            self.wake()
+            self.take_batch(batch)
             if self.on_demand:
                 await self.wait_for_reader()
             if self.done:
@@ -148,11 +157,21 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     def receive(self, piece: Any) -> None:
         """Append a piece that the source has yielded, and wake the readers."""
-        self.pieces.append(self.check(piece))
+        piece = self.check(piece)
+        if piece is not KEPT_ELSEWHERE:
+            self.pieces.append(piece)
+            self.wake()
+
+    def take_batch(self, batch: list[Any]) -> None:
+        """Append a list of pieces that the source has yielded, and wake the readers."""
+        self.pieces.extend(batch)
         self.wake()
 
     def check(self, piece: Any) -> P:
-        """Return a piece of the source in the form in which it is kept; raise `TypeError` if its type is wrong."""
+        """Return a piece of the source in the form in which it is kept; raise `TypeError` if its type is wrong.
+
+        A subclass may keep it in another place than `pieces`, and return `KEPT_ELSEWHERE`.
+        """
         return piece  # type: ignore[no-any-return]  # pieces of all types are taken here
 
     # --- when the promise is lost
@@ -179,9 +198,9 @@ class StreamCell(Cell[W], Generic[P, W]):
 
         Args:
             promise: the promise of this cell. It is kept alive while the reader waits for a piece, and not while the
-                reader has one: then the iterator keeps it (see `_Reader`).
+                reader has one: then the iterator keeps it (see `Reader`).
         """
-        pieces, position, promise_again = self.pieces, 0, _get_weak_reference(promise)
+        pieces, position, promise_again = self.pieces, 0, get_weak_reference(promise)
         while True:
             done = self.done
             if position < len(pieces):
@@ -209,7 +228,7 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
         """Yield lists of all pieces that have come since the last one; otherwise like `read`."""
-        pieces, position, promise_again = self.pieces, 0, _get_weak_reference(promise)
+        pieces, position, promise_again = self.pieces, 0, get_weak_reference(promise)
         while True:
             done = self.done
             if position < len(pieces):
@@ -225,12 +244,12 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
 
-def _get_weak_reference(promise: object) -> Callable[[], object]:
+def get_weak_reference(promise: object) -> Callable[[], object]:
     """Return a weak reference to a promise; for None, a function that returns None."""
     return type(None) if promise is None else ref(promise)
 
 
-class _Reader(BoundToRun, Generic[P]):
+class Reader(BoundToRun, Generic[P]):
     """Iterator over a stream that has not ended; keeps the promise alive, while the generator keeps the cell only.
 
     `__anext__` is that of the generator, found through the slot, so that a token costs no Python call here. When a
@@ -303,7 +322,7 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         cell = self._cell
         if cell.done:
             return cell.read()
-        return _Reader(self, cell.read(self))
+        return Reader(self, cell.read(self))
 
     def batches(self) -> AsyncIterator[list[P_co]]:
         """Return an iterator over lists of pieces, each with all that have come since the last one.
@@ -313,7 +332,7 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         cell = self._cell
         if cell.done:
             return cell.read_batches()
-        return _Reader(self, cell.read_batches(self))
+        return Reader(self, cell.read_batches(self))
 
 
 class StreamAppender(BoundToRun, Generic[P]):

@@ -1,5 +1,15 @@
 """Messages, promises of messages, and sequences of messages."""
 
+from miniagents.messages._events import (
+    AnswerFinished,
+    AnswerRestarted,
+    MessageEvent,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallReady,
+)
 from miniagents.messages._message import (
     AssistantMessage,
     ErrorMessage,
@@ -14,15 +24,23 @@ from miniagents.messages._message import (
 from miniagents.messages._sequence import MessageSequence, MessageSequencePromise, MessageType
 
 __all__ = [
+    "AnswerFinished",
+    "AnswerRestarted",
     "AssistantMessage",
     "ErrorMessage",
     "Message",
+    "MessageEvent",
     "MessagePromise",
     "MessageSequence",
     "MessageSequencePromise",
     "MessageType",
+    "ReasoningDelta",
+    "RefusalDelta",
     "SystemMessage",
+    "TextDelta",
     "ToolCall",
+    "ToolCallDelta",
+    "ToolCallReady",
     "ToolMessage",
     "Usage",
     "UserMessage",

@@ -15,11 +15,19 @@ from pydantic import Field
 
 from miniagents._promising.freezing import ATOMS, BARE, CLASS_KEY, CONSTRUCTING, FROZEN_CLASSES, escaped, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
-from miniagents._promising.streamed import StreamCell, StreamedPromise
+from miniagents._promising.streamed import KEPT_ELSEWHERE, Reader, StreamCell, StreamedPromise
 from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
+from miniagents.messages._events import (
+    STORED_EVENTS,
+    MessageEvent,
+    StoredEvent,
+    read_events,
+    read_partial_json,
+)
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncIterator, Iterator
 
 
@@ -331,6 +339,10 @@ class MessageCell(StreamCell[str, Message]):
     """Fields that the token streamer has set so far."""
     may_call_tools = False
     """True if the message may be an answer with calls of tools: only its end tells if it is for readers."""
+    events: list[tuple[int, StoredEvent]] | None = None
+    """Events that the source has yielded beside tokens, each with the number of tokens before it."""
+    event_waiters: set[asyncio.Future[None]] | None = None
+    """Those of the futures in `waiters` whose tasks wait for events as well."""
 
     def whole(self) -> Message:
         """Return the message of the tokens so far, or of the parts that the streamer has set as its content."""
@@ -340,13 +352,75 @@ class MessageCell(StreamCell[str, Message]):
         return self.message_class("".join(self.pieces), **fields)
 
     def check(self, piece: Any) -> str:
-        """Return the token if it is a str, also of a subclass; raise TypeError otherwise."""
-        if not isinstance(piece, str):
+        """Return a token, also of a subclass of str; keep an event, and wake the tasks that wait for events.
+
+        Raises:
+            TypeError: the piece is neither a token nor an event.
+        """
+        if isinstance(piece, str):
+            return piece
+        if not isinstance(piece, STORED_EVENTS):
             raise TypeError(
                 f"A token must be a str, not {piece!r:.100} of type {type(piece).__name__}: "
                 f"yield plain strings from the token streamer"
             )
-        return piece
+        if self.events is None:
+            self.events = []
+        self.events.append((len(self.pieces), piece))
+        self.wake_event_readers()
+        return KEPT_ELSEWHERE  # type: ignore[no-any-return]  # a mark, no token
+
+    def take_batch(self, batch: list[str]) -> None:
+        """Append tokens and wake the readers; an empty list stands for an event, and wakes readers of events only."""
+        if batch:
+            super().take_batch(batch)
+        else:
+            self.wake_event_readers()
+
+    def share_events_of(self, other: MessageCell) -> None:
+        """Use the events of another message, whose tokens this one streams again (`read_batches_for_events`)."""
+        if other.events is None:
+            other.events = []
+        self.events = other.events
+
+    def wake_event_readers(self) -> None:
+        """Wake the tasks that wait for events."""
+        futures, self.event_waiters = self.event_waiters, None
+        for future in futures or ():
+            self.remove_waiter(future)
+            if not future.done():
+                future.set_result(None)
+
+    async def wait_for_event(self) -> None:
+        """Wait until there is a token or an event to read, or until the end."""
+        future = self.add_waiter()
+        if self.event_waiters is None:
+            self.event_waiters = set()
+        self.event_waiters.add(future)
+        try:
+            await future
+        finally:
+            self.remove_waiter(future)
+            if self.event_waiters is not None:
+                self.event_waiters.discard(future)
+
+    async def read_batches_for_events(self) -> AsyncIterator[list[str]]:
+        """Yield lists of tokens like `read_batches`, and an empty list after an event.
+
+        A cell that streams these tokens again shares the list of events.
+        """
+        position, events = 0, 0
+        while True:
+            done = self.done
+            if position < len(self.pieces) or events < len(self.events or ()):
+                batch, events = self.pieces[position:], len(self.events or ())
+                position += len(batch)
+                yield batch
+            elif done:
+                break
+            else:
+                await self.wait_for_event()
+        self.result()  # raises what it failed with
 
     def fail(self, error: BaseException) -> None:
         """Fail with an error.
@@ -449,7 +523,8 @@ class MessagePromise(StreamedPromise[str, Message]):
             if last is None:
                 raise IndexError("There is no last message: the sequence has ended without any")
             found.append(last)
-            async for batch in last.batches():
+            cell.share_events_of(last._cell)
+            async for batch in last._cell.read_batches_for_events():
                 yield batch
             await last
 
@@ -466,6 +541,26 @@ class MessagePromise(StreamedPromise[str, Message]):
             return MappingProxyType(dict(cell.known_fields))
         message = cell.value
         return {} if message is None else {name: value for name, value in message if name != "content"}
+
+    def events(self) -> AsyncIterator[MessageEvent]:
+        """Return an iterator over the events of the message in the order of their arrival, from the first one on.
+
+        Any number of readers may read them, at any time. `TextDelta` is a token; `ReasoningDelta`, `RefusalDelta` and
+        `ToolCallDelta` are other pieces of a model's answer; `ToolCallReady` is a whole call. `AnswerRestarted` voids
+        the events before it. The last event is `AnswerFinished`, with the message; a failure is raised in its place.
+        """
+        cell = self._cell
+        return read_events(cell) if cell.done else Reader(self, read_events(cell, self))
+
+    def partial_json(self) -> AsyncIterator[Any]:
+        """Return an iterator over the value of the text as JSON, as far as it has come, and at last the whole value.
+
+        It gives a value at most once for each 2 % of growth. A failure of the message is raised in its place.
+
+        Raises:
+            ValueError: the whole text is no JSON.
+        """
+        return read_partial_json(self.batches())
 
     @property
     def message_class(self) -> type[Message]:

@@ -31,7 +31,7 @@ from miniagents.errors import (
 )
 from miniagents.ext.llm._failures import as_llm_error
 from miniagents.ext.llm.sse import SSEDecoder, inflater_for
-from miniagents.messages import AssistantMessage, ToolCall, Usage
+from miniagents.messages import AnswerRestarted, AssistantMessage, ToolCall, ToolCallDelta, ToolCallReady, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from miniagents.ext.llm._redaction import Redactor
     from miniagents.ext.llm._sessions import Choice, Outcome, Session, Tokens, ToolUse
     from miniagents.ext.llm.sse import ServerSentEvent
+    from miniagents.messages._events import StoredEvent
 
 
 def _metadata_of(outcome: Outcome, origin: str | None) -> dict[str, Any]:
@@ -363,8 +364,10 @@ class LLMCall:
     complete, also if the response goes on. It is not called for calls whose arguments are no JSON object."""
 
 
-async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dict[str, Any]) -> AsyncIterator[str]:
-    """Yield the tokens of one answer, and put the other fields of its message into `metadata`.
+async def stream_answer(
+    prepare: Callable[[], Awaitable[LLMCall]], metadata: dict[str, Any]
+) -> AsyncIterator[str | StoredEvent]:
+    """Yield the tokens and other events of one answer, and put the other fields of its message into `metadata`.
 
     A request that fails before its first token is sent again if the call's policy allows it. The metadata of an answer
     that broke off are filled in too, with `interrupted=True`. The response is closed when
@@ -389,6 +392,9 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         session = call.new_session()
         delivered, answer, end_request = False, None, None
         watches_calls = call.on_calls is not None
+        ready: tuple[ToolCall, ...] = ()
+        if failure is not None:
+            yield AnswerRestarted()
         try:
             # all in one generator: each further generator would cost every token as much as its decoding
             async with call.slot():
@@ -403,19 +409,30 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
                                 events = body.feed(chunk)
                                 for event in events:
                                     token = take(event)
+                                    if session.beside:
+                                        watch.waiting_since = None
+                                        for each in session.take_beside():
+                                            yield each
+                                            watches_calls = watches_calls or type(each) is ToolCallDelta
                                     if token:
                                         delivered = True
                                         watch.waiting_since = None
                                         yield token
-                                if watches_calls and session.is_complete:
+                                if watches_calls and not ready and session.is_complete:
                                     watches_calls = False
-                                    delivered = _announce_calls(call, session, metadata) or delivered
+                                    ready = _announce_calls(call, session, metadata)
+                                    delivered = delivered or bool(ready)
+                                    watch.waiting_since = None
+                                    for tool_call in ready:
+                                        yield ToolCallReady(tool_call)
                                 if session.ended:
                                     break
                                 if watch.waiting_since is None or len(events) > session.idle_events - idle:
                                     watch.waiting_since = clock()
                             watch.waiting_since = None
                             token = await incoming.finish()
+                            for each in session.take_beside():
+                                yield each
                             if token:
                                 delivered = True
                                 yield token
@@ -441,6 +458,8 @@ async def stream_answer(prepare: Callable[[], Awaitable[LLMCall]], metadata: dic
         metadata.clear()
         metadata.update(_metadata_of(outcome, call.origin))
         _count_request(end_request, metadata)
+        for tool_call in metadata.get("tool_calls", ())[len(ready) :]:
+            yield ToolCallReady(tool_call)
         return
 
 
@@ -462,8 +481,8 @@ def _count_request(end_request: EndRequest | None, metadata: dict[str, Any]) -> 
         end_request(metadata.get("model"), metadata.get("usage"), not metadata.get("interrupted"))
 
 
-def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -> bool:
-    """Give the calls of a complete answer to `on_calls`, and return True; return False if there are none.
+def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -> tuple[ToolCall, ...]:
+    """Return the calls of a complete answer, and give them to `on_calls`; return none if they may not be whole.
 
     Before it, put what is known of the answer into `metadata`: if the rest of the response fails, or the answer is
     cancelled, the message so far must have the calls that were started. Calls whose arguments are no JSON object yet
@@ -471,12 +490,13 @@ def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -
     """
     fields = _metadata_of(session.outcome(), call.origin)
     calls: tuple[ToolCall, ...] = fields.get("tool_calls", ())
-    if call.on_calls is None or not calls or not all(_is_object(each.arguments) for each in calls):
-        return False
+    if not calls or not all(_is_object(each.arguments) for each in calls):
+        return ()
     metadata.clear()
     metadata.update(fields, interrupted=True)
-    call.on_calls(calls, fields.get("finish_reason"))
-    return True
+    if call.on_calls is not None:
+        call.on_calls(calls, fields.get("finish_reason"))
+    return calls
 
 
 def _is_object(text: str) -> bool:

@@ -6,7 +6,7 @@
 - `SurrogateJoiner` joins the halves of surrogate pairs: JSON may write a character as two escapes, which a stream may
   cut apart.
 
-The module is independent of sockets, clients and messages.
+The module is independent of sockets and clients.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from miniagents.errors import (
 )
 from miniagents.ext._terminal import visible, visible_line
 from miniagents.ext.llm._sessions.usage import Tokens, as_count
+from miniagents.messages import ReasoningDelta, RefusalDelta, ToolCallDelta
 
 if TYPE_CHECKING:
     from miniagents.ext.llm.sse import ServerSentEvent, SSEDecoder
+    from miniagents.messages._events import StoredEvent
 
 
 T = TypeVar("T")
@@ -304,6 +306,8 @@ class Session(ABC):
         """Number of events and parts of unknown types."""
         self.withheld = ""
         """Text of the event that reported a failure; it was not delivered as a delta."""
+        self.beside: list[StoredEvent] = []
+        """Pieces of the answer beside its text that were fed, in their order; the caller takes them out."""
         self.decoder: SSEDecoder | None = None
         """Decoder of the events, which tells if bytes that are not UTF-8 were replaced; None for events of an SDK."""
         self._doubts: dict[str, str] = {}
@@ -419,6 +423,26 @@ class Session(ABC):
         if text:
             self._pieces.append(text)
         return text
+
+    def _note_reasoning(self, text: str) -> None:
+        """Add a piece of the model's thoughts to the events beside the text."""
+        if text:
+            self.beside.append(ReasoningDelta(text))
+
+    def _note_refusal(self, text: str) -> None:
+        """Add a piece of a refusal to the events beside the text."""
+        if text:
+            self.beside.append(RefusalDelta(text))
+
+    def _note_call(self, index: int, id_: Any = None, name: Any = None, arguments: str = "") -> None:
+        """Add a piece of a call to the events beside the text; `index` is the place of the call among the calls."""
+        if id_ or name or arguments:
+            self.beside.append(ToolCallDelta(index, str(id_) if id_ else None, str(name) if name else None, arguments))
+
+    def take_beside(self) -> list[StoredEvent]:
+        """Return the events beside the text since the last time; half characters in them are replaced."""
+        taken, self.beside = self.beside, []
+        return taken if self._joiner is None else repair_surrogates_deep(taken)
 
     def _flush_text(self) -> str:
         """End a text: return U+FFFD if a surrogate half is left, else ""."""

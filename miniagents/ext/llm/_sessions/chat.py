@@ -31,6 +31,8 @@ class _PendingCall:
     """Tool call as far as its fragments have arrived."""
 
     index: int | str | None
+    place: int
+    """Number of calls that began before this one."""
     id: str = ""
     name: str = ""
     type: str = "function"
@@ -70,8 +72,8 @@ class _ToolCallCollector:
     def __bool__(self) -> bool:
         return bool(self._calls)
 
-    def feed(self, fragment: dict[str, Any], doubt: Callable[[str, Any], None]) -> None:
-        """Add one item of `delta.tool_calls`.
+    def feed(self, fragment: dict[str, Any], doubt: Callable[[str, Any], None]) -> tuple[int, str, str, str]:
+        """Add one item of `delta.tool_calls`, and return the place of its call, and its id, name and arguments.
 
         Args:
             fragment: the item.
@@ -93,7 +95,7 @@ class _ToolCallCollector:
         arguments = function.get("arguments", function.get("input"))
         call = self._find_call(index, id_, name, bool(arguments))
         if call is None:
-            call = _PendingCall(index)
+            call = _PendingCall(index, place=len(self._calls))
             self._calls.append(call)
         elif self._latest.get(index) is not call and index is not None:
             doubt("index of a tool call", index)
@@ -112,6 +114,7 @@ class _ToolCallCollector:
         elif arguments is not None and str(arguments).strip():
             doubt("arguments", arguments)
             _set_value(call, arguments)
+        return call.place, id_, name, arguments if isinstance(arguments, str) else json_text(arguments or {})
 
     def _find_call(self, index: int | str | None, id_: str, name: str, has_arguments: bool) -> _PendingCall | None:
         """Return the call that a fragment continues, None if the fragment begins a new call."""
@@ -401,9 +404,11 @@ class ChatSession(Session):
         if not reasoning and isinstance(delta.get("reasoning"), str):  # some servers send the same under both names
             reasoning = delta["reasoning"]
         if reasoning:
-            state.reasoning.append(reasoning)
+            self._add_reasoning(state, reasoning)
         if delta.get("refusal"):
             state.refusal.append(self._read_text(delta, "refusal"))
+            if state is self._first_choice:
+                self._note_refusal(state.refusal[-1])
         if delta.get("tool_calls"):
             self._process_tool_calls(state, delta["tool_calls"])
         if delta.get("function_call"):  # the older form, with one call at most
@@ -422,8 +427,8 @@ class ChatSession(Session):
             elif isinstance(part, dict) and part.get("type") == "thinking":
                 inner = part.get("thinking")
                 for piece in inner if isinstance(inner, list) else [{"text": inner}]:
-                    state.reasoning.append(
-                        self._read_side_text(piece if isinstance(piece, dict) else {"text": piece}, "text")
+                    self._add_reasoning(
+                        state, self._read_side_text(piece if isinstance(piece, dict) else {"text": piece}, "text")
                     )
             elif isinstance(part, dict):
                 self.unknown_events += 1
@@ -433,6 +438,12 @@ class ChatSession(Session):
             else:
                 self._reject(f"content is {type(parts).__name__}")
         return text
+
+    def _add_reasoning(self, state: _ChoiceState, text: str) -> None:
+        """Add a piece of reasoning to a choice."""
+        state.reasoning.append(text)
+        if state is self._first_choice:
+            self._note_reasoning(text)
 
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
         """Add the fragments of tool calls in a delta."""
@@ -448,9 +459,11 @@ class ChatSession(Session):
             if type(fragment) is not dict:
                 self._reject(f"a tool call is {fragment!r}")
             try:
-                state.tool_calls.feed(fragment, self._note_doubt)
+                piece = state.tool_calls.feed(fragment, self._note_doubt)
             except ValueError as error:
                 self._reject(str(error))
+            if state is self._first_choice:
+                self._note_call(*piece)
 
     def _process_rest_of_choice(self, state: _ChoiceState, choice: dict[str, Any], text: str) -> None:
         """Process the fields of a choice beside its delta: an error, log probabilities and unknown fields."""

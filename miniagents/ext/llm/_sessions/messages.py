@@ -36,11 +36,13 @@ _NO_INDEX = object()
 class _Block:
     """Content block with all its fields: a later prompt must send thinking, tool use and citations unchanged."""
 
-    __slots__ = ("more", "open", "pieces", "start")
+    __slots__ = ("more", "open", "pieces", "place", "start")
 
     def __init__(self, start: dict[str, Any]) -> None:
         self.start = dict(start)
         self.open = True
+        self.place = 0
+        """Number of calls before this one, for a block that is a call."""
         self.pieces: dict[str, list[str]] = {}
         self.more: list[dict[str, Any]] = []
         """Fields of deltas of unknown types."""
@@ -83,6 +85,7 @@ class MessagesSession(Session):
         self._message: dict[str, Any] | None = None
         self._blocks: list[_Block] = []
         self._block_at: dict[int, _Block] = {}  # latest block with an index
+        self._calls = 0  # number of blocks that are calls
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
         self._open_index: object = _NO_INDEX  # index of the text block whose deltas arrive
@@ -162,10 +165,14 @@ class MessagesSession(Session):
             piece = delta.get("partial_json")
             if block.start.get("type") is None or (type(piece) is dict and block.streamed_input()):
                 self._reject(f"partial_json {piece!r} in a block {block.start!r}")
-            block.pieces.setdefault("partial_json", []).append(self._read_arguments(piece, "partial_json"))
+            piece = self._read_arguments(piece, "partial_json")
+            block.pieces.setdefault("partial_json", []).append(piece)
+            if block.start.get("type") == "tool_use":
+                self._note_call(block.place, arguments=piece)
         elif kind in _GROWING:
             key = _GROWING[kind]
             block.pieces.setdefault(key, []).append(self._read_text(delta, key))
+            self._note_reasoning(block.pieces[key][-1])
         elif kind == "signature_delta":
             block.start["signature"] = self._read_text(delta, "signature")
         elif kind == "citations_delta":
@@ -208,6 +215,12 @@ class MessagesSession(Session):
             self._note_doubt("input", block["input"])
         self._block_at[index] = _Block(block)
         self._blocks.append(self._block_at[index])
+        if block.get("type") == "tool_use":
+            self._blocks[-1].place = self._calls
+            self._note_call(self._calls, block.get("id"), block.get("name"))
+            self._calls += 1
+        elif block.get("type") == "thinking":
+            self._note_reasoning(self._read_side_text(block, "thinking"))
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict) and self._message is not None:
             # another model continues the answer
             self._message["model"] = block["to"].get("model") or self._message.get("model")

@@ -24,11 +24,13 @@ _NOT_EXTRA = frozenset({"id", "model", "object", "output", "usage", "error", "in
 class _Item:
     """Output item: its first and last form, and the deltas between them."""
 
-    __slots__ = ("arguments", "confirmed", "deltas", "done", "first_piece", "refusal", "start", "summaries")
+    __slots__ = ("arguments", "confirmed", "deltas", "done", "first_piece", "place", "refusal", "start", "summaries")
 
     def __init__(self, start: dict[str, Any], first_piece: int = 0) -> None:
         self.first_piece = first_piece
         """Number of pieces of the answer before this item."""
+        self.place = 0
+        """Number of calls before this one, for an item that is a call."""
         self.start = start
         self.done: dict[str, Any] | None = None
         self.deltas: dict[int, list[str]] = {}
@@ -63,6 +65,7 @@ class ResponsesSession(Session):
         super().__init__()
         self._response: dict[str, Any] = {}
         self._items: dict[int, _Item] = {}
+        self._calls = 0  # number of items that are calls
         self._place_of_index: dict[int, int] = {}  # position of the item of an index, if it differs
         self._sequence_number: int | None = None
         self._misnumbered = ""  # the first contradiction of sequence numbers
@@ -155,7 +158,11 @@ class ResponsesSession(Session):
             self._place_of_index[index] = place
         elif index is not None:
             place = index
-        self._items[place] = _Item(item, len(self._pieces))
+        added = self._items[place] = _Item(item, len(self._pieces))
+        if item.get("type") in _ARGUMENTS:
+            added.place = self._calls
+            self._note_call(self._calls, item.get("call_id") or item.get("id"), item.get("name"))
+            self._calls += 1
         self._compared = len(self._pieces)
 
     def _on_item_done(self, data: dict[str, Any]) -> str:
@@ -221,11 +228,16 @@ class ResponsesSession(Session):
 
     def _on_refusal_delta(self, data: dict[str, Any]) -> None:
         """Add a delta of a refusal."""
-        self._find_item(data).refusal.append(self._read_text(data, "delta"))
+        piece = self._read_text(data, "delta")
+        self._find_item(data).refusal.append(piece)
+        self._note_refusal(piece)
 
     def _on_arguments_delta(self, data: dict[str, Any]) -> None:
         """Add a delta of the arguments of a tool call."""
-        self._find_item(data).arguments.append(self._read_arguments(data.get("delta")))
+        item, piece = self._find_item(data), self._read_arguments(data.get("delta"))
+        item.arguments.append(piece)
+        if item.start.get("type") in _ARGUMENTS:
+            self._note_call(item.place, arguments=piece)
 
     def _on_arguments_done(self, data: dict[str, Any]) -> None:
         """Replace the arguments of a tool call by their whole text, unless it is empty."""
@@ -237,7 +249,9 @@ class ResponsesSession(Session):
         """Add a delta of reasoning, or of its summary."""
         key = "summary_index" if "summary_index" in data else "content_index"
         index = (self._read_index(data, key) if key in data else 0) or 0
-        self._find_item(data).summaries.setdefault((key, index), []).append(self._read_side_text(data, "delta"))
+        piece = self._read_side_text(data, "delta")
+        self._find_item(data).summaries.setdefault((key, index), []).append(piece)
+        self._note_reasoning(piece)
 
     def _on_end(self, data: dict[str, Any]) -> str:
         """Process the events completed and incomplete."""
@@ -325,6 +339,9 @@ class ResponsesSession(Session):
             self._append_text("".join(map(_message_text, data["output"])))
             self._on_failure({"response": data})
         self._on_end({"response": data})
+        for item in self._items.values():
+            self._note_reasoning(_reasoning(item))
+            self._note_refusal(_refusal(item))
         if status in ("queued", "in_progress"):
             self._done = False
 
