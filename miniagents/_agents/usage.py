@@ -7,9 +7,10 @@ each token.
 
 from __future__ import annotations
 
-import copy
+import logging
 import math
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from miniagents.errors import LimitExceededError, PriceUnknownError
 from miniagents.messages import Usage
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from miniagents._promising.context import PromisingContext
+
+logger = logging.getLogger("miniagents.llm")
 
 Price = Callable[[str, Usage], float | None]
 """Function that returns what a request costs; it gets the name of the model and the usage. None: it is unknown."""
@@ -78,43 +79,45 @@ is complete.
 """
 
 
-class _Request:
-    """Request that has ended: what it took, what it costs, and the agents on whose behalf it was sent."""
+@dataclass(frozen=True, slots=True)
+class ListedPrices:
+    """Prices of a list that takes long to load: they are asked for when a program asks for a cost, and not before."""
 
-    __slots__ = ("_cost", "_price", "aliases", "is_known", "models", "usage")
+    find: Callable[[str, str, str, Usage], float | None]
+    """Function that gets provider and URL, as below, and a model and a usage, like `Price`."""
+    provider: str
+    url: str
+    """Base URL of the client."""
 
-    def __init__(
-        self, aliases: tuple[str, ...], models: tuple[str, ...], usage: Usage | None, complete: bool, price: Price
-    ) -> None:
-        self.aliases = aliases
-        """Aliases of the agent that sent it, and of the callers, in this order."""
-        self.models = models
-        """Names of the model that may have a price: as it answered, and as it was asked for."""
-        self.usage = usage
-        self.is_known = complete and usage is not None
-        """True if the usage is that of the whole answer."""
-        self._price: Price | None = price
-        self._cost: float | None = None
-
-    def cost(self) -> float | None:
-        """Return what the request cost, None if its price is not known; the price is asked for once."""
-        if self._price is not None:
-            price, self._price = self._price, None
-            costs = (price_of(price, model, self.usage or Usage()) for model in self.models)
-            self._cost = next((cost for cost in costs if cost is not None), None)
-        return self._cost
+    def __call__(self, model: str, usage: Usage) -> float | None:
+        return self.find(self.provider, self.url, model, usage)
 
 
-def price_of(price: Price, model: str, usage: Usage) -> float | None:
-    """Return what the function says, and None if it does not find the model (`LookupError`)."""
-    try:
-        return price(model, usage)
-    except LookupError:
-        return None
+def price_of(price: Price, models: Iterable[str], usage: Usage) -> float | None:
+    """Return the price for the first model that has one; None if none has, and if the function fails.
+
+    A `LookupError` says that the model is not known; any other error is logged.
+    """
+    for model in models:
+        try:
+            cost = price(model, usage)
+        except LookupError:
+            continue
+        except Exception:
+            logger.warning(
+                "The function for prices failed for the model %s; its cost is not known", model, exc_info=True
+            )
+            continue
+        if cost is not None:
+            return cost
+    return None
 
 
-_MOST_WAITING = 256
-"""Number of requests that wait to be priced, or to be sorted by agent, until a program asks for that."""
+_COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
+_LARGEST = 2**62
+"""Largest number that is counted; a provider may send anything."""
+_MOST_UNPRICED = 10_000
+"""Number of requests that wait until a program asks for their cost; then they are priced at once."""
 
 
 class UsageTotals:
@@ -124,19 +127,7 @@ class UsageTotals:
     whole answer, so that tokens are missing in the other numbers.
     """
 
-    __slots__ = (
-        "_by_agent",
-        "_cost",
-        "_unpriced",
-        "_unsorted",
-        "cache_write_tokens",
-        "cached_tokens",
-        "input_tokens",
-        "output_tokens",
-        "reasoning_tokens",
-        "requests",
-        "unknown",
-    )
+    __slots__ = (*_COUNTS, "_by_path", "_cost", "_unpriced", "requests", "unknown")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -149,9 +140,10 @@ class UsageTotals:
         self.cache_write_tokens = 0
         self.reasoning_tokens = 0
         self._cost: float | None = 0.0
-        self._unpriced: list[_Request] = []
-        self._unsorted: list[tuple[_Request, int]] = []
-        self._by_agent: dict[str, UsageTotals] = {}
+        self._unpriced: dict[tuple[ListedPrices, tuple[str, ...]], array[int]] = {}
+        """Numbers of the requests with listed prices and these models, in the order of `_COUNTS`."""
+        self._by_path: dict[tuple[str, ...], UsageTotals] = {}
+        """Totals by the aliases of the agents, from the sender of the request up to the agent of these totals."""
 
     def __repr__(self) -> str:
         return f"<UsageTotals: {self}>"
@@ -171,57 +163,96 @@ class UsageTotals:
 
         The prices are those of `MiniAgents(price=)`, or else of the package genai-prices, if it is installed.
         """
-        waiting, self._unpriced = self._unpriced, []
-        for request in waiting:
-            cost = request.cost()
-            self._cost = None if cost is None or self._cost is None else self._cost + cost
+        unpriced, self._unpriced = self._unpriced, {}
+        for (price, models), numbers in unpriced.items():
+            for start in range(0, len(numbers), len(_COUNTS)):
+                counts = dict(zip(_COUNTS, numbers[start : start + len(_COUNTS)], strict=True))
+                self._add_cost(price_of(price, models, Usage(**counts)))
         return self._cost
+
+    def _add_cost(self, cost: float | None) -> None:
+        """Add the cost of a request, or of many; an unknown one makes the whole unknown."""
+        self._cost = None if cost is None or self._cost is None else self._cost + cost
 
     @property
     def by_agent(self) -> Mapping[str, UsageTotals]:
-        """Totals by the alias of an agent: of the requests that it sent, or that agents sent which it called.
+        """Totals of now by the alias of an agent: of the requests that it sent, or that agents sent which it called.
 
         A request counts once for each agent, so the sum over agents that call each other is larger than the whole.
         """
-        waiting, self._unsorted = self._unsorted, []
-        for request, depth in waiting:
-            for alias in dict.fromkeys(request.aliases[:depth]):
-                totals = self._by_agent.setdefault(alias, UsageTotals())
-                totals.requests += 1
-                totals.add(request, 0)
-        return MappingProxyType(self._by_agent)
+        found: dict[str, UsageTotals] = {}
+        for path, totals in self._by_path.items():
+            for alias in dict.fromkeys(path):
+                found.setdefault(alias, UsageTotals())._merge(totals)
+        return MappingProxyType(found)
 
-    def add(self, request: _Request, depth: int) -> None:
-        """Add a request that has ended, and was counted when it began.
+    def copy(self) -> UsageTotals:
+        """Return totals with the numbers of now, which do not grow."""
+        copied = UsageTotals()
+        copied._merge(self)
+        copied._by_path = {path: totals.copy() for path, totals in self._by_path.items()}
+        return copied
 
-        Args:
-            request: the request.
-            depth: how many of its agents belong to `by_agent` here: from its sender up to the agent of the totals.
-        """
-        usage = request.usage
+    def _merge(self, other: UsageTotals) -> None:
+        """Add the numbers of other totals."""
+        for name in ("requests", "unknown", *_COUNTS):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._add_cost(other._cost)
+        for key, numbers in other._unpriced.items():
+            self._unpriced.setdefault(key, array("q")).extend(numbers)
+
+    def begin(self, path: tuple[str, ...]) -> None:
+        """Count a request that begins, for the agents of this path."""
+        self.requests += 1
+        totals = self._by_path.get(path)
+        if totals is None:
+            totals = self._by_path[path] = UsageTotals()
+        totals.requests += 1
+
+    def end(self, path: tuple[str, ...], request: EndedRequest) -> None:
+        """Count what a request of this path took, which was counted when it began."""
+        self._add(request)
+        self._by_path[path]._add(request)
+
+    def _add(self, request: EndedRequest) -> None:
+        """Add the tokens of a request, and its cost, or what is needed to price it."""
         if not request.is_known:
             self.unknown += 1
-        if usage is not None:
-            self.input_tokens += usage.input_tokens or 0
-            self.output_tokens += usage.output_tokens or 0
-            self.cached_tokens += usage.cached_tokens or 0
-            self.cache_write_tokens += usage.cache_write_tokens or 0
-            self.reasoning_tokens += usage.reasoning_tokens or 0
-            self._unpriced.append(request)
-            if len(self._unpriced) > _MOST_WAITING:
-                _ = self.cost
-        if depth:
-            self._unsorted.append((request, depth))
-            if len(self._unsorted) > _MOST_WAITING:
-                _ = self.by_agent
+        if request.counts is None:
+            return
+        for name, count in zip(_COUNTS, request.counts, strict=True):
+            setattr(self, name, getattr(self, name) + count)
+        if request.listed is None:
+            self._add_cost(request.cost)
+            return
+        numbers = self._unpriced.setdefault((request.listed, request.models), array("q"))
+        numbers.extend(request.counts)
+        if len(numbers) > _MOST_UNPRICED * len(_COUNTS):
+            _ = self.cost
 
-    def copy(self) -> Self:
-        """Return totals with the numbers of now, which do not grow."""
-        copied = copy.copy(self)
-        copied._unpriced = list(self._unpriced)
-        copied._unsorted = list(self._unsorted)
-        copied._by_agent = {alias: totals.copy() for alias, totals in self._by_agent.items()}
-        return copied
+
+class EndedRequest:
+    """Request that has ended: what it took, and what it cost.
+
+    Args:
+        models: names of the model that may have a price: as it answered, and as it was asked for.
+        usage: the numbers of tokens; None if they did not come.
+        complete: True if the answer is complete.
+        price: the prices.
+    """
+
+    __slots__ = ("cost", "counts", "is_known", "listed", "models")
+
+    def __init__(self, models: tuple[str, ...], usage: Usage | None, complete: bool, price: Price) -> None:
+        self.models = models
+        self.is_known = complete and usage is not None
+        """True if the usage is that of a whole answer."""
+        self.counts = None if usage is None else [min(getattr(usage, name) or 0, _LARGEST) for name in _COUNTS]
+        self.listed = price if isinstance(price, ListedPrices) else None
+        """Prices to ask later; None if the cost is known by now, or known to be unknown."""
+        self.cost: float | None = None
+        if usage is not None and self.listed is None:
+            self.cost = price_of(price, models, usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +261,8 @@ class Level:
 
     totals: UsageTotals
     limits: Limits | None
-    depth: int
-    """Number of agents from the sender of the request up to this level."""
+    path: tuple[str, ...]
+    """Aliases of the agents from the sender of the request up to this level."""
     name: str
     """Name in errors."""
 
@@ -263,14 +294,14 @@ class RequestMeter:
             if level.limits is not None:
                 self._check(level, level.limits, model)
         for level in self._levels:
-            level.totals.requests += 1
+            level.totals.begin(level.path)
 
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
             """Add what the request took to the totals."""
             models = (model,) if answered is None or answered == model else (answered, model)
-            request = _Request(self._aliases, models, usage, complete, self._price)
+            request = EndedRequest(models, usage, complete, self._price)
             for level in self._levels:
-                level.totals.add(request, level.depth)
+                level.totals.end(level.path, request)
 
         return end
 
@@ -284,7 +315,7 @@ class RequestMeter:
         }
         if limits.cost is not None:
             reached["cost"] = totals.cost
-            no_price = price_of(self._price, model, Usage(input_tokens=0, output_tokens=0)) is None
+            no_price = price_of(self._price, (model,), Usage(input_tokens=0, output_tokens=0)) is None
             if no_price or totals.cost is None:
                 what = f"the model {model!r}" if no_price else "an earlier request"
                 raise PriceUnknownError(
@@ -362,13 +393,13 @@ class CountedCall:
         scope: object = self
         while isinstance(scope, CountedCall):
             aliases.append(str(scope))
-            depth = len(aliases)
-            levels.append(Level(scope.usage, scope.limits, depth, f"the call of {scope}"))
+            path = tuple(aliases)
+            levels.append(Level(scope.usage, scope.limits, path, f"the call of {scope}"))
             outer = scope.caller.run_context if isinstance(scope.caller, CountedCall) else None
             context: PromisingContext | None = scope.run_context
             while context is not outer and context is not None:
                 if isinstance(context, CountedRun):
-                    levels.append(Level(context.usage, context.limits, depth, "the run"))
+                    levels.append(Level(context.usage, context.limits, path, "the run"))
                     prices += [context.price] if context.price is not None else []
                 context = context.parent
             scope = scope.caller

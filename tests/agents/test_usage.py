@@ -158,19 +158,25 @@ async def test_request_counts_for_the_runs_around_its_run() -> None:
         assert run.usage.cost == 0.25 * 30
 
 
-async def test_totals_of_many_requests_keep_few_objects() -> None:
-    """Totals of a long run hold sums: what waits to be priced or sorted stays below a limit."""
+async def test_copy_of_totals_does_not_grow() -> None:
+    """A copy has the numbers of its moment, by agent as well, and the cost of its requests."""
     agent = model(lambda call: step())
     async with MiniAgents(price=price) as run:
-        for _ in range(600):
-            await agent.trigger("q")
-        assert len(run.usage._unpriced) <= 256
-        assert len(run.usage._unsorted) <= 256
-        assert counts(run.usage.by_agent["MODEL"]) == counts(run.usage) == (600, 6000, 3000, 0)
-        assert run.usage.cost == pytest.approx(0.25 * 9000)
+        await agent.trigger("q")
         copied = run.usage.copy()
         await agent.trigger("q")
-        assert (copied.requests, copied.by_agent["MODEL"].requests, run.usage.requests) == (600, 600, 601)
+        assert counts(copied) == counts(copied.by_agent["MODEL"]) == (1, 10, 5, 0)
+        assert (copied.cost, copied.by_agent["MODEL"].cost) == (0.25 * 15, 0.25 * 15)
+        assert counts(run.usage) == (2, 20, 10, 0)
+        assert repr(run.usage) == "<UsageTotals: 2 requests, 20 input tokens, 10 output tokens>"
+
+
+async def test_absurd_numbers_of_tokens_are_counted_up_to_a_limit() -> None:
+    """A number of tokens beyond 64 bits does not harm the answer."""
+    agent = model([Step("hi", usage=Usage(input_tokens=10**30, output_tokens=1))])
+    async with MiniAgents() as run:
+        await agent.trigger("q")
+        assert run.usage.input_tokens == 2**62
 
 
 # --- limits
@@ -392,6 +398,32 @@ async def test_price_is_that_of_the_model_that_answered() -> None:
         assert run.usage.by_agent
         assert run.usage.cost == 1.0
     assert asked == ["m"]
+
+
+async def test_failing_price_function_is_logged_and_harms_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the function for prices is logged, the answer arrives, and the cost is not known."""
+
+    def broken(model: str, usage: Usage) -> float:
+        raise ZeroDivisionError("oops")
+
+    async with MiniAgents(price=broken) as run:
+        assert str((await model([step()]).trigger("q"))[0]) == "hi"
+        assert run.usage.cost is None
+    assert "oops" in caplog.text
+
+
+async def test_price_function_gets_the_usage_of_the_provider() -> None:
+    """The function gets the usage of the message, with what the provider sent besides, such as its own cost."""
+    seen: list[Any] = []
+
+    def own_cost(model: str, usage: Usage) -> float | None:
+        seen.append(usage.raw)
+        return 2.0
+
+    async with MiniAgents(price=own_cost) as run:
+        await model([step()]).trigger("q")
+        assert run.usage.cost == 2.0
+    assert seen[0]["prompt_tokens"] == 10
 
 
 async def test_innermost_price_function_counts() -> None:

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
+from miniagents._agents.usage import ListedPrices
 from miniagents.acting._loop import LoopSettings, run_loop
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
@@ -256,7 +257,7 @@ class ProviderAdapter(ABC):
                 provider=self.provider,
                 origin=origin,
                 model=request["model"],
-                meter=ctx.make_meter(partial(known_price, self.provider, str(getattr(client, "base_url", "")))),
+                meter=ctx.make_meter(ListedPrices(known_price, self.provider, str(getattr(client, "base_url", "")))),
                 send=partial(create, **arguments),
                 new_session=new_session,
                 slot=partial(self.limits.slot, max_concurrent_requests),
