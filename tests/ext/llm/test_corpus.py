@@ -26,6 +26,7 @@ from miniagents.ext.llm._sessions import ChatSession, MessagesSession, Responses
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.llm.sse import SSEDecoder
+from miniagents.messages import AnswerFinished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallReady
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
@@ -348,6 +349,30 @@ def _check_finish_reason(message: AssistantMessage) -> None:
     elif message.provider_finish_reason == "completed" and message.tool_calls:
         reason = "tool_calls"
     assert message.finish_reason == reason
+
+
+@each_answer
+async def test_events_of_each_recorded_stream_are_the_parts_of_its_message(path: Path, kit: Kit) -> None:
+    """Joined, the events are text and thoughts of the message; its calls are ready once each, after their pieces."""
+    record = _load(path)
+    response = record["response"]
+    wire = kit.Wire(kit.Reply([response["body_text"].encode()], response["status"], {}))
+    async with MiniAgents():
+        client = wire.anthropic() if record["api"] == "messages" else wire.openai()
+        (promise,) = [promise async for promise in _agent(record, client).trigger("Hello")]
+        events = [event async for event in promise.events()]
+        message: Any = await promise
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == message.content
+    assert tuple(event.call for event in events if isinstance(event, ToolCallReady)) == message.tool_calls
+    if record["api"] == "chat":
+        assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == (message.reasoning or "")
+    pieces = ["" for _ in message.tool_calls]
+    for event in events:
+        if isinstance(event, ToolCallDelta):
+            pieces[event.index] += event.arguments
+    for call, arguments in zip(message.tool_calls, pieces, strict=True):
+        assert arguments in ("", call.arguments)
+    assert events[-1] == AnswerFinished(message)
 
 
 _NAMED = {

@@ -114,7 +114,9 @@ class _ToolCallCollector:
         elif arguments is not None and str(arguments).strip():
             doubt("arguments", arguments)
             _set_value(call, arguments)
-        return call.place, id_, name, arguments if isinstance(arguments, str) else json_text(arguments or {})
+        if not isinstance(arguments, str):
+            arguments = json_text(arguments) if arguments else ""
+        return call.place, id_, name, arguments
 
     def _find_call(self, index: int | str | None, id_: str, name: str, has_arguments: bool) -> _PendingCall | None:
         """Return the call that a fragment continues, None if the fragment begins a new call."""
