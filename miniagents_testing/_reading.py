@@ -164,6 +164,8 @@ def _create_session(interaction: Interaction, prompt: Prompt) -> Session | None:
 
 def api_of(interaction: Interaction) -> str:
     """Return the API of a model that answered: `chat`, `messages` or `responses`; empty if it is none of them."""
+    if not interaction.uri.startswith("http"):  # a call of a function, or a conversation
+        return ""
     path = urlsplit(interaction.uri).path.rstrip("/")
     beginning = interaction.response.body[:_SEARCHED_BYTES]
     by_path = (name for name, _, paths, _ in _APIS if re.search(paths, path))

@@ -26,7 +26,7 @@ from miniagents_testing._streams import ResponseStream
 from miniagents_testing.cassette import _chunkmap as chunkmap
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
 from miniagents_testing.cassette._headers import HOP_BY_HOP
-from miniagents_testing.cassette._interaction import Interaction, is_text
+from miniagents_testing.cassette._interaction import OF_LINES, Interaction, is_text
 from miniagents_testing.cassette._yaml import plain_data
 from miniagents_testing.errors import CassetteFormatError
 
@@ -154,9 +154,6 @@ _FORMAT = 1
 _ENDS = {1: chunkmap.event_ends, 2: chunkmap.line_ends}
 """How the chunk map counts, by the version (`v`) of the key `stream`."""
 
-_OF_LINES = frozenset({"CALL", "STDIO", "WEBSOCKET"})
-"""Methods of interactions that are no HTTP: their bodies are lines, and their key `stream` has version 2."""
-
 _NO_RESPONSE = 599
 """Status that plain vcrpy plays where there was no response; clients take 599 for a failure of the server."""
 
@@ -205,7 +202,7 @@ def with_checksum(entries: Sequence[_Entry], **more: Any) -> dict[str, Any]:
 def entry_of(interaction: Interaction) -> _Entry:
     """Return an interaction as the dict that the file stores, without its digest, which the caller adds."""
     answer = interaction.response
-    version = 2 if interaction.method in _OF_LINES else 1
+    version = 2 if interaction.method in OF_LINES else 1
     stream: dict[str, Any] = {"v": version, "started_ms": round(interaction.started_ms, 2)}
     if answer.status:
         stream["headers_ms"] = round(answer.headers_ms, 2)

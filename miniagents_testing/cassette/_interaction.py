@@ -25,6 +25,10 @@ _TERMINAL_EVENT = re.compile(
 )
 
 
+OF_LINES = frozenset({"CALL", "STDIO", "WEBSOCKET"})
+"""Methods of interactions that are no HTTP: their bodies are lines, and their key `stream` has version 2."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interaction:
     """A recorded request with its response."""

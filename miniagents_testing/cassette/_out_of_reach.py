@@ -82,7 +82,7 @@ class _NoCassette(Session):
         address = Address.of_url(request.url)
         if self._goes_by(request.url, library) or (self._allow_loopback and is_loopback(address.host)):
             return
-        raise self._missed(
+        raise self.missed(
             f"{self._said}\n  {request.method} {self.settings.redact.scrub_uri(request.url)}\n"
             "  Several tests share the fixture, so that the cassette of one test cannot have its requests. "
             f"Let a server of the tests through: allow_hosts=[{str(address)!r}]"

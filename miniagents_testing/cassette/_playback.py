@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 from miniagents_testing.cassette._headers import retry_headers
+from miniagents_testing.cassette._interaction import OF_LINES
 from miniagents_testing.errors import IncompleteRecordingError, with_sdk_bases
 from miniagents_testing.recut import one_event_a_chunk
 
@@ -68,7 +69,8 @@ class Playback:
         ended: Callable[[Playback], None],
     ) -> None:
         self.interaction = interaction
-        self.response = _cut(interaction.response, settings.chunking)
+        is_http = interaction.method not in OF_LINES
+        self.response = _cut(interaction.response, settings.chunking) if is_http else interaction.response
         self._settings = settings
         self._library = library
         self._anchor = anchor
@@ -107,7 +109,7 @@ class Playback:
         Raises:
             Exception: the connection fails, as it did in the recording.
         """
-        await self._areach()
+        await self.areach()
         if not self.response.status:
             try:
                 await self._aend()
@@ -118,11 +120,11 @@ class Playback:
         """Yield the chunks of the body. A second iteration goes on where the first stopped, as on a socket."""
         while self._position <= len(self.response.chunks):
             chunk = self.response.chunks[self._position - 1].data
-            await self._areach()
+            await self.areach()
             yield chunk
         await self._aend()
 
-    async def _areach(self) -> None:
+    async def areach(self) -> None:
         """Wait in a task for the next arrival, at least one step of the loop, so that other tasks run in between."""
         if self._settings.pace:
             await asyncio.sleep(max(0.0, self._due() - asyncio.get_running_loop().time()))
@@ -138,6 +140,8 @@ class Playback:
         error = self._end()
         if error is None:
             return
+        if self._is_listening():
+            await asyncio.get_running_loop().create_future()  # its reader is cancelled, now as then
         if isinstance(error, IncompleteRecordingError) and self._settings.at_incomplete == "hang":
             try:
                 async with asyncio.timeout(self._library.read_timeout):
@@ -183,12 +187,22 @@ class Playback:
         error = self._end()
         if error is None:
             return
+        if self._is_listening():
+            threading.Event().wait()
         if isinstance(error, IncompleteRecordingError) and self._settings.at_incomplete == "hang":
             threading.Event().wait(self._library.read_timeout)
             raise self._library.error("ReadTimeout", "the recording ends here")
         raise error
 
     # --- in both
+
+    def client_acted(self) -> None:
+        """Go on after a moment of the recording at which the client itself has acted, by sending a frame."""
+        then = self._tick_after()
+        self._position += 1
+        if self._order is not None:
+            order, turn = self._order
+            order.move(turn, then)
 
     def close(self) -> None:
         """Remove the stream from the order of streams, because it has ended or its reader has closed it."""
@@ -205,6 +219,15 @@ class Playback:
         """Return the tick of the arrival after the next one, or None if there is none."""
         after = self._position + 1
         return self._ticks[after] if after < len(self._ticks) else None
+
+    def _is_listening(self) -> bool:
+        """Return True for a stream that its reader has listened to until the reader was cancelled.
+
+        Such a `GET` of events, as MCP's clients make, waits for what may happen; it never ends by itself.
+        """
+        types = self.response.headers.get("content-type", [""])
+        is_subscription = self.interaction.method == "GET" and types[0].startswith("text/event-stream")
+        return is_subscription and self.response.end in ("cancelled", "open")
 
     def _end(self) -> Exception | None:
         """Close the playback; return the error that its reader gets at the end, or None for a plain end."""

@@ -172,7 +172,7 @@ class _Calls:
         if session is None:
             return None
         request = LiveRequest("CALL", f"call:{self._name}", self._request_body(args, kwargs), [])
-        answer = session.answer(request, _Exceptions(), clock, clock())
+        answer = session.answer(request, Exceptions(), clock, clock())
         if answer is not None and not isinstance(answer, Playback):
             answer.headers_arrived(200, "OK", [("content-type", "application/json")])
         return answer
@@ -269,7 +269,7 @@ class _Calls:
             ) from error
 
 
-class _Exceptions:
+class Exceptions:
     """Maker of the exceptions of recorded calls, in the place of an HTTP library; see `HTTPLibrary`."""
 
     read_timeout: float | None = None
@@ -297,14 +297,14 @@ def _recording_errors(slot: Slot | None) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            slot.ended(f"raise {_described(error)}")
+            slot.ended(f"raise {described(error)}")
             raise
         except BaseException:
             slot.ended("cancelled")
             raise
 
 
-def _described(error: Exception) -> str:
+def described(error: Exception) -> str:
     """Return name and arguments of a builtin exception, or the full name and the text of another one."""
     kind = type(error)
     if getattr(builtins, kind.__name__, None) is kind:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from miniagents_testing._streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
+from miniagents_testing.cassette._frames import CONVERSATIONS
 from miniagents_testing.cassette._headers import retry_headers
 from miniagents_testing.cassette._interaction import Interaction, holds_terminal_event
 from miniagents_testing.errors import RecordingRefusedError
@@ -254,6 +255,10 @@ class Slot:
             return self._headers
         return {name: values for name, values in self._headers.items() if name != "content-length"}
 
+    def _is_said(self, end: str) -> bool:
+        """Return True for the end of a conversation: the client or the server has closed it, and it is whole."""
+        return self._method in CONVERSATIONS and end.partition(" ")[0] in ("eof", "closed")
+
     def interaction(self) -> Interaction:
         """Return what was recorded until now; the end of a stream that is still being read is `open`."""
         end = self.end or "open"
@@ -265,7 +270,7 @@ class Slot:
             headers=self._headers_of(body),
             headers_ms=(self._headers_at - self.started) * 1000 / TICKS_PER_SECOND if self.status else 0.0,
             end=end,
-            complete=end == "eof" or holds_terminal_event(body),
+            complete=end == "eof" or self._is_said(end) or holds_terminal_event(body),
         )
         return Interaction(
             method=self._method,

@@ -464,11 +464,11 @@ class Session:
             lines += near_misses((method, uri, body), self._index.places, self.settings.match, headers)
         else:
             lines = [f"{self.name} has no answers, so none for {method} {uri}"]
-        return self._missed("\n".join([*lines, self._advice] if self._advice else lines))
+        return self.missed("\n".join(lines))
 
-    def _missed(self, text: str) -> CassetteMissError:
-        """Make the error with this message about a request without an answer, and keep it for `assert_answered`."""
-        miss = _miss_class()(text)
+    def missed(self, text: str) -> CassetteMissError:
+        """Make the error with this message about what is not in the cassette, and keep it for `assert_answered`."""
+        miss = _miss_class()(f"{text}\n{self._advice}" if self._advice else text)
         self._misses.append(miss)
         return miss
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit, url
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette._bodies import Headers, plain_body, texts_of
+from miniagents_testing.cassette._frames import as_events, from_events, is_conversation
 from miniagents_testing.cassette._headers import OF_WHOLE_BODIES, URL_IN_HEADER, HeaderRule
 from miniagents_testing.cassette._paths import Path
 from miniagents_testing.cassette._secrets.leaks import SEARCH_FOR_KEYS, leaks_of, plain, search_for, suspicions
@@ -454,6 +455,8 @@ class Redaction:
             interaction: as it was recorded.
             keep: rule for the headers; None if they were chosen already.
         """
+        if is_conversation(interaction):
+            return from_events(self.scrub(as_events(interaction), keep=keep), interaction)
         response = interaction.response
         body, headers = self.scrub_request(interaction.request_body, interaction.request_headers)
         return replace(
@@ -496,6 +499,8 @@ class Redaction:
             interaction: as it would be written.
             keys: True to find also values that look like secrets.
         """
+        if is_conversation(interaction):
+            interaction = as_events(interaction)
         if not keys:
             return leaks_of(interaction, self._searches)
         return [*leaks_of(interaction, [*self._searches, SEARCH_FOR_KEYS]), *suspicions(interaction)]

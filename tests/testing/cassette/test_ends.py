@@ -10,10 +10,13 @@ import httpx2
 import openai
 import pytest
 
-from miniagents_testing.cassette import load
+from miniagents_testing import use_cassette
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
 from miniagents_testing.errors import IncompleteRecordingError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.testing.cassette.conftest import Kit
 
 EVENT = b'data: {"n":1}\n\n'
@@ -367,3 +370,31 @@ async def test_a_second_iteration_goes_on_where_the_first_stopped(kit: Kit) -> N
         assert await twice() == [b"1", b"2", b"3"]
     with kit.cassette():
         assert await twice() == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "open"])
+async def test_events_that_a_reader_listened_to_wait_for_the_reader(end: str, tmp_path: Path) -> None:
+    """A GET of events that was listened to until the end waits for its reader to leave; an answer to a POST fails."""
+    headers = {"content-type": ["text/event-stream"]}
+    answer = ResponseStream((Chunk(0, EVENT),), reason="OK", headers=headers, end=end, complete=False)
+    url = "https://mcp.test/mcp"
+    save(
+        tmp_path / "c.yaml", [Interaction("GET", url, b"", answer), Interaction("POST", url, b"", answer, started_ms=9)]
+    )
+    seen: list[bytes] = []
+
+    async def read(method: str) -> None:
+        async with httpx2.AsyncClient() as client, client.stream(method, url) as response:
+            async for chunk in response.aiter_raw():
+                seen.append(chunk)
+
+    with use_cassette(tmp_path / "c.yaml"):
+        listener = asyncio.create_task(read("GET"))
+        while not seen:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert not listener.done()
+        listener.cancel()
+        with pytest.raises(IncompleteRecordingError):
+            await read("POST")
+    assert seen == [EVENT] * 2

@@ -1,0 +1,253 @@
+"""Processes of servers of MCP: one that is only played, and one whose pipes are recorded.
+
+This module imports anyio; `_mcp_stdio` imports it when the application starts a server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+
+from miniagents_testing.cassette._frames import Frame, line_of, text_or_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from signal import Signals
+
+    from miniagents_testing.cassette._conversation import PlayedConversation
+    from miniagents_testing.cassette._recording import Slot
+
+
+class _Lines:
+    """Lines that arrive in pieces.
+
+    Args:
+        arrived: called with each whole line, without its line feed.
+    """
+
+    def __init__(self, arrived: Callable[[bytes], object]) -> None:
+        self._arrived = arrived
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._arrived(line)
+
+
+# --- playing
+
+
+class PlayedProcess(Process):
+    """Process that does not exist: it reads and writes the lines of a recorded conversation.
+
+    Args:
+        conversation: to play.
+    """
+
+    def __init__(self, conversation: PlayedConversation) -> None:
+        self._conversation = conversation
+        self._left = anyio.Event()
+        self._stdin = _PlayedStdin(conversation, self._end)
+        self._stdout = _PlayedStdout(conversation, self._end)
+
+    @property
+    def pid(self) -> int:
+        """0: there is no process."""
+        return 0
+
+    @property
+    def returncode(self) -> int | None:
+        """0 after the conversation has ended, None before."""
+        return 0 if self._left.is_set() else None
+
+    @property
+    def stdin(self) -> ByteSendStream:
+        """Stream that compares what the client writes."""
+        return self._stdin
+
+    @property
+    def stdout(self) -> ByteReceiveStream:
+        """Stream of the recorded lines."""
+        return self._stdout
+
+    @property
+    def stderr(self) -> None:
+        """None: it is not recorded."""
+        return None
+
+    async def wait(self) -> int:
+        """Wait until the conversation has ended."""
+        await self._left.wait()
+        return 0
+
+    async def aclose(self) -> None:
+        """End the conversation."""
+        self._end()
+
+    def terminate(self) -> None:
+        """End the conversation."""
+        self._end()
+
+    def kill(self) -> None:
+        """End the conversation."""
+        self._end()
+
+    def send_signal(self, signal: Signals) -> None:
+        """End the conversation."""
+        self._end()
+
+    def _end(self) -> None:
+        self._conversation.close()
+        self._left.set()
+
+
+class _PlayedStdin(ByteSendStream):
+    """Pipe into a played process."""
+
+    def __init__(self, conversation: PlayedConversation, end: Callable[[], None]) -> None:
+        self._conversation = conversation
+        self._lines = _Lines(lambda line: conversation.send(text_or_bytes(line)))
+        self._end = end
+
+    async def send(self, item: bytes) -> None:
+        """Take bytes of the client; the pipe is broken if they are not those of the recording."""
+        await anyio.lowlevel.checkpoint()
+        if not self._conversation.is_over:
+            self._lines.feed(bytes(item))
+        if self._conversation.is_over:
+            self._end()
+            raise anyio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        """End the conversation: a server ends when its input does."""
+        self._end()
+
+
+class _PlayedStdout(ByteReceiveStream):
+    """Pipe out of a played process."""
+
+    def __init__(self, conversation: PlayedConversation, end: Callable[[], None]) -> None:
+        self._received = conversation.receive()
+        self._end = end
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return the next recorded line."""
+        async for data in self._received:
+            return (data if isinstance(data, bytes) else data.encode()) + b"\n"
+        self._end()
+        raise anyio.EndOfStream
+
+    async def aclose(self) -> None:
+        """End the conversation."""
+        self._end()
+
+
+# --- recording
+
+
+class RecordedProcess(Process):
+    """Process of a server whose lines are recorded.
+
+    Args:
+        process: that was started.
+        slot: to fill.
+    """
+
+    def __init__(self, process: Any, slot: Slot) -> None:
+        self._inner = process
+        self._process = getattr(process, "_process", None)  # mcp closes the transport of this one
+        self._stdin = _RecordedStdin(process.stdin, slot)
+        self._stdout = _RecordedStdout(process.stdout, slot)
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return int(self._inner.pid)
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, None while the process runs."""
+        code: int | None = self._inner.returncode
+        return code
+
+    @property
+    def stdin(self) -> ByteSendStream:
+        """Stream that records what the client writes."""
+        return self._stdin
+
+    @property
+    def stdout(self) -> ByteReceiveStream:
+        """Stream that records what the process writes."""
+        return self._stdout
+
+    @property
+    def stderr(self) -> ByteReceiveStream | None:
+        """Stream of the process itself, which is not recorded."""
+        stream: ByteReceiveStream | None = self._inner.stderr
+        return stream
+
+    async def wait(self) -> int:
+        """Wait until the process has exited; return its exit status."""
+        return int(await self._inner.wait())
+
+    async def aclose(self) -> None:
+        """Close the pipes and wait for the process."""
+        await self._inner.aclose()
+
+    def terminate(self) -> None:
+        """Ask the process to exit."""
+        self._inner.terminate()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._inner.kill()
+
+    def send_signal(self, signal: Signals) -> None:
+        """Send a signal to the process."""
+        self._inner.send_signal(signal)
+
+
+class _RecordedStdin(ByteSendStream):
+    """Pipe into a recorded process."""
+
+    def __init__(self, stream: ByteSendStream, slot: Slot) -> None:
+        self._stream = stream
+        self._slot = slot
+        self._lines = _Lines(lambda line: slot.chunk_arrived(line_of(Frame(True, text_or_bytes(line)))))
+
+    async def send(self, item: bytes) -> None:
+        """Record bytes before the process can answer them, and send them."""
+        self._lines.feed(bytes(item))
+        await self._stream.send(item)
+
+    async def aclose(self) -> None:
+        """Record that the client has ended the conversation, and close the pipe."""
+        self._slot.ended("closed")
+        await self._stream.aclose()
+
+
+class _RecordedStdout(ByteReceiveStream):
+    """Pipe out of a recorded process."""
+
+    def __init__(self, stream: ByteReceiveStream, slot: Slot) -> None:
+        self._stream = stream
+        self._slot = slot
+        self._lines = _Lines(lambda line: slot.chunk_arrived(line_of(Frame(False, text_or_bytes(line)))))
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return the next bytes of the process, and record them."""
+        try:
+            data = await self._stream.receive(max_bytes)
+        except anyio.EndOfStream:
+            self._slot.ended("eof")
+            raise
+        self._lines.feed(data)
+        return data
+
+    async def aclose(self) -> None:
+        """Close the pipe."""
+        await self._stream.aclose()
