@@ -74,7 +74,9 @@ def _skip_without_clients(snippet: str) -> list[pytest.MarkDecorator]:
         for node in ast.walk(ast.parse(snippet))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for alias in node.names
-        for name in ([node.module, f"{node.module}.{alias.name}"] if isinstance(node, ast.ImportFrom) else [alias.name])
+        for name in (
+            [str(node.module), f"{node.module}.{alias.name}"] if isinstance(node, ast.ImportFrom) else [alias.name]
+        )
     }
     missing = sorted(name for name in imported & CLIENTS if not _is_installed(name))
     return [pytest.mark.skip(reason=f"needs {', '.join(missing)}, as `tox -e clients` has")] if missing else []
