@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _mcp_stdio, _other_clients
+from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _mcp_stdio, _other_clients, _websockets
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate
 from miniagents_testing.cassette._file import load
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
-_CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _aiohttp, _mcp_stdio, _other_clients)
+_CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _aiohttp, _mcp_stdio, _websockets, _other_clients)
 """The modules that patch a client each, and the one of those that are not recorded."""
 
 
@@ -81,7 +81,8 @@ def use_cassette(
 ) -> CassetteContext:
     """Answer the requests of HTTP clients from a cassette, or record them into it, while the context is open.
 
-    The clients are httpx2, httpx, aiohttp, and those on `http.client`: urllib, urllib3, requests and botocore.
+    The clients are httpx2, httpx, aiohttp, and those on `http.client`: urllib, urllib3, requests and botocore; the
+    asyncio client of websockets; and mcp's client for servers over stdio.
 
     ```python
     with use_cassette("cassettes/greeting.yaml") as session:

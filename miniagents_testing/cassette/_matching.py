@@ -23,7 +23,7 @@ RequestKey = tuple[str, str, str, str, tuple[tuple[str, str], ...], bytes]
 
 _Text = TypeVar("_Text", str, bytes)
 
-_DEFAULT_PORTS = {"https": ":443", "http": ":80"}
+_DEFAULT_PORTS = {"https": ":443", "http": ":80", "wss": ":443", "ws": ":80"}
 _NO_HEADERS: Headers = {}
 _ABSENT = object()
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")

@@ -382,16 +382,17 @@ async def test_events_that_a_reader_listened_to_wait_for_the_reader(end: str, tm
         tmp_path / "c.yaml", [Interaction("GET", url, b"", answer), Interaction("POST", url, b"", answer, started_ms=9)]
     )
     seen: list[bytes] = []
+    arrived = asyncio.Event()
 
     async def read(method: str) -> None:
         async with httpx2.AsyncClient() as client, client.stream(method, url) as response:
             async for chunk in response.aiter_raw():
                 seen.append(chunk)
+                arrived.set()
 
     with use_cassette(tmp_path / "c.yaml"):
         listener = asyncio.create_task(read("GET"))
-        while not seen:  # noqa: ASYNC110 - nothing tells when a chunk comes
-            await asyncio.sleep(0)
+        await arrived.wait()
         await asyncio.sleep(0.01)
         assert not listener.done()
         listener.cancel()

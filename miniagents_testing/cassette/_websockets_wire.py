@@ -1,0 +1,330 @@
+"""Connections of websockets: in memory while a conversation is played, and overheard while one is recorded.
+
+This module imports websockets; `_websockets` imports it when the application opens a connection with websockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from websockets.datastructures import Headers
+from websockets.frames import Close, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
+
+from miniagents_testing.cassette import _frames as frames
+from miniagents_testing.cassette._conversation import PlayedConversation
+from miniagents_testing.cassette._http1 import error_name, os_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from miniagents_testing.cassette._playback import Playback
+    from miniagents_testing.cassette._recording import Slot
+    from miniagents_testing.cassette._session import Session
+
+
+class Library:
+    """Maker of the errors of sockets, in the place of an HTTP library; see `HTTPLibrary`."""
+
+    read_timeout = None
+
+    def error(self, name: str, message: str) -> Exception:
+        """Return the error of a socket for a recorded one."""
+        return os_error(name, message)
+
+
+def headers_of(headers: Any) -> list[tuple[str, str]]:
+    """Return the headers of a connection that its user has given, as pairs."""
+    return [] if headers is None else list(Headers(headers).raw_items())
+
+
+# --- recording
+
+
+def failed(slot: Slot, error: BaseException) -> None:
+    """Record that a connection could not be opened."""
+    if isinstance(error, OSError):
+        slot.ended(f"raise {error_name('Connect', error)}: {error}")
+    else:
+        slot.failed(error, is_network=False)
+
+
+def record(connection: Any, slot: Slot) -> None:
+    """Record what goes over a connection from now on. Its methods are replaced on the connection itself."""
+    recording = _Recording(connection, slot)
+    protocol = connection.protocol
+    for owner, name, replacement in (
+        (protocol, "process_response", recording.response_arrived),
+        (protocol, "recv_frame", recording.frame_arrived),
+        (protocol, "send_frame", recording.frame_sent),
+        (connection, "connection_lost", recording.connection_lost),
+    ):
+        setattr(owner, name, _before(replacement, getattr(owner, name)))
+
+
+def _before(listener: Callable[[Any], object], method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that tells a listener of the argument of a method, and then calls the method."""
+
+    def call(argument: Any) -> Any:
+        listener(argument)
+        return method(argument)
+
+    return call
+
+
+class _Recording:
+    """Recording of one connection.
+
+    Args:
+        connection: of the client.
+        slot: to fill.
+    """
+
+    def __init__(self, connection: Any, slot: Slot) -> None:
+        self._protocol = connection.protocol
+        self._slot = slot
+        self._parts: dict[bool, list[Frame]] = {True: [], False: []}
+        """Parts of the message that is being sent, and of the one that is being received."""
+
+    def response_arrived(self, response: Response) -> None:
+        """Record the answer to the handshake; one that refuses it has a body, and ends the recording."""
+        headers = [(name.lower(), value) for name, value in response.headers.raw_items()]
+        self._slot.headers_arrived(response.status_code, response.reason_phrase, headers)
+        if response.status_code != 101:
+            self._slot.chunk_arrived(bytes(response.body or b""))
+            self._slot.ended("eof")
+
+    def frame_arrived(self, frame: Frame) -> None:
+        """Record a frame of the server; its close ends the recording, unless the client has closed before."""
+        if frame.opcode is Opcode.CLOSE:
+            self._slot.ended(f"eof {_described(frame)}")
+        else:
+            self._keep(frame, is_sent=False)
+
+    def frame_sent(self, frame: Frame) -> None:
+        """Record a frame of the client; its close ends the recording, unless it is the answer to one."""
+        if frame.opcode is Opcode.CLOSE:
+            if self._protocol.close_rcvd is None:
+                self._slot.ended(f"closed {_described(frame)}")
+        else:
+            self._keep(frame, is_sent=True)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Record that the connection is lost, if neither side has closed it."""
+        self._slot.ended("eof" if error is None else f"raise {error_name('Read', error)}: {error}")
+
+    def _keep(self, frame: Frame, *, is_sent: bool) -> None:
+        """Record a message when its last part is there; pings and pongs are none."""
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return
+        parts = self._parts[is_sent]
+        parts.append(frame)
+        if frame.fin:
+            data = b"".join(bytes(part.data) for part in parts)
+            is_text = parts[0].opcode is Opcode.TEXT
+            parts.clear()
+            try:
+                message = frames.Frame(is_sent, data.decode() if is_text else data)
+            except UnicodeDecodeError:  # the client fails on it
+                return
+            self._slot.chunk_arrived(frames.line_of(message))
+
+
+def _described(frame: Frame) -> str:
+    """Return code and reason of a frame that closes a connection."""
+    try:
+        close = Close.parse(frame.data)
+    except Exception:  # the client fails on it
+        return "1002"
+    return f"{int(close.code)} {' '.join(close.reason.split())}".rstrip()
+
+
+# --- playing
+
+
+def played(connect: Any, session: Session, playback: Playback) -> Any:
+    """Return a connection of the client that has a server in memory at its other end."""
+    loop = asyncio.get_running_loop()
+    uri = parse_uri(connect.uri)
+    connection = (connect.factory if hasattr(connect, "factory") else connect.protocol_factory)(uri)
+    connection.connection_made(_Server(connection, session, playback, loop))
+    return connection
+
+
+class _Server(asyncio.Transport):
+    """Transport of a client, and the server in memory that plays a conversation to it.
+
+    Args:
+        connection: of the client.
+        session: of the cassette.
+        playback: of the conversation, or of an answer that refuses it.
+        loop: that runs.
+    """
+
+    def __init__(self, connection: Any, session: Session, playback: Playback, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._connection = connection
+        self._playback = playback
+        self._loop = loop
+        recorded = playback.response.headers
+        subprotocols: Any = recorded.get("sec-websocket-protocol")
+        self._protocol = ServerProtocol(subprotocols=subprotocols, max_size=None)
+        self._talk = PlayedConversation(session, playback) if playback.response.status == 101 else None
+        self._parts: list[Frame] = []
+        self._closing = False
+        self._reads = asyncio.Event()
+        self._reads.set()
+        self._playing: asyncio.Task[None] | None = None
+
+    # --- asked by the client
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Give bytes of the client to the server."""
+        if self._closing:
+            return
+        self._protocol.receive_data(bytes(data))
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._playing = self._loop.create_task(self._play(event), name="playing a cassette to websockets")
+            elif isinstance(event, Frame):
+                self._take(event)
+        self._loop.call_soon(self._flush)
+
+    def write_eof(self) -> None:
+        """Do nothing: `close` follows."""
+
+    def can_write_eof(self) -> bool:
+        """Return True, as transports of sockets do."""
+        return True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Do nothing: there is no buffer."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return the default: there is no socket."""
+        return default
+
+    def is_closing(self) -> bool:
+        """Return True after the connection was closed."""
+        return self._closing
+
+    def pause_reading(self) -> None:
+        """Hold back messages until the application has read some."""
+        self._reads.clear()
+
+    def resume_reading(self) -> None:
+        """Go on after `pause_reading`."""
+        self._reads.set()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._lose(None)
+
+    def abort(self) -> None:
+        """Do the same as `close`."""
+        self._lose(None)
+
+    # --- the server
+
+    def _take(self, frame: Frame) -> None:
+        """Compare a message of the client with the recorded one; close the connection if it differs."""
+        assert self._talk is not None
+        if frame.opcode is Opcode.CLOSE:
+            self._talk.close()
+        if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            return
+        self._parts.append(frame)
+        if frame.fin:
+            data = b"".join(bytes(part.data) for part in self._parts)
+            is_text = self._parts[0].opcode is Opcode.TEXT
+            self._parts.clear()
+            if not self._talk.send(data.decode() if is_text else data) and self._protocol.state is OPEN:
+                self._protocol.send_close(1008, "this message is not in the cassette")
+
+    async def _play(self, request: Request) -> None:
+        """Answer the handshake, send the messages that were received in the recording, and end as it did."""
+        try:
+            await self._playback.abegin()
+            response = self._response(request)
+            if self._talk is None:
+                response.body = b"".join([chunk async for chunk in self._playback.aread()])
+                response.headers["Content-Length"] = str(len(response.body))
+            self._protocol.send_response(response)
+            self._flush()
+            if self._talk is None:
+                return
+            async for data in self._talk.receive():
+                await self._reads.wait()
+                if self._protocol.state is not OPEN:
+                    return
+                if isinstance(data, str):
+                    self._protocol.send_text(data.encode())
+                else:
+                    self._protocol.send_binary(data)
+                self._flush()
+            if not self._talk.is_over:
+                self._end(self._talk.end)
+        except Exception as error:
+            self._lose(error)
+
+    def _response(self, request: Request) -> Response:
+        """Return the recorded answer to the handshake, with the key that this client expects."""
+        recorded = self._playback.response
+        if self._talk is not None:
+            response = self._protocol.accept(request)
+            kept = {name: values for name, values in recorded.headers.items() if name not in response.headers}
+            kept.pop("sec-websocket-extensions", None)
+        else:
+            response = Response(recorded.status, recorded.reason, Headers())
+            kept = {name: values for name, values in recorded.headers.items() if name != "content-length"}
+        for name, values in kept.items():
+            for value in values:
+                response.headers[name] = value
+        return response
+
+    def _end(self, end: str) -> None:
+        """End the connection as the server did: with a code, with an error of the network, or without a word."""
+        code = end.removeprefix("eof").strip()
+        if end.startswith("raise "):
+            name, _, message = end.removeprefix("raise ").partition(": ")
+            self._lose(os_error(name, message))
+        elif code and self._protocol.state is OPEN:
+            number, _, reason = code.partition(" ")
+            if int(number) == 1005:  # no code was sent
+                self._protocol.send_close()
+            else:
+                self._protocol.send_close(int(number), reason)
+            self._flush()
+        else:
+            self._lose(None)
+
+    def _flush(self) -> None:
+        """Give the client what the server has sent; an empty text stands for the end of the connection."""
+        for data in self._protocol.data_to_send():
+            if self._closing:
+                return
+            if data:
+                self._connection.data_received(data)
+            else:
+                self._lose(None)
+
+    def _lose(self, error: Exception | None) -> None:
+        """End the connection and the playback."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._talk is not None:
+            self._talk.close()
+        self._playback.close()
+        if self._playing is not None and self._playing is not asyncio.current_task(self._loop):
+            self._playing.cancel()
+        self._loop.call_soon(self._lost, error)
+
+    def _lost(self, error: Exception | None) -> None:
+        if error is None:
+            self._connection.eof_received()
+        self._connection.connection_lost(error)
