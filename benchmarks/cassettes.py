@@ -6,15 +6,18 @@ Streams come from a mock transport. Only the time to the first token is measured
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import random
 import runpy
 import statistics
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import yaml
@@ -27,9 +30,12 @@ from benchmarks.provider import http_client, openai_chunks, raw_openai
 from miniagents import MiniAgents
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ProviderServer, ReplayTransport, Step, run_in_virtual_time, use_cassette
-from miniagents_testing.cassette import Chunk, Interaction, Matching, ResponseStream, load, save
+from miniagents_testing.cassette import Chunk, Interaction, Matching, Redaction, ResponseStream, load, save
 from miniagents_testing.cassette._session import Index
 from miniagents_testing.errors import CassetteMissError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
 URL = "https://api.openai.com/v1/chat/completions"
 EVENTS = 500
@@ -113,6 +119,40 @@ def time_of_a_miss(folder: Path) -> float:
     return took * 1000
 
 
+async def scanning(table: Table, plan: Plan) -> None:
+    """Measure the search of recordings for secrets, compared with parsing their JSON."""
+    chunks = openai_chunks(plan.sized(EVENTS))
+    events = [line[6:] for line in b"".join(chunks).splitlines() if line.startswith(b"data: {")]
+    image = base64.b64encode(random.Random(1).randbytes(plan.sized(6_000_000))).decode()
+    prose = "Some words of a long prompt, one after the other. " * plan.sized(160_000)
+    redaction = Redaction({"an-other-Secret-1": "A_KEY", "an-other-Secret-2": "B_KEY"})
+
+    def compared(name: str, documents: list[bytes], recorded: Interaction) -> Awaitable[None]:
+        async def base() -> None:
+            for document in documents:
+                json.loads(document)
+
+        async def ours() -> None:
+            assert redaction.redact(recorded).replaced == []
+
+        return table.compare(name, base, ours, plan, units=1, unit="us a scan", base_name="json.loads", repeat=3)
+
+    await compared("scan 500 events", events, interaction("Hi", chunks))
+    table.facts["ms to scan 500 events (goal: <= 5)"] = table.rows[-1].measured.median / 1000
+    for kind, text in (("base64", image), ("prose", prose)):
+        large = interaction(text, [b"data: {}\n\n"])
+        # as the body of an answer: the last requests are remembered between look-up and recording
+        await compared(
+            f"scan 8 MB of {kind}", [large.request_body], replace(large, request_body=b"", response=answer(large))
+        )
+        table.facts[f"ms to scan 8 MB of {kind} (goal: <= 120)"] = table.rows[-1].measured.median / 1000
+
+
+def answer(recorded: Interaction) -> ResponseStream:
+    """Return a response whose body is that of a request."""
+    return ResponseStream((Chunk(0, recorded.request_body),))
+
+
 def replayed(chunks: list[bytes]) -> AsyncOpenAI:
     """Return a client whose requests are answered from one recording, any number of times."""
     request = {"messages": [{"role": "user", "content": "Tell me something"}], "model": "gpt-4o", "stream": True}
@@ -194,12 +234,13 @@ def time_of_a_recorded_minute(plan: Plan) -> float:
 
 
 async def benchmark(plan: Plan) -> Table:
-    """Measure loading, finding, playing, recording, pace, a miss, and a minute in virtual time."""
+    """Measure loading, finding, the scan, playing, recording, pace, a miss, and a minute in virtual time."""
     table = Table("Cassettes")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         await loading(table, plan, folder)
         await looking_up(table, plan)
+        await scanning(table, plan)
         await playing(table, plan)
         await recording(table, plan, folder)
         table.facts["ms of mean error of a gap of 5 ms, played at its pace (goal: < 3)"] = await mean_error_of_gaps(

@@ -5,6 +5,7 @@ Importing this package loads no module below it; each name is loaded from its mo
 - `ScriptedLLM`, `create_scripted_agent`, `create_scripted_user`, `Step`, `Failure`: scripted models and users.
 - `use_cassette`, `ReplayTransport`, `stream_layer`: provider streams, recorded and played chunk for chunk.
 - `recorded`: a decorator that makes calls of a function, such as a look-up in a database, a part of the cassette.
+- `SECRET_FIELDS`: names of the fields whose texts are replaced in recordings.
 - `block_live_requests`: a guard that lets no request of a test reach the network.
 - `VirtualTimeLoop`, `run_in_virtual_time`, `schedules`, `search_schedules`: virtual time, and other orders of events.
 - `cancel_at_every_step`: runs of a scenario with a cancellation at each of its steps.
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from miniagents_testing._provider_server import ProviderServer
     from miniagents_testing._script import Failure, Step
     from miniagents_testing._scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
-    from miniagents_testing.cassette import ReplayTransport, recorded, stream_layer, use_cassette
+    from miniagents_testing.cassette import SECRET_FIELDS, ReplayTransport, recorded, stream_layer, use_cassette
 
 __all__ = [
+    "SECRET_FIELDS",
     "Failure",
     "ProviderServer",
     "ReplayTransport",
@@ -58,6 +60,7 @@ _MODULES = {
     "Failure": "_script",
     "ProviderServer": "_provider_server",
     "ReplayTransport": "cassette",
+    "SECRET_FIELDS": "cassette",
     "ScriptedLLM": "_scripted",
     "Step": "_script",
     "VirtualTimeLoop": "_clock",

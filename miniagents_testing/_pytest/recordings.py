@@ -91,7 +91,7 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
         if usage is not None:
             tokens = [tokens[0] + (usage.input or 0), tokens[1] + (usage.output or 0)]
     name = os.path.relpath(path, config.rootpath) if path.is_relative_to(config.rootpath) else str(path)
-    redacted = [str(each) for each in getattr(session, "replaced", ())]
+    redacted = [str(each) for each in session.replaced]
     return {"path": name, "asked": asked, "tokens": tokens, "redacted": redacted}
 
 

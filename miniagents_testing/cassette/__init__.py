@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._out_of_reach import without_narrow_cassettes as without_narrow_cassettes
     from miniagents_testing.cassette._recorded import recorded
     from miniagents_testing.cassette._replay_transport import ReplayTransport
-    from miniagents_testing.cassette._secrets import JSONPath, Redaction
+    from miniagents_testing.cassette._secrets import SECRET_FIELDS, JSONPath, Redaction
     from miniagents_testing.cassette._session import Session
     from miniagents_testing.cassette._settings import SETTINGS as SETTINGS
 
 __all__ = [
+    "SECRET_FIELDS",
     "VOLATILE_FIELDS",
     "CassetteContext",
     "Chunk",
@@ -58,6 +59,7 @@ _MODULES = {
     "JSONPath": "_secrets",
     "Redaction": "_secrets",
     "ReplayTransport": "_replay_transport",
+    "SECRET_FIELDS": "_secrets",
     "Session": "_session",
     "recorded": "_recorded",
     "stream_layer": "_contexts",

@@ -133,7 +133,9 @@ class _Answering:
         """Return the response of the cassette, or the response of `send`, which is recorded as it arrives."""
         clock = asyncio.get_running_loop().time
         started = clock()
-        answer = self._session.answer(await self._live(request), self._wire.RequestLibrary(request), clock, started)
+        live = await self._live(request)
+        await self._session.prepare(live)
+        answer = self._session.answer(live, self._wire.RequestLibrary(request), clock, started)
         if isinstance(answer, Playback):
             return await _through(self._wire.Played(answer), request, send)
         with passing():

@@ -69,7 +69,11 @@ class CassetteContext:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        return self.__exit__(kind, error, traceback)
+        try:
+            await self._entered[-1][1].redact_in_thread()
+        finally:
+            suppresses = self.__exit__(kind, error, traceback)
+        return suppresses
 
 
 def use_cassette(
@@ -108,9 +112,9 @@ def use_cassette(
         chunking: `recorded` (the default), one `event` a chunk, or a function from a stream to a stream, such as those
             of `miniagents_testing.recut`.
         match: a `Matching`, which says which requests are the same.
-        redact: a `Redaction`, with rules of yours, which keeps secrets out of the file. The default knows keys by
-            their form, from the environment and from live requests. It also changes a live request before the
-            request is looked up.
+        redact: a `Redaction`, with rules of yours, which keeps secrets out of the file. The default knows names of
+            secret fields, values of the environment and of live requests, and shapes of keys. It also changes a live
+            request before the request is looked up.
         unplayed: `fail` (the default) raises an error at the end for interactions that were not requested, unless the
             session records; `ignore` raises none.
         record_as: from the beginning of a URL to what the cassette has in its place. So a recording made with a local

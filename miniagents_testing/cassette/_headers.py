@@ -99,7 +99,7 @@ class HeaderRule:
         """Return the value of a header of an answer as it is recorded."""
         if name == "set-cookie":
             return _without_cookie_value(value)
-        if is_secret_header(name) or _ACCOUNT.search(name):
+        if is_secret_header(name) or is_account_header(name):
             return REDACTED
         if name == "retry-after":
             return _in_seconds(value)
@@ -128,6 +128,11 @@ def is_secret_header(name: str) -> bool:
     if not _HARMLESS_WORDS.isdisjoint(words):
         return False
     return words[-1] in _SECRET_ENDS or not _SECRET_WORDS.isdisjoint(words)
+
+
+def is_account_header(name: str) -> bool:
+    """Return True if the name of a header says that its value is the id of an account: `openai-organization`."""
+    return _ACCOUNT.search(name.lower()) is not None
 
 
 def retry_headers(headers: Headers) -> dict[str, str]:

@@ -128,7 +128,9 @@ class Family:
         clock = asyncio.get_running_loop().time
         started = clock()
         await request.aread()
-        answer = session.answer(_live(request), _RequestLibrary(self.module, request), clock, started)
+        live = _live(request)
+        await session.prepare(live)
+        answer = session.answer(live, _RequestLibrary(self.module, request), clock, started)
         if isinstance(answer, Playback):
             await answer.abegin()
             return self._response_of(answer)

@@ -145,6 +145,11 @@ class Recorder:
         self._begins_tick = self._last_tick = ticks(begins_ms)
         self._last_slot: Slot | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of all bodies that were recorded."""
+        return sum(len(slot.body) + slot.size for slot in self.slots)
+
     def start(self, method: str, uri: str, clock: Callable[[], float], agent: str) -> Slot:
         """Make the slot of a request that starts now."""
         slot = Slot(self, method, uri, clock, agent)
@@ -194,7 +199,7 @@ class Slot:
         self._headers_at = 0
         self._last = 0
         self._chunks: list[Chunk] = []
-        self._size = 0
+        self.size = 0
 
     def request_sent(self, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
         """Record the body and headers of the request."""
@@ -222,7 +227,7 @@ class Slot:
         tick = self.recorder.tick(self)  # waits are differences of rounded moments, so rounding does not add up
         self._chunks.append(Chunk(tick - self._last, data))
         self._last = tick
-        self._size += len(data)
+        self.size += len(data)
 
     def ended(self, how: str) -> None:
         """Record the kind of end of the response; later calls change nothing, as each response is closed at last."""
@@ -247,7 +252,7 @@ class Slot:
             return 0
         if self.recorder.drains:
             return 2**63
-        return max(0, _DRAINED_ERROR_BYTES - self._size) if self.status >= 400 else 0
+        return max(0, _DRAINED_ERROR_BYTES - self.size) if self.status >= 400 else 0
 
     def _headers_of(self, body: bytes) -> dict[str, list[str]]:
         """Return the headers of the response, `content-length` only if it is that of the recorded body."""

@@ -8,6 +8,7 @@ Independent of HTTP libraries and files.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from miniagents_testing.cassette._matching import changed_span, differences
 from miniagents_testing.cassette._order import Order
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._recording import Recorder
+from miniagents_testing.cassette._wildcards import covers, has_wildcards
 from miniagents_testing.errors import (
     CassetteMissError,
     LiveRequestError,
@@ -37,13 +39,14 @@ from miniagents_testing.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from miniagents_testing.cassette._bodies import Headers
     from miniagents_testing.cassette._interaction import Interaction, Moment
     from miniagents_testing.cassette._matching import Matching, RequestKey
     from miniagents_testing.cassette._playback import HTTPLibrary
     from miniagents_testing.cassette._recording import Slot
+    from miniagents_testing.cassette._secrets import Redacted, Replaced
     from miniagents_testing.cassette._settings import RecordSettings
 
 
@@ -78,6 +81,8 @@ class Index:
         self._repeats = repeats
         self._left: defaultdict[RequestKey, list[_Place]] = defaultdict(list)
         self._first: dict[RequestKey, _Place] = {}
+        self._redacted: list[RequestKey] | None = None
+        """Keys of the requests in which a secret was replaced, once one was looked for."""
         for place in self.places:
             self._left[place.key].append(place)
             self._first.setdefault(place.key, place)
@@ -96,11 +101,21 @@ class Index:
         place.plays += 1
         return place
 
+    def take_like(self, key: RequestKey, agent_path: str) -> _Place | None:
+        """Return the next recording for a request, as `take` does, where `[redacted]` stands for any text."""
+        if self._redacted is None:
+            self._redacted = [each for each in self._first if has_wildcards(each)]
+        keys = [key, *(each for each in self._redacted if covers(each, key))]
+        return next((place for each in keys if (place := self.take(each, agent_path))), None)
+
     @property
     def unplayed(self) -> tuple[Interaction, ...]:
         """The interactions that were not played yet."""
         return tuple(place.interaction for place in self.places if not place.plays)
 
+
+LARGE = 1_000_000
+"""Bytes of a request or of a recording from which on secrets are looked for in a thread."""
 
 _NEAREST_SHOWN = 3
 """Recorded requests that a miss describes."""
@@ -244,6 +259,9 @@ class Session:
         """Interactions of the cassette when it was opened."""
         self.recorded: tuple[Interaction, ...] = ()
         """Interactions that were recorded; empty until the cassette is closed."""
+        self.replaced: tuple[Replaced, ...] = ()
+        """Texts that were replaced in the recording; empty until the cassette is closed."""
+        self._finished: list[Redacted] | None = None
         self.closed = False
         self.outer: Session | None = None
         """The session that was current in this context before."""
@@ -365,7 +383,7 @@ class Session:
         if seen is None:
             return None
         settings = self.settings
-        settings.redact.learn(request.headers)
+        self._learn(request)
         uri = settings.redact.scrub_uri(settings.canonical_uri(seen.url))
         body, headers = settings.redact.scrub_request(seen.body, content_headers(seen.headers))
         path, agent = self._number_request()
@@ -373,7 +391,7 @@ class Session:
             if self._find is not None:
                 place = self._found(self._find(request))
             else:
-                place = self._take(seen.method, uri, body, headers, path) if self._plays else None
+                place = self._take(seen, uri, body, headers, path) if self._plays else None
         if place is not None:
             return self._play(place, library, started)
         if self.records:
@@ -382,16 +400,53 @@ class Session:
             return slot
         raise self._miss(seen.method, uri, body, headers)
 
-    def _take(self, method: str, uri: str, body: bytes, headers: Headers, agent_path: str) -> _Place | None:
-        """Return the next recording for a request, and count it as played.
+    async def prepare(self, request: LiveRequest) -> None:
+        """Look for secrets in a large request in a thread, so that the event loop goes on; `answer` uses the result."""
+        if self.records and len(request.body) > LARGE:
+            await asyncio.to_thread(self._search, request)
+
+    def _search(self, request: LiveRequest) -> None:
+        """Look for secrets in a request; the redaction keeps the result."""
+        self._learn(request)
+        self.settings.redact.scrub_request(request.body, content_headers(request.headers))
+
+    def _learn(self, request: LiveRequest) -> None:
+        """Remember the credentials of a request."""
+        self.settings.redact.learn(request.headers)
+        self.settings.redact.learn_url(request.url)
+
+    def _take(self, request: LiveRequest, uri: str, body: bytes, headers: Headers, agent_path: str) -> _Place | None:
+        """Return the next recording for a request, and count it as played; None without one.
+
+        If none has the same request after redaction, values that only this machine knows to be secret are left in the
+        request, and `[redacted]` in a recording stands for any text.
+
+        Args:
+            request: as it was made.
+            uri: of the request, redacted.
+            body: of the request, redacted.
+            headers: of the redacted body.
+            agent_path: of the running agent.
+        """
+        index, redact = self._index, self.settings.redact
+        for key in self._keys(request.method, uri, body, headers):
+            if place := index.take(key, agent_path):
+                return place
+        if not index.places:
+            return None
+        uri = redact.scrub_uri(self.settings.canonical_uri(request.url), known=False)
+        body, headers = redact.scrub_request(request.body, content_headers(request.headers), known=False)
+        found = (index.take_like(key, agent_path) for key in self._keys(request.method, uri, body, headers))
+        return next((place for place in found if place), None)
+
+    def _keys(self, method: str, uri: str, body: bytes, headers: Headers) -> Iterator[RequestKey]:
+        """Yield the keys under which a request may be recorded.
 
         A recording without the header `content-type` has a form as plain bytes, so the request is tried as such, too.
         """
-        match = self.settings.match
-        place = self._index.take(match.key(method, uri, body, headers), agent_path)
-        if place is None and self._index.has_bare_bodies:
-            place = self._index.take(match.key(method, uri, body), agent_path)
-        return place
+        yield self.settings.match.key(method, uri, body, headers)
+        if self._index.has_bare_bodies and headers:
+            yield self.settings.match.key(method, uri, body)
 
     def _found(self, index: int | None) -> _Place | None:
         """Return the interaction with the index that `find` gave, and count it as played; None for None."""
@@ -523,16 +578,27 @@ class Session:
             RecordingRefusedError: the recording still contains a secret.
         """
         self.closed = True
-        redact = self.settings.redact
-        self.recorded = tuple(redact.scrub(each, keep=None) for each in self._recorder.interactions())
+        redacted = self._redacted() if self._finished is None else self._finished
+        self.recorded = tuple(each.interaction for each in redacted)
+        self.replaced = tuple(text for each in redacted for text in each.replaced)
+        first = len(self.interactions) + 1
         leaks = [
-            replace(leak, interaction=number)
-            for number, each in enumerate(self.recorded, 1)
-            for leak in redact.leaks(each)
+            replace(leak, interaction=number) for number, each in enumerate(redacted, first) for leak in each.leaks
         ]
         if leaks:
             raise RecordingRefusedError(f"{self.name} was not written: {'; '.join(str(leak) for leak in leaks)}")
         return self.recorded
+
+    async def redact_in_thread(self) -> None:
+        """Redact a large recording in a thread, so that the event loop goes on; `finish` uses the result."""
+        if self.records and self._recorder.size > LARGE:
+            self._finished = await asyncio.to_thread(self._redacted)
+
+    def _redacted(self) -> list[Redacted]:
+        """Stop recording, and redact what was recorded."""
+        redact, first = self.settings.redact, len(self.interactions) + 1
+        recorded = self._recorder.interactions()
+        return [redact.redact(each, keep=None, number=number) for number, each in enumerate(recorded, first)]
 
 
 def _add_note(error: BaseException, note: str) -> None:

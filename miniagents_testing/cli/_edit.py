@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from miniagents_testing.cassette import Redaction, save
 from miniagents_testing.cassette._file import load_edited, read, write
-from miniagents_testing.cassette._secrets import known_secrets
 from miniagents_testing.cli._lint import summarize
 from miniagents_testing.cli._screen import (
     CommandError,
@@ -129,15 +128,16 @@ def _run_import(options: argparse.Namespace) -> int:
     existing = [target for target in targets.values() if target.exists()]
     if existing and not options.force:
         raise CommandError(f"{existing[0]} exists already; --force replaces it")
-    redaction = Redaction(known_secrets(os.environ))
+    redaction = Redaction()
     has_problems = False
     for path in show_progress(list(targets), screen, "importing"):
         cassette = read_cassette(path)
-        interactions = [redaction.scrub(interaction) for interaction in cassette.interactions]
+        redacted = [redaction.redact(interaction) for interaction in cassette.interactions]
+        interactions = [each.interaction for each in redacted]
         problems = cassette.damage or [
             f"{path}, interaction {number}: {leak}; remove it from the file, then import it again"
-            for number, interaction in enumerate(interactions, 1)
-            for leak in redaction.leaks(interaction)
+            for number, each in enumerate(redacted, 1)
+            for leak in each.leaks
         ]
         if problems:
             has_problems = True

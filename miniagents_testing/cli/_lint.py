@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from miniagents_testing.cassette._bodies import CONTENT_HEADERS
 from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._interaction import is_text
-from miniagents_testing.cassette._secrets import known_secrets, scan
+from miniagents_testing.cassette._secrets import scan
 from miniagents_testing.cli._drift import find_drift
 from miniagents_testing.cli._screen import (
     CommandError,
@@ -119,9 +118,10 @@ def add_lint(commands: Commands) -> None:
     lint = commands.add_parser(
         "lint",
         help="find secrets, unreadable bodies, unneeded headers, cassettes that no test names, and damage",
-        description="Prints one line for each finding. Secrets are values of environment variables with names such as "
-        "OPENAI_API_KEY or DB_PASSWORD, in any encoding and across the chunks of a stream, and texts that look like "
-        "keys. Headers that a recording of today drops or redacts are reported: they often hold keys and cookies.",
+        description="Prints one line for each finding. Secrets are texts of fields with names such as client_secret or "
+        "password, values of environment variables with names such as OPENAI_API_KEY or DB_PASSWORD, and keys of known "
+        "shapes: in plain, JSON, percent or base64 spelling, and across the chunks of a stream. Headers that a "
+        "recording of today drops or redacts are reported: they often hold keys and cookies.",
     )
     lint.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder of cassettes")
     lint.add_argument(
@@ -169,7 +169,7 @@ def _find(cassette: CassetteFile, references: _CassetteReferences | None) -> Ite
     path = str(cassette.path)
     for problem in _find_problems(cassette):
         yield _Finding("damage", path, _without_path(problem, cassette.path))
-    for leak in scan(cassette.interactions, known_secrets(os.environ), keys=True):
+    for leak in scan(cassette.interactions, keys=True):
         yield _Finding("secret", f"{path}, interaction {leak.interaction}", str(replace(leak, interaction=0)))
     for number, interaction in enumerate(cassette.interactions, 1):
         for kind, what in _find_in_bodies(interaction):

@@ -61,81 +61,67 @@ def test_X3_a_secret_is_found_whatever_surrounds_it_and_however_it_is_cut(
     ]
     interaction = _interaction(b"".join(events), json.dumps({"messages": [{"content": text}]}).encode())
     redaction = Redaction([secret])
-    leaks = redaction.leaks(interaction)
-    assert {leak.place.partition(" ")[0] for leak in leaks} == {"request", "response"}
-    clean = redaction.scrub(interaction)
-    assert redaction.leaks(clean) == []
+    assert {leak.place.partition(" ")[0] for leak in redaction.leaks(interaction)} == {"request", "response"}
+    clean, _, leaks = redaction.redact(interaction)
+    assert leaks == redaction.leaks(clean) == []
     deltas = [
         json.loads(line[6:])["choices"][0]["delta"]["content"] for line in clean.response.body.split(b"\n\n") if line
     ]
     assert secret not in "".join(deltas[::2])
+    assert secret not in json.loads(clean.request_body)["messages"][0]["content"]
 
 
 ENCODINGS: dict[str, Callable[[str], str]] = {
-    "percent-encoded": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
-    "JSON-escaped": lambda text: json.dumps(text)[1:-1],
+    "percent": lambda text: quote(text, safe=""),
+    "JSON": lambda text: json.dumps({"inner": text}),
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
-    "hexadecimal": lambda text: text.encode().hex(),
+    "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
 }
 
 
-@given(TEXT, TEXT, SECRET, st.lists(st.sampled_from(sorted(ENCODINGS)), min_size=1, max_size=3))
-def test_X3_a_secret_is_found_in_nested_encodings(before: str, after: str, secret: str, names: list[str]) -> None:
-    """A secret that is encoded up to three times together with the text around it is found in a request body."""
-    text = before + secret + after
+@given(TEXT, TEXT, SECRET, st.lists(st.sampled_from(sorted(ENCODINGS)), min_size=1, max_size=2))
+def test_X3_a_secret_is_replaced_in_nested_encodings(before: str, after: str, secret: str, names: list[str]) -> None:
+    """A secret that is encoded once or twice together with the text around it is replaced in a request body."""
+    text = f"{before} {secret} {after} and so on"
     for name in names:
         text = ENCODINGS[name](text)
-    (leak, *_) = Redaction([secret]).leaks(_interaction(request_body=json.dumps({"a": {"b": text}}).encode()))
-    assert leak.place == "request body a.b"
+    clean = Redaction([secret]).scrub(_interaction(request_body=json.dumps({"a": {"b": text}}).encode()))
+    assert text not in json.loads(clean.request_body)["a"]["b"]
+    assert b"[redacted]" in clean.request_body
 
 
-def test_a_secret_with_spaces_is_found_in_a_form() -> None:
-    """A secret whose spaces are written as plus signs, as in forms, is found in body and URL."""
-    body = b"a=correct+horse%3F+battery&b"
-    (leak,) = Redaction(["correct horse? battery"]).leaks(_interaction(request_body=body))
-    assert leak == Leak("request body", "percent-encoded")
-
-
-def test_a_leak_names_place_and_encoding_without_the_secret() -> None:
-    """The text of a leak is one line with interaction, field and encoding, and without the secret."""
-    text = base64.b64encode(f"key={quote(quote(KEY + '/', safe=''))}".encode()).decode()
-    body = json.dumps({"messages": [{"content": "Hi"}, {"content": f"see {text}"}]}).encode()
-    (leak,) = scan([_interaction(), _interaction(request_body=body)], [KEY + "/"])
-    assert str(leak) == (
-        "interaction 2, request body messages[1].content: a known secret (base64, percent-encoded twice)"
-    )
-    assert leak == Leak(
-        "request body messages[1].content", "base64, percent-encoded twice", "a known secret", interaction=2
-    )
-
-
-def test_a_leak_over_several_deltas_names_their_chunks() -> None:
-    """A leak across several deltas names the first and last chunk that hold a part of the secret."""
-    texts = ["Sure: ", KEY[:3], KEY[3:20], "", KEY[20:], " and so on"]
-    (leak,) = Redaction([KEY]).leaks(_interaction(b"".join(_event({"content": text}) for text in texts)))
-    assert leak.place == "response deltas choices[0].delta.content, chunks 2-5"
+def test_a_secret_with_spaces_is_replaced_in_a_form() -> None:
+    """A secret whose spaces are written as plus signs, as in forms, is replaced; other parameters stay as they are."""
+    body = b"a=1+2%20&b=correct+horse%3F+battery&c="
+    clean, replaced, leaks = Redaction({"correct horse? battery": "PASS"}).redact(_interaction(request_body=body))
+    assert clean.request_body == b"a=1+2%20&b=%5Bredacted%5D&c="
+    assert [tuple(each) for each in replaced] == [(0, "request body b", "PASS", 22)]
+    assert leaks == []
 
 
 def test_a_leak_does_not_name_a_place_that_holds_the_secret() -> None:
-    """When the name of a field or parameter is the secret, the leak names only the body or the URI."""
+    """When the name of a field or parameter is the secret, the place of the leak has a placeholder for the name."""
     body = json.dumps({KEY: {"inner": KEY}}).encode()
     leaks = Redaction([KEY]).leaks(_interaction(request_body=body, uri=f"{URI}?{quote(KEY)}=1"))
-    assert [leak.place for leak in leaks] == ["URI", "request body"]
+    places = ["name of a query parameter", "request body", "request body [redacted].inner"]
+    assert [leak.place for leak in leaks] == places
 
 
 def test_pieces_of_one_text_are_joined() -> None:
-    """A secret across two deltas, content blocks, lines of JSON or logprob tokens is found, and replaced by `scrub`."""
+    """A secret across two deltas, lines of JSON, elements of an array of events or plain events is replaced."""
     start = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": KEY[:9]}}
     delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": KEY[9:]}}
     events = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in (start, delta))
-    blocks = json.dumps({"content": [{"text": KEY[:9]}, {"text": KEY[9:]}]}).encode()
     lines = b"".join(json.dumps({"message": {"content": text}}).encode() + b"\n" for text in (KEY[:9], KEY[9:]))
-    tokens = json.dumps({"logprobs": {"content": [{"token": KEY[:9]}, {"token": KEY[9:]}]}}).encode()
+    parts = [{"candidates": [{"content": {"parts": [{"text": text}]}}]} for text in (KEY[:9], KEY[9:])]
+    texts = b"".join(b"data: %b\n\n" % text.encode() for text in (KEY[:9], KEY[9:]))
     redaction = Redaction([KEY])
-    for body in (events, blocks, lines, tokens):
+    for body in (events, lines, json.dumps(parts).encode(), texts):
         (leak,) = redaction.leaks(_interaction(body))
         assert leak.place.startswith("response ")
-        assert redaction.leaks(redaction.scrub(_interaction(body))) == []
+        clean = redaction.scrub(_interaction(body))
+        assert KEY[9:].encode() not in clean.response.body
+        assert clean.response.body.count(b"[redacted]") == 1
 
 
 def test_choices_and_calls_are_joined_each_for_itself() -> None:
@@ -150,8 +136,8 @@ def test_choices_and_calls_are_joined_each_for_itself() -> None:
     ]
     places = [leak.place for leak in Redaction([KEY]).leaks(_interaction(b"".join(calls)))]
     assert places == [
-        f"response deltas choices[{choice}].delta.tool_calls[{index}].function.arguments, chunks {first}-{first + 4}"
-        for first, (choice, index) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], 1)
+        f"response body choices[{choice}].delta.tool_calls[{index}].function.arguments"
+        for choice, index in [(0, 0), (0, 1), (1, 0), (1, 1)]
     ]
 
 
@@ -161,7 +147,7 @@ def test_events_are_read_with_any_line_ends_and_several_data_lines(end: str) -> 
     first = f'data: {{"choices": [{end}data:{{"delta": {{"content": "{KEY[:9]}"}}}}]}}{end}{end}'
     second = f'id: 1{end}data: {{"choices": [{{"delta": {{"content": "{KEY[9:]}"}}}}]}}{end}{end}'
     (leak,) = Redaction([KEY]).leaks(_interaction(f"\ufeff{first}{second}".encode()))
-    assert leak.place.startswith("response deltas choices[0].delta.content, chunks 1-")
+    assert leak.place.startswith("response body choices[0].delta.content")
 
 
 def test_places_after_deep_nesting_are_right() -> None:
@@ -187,8 +173,12 @@ def test_X9_a_bomb_is_not_inflated() -> None:
 @pytest.mark.parametrize("compress", [zlib.compress, lambda data: zlib.compress(data, wbits=-15)])
 def test_deflate_is_searched_with_and_without_its_wrapper(compress: Any) -> None:
     """A secret in a deflate body is found, with and without the zlib header."""
-    (leak,) = Redaction([KEY]).leaks(_interaction(compress(_event({"content": KEY})), content_encoding="deflate"))
-    assert leak.encoding == "deflate"
+    interaction = _interaction(compress(_event({"content": KEY})), content_encoding="deflate")
+    (leak,) = Redaction([KEY]).leaks(interaction)
+    assert leak.place == "response body choices[0].delta.content"
+    clean = Redaction([KEY]).scrub(interaction)
+    assert clean.response.body == _event({"content": "[redacted]"})
+    assert "content-encoding" not in clean.response.headers
 
 
 def test_unknown_compression_is_a_leak() -> None:
@@ -204,22 +194,24 @@ def test_unknown_compression_is_a_leak() -> None:
 
 
 def test_leaks_find_unknown_keys_when_asked_to() -> None:
-    """With `keys=True`, texts that look like keys are found, encoded or cut; a known secret is not reported twice."""
+    """With `keys=True`, texts with the shape of a key are found, in base64 or cut; without it, they are not."""
     halves = _event({"content": KEY[:12]}) + _event({"content": KEY[12:]})
     body = base64.b64encode(f"key: {KEY}".encode())
-    (in_request, in_deltas) = scan([_interaction(halves, body)], keys=True)
-    assert str(in_request) == "interaction 1, request body: what looks like a key (base64)"
-    assert in_deltas.place == "response deltas choices[0].delta.content, chunks 1-2"
-    assert {leak.what for leak in scan([_interaction(halves, body)], [KEY], keys=True)} == {"a known secret"}
+    interactions = [_interaction(), _interaction(halves, body)]
+    assert [str(leak) for leak in scan(interactions, keys=True)] == [
+        "interaction 2, request body: OpenAI key",
+        "interaction 2, response body choices[0].delta.content: OpenAI key",
+    ]
+    assert scan(interactions) == []
 
 
-def test_a_known_secret_and_a_key_in_two_texts_are_two_leaks() -> None:
-    """A known secret in one text and a text that looks like a key in another are two leaks."""
+def test_a_known_secret_goes_before_the_shape_of_a_key() -> None:
+    """A text that is a known value and has the shape of a key is reported as the known value, and only once."""
     body = json.dumps({"a": KEY, "b": "sk-ant-api03-Xy_9-aB3dE6gH9jK2mN5pQ8"}).encode()
-    leaks = scan([_interaction(request_body=body)], [KEY], keys=True)
+    leaks = scan([_interaction(request_body=body)], {KEY: "OPENAI_API_KEY"}, keys=True)
     assert [(leak.place, leak.what) for leak in leaks] == [
-        ("request body a", "a known secret"),
-        ("request body b", "what looks like a key"),
+        ("request body a", "OPENAI_API_KEY"),
+        ("request body b", "Anthropic key"),
     ]
 
 
@@ -233,13 +225,13 @@ def test_leaks_find_headers_and_parameters_that_carry_secrets() -> None:
         "x_api_key": "**REDACTED**",
         "content_type": "text/event-stream; charset=utf-8",
     }
-    uri = "https://user:0123-4567@host/?key=0123-4567&page_token=0123-4567"
+    uri = "https://user:0123-4567@host/?key=0123-4567&page_token=0123-4567&sig=REDACTED"
     assert [leak.place for leak in scan([_interaction(uri=uri, **headers)], keys=True)] == [
+        "user info of the URI",
+        "query parameter key",
         "response header authorization",
         "response header set-cookie",
         "response header openai-organization",
-        "user info of the URI",
-        "query parameter key",
     ]
 
 
@@ -306,6 +298,15 @@ HOSTILE = [
     "data:\n\n",
     "\n",
     "Bearer ",
+    "://a?b=",
+    "-----BEGIN PRIVATE KEY-----\\n",
+    "Q~",
+    "x_client_secret=1&",
+    '{"a":{"b":"',
+    '{"password":"x"},',
+    f'{{"{KEY}":"{KEY}"}},',
+    '{"a_index":1,"b":"x"}\n\ndata: ',
+    "YWJj",
 ]
 
 
@@ -315,9 +316,9 @@ def test_search_takes_linear_time(unit: str) -> None:
     text = (unit * (200_000 // len(unit))).encode()
     redaction = Redaction(KNOWN)
     for data in (text, b'data: {"a": "' + text):
-        interaction = _interaction(data, text)
-        assert redaction.leaks(interaction, keys=True) == []
-        assert redaction.scrub(interaction).request_body == text
+        clean = redaction.scrub(_interaction(data, text))
+        secret = ("api_key=", "x_client", '{"password', '{"sk-')
+        assert (clean == _interaction(data, text)) is not unit.startswith(secret)
 
 
 def test_a_secret_that_one_text_repeats_is_named_once() -> None:
@@ -333,4 +334,4 @@ def test_cuts_inside_events_do_not_hide_a_secret() -> None:
     for size in (1, 5, 1000):
         chunks = tuple(Chunk(0, body[start : start + size]) for start in range(0, len(body), size))
         (leak,) = Redaction([KEY]).leaks(Interaction("POST", URI, b"", ResponseStream(chunks)))
-        assert leak.place.startswith("response deltas choices[0].delta.content, chunk")
+        assert leak.place.startswith("response body choices[0].delta.content")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 from miniagents_testing.cassette._chunkmap import decode, encode
-from miniagents_testing.cassette._secrets import JSONPath, Redaction, known_secrets
+from miniagents_testing.cassette._secrets import JSONPath, Redaction
+from miniagents_testing.cassette._secrets.names import values_of_environment, values_of_headers
 
 KEY = "sk-proj-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
 URI = "https://api.openai.com/v1/chat/completions"
@@ -44,25 +45,70 @@ def _texts(interaction: Interaction) -> list[str]:
 
 
 def test_variables_of_the_environment_are_secret_by_their_names() -> None:
-    """Environment variables named as keys, tokens, secrets or passwords have secret values; other variables do not."""
-    environ = {
-        "OPENAI_API_KEY": "key-of-openai-1",
-        "HF_TOKEN": "token-1234",
+    """Variables with a word such as KEY, TOKEN, PASSWORD or DSN in their names have secret values; others do not."""
+    secret = {
+        "OPENAI_API_KEY": "kO8-openai",
+        "HF_TOKEN": "t0ken-1234x",
         "aws_secret_access_key": "aws/secret+1",
-        "WEBHOOK_SECRET": "webhook-1",
+        "WEBHOOK_SECRET": "webhook1a",
         "PASSWORD": "p@ssw0rd!",
-        "MAX_TOKENS": "4096-4096",
-        "TOKENIZERS_PARALLELISM": "not-secret-1",
-        "HOME": "/home/person",
+        "PGPASSWORD": "pG-pass-1x",
+        "SHOP_PASS": "s4lesman-x",
+        "SIGNING_KEY_V2": "siGning-1",
+        "REPO_PAT": "r3po-access",
+        "SOME_APIKEY": "aPikey-one",
+        "SERVICE_CREDENTIALS": "cr3dentials",
     }
-    values = {"key-of-openai-1", "token-1234", "aws/secret+1", "webhook-1", "p@ssw0rd!"}
-    assert known_secrets(environ) == values
+    others = {
+        "MAX_TOKENS_PER_MINUTE_LIMIT": "40-96",
+        "TOKENIZERS_PARALLELISM": "n0t-secret-1",
+        "MONKEY": "m0nkey-Business",
+        "COMPASS": "n0rth-West-1",
+        "PWD": "/home/person/Project-1x",
+        "OLDPWD": "/home/person/Project-2x",
+        "HOME": "/home/Person1",
+    }
+    assert values_of_environment({**secret, **others}) == {value: name for name, value in secret.items()}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "customer_identifier",
+        "not-needed",
+        "user.name",
+        "<|endoftext|>",
+        "order_id, customer_id",
+        "/usr/lib/keys",
+        "4096",
+        "",
+    ],
+)
+def test_values_that_are_made_of_words_are_no_secrets(value: str) -> None:
+    """A variable with a name like a secret's has no secret value if the value is made of words and small numbers."""
+    assert values_of_environment({"PARTITION_KEY": value}) == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("postgres://app:Hunter2-x1@db.host:5432/app_production2", {"Hunter2-x1"}),
+        ("postgres://app:postgres@db/app", set()),
+        ("https://0a1b2c3d4e5f@o1.ingest.host/2", {"0a1b2c3d4e5f", "https://0a1b2c3d4e5f@o1.ingest.host/2"}),
+        ("https://host/services/T0A1B2C3D", {"T0A1B2C3D", "https://host/services/T0A1B2C3D"}),
+        ("https://host/path/of/words?limit=10", set()),
+        ("https://[broken/T0A1B2C3D", set()),
+    ],
+)
+def test_only_the_secret_parts_of_a_url_are_known(url: str, secrets: set[str]) -> None:
+    """Of a URL in the environment, the password is secret; without one, the user and parts that are no words are."""
+    assert values_of_environment({"SERVICE_DSN": url}).keys() == secrets
 
 
 @pytest.mark.parametrize("value", ["", "short-1", "postgres", "not-needed", "12345678", "  postgres\n"])
 def test_words_and_short_values_are_no_secrets(value: str) -> None:
-    """A password or token that is a plain word or very short is not treated as a secret."""
-    assert known_secrets({"DB_PASSWORD": value}, {"Authorization": f"Bearer {value}"}) == set()
+    """A credential that is a plain word or very short is not treated as a secret."""
+    assert values_of_headers([("Authorization", f"Bearer {value}")]) == {}
 
 
 def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:
@@ -84,7 +130,7 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
         (":authority", "api.openai.com"),
         ("Idempotency-Key", "stainless-python-retry-0123-4567"),
     ]
-    assert known_secrets({}, headers) == {
+    assert values_of_headers(headers).keys() == {
         *("bearer-token-1", basic, "pass-word-1", "api-key-1", "api-key-2", "api-key-3", "cookie-1", "cookie-2"),
         *("org-aB3dE6gH9", "no-base64-1"),
     }
@@ -99,9 +145,9 @@ def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
 
 def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a user's rule, secrets of the environment are replaced, and after `learn` those of a header."""
-    monkeypatch.setenv("SOME_API_KEY", "from-the-environment-1")
+    monkeypatch.setenv("SOME_API_KEY", "fr0m-the-environment")
     redaction = Redaction(rules=["Jane"])
-    body = b'{"a": "Jane, from-the-environment-1, from-a-header-1"}'
+    body = b'{"a": "Jane, fr0m-the-environment, from-a-header-1"}'
     assert redaction.scrub_body(body) == b'{"a": "[redacted], [redacted], from-a-header-1"}'
     redaction.learn([("X-Api-Key", "from-a-header-1")])
     assert redaction.scrub_body(body) == b'{"a": "[redacted], [redacted], [redacted]"}'
@@ -119,7 +165,7 @@ def test_the_secrets_of_the_environment_and_of_live_requests_are_known(monkeypat
         "sk-ant-api03-Xy_9-aB3dE6gH9jK2mN5pQ8",
         "gsk_aB3dE6gH9jK2mN5pQ8sT1vW4",
         "AIzaSyA0123456789abcdefghijklmno",
-        "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.c2lnbmF0dXJl",
         "github_pat_11ABCDEFG0aBcDeFgHiJkL",
         "org-aB3dE6gH9jK2mN5pQ8sT1vW4",
     ],

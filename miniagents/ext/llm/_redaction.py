@@ -21,19 +21,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from miniagents.ext._terminal import visible
+from miniagents.ext.llm._shapes import find_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
 REDACTED = "[redacted]"
-
-KEY_PREFIXES = "sk|rk|pk|gsk|xai|pplx|hf|csk|nvapi|ghp|gho"
-"""Prefixes of the keys of well-known providers, before a hyphen or an underscore; a part of a regular expression."""
-
-# The look-behind is for speed: without it, each "eyJ" of a long word would be tried up to the end of the word.
-TOKEN_SHAPES = r"AIza[\w-]{20,}|ya29\.[\w.-]{10,}|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*"
-"""Shapes of Google's keys and tokens and of JSON web tokens; a part of a regular expression."""
 
 SECRET_HEADERS = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 """Pattern that is found in the names of headers that hold secrets."""
@@ -42,8 +36,8 @@ _SHORTEST = 6
 """Characters of the shortest known secret that is replaced; shorter values would match in ordinary text."""
 
 _PATTERNS = (
-    (re.compile(rf"(?<![A-Za-z0-9])(?:{KEY_PREFIXES})[-_][\w*.-]{{6,}}"), REDACTED),  # some echo keys half masked
-    (re.compile(rf"(?<![A-Za-z0-9])(?:{TOKEN_SHAPES})"), REDACTED),
+    # some echo keys half masked
+    (re.compile(r"(?<![A-Za-z0-9])(?:sk|rk|pk|gsk|xai|pplx|hf|csk|nvapi|ghp|gho)[-_][\w*.-]{6,}"), REDACTED),
     (re.compile(r"(://[^\s/?#@:\"']*:)[^\s/?#@\"']+@"), rf"\1{REDACTED}@"),
     (re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1 {REDACTED}"),
     (
@@ -91,7 +85,7 @@ class Redactor:
             text = text.replace(secret, REDACTED)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
-        return visible(text)
+        return visible(_without_shapes(text))
 
     def redact_value(self, value: Any) -> Any:
         """Return a string, bytes or parsed JSON with the secrets in it replaced."""
@@ -146,6 +140,17 @@ class Redactor:
         if (content := held.get("_content")) != self.redact_value(content):
             held["_content"] = self.redact_value(content)
             held.pop("_text", None)
+
+
+def _without_shapes(text: str) -> str:
+    """Return a text with texts that have the shape of a key replaced."""
+    parts: list[str] = []
+    position = 0
+    for start, end in sorted((start, end) for start, end, _ in find_shapes(text)):
+        if start >= position:
+            parts += (text[position:start], REDACTED)
+        position = max(position, end)
+    return "".join([*parts, text[position:]])
 
 
 def _os_details(error: BaseException) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """Redaction of recordings, and the search for secrets that are left in them.
 
-`Redaction.scrub` replaces keys, known values and what users' rules find. `Redaction.leaks` and `scan` find known values
-that are left, however they are encoded and wherever a stream was cut; a recording with such a value is not written.
+`Redaction.redact` replaces secrets and what users' rules find: by the names of fields, by known values, and by the
+shapes of keys. A recording with a known value that is left is not written.
 
 Independent of files, transports and providers.
 """
@@ -9,7 +9,17 @@ Independent of files, transports and providers.
 from __future__ import annotations
 
 from miniagents_testing.cassette._secrets.leaks import Leak
-from miniagents_testing.cassette._secrets.names import known_secrets
-from miniagents_testing.cassette._secrets.redaction import JSONPath, Redaction, Rule, scan
+from miniagents_testing.cassette._secrets.names import SECRET_FIELDS, values_of_environment
+from miniagents_testing.cassette._secrets.redaction import JSONPath, Redacted, Redaction, Replaced, Rule, scan
 
-__all__ = ["JSONPath", "Leak", "Redaction", "Rule", "known_secrets", "scan"]
+__all__ = [
+    "SECRET_FIELDS",
+    "JSONPath",
+    "Leak",
+    "Redacted",
+    "Redaction",
+    "Replaced",
+    "Rule",
+    "scan",
+    "values_of_environment",
+]

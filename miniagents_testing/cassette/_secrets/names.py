@@ -1,123 +1,203 @@
-"""Secret values, known from the environment and from live requests, and the forms of keys.
+"""Names of fields, parameters, headers and variables whose values are secret, and the values that are known so.
 
-A text must look more like a key here than in `miniagents.ext.llm._redaction`, which redacts errors by the same
-patterns. A needless replacement in an error message costs nothing; in a prompt, it makes another prompt. So "basic
-multiplication" and "hf_hub_download" stay.
+A value of the environment is a secret if it is not made of words. So a prompt may say `customer_identifier` on a
+machine with `PARTITION_KEY=customer_identifier`.
 """
 
 from __future__ import annotations
 
 import binascii
+import os
 import re
 from base64 import b64decode
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from miniagents.ext.llm._redaction import KEY_PREFIXES, SECRET_HEADERS, TOKEN_SHAPES
-from miniagents_testing.cassette._secrets.texts import SHORTEST
+from miniagents.ext.llm._redaction import REDACTED
+from miniagents_testing.cassette._headers import is_account_header, is_secret_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-
-_WITH_DIGIT = r"(?=[A-Za-z_.~+/-]{0,99}[0-9])"
-
-# The look-behinds also exclude base64, of which a megabyte holds one or two matches by chance.
-_KEY = "|".join(
-    (
-        rf"(?<![A-Za-z0-9_-])(?:{KEY_PREFIXES})[-_]{_WITH_DIGIT}[A-Za-z0-9_-]{{20,}}",
-        rf"(?<![A-Za-z0-9])(?:{TOKEN_SHAPES})",
-        r"(?<![A-Za-z0-9_-])github_pat_[A-Za-z0-9_]{20,}",
-        # Ids of accounts: a 429 of OpenAI says "in organization org-...".
-        rf"(?<![A-Za-z0-9_-])(?:org-|proj_){_WITH_DIGIT}[A-Za-z0-9]{{20,}}",
-        rf"(?<=[Bb]earer ){_WITH_DIGIT}[A-Za-z0-9_.~+/-]{{20,}}=*",
-        rf"(?<=api[-_]key=){_WITH_DIGIT}[A-Za-z0-9_.~+/-]{{16,}}=*",
-    )
+SECRET_FIELDS = (
+    "client_secret",
+    "password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "access_token",
+    "refresh_token",
+    "id_token",
+    "session_token",
+    "auth_token",
+    "api_key",
+    "secret_key",
+    "secret_access_key",
+    "private_key",
+    "authorization",
 )
-_KEY_IN_TEXT = re.compile(_KEY, re.ASCII)
-_KEY_IN_BYTES = re.compile(_KEY.encode())
+"""Names whose texts are replaced in recordings, in any case, with any separator, and at the end of a longer name.
 
-# Nearly all texts have no key. This pattern tells so fifteen times faster: it stops at hyphens and underscores only.
-_PREFIXES = "|".join(f"(?<={prefix}.)" for prefix in (*KEY_PREFIXES.split("|"), "pat", "org", "proj", "api"))
-_HINT = f"[-_](?:{_PREFIXES})"
-_HINT_IN_TEXT = re.compile(_HINT)
-_HINT_IN_BYTES = re.compile(_HINT.encode())
-_OTHER_HINTS = ("AIza", "ya29.", "eyJ", "earer ")
-_OTHER_HINTS_IN_BYTES = tuple(hint.encode() for hint in _OTHER_HINTS)
+`Redaction(fields=[*SECRET_FIELDS, "ssn"])` adds to them.
+"""
 
-_SECRET_NAME = re.compile(
-    r"(?:x-(?:amz|goog)-)?"
-    r"(?:(?:x-)?(?:(?:api|access|secret|subscription)[-_]?)?key|(?:(?:access|auth|security)[-_]?)?token"
-    r"|(?:client[-_]?)?secret|password|sig|signature|credential)",
-    re.IGNORECASE,
+SHORTEST = 8
+"""Length of the shortest known value; shorter ones would be found in texts that have no secret."""
+
+_IN_QUERIES = frozenset(
+    ["key", "token", "sig", "signature", "auth", "jwt", "code", "secret", "credential", "credentials"]
 )
+_OF_CLOUDS = ("xamz", "xgoog")
+_ENDS_IN_QUERIES = ("subscriptionkey", "accesskey", "securitytoken")
+_HUMPS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+")
+_NO_LETTERS = re.compile(r"[\W_]+")
 
 
-def keys_in(text: str) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each key in a text."""
-    if _HINT_IN_TEXT.search(text) or any(hint in text for hint in _OTHER_HINTS):
-        for match in _KEY_IN_TEXT.finditer(text):
-            yield match.span()
-
-
-def holds_key(data: bytes) -> bool:
-    """Return True if the data holds a key."""
-    if not _HINT_IN_BYTES.search(data) and not any(hint in data for hint in _OTHER_HINTS_IN_BYTES):
-        return False
-    return _KEY_IN_BYTES.search(data) is not None
-
-
-def is_secret_name(name: str) -> bool:
-    """Return True if a query parameter of this name carries a secret; a `page_token` does not."""
-    return _SECRET_NAME.fullmatch(name) is not None
-
-
-_VARIABLES = re.compile(r"(?:^|_)(?:(?:API)?KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-_HARMLESS_HEADERS = re.compile(r"ratelimit|idempotency|authenticate|authority", re.IGNORECASE)
-"""Headers with a key, a token or an authority in their names, and no secret in their values."""
-_ACCOUNT_HEADERS = re.compile(r"^(?:openai|anthropic)-(?:organization|project)", re.IGNORECASE)
-_LONG = 16
-_WORDS = re.compile(r"[^\W\d]+(?:[-.][^\W\d]+)*|\d+")
-
-
-def known_secrets(
-    environ: Mapping[str, str], request_headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()
-) -> set[str]:
-    """Return the values that must not be in a recording.
-
-    Values rather than names, because the header of a key changes from one version of an SDK to the next.
+class FieldNames:
+    """Set of the names of secret fields.
 
     Args:
-        environ: of the process; variables whose names end in `KEY`, `TOKEN`, `SECRET` or `PASSWORD` are secret.
-        request_headers: of a live request, as sent; also `set-cookie` of its response. Secret are headers that
-            authorize, in any spelling, cookies, and ids of organizations and projects.
+        fields: names, such as `SECRET_FIELDS`.
 
-    Returns:
-        Values of at least 8 bytes, and values shorter than 16 characters only if they are more than words or a number.
-        So neither a database with the password "postgres" nor a server with the key "not-needed" makes a word secret.
+    Raises:
+        TypeError: a single text is given in place of several names, or a name is no text.
+        ValueError: a name has no letter.
     """
-    pairs = request_headers.items() if isinstance(request_headers, Mapping) else request_headers
-    values = [value for name, value in environ.items() if _VARIABLES.search(name)]
-    for name, value in pairs:
-        if _carries_secrets(name):
-            values += _secrets_in(name.lower(), value)
-    return {value.strip() for value in values if is_telling(value.strip())}
+
+    def __init__(self, fields: Iterable[str]) -> None:
+        if isinstance(fields, str):
+            raise TypeError(f"fields are several names, not the text {fields!r}: give [{fields!r}]")
+        self._names = frozenset(_plain(name) for name in fields)
+        if "" in self._names:
+            raise ValueError("a name of a field without letters would be that of every field")
+        known = {_plain(name) for name in SECRET_FIELDS} - {"idtoken", "pwd"}
+        # "paid_token" is no "id_token"; other names of the list end no longer word by accident
+        self._endings = tuple(sorted(self._names & known))
+        self._has = lru_cache(4096)(self._look)
+
+    def __contains__(self, name: str) -> bool:
+        """Return True if the texts of a field of this name are secret."""
+        return self._has(name)
+
+    def _look(self, name: str) -> bool:
+        """Return True if the name is a secret one, or ends with one."""
+        plain = _plain(name)
+        if plain in self._names or plain.endswith(self._endings):
+            return True
+        words = [word for hump in _HUMPS.findall(name) if (word := _plain(hump))]
+        return any("".join(words[start:]) in self._names for start in range(len(words)))
+
+    def in_query(self, name: str) -> bool:
+        """Return True if a query parameter of this name is secret; there, `key` and `token` alone are, too."""
+        plain = _plain(name)
+        return plain in _IN_QUERIES or plain.startswith(_OF_CLOUDS) or plain.endswith(_ENDS_IN_QUERIES) or name in self
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case, without separators."""
+    return _NO_LETTERS.sub("", name.lower())
+
+
+_VARIABLES = re.compile(
+    r"(?:^|_)(?:KEY|PASS|PWD|PAT|DSN)S?(?:_|$)"
+    r"|(?:APIKEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|SSHPASS|WEBHOOK|CREDENTIAL)S?(?:_|$)",
+    re.IGNORECASE,
+)
+_FOLDERS = frozenset({"PWD", "OLDPWD"})  # of each shell: the folder in which a command runs
+_LONG = 16
+_WORDS = re.compile(r"[^\W\d]+(?:[-.][^\W\d]+)*|\d+")
+_STAND_IN = re.compile(r"[\W_]*(?:(?:redacted|filtered|scrubbed|hidden|masked|x{3,}|\*{3,})[\W_]*)?", re.IGNORECASE)
+_BETWEEN_WORDS = re.compile(r"[-_./\s<>|:,;()\[\]{}\"'*]+")
+_WORD = re.compile(r"(?=.*[aeiouy])[a-z]{2,14}|(?=.*[AEIOUY])[A-Z]{2,14}|\d{1,4}")
+
+
+def values_of_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the secret values of the environment, each with the name of its variable.
+
+    A variable is secret if its name has a word such as KEY, TOKEN, SECRET, PASSWORD or DSN. Its value, and the parts of
+    it between spaces and commas, are secret if they have at least 8 bytes and are not made of words. Of a URL, these
+    are the password, or the user without one, and such parts of the path and the query; then the whole URL is, too.
+    """
+    found: dict[str, str] = {}
+    for variable, value in environ.items():
+        if variable.upper() in _FOLDERS or not _VARIABLES.search(variable):
+            continue
+        parts = re.split(r"[\s,]+", value)
+        if "://" not in value:
+            parts.append(value.strip())
+        for part in parts:
+            secrets = list(_secrets_in_url(part)) if "://" in part else [part]
+            if "://" in part and any(map(_is_secret, secrets)) and not urlsplit(part).password:
+                secrets.append(part)
+            found |= {secret: variable for secret in secrets if _is_secret(secret)}
+    return found
+
+
+def values_of_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the secret values in headers of a request, or in `set-cookie` of a response, each with its header.
+
+    Secret are headers that authorize, in any spelling, cookies, and ids of organizations and projects. Values have at
+    least 8 bytes; those shorter than 16 characters are more than words or a number. So a server with the key
+    "not-needed" makes no word secret. An id of an account is not made of words. The values of a replay are no secrets.
+    """
+    found: dict[str, str] = {}
+    for name, value in headers:
+        for secret in credentials_in(name, value):
+            if not (is_account_header(name) and is_made_of_words(secret)):
+                found[secret] = f"header {name.lower()}"
+    return found
+
+
+def credentials_in(name: str, value: str) -> Iterator[str]:
+    """Yield the credentials and ids of accounts in a header, but for short words and what was replaced."""
+    if _carries_secrets(name) or is_account_header(name):
+        for secret in map(str.strip, _secrets_in(name.lower(), value)):
+            if is_telling(secret) and REDACTED not in secret:
+                yield secret
+
+
+def values_of_url(url: str, names: FieldNames) -> dict[str, str]:
+    """Return the secret values in the URL of a live request, each with its place."""
+    parts = urlsplit(url)
+    found = {unquote(parts.password or ""): "password of the URL"}
+    found |= {value: f"query parameter {name}" for name, value in parse_qsl(parts.query) if names.in_query(name)}
+    return {value: place for value, place in found.items() if _is_secret(value)}
+
+
+def is_made_of_words(value: str) -> bool:
+    """Return True if each part of a value is a word of one case with a vowel, or a number of up to 4 digits."""
+    return all(_WORD.fullmatch(part) for part in _BETWEEN_WORDS.split(value) if part)
+
+
+def is_stand_in(value: str) -> bool:
+    """Return True if a value stands for a secret that was replaced, or is empty."""
+    return _STAND_IN.fullmatch(unquote(value)) is not None
 
 
 def is_telling(value: str) -> bool:
-    """Return True if a value is so long and mixed that no text holds it by accident."""
+    """Return True if a credential of a live request is so long and mixed that no text holds it by accident."""
     if len(value.encode("utf-8", "surrogateescape")) < SHORTEST:
         return False
     return len(value) >= _LONG or _WORDS.fullmatch(value) is None
 
 
-@lru_cache(1024)  # each request has the same few headers
-def _carries_secrets(header: str) -> bool:
-    """Return True if a header of this name carries a secret."""
-    if _HARMLESS_HEADERS.search(header):
-        return False
-    return bool(SECRET_HEADERS.search(header) or _ACCOUNT_HEADERS.search(header))
+def _is_secret(value: str) -> bool:
+    """Return True if a value under a secret name is long enough, and not made of words."""
+    return len(value.encode("utf-8", "surrogateescape")) >= SHORTEST and not is_made_of_words(value)
+
+
+def _secrets_in_url(url: str) -> Iterator[str]:
+    """Yield the parts of a URL that may be secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return
+    yield unquote(parts.password or "")
+    if not parts.password:
+        yield unquote(parts.username or "")
+        yield from map(unquote, parts.path.split("/"))
+        yield from (value for _, value in parse_qsl(parts.query))
 
 
 def _secrets_in(header: str, value: str) -> Iterator[str]:
@@ -133,3 +213,12 @@ def _secrets_in(header: str, value: str) -> Iterator[str]:
             yield b64decode(credentials, validate=True).decode().partition(":")[2]
         except (binascii.Error, UnicodeDecodeError):
             return
+
+
+@lru_cache(1024)  # each request has the same few headers
+def _carries_secrets(header: str) -> bool:
+    """Return True if a header of this name has a secret value."""
+    return is_secret_header(header) or header in _FIELDS
+
+
+_FIELDS = FieldNames(SECRET_FIELDS)

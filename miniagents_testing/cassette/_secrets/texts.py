@@ -1,161 +1,280 @@
-"""The texts of a body with their places, and the decodings of a text.
+"""The texts of a body, read in one pass: strings of JSON, and the data of events.
 
-`pieces_of` reads a body token by token, as JSON or as events that hold JSON. It refuses no body: of a broken one it
-finds the texts before and after the break. `groups` joins the pieces of one text. Pieces belong together if their paths
-are equal; an element with a field `index` has that number. Events are also told apart by `type`, `output_index` and
-similar fields. So the deltas of each choice, tool call and content block make one text, and so do tokens of logprobs.
+`read` splits a document, or each event of a stream, at its quotes: every second part is a string. Events of one layout
+(their syntax and their names are the same) are taken apart only once, so a stream costs little more than its splitting.
+It refuses no body: of a broken one it finds the texts before and after the break.
 
-`decodings` undoes percent signs, JSON escapes, base64 and hexadecimal, in any order. The text is decoded,
-rather than the secret encoded. So secrets are also found that were encoded with their surroundings or several times,
-and those that are known by their form only.
+Parts of one text are joined: those with the same path, in events of the same kind. Names such as `index` and
+`output_index` tell elements and events apart. So the deltas of each choice, tool call and content block make one text.
 
 Independent of providers.
 """
 
 from __future__ import annotations
 
-import binascii
 import json
 import re
-from contextlib import suppress
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from operator import itemgetter
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+SEPARATOR = "\3"
+"""Separator of texts that are searched together; no secret contains it."""
+
+_BLOCK = re.compile(r"(?:[^\r\n]++(?:\r\n?|\n)?)++")
+_LINES = re.compile(r"\}\r?\n\{")
+_DATA = re.compile(r"(?<![^\r\n\ufeff])data: ?+([^\r\n]*+)")
+_ASIDE = re.compile(r"(?<![^\r\n])(?!\ufeff?data:)[^\r\n]++")
+_LONG = 8
+"""Length from which a string that all events repeat is one text each time; the deltas of a text are shorter."""
 
 
-SHORTEST = 8
-"""Bytes of the shortest secret that is found in base64 and hexadecimal."""
+class Event:
+    """A document or an event of a stream, split at its quotes."""
 
-_MAX_LAYERS = 5
-"""Most encodings that are undone: enough for a nested JSON string with a URL that is encoded three times."""
+    __slots__ = ("_starts", "parts", "start")
 
-SEPARATOR = b"\0"
-"""Separator of pieces that do not belong together; no secret contains it."""
+    def __init__(self, start: int, parts: Sequence[str]) -> None:
+        self.start = start
+        self.parts = parts
+        self._starts: list[int] | None = None
 
-_ESCAPE = re.compile(rb'(?:\\u[0-9a-fA-F]{4})++|\\["\\/bfnrt]')
-_SIMPLE = dict(zip(rb'"\/bfnrt', b'"\\/\b\f\n\r\t', strict=True))
-_BASE64 = re.compile(rb"[\w+/-]{%d,}+(?:\r?\n[\w+/-]++)*+" % -(-SHORTEST * 4 // 3))
-_ONE_BASE64 = bytes.maketrans(b"-_", b"+/")
-_PRINTABLE = re.compile(rb"[\t\n\r -~]{%d,}+" % SHORTEST)
-_HEX = re.compile(rb"[0-9a-fA-F]{%d,}+" % (SHORTEST * 2))
+    def span(self, index: int) -> tuple[int, int]:
+        """Return start and end of a part in the body."""
+        if self._starts is None:
+            self._starts = list(accumulate((len(part) + 1 for part in self.parts), initial=self.start))
+        return self._starts[index], self._starts[index + 1] - 1
 
 
-def decodings(text: bytes) -> Iterator[tuple[tuple[str, ...], bytes]]:
-    """Yield the text, then its decodings by one encoding, by two and so on, each after the names of its encodings.
+class Text:
+    """A text of a body, in one or several pieces.
 
-    Equal results are yielded once. The total length of the results is at most proportional to that of the text.
+    Args:
+        frame: object or array around the text.
+        key: name of the text in it, or its number in brackets.
+        is_json: True for the inside of a JSON string.
     """
-    seen = {text}
-    level: list[tuple[tuple[str, ...], bytes]] = [((), text)]
-    for depth in range(_MAX_LAYERS + 1):
-        below: list[tuple[tuple[str, ...], bytes]] = []
-        for names, outer in level:
-            yield names, outer
-            if depth == _MAX_LAYERS:
-                continue
-            noisy = bool(names) and names[-1] in ("base64", "hexadecimal")  # most of it was not encoded so
-            source = SEPARATOR.join(_PRINTABLE.findall(outer)) if noisy else outer
-            for name, decode in _DECODERS.items():
-                inner = decode(source)
-                if inner and inner not in seen:
-                    seen.add(inner)
-                    below.append(((*names, name), inner))
-        level = below
+
+    __slots__ = ("_ends", "_frame", "_key", "_spans", "is_json", "pieces", "repeats")
+
+    def __init__(self, frame: _Frame, key: str, *, is_json: bool = True) -> None:
+        self._frame = frame
+        self._key = key
+        self.is_json = is_json
+        self.pieces: list[tuple[Event, int]] = []
+        """Events, with the index of the part in each."""
+        self.repeats = False
+        """True for a long string that all events repeat; `raw` finds it out."""
+        self._spans: list[tuple[int, int]] | None = None
+        self._ends: list[int] = []
+
+    @property
+    def name(self) -> str:
+        """Name of the field; that of the array for an element of an array."""
+        return _unescaped(self._frame.name if self._key[:1] == "[" else self._key)
+
+    def steps(self, *, by_index: bool) -> tuple[str, ...]:
+        """Return the names and numbers from the top of the document or event, as a `Path` has them.
+
+        Args:
+            by_index: True to number elements by their field `index`, as in events; False by position.
+        """
+        return (*self._frame.steps(by_index=by_index), *_step(self._key, self._frame))
+
+    @property
+    def path(self) -> str:
+        """Path in the document or event: `choices[0].delta.content`."""
+        return joined_path(self._frame.path, self._key)
+
+    @property
+    def place(self) -> str:
+        """Path with the kind of the event before it, for people: `content_block_delta[0].delta.text`."""
+        return joined_path(self._frame.event, self.path)
+
+    @property
+    def group(self) -> str:
+        """Key that all pieces of a text have: kind and indices of the event, without the words for start and delta."""
+        kind, bracket, indices = self._frame.event.partition("[")
+        kind = _LAST_WORD.sub("", kind)
+        path = _ELEMENT.sub("", self.path).removeprefix("delta.").removeprefix(f"{kind}.")
+        return f"{self.is_json} {kind}{bracket}{indices} {path}"
+
+    def raw(self) -> str:
+        """Return the pieces joined as they are in the body, or one of them if all events repeat a long string."""
+        parts = [event.parts[index] for event, index in self.pieces]
+        first = parts[0]
+        self.repeats = len(first) >= _LONG and len(parts) > 1 and parts.count(first) == len(parts)
+        return first if self.repeats else "".join(parts)
+
+    def to_body(self, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the ranges of the body that a range of the raw text stands for: for each repetition the same."""
+        if self._spans is None:
+            self._spans = [event.span(index) for event, index in self.pieces]
+            self._ends = list(accumulate(end - start for start, end in self._spans))
+        if self.repeats:
+            yield from ([(first + start, first + end)] for first, _ in self._spans)
+            return
+        ranges: list[tuple[int, int]] = []
+        for number in range(bisect_right(self._ends, start), bisect_left(self._ends, end) + 1):
+            first, last = self._spans[number]
+            begin = self._ends[number] - (last - first)
+            ranges.append((first + max(start - begin, 0), first + min(end - begin, last - first)))
+        yield [each for each in ranges if each[0] < each[1]]
 
 
-def named(names: tuple[str, ...]) -> str:
-    """Describe the encodings of a text of `decodings` for people, the outermost first."""
-    words: list[str] = []
-    for name in names:
-        if words and words[-1].startswith(name):
-            words[-1] = name + (" three times" if words[-1].endswith(" twice") else " twice")
+class Body:
+    """The texts of a body.
+
+    Args:
+        text: the body.
+        is_stream: True for a stream of events.
+        joins: False to take each string of a document for a text of its own. With True, the elements of an array, or
+            the lines, have their texts joined: some providers send a stream as such a document.
+    """
+
+    def __init__(self, text: str, *, is_stream: bool, joins: bool = True) -> None:
+        self.is_stream = is_stream
+        self.is_array = False
+        """True for a document that is an array."""
+        self._escaped = "\\" in text
+        if self._escaped:  # of the same length, and without quotes that do not end a string
+            text = text.replace("\0", "\2").replace("\\\\", "\0\0").replace('\\"', "\0\1")
+        self.texts: list[Text] = []
+        """The texts, each of which stands in one or several pieces."""
+        self._groups: dict[str, Text] = {}
+        self._first: dict[str, _Layout] = {}
+        """First layout with each syntax."""
+        self._layouts: dict[tuple[str, tuple[str, ...]], _Layout] = {}
+        """Layouts by syntax, and by the values that the first layout with this syntax asks for."""
+        self._events: list[tuple[Event, _Layout | None]] = []
+        if is_stream:
+            self._read_stream(text)
         else:
-            words.append(name)
-    return ", ".join(words) or "plain"
+            self.is_array = text[:64].lstrip("\ufeff \t\r\n")[:1] == "["
+            self._joins = joins and (self.is_array or _LINES.search(text) is not None)
+            event = Event(0, text.split('"'))
+            self._add(event, _Layout(event.parts, self._text_of))
+
+    def _read_stream(self, text: str) -> None:
+        """Collect the texts of all events."""
+        self._joins = True
+        last: _Layout | None = None
+        for block in _BLOCK.finditer(text):
+            event = Event(block.start(), block[0].split('"'))
+            parts = event.parts
+            if last is None or parts[::2] != last.syntax or not last.fits(parts):
+                last = self._layout(block[0], parts)
+            self._add(event, last)
+            for data in _DATA.finditer(block[0]) if last is None else ():
+                plain = Event(block.start() + data.start(1) - 1, ["", data[1]])
+                self._text_of(Text(_Frame(None, "", is_list=False), "", is_json=False)).pieces.append((plain, 1))
+
+    def _add(self, event: Event, layout: _Layout | None) -> None:
+        """Add an event, and its strings to their texts."""
+        self._events.append((event, layout))
+        if layout is not None:
+            for index, pieces in layout.strings:
+                pieces.append((event, index))
+
+    def _layout(self, block: str, parts: Sequence[str]) -> _Layout | None:
+        """Return the layout of an event, or None if its data is not JSON."""
+        key = '"'.join(parts[::2]).translate(_NO_DIGITS)
+        first = self._first.get(key)
+        layout = None if first is None else self._layouts.get((key, first.values(parts)))
+        if layout is not None and layout.fits(parts):
+            return layout
+        data = _DATA.search(block)
+        if data is None or data[1].lstrip()[:1] not in ("{", "[", '"'):
+            return None
+        layout = _Layout(parts, self._text_of)
+        self._layouts[key, self._first.setdefault(key, layout).values(parts)] = layout
+        return layout
+
+    def _text_of(self, text: Text) -> Text:
+        """Return the text of the group of a text, which is a new one for the first of its group."""
+        known = self._groups.setdefault(text.group, text) if self._joins else text
+        if known is text:
+            self.texts.append(text)
+        return known
+
+    def strings(self, texts: Sequence[Text]) -> list[str]:
+        """Return the strings that texts stand for, in the order of the texts."""
+        raws = [text.raw() for text in texts]
+        if not self._escaped:
+            return raws
+        whole = SEPARATOR.join(raws).replace("\0\0", "\\\\").replace("\0\1", '\\"')
+        try:
+            decoded: list[str] = json.loads(f'"{whole}"', strict=False).split(SEPARATOR)
+        except ValueError:
+            decoded = []
+        if len(decoded) == len(raws):
+            return decoded
+        return [
+            View(restored(raw), ESCAPES).text if text.is_json else restored(raw)
+            for text, raw in zip(texts, raws, strict=True)
+        ]
+
+    def rest(self) -> str:
+        """Return names, syntax, and lines that are no data, with those of each layout only once."""
+        layouts = {id(layout): (event, layout) for event, layout in self._events if layout is not None}
+        found = [restored(part) for event, layout in layouts.values() for part in layout.besides(event.parts)]
+        found += [restored(part) for event, layout in self._events if layout is None for part in event.parts]
+        return SEPARATOR.join(found)
+
+    def besides(self) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each name of a field, and of each line of a stream that is no data."""
+        for event, layout in self._events:
+            for index in () if layout is None else layout.names:
+                yield event.span(index)
+            if self.is_stream:
+                for line in _ASIDE.finditer('"'.join(event.parts)):
+                    yield event.start + line.start(), event.start + line.end()
 
 
-def _unescaped(text: bytes) -> bytes:
-    """Return the text with the escapes of JSON strings decoded."""
-    return _ESCAPE.sub(_character, text) if b"\\" in text else text
+def restored(raw: str) -> str:
+    """Return a part of a body with the escapes that were replaced for reading."""
+    return raw.replace("\0\0", "\\\\").replace("\0\1", '\\"') if "\0" in raw else raw
 
 
-def _character(escape: re.Match[bytes]) -> bytes:
-    """Return the bytes that an escape stands for."""
-    code = escape[0]
-    if code[1] != ord("u"):
-        return _SIMPLE[code[1]].to_bytes()
-    # Lone surrogates have no UTF-8; no secret contains one.
-    return str(json.loads(b'"%b"' % code)).encode("utf-8", "surrogatepass")
+def is_structured(text: str, *, streams: bool = True) -> bool:
+    """Return True if a text is JSON or, with `streams`, a stream of events; content types are wrong too often."""
+    return text[:64].lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"') or (streams and is_stream(text))
 
 
-def _unquoted(text: bytes) -> bytes:
-    """Return the text with percent encodings (`%2F`) decoded."""
-    return unquote_to_bytes(text) if b"%" in text else text
+def is_stream(text: str) -> bool:
+    """Return True if a text is a stream of events."""
+    if text[:64].lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"'):
+        return False
+    return text.startswith(("data:", "\ufeffdata:")) or "\ndata:" in text or "\rdata:" in text
 
 
-def _from_base64(text: bytes) -> bytes:
-    """Decode each run of base64 characters from each of the four positions where its encoding may begin."""
-    found = []
-    for run in set(_BASE64.findall(text)):
-        digits = run.translate(_ONE_BASE64, b"\r\n")
-        for start in range(4):
-            part = digits[start:]
-            part = part[: len(part) - (len(part) % 4 == 1)]
-            found.append(binascii.a2b_base64(part + b"=" * (-len(part) % 4)))
-    return SEPARATOR.join(found)
-
-
-def _from_hex(text: bytes) -> bytes:
-    """Decode each run of hexadecimal digits from its first and from its second digit; join the results.
-
-    A separator stands between results, so that no text is found across two of them.
-    """
-    return SEPARATOR.join(
-        binascii.unhexlify(run[start : start + (len(run) - start) // 2 * 2])
-        for run in set(_HEX.findall(text))
-        for start in (0, 1)
-    )
-
-
-_DECODERS: dict[str, Callable[[bytes], bytes]] = {
-    "percent-encoded": _unquoted,
-    "JSON-escaped": _unescaped,
-    "base64": _from_base64,
-    "hexadecimal": _from_hex,
-}
-
-
-_STRING = rb'[^"\\\r\n]*+(?:\\.[^"\\\r\n]*+)*+'  # a string without its end matches, too
-_TOKEN = re.compile(
-    rb'(?:"(%b)"\s*+:\s*+)?(?:"(%b)"?|([{\[])|(-?\d[\d.eE+-]*+|true|false|null))|([}\]])' % (_STRING, _STRING)
-)
-_TEXT, _OPEN, _SCALAR = 2, 3, 4
+_SYNTAX = re.compile(r"[{}\[\]]|[^{}\[\]]+")
+_NUMBER = re.compile(r"\d+")
+_NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
+_LAST_WORD = re.compile(r"[._](?:start|delta)$")
+_ELEMENT = re.compile(r"^\[\d+\]\.?")
 _MAX_DEPTH = 64
 """Most levels that are told apart; deeper ones count as one, because such long paths cost time and help no reader."""
-_IS_STREAM = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")
-_LINE = re.compile(rb"[^\r\n]++")
-_NUMBERS = re.compile(rb"\s*+\d{1,3}+(?:\s*+,\s*+\d{1,3}+)*+\s*+")
-_LAST_WORD = re.compile(r"[._][^._\[]++(?=\[|$)")
-_POSITION = re.compile(r"\[\d++\]")
 
 
 class _Frame:
-    """JSON object or array around a text in a body; without a parent, the whole event or document."""
+    """JSON object or array around a string; without a parent, the surroundings of a document or event."""
 
-    __slots__ = ("_path", "_place", "below", "count", "depth", "index", "is_list", "label", "name", "parent", "start")
+    __slots__ = ("_path", "_steps", "below", "count", "depth", "index", "is_list", "label", "name", "parent")
 
-    def __init__(self, parent: _Frame | None, name: str, is_list: bool, start: int) -> None:
+    def __init__(self, parent: _Frame | None, name: str, *, is_list: bool) -> None:
         self.parent = parent
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self.below = 0
-        """Open levels below the deepest level that is told apart."""
         self.name = name
         """Place in the parent: a name, or a number in brackets."""
         self.is_list = is_list
-        self.start = start
+        self.below = 0
+        """Open levels below the deepest level that is told apart."""
         self.count = 0
         """Number of elements of an array so far."""
         self.index = ""
@@ -163,213 +282,161 @@ class _Frame:
         self.label = ""
         """The `type` of an event."""
         self._path: str | None = None
-        self._place: tuple[str, ...] | None = None
+        self._steps: tuple[str, ...] | None = None
 
-    def place(self, *, by_index: bool) -> tuple[str, ...]:
-        """Return the names and numbers from the event or document down to this object or array, as a `Path` has them.
-
-        Args:
-            by_index: True to number elements by their field `index`, as in events; False by position.
-        """
-        if self._place is None:
+    def steps(self, *, by_index: bool) -> tuple[str, ...]:
+        """Return the names and numbers down to this object or array; see `Text.steps`."""
+        if self._steps is None:
             if self.parent is None:
-                self._place = ()
+                self._steps = ()
             else:
-                index = self.index.partition("]")[0].lstrip("[") if by_index and self.parent.is_list else ""
-                name = index or self.name
-                self._place = (*self.parent.place(by_index=by_index), *_step(name, self.parent))
-        return self._place
+                index = self.index.partition("]")[0] if by_index and self.parent.is_list else ""
+                self._steps = (*self.parent.steps(by_index=by_index), *_step(index or self.name, self.parent))
+        return self._steps
 
     @property
     def path(self) -> str:
         """Path from the event or document down to this object or array. Ask after its end, as `index` may come last."""
         if self._path is None:
-            if self.parent is None:
-                self._path = ""
-            else:
-                own = f"[={self.index[1:]}" if self.index and self.parent.is_list else self.name
-                self._path = _path(self.parent.path, own)
+            own = self.name
+            if self.parent is not None and self.parent.is_list and self.index:
+                own = self.index
+            self._path = own if self.parent is None else joined_path(self.parent.path, own)
         return self._path
 
     @property
     def event(self) -> str:
-        """Type and index of the event around the object or array."""
+        """Type and indices of the event around the object or array; empty outside of events."""
         frame = self
         while frame.parent is not None and frame.parent.parent is not None:
             frame = frame.parent
-        return frame.label + frame.index
-
-
-class Piece(NamedTuple):
-    """A text, or a part of one, as bytes `start` to `end` of the body."""
-
-    start: int
-    end: int
-    frame: _Frame
-    name: str
-    form: str
-    """`json`: the inside of a string; `plain`: data that is no JSON; `numbers`: the inside of an array of bytes;
-    `name`: the inside of the name of a field; `beside`: a line of an event stream that is no data."""
-
-    @property
-    def path(self) -> str:
-        """Path in the document or event: `choices[0].delta.content`."""
-        return self._path.replace("[=", "[")
-
-    @property
-    def place(self) -> str:
-        """Path with the event before it, for people: `content_block_delta[0].delta.text`."""
-        return _path(self.frame.event, self.path)
-
-    @property
-    def _path(self) -> str:
-        """Path in which `[=n]` marks an index that the element itself names."""
-        return _path(self.frame.path, self.name)
-
-    def steps(self, *, by_index: bool) -> tuple[str, ...]:
-        """Return the place of the text as names and numbers, see `_Frame.place`."""
-        return (*self.frame.place(by_index=by_index), *_step(self.name, self.frame))
-
-    def keys(self) -> tuple[str, str]:
-        """Return two keys that all pieces of a text share; only the first one tells elements of an array apart."""
-        return _keys(self.frame.event, self._path, self.form)
-
-
-def pieces_of(data: bytes, *, everything: bool = False) -> list[Piece]:
-    """Return the texts in a body (strings in its JSON, lines that are not JSON) as pieces with their places, in order.
-
-    Args:
-        data: the body.
-        everything: True to return also names of fields, and lines of events that are no data, such as comments.
-    """
-    pieces: list[Piece] = []
-    top = _Frame(None, "", False, 0)
-    frame = top
-    as_json = False
-    for start, end, is_data, begins in _regions(data):
-        if begins:
-            frame = top = _Frame(None, "", False, start)
-            as_json = data[start:end].lstrip()[:1] in (b"{", b"[", b'"')
-        if not is_data:
-            if everything:
-                pieces.append(Piece(start, end, top, "", "beside"))
-        elif as_json:
-            frame = _read_json(data, start, end, frame, pieces, names=everything)
-        else:
-            pieces.append(Piece(start, end, top, "", "plain"))
-    return pieces
-
-
-def is_stream(data: bytes) -> bool:
-    """Return True if a body is a stream of events; its content type is wrong too often."""
-    return _IS_STREAM.search(data) is not None
-
-
-def groups(pieces: Iterable[Piece]) -> tuple[list[list[Piece]], list[list[Piece]]]:
-    """Return the pieces of each text, and those of each text that runs through the elements of an array.
-
-    Names of fields and lines that are no data are no part of a text.
-    """
-    apart: dict[str, list[Piece]] = {}
-    through: dict[str, list[Piece]] = {}
-    for piece in pieces:
-        if piece.form in ("name", "beside"):
-            continue
-        key, loose = piece.keys()
-        apart.setdefault(key, []).append(piece)
-        if "[]" in loose:
-            through.setdefault(loose, []).append(piece)
-    return list(apart.values()), [group for group in through.values() if len(group) > 1]
-
-
-def joined(data: bytes, group: Iterable[Piece]) -> bytes:
-    """Join the pieces of a text as they are in the body: JSON strings with their escapes."""
-    return b"".join(
-        _from_numbers(data[piece.start : piece.end]) if piece.form == "numbers" else data[piece.start : piece.end]
-        for piece in group
-    )
-
-
-def _regions(data: bytes) -> Iterator[tuple[int, int, bool, bool]]:
-    """Yield start and end of each line of a stream, or of a whole document.
-
-    Two flags follow: it is data of an event or document; an event or document begins in it.
-    """
-    if not is_stream(data):
-        yield 0, len(data), True, True
-        return
-    last = 0
-    begins = True
-    for line in _LINE.finditer(data, 3 if data.startswith(b"\xef\xbb\xbf") else 0):
-        begins = begins or data[last : line.start()] not in (b"\n", b"\r", b"\r\n")  # else: a blank line
-        start, last = line.span()
-        is_data = data.startswith(b"data:", start)
-        if is_data:
-            start += 5
-            start += data.startswith(b" ", start)
-        yield start, last, is_data, begins and is_data
-        begins = begins and not is_data
-
-
-def _read_json(data: bytes, start: int, end: int, frame: _Frame, pieces: list[Piece], *, names: bool) -> _Frame:
-    """Append the texts between `start` and `end`; return the object or array that is open at the end."""
-    for token in _TOKEN.finditer(data, start, end):
-        kind = token.lastindex
-        if kind is None or kind > _SCALAR:
-            if frame.below:
-                frame.below -= 1
-            elif frame.parent is not None:
-                if frame.name == "bytes" and frame.is_list and _NUMBERS.fullmatch(data, frame.start, token.start()):
-                    pieces.append(Piece(frame.start, token.start(), frame, "", "numbers"))
-                frame = frame.parent
-            continue
-        if frame.is_list:
-            name = f"[{frame.count}]"
-            frame.count += 1
-        else:
-            name = (token[1] or b"").decode(errors="replace")
-            if names and token[1]:
-                pieces.append(Piece(*token.span(1), frame, name, "name"))
-        if kind == _OPEN and frame.depth == _MAX_DEPTH:
-            frame.below += 1
-        elif kind == _OPEN:
-            frame = _Frame(frame, name, token[_OPEN] == b"[", token.end())
-        elif kind == _TEXT:
-            pieces.append(Piece(*token.span(_TEXT), frame, name, "json"))
-            if name == "type" and frame.parent is not None and frame.parent.parent is None:
-                frame.label = token[_TEXT].decode(errors="replace")
-        elif name.endswith("index") and token[_SCALAR].isdigit():
-            frame.index += f"[{token[_SCALAR].decode()}]"
-    return frame
+        return frame.label + frame.index if frame.parent is not None else ""
 
 
 def _step(name: str, frame: _Frame) -> tuple[str, ...]:
-    """Return the name of a place in an object or array as a path has it: a number without its brackets, no escapes."""
+    """Return the name of a place in an object or array as a `Path` has it: a number is without its brackets."""
     if frame.is_list:
         return (name.strip("[]"),) if name else ()
-    if "\\" in name:
-        with suppress(ValueError):
-            name = json.loads(f'"{name}"')
-    return (name,) if name or frame.parent is not None else ()
+    return (_unescaped(name),) if name or frame.parent is not None else ()
 
 
-def _path(parent: str, name: str) -> str:
+def _unescaped(name: str) -> str:
+    """Return the name of a field without escapes."""
+    name = restored(name)
+    return View(name, ESCAPES).text if "\\" in name else name
+
+
+def joined_path(parent: str, name: str) -> str:
     """Join a path and a name."""
     return f"{parent}.{name}" if parent and name and name[0] != "[" else parent + name
 
 
-@lru_cache(4096)  # a stream has a few dozen different ones
-def _keys(event: str, path: str, form: str) -> tuple[str, str]:
-    """Return the two keys of `Piece.keys` for the texts with this event type, JSON path and form.
+class _Layout:
+    """Places of the strings in events with the same syntax and the same names.
 
-    Events that start, continue and end a block get the same keys: such words are left out of type and path.
+    Args:
+        parts: of the first such event.
+        text_of: returns the text that another one is a piece of.
     """
-    event = _LAST_WORD.sub("", event)
-    path = path.removeprefix("delta.").removeprefix(event.partition("[")[0] + ".")
-    head = f"{form} {event} "
-    return head + path.replace("[=", "["), head + _POSITION.sub("[]", path)
+
+    def __init__(self, parts: Sequence[str], text_of: Callable[[Text], Text]) -> None:
+        self.syntax = parts[::2]
+        self.names: list[int] = []
+        fixed: list[int] = []
+        strings: list[tuple[int, _Frame, str]] = []
+        top = frame = _Frame(None, "", is_list=False)
+        name = ""
+        for index, part in enumerate(parts):
+            if index & 1:
+                if not frame.is_list and index + 1 < len(parts) and parts[index + 1].lstrip()[:1] == ":":
+                    name = part
+                    self.names.append(index)
+                    continue
+                strings.append((index, frame, f"[{frame.count}]" if frame.is_list else name))
+                if name == "type" and frame.parent is top:
+                    frame.label = part
+                    fixed.append(index)
+                continue
+            for token in _SYNTAX.findall(part):
+                if token in "{[":
+                    if frame.depth >= _MAX_DEPTH:
+                        frame.below += 1
+                        continue
+                    frame = _Frame(frame, f"[{frame.count}]" if frame.is_list else name, is_list=token == "[")
+                    name = ""
+                elif token in "}]":
+                    if frame.below:
+                        frame.below -= 1
+                    elif frame.parent is not None:
+                        frame, name = frame.parent, ""
+                elif frame.is_list:
+                    frame.count += token.count(",")
+                elif name.endswith("index") and (number := _NUMBER.search(token)):
+                    frame.index += f"[{number[0]}]"
+                    fixed.append(index)
+                    name = ""
+        # the part that is named twice makes it return a tuple in any case
+        self._get: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*[*self.names, *fixed, 0, 0])
+        self._fixed = self.values(parts)
+        self.strings = [(index, text_of(Text(frame, name)).pieces) for index, frame, name in strings]
+
+    def values(self, parts: Sequence[str]) -> tuple[str, ...]:
+        """Return the names, the type and the indices of an event whose syntax differs in numbers only."""
+        return self._get(parts)[:-2]
+
+    def fits(self, parts: Sequence[str]) -> bool:
+        """Return True if an event whose syntax differs in numbers only has the same names, type and indices."""
+        return self.values(parts) == self._fixed
+
+    def besides(self, parts: Sequence[str]) -> Iterable[str]:
+        """Return the names and the syntax of an event."""
+        return [*parts[::2], *(parts[index] for index in self.names)]
 
 
-def _from_numbers(text: bytes) -> bytes:
-    """Return the bytes of an array of numbers, without numbers above 255."""
-    return bytes(value for value in map(int, text.split(b",")) if value < 256)
+ESCAPES = re.compile(r'\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]')
+"""Escapes of one character in a JSON string."""
+PERCENT = re.compile(
+    r"%[0-7][0-9a-fA-F]|%(?:[cdCD][0-9a-fA-F]%|[eE][0-9a-fA-F]%[89abAB][0-9a-fA-F]%"
+    r"|[fF][0-7]%[89abAB][0-9a-fA-F]%[89abAB][0-9a-fA-F]%)[89abAB][0-9a-fA-F]"
+)
+"""Percent encoding of one character in UTF-8."""
+
+
+class View:
+    """A text with its encoded characters decoded, and the way back.
+
+    Args:
+        source: the text.
+        units: pattern of an encoded character.
+    """
+
+    def __init__(self, source: str, units: re.Pattern[str]) -> None:
+        parts: list[str] = []
+        self._texts, self._sources = [0], [0]
+        position = length = 0
+        for unit in units.finditer(source):
+            start, end = unit.span()
+            before = source[position:start]
+            decoded = _decoded(unit[0])
+            parts += (before, decoded)
+            length += len(before)
+            self._texts += (length, length + len(decoded))
+            self._sources += (start, end)
+            length += len(decoded)
+            position = end
+        parts.append(source[position:])
+        self.text = "".join(parts)
+
+    def back(self, start: int, end: int) -> tuple[int, int]:
+        """Return the range of the source that a range of the decoded text stands for."""
+        first = bisect_right(self._texts, start) - 1
+        last = bisect_right(self._texts, end) - 1
+        return self._sources[first] + start - self._texts[first], self._sources[last] + end - self._texts[last]
+
+
+def _decoded(unit: str) -> str:
+    """Return the character that an escape or percent encoding stands for."""
+    if unit[0] == "\\":
+        character: str = json.loads(f'"{unit}"')
+        return character
+    return unquote_to_bytes(unit).decode("utf-8", "replace")[:1]

@@ -269,7 +269,7 @@ def test_P27_redactor_redacts_notes_groups_and_attributes_of_an_error() -> None:
         "hf_abcdefghijkl",
         "AIzaSyA0123456789abcdefghijkl",
         "ya29.a0AfH6SMBx-12345",
-        "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.c2lnbmF0dXJl",
     ],
 )
 def test_redactor_replaces_texts_with_the_shape_of_a_key(secret: str) -> None:

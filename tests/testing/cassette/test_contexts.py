@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -308,34 +309,45 @@ def _client(kit: Kit, network: Any) -> Any:
 # --- secrets
 
 
-def _hidden(key: str) -> str:
-    """Return the key in an encoding that redaction cannot replace."""
-    return base64.b64encode(f"key: {key}".encode()).decode()
-
-
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_X1_X2_a_key_in_a_body_is_replaced_and_one_that_is_hidden_there_refused(kit: Kit, api: str) -> None:
-    """A plain API key in a recorded body is replaced, and the file plays; an encoded key prevents writing the file."""
+@pytest.mark.parametrize("spelling", ["plain", "base64"])
+async def test_X1_X2_a_key_in_a_body_is_replaced_also_in_base64(kit: Kit, api: str, spelling: str) -> None:
+    """The API key of a request is replaced in the prompt and in the streamed answer, and the file plays."""
     stream = [chunk.replace(b"Hel", kit.KEY.encode()) for chunk in kit.STREAMS[api, "text"]]
-    with kit.cassette("once"):
-        await kit.aask(api, httpx2.AsyncClient(transport=kit.network(kit.Reply(stream))), f"My key is {kit.KEY}")
-    assert kit.KEY not in kit.path.read_text(encoding="utf-8")
+    prompt = f"My key is {kit.KEY}"
+    if spelling == "base64":
+        prompt = f"Decode {base64.b64encode(prompt.encode()).decode()}"
+    with kit.cassette("once") as session:
+        await kit.aask(api, httpx2.AsyncClient(transport=kit.network(kit.Reply(stream))), prompt)
+    recorded = kit.path.read_text(encoding="utf-8")
+    assert kit.KEY not in recorded
+    assert base64.b64encode(prompt.encode()).decode()[:-4] not in recorded
+    places = [(each.interaction, each.path.partition(" ")[0]) for each in session.replaced]
+    assert set(places) == {(1, "request"), (1, "response")}
+    assert {each.why for each in session.replaced} <= {"header authorization", "header x-api-key"}
     with kit.cassette():
-        played = await kit.aask(api, httpx2.AsyncClient(transport=kit.network()), f"My key is {kit.KEY}")
+        played = await kit.aask(api, httpx2.AsyncClient(transport=kit.network()), prompt)
     assert "[redacted]" in str(played)
-    kit.path.unlink()
-    place = r"interaction 1, request body (messages\[0\]\.content|input): a known secret \(base64\)"
-    with pytest.raises(RecordingRefusedError, match=place), kit.cassette("once"):
-        http_client = httpx2.AsyncClient(transport=kit.network(kit.Reply(kit.STREAMS[api, "text"])))
-        await kit.aask(api, http_client, f"My key is {_hidden(kit.KEY)}")
+
+
+def _ask_with_number(kit: Kit) -> None:
+    """Send a JSON number that is a known secret: no text can replace it."""
+    httpx2.Client(transport=kit.network(kit.Reply([b"{}"]))).post(URL, json={"number": 1234567812345678})
+
+
+def test_X1_a_known_secret_that_cannot_be_replaced_prevents_writing(kit: Kit) -> None:
+    """A known secret that is a JSON number stays after redaction: no file is written, and the error names the place."""
+    place = "interaction 1, request body: CARD_KEY"
+    redaction = Redaction({"1234567812345678": "CARD_KEY"})
+    with pytest.raises(RecordingRefusedError, match=place), kit.cassette("once", redact=redaction):
+        _ask_with_number(kit)
     assert not kit.path.exists()
 
 
-async def test_a_refusal_to_write_is_a_note_on_the_failure_of_a_test(kit: Kit) -> None:
+def test_a_refusal_to_write_is_a_note_on_the_failure_of_a_test(kit: Kit) -> None:
     """When the test fails and a secret prevents writing the file, the test's own error is raised, with a note."""
-    network = kit.network(kit.Reply(kit.chat("Hi")))
-    with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once"):
-        await kit.aask("chat", httpx2.AsyncClient(transport=network), _hidden(kit.KEY))
+    with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once", redact=Redaction(["1234567812345678"])):
+        _ask_with_number(kit)
         raise ZeroDivisionError
     assert "was not written" in caught.value.__notes__[0]
     assert not kit.path.exists()
@@ -355,6 +367,36 @@ class Noting(Redaction):
         super().learn(pairs)
 
 
+class NotingThreads(Redaction):
+    """Redaction that notes the threads in which it searches bodies."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.threads: list[int] = []
+
+    def scrub_request(self, body: bytes, headers: Any, *, known: bool = True) -> Any:
+        """Note the thread."""
+        self.threads.append(threading.get_ident())
+        return super().scrub_request(body, headers, known=known)
+
+    def redact(self, interaction: Interaction, **options: Any) -> Any:
+        """Note the thread."""
+        self.threads.append(threading.get_ident())
+        return super().redact(interaction, **options)
+
+
+@pytest.mark.parametrize("size", [10, 1_100_000])
+async def test_a_large_recording_is_searched_in_a_thread(kit: Kit, size: int) -> None:
+    """Requests above 1 MB, and async recordings with one, are searched outside of the event loop's thread first."""
+    noting = NotingThreads()
+    client = httpx2.AsyncClient(transport=kit.network(kit.Reply([b"{}"])))
+    async with kit.cassette("once", redact=noting):
+        await client.post(URL, json={"text": "words " * (size // 6), "password": "swordfish"})
+    here = [thread == threading.get_ident() for thread in noting.threads]
+    assert here == ([False, True, False] if size > 1_000_000 else [True, True])
+    assert b'"password":"[redacted]"' in load(kit.path)[0].request_body
+
+
 async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
     """A live request is redacted as the recorded one was, so that it finds its recording."""
     network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi"), headers={"set-cookie": "id=1"}))
@@ -367,6 +409,43 @@ async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
     with kit.cassette(redact=Noting()):
         await kit.aask("chat", httpx2.AsyncClient(transport=kit.network()), "I am Ann")
         await httpx2.AsyncClient(transport=kit.network()).get(f"{URL}?name=Ann")
+
+
+@pytest.mark.parametrize("secret_when", ["recorded", "played"])
+def test_a_value_that_is_secret_on_one_machine_only_does_not_change_the_match(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, secret_when: str
+) -> None:
+    """A cassette plays for the same request if a variable with a part of the prompt is set on one machine only."""
+    prompts = [f"Delete customer {name}-x1, then say {number}." for number, name in enumerate(["adams", "brown"])]
+    urls = [f"{URL}?trace=adams-x1&n={number}" for number in range(2)]
+
+    def ask(transport: Any) -> list[str]:
+        with httpx2.Client(transport=transport) as client:
+            return [client.post(url, json={"prompt": text}).text for url, text in zip(urls, prompts, strict=True)]
+
+    for mode, is_secret in (("once", secret_when == "recorded"), ("none", secret_when == "played")):
+        monkeypatch.setenv("CUSTOMER_KEY", "adams-x1")
+        if not is_secret:
+            monkeypatch.delenv("CUSTOMER_KEY")
+        with kit.cassette(mode):
+            answers = ask(kit.network(kit.Reply([b"first"]), kit.Reply([b"second"])))
+        assert answers == ["first", "second"]
+        assert ("adams" in kit.path.read_text(encoding="utf-8")) is (secret_when == "played")
+
+
+def test_a_placeholder_matches_only_what_stood_in_its_place(kit: Kit) -> None:
+    """A request that differs beside a replaced text is a miss, and one that was recorded exactly goes first."""
+    texts = ["use [redacted] now", "use this now", "use [redacted] later"]
+    answers = [ResponseStream((Chunk(0, text.encode()),)) for text in texts]
+    bodies = [json.dumps({"t": text}).encode() for text in texts]
+    save(kit.path, [Interaction("POST", URL, body, answer) for body, answer in zip(bodies, answers, strict=True)])
+    with kit.cassette(unplayed="ignore"), httpx2.Client(transport=kit.network()) as client:
+        assert client.post(URL, json={"t": "use this now"}).text == "use this now"
+        assert client.post(URL, json={"t": "use that later"}).text == "use [redacted] later"
+        assert client.post(URL, json={"t": "use  now"}).text == "use [redacted] now"
+    for other in ("use that then", "use", "please use that now"):
+        with pytest.raises(CassetteMissError), kit.cassette(unplayed="ignore"):
+            httpx2.Client(transport=kit.network()).post(URL, json={"t": other})
 
 
 async def test_record_as_records_a_local_address_as_the_providers(kit: Kit) -> None:

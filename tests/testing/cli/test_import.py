@@ -105,24 +105,31 @@ def test_import_goes_on_after_a_damaged_file(run: Callable[..., CommandResult], 
     assert [path.name for path in (tmp_path / "ours").rglob("*.yaml")] == ["one.yaml"]
 
 
-def test_import_replaces_secrets_and_refuses_hidden_ones(
+def test_import_replaces_secrets_and_refuses_those_it_cannot_replace(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`import` replaces a secret in a prompt, and does not write a file with a secret in base64, which it names."""
-    password = "tangerine-42-dream"
-    monkeypatch.setenv("SHOP_PASSWORD", password)
-    body = kit.delta("stop", content="Hi") + b"data: [DONE]\n\n"
+    """`import` replaces a secret in a prompt, also in base64; it names and skips a file with a secret number."""
+    password = "8423-1150-9937"
+    monkeypatch.setenv("SHOP_PASSWORD", password.replace("-", ""))
+    answer = kit.delta("stop", content="Hi") + b"data: [DONE]\n\n"
     source = tmp_path / "foreign"
     source.mkdir()
-    hidden = base64.b64encode(password.encode())
-    for name, text in (("plain", password.encode()), ("hidden", hidden)):
-        request = b'{"model":"m","messages":[{"role":"user","content":"It is %b"}]}' % text
-        (source / f"{name}.yaml").write_text(vcr_text(body, body=request), encoding="utf-8")
+    secret = password.replace("-", "").encode()
+    encoded = base64.b64encode(b"It is " + secret)
+    prompts = {
+        "plain": b'"It is %b"' % secret,
+        "encoded": b'"%b"' % encoded,
+        "number": secret,
+    }
+    for name, text in prompts.items():
+        request = b'{"model":"m","messages":[{"role":"user","content":%b}]}' % text
+        (source / f"{name}.yaml").write_text(vcr_text(answer, body=request), encoding="utf-8")
     done = run("import", source, "-o", tmp_path / "ours")
     assert done.code == 1
-    assert "hidden.yaml, interaction 1: request body messages[0].content: a known secret (base64)" in done.err
-    assert [path.name for path in (tmp_path / "ours").iterdir()] == ["plain.yaml"]
+    assert "number.yaml, interaction 1: request body: SHOP_PASSWORD" in done.err
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["encoded.yaml", "plain.yaml"]
     assert b"It is [redacted]" in load(tmp_path / "ours" / "plain.yaml")[0].request_body
+    assert b'"[redacted]"' in load(tmp_path / "ours" / "encoded.yaml")[0].request_body
 
 
 def test_import_reads_the_parsed_bodies_of_pydantic_ai(run: Callable[..., CommandResult], tmp_path: Path) -> None:

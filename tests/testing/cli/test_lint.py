@@ -35,8 +35,8 @@ def test_X1_X4_X5_the_committed_cassettes_are_clean(run: Callable[..., CommandRe
 def test_lint_finds_secrets_in_prompts_and_across_deltas(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`lint` finds environment secrets and key-like texts, also encoded or across deltas, and prints none of them."""
-    password = "tangerine-42-dream"
+    """`lint` finds environment secrets and keys, also encoded or across deltas; it names variable and shape only."""
+    password = "tangerine-42x-dream"
     monkeypatch.setenv("SHOP_PASSWORD", password)
     key = "sk-" + "proj-" + "4f" * 15
     interactions = [
@@ -49,9 +49,9 @@ def test_lint_finds_secrets_in_prompts_and_across_deltas(
     assert done.code == 1
     path = tmp_path / "c.yaml"
     assert done.out.splitlines() == [
-        f"secret\t{path}, interaction 1\trequest body messages[0].content: a known secret (base64)",
-        f"secret\t{path}, interaction 2\tresponse deltas choices[0].delta.content, chunks 1-2: a known secret",
-        f"secret\t{path}, interaction 3\trequest body messages[0].content: what looks like a key",
+        f"secret\t{path}, interaction 1\trequest body messages[0].content: SHOP_PASSWORD",
+        f"secret\t{path}, interaction 2\tresponse body choices[0].delta.content: SHOP_PASSWORD",
+        f"secret\t{path}, interaction 3\trequest body messages[0].content: OpenAI key",
     ]
 
 
@@ -74,14 +74,14 @@ def test_lint_finds_keys_in_base64_and_known_values_across_deltas(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`lint` prints the place of a key in base64 and of an environment secret across deltas, not the secrets."""
-    monkeypatch.setenv("OUR_API_KEY", "known-value-1")
-    answer = kit.answer("It is ", "known-", "value-1.")
+    monkeypatch.setenv("OUR_API_KEY", "known-Value-1")
+    answer = kit.answer("It is ", "known-", "Value-1.")
     hidden = base64.b64encode(b"key: sk-proj-aB3dE6gH9jK2mN5pQ8sT").decode()
     save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer("Hi")), kit.interaction(hidden, answer)])
     where = f"secret\t{tmp_path / 'c.yaml'}, interaction 2\t"
     assert run("lint", tmp_path).out.splitlines() == [
-        f"{where}request body messages[0].content: what looks like a key (base64)",
-        f"{where}response deltas choices[0].delta.content, chunks 2-3: a known secret",
+        f"{where}request body messages[0].content: OpenAI key",
+        f"{where}response body choices[0].delta.content: OUR_API_KEY",
     ]
 
 

@@ -246,6 +246,22 @@ def test_requests_are_recorded_when_option_ini_or_marker_says_so(
     assert b"Hello" in interaction.response.body
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")])
+def test_summary_names_what_was_redacted_in_a_recording(
+    project: Project, cassettes: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a recording, pytest prints place, reason and length of what was redacted, and never the text itself."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("SHOP_PASSWORD", "tangerine-42x")
+    source = RECORDED_TEST.replace('"content": "Hi"', '"content": "It is tangerine-42x"')
+    result = project(source, "--miniagents-record=once", *arguments)
+    result.assert_outcomes(passed=1)
+    path = cassettes / "test_it" / "test_it.yaml"
+    line = "  redacted: interaction 1, request body messages[[]0].content: SHOP_PASSWORD, 13 characters"
+    result.stdout.fnmatch_lines(["*recorded cassettes*", line])
+    assert "tangerine" not in result.stdout.str() + path.read_text(encoding="utf-8")
+
+
 def test_record_mode_of_the_option_goes_before_the_marker(
     project: Project, cassettes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,380 @@
+"""Search of a text for secrets: by the names of fields, by known values, and by the shapes of keys.
+
+`Search.in_body` returns edits of a body. It searches all texts of the body at once, as one long text, and looks for
+their places only if there is a finding. A text is also searched as it is without JSON escapes, percent encoding and
+base64, and a string of JSON or of a form is entered. The fields of forms and multipart are those of `_bodies`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote_plus, unquote_plus
+
+from miniagents.ext.llm._redaction import REDACTED
+from miniagents.ext.llm._shapes import find_shapes, long_runs
+from miniagents_testing.cassette._bodies import texts_of
+from miniagents_testing.cassette._paths import member
+from miniagents_testing.cassette._secrets.names import is_made_of_words, is_stand_in
+from miniagents_testing.cassette._secrets.texts import (
+    ESCAPES,
+    PERCENT,
+    SEPARATOR,
+    Body,
+    Text,
+    View,
+    is_stream,
+    is_structured,
+    joined_path,
+    restored,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from miniagents_testing.cassette._bodies import BodyText, Headers
+    from miniagents_testing.cassette._paths import Path
+    from miniagents_testing.cassette._secrets.names import FieldNames
+
+
+class Edit(NamedTuple):
+    """Replacement of the range from `start` to `end` by `text`."""
+
+    start: int
+    end: int
+    text: str = REDACTED
+    why: str = ""
+    """Name of the field, of the variable or of the shape; empty for what goes on an edit before."""
+    place: str = ""
+    size: int = 0
+    """Number of characters that are replaced, in the decoded text."""
+
+
+_DEPTH = 4
+"""Most encodings in each other that are undone."""
+_JSON_DEPTH = 16
+"""Most documents in texts of each other; each one doubles the escapes, so that deeper ones are 100 kB of escapes."""
+_URL = re.compile(
+    r"://(?:(?P<user>[^\s/?#@\"'<>\\:\3]*+)(?P<colon>:(?P<password>[^\s/?#@\"'<>\\\3]*+))?@)?"
+    r"[^\s\"'<>\\?\3]*+(?:\?(?P<query>[^\s\"'<>\\#\3]*+))?"
+)
+_PARAMETER = re.compile(r"([^=&?]+)=([^&]*)")
+_LIKE_FORM = re.compile(r"[^\s=&{}\"<>]+=[^\s&\"<>]*(?:&[^\s=&\"<>]+=[^\s&\"<>]*)*&?")
+_BEFORE_JSON = ("{", "[", " ", "\n", "\r", "\t")
+_FORM: Headers = {"content-type": ["application/x-www-form-urlencoded"]}
+_NO_HEADERS: Headers = {}
+
+
+def merged(edits: Iterable[Edit]) -> list[Edit]:
+    """Sort edits, and join overlapping edits into one, with the first text that is not empty and the first reason."""
+    result: list[Edit] = []
+    for edit in sorted(edits, key=lambda edit: (edit.start, -edit.end)):
+        if result and edit.start < result[-1].end:
+            last = result[-1]
+            result[-1] = last._replace(
+                end=max(last.end, edit.end),
+                text=last.text or edit.text,
+                why=last.why or edit.why,
+                place=last.place or edit.place,
+                size=max(last.size, edit.size),
+            )
+        else:
+            result.append(edit)
+    return result
+
+
+def replaced(text: str, edits: Iterable[Edit]) -> str:
+    """Return a text after edits."""
+    parts: list[str] = []
+    position = 0
+    for edit in merged(edits):
+        parts += (text[position : edit.start], edit.text)
+        position = edit.end
+    return "".join([*parts, text[position:]])
+
+
+class Search:
+    """Search for secrets.
+
+    Args:
+        known: values that are secret, each with its origin.
+        names: of secret fields.
+        paths: rules of the user for places of bodies.
+        rules: rules of the user for texts.
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, str],
+        names: FieldNames,
+        paths: Sequence[Path] = (),
+        rules: Sequence[Callable[[str], Iterable[Edit]]] = (),
+    ) -> None:
+        self._known = sorted(known.items(), key=lambda item: (-len(item[0]), item[0]))
+        self._names = names
+        self._paths = paths
+        self._rules = rules
+
+    def in_body(self, text: str, headers: Headers) -> list[Edit]:
+        """Return the edits of a body, sorted and without overlaps.
+
+        Args:
+            text: of the body, with bytes that are no UTF-8 as lone surrogates.
+            headers: which say how to read the body. Without `content-type`, forms and multipart are known by content.
+        """
+        return merged(self._in_body(text, (), 0, headers))
+
+    def in_text(self, text: str) -> list[Edit]:
+        """Return the edits of a text that has no structure, such as the message of an error."""
+        return merged(self._in_text(text, 0))
+
+    def ruled(self, text: str) -> list[Edit]:
+        """Return the edits of a text by the secrets and by the user's rules."""
+        return merged([*self._in_text(text, 0), *self._by_rules(text)])
+
+    def _by_rules(self, text: str) -> Iterator[Edit]:
+        """Yield the edits of a text by the user's rules."""
+        for rule in self._rules:
+            yield from rule(text)
+
+    def _in_body(self, text: str, outer: tuple[str, ...], depth: int, headers: Headers = _NO_HEADERS) -> Iterable[Edit]:
+        """Return the edits of a body, or of a text in it that has a structure of its own.
+
+        Args:
+            text: of the body.
+            outer: place of the text in the body, as a `Path` has it.
+            depth: number of structures and encodings around the text. At 0, the text is the whole body, which may also
+                be a stream of events or multipart.
+            headers: of the body.
+        """
+        fields = [] if depth else fields_of(text, headers)
+        if not fields and is_structured(text, streams=not depth):
+            return self._in_structure(text, outer, depth)
+        if not fields and depth < _DEPTH:
+            fields = fields_of(text, _headers_by_content(text, depth))
+        if fields:
+            return self._in_fields(text, fields, outer, depth)
+        return () if depth else chain(self._in_text(text, depth), self._by_rules(text))
+
+    def _in_structure(self, text: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
+        """Yield the edits of JSON or of a stream of events."""
+        body = Body(text, is_stream=not depth and is_stream(text), joins=not depth)
+        strings = body.strings(body.texts)
+        joined = list(self._in_joined(strings, depth))
+        if self._rules and not depth:
+            joined += [(number, edit) for number, string in enumerate(strings) for edit in self._by_rules(string)]
+        if body.is_array and not depth:  # its elements are joined, but have places of their own
+            yield from self._of_texts(body.texts, joined)
+            body, joined = Body(text, is_stream=False, joins=False), []
+            strings = body.strings(body.texts)
+        for number, (each, string) in enumerate(zip(body.texts, strings, strict=True)):
+            if string:
+                place = (*outer, *each.steps(by_index=body.is_stream))
+                joined += [(number, edit) for edit in self._at_place(each.name, string, place)]
+                joined += [(number, edit) for edit in self._inside(string, place, depth)]
+        yield from self._of_texts(body.texts, joined)
+        if any(True for _ in self._in_text(body.rest(), depth)):
+            yield from self._in_spans(text, list(body.besides()), depth)
+
+    @staticmethod
+    def _of_texts(texts: Sequence[Text], edits: Iterable[tuple[int, Edit]]) -> Iterator[Edit]:
+        """Yield edits of a body for those of its texts, each of which has the number of its text."""
+        found: defaultdict[int, list[Edit]] = defaultdict(list)
+        for number, edit in edits:
+            found[number].append(edit)
+        for number, of_text in found.items():
+            yield from _to_body(texts[number], merged(of_text))
+
+    def _in_spans(self, text: str, spans: Sequence[tuple[int, int]], depth: int) -> Iterator[Edit]:
+        """Yield the edits of some parts of a text, which are searched as one."""
+        for number, edit in self._in_joined([text[start:end] for start, end in spans], depth):
+            start = spans[number][0]
+            yield edit._replace(start=edit.start + start, end=edit.end + start)
+
+    def _in_joined(self, texts: Sequence[str], depth: int) -> Iterator[tuple[int, Edit]]:
+        """Yield the edits of texts that are searched as one, each with the number of its text."""
+        ends = list(accumulate(len(text) + 1 for text in texts))
+        for edit in self._in_text(SEPARATOR.join(texts), depth):
+            number = bisect_right(ends, edit.start)
+            begin = ends[number] - len(texts[number]) - 1
+            yield number, edit._replace(start=edit.start - begin, end=edit.end - begin)
+
+    def _at_place(self, name: str, string: str, place: tuple[str, ...]) -> Iterator[Edit]:
+        """Yield the edits of a text by the name of its field, and by its place."""
+        if name in self._names and not is_stand_in(string):
+            yield Edit(0, len(string), why=name, size=len(string))
+        for path in self._paths:
+            if path.covers(place):
+                yield Edit(0, len(string), why=f"JSONPath({path.text!r})", size=len(string))
+
+    def _inside(self, string: str, place: tuple[str, ...], depth: int) -> Iterable[Edit]:
+        """Return the edits of a string at a place if it is JSON or a form."""
+        if depth >= _JSON_DEPTH or (string[:1] not in _BEFORE_JSON and (depth >= _DEPTH or "=" not in string[:500])):
+            return ()
+        return self._in_body(string, place, depth + 1)
+
+    def _in_fields(self, text: str, fields: Sequence[BodyText], outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
+        """Yield the edits of a form or of multipart."""
+        if fields[0].is_encoded:
+            if not depth:
+                yield from self._in_text(text, depth)
+        else:
+            ends = [0, *(field.end for field in fields)]
+            starts = [*(field.start for field in fields), len(text)]
+            yield from self._in_spans(text, list(zip(ends, starts, strict=True)), depth)
+        for field in fields:
+            raw = text[field.start : field.end]
+            value = unquote_plus(raw, errors="surrogateescape") if field.is_encoded else raw
+            shown = "".join(map(member, field.place)).removeprefix(".")
+            edits = merged(self._in_value(field, value, outer, depth)) if value else ()
+            if field.is_encoded and edits and edits[0].why:
+                after = quote_plus(replaced(value, edits), errors="surrogateescape")
+                yield edits[0]._replace(start=field.start, end=field.end, text=after, place=shown)
+            for edit in () if field.is_encoded else edits:
+                place = joined_path(shown, edit.place)
+                yield edit._replace(start=edit.start + field.start, end=edit.end + field.start, place=place)
+
+    def _in_value(self, field: BodyText, value: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
+        """Yield the edits of the value of a field, or of a text of a part."""
+        place = (*outer, *field.place)
+        yield from self._at_place(field.place[0] if field.is_encoded or field.place[-1] == "body" else "", value, place)
+        yield from self._in_text(value, depth + 1)
+        yield from self._by_rules(value)
+        yield from self._inside(value, place, depth)
+
+    def _in_text(self, text: str, depth: int) -> Iterator[Edit]:
+        """Yield the edits of a text by known values and shapes, also in URLs and in encodings."""
+        for value, origin in self._known:
+            start = text.find(value)
+            while start >= 0:
+                yield Edit(start, start + len(value), why=origin, size=len(value))
+                start = text.find(value, start + len(value))
+        runs = long_runs(text)
+        for start, end, shape in find_shapes(text, runs):
+            yield Edit(start, end, why=f"{shape.name} key", size=end - start)
+        if "://" in text:
+            yield from self._in_urls(text)
+        if depth >= _DEPTH:
+            return
+        for mark, units in (("%", PERCENT), ("\\", ESCAPES)):
+            if mark in text and units.search(text):
+                view = View(text, units)
+                for edit in self._in_text(view.text, depth + 1):
+                    start, end = view.back(edit.start, edit.end)
+                    yield edit._replace(start=start, end=end)
+        yield from self._in_base64(text, runs, depth)
+
+    def _in_urls(self, text: str) -> Iterator[Edit]:
+        """Yield edits of the passwords and of the secret parameters in the URLs of a text."""
+        at = text.find("://")
+        while at >= 0:
+            url = _URL.match(text, at)
+            if url is None:
+                return
+            password = url["password"] or ((url["colon"] or not is_made_of_words(url["user"] or "")) and url["user"])
+            if password and not is_stand_in(password):
+                start, end = url.span("password" if url["password"] else "user")
+                yield Edit(start, end, why="password of a URL", size=end - start)
+            for parameter in _PARAMETER.finditer(text, *url.span("query")) if url["query"] else ():
+                name, value = map(unquote_plus, parameter.groups())
+                secret = name in self._names or (self._names.in_query(name) and not is_made_of_words(value))
+                if secret and value and not is_stand_in(value):
+                    start, end = parameter.span(2)
+                    yield Edit(start, end, why=name, size=end - start)
+            at = text.find("://", url.end())
+
+    def _in_base64(self, text: str, words: Iterable[tuple[int, int]], depth: int) -> Iterator[Edit]:
+        """Yield edits of the runs of base64 that have a secret; such a run is replaced as a whole."""
+        runs: list[tuple[int, int]] = []
+        decoded: list[str] = []
+        seen: set[str] = set()
+        reached = 0
+        for start, _ in words:
+            if start < reached or not (match := _RUN.match(text, start)):
+                continue
+            reached = match.end()
+            word = text[start : min(reached, start + 200)]
+            if word.islower() or word.isupper():  # base64 of a text has letters of both kinds
+                continue
+            if reached - start > _LONG_RUN and not _PRINTABLE.match(binascii.a2b_base64(word[:40].translate(_DIGITS))):
+                continue  # long base64 of data that does not begin with text, such as an image
+            run = match[0]
+            if run not in seen:
+                seen.add(run)
+                for plain in _decoded(run):
+                    runs.append((start, reached))
+                    decoded.append(plain)
+        for number, edit in self._in_joined(decoded, depth + 1) if decoded else ():
+            start, end = runs[number]
+            again = start
+            while again >= 0:  # the same run may be there several times
+                yield edit._replace(start=again, end=again + end - start, text=REDACTED, size=end - start)
+                again = text.find(text[start:end], again + end - start)
+
+
+def fields_of(text: str, headers: Headers) -> list[BodyText]:
+    """Return the values of a form, or the texts of multipart, as characters `start` to `end` of a body."""
+    if not headers:
+        return []
+    data = text.encode("utf-8", "surrogatepass")
+    found = list(texts_of(data, headers))
+    if len(data) == len(text) or not found:
+        return found
+    positions = sorted({position for each in found for position in (each.start, each.end)})
+    sizes = (
+        len(data[start:end].decode("utf-8", "surrogatepass"))
+        for start, end in zip([0, *positions], positions, strict=False)
+    )
+    at = dict(zip(positions, accumulate(sizes), strict=True))
+    return [each._replace(start=at[each.start], end=at[each.end]) for each in found]
+
+
+def _headers_by_content(text: str, depth: int) -> Headers:
+    """Return the header that a form or multipart would have, or none for other texts; see `Search._in_body`."""
+    if not depth and text.startswith("--") and "form-data" in text[:1000]:
+        boundary = text[2:1000].partition("\n")[0].rstrip("\r")
+        return {"content-type": [f'multipart/form-data; boundary="{boundary}"']}
+    return _FORM if "=" in text[:500] and _LIKE_FORM.fullmatch(text) else _NO_HEADERS
+
+
+def _to_body(text: Text, edits: Iterable[Edit]) -> Iterator[Edit]:
+    """Yield edits of a body for those of a text; a replacement that spans several pieces goes into the first."""
+    raw = restored(text.raw())
+    view = View(raw, ESCAPES) if text.is_json and "\\" in raw else None
+    for edit in edits:
+        start, end = (edit.start, edit.end) if view is None else view.back(edit.start, edit.end)
+        place = joined_path(text.place, edit.place)
+        escaped = json.dumps(edit.text, ensure_ascii=False)[1:-1] if text.is_json else edit.text
+        for ranges in text.to_body(start, end):
+            for number, (first, last) in enumerate(ranges):
+                if number:
+                    yield Edit(first, last, "")
+                else:
+                    yield edit._replace(start=first, end=last, text=escaped, place=place)
+
+
+_RUN = re.compile(r"(?:[A-Za-z0-9+/_-]{60,}+\r?\n)*+[A-Za-z0-9+/_-]++={0,2}+")
+_DIGITS = str.maketrans("-_", "+/", "\r\n=")
+_PRINTABLE = re.compile(rb"[\t\n\r -~]{8,}+")
+_LONG_RUN = 4096
+
+
+def _decoded(run: str) -> Iterator[str]:
+    """Yield the texts that a run of base64 may stand for: it may begin with letters that do not belong to it."""
+    digits = run.translate(_DIGITS)
+    for start in range(4 if len(digits) <= _LONG_RUN else 1):
+        part = digits[start:]
+        part = part[: len(part) - (len(part) % 4 == 1)]
+        data = binascii.a2b_base64(part + "=" * (-len(part) % 4))
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            yield from (found.decode() for found in _PRINTABLE.findall(data))
+        else:
+            yield text
+            return
