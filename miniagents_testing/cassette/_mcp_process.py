@@ -29,13 +29,16 @@ class _Lines:
 
     def __init__(self, arrived: Callable[[bytes], object]) -> None:
         self._arrived = arrived
-        self._rest = b""
+        self._rest: list[bytes] = []
+        """Pieces of the line that is not whole yet."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._arrived(line)
+        first, *others = data.split(b"\n")
+        self._rest.append(first)
+        for piece in others:
+            self._arrived(b"".join(self._rest))
+            self._rest = [piece]
 
 
 # --- playing

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._session import Session
 
 
+_OF_ONE_CONNECTION = ("sec-websocket-accept", "sec-websocket-extensions")
+"""Headers of a handshake that are not recorded: an answer to a random key, and the compression."""
+
+
 class Library:
     """Maker of the errors of sockets, in the place of an HTTP library; see `HTTPLibrary`."""
 
@@ -92,7 +96,8 @@ class _Recording:
 
     def response_arrived(self, response: Response) -> None:
         """Record the answer to the handshake; one that refuses it has a body, and ends the recording."""
-        headers = [(name.lower(), value) for name, value in response.headers.raw_items()]
+        pairs = [(name.lower(), value) for name, value in response.headers.raw_items()]
+        headers = [pair for pair in pairs if pair[0] not in _OF_ONE_CONNECTION]
         self._slot.headers_arrived(response.status_code, response.reason_phrase, headers)
         if response.status_code != 101:
             self._slot.chunk_arrived(bytes(response.body or b""))
@@ -277,7 +282,6 @@ class _Server(asyncio.Transport):
         if self._talk is not None:
             response = self._protocol.accept(request)
             kept = {name: values for name, values in recorded.headers.items() if name not in response.headers}
-            kept.pop("sec-websocket-extensions", None)
         else:
             response = Response(recorded.status, recorded.reason, Headers())
             kept = {name: values for name, values in recorded.headers.items() if name != "content-length"}

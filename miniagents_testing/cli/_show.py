@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 _MAX_QUESTION_CHARS = 200
+_MAX_FRAME_CHARS = 100
 _RIGHT_ALIGNED = frozenset({"number", "chunks", "seconds", "tokens_in", "tokens_out"})
 _EVENT = re.compile(rb"^event: ?(\S+)|^data: ?(\[DONE\])", re.MULTILINE)
 
@@ -189,7 +190,8 @@ def _render_in_full(interaction: Interaction, reading: Reading) -> Iterator[Text
         yield _heading("agent", interaction.agent)
     yield _heading("request", f"{interaction.method} {interaction.uri}", interaction.request_headers)
     yield _indent(_format_body(interaction.request_body))
-    status = f"HTTP {answer.status} {answer.reason}, {answer.headers_ms:.2f} ms after the request"
+    protocol = "HTTP " if interaction.uri.startswith(("http", "ws")) else ""
+    status = f"{protocol}{answer.status} {answer.reason}, {answer.headers_ms:.2f} ms after the request"
     yield _heading("response", status if answer.status else "none", answer.headers)
     outcome = reading.outcome
     if outcome is None:
@@ -257,6 +259,8 @@ def _chunk_lines(interaction: Interaction, reading: Reading) -> Iterator[Text]:
         wait = chunk.wait * 1000 / TICKS_PER_SECOND
         moment += wait
         says = " ".join(repr(piece.text) for piece in pieces) or _event_names(chunk.data)
+        if interaction.method in ("STDIO", "WEBSOCKET"):
+            says = chunk.data.decode(errors="replace")[:_MAX_FRAME_CHARS]
         yield Text(f"  {number:5} {moment:10.2f} {wait:9.2f} {len(chunk.data):7,}  {make_safe_line(says)}".rstrip())
 
 

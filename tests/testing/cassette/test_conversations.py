@@ -302,6 +302,7 @@ def test_show_prints_conversations(tmp_path: Path, capsys: pytest.CaptureFixture
         assert f"STDIO {URI}" in printed
         assert not options or '> {"type":"response.create"}' in printed
         assert not options or '< {"type":"response.done"}' in printed
+        assert "--number" not in options or '500.00    500.00      27  < {"type":"response.done"}' in printed
     assert main(["verify", str(path)]) == 0
 
 
