@@ -69,15 +69,12 @@ def _snippets(*, recorded: bool) -> list[Any]:
 
 def _skip_without_clients(snippet: str) -> list[pytest.MarkDecorator]:
     """Return a mark that skips a snippet where a package of `CLIENTS` that it imports is missing."""
-    imported = {
-        name
-        for node in ast.walk(ast.parse(snippet))
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for alias in node.names
-        for name in (
-            [str(node.module), f"{node.module}.{alias.name}"] if isinstance(node, ast.ImportFrom) else [alias.name]
-        )
-    }
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(snippet)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     missing = sorted(name for name in imported & CLIENTS if not _is_installed(name))
     return [pytest.mark.skip(reason=f"needs {', '.join(missing)}, as `tox -e clients` has")] if missing else []
 

@@ -294,9 +294,10 @@ def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, *, by_content: bo
     mode = str(getattr(cassette.record_mode, "value", cassette.record_mode))
     if records := not cassette.write_protected:
         vcrpy.replace_saving(cassette, keeps_own=True)
+    loaded, appended = vcrpy.interactions_of(cassette), vcrpy.Appended(cassette)
     session = Session(
         cassette.path,
-        vcrpy.interactions_of(cassette),
+        loaded,
         settings,
         plays=mode != "all" and (cassette.rewound or cassette.allow_playback_repeats),
         records=records,
@@ -304,10 +305,11 @@ def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, *, by_content: bo
         seen_as=partial(vcrpy.filtered, cassette),
         repeats=cassette.allow_playback_repeats,
         on_played=partial(_count_play, cassette) if by_content else None,
-        find=None if by_content else partial(vcrpy.play, cassette),
+        find=None if by_content else partial(vcrpy.play, cassette, loaded),
+        on_recorded=appended.append,
         judges=False,
     )
-    with _running(session, cassette, ()):
+    with _running(session, cassette, (), appended):
         yield session
 
 
@@ -328,26 +330,38 @@ def answering(session: Session, also_patch: Iterable[type] = ()) -> Iterator[Non
 
 
 @contextmanager
-def _running(session: Session, cassette: Any, also_patch: Iterable[type]) -> Iterator[Session]:
+def _running(
+    session: Session, cassette: Any, also_patch: Iterable[type], appended: vcrpy.Appended | None = None
+) -> Iterator[Session]:
     """Activate the session; at the end store its recordings, and raise errors that the application has caught."""
     try:
         with answering(session, also_patch):
             yield session
     except BaseException as error:
         try:
-            _store_recorded(session, cassette)
+            _store_recorded(session, cassette, appended)
         except RecordingRefusedError as refusal:
             error.add_note(str(refusal))
         session.add_notes(error)
         raise
-    _store_recorded(session, cassette)
+    _store_recorded(session, cassette, appended)
     session.assert_complete()
 
 
-def _store_recorded(session: Session, cassette: Any) -> None:
-    """Finish the session, add what it recorded to vcrpy's cassette, and count in the session what vcrpy has played."""
-    for interaction in session.finish():
-        vcrpy.append(cassette, interaction)
+def _store_recorded(session: Session, cassette: Any, appended: vcrpy.Appended | None) -> None:
+    """Finish the session, add what it recorded to vcrpy's cassette, and count in the session what vcrpy has played.
+
+    What was appended already stays, unless a secret in it has become known since. A refusal takes all of it back.
+    """
+    try:
+        recorded = session.finish()
+    except RecordingRefusedError:
+        if appended is not None:
+            appended.take_back()
+        raise
+    for interaction in recorded:
+        if appended is None or not appended.holds(interaction):
+            vcrpy.append(cassette, interaction)
     for index in cassette.play_counts:
         if index < len(session.interactions):
             session.played_elsewhere(index)

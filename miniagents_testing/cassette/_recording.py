@@ -126,6 +126,7 @@ class Recorder:
         on_early_close: `drain` to read a response to its end that its reader has closed.
         begins_ms: beginning of this recording, in ms on the timeline of the cassette.
         keep: rule for the headers that are recorded.
+        on_whole: called with each recording as soon as its answer has come to its orderly end.
     """
 
     def __init__(
@@ -134,8 +135,10 @@ class Recorder:
         on_early_close: OnEarlyClose,
         begins_ms: float,
         keep: HeaderRule,
+        on_whole: Callable[[Interaction], object] | None = None,
     ) -> None:
         self.keep = keep
+        self.on_whole = on_whole
         self.slots: list[Slot] = []
         self.closed = False
         self.learn = learn
@@ -231,8 +234,11 @@ class Slot:
 
     def ended(self, how: str) -> None:
         """Record the kind of end of the response; later calls change nothing, as each response is closed at last."""
-        if not self.recorder.closed:
-            self.end = self.end or how
+        if self.recorder.closed or self.end:
+            return
+        self.end = how
+        if how == "eof" and self.recorder.on_whole is not None:
+            self.recorder.on_whole(self.interaction())
 
     def failed(self, error: BaseException, *, is_network: bool) -> None:
         """Record an error of the connection or a cancellation; drop the slot for another error before the response."""

@@ -72,10 +72,8 @@ class Index:
     """
 
     def __init__(self, interactions: Sequence[Interaction], matching: Matching, *, repeats: bool = False) -> None:
-        self.places = [
-            _Place(number, each, matching.key(each.method, each.uri, each.request_body, each.request_headers))
-            for number, each in enumerate(interactions, 1)
-        ]
+        self._matching = matching
+        self.places = [self.place(index, each) for index, each in enumerate(interactions)]
         self.has_bare_bodies = any(not header_value(each.request_headers, "content-type") for each in interactions)
         """True if a recording does not say what its body is."""
         self._repeats = repeats
@@ -86,6 +84,11 @@ class Index:
         for place in self.places:
             self._left[place.key].append(place)
             self._first.setdefault(place.key, place)
+
+    def place(self, index: int, each: Interaction) -> _Place:
+        """Make the place of an interaction, which is not given out by that alone."""
+        key = self._matching.key(each.method, each.uri, each.request_body, each.request_headers)
+        return _Place(index + 1, each, key)
 
     def take(self, key: RequestKey, agent_path: str) -> _Place | None:
         """Return the next recording for a request: the first of the same agent, else the first one left, else None."""
@@ -229,7 +232,9 @@ class Session:
         seen_as: called with each live request; returns the request to look up, or None to ignore the request.
         repeats: True to play an interaction again when a request has no other left.
         on_played: called with the index of each interaction that is played.
-        find: finds the index of the interaction for a request, in place of the settings' own matching.
+        find: finds the index and the interaction for a request, in place of the settings' own matching; what the
+            session has recorded may be found, too.
+        on_recorded: called with each recording, redacted, as soon as its answer has come to its orderly end.
         judges: True to refuse clients that are not recorded, or to warn of them; False also keeps all headers, as
             vcrpy does.
         width: rank of the session among those that are open in all contexts, of which the narrowest one answers; None
@@ -248,7 +253,8 @@ class Session:
         seen_as: Callable[[LiveRequest], LiveRequest | None] | None = None,
         repeats: bool = False,
         on_played: Callable[[int], object] | None = None,
-        find: Callable[[LiveRequest], int | None] | None = None,
+        find: Callable[[LiveRequest], tuple[int, Interaction] | None] | None = None,
+        on_recorded: Callable[[Interaction], object] | None = None,
         judges: bool = True,
         width: int | None = None,
     ) -> None:
@@ -278,7 +284,8 @@ class Session:
         self._order = Order(ticks(each.started_ms) for each in self.interactions) if plays else None
         begins_ms = ends_ms(self.interactions) if plays and records else 0.0
         keep = settings.headers if judges else VcrpyHeaders()
-        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms, keep)
+        on_whole = None if on_recorded is None else lambda whole: on_recorded(self._scrubbed(whole))
+        self._recorder = Recorder(settings.redact.learn, settings.on_early_close, begins_ms, keep, on_whole)
         self._misses: list[CassetteMissError] = []
         self._refused: list[LiveRequestError] = []
         self._unrecorded: dict[str, None] = {}
@@ -448,11 +455,12 @@ class Session:
         if self._index.has_bare_bodies and headers:
             yield self.settings.match.key(method, uri, body)
 
-    def _found(self, index: int | None) -> _Place | None:
-        """Return the interaction with the index that `find` gave, and count it as played; None for None."""
-        if index is None:
+    def _found(self, found: tuple[int, Interaction] | None) -> _Place | None:
+        """Return the place of what `find` gave, a new one for a recording of this session, and count it as played."""
+        if found is None:
             return None
-        place = self._index.places[index]
+        index, interaction = found
+        place = self._index.places[index] if index < len(self._index.places) else self._index.place(index, interaction)
         place.plays += 1
         return place
 
@@ -489,7 +497,8 @@ class Session:
                 anchor = self._anchor
             self._anchor = anchor
             order = None
-            if self._order is not None and together and not settings.pace and place.plays == 1:
+            is_ordered = together and not settings.pace and place.plays == 1 and place.number <= len(self.interactions)
+            if self._order is not None and is_ordered:
                 order = self._order, self._order.turns[place.number - 1]
             playback = Playback(interaction, settings, library, anchor, order, self._playing.discard)
             self._playing.add(playback)
@@ -599,6 +608,10 @@ class Session:
         redact, first = self.settings.redact, len(self.interactions) + 1
         recorded = self._recorder.interactions()
         return [redact.redact(each, keep=None, number=number) for number, each in enumerate(recorded, first)]
+
+    def _scrubbed(self, recorded: Interaction) -> Interaction:
+        """Return a recording without the secrets that are known by now."""
+        return self.settings.redact.scrub(recorded, keep=None)
 
 
 def _add_note(error: BaseException, note: str) -> None:

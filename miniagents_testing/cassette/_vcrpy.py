@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cassette._yaml import yaml_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._matching import Matching, RequestKey
@@ -126,21 +127,24 @@ def configured(path: str | os.PathLike[str], mode: str, matching: Matching) -> A
 
 def interactions_of(cassette: Any) -> list[Interaction]:
     """Return the interactions that a cassette of vcrpy has loaded and its user's hooks have changed."""
-    return [
-        interaction_of(
-            {
-                "request": {
-                    "method": request.method,
-                    "uri": request.uri,
-                    "body": _body_bytes(request),
-                    "headers": {name: [value] for name, value in request.headers.items()},
-                },
-                "response": response,
+    return [interaction_at(cassette, index) for index in range(len(cassette.data))]
+
+
+def interaction_at(cassette: Any, index: int) -> Interaction:
+    """Return an interaction of a cassette of vcrpy, as its user's hooks have changed it."""
+    request, response = cassette.data[index]
+    return interaction_of(
+        {
+            "request": {
+                "method": request.method,
+                "uri": request.uri,
+                "body": _body_bytes(request),
+                "headers": {name: [value] for name, value in request.headers.items()},
             },
-            f"{cassette.path}, interaction {number}",
-        )
-        for number, (request, response) in enumerate(cassette.data, 1)
-    ]
+            "response": response,
+        },
+        f"{cassette.path}, interaction {index + 1}",
+    )
 
 
 def append(cassette: Any, interaction: Interaction) -> None:
@@ -149,6 +153,45 @@ def append(cassette: Any, interaction: Interaction) -> None:
     request = Request(interaction.method, interaction.uri, interaction.request_body, dict(interaction.request_headers))
     response = {**entry["response"], "body": {"string": interaction.response.body}}
     cassette.append(request, response)
+
+
+class Appended:
+    """Recordings of a session that are in vcrpy's cassette before the session ends, as vcrpy's own would be.
+
+    Args:
+        cassette: of vcrpy.
+    """
+
+    def __init__(self, cassette: Any) -> None:
+        self._cassette = cassette
+        self._dirty = cassette.dirty
+        self._lock = threading.Lock()
+        self._entries: dict[float, tuple[Interaction, list[Any]]] = {}
+        """Each recording with its entries in the cassette, which hooks may keep out, by the start of its request."""
+
+    def append(self, interaction: Interaction) -> None:
+        """Add a recording to the cassette."""
+        with self._lock:
+            before = len(self._cassette.data)
+            append(self._cassette, interaction)
+            self._entries[interaction.started_ms] = interaction, self._cassette.data[before:]
+
+    def holds(self, interaction: Interaction) -> bool:
+        """Return True if a recording was added; remove it if a secret in it has become known since."""
+        early, entries = self._entries.get(interaction.started_ms, (None, []))
+        if early is not None and early != interaction:
+            self._remove(entries)
+        return early == interaction
+
+    def take_back(self) -> None:
+        """Remove all recordings, and let vcrpy save nothing that it would not have saved without them."""
+        for _, entries in self._entries.values():
+            self._remove(entries)
+        self._cassette.dirty = self._dirty
+
+    def _remove(self, entries: list[Any]) -> None:
+        """Remove these very entries from the cassette."""
+        self._cassette.data[:] = [each for each in self._cassette.data if all(each is not entry for entry in entries)]
 
 
 def _body_bytes(request: Any) -> bytes:
@@ -174,8 +217,8 @@ def _request(live: LiveRequest) -> Any:
     return request_of(*live[:4]) if live.as_vcrpy is None else live.as_vcrpy
 
 
-def play(cassette: Any, live: LiveRequest) -> int | None:
-    """Play a request by vcrpy's own rules; return the index of its interaction, or None if it is to be recorded.
+def play(cassette: Any, loaded: Sequence[Interaction], live: LiveRequest) -> tuple[int, Interaction] | None:
+    """Play a request by vcrpy's own rules; return index and interaction, or None if the request is to be recorded.
 
     What this layer has recorded lacks credentials, so the request is tried without them, too.
 
@@ -188,7 +231,8 @@ def play(cassette: Any, live: LiveRequest) -> int | None:
     for request in requests:
         if cassette.can_play_response_for(request):
             played = cassette.play_response(request)
-            return next(index for index, (_, response) in enumerate(cassette.data) if response is played)
+            index = next(index for index, (_, response) in enumerate(cassette.data) if response is played)
+            return index, loaded[index] if index < len(loaded) else interaction_at(cassette, index)
     if cassette.write_protected:
         raise CannotOverwriteExistingCassetteException(cassette=cassette, failed_request=requests[0])
     return None

@@ -67,6 +67,8 @@ class Framework:
     def __init__(self, api: str, url: str) -> None:
         self.api = api
         self.base_url = url if api == "messages" else f"{url}/v1"
+        self.callbacks: list[Any] = []
+        """Tracers that langchain calls."""
         self.cities: list[str] = []
         """Arguments of the calls of the tool."""
         self._clients: list[Any] = []
@@ -164,8 +166,6 @@ class LangChain(Framework):
 
     name = "langchain"
     module = "langchain_core"
-    config: Any = None
-    """Settings of each request, such as a tracer."""
 
     def _model(self) -> Any:
         from langchain_anthropic import ChatAnthropic
@@ -194,11 +194,11 @@ class LangChain(Framework):
         while True:
             whole: Any = None
             if streams:
-                async for part in model.astream(messages, self.config):
+                async for part in model.astream(messages, {"callbacks": self.callbacks}):
                     yield part
                     whole = part if whole is None else whole + part
             else:
-                whole = await model.ainvoke(messages, self.config)
+                whole = await model.ainvoke(messages, {"callbacks": self.callbacks})
                 yield whole
             if not whole.tool_calls:
                 return
@@ -330,7 +330,7 @@ def traces_of_langchain(framework: LangChain, url: str) -> Iterator[Callable[[],
     from urllib3 import Retry
 
     client = Client(url, api_key="not-needed", retry_config=Retry(0), info={})
-    framework.config = {"callbacks": [LangChainTracer(client=client)]}
+    framework.callbacks = [LangChainTracer(client=client)]
     yield client.flush
     client.cleanup()
 

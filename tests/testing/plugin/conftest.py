@@ -31,7 +31,9 @@ def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     There warnings and unknown markers are errors, and pytest-asyncio is in its strict mode.
     """
 
-    def run(source: str, *arguments: str, ini: str = "", **files: str) -> pytest.RunResult:
+    def run(
+        source: str, *arguments: str, ini: str = "", plugins: tuple[object, ...] = (), **files: str
+    ) -> pytest.RunResult:
         lines = ["[pytest]", "filterwarnings = error", "addopts = --strict-markers", ini]
         if "no:asyncio" not in arguments:
             lines.append("asyncio_default_fixture_loop_scope = function")
@@ -42,6 +44,7 @@ def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
         )
         names: dict[str, Any] = {name: f"{header}{text}" for name, text in files.items()}
         pytester.makepyfile(**names, test_it=f"{header}{source}")
-        return pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:cacheprovider", *arguments)
+        options = ("-p", "no:randomly", "-p", "no:cacheprovider", *arguments)
+        return pytester.runpytest_inprocess(*options, plugins=list(plugins))
 
     return run

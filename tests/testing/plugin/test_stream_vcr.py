@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from plugin_runs import verdicts_of
 
 from miniagents_testing.cassette import load
 
@@ -20,7 +21,7 @@ CONTENT = f"{STREAM}\nminiagents_vcr_match = content"
 URI = "https://api.example.com/v1/chat"
 
 HELPERS = """
-import json, httpx, httpx2, urllib.request
+import json, uuid, aiohttp, httpx, httpx2, urllib.request
 from vcr.errors import CannotOverwriteExistingCassetteException
 
 URL = "https://api.example.com/v1/chat"
@@ -57,6 +58,13 @@ def entry(answer: str, prompt: str = "one", uri: str = URI, **headers: str) -> d
     }
 
 
+def get(answer: str) -> dict[str, Any]:
+    """Return an interaction of a request without a body."""
+    made = entry(answer)
+    made["request"] |= {"method": "GET", "body": None, "headers": {}}
+    return made
+
+
 def write(path: Path, *entries: dict[str, Any]) -> None:
     """Write a cassette of vcrpy."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +81,10 @@ def cassettes(pytester: pytest.Pytester) -> Path:
     write(folder / "two.yaml", first, second)
     write(folder / "more.yaml", entry("data: more\n\n", uri=f"{URI}/more"))
     write(folder / "keys.yaml", entry("data: 1\n\n", uri=f"{URI}?key=recorded"))
+    write(folder / "config.yaml", first)
+    write(folder / "ids.yaml", entry("data: 1\n\n", "run 0b7c"), entry("data: 2\n\n", "run 55aa"))
+    write(folder / "functions.yaml", get('{"Functions": []}'))
+    write(folder / "get.yaml", get("data: get\n\n"))
     write(folder / "headers.yaml", entry("data: 1\n\n", **{"x-version": "1"}))
     return folder
 
@@ -264,7 +276,176 @@ def test_without_mark(vcr):
 def test_local_server(vcr):
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
+
+@one
+@pytest.mark.vcr(match_on=["method", "scheme", "host", "port", "path", "query"])
+def test_parts_of_the_address():
+    assert text("changed") == ANSWER
+
+@one
+@pytest.mark.vcr(match_on=["method"])
+def test_FAILS_other_method():
+    httpx2.get(URL)
+
+@one
+@pytest.mark.vcr(match_on=["scheme"])
+def test_FAILS_other_scheme():
+    text(url=URL.replace("https", "http"))
+
+@one
+@pytest.mark.vcr(match_on=["host"])
+def test_FAILS_other_host():
+    text(url="https://other.example.com/v1/chat")
+
+@one
+@pytest.mark.vcr(match_on=["port"])
+def test_FAILS_other_port():
+    text(url="https://api.example.com:8443/v1/chat")
+
+@one
+@pytest.mark.vcr(match_on=["path"])
+def test_FAILS_other_path():
+    text(url=URL + "/other")
+
+@keys
+@pytest.mark.vcr(match_on=["query"])
+def test_FAILS_query():
+    text(url=URL + "?key=mine")
+
+@pytest.mark.default_cassette("headers.yaml")
+@pytest.mark.vcr(match_on=["headers"])
+def test_FAILS_headers():
+    text()
+
+@one
+@pytest.mark.vcr(match_on=["method", "uri", "body"])
+def test_order_of_keys_in_a_json_body():
+    request = {{"content": b' {{ "prompt" : "one" }}', "headers": {{"content-type": "application/json"}}}}
+    assert httpx2.post(URL, **request).text == ANSWER
+
+@pytest.mark.default_cassette("ids.yaml")
+@pytest.mark.vcr
+def test_random_ids():
+    ids = [f"run {{uuid.uuid4()}}" for _ in range(2)]
+    assert [text(each) for each in ids] == ["data: 1\\n\\n", "data: 2\\n\\n"]
+
+@pytest.mark.default_cassette("ids.yaml")
+@pytest.mark.vcr(match_on=["body"])
+def test_FAILS_random_ids():
+    text(f"run {{uuid.uuid4()}}")
+
+@pytest.mark.default_cassette("ids.yaml")
+@pytest.mark.vcr(match_on=["body"])
+def test_order_of_requests_by_body():
+    assert [text("run 55aa"), text("run 0b7c")] == ["data: 2\\n\\n", "data: 1\\n\\n"]
+
+@pytest.mark.default_cassette("ids.yaml")
+@pytest.mark.vcr(match_on=["body"], before_record_request=lambda request: setattr(request, "body", "") or request)
+def test_hook_that_removes_ids():
+    assert text(f"run {{uuid.uuid4()}}") == "data: 1\\n\\n"
+
+@one
+@pytest.mark.vcr("more.yaml", "keys.yaml")
+def test_several_cassettes_in_one_mark():
+    assert text(url=URL + "?key=recorded") == "data: 1\\n\\n"
+    assert [text(url=URL + "/more"), text()] == ["data: more\\n\\n", ANSWER]
+
+@pytest.mark.vcr("missing.yaml")
+def test_FAILS_missing_cassette():
+    text()
+
+@one
+@pytest.mark.vcr
+@pytest.mark.block_network(allowed_hosts=["192[.]0[.]2[.].*"])
+def test_allowed_hosts():
+    assert text() == ANSWER
+    with socket.socket() as client, pytest.raises(RuntimeError, match="Network is disabled"):
+        client.connect(("198.51.100.1", 443))
+
+@pytest.mark.block_network(allowed_hosts=["127[.]0[.]0[.]1"])
+def test_allowed_local_server():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+
+class TestConfig:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vcr_config(cls):
+        return {{"match_on": ["method", "uri", "body"]}}
+
+    @pytest.mark.default_cassette("config.yaml")
+    @pytest.mark.vcr
+    def test_FAILS_config_of_a_class(self):
+        text("changed")
+
+    @pytest.mark.default_cassette("config.yaml")
+    @pytest.mark.vcr(match_on=["method"])
+    def test_mark_before_config(self):
+        assert text("changed") == ANSWER
+
+class TestFolder:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vcr_cassette_dir(cls, request):
+        return str(request.path.parent / "cassettes/test_it")
+
+    @one
+    @pytest.mark.vcr
+    def test_folder_of_cassettes(self):
+        assert text() == ANSWER
+
+@one
+@pytest.mark.vcr(record_mode="none")
+def test_mode_none():
+    assert text() == ANSWER
+
+@one
+@pytest.mark.vcr(before_record_response=lambda response: None)
+def test_FAILS_hook_that_drops_the_response():
+    text()
+
+@one
+@pytest.mark.vcr
+def test_cassette_is_listed(vcr):
+    assert (len(vcr), vcr.play_count, vcr.all_played) == (1, 0, False)
+    assert text() == ANSWER
+    assert [request.uri for request in vcr.requests] == [URL]
+    assert (vcr.play_count, vcr.all_played) == (1, True)
+
+@pytest.mark.default_cassette("get.yaml")
+@pytest.mark.vcr
+def test_urllib():
+    assert urllib.request.urlopen(URL).read() == b"data: get\\n\\n"
+
+@pytest.mark.default_cassette("get.yaml")
+@pytest.mark.vcr
+def test_requests():
+    requests = pytest.importorskip("requests")
+    assert requests.get(URL).text == "data: get\\n\\n"
+    with pytest.raises(CannotOverwriteExistingCassetteException):
+        requests.get(URL + "/other")
+
+@pytest.mark.default_cassette("get.yaml")
+@pytest.mark.vcr
+@pytest.mark.asyncio
+async def test_aiohttp():
+    async with aiohttp.ClientSession() as session, session.get(URL) as response:
+        assert await response.text() == "data: get\\n\\n"
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(CannotOverwriteExistingCassetteException):
+            await session.get(URL + "/other")
+
+@pytest.mark.default_cassette("functions.yaml")
+@pytest.mark.vcr(match_on=["method", "host"])
+def test_boto3():
+    boto3 = pytest.importorskip("boto3")
+    options = {{"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}}
+    client = boto3.client("lambda", endpoint_url="https://api.example.com", **options)
+    assert client.list_functions()["Functions"] == []
+    with pytest.raises(Exception, match="no recorded interaction matches|already been played"):
+        client.list_functions()
 """
+
 
 CONFTEST = """
 import pytest
@@ -285,15 +466,13 @@ def test_K25_every_test_of_pytest_recording_keeps_its_verdict(
         monkeypatch.setenv("CI", "true")
     before = {path: path.read_bytes() for path in cassettes.iterdir()}
     pytester.makeconftest(CONFTEST)
-    outcomes = []
+    outcomes: list[dict[str, str]] = []
     for ini in ("", STREAM):
-        result = project(SUITE, "-rA", ini=ini)
-        outcomes.append(
-            sorted(line.split(" - ")[0] for line in result.outlines if line.startswith(("PASSED", "FAILED")))
-        )
+        result = project(SUITE, ini=ini)
+        outcomes.append(verdicts_of(result))
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0]) == SUITE.count("def test_")
-    assert all(line.startswith("FAILED") == ("_FAILS_" in line) for line in outcomes[0])
+    assert [name for name, verdict in outcomes[0].items() if (verdict == "failed") != ("_FAILS_" in name)] == []
     assert {path: path.read_bytes() for path in cassettes.iterdir()} == before
 
 
