@@ -305,7 +305,7 @@ async def test_server_over_http_is_the_same_live_recorded_and_played(
     assert outcomes == ["Rome: 21.5"] * 3
     assert counts[0] == counts[1] > 0
     listening = [each for each in load(path) if each.method == "GET"]
-    assert {each.response.end for each in listening} <= {"cancelled"}
+    assert {each.response.end for each in listening} <= {"cancelled", "eof"}  # the server may end it before the client
 
 
 def test_page_has_the_row_of_servers_over_stdio() -> None:
