@@ -9,10 +9,13 @@ Independent of clients; see `_frames` for the form in the file.
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING
 
+from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing.cassette._frames import frames_in
 from miniagents_testing.cassette._matching import Matching, differences
+from miniagents_testing.cassette._wildcards import covers, has_wildcards
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,7 +72,7 @@ class PlayedConversation:
             return False
         recorded = self._recorded[self._sent].data if self._sent < len(self._recorded) else None
         now = self._as_recorded(data)
-        if recorded is None or self._key(recorded) != self._key(now):
+        if recorded is None or not (self._key(recorded) == self._key(now) or self._is_like(recorded, data)):
             self.miss = self._session.missed(self._difference(recorded, now))
             self.close()
             return False
@@ -114,9 +117,18 @@ class PlayedConversation:
             self._changed.clear()
             await self._changed.wait()
 
-    def _as_recorded(self, data: str | bytes) -> str | bytes:
-        """Return a frame as it would be recorded, without secrets."""
-        return self._session.settings.redact.scrub_body(data.encode()).decode() if isinstance(data, str) else data
+    def _as_recorded(self, data: str | bytes, *, known: bool = True) -> str | bytes:
+        """Return a frame as it would be recorded, without secrets; see `Redaction.scrub_request`."""
+        body = data.encode() if isinstance(data, str) else base64.b64encode(data)
+        clean, _ = self._session.settings.redact.scrub_request(body, {}, known=known)
+        if isinstance(data, str):
+            return clean.decode()
+        return data if clean == body else REDACTED.encode()
+
+    def _is_like(self, recorded: str | bytes, data: str | bytes) -> bool:
+        """Return True if a frame equals a recorded one in which `[redacted]` stands for any text."""
+        key = self._key(recorded)
+        return has_wildcards(key) and covers(key, self._key(self._as_recorded(data, known=False)))
 
     def _key(self, data: str | bytes) -> tuple[type, bytes]:
         """Return a key that is equal for frames that are the same."""

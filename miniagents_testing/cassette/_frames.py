@@ -16,8 +16,10 @@ import binascii
 import json
 import re
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
+from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
@@ -96,14 +98,19 @@ def _data_of(text: str) -> str | bytes:
 
 def as_events(interaction: Interaction) -> Interaction:
     """Return a conversation as a stream of events, one event for each chunk."""
+    numbers = count(1)
     chunks = tuple(
-        chunk._replace(data=b"".join(map(_event_of, frames_in(chunk.data)))) for chunk in interaction.response.chunks
+        chunk._replace(data=b"".join(map(_event_of, frames_in(chunk.data), numbers)))
+        for chunk in interaction.response.chunks
     )
     return replace(interaction, method="GET", response=replace(interaction.response, chunks=chunks))
 
 
 def from_events(events: Interaction, before: Interaction) -> Interaction:
-    """Return the conversation of a stream of events that was edited; `before` is the conversation that it was."""
+    """Return the conversation of a stream of events that was edited; `before` is the conversation that it was.
+
+    Bytes that were edited are redacted as a whole.
+    """
     chunks = []
     for chunk, old in zip(events.response.chunks, before.response.chunks, strict=True):
         texts = chunk.data.decode("utf-8", "surrogateescape").removesuffix("\n\n").split("\n\n")
@@ -112,17 +119,22 @@ def from_events(events: Interaction, before: Interaction) -> Interaction:
     return replace(events, method=before.method, response=replace(events.response, chunks=tuple(chunks)))
 
 
-def _event_of(frame: Frame) -> bytes:
-    """Return a frame as an event, with a line of data for each line of the frame."""
-    data = frame.data if isinstance(frame.data, str) else base64.b64encode(frame.data).decode()
-    return "".join([*(f"data: {line}\n" for line in _BREAK.split(data)), "\n"]).encode()
+def _event_of(frame: Frame, number: int) -> bytes:
+    """Return a frame as an event, with a line of data for each line of the frame.
+
+    Bytes become JSON under a name of their own, so that they are not joined with those of other frames.
+    """
+    if isinstance(frame.data, bytes):
+        return b'data: {"bytes %d":"%s"}\n\n' % (number, base64.b64encode(frame.data))
+    return "".join([*(f"data: {line}\n" for line in _BREAK.split(frame.data)), "\n"]).encode()
 
 
 def _frame_of(event: str, before: Frame) -> Frame:
     """Return the frame of an event, with the line breaks that the frame had before."""
     lines = [line.removeprefix("data: ") for line in event.split("\n")]
     if isinstance(before.data, bytes):
-        return before._replace(data=base64.b64decode("".join(lines)))
+        is_same = f':"{base64.b64encode(before.data).decode()}"' in event
+        return before if is_same else before._replace(data=REDACTED.encode())
     breaks = _BREAK.findall(before.data)
     if len(breaks) != len(lines) - 1:
         breaks = ["\n"] * (len(lines) - 1)

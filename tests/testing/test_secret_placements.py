@@ -10,6 +10,7 @@ import base64
 import json
 import random
 import string
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -138,6 +139,49 @@ def test_X1_the_text_of_a_secret_field_is_in_no_file(name: str, tmp_path: Path) 
         redacted = expected.replace(SECRET, "[redacted]").replace("%5E", "^").replace("^", "%5Bredacted%5D").encode()
         assert loaded.request_body == loaded.response.body == redacted
         assert loaded.uri == f"{URI}?a=1&{quote(name)}=%5Bredacted%5D"
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": ["multipart/form-data; boundary=x1"]}])
+def test_X1_secrets_beside_a_file_in_multipart_are_replaced(headers: dict[str, list[str]]) -> None:
+    """A secret part beside an image, and a key in a JSON file, are replaced, and no other byte changes."""
+    key = f"sk-proj-{_draw(40)}"
+    body = (
+        b'--x1\r\nContent-Disposition: form-data; name="image"; filename="\xc3\xa9.png"\r\n\r\n\x89PNG\xff\xfe\r\n'
+        b'--x1\r\nContent-Disposition: form-data; name="password"\r\n\r\nsw\xc3\xb6rdfish\r\n'
+        b'--x1\r\nContent-Disposition: form-data; name="a"; filename="a"\r\nContent-Type: application/json\r\n\r\n'
+        b'{"\xc3\xa9": "%s", "client_secret": "x y"}\r\n--x1--\r\n' % key.encode()
+    )
+    clean, replaced, _ = Redaction({}).redact(replace(_interaction(body), request_headers=headers))
+    expected = body
+    for secret in (b"sw\xc3\xb6rdfish", key.encode(), b"x y"):
+        expected = expected.replace(secret, b"[redacted]")
+    assert clean.request_body == expected
+    assert [(each.path, each.why, each.length) for each in replaced] == [
+        ("request body password.body", "password", 9),
+        ("request body a.body.é", "OpenAI key", len(key)),
+        ("request body a.body.client_secret", "client_secret", 3),
+    ]
+
+
+def test_X1_each_element_of_an_array_keeps_a_placeholder() -> None:
+    """In an array, the text of each secret field is replaced by a placeholder of its own."""
+    clean = Redaction({}).scrub_body(b'[{"password":"a"},{"password":"b"},{"x":[{"password":"c"}]}]')
+    assert clean == b'[{"password":"[redacted]"},{"password":"[redacted]"},{"x":[{"password":"[redacted]"}]}]'
+
+
+def test_secret_parameters_in_the_headers_of_an_answer_are_replaced() -> None:
+    """URLs in headers of an answer, also a relative one of a redirect, lose their secrets, which are reported."""
+    headers = {"location": [f"/next?token={SECRET}&n=1"], "link": [f'<https://h.test/a?sig={SECRET}>; rel="next"']}
+    interaction = Interaction("GET", URI, b"", ResponseStream((), headers=headers))
+    clean, replaced, _ = Redaction({}).redact(interaction)
+    assert clean.response.headers == {
+        "location": ["/next?token=%5Bredacted%5D&n=1"],
+        "link": ['<https://h.test/a?sig=%5Bredacted%5D>; rel="next"'],
+    }
+    assert {(each.path, each.why) for each in replaced} == {
+        ("response header location query parameter token", "token"),
+        ("response header link query parameter sig", "sig"),
+    }
 
 
 @pytest.mark.parametrize("name", FIELDS)

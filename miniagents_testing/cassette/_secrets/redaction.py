@@ -269,8 +269,8 @@ class Redaction:
             number: of the interaction in its cassette.
         """
         if is_conversation(interaction):
-            found_in_events = self.redact(as_events(interaction), keep=keep, number=number)
-            return found_in_events._replace(interaction=from_events(found_in_events.interaction, interaction))
+            redacted = self.redact(as_events(interaction), keep=keep, number=number)
+            return redacted._replace(interaction=from_events(redacted.interaction, interaction))
         scrubber, answer = self._by_known, interaction.response
         uri, edits = scrubber.uri(interaction.uri)
         found = list(_report(number, "", edits))
@@ -284,7 +284,7 @@ class Redaction:
         body = plain(answer.chunks, answer.headers)
         chunks = answer.chunks
         answer_headers: Headers = answer.headers
-        if edits := scrubber.edits(body.data, answer.headers):
+        if edits := scrubber.search.in_body(body.data, answer.headers):
             chunks = tuple(_edited_chunks(body.chunks, edits))
             answer_headers = _without(answer_headers, *OF_WHOLE_BODIES, *(["content-encoding"] if body.undone else []))
             found += _report(number, "response body", edits)
@@ -303,12 +303,12 @@ class Redaction:
             reason=texts["reason of the response status"],
             end=texts["end of the stream"],
         )
-        redacted = replace(
+        written = replace(
             interaction, uri=uri, request_body=request.body, request_headers=headers["request"], response=response
         )
         # the name of a field may be a secret itself
         found = [each._replace(path=replaced(each.path, scrubber.search.in_text(each.path))) for each in found]
-        return Redacted(redacted, list(dict.fromkeys(found)), self._left_in(redacted, interaction))
+        return Redacted(written, list(dict.fromkeys(found)), self._left_in(written, interaction))
 
     def _left_in(self, clean: Interaction, before: Interaction) -> list[Leak]:
         """Return the leaks of a redacted interaction; only bodies that were changed are searched once more."""
@@ -320,7 +320,7 @@ class Redaction:
         if clean.response.chunks is not before.response.chunks:
             bodies.append(("response body", clean.response.body, clean.response.headers))
         for place, body, headers in bodies:
-            edits = self._by_known.edits(body, headers)
+            edits = self._by_known.search.in_body(body, headers)
             leaks |= {Leak(place, edit.why): None for edit in edits if edit.why in origins}
         return list(leaks)
 
@@ -403,21 +403,6 @@ class _Scrubber:
         self.uri = lru_cache(256)(self._uri)  # each request has one of a few URIs
         self._cached_body = lru_cache(8)(self._body)  # a request is looked up, then recorded
 
-    def edits(self, body: bytes, headers: Headers) -> list[Edit]:
-        """Return the edits of a body, as ranges of bytes."""
-        text = body.decode("utf-8", "surrogateescape")
-        edits = self.search.in_body(text, headers)
-        if not edits or text.isascii():
-            return edits
-        positions = sorted({position for edit in edits for position in edit[:2]})
-        starts = [0, *positions]
-        sizes = [
-            len(text[start:end].encode("utf-8", "surrogateescape"))
-            for start, end in zip(starts, positions, strict=False)
-        ]
-        at = dict(zip(positions, accumulate(sizes), strict=True))
-        return [edit._replace(start=at[edit.start], end=at[edit.end]) for edit in edits]
-
     def request(self, body: bytes, headers: Headers) -> _Request:
         """Return body and headers of a request after redaction."""
         content = [header_value(headers, name) for name in ("content-type", "content-encoding")]
@@ -429,7 +414,7 @@ class _Scrubber:
         headers = {"content-type": [kind], "content-encoding": [encoding]}
         data = plain_body(body, headers)
         data = plain([Chunk(0, data)], {}).data  # some clients do not say that they compress
-        edits = self.edits(data, headers)
+        edits = self.search.in_body(data, headers)
         return (edited(data, edits), edits, data != body) if edits else (body, edits, False)
 
     def header(self, name: str, value: str) -> tuple[str, list[Edit]]:

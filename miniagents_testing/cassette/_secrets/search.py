@@ -12,7 +12,7 @@ import json
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote_plus, unquote_plus
 
@@ -65,9 +65,7 @@ _URL = re.compile(
 )
 _PARAMETER = re.compile(r"([^=&?]+)=([^&]*)")
 _LIKE_FORM = re.compile(r"[^\s=&{}\"<>]+=[^\s&\"<>]*(?:&[^\s=&\"<>]+=[^\s&\"<>]*)*&?")
-_BEFORE_JSON = ("{", "[", " ", "\n", "\r", "\t")
 _FORM: Headers = {"content-type": ["application/x-www-form-urlencoded"]}
-_NO_HEADERS: Headers = {}
 
 
 def merged(edits: Iterable[Edit]) -> list[Edit]:
@@ -120,14 +118,22 @@ class Search:
         self._paths = paths
         self._rules = rules
 
-    def in_body(self, text: str, headers: Headers) -> list[Edit]:
-        """Return the edits of a body, sorted and without overlaps.
+    def in_body(self, body: bytes, headers: Headers) -> list[Edit]:
+        """Return the edits of a body, as ranges of bytes, sorted and without overlaps.
 
         Args:
-            text: of the body, with bytes that are no UTF-8 as lone surrogates.
-            headers: which say how to read the body. Without `content-type`, forms and multipart are known by content.
+            body: without compression.
+            headers: which say how to read the body. Forms and multipart are also known by their content.
         """
-        return merged(self._in_body(text, (), 0, headers))
+        fields = list(texts_of(body, headers)) if headers else []
+        if not fields:
+            text = _text_of(body)
+            if is_structured(text):
+                return _in_bytes(merged(self._in_structure(text, (), 0)), text, body)
+            fields = list(texts_of(body, _headers_by_content(text)))
+            if not fields:
+                return _in_bytes(self.ruled(text), text, body)
+        return merged(self._in_fields(body, fields, (), 0))
 
     def in_text(self, text: str) -> list[Edit]:
         """Return the edits of a text that has no structure, such as the message of an error."""
@@ -141,25 +147,6 @@ class Search:
         """Yield the edits of a text by the user's rules."""
         for rule in self._rules:
             yield from rule(text)
-
-    def _in_body(self, text: str, outer: tuple[str, ...], depth: int, headers: Headers = _NO_HEADERS) -> Iterable[Edit]:
-        """Return the edits of a body, or of a text in it that has a structure of its own.
-
-        Args:
-            text: of the body.
-            outer: place of the text in the body, as a `Path` has it.
-            depth: number of structures and encodings around the text. At 0, the text is the whole body, which may also
-                be a stream of events or multipart.
-            headers: of the body.
-        """
-        fields = [] if depth else fields_of(text, headers)
-        if not fields and is_structured(text, streams=not depth):
-            return self._in_structure(text, outer, depth)
-        if not fields and depth < _DEPTH:
-            fields = fields_of(text, _headers_by_content(text, depth))
-        if fields:
-            return self._in_fields(text, fields, outer, depth)
-        return () if depth else chain(self._in_text(text, depth), self._by_rules(text))
 
     def _in_structure(self, text: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
         """Yield the edits of JSON or of a stream of events."""
@@ -175,11 +162,14 @@ class Search:
         for number, (each, string) in enumerate(zip(body.texts, strings, strict=True)):
             if string:
                 place = (*outer, *each.steps(by_index=body.is_stream))
-                joined += [(number, edit) for edit in self._at_place(each.name, string, place)]
+                for edit in self._at_place(each.name, string, place):  # in each piece: those of events are often whole
+                    yield from _in_pieces(each, edit)
                 joined += [(number, edit) for edit in self._inside(string, place, depth)]
         yield from self._of_texts(body.texts, joined)
         if any(True for _ in self._in_text(body.rest(), depth)):
-            yield from self._in_spans(text, list(body.besides()), depth)
+            spans = list(body.besides())
+            for number, edit in self._in_joined([text[start:end] for start, end in spans], depth):
+                yield _shifted(edit, spans[number][0])
 
     @staticmethod
     def _of_texts(texts: Sequence[Text], edits: Iterable[tuple[int, Edit]]) -> Iterator[Edit]:
@@ -189,12 +179,6 @@ class Search:
             found[number].append(edit)
         for number, of_text in found.items():
             yield from _to_body(texts[number], merged(of_text))
-
-    def _in_spans(self, text: str, spans: Sequence[tuple[int, int]], depth: int) -> Iterator[Edit]:
-        """Yield the edits of some parts of a text, which are searched as one."""
-        for number, edit in self._in_joined([text[start:end] for start, end in spans], depth):
-            start = spans[number][0]
-            yield edit._replace(start=edit.start + start, end=edit.end + start)
 
     def _in_joined(self, texts: Sequence[str], depth: int) -> Iterator[tuple[int, Edit]]:
         """Yield the edits of texts that are searched as one, each with the number of its text."""
@@ -214,30 +198,40 @@ class Search:
 
     def _inside(self, string: str, place: tuple[str, ...], depth: int) -> Iterable[Edit]:
         """Return the edits of a string at a place if it is JSON or a form."""
-        if depth >= _JSON_DEPTH or (string[:1] not in _BEFORE_JSON and (depth >= _DEPTH or "=" not in string[:500])):
-            return ()
-        return self._in_body(string, place, depth + 1)
+        if depth < _JSON_DEPTH and is_structured(string, streams=False):
+            return self._in_structure(string, place, depth + 1)
+        if depth < _DEPTH and _is_like_form(string):
+            data = string.encode("utf-8", "surrogatepass")
+            edits = merged(self._in_fields(data, list(texts_of(data, _FORM)), place, depth + 1))
+            return _in_characters(edits, string, data)
+        return ()
 
-    def _in_fields(self, text: str, fields: Sequence[BodyText], outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
-        """Yield the edits of a form or of multipart."""
-        if fields[0].is_encoded:
-            if not depth:
-                yield from self._in_text(text, depth)
-        else:
-            ends = [0, *(field.end for field in fields)]
-            starts = [*(field.start for field in fields), len(text)]
-            yield from self._in_spans(text, list(zip(ends, starts, strict=True)), depth)
+    def _in_fields(self, body: bytes, fields: Sequence[BodyText], outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
+        """Yield the edits of a form or of multipart, as ranges of bytes: those of its values, and those between them.
+
+        A key may begin with the name of a field of a form, so forms are searched as a whole, too.
+        """
+        ends = [0, *(field.end for field in fields)]
+        starts = [*(field.start for field in fields), len(body)]
+        spans = [(0, len(body))] if fields[0].is_encoded else list(zip(ends, starts, strict=True))
+        between = [_text_of(body[start:end]) for start, end in spans]
+        found: defaultdict[int, list[Edit]] = defaultdict(list)
+        for number, edit in self._in_joined(between, depth):
+            found[number].append(edit)
+        for number, edits in found.items():
+            start, end = spans[number]
+            yield from (_shifted(edit, start) for edit in _in_bytes(edits, between[number], body[start:end]))
         for field in fields:
-            raw = text[field.start : field.end]
-            value = unquote_plus(raw, errors="surrogateescape") if field.is_encoded else raw
+            data = body[field.start : field.end]
+            text = _text_of(data)
+            value = unquote_plus(text, errors="surrogateescape") if field.is_encoded else text
+            edits = merged(self._in_value(field, value, outer, depth)) if value else []
             shown = "".join(map(member, field.place)).removeprefix(".")
-            edits = merged(self._in_value(field, value, outer, depth)) if value else ()
             if field.is_encoded and edits and edits[0].why:
                 after = quote_plus(replaced(value, edits), errors="surrogateescape")
                 yield edits[0]._replace(start=field.start, end=field.end, text=after, place=shown)
-            for edit in () if field.is_encoded else edits:
-                place = joined_path(shown, edit.place)
-                yield edit._replace(start=edit.start + field.start, end=edit.end + field.start, place=place)
+            for edit in () if field.is_encoded else _in_bytes(edits, text, data):
+                yield _shifted(edit, field.start)._replace(place=joined_path(shown, edit.place))
 
     def _in_value(self, field: BodyText, value: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
         """Yield the edits of the value of a field, or of a text of a part."""
@@ -317,29 +311,59 @@ class Search:
                 again = text.find(text[start:end], again + end - start)
 
 
-def fields_of(text: str, headers: Headers) -> list[BodyText]:
-    """Return the values of a form, or the texts of multipart, as characters `start` to `end` of a body."""
-    if not headers:
-        return []
-    data = text.encode("utf-8", "surrogatepass")
-    found = list(texts_of(data, headers))
-    if len(data) == len(text) or not found:
-        return found
-    positions = sorted({position for each in found for position in (each.start, each.end)})
-    sizes = (
-        len(data[start:end].decode("utf-8", "surrogatepass"))
-        for start, end in zip([0, *positions], positions, strict=False)
-    )
-    at = dict(zip(positions, accumulate(sizes), strict=True))
-    return [each._replace(start=at[each.start], end=at[each.end]) for each in found]
+def _text_of(data: bytes) -> str:
+    """Return the text of a body or of a part of it; each byte is a character if the data is no UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
-def _headers_by_content(text: str, depth: int) -> Headers:
-    """Return the header that a form or multipart would have, or none for other texts; see `Search._in_body`."""
-    if not depth and text.startswith("--") and "form-data" in text[:1000]:
+def _in_bytes(edits: Sequence[Edit], text: str, data: bytes) -> list[Edit]:
+    """Return edits of a text as those of the bytes that it was decoded from."""
+    if len(text) == len(data):
+        return list(edits)
+    return _moved(edits, lambda start, end: len(text[start:end].encode("utf-8", "surrogatepass")))
+
+
+def _in_characters(edits: Sequence[Edit], text: str, data: bytes) -> list[Edit]:
+    """Return edits of the UTF-8 of a text as those of the text."""
+    if len(text) == len(data):
+        return list(edits)
+    return _moved(edits, lambda start, end: len(data[start:end].decode("utf-8", "surrogatepass")))
+
+
+def _moved(edits: Sequence[Edit], length: Callable[[int, int], int]) -> list[Edit]:
+    """Return edits with other positions: `length` says how long a range of the old positions is in new ones."""
+    positions = sorted({position for edit in edits for position in edit[:2]})
+    lengths = (length(start, end) for start, end in zip([0, *positions], positions, strict=False))
+    at = dict(zip(positions, accumulate(lengths), strict=True))
+    return [edit._replace(start=at[edit.start], end=at[edit.end]) for edit in edits]
+
+
+def _shifted(edit: Edit, start: int) -> Edit:
+    """Return an edit of a part as one of the whole, in which the part begins at `start`."""
+    return edit._replace(start=edit.start + start, end=edit.end + start)
+
+
+def _headers_by_content(text: str) -> Headers:
+    """Return the header that a form or multipart would have, or none for other bodies."""
+    if text.startswith("--") and "form-data" in text[:1000]:
         boundary = text[2:1000].partition("\n")[0].rstrip("\r")
         return {"content-type": [f'multipart/form-data; boundary="{boundary}"']}
-    return _FORM if "=" in text[:500] and _LIKE_FORM.fullmatch(text) else _NO_HEADERS
+    return _FORM if _is_like_form(text) else {}
+
+
+def _is_like_form(text: str) -> bool:
+    """Return True if a text looks like a form."""
+    return "=" in text[:500] and _LIKE_FORM.fullmatch(text) is not None
+
+
+def _in_pieces(text: Text, edit: Edit) -> Iterator[Edit]:
+    """Yield the edits of a body that replace each piece of a text."""
+    for start, end in text.spans():
+        if start < end:
+            yield edit._replace(start=start, end=end, place=text.place)
 
 
 def _to_body(text: Text, edits: Iterable[Edit]) -> Iterator[Edit]:

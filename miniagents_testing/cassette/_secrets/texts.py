@@ -111,17 +111,22 @@ class Text:
         self.repeats = len(first) >= _LONG and len(parts) > 1 and parts.count(first) == len(parts)
         return first if self.repeats else "".join(parts)
 
-    def to_body(self, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
-        """Yield the ranges of the body that a range of the raw text stands for: for each repetition the same."""
+    def spans(self) -> list[tuple[int, int]]:
+        """Return start and end of each piece in the body."""
         if self._spans is None:
             self._spans = [event.span(index) for event, index in self.pieces]
             self._ends = list(accumulate(end - start for start, end in self._spans))
+        return self._spans
+
+    def to_body(self, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the ranges of the body that a range of the raw text stands for: for each repetition the same."""
+        spans = self.spans()
         if self.repeats:
-            yield from ([(first + start, first + end)] for first, _ in self._spans)
+            yield from ([(first + start, first + end)] for first, _ in spans)
             return
         ranges: list[tuple[int, int]] = []
         for number in range(bisect_right(self._ends, start), bisect_left(self._ends, end) + 1):
-            first, last = self._spans[number]
+            first, last = spans[number]
             begin = self._ends[number] - (last - first)
             ranges.append((first + max(start - begin, 0), first + min(end - begin, last - first)))
         yield [each for each in ranges if each[0] < each[1]]

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import httpx2
 import pytest
 
 from miniagents import MiniAgents, miniagent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents_testing import run_in_virtual_time
+from miniagents_testing import ProviderServer, run_in_virtual_time
 from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
+from miniagents_testing.cassette._bodies import plain_body
 from miniagents_testing.cassette._httpx import Family
 from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tests.testing.cassette.conftest import Kit
@@ -397,6 +400,18 @@ async def test_a_large_recording_is_searched_in_a_thread(kit: Kit, size: int) ->
     assert b'"password":"[redacted]"' in load(kit.path)[0].request_body
 
 
+async def test_a_large_request_of_aiohttp_is_searched_in_a_thread(tmp_path: Path) -> None:
+    """A request of aiohttp above 1 MB is searched outside of the event loop's thread first."""
+    noting = NotingThreads()
+    body = {"model": "m", "messages": [{"role": "user", "content": "words " * 170_000}], "password": "swordfish"}
+    with ProviderServer(["Hello!"]) as server:
+        async with use_cassette(tmp_path / "c.yaml", record_mode="once", redact=noting):
+            async with aiohttp.ClientSession() as client:
+                await (await client.post(f"{server.openai_base_url}/chat/completions", json=body)).read()
+    assert [thread == threading.get_ident() for thread in noting.threads] == [False, True, False]
+    assert b'"password": "[redacted]"' in load(tmp_path / "c.yaml")[0].request_body
+
+
 async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
     """A live request is redacted as the recorded one was, so that it finds its recording."""
     network = kit.network(kit.Reply(kit.chat("Hi")), kit.Reply(kit.chat("Hi"), headers={"set-cookie": "id=1"}))
@@ -411,17 +426,24 @@ async def test_a_redacted_request_is_found_again(kit: Kit) -> None:
         await httpx2.AsyncClient(transport=kit.network()).get(f"{URL}?name=Ann")
 
 
+@pytest.mark.parametrize("kind", ["json", "form", "parts", "gzip"])
 @pytest.mark.parametrize("secret_when", ["recorded", "played"])
 def test_a_value_that_is_secret_on_one_machine_only_does_not_change_the_match(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch, secret_when: str
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, secret_when: str, kind: str
 ) -> None:
     """A cassette plays for the same request if a variable with a part of the prompt is set on one machine only."""
     prompts = [f"Delete customer {name}-x1, then say {number}." for number, name in enumerate(["adams", "brown"])]
     urls = [f"{URL}?trace=adams-x1&n={number}" for number in range(2)]
 
     def ask(transport: Any) -> list[str]:
+        body: dict[str, Callable[[str], dict[str, Any]]] = {
+            "json": lambda text: {"json": {"prompt": text}},
+            "form": lambda text: {"data": {"prompt": text}},
+            "parts": lambda text: {"data": {"prompt": text}, "files": {"image": ("é.png", b"\xff\xfe")}},
+            "gzip": lambda text: {"content": gzip.compress(text.encode()), "headers": {"content-encoding": "gzip"}},
+        }
         with httpx2.Client(transport=transport) as client:
-            return [client.post(url, json={"prompt": text}).text for url, text in zip(urls, prompts, strict=True)]
+            return [client.post(url, **body[kind](text)).text for url, text in zip(urls, prompts, strict=True)]
 
     for mode, is_secret in (("once", secret_when == "recorded"), ("none", secret_when == "played")):
         monkeypatch.setenv("CUSTOMER_KEY", "adams-x1")
@@ -430,7 +452,9 @@ def test_a_value_that_is_secret_on_one_machine_only_does_not_change_the_match(
         with kit.cassette(mode):
             answers = ask(kit.network(kit.Reply([b"first"]), kit.Reply([b"second"])))
         assert answers == ["first", "second"]
-        assert ("adams" in kit.path.read_text(encoding="utf-8")) is (secret_when == "played")
+        recorded = load(kit.path)[0]
+        assert (b"adams" in plain_body(recorded.request_body, recorded.request_headers)) is (secret_when == "played")
+        assert ("adams" in recorded.uri) is (secret_when == "played")
 
 
 def test_a_placeholder_matches_only_what_stood_in_its_place(kit: Kit) -> None:

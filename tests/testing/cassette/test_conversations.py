@@ -20,7 +20,7 @@ from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._recorded import Exceptions
 from miniagents_testing.cassette._session import LiveRequest
 from miniagents_testing.cli import main
-from miniagents_testing.errors import CassetteFormatError, CassetteMissError, RecordingRefusedError
+from miniagents_testing.errors import CassetteFormatError, CassetteMissError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -263,15 +263,55 @@ def test_secrets_in_frames_are_redacted(tmp_path: Path) -> None:
     ]
 
 
-def test_secret_in_bytes_is_not_written(tmp_path: Path) -> None:
-    """A known value inside a binary frame cannot be replaced, so the recording is refused."""
-    with pytest.raises(RecordingRefusedError, match=r"known secret \(base64\)"):
-        with use_cassette(tmp_path / "c.yaml", record_mode="once", redact=Redaction([SECRET])) as session:
-            slot = session.answer(LiveRequest("STDIO", URI, b"", []), Exceptions(), lambda: 0.0, 0.0)
-            assert slot is not None
-            assert not isinstance(slot, Playback)
-            slot.headers_arrived(200, "OK", [])
-            slot.chunk_arrived(line_of(Frame(False, b"\xff" + SECRET.encode())))
+async def test_bytes_with_a_secret_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    """A binary frame with a known value becomes `[redacted]`; a client may send the same bytes, or others, there."""
+    path = tmp_path / "c.yaml"
+    data = b"\xff" + SECRET.encode()
+    with use_cassette(path, record_mode="once", redact=Redaction([SECRET])) as session:
+        slot = session.answer(LiveRequest("STDIO", URI, b"", []), Exceptions(), lambda: 0.0, 0.0)
+        assert slot is not None
+        assert not isinstance(slot, Playback)
+        slot.headers_arrived(200, "OK", [])
+        for frame in (Frame(True, data), Frame(True, b"\xff\x00"), Frame(False, data)):
+            slot.chunk_arrived(line_of(frame))
+        slot.ended("closed")
+    redacted = Frame(True, b"[redacted]")
+    (recorded,) = load(path)
+    assert list(frames_in(recorded.response.body)) == [redacted, Frame(True, b"\xff\x00"), Frame(False, b"[redacted]")]
+    for known, sent in (([SECRET], data), ([], data), ([], b"other")):
+        with use_cassette(path, redact=Redaction(known)) as session:
+            said = await begin(session)
+            assert said.send(sent)
+            assert said.send(b"\xff\x00")
+
+
+async def test_a_secret_field_of_several_frames_is_replaced_in_each(tmp_path: Path) -> None:
+    """Fields with secret names are replaced in each frame, as they are in each frame that a client sends."""
+    path = tmp_path / "c.yaml"
+    texts = [f'{{"method":"call","params":{{"password":"{password}"}}}}' for password in ("one", "two", "three")]
+    chunks = tuple(Chunk(1, line_of(Frame(True, text))) for text in texts)
+    before = Interaction("STDIO", URI, b"", ResponseStream(chunks, reason="OK", end="closed"))
+    clean, replaced, leaks = Redaction({}).redact(before)
+    assert clean.response.body.count(b'"password":"[redacted]"') == 3
+    assert ({(each.path, each.why) for each in replaced}, leaks) == (
+        {("response body params.password", "password")},
+        [],
+    )
+    save(path, [clean])
+    with use_cassette(path) as session:
+        said = await begin(session)
+        assert all(map(said.send, texts))
+
+
+@pytest.mark.parametrize("known", [[], ["tangerine-42x"]])
+async def test_a_placeholder_in_a_recorded_frame_stands_for_any_text(known: list[str], tmp_path: Path) -> None:
+    """A recorded frame with `[redacted]` matches frames that differ only there, and no others."""
+    path = tmp_path / "c.yaml"
+    save(path, [conversation([(0, '> {"text":"say [redacted] now"}')])])
+    with use_cassette(path, redact=Redaction(known)) as session:
+        assert (await begin(session)).send('{"text":"say tangerine-42x now"}')
+    with pytest.raises(CassetteMissError), use_cassette(path, redact=Redaction(known)) as session:
+        assert not (await begin(session)).send('{"text":"say tangerine-42x later"}')
 
 
 async def test_secret_in_a_live_frame_is_redacted_before_it_is_compared(tmp_path: Path) -> None:

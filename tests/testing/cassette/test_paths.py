@@ -152,6 +152,24 @@ def test_a_redaction_path_enters_arguments_that_are_streamed(path: str, size: in
     assert json.loads(joined) == {"city": "[redacted]", "n": 1}
 
 
+def test_a_redaction_path_tells_the_elements_of_an_array_apart() -> None:
+    """`JSONPath("[1].who")` replaces the text of the second element of an array, and `[*].who` that of each."""
+    body = b'[{"who":"Ann"},{"who":"Bob"},{"who":"Cy"}]'
+    assert _scrubbed("[1].who", body).request_body == body.replace(b"Bob", b"[redacted]")
+    assert json.loads(_scrubbed("[*].who", body).request_body) == [{"who": "[redacted]"}] * 3
+
+
+def test_a_redaction_path_enters_json_in_json_in_json() -> None:
+    """`JSONPath` replaces a text inside ten documents that are each a text of the one around it."""
+    body = '{"who":"Ann"}'
+    for _ in range(10):
+        body = json.dumps({"in": body})
+    clean = _scrubbed("**.who", body.encode()).request_body.decode()
+    for _ in range(10):
+        clean = json.loads(clean)["in"]
+    assert json.loads(clean) == {"who": "[redacted]"}
+
+
 def test_a_redaction_path_replaces_a_parameter_of_the_query() -> None:
     """`JSONPath("?email")` replaces that parameter of the query, and `?*` each one."""
     uri = "https://x.test/v1?email=a%40b.test&n=1&empty="
