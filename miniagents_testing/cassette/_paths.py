@@ -131,8 +131,9 @@ def _steps_of(text: str) -> Iterator[_Step]:
             raise _error(text, _reason(text, position))
         if found["name"] == "$":
             raise _error(text, 'a path begins at the top of the body, without `$`; a field of that name is `["$"]`')
-        step = _step_of(found)
-        yield step
+        before, step = step, _step_of(found)
+        if not (before is step is _ANY_DEPTH):  # several are one
+            yield step
         position = found.end()
     if not text:
         raise _error(text, "it is empty")
