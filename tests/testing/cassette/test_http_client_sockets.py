@@ -314,7 +314,7 @@ def test_expect_continue_is_answered_at_once(server: Server, path: Path, monkeyp
     real = urllib3.util.wait_for_read
 
     def wait_for_read(sock: Any, timeout: float | None = None) -> bool:
-        readable = real(sock, timeout)
+        readable: bool = real(sock, timeout)
         found.extend([readable] if timeout else [])
         return readable
 
