@@ -425,8 +425,9 @@ class Session:
     def _take(self, request: LiveRequest, uri: str, body: bytes, headers: Headers, agent_path: str) -> _Place | None:
         """Return the next recording for a request, and count it as played; None without one.
 
-        If none has the same request after redaction, values that only this machine knows to be secret are left in the
-        request, and `[redacted]` in a recording stands for any text.
+        If none has the same request after redaction, the request is looked up as it was made, because recordings of
+        vcrpy and of earlier versions may have it so. At last, values that only this machine knows to be secret are left
+        in the request, and `[redacted]` in a recording stands for any text.
 
         Args:
             request: as it was made.
@@ -441,8 +442,12 @@ class Session:
                 return place
         if not index.places:
             return None
-        uri = redact.scrub_uri(self.settings.canonical_uri(request.url), known=False)
-        body, headers = redact.scrub_request(request.body, content_headers(request.headers), known=False)
+        made = self.settings.canonical_uri(request.url), request.body, content_headers(request.headers)
+        for key in self._keys(request.method, *made):
+            if place := index.take(key, agent_path):
+                return place
+        uri = redact.scrub_uri(made[0], known=False)
+        body, headers = redact.scrub_request(*made[1:], known=False)
         found = (index.take_like(key, agent_path) for key in self._keys(request.method, uri, body, headers))
         return next((place for place in found if place), None)
 

@@ -259,13 +259,13 @@ def _recorded(path: Path) -> Interaction:
 
 
 def test_leaks_find_nothing_in_real_streams() -> None:
-    """The search finds no secret and no key in the recorded streams of the corpus, which hold none."""
-    assert scan(_real(), KNOWN, keys=True) == []
+    """The search finds nothing in the recorded streams of the corpus but passwords, which some of their tools take."""
+    assert {leak.what for leak in scan(_real(), KNOWN, keys=True)} == {"password"}
 
 
 def test_scrub_changes_nothing_in_real_streams() -> None:
-    """`scrub` changes no byte and no chunk of the recorded streams of the corpus."""
-    redaction = Redaction(KNOWN)
+    """Without names of secret fields, `scrub` changes no byte and no chunk of the recorded streams of the corpus."""
+    redaction = Redaction(KNOWN, fields=())
     for interaction in _real():
         clean = redaction.scrub(interaction)
         assert (clean.uri, clean.request_body) == (interaction.uri, interaction.request_body)

@@ -71,10 +71,11 @@ async def _answer_to(request: Interaction) -> dict[str, Any]:
     clock = asyncio.get_running_loop().time
     began = clock()
     seen: dict[str, Any] = {"chunks": []}
+    sent = {name: values[0] for name, values in request.request_headers.items()}
     try:
         async with (
             httpx2.AsyncClient() as client,
-            client.stream(request.method, request.uri, content=request.request_body) as response,
+            client.stream(request.method, request.uri, content=request.request_body, headers=sent) as response,
         ):
             headers = [[name.decode(), value.decode()] for name, value in response.headers.raw]
             seen |= {"status": response.status_code, "reason": response.reason_phrase, "headers": headers}

@@ -222,7 +222,7 @@ def test_refused_recording_writes_nothing(
     project: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recording in which a secret is left leaves no file, though vcrpy's cassette had it already."""
-    monkeypatch.setattr(Redaction, "leaks", lambda *_: [Leak("response body")])
+    monkeypatch.setattr(Redaction, "_left_in", lambda *_: [Leak("response body")])
     source = f"""{HELPERS}
 @pytest.mark.vcr(record_mode="once")
 def test_it(vcr):
