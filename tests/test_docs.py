@@ -62,7 +62,10 @@ def _snippets(*, recorded: bool) -> list[Any]:
             is_recorded = where in RECORDED_PAGES and RECORDED.search(block[2]) is not None
             if block[1] == "python" and is_recorded == recorded:
                 line = text.count("\n", 0, block.start()) + 2
-                found.append(pytest.param(block[2], ini, id=f"{where}:{line}", marks=_skip_without_clients(block[2])))
+                marks = _skip_without_clients(block[2])
+                if where == "docs/other-frameworks.md" and not marks and not _is_installed("litellm"):
+                    marks = [pytest.mark.skip(reason="takes long, so `tox -e clients` runs all examples of this page")]
+                found.append(pytest.param(block[2], ini, id=f"{where}:{line}", marks=marks))
             ini = block[2] if block[1] == "ini" else ""
     return found
 

@@ -173,7 +173,7 @@ def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., Com
     assert run("import", tmp_path / "foreign", "-o", tmp_path / "ours").code == 0
     found = {path.stem: load(path)[0].response.body for path in (tmp_path / "ours").rglob("*.yaml")}
     changed = [name for name, body in found.items() if body != bodies[name]]
-    assert all(b"[redacted]" in found[name] and b"word" in bodies[name] for name in changed)
+    assert all(b"[redacted]" in found[name] for name in changed)
     assert len(changed) < 50
     original = run("verify", tmp_path / "foreign").out.replace(" (no checksums)", "").splitlines()
     imported = run("verify", tmp_path / "ours").out.splitlines()
