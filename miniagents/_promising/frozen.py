@@ -483,7 +483,9 @@ def _make_class_error(cls: type[Frozen], dump: Mapping[str, Any]) -> ValidationE
 
 
 def freeze_fields(self: Frozen, frozen: Mapping[str, Any] = CONSTRUCTING, marker: object = None) -> None:
-    """Make the values of all fields of a new object immutable.
+    """Freeze the values of all declared and extra fields of a new object, in place.
+
+    If `marker` shows that no Frozen was found in them, set the height of the object to 1.
 
     Args:
         self: the object.

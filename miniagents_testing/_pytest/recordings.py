@@ -46,7 +46,7 @@ def reported(config: pytest.Config, path: Path, context: CassetteContext) -> Ite
 
 
 def _status(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file is written, or None without a file."""
+    """Return inode and modification time of a file, of which a write changes one; None if it cannot be examined."""
     try:
         found = path.stat()
     except OSError:

@@ -105,7 +105,10 @@ def cache_details(usage: Usage) -> Body:
 
 
 def json_text(value: Any) -> bytes:
-    """Return JSON as providers write it: raw UTF-8, with escapes only for lone surrogates."""
+    """Return compact JSON as raw UTF-8.
+
+    If a text has a lone surrogate, all characters outside of ASCII are escaped.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=dict)
     try:
         return text.encode()

@@ -103,7 +103,10 @@ def _data(text: bytes) -> Any:
 
 
 def _differences(value: Any, place: str) -> Iterator[str]:
-    """Yield the fields below a place that the models do not know, and the required ones that are missing."""
+    """Yield each unknown field and each missing required field of a parsed value, at any depth.
+
+    Of a value whose `type` is not known, only that is reported.
+    """
     if isinstance(value, list):
         for each in value:
             yield from _differences(each, f"{place}[*]")

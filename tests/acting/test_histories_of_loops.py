@@ -53,7 +53,7 @@ def in_short(messages: tuple[Message, ...]) -> list[tuple[str, Any, list[str], b
 
 
 async def test_history_keeps_a_loop_as_it_was(make_history: MakeHistory) -> None:
-    """A history returns the answers with their calls and the results of a loop; the model can go on from there."""
+    """A history loads the replies of a loop unchanged, a failed result too, and the next request holds all of them."""
 
     async def double(number: int) -> int:
         """Double a number."""

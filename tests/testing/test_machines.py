@@ -75,7 +75,7 @@ def test_promise_machine_finds_a_cancel_without_effect() -> None:
 
 
 def test_sequence_machine_finds_lost_nested_messages() -> None:
-    """The sequence machine fails for a sequence that keeps only the first message of a list."""
+    """The sequence machine fails with an error about a reader's messages if a list leaves only its first message."""
 
     class Shallow(MessageSequence):
         def append(self, messages: Any) -> Any:

@@ -150,10 +150,7 @@ def _paired(messages: Iterable[Message], rules: PairingRules) -> list[Message | 
 
 
 def _calls_and_parts(message: Message) -> list[tuple[ToolUse, int | None]]:
-    """Return the calls of an answer: those in parts of its content with their index, and its tool calls with None.
-
-    A tool call that repeats a part is left out.
-    """
+    """Return the calls of an answer: those in parts of its content with their index, then its tool calls with None."""
     calls: list[tuple[ToolUse, int | None]] = [
         (_tool_call(part), index)
         for index, part in enumerate(message.content if isinstance(message.content, tuple) else ())

@@ -132,7 +132,7 @@ def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(plac
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
 def test_S19_S37_swapped_events_raise_protocol_error_or_give_the_same_text(place: int) -> None:
-    """Two swapped deltas raise an error, and their text is not delivered; other swapped events change nothing."""
+    """Swapped deltas, or a delta after its done text, raise `StreamProtocolError`; other swaps keep the text."""
     stream = list(PLAIN)
     stream[place], stream[place + 1] = stream[place + 1], stream[place]
     session = ResponsesSession()

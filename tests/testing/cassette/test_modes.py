@@ -44,7 +44,7 @@ async def test_once_records_a_file_that_does_not_exist(kit: Kit) -> None:
 
 
 async def test_once_only_plays_a_file_that_exists(kit: Kit) -> None:
-    """In mode `once` with a file, a request without a recording is a miss, and the file stays the same."""
+    """In mode `once` with a file, a recorded request is played, another is a miss, and the file stays the same."""
     with kit.cassette("once"):
         await _ask(kit, _answering(kit, "1"), "a")
     before = kit.path.read_bytes()

@@ -58,7 +58,7 @@ def test_lint_finds_secrets_in_prompts_and_across_deltas(
 def test_X4_headers_that_would_not_be_recorded_are_found(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """`lint` names the headers that a recording would drop or redact once for each file."""
+    """`lint` exits with 1; a line for each file names up to six headers that a recording would drop or redact."""
     answer = kit.answer("Hi", headers={"content-type": ["text/event-stream"], "set-cookie": ["a=1"]})
     headers = {f"x-stainless-{number}": ["1"] for number in range(7)}
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_headers=headers) for _ in range(2)])
