@@ -96,7 +96,7 @@ async def test_answer_without_streaming_arrives_with_its_last_token() -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_stream_pauses_when_then_is_a_number() -> None:
-    """If `then` is a number, the stream waits that many seconds and the gap, both times the pace, after `after` tokens."""
+    """If `then` is a number, the stream waits that many seconds and the gap, times the pace, after `after` tokens."""
     agent = ScriptedLLM(Step("one two", after=1, then=30, gap=1.0), pace=0.5).agent()
     start = now()
     async with MiniAgents():
