@@ -187,6 +187,14 @@ def test_call_in_a_part_is_a_call_for_every_api(api: str) -> None:
     assert pairs(api, prompt) == [("a", None), ("a", "a")]
 
 
+@pytest.mark.parametrize("api", APIS)
+def test_call_that_is_a_part_and_a_field_is_one_call(api: str) -> None:
+    """A call that stands in the content of an answer and in its `tool_calls` is sent once, with its result."""
+    part = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    answer = AssistantMessage((part,), tool_calls=(ToolCall(id="a", name="f", arguments="{}"),))
+    assert pairs(api, prompt_of(api, [UserMessage("q"), answer, result("a", "done")])) == [("a", None), ("a", "done")]
+
+
 async def test_result_of_an_earlier_request_is_sent_when_the_server_knows_its_call() -> None:
     """With `previous_response_id`, a result without its call goes out, because the server has the call."""
     for options, items in (({"previous_response_id": "r"}, 2), ({"extra_body": {"conversation": "c"}}, 2), ({}, 1)):

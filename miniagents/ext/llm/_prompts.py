@@ -143,10 +143,20 @@ def _paired(messages: Iterable[Message], rules: PairingRules) -> list[Message | 
     items: list[Message | ToolResult] = []
     for message in messages:
         for item in _split_results(message, ids):
-            items.append(item)
             if not isinstance(item, ToolResult) and item.role == "assistant":
+                item = _without_repeated_calls(item)
                 ids.update(str(use.id) for use, _ in _calls_and_parts(item) if use.id)
+            items.append(item)
     return pair(items, _calls_and_parts, rules)
+
+
+def _without_repeated_calls(message: Message) -> Message:
+    """Return an answer without those of its tool calls that are parts of its content, too; mostly the same object."""
+    parts = message.content if isinstance(message.content, tuple) else ()
+    ids = {_get(part, "id") for part in parts if isinstance(part, Mapping) and part.get("type") == "tool_use"}
+    calls = getattr(message, "tool_calls", None) or ()
+    kept = tuple(call for call in calls if _first_id(call, "call_id", "id") not in ids)
+    return message if len(kept) == len(calls) else message.model_copy(update={"tool_calls": kept})
 
 
 def _calls_and_parts(message: Message) -> list[tuple[ToolUse, int | None]]:
