@@ -466,7 +466,9 @@ async def soak(kit: Kit, seed: int, folder: Path) -> tuple[App, Storm]:
     except* LLMError as unseen:
         app.check_no_key(unseen.exceptions)
         for error in unseen.exceptions:
-            assert "<- LEAVER" in str(error.__notes__), "only leavers leave errors unseen"
+            notes = str(error.__notes__)
+            # once in many storms, a further answer of a join fails after the first failure has ended the join
+            assert "<- LEAVER" in notes or "<- JOINER" in notes, "only leavers and joins leave errors unseen"
     assert not context.tasks
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert app.wire.open == 0
