@@ -110,6 +110,28 @@ async def _close_with_loop(client: Any, forget: Callable[[], Any]) -> AsyncGener
         await client.close()
 
 
+_copies: WeakKeyDictionary[Any, tuple[dict[str, Any], Any]] = WeakKeyDictionary()
+"""Settings of a client, and its copy without retries."""
+
+
+def _without_retries(client: Any) -> Any:
+    """Return a copy of the SDK's client that sends no request again, because `Retry` alone decides on that.
+
+    The copy shares the HTTP client. It is kept until a setting of the client changes, because a new copy asks a thread
+    for the platform before its first request.
+    """
+    try:
+        known = _copies.get(client)
+    except TypeError:  # a client of an application's tests may have no hash
+        return client.with_options(max_retries=0)
+    # attributes of the SDK's own types, such as `client.chat`, refer to the client, which they would keep alive
+    sdk = type(client).__module__.partition(".")[0]
+    settings = {name: value for name, value in vars(client).items() if not type(value).__module__.startswith(sdk)}
+    if known is None or known[0] != settings:
+        known = _copies[client] = settings, client.with_options(max_retries=0)
+    return known[1]
+
+
 DEFAULT_RETRY = Retry()
 """Policy for sending a request again, for agents that are created without `retry=`."""
 DEFAULT_STALL_TIMEOUT = 600.0
@@ -244,7 +266,7 @@ class ProviderAdapter(ABC):
             """Wait for the messages, and return the call of the SDK, whose own retries are switched off."""
             messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
             client = await self.default_client() if async_client is None else async_client
-            client = client.with_options(max_retries=0)  # shares the HTTP client; `Retry` alone decides on retries
+            client = _without_retries(client)
             origin = _origin(self.api(request), client)
             create, arguments, new_session = self.prepare_request(
                 client, messages, system, request, origin=origin, streamed=streamed

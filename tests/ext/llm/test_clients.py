@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,3 +139,64 @@ async def test_default_client_uses_the_base_url_of_the_environment(monkeypatch: 
     assert message.content == "Hi"
     assert requests[0].startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
     assert b"stream_options" not in requests[0]
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def agent_of(request: pytest.FixtureRequest, kit: Kit) -> tuple[Wire, Any, Any]:
+    """Return a scripted transport, a client of the provider on it, and an agent with this client."""
+    if request.param == "openai":
+        wire = kit.Wire(kit.Reply(kit.chat("Hi")))
+        openai = wire.openai(api_key="sk-first-0123456789")
+        return wire, openai, create_openai_agent("m", async_client=openai)
+    wire = kit.Wire(kit.Reply(kit.message("Hi")))
+    anthropic = wire.anthropic(api_key="sk-first-0123456789")
+    return wire, anthropic, create_anthropic_agent("m", async_client=anthropic)
+
+
+async def test_a_client_asks_for_the_platform_once_for_all_calls(
+    agent_of: tuple[Wire, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of an agent and its fork ask a thread for the platform once, because they share a copy of the client."""
+    import anthropic._base_client
+    import openai._base_client
+
+    asked: list[str] = []
+
+    def get_platform() -> str:
+        asked.append("platform")
+        return "Linux"
+
+    for sdk in (openai._base_client, anthropic._base_client):
+        monkeypatch.setattr(sdk, "get_platform", get_platform)
+    wire, _, agent = agent_of
+    async with MiniAgents():
+        for each in (agent, agent, agent.fork(temperature=0.1)):
+            await each.trigger("Hello")
+    assert (len(wire.requests), asked) == (3, ["platform"])
+
+
+async def test_a_call_uses_the_settings_that_its_client_has_then(agent_of: tuple[Wire, Any, Any]) -> None:
+    """A key or URL that the application gives to its client between two calls is that of the second request."""
+    wire, client, agent = agent_of
+    async with MiniAgents():
+        await agent.trigger("Hello")
+        client.api_key = "sk-other-0123456789"
+        await agent.trigger("Hello")
+        client.base_url = "https://other.example/v1"
+        await agent.trigger("Hello")
+    keys = [sent.headers.get("x-api-key") or sent.headers["authorization"][7:] for sent in wire.requests]
+    assert keys == ["sk-first-0123456789", "sk-other-0123456789", "sk-other-0123456789"]
+    assert [sent.url.host == "other.example" for sent in wire.requests] == [False, False, True]
+
+
+async def test_a_client_lives_no_longer_than_its_owners(kit: Kit) -> None:
+    """A client is freed after its last owner, also after calls through it."""
+    wires = kit.Wire(kit.Reply(kit.chat("Hi"))), kit.Wire(kit.Reply(kit.message("Hi")))
+    for create, make in ((create_openai_agent, wires[0].openai), (create_anthropic_agent, wires[1].anthropic)):
+        client: Any = make()
+        gone = weakref.ref(client)
+        async with MiniAgents():
+            await create("m", async_client=client).trigger("Hello")
+        del client
+        gc.collect()
+        assert gone() is None
