@@ -1,6 +1,7 @@
 """Cost of each step of a token's way from a provider's bytes to its reader.
 
-Each row does the work of the row before it, and one step more. The table in docs/architecture.md comes from here.
+Each row does the work of the row before it, and one step more. The table in
+docs/explanation/architecture.md comes from here.
 """
 
 from __future__ import annotations

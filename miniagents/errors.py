@@ -162,7 +162,7 @@ class FreezeError(MiniAgentsError, TypeError):
     """Error of a value that cannot be made immutable: its type is not supported, or it nests too deep.
 
     It is raised where a message is made; its text names the field. Give JSON types, or types that
-    `docs/histories.md` lists.
+    `docs/how-to/histories.md` lists.
     """
 
 

@@ -1,7 +1,7 @@
 """Tools of models: the names that programs need to give an agent tools.
 
 A function or an agent is a tool as it is; `tool` changes its name, its description or its timeout. Models call tools in
-a loop, which `docs/tools.md` describes.
+a loop, which `docs/how-to/tools.md` describes.
 """
 
 from miniagents.acting._tool import Tool, handoff, tool

@@ -41,7 +41,7 @@ PYTEST = (
 )
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RECORDED = re.compile(r"pytest\.mark\.(miniagents_cassette|vcr)\b|\(stream_cassette\)")
-RECORDED_PAGES = ("README.md", "docs/other-frameworks.md")
+RECORDED_PAGES = ("README.md", "docs/how-to/other-frameworks.md")
 """Pages whose tests with a cassette ask a provider; those of other pages bring a server or make no request."""
 WARNINGS = ("-W", "ignore", "-W", "error::miniagents_testing.errors.UnrecordedWarning")
 """Options that make only a warning of the testing kit an error, because frameworks warn of each other."""
@@ -63,7 +63,7 @@ def _snippets(*, recorded: bool) -> list[Any]:
             if block[1] == "python" and is_recorded == recorded:
                 line = text.count("\n", 0, block.start()) + 2
                 marks = _skip_without_clients(block[2])
-                if where == "docs/other-frameworks.md" and not marks and not _is_installed("litellm"):
+                if where == "docs/how-to/other-frameworks.md" and not marks and not _is_installed("litellm"):
                     marks = [pytest.mark.skip(reason="takes long, so `tox -e clients` runs all examples of this page")]
                 found.append(pytest.param(block[2], ini, id=f"{where}:{line}", marks=marks))
             ini = block[2] if block[1] == "ini" else ""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-PAGE = (TESTS.parent / "docs/faults.md").read_text("utf-8")
+PAGE = (TESTS.parent / "docs/maintainers/faults.md").read_text("utf-8")
 
 ROWS = [
     f"{kind}{number}"

@@ -179,8 +179,8 @@ def _tree_of(page: str) -> set[str]:
 
 
 def test_architecture_page_shows_every_file() -> None:
-    """`docs/architecture.md` has a line for each file that holds code, and for no other."""
-    shown = _tree_of((ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    """`docs/explanation/architecture.md` has a line for each file that holds code, and for no other."""
+    shown = _tree_of((ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8"))
     there = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES

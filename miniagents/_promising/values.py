@@ -1,10 +1,10 @@
 """The codec of values: all that a message may hold, as JSON and back; for hashes, references, dumps and stores.
 
 JSON types stand for themselves, arrays for tuples, objects for `FrozenDict`. A Frozen is an object of its fields, with
-the name of its class under `class_`. Any other value is an object with one key, its tag; `docs/histories.md` has a
-table of the tags. Keys of the content differ from tags and `class_`: one that begins with `$` gets another `$` in
-front, one such as `class_` gets another `_` at its end. A key with lone surrogates is `$text:` and the base64 of its
-UTF-8.
+the name of its class under `class_`. Any other value is an object with one key, its tag;
+`docs/how-to/histories.md` has a table of the tags. Keys of the content differ from tags and `class_`: one that begins
+with `$` gets another `$` in front, one such as `class_` gets another `_` at its end. A key with lone surrogates is
+`$text:` and the base64 of its UTF-8.
 
 Texts have no blanks, and non-ASCII characters as they are. A hash is computed from the text with keys sorted by code
 point and `{"$frozen": "..."}`, the digest, for each nested Frozen. Declared fields that hold None are left out there,

@@ -603,11 +603,11 @@ ROWS = {
     awaiting_task_of_a_model: "C1",
     awaiting_task_of_a_busy_model: "P15",
 }
-"""Rows of docs/faults.md that a scenario shows. All scenarios show C17: a cancellation before the first step."""
+"""Rows of docs/maintainers/faults.md that a scenario shows. All show C17: a cancellation before the first step."""
 
 
 def name_of(each: Scenario) -> str:
-    """Return the id of a parametrized test: the row of docs/faults.md and the name of the scenario."""
+    """Return the id of a parametrized test: the row of docs/maintainers/faults.md and the name of the scenario."""
     return f"{ROWS.get(each, 'C17')}-{each.__name__}"
 
 

@@ -131,7 +131,7 @@ class Row:
     """A fault of an answer, and the expected outcome."""
 
     ids: str
-    """Ids of rows in docs/faults.md."""
+    """Ids of rows in docs/maintainers/faults.md."""
     what: str
     """Description of the fault."""
     make: Callable[[Answer], Any]
@@ -147,7 +147,7 @@ def row(ids: str, what: str, make: Callable[[Answer], Any], outcome: Outcome, **
     """Return a row.
 
     Args:
-        ids: ids of rows in docs/faults.md.
+        ids: ids of rows in docs/maintainers/faults.md.
         what: description of the fault.
         make: function that makes the fault.
         outcome: expected outcome.
@@ -593,7 +593,7 @@ TESTS = [test for name, test in list(globals().items()) if re.match(r"test_[SP]\
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.__name__.split("_")[-1])
 def test_names_of_matrix_tests_have_the_ids_of_their_rows(test: Any) -> None:
-    """Each test of the matrix has in its name the ids of all its rows in docs/faults.md, and no other ids."""
+    """Each test of the matrix has in its name the ids of all its rows in docs/maintainers/faults.md, and no others."""
     assert set(re.findall(r"[SP]\d+", test.__name__)) == {
         each for row, *_ in cells_of(test) for each in row.ids.split()
     }

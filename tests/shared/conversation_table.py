@@ -1,4 +1,7 @@
-"""The table of clients whose conversations are recorded, in docs/cassettes.md; each test of a client is one cell."""
+"""The table of clients whose conversations are recorded, in docs/how-to/cassettes.md.
+
+Each test of a client is one cell.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COLUMNS = ("record, play", "early close", "server ends", "reset", "redirect", "refused, down", "miss", "pace")
-_PAGE = Path(__file__).resolve().parents[2] / "docs/cassettes.md"
+_PAGE = Path(__file__).resolve().parents[2] / "docs/how-to/cassettes.md"
 
 
 class Cells:

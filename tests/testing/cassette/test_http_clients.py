@@ -1,6 +1,6 @@
 """Clients on `http.client`, and aiohttp, each against a real server: live, recorded and played, they see the same.
 
-Each test that is marked with `cell` is a column of the table in docs/cassettes.md, and runs for each client.
+Each test that is marked with `cell` is a column of the table in docs/how-to/cassettes.md, and runs for each client.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from miniagents_testing.errors import CassetteMissError, IncompleteRecordingErro
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_DOCS = Path(__file__).resolve().parents[3] / "docs/cassettes.md"
+_DOCS = Path(__file__).resolve().parents[3] / "docs/how-to/cassettes.md"
 
 
 CELLS: dict[str, str] = {}
@@ -231,13 +231,13 @@ def test_time_out_is_the_clients_own(client: Client, server: Server, path: Path)
 
 
 def table() -> list[str]:
-    """Return the table of docs/cassettes.md, made of the tests of this module."""
+    """Return the table of docs/how-to/cassettes.md, made of the tests of this module."""
     head = ["client", *CELLS]
     rows = [[f"`{each.name}`" if each is HTTPClient else each.name, *("yes" for _ in CELLS)] for each in CLIENTS]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def test_page_has_the_table_of_clients() -> None:
-    """docs/cassettes.md says which clients do what, exactly as the tests of this module show."""
+    """docs/how-to/cassettes.md says which clients do what, exactly as the tests of this module show."""
     page = _DOCS.read_text(encoding="utf-8").splitlines()
     assert [line for line in page if line in table()] == table()

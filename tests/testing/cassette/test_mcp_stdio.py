@@ -1,6 +1,7 @@
 """mcp's client and servers over stdio: what they say is the same live, recorded and played without a process.
 
-Each test that is marked with `cell` is a column of the table in docs/cassettes.md. Servers over HTTP are here, too.
+Each test that is marked with `cell` is a column of the table in docs/how-to/cassettes.md. Servers over HTTP are
+here, too.
 """
 
 from __future__ import annotations
@@ -309,5 +310,5 @@ async def test_server_over_http_is_the_same_live_recorded_and_played(
 
 
 def test_page_has_the_row_of_servers_over_stdio() -> None:
-    """docs/cassettes.md says what is recorded of servers over stdio, exactly as the tests of this module show."""
+    """docs/how-to/cassettes.md says what is recorded of servers over stdio, exactly as these tests show."""
     cell.assert_in_page()

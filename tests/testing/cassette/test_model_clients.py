@@ -1,7 +1,7 @@
 """Clients of model providers, each against a server that speaks its wire format: live, recorded and played alike.
 
-The tests that are marked with `cell` are the columns of the table of model clients in docs/cassettes.md. The clients
-are not among the dependencies: `tox -e clients` has them.
+The tests that are marked with `cell` are the columns of the table of model clients in docs/how-to/cassettes.md. The
+clients are not among the dependencies: `tox -e clients` has them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
 )  # the libraries warn of each other, and leave sockets to the collector
-_DOCS = Path(__file__).resolve().parents[3] / "docs/cassettes.md"
+_DOCS = Path(__file__).resolve().parents[3] / "docs/how-to/cassettes.md"
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # litellm would ask for its prices when it is imported
 
 TEXTS = ("Hel", "lo", " to", " you")
@@ -483,14 +483,14 @@ def test_model_client_raises_a_miss(client: Client, server: WireServer, path: Pa
 
 
 def table() -> list[str]:
-    """Return the table of docs/cassettes.md, made of the tests of this module."""
+    """Return the table of docs/how-to/cassettes.md, made of the tests of this module."""
     head = ["model client", *CELLS]
     rows = [[each.name, *(each.extra.get(column, "yes") for column in CELLS)] for each in CLIENTS]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def test_page_has_the_table_of_model_clients() -> None:
-    """docs/cassettes.md says which model clients do what, exactly as the tests of this module show."""
+    """docs/how-to/cassettes.md says which model clients do what, exactly as the tests of this module show."""
     page = _DOCS.read_text(encoding="utf-8").splitlines()
     rows = table()
     start = page.index(rows[0]) if rows[0] in page else -1

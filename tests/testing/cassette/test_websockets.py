@@ -1,6 +1,6 @@
 """The asyncio client of websockets, alone and under OpenAI's realtime client, against servers on this machine.
 
-Each test that is marked with `cell` is a column of the table in docs/cassettes.md.
+Each test that is marked with `cell` is a column of the table in docs/how-to/cassettes.md.
 """
 
 from __future__ import annotations
@@ -351,5 +351,5 @@ async def test_sync_client_is_refused_by_name(path: Path) -> None:
 
 
 def test_page_has_the_row_of_websockets() -> None:
-    """docs/cassettes.md says what is recorded of websockets, exactly as the tests of this module show."""
+    """docs/how-to/cassettes.md says what is recorded of websockets, exactly as the tests of this module show."""
     cell.assert_in_page()
