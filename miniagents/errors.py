@@ -93,6 +93,18 @@ Every other exception is a failure, also if it derives from `BaseException`, as 
 """
 
 
+DISTRIBUTION: Final = "/path/to/clone"
+"""Name under which pip installs this distribution: a path, because `miniagents` on PyPI is an older project.
+
+Each line of errors and docs that installs MiniAgents has this name.
+"""
+
+
+def install_line(*extras: str) -> str:
+    """Return the command that installs extras: `pip install '/path/to/clone[openai,console]'`."""
+    return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
+
+
 def is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
     """Return True for an error that readers of a promise get: any exception that is none of `INTERRUPTS`."""
     return error is not None and not isinstance(error, INTERRUPTS)
@@ -171,8 +183,8 @@ class MissingExtraError(MiniAgentsError, ImportError):
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
-        """Return the error for `package`, which `pip install 'miniagents[<extra>]'` installs."""
-        return cls(f"{package!r} is not installed. Install it with: pip install 'miniagents[{extra}]'")
+        """Return the error for a package that is not installed, and that an extra has."""
+        return cls(f"{package!r} is not installed. Install it with: {install_line(extra)}")
 
 
 class ToolError(MiniAgentsError):

@@ -85,8 +85,10 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == __name__:
             raise
+        from miniagents.errors import install_line
+
         raise ImportError(
-            f"{__name__}.{name} needs {error.name!r}. Install it with: pip install 'miniagents[testing]'",
+            f"{__name__}.{name} needs {error.name!r}. Install it with: {install_line('testing')}",
             name=error.name,
         ) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from miniagents import InteractionContext, MiniAgents, miniagent
-from miniagents.errors import MissingExtraError
+from miniagents.errors import MissingExtraError, install_line
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 
@@ -23,7 +23,7 @@ async def amain() -> None:
         try:
             await create(model="any").trigger("Hello")
         except MissingExtraError as error:
-            assert f"pip install 'miniagents[{extra}]'" in str(error), error
+            assert install_line(extra) in str(error), error
         else:
             raise AssertionError(f"{extra} answered without its SDK")
 

@@ -155,6 +155,20 @@ def test_live_example_is_the_program_of_the_readme() -> None:
     assert code(program) == code(shown)
 
 
+def test_token_times_prints_four_lists_of_five_times() -> None:
+    """The example prints the times of five tokens, recorded and played, with vcrpy alone and with true streams."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples/token_times.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CI": ""},  # where it is set, recordings are refused
+        check=True,
+    )
+    assert re.findall(r"^(\w+) +(\w+)  \[((?:[\d.]+, ){4}[\d.]+)\]$", done.stdout, re.MULTILINE)
+    names = [line.split()[:2] for line in done.stdout.splitlines()]
+    assert names == [[name, how] for name in ("vcrpy", "miniagents_testing") for how in ("recorded", "played")]
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_says_what_to_look_at(example: Path) -> None:
     """The docstring of each example tells the reader what to look at."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from miniagents.errors import LimitExceededError, PriceUnknownError
+from miniagents.errors import LimitExceededError, PriceUnknownError, install_line
 from miniagents.messages import Usage
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class RequestMeter:
                 what = f"the model {model!r}" if no_price else "an earlier request"
                 raise PriceUnknownError(
                     f"The price of {what} is not known, so the cost limit of {level.name} cannot be checked, and the "
-                    f"request was not sent. Install prices with: pip install 'miniagents[prices]', or give "
+                    f"request was not sent. Install prices with: {install_line('prices')}, or give "
                     f"MiniAgents(price=) a function that knows it",
                     model=model,
                 )

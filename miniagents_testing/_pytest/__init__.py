@@ -45,8 +45,10 @@ def fail_without_extra(fixture: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        from miniagents.errors import install_line
+
         pytest.fail(
-            f"the fixture {fixture} needs {error.name!r}. Install it with: pip install 'miniagents[testing]'",
+            f"the fixture {fixture} needs {error.name!r}. Install it with: {install_line('testing')}",
             pytrace=False,
         )
 

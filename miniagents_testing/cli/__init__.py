@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package.startswith("miniagents"):
             raise
-        print(f"{package!r} is not installed. Install it with: pip install 'miniagents[testing]'", file=sys.stderr)
+        from miniagents.errors import MissingExtraError
+
+        print(MissingExtraError.of(package, "testing"), file=sys.stderr)
         return _NOT_DONE
     try:
         code = run(arguments)

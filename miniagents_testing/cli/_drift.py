@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import pydantic
 
-from miniagents.errors import StreamError
+from miniagents.errors import StreamError, install_line
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing._reading import api_of
 from miniagents_testing.cli._screen import CommandError
@@ -63,7 +63,7 @@ def _import(name: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         sdk = name.partition(".")[0]
-        raise CommandError(f"--drift needs {sdk}. Install it with: pip install 'miniagents[{sdk}]'") from error
+        raise CommandError(f"--drift needs {sdk}. Install it with: {install_line(sdk)}") from error
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 import weakref
@@ -92,7 +93,7 @@ async def test_reply_raises_missing_extra_error_when_the_sdk_is_not_installed(
     monkeypatch.setitem(sys.modules, package, None)
     agent = create("m")
     async with MiniAgents():
-        with pytest.raises(errors.MissingExtraError, match=rf"pip install 'miniagents\[{package}\]'"):
+        with pytest.raises(errors.MissingExtraError, match=re.escape(errors.install_line(package))):
             await agent.trigger("Hello")
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from miniagents.errors import install_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -189,4 +191,4 @@ def test_missing_extra_is_code_2_with_the_line_for_pip() -> None:
     code = "import sys; sys.modules['rich'] = None; from miniagents_testing.cli import main; sys.exit(main(['show']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "'rich' is not installed. Install it with: pip install 'miniagents[testing]'\n"
+    assert done.stderr == f"'rich' is not installed. Install it with: {install_line('testing')}\n"

@@ -9,6 +9,7 @@ import anthropic
 import openai
 import pytest
 
+from miniagents.errors import install_line
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_drift_names_the_sdk_that_is_not_installed(run: Run, tmp_path: Path, mon
     save(tmp_path / "c.yaml", CASES["no drift"][0])
     done = run("verify", "--drift", tmp_path)
     assert done.code == 2
-    assert "pip install 'miniagents[openai]'" in done.err
+    assert install_line("openai") in done.err
 
 
 def test_strict_needs_drift(run: Run, conversation: Path) -> None:
