@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,9 @@ PYTEST = (
     "-o",
     "asyncio_default_fixture_loop_scope=function",
 )
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r"^ *#> ?(.*)$", re.MULTILINE)
+"""A line that the program prints."""
 RECORDED = re.compile(r"pytest\.mark\.(miniagents_cassette|vcr)\b|\(stream_cassette\)")
 RECORDED_PAGES = ("README.md", "docs/tutorial.md", "docs/how-to/other-frameworks.md")
 """Pages whose tests with a cassette ask a provider; those of other pages bring a server or make no request."""
@@ -49,8 +52,24 @@ CLIENTS = {"agents", "google.genai", "langchain_anthropic", "langchain_core", "l
 """Packages of snippets that only `tox -e clients` installs; elsewhere these snippets are skipped."""
 
 
+@dataclass(frozen=True)
+class Snippet:
+    """Python block of a page."""
+
+    code: str
+    name: str
+    """Name of its file: the title of the block, if there is one."""
+    files: dict[str, str]
+    """Files beside it, by name: earlier blocks of the page that have titles, and an ini block just before it."""
+
+    @property
+    def output(self) -> list[str]:
+        """Return the lines that the program must print; an empty list if the page does not say."""
+        return [line.rstrip() for line in OUTPUT.findall(self.code)]
+
+
 def _snippets(*, recorded: bool) -> list[Any]:
-    """Return a parameter for each Python block of the pages: its text, and that of an ini block just before it.
+    """Return a parameter for each Python block of the pages.
 
     Args:
         recorded: True for blocks with a cassette that has yet to be recorded, False for all others.
@@ -58,16 +77,29 @@ def _snippets(*, recorded: bool) -> list[Any]:
     found = []
     for page in PAGES:
         where, text, ini = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8"), ""
+        files: dict[str, str] = {}
         for block in FENCE.finditer(text):
-            is_recorded = where in RECORDED_PAGES and RECORDED.search(block[2]) is not None
-            if block[1] == "python" and is_recorded == recorded:
+            language, title, code = block.groups()
+            is_recorded = where in RECORDED_PAGES and RECORDED.search(code) is not None
+            if language == "python" and is_recorded == recorded:
                 line = text.count("\n", 0, block.start()) + 2
-                marks = _skip_without_clients(block[2])
+                marks = _skip_without_clients(code)
                 if where == "docs/how-to/other-frameworks.md" and not marks and not _is_installed("litellm"):
                     marks = [pytest.mark.skip(reason="takes long, so `tox -e clients` runs all examples of this page")]
-                found.append(pytest.param(block[2], ini, id=f"{where}:{line}", marks=marks))
-            ini = block[2] if block[1] == "ini" else ""
+                beside = files | ({"pytest.ini": ini} if ini else {})
+                found.append(
+                    pytest.param(Snippet(code, title or _name(code), beside), id=f"{where}:{line}", marks=marks)
+                )
+            ini = code if language == "ini" else ""
+            if title and language == "python":
+                files = files | {title: code}
     return found
+
+
+def _name(code: str) -> str:
+    """Return the name of a file for a block without a title: one that pytest collects if tests are in it."""
+    tests = any(getattr(node, "name", "").lower().startswith("test") for node in ast.parse(code).body)
+    return "test_snippet.py" if tests else "snippet.py"
 
 
 def _skip_without_clients(snippet: str) -> list[pytest.MarkDecorator]:
@@ -90,29 +122,32 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _run(folder: Path, snippet: str, *options: str, ini: str = "", **environment: str) -> None:
-    """Run a snippet, a whole program or a file of tests, in a folder; it must succeed."""
-    tests = any(getattr(node, "name", "").lower().startswith("test") for node in ast.parse(snippet).body)
-    program = folder / ("test_snippet.py" if tests else "snippet.py")
-    program.write_text(snippet, encoding="utf-8")
-    if ini:
-        (folder / "pytest.ini").write_text(ini, encoding="utf-8")
+def _run(folder: Path, snippet: Snippet, *options: str, **environment: str) -> None:
+    """Run a snippet, a whole program or a file of tests, in a folder; it must succeed, and print what the page says."""
+    for name, text in {**snippet.files, snippet.name: snippet.code}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    runner = PYTEST if snippet.name.startswith("test_") else ()
     done = subprocess.run(
-        [sys.executable, "-W", "error", *(PYTEST if tests else ()), *options, str(program)],
+        [sys.executable, "-W", "error", *runner, *options, str(folder / snippet.name)],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
         input="",
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    if snippet.output:
+        assert [line.rstrip() for line in done.stdout.splitlines()] == snippet.output
 
 
-@pytest.mark.parametrize(("snippet", "ini"), _snippets(recorded=False))
-def test_python_snippet_runs(snippet: str, ini: str, tmp_path: Path) -> None:
-    """A snippet is a whole program or a file of tests; it runs in an empty folder, without a key or a keyboard."""
-    _run(tmp_path, snippet, ini=ini)
+@pytest.mark.parametrize("snippet", _snippets(recorded=False))
+def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
+    """A snippet is a whole program or a file of tests; it runs without a key or a keyboard, and prints its `#>` lines.
+
+    In its folder are only the files that the page has named before.
+    """
+    _run(tmp_path, snippet)
 
 
 def _said_by_model(call: Call) -> Step:
@@ -128,9 +163,9 @@ def _said_by_gemini(request: Request) -> Answer:
     return Answer([f"data: {json.dumps({'candidates': [part]})}\n\n".encode() for part in parts])
 
 
-@pytest.mark.parametrize(("snippet", "ini"), _snippets(recorded=True))
+@pytest.mark.parametrize("snippet", _snippets(recorded=True))
 def test_example_with_a_cassette_is_recorded_once_and_plays_offline(
-    snippet: str, ini: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run asks servers in place of providers; the second passes too, and the servers count no request."""
     monkeypatch.delenv("CI", raising=False)  # there recordings are refused
@@ -143,11 +178,11 @@ def test_example_with_a_cassette_is_recorded_once_and_plays_offline(
             **dict.fromkeys(("ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENAI_API_KEY"), "not-needed"),
         }
         record = ("--miniagents-record=once", "--record-mode=once")
-        _run(tmp_path, snippet, *record, *WARNINGS, ini=ini, **environment)
+        _run(tmp_path, snippet, *record, *WARNINGS, **environment)
         sent = len(server.calls) + len(gemini.requests)
         assert sent
-        assert len(list(tmp_path.glob("cassettes/test_snippet/*.yaml"))) == 1
-        _run(tmp_path, snippet, *WARNINGS, ini=ini, **environment)
+        assert len(list(tmp_path.glob("cassettes/test_*/*.yaml"))) == 1
+        _run(tmp_path, snippet, *WARNINGS, **environment)
         assert len(server.calls) + len(gemini.requests) == sent
 
 

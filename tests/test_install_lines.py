@@ -63,7 +63,7 @@ def test_each_install_line_names_a_path_and_known_extras() -> None:
 def test_docs_have_install_lines() -> None:
     """The lines that this module reads are those of the README and of the pages that need an extra."""
     paths = {path for path, _ in _commands()}
-    assert {"README.md", "docs/how-to/testing.md", "docs/how-to/cassettes.md"} <= paths
+    assert {"README.md", "docs/how-to/testing.md", "docs/how-to/cassettes.md", "docs/tutorial.md"} <= paths
 
 
 @pytest.mark.parametrize(

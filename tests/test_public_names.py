@@ -141,7 +141,7 @@ def test_pages_and_examples_take_public_names_only() -> None:
         f"{page.relative_to(ROOT).as_posix()}:{text.count(chr(10), 0, block.start()) + 2}": block[1]
         for page in PAGES
         for text in [page.read_text(encoding="utf-8")]
-        for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        for block in re.finditer(r"^```python\b[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     }
     code |= {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PROGRAMS}
     assert len(code) > len(PROGRAMS) > 0
