@@ -295,6 +295,16 @@ def test_S31_surrogate_halves_are_joined_across_deltas_and_lone_ones_replaced() 
     assert result.lossy
 
 
+def test_S31_arguments_may_hold_half_a_character() -> None:
+    """Arguments with half a surrogate pair, also at their end, are kept with U+FFFD in its place."""
+    use = {"type": "tool_use", "id": "i", "name": "f", "input": {}}
+    for half in ('{"a": "\ud83d"}', '{"a": "\ud83d'):
+        start = {"type": "content_block_start", "index": 0, "content_block": use}
+        delta = {"type": "input_json_delta", "partial_json": half}
+        result = outcome(START, start, {"type": "content_block_delta", "index": 0, "delta": delta}, *end())
+        assert result.tool_calls[0].arguments == half.replace("\ud83d", "\ufffd")
+
+
 def test_session_takes_the_type_from_the_event_name_when_the_data_have_none() -> None:
     """An event whose data have no `type` gets its type from its `event:` line."""
     session = MessagesSession()

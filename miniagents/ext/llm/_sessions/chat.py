@@ -17,6 +17,7 @@ from miniagents.ext.llm._sessions.base import (
     Session,
     ToolUse,
     json_text,
+    repair_surrogates,
     repair_surrogates_deep,
 )
 from miniagents.ext.llm._sessions.fields import FieldCollector
@@ -159,7 +160,7 @@ def _as_label(value: Any) -> str:
 def _parsed(text: str) -> Any:
     """Return the JSON value of a text, None if the text is not JSON."""
     try:
-        return from_json(text)
+        return from_json(repair_surrogates(text))
     except ValueError:
         return None
 

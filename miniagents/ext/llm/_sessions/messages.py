@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
-from miniagents.ext.llm._sessions.base import Outcome, Session, ToolUse, json_text, repair_surrogates_deep
+from miniagents.ext.llm._sessions.base import (
+    Outcome,
+    Session,
+    ToolUse,
+    json_text,
+    repair_surrogates,
+    repair_surrogates_deep,
+)
 from miniagents.ext.llm._sessions.fields import merge_pieces
 from miniagents.ext.llm._sessions.usage import Tokens, count_at, merge_usage
 
@@ -65,7 +72,8 @@ class _Block:
                 block[key] = str(block.get(key) or "") + "".join(pieces)
         if text := self.streamed_input():
             try:
-                block["input"] = from_json(text, allow_partial=True)  # `max_tokens` may have cut it
+                # `max_tokens` may have cut it, also inside a character
+                block["input"] = from_json(repair_surrogates(text), allow_partial=True)
             except ValueError:
                 block["input"] = {}
         merged: dict[str, Any] = merge_pieces([block, *self.more])
