@@ -13,14 +13,14 @@ import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic_core import from_json
 
 from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
-from miniagents.ext.llm._sessions.base import error_from_payload
+from miniagents.ext.llm._sessions.base import error_from_payload, repair_surrogates_deep
 from miniagents.ext.llm._streaming import ResponseBody
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_interaction(interaction: Interaction) -> Reading:
     """Read an interaction. Its problems are described in the result; none is raised."""
     prompt = read_prompt(interaction.request_body)
     answer = interaction.response
-    host = urlsplit(interaction.uri).hostname or ""
+    host = _split_uri(interaction.uri).hostname or ""
     provider = _PROVIDERS.get(host, host)
     chunks: list[list[Piece]] = [[] for _ in answer.chunks]
     failure = problem = ""
@@ -166,7 +166,7 @@ def api_of(interaction: Interaction) -> str:
     """Return the API of a model that answered: `chat`, `messages` or `responses`; empty if it is none of them."""
     if not interaction.uri.startswith("http"):  # a call of a function, or a conversation
         return ""
-    path = urlsplit(interaction.uri).path.rstrip("/")
+    path = _split_uri(interaction.uri).path.rstrip("/")
     beginning = interaction.response.body[:_SEARCHED_BYTES]
     by_path = (name for name, _, paths, _ in _APIS if re.search(paths, path))
     by_body = (name for name, _, _, mark in _APIS if re.search(mark, beginning))
@@ -203,8 +203,26 @@ def _feed_event(session: Session, event: ServerSentEvent, pieces: list[Piece]) -
     text = session.feed(event)
     if text:
         pieces.append(Piece("text", "", text))
-    if event.data.startswith(b"{"):
-        pieces += (piece for piece in _pieces_beside_text(from_json(event.data, allow_inf_nan=True)) if piece.text)
+    pieces += (piece for piece in _pieces_beside_text(_read_json(event.data)) if piece.text)
+
+
+def _read_json(data: bytes) -> Any:
+    """Return the value of a JSON text, with U+FFFD for half a surrogate pair; None if the text cannot be read."""
+    try:
+        return from_json(data)
+    except ValueError:  # also for half a pair, which other parsers read
+        try:
+            return repair_surrogates_deep(json.loads(data))
+        except (ValueError, RecursionError):
+            return None
+
+
+def _split_uri(uri: str) -> SplitResult:
+    """Return the parts of a URI; all are empty if the URI is malformed."""
+    try:
+        return urlsplit(uri)
+    except ValueError:  # brackets without an address of IPv6
+        return urlsplit("")
 
 
 def _pieces_not_streamed(outcome: Outcome, streamed: list[Piece]) -> list[Piece]:
@@ -256,9 +274,8 @@ def _describe_ending(interaction: Interaction, outcome: Outcome | None, failure:
 def _error_message(interaction: Interaction, provider: str) -> str:
     """Return the provider's message in a JSON error response, or the beginning of a body that is not JSON."""
     answer = interaction.response
-    try:
-        payload: Any = from_json(answer.body)
-    except ValueError:
+    payload = _read_json(answer.body)
+    if payload is None:
         return answer.body[:_MAX_ERROR_CHARS].decode(errors="replace").strip() or "(no body)"
     return str(error_from_payload(payload, provider=provider or "the provider", status=answer.status))
 
@@ -363,7 +380,10 @@ def read_prompt(body: bytes) -> Prompt:
     instructions = _content_text(request.get("system") or request.get("instructions"))
     turns = [Turn("system", instructions)] if instructions else []
     for item in items:
-        turn = _read_turn(item)
+        try:
+            turn = _read_turn(item)
+        except RecursionError:
+            turn = Turn("user", "[nested too deep to be shown]")
         if turn.role in ("assistant", "model"):
             turns.clear()
         else:

@@ -48,7 +48,7 @@ WORDS = st.sampled_from(
     ]
 )
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["\ud83d", "x\ude00x"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
     max_leaves=12,
 )
@@ -310,7 +310,7 @@ def test_prompt_is_empty_when_the_body_is_not_json() -> None:
 
 
 @given(
-    st.sampled_from([CHAT, RESPONSES, MESSAGES, "https://x.test/"]),
+    st.sampled_from([CHAT, RESPONSES, MESSAGES, "https://x.test/", "http://[::1/messages", "stdio:python x", ""]),
     JSON,
     st.lists(st.tuples(st.none() | TYPES, st.dictionaries(WORDS, JSON, max_size=5))),
     st.binary(max_size=20),
@@ -326,6 +326,37 @@ def test_reading_any_interaction_raises_nothing(
     read_ = read_interaction(Interaction("POST", uri, recorded.request_body, ResponseStream(recorded_and_more)))
     assert len(read_.chunks) == len(recorded_and_more)
     assert read_.ending.word
+
+
+@pytest.mark.parametrize(
+    ("event", "piece"),
+    [
+        (chat(content="\ud83d"), ("text", "")),
+        (chat(reasoning_content="\ud83d"), ("reasoning", "\ufffd")),
+        (chat(refusal="\ud83d"), ("refusal", "\ufffd")),
+        (chat(tool_calls=[{"index": 0, "id": "\ud83d", "function": {"name": "\ud83d"}}]), ("tool", "\ufffd ")),
+    ],
+)
+def test_half_a_character_is_read_as_a_replacement_character(event: dict[str, Any], piece: tuple[str, str]) -> None:
+    """Half a surrogate pair in an event is U+FFFD; a text keeps the first half, and it ends with the next event."""
+    read_ = read_interaction(interaction(event, chat(finish_reason="stop")))
+    assert [(each.kind, each.text) for each in read_.chunks[0]] == ([piece] if piece[1] else [])
+    assert read_.ending.complete
+    assert "\ufffd" in "".join(each.text for each in read_.pieces)
+
+
+def test_error_with_half_a_character_is_read() -> None:
+    """The message of an error response is found, also if it has half a surrogate pair."""
+    body = b'{"error": {"message": "too \\ud83d"}}'
+    read_ = read_interaction(interaction(status=429, chunks=(Chunk(0, body),)))
+    assert read_.ending.sentence == "HTTP 429: openai reported an error: too \ufffd"
+
+
+def test_prompt_is_read_when_a_message_is_nested_deep() -> None:
+    """A message that nests deeper than it can be read is a turn that says so."""
+    content = '{"content": ' * 400 + '"x"' + "}" * 400
+    nested = f'{{"model": "m", "messages": [{{"content": [{content}]}}, {{"content": {"[" * 900}{"]" * 900}}}]}}'
+    assert read_prompt(nested.encode()).turns[1] == Turn("user", "[nested too deep to be shown]")
 
 
 def test_pieces_of_recorded_streams_join_to_the_answer() -> None:

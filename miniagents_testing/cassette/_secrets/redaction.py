@@ -442,7 +442,11 @@ class _Scrubber:
         User and password go. The rules are applied to each segment, parameter and fragment; unchanged parts keep their
         spelling.
         """
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:  # a recorded address that no client can use
+            edits = self.search.ruled(uri)
+            return replaced(uri, edits), [edit._replace(place="URI") for edit in edits if edit.why]
         report: list[Edit] = []
         user, _, netloc = parts.netloc.rpartition("@")
         if user:

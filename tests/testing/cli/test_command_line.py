@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from miniagents.errors import install_line
+from miniagents_testing.cassette import Chunk, ResponseStream, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.testing.cli.conftest import CommandResult
+    from tests.testing.cli.conftest import CommandResult, Kit
 
 PROGRAM = [sys.executable, "-m", "miniagents_testing"]
 
@@ -103,6 +104,50 @@ def test_damaged_line_is_never_a_traceback(
             damaged.write_text(changed, encoding="utf-8")
             arguments = command.split()
             assert run(arguments[0], damaged, *arguments[1:]).code in (0, 1)
+
+
+HALF = r"\ud83d"
+"""Half a character, as JSON writes it."""
+ODD_EVENTS = [
+    f'{{"choices":[{{"index":0,"delta":{{"content":"{HALF}","reasoning":"{HALF}","refusal":"{HALF}"}}}}]}}',
+    f'{{"model":"{HALF}","choices":[{{"delta":{{"tool_calls":[{{"function":{{"name":"{HALF}"}}}}]}}}}]}}',
+    f'{{"error":{{"message":"{HALF}","code":"{HALF}"}}}}',
+    f'{{"{HALF}":{{}},"choices":[{{"index":NaN,"delta":{{"content":"a"}}}}]}}',
+    "[" * 900 + "]" * 900,
+]
+ODD_REQUESTS = [f'{{"model":"{HALF}","messages":[{{"role":"{HALF}","content":"{HALF}"}}]}}', '{"messages":' + "[" * 900]
+ODD_URIS = ["http://[::1/v1/messages", "", "stdio:python x", "https://api.openai.com:99999999/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show {}",
+        "show {} -n 1",
+        "show {} --plain",
+        "play {}",
+        "verify {}",
+        "verify --drift {}",
+        "lint {}",
+        "diff {} {}",
+        "import {} --force -o {}.yaml",
+        "edit --reseal {}",
+    ],
+)
+def test_odd_recording_is_never_a_traceback(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, command: str
+) -> None:
+    """For half characters, deep nesting and malformed addresses in a recording, each command ends with code 0 or 1."""
+    answers = [
+        kit.interaction("Hi", ResponseStream((Chunk(0, f"data: {event}\n\n".encode()),))) for event in ODD_EVENTS
+    ]
+    errors = [kit.interaction("Hi", ResponseStream((Chunk(0, event.encode()),), status=429)) for event in ODD_EVENTS]
+    asked = [kit.interaction("", kit.answer("Hi"), request_body=body.encode()) for body in ODD_REQUESTS]
+    addressed = [kit.interaction("Hi", kit.answer("Hi"), uri=uri) for uri in ODD_URIS]
+    for number, odd in enumerate([*answers, *errors, *asked, *addressed]):
+        path = tmp_path / f"{number}.yaml"
+        save(path, [odd])
+        assert run(*command.format(path, path).split()).code in (0, 1)
 
 
 def test_closed_output_is_code_141_without_a_traceback(conversation: Path) -> None:
