@@ -49,6 +49,12 @@ def deactivate(session: Session) -> None:
         _current.set(session.outer)
 
 
+def is_only_played() -> bool:
+    """Return True if cassettes are open, and none of them records."""
+    with _lock:
+        return bool(_open) and not any(session.records for session in _open)
+
+
 def current_session() -> Session | None:
     """Return the open session for a request made in this context, or None.
 

@@ -7,6 +7,7 @@ transports of httpx2, too.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import suppress
 from functools import lru_cache, partial, wraps
@@ -14,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from miniagents_testing.cassette._current import current_session, is_passing, passing
+from miniagents_testing.cassette._current import current_session, is_only_played, is_passing, passing
 from miniagents_testing.cassette._patches import without_vcrpy
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._session import LiveRequest
@@ -31,10 +32,13 @@ MODULES = ("httpx2", "httpx")
 
 
 def targets(module: Any) -> Iterator[Target]:
-    """Yield the methods of the library's transports that open sockets."""
+    """Yield the methods of the library's transports that open sockets, and the function that makes TLS contexts."""
     family = Family.of(module.__name__)
     for transport in family.transports():
         yield from _methods(family, transport)
+    transports = import_module(f"{module.__name__}._transports.default")
+    if hasattr(transports, "create_ssl_context"):  # private, so another version may lack it
+        yield transports, "create_ssl_context", _sharing_context
 
 
 def targets_of(transports: Iterable[type]) -> Iterator[Target]:
@@ -49,6 +53,29 @@ def targets_of(transports: Iterable[type]) -> Iterator[Target]:
         if not found:
             raise TypeError(f"{transport!r} is no transport class of {' or '.join(MODULES)}")
         yield from found
+
+
+def _sharing_context(create: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that replaces the one that makes the TLS context of a new client.
+
+    To load the certificates is most of the time that a client takes to make, and a client that is only answered from
+    cassettes connects to no server. So clients with default settings share one context while no cassette records.
+    """
+
+    @wraps(create)
+    def create_ssl_context(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:
+        """Return the shared context for default settings while cassettes only play, else a new one."""
+        if verify is not True or cert is not None or not is_only_played():
+            return create(verify=verify, cert=cert, trust_env=trust_env)
+        return _shared_context(create, trust_env, *map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+
+    return create_ssl_context
+
+
+@lru_cache(maxsize=8)
+def _shared_context(create: Callable[..., Any], trust_env: bool, *_locations: str | None) -> Any:
+    """Make the default context once for each library and each value of the variables that name certificates."""
+    return create(trust_env=trust_env)
 
 
 def _methods(family: Family, transport: type) -> Iterator[Target]:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import json
+import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from miniagents_testing._streams import Chunk
 from miniagents_testing.cassette import Interaction, Redaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette._bodies import plain_body
 from miniagents_testing.cassette._httpx import Family
-from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError
+from miniagents_testing.errors import CassetteError, CassetteMissError, RecordingRefusedError, UnrecordedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -178,6 +179,34 @@ def test_replaced_methods_are_restored_exactly(tmp_path: Path) -> None:
 
 class Inheriting(httpx2.MockTransport):
     """Transport that inherits its methods."""
+
+
+def test_default_clients_share_a_tls_context_while_cassettes_only_play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients with default settings load the certificates once while a cassette plays; all others load their own."""
+    made: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *args: made.append(args))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificates.pem"))  # no other test has this context
+
+    def make_clients(**settings: Any) -> int:
+        """Make two clients, close them, and return how often certificates were loaded."""
+        made.clear()
+        for _ in range(2):
+            httpx2.Client(**settings).close()
+        return len(made)
+
+    assert make_clients() == 2
+    with use_cassette(_cassette(tmp_path, "played"), unplayed="ignore"):
+        assert make_clients() == 1
+        assert make_clients() == 0
+        assert make_clients(verify=ssl.create_default_context(cafile="other.pem")) == 0
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+        assert make_clients() == 1
+        with pytest.warns(UnrecordedWarning), use_cassette(tmp_path / "recorded.yaml", record_mode="once"):
+            assert make_clients() == 2
+    assert make_clients() == 2
 
 
 async def test_also_patch_replaces_inherited_methods_of_a_transport(kit: Kit) -> None:
