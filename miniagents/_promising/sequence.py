@@ -210,12 +210,17 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         return cls.make_value(item)
 
     @classmethod
-    def of_async_iterable(cls, items: AsyncIterable[Any]) -> Self:
-        """Return the sequence of the items of an async iterable, which a task of its own reads."""
+    def of_async_iterable(cls, items: AsyncIterable[Any], *, start_soon: bool | None = None) -> Self:
+        """Return the sequence of the items of an async iterable, which a task of its own reads.
+
+        Args:
+            items: the items.
+            start_soon: True to read them without a reader; None takes the context's default.
+        """
         cell = _PumpedCell(cls)
         promise = cls.of_cell(cell)
         cell.keep_promise(promise)
-        cell.pump_from(lambda: items, start_soon=None, batches=False)
+        cell.pump_from(lambda: items, start_soon=start_soon, batches=False)
         return promise
 
     @classmethod

@@ -13,8 +13,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
+from miniagents.acting._approval import ask_for_approval, find_waiting_calls
 from miniagents.acting._tool import Handoff
 from miniagents.errors import (
     DeadlockError,
@@ -25,13 +26,25 @@ from miniagents.errors import (
     ToolError,
     TooManyRoundsError,
 )
-from miniagents.messages import AssistantMessage, Message, MessagePromise, MessageType, ToolCall, ToolMessage
+from miniagents.messages import (
+    AssistantMessage,
+    Message,
+    MessagePromise,
+    MessageSequencePromise,
+    MessageType,
+    PendingApproval,
+    ToolCall,
+    ToolMessage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
+    from miniagents._agents.agent import MiniAgent
     from miniagents._agents.interaction import InteractionContext
+    from miniagents.acting._approval import WaitingCalls
     from miniagents.acting._tool import Tool, Toolset
+    from miniagents.messages import Approval
 
 logger = logging.getLogger("miniagents.tools")
 
@@ -46,6 +59,9 @@ It calls its second argument at most once, as soon as the provider has said that
 
 _NEVER_TOLD = (StopDialog, DeadlockError, LimitExceededError, PriceUnknownError, PromiseCancelledError)
 """Exceptions of tools that end the loop and never become results: the model can do nothing about them."""
+
+_Prepared = Union["tuple[Tool, dict[str, Any]]", Exception]
+"""The tool and the arguments of a call, or the error why the call cannot run."""
 
 _NOT_RUN = ("content_filter", "refusal")
 """Reasons for the end of an answer after which its calls do not run, and the loop ends."""
@@ -78,6 +94,11 @@ async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) ->
         TooManyRoundsError: more than `max_rounds` answers had calls.
     """
     conversation: list[Message] | None = None
+    if settings.toolset.needs_approval:
+        conversation = [*await ctx.message_promises]
+        waiting = find_waiting_calls(conversation)
+        if waiting is not None and not await _resume(ctx, waiting, conversation, settings):
+            return
     for number in count(1):
         calls = _Calls(ctx, settings, run=number <= settings.max_rounds)
         answer = ask(ctx.message_promises if conversation is None else conversation, calls.start)
@@ -86,24 +107,46 @@ async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) ->
             message = await _end_of(answer)
             if isinstance(message, AssistantMessage):
                 calls.start(message.tool_calls, message.finish_reason)  # those that could not start before the end
-            results = [await _end_of(promise) for promise in calls.results]
+            results = await calls.end(asks=message is not None)
         except BaseException:
-            for promise in (answer, *calls.results):
-                promise.cancel()
+            answer.cancel()
+            calls.cancel()
             raise
-        answered = [result for result in results if result is not None]
-        if message is None or len(answered) < len(results) or not calls.are_own:
+        if message is None or results is None or not calls.are_own:
             return
         if number > settings.max_rounds:
             raise _too_many_rounds(ctx, settings, message)
         if conversation is None:
             conversation = [*await ctx.message_promises]
-        conversation += [message, *answered]
-        if calls.handoff is not None:
-            await _hand_over(ctx, conversation, *calls.handoff)
+        conversation.append(message)
+        if not await _go_on(ctx, calls, results, conversation):
             return
-        if calls.are_foreign:
-            return
+
+
+async def _resume(
+    ctx: InteractionContext, waiting: WaitingCalls, conversation: list[Message], settings: LoopSettings
+) -> bool:
+    """Answer calls of an earlier answer that waited for approvals; return True if the model is to be asked again."""
+    calls = _Calls(ctx, settings, run=True)
+    try:
+        calls.resume(waiting)
+        results = await calls.end(asks=True)
+    except BaseException:
+        calls.cancel()
+        raise
+    return results is not None and await _go_on(ctx, calls, results, conversation)
+
+
+async def _go_on(ctx: InteractionContext, calls: _Calls, results: list[Message], conversation: list[Message]) -> bool:
+    """Add the results to the conversation; return True if the model is to be asked again.
+
+    It is not asked after a handoff, which is carried out here, and if the caller has calls to answer.
+    """
+    conversation += results
+    if calls.handoff is not None:
+        await _hand_over(ctx, conversation, *calls.handoff)
+        return False
+    return not calls.are_foreign
 
 
 class _Calls:
@@ -116,8 +159,8 @@ class _Calls:
     """
 
     def __init__(self, ctx: InteractionContext, settings: LoopSettings, *, run: bool) -> None:
-        self.results: list[MessagePromise] = []
-        """A promise for each started call, in the order of the calls."""
+        self.pending: list[ToolCall] = []
+        """Calls on which the approver has not decided."""
         self.handoff: tuple[Handoff, dict[str, Any]] | None = None
         """The handoff that the answer asks for, with its arguments."""
         self.are_own = False
@@ -128,6 +171,11 @@ class _Calls:
         self._settings = settings
         self._run = run
         self._seen = 0
+        self._results: list[MessagePromise | MessageSequencePromise] = []
+        """The result of each started call, in the order of the calls: a sequence of one or none after a question."""
+        self._answer_ended = asyncio.Event()
+        self._may_ask = False
+        """True if the answer has ended without a failure, so that approvers may be asked."""
 
     def start(self, calls: tuple[ToolCall, ...], finish_reason: str | None) -> None:
         """Start the calls of an answer that have not started, and reply the promise of each result.
@@ -143,16 +191,91 @@ class _Calls:
                 continue
             self.are_own = True
             if self._run:
-                promise = MessagePromise(
-                    partial(self._stream_result, call, self._prepare(call, finish_reason)),
-                    message_class=ToolMessage,
-                    start_soon=True,
-                    known_beforehand={"tool_call_id": call.id, "name": call.name},
-                )
-                self.results.append(promise)
-                self._ctx.reply(promise)
+                self._reply_result(call, self._prepare(call, finish_reason))
 
-    def _prepare(self, call: ToolCall, finish_reason: str | None) -> tuple[Tool, dict[str, Any]] | ToolError:
+    def resume(self, waiting: WaitingCalls) -> None:
+        """Start the calls of an earlier answer that have been decided on, and ask again about the others.
+
+        A handoff of that answer is still to be carried out. A call for the caller counts unless it has a result.
+        """
+        answered = {getattr(message, "tool_call_id", None) for message in waiting.later}
+        decisions = dict(waiting.decisions)
+        for call in waiting.answer.tool_calls:
+            if call.name in self._settings.toolset.foreign_names:
+                self.are_foreign = self.are_foreign or call.id not in answered
+                continue
+            prepared = self._prepare(call, None)
+            if call in decisions:
+                self._reply_result(call, prepared, decisions.pop(call))  # of two equal calls, one runs
+
+    async def end(self, *, asks: bool) -> list[Message] | None:
+        """Wait for all results, and return them; reply the questions that approvers left open.
+
+        Return None if a result has failed, or if a call waits for its approval.
+
+        Args:
+            asks: True if approvers may be asked now; False because the answer has failed.
+        """
+        self._may_ask = asks
+        self._answer_ended.set()
+        results = []
+        for result in self._results:
+            if isinstance(result, MessagePromise):
+                results.append(await _end_of(result))
+            else:
+                results += [await _end_of(promise) async for promise in result]
+        for call in self.pending:
+            self._ctx.reply(PendingApproval.of(call))
+        answered = [result for result in results if result is not None]
+        return None if self.pending or len(answered) < len(results) else answered
+
+    def cancel(self) -> None:
+        """Stop all calls, and the agents that are asked about them."""
+        for result in self._results:
+            result.cancel()
+
+    def _reply_result(self, call: ToolCall, prepared: _Prepared, decision: Approval | None = None) -> None:
+        """Run a call that is approved or needs no approval, and reply its result; else ask the approver first."""
+        approver = None if isinstance(prepared, Exception) else prepared[0].approver
+        result: MessagePromise | MessageSequencePromise
+        if approver is None or decision is not None:
+            result = self._start(call, prepared, decision)
+        else:
+            asking = self._ask_and_start(call, prepared, approver)
+            result = MessageSequencePromise.of_async_iterable(asking, start_soon=True)
+        self._results.append(result)
+        self._ctx.reply(result)
+
+    async def _ask_and_start(
+        self, call: ToolCall, prepared: _Prepared, approver: MiniAgent[Any]
+    ) -> AsyncGenerator[MessagePromise]:
+        """Ask the approver once the answer has ended, and yield the result; yield nothing without a decision."""
+        await self._answer_ended.wait()
+        if not self._may_ask:
+            return
+        decision = None
+        try:
+            decision = await ask_for_approval(approver, call)
+        except Exception as error:
+            prepared = error
+        if decision is None and not isinstance(prepared, Exception):
+            self.pending.append(call)
+        else:
+            yield self._start(call, prepared, decision)
+
+    def _start(self, call: ToolCall, prepared: _Prepared, decision: Approval | None) -> MessagePromise:
+        """Start a call, and return the promise of its result; a call that is refused does not run."""
+        if decision is not None and not decision.granted and not isinstance(prepared, Exception):
+            reason = f": {decision.content}" if decision.content else ""
+            prepared = ToolError(f"The call did not run, because it was refused{reason}")
+        return MessagePromise(
+            partial(self._stream_result, call, prepared),
+            message_class=ToolMessage,
+            start_soon=True,
+            known_beforehand={"tool_call_id": call.id, "name": call.name},
+        )
+
+    def _prepare(self, call: ToolCall, finish_reason: str | None) -> _Prepared:
         """Return the tool and the arguments of a call, or the error if the call cannot run; note a handoff."""
         tools = self._settings.toolset.by_name
         tool = tools.get(call.name or "")
@@ -174,9 +297,7 @@ class _Calls:
             self.handoff = tool, arguments
         return tool, arguments
 
-    async def _stream_result(
-        self, call: ToolCall, prepared: tuple[Tool, dict[str, Any]] | ToolError, fields: dict[str, Any]
-    ) -> AsyncGenerator[str]:
+    async def _stream_result(self, call: ToolCall, prepared: _Prepared, fields: dict[str, Any]) -> AsyncGenerator[str]:
         """Run a call and yield the text of its result; an error that the model is told comes after the text so far.
 
         Raises:
@@ -185,7 +306,7 @@ class _Calls:
         has_text = False
         fields["interrupted"] = True  # for the message so far, if the call is cancelled
         try:
-            if isinstance(prepared, ToolError):
+            if isinstance(prepared, Exception):
                 raise prepared
             tool, arguments = prepared
             async with _deadline(tool), aclosing(tool.run(call, arguments)) as pieces:

@@ -41,12 +41,21 @@ class Tool(ABC):
         description: text that tells the model when to call the tool.
         schema: JSON schema of the arguments, an object.
         timeout: seconds after which a call ends with an error; None for no limit.
+        approve: agent that decides on each call before it runs; None to run all calls.
 
     Raises:
         ValueError: the name is not valid, or the description is empty.
+        TypeError: `approve` is no agent, or an agent that needs arguments.
     """
 
-    def __init__(self, name: str, description: str | None, schema: dict[str, Any], timeout: float | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        description: str | None,
+        schema: dict[str, Any],
+        timeout: float | None = None,
+        approve: MiniAgent[Any] | None = None,
+    ) -> None:
         if not _is_name(name):
             raise ValueError(
                 f"the name of a tool must be 1 to 64 letters, digits, hyphens and underscores, not {name!r}: "
@@ -57,10 +66,13 @@ class Tool(ABC):
                 f"tool {name!r} needs a description: write a docstring, or give tool(..., description=...)"
             )
         check_timeout(timeout)
+        if approve is not None:
+            _check_approver(name, approve)
         self.name = name
         self.description = description
         self.schema = schema
         self.timeout = timeout
+        self.approver = approve
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__.lstrip('_')} {self.name}>"
@@ -84,8 +96,15 @@ class Tool(ABC):
 class _SignedTool(Tool):
     """A tool whose parameters come from a signature."""
 
-    def __init__(self, name: str, description: str | None, parameters: Parameters, timeout: float | None) -> None:
-        super().__init__(name, description, parameters.schema, timeout)
+    def __init__(
+        self,
+        name: str,
+        description: str | None,
+        parameters: Parameters,
+        timeout: float | None = None,
+        approve: MiniAgent[Any] | None = None,
+    ) -> None:
+        super().__init__(name, description, parameters.schema, timeout, approve)
         self._parameters = parameters
 
     def read_arguments(self, arguments: str) -> dict[str, Any]:
@@ -97,7 +116,13 @@ class FunctionTool(_SignedTool):
     """A function as a tool; a function that is not async runs in a thread of its own."""
 
     def __init__(
-        self, function: Callable[..., Any], *, name: str | None, description: str | None, timeout: float | None
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None,
+        description: str | None,
+        timeout: float | None,
+        approve: MiniAgent[Any] | None,
     ) -> None:
         plain = _without_partial(function)
         if inspect.isclass(plain):
@@ -105,7 +130,8 @@ class FunctionTool(_SignedTool):
         if name is None:
             name = getattr(plain, "__name__", None) or type(plain).__name__
         parameters = parameters_of(name, function, (), is_agent=False)
-        super().__init__(name, inspect.getdoc(plain) if description is None else description, parameters, timeout)
+        description = inspect.getdoc(plain) if description is None else description
+        super().__init__(name, description, parameters, timeout, approve)
         self._function = function
 
     async def run(self, call: ToolCall, arguments: dict[str, Any]) -> AsyncGenerator[str | tuple[Any, ...]]:
@@ -119,14 +145,21 @@ class AgentTool(_SignedTool):
     """An agent as a tool: its result is what it replies, without its own calls and their results."""
 
     def __init__(
-        self, agent: MiniAgent[Any], *, name: str | None, description: str | None, timeout: float | None
+        self,
+        agent: MiniAgent[Any],
+        *,
+        name: str | None,
+        description: str | None,
+        timeout: float | None,
+        approve: MiniAgent[Any] | None,
     ) -> None:
         name = agent.alias.lower() if name is None else name
         parameters = _parameters_of_agent(name, agent)
         self._takes_message = not parameters.schema.get("properties")
         if self._takes_message:
             parameters = text_parameter(name, "message", "The message to the agent.")
-        super().__init__(name, agent.description if description is None else description, parameters, timeout)
+        description = agent.description if description is None else description
+        super().__init__(name, description, parameters, timeout, approve)
         self._agent = agent
 
     async def run(self, call: ToolCall, arguments: dict[str, Any]) -> AsyncGenerator[str | tuple[Any, ...]]:
@@ -148,7 +181,7 @@ class Handoff(_SignedTool):
         own = agent.alias.lower()
         name = f"handoff_to_{own}"
         description = f"Hands the conversation over to {own}. {agent.description or ''}".rstrip()
-        super().__init__(name, description, _parameters_of_agent(name, agent), None)
+        super().__init__(name, description, _parameters_of_agent(name, agent))
         self.agent = agent
 
     async def run(self, call: ToolCall, arguments: dict[str, Any]) -> AsyncGenerator[str | tuple[Any, ...]]:
@@ -162,9 +195,10 @@ def tool(
     *,
     name: str | None = None,
     description: str | None = None,
+    approve: MiniAgent[Any] | None = None,
     timeout: float | None = None,
 ) -> Tool:
-    """Return a function or an agent as a tool, under another name, with another description, or with a timeout.
+    """Return a function or an agent as a tool, with another name or description, an approver, or a timeout.
 
     The parameters of the function become a JSON schema, by their annotations and `Annotated[..., Field(...)]`.
     Arguments that `functools.partial` or `fork` bind are hidden from the model.
@@ -173,18 +207,21 @@ def tool(
         function_or_agent: a function, async function, async generator function, or agent.
         name: its name for the model; by default the function's name, or the agent's alias in lower case.
         description: text for the model; by default the docstring, or the agent's description.
+        approve: agent that decides on each call before it runs: it is sent a `PendingApproval`, and replies the
+            `Approval` that `grant()` or `refuse(reason)` returns.
         timeout: seconds after which a call is stopped and ends with an error. A function that is not async is
-            abandoned: its thread goes on, and its result is dropped.
+            abandoned: its thread goes on, and its result is dropped. The time of the approver does not count.
 
     Raises:
-        TypeError: this is no function or agent, or a parameter has no annotation that pydantic knows.
+        TypeError: this is no function or agent, or a parameter has no annotation that pydantic knows; `approve` is no
+            agent, or an agent that needs arguments.
         ValueError: the name is not valid, there is no description, or the timeout is negative.
     """
     if isinstance(function_or_agent, MiniAgent):
-        return AgentTool(function_or_agent, name=name, description=description, timeout=timeout)
+        return AgentTool(function_or_agent, name=name, description=description, timeout=timeout, approve=approve)
     if not callable(function_or_agent):
         raise TypeError(f"a tool must be a function or an agent, not {function_or_agent!r:.100}")
-    return FunctionTool(function_or_agent, name=name, description=description, timeout=timeout)
+    return FunctionTool(function_or_agent, name=name, description=description, timeout=timeout, approve=approve)
 
 
 def handoff(agent: MiniAgent[Any], /) -> Tool:
@@ -249,6 +286,11 @@ class Toolset:
             raise TypeError(f"tools must be a list of functions, agents, tools and dicts, not {tools!r:.100}")
         return cls(tools)
 
+    @property
+    def needs_approval(self) -> bool:
+        """True if an agent must approve the calls of some tool."""
+        return any(tool.approver is not None for tool in self.by_name.values())
+
     def __bool__(self) -> bool:
         return bool(self._items)
 
@@ -276,6 +318,16 @@ def _name_in_dict(fields: Mapping[str, Any]) -> str | None:
     inner = next((fields[key] for key in ("function", "custom") if isinstance(fields.get(key), Mapping)), fields)
     name = inner.get("name")
     return name if isinstance(name, str) else None
+
+
+def _check_approver(name: str, agent: object) -> None:
+    """Raise `TypeError` unless this is an agent that can be called without further arguments."""
+    if not isinstance(agent, MiniAgent):
+        raise TypeError(f"tool {name!r}: approve must be an agent, not {agent!r:.100}")
+    try:
+        agent.check_arguments(agent.kwargs)
+    except TypeError as error:
+        raise TypeError(f"tool {name!r}: approve must be an agent that needs no arguments. {error}") from None
 
 
 def _without_partial(function: Any) -> Any:

@@ -1,5 +1,6 @@
 """Messages, promises of messages, and sequences of messages."""
 
+from miniagents.messages._approval import Approval, PendingApproval
 from miniagents.messages._events import (
     AnswerFinished,
     AnswerRestarted,
@@ -26,6 +27,7 @@ from miniagents.messages._sequence import MessageSequence, MessageSequencePromis
 __all__ = [
     "AnswerFinished",
     "AnswerRestarted",
+    "Approval",
     "AssistantMessage",
     "ErrorMessage",
     "Message",
@@ -34,6 +36,7 @@ __all__ = [
     "MessageSequence",
     "MessageSequencePromise",
     "MessageType",
+    "PendingApproval",
     "ReasoningDelta",
     "RefusalDelta",
     "SystemMessage",

@@ -236,6 +236,15 @@ class ToolCall(Frozen):
 
         def __init__(self, **fields: Any) -> None: ...
 
+    def __str__(self) -> str:
+        """Return the call as Python would write it, such as `get_weather(city="Rome")`, with values as JSON."""
+        try:
+            values = json.loads(self.arguments or "{}")
+            pairs = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+        except (ValueError, AttributeError, RecursionError):  # no JSON object: as the model wrote it
+            return f"{self.name}({self.arguments})"
+        return f"{self.name}({', '.join(pairs)})"
+
 
 class UserMessage(Message):
     """A message to a model, from a user or from an agent in the user's place."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, pair, responses_id
 from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
-from miniagents.messages import AssistantMessage, ErrorMessage, Message
+from miniagents.messages import Approval, AssistantMessage, ErrorMessage, Message, PendingApproval
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -27,7 +27,7 @@ _RESULT_TYPES = ("function_call_output", "custom_tool_call_output", "tool_result
 
 
 def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]:
-    """Return the messages that a model is sent: all but errors, and of interrupted ones those with results of calls.
+    """Return the messages that a model is sent: all but errors and approvals, and of interrupted ones those with calls.
 
     Raises:
         ValueError: no message is left.
@@ -35,7 +35,7 @@ def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]
     kept = [
         message
         for message in messages
-        if not isinstance(message, ErrorMessage)
+        if not isinstance(message, (ErrorMessage, Approval, PendingApproval))
         and message.role != "error"
         and not (getattr(message, "interrupted", False) and (message.role != "assistant" or not _tool_calls(message)))
     ]

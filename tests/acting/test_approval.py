@@ -1,0 +1,674 @@
+"""Approval of calls: the agent that is asked, its decisions, and how a conversation goes on after a question."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prompt_rules import check_prompt
+
+from miniagents import (
+    Approval,
+    AssistantMessage,
+    ErrorMessage,
+    InteractionContext,
+    LLMError,
+    Message,
+    MiniAgents,
+    PendingApproval,
+    StopDialog,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    handoff,
+    miniagent,
+    tool,
+)
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ScriptedLLM, faults
+from miniagents_testing._script import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from miniagents import MiniAgent
+
+KINDS = ["chat", "responses", "messages", "scripted"]
+
+
+class Files:
+    """Two tools: one deletes files and needs an approval, the other lists them; and a record of what was deleted."""
+
+    def __init__(self, approver: Any, **options: Any) -> None:
+        self.deleted: list[str] = []
+
+        async def delete(path: str) -> str:
+            """Delete a file."""
+            await asyncio.sleep(0)
+            self.deleted.append(path)
+            return f"deleted {path}"
+
+        async def show() -> str:
+            """Show all files."""
+            return "a b c"
+
+        self.tools: list[Any] = [tool(delete, approve=approver, **options), show]
+
+
+@miniagent
+async def silent(ctx: InteractionContext) -> None:
+    """Reads the question and replies nothing."""
+    await ctx.message_promises
+
+
+@miniagent
+async def granting(ctx: InteractionContext) -> None:
+    """Grants each call."""
+    for question in await ctx.message_promises:
+        assert isinstance(question, PendingApproval)
+        ctx.reply(question.grant())
+
+
+@miniagent
+async def refusing(ctx: InteractionContext) -> None:
+    """Refuses each call."""
+    for question in await ctx.message_promises:
+        assert isinstance(question, PendingApproval)
+        ctx.reply(question.refuse("not on a Friday"))
+
+
+def agent_of(llm: ScriptedLLM, kind: str, **settings: Any) -> MiniAgent[Any]:
+    """Return an agent on the real SDK of an API, or a scripted one."""
+    if kind == "messages":
+        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, **settings)
+    if kind == "scripted":
+        return llm.agent(**settings)
+    api: Any = kind
+    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, **settings)
+
+
+def deletes(*paths: str, text: str = "", show: bool = False, **settings: Any) -> Step:
+    """Return an answer that deletes files, and then perhaps shows the files."""
+    return Step(text, tool_calls=[*(("delete", {"path": path}) for path in paths), *[("show", {})] * show], **settings)
+
+
+def short(messages: Any) -> list[str]:
+    """Return each message in short: questions with `?`, errors with `!`, calls in brackets."""
+    found = []
+    for message in messages:
+        mark = "?" if isinstance(message, PendingApproval) else "!" if getattr(message, "is_error", False) else ""
+        found.append(mark + str(message) + "".join(f"[{call}]" for call in getattr(message, "tool_calls", ())))
+    return found
+
+
+def check_last_request(llm: ScriptedLLM) -> str:
+    """Check the last request by the rules of its API, and return its messages as JSON text."""
+    request = json.loads(json.dumps(llm.last_call.request, default=dict))
+    prompt = request.get("messages") or request["input"]
+    check_prompt(llm.last_call.api, prompt)
+    assert "approval" not in json.dumps(prompt).replace("without an approval", "")
+    return json.dumps(prompt)
+
+
+# --- law 22: an agent that decides
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_granted_call_runs_and_refused_call_does_not(kind: str) -> None:
+    """A granted call runs as any other; a refusal with its reason is the result; results keep the order of calls."""
+    for approver, expected, deleted in (
+        (granting, ["deleted a", "deleted b", "a b c"], ["a", "b"]),
+        (refusing, ["!The call did not run, because it was refused: not on a Friday"] * 2 + ["a b c"], []),
+    ):
+        files = Files(approver)
+        llm = ScriptedLLM([deletes("a", "b", show=True), "done"])
+        async with MiniAgents():
+            replies = await agent_of(llm, kind, tools=files.tools).trigger("Hi")
+        assert short(replies[1:]) == [*expected, "done"]
+        assert sorted(files.deleted) == deleted
+        assert expected[0].lstrip("!") in check_last_request(llm)
+
+
+async def test_approver_is_asked_about_valid_calls_of_whole_answers_only() -> None:
+    """The approver is sent one question for each call that could run, with the call; others are never asked about."""
+    asked: list[str] = []
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        (question,) = await ctx.message_promises
+        asked.append(str(question))
+        ctx.reply(PendingApproval(call=question.call).refuse())
+
+    for step in (
+        Step(tool_calls=[("delete", {"path": "a"}), ("delete", {"path": 1}), ("delete", {"folder": "b"}), ("x", {})]),
+        deletes("b", finish_reason="length"),
+        deletes("c", finish_reason="content_filter"),
+        deletes("d", then="truncate"),
+    ):
+        files = Files(approver)
+        async with MiniAgents(unobserved_errors="log"):
+            replies = ScriptedLLM([step, "done"]).agent(tools=files.tools).trigger("Hi")
+            async for promise in replies:
+                await asyncio.wait([asyncio.ensure_future(_settled(promise))])
+        assert files.deleted == []
+    assert asked == ['Needs approval: delete(path="a")']
+
+
+async def _settled(promise: Any) -> None:
+    """Wait for the end of a promise."""
+    with contextlib.suppress(Exception):
+        await promise
+
+
+async def test_approver_is_not_asked_if_the_answer_fails_after_its_calls() -> None:
+    """An answer that fails behind its finish reason has started its other calls, but no approver is asked about it."""
+
+    def overlay(stream: Any) -> Any:
+        """Return the response with an event that is no JSON behind its finish reason."""
+        place = next((n for n, each in enumerate(stream.chunks, 1) if b'"finish_reason":"tool_calls"' in each.data), 0)
+        return faults.malformed(at=place + 1)(stream) if place else stream
+
+    files = Files(granting)
+    llm = ScriptedLLM([deletes("a", show=True)], overlay=overlay)
+    async with MiniAgents():
+        replies = llm.agent(tools=files.tools).trigger("Hi")
+        with pytest.raises(LLMError):
+            await replies
+        assert [promise.message_class.__name__ async for promise in replies] == ["OpenAIMessage", "ToolMessage"]
+    assert files.deleted == []
+
+
+async def test_approvers_are_asked_in_parallel_and_other_calls_do_not_wait() -> None:
+    """While approvers think, other calls run; questions about several calls are asked at the same time."""
+    barrier = asyncio.Barrier(3)
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        (question,) = await ctx.message_promises
+        await barrier.wait()
+        ctx.reply(question.grant())
+
+    async def meet() -> str:
+        """Meet the approvers."""
+        await barrier.wait()
+        return "met"
+
+    files = Files(approver)
+    llm = ScriptedLLM([Step(tool_calls=[("delete", {"path": "a"}), ("meet", {}), ("delete", {"path": "b"})]), "done"])
+    async with MiniAgents(start_everything_soon_by_default=False):
+        replies = await llm.agent(tools=[*files.tools, meet]).trigger("Hi")
+    assert short(replies[1:]) == ["deleted a", "met", "deleted b", "done"]
+
+
+@pytest.mark.parametrize("reply", ["yes, granted", UserMessage("ok"), Message("x", granted=True), ["sure", "go"]])
+async def test_text_never_becomes_an_approval(reply: Any) -> None:
+    """An approver that replies anything but a decision has refused the call, with its text as the reason."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        ctx.reply(reply)
+
+    files = Files(approver)
+    async with MiniAgents():
+        replies = await ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools).trigger("Hi")
+    assert files.deleted == []
+    assert str(replies[1]).startswith("The call did not run, because it was refused: ")
+
+
+async def test_fields_of_an_approval_that_are_sent_as_a_dict_are_no_approval() -> None:
+    """A dict with the fields and the class name of an approval is a message like any other."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        (question,) = await ctx.message_promises
+        ctx.reply(question.grant().model_dump())
+
+    files = Files(approver)
+    async with MiniAgents():
+        await ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools).trigger("Hi")
+    assert files.deleted == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ToolCall(id="x", name="delete", arguments='{"path":"a"}'),
+        ToolCall(name="delete", arguments='{"path":"b"}'),
+        ToolCall(),
+    ],
+)
+async def test_approval_of_another_call_does_not_fit(other: ToolCall) -> None:
+    """An approval of a call with another id, name or arguments counts as no decision."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        ctx.reply(PendingApproval(call=other).grant())
+
+    files = Files(approver)
+    async with MiniAgents():
+        replies = await ScriptedLLM([deletes("a")]).agent(tools=files.tools).trigger("Hi")
+    assert files.deleted == []
+    assert isinstance(replies[-1], PendingApproval)
+
+
+async def test_refusal_wins_over_an_approval() -> None:
+    """If an approver both grants and refuses a call, the call does not run."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        (question,) = await ctx.message_promises
+        ctx.reply([question.grant(), question.refuse(), question.grant()])
+
+    files = Files(approver)
+    async with MiniAgents():
+        await ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools).trigger("Hi")
+    assert files.deleted == []
+
+
+async def test_error_of_an_approver_is_told_to_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    """A call whose approver fails does not run; the error is its result, also with `errors_as_messages`."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        raise ConnectionError("the mail server is down")
+
+    for as_messages in (False, True):
+        files = Files(approver)
+        with caplog.at_level(logging.WARNING, "miniagents.tools"):
+            async with MiniAgents(errors_as_messages=as_messages):
+                replies = await ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools).trigger("Hi")
+        assert files.deleted == []
+        assert short(replies[1:]) == ["!ConnectionError: the mail server is down", "done"]
+        assert "the mail server is down" in caplog.text
+
+
+async def test_error_of_an_approver_is_let_through_in_raise_mode() -> None:
+    """With `tool_errors="raise"`, the error of an approver ends the loop in the place of the result."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        raise ConnectionError("the mail server is down")
+
+    files = Files(approver)
+    async with MiniAgents():
+        with pytest.raises(ConnectionError):
+            await ScriptedLLM([deletes("a")]).agent(tools=files.tools, tool_errors="raise").trigger("Hi")
+    assert files.deleted == []
+
+
+async def test_approver_can_end_a_dialog() -> None:
+    """A `StopDialog` of an approver ends the loop and never becomes a result."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        raise StopDialog
+
+    files = Files(approver)
+    async with MiniAgents():
+        with pytest.raises(StopDialog):
+            await ScriptedLLM([deletes("a")]).agent(tools=files.tools).trigger("Hi")
+    assert files.deleted == []
+
+
+async def test_timeout_of_a_tool_does_not_count_the_time_of_its_approver() -> None:
+    """An approver may think for longer than the call may run."""
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        (question,) = await ctx.message_promises
+        await asyncio.sleep(0.3)
+        ctx.reply(question.grant())
+
+    files = Files(slow, timeout=0.2)
+    async with MiniAgents():
+        replies = await ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools).trigger("Hi")
+    assert short(replies[1:]) == ["deleted a", "done"]
+
+
+@pytest.mark.parametrize("approver", [True, "person", lambda pending: pending.grant(), tool(silent)])
+def test_approver_must_be_an_agent(approver: Any) -> None:
+    """Anything but an agent as `approve=` is refused when the tool is made."""
+    with pytest.raises(TypeError, match="approve must be an agent"):
+        Files(approver)
+
+
+def test_approver_must_need_no_arguments() -> None:
+    """An agent that needs arguments is refused as `approve=`; a fork of it that has them is not."""
+
+    @miniagent
+    async def asker(ctx: InteractionContext, channel: str) -> None:
+        """Asks in a channel."""
+
+    with pytest.raises(TypeError, match=r"needs no arguments.*'channel'"):
+        Files(asker)
+    Files(asker.fork(channel="ops"))
+
+
+async def test_agent_as_a_tool_can_need_an_approval() -> None:
+    """An agent as a tool is asked about like a function."""
+
+    @miniagent
+    async def cleaner(ctx: InteractionContext, folder: str) -> None:
+        """Cleans a folder."""
+        ctx.reply(f"cleaned {folder}")
+
+    llm = ScriptedLLM([Step(tool_calls=[("cleaner", {"folder": "x"})]), "done"])
+    async with MiniAgents():
+        replies = await llm.agent(tools=[tool(cleaner, approve=granting)]).trigger("Hi")
+    assert short(replies[1:]) == ["cleaned x", "done"]
+
+
+# --- law 23: no decision
+
+
+async def ask_and_continue(
+    kind: str, step: Step, then: Callable[[list[PendingApproval]], list[Any]], approver: Any = silent
+) -> tuple[list[Any], list[Any], Files, ScriptedLLM]:
+    """Run an agent until it asks, and then again with further messages; return the replies of both runs."""
+    files = Files(approver)
+    llm = ScriptedLLM([step, "done"])
+    agent = agent_of(llm, kind, tools=files.tools)
+    async with MiniAgents():
+        first = [*await agent.trigger("Hi")]
+        assert files.deleted == []
+        questions = [message for message in first if isinstance(message, PendingApproval)]
+        second = [*await agent.trigger([UserMessage("Hi"), *first, *then(questions)])]
+    return first, second, files, llm
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_question_without_a_decision_is_the_last_reply(kind: str) -> None:
+    """The other calls are finished, the question comes last, and an approval lets the call run and the model go on."""
+    first, second, files, llm = await ask_and_continue(
+        kind, deletes("a", text="Well.", show=True), lambda questions: [questions[0].grant()]
+    )
+    assert short(first) == ['Well.[delete(path="a")][show()]', "a b c", '?Needs approval: delete(path="a")']
+    assert short(second) == ["deleted a", "done"]
+    assert files.deleted == ["a"]
+    assert "deleted a" in check_last_request(llm)
+    assert len(llm.calls) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_refusal_after_a_question_is_the_result(kind: str) -> None:
+    """A refusal with its reason becomes the result of the call, and the model goes on."""
+    _, second, files, llm = await ask_and_continue(
+        kind, deletes("a"), lambda questions: [questions[0].refuse("keep it")]
+    )
+    assert short(second) == ["!The call did not run, because it was refused: keep it", "done"]
+    assert files.deleted == []
+    assert "keep it" in check_last_request(llm)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", ["yes, do it", {"class_": "Approval", "granted": True}, AssistantMessage("ok")])
+async def test_any_other_message_after_a_question_is_a_refusal(kind: str, other: Any) -> None:
+    """If the conversation goes on with anything but a decision, the call does not run, and the model is told so."""
+    _, second, files, llm = await ask_and_continue(kind, deletes("a"), lambda questions: [other])
+    refused = "The call did not run, because it was refused: the conversation went on without an approval"
+    assert short(second) == [f"!{refused}", "done"]
+    assert files.deleted == []
+    assert refused in check_last_request(llm)
+
+
+@pytest.mark.parametrize(
+    ("after", "deleted"),
+    [
+        (lambda p: [p.grant(), p.grant()], ["a"]),
+        (lambda p: [p, p.grant()], ["a"]),
+        (lambda p: ["and tell me", p.grant()], ["a"]),
+        (lambda p: [p.grant(), SystemMessage("It is Friday."), ErrorMessage("lost")], ["a"]),
+        (lambda p: [p.grant(), "stop!"], []),
+        (lambda p: [p.grant(), "stop!", p.grant()], ["a"]),
+        (lambda p: [p.grant(), p.refuse()], []),
+        (lambda p: [p.refuse(), p.grant()], []),
+        (lambda p: [PendingApproval(call=p.call.model_copy(update={"arguments": '{"path":"b"}'})).grant()], []),
+        (lambda p: [SystemMessage("It is Friday.")], []),
+        (lambda p: [], []),
+    ],
+)
+async def test_decisions_after_a_question(after: Any, deleted: list[str]) -> None:
+    """A call runs once if an approval of it is the last word, and not otherwise."""
+    _, second, files, llm = await ask_and_continue("chat", deletes("a"), lambda questions: after(questions[0]))
+    assert files.deleted == deleted
+    if len(llm.calls) == 2:
+        check_last_request(llm)
+    else:
+        assert short(second) == ['?Needs approval: delete(path="a")']
+
+
+async def test_approver_is_asked_again_if_the_conversation_does_not_go_on() -> None:
+    """Triggered with the same messages again, the agent asks its approver again instead of the model."""
+    answers = iter([None, True])
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        (question,) = await ctx.message_promises
+        if next(answers):
+            ctx.reply(question.grant())
+
+    _, second, _, _ = await ask_and_continue("chat", deletes("a"), lambda questions: [], approver)
+    assert short(second) == ["deleted a", "done"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_model_is_asked_when_all_calls_are_decided(kind: str) -> None:
+    """After one of two approvals its call runs, and the other question is asked again; the model waits for both."""
+    files = Files(silent)
+    llm = ScriptedLLM([deletes("a", "b", show=True), "done"])
+    agent = agent_of(llm, kind, tools=files.tools)
+    history: list[Any] = [UserMessage("Hi")]
+    async with MiniAgents():
+        history += await agent.trigger(history)
+        assert short(history[-2:]) == [f'?Needs approval: delete(path="{name}")' for name in "ab"]
+        history.append(history[-1].grant())
+        history += await agent.trigger(history)
+        assert short(history[-2:]) == ["deleted b", '?Needs approval: delete(path="a")']
+        assert len(llm.calls) == 1
+        history.append(history[-1].grant())
+        history += await agent.trigger(history)
+    assert short(history[-2:]) == ["deleted a", "done"]
+    assert files.deleted == ["b", "a"]
+    check_last_request(llm)
+
+
+async def test_approval_does_nothing_once_the_call_has_a_result() -> None:
+    """An approval that comes a second time, after the result, leads to no second run."""
+    files = Files(silent)
+    llm = ScriptedLLM([deletes("a"), "done", "done again", "and again"])
+    agent = llm.agent(tools=files.tools)
+    history: list[Any] = [UserMessage("Hi")]
+    async with MiniAgents():
+        history += await agent.trigger(history)
+        approval = history[-1].grant()
+        history += [approval, *await agent.trigger([*history, approval])]
+        for more in ([approval], [approval, UserMessage("And now?")]):
+            history += [*more, *await agent.trigger([*history, *more])]
+    assert files.deleted == ["a"]
+    assert short(history)[-1] == "and again"
+
+
+async def test_approval_does_not_fit_a_later_call_with_the_same_arguments() -> None:
+    """A later call is asked about again, also if a server gives it the id and the arguments of an approved one."""
+    call = ToolCall(id="call_0", name="delete", arguments='{"path":"a"}')
+    answer = AssistantMessage("", tool_calls=[call])
+    question = PendingApproval.of(call)
+    done = ToolMessage("deleted a", tool_call_id="call_0", name="delete")
+    files = Files(silent)
+    llm = ScriptedLLM("done")
+    async with MiniAgents():
+        replies = await llm.agent(tools=files.tools).trigger(
+            ["Hi", answer, question, question.grant(), done, answer, question]
+        )
+    assert files.deleted == []
+    assert short(replies) == ['?Needs approval: delete(path="a")']
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), ("", ""), (None, None), ("same", "same")])
+async def test_two_calls_of_one_tool_are_decided_one_by_one(ids: tuple[Any, Any]) -> None:
+    """Of two calls of one tool in one answer, only the approved one runs, also if a server gives them the same id."""
+    calls = [ToolCall(id=id_, name="delete", arguments=f'{{"path":"{n}"}}') for n, id_ in enumerate(ids)]
+    questions = [PendingApproval.of(call) for call in calls]
+    files = Files(silent)
+    async with MiniAgents():
+        replies = await (
+            ScriptedLLM("done")
+            .agent(tools=files.tools)
+            .trigger(["Hi", AssistantMessage("", tool_calls=calls), *questions, questions[1].grant()])
+        )
+    assert files.deleted == ["1"]
+    assert short(replies) == ["deleted 1", '?Needs approval: delete(path="0")']
+
+
+async def test_one_approval_runs_one_of_two_equal_calls() -> None:
+    """Two calls that are equal in all fields share a question; its approval runs one of them."""
+    call = ToolCall(id="", name="delete", arguments='{"path":"a"}')
+    question = PendingApproval.of(call)
+    files = Files(silent)
+    llm = ScriptedLLM("done")
+    async with MiniAgents():
+        await llm.agent(tools=files.tools).trigger(
+            ["Hi", AssistantMessage("", tool_calls=[call, call]), question, question, question.grant()]
+        )
+    assert files.deleted == ["a"]
+    check_last_request(llm)
+
+
+async def test_handoff_waits_for_the_approval() -> None:
+    """If an answer hands over and asks, the agent that takes over is sent the conversation after the decision."""
+    files = Files(silent)
+    expert_llm = ScriptedLLM("I take over.")
+    expert = expert_llm.agent(alias="EXPERT", description="Knows.")
+    llm = ScriptedLLM([Step(tool_calls=[("handoff_to_expert", {}), ("delete", {"path": "a"})])])
+    agent = llm.agent(tools=[*files.tools, handoff(expert)])
+    async with MiniAgents():
+        first = await agent.trigger("Hi")
+        assert isinstance(first[-1], PendingApproval)
+        assert expert_llm.calls == ()
+        second = await agent.trigger([UserMessage("Hi"), *first, first[-1].grant()])
+    assert short(second) == ["deleted a", "I take over."]
+    check_last_request(expert_llm)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_calls_of_the_caller_are_answered_beside_an_approval(answered: bool) -> None:
+    """With a call for the caller in the same answer, the model goes on once both have a result."""
+    files = Files(silent)
+    dict_tool = {"type": "function", "function": {"name": "mine", "parameters": {}}}
+    llm = ScriptedLLM([Step(tool_calls=[("delete", {"path": "a"}), ("mine", {})]), "done"])
+    agent = llm.agent(tools=[*files.tools, dict_tool])
+    async with MiniAgents():
+        first = await agent.trigger("Hi")
+        answer, question = first
+        assert isinstance(answer, AssistantMessage)
+        assert isinstance(question, PendingApproval)
+        mine = [ToolMessage("42", tool_call_id=answer.tool_calls[1].id)] if answered else []
+        second = await agent.trigger(["Hi", *first, *mine, question.grant()])
+    assert short(second) == ["deleted a", "done"][: 1 + answered]
+
+
+async def test_tool_that_is_gone_is_told_to_the_model() -> None:
+    """An approved call of a tool that the agent does not have any more gets an error as its result."""
+    files = Files(silent)
+    llm = ScriptedLLM([deletes("a"), "done"])
+    async with MiniAgents():
+        first = await llm.agent(tools=files.tools).trigger("Hi")
+        question = first[-1]
+        assert isinstance(question, PendingApproval)
+        other = tool(granting, name="other", approve=granting)
+        second = await llm.agent(tools=[other]).trigger(["Hi", *first, question.grant()])
+    assert short(second) == ["!UnknownToolError: there is no tool 'delete'. The tools are: other", "done"]
+
+
+async def test_agent_inside_a_tool_tells_that_an_approval_is_missing() -> None:
+    """If an agent that runs as a tool ends with a question, the result of its call says which approval is missing."""
+    files = Files(silent)
+    inner = ScriptedLLM([deletes("a")]).agent(tools=files.tools, alias="CLEANER", description="Cleans.")
+    llm = ScriptedLLM([Step(tool_calls=[("cleaner", {"message": "clean"})]), "done"])
+    async with MiniAgents():
+        replies = await llm.agent(tools=[inner]).trigger("Hi")
+    assert str(replies[1]) == 'Needs approval: delete(path="a")'
+    assert files.deleted == []
+
+
+# --- law 24, and what is stored
+
+
+async def test_hash_key_of_the_call_is_an_idempotency_key() -> None:
+    """The agent that runs finds the approved call as `ctx.tool_call`, with the hash key that the approval has."""
+    keys: list[str] = []
+
+    @miniagent
+    async def cleaner(ctx: InteractionContext, folder: str) -> None:
+        """Cleans a folder."""
+        assert ctx.tool_call is not None
+        keys.append(ctx.tool_call.hash_key)
+
+    llm = ScriptedLLM([Step(tool_calls=[("cleaner", {"folder": "x"})]), "done", "done"])
+    agent = llm.agent(tools=[tool(cleaner, approve=silent)])
+    async with MiniAgents():
+        first = await agent.trigger("Hi")
+        question = first[-1]
+        assert isinstance(question, PendingApproval)
+        for _ in range(2):  # as after a kill before the result was stored
+            await agent.trigger(["Hi", *first, question.grant()])
+    assert keys == [question.grant().call_hash_key] * 2 == [question.call.hash_key] * 2
+
+
+def messages_about_a_call() -> list[Message]:
+    """Return a question and both decisions on it."""
+    question = PendingApproval.of(ToolCall(id="1", name="f", arguments='{"x": "\\u001b"}', echo={"s": "sig"}, sig="§"))
+    return [question, question.grant(), question.refuse(), question.refuse("no\x1b")]
+
+
+@pytest.mark.parametrize("message", messages_about_a_call())
+def test_questions_and_decisions_come_back_equal(message: Message) -> None:
+    """Dumps in JSON and Python's types, and pickles, give an equal message of the same class and hash."""
+    copies: list[Any] = [
+        Message.model_validate_json(message.model_dump_json()),
+        Message.model_validate(message.model_dump()),
+        Message.model_validate(message.model_dump(mode="json")),
+        pickle.loads(pickle.dumps(message)),
+        message.model_copy(),
+    ]
+    for copy in copies:
+        assert copy == message
+        assert (type(copy), copy.hash_key) == (type(message), message.hash_key)
+    if isinstance(message, PendingApproval):
+        assert copies[0].grant() == message.grant()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ('{"city": "Rome", "days": [1, null]}', 'f(city="Rome", days=[1, null])'),
+        ("", "f()"),
+        ("{}", "f()"),
+        ('{"x": ', 'f({"x": )'),
+        ("[1]", "f([1])"),
+        ("null", "f(null)"),
+        ('{"x": "é\\u001b"}', 'f(x="é\\u001b")'),
+        ("[" * 100_000, f"f({'[' * 100_000})"),
+    ],
+)
+def test_text_of_a_call_shows_its_arguments(arguments: str, shown: str) -> None:
+    """The text of a call is its name with the arguments as JSON, or as the model wrote them if they are no object."""
+    assert str(ToolCall(name="f", arguments=arguments)) == shown
+
+
+def test_approval_needs_the_call_it_fits() -> None:
+    """A decision and a question without their call are refused when they are made."""
+    make: Any = Approval
+    ask: Any = PendingApproval
+    for fields in ({}, {"granted": True}, {"call_hash_key": "x"}):
+        with pytest.raises(ValueError, match="Field required"):
+            make(**fields)
+    with pytest.raises(ValueError, match="Field required"):
+        ask()
