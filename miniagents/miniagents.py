@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from miniagents._agents.agent import MiniAgent, miniagent
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
@@ -11,7 +13,6 @@ from miniagents._agents.running import Runner
 from miniagents.messages import Message, MessageSequencePromise
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable, Iterable
 
     from miniagents._agents.usage import Limits, Price
@@ -57,6 +58,13 @@ class MiniAgents(AgentsContext):
         if self._persisters:
             self.listens = self.keeps_results = True
 
+    if not TYPE_CHECKING:  # type checkers refuse `with` without `async`
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError("A run waits for its agents: write `async with MiniAgents():`, not `with MiniAgents():`")
+
+        def __exit__(self, *error: object) -> None: ...
+
     # --- running
 
     def run(self, awaitable: Awaitable[T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
@@ -69,7 +77,13 @@ class MiniAgents(AgentsContext):
         Args:
             awaitable: usually the coroutine of the application's main function.
             loop_factory: function that makes the event loop; asyncio's default if None.
+
+        Raises:
+            TypeError: the argument cannot be awaited.
+            RuntimeError: a loop is running already in this thread, as in a notebook.
         """
+        _check_awaitable(awaitable)
+        _check_no_running_loop(awaitable)
 
         def note_interrupt() -> None:
             """Note that the run was interrupted, so that the context cancels its agents."""
@@ -79,8 +93,12 @@ class MiniAgents(AgentsContext):
 
     async def arun(self, awaitable: Awaitable[T]) -> T:
         """Await `awaitable` inside this context, in the running loop, and return its result."""
-        async with self:
-            return await awaitable
+        _check_awaitable(awaitable)
+        try:
+            async with self:
+                return await awaitable
+        finally:
+            _close_unawaited(awaitable)  # the context was open before
 
     def run_agent(
         self, agent: MiniAgent[Any], messages: MessageType | None = None, **kwargs: Any
@@ -91,7 +109,14 @@ class MiniAgents(AgentsContext):
             agent: agent to call.
             messages: messages to send to the agent, see `MessageType`.
             kwargs: keyword arguments of the agent.
+
+        Raises:
+            TypeError: this is no agent.
+            RuntimeError: a loop is running already in this thread, as in a notebook.
         """
+        if not isinstance(agent, MiniAgent):
+            raise TypeError(f"run_agent() needs an agent, not {agent!r:.100}: write `@miniagent` above its `async def`")
+        _check_no_running_loop(None)
 
         async def call() -> tuple[Message, ...]:
             """Call the agent, and return its replies."""
@@ -146,3 +171,34 @@ class MiniAgents(AgentsContext):
         """Persist messages that a handler failed to store, for the last time."""
         self._persist_soon(())
         await super().after_drain()
+
+
+def _check_awaitable(awaitable: Any) -> None:
+    """Raise `TypeError` for an argument of `run` that cannot be awaited."""
+    if isinstance(awaitable, MiniAgent):
+        raise TypeError("run() needs a coroutine, not an agent: write `run_agent(agent, ...)`, not `run(agent)`")
+    if inspect.isawaitable(awaitable):
+        return
+    if callable(awaitable):
+        name = getattr(awaitable, "__name__", "amain")
+        raise TypeError(f"run() needs a coroutine, not a function: write `run({name}())`, not `run({name})`")
+    raise TypeError(
+        f"run() needs a coroutine, not {awaitable!r:.100}: write `run(amain())` with `async def amain():`, not `def`"
+    )
+
+
+def _check_no_running_loop(awaitable: Awaitable[Any] | None) -> None:
+    """Raise `RuntimeError` if a loop runs in this thread, and close the coroutine that will not be awaited."""
+    if asyncio._get_running_loop() is None:
+        return
+    _close_unawaited(awaitable)
+    raise RuntimeError(
+        "MiniAgents().run(...) begins a loop of its own, and one is running here already, as in every notebook: write "
+        "`async with MiniAgents():` and `await amain()` below it, not `MiniAgents().run(amain())`"
+    )
+
+
+def _close_unawaited(awaitable: Any) -> None:
+    """Close a coroutine, which would warn that it was never awaited; do nothing if it has ended or is none."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()

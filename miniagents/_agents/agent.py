@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, overload
 
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents._agents.usage import check_limits
@@ -55,8 +55,7 @@ class MiniAgent(Generic[P]):
         description: str | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if not _is_async(function):
-            raise TypeError(f"An agent must be an async function, or a class with an async __call__, not {function!r}")
+        _check_function(function)
         self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
         self.alias = _check_alias(_CAPITALIZED_WORD_START.sub("_", name).upper() if alias is None else alias)
@@ -71,6 +70,14 @@ class MiniAgent(Generic[P]):
 
     def __repr__(self) -> str:
         return f"<MiniAgent {self.alias}>"
+
+    if not TYPE_CHECKING:  # a type checker refuses both, and so does the agent, which says what to write
+
+        def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+            raise TypeError(f"{self.alias} is an agent, no function: write `agent.trigger(...)`, not `agent(...)`")
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(f"{self.alias} is an agent: write `await agent.trigger(...)`, not `await agent`")
 
     def run_function(self, ctx: InteractionContext, kwargs: dict[str, Any]) -> Awaitable[Any]:
         """Call the agent's function, or an instance of its class, and return the awaitable without awaiting it."""
@@ -191,7 +198,7 @@ class MiniAgent(Generic[P]):
         """
         if limits is not None:
             check_limits(limits)
-        context = AgentsContext.get_current()
+        context = AgentsContext.get_current("`agent.trigger(...)`")
         if errors_as_messages is None:
             errors_as_messages = context.errors_as_messages
         return InteractionContext(
@@ -266,6 +273,22 @@ def _check_alias(alias: str) -> str:
     return alias
 
 
+def _check_function(function: Any) -> None:
+    """Raise `TypeError` for an object that cannot be the function of an agent."""
+    if isinstance(function, MiniAgent):
+        raise TypeError("An agent must be an async function, no agent: write `agent.fork(...)`, not `miniagent(agent)`")
+    if inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"An agent must be an async function that replies by its context: write `ctx.reply(...)`, not `yield ...`, "
+            f"in {function!r}"
+        )
+    if not _is_async(function):
+        wrong = f"; write `async def {function.__name__}(ctx):`, not `def`" if inspect.isfunction(function) else ""
+        raise TypeError(
+            f"An agent must be an async function, or a class with an async __call__, not {function!r}{wrong}"
+        )
+
+
 def _is_async(function: Any) -> bool:
     """Return True for async functions, for classes and objects with an async `__call__`, and for partials of them."""
     if not callable(function):
@@ -305,8 +328,15 @@ class _KeywordArguments:
             parameters = list(_signature(function).parameters.values())
         except (TypeError, ValueError):  # a callable without a signature, written in C for instance
             return
-        if not self._context_name and parameters and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            self._context_name = parameters[0].name
+        if not self._context_name:
+            first = parameters[0].kind if parameters else None
+            if first is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+                self._context_name = parameters[0].name
+            elif first not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
+                name = getattr(function, "__name__", "agent")
+                raise TypeError(
+                    f"An agent gets its context: write `async def {name}(ctx, ...):`, not `async def {name}(...):`"
+                )
         by_name = {
             parameter.name: parameter
             for parameter in parameters

@@ -421,7 +421,7 @@ class AgentsContext(PromisingContext, CountedRun):
         TypeError: `limits` or `price` is of a wrong type.
     """
 
-    how_to_open = "`MiniAgents().run(...)` or `async with MiniAgents():`"
+    how_to_open = "`async def amain():`, which `MiniAgents().run(amain())` runs, or inside `async with MiniAgents():`"
 
     def __init__(
         self,

@@ -152,8 +152,11 @@ class PromisingContext(BoundToRun):
     # --- finding the context
 
     @classmethod
-    def get_current(cls) -> Self:
+    def get_current(cls, needed_by: str = "This") -> Self:
         """Return the innermost open context of this class.
+
+        Args:
+            needed_by: what the text of the error names as the call that needs a context.
 
         Raises:
             NoActiveContextError: no context of this class is open.
@@ -163,7 +166,7 @@ class PromisingContext(BoundToRun):
             return context
         context = cls.find_current()
         if context is None:
-            raise NoActiveContextError(f"This needs a running context: call it inside {cls.how_to_open}")
+            raise NoActiveContextError(f"{needed_by} needs a running context: call it inside {cls.how_to_open}")
         return context
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from miniagents._promising.context import BoundToRun, Failure, current_scope, drop_engine_frames, find_current_context
 from miniagents._promising.deadlock import check_wait, waiting_on
+from miniagents._promising.mistakes import NotAwaited
 from miniagents.errors import INTERRUPTS, NoActiveContextError, PromiseCancelledError, is_failure
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def make_cancelled_error() -> PromiseCancelledError:
     return PromiseCancelledError("The source of this promise was stopped before its end")
 
 
-class Promise(BoundToRun, Generic[T_co]):
+class Promise(BoundToRun, NotAwaited, Generic[T_co]):
     """Result of work that goes on in the background; any number of tasks may await it.
 
     Args:
@@ -334,6 +335,25 @@ class Promise(BoundToRun, Generic[T_co]):
         promise = cls.__new__(cls)
         promise._cell = cell
         return promise
+
+    def __repr__(self) -> str:
+        scope = self._scope()
+        maker = "" if scope is None else f" of {scope}"
+        return f"<{type(self).__name__}{maker}, {self._state()}>"
+
+    def _scope(self) -> object:
+        """Return the agent call that makes the result; None if it is not known, or not an agent."""
+        return self._cell.scope
+
+    def _state(self) -> str:
+        """Return one word for the state of the promise, and the class of the error of a failed one."""
+        cell = self._cell
+        if not cell.done:
+            return "pending"
+        if cell.failure is None:
+            return "resolved"
+        error = cell.failure.error
+        return "cancelled" if isinstance(error, PromiseCancelledError) else f"failed: {type(error).__name__}"
 
     def __await__(self) -> Generator[Any, None, T_co]:
         cell = self._cell

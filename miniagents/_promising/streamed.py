@@ -15,6 +15,7 @@ from weakref import ref
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
+from miniagents._promising.mistakes import Spelling
 from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
 
@@ -285,6 +286,7 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
     __slots__ = ()
 
     _cell: StreamCell[Any, Any]
+    spelling = Spelling(piece="piece")
 
     @overload
     def __init__(

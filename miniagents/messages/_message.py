@@ -15,6 +15,7 @@ from pydantic import Field
 
 from miniagents._promising.freezing import ATOMS, BARE, CLASS_KEY, CONSTRUCTING, FROZEN_CLASSES, escaped, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
+from miniagents._promising.mistakes import Spelling
 from miniagents._promising.streamed import KEPT_ELSEWHERE, Reader, StreamCell, StreamedPromise
 from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
@@ -471,6 +472,7 @@ class MessagePromise(StreamedPromise[str, Message]):
     __slots__ = ()
 
     _cell: MessageCell
+    spelling = Spelling(piece="token", whole="str(await promise)", text="str(await promise)")
 
     def __init__(
         self,
@@ -541,6 +543,10 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell.keep_promise(promise)
         cell.pump_from(batches, start_soon=False, batches=True)
         return promise
+
+    def _scope(self) -> object:
+        """Return the agent call that makes the message; None if the message was there before its promise."""
+        return None if self._cell.known_fields is None else super()._scope()
 
     @property
     def known_beforehand(self) -> Mapping[str, Any]:

@@ -6,17 +6,19 @@ sequence while it streams, for `join_messages` and `as_single_text_promise`. Ind
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from pydantic import BaseModel
 
+from miniagents._promising.mistakes import Spelling
 from miniagents._promising.sequence import FlatSequence, SequencePromise
 from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import AssistantMessage, Message, MessagePromise, ToolMessage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from miniagents._promising.promise import Promise
 
@@ -48,6 +50,13 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
 
     __slots__ = ()
 
+    spelling = Spelling(
+        promise="replies",
+        piece="reply",
+        whole="await replies",
+        single="(await replies.last)",
+        text="str(await replies.last)",
+    )
     leaf_class: ClassVar[type[Promise[Any]]] = MessagePromise
     value_class: ClassVar[type] = Message
 
@@ -74,6 +83,10 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
             without_tools=True,
         )
 
+    def values_so_far(self) -> Iterator[Message]:
+        """Return the messages that were sent as values by now, without nested sequences; not for users."""
+        return (piece for piece in self._cell.pieces if Message in type(piece).__mro__)
+
     @property
     def last(self) -> MessagePromise:
         """A promise of the last message, such as the final answer of an agent with tools.
@@ -97,7 +110,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         if isinstance(item, BaseModel):
             return _message_of_fields(dict(item))
         raise TypeError(
-            f"Cannot send {item!r:.100} of type {type(item).__name__}. What can be sent: str, Message, "
+            f"Cannot send {item!r:.100} of type {type(item).__name__}{_hint(item)}. What can be sent: str, Message, "
             f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators "
             f"and async iterables of these"
         )
@@ -111,6 +124,17 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
         """Return a promise of a message that has failed."""
         return MessagePromise.of_error(error, observed=observed)
+
+
+def _hint(item: Any) -> str:
+    """Return what to write in place of an agent, an awaitable or a number that was sent; "" for other items."""
+    if hasattr(type(item), "trigger"):
+        return ": send `agent.trigger(...)`, not `agent`"
+    if inspect.isawaitable(item):
+        if inspect.iscoroutine(item):
+            item.close()  # or Python would warn that it was never awaited, too
+        return ": write `await` before it, `await coroutine`, not `coroutine`"
+    return f': send `"{item}"`, not `{item}`' if isinstance(item, (int, float)) else ""
 
 
 def _message_of_fields(fields: Mapping[Any, Any]) -> Message:

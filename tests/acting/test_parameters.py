@@ -322,8 +322,8 @@ CREATORS: list[Any] = [create_openai_agent, create_anthropic_agent]
         ({"tools": {"name": "x"}}, TypeError),
         ({"tools": tool(get_weather)}, TypeError),
         ({"max_rounds": 0}, ValueError),
-        ({"max_rounds": True}, ValueError),
-        ({"max_rounds": 2.0}, ValueError),
+        ({"max_rounds": True}, TypeError),
+        ({"max_rounds": 2.0}, TypeError),
         ({"tool_errors": "ignore"}, ValueError),
     ],
 )

@@ -19,8 +19,9 @@ from miniagents._agents.usage import ListedPrices
 from miniagents.acting._loop import LoopSettings, run_loop
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
+from miniagents.ext.llm._parameters import check_parameters
 from miniagents.ext.llm._prices import known_price
-from miniagents.ext.llm._prompts import messages_for_model
+from miniagents.ext.llm._prompts import check_roles, messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
 from miniagents.ext.llm._sessions.base import repair_surrogates_deep
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
@@ -154,6 +155,8 @@ class ProviderAdapter(ABC):
 
     def __init__(self) -> None:
         self.limits = _RequestLimits()
+        self._misspelled: set[str] = set()
+        """Names of parameters that a warning was logged for."""
 
     @abstractmethod
     async def default_client(self) -> Any:
@@ -212,11 +215,12 @@ class ProviderAdapter(ABC):
         return _LLMAgent(self, alias, description, settings)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the model, `retry`, `stall_timeout`, `max_concurrent_requests`, and the settings of tools.
+        """Check the settings and the types of parameters, and warn once of each that looks misspelled.
 
         Raises:
             TypeError, ValueError: a setting has a wrong type or value.
         """
+        check_parameters(settings, self.api(settings), self._misspelled)
         if not isinstance(settings.get("model"), str) or not settings["model"]:
             raise TypeError(f"model must be the name of a model, not {settings.get('model')!r}")
         retry = settings.get("retry")
@@ -328,6 +332,11 @@ class _LLMAgent(MiniAgent[Any]):
         """Check the arguments of a call or fork, and raise `TypeError` or `ValueError` for an invalid one."""
         super().check_arguments(kwargs)
         self._adapter.check_settings(kwargs)
+
+    def _make_interaction(self, messages: MessageSequencePromise, *args: Any, **kwargs: Any) -> InteractionContext:
+        """Return the context of one call, and raise `TypeError` for a message with a role that no model knows."""
+        check_roles(messages.values_so_far(), self.alias)
+        return super()._make_interaction(messages, *args, **kwargs)
 
     def fork(self, **options: Any) -> Self:
         """Return a copy of the agent with other settings, which are checked."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, pair, responses_id
@@ -26,12 +27,34 @@ _RESULT_TYPES = ("function_call_output", "custom_tool_call_output", "tool_result
 """Types of parts that are results of tools."""
 
 
+_ROLES = frozenset({None, "system", "developer", "user", "assistant", "tool", "function", "error"})
+"""Roles of messages that may be sent to a model; messages with the last one are left out of prompts."""
+_ROLES_ELSEWHERE = {"ai": "assistant", "bot": "assistant", "model": "assistant", "human": "user"}
+"""Roles of other libraries, with those that they are here."""
+
+
+def check_roles(messages: Iterable[Message], alias: str) -> None:
+    """Raise `TypeError` for the first message whose role no model knows."""
+    for message in messages:
+        if message.role not in _ROLES:
+            role = str(message.role)
+            known = [each for each in _ROLES if each]
+            near = _ROLES_ELSEWHERE.get(role.lower()) or next(iter(get_close_matches(role.lower(), known, 1)), "user")
+            raise TypeError(
+                f"{alias} was sent a message with the role {role!r:.40}, which no model knows: write `role={near!r}`, "
+                f"not `role={role!r:.40}` (system, developer, user, assistant, tool or function)"
+            )
+
+
 def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]:
     """Return the messages that a model is sent: all but errors and approvals, and of interrupted ones those with calls.
 
     Raises:
+        TypeError: a message has a role that no model knows.
         ValueError: no message is left.
     """
+    messages = list(messages)
+    check_roles(messages, alias)
     kept = [
         message
         for message in messages

@@ -119,9 +119,9 @@ class _OpenAI(ProviderAdapter):
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Check the settings, including `api`."""
-        super().check_settings(settings)
         if settings.get("api", "chat") not in ("chat", "responses"):
             raise ValueError(f"api must be 'chat' or 'responses', not {settings['api']!r}")
+        super().check_settings(settings)
 
     async def default_client(self) -> Any:
         """Return the shared client, and raise `MissingAPIKeyError` if there is no key."""

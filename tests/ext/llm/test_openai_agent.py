@@ -322,7 +322,7 @@ async def test_agent_raises_an_error_among_its_messages_and_sends_no_request(kit
         ({"retry": 3}, TypeError),
         ({"stall_timeout": 0}, ValueError),
         ({"max_concurrent_requests": 0}, ValueError),
-        ({"max_concurrent_requests": 1.5}, ValueError),
+        ({"max_concurrent_requests": 1.5}, TypeError),
     ],
     ids=str,
 )

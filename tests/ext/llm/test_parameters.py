@@ -1,0 +1,203 @@
+"""Names, types and roles that a beginner gets wrong: refused or warned of before a key is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import openai
+import pytest
+
+from miniagents import Message, MiniAgents, UserMessage
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from tests.ext.llm.conftest import Kit
+
+CREATORS: list[Callable[..., Any]] = [create_openai_agent, create_anthropic_agent]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the texts of the warnings that were logged."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("temprature", "temperature"),
+        ("temperatture", "temperature"),
+        ("tempersture", "temperature"),
+        ("tempreature", "temperature"),
+        ("max_token", "max_tokens"),
+        ("maxtokens", "max_tokens"),
+        ("alais", "alias"),
+        ("max_round", "max_rounds"),
+        ("stall_timeoutt", "stall_timeout"),
+    ],
+)
+@pytest.mark.parametrize("create", CREATORS)
+def test_misspelled_parameter_is_warned_of_once(
+    create: Callable[..., Any], typed: str, known: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that is one edit from a known one gets one warning, which names it, however often the agent is called."""
+    agent = create("m", **{typed: 1})
+    for _ in range(2):
+        agent.check_arguments(agent.fork(alias="FORK").kwargs)
+    (text,) = warnings_of(caplog)
+    assert f"`{known}=...`" in text
+    assert f"`{typed}=...`" in text
+
+
+@pytest.mark.parametrize("give", ["fork", "trigger"])
+async def test_misspelled_parameter_of_a_fork_or_a_call_is_warned_of(
+    give: str, caplog: pytest.LogCaptureFixture, kit: Kit
+) -> None:
+    """A misspelled name that only a fork or a call has is warned of, and is sent as it is."""
+    wire = kit.Wire(kit.Reply(kit.chat("ok")))
+    agent = create_openai_agent("m", async_client=wire.openai())
+    async with MiniAgents():
+        await (agent.fork(sed=1).trigger("Hi") if give == "fork" else agent.trigger("Hi", sed=1))
+    assert wire.bodies[0]["sed"] == 1
+    assert len(warnings_of(caplog)) == 1
+
+
+@pytest.mark.parametrize("create", CREATORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "top_k",
+        "top_a",
+        "min_p",
+        "tfs_z",
+        "k",
+        "min_tokens",
+        "models",
+        "num_ctx",
+        "repetition_penalty",
+        "think",
+        "enable_thinking",
+        "typical_p",
+        "best_of",
+        "speed",
+        "seed",
+        "top_n",
+        "n_ctx",
+        "provider",
+        "safe_prompt",
+    ],
+)
+def test_parameter_of_another_server_is_not_warned_of(
+    create: Callable[..., Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A parameter that other servers of the API have is no misspelling."""
+    create("m", **{name: None})
+    assert not warnings_of(caplog)
+
+
+def test_parameter_in_the_extra_body_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """What stands in `extra_body` was meant as it is."""
+    create_openai_agent("m", extra_body={"temprature": 1})
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize(
+    ("create", "method", "more"),
+    [
+        (create_openai_agent, lambda: openai.AsyncOpenAI(api_key="x").chat.completions.create, {}),
+        (create_openai_agent, lambda: openai.AsyncOpenAI(api_key="x").responses.create, {"api": "responses"}),
+        (create_anthropic_agent, lambda: anthropic.AsyncAnthropic(api_key="x").messages.create, {}),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+def test_parameters_of_the_installed_sdk_are_not_warned_of(
+    create: Callable[..., Any], method: Callable[[], Any], more: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """No parameter of the SDK's own method counts as misspelled, and the SDK's `omit` is a value of each."""
+    names = inspect.signature(method()).parameters.keys() - {"model", "messages", "input", "tools", "max_tokens"}
+    create("m", **more, **dict.fromkeys(names, openai.omit))
+    assert len(names) > 10
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("create", CREATORS)
+@pytest.mark.parametrize(
+    ("settings", "right"),
+    [
+        ({"temperature": "0.5"}, "`temperature=0.5`"),
+        ({"temperature": "hot"}, "`temperature=0.7`"),
+        ({"temperature": True}, "`temperature=0.7`"),
+        ({"max_tokens": "100"}, "`max_tokens=100`"),
+        ({"max_tokens": 1.5}, "`max_tokens=100`"),
+        ({"stream": "yes"}, "`stream=True`"),
+        ({"system": 5}, "`system='...'`"),
+        ({"metadata": ["x"]}, "`metadata={...}`"),
+        ({"stall_timeout": "60"}, "`stall_timeout=60`"),
+        ({"extra_headers": "authorization: Bearer something"}, "`extra_headers=str(...)`"),
+    ],
+    ids=repr,
+)
+async def test_value_of_a_wrong_type_is_refused_before_a_key_is_asked_for(
+    create: Callable[..., Any], settings: dict[str, Any], right: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value of a wrong type is a `TypeError` of the call, of a fork and of the creation, and needs no key."""
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (name,) = settings
+    agent = create("m")
+    async with MiniAgents():
+        for give in (partial(agent.trigger, "Hi"), agent.fork, partial(create, "m")):
+            with pytest.raises(TypeError) as raised:
+                give(**settings)
+            assert right in str(raised.value)
+            assert f"`{name}=" in str(raised.value)
+
+
+@pytest.mark.parametrize("create", CREATORS)
+def test_values_of_the_right_types_are_taken(create: Callable[..., Any]) -> None:
+    """Numbers may be integers, lists may be tuples, and None leaves a parameter to its default."""
+    create("m", temperature=1, system=("a",), stop=["x"], stop_sequences=("y",), seed=None, top_p=0.5, metadata={})
+
+
+@pytest.mark.parametrize("create", CREATORS)
+@pytest.mark.parametrize(
+    ("role", "near"),
+    [
+        ("bot", "assistant"),
+        ("ai", "assistant"),
+        ("human", "user"),
+        ("User", "user"),
+        ("asistant", "assistant"),
+        ("sytem", "system"),
+        ("critic", "user"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["value", "promise"])
+async def test_role_that_no_model_knows_is_refused_before_a_key_is_asked_for(
+    create: Callable[..., Any], role: str, near: str, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message with an unknown role is a `TypeError`: of the call, or of the reply if the message comes later."""
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def tokens(fields: dict[str, Any]) -> AsyncIterator[str]:
+        await asyncio.sleep(0)
+        fields["role"] = role
+        yield "Hi"
+
+    async with MiniAgents():
+        message = Message.promise(message_token_streamer=tokens) if late else {"role": role}
+        with pytest.raises(TypeError) as raised:
+            replies = create("m", alias="WRITER").trigger([UserMessage("before"), message])
+            assert late
+            await replies
+    assert "WRITER" in str(raised.value)
+    assert f"`role={near!r}`" in str(raised.value)
+    assert f"`role={role!r}`" in str(raised.value)
