@@ -29,6 +29,8 @@ _RESULT_TYPES = ("function_call_output", "custom_tool_call_output", "tool_result
 
 _ROLES = frozenset({None, "system", "developer", "user", "assistant", "tool", "function", "error"})
 """Roles of messages that may be sent to a model; messages with the last one are left out of prompts."""
+_LEFT_OUT = (ErrorMessage, Approval, PendingApproval)
+"""Classes of messages that are left out of prompts, whatever their role."""
 _ROLES_ELSEWHERE = {"ai": "assistant", "bot": "assistant", "model": "assistant", "human": "user"}
 """Roles of other libraries, with those that they are here."""
 
@@ -36,7 +38,7 @@ _ROLES_ELSEWHERE = {"ai": "assistant", "bot": "assistant", "model": "assistant",
 def check_roles(messages: Iterable[Message], alias: str) -> None:
     """Raise `TypeError` for the first message whose role no model knows."""
     for message in messages:
-        if message.role not in _ROLES:
+        if message.role not in _ROLES and not isinstance(message, _LEFT_OUT):
             role = str(message.role)
             known = [each for each in _ROLES if each]
             near = _ROLES_ELSEWHERE.get(role.lower()) or next(iter(get_close_matches(role.lower(), known, 1)), "user")
@@ -58,7 +60,7 @@ def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]
     kept = [
         message
         for message in messages
-        if not isinstance(message, (ErrorMessage, Approval, PendingApproval))
+        if not isinstance(message, _LEFT_OUT)
         and message.role != "error"
         and not (getattr(message, "interrupted", False) and (message.role != "assistant" or not _tool_calls(message)))
     ]
