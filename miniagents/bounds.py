@@ -1,8 +1,8 @@
 """Limits on the size of data that comes from outside the program.
 
-Data beyond a limit raises `EventTooLargeError`, or the error that `docs/maintainers/faults.md` lists beside the limit.
-The limits are constants: assigning to them changes nothing. `SSEDecoder(max_event_bytes=..., max_stream_bytes=...)`
-takes other limits for one stream.
+Data beyond a limit raises `EventTooLargeError`, or the error that `docs/explanation/truncation.md` lists beside the
+limit. The limits are constants: assigning to them changes nothing.
+`SSEDecoder(max_event_bytes=..., max_stream_bytes=...)` takes other limits for one stream.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""The page of faults is true: its rows name tests that exist, and its limits are those of the code."""
+"""The page of faults names tests that exist, and the page for users has the limits of the code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 PAGE = (TESTS.parent / "docs/maintainers/faults.md").read_text("utf-8")
+USERS_PAGE = (TESTS.parent / "docs/explanation/truncation.md").read_text("utf-8")
 
 ROWS = [
     f"{kind}{number}"
@@ -20,15 +21,15 @@ ROWS = [
 ]
 
 
-def table(columns: int) -> list[list[str]]:
-    """Return the rows of all tables with this number of columns, without the heads."""
-    lines = re.findall(r"^\| (.+) \|$", PAGE, re.MULTILINE)
+def table(page: str) -> list[list[str]]:
+    """Return the rows of the tables of four columns, without the heads."""
+    lines = re.findall(r"^\| (.+) \|$", page, re.MULTILINE)
     rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
-    return [row for row in rows if len(row) == columns and row[0] not in ("id", "what")]
+    return [row for row in rows if len(row) == 4 and row[0] not in ("id", "what")]
 
 
-FAULTS = {row[0]: row for row in table(4) if row[0] in ROWS}
-LIMITS = [row for row in table(4) if row[0] not in ROWS]
+FAULTS = {row[0]: row for row in table(PAGE)}
+LIMITS = table(USERS_PAGE)
 
 
 def rows_of(name: str) -> set[str]:
