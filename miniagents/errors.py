@@ -17,6 +17,7 @@ Exception
     ├── MissingExtraError               (ImportError) an optional package is not installed
     ├── ToolError                       a tool tells the model what went wrong
     ├── TooManyRoundsError              a model goes on calling tools
+    ├── OutputInvalidError              a model's answer is not the output that was asked for
     ├── LimitExceededError              requests, tokens or costs have reached a limit
     ├── PriceUnknownError               a limit of the cost, and a model without a known price
     ├── HistoryError                    a chat history on disk cannot be used
@@ -47,7 +48,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "AppenderClosedError",
@@ -68,6 +69,7 @@ __all__ = [
     "MissingAPIKeyError",
     "MissingExtraError",
     "NoActiveContextError",
+    "OutputInvalidError",
     "PriceUnknownError",
     "PromiseCancelledError",
     "ProviderError",
@@ -199,6 +201,25 @@ class TooManyRoundsError(MiniAgentsError):
 
     It comes after all replies. Give a higher `max_rounds`, or instructions with which the model comes to an end.
     """
+
+
+class OutputInvalidError(MiniAgentsError):
+    """Error of an answer that is not the output which was asked for; `partial` is the answer, with its whole text.
+
+    The answer was refused, filtered or cut, or its text is no JSON of the type. To ask again, send the conversation
+    with `error.partial` and the text of the error.
+
+    Args:
+        message: text that names the type and what is wrong.
+        errors: pydantic's errors of the text, as its `ValidationError.errors()` returns them; none for other reasons.
+    """
+
+    def __init__(self, message: str = "", *, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+    def __reduce__(self) -> tuple[Callable[..., OutputInvalidError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), self.args, self.__dict__.copy()
 
 
 class LimitExceededError(MiniAgentsError):

@@ -23,9 +23,11 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from miniagents import Frozen, FrozenDict
 from miniagents._promising.freezing import BARE, short_repr
+from miniagents.acting._output import OUTPUT_TOOL
 from miniagents.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage, UserMessage
 from miniagents_testing._streams import ResponseStream
 
@@ -122,6 +124,23 @@ class Call:
     def tools(self) -> tuple[FrozenDict[str, Any], ...]:
         """Tools that the request offers, as they were sent."""
         return tuple(self.request.get("tools") or ())
+
+    @property
+    def output_schema(self) -> FrozenDict[str, Any] | None:
+        """JSON schema of the output that the request asks for, as text or as a call; None if it asks for none."""
+        tool = self._output_tool
+        if tool is not None:
+            schema = (tool.get("function") or tool).get("parameters", tool.get("input_schema"))
+        else:
+            formats = [(self.request.get(name) or {}).get("format") for name in ("text", "output_config")]
+            formats.append((self.request.get("response_format") or {}).get("json_schema"))
+            schema = next((each.get("schema") for each in formats if each), None)
+        return schema if isinstance(schema, FrozenDict) else None
+
+    @property
+    def _output_tool(self) -> FrozenDict[str, Any] | None:
+        """The tool by whose call the model gives its output; None without one."""
+        return next((each for each in self.tools if (each.get("function") or each).get("name") == OUTPUT_TOOL), None)
 
     @property
     def parameters(self) -> FrozenDict[str, Any]:
@@ -344,6 +363,31 @@ class Step:
             finish_reason=message.finish_reason,
             usage=message.usage,
         )
+
+    @classmethod
+    def of_output(cls, value: Any, **settings: Any) -> Callable[[Call], Step]:
+        """Return an item of a script that answers with an output in the way in which the request asks for it.
+
+        Args:
+            value: the output, any value that pydantic can write as JSON.
+            settings: further arguments of the step.
+        """
+
+        def answer(call: Call) -> Step:
+            """Return the output as a text, or as a call of the output's tool."""
+            schema = call.output_schema
+            if schema is None:
+                raise ValueError(f"{call} asks for no output, which Step.of_output answers")
+            output = to_jsonable_python(value, by_alias=True)
+            if schema.get("properties", {}).keys() == {"value"} and not (
+                isinstance(output, dict) and "value" in output
+            ):
+                output = {"value": output}
+            if call._output_tool is None:
+                return cls(output, **settings)
+            return cls(tool_calls=[(OUTPUT_TOOL, output)], **settings)
+
+        return answer
 
     @property
     def reason(self) -> str:

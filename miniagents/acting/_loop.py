@@ -38,11 +38,12 @@ from miniagents.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from miniagents._agents.agent import MiniAgent
     from miniagents._agents.interaction import InteractionContext
     from miniagents.acting._approval import WaitingCalls
+    from miniagents.acting._output import Output
     from miniagents.acting._tool import Tool, Toolset
     from miniagents.messages import Approval
 
@@ -63,6 +64,9 @@ _NEVER_TOLD = (StopDialog, DeadlockError, LimitExceededError, PriceUnknownError,
 _Prepared = Union["tuple[Tool, dict[str, Any]]", Exception]
 """The tool and the arguments of a call, or the error why the call cannot run."""
 
+_FOREIGN = "its tools are the caller's to run"
+"""Reason for which a loop ends without an output, if the model has called tools that were given as dicts."""
+
 _NOT_RUN = ("content_filter", "refusal")
 """Reasons for the end of an answer after which its calls do not run, and the loop ends."""
 
@@ -81,8 +85,19 @@ class LoopSettings:
     """The highest number of answers whose calls are run."""
     tells_errors: bool
     """True if exceptions of tools become results; False if they end the loop."""
+    output: Output | None
+    """The output that the final answer is asked to be."""
     redact: Callable[[str], str]
     """Function that takes secrets out of the text of an error."""
+
+    def is_final(self, fields: Mapping[str, Any]) -> bool:
+        """Return True if an answer with these fields ends the loop, so that it has to be the output."""
+        return not (self.toolset and fields.get("tool_calls")) or fields.get("finish_reason") in _NOT_RUN
+
+    def require_output(self, reason: str, message: Message | None) -> None:
+        """Raise `OutputInvalidError` if an output was asked for: the loop ends with this message instead."""
+        if self.output is not None:
+            raise self.output.missing(reason, message)
 
 
 async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) -> None:
@@ -92,6 +107,7 @@ async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) ->
 
     Raises:
         TooManyRoundsError: more than `max_rounds` answers had calls.
+        OutputInvalidError: an output was asked for, and the loop ends without a final answer.
     """
     conversation: list[Message] | None = None
     if settings.toolset.needs_approval:
@@ -112,14 +128,18 @@ async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) ->
             answer.cancel()
             calls.cancel()
             raise
-        if message is None or results is None or not calls.are_own:
+        if message is None or results is None:
+            return
+        if not calls.are_own:
+            if calls.are_foreign:
+                settings.require_output(_FOREIGN, message)
             return
         if number > settings.max_rounds:
             raise _too_many_rounds(ctx, settings, message)
         if conversation is None:
             conversation = [*await ctx.message_promises]
         conversation.append(message)
-        if not await _go_on(ctx, calls, results, conversation):
+        if not await _go_on(ctx, calls, results, conversation, message, settings):
             return
 
 
@@ -134,18 +154,33 @@ async def _resume(
     except BaseException:
         calls.cancel()
         raise
-    return results is not None and await _go_on(ctx, calls, results, conversation)
+    return results is not None and await _go_on(ctx, calls, results, conversation, waiting.answer, settings)
 
 
-async def _go_on(ctx: InteractionContext, calls: _Calls, results: list[Message], conversation: list[Message]) -> bool:
-    """Add the results to the conversation; return True if the model is to be asked again.
+async def _go_on(
+    ctx: InteractionContext,
+    calls: _Calls,
+    results: list[Message],
+    conversation: list[Message],
+    answer: Message,
+    settings: LoopSettings,
+) -> bool:
+    """Add the results of an answer's calls to the conversation; return True if the model is to be asked again.
 
     It is not asked after a handoff, which is carried out here, and if the caller has calls to answer.
+
+    Raises:
+        OutputInvalidError: an output was asked for, and the loop ends here.
     """
     conversation += results
     if calls.handoff is not None:
-        await _hand_over(ctx, conversation, *calls.handoff)
+        last = await _hand_over(ctx, conversation, *calls.handoff)
+        end = None if last is None else await _end_of(last)
+        if last is None or end is not None:
+            settings.require_output("the conversation was handed over", end)
         return False
+    if calls.are_foreign:
+        settings.require_output(_FOREIGN, answer)
     return not calls.are_foreign
 
 
@@ -224,8 +259,11 @@ class _Calls:
                 results.append(await _end_of(result))
             else:
                 results += [await _end_of(promise) async for promise in result]
-        for call in self.pending:
-            self._ctx.reply(PendingApproval.of(call))
+        questions = [PendingApproval.of(call) for call in self.pending]
+        for question in questions:
+            self._ctx.reply(question)
+        if questions:
+            self._settings.require_output("a call waits for its approval", questions[-1])
         answered = [result for result in results if result is not None]
         return None if self.pending or len(answered) < len(results) else answered
 
@@ -360,16 +398,21 @@ async def _deadline(tool: Tool) -> AsyncIterator[None]:
 
 async def _hand_over(
     ctx: InteractionContext, conversation: list[Message], tool: Handoff, arguments: dict[str, Any]
-) -> None:
-    """Send all messages so far to the agent of a handoff, and reply its replies; cancel it if this is cancelled."""
+) -> MessagePromise | None:
+    """Send all messages so far to the agent of a handoff, and reply its replies; cancel it if this is cancelled.
+
+    Return the last of its replies; None if there is none.
+    """
     replies = tool.agent.trigger(conversation, **arguments)
     ctx.reply(replies)
     try:
-        async for _ in replies:
-            pass
+        last = None
+        async for promise in replies:
+            last = promise
     except BaseException:
         replies.cancel()
         raise
+    return last
 
 
 def _too_many_rounds(ctx: InteractionContext, settings: LoopSettings, answer: Message) -> TooManyRoundsError:

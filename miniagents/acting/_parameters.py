@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
 from miniagents.errors import ToolError
+from miniagents.messages._parsing import PlainSchema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -116,14 +116,6 @@ def text_parameter(name: str, parameter: str, description: str) -> Parameters:
     return Parameters(name, {parameter: Annotated[str, FieldInfo(description=description)]}, {})
 
 
-class _Schema(GenerateJsonSchema):
-    """Generator of schemas without titles that only repeat the names of fields."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        """Return False: a title made of the field's name says nothing new."""
-        return False
-
-
 def _reader_and_schema(fields: Mapping[str, Any]) -> tuple[TypeAdapter[dict[str, Any]], dict[str, Any]]:
     """Return the strict validator of an object with these fields and no others, and its JSON schema."""
     # A TypedDict, because a field of a model may not have the name of a method of pydantic's models.
@@ -131,7 +123,7 @@ def _reader_and_schema(fields: Mapping[str, Any]) -> tuple[TypeAdapter[dict[str,
     arguments = make("arguments", dict(fields))
     arguments.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     reader: TypeAdapter[dict[str, Any]] = TypeAdapter(arguments)
-    schema = reader.json_schema(schema_generator=_Schema)
+    schema = reader.json_schema(schema_generator=PlainSchema)
     schema.pop("title", None)
     return reader, schema
 

@@ -18,7 +18,7 @@ from miniagents._promising.frozen import Frozen, children_first, freeze_fields, 
 from miniagents._promising.mistakes import Spelling
 from miniagents._promising.streamed import KEPT_ELSEWHERE, Reader, StreamCell, StreamedPromise
 from miniagents._promising.values import IN_PLACE, Form
-from miniagents.errors import MiniAgentsError
+from miniagents.errors import MiniAgentsError, OutputInvalidError
 from miniagents.messages._events import (
     STORED_EVENTS,
     MessageEvent,
@@ -26,6 +26,7 @@ from miniagents.messages._events import (
     read_events,
     read_partial_json,
 )
+from miniagents.messages._parsing import OutputType, output_type
 
 if TYPE_CHECKING:
     import asyncio
@@ -110,6 +111,18 @@ class Message(Frozen):
             return _json_of_fields(self)
         return "\n".join(text for text in map(_text_of_part, content) if text is not None)
 
+    def parse(self, type_: Any, /) -> Any:
+        """Return the value of the text, which is JSON of this type.
+
+        Args:
+            type_: any type that pydantic knows. A value that is no object may stand inside of `{"value": ...}`.
+
+        Raises:
+            OutputInvalidError: the text is no JSON of this type; `partial` is this message.
+            TypeError: pydantic does not know the type.
+        """
+        return _read_value(self, output_type(type_))
+
     def sub_messages(self) -> Iterator[Message]:
         """Return an iterator of the messages inside this one, at any depth.
 
@@ -130,6 +143,15 @@ class Message(Frozen):
         nested = bool(nested_frozen(self))
         form = _BY_REFERENCE if nested else IN_PLACE  # the latter is faster: it does not look for messages
         return cast("dict[str, Any]", form.json(_fields_with_class(self), flat=not nested))
+
+
+def _read_value(message: Message, type_: OutputType) -> Any:
+    """Return the value of a message's text; raise `OutputInvalidError` with the message as its `partial`."""
+    try:
+        return type_.read("" if message.content is None and message.role == "assistant" else str(message))
+    except OutputInvalidError as error:
+        error.partial = message
+        raise
 
 
 FROZEN_CLASSES.unknown = Message  # a dump whose class is not known becomes a plain message
@@ -271,6 +293,9 @@ class SystemMessage(Message):
 class AssistantMessage(Message):
     """An answer of a model: its text, its other parts, and how it ended. Other fields of the provider are extra."""
 
+    # The type of the output that was asked for. It belongs to the object and is no part of its value.
+    __slots__ = ("_output_type",)
+
     role: str | None = "assistant"
 
     model: str | None = None
@@ -301,6 +326,18 @@ class AssistantMessage(Message):
 
     `{"reasoning_content": "reasoning"}` says that `reasoning` goes back as `reasoning_content`.
     """
+
+    @property
+    def parsed(self) -> Any:
+        """The output that the agent was asked for (`output=`), made of the text; None for an agent without output.
+
+        Each access makes a new value. A message that was stored and loaded again has no type: `parse` takes one.
+
+        Raises:
+            OutputInvalidError: the text is no valid output, as that of `OutputInvalidError.partial`.
+        """
+        type_ = getattr(self, "_output_type", None)
+        return None if type_ is None else _read_value(self, type_)
 
     if TYPE_CHECKING:
 
@@ -349,6 +386,8 @@ class MessageCell(StreamCell[str, Message]):
     """Fields that the token streamer has set so far."""
     may_call_tools = False
     """True if the message may be an answer with calls of tools: only its end tells if it is for readers."""
+    output_type: OutputType | None = None
+    """The type of the output that the message is asked to be."""
     events: list[tuple[int, StoredEvent]] | None = None
     """Events that the source has yielded beside tokens, each with the number of tokens before it."""
     event_waiters: set[asyncio.Future[None]] | None = None
@@ -358,8 +397,12 @@ class MessageCell(StreamCell[str, Message]):
         """Return the message of the tokens so far, or of the parts that the streamer has set as its content."""
         fields = {**(self.known_fields or {}), **(self.metadata or {})}
         if not self.pieces and self.metadata and "content" in self.metadata:
-            return self.message_class(**fields)
-        return self.message_class("".join(self.pieces), **fields)
+            message = self.message_class(**fields)
+        else:
+            message = self.message_class("".join(self.pieces), **fields)
+        if self.output_type is not None:
+            object.__setattr__(message, "_output_type", self.output_type)
+        return message
 
     def check(self, piece: Any) -> str:
         """Return a token, also of a subclass of str; keep an event, and wake the tasks that wait for events.
@@ -483,6 +526,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         batches: bool = False,
         known_beforehand: Mapping[str, Any] | None = None,
         may_call_tools: bool = False,
+        output_type: OutputType | None = None,
     ) -> None:
         if not callable(message_token_streamer):
             raise TypeError(
@@ -492,6 +536,8 @@ class MessagePromise(StreamedPromise[str, Message]):
         cell.message_class = message_class
         if may_call_tools:
             cell.may_call_tools = True
+        if output_type is not None:
+            cell.output_type = output_type
         # Frozen now: later changes of a list must not show, and a value that cannot be frozen is refused at this call.
         cell.known_fields = {name: freeze(value, name) for name, value in (known_beforehand or {}).items()}
         metadata: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 ```python
 await check_llm_agent(make_agent)         # an agent on a model
 await check_tool_loop(make_agent)         # an agent on a model, with tools
+await check_output(make_agent)            # an agent on a model, with an output
 await check_history(MyHistory)            # a chat history
 check_message(MyMessage("text"))          # a message
 await check_splitter(my_split)            # a function that splits messages
@@ -48,6 +49,7 @@ from miniagents_testing.checks._messages import (
     check_message,
     check_message_class,
 )
+from miniagents_testing.checks._output import check_output
 from miniagents_testing.checks._texts import (
     check_join_split,
     check_split_ignores_cuts,
@@ -83,6 +85,7 @@ __all__ = [
     "check_llm_agent",
     "check_message",
     "check_message_class",
+    "check_output",
     "check_reader_cancellation",
     "check_rereading",
     "check_scripted_answer",

@@ -34,6 +34,7 @@ from miniagents_testing.checks import (
     check_join_split,
     check_llm_agent,
     check_message_class,
+    check_output,
     check_tool_loop,
 )
 from miniagents_testing.checks.conformance import (
@@ -243,3 +244,19 @@ class TestMessagesTools(ToolLoopConformance):
 async def test_check_tool_loop_passes_within_a_running_loop() -> None:
     """`check_tool_loop` runs all checks of a loop of tools in an event loop that is running already."""
     await check_tool_loop(TestChatTools().make_agent)
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_check_output_passes_for_openai(api: API) -> None:
+    """An agent on either of OpenAI's APIs gives outputs by schema and by a call, and refuses what is none."""
+    await check_output(lambda transport, **settings: openai_agent(transport, api=api, **settings), api=api)
+
+
+async def test_check_output_passes_for_anthropic() -> None:
+    """An agent on Anthropic's API gives outputs by schema and by a call, and refuses what is none."""
+
+    def make_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
+        client = anthropic.AsyncAnthropic(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        return create_anthropic_agent("any", async_client=client, retry=None, **settings)
+
+    await check_output(make_agent, api="messages")

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from miniagents._agents.usage import ListedPrices
 from miniagents.acting._loop import LoopSettings, run_loop
+from miniagents.acting._output import Output
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
 from miniagents.ext.llm._parameters import check_parameters
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from miniagents.acting._loop import OnCalls
+    from miniagents.acting._output import OutputTool
+    from miniagents.acting._tool import Tool
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import AssistantMessage, Message, MessageType
     from miniagents.miniagents import InteractionContext
@@ -181,6 +184,7 @@ class ProviderAdapter(ABC):
         *,
         origin: str,
         streamed: bool,
+        output_tool: str | None,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Translate messages and settings into a call of the SDK.
 
@@ -191,14 +195,35 @@ class ProviderAdapter(ABC):
             request: the remaining settings of the agent, which are parameters of the request.
             origin: the API and the host of the request, see `AssistantMessage.origin`.
             streamed: True if a stream is asked for.
+            output_tool: the name of the tool whose call is the output; None if the text is the output.
 
         Returns: the SDK's method (of `with_streaming_response`), its arguments, and a factory of sessions that read
             the response.
         """
 
     @abstractmethod
-    def write_tools(self, toolset: Toolset, request: Mapping[str, Any]) -> list[Any]:
-        """Return the tools in the form of the API, as the parameter `tools`; `request` is the other settings."""
+    def write_tool(self, tool: Tool | OutputTool, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a tool in the form of the API; `request` is the other settings."""
+
+    @abstractmethod
+    def output_format(self, output: Output, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters that ask for an output by its schema, with those of the same names in `request`.
+
+        Raises:
+            TypeError: the type has no strict schema.
+            ValueError: the request has a format of its own.
+        """
+
+    @abstractmethod
+    def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
+        """Return the parameter `tool_choice`; None to leave it out.
+
+        Args:
+            given: the choice that the user gave; None without one.
+            tool: the tool that is to be called; None for any of them.
+            forced: True if the model has to call a tool.
+            request: the other settings.
+        """
 
     def create_agent(self, alias: str, description: str | None, settings: dict[str, Any]) -> MiniAgent[Any]:
         """Return the agent of this adapter.
@@ -232,12 +257,37 @@ class ProviderAdapter(ABC):
         limit = settings.get("max_concurrent_requests")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise ValueError(f"max_concurrent_requests must be a positive int, or None, not {limit!r}")
-        Toolset.of(settings.get("tools"))
+        toolset = Toolset.of(settings.get("tools"))
         max_rounds = settings.get("max_rounds", DEFAULT_MAX_ROUNDS)
         if isinstance(max_rounds, bool) or not isinstance(max_rounds, int) or max_rounds < 1:
             raise ValueError(f"max_rounds must be a positive int, not {max_rounds!r}")
         if settings.get("tool_errors", "tell") not in ("tell", "raise"):
             raise ValueError(f"tool_errors must be 'tell' or 'raise', not {settings['tool_errors']!r}")
+        if settings.get("output_mode", "schema") not in ("schema", "tool"):
+            raise ValueError(f"output_mode must be 'schema' or 'tool', not {settings['output_mode']!r}")
+        output = Output.of(settings.get("output"))
+        if output is None:
+            return
+        if settings.get("output_mode", "schema") == "schema":
+            self.output_format(output, settings)
+        elif output.tool().name in toolset.by_name.keys() | toolset.foreign_names:
+            raise ValueError(f"output_mode='tool' needs the name {output.tool().name!r}, which one of the tools has")
+
+    def _with_tool_choice(
+        self, request: dict[str, Any], toolset: Toolset, output_tool: OutputTool | None, *, has_results: bool
+    ) -> dict[str, Any]:
+        """Return the request with its choice of tools: an output that is a call is forced, unless the user has chosen.
+
+        A choice of the user that forces a call goes out before the loop has results (`has_results`) and not again: it
+        would force a call in each round, and the loop would have no end.
+        """
+        given = request.get("tool_choice")
+        if output_tool is None if given is None else not (has_results and toolset.by_name):
+            return request
+        name = None if output_tool is None or toolset else output_tool.name
+        choice = self.tool_choice(given, name, forced=output_tool is not None, request=request)
+        others = {key: value for key, value in request.items() if key != "tool_choice"}
+        return others if choice is None else {**others, "tool_choice": choice}
 
     def reply(
         self,
@@ -253,6 +303,8 @@ class ProviderAdapter(ABC):
         tools: Any = None,
         max_rounds: int = DEFAULT_MAX_ROUNDS,
         tool_errors: str = "tell",
+        output: Any = None,
+        output_mode: str = "schema",
         **request: Any,
     ) -> Awaitable[None] | None:
         """Reply the promise of one message; return the loop to await for an agent with tools that it is to run.
@@ -263,8 +315,25 @@ class ProviderAdapter(ABC):
         streamed = _streams_by_default() if stream is None else stream
         redactor = Redactor()
         toolset = Toolset.of(tools)
-        if toolset:
-            request["tools"] = self.write_tools(toolset, request)
+        wanted = Output.of(output)
+        output_tool = wanted.tool() if wanted is not None and output_mode == "tool" else None
+        settings = LoopSettings(
+            toolset=toolset,
+            max_rounds=max_rounds,
+            tells_errors=tool_errors == "tell",
+            output=wanted,
+            redact=redactor.redact_text,
+        )
+        if toolset or output_tool is not None:
+            written = toolset.written(self.api(request), lambda tool: self.write_tool(tool, request))
+            request["tools"] = written + ([] if output_tool is None else [self.write_tool(output_tool, request)])
+        if wanted is not None and output_tool is None:
+            request |= self.output_format(wanted, request)
+
+        def check(text: str, fields: dict[str, Any]) -> None:
+            """Check an answer that is the last one, if an output was asked for."""
+            if wanted is not None and settings.is_final(fields):
+                wanted.check(text, fields)
 
         async def prepare(incoming: MessageType, on_calls: OnCalls | None) -> LLMCall:
             """Wait for the messages, and return the call of the SDK, whose own retries are switched off."""
@@ -273,7 +342,13 @@ class ProviderAdapter(ABC):
             client = _without_retries(client)
             origin = _origin(self.api(request), client)
             create, arguments, new_session = self.prepare_request(
-                client, messages, system, request, origin=origin, streamed=streamed
+                client,
+                messages,
+                system,
+                self._with_tool_choice(request, toolset, output_tool, has_results=messages[-1].role == "tool"),
+                origin=origin,
+                streamed=streamed,
+                output_tool=None if output_tool is None else output_tool.name,
             )
             # a request is UTF-8, which cannot encode lone surrogates
             arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
@@ -292,6 +367,7 @@ class ProviderAdapter(ABC):
                 stall_timeout=stall_timeout,
                 redactor=redactor,
                 on_calls=on_calls,
+                check=None if wanted is None else check,
             )
 
         def ask(messages: MessageType, on_calls: OnCalls | None = None) -> MessagePromise:
@@ -302,14 +378,12 @@ class ProviderAdapter(ABC):
                 start_soon=None if on_calls is None else True,
                 known_beforehand=reply_metadata,
                 may_call_tools=bool(toolset),
+                output_type=None if wanted is None else wanted.type,
             )
 
-        if not toolset.by_name:
+        if not toolset.by_name and (wanted is None or not toolset):
             ctx.reply(ask(ctx.message_promises))
             return None
-        settings = LoopSettings(
-            toolset=toolset, max_rounds=max_rounds, tells_errors=tool_errors == "tell", redact=redactor.redact_text
-        )
         return run_loop(ctx, ask, settings)
 
 
@@ -324,6 +398,7 @@ class _LLMAgent(MiniAgent[Any]):
                 await loop
 
         settings["tools"] = Toolset.of(settings.get("tools"))
+        settings["output"] = Output.of(settings.get("output"))
         super().__init__(call_llm, alias=alias, description=description, kwargs=settings)
         self._adapter = adapter
         self.check_arguments(settings)
@@ -342,6 +417,8 @@ class _LLMAgent(MiniAgent[Any]):
         """Return a copy of the agent with other settings, which are checked."""
         if "tools" in options:
             options["tools"] = Toolset.of(options["tools"])
+        if "output" in options:
+            options["output"] = Output.of(options["output"])
         fork = super().fork(**options)
         fork.check_arguments(fork.kwargs)
         return fork

@@ -362,6 +362,8 @@ class LLMCall:
     on_calls: Callable[[tuple[ToolCall, ...], str | None], None] | None = None
     """Function that gets the calls of tools and the finish reason, once the provider has said that the answer is
     complete, also if the response goes on. It is not called for calls whose arguments are no JSON object."""
+    check: Callable[[str, dict[str, Any]], None] | None = None
+    """Function that gets the text and the other fields of a complete answer, and raises an error if it is not valid."""
 
 
 async def stream_answer(
@@ -380,6 +382,7 @@ async def stream_answer(
     Raises:
         LLMError: the request failed; the class tells how. The SDK's or the HTTP library's error is its cause.
         LimitExceededError, PriceUnknownError: the request was not sent, see `Limits`.
+        OutputInvalidError: the answer is complete, and not the output that was asked for.
     """
     metadata["interrupted"] = True  # for a reader of the metadata after a cancellation; replaced at the end
     call = await prepare()
@@ -460,6 +463,8 @@ async def stream_answer(
         _count_request(end_request, metadata)
         for tool_call in metadata.get("tool_calls", ())[len(ready) :]:
             yield ToolCallReady(tool_call)
+        if call.check is not None:
+            call.check(outcome.content, metadata)
         return
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from miniagents.errors import MissingExtraError
@@ -14,14 +15,15 @@ from miniagents.ext.llm._base import (
 )
 from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._prompts import messages_prompt
-from miniagents.ext.llm._sessions import MessagesSession
+from miniagents.ext.llm._sessions import MessagesOutputSession, MessagesSession
 from miniagents.messages import AssistantMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from miniagents.acting._tool import Tool, ToolLike, Toolset
+    from miniagents.acting._output import Output, OutputTool
+    from miniagents.acting._tool import Tool, ToolLike
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
@@ -52,6 +54,8 @@ def create_anthropic_agent(
     tools: Iterable[ToolLike | Tool] | None = None,
     max_rounds: int = DEFAULT_MAX_ROUNDS,
     tool_errors: Literal["tell", "raise"] = "tell",
+    output: Any = None,
+    output_mode: Literal["schema", "tool"] = "schema",
     **request: Any,
 ) -> MiniAgent[Any]:
     """Create an agent that sends its messages to a model and replies one `AnthropicMessage`, which streams its text.
@@ -82,6 +86,10 @@ def create_anthropic_agent(
         max_rounds: the highest number of answers whose calls are run.
         tool_errors: "tell" to give the model the error of a tool as the result of its call; "raise" to end the replies
             with the error.
+        output: the type of the final answer, any that pydantic knows; `parsed` of the answer is its value. An answer
+            that is no valid value fails with an `OutputInvalidError`.
+        output_mode: "schema" to hold the model to a JSON schema of the output; "tool" to let the model give the output
+            as a call of a tool, for servers that know no schemas, and for types without a strict one.
         request: further parameters of the API, which are sent unchanged. The SDK gets those that its signature lacks
             through `extra_body`.
 
@@ -104,6 +112,8 @@ def create_anthropic_agent(
         "tools": tools,
         "max_rounds": max_rounds,
         "tool_errors": tool_errors,
+        "output": output,
+        "output_mode": output_mode,
         **request,
     }
     return _Anthropic().create_agent(alias, f"Answers with the Anthropic model {model!r}.", settings)
@@ -127,9 +137,38 @@ class _Anthropic(ProviderAdapter):
         # this client can be made without a key; the first request then fails, which `_failures` translates
         return await shared_client("anthropic", "ANTHROPIC_", anthropic.AsyncAnthropic)
 
-    def write_tools(self, toolset: Toolset, request: Mapping[str, Any]) -> list[Any]:
-        """Return the tools in the form of Anthropic's API."""
-        return toolset.written("messages", _tool_parameter)
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check the settings, including that thinking and a forced call are not asked for together."""
+        super().check_settings(settings)
+        thinking, choice = settings.get("thinking") or {}, settings.get("tool_choice")
+        forced = settings.get("output") is not None and settings.get("output_mode") == "tool" and choice is None
+        if forced and thinking.get("type") == "enabled":
+            raise ValueError(
+                "output_mode='tool' forces a call, which Anthropic refuses with thinking of the type 'enabled': use "
+                "output_mode='schema', thinking of the type 'adaptive', or tool_choice={'type': 'auto'}"
+            )
+
+    def write_tool(self, tool: Tool | OutputTool, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a tool in the form of Anthropic's API."""
+        return {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+
+    def output_format(self, output: Output, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `output_config`."""
+        config = request.get("output_config") or {}
+        if config.get("format") is not None:
+            raise ValueError("output= sets the format of output_config: leave one of them out")
+        schema = output.strict_schema(_is_enforced)
+        return {"output_config": {**config, "format": {"type": "json_schema", "schema": schema}}}
+
+    def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
+        """Return a choice; its further fields, such as `disable_parallel_tool_use`, stay."""
+        given = given or {}
+        if given.get("type") in ("auto", "none"):
+            return given
+        more = {key: value for key, value in given.items() if key not in ("type", "name")}
+        if not forced:
+            return {"type": "auto", **more} if more else None
+        return {"type": "any", **more} if tool is None else {"type": "tool", "name": tool, **more}
 
     def api(self, request: Mapping[str, Any]) -> str:
         """Return "messages", the only API."""
@@ -144,6 +183,7 @@ class _Anthropic(ProviderAdapter):
         *,
         origin: str,
         streamed: bool,
+        output_tool: str | None,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Return the call of `messages.create` for these messages."""
         has_tools = bool({**request, **(request.get("extra_body") or {})}.get("tools"))
@@ -151,9 +191,13 @@ class _Anthropic(ProviderAdapter):
         arguments = {"messages": turns, **request}
         if instructions:
             arguments["system"] = instructions
-        return client.messages.with_streaming_response.create, arguments, MessagesSession
+        session = MessagesSession if output_tool is None else partial(MessagesOutputSession, output_tool)
+        return client.messages.with_streaming_response.create, arguments, session
 
 
-def _tool_parameter(tool: Tool) -> dict[str, Any]:
-    """Return a tool as the API takes it."""
-    return {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
+_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid")
+
+
+def _is_enforced(keyword: str, value: Any) -> bool:
+    """Return True for limits that Anthropic enforces: some formats, and lists that are not empty."""
+    return (keyword == "format" and value in _FORMATS) or (keyword == "minItems" and value in (0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,14 +17,15 @@ from miniagents.ext.llm._base import (
 )
 from miniagents.ext.llm._failures import Retry
 from miniagents.ext.llm._prompts import chat_prompt, responses_prompt
-from miniagents.ext.llm._sessions import ChatSession, ResponsesSession
+from miniagents.ext.llm._sessions import ChatOutputSession, ChatSession, ResponsesOutputSession, ResponsesSession
 from miniagents.messages import AssistantMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from miniagents.acting._tool import Tool, ToolLike, Toolset
+    from miniagents.acting._output import Output, OutputTool
+    from miniagents.acting._tool import Tool, ToolLike
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
@@ -54,6 +56,8 @@ def create_openai_agent(
     tools: Iterable[ToolLike | Tool] | None = None,
     max_rounds: int = DEFAULT_MAX_ROUNDS,
     tool_errors: Literal["tell", "raise"] = "tell",
+    output: Any = None,
+    output_mode: Literal["schema", "tool"] = "schema",
     **request: Any,
 ) -> MiniAgent[Any]:
     """Create an agent that sends its messages to a model and replies one `OpenAIMessage`, which streams its text.
@@ -84,6 +88,10 @@ def create_openai_agent(
         max_rounds: the highest number of answers whose calls are run.
         tool_errors: "tell" to give the model the error of a tool as the result of its call; "raise" to end the replies
             with the error.
+        output: the type of the final answer, any that pydantic knows; `parsed` of the answer is its value. An answer
+            that is no valid value fails with an `OutputInvalidError`.
+        output_mode: "schema" to hold the model to a JSON schema of the output; "tool" to let the model give the output
+            as a call of a tool, for servers that know no schemas, and for types without a strict one.
         request: further parameters of the API, which are sent unchanged. The SDK gets those that its signature lacks
             through `extra_body`.
 
@@ -106,6 +114,8 @@ def create_openai_agent(
         "tools": tools,
         "max_rounds": max_rounds,
         "tool_errors": tool_errors,
+        "output": output,
+        "output_mode": output_mode,
         **request,
     }
     return _OpenAI().create_agent(alias, f"Answers with the OpenAI model {model!r}.", settings)
@@ -139,11 +149,39 @@ class _OpenAI(ProviderAdapter):
                 provider=self.provider,
             ) from error
 
-    def write_tools(self, toolset: Toolset, request: Mapping[str, Any]) -> list[Any]:
-        """Return the tools in the form of chat completions or of the Responses API."""
+    def write_tool(self, tool: Tool | OutputTool, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a tool in the form of chat completions or of the Responses API."""
+        function = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
         if request.get("api") == "responses":
-            return toolset.written("responses", lambda tool: {"type": "function", **_function(tool), "strict": False})
-        return toolset.written("chat", lambda tool: {"type": "function", "function": _function(tool)})
+            return {"type": "function", **function, "strict": False}
+        return {"type": "function", "function": function}
+
+    def output_format(self, output: Output, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `response_format`, or `text` for the Responses API."""
+        schema = {"name": output.schema_name, "schema": output.strict_schema(_is_enforced), "strict": True}
+        if request.get("api") != "responses":
+            if request.get("response_format") is not None:
+                raise ValueError("output= sets response_format: leave one of them out")
+            return {"response_format": {"type": "json_schema", "json_schema": schema}}
+        text = request.get("text") or {}
+        if text.get("format") is not None:
+            raise ValueError("output= sets the format of text: leave one of them out")
+        return {"text": {**text, "format": {"type": "json_schema", **schema}}}
+
+    def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
+        """Return a mode, or the one tool; a choice among allowed tools keeps these."""
+        mode = "required" if forced else "auto"
+        if isinstance(given, Mapping) and given.get("type") == "allowed_tools":
+            allowed = given.get("allowed_tools")  # chat completions have another object around it
+            return {**given, "allowed_tools": {**allowed, "mode": mode}} if allowed else {**given, "mode": mode}
+        if given in ("auto", "none"):
+            return given
+        if not forced:
+            return None
+        if tool is None:
+            return "required"
+        named = {"name": tool}
+        return {"type": "function", **(named if request.get("api") == "responses" else {"function": named})}
 
     def api(self, request: Mapping[str, Any]) -> str:
         """Return the API: "chat" or "responses"."""
@@ -158,27 +196,39 @@ class _OpenAI(ProviderAdapter):
         *,
         origin: str,
         streamed: bool,
+        output_tool: str | None,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
         """Return the call of `chat.completions.create` or `responses.create` for these messages."""
         request = dict(request)
+        session: Callable[[], Session]
         if request.pop("api", "chat") == "responses":
             stored = request.get("store") is not False
             given = {**request, **(request.get("extra_body") or {})}
             continued = bool(given.get("previous_response_id") or given.get("conversation"))
             prompt = responses_prompt(messages, system, stored=stored, continued=continued, origin=origin)
             arguments = {"input": prompt, **request}
-            return client.responses.with_streaming_response.create, arguments, ResponsesSession
+            session = ResponsesSession if output_tool is None else partial(ResponsesOutputSession, output_tool)
+            return client.responses.with_streaming_response.create, arguments, session
         if streamed and "stream_options" not in request and _accepts_stream_options(client):
             request["stream_options"] = {"include_usage": True}
         arguments = {"messages": chat_prompt(messages, system, origin=origin), **request}
         n = {**request, **(request.get("extra_body") or {})}.get("n") or 1
-        session = partial(ChatSession, n if isinstance(n, int) else None)
+        n = n if isinstance(n, int) else None
+        session = partial(ChatSession, n) if output_tool is None else partial(ChatOutputSession, output_tool, n)
         return client.chat.completions.with_streaming_response.create, arguments, session
 
 
-def _function(tool: Tool) -> dict[str, Any]:
-    """Return the function that a tool is to the model."""
-    return {"name": tool.name, "description": tool.description, "parameters": tool.schema}
+_ENFORCED = frozenset(
+    {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems", "maxItems"}
+)
+_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+
+
+def _is_enforced(keyword: str, value: Any) -> bool:
+    """Return True for limits that OpenAI enforces: of numbers, of lists, some formats, patterns without lookaround."""
+    if keyword == "pattern":
+        return not any(mark in value for mark in ("(?=", "(?!", "(?<"))
+    return keyword in _ENFORCED or (keyword == "format" and value in _FORMATS)
 
 
 def _accepts_stream_options(client: Any) -> bool:

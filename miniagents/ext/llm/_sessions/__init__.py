@@ -3,7 +3,20 @@
 from miniagents.ext.llm._sessions.base import Choice, Outcome, Session, ToolUse
 from miniagents.ext.llm._sessions.chat import ChatSession
 from miniagents.ext.llm._sessions.messages import MessagesSession
+from miniagents.ext.llm._sessions.output import ChatOutputSession, MessagesOutputSession, ResponsesOutputSession
 from miniagents.ext.llm._sessions.responses import ResponsesSession
 from miniagents.ext.llm._sessions.usage import Tokens
 
-__all__ = ["ChatSession", "Choice", "MessagesSession", "Outcome", "ResponsesSession", "Session", "Tokens", "ToolUse"]
+__all__ = [
+    "ChatOutputSession",
+    "ChatSession",
+    "Choice",
+    "MessagesOutputSession",
+    "MessagesSession",
+    "Outcome",
+    "ResponsesOutputSession",
+    "ResponsesSession",
+    "Session",
+    "Tokens",
+    "ToolUse",
+]
