@@ -216,7 +216,7 @@ class OutputInvalidError(MiniAgentsError):
 
     def __init__(self, message: str = "", *, errors: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(message)
-        self.errors = tuple(errors)
+        self.errors: tuple[Mapping[str, Any], ...] = tuple(errors)
 
     def __reduce__(self) -> tuple[Callable[..., OutputInvalidError], tuple[Any, ...], dict[str, Any]]:
         return type(self), self.args, self.__dict__.copy()
@@ -322,7 +322,7 @@ class LLMError(MiniAgentsError):
         self.provider = provider
         self.status = status
         self.delivered_any = delivered_any
-        self.retryable = self.usually_retryable if retryable is None else retryable
+        self.retryable: bool = self.usually_retryable if retryable is None else retryable
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Callable[..., LLMError], tuple[Any, ...], dict[str, Any]]:

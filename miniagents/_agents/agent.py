@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, overload
 
+from typing_extensions import TypeVar
+
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents._agents.usage import check_limits
-from miniagents.messages import MessageSequence, MessageSequencePromise
+from miniagents.messages import Message, MessageSequence, MessageSequencePromise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,13 +29,17 @@ if TYPE_CHECKING:
 
 
 P = ParamSpec("P")
+M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
 _AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
 
 _CAPITALIZED_WORD_START = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
 
 
-class MiniAgent(Generic[P]):
+class MiniAgent(Generic[P, M_co]):
     """An agent: `trigger` sends it messages and returns at once with the promise of its replies.
+
+    The class parameters are for type checkers: the parameters of the function besides its context, and the class of
+    the replies.
 
     Args:
         function: `async def agent(ctx, **kwargs)`, or a class with `async def __call__(self)`. Each call makes an
@@ -58,9 +64,9 @@ class MiniAgent(Generic[P]):
         _check_function(function)
         self.function: Callable[..., Any] = function
         name = getattr(function, "__name__", type(function).__name__)
-        self.alias = _check_alias(_CAPITALIZED_WORD_START.sub("_", name).upper() if alias is None else alias)
-        self.description = inspect.getdoc(function) if description is None else description
-        self.kwargs = dict(kwargs or {})
+        self.alias: str = _check_alias(_CAPITALIZED_WORD_START.sub("_", name).upper() if alias is None else alias)
+        self.description: str | None = inspect.getdoc(function) if description is None else description
+        self.kwargs: dict[str, Any] = dict(kwargs or {})
         self.__name__ = name
         self.__doc__ = self.description
         self.__wrapped__ = function
@@ -84,22 +90,51 @@ class MiniAgent(Generic[P]):
         running: Awaitable[Any] = self.function(ctx=ctx, **kwargs)() if self._is_class else self.function(ctx, **kwargs)
         return running
 
+    # One overload for each option, which is required there: a single one with `**kwargs: Any` would take any misspelled
+    # keyword argument of the agent. Together with an option, these arguments are checked at the call only.
+
     @overload
     def trigger(
         self, messages: MessageType | None = None, *args: P.args, **kwargs: P.kwargs
-    ) -> MessageSequencePromise: ...
+    ) -> MessageSequencePromise[M_co]: ...
 
     @overload
     def trigger(
         self,
         messages: MessageType | None = None,
         *,
-        start_soon: bool | None = None,
+        start_soon: bool | None,
         errors_as_messages: bool | None = None,
         timeout: float | None = None,
         limits: Limits | None = None,
         **kwargs: Any,
-    ) -> MessageSequencePromise: ...
+    ) -> MessageSequencePromise[M_co]: ...
+
+    @overload
+    def trigger(
+        self,
+        messages: MessageType | None = None,
+        *,
+        errors_as_messages: bool | None,
+        timeout: float | None = None,
+        limits: Limits | None = None,
+        **kwargs: Any,
+    ) -> MessageSequencePromise[M_co]: ...
+
+    @overload
+    def trigger(
+        self,
+        messages: MessageType | None = None,
+        *,
+        timeout: float | None,
+        limits: Limits | None = None,
+        **kwargs: Any,
+    ) -> MessageSequencePromise[M_co]: ...
+
+    @overload
+    def trigger(
+        self, messages: MessageType | None = None, *, limits: Limits | None, **kwargs: Any
+    ) -> MessageSequencePromise[M_co]: ...
 
     def trigger(  # type: ignore[misc]  # the overloads say what is legal: parameters by keyword only
         self,
@@ -110,7 +145,7 @@ class MiniAgent(Generic[P]):
         timeout: float | None = None,
         limits: Limits | None = None,
         **kwargs: Any,
-    ) -> MessageSequencePromise:
+    ) -> MessageSequencePromise[M_co]:
         """Call the agent with these messages, and return the promise of its replies at once.
 
         Args:
@@ -130,7 +165,9 @@ class MiniAgent(Generic[P]):
         """
         kwargs = self._merge_checked(kwargs, timeout)
         sequence = MessageSequencePromise.of_items(messages)
-        return self._make_interaction(sequence, kwargs, errors_as_messages, timeout, limits).start(start_soon)
+        interaction = self._make_interaction(sequence, kwargs, errors_as_messages, timeout, limits)
+        replies: MessageSequencePromise[Any] = interaction.start(start_soon)
+        return replies
 
     def initiate_call(
         self,
@@ -211,7 +248,20 @@ class MiniAgent(Generic[P]):
             run_context=context,
         )
 
-    def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> Self:
+    @overload
+    def fork(self, *, alias: str | None = None, description: str | None = None) -> Self: ...
+
+    @overload
+    def fork(
+        self, *, alias: str | None = None, description: str | None = None, output: object, **kwargs: Any
+    ) -> MiniAgent[..., Any]: ...
+
+    @overload
+    def fork(
+        self, *, alias: str | None = None, description: str | None = None, **kwargs: Any
+    ) -> MiniAgent[..., M_co]: ...
+
+    def fork(self, *, alias: str | None = None, description: str | None = None, **kwargs: Any) -> MiniAgent[..., M_co]:
         """Return a copy of the agent with other keyword arguments; a fork of a fork has the arguments of both.
 
         Args:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, cast
 
 from pydantic import Field
+from typing_extensions import TypeVar
 
 from miniagents._promising.freezing import ATOMS, BARE, CLASS_KEY, CONSTRUCTING, FROZEN_CLASSES, escaped, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
@@ -31,6 +32,13 @@ from miniagents.messages._parsing import OutputType, output_type
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator, Iterator
+
+    from typing_extensions import TypeForm
+
+
+T = TypeVar("T")
+O_co = TypeVar("O_co", covariant=True, default=Any)
+"""The type of an output."""
 
 
 class Message(Frozen):
@@ -111,7 +119,7 @@ class Message(Frozen):
             return _json_of_fields(self)
         return "\n".join(text for text in map(_text_of_part, content) if text is not None)
 
-    def parse(self, type_: Any, /) -> Any:
+    def parse(self, type_: TypeForm[T], /) -> T:
         """Return the value of the text, which is JSON of this type.
 
         Args:
@@ -121,7 +129,8 @@ class Message(Frozen):
             OutputInvalidError: the text is no JSON of this type; `partial` is this message.
             TypeError: pydantic does not know the type.
         """
-        return _read_value(self, output_type(type_))
+        value: T = _read_value(self, output_type(type_))
+        return value
 
     def sub_messages(self) -> Iterator[Message]:
         """Return an iterator of the messages inside this one, at any depth.
@@ -153,6 +162,9 @@ def _read_value(message: Message, type_: OutputType) -> Any:
         error.partial = message
         raise
 
+
+M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
+"""A class of messages."""
 
 FROZEN_CLASSES.unknown = Message  # a dump whose class is not known becomes a plain message
 
@@ -290,8 +302,11 @@ class SystemMessage(Message):
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
 
-class AssistantMessage(Message):
-    """An answer of a model: its text, its other parts, and how it ended. Other fields of the provider are extra."""
+class AssistantMessage(Message, Generic[O_co]):
+    """An answer of a model: its text, its other parts, and how it ended. Other fields of the provider are extra.
+
+    The class parameter is for type checkers: the type of `parsed`. `AssistantMessage[int]` is the class itself.
+    """
 
     # The type of the output that was asked for. It belongs to the object and is no part of its value.
     __slots__ = ("_output_type",)
@@ -328,7 +343,7 @@ class AssistantMessage(Message):
     """
 
     @property
-    def parsed(self) -> Any:
+    def parsed(self) -> O_co:
         """The output that the agent was asked for (`output=`), made of the text; None for an agent without output.
 
         Each access makes a new value. A message that was stored and loaded again has no type: `parse` takes one.
@@ -337,11 +352,17 @@ class AssistantMessage(Message):
             OutputInvalidError: the text is no valid output, as that of `OutputInvalidError.partial`.
         """
         type_ = getattr(self, "_output_type", None)
-        return None if type_ is None else _read_value(self, type_)
+        return None if type_ is None else _read_value(self, type_)  # type: ignore[return-value]  # its type says None
 
     if TYPE_CHECKING:
 
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+    else:
+
+        def __class_getitem__(cls, type_: Any) -> Any:
+            """Return the class itself: pydantic would make another one, with another name in hashes and dumps."""
+            return cls
 
 
 class ToolMessage(Message):
@@ -505,11 +526,11 @@ class _LastCell(MessageCell):
         return super().whole() if message is None else message
 
 
-class MessagePromise(StreamedPromise[str, Message]):
+class MessagePromise(StreamedPromise[str, M_co]):
     """A promise of a message: `async for token in promise` streams its text, `await promise` returns the `Message`.
 
     `Message.promise(...)` makes it. A token is a str, a delta of the text. The source of the tokens is stopped
-    when no reader can reach the promise any more.
+    when no reader can reach the promise any more. The class parameter is for type checkers: the class of the message.
     """
 
     __slots__ = ()

@@ -41,7 +41,7 @@ class OutputType:
     """
 
     def __init__(self, type_: Any) -> None:
-        self.name = _name_of(type_)
+        self.name: str = _name_of(type_)
         try:
             self._adapter: TypeAdapter[Any] = TypeAdapter(type_)
         except Exception as error:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from miniagents._promising.mistakes import Spelling
 from miniagents._promising.sequence import FlatSequence, SequencePromise
 from miniagents.errors import INTERRUPTS
-from miniagents.messages._message import AssistantMessage, Message, MessagePromise, ToolMessage
+from miniagents.messages._message import AssistantMessage, M_co, Message, MessagePromise, ToolMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -41,8 +41,8 @@ Readers get an exception as a failed message in its place.
 """
 
 
-class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]]):
-    """A promise of a sequence of messages.
+class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, ...]]):
+    """A promise of a sequence of messages. The class parameter is for type checkers: the class of the messages.
 
     `async for message_promise in sequence` yields message promises as they come. `await sequence` returns the tuple of
     messages, or raises the error of the first message that failed, in the order of the messages.
@@ -88,13 +88,14 @@ class MessageSequencePromise(SequencePromise[MessagePromise, tuple[Message, ...]
         return (piece for piece in self._cell.pieces if Message in type(piece).__mro__)
 
     @property
-    def last(self) -> MessagePromise:
+    def last(self) -> MessagePromise[M_co]:
         """A promise of the last message, such as the final answer of an agent with tools.
 
         It begins with its first reader. Its tokens come once it is known to be the last message. It fails with the
         error of that message, or with an `IndexError` if there is no message.
         """
-        return MessagePromise.of_last(self)
+        last: MessagePromise[Any] = MessagePromise.of_last(self)
+        return last
 
     @classmethod
     def make_value(cls, item: Any) -> Message:

@@ -174,7 +174,7 @@ def test_parse_reads_the_text_of_any_message() -> None:
     with pytest.raises(OutputInvalidError, match="empty"):
         AssistantMessage(finish_reason="stop").parse(Verdict)
     with pytest.raises(TypeError, match="cannot be the type of an output"):
-        Message("{}").parse(object())
+        Message("{}").parse(object())  # type: ignore[arg-type]  # wrong on purpose
 
 
 # --- errors

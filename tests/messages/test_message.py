@@ -7,7 +7,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from miniagents._promising.freezing import FrozenDict
 from miniagents.errors import FreezeError
@@ -32,6 +32,12 @@ class Note(Message, class_="test_message.Note"):
     if TYPE_CHECKING:
 
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
+
+
+class Scored(AssistantMessage[int], class_="test_message.Scored"):
+    """An answer with an output, and with a typed field."""
+
+    score: int = 0
 
 
 ANSWER = AssistantMessage(
@@ -336,3 +342,19 @@ def test_message_mark_of_persistence_is_no_part_of_its_value() -> None:
     assert "_persisted" not in again.model_dump()
     with pytest.raises(AttributeError):
         _ = again._persisted
+
+
+def test_class_parameters_of_an_answer_are_for_type_checkers_only() -> None:
+    """`AssistantMessage[int]` is the class itself, so that hashes, dumps and fields of models stay as they are."""
+    assert AssistantMessage[int] is AssistantMessage
+    assert Scored.__mro__[1] is AssistantMessage
+    message = Scored("text", score=3)
+    assert Message.model_validate(message.serialize()) == message
+    assert pickle.loads(pickle.dumps(message)) == message
+
+    class Holder(BaseModel):
+        """A model that holds an answer."""
+
+        answer: AssistantMessage[int]
+
+    assert Holder.model_validate_json(Holder(answer=message).model_dump_json()).answer == message

@@ -12,7 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 from miniagents._agents.usage import ListedPrices
@@ -419,7 +419,7 @@ class _LLMAgent(MiniAgent[Any]):
             options["tools"] = Toolset.of(options["tools"])
         if "output" in options:
             options["output"] = Output.of(options["output"])
-        fork = super().fork(**options)
+        fork = cast("Self", super().fork(**options))
         fork.check_arguments(fork.kwargs)
         return fork
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
+
+from typing_extensions import TypeVar
 
 from miniagents.errors import MissingExtraError
 from miniagents.ext.llm._base import (
@@ -22,21 +24,70 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from typing_extensions import TypeForm
+
     from miniagents.acting._output import Output, OutputTool
     from miniagents.acting._tool import Tool, ToolLike
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
 
+T = TypeVar("T")
+O_co = TypeVar("O_co", covariant=True, default=Any)
+
 __all__ = ["AnthropicMessage", "Retry", "create_anthropic_agent"]
 
 
-class AnthropicMessage(AssistantMessage):
+class AnthropicMessage(AssistantMessage[O_co], Generic[O_co]):
     """Answer of an Anthropic model. Further fields of the API's response are fields of the message, under their names.
 
     `content_blocks` holds all blocks of the answer, including thinking with its signatures. A later prompt that
     contains the message sends these blocks unchanged.
     """
+
+
+@overload
+def create_anthropic_agent(
+    model: str,
+    *,
+    async_client: Any = None,
+    system: Any = None,
+    stream: bool | None = None,
+    reply_metadata: Mapping[str, Any] | None = None,
+    alias: str = "ANTHROPIC_AGENT",
+    retry: Retry | None = ...,
+    stall_timeout: float | None = ...,
+    max_concurrent_requests: int | None = None,
+    max_tokens: int = 4096,
+    tools: Iterable[ToolLike | Tool] | None = None,
+    max_rounds: int = ...,
+    tool_errors: Literal["tell", "raise"] = "tell",
+    output: None = None,
+    output_mode: Literal["schema", "tool"] = "schema",
+    **request: Any,
+) -> MiniAgent[..., AnthropicMessage[None]]: ...
+
+
+@overload
+def create_anthropic_agent(
+    model: str,
+    *,
+    async_client: Any = None,
+    system: Any = None,
+    stream: bool | None = None,
+    reply_metadata: Mapping[str, Any] | None = None,
+    alias: str = "ANTHROPIC_AGENT",
+    retry: Retry | None = ...,
+    stall_timeout: float | None = ...,
+    max_concurrent_requests: int | None = None,
+    max_tokens: int = 4096,
+    tools: Iterable[ToolLike | Tool] | None = None,
+    max_rounds: int = ...,
+    tool_errors: Literal["tell", "raise"] = "tell",
+    output: TypeForm[T],
+    output_mode: Literal["schema", "tool"] = "schema",
+    **request: Any,
+) -> MiniAgent[..., AnthropicMessage[T]]: ...
 
 
 def create_anthropic_agent(
@@ -57,7 +108,7 @@ def create_anthropic_agent(
     output: Any = None,
     output_mode: Literal["schema", "tool"] = "schema",
     **request: Any,
-) -> MiniAgent[Any]:
+) -> MiniAgent[..., Any]:
     """Create an agent that sends its messages to a model and replies one `AnthropicMessage`, which streams its text.
 
     This call opens no connection and needs no API key. System messages become part of the `system` parameter. Messages

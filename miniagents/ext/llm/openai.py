@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
+
+from typing_extensions import TypeVar
 
 from miniagents.errors import MissingAPIKeyError, MissingExtraError
 from miniagents.ext.llm._base import (
@@ -24,21 +26,70 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
+    from typing_extensions import TypeForm
+
     from miniagents.acting._output import Output, OutputTool
     from miniagents.acting._tool import Tool, ToolLike
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import Message
     from miniagents.miniagents import MiniAgent
 
+T = TypeVar("T")
+O_co = TypeVar("O_co", covariant=True, default=Any)
+
 __all__ = ["OpenAIMessage", "Retry", "create_openai_agent"]
 
 
-class OpenAIMessage(AssistantMessage):
+class OpenAIMessage(AssistantMessage[O_co], Generic[O_co]):
     """Answer of an OpenAI model. Further fields of the API's response are fields of the message, under their names.
 
     With the Responses API, `output` holds all items of the answer. A later prompt that contains the message sends these
     items unchanged.
     """
+
+
+@overload
+def create_openai_agent(
+    model: str,
+    *,
+    async_client: Any = None,
+    api: Literal["chat", "responses"] = "chat",
+    system: Any = None,
+    stream: bool | None = None,
+    reply_metadata: Mapping[str, Any] | None = None,
+    alias: str = "OPENAI_AGENT",
+    retry: Retry | None = ...,
+    stall_timeout: float | None = ...,
+    max_concurrent_requests: int | None = None,
+    tools: Iterable[ToolLike | Tool] | None = None,
+    max_rounds: int = ...,
+    tool_errors: Literal["tell", "raise"] = "tell",
+    output: None = None,
+    output_mode: Literal["schema", "tool"] = "schema",
+    **request: Any,
+) -> MiniAgent[..., OpenAIMessage[None]]: ...
+
+
+@overload
+def create_openai_agent(
+    model: str,
+    *,
+    async_client: Any = None,
+    api: Literal["chat", "responses"] = "chat",
+    system: Any = None,
+    stream: bool | None = None,
+    reply_metadata: Mapping[str, Any] | None = None,
+    alias: str = "OPENAI_AGENT",
+    retry: Retry | None = ...,
+    stall_timeout: float | None = ...,
+    max_concurrent_requests: int | None = None,
+    tools: Iterable[ToolLike | Tool] | None = None,
+    max_rounds: int = ...,
+    tool_errors: Literal["tell", "raise"] = "tell",
+    output: TypeForm[T],
+    output_mode: Literal["schema", "tool"] = "schema",
+    **request: Any,
+) -> MiniAgent[..., OpenAIMessage[T]]: ...
 
 
 def create_openai_agent(
@@ -59,7 +110,7 @@ def create_openai_agent(
     output: Any = None,
     output_mode: Literal["schema", "tool"] = "schema",
     **request: Any,
-) -> MiniAgent[Any]:
+) -> MiniAgent[..., Any]:
     """Create an agent that sends its messages to a model and replies one `OpenAIMessage`, which streams its text.
 
     With tools it replies each answer, the results of the calls in it, and so on to an answer without calls.
