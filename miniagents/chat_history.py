@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,13 @@ from miniagents.messages import Message, MessagePromise, MessageSequence
 from miniagents.miniagents import InteractionContext, MiniAgent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from miniagents.messages import MessageSequencePromise, MessageType
 
 __all__ = ["ChatHistory", "InMemoryChatHistory", "areceive", "as_interrupted"]
+
+logger = logging.getLogger("miniagents")
 
 
 class ChatHistory(ABC):
@@ -79,38 +82,76 @@ class ChatHistory(ABC):
         )
 
 
-class InMemoryChatHistory(ChatHistory):
+class StoringHistory(ChatHistory):
+    """History that stores each message when it is complete; a subclass says how.
+
+    Messages that cannot be written stay in memory, and are written together with the next ones.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Message] = []
+        """Messages that are not written yet."""
+
+    @abstractmethod
+    async def _awrite_waiting(self) -> None:
+        """Write the messages in `self._waiting`, and remove those that are written.
+
+        Several tasks may call this at once.
+
+        Raises:
+            HistoryError: they cannot be written.
+        """
+
+    async def aappend(self, messages: MessageType) -> None:
+        """Store messages as `ChatHistory.aappend` describes."""
+        failure: BaseException | None = None
+        unwritten: HistoryError | None = None
+        sequence = MessageSequence.turn_into_sequence_promise(messages)
+        count = 0
+        try:
+            async for promise in sequence:
+                message, error = await areceive(promise)
+                count += 1
+                failure = failure or error
+                if message is not None:
+                    self._waiting.append(message)
+                    if unwritten is None:  # a store that fails may need seconds for it
+                        try:
+                            await self._awrite_waiting()
+                        except HistoryError as problem:
+                            unwritten = problem
+        except INTERRUPTS:  # the task is being cancelled: store what has arrived
+            await self._astore_arrived(leaves_so_far(sequence, count))
+            raise
+        if unwritten is not None:
+            raise unwritten
+        if failure is not None:
+            raise failure
+
+    async def _astore_arrived(self, promises: Iterable[MessagePromise]) -> None:
+        """Write the parts of messages that have arrived; an error is logged, not raised."""
+        self._waiting.extend(message for each in promises if (message := as_far_as_arrived(each)) is not None)
+        try:
+            await self._awrite_waiting()
+        except HistoryError as error:
+            logger.warning("%s", error)
+
+
+class InMemoryChatHistory(StoringHistory):
     """History in memory: each object holds one chat, for as long as the object exists."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._messages: list[Message] = []
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
         """Return all messages stored so far: the objects that were sent, not copies."""
         return tuple(self._messages)
 
-    async def aappend(self, messages: MessageType) -> None:
-        """Store messages as `ChatHistory.aappend` describes."""
-        failure: BaseException | None = None
-        sequence = MessageSequence.turn_into_sequence_promise(messages)
-        count = 0
-        try:
-            async for promise in sequence:
-                message, error = await areceive(promise)
-                self._store(message)
-                count += 1
-                failure = failure or error
-        except INTERRUPTS:  # the task is being cancelled: keep what has arrived
-            for promise in leaves_so_far(sequence, count):
-                self._store(as_far_as_arrived(promise))
-            raise
-        if failure is not None:
-            raise failure
-
-    def _store(self, message: Message | None) -> None:
-        """Add a message to the history; None, for a failed message of which nothing arrived, adds nothing."""
-        if message is not None:
-            self._messages.append(message)
+    async def _awrite_waiting(self) -> None:
+        """Add the new messages to those of the chat."""
+        self._messages += self._waiting
+        self._waiting.clear()
 
 
 async def areceive(

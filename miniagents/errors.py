@@ -280,14 +280,14 @@ class HistoryError(MiniAgentsError):
 
 
 class HistoryFormatError(HistoryError):
-    """Error of loading a file that is not a chat history, or no longer one; its text names file and line.
+    """Error of a file that is not a chat history, or that another version wrote; its text names file and line.
 
     Correct that line, or choose another file for the history.
     """
 
 
 class HistoryWriteError(HistoryError):
-    """Error of writing messages to a chat history. The caller still has the messages, and can append them again."""
+    """Error of writing messages to a chat history, which keeps them in memory and writes them with the next append."""
 
 
 class LLMError(MiniAgentsError):

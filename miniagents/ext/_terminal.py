@@ -1,7 +1,7 @@
 r"""Filter that makes untrusted text safe to print: control characters are replaced with visible escapes (`\x1b`).
 
 All text from a model, a provider or a file is filtered before it is printed: tokens, roles, error texts, log lines.
-Markdown histories (`_markdown_records`) escape the same characters in a way that can be undone. This module returns
+Markdown histories (`_markdown_records`) show texts in the same way, and keep the originals. This module returns
 text and is independent of streams and colours.
 """
 

@@ -1,10 +1,8 @@
-"""Chat history in a Markdown file that people can read and that survives crashes of the process and the system.
+"""Chat history in a Markdown file that people can read, and that survives crashes of the process.
 
 - A message is appended to the file as one record, in one write, under a lock for all processes. Records in the file
   never change. An append closes a record that a crash cut, and logs a warning.
-- While a message streams, each piece of its text is added to a journal, `<file>.partial/<id>.md`. The record of the
-  complete message goes to the file, and then the journal is removed. The journal of a process that died is loaded as an
-  interrupted message. The next append makes a record of that journal.
+- A message is written when it is complete. If the process is killed while the message streams, it is not in the file.
 - By default, no data are forced to the disk (`fsync`): the page cache survives the death of a process. After a loss of
   power, data that the system had not written are missing; the reader goes on after the damage.
 
@@ -19,49 +17,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
+import hashlib
 import os
-import secrets
 import stat
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniagents.chat_history import ChatHistory, areceive, as_far_as_arrived, leaves_so_far
-from miniagents.errors import INTERRUPTS, HistoryError, HistoryFormatError, HistoryWriteError
+from miniagents.chat_history import StoringHistory, logger
+from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError
 from miniagents.ext._markdown_records import (
-    HEAD,
+    TORN_END,
     Problem,
-    Record,
     earlier_head,
-    escape,
-    frame_open,
     has_frames,
-    message_of,
+    may_become_history,
     missing_end,
-    opening_record,
-    record_of,
     scan,
-    scan_open,
     to_bytes,
 )
 from miniagents.ext._terminal import visible_line
-from miniagents.messages import MessageSequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
-    from miniagents.messages import Message, MessagePromise, MessageType
+    from miniagents.messages import Message
 
 __all__ = ["LOCK_TIMEOUT", "ChatHistoryMD"]
 
+LOCK_TIMEOUT = 10.0
+"""Seconds after which waiting for the lock of a history is an error; a writer holds the lock for one write only."""
+_LOCK_POLL = 0.005
+_END_BYTES = 4096
+"""Size of the two ends of a file that an append checks."""
 
-_FIRST_TAIL_BYTES = 65536
-"""Size of the end of a file that is read first."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -92,16 +83,23 @@ else:
         return True
 
 
+_State = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change of a file: what differs when another program has written the file."""
+
+
+def _state_of(status: os.stat_result) -> _State:
+    """Return the state of a file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class _LockedFile:
     """Open file that no other `ChatHistoryMD` can open before it is closed; `try_open` opens it."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
         self._path = path
-        status = os.fstat(descriptor)
-        self.size = status.st_size
+        self.size = os.fstat(descriptor).st_size
         self._has_new_name = not self.size
-        self.identity = (status.st_dev, status.st_ino)
 
     @classmethod
     def try_open(cls, path: Path, *, create: bool) -> _LockedFile | None:
@@ -137,38 +135,41 @@ class _LockedFile:
     ) -> None:
         os.close(self._descriptor)
 
-    def read(self, start: int = 0) -> bytes:
-        """Return the bytes of the file from the position `start` on."""
+    def state(self) -> _State:
+        """Return what changes when the file is written or replaced."""
+        return _state_of(os.fstat(self._descriptor))
+
+    def read(self, start: int = 0, size: int = sys.maxsize) -> bytes:
+        """Return `size` bytes of the file, or fewer at its end, from the position `start` on."""
         os.lseek(self._descriptor, start, os.SEEK_SET)
         parts = []
-        while part := os.read(self._descriptor, 2**24):
+        while size and (part := os.read(self._descriptor, min(size, 2**24))):
             parts.append(part)
+            size -= len(part)
         return b"".join(parts)
 
-    def tails(self) -> Iterator[bytes]:
-        """Yield longer and longer ends of the file; the last one is the whole file."""
-        window = _FIRST_TAIL_BYTES
-        while window < self.size:
-            yield self.read(self.size - window)
-            window *= 4
-        yield self.read()
-
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes, *, fsync: bool) -> None:
         """Append `data` in one write. After a failure, the file is cut to its old size if possible.
+
+        Args:
+            data: the bytes to append.
+            fsync: True to force them to the disk, and the name of a new file in its folder, if the system offers that.
 
         Raises:
             OSError: the data cannot be written, such as on a full disk.
         """
         try:
             _write_all(self._descriptor, data)
+            if fsync:
+                self._sync()
         except BaseException:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size)
             raise
         self.size += len(data)
 
-    def sync(self) -> None:
-        """Force the data to the disk; for a new file also its name in the folder, if the system offers that."""
+    def _sync(self) -> None:
+        """Force the data to the disk, and the name of a new file."""
         os.fsync(self._descriptor)
         if self._has_new_name and hasattr(os, "O_DIRECTORY"):
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -194,115 +195,44 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-class _Journal:
-    """File beside the history for the text of a message that still streams.
+@dataclass
+class _Rest:
+    """End of a file behind the last whole record: a record that was cut, or text of a person."""
 
-    Each piece is written to the page cache at once, which survives the death of the process. A journal is locked while
-    its writer lives, so a journal without a lock belongs to a process that died.
-
-    Args:
-        directory: the directory of the journal. It is made, and removed when it is empty.
-        name: the name of the file.
-        head: the bytes before the text.
-        mode: the permissions of the file, less those that the umask takes away.
-    """
-
-    def __init__(self, directory: Path, name: str, head: bytes, mode: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / name
-        self._descriptor: int | None = os.open(
-            self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0), mode
-        )
-        _try_lock(self._descriptor)
-        self.write(head)
-
-    def write(self, data: bytes) -> None:
-        """Append a piece of text. Errors are ignored, because the write of the whole record will report them."""
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                _write_all(self._descriptor, data)
-
-    def close(self) -> None:
-        """Close and unlock the file; the process that opens the history next makes a record of it."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def remove(self) -> None:
-        """Close and remove the file, because the record of its message is in the history."""
-        self.close()
-        _remove_journal(self.path)
+    messages: list[Message] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    is_empty: bool = True
 
 
-def _abandoned_journals(directory: Path) -> Iterator[tuple[Path, bytes]]:
-    """Yield the path and the bytes of each journal whose writer died, the oldest first.
+@dataclass
+class _ReadPart:
+    """Beginning of a file, up to the end of a whole record, that was read: a later load reads only the rest."""
 
-    Skip journals that a living writer has locked, and those that cannot be read.
-    """
-    try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix == ".md")
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for path in paths:
-        try:
-            file = _LockedFile.try_open(path, create=False)
-            if file is None:
-                continue
-            with file:
-                data = file.read()
-        except (OSError, HistoryError):  # an unreadable journal must not hide the others
-            continue
-        yield path, data
+    size: int = 0
+    lines: int = 0
+    digest: hashlib.blake2b = field(default_factory=hashlib.blake2b)
+    """Digest of its bytes, which shows if they have changed."""
+    messages: list[Message] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
+    def is_beginning_of(self, data: bytes) -> bool:
+        """Return True if these bytes begin with this part."""
+        return len(data) >= self.size and hashlib.blake2b(data[: self.size]).digest() == self.digest.digest()
 
-def _remove_journal(path: Path) -> None:
-    """Remove a journal, and its directory with the last one."""
-    with contextlib.suppress(OSError):
-        path.unlink()
-        path.parent.rmdir()
-
-
-logger = logging.getLogger("miniagents")
-
-LOCK_TIMEOUT = 10.0
-"""Seconds after which waiting for the lock of a history is an error; a writer holds the lock for one write only."""
-_LOCK_POLL = 0.005
-_EMPTY_JOURNAL_TIME = 60.0
-"""Seconds for which an empty journal is kept, because its writer may not have locked it yet."""
+    def read_on(self, data: bytes) -> _Rest:
+        """Read the bytes behind this part, add whole records to it, and return the rest."""
+        found = scan(data, first_line=self.lines + 1)
+        whole = data[: found.end]
+        self.size += found.end
+        self.lines += whole.count(b"\n")
+        self.digest.update(whole)
+        self.messages += found.messages[: found.whole]
+        self.problems += [problem for problem in found.problems if problem.line <= self.lines]
+        later = [problem for problem in found.problems if problem.line > self.lines]
+        return _Rest(found.messages[found.whole :], later, is_empty=found.end == len(data))
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """Record that waits to be written, and its journal, which is removed afterwards."""
-
-    data: bytes
-    record: Record
-    journal: _Journal | None
-
-
-@dataclass(frozen=True)
-class _ParsedFile:
-    """Parsed content of a file, kept so that the next load parses the new end of the file only."""
-
-    data: bytes = b""
-    messages: list[tuple[Record, Message]] = field(default_factory=list)
-    problems: tuple[Problem, ...] = ()
-
-    def update(self, data: bytes) -> tuple[_ParsedFile, _ParsedFile]:
-        """Parse the present bytes of the file: only those after the known part, or all if that part has changed.
-
-        Returns: the parsed content of `data`, and the content from which the next update can start. That is the same
-            content, or only the known part (nothing, if it has changed) while the last record is cut.
-        """
-        known = self if self.data and data.startswith(self.data) else _ParsedFile()
-        rest = data[len(known.data) :]
-        found = scan(rest, first_line=1 + known.data.count(b"\n"))
-        messages = [(record, message_of(record)) for record in found.records]
-        parsed = _ParsedFile(data, known.messages + messages, known.problems + found.problems)
-        return parsed, known if missing_end(rest) else parsed
-
-
-class ChatHistoryMD(ChatHistory):
+class ChatHistoryMD(StoringHistory):
     """Chat history in a Markdown file, to which several objects and processes may append at the same time.
 
     A message shows as a heading and its text; HTML comments hold its other fields. A member of an `Enum` in an untyped
@@ -315,49 +245,66 @@ class ChatHistoryMD(ChatHistory):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
+        super().__init__()
         self.path = Path(path).absolute()
         self._name = visible_line(str(self.path))
         self.problems: tuple[Problem, ...] = ()
         """Problems of the file at the last load; each problem is logged once as a warning."""
         self._fsync = fsync
         self._reported: set[Problem] = set()
-        self._parsed = _ParsedFile()
-        self._pending: list[_Pending] = []
-        self._known_end: tuple[tuple[int, int], int] | None = None
+        self._read = _ReadPart()
+        self._read_state: _State | None = None
+        """State of the file in which it begins with `_read`."""
+        self._whole_state: _State | None = None
+        """State of the file in which its last record has its end."""
 
     # --- loading
 
     async def aload_chat_history(self) -> tuple[Message, ...]:
         """Return all messages in their order. An interrupted message has its text so far and `interrupted=True`.
 
-        Messages in journals of dead processes, and those not written yet, come last. A missing file counts as empty.
+        Messages not written yet come last. A missing file counts as empty. Records that were loaded before are parsed
+        again only if they have changed.
 
         Raises:
-            HistoryFormatError: the file is not a history, or an earlier version wrote its values.
+            HistoryFormatError: the file is not a history, or an earlier version wrote it.
             HistoryError: the file cannot be read, or is locked for longer than `LOCK_TIMEOUT` seconds.
         """
-        data = b""
         try:
-            with contextlib.suppress(FileNotFoundError), await self._aopen_locked(create=False) as file:
-                data = file.read()
-            journals = [record for _, record in self._abandoned_records() if record is not None]
+            with await self._aopen_locked(create=False) as file:
+                rest = self._read_on(file)
+        except FileNotFoundError:
+            self._read, self._read_state, rest = _ReadPart(), None, _Rest()
         except OSError as error:
             raise HistoryError(f"cannot read the chat history {self._name}: {error}") from error
-        self._check_format(data)
-        found, self._parsed = self._parsed.update(data)
-        self._report(found.problems)
-        later = [*journals, *(pending.record for pending in self._pending)]
-        return _drop_repetitions([*found.messages, *((record, message_of(record)) for record in later)])
+        self._report((*self._read.problems, *rest.problems))
+        return (*self._read.messages, *rest.messages, *self._waiting)
+
+    def _read_on(self, file: _LockedFile) -> _Rest:
+        """Read the records of the file that are new, or all if it has changed; return the rest behind them."""
+        state = file.state()
+        if state == self._read_state:  # only this object has appended since the last load
+            data = file.read(self._read.size)
+        else:
+            data = file.read()
+            self._check_format(data)
+            if not self._read.is_beginning_of(data):
+                self._read = _ReadPart()
+            data = data[self._read.size :]
+        rest = self._read.read_on(data)
+        self._read_state = state
+        if rest.is_empty:
+            self._whole_state = state
+        return rest
 
     def _check_format(self, data: bytes) -> None:
-        """Raise `HistoryFormatError` for a file that is no history, or that has values of an earlier version."""
-        text = data.replace(b"\0", b"").strip()  # a loss of power leaves zeros in place of unwritten data
-        if text and not has_frames(data) and not HEAD.startswith(text):
+        """Raise `HistoryFormatError` for a file that is no history, or that an earlier version wrote."""
+        if not has_frames(data) and not may_become_history(data):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
         if line := earlier_head(data):
             raise HistoryFormatError(
-                f"{self._name}, line {line}: the fields of this message were written by an earlier version, in a form "
-                f"that is read no longer. Read the file with that version, or begin a new one."
+                f"{self._name}, line {line}: an earlier version wrote this message, in a form that is read no longer. "
+                f"Read the file with that version, or begin a new one."
             )
 
     def _report(self, problems: tuple[Problem, ...]) -> None:
@@ -370,144 +317,46 @@ class ChatHistoryMD(ChatHistory):
 
     # --- appending
 
-    async def aappend(self, messages: MessageType) -> None:
-        """Append messages, see `ChatHistory.aappend`. The text of a message that still streams is in its journal.
+    async def _awrite_waiting(self) -> None:
+        """Append the records of all waiting messages in one write; one task may write those of several.
 
         Raises:
             HistoryWriteError: the file cannot be written. The messages are kept, and written with the next append.
             HistoryFormatError: the file is not a history; it is not changed.
         """
-        failure: BaseException | None = None
-        sequence = MessageSequence.turn_into_sequence_promise(messages)
-        count = 0
         try:
-            async for promise in sequence:
-                count += 1
-                error = await self._astore(promise)
-                failure = failure or error
-        except INTERRUPTS:
-            await self._akeep_arrived(leaves_so_far(sequence, count))
-            raise
-        if failure is not None:
-            raise failure
-
-    async def _akeep_arrived(self, promises: Iterable[MessagePromise]) -> None:
-        """Write the records of messages that have arrived when the task that stores is cancelled; never fail."""
-        for promise in promises:
-            message = as_far_as_arrived(promise)
-            if message is not None:
-                self._add_pending(message, _StreamedRecord(promise, self._open_journal))
-        try:
-            await self._awrite_pending()
-        except HistoryError as error:
-            logger.warning("%s", error)
-
-    async def _astore(self, promise: MessagePromise) -> BaseException | None:
-        """Append the record of a message, and keep a journal of its text while it streams.
-
-        Return the error with which the message ended, if any; errors of writing are raised. A message that failed
-        without text and without calls of tools gets no record.
-        """
-        writing = _StreamedRecord(promise, self._open_journal)
-        try:
-            message, error = await areceive(promise, writing.add)
-        except BaseException:  # the task is being cancelled: `_akeep_arrived` writes the part that has arrived
-            message = as_far_as_arrived(promise)
-            if message is None:
-                writing.close(remove=True)
-            else:
-                self._add_pending(message, writing)
-            raise
-        if message is None:
-            writing.close(remove=True)
-        else:
-            self._add_pending(message, writing)
-            await self._awrite_pending()
-        return error
-
-    def _add_pending(self, message: Message, writing: _StreamedRecord) -> None:
-        """Add the record of a message to those that wait to be written."""
-        record = record_of(message, writing.id)
-        self._pending.append(_Pending(to_bytes(record), record, writing.journal))
-
-    @property
-    def _file(self) -> Path:
-        """Path of the file itself, where links are followed: all writers share its journals, by whatever path."""
-        return Path(os.path.realpath(self.path))
-
-    @property
-    def _journals(self) -> Path:
-        """Path of the directory of the journals."""
-        file = self._file
-        return file.with_name(file.name + ".partial")
-
-    def _open_journal(self, name: str, head: bytes) -> _Journal:
-        """Make a journal, with the permissions of the file: the text of a private history stays private.
-
-        Raises:
-            OSError: the journal cannot be made.
-        """
-        try:
-            mode = stat.S_IMODE(self._file.stat().st_mode) & 0o666
-        except FileNotFoundError:
-            mode = 0o666
-        return _Journal(self._journals, name, head, mode)
-
-    async def _awrite_pending(self) -> None:
-        """Write all pending records in their order, and remove their journals.
-
-        One task writes the records of all tasks. If the file cannot be written, keep the rest pending, and raise
-        `HistoryWriteError`.
-        """
-        try:
-            while self._pending:
+            while self._waiting:
                 with await self._aopen_locked(create=True) as file:
-                    self._prepare_for_append(file)
-                    while self._pending:
-                        self._write(file, self._pending[0].data)
-                        pending = self._pending.pop(0)
-                        if pending.journal is not None:
-                            pending.journal.remove()
+                    self._append_waiting(file)
         except OSError as error:
             raise HistoryWriteError(
-                f"cannot write the chat history {self._name}: {error}. {len(self._pending)} message(s) are in memory, "
+                f"cannot write the chat history {self._name}: {error}. {len(self._waiting)} message(s) are in memory, "
                 f"and are written together with the next one"
             ) from error
 
-    def _prepare_for_append(self, file: _LockedFile) -> None:
-        """Close a torn record at the end of the file, with a warning, and append the records of abandoned journals.
+    def _append_waiting(self, file: _LockedFile) -> None:
+        """Append the records of all waiting messages; before them, close a record that was cut, with a warning."""
+        state = file.state()
+        missing = b"" if state == self._whole_state else self._missing_end(file)
+        if missing == TORN_END:
+            logger.warning("%s: the last message was not written to its end; it was closed as it is", self._name)
+        file.append(missing + b"".join(map(to_bytes, self._waiting)), fsync=self._fsync)
+        self._waiting.clear()
+        self._whole_state = file.state()
+        if state == self._read_state:
+            self._read_state = self._whole_state
 
-        A journal is removed then; a record that the file has already is not appended again. An empty journal stays for
-        `_EMPTY_JOURNAL_TIME` seconds.
+    def _missing_end(self, file: _LockedFile) -> bytes:
+        """Return the bytes that must stand between the file and a new record; read only both ends of a long file.
+
+        Raises:
+            HistoryFormatError: the file is not a history, or an earlier version wrote it.
         """
-        if self._known_end != (file.identity, file.size) and file.size:
-            for tail in file.tails():
-                if has_frames(tail):
-                    break
-            else:
-                self._check_format(tail)
-            if missing := missing_end(tail):
-                logger.warning("%s: the last message was not written to its end; it was closed as it is", self._name)
-                self._write(file, missing)
-        for path, record in self._abandoned_records():
-            if record is None and time.time() - path.stat().st_mtime < _EMPTY_JOURNAL_TIME:
-                continue
-            if record is not None and not _contains(scan(file.read()).records, record):
-                logger.warning("%s: a message that was not finished is kept as far as it came", self._name)
-                self._write(file, to_bytes(record))
-            _remove_journal(path)
-
-    def _write(self, file: _LockedFile, data: bytes) -> None:
-        """Append bytes to the file, force them to the disk if the history has `fsync`, and note the end of the file."""
-        file.append(data)
-        if self._fsync:
-            file.sync()
-        self._known_end = (file.identity, file.size)
-
-    def _abandoned_records(self) -> Iterable[tuple[Path, Record | None]]:
-        """Yield the path and the record of each abandoned journal; None for a journal without a whole head."""
-        for path, data in _abandoned_journals(self._journals):
-            yield path, scan_open(data)
+        first, last = file.read(0, _END_BYTES), file.read(max(0, file.size - _END_BYTES))
+        if not (has_frames(first) and has_frames(last)):
+            first = last = file.read()
+        self._check_format(first)
+        return missing_end(last)
 
     async def _aopen_locked(self, *, create: bool) -> _LockedFile:
         """Open and lock the file, and wait while another writer holds the lock.
@@ -518,69 +367,21 @@ class ChatHistoryMD(ChatHistory):
             TimeoutError: the lock was held for `LOCK_TIMEOUT` seconds.
             HistoryError, OSError: see `_LockedFile.try_open`.
         """
-        path = self._file
-        if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
         waited = 0.0
-        while (file := _LockedFile.try_open(path, create=create)) is None:
+        while (file := self._try_open(create=create)) is None:
             if waited >= LOCK_TIMEOUT:
                 raise TimeoutError(f"another process has held the lock for {LOCK_TIMEOUT:g} s")
             await asyncio.sleep(_LOCK_POLL)
             waited += _LOCK_POLL
         return file
 
-
-def _contains(records: Iterable[Record], wanted: Record) -> bool:
-    """Return True if a record of the same message as `wanted` is among `records`, and is as complete or more so."""
-    return any(record.id == wanted.id and not _is_more_complete(wanted, record) for record in records)
-
-
-def _is_more_complete(record: Record, other: Record) -> bool:
-    """Return True if `record` holds more of its message than `other`, another record of the same message."""
-    return other.interrupted and (not record.interrupted or len(record.text or "") > len(other.text or ""))
-
-
-class _StreamedRecord:
-    """Record of a message that may still stream: its id, and a journal if the text arrives in several pieces."""
-
-    def __init__(self, promise: MessagePromise, open_journal: Callable[[str, bytes], _Journal]) -> None:
-        # ids sort by time, so that journals of several dead processes are loaded in their order
-        self.id = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(4)}"
-        self.journal: _Journal | None = None
-        self._promise = promise
-        self._open_journal = open_journal
-        self._without_journal = False
-
-    def add(self, piece: str) -> None:
-        """Add a piece of the text to the journal; the first piece makes the journal, unless it is the only one."""
-        if self.journal is None:
-            if self._without_journal or self._promise.is_done:
-                return
-            head = frame_open(opening_record(self._promise, self.id))
-            try:
-                self.journal = self._open_journal(f"{self.id}.md", head)
-            except OSError:  # without a journal, only a kill of the process would lose text
-                self._without_journal = True
-                return
-        self.journal.write(escape(piece).encode())
-
-    def close(self, *, remove: bool = False) -> None:
-        """Close the journal of a message that gets no record now; `remove` also deletes the journal."""
-        if self.journal is not None:
-            self.journal.remove() if remove else self.journal.close()
-
-
-def _drop_repetitions(messages: list[tuple[Record, Message]]) -> tuple[Message, ...]:
-    """Return one message for each id: that of the complete record, or else of the longest record.
-
-    Complete records with one id and different contents are all kept: a person copied and edited one of them.
-    """
-    best: dict[str, Record] = {}
-    for record, _ in messages:
-        if record.id not in best or _is_more_complete(record, best[record.id]):
-            best[record.id] = record
-    return tuple(
-        message
-        for record, message in messages
-        if best[record.id] is record or not (record.interrupted or record == best[record.id])
-    )
+    def _try_open(self, *, create: bool) -> _LockedFile | None:
+        """Open and lock the file as `_LockedFile.try_open` does; with `create`, make the folders that are missing."""
+        try:
+            return _LockedFile.try_open(self.path, create=create)
+        except FileNotFoundError:
+            if not create:
+                raise
+        # of the file itself, as its path may be a link
+        Path(os.path.realpath(self.path)).parent.mkdir(parents=True, exist_ok=True)
+        return _LockedFile.try_open(self.path, create=True)
