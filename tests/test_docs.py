@@ -130,7 +130,8 @@ def _run(folder: Path, snippet: Snippet, *options: str, **environment: str) -> N
     done = subprocess.run(
         [sys.executable, "-W", "error", *runner, *options, str(folder / snippet.name)],
         cwd=folder,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+        # tox sets PYTHONSAFEPATH; a program of the docs finds the files beside it, as it does for its reader.
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONSAFEPATH": "", **environment},
         input="",
         capture_output=True,
         encoding="utf-8",
@@ -148,6 +149,13 @@ def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
     In its folder are only the files that the page has named before.
     """
     _run(tmp_path, snippet)
+
+
+def test_pages_say_what_programs_print() -> None:
+    """Programs of the tutorial have `#>` lines, and no page has them as `# >`, which would not be compared."""
+    snippets = [parameter.values[0] for parameter in _snippets(recorded=False) if "tutorial" in str(parameter.id)]
+    assert len([snippet for snippet in snippets if snippet.output]) >= 4
+    assert [page.name for page in PAGES if re.search(r"^ *# >", page.read_text("utf-8"), re.MULTILINE)] == []
 
 
 def _said_by_model(call: Call) -> Step:
