@@ -76,6 +76,10 @@ _CUT = (
 )
 
 
+class _RefusedError(ToolError):
+    """Error of a call that was refused: the model is told, and no warning is logged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     """Settings of a loop, and the redaction of error texts."""
@@ -253,12 +257,14 @@ class _Calls:
         """
         self._may_ask = asks
         self._answer_ended.set()
-        results = []
+        results: list[Message | None] = []
         for result in self._results:
             if isinstance(result, MessagePromise):
                 results.append(await _end_of(result))
-            else:
-                results += [await _end_of(promise) async for promise in result]
+                continue
+            if None in results and not result.is_done:
+                result.cancel()  # a question that is still open, while the loop ends by an error
+            results += [await _end_of(promise) async for promise in result]
         questions = [PendingApproval.of(call) for call in self.pending]
         for question in questions:
             self._ctx.reply(question)
@@ -305,7 +311,7 @@ class _Calls:
         """Start a call, and return the promise of its result; a call that is refused does not run."""
         if decision is not None and not decision.granted and not isinstance(prepared, Exception):
             reason = f": {decision.content}" if decision.content else ""
-            prepared = ToolError(f"The call did not run, because it was refused{reason}")
+            prepared = _RefusedError(f"The call did not run, because it was refused{reason}")
         return MessagePromise(
             partial(self._stream_result, call, prepared),
             message_class=ToolMessage,
@@ -368,7 +374,8 @@ class _Calls:
             del fields["interrupted"]
             return
         text = self._settings.redact(text)
-        logger.warning("%s: tool %s: %s", self._ctx, call.name, text)
+        level = logging.INFO if isinstance(failure, _RefusedError) else logging.WARNING
+        logger.log(level, "%s: tool %s: %s", self._ctx, call.name, text)
         logger.debug("%s: tool %s failed", self._ctx, call.name, exc_info=failure)
         fields.clear()
         fields["is_error"] = True

@@ -1,25 +1,34 @@
-"""Agent for the user at the console: prints the messages of other agents as they stream, and replies typed text.
+"""Agents for the user at the console: one prints messages and replies typed text, one asks for approvals.
 
-The agent is independent of the kind of chat history and of the agents it talks to.
+The agents are independent of the kind of chat history and of the agents they talk to.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.errors import INTERRUPTS, HistoryError, StopDialog
 from miniagents.ext._console_input import LineReader, replace_surrogates
 from miniagents.ext._terminal import TerminalFilter, visible, visible_line
-from miniagents.messages import ErrorMessage, Message, MessagePromise, UserMessage
+from miniagents.messages import (
+    AssistantMessage,
+    ErrorMessage,
+    Message,
+    MessagePromise,
+    PendingApproval,
+    UserMessage,
+)
 from miniagents.miniagents import InteractionContext, MiniAgent
 
 if TYPE_CHECKING:
-    from miniagents.messages import MessageSequencePromise
+    from miniagents.messages import Approval, MessageSequencePromise
 
-__all__ = ["create_console_user_agent"]
+__all__ = ["create_console_approver", "create_console_user_agent"]
 
 _GREEN, _BLUE, _RED, _DIM, _PLAIN = "\x1b[32;1m", "\x1b[34;1m", "\x1b[31;1m", "\x1b[2m", "\x1b[0m"
 
@@ -28,6 +37,13 @@ _REASONS_FOR_A_CUT = {
     "content_filter": "the answer was stopped by a content filter",
     "refusal": "the model refused to answer",
 }
+_SHOWN_OF_A_CALL = 200
+"""Characters that are shown of a call after an answer; an approver is shown the whole call."""
+_STEPS_TO_PRINT = 20
+"""Loop steps in which a message that has ended is printed, so that a question stands below the answer."""
+
+_asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+"""A lock for each loop: of several questions, each waits for the answer to the one before it."""
 
 
 def create_console_user_agent(
@@ -35,7 +51,8 @@ def create_console_user_agent(
 ) -> MiniAgent[[]]:
     """Make an agent that represents the user at the console.
 
-    The agent prints the messages it is sent as their tokens arrive, asks for a line, and replies the whole chat so far.
+    The agent prints the messages it is sent as their tokens arrive, and the calls of tools after an answer. Then it
+    asks for a line, and replies the whole chat so far.
     On a terminal, and with the extra `console` installed, several lines can be edited: Enter sends, Alt+Enter starts a
     new line. Without the extra a plain line is read. Piped input is read line by line, and printed as if typed.
 
@@ -49,7 +66,7 @@ def create_console_user_agent(
         kwargs: other arguments of `MiniAgent`, such as `description`.
     """
     history = InMemoryChatHistory() if chat_history is None else chat_history
-    console = _Console()
+    console = _Console("USER: ")
 
     async def console_user(ctx: InteractionContext) -> None:
         """Print the messages, ask the user, append the text to the history, and reply the whole history.
@@ -67,13 +84,40 @@ def create_console_user_agent(
     return MiniAgent(console_user, **{"alias": alias, "description": "The person at the console.", **kwargs})
 
 
+def create_console_approver(alias: str = "APPROVER", **kwargs: Any) -> MiniAgent[[]]:
+    """Make an agent that asks the user at the console about each call of a tool: `tool(f, approve=...)`.
+
+    It prints the whole call, with control characters as escapes. "y" or "yes" grants the call; "n" or "no" refuses it,
+    and so does any other text, as the reason for the model. Several questions are asked one after the other. "exit",
+    Ctrl-D and the end of piped input raise `StopDialog`.
+
+    Args:
+        alias: name of the agent.
+        kwargs: other arguments of `MiniAgent`, such as `description`.
+    """
+    console = _Console("Run it? (y/n) ")
+
+    async def console_approver(ctx: InteractionContext) -> None:
+        """Ask about each call, and reply the decisions."""
+        async with _asking.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            for question in await ctx.message_promises:
+                if isinstance(question, PendingApproval):
+                    ctx.reply(await console.decide(question))
+
+    return MiniAgent(console_approver, **{"alias": alias, "description": "The person at the console.", **kwargs})
+
+
 class _Console:
     """Console of a program: prints messages to stdout, and asks for text on stdin.
 
     `sys.stdin` and `sys.stdout` are looked up at each use, because a program may replace them.
+
+    Args:
+        prompt: text before what the user types.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
         self._editor: Any = None
 
     async def show(self, messages: MessageSequencePromise) -> None:
@@ -131,7 +175,11 @@ class _Console:
         _write("\n" + _add_colour(f"{name}: ", _RED if failed else _BLUE))
 
     def _write_remarks(self, message: Message) -> None:
-        """Print a refusal that is not in the text, and the reason why an answer was cut short."""
+        """Print calls of tools, a refusal that is not in the text, and the reason why an answer was cut short."""
+        for call in message.tool_calls if isinstance(message, AssistantMessage) else ():
+            text = visible_line(str(call))
+            shown = text if len(text) <= _SHOWN_OF_A_CALL else f"{text[:_SHOWN_OF_A_CALL]}..."
+            _write(_add_colour(f"[{shown}]", _DIM) + "\n")
         refusal = getattr(message, "refusal", None)
         if isinstance(refusal, str) and refusal and refusal != message.content:
             _write(visible(refusal) + "\n")
@@ -142,6 +190,16 @@ class _Console:
     def show_error(self, error: Exception) -> None:
         """Print an error after which the chat goes on."""
         _write("\n" + _add_colour("ERROR: ", _RED) + f"{type(error).__name__}: {visible(str(error))}\n")
+
+    async def decide(self, question: PendingApproval) -> Approval:
+        """Print a call, ask if it may run, and return the decision; raise what `ask` raises."""
+        for _ in range(_STEPS_TO_PRINT):
+            await asyncio.sleep(0)
+        _write("\n" + _add_colour("APPROVAL: ", _RED) + visible_line(str(question.call)))
+        text = (await self.ask()).strip()
+        if text.lower() in ("y", "yes"):
+            return question.grant()
+        return question.refuse(None if text.lower() in ("n", "no") else text)
 
     async def ask(self) -> str:
         """Ask until the user enters some text, and return the text.
@@ -171,19 +229,19 @@ class _Console:
         _write("\n")
         if typed and _stdout_is_terminal():
             if self._editor is None:
-                self._editor = _create_editor()
+                self._editor = _create_editor(self._prompt)
             if self._editor is not None:
                 text = await self._editor.prompt_async(handle_sigint=False)  # the run context handles signals
                 assert isinstance(text, str)
                 return text
-        _write(_add_colour("USER: ", _GREEN))
+        _write(_add_colour(self._prompt, _GREEN))
         line = await LineReader.of(stdin).readline()
         if not typed:
             _write(visible(line) + "\n")
         return line
 
 
-def _create_editor() -> Any:
+def _create_editor(prompt: str) -> Any:
     """Return a prompt-toolkit session where Enter sends and Alt+Enter starts a new line; None without the extra."""
     try:
         from prompt_toolkit import PromptSession
@@ -208,7 +266,7 @@ def _create_editor() -> Any:
     if hasattr(output, "enable_cpr"):
         output.enable_cpr = False  # only menus need it, and a terminal that does not answer causes a warning
     return PromptSession[str](
-        ANSI(_add_colour("USER: ", _GREEN)),
+        ANSI(_add_colour(prompt, _GREEN)),
         multiline=True,
         key_bindings=keys,
         input=create_input(sys.stdin),

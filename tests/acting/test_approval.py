@@ -120,6 +120,42 @@ def check_last_request(llm: ScriptedLLM) -> str:
 # --- law 22: an agent that decides
 
 
+async def test_refusal_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal is logged as information: nothing has gone wrong."""
+    with caplog.at_level(logging.INFO, "miniagents.tools"):
+        async with MiniAgents():
+            await ScriptedLLM([deletes("a"), "done"]).agent(tools=Files(refusing).tools).trigger("Hi")
+    (record,) = caplog.records
+    assert (record.levelname, "not on a Friday" in record.getMessage()) == ("INFO", True)
+
+
+async def test_open_questions_end_when_another_call_ends_the_loop() -> None:
+    """After an exception that ends the loop, approvers that still think are cancelled, and their calls do not run."""
+    asked = asyncio.Event()
+    ended = asyncio.Event()
+
+    @miniagent
+    async def thinking(ctx: InteractionContext) -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def stop() -> None:
+        """Stop the dialog once the approver is asked."""
+        await asked.wait()
+        raise StopDialog
+
+    files = Files(thinking)
+    llm = ScriptedLLM([Step(tool_calls=[("stop", {}), ("delete", {"path": "a"})])])
+    async with MiniAgents():
+        with pytest.raises(StopDialog):
+            await llm.agent(tools=[*files.tools, stop]).trigger("Hi")
+        await ended.wait()
+    assert files.deleted == []
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_granted_call_runs_and_refused_call_does_not(kind: str) -> None:
     """A granted call runs as any other; a refusal with its reason is the result; results keep the order of calls."""

@@ -53,7 +53,36 @@ async def amain():
 MiniAgents().run(amain())
 print("GONE")
 """
+APPROVAL_PROGRAM = """
+import sys
+if "--plain" in sys.argv:
+    sys.modules["prompt_toolkit"] = None  # as if the extra were not installed
+from miniagents import MiniAgents, adialog_loop, tool
+from miniagents.ext.console_user_agent import create_console_approver, create_console_user_agent
+from miniagents_testing import Step, create_scripted_agent
+
+def delete(path: str) -> str:
+    'Delete a file.'
+    return f"deleted {path}"
+
+paths = ["a\x1b[2J", "b"]
+assistant = create_scripted_agent(
+    [Step("I will delete both.", tool_calls=[("delete", {"path": path}) for path in paths]), "All done."],
+    tools=[tool(delete, approve=create_console_approver())],
+)
+
+async def amain():
+    try:
+        await adialog_loop(user_agent=create_console_user_agent(), assistant_agent=assistant)
+        print("ENDED")
+    except KeyboardInterrupt:
+        print("INTERRUPTED")
+
+MiniAgents().run(amain())
+print("GONE")
+"""
 PROMPT = r"USER: (?:\x1b\[[0-9;?]*[a-zA-Z])*$"  # only escape sequences may follow: the program waits for keys
+ASKED = PROMPT.replace("USER: ", r"Run it\? \(y/n\) ")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -79,6 +108,8 @@ class Screen:
 class Terminal(Screen):
     """Program on a pseudo-terminal, and its output."""
 
+    program = PROGRAM
+
     def __init__(self, *args: str, **environment: str) -> None:
         screen, self._keyboard = pty.openpty()
         super().__init__(screen)
@@ -88,7 +119,7 @@ class Terminal(Screen):
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
 
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *args],
+            [sys.executable, "-c", self.program, *args],
             stdin=self._keyboard,
             stdout=self._keyboard,
             stderr=self._keyboard,
@@ -189,6 +220,47 @@ class TestBothWaysToAsk:
             assert "32;1m" in terminal.expect("USER:")
         with Terminal(*args, NO_COLOR="1") as terminal:
             assert "32;1m" not in terminal.expect("USER:")
+
+
+class ApprovalTerminal(Terminal):
+    """Program on a pseudo-terminal whose assistant needs two approvals."""
+
+    program = APPROVAL_PROGRAM
+
+
+@pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"])
+def test_approver_asks_below_the_answer(args: list[str]) -> None:
+    """The answer, its calls, and the questions come in this order; each key answers its own question."""
+    with ApprovalTerminal(*args) as terminal:
+        terminal.expect(PROMPT)
+        terminal.press("Delete both!\r")
+        seen = ESCAPES.sub("", terminal.expect(ASKED))
+        shown = r'delete(path="a\u001b[2J")'
+        assert (
+            f'I will delete both.\r\n[{shown}]\r\n[delete(path="b")]\r\n\r\nAPPROVAL: {shown}\r\nRun it? (y/n) ' in seen
+        )
+        terminal.press("y\r")
+        seen = ESCAPES.sub("", terminal.expect(ASKED))
+        assert 'APPROVAL: delete(path="b")' in seen
+        terminal.press("keep b\r")
+        seen += ESCAPES.sub("", terminal.expect(PROMPT))
+        assert r"TOOL: deleted a\x1b[2J" in seen
+        assert "TOOL: The call did not run, because it was refused: keep b" in seen
+        assert "ASSISTANT: All done." in seen
+        terminal.press("exit\r")
+        terminal.expect_the_end("ENDED")
+
+
+@pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"])
+@pytest.mark.parametrize(("key", "how"), [("\x03", "INTERRUPTED"), ("\x04", "ENDED"), ("exit\r", "ENDED")])
+def test_ctrl_c_ctrl_d_and_exit_end_the_dialog_at_an_approval(args: list[str], key: str, how: str) -> None:
+    """At a question, Ctrl-C raises `KeyboardInterrupt` in the main coroutine; Ctrl-D and "exit" end the dialog."""
+    with ApprovalTerminal(*args) as terminal:
+        terminal.expect(PROMPT)
+        terminal.press("Delete both!\r")
+        terminal.expect(ASKED)
+        terminal.press(key)
+        terminal.expect_the_end(how)
 
 
 def test_editor_accepts_several_lines() -> None:

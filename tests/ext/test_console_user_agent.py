@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import sys
 from functools import partial
@@ -14,9 +15,11 @@ import pytest
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.errors import HistoryWriteError, StopDialog, StreamTruncatedError
-from miniagents.ext.console_user_agent import create_console_user_agent
-from miniagents.messages import AssistantMessage, ErrorMessage, Message, UserMessage
+from miniagents.ext.console_user_agent import create_console_approver, create_console_user_agent
+from miniagents.messages import AssistantMessage, ErrorMessage, Message, ToolCall, UserMessage
 from miniagents.miniagents import MiniAgents
+from miniagents.tools import tool
+from miniagents_testing import Step, create_scripted_agent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -244,6 +247,104 @@ async def test_agent_replaces_surrogates_of_stdin(typed: Callable[[str], None]) 
     """Lone surrogates, with which Python's stdin keeps bytes that are not UTF-8, become U+FFFD."""
     typed("caf\udce9\n")
     assert await create_console_user_agent().trigger() == (UserMessage("caf\ufffd"),)
+
+
+async def test_agent_prints_calls_after_an_answer(
+    typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each call of an answer is printed on a line of its own, shortened, with control characters as escapes."""
+    calls = [
+        ToolCall(name="get_weather", arguments='{"city": "Rome", "days": 2}'),
+        ToolCall(name="say", arguments='{"text": "\\u202e\\u001b"}'),
+        ToolCall(name="write", arguments=json.dumps({"text": "x" * 1000})),
+        ToolCall(name="cut", arguments='{"text": "a\nb'),
+    ]
+    typed("exit\n")
+    with pytest.raises(StopDialog):
+        await create_console_user_agent().trigger([AssistantMessage("Let me see.", tool_calls=calls)])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1:4] == [
+        "ASSISTANT: Let me see.",
+        '[get_weather(city="Rome", days=2)]',
+        '[say(text="\\u202e\\u001b")]',
+    ]
+    assert shown[4].startswith('[write(text="xxx')
+    assert shown[4].endswith("xxx...]")
+    assert len(shown[4]) < 250
+    assert shown[5] == '[cut({"text": "a\\x0ab)]'
+
+
+@pytest.mark.parametrize(
+    ("line", "result"),
+    [
+        ("y\n", "deleted \x1b[2J"),
+        ("  YES \n", "deleted \x1b[2J"),
+        ("\ny\n", "deleted \x1b[2J"),
+        ("n\n", "The call did not run, because it was refused"),
+        ("No\n", "The call did not run, because it was refused"),
+        ("yes please\n", "The call did not run, because it was refused: yes please"),
+        ("use the other file\n", "The call did not run, because it was refused: use the other file"),
+    ],
+)
+async def test_approver_asks_about_a_call(
+    line: str, result: str, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The approver shows the call with its arguments; only "y" and "yes" let it run, other text is a reason."""
+
+    def delete(path: str) -> str:
+        """Delete a file."""
+        return f"deleted {path}"
+
+    typed(line)
+    agent = create_scripted_agent(
+        [Step(tool_calls=[("delete", {"path": "\x1b[2J"})]), "done"],
+        tools=[tool(delete, approve=create_console_approver())],
+    )
+    assert [str(message) for message in await agent.trigger("Hi")][1:] == [result, "done"]
+    out = capsys.readouterr().out
+    assert out.startswith('\nAPPROVAL: delete(path="\\u001b[2J")\nRun it? (y/n) ')
+    assert "\x1b" not in out
+
+
+async def test_approver_asks_one_question_after_the_other(
+    typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several calls of one answer, also of tools with approvers of their own, are asked about one after the other."""
+
+    def delete(path: str) -> str:
+        """Delete a file."""
+        return f"deleted {path}"
+
+    typed("y\nn\ny\n")
+    tools = [tool(delete, name=name, approve=create_console_approver()) for name in ("d1", "d2")]
+    paths = [("d1", {"path": "a"}), ("d2", {"path": "b"}), ("d1", {"path": "c"})]
+    agent = create_scripted_agent([Step(tool_calls=paths), "done"], tools=tools)
+    texts = [str(message) for message in await agent.trigger("Hi")]
+    assert texts[1:] == ["deleted a", "The call did not run, because it was refused", "deleted c", "done"]
+    assert capsys.readouterr().out == "".join(
+        f'\nAPPROVAL: {name}(path="{path["path"]}")\nRun it? (y/n) {key}\n'
+        for (name, path), key in zip(paths, "yny", strict=True)
+    )
+
+
+@pytest.mark.parametrize("line", ["exit\n", ""])
+async def test_exit_or_the_end_of_input_at_an_approval_stops_the_dialog(
+    line: str, typed: Callable[[str], None]
+) -> None:
+    """The word "exit" and the end of the input end the dialog in place of a decision, and the call does not run."""
+    ran = []
+
+    def act() -> None:
+        """Act."""
+        ran.append(True)
+
+    typed(line)
+    agent = create_scripted_agent(
+        [Step(tool_calls=[("act", {})])], tools=[tool(act, approve=create_console_approver())]
+    )
+    with pytest.raises(StopDialog):
+        await agent.trigger("Hi")
+    assert ran == []
 
 
 def test_agent_takes_alias_and_description() -> None:
