@@ -8,6 +8,7 @@ from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.errors import MissingExtraError, install_line
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.sql import SQLChatHistory
 
 
 @miniagent
@@ -26,10 +27,20 @@ async def amain() -> None:
             assert install_line(extra) in str(error), error
         else:
             raise AssertionError(f"{extra} answered without its SDK")
+    try:
+        SQLChatHistory("sqlite://", chat_id="chat")
+    except MissingExtraError as error:
+        assert "pip install 'miniagents[sql]'" in str(error), error
+    else:
+        raise AssertionError("a history in SQL was made without SQLAlchemy")
 
 
 if __name__ == "__main__":
-    installed = [name for name in ("openai", "anthropic", "prompt_toolkit", "pytest") if importlib.util.find_spec(name)]
+    installed = [
+        name
+        for name in ("openai", "anthropic", "prompt_toolkit", "pytest", "sqlalchemy")
+        if importlib.util.find_spec(name)
+    ]
     assert not installed, f"this environment is for running without {installed}"
     MiniAgents().run(amain())
     print("The framework works with pydantic only.")

@@ -1,1 +1,1 @@
-"""Extensions: language models, chat histories in Markdown, the console. Third-party packages load on first use."""
+"""Extensions: language models, histories in Markdown and SQL, the console. Third-party packages load on first use."""
