@@ -154,15 +154,22 @@ class VirtualTimeoutError(MiniAgentsTestingError, TimeoutError):
     """A virtual-time loop passed its time limit, by its own clock; the message names the tasks that wait."""
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and all errors that it was caused by or that its group contains."""
+def causes(error: BaseException, *, shown: bool = False) -> Iterator[BaseException]:
+    """Yield an error, and all errors that it was caused by or that its group contains.
+
+    Args:
+        error: the error.
+        shown: True for those only that a traceback shows: a cause hides the context, and so does `from None`.
+    """
     found: dict[int, BaseException] = {}
     left: list[BaseException | None] = [error]
     while left:
         each = left.pop()
         if each is not None and id(each) not in found:
             found[id(each)] = each
-            left += (each.__cause__, each.__context__)
+            left.append(each.__cause__)
+            if not (shown and each.__suppress_context__):
+                left.append(each.__context__)
             if isinstance(each, BaseExceptionGroup):
                 left += each.exceptions
     yield from found.values()

@@ -24,6 +24,7 @@ __all__: list[str] = []  # pytest finds the hooks by their names
 PARTS = (
     "miniagents_testing._pytest.cassettes",
     "miniagents_testing._pytest",
+    "miniagents_testing._pytest.failures",
     "miniagents_testing._pytest.fixture_scopes",
     "miniagents_testing._pytest.live_requests",
     "miniagents_testing._pytest.recordings",

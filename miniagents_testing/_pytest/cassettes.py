@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,7 +209,7 @@ class _OpenCassette:
         if self._context is not None:
             context, self._context = self._context, None
             error = self._error
-            context.__exit__(None if error is None else type(error), error, None)
+            context.__exit__(*((None, None, None) if error is None else (type(error), error, error.__traceback__)))
 
 
 _opened: pytest.StashKey[_OpenCassette] = pytest.StashKey()
@@ -246,13 +247,25 @@ def open_cassette(
 
     settings = {**defaults, **settings_for(request, node)}
     item = request.config.stash.get(current_item, None)
-    context = use_shared_cassette(path, width=width, **settings)
+    context = use_shared_cassette(path, width=width, command=_recording_command(node), **settings)
     if settings["record_mode"] == "none":
         return context
     if item is not None and GUARD in item.stash:
         item.stash[GUARD].stop_blocking()  # only a fixture knew that requests are recorded
     _count_recording(request)
     return reported(request.config, path, context)
+
+
+def _recording_command(node: Any) -> str:
+    """Return the command line that runs a test or a module, with the option for the record mode at its end.
+
+    It is empty for the session: recording one cassette again is no reason to record all of them.
+    """
+    if not isinstance(node, (pytest.Item, pytest.Module)):
+        return ""
+    path = os.path.relpath(node.path, node.config.invocation_params.dir)
+    name = "".join([path, *node.nodeid.partition("::")[1:]])
+    return f"pytest {shlex.quote(name)} --miniagents-record="
 
 
 _recording: pytest.StashKey[int] = pytest.StashKey()

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic_core import from_json
 
 from miniagents import InteractionContext, MissingExtraError
+from miniagents._promising.freezing import short_repr
 from miniagents_testing._playing import Gate, aplay, await_headers
 from miniagents_testing._script import Call, Failure, Step, as_answer, script_items
 from miniagents_testing._wire import render
+from miniagents_testing._words import counted, first_lines
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 
 if TYPE_CHECKING:
@@ -154,11 +156,11 @@ class ScriptedLLM:
         if callable(self._items) or len(self._calls) >= len(self._items):
             return
         used, steps = len(self._calls), len(self._items)
-        what = f"{steps - used} of {steps} steps were not used, because there {_were_calls(used)}:"
-        left = [f"  step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
-        more = [f"  ... and {len(left) - _MAX_LISTED} more"] if len(left) > _MAX_LISTED else []
-        calls = [f"  {call}" for call in self._calls[-_MAX_LISTED:]]
-        raise UnconsumedStepsError("\n".join([what, *left[:_MAX_LISTED], *more, *calls]))
+        unused = counted(steps - used, "step was", "steps were")
+        left = [f"step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
+        lines = [f"{unused} not used: the model was called {counted(used, 'time')}", *first_lines(left, _MAX_LISTED)]
+        lines += [f"  {call}" for call in self._calls[-_MAX_LISTED:]]
+        raise UnconsumedStepsError("\n".join(lines))
 
     def release(self) -> None:
         """Continue the answers that stopped at `then="hold"`; later answers do not stop there any more."""
@@ -198,13 +200,17 @@ class ScriptedLLM:
                 return call, self._items
             if call.number <= len(self._items):
                 return call, self._items[call.number - 1]
-        used = [
+        steps = len(self._items)
+        who = call.agent or "a client"
+        asked = f"{who} asked {short_repr(call.text)} (call {call.number})"
+        lines = [f"{asked}, and no step is left: the script has {counted(steps, 'step')}"]
+        if steps > _MAX_LISTED:
+            lines.append(f"  {counted(steps - _MAX_LISTED, 'earlier step')}")
+        lines += [
             f"  step {number}: {step!r} was for {earlier}"
             for number, (step, earlier) in enumerate(zip(self._items, self._calls, strict=False), 1)
-        ]
-        more = [f"  ... and {len(used) - _MAX_LISTED} before"] if len(used) > _MAX_LISTED else []
-        what = f"{call} was not expected: all {len(used)} steps of the script are used"
-        raise UnexpectedCallError("\n".join([what, *more, *used[-_MAX_LISTED:]]))
+        ][-_MAX_LISTED:]
+        raise UnexpectedCallError("\n".join(lines))
 
     # --- agents and clients
 
@@ -301,8 +307,3 @@ def _current_agents() -> tuple[str, ...]:
         return tuple(InteractionContext.get_current().get_agent_trace())
     except LookupError:
         return ()
-
-
-def _were_calls(calls: int) -> str:
-    """Return "was 1 call" or "were N calls" for an error message."""
-    return f"were {calls} calls" if calls != 1 else "was 1 call"

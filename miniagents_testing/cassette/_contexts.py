@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from miniagents_testing._words import short_path
 from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _mcp_stdio, _other_clients, _websockets
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate
@@ -169,6 +170,7 @@ def use_shared_cassette(
     path: str | os.PathLike[str],
     *,
     width: int,
+    command: str = "",
     record_mode: RecordMode = "none",
     also_patch: Iterable[type] = (),
     **settings: Unpack[Options],
@@ -183,12 +185,13 @@ def use_shared_cassette(
         path: see `use_cassette`.
         width: rank among the open cassettes with a width, of which the narrowest one answers; 0 for the cassette of a
             single test.
+        command: command line that runs the test, without the record mode at its end, for messages.
         record_mode: see `use_cassette`.
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
     """
     checked, more = RecordSettings(**settings), tuple(also_patch)
-    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width))
+    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command))
 
 
 def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteContext | None:
@@ -219,6 +222,7 @@ def _opened(
     settings: RecordSettings,
     also_patch: Iterable[type],
     width: int | None = None,
+    command: str = "",
 ) -> Iterator[Session]:
     """Open a cassette file until the `with` block ends, under the recording lock if it records."""
     takes_turns = bool(width) and run_of_workers() != ""
@@ -233,12 +237,12 @@ def _opened(
         plays, records = mode_of(mode, exists=Path(path).exists())
         cassette = stack.enter_context(vcrpy.configured(path, mode, settings.match))
         session = Session(
-            os.fspath(path),
+            short_path(path),
             vcrpy.interactions_of(cassette),
             settings,
             plays=plays,
             records=records,
-            advice=_advice(path, mode),
+            advice=_advice(path, mode, command),
             repeats=bool(width),
             on_played=partial(_count_play, cassette),
             width=width,
@@ -367,8 +371,15 @@ def _store_recorded(session: Session, cassette: Any, appended: vcrpy.Appended | 
             session.played_elsewhere(index)
 
 
-def _advice(path: str | os.PathLike[str], mode: str) -> str:
-    """Return the line at the end of a miss that says what to do."""
-    if not Path(path).exists():
-        return f"  there is no such file; record it with record_mode='once' (now: {mode!r})"
-    return f"  to record it again, use record_mode='rewrite', or 'new_episodes' to add to it (now: {mode!r})"
+def _advice(path: str | os.PathLike[str], mode: str, command: str = "") -> str:
+    """Return the line at the end of a miss that says how to record the request.
+
+    Args:
+        path: of the cassette.
+        mode: in which it is open.
+        command: command line that runs the test with the record mode at its end; empty if no option has the mode.
+    """
+    exists = Path(path).exists()
+    again = "rewrite" if exists else "once"
+    how = f"{command}{again}" if command else f"record_mode={again!r} (now: {mode!r})"
+    return f"  to record it again: {how}" if exists else f"  there is no such file; record it with {how}"

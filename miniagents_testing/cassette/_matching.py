@@ -29,9 +29,7 @@ _ABSENT = object()
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 """Characters that mean the same with and without percent-encoding (RFC 3986, section 2.3)."""
-_EXCERPT_CONTEXT = 60
-"""Characters of an excerpt before the first difference."""
-_SHOWN = 200
+_SHOWN = 120
 """Characters of a value that a message shows."""
 
 
@@ -99,14 +97,20 @@ def canonical_body(body: bytes, headers: Headers = _NO_HEADERS) -> bytes:
     return _DEFAULT.canonical_body(body, headers)
 
 
-def differences(recorded: bytes, now: bytes) -> Iterator[str]:
-    """Yield a line for each leaf of two canonical bodies that differs: `messages[3].content: recorded 'a', now 'b'`."""
+def differences(recorded: bytes, now: bytes, shown: int = _SHOWN) -> Iterator[str]:
+    """Yield a line for each leaf of two canonical bodies that differs: `messages[3].content: recorded 'a', now 'b'`.
+
+    Args:
+        recorded: the canonical body of a recording.
+        now: that of a live request.
+        shown: most characters that are shown of a value; of longer texts, those around the first difference.
+    """
     before, after = parse_json(recorded), parse_json(now)
     if before is NO_TREE or after is NO_TREE:
         if recorded != now:
-            yield f"body: recorded {_short(recorded)}, now {_short(now)}"
+            yield f"body: recorded {_short(recorded, shown)}, now {_short(now, shown)}"
         return
-    yield from _leaf_lines("", before, after)
+    yield from _leaf_lines("", before, after, shown)
 
 
 @lru_cache(maxsize=256)
@@ -124,19 +128,18 @@ def _respelled(escape: re.Match[str]) -> str:
     return character if character in _UNRESERVED else escape[0].upper()
 
 
-def _leaf_lines(path: str, before: Any, after: Any) -> Iterator[str]:
+def _leaf_lines(path: str, before: Any, after: Any, shown: int) -> Iterator[str]:
     """Yield a line for each JSON leaf that differs at or below `path`, as `differences` does."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted(before.keys() | after.keys()):
-            yield from _leaf_lines(
-                f"{path}{member(name)}".removeprefix("."), before.get(name, _ABSENT), after.get(name, _ABSENT)
-            )
+            inner = f"{path}{member(name)}".removeprefix(".")
+            yield from _leaf_lines(inner, before.get(name, _ABSENT), after.get(name, _ABSENT), shown)
     elif isinstance(before, list) and isinstance(after, list):
         for index in range(max(len(before), len(after))):
-            yield from _leaf_lines(f"{path}[{index}]", _at(before, index), _at(after, index))
+            yield from _leaf_lines(f"{path}[{index}]", _at(before, index), _at(after, index), shown)
     elif before != after or type(before) is not type(after):
-        shown = _excerpts(before, after) if isinstance(before, str) and isinstance(after, str) else None
-        recorded, now = shown or (_short(before), _short(after))
+        excerpts = _excerpts(before, after, shown) if isinstance(before, str) and isinstance(after, str) else None
+        recorded, now = excerpts or (_short(before, shown), _short(after, shown))
         yield f"{path or 'body'}: recorded {recorded}, now {now}"
 
 
@@ -145,25 +148,26 @@ def _at(items: Sequence[Any], index: int) -> Any:
     return items[index] if index < len(items) else _ABSENT
 
 
-def _short(value: Any) -> str:
-    """Return the repr of a value for an error message, cut off after `_SHOWN` characters."""
+def _short(value: Any, shown: int) -> str:
+    """Return the repr of a value for an error message, cut off after `shown` characters."""
     if value is _ABSENT:
         return "nothing"
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+    return text if len(text) <= shown else f"{text[:shown]}... ({len(text)} characters)"
 
 
-def _excerpts(before: str, after: str) -> tuple[str, str] | None:
+def _excerpts(before: str, after: str, shown: int) -> tuple[str, str] | None:
     """Return excerpts of two texts around their first difference; None if both are short enough to be shown whole.
 
-    The second excerpt also says from which character both are shown.
+    A third of an excerpt stands before the difference. The second excerpt also says from which character both are
+    shown.
     """
-    if len(before) <= _SHOWN and len(after) <= _SHOWN:
+    if len(before) <= shown and len(after) <= shown:
         return None
-    start = max(0, _common_start(before, after) - _EXCERPT_CONTEXT)
+    start = max(0, _common_start(before, after) - shown // 3)
 
     def excerpt(text: str) -> str:
-        end = start + _SHOWN
+        end = start + shown
         return f"{'...' if start else ''}{text[start:end]!r}{'...' if end < len(text) else ''}"
 
     where = f" (from character {start})" if start else ""

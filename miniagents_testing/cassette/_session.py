@@ -1,8 +1,5 @@
 """An open cassette (`Session`): it plays, records, and keeps account of both.
 
-`Index` finds recorded interactions by request; a look-up costs the same however many there are. `near_misses` writes
-the message about a request that is not in the cassette.
-
 Independent of HTTP libraries and files.
 """
 
@@ -10,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
-from heapq import nsmallest
-from itertools import islice
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
@@ -21,14 +17,14 @@ from miniagents import InteractionContext
 from miniagents_testing._hosts import Address
 from miniagents_testing._streams import TICKS_PER_SECOND, ticks
 from miniagents_testing._waiting import describe_running_code
-from miniagents_testing.cassette._bodies import content_headers, header_value
+from miniagents_testing._words import counted, first_lines
+from miniagents_testing.cassette._bodies import content_headers
 from miniagents_testing.cassette._headers import VcrpyHeaders
 from miniagents_testing.cassette._interaction import ends_ms, timeline
-from miniagents_testing.cassette._matching import changed_span, differences
+from miniagents_testing.cassette._lookup import Index, describe_miss
 from miniagents_testing.cassette._order import Order
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._recording import Recorder
-from miniagents_testing.cassette._wildcards import covers, has_wildcards
 from miniagents_testing.errors import (
     CassetteMissError,
     LiveRequestError,
@@ -43,97 +39,16 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cassette._bodies import Headers
     from miniagents_testing.cassette._interaction import Interaction, Moment
-    from miniagents_testing.cassette._matching import Matching, RequestKey
+    from miniagents_testing.cassette._lookup import Place
+    from miniagents_testing.cassette._matching import RequestKey
     from miniagents_testing.cassette._playback import HTTPLibrary
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._secrets import Redacted, Replaced
     from miniagents_testing.cassette._settings import RecordSettings
 
 
-@dataclass(eq=False, slots=True)
-class _Place:
-    """Interaction of a cassette, with its number, its key and how often it was played."""
-
-    number: int
-    """Number in the cassette; the first is 1."""
-    interaction: Interaction
-    key: RequestKey
-    plays: int = 0
-    """Count of plays."""
-
-
-class Index:
-    """Index of interactions by request, which gives out each interaction once.
-
-    Args:
-        interactions: in the order in which they were started.
-        matching: says which requests are the same.
-        repeats: True to give out the first recording of a request again after its last one.
-    """
-
-    def __init__(self, interactions: Sequence[Interaction], matching: Matching, *, repeats: bool = False) -> None:
-        self._matching = matching
-        self.places = [self.place(index, each) for index, each in enumerate(interactions)]
-        self.has_bare_bodies = any(not header_value(each.request_headers, "content-type") for each in interactions)
-        """True if a recording does not say what its body is."""
-        self._repeats = repeats
-        self._left: defaultdict[RequestKey, list[_Place]] = defaultdict(list)
-        self._first: dict[RequestKey, _Place] = {}
-        self._redacted: list[RequestKey] | None = None
-        """Keys of the requests in which a secret was replaced, once one was looked for."""
-        for place in self.places:
-            self._left[place.key].append(place)
-            self._first.setdefault(place.key, place)
-
-    def place(self, index: int, each: Interaction) -> _Place:
-        """Make the place of an interaction, which is not given out by that alone."""
-        key = self._matching.key(each.method, each.uri, each.request_body, each.request_headers)
-        return _Place(index + 1, each, key)
-
-    def take(self, key: RequestKey, agent_path: str) -> _Place | None:
-        """Return the next recording for a request: the first of the same agent, else the first one left, else None."""
-        left = self._left.get(key)
-        if left:
-            own = (place for place in left if place.interaction.agent_path == agent_path) if agent_path else iter(())
-            place = next(own, left[0])
-            left.remove(place)
-        elif self._repeats and key in self._first:
-            place = self._first[key]
-        else:
-            return None
-        place.plays += 1
-        return place
-
-    def take_like(self, key: RequestKey, agent_path: str) -> _Place | None:
-        """Return the next recording for a request, as `take` does, where `[redacted]` stands for any text."""
-        if self._redacted is None:
-            self._redacted = [each for each in self._first if has_wildcards(each)]
-        keys = [key, *(each for each in self._redacted if covers(each, key))]
-        return next((place for each in keys if (place := self.take(each, agent_path))), None)
-
-    @property
-    def unplayed(self) -> tuple[Interaction, ...]:
-        """The interactions that were not played yet."""
-        return tuple(place.interaction for place in self.places if not place.plays)
-
-
 LARGE = 1_000_000
 """Bytes of a request or of a recording from which on secrets are looked for in a thread."""
-
-_NEAREST_SHOWN = 3
-"""Recorded requests that a miss describes."""
-_DIFFERENCES_SHOWN = 5
-"""Differences that a miss shows of each."""
-_MOST_COMPARED = 20
-"""Most recorded requests that are compared leaf by leaf."""
-_MOST_COMPARED_BYTES = 2_000_000
-"""Most bytes of bodies that are compared leaf by leaf."""
-_MOST_RANKED_BYTES = 50_000_000
-"""Most bytes of recorded bodies that are ranked by likeness; bodies that were not played come first."""
-_MOST_COUNTED = 100
-"""Most differences that are counted of one recorded request."""
-
-_NO_HEADERS: Headers = {}
 
 _VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
 
@@ -141,67 +56,6 @@ _VCRPY_ERROR = ("vcr.errors", "CannotOverwriteExistingCassetteException")
 def _miss_class() -> type[CassetteMissError]:
     """Return the class of a miss: SDKs pass it on as it is, and code written for vcrpy catches it."""
     return with_sdk_bases(CassetteMissError, _VCRPY_ERROR)
-
-
-def near_misses(
-    request: tuple[str, str, bytes], places: Sequence[_Place], matching: Matching, headers: Headers = _NO_HEADERS
-) -> list[str]:
-    """Return lines about the recorded requests that differ least from a request (method, URI and body, and headers).
-
-    Only the most similar ones are compared leaf by leaf, so a miss takes milliseconds however large the cassette is.
-    """
-    method, uri, body = request
-    key = matching.key(method, uri, body, headers)
-    ranked: list[tuple[int, bool, int, int, list[str]]] = []
-    left = _MOST_COMPARED_BYTES
-    for span, place in _most_similar(key, places):
-        recorded = place.interaction
-        left -= len(place.key[-1]) + len(key[-1])
-        if left < 0 and ranked:
-            break
-        found = list(islice(differences(place.key[-1], key[-1]), _MOST_COUNTED))
-        if place.key[:-1] != key[:-1]:
-            found.insert(0, f"request: recorded {recorded.method} {recorded.uri}, now {method} {uri}")
-        ranked.append((len(found), place.plays > 0, span, place.number, found))
-    ranked.sort()
-    lines: list[str] = []
-    for count, was_played, _, number, found in ranked[:_NEAREST_SHOWN]:
-        lines += _description(count, was_played, number, found)
-    if matching.ignore:
-        lines.append(f"  not compared: {', '.join(matching.ignore)}")
-    return lines
-
-
-def _most_similar(key: RequestKey, places: Sequence[_Place]) -> list[tuple[int, _Place]]:
-    """Return the recorded requests with the smallest changed part, each after the number of bytes of that part.
-
-    Those with the same method and URI come first. Requests not played yet are searched first, up to a fixed number of
-    bytes.
-    """
-    spans: list[tuple[bool, int, int, _Place]] = []
-    left = _MOST_RANKED_BYTES
-    for place in sorted(places, key=lambda place: place.plays):
-        left -= len(place.key[-1])
-        if left < 0 and spans:
-            break
-        spans.append((place.key[:-1] != key[:-1], changed_span(place.key[-1], key[-1]), place.number, place))
-    return [(span, place) for _, span, _, place in nsmallest(_MOST_COMPARED, spans)]
-
-
-def _description(count: int, was_played: bool, number: int, found: list[str]) -> list[str]:
-    """Return the lines of a miss about one recorded request: `count` differences, the first of which are in `found`.
-
-    A count of 0 stands for the same request, which was played already.
-    """
-    where = f"  interaction {number}"
-    if not count:
-        return [f"{where} is the same request, and was played already"]
-    many = f"{count}{' or more' if count >= _MOST_COUNTED else ''}"
-    lines = [f"{where}{' (played already)' if was_played else ''} differs in {many}:"]
-    lines += [f"    {difference}" for difference in found[:_DIFFERENCES_SHOWN]]
-    if count > _DIFFERENCES_SHOWN:
-        lines.append(f"    and {count - _DIFFERENCES_SHOWN} more")
-    return lines
 
 
 _UNPLAYED_SHOWN = 5
@@ -228,7 +82,7 @@ class Session:
         settings: for playing and recording.
         plays: True to play the interactions.
         records: True to send and record requests that are not in the cassette.
-        advice: last line of the message about a miss.
+        advice: last line of the messages about a miss and about what was not played.
         seen_as: called with each live request; returns the request to look up, or None to ignore the request.
         repeats: True to play an interaction again when a request has no other left.
         on_played: called with the index of each interaction that is played.
@@ -342,23 +196,28 @@ class Session:
         self.assert_answered()
         if self._plays and not self.records and self.settings.unplayed == "fail" and self.unplayed:
             left = [place for place in self._index.places if not place.plays]
-            names = [_named(place) for place in left[:_UNPLAYED_SHOWN]]
-            more = [f"and {len(left) - len(names)} more"] if len(left) > len(names) else []
-            raise UnplayedError(f"{self.name}: {len(left)} interactions were not played: {', '.join([*names, *more])}")
+            many = counted(len(left), "interaction was", "interactions were")
+            lines = [
+                f"{many} not played ({Path(self.name).name})",
+                *first_lines([f"{self.name}, interaction {_named(place)}" for place in left], _UNPLAYED_SHOWN),
+                "  unplayed='ignore' lets the application ask less than was recorded",
+            ]
+            raise UnplayedError("\n".join([*lines, self._advice] if self._advice else lines))
 
     def assert_answered(self) -> None:
         """Raise an error if a request was not in the cassette or refused, see `assert_complete`."""
         if self._misses:
             first, *others = self._misses
             if others:
-                _add_note(first, f"{len(others)} more requests were not in {self.name}")
+                more = counted(len(others), "more request was", "more requests were")
+                _add_note(first, f"{more} not in {self.name}")
             raise first
         if self._refused:
             raise self._refused[0]
 
     def add_notes(self, error: BaseException) -> None:
         """Add notes to the error of an application about the first miss and the first refusal that it has caught."""
-        if self._misses and error not in self._misses:
+        if self._misses and not set(self._misses) & set(causes(error, shown=True)):
             _add_note(error, f"Before that, a request was not in the cassette: {self._misses[0]}")
         self.mark_seen(error)
         if self._refused:
@@ -422,7 +281,7 @@ class Session:
         self.settings.redact.learn(request.headers)
         self.settings.redact.learn_url(request.url)
 
-    def _take(self, request: LiveRequest, uri: str, body: bytes, headers: Headers, agent_path: str) -> _Place | None:
+    def _take(self, request: LiveRequest, uri: str, body: bytes, headers: Headers, agent_path: str) -> Place | None:
         """Return the next recording for a request, and count it as played; None without one.
 
         If none has the same request after redaction, the request is looked up as it was made, because recordings of
@@ -460,7 +319,7 @@ class Session:
         if self._index.has_bare_bodies and headers:
             yield self.settings.match.key(method, uri, body)
 
-    def _found(self, found: tuple[int, Interaction] | None) -> _Place | None:
+    def _found(self, found: tuple[int, Interaction] | None) -> Place | None:
         """Return the place of what `find` gave, a new one for a recording of this session, and count it as played."""
         if found is None:
             return None
@@ -487,7 +346,7 @@ class Session:
         """Return the message for a request to an ignored host that is not sent."""
         return f"{address} is in ignore_hosts, so it cannot be reached while {self.name} is played"
 
-    def _play(self, place: _Place, library: HTTPLibrary, started: float) -> Playback:
+    def _play(self, place: Place, library: HTTPLibrary, started: float) -> Playback:
         """Make the playback of an interaction, and report it to `on_played`.
 
         By default, playbacks that overlap share one timeline; at pace 0 they keep the recorded order of arrivals.
@@ -528,12 +387,8 @@ class Session:
 
         Its message names the recorded requests that differ least.
         """
-        if self.interactions:
-            lines = [f"{self.name} has no answer for {method} {uri}"]
-            lines += near_misses((method, uri, body), self._index.places, self.settings.match, headers)
-        else:
-            lines = [f"{self.name} has no answers, so none for {method} {uri}"]
-        return self.missed("\n".join(lines))
+        places = self._index.places
+        return self.missed(describe_miss(self.name, (method, uri, body), places, self.settings.match, headers))
 
     def missed(self, text: str) -> CassetteMissError:
         """Make the error with this message about what is not in the cassette, and keep it for `assert_answered`."""
@@ -625,7 +480,7 @@ def _add_note(error: BaseException, note: str) -> None:
         error.add_note(note)
 
 
-def _named(place: _Place) -> str:
+def _named(place: Place) -> str:
     """Name an interaction for a message."""
     recorded = place.interaction
-    return f"{place.number} ({recorded.method} {recorded.uri}{recorded.agent and f', by {recorded.agent}'})"
+    return f"{place.number}: {recorded.method} {recorded.uri}{recorded.agent and f', by {recorded.agent}'}"

@@ -88,16 +88,19 @@ async def test_requests_get_the_steps_in_order_and_an_error_after_the_last() -> 
             answer = await client.responses.create(model="m", input="Hi")
             texts.append(answer.output_text)
         assert texts == ["one", "two"]
-        with pytest.raises(openai.BadRequestError, match=r"call 3 .* was not expected"):
+        with pytest.raises(openai.BadRequestError, match=r"call 3\), and no step is left"):
             await client.with_options(max_retries=2).responses.create(model="m", input="Hi")
         assert len(server.calls) == 3
-        with pytest.raises(UnexpectedCallError, match="call 3 "):
+        with pytest.raises(UnexpectedCallError, match=r"\(call 3\)"):
             server.assert_complete()
 
 
 def test_assert_complete_raises_when_steps_are_left() -> None:
     """`assert_complete` of a server raises an error when fewer requests came than the script has steps."""
-    with ProviderServer(["never asked for"]) as server, pytest.raises(UnconsumedStepsError, match="1 of 1 steps"):
+    with (
+        ProviderServer(["never asked for"]) as server,
+        pytest.raises(UnconsumedStepsError, match="1 step was not used"),
+    ):
         server.assert_complete()
 
 

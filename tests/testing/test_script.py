@@ -181,7 +181,7 @@ def test_call_after_the_last_step_raises_an_error_that_lists_the_steps() -> None
         with pytest.raises(UnexpectedCallError) as caught:
             llm.respond("chat", request)
     assert str(caught.value) == (
-        "call 3 (api 'chat', model 'm', last message 'Hu') was not expected: all 2 steps of the script are used\n"
+        "a client asked 'Hu' (call 3), and no step is left: the script has 2 steps\n"
         "  step 1: Step('Hello') was for call 1 (api 'chat', model 'm', last message 'Hi')\n"
         "  step 2: Step('Bye', finish_reason='length', gap=0.5) was for "
         "call 2 (api 'chat', model 'm', last message 'Ho')"
@@ -196,7 +196,7 @@ def test_assert_complete_lists_unused_steps_and_calls() -> None:
     with pytest.raises(UnconsumedStepsError) as caught:
         llm.assert_complete()
     assert str(caught.value) == (
-        "4 of 5 steps were not used, because there was 1 call:\n"
+        "4 steps were not used: the model was called 1 time\n"
         "  step 2: Step(tool_calls=[('get_weather', {'city': 'Paris'})])\n"
         "  step 3: Failure(429)\n"
         "  step 4: ZeroDivisionError('zero')\n"
@@ -213,12 +213,12 @@ def test_errors_about_long_scripts_list_the_relevant_steps_only() -> None:
         llm.assert_complete()
     lines = str(left.value).splitlines()
     assert lines[1] == "  step 2: Step('answer 2')"
-    assert lines[-2:] == ["  ... and 14 more", "  call 1 (api 'chat', model 'm', last message 'Hi')"]
+    assert lines[-2:] == ["  and 14 more", "  call 1 (api 'chat', model 'm', last message 'Hi')"]
     with pytest.raises(UnexpectedCallError) as caught:
         for _ in range(25):
             llm.respond("chat", REQUEST)
     lines = str(caught.value).splitlines()
-    assert lines[1:3] == ["  ... and 15 before", f"  step 16: Step('answer 16') was for {llm.calls[15]}"]
+    assert lines[1:3] == ["  15 earlier steps", f"  step 16: Step('answer 16') was for {llm.calls[15]}"]
     assert len(lines) == 12
 
 
@@ -228,7 +228,7 @@ def test_last_call_raises_an_error_before_the_first_call() -> None:
     assert llm.calls == ()
     with pytest.raises(ScriptError, match="was not called yet"):
         _ = llm.last_call
-    with pytest.raises(UnconsumedStepsError, match="1 of 1 steps were not used, because there were 0 calls"):
+    with pytest.raises(UnconsumedStepsError, match="1 step was not used: the model was called 0 times"):
         llm.assert_complete()
 
 
@@ -255,7 +255,7 @@ def test_script_of_a_function_is_always_complete() -> None:
 def test_single_step_is_a_script_for_one_call(script: Any) -> None:
     """A single step is a script of one step, also if it is iterable, such as a text, a dict or a model."""
     llm = ScriptedLLM(script)
-    with pytest.raises(UnconsumedStepsError, match="1 of 1 steps"):
+    with pytest.raises(UnconsumedStepsError, match="1 step was not used"):
         llm.assert_complete()
 
 

@@ -20,8 +20,8 @@ from miniagents import MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing.cassette import VOLATILE_FIELDS, Interaction, Matching, ResponseStream, save
+from miniagents_testing.cassette._lookup import Index, describe_miss
 from miniagents_testing.cassette._matching import changed_span
-from miniagents_testing.cassette._session import Index, near_misses
 from miniagents_testing.errors import CassetteMissError, UnplayedError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ async def test_a_caught_miss_is_raised_when_the_cassette_closes(kit: Kit, api: s
         for prompt in ("Ho", "Hu"):
             with suppress(Exception):
                 await kit.aask(api, httpx2.AsyncClient(transport=kit.network()), prompt)
-    assert caught.value.__notes__ == [f"1 more requests were not in {kit.path}"]
+    assert caught.value.__notes__ == [f"1 more request was not in {kit.path}"]
     assert len(session.misses) == 2
 
 
@@ -115,7 +115,9 @@ async def test_a_miss_reaches_the_reader_of_an_agent(kit: Kit) -> None:
 async def test_K13_an_unplayed_interaction_fails_when_the_cassette_closes(kit: Kit) -> None:
     """Closing a cassette with unplayed interactions raises an error, unless `unplayed="ignore"` or the block failed."""
     save(kit.path, [_asked("chat", "Hi")])
-    with pytest.raises(UnplayedError, match=rf"1 interactions were not played: 1 \(POST {URLS['chat']}\)$"):
+    with pytest.raises(
+        UnplayedError, match=rf"1 interaction was not played .*\n.*, interaction 1: POST {URLS['chat']}\n"
+    ):
         with kit.cassette() as session:
             assert session.unplayed == session.interactions
     with kit.cassette(unplayed="ignore"):
@@ -127,7 +129,7 @@ async def test_K13_an_unplayed_interaction_fails_when_the_cassette_closes(kit: K
 def test_unplayed_error_names_the_first_five_interactions(kit: Kit) -> None:
     """The error about unplayed interactions names the first five, with their agents, and counts the others."""
     save(kit.path, [replace(_asked("chat", "Hi"), agent=f"A/B#{number}") for number in range(1, 9)])
-    with pytest.raises(UnplayedError, match=r"8 .*: 1 \(POST \S+, by A/B#1\), .*, 5 \(.*\), and 3 more$"):
+    with pytest.raises(UnplayedError, match=r"^8 .*\n.* 1: POST \S+, by A/B#1\n(.*\n){3}.* 5: POST .*\n  and 3 more\n"):
         with kit.cassette():
             pass
 
@@ -155,13 +157,17 @@ async def test_near_misses_come_in_order_of_their_differences() -> None:
     recorded = [Interaction("POST", URLS["chat"], json.dumps(body).encode(), ResponseStream()) for body in bodies]
     index = Index(recorded, Matching())
     index.places[3].plays = 1
-    lines = near_misses(("POST", URLS["chat"], json.dumps(base).encode()), index.places, Matching(ignore=()))
+    request = ("POST", URLS["chat"], json.dumps(base).encode())
+    lines = describe_miss("a/c.yaml", request, index.places, Matching(ignore=())).splitlines()
     assert lines == [
+        f"POST {URLS['chat']} was played already, as often as it was recorded (c.yaml)",
+        f"a/c.yaml has no answer for POST {URLS['chat']}",
         "  interaction 4 is the same request, and was played already",
         "  interaction 2 differs in 1:",
         "    n: recorded 2, now 1",
         "  interaction 3 differs in 1:",
         "    messages[1]: recorded {'content': 'Hi', 'role': 'user'}, now nothing",
+        "  and 1 other interaction",
     ]
 
 
@@ -192,9 +198,13 @@ def test_near_misses_find_the_most_similar_text_of_many() -> None:
     recorded = [_asked("chat", f"Question {number}: {'why ' * 200}?") for number in range(1000)]
     places = Index(recorded, Matching()).places
     live = _request("chat", f"Question 623: {'why ' * 200}not?")
-    lines = near_misses(("POST", URLS["chat"], live), places, Matching(ignore=()))
-    assert lines[0] == "  interaction 624 differs in 1:"
-    assert lines[1].endswith("why not?' (from character 754)")
+    lines = describe_miss("c.yaml", ("POST", URLS["chat"], live), places, Matching(ignore=())).splitlines()
+    assert lines[0] == (
+        "messages[0].content: recorded ...' why why why ?', now ...' why why why not?' (from character 801) (c.yaml)"
+    )
+    assert lines[2] == "  interaction 624 differs in 1:"
+    assert lines[3].endswith("why not?' (from character 774)")
+    assert lines[-1] == "  and 997 other interactions"
 
 
 @given(st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9), st.binary(max_size=9))

@@ -299,10 +299,10 @@ def test_requests_of_the_fixtures_of_a_test_are_in_its_cassette(
     assert server.seen == sent
     result = project(source.replace('ask("first ends")', "pass"))
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines("*UnplayedError: *test_it.yaml: 1 interactions were not played*")
+    result.stdout.fnmatch_lines("*UnplayedError: 1 interaction was not played (test_it.yaml)")
     result = project(source.replace('ask("first ends")', 'ask("never recorded")'))
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines("*CassetteMissError: *test_it.yaml has no answer*")
+    result.stdout.fnmatch_lines("*test_it.yaml has no answer for *")
 
 
 def test_caught_miss_fails_the_test_when_a_fixture_has_a_teardown(project: Project, server: Server) -> None:
@@ -329,7 +329,7 @@ def test_fails(with_teardown):
     result = project(ASK + source)
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*CassetteMissError: *test_swallows.yaml has no answers*"])
-    result.stdout.fnmatch_lines(["E *assert 1 == 2", "E *a request was not in the cassette: *test_fails.yaml*"])
+    result.stdout.fnmatch_lines(["E *CassetteMissError: test_fails.yaml has no answers*", "E *assert 1 == 2"])
 
 
 def test_shared_cassette_stays_open_between_tests_with_a_guard(project: Project, server: Server) -> None:

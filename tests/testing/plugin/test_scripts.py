@@ -64,7 +64,7 @@ def test_fails(scripted_llm):
 """
     )
     result.assert_outcomes(failed=3)
-    assert result.stdout.str().count("E       miniagents_testing.errors.UnconsumedStepsError: ") == 2
+    assert result.stdout.str().count("\nUnconsumedStepsError: 1 step was not used: ") == 2
 
 
 def test_test_fails_when_the_application_catches_an_unexpected_call(project: Project) -> None:

@@ -1,0 +1,113 @@
+"""Reports of tests that fail with an error of the testing kit: the error stands below the lines of the user's code.
+
+Such an error is raised deep inside of a client's library. The report leaves out the frames of this project, of the
+standard library and of installed packages. The error itself, and so a debugger, keeps them all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from contextlib import contextmanager
+from functools import cache
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Render a failure by an error of the testing kit without foreign frames, unless `--full-trace` asks for all.
+
+    The summary of the run gets the first line of the message.
+    """
+    report = yield
+    if call.excinfo is None or not report.failed or not isinstance(item, pytest.Function):
+        return report
+    errors, error = sys.modules.get("miniagents_testing.errors"), call.excinfo.value
+    if errors is None or isinstance(report.longrepr, str) or item.config.getoption("fulltrace"):
+        return report
+    shown = errors.causes(error, shown=True)
+    of_kit = next((each for each in shown if isinstance(each, errors.MiniAgentsTestingError)), None)
+    if of_kit is not None:
+        report.longrepr = _render(item, error)
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if crash is not None and (of_kit is error or isinstance(error, BaseExceptionGroup)):
+            crash.message = str(of_kit).partition("\n")[0]
+    return report
+
+
+def _render(item: pytest.Function, error: BaseException) -> Any:
+    """Return the report of an error with the frames of the user's code.
+
+    Without such a frame it is the message alone. All frames stay if they are needed to tell the causes of the error.
+    """
+    from miniagents_testing.errors import causes
+
+    frames = error.__traceback__
+    with _without_foreign_frames(error, item.path):
+        shown = error
+        if error.__traceback__ is None and len([*causes(error, shown=True)]) > 1:
+            error.__traceback__ = frames
+        elif error.__traceback__ is None:
+            text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+            shown = pytest.fail.Exception(text, pytrace=False).with_traceback(frames)
+        return item.repr_failure(pytest.ExceptionInfo.from_exception(shown))
+
+
+@contextmanager
+def _without_foreign_frames(error: BaseException, test_file: Path) -> Iterator[None]:
+    """Take foreign frames out of an error, its causes and the members of its groups, until the `with` block ends.
+
+    An error of the testing kit has no context meanwhile: that would be an error of the library that it went through.
+    """
+    from miniagents_testing.errors import MiniAgentsTestingError, causes
+
+    kept = [(each, each.__traceback__, each.__suppress_context__) for each in causes(error)]
+    for each, traceback, suppresses in kept:
+        each.__traceback__ = _user_frames(traceback, test_file)
+        each.__suppress_context__ = suppresses or isinstance(each, MiniAgentsTestingError)
+    try:
+        yield
+    finally:
+        for each, traceback, suppresses in kept:
+            each.__traceback__, each.__suppress_context__ = traceback, suppresses
+
+
+def _user_frames(traceback: TracebackType | None, test_file: Path) -> TracebackType | None:
+    """Return a traceback of the frames that are the user's code: None if it has none of them."""
+    frames = []
+    while traceback is not None:
+        if _is_user_code(traceback.tb_frame.f_code.co_filename, str(test_file)):
+            frames.append(traceback)
+        traceback = traceback.tb_next
+    found = None
+    for each in reversed(frames):
+        found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return found
+
+
+def _is_user_code(file: str, test_file: str) -> bool:
+    """Return True for the file of the test, and for files outside of this project and of the installed packages."""
+    return file == test_file or not file.startswith(_foreign_beginnings())
+
+
+@cache
+def _foreign_beginnings() -> tuple[str, ...]:
+    """Return the beginnings of the paths of code that is not the user's; generated code has a name in brackets."""
+    import miniagents
+    import miniagents_testing
+
+    own = [each for package in (miniagents, miniagents_testing) for each in package.__path__]
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    installed = [sysconfig.get_path(name) for name in names]
+    below = [sysconfig.get_path(name, vars={"base": sys.base_prefix}) for name in names]  # of a virtual environment
+    return ("<", *(f"{path}{os.sep}" for path in dict.fromkeys([*own, *installed, *below])))

@@ -1,0 +1,284 @@
+"""Reports of tests that fail with an error of the testing kit: the user's lines, and below them what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Project = Callable[..., pytest.RunResult]
+
+URL = "https://api.openai.com/v1/chat/completions"
+
+AGENTS = """
+import openai
+from miniagents import MiniAgents, miniagent
+from miniagents.ext.llm.openai import create_openai_agent
+
+def options(**more):
+    return {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **more}
+
+@miniagent
+async def inner(ctx):
+    model = create_openai_agent("m", async_client=openai.AsyncOpenAI(api_key="none"), alias="MODEL")
+    ctx.reply(await model.trigger(ctx.message_promises))
+
+@miniagent
+async def outer(ctx):
+    ctx.reply(await inner.trigger(ctx.message_promises))
+
+marker = pytest.mark.miniagents_cassette("team.yaml", unplayed="ignore")
+"""
+FOREIGN = re.compile(r"site-packages|/asyncio/|miniagents(?:_testing)?/[\w/]+\.py:\d")
+"""Places of code that is not the user's."""
+
+
+def _asked(text: str, **fields: Any) -> Interaction:
+    body = {"model": "m", "messages": [{"role": "user", "content": text}], "stream": True, **fields}
+    answer = ResponseStream((Chunk(0, b"data: [DONE]\n\n"),), headers={"content-type": ["text/event-stream"]})
+    return Interaction("POST", URL, json.dumps(body).encode(), answer)
+
+
+def _report(result: pytest.RunResult, test: str) -> list[str]:
+    """Return the lines of the report about one failed test."""
+    lines = result.stdout.lines
+    start = next(number for number, line in enumerate(lines) if re.match(rf"_+ (ERROR at \w+ of )?{test} _+$", line))
+    length = next(number for number, line in enumerate(lines[start + 1 :]) if re.match("[_=]{3,} .* [_=]{3,}$", line))
+    return lines[start : start + 1 + length]
+
+
+@pytest.fixture
+def team(pytester: pytest.Pytester) -> Path:
+    """Return a cassette in which another question was asked."""
+    path = pytester.path / "cassettes" / "team.yaml"
+    save(path, [_asked("Good morning, team", temperature=1), _asked("Hello")])
+    return path
+
+
+def test_miss_under_two_agents_shows_the_lines_of_the_user_and_the_differences(project: Project, team: Path) -> None:
+    """A miss has the user's lines, the nearest recording and what to type, within 45 lines, and one for the summary."""
+    many = {f"field_{number}": number for number in range(7)}
+    save(team, [_asked("Hello"), *(_asked(f"{'Long ' * number} text", **many) for number in range(90, 200, 10))])
+    result = project(
+        AGENTS + "@marker\n@pytest.mark.asyncio\nasync def test_team():\n    async with MiniAgents():\n"
+        "        await outer.trigger('Hi')\n"
+    )
+    report = _report(result, "test_team")
+    assert len(report) <= 45
+    assert [line.split()[-1] for line in report if line.startswith(">")] == [
+        "outer.trigger('Hi')",
+        "model.trigger(ctx.message_promises))",
+    ]
+    assert not [line for line in report if FOREIGN.search(line)]
+    said = [line.removeprefix("E").strip() for line in report if line.startswith("E ")]
+    assert said[:4] == [
+        "miniagents_testing.errors.CassetteMissError: messages[0].content: recorded 'Hello', now 'Hi' (team.yaml)",
+        f"cassettes/team.yaml has no answer for POST {URL}",
+        "interaction 1 differs in 1:",
+        "messages[0].content: recorded 'Hello', now 'Hi'",
+    ]
+    assert said.count("field_4: recorded 4, now nothing") == 2
+    assert "interaction 3 differs in 8, the first 5:" in said
+    assert "and 9 other interactions" in said
+    assert "to record it again: pytest test_it.py::test_team --miniagents-record=rewrite" in said
+    assert "Raised in agent MODEL <- INNER <- OUTER" in said
+    result.stdout.fnmatch_lines("FAILED test_it.py::test_team - messages?0?.content: recorded 'Hello'*")
+
+
+@pytest.mark.parametrize("style", ["auto", "long", "short", "line", "native", "no"])
+def test_each_traceback_style_shows_the_lines_of_the_user_alone(project: Project, team: Path, style: str) -> None:
+    """With each `--tb` style the report has no foreign frames, and the summary has the difference."""
+    result = project(
+        AGENTS + "@marker\ndef test_sync():\n    openai.OpenAI(api_key='none').chat.completions.create(**options())\n",
+        f"--tb={style}",
+    )
+    text = result.stdout.str()
+    assert not FOREIGN.search(text)
+    assert ("chat.completions.create(**options())" in text) is (style not in ("line", "no"))
+    assert "FAILED test_it.py::test_sync - messages[0].content: recorded 'Hello'" in text
+
+
+def test_full_trace_and_debuggers_see_all_frames(project: Project, team: Path) -> None:
+    """With `--full-trace` the report has all frames, and so has the error when the report is made."""
+
+    class Debugger:
+        frames = 0
+
+        def pytest_exception_interact(self, call: pytest.CallInfo[None]) -> None:
+            assert call.excinfo is not None
+            self.frames = len([*call.excinfo.traceback])
+
+    source = (
+        AGENTS + "@marker\ndef test_sync():\n    openai.OpenAI(api_key='none').chat.completions.create(**options())\n"
+    )
+    debugger = Debugger()
+    assert FOREIGN.search(project(source, "--full-trace").stdout.str())
+    assert not FOREIGN.search(project(source, plugins=(debugger,)).stdout.str())
+    assert debugger.frames > 5
+
+
+def test_miss_names_a_server_that_stands_in_for_the_provider(project: Project, team: Path) -> None:
+    """Where only the host differs, the miss has the setting that records the server as the provider."""
+    result = project(
+        AGENTS
+        + """
+@marker
+def test_host():
+    client = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:8124/v1")
+    client.chat.completions.create(**options(messages=[{"role": "user", "content": "Hello"}]))
+"""
+    )
+    assert (
+        "  if http://127.0.0.1:8124/v1 stands in for api.openai.com: "
+        "record_as={'http://127.0.0.1:8124/v1': 'https://api.openai.com/v1'}"
+    ) in result.stdout.str()
+    result.stdout.fnmatch_lines("FAILED *::test_host - host: recorded api.openai.com, now*")
+
+
+def test_hint_can_be_pasted_for_a_test_with_parameters_and_a_missing_file(project: Project) -> None:
+    """The line to type has the test's own name in quotes where it needs them, and records a file that is missing."""
+    result = project(
+        AGENTS
+        + """
+@pytest.mark.miniagents_cassette
+@pytest.mark.parametrize("text", ["a b"])
+def test_it(text):
+    openai.OpenAI(api_key="none").chat.completions.create(**options())
+"""
+    )
+    assert "record it with pytest 'test_it.py::test_it[a b]' --miniagents-record=once" in result.stdout.str()
+
+
+def test_script_that_is_too_short_names_agent_question_and_steps(project: Project) -> None:
+    """A script without a step left names the agent, what it was asked and the steps, and no part of the client."""
+    result = project(
+        AGENTS
+        + """
+@pytest.mark.asyncio
+async def test_script(scripted_llm):
+    writer = scripted_llm(["Hello"]).agent(alias="WRITER")
+    async with MiniAgents():
+        await writer.trigger("one")
+        await writer.trigger("two")
+"""
+    )
+    report = _report(result, "test_script")
+    assert len(report) <= 25
+    text = "\n".join(report)
+    assert "UnexpectedCallError: WRITER asked 'two' (call 2), and no step is left: the script has 1 step\n" in text
+    assert "step 1: Step('Hello') was for call 1 by WRITER" in text
+    assert "APIConnectionError" not in text
+    assert not FOREIGN.search(text)
+
+
+def test_errors_at_the_end_of_a_test_are_their_message_alone(project: Project, team: Path) -> None:
+    """Steps and interactions that were not used fail a test without any frame of the plugin."""
+    result = project(
+        """
+def test_steps(scripted_llm):
+    scripted_llm("never said")
+
+@pytest.mark.miniagents_cassette("team.yaml")
+def test_interactions():
+    pass
+"""
+    )
+    result.assert_outcomes(failed=2)
+    steps, interactions = (_report(result, f"test_{name}") for name in ("steps", "interactions"))
+    assert steps[1:] == [
+        "UnconsumedStepsError: 1 step was not used: the model was called 0 times",
+        "  step 1: Step('never said')",
+    ]
+    assert interactions[1:4] == [
+        "UnplayedError: 2 interactions were not played (team.yaml)",
+        f"  cassettes/team.yaml, interaction 1: POST {URL}",
+        f"  cassettes/team.yaml, interaction 2: POST {URL}",
+    ]
+    result.stdout.fnmatch_lines("FAILED *::test_interactions - 2 interactions were not played (team.*")
+
+
+def test_groups_causes_fixtures_and_unittest_show_the_lines_of_the_user(project: Project, team: Path) -> None:
+    """A miss in a task group, as a cause, in a fixture and in a unittest class has the user's frames alone."""
+    result = project(
+        AGENTS
+        + """
+import unittest
+from miniagents_testing import use_cassette
+
+def ask():
+    openai.OpenAI(api_key="none").chat.completions.create(**options())
+
+@marker
+@pytest.mark.asyncio
+async def test_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(ask))
+
+@marker
+def test_cause():
+    try:
+        ask()
+    except Exception as error:
+        raise RuntimeError("the user's own") from error
+
+@pytest.fixture
+def asked(stream_cassette):
+    ask()
+
+@marker
+def test_fixture(asked):
+    pass
+
+class TestUnit(unittest.TestCase):
+    def test_unit(self):
+        with use_cassette("cassettes/team.yaml", unplayed="ignore"):
+            ask()
+"""
+    )
+    result.assert_outcomes(failed=3, errors=1)
+    for test in ("test_group", "test_cause", "test_fixture", "TestUnit.test_unit"):
+        report = _report(result, test)
+        text = "\n".join(report)
+        assert not FOREIGN.search(text), text
+        assert text.count("CassetteMissError: messages[0].content: recorded 'Hello', now 'Hi'") == 1
+        assert text.count("no answer for POST") == 1
+        assert "chat.completions.create(**options())" in text
+        assert len(report) <= 45
+    summary = result.stdout.str().partition("short test summary")[2]
+    assert "test_group - messages[0].content: recorded 'Hello'" in summary
+    assert "test_cause - RuntimeError: the user's own" in summary
+
+
+def test_failing_assertion_of_a_test_with_a_cassette_shows_its_line(project: Project, team: Path) -> None:
+    """An assertion that fails in a test with a cassette is reported at its line, with the values."""
+    result = project(AGENTS + "@marker\ndef test_value():\n    value = 1\n    assert value == 2\n")
+    result.stdout.fnmatch_lines([">       assert value == 2", "E       assert 1 == 2"])
+
+
+def test_other_failures_keep_their_reports(project: Project) -> None:
+    """A test that fails with an error of a library has all frames that pytest shows, and its own summary."""
+    result = project("def test_it():\n    import json\n    json.loads('{')\n")
+    assert "json/decoder.py" in result.stdout.str()
+    result.stdout.fnmatch_lines("FAILED *::test_it - json.decoder.JSONDecodeError*")
+
+
+def test_expected_failure_stays_one(project: Project) -> None:
+    """A test that is expected to fail with an error of the kit is an expected failure."""
+    result = project(
+        """
+from miniagents_testing.errors import UnconsumedStepsError
+
+@pytest.mark.xfail(raises=UnconsumedStepsError, strict=True)
+def test_steps(scripted_llm):
+    scripted_llm("never said")
+"""
+    )
+    result.assert_outcomes(xfailed=1)
