@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
@@ -43,6 +44,9 @@ _SENTENCES = {
     "content_filter": "stopped by a content filter",
     "refusal": "the model refused to answer",
 }
+_OF_MODEL = frozenset({"assistant", "model"})
+_INSTRUCTIONS = frozenset({"system", "developer"})
+"""Roles of messages that say how to answer, and are no part of the conversation."""
 _SEARCHED_BYTES = 4096
 _MAX_ERROR_CHARS = 300
 
@@ -57,18 +61,19 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Model and last messages of a request body; empty if the request was not to a model."""
+    """Model and messages of a request body; empty if the request was not to a model."""
 
     model: str = ""
     turns: tuple[Turn, ...] = ()
-    """Messages after the model's last one: often a message of the user, sometimes several results of tools."""
+    """Messages with a text, and all that are not the model's."""
     choices: int | None = None
     """Number of answers that the request asks for, or None."""
 
     @property
     def last(self) -> Turn:
-        """Last message of the prompt, which the model answers; empty if there is none."""
-        return self.turns[-1] if self.turns else Turn("", "")
+        """Last message that is not the model's, which the model answers; empty if there is none."""
+        asked = (turn for turn in reversed(self.turns) if turn.role not in _OF_MODEL)
+        return next(asked, self.turns[-1] if self.turns else Turn("", ""))
 
 
 class Piece(NamedTuple):
@@ -364,7 +369,7 @@ def _text_or_empty(value: Any) -> str:
 
 
 def read_prompt(body: bytes) -> Prompt:
-    """Read model, number of choices and turns since the last answer of the model in a request body of any API.
+    """Read model, number of choices and messages in a request body of any API.
 
     Any other body gives an empty prompt.
     """
@@ -384,9 +389,7 @@ def read_prompt(body: bytes) -> Prompt:
             turn = _read_turn(item)
         except RecursionError:
             turn = Turn("user", "[nested too deep to be shown]")
-        if turn.role in ("assistant", "model"):
-            turns.clear()
-        else:
+        if turn.text or turn.role not in _OF_MODEL:
             turns.append(turn)
     choices = request.get("n", 1)  # as the APIs do
     return Prompt(str(request.get("model") or ""), tuple(turns), choices if isinstance(choices, int) else None)
@@ -401,10 +404,11 @@ def _read_turn(item: Any) -> Turn:
         return Turn("user", _content_text(item))
     kind = str(item.get("type") or "message")
     if kind != "message":  # in Responses, calls of tools and their results are items beside the messages
-        result = kind.endswith("_output")
-        return Turn("tool" if result else "assistant", _content_text(item.get("output") if result else item))
+        return Turn("tool", _content_text(item.get("output"))) if kind.endswith("_output") else Turn("assistant", "")
     content = item.get("content")
     role = str(item.get("role") or "user")
+    if role in _OF_MODEL and isinstance(content, list):  # beside its text are calls of tools and reasoning
+        content = [part for part in content if not isinstance(part, dict) or isinstance(part.get("text"), str)]
     if isinstance(content, list) and content and all(_is_tool_result(part) for part in content):
         role = "tool"  # in Anthropic's messages, the user sends the results of tools
     return Turn(role, _content_text(content))
@@ -434,3 +438,45 @@ def _content_text(content: Any) -> str:
         if isinstance(content.get(key), (str, list)):
             return _content_text(content[key])
     return f"[{content.get('type') or 'something'}]"
+
+
+class NewTurns:
+    """Messages of prompts that are new since the last request of the same agent, for readers of a whole recording."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[str, Counter[Turn]] = defaultdict(Counter)
+        """How often one prompt of an agent has had a message, by the agent's path."""
+        self._instructions: set[str] = set()
+        self._answers: set[str] = set()
+
+    def take(self, agent_path: str, reading: Reading) -> tuple[Turn, ...]:
+        """Return the messages of the next request that are new, at least the last one that the model answers.
+
+        The beginning of an answer that the application has given is always there. Instructions are new once for all
+        agents. Answers that an earlier request got are left out, so that a message of the model is one that the
+        application has written for it.
+        """
+        turns, known, count = reading.prompt.turns, self._counts[agent_path], Counter[Turn]()
+        new = set()
+        for number, turn in enumerate(turns):
+            count[turn] += 1
+            if turn.role in _INSTRUCTIONS:
+                is_new = turn.text not in self._instructions
+                self._instructions.add(turn.text)
+            elif turn.role in _OF_MODEL:
+                is_new = count[turn] > known[turn] and turn.text.strip() not in self._answers
+            else:
+                is_new = count[turn] > known[turn]
+            if is_new:
+                new.add(number)
+        known |= count
+        if reading.outcome is not None:
+            self._answers.add(reading.outcome.content.strip())
+        asked = [
+            number for number, turn in enumerate(turns) if turn.role not in _OF_MODEL | _INSTRUCTIONS and turn.text
+        ]
+        if asked and new.isdisjoint(asked):
+            new.add(asked[-1])
+        if turns and turns[-1].role in _OF_MODEL:  # the beginning of the answer
+            new.add(len(turns) - 1)
+        return tuple(turns[number] for number in sorted(new))

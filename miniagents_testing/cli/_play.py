@@ -17,14 +17,14 @@ from rich.live import Live
 from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
-from miniagents_testing._reading import Reading, read_interaction
+from miniagents_testing._reading import NewTurns, Reading, read_interaction
 from miniagents_testing.cassette import load, timeline
 from miniagents_testing.cli._screen import Screen, make_safe, make_safe_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from miniagents_testing._reading import Piece
+    from miniagents_testing._reading import Piece, Turn
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
 
@@ -101,11 +101,13 @@ class Player:
         self._clock = clock
         self._sleep = sleep
         self._clock_at_start = 0.0  # moment 0 of the recording, on the clock
-        self._shown_prompts: set[str] = set()
 
     def play(self, interactions: Sequence[Interaction]) -> None:
         """Play the interactions of a recording. Those that overlap in time are played together."""
         streams = [_Stream.from_interaction(number, each) for number, each in enumerate(interactions, 1)]
+        new = NewTurns()
+        for stream in sorted(streams, key=lambda stream: stream.start):
+            stream.asked = new.take(stream.interaction.agent_path, stream.reading)
         last_end: float | None = None
         for group in _group_overlapping(streams):
             start = group[0].start
@@ -123,7 +125,7 @@ class Player:
     def _play_single(self, stream: _Stream, mark: str) -> None:
         """Print a stream below the text before, each piece at its time."""
         write = self._write
-        write(_format_prompt(stream.reading, mark, self._shown_prompts))
+        write(_format_prompt(stream.asked, mark))
         write(_heading(stream, mark))
         for moment, pieces in zip(stream.arrivals, stream.reading.chunks, strict=True):
             self._sleep_until(moment)
@@ -158,7 +160,7 @@ class Player:
         parts = []
         for stream in running:
             head = Text().append(f"#{stream.number} ", stream.label.style).append_text(stream.label).append("  ")
-            asked = " · ".join(turn.text for turn in stream.reading.prompt.turns)
+            asked = " · ".join(turn.text for turn in stream.asked)
             head.append(make_safe_line(asked, max(1, width - len(head) - 1)), "dim")
             shown = stream.text[-width * height :].append("▌", stream.colour)
             parts += [head, *shown.wrap(self._screen, width, no_wrap=False)[-height:], Text()]
@@ -167,7 +169,7 @@ class Player:
     def _render_ended(self, stream: _Stream) -> Text:
         """Return the whole text of a stream that has ended: prompt, heading, answer and ending."""
         mark = f"#{stream.number} "
-        text = _format_prompt(stream.reading, mark, self._shown_prompts)
+        text = _format_prompt(stream.asked, mark)
         text.append_text(_heading(stream, mark))
         return text.append_text(stream.text).append_text(stream.last_line()).append("\n")
 
@@ -264,6 +266,8 @@ class _Stream:
     arrivals: tuple[float, ...]
     """Arrival times of the chunks."""
     end: float
+    asked: tuple[Turn, ...] = ()
+    """Messages of the prompt that are shown."""
     transcript: _Transcript = field(default_factory=_Transcript)
     text: Text = field(default_factory=Text)
     """The text of the answer that was shown up to now."""
@@ -292,17 +296,16 @@ class _Stream:
         return self.transcript.end(self.interaction, self.reading, self.end - self.start)
 
 
-def _format_prompt(reading: Reading, mark: str, known: set[str]) -> Text:
-    """Return the turns of a prompt, one line each. Leave out the system prompts in `known`, and add new ones to it."""
+def _format_prompt(turns: Sequence[Turn], mark: str) -> Text:
+    """Return the messages of a prompt with their roles. Messages of the model were given by the application."""
     text = Text()
-    for turn in reading.prompt.turns:
-        if turn.role in ("system", "developer"):
-            if turn.text in known:
-                continue
-            known.add(turn.text)
-        text_shown = turn.text if len(turn.text) <= _MAX_PROMPT_CHARS else f"… {turn.text[-_MAX_PROMPT_CHARS:]}"
-        text.append(f"{mark}{make_safe_line(turn.role).upper()}: ", "bold green")
-        text.append_text(make_safe(text_shown)).append("\n")
+    for turn in turns:
+        shown = turn.text
+        if len(shown) > _MAX_PROMPT_CHARS:  # the end has the question; it begins with a whole word
+            shown = f"… {shown[-_MAX_PROMPT_CHARS:].partition(' ')[2] or shown[-_MAX_PROMPT_CHARS:]}"
+        role = make_safe_line(turn.role).upper()
+        given = " (given)" if turn.role in ("assistant", "model") else ""
+        text.append(f"{mark}{role}{given}: ", "bold green").append_text(make_safe(shown)).append("\n")
     return text
 
 

@@ -267,7 +267,7 @@ def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
                     {"role": "tool", "content": "two"},
                 ]
             },
-            [("tool", "one"), ("tool", "two")],
+            [("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho"), ("tool", "one"), ("tool", "two")],
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url"}]}]},
@@ -286,7 +286,16 @@ def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
                     {"type": "function_call_output", "output": "5"},
                 ]
             },
-            [("tool", "5")],
+            [("user", "Hi"), ("tool", "5")],
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "thinking"}, {"type": "text", "text": "Once"}]},
+                    {"role": "assistant", "content": [{"type": "tool_use", "name": "look"}]},
+                ]
+            },
+            [("assistant", "Once")],
         ),
         (
             {"system": [{"type": "text", "text": "Be kind."}], "messages": [{"role": "user", "content": "Hi"}]},
@@ -299,9 +308,16 @@ def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
         (5, []),
     ],
 )
-def test_prompt_has_the_turns_after_the_last_answer(request_body: Any, turns: list[tuple[str, str]]) -> None:
-    """`read_prompt` returns all messages after the model's last one, in the request forms of all APIs."""
+def test_prompt_has_all_messages_with_a_text(request_body: Any, turns: list[tuple[str, str]]) -> None:
+    """`read_prompt` returns the messages in the request forms of all APIs, those of the model if they have a text."""
     assert read_prompt(json.dumps(request_body).encode()).turns == tuple(Turn(*turn) for turn in turns)
+
+
+def test_last_message_of_a_prompt_is_the_one_that_the_model_answers() -> None:
+    """The last message is the user's, also before a prefilled answer; without one it is the model's."""
+    user, given = {"role": "user", "content": "A poem"}, {"role": "assistant", "content": "Once upon"}
+    assert read_prompt(json.dumps({"messages": [user, given]}).encode()).last == Turn("user", "A poem")
+    assert read_prompt(json.dumps({"messages": [given]}).encode()).last == Turn("assistant", "Once upon")
 
 
 def test_prompt_is_empty_when_the_body_is_not_json() -> None:

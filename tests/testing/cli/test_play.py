@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -146,6 +147,37 @@ def test_play_shows_a_repeated_system_prompt_once(run: Callable[..., CommandResu
     turns = [kit.interaction(asked, kit.answer("Ho"), system="Be kind.") for asked in ("Hi", "Hey")]
     save(tmp_path / "c.yaml", turns)
     assert run("play", tmp_path / "c.yaml").out.count("Be kind.") == 1
+
+
+def test_play_shows_what_is_new_since_the_last_request_of_an_agent(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """`play` prints messages that the agent has not sent before, at least the last one, and prefilled answers."""
+    user, ho, more = (
+        {"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Ho"), ("user", "More"))
+    )
+    edited, given = {"role": "assistant", "content": "He"}, {"role": "assistant", "content": "Once upon"}
+    prompts = [[user], [user, ho, more], [user, ho, more], [user, edited, more, given], [user, given], [user, ho, user]]
+    asked = [
+        kit.interaction(
+            "",
+            kit.answer("Ho", gap=0.0, headers_ms=0.0),
+            started=number,
+            agent=f"A/M#{number}",
+            request_body=json.dumps({"model": "m", "messages": prompt}).encode(),
+        )
+        for number, prompt in enumerate(prompts, 1)
+    ]
+    save(tmp_path / "c.yaml", asked)
+    assert run("play", tmp_path / "c.yaml").out.replace("A/M: Ho\n[stop]\n", "--\n").split("\n\n") == [
+        "USER: Hi\n--",
+        "USER: More\n--",
+        "USER: More\n--",
+        "ASSISTANT (given): He\nUSER: More\nASSISTANT (given): Once upon\n--",
+        "USER: Hi\nASSISTANT (given): Once upon\n--",
+        "USER: Hi\n--",
+        "",
+    ]
 
 
 class _Terminal(StringIO):
