@@ -8,6 +8,7 @@ from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.errors import MissingExtraError, install_line
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents.ext.mcp import mcp_tools
 from miniagents.ext.sql import SQLChatHistory
 
 
@@ -30,15 +31,21 @@ async def amain() -> None:
     try:
         SQLChatHistory("sqlite://", chat_id="chat")
     except MissingExtraError as error:
-        assert "pip install 'miniagents[sql]'" in str(error), error
+        assert install_line("sql") in str(error), error
     else:
         raise AssertionError("a history in SQL was made without SQLAlchemy")
+    try:
+        await mcp_tools("there is no client without the package")
+    except MissingExtraError as error:
+        assert install_line("mcp") in str(error), error
+    else:
+        raise AssertionError("tools of a server came without mcp")
 
 
 if __name__ == "__main__":
     installed = [
         name
-        for name in ("openai", "anthropic", "prompt_toolkit", "pytest", "sqlalchemy")
+        for name in ("openai", "anthropic", "mcp", "prompt_toolkit", "pytest", "sqlalchemy")
         if importlib.util.find_spec(name)
     ]
     assert not installed, f"this environment is for running without {installed}"

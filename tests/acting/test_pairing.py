@@ -195,6 +195,41 @@ def test_call_that_is_a_part_and_a_field_is_one_call(api: str) -> None:
     assert pairs(api, prompt_of(api, [UserMessage("q"), answer, result("a", "done")])) == [("a", None), ("a", "done")]
 
 
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("url", ["data:image/png;base64,iVBO", "https://example.com/cat.png"])
+def test_image_of_a_result_has_the_form_of_the_api(api: str, url: str) -> None:
+    """An image in the form of any API goes to each API in its own form; a chat has it in a message of the user."""
+    is_data = url.startswith("data:")
+    source = {"type": "base64", "media_type": "image/png", "data": "iVBO"} if is_data else {"type": "url", "url": url}
+    forms: dict[str, dict[str, Any]] = {
+        "chat": {"type": "image_url", "image_url": {"url": url}},
+        "responses": {"type": "input_image", "image_url": url},
+        "messages": {"type": "image", "source": source},
+    }
+    for form in forms.values():
+        results = [result("a", "first"), ToolMessage(["A cat:", form], tool_call_id="b")]
+        prompt = prompt_of(api, [UserMessage("q"), calling("a", "b"), *results, UserMessage("And?")])
+        check_prompt(api, prompt)
+        assert str(forms[api]) in str(prompt)
+        assert str(prompt).count(url.rpartition(",")[2]) == 1
+        if api == "chat":
+            assert [message["role"] for message in prompt] == ["user", "assistant", "tool", "tool", "user", "user"]
+            assert [part["type"] for part in prompt[3]["content"]] == ["text", "text"]
+            assert prompt[4]["content"] == [{"type": "text", "text": "[images of the result b]"}, forms["chat"]]
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_part_of_a_result_in_the_own_form_of_the_api_is_unchanged(api: str) -> None:
+    """A part in the API's own form keeps its other fields, and a part of another kind is sent as it is."""
+    forms: dict[str, dict[str, Any]] = {
+        "responses": {"type": "input_image", "image_url": "https://example.com/cat.png", "detail": "low"},
+        "messages": {"type": "image", "source": {"type": "file", "file_id": "f"}, "cache_control": {"type": "x"}},
+    }
+    own = forms.get(api, {"type": "file", "file": {"file_id": "f"}})
+    answer = ToolMessage([own], tool_call_id="a")
+    assert str(own) in str(prompt_of(api, [UserMessage("q"), calling("a"), answer]))
+
+
 async def test_result_of_an_earlier_request_is_sent_when_the_server_knows_its_call() -> None:
     """With `previous_response_id`, a result without its call goes out, because the server has the call."""
     for options, items in (({"previous_response_id": "r"}, 2), ({"extra_body": {"conversation": "c"}}, 2), ({}, 1)):

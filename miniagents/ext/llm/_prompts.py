@@ -17,7 +17,7 @@ from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surroga
 from miniagents.messages import Approval, AssistantMessage, ErrorMessage, Message, PendingApproval
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
 
 _SYSTEM_ROLES = ("system", "developer")
@@ -222,13 +222,43 @@ def _result_of_block(block: Mapping[str, Any], id_: str | None) -> ToolResult:
     return ToolResult(_first_id(block, *_RESULT_IDS) or id_, "" if content is None else to_plain(content), more)
 
 
-def _result_content(content: Any, text_type: str = "text") -> Any:
-    """Return the content of a result: a string, or parts in which texts have the type that the API expects."""
+def _result_content(content: Any, write_image: Callable[[str], dict[str, Any]], text_type: str = "text") -> Any:
+    """Return the content of a result: a string, or parts in which texts and images have the form of the API.
+
+    Args:
+        content: the content of a `ToolResult`.
+        write_image: function that returns an image as a part; see `_image_url`.
+        text_type: the type of parts that are texts.
+    """
     if not isinstance(content, list):
         return content if isinstance(content, str) else json_text(content)
-    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
-    texts = ("text", "input_text", "output_text")
-    return [{**part, "type": text_type} if part.get("type") in texts else part for part in parts]
+    return [_result_part(part, write_image, text_type) for part in content]
+
+
+def _result_part(part: Any, write_image: Callable[[str], dict[str, Any]], text_type: str) -> Any:
+    """Return a part of a result in the form of the API; a part that is neither a text nor an image is unchanged."""
+    if isinstance(part, str):
+        return {"type": text_type, "text": part}
+    if part.get("type") in ("text", "input_text", "output_text"):
+        return {**part, "type": text_type}
+    url = _image_url(part)
+    if url is None:
+        return part
+    written = write_image(url)
+    return part if part.get("type") == written["type"] else written
+
+
+def _image_url(part: Mapping[str, Any]) -> str | None:
+    """Return the URL of an image in any API's form, a data URL if it has the bytes; None for all else."""
+    image = part.get("image_url")
+    if part.get("type") == "image_url" and isinstance(image, Mapping):
+        image = image.get("url")
+    source = part.get("source")
+    if part.get("type") == "image" and isinstance(source, Mapping):
+        image = source.get("url")
+        if source.get("type") == "base64":
+            image = f"data:{source.get('media_type')};base64,{source.get('data')}"
+    return image if isinstance(image, str) else None
 
 
 # --- chat completions
@@ -243,13 +273,41 @@ def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str 
         origin: the API and the host of the request; answers from there get back the fields of their `echo`.
     """
     prompt = [] if system is None else [{"role": "system", "content": to_plain(system)}]
-    return prompt + [_chat_message(item, origin) for item in _paired(messages, PairingRules())]
+    images: list[dict[str, Any]] = []
+    for item in _paired(messages, PairingRules()):
+        if images and not isinstance(item, ToolResult):
+            prompt.append({"role": "user", "content": images})
+            images = []
+        prompt.append(_chat_message(item, origin))
+        if isinstance(item, ToolResult) and isinstance(item.content, list):
+            images += _take_images(prompt[-1])
+    return [*prompt, {"role": "user", "content": images}] if images else prompt
+
+
+def _take_images(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Take the images out of the message of a result, which may have texts only; return them for a user's message."""
+    images = [part for part in result["content"] if part.get("type") == "image_url"]
+    if not images:
+        return []
+    note = {"type": "text", "text": "[images: see the message after the results]"}
+    result["content"] = [part for part in result["content"] if part not in images] + [note]
+    return [{"type": "text", "text": f"[images of the result {result.get('tool_call_id')}]"}, *images]
+
+
+def _chat_image(url: str) -> dict[str, Any]:
+    """Return an image as a part of a chat completion."""
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _chat_message(item: Message | ToolResult, origin: str | None) -> dict[str, Any]:
     """Convert a message or a result into a message of a chat completion."""
     if isinstance(item, ToolResult):
-        result = {"role": "tool", "content": _result_content(item.content), "tool_call_id": item.id, **item.more}
+        result = {
+            "role": "tool",
+            "content": _result_content(item.content, _chat_image),
+            "tool_call_id": item.id,
+            **item.more,
+        }
         return {key: value for key, value in result.items() if value is not None and key in _CHAT_RESULT}
     role = item.role or "user"
     if role != "assistant":
@@ -312,11 +370,17 @@ def responses_prompt(
     for item in _paired(messages, PairingRules(keeps_unknown_results=continued, clean_id=responses_id)):
         if isinstance(item, ToolResult):
             kind = "custom_tool_call_output" if item.id in custom else "function_call_output"
-            items.append({"type": kind, "call_id": item.id, "output": _result_content(item.content, "input_text")})
+            output = _result_content(item.content, _responses_image, "input_text")
+            items.append({"type": kind, "call_id": item.id, "output": output})
         else:
             custom.update(call.id for call in _tool_calls(item) if call.type == "custom")
             items += _response_items(item, stored, origin)
     return items
+
+
+def _responses_image(url: str) -> dict[str, Any]:
+    """Return an image as a part of an item of the Responses API."""
+    return {"type": "input_image", "image_url": url}
 
 
 def _response_items(message: Message, stored: bool, origin: str | None) -> list[dict[str, Any]]:
@@ -417,7 +481,7 @@ def _turn_content(item: Message | ToolResult) -> Any:
     """Return the content of a message or a result for Anthropic's API; an unedited answer gives its own blocks."""
     if isinstance(item, ToolResult):
         more = {key: value for key, value in item.more.items() if key != "name"}
-        content = _without_blank_texts(_result_content(item.content)) or ""
+        content = _without_blank_texts(_result_content(item.content, _messages_image)) or ""
         return [{"type": "tool_result", "tool_use_id": item.id, "content": content, **more}]
     if item.role != "assistant":
         return _without_blank_texts(_content(item))
@@ -437,6 +501,14 @@ def _turn_content(item: Message | ToolResult) -> Any:
         for call in calls
     ]
     return _as_blocks(content) + uses
+
+
+def _messages_image(url: str) -> dict[str, Any]:
+    """Return an image as a block of Anthropic's API."""
+    kind, is_base64, data = url.removeprefix("data:").partition(";base64,")
+    if url.startswith("data:") and is_base64:
+        return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}
+    return {"type": "image", "source": {"type": "url", "url": url}}
 
 
 def _block_to_send(block: dict[str, Any]) -> dict[str, Any]:

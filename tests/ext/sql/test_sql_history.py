@@ -326,7 +326,7 @@ def test_history_names_the_extra_that_is_missing(
         monkeypatch.delattr("miniagents.ext._sql_store", raising=False)
     with pytest.raises(MissingExtraError, match=re.escape(f"{package!r} is not installed")) as raised:
         SQLChatHistory(url, chat_id="chat")
-    assert f"pip install 'miniagents[{extra}]'" in str(raised.value)
+    assert install_line(extra) in str(raised.value)
 
 
 # --- errors and cancellations
