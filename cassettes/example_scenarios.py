@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from miniagents import ToolCall
+from miniagents_testing import Step
 from scenarios import Clients, paced, recorded_as
 
 if TYPE_CHECKING:
-    from miniagents_testing import Step
     from miniagents_testing._script import Call
 
 __all__ = ["EXAMPLES"]
@@ -96,6 +97,32 @@ async def markdown_history(clients: Clients) -> None:
     """Run two chats, the second with the first in its prompt."""
     with tempfile.TemporaryDirectory() as folder:
         await _main_of("markdown_history")(clients.openai, Path(folder) / "chat.md")
+
+
+_NOTES = {
+    "food": "Their food is in the air: insects and spiders, and even the rain that they drink.",
+    "wings": "Long, narrow wings save energy at speed, and the legs are too short for the ground.",
+    "sleep": "They sleep on the wing, 2,500 metres up, with one half of the brain at a time.",
+    "nest": "Only a nest brings them down: a hole high up in a wall, from which they drop into flight.",
+}
+
+
+def _research(call: Call) -> Any:
+    """Choose the answer by the agent that is asked: researchers look up their topic and note it, a critic judges."""
+    if call.output_schema is not None:
+        missing = [] if "nest" in str(call.messages) else ["nest"]
+        return Step.of_output({"missing": missing}, first_wait=0.3, gap=0.04)(call)
+    topic = next(str(each) for each in reversed(call.messages) if each.role == "user").removeprefix("Topic: ")
+    if not call.tool_results:
+        arguments = f'{{"words": "swift {topic}"}}'  # an id of its own, because parallel requests come in any order
+        return paced(tool_calls=[ToolCall(id=f"call_{topic}", name="look_up", arguments=arguments)])
+    return paced(_NOTES[topic], first_wait=0.2)
+
+
+@recorded_as("openai/research", _research)
+async def research(clients: Clients) -> None:
+    """Run three parallel researchers with tools and a critic with an output, in two rounds."""
+    await _main_of("research")(clients.openai)
 
 
 _FIRST_ROUND = {

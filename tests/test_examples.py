@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -107,6 +108,27 @@ def test_markdown_history_continues_in_a_second_chat(play: Callable[..., Shown],
     said = ["My cat is called Häppchen.", "What a name!", "What is my cat called?", 'cat = "Häppchen"']
     positions = [text.index(line) for line in said]
     assert positions == sorted(positions)
+
+
+def test_research_ends_when_nothing_is_missing(play: Callable[..., Shown]) -> None:
+    """In the example, notes come in the order of the topics, and a second round has what the critic missed."""
+    lines = play("research").text.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["Their", "Long,", "They"]
+    assert (lines[3], lines[5]) == ("[missing: nest]", "[missing: nothing]")
+    assert lines[6].startswith("10 requests, ")
+
+
+async def test_research_by_hand_sends_the_same_requests_and_prints_the_same(
+    play: Callable[..., Shown], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example written on the SDK alone plays the same cassette to its end, and prints the same text."""
+    by_hand = runpy.run_path(str(ROOT / "benchmarks" / "by_hand" / "research.py"))
+    shown = Shown()
+    with monkeypatch.context() as patch, use_cassette(by_hand["CASSETTE"]):
+        patch.setattr(sys, "stdout", shown)
+        async with AsyncOpenAI(api_key="none") as client:
+            await by_hand["amain"](client)
+    assert shown.text == (await asyncio.to_thread(play, "research")).text
 
 
 def test_panel_prints_sentences_and_the_moderator_last(play: Callable[..., Shown]) -> None:
