@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import Field
 from typing_extensions import TypeVar
@@ -19,7 +19,7 @@ from miniagents._promising.frozen import Frozen, children_first, freeze_fields, 
 from miniagents._promising.mistakes import Spelling
 from miniagents._promising.streamed import KEPT_ELSEWHERE, Reader, StreamCell, StreamedPromise
 from miniagents._promising.values import IN_PLACE, Form
-from miniagents.errors import MiniAgentsError, OutputInvalidError
+from miniagents.errors import MiniAgentsError
 from miniagents.messages._events import (
     STORED_EVENTS,
     MessageEvent,
@@ -27,7 +27,7 @@ from miniagents.messages._events import (
     read_events,
     read_partial_json,
 )
-from miniagents.messages._parsing import OutputType, output_type
+from miniagents.messages._parsing import O_co, OutputOf, OutputType, output_type
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-O_co = TypeVar("O_co", covariant=True, default=Any)
-"""The type of an output."""
 
 
 class Message(Frozen):
@@ -129,7 +127,7 @@ class Message(Frozen):
             OutputInvalidError: the text is no JSON of this type; `partial` is this message.
             TypeError: pydantic does not know the type.
         """
-        value: T = _read_value(self, output_type(type_))
+        value: T = output_type(type_).read_message(self)
         return value
 
     def sub_messages(self) -> Iterator[Message]:
@@ -152,15 +150,6 @@ class Message(Frozen):
         nested = bool(nested_frozen(self))
         form = _BY_REFERENCE if nested else IN_PLACE  # the latter is faster: it does not look for messages
         return cast("dict[str, Any]", form.json(_fields_with_class(self), flat=not nested))
-
-
-def _read_value(message: Message, type_: OutputType) -> Any:
-    """Return the value of a message's text; raise `OutputInvalidError` with the message as its `partial`."""
-    try:
-        return type_.read("" if message.content is None and message.role == "assistant" else str(message))
-    except OutputInvalidError as error:
-        error.partial = message
-        raise
 
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
@@ -302,7 +291,7 @@ class SystemMessage(Message):
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
 
-class AssistantMessage(Message, Generic[O_co]):
+class AssistantMessage(Message, OutputOf[O_co]):
     """An answer of a model: its text, its other parts, and how it ended. Other fields of the provider are extra.
 
     The class parameter is for type checkers: the type of `parsed`. `AssistantMessage[int]` is the class itself.
@@ -352,17 +341,15 @@ class AssistantMessage(Message, Generic[O_co]):
             OutputInvalidError: the text is no valid output, as that of `OutputInvalidError.partial`.
         """
         type_ = getattr(self, "_output_type", None)
-        return None if type_ is None else _read_value(self, type_)  # type: ignore[return-value]  # its type says None
+        return None if type_ is None else type_.read_message(self)  # type: ignore[return-value]  # its type says None
 
     if TYPE_CHECKING:
 
         def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
     else:
-
-        def __class_getitem__(cls, type_: Any) -> Any:
-            """Return the class itself: pydantic would make another one, with another name in hashes and dumps."""
-            return cls
+        # Pydantic's own would make another class, with another name in hashes and dumps.
+        __class_getitem__ = OutputOf.__dict__["__class_getitem__"]
 
 
 class ToolMessage(Message):

@@ -1,7 +1,7 @@
 """Types of outputs: the value that the text of a message stands for, as JSON of a type that pydantic knows.
 
 A model's output is always a JSON object. A type of other values, such as `list[int]`, is put around with
-`{"value": ...}`, and read with or without it. Independent of models and of messages.
+`{"value": ...}`, and read with or without it. Independent of models.
 """
 
 from __future__ import annotations
@@ -10,13 +10,36 @@ import inspect
 import types
 import typing
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, TypeVar
 
 from miniagents.errors import OutputInvalidError
+
+if TYPE_CHECKING:
+    from miniagents.messages._message import Message
+
+O_co = TypeVar("O_co", covariant=True, default=Any)
+"""The type of an output."""
+
+if TYPE_CHECKING:
+
+    class OutputOf(Generic[O_co]):
+        """Class parameter of answers."""
+
+else:
+
+    class OutputOf:
+        """Class parameter of answers, which is for type checkers only."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, type_: Any) -> Any:
+            """Return the class itself."""
+            return cls
+
 
 _EXCERPT = 80
 """Characters of a text that is no JSON which the error quotes."""
@@ -77,6 +100,15 @@ class OutputType:
         except ValidationError as error:
             details = error.errors(include_url=False)
             raise OutputInvalidError(self._explain(text, details), errors=details) from error
+
+    def read_message(self, message: Message) -> Any:
+        """Return the value of a message's text; raise `OutputInvalidError` with the message as its `partial`."""
+        has_text = message.content is not None or message.role != "assistant"  # not the JSON of an answer's fields
+        try:
+            return self.read(str(message) if has_text else "")
+        except OutputInvalidError as error:
+            error.partial = message
+            raise
 
     def _validate(self, text: str) -> Any:
         """Return the value of a text, or raise pydantic's error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from typing_extensions import TypeVar
 
@@ -38,7 +38,7 @@ O_co = TypeVar("O_co", covariant=True, default=Any)
 __all__ = ["AnthropicMessage", "Retry", "create_anthropic_agent"]
 
 
-class AnthropicMessage(AssistantMessage[O_co], Generic[O_co]):
+class AnthropicMessage(AssistantMessage[O_co]):
     """Answer of an Anthropic model. Further fields of the API's response are fields of the message, under their names.
 
     `content_blocks` holds all blocks of the answer, including thinking with its signatures. A later prompt that

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from typing_extensions import TypeVar
 
@@ -40,7 +40,7 @@ O_co = TypeVar("O_co", covariant=True, default=Any)
 __all__ = ["OpenAIMessage", "Retry", "create_openai_agent"]
 
 
-class OpenAIMessage(AssistantMessage[O_co], Generic[O_co]):
+class OpenAIMessage(AssistantMessage[O_co]):
     """Answer of an OpenAI model. Further fields of the API's response are fields of the message, under their names.
 
     With the Responses API, `output` holds all items of the answer. A later prompt that contains the message sends these
