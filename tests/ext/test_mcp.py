@@ -7,6 +7,7 @@ import base64
 import importlib.util
 import json
 import os
+import re
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from prompt_rules import check_prompt
 
 from miniagents import InteractionContext, MiniAgents, PendingApproval, Tool, ToolMessage, miniagent
+from miniagents.errors import install_line
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.mcp import mcp_tools
@@ -380,7 +382,7 @@ async def test_client_must_be_open() -> None:
 async def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package mcp, the error says how to install it."""
     monkeypatch.setitem(sys.modules, "mcp", None)
-    with pytest.raises(ImportError, match=r"pip install 'miniagents\[mcp\]'"):
+    with pytest.raises(ImportError, match=re.escape(install_line("mcp"))):
         await mcp_tools("there is no client without the package")
 
 

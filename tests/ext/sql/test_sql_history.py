@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from miniagents import AssistantMessage, InteractionContext, Message, MiniAgents, SystemMessage, UserMessage, miniagent
-from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError, MissingExtraError
+from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError, MissingExtraError, install_line
 from miniagents.ext.sql import SQLChatHistory, aload_messages, persist_to
 from miniagents_testing import strategies
 from miniagents_testing.checks.conformance import HistoryConformance

@@ -376,19 +376,13 @@ def cell(column: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+def client(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     """Make a client, or skip the test where its library is not installed."""
     made: Client = request.param()
     pytest.importorskip(made.module)
     made.prepare(tmp_path, monkeypatch)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def _collected() -> Iterator[None]:
-    """Let sockets that a library leaves open be closed within its test, where warnings are ignored."""
-    yield
-    gc.collect()
+    yield made
+    gc.collect()  # sockets that a library leaves open are closed within its test, where warnings are ignored
 
 
 @pytest.fixture
