@@ -132,18 +132,14 @@ async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) ->
             answer.cancel()
             calls.cancel()
             raise
-        if message is None or results is None:
+        if message is None or results is None or not (calls.are_own or calls.are_foreign):
             return
-        if not calls.are_own:
-            if calls.are_foreign:
-                settings.require_output(_FOREIGN, message)
-            return
-        if number > settings.max_rounds:
+        if number > settings.max_rounds and calls.are_own:
             raise _too_many_rounds(ctx, settings, message)
         if conversation is None:
             conversation = [*await ctx.message_promises]
         conversation.append(message)
-        if not await _go_on(ctx, calls, results, conversation, message, settings):
+        if not await _go_on(ctx, calls, results, conversation, message):
             return
 
 
@@ -158,33 +154,28 @@ async def _resume(
     except BaseException:
         calls.cancel()
         raise
-    return results is not None and await _go_on(ctx, calls, results, conversation, waiting.answer, settings)
+    return results is not None and await _go_on(ctx, calls, results, conversation, waiting.answer)
 
 
 async def _go_on(
-    ctx: InteractionContext,
-    calls: _Calls,
-    results: list[Message],
-    conversation: list[Message],
-    answer: Message,
-    settings: LoopSettings,
+    ctx: InteractionContext, calls: _Calls, results: list[Message], conversation: list[Message], answer: Message
 ) -> bool:
     """Add the results of an answer's calls to the conversation; return True if the model is to be asked again.
 
     It is not asked after a handoff, which is carried out here, and if the caller has calls to answer.
 
     Raises:
-        OutputInvalidError: an output was asked for, and the loop ends here.
+        OutputInvalidError: an output was asked for, and the model is not asked again.
     """
     conversation += results
     if calls.handoff is not None:
         last = await _hand_over(ctx, conversation, *calls.handoff)
         end = None if last is None else await _end_of(last)
         if last is None or end is not None:
-            settings.require_output("the conversation was handed over", end)
+            calls.settings.require_output("the conversation was handed over", end)
         return False
     if calls.are_foreign:
-        settings.require_output(_FOREIGN, answer)
+        calls.settings.require_output(_FOREIGN, answer)
     return not calls.are_foreign
 
 
@@ -207,7 +198,7 @@ class _Calls:
         self.are_foreign = False
         """True if a call is for the caller, because its tool was given as a dict."""
         self._ctx = ctx
-        self._settings = settings
+        self.settings = settings
         self._run = run
         self._seen = 0
         self._results: list[MessagePromise | MessageSequencePromise] = []
@@ -225,7 +216,7 @@ class _Calls:
             return
         for call in calls[self._seen :]:
             self._seen += 1
-            if call.name in self._settings.toolset.foreign_names:
+            if call.name in self.settings.toolset.foreign_names:
                 self.are_foreign = True
                 continue
             self.are_own = True
@@ -240,7 +231,7 @@ class _Calls:
         answered = {getattr(message, "tool_call_id", None) for message in waiting.later}
         decisions = dict(waiting.decisions)
         for call in waiting.answer.tool_calls:
-            if call.name in self._settings.toolset.foreign_names:
+            if call.name in self.settings.toolset.foreign_names:
                 self.are_foreign = self.are_foreign or call.id not in answered
                 continue
             prepared = self._prepare(call, None)
@@ -254,6 +245,9 @@ class _Calls:
 
         Args:
             asks: True if approvers may be asked now; False because the answer has failed.
+
+        Raises:
+            OutputInvalidError: an output was asked for, and a call waits for its approval.
         """
         self._may_ask = asks
         self._answer_ended.set()
@@ -266,12 +260,14 @@ class _Calls:
                 result.cancel()  # a question that is still open, while the loop ends by an error
             results += [await _end_of(promise) async for promise in result]
         questions = [PendingApproval.of(call) for call in self.pending]
-        for question in questions:
-            self._ctx.reply(question)
-        if questions:
-            self._settings.require_output("a call waits for its approval", questions[-1])
+        self._ctx.reply(questions)
         answered = [result for result in results if result is not None]
-        return None if self.pending or len(answered) < len(results) else answered
+        if len(answered) < len(results):
+            return None
+        if questions:
+            self.settings.require_output("a call waits for its approval", questions[-1])
+            return None
+        return answered
 
     def cancel(self) -> None:
         """Stop all calls, and the agents that are asked about them."""
@@ -321,7 +317,7 @@ class _Calls:
 
     def _prepare(self, call: ToolCall, finish_reason: str | None) -> _Prepared:
         """Return the tool and the arguments of a call, or the error if the call cannot run; note a handoff."""
-        tools = self._settings.toolset.by_name
+        tools = self.settings.toolset.by_name
         tool = tools.get(call.name or "")
         if finish_reason == "length":
             return ToolError(_CUT)
@@ -366,14 +362,14 @@ class _Calls:
             failure: Exception = error
             text = str(error)
         except Exception as error:
-            if not self._settings.tells_errors:
+            if not self.settings.tells_errors:
                 raise
             failure = error
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
         else:
             del fields["interrupted"]
             return
-        text = self._settings.redact(text)
+        text = self.settings.redact(text)
         level = logging.INFO if isinstance(failure, _RefusedError) else logging.WARNING
         logger.log(level, "%s: tool %s: %s", self._ctx, call.name, text)
         logger.debug("%s: tool %s failed", self._ctx, call.name, exc_info=failure)
