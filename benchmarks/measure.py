@@ -30,7 +30,7 @@ __all__ = ["Curve", "Plan", "Row", "Side", "Spread", "Table", "circumstances", "
 Side = Callable[[], Awaitable[object]]
 """One round of work of one side."""
 
-_PACKAGES = ("miniagents", "pydantic", "openai", "anthropic", "httpx2", "vcrpy")
+_PACKAGES = ("miniagents", "pydantic", "openai", "anthropic", "httpx2", "vcrpy", "sqlalchemy")
 
 
 @dataclass(frozen=True)
