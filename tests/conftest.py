@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -26,7 +27,7 @@ T = TypeVar("T")
 EFFORT = os.environ.get("MINIAGENTS_TEST_EFFORT") or "default"
 
 # What properties try; those in `tests/properties` take the effort for their profile, all others the default.
-for _profile, _max_examples in {"default": 100, "ci": 1_000, "nightly": 50_000}.items():
+for _profile, _max_examples in {"default": 50, "ci": 1_000, "nightly": 50_000}.items():
     # How fast an example runs says how busy the machine is, not whether a law holds.
     settings.register_profile(
         _profile, max_examples=_max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -39,6 +40,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that writes `public_names.txt` anew."""
     parser.addoption("--update-public-names", action="store_true", help="write tests/public_names.txt from the code")
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded by now out of garbage collection, which would go through it hundreds of times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

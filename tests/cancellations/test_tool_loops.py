@@ -151,7 +151,7 @@ def test_loop_forgets_no_effect_when_cancelled_at_any_step(kind: str, victim: st
     async def scenario(trial: Trial) -> None:
         await _run_loop(trial, kind, victim, InMemoryChatHistory())
 
-    sample = effort(25, ci=100, nightly=None)
+    sample = effort(8, ci=100, nightly=None)
     assert cancel_at_every_step(scenario, seeds=[None, 1, 2, 3], sample=sample) > 10
 
 
@@ -162,7 +162,7 @@ def test_agents_in_tools_end_when_their_loop_is_cancelled_at_any_step(victim: st
     async def scenario(trial: Trial) -> None:
         await _run_loop(trial, "chat", victim, InMemoryChatHistory(), by_agent=True)
 
-    assert cancel_at_every_step(scenario, seeds=[None, 1, 2, 3], sample=effort(25, ci=100, nightly=None)) > 10
+    assert cancel_at_every_step(scenario, seeds=[None, 1, 2, 3], sample=effort(8, ci=100, nightly=None)) > 10
 
 
 @pytest.mark.parametrize("victim", ["replies", "storing", "run"])
@@ -175,4 +175,4 @@ def test_markdown_history_forgets_no_effect_when_cancelled_at_any_step(
     async def scenario(trial: Trial) -> None:
         await _run_loop(trial, "scripted", victim, ChatHistoryMD(tmp_path / f"{next(numbers)}.md"))
 
-    assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(25, ci=100, nightly=None)) > 10
+    assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(8, ci=100, nightly=None)) > 10

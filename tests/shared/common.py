@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,27 @@ from miniagents.messages import Message, MessagePromise
 from miniagents.miniagents import InteractionContext, miniagent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from miniagents.messages import MessageSequencePromise, MessageType
 
-__all__ = ["Boom", "QuietHistory", "echo", "failing", "smallest_growth", "steps", "streamed", "texts"]
+__all__ = [
+    "Boom",
+    "QuietHistory",
+    "echo",
+    "failing",
+    "share_of_corpus",
+    "smallest_growth",
+    "steps",
+    "streamed",
+    "texts",
+]
+
+
+def share_of_corpus(paths: Sequence[Path]) -> Sequence[Path]:
+    """Return the records of the corpus that this run tries: all, or each fifth at the default effort."""
+    return paths if os.environ.get("MINIAGENTS_TEST_EFFORT", "default") in ("ci", "nightly") else paths[::5]
 
 
 class Boom(Exception):  # noqa: N818 - a short name

@@ -25,6 +25,8 @@ from miniagents_testing.cassette._secrets import Leak, Redaction, scan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.conftest import Effort
+
 KEY = "sk-proj-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
 URI = "https://api.openai.com/v1/chat/completions"
 KNOWN = ["9f86d081884c7d659a2feaa0", "hunter2-hunter2", "Zq8-_/+=", KEY]
@@ -311,9 +313,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_search_takes_linear_time(unit: str) -> None:
-    """The search and `scrub` of 200 kB of a hostile repeated text end before the test times out."""
-    text = (unit * (200_000 // len(unit))).encode()
+def test_search_takes_linear_time(unit: str, effort: Effort) -> None:
+    """The search and `scrub` of a long, hostile, repeated text end before the test times out."""
+    text = (unit * (effort(50_000, ci=200_000, nightly=1_000_000) // len(unit))).encode()
     redaction = Redaction(KNOWN)
     for data in (text, b'data: {"a": "' + text):
         clean = redaction.scrub(_interaction(data, text))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from common import share_of_corpus
 
 from miniagents import errors
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
@@ -105,12 +106,13 @@ def _paths() -> list[Path] | None:
 
 
 def _parametrize_paths(wanted: Callable[[Path], bool]) -> pytest.MarkDecorator:
-    """Return a mark that runs a test for each wanted record, or skips it without a corpus."""
+    """Return a mark that runs a test for the wanted records, or skips it without a corpus; see `share_of_corpus`."""
     paths = _paths()
     if paths is None:
         mark = pytest.mark.skip(reason="MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
         return pytest.mark.parametrize("path", [pytest.param(None, marks=mark, id="no corpus")])
-    return pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in paths if wanted(path)])
+    chosen = share_of_corpus([path for path in paths if wanted(path)])
+    return pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in chosen])
 
 
 def _failed(path: Path) -> bool:

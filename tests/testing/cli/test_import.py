@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from common import share_of_corpus
 from vcr.request import Request
 from vcr.serialize import serialize
 from vcr.serializers import jsonserializer, yamlserializer
@@ -161,7 +162,7 @@ def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., Com
     if not corpus:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")
     bodies: dict[str, bytes] = {}
-    for path in sorted(Path(corpus).glob("*/*/*.json")):
+    for path in share_of_corpus(sorted(Path(corpus).glob("*/*/*.json"))):
         record = json.loads(path.read_text(encoding="utf-8"))
         bodies[record["id"]] = record["response"]["body_text"].encode()
         folder = tmp_path / "foreign" / record["provider"] / record["api"]
@@ -169,7 +170,7 @@ def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., Com
         request = {"uri": record["request"]["url"] or "https://x.test/", "body": record["request"]["body_text"] or ""}
         text = vcr_text(bodies[record["id"]], **request)
         (folder / f"{record['id']}.yaml").write_text(text, encoding="utf-8")
-    assert len(bodies) > 1000
+    assert len(bodies) > 200
     assert run("import", tmp_path / "foreign", "-o", tmp_path / "ours").code == 0
     found = {path.stem: load(path)[0].response.body for path in (tmp_path / "ours").rglob("*.yaml")}
     changed = [name for name, body in found.items() if body != bodies[name]]
