@@ -25,7 +25,7 @@ from miniagents.ext.llm._sessions.base import error_from_payload, repair_surroga
 from miniagents.ext.llm._streaming import ResponseBody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from miniagents.ext.llm._sessions import Outcome, Session
     from miniagents.ext.llm.sse import ServerSentEvent
@@ -438,6 +438,23 @@ def _content_text(content: Any) -> str:
         if isinstance(content.get(key), (str, list)):
             return _content_text(content[key])
     return f"[{content.get('type') or 'something'}]"
+
+
+def agent_names(paths: Sequence[str]) -> list[str]:
+    """Return a short name for each path of an agent, without what all paths begin with.
+
+    The last agent of a path asks the model for the one before it. Its name is left out, unless paths differ in it
+    alone.
+    """
+    parts = [path.split("/") for path in paths]
+    above = [each[:-1] or each for each in parts]
+    if len(set(map(tuple, above))) == len(set(paths)):
+        parts = above
+    named = [each for each in parts if each != [""]]
+    shared = 0
+    while named and all(len(each) > shared + 1 and each[shared] == named[0][shared] for each in named):
+        shared += 1
+    return ["/".join(each[shared:]) for each in parts]
 
 
 class NewTurns:

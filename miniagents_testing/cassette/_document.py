@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from miniagents.errors import LLMError
 from miniagents.ext.llm.sse import Inflater, encodings_in
 from miniagents_testing._streams import ResponseStream
+from miniagents_testing._words import counted
 from miniagents_testing.cassette import _chunkmap as chunkmap
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
 from miniagents_testing.cassette._headers import HOP_BY_HOP
@@ -170,8 +171,8 @@ def parse(text: str | bytes) -> dict[str, Any]:
     document, mismatches = parse_edited(text)
     if mismatches:
         raise CassetteFormatError(
-            f"{mismatches[0]}. The file is damaged or was edited: record it again, take back the edit, or keep it "
-            "with `python -m miniagents_testing edit --reseal`"
+            f"is damaged or was edited: {mismatches[0]}. Record it again, take back the edit, or keep it "
+            "with `miniagents-testing edit --reseal`"
         )
     return document
 
@@ -183,14 +184,25 @@ def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
         CassetteFormatError: the text is no cassette, or one of another format.
     """
     document = plain_data(text)
+    if document is None:
+        raise CassetteFormatError("is no cassette: it is empty")
+    if not isinstance(document, dict) or not isinstance(document.get("interactions"), list):
+        raise CassetteFormatError("is no cassette: it has no list of interactions")
+    if "version" not in document:  # it stands after all interactions
+        raise CassetteFormatError("is no cassette: its end is missing, so it was cut off")
+    if document["version"] != 1:
+        raise CassetteFormatError(f"has version {document['version']!r} of vcrpy's format; only 1 is known here")
     try:
-        if document["version"] != 1:  # it stands after all interactions: a file that was cut off lacks it
-            raise CassetteFormatError(f"version {document['version']!r} of vcrpy's format is not known here, only 1")
         return document, list(_mismatches(document["interactions"], document.get("miniagents")))
-    except CassetteFormatError:
-        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CassetteFormatError(f"not a cassette: {type(error).__name__}: {error}") from error
+        if isinstance(error, CassetteFormatError):
+            raise
+        raise CassetteFormatError(f"is no cassette: an interaction lacks {_what_is_missing(error)}") from error
+
+
+def _what_is_missing(error: Exception) -> str:
+    """Return the part of an interaction that an error of reading it is about."""
+    return f"the key {error}" if isinstance(error, KeyError) else f"its form ({error})"
 
 
 def with_checksum(entries: Sequence[_Entry], **more: Any) -> dict[str, Any]:
@@ -252,7 +264,7 @@ def interaction_of(entry: _Entry, where: str) -> Interaction:
     except CassetteFormatError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CassetteFormatError(f"{where}: not an interaction: {type(error).__name__}: {error}") from error
+        raise CassetteFormatError(f"{where}: it lacks {_what_is_missing(error)}") from error
 
 
 def _check_types(interaction: Interaction) -> Interaction:
@@ -355,15 +367,17 @@ def _mismatches(entries: list[_Entry], checksum: Any) -> Iterator[str]:
     ours = [(number, entry) for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
     if checksum is None:
         if ours:
-            yield f"its key `miniagents` is missing, but {len(ours)} interactions have a key `stream`"
+            have = counted(len(ours), "interaction has", "interactions have")
+            yield f"its key `miniagents` is missing, but {have} a key `stream`"
         return
     if checksum["v"] != _FORMAT:
-        raise CassetteFormatError(f"format {checksum['v']!r} is not known here, only {_FORMAT}")
+        raise CassetteFormatError(f"has checksums of format {checksum['v']!r}; only {_FORMAT} is known here")
     for number, entry in ours:
         if entry["response"]["stream"].get("digest") != _digest(entry):
             yield f"interaction {number} ({entry['request']['uri']}): its digest does not fit"
     if checksum != _checksum(entries):
-        yield f"its checksum is of {checksum['count']} interactions, and does not fit the {len(entries)} in the file"
+        known = counted(checksum["count"], "interaction")
+        yield f"its checksum is of {known}, and does not fit the {len(entries)} in the file"
 
 
 def _checksum(entries: Sequence[_Entry]) -> dict[str, Any]:

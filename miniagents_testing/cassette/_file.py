@@ -55,12 +55,12 @@ def read(path: str | os.PathLike[str], parse: Callable[[bytes], _T]) -> _T:
     """
     found = status_of(path)
     if found is not None and found.st_size > MOST_BYTES:
-        raise CassetteFormatError(f"{path}: not a cassette: {found.st_size} bytes long, more than {MOST_BYTES}")
+        raise CassetteFormatError(f"{path} is no cassette: it has {found.st_size:,} bytes, more than {MOST_BYTES:,}")
     content = Path(path).read_bytes()
     try:
         return parse(content)
     except CassetteFormatError as error:
-        raise CassetteFormatError(f"{path}: {error}") from error
+        raise CassetteFormatError(f"{path} {error}") from error
 
 
 def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
@@ -75,7 +75,7 @@ def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found.st_mode):
-        raise CassetteFormatError(f"{path}: not a cassette: not a regular file")
+        raise CassetteFormatError(f"{path} is no cassette: it is not a regular file")
     return found
 
 
@@ -151,7 +151,7 @@ def load_edited(path: str | os.PathLike[str]) -> tuple[list[Interaction], list[s
     if "miniagents" not in document and not any("stream" in entry["response"] for entry in entries):
         raise CassetteFormatError(
             f"{path}: another recorder made this file, so it has no checksum. Convert it with "
-            "`python -m miniagents_testing import`"
+            "`miniagents-testing import`"
         )
     interactions = []
     for number, entry in enumerate(entries, 1):

@@ -160,13 +160,30 @@ def plain_data(text: str | bytes) -> Any:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
         data = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
     except Exception as error:  # those of PyYAML, and of constructors, as KeyError for `!!bool x`
-        raise CassetteFormatError(f"not readable as YAML or JSON in UTF-8: {error}") from error
+        raise CassetteFormatError(f"is no cassette: {_reason(error, text)}") from error
     if not _is_in_proportion(data, _MOST_GROWTH * len(text)):
         raise CassetteFormatError(
-            f"not a cassette: its lists and mappings are more than {_MOST_LEVELS} levels deep, "
+            f"is no cassette: its lists and mappings are more than {_MOST_LEVELS} levels deep, "
             f"or aliases (`*name`) make it more than {_MOST_GROWTH} times as long as it is"
         )
     return data
+
+
+def _reason(error: Exception, text: str | bytes) -> str:
+    """Return the reason for which a text cannot be read, with the line if it is known."""
+    if isinstance(error, yaml.constructor.ConstructorError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1} is not YAML"
+    if isinstance(error, yaml.reader.ReaderError) and isinstance(error.position, int):
+        before = text[: error.position]
+        lines = before.count(b"\n") if isinstance(before, bytes) else before.count("\n")
+        return f"line {lines + 1} is not YAML"
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno} is not JSON"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
+    return f"a value in it cannot be read: {error}"
 
 
 class _Loader(_BaseLoader):

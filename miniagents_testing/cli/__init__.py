@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # escapes characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    program = _typed_program()
     try:
         from miniagents_testing.cli._commands import run
     except ModuleNotFoundError as error:
@@ -52,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         from miniagents.errors import MissingExtraError
 
-        print(MissingExtraError.of(package, "testing"), file=sys.stderr)
+        print(f"{program}: {MissingExtraError.of(package, 'testing')}", file=sys.stderr)
         return _NOT_DONE
     try:
-        code = run(arguments)
+        code = run(program, sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if sys.stdout.isatty():
@@ -66,3 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _OUTPUT_CLOSED
     return code
+
+
+def _typed_program() -> str:
+    """Return the name of the program as the user has typed it, for messages."""
+    run_as_module = Path(sys.argv[0]).parts[-2:] == ("miniagents_testing", "__main__.py")
+    return "python -m miniagents_testing" if run_as_module else "miniagents-testing"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import sys
+import textwrap
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn
 
 from miniagents_testing.cli._diff import add_diff, add_fork
 from miniagents_testing.cli._edit import add_edit, add_import
 from miniagents_testing.cli._lint import add_lint, add_verify
 from miniagents_testing.cli._play import add_play
-from miniagents_testing.cli._screen import NOT_DONE, PROBLEMS_FOUND, CommandError, print_error
+from miniagents_testing.cli._screen import NOT_DONE, PROBLEMS_FOUND, CommandError, print_error, typed_command
 from miniagents_testing.cli._serve import add_serve
 from miniagents_testing.cli._show import add_show
 from miniagents_testing.errors import CassetteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -29,9 +32,27 @@ exit codes:
 """
 
 
-def run(arguments: Sequence[str] | None) -> int:
-    """Parse the arguments, run the command, and return its exit code."""
-    options = _create_parser().parse_args(arguments)
+def run(program: str, arguments: Sequence[str]) -> int:
+    """Parse the arguments, run the command, and return its exit code.
+
+    Args:
+        program: as the user has typed it, for messages.
+        arguments: the words after it.
+
+    Raises:
+        SystemExit: by argparse, for `--help`, and for wrong arguments.
+    """
+    typed_command.set(program)
+    parser, commands = _create_parser(program)
+    word = arguments[0] if arguments else ""
+    if not word.startswith("-") and word not in commands:
+        parser.error(f"there is no command {word!r}{_nearest(word, commands)}" if word else "a command is missing")
+    options, unknown = parser.parse_known_args(arguments)
+    command = commands[options.command]
+    if unknown:
+        known = [option for action in command._actions for option in action.option_strings]
+        command.error(f"{unknown[0]!r} is not known here{_nearest(unknown[0], known)}")
+    typed_command.set(command.prog)
     try:
         code: int = options.run(options)
     except CassetteError as error:
@@ -48,15 +69,46 @@ def run(arguments: Sequence[str] | None) -> int:
     return code
 
 
-def _create_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line, with all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m miniagents_testing",
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message about a word that is not known: the nearest one, or all of them."""
+    if near := get_close_matches(word, known, n=1, cutoff=0.5):
+        return f"; did you mean {near[0]!r}?"
+    return f"; known are {', '.join(known)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parser whose messages begin with the command as it was typed, and end with its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print a message and the usage on stderr, and exit."""
+        typed_command.set(self.prog)
+        print_error(message)
+        self.print_usage(sys.stderr)
+        sys.exit(NOT_DONE)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Formatter that keeps lines of two columns, such as those of the exit codes, and wraps all lines."""
+
+    def format_help(self) -> str:
+        """Return the help; a usage that has no place to be wrapped is wrapped between words."""
+        lines = super().format_help().splitlines()
+        wrapped = (textwrap.fill(line, self._width, subsequent_indent=" " * 7) for line in lines)
+        return "\n".join((*wrapped, ""))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+def _create_parser(program: str) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the command line, and the one of each command."""
+    parser: argparse.ArgumentParser = _Parser(
+        prog=program,
         description="Play, show, check, compare, edit and import recorded provider streams, and run a local provider.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for add in (add_play, add_show, add_verify, add_lint, add_diff, add_fork, add_edit, add_import, add_serve):
         add(commands)
-    return parser
+    return parser, commands.choices

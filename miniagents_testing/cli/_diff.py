@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.text import Text
 
+from miniagents_testing._words import counted
 from miniagents_testing.cassette import VOLATILE_FIELDS, Matching, load, save
 from miniagents_testing.cli._screen import (
     PROBLEMS_FOUND,
     CommandError,
     Screen,
-    format_count,
     make_safe_line,
     print_error,
     read_cassette,
@@ -66,7 +66,8 @@ def _run_diff(options: argparse.Namespace) -> int:
         raise CommandError(f"--ignore: {error}") from None
     cassettes = [read_cassette(path) for path in (options.old, options.new)]
     if damage := [text for cassette in cassettes for text in cassette.damage]:
-        print_error("\n".join(damage))
+        for text in damage:
+            print_error(text)
         return PROBLEMS_FOUND
     screen = Screen()
     old, new = (_entries_by_agent(cassette, matching) for cassette in cassettes)
@@ -112,7 +113,7 @@ def _changes(before: _Entry | None, after: _Entry | None) -> Iterator[str]:
 
 def _print(lines: Iterable[str], screen: Screen) -> None:
     for line in lines:
-        if screen.live:
+        if screen.is_for_people:
             screen.print(Text(make_safe_line(line) if line[:3] in ("---", "+++") else line, _STYLES.get(line[:1], "")))
         else:
             print(line, file=screen.file)
@@ -142,13 +143,13 @@ def _run_fork(options: argparse.Namespace) -> int:
     """
     interactions = load(options.source)
     if not 0 <= options.at <= len(interactions):
-        count = format_count(len(interactions), "interaction")
+        count = counted(len(interactions), "interaction")
         raise CommandError(f"{options.source} has {count}: --at is a number from 0 to {len(interactions)}")
     if options.target.exists() and not options.force:
         raise CommandError(f"{options.target} exists already; --force replaces it")
     kept = sorted(interactions, key=lambda each: each.started_ms)[: options.at]
     save(options.target, kept)
     Screen().print_row(
-        str(options.target), f"{format_count(len(kept), 'interaction')} of {len(interactions)}", style="green"
+        str(options.target), f"{counted(len(kept), 'interaction')} of {len(interactions)}", style="green"
     )
     return 0

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miniagents_testing._words import counted
 from miniagents_testing.cassette import Redaction, save
 from miniagents_testing.cassette._file import load_edited, read, write
 from miniagents_testing.cli._lint import summarize
@@ -20,10 +21,8 @@ from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
     find_cassettes,
-    format_count,
     print_error,
     read_cassette,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def _save_with_checksums(edited: Path, target: Path, screen: Screen) -> None:
     for change in changes:
         screen.print_row(str(target), change, style="yellow")
     save(target, interactions)
-    count = format_count(len(interactions), "interaction")
+    count = counted(len(interactions), "interaction")
     screen.print_row(str(target), f"saved with checksums, {count}", style="green")
 
 
@@ -130,7 +129,7 @@ def _run_import(options: argparse.Namespace) -> int:
         raise CommandError(f"{existing[0]} exists already; --force replaces it")
     redaction = Redaction()
     has_problems = False
-    for path in show_progress(list(targets), screen, "importing"):
+    for path in targets:
         cassette = read_cassette(path)
         redacted = [redaction.redact(interaction) for interaction in cassette.interactions]
         interactions = [each.interaction for each in redacted]
@@ -141,7 +140,8 @@ def _run_import(options: argparse.Namespace) -> int:
         ]
         if problems:
             has_problems = True
-            print_error("\n".join(problems))
+            for problem in problems:
+                print_error(problem)
             continue
         save(targets[path], interactions)
         screen.print_row(str(targets[path]), summarize(cassette))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from miniagents_testing._words import counted
 from miniagents_testing.cassette._bodies import CONTENT_HEADERS
 from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._interaction import is_text
@@ -23,9 +24,7 @@ from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
     find_cassettes,
-    format_count,
     read_cassette,
-    show_progress,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def _run_verify(options: argparse.Namespace) -> int:
     screen = Screen()
     bad = drifted = 0
     paths = find_cassettes(options.path)
-    for path in show_progress(paths, screen, "verifying"):
+    for path in paths:
         cassette = read_cassette(path)
         problems = _find_problems(cassette)
         bad += bool(problems)
@@ -82,8 +81,8 @@ def _run_verify(options: argparse.Namespace) -> int:
         drifted += bool(drift)
         for text in drift:
             screen.print_row("drift", str(path), text, style="yellow")
-    if screen.live and len(paths) > 1:
-        screen.print(f"{bad or 'none'} of {len(paths)} cassettes bad", style="red" if bad else "green")
+    if screen.is_for_people and len(paths) > 1:
+        screen.print(f"{bad or 'none'} of {counted(len(paths), 'cassette')} bad", style="red" if bad else "green")
     return int(bad > 0 or (options.strict and drifted > 0))
 
 
@@ -109,7 +108,7 @@ def summarize(cassette: CassetteFile) -> str:
     endings = Counter(reading.ending.word for reading in cassette.readings)
     counts = ", ".join(f"{count} {word}" for word, count in endings.most_common()) or "empty"
     chunks = sum(len(interaction.response.chunks) for interaction in cassette.interactions)
-    size = f"{format_count(len(cassette.interactions), 'interaction')}, {format_count(chunks, 'chunk')}"
+    size = f"{counted(len(cassette.interactions), 'interaction')}, {counted(chunks, 'chunk')}"
     return f"{size}: {counts}"
 
 
@@ -144,13 +143,13 @@ def _run_lint(options: argparse.Namespace) -> int:
     references = _CassetteReferences(options.tests) if options.tests else None
     paths = find_cassettes(options.path)
     found = 0
-    for path in show_progress(paths, screen, "looking"):
+    for path in paths:
         for finding in _find(read_cassette(path), references):
             found += 1
             screen.print_row(*finding, style="red")
-    if screen.live:
+    if screen.is_for_people:
         screen.print(
-            f"{format_count(found, 'finding')} in {format_count(len(paths), 'cassette')}",
+            f"{counted(found, 'finding')} in {counted(len(paths), 'cassette')}",
             style="red" if found else "green",
         )
     return int(found > 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from rich.text import Text
 from miniagents.ext._terminal import TerminalFilter
 from miniagents_testing._reading import NewTurns, Reading, read_interaction
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cli._screen import Screen, make_safe, make_safe_line
+from miniagents_testing.cli._screen import Screen, line_breaks, make_safe, make_safe_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -70,10 +71,12 @@ def _parse_speed(text: str) -> float:
     """Return the value of `--speed`.
 
     Raises:
-        ValueError: the text is not a number.
-        argparse.ArgumentTypeError: the number is negative, infinite or not a number.
+        argparse.ArgumentTypeError: the text is no number, or the number is negative or infinite.
     """
-    speed = float(text)
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = -1.0
     if not 0 <= speed < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a speed: give 0 or a positive number")
     return speed
@@ -124,14 +127,38 @@ class Player:
 
     def _play_single(self, stream: _Stream, mark: str) -> None:
         """Print a stream below the text before, each piece at its time."""
-        write = self._write
-        write(_format_prompt(stream.asked, mark))
-        write(_heading(stream, mark))
-        for moment, pieces in zip(stream.arrivals, stream.reading.chunks, strict=True):
+        before = _format_prompt(stream.asked, mark).append_text(_heading(stream, mark))
+        chunks = [Text().join([stream.transcript.add(piece) for piece in pieces]) for pieces in stream.reading.chunks]
+        first, *texts, last = self._wrapped([before, *chunks, stream.last_line().append("\n")])
+        self._write(first)
+        for moment, text in zip(stream.arrivals, texts, strict=True):
             self._sleep_until(moment)
-            for piece in pieces:
-                write(stream.transcript.add(piece))
-        write(stream.last_line().append("\n"))
+            self._write(text)
+        self._write(last)
+
+    def _wrapped(self, parts: Sequence[Text]) -> list[Text]:
+        """Return the parts of a text with line breaks between words, so that a terminal breaks no word."""
+        if not self._screen.is_for_people:
+            return [*parts]
+        for part in parts:
+            part.expand_tabs(8)
+        breaks = deque(line_breaks("".join(part.plain for part in parts), self._screen.width))
+        found, begin = [], 0
+        for part in parts:
+            end, wrapped, done = begin + len(part), Text(), begin
+            while breaks and breaks[0][0] < end:
+                start, stop = breaks[0]
+                wrapped.append_text(part[done - begin : max(start, done) - begin])
+                if stop > end:  # white space that goes on in the next part
+                    breaks[0] = (end, stop)
+                    done = end
+                    break
+                wrapped.append("\n")
+                done = stop
+                breaks.popleft()
+            found.append(wrapped.append_text(part[done - begin :]))
+            begin = end
+        return found
 
     def _play_parallel(self, group: Sequence[_Stream]) -> None:
         """Show running streams below each other. Move each one into the text above when it has ended."""
@@ -171,12 +198,13 @@ class Player:
         mark = f"#{stream.number} "
         text = _format_prompt(stream.asked, mark)
         text.append_text(_heading(stream, mark))
-        return text.append_text(stream.text).append_text(stream.last_line()).append("\n")
+        text.append_text(stream.text).append_text(stream.last_line()).append("\n")
+        return self._wrapped([text])[0]
 
     def _write(self, text: Text) -> None:
         """Print text without a line break after it."""
         if text:
-            self._screen.print(text, end="")
+            self._screen.print(text, end="", soft_wrap=True)  # it is wrapped already
 
     def _set_clock(self, moment: float) -> None:
         """Set the player's clock so that `moment`, in seconds of the recording, is now."""

@@ -7,14 +7,17 @@ Input: the cassettes that a command line names, files as well as all cassettes i
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import warnings
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Literal, NoReturn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
 from miniagents.ext._terminal import visible, visible_line
@@ -32,12 +35,12 @@ if TYPE_CHECKING:
 
 PROBLEMS_FOUND, NOT_DONE = 1, 2
 """Exit codes of commands; the help of the command line explains them."""
-_T = TypeVar("_T")
-_MIN_ITEMS_FOR_BAR = 20
-"""Fewest items that get a progress bar: fewer ones are done before a user could read it."""
 _SUFFIXES = frozenset({".json", ".yaml", ".yml"})
 _INTERACTIONS = re.compile(rb'^interactions:|"interactions"\s*:', re.MULTILINE)
 _CHECKSUM = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
+
+typed_command: ContextVar[str] = ContextVar("typed_command", default="miniagents-testing")
+"""Program and command as the user has typed them; messages begin with it."""
 
 
 class CommandError(Exception):
@@ -45,20 +48,40 @@ class CommandError(Exception):
 
 
 class Screen(Console):
-    """Console that prints text as it is: without markup, emoji codes or automatic colours."""
+    """Console that prints text as it is: without markup, emoji codes or automatic colours.
+
+    On a terminal, lines are wrapped between words; a pipe gets whole lines. `NO_COLOR` and a dumb terminal get plain
+    text.
+    """
 
     def __init__(self, file: IO[str] | None = None, *, stderr: bool = False) -> None:
-        super().__init__(file=file, stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+        super().__init__(file=file, stderr=stderr, markup=False, emoji=False, highlight=False, color_system=colours)
+        self.soft_wrap = not self.is_for_people
+
+    @property
+    def is_for_people(self) -> bool:
+        """True on a terminal; always False for a pipe, also with `FORCE_COLOR`."""
+        return self.file.isatty()
 
     @property
     def live(self) -> bool:
-        """True on a terminal that can move its cursor; always False for a pipe, also with `FORCE_COLOR`."""
-        return self.file.isatty() and not self.is_dumb_terminal
+        """True on a terminal that can move its cursor."""
+        return self.is_for_people and not self.is_dumb_terminal
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Size of the terminal, also of a dumb one."""
+        return ConsoleDimensions(*shutil.get_terminal_size()) if self.is_dumb_terminal else super().size
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     def print_row(self, *values: str, style: str = "") -> None:
         """Print values in one line: in a pipe with tabs between them, else with spaces and the first one in `style`."""
         values = tuple(map(make_safe_line, values))
-        if self.live:
+        if self.is_for_people:
             self.print(Text(values[0], style).append("  ".join(("", *values[1:])), "default"))
         else:  # without rich, which replaces tabs by spaces
             print("\t".join(values), file=self.file)
@@ -85,31 +108,46 @@ def make_safe_line(text: str, limit: int = 0) -> str:
     return f"…{text[1 - limit :]}" if limit and len(text) > limit else text
 
 
-def format_count(count: int, noun: str) -> str:
-    """Return a number with its noun: `1 file`, `2 files`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def shorten(text: str, width: int) -> str:
+    """Return a line cut after a word, so that it takes `width` columns at most; an ellipsis stands for the rest."""
+    if cell_len(text) <= width:
+        return text
+    cut = set_cell_size(text, max(0, width - 1)).rstrip()
+    if text[len(cut) : len(cut) + 1].strip() and " " in cut:  # in the middle of a word that is not the first one
+        cut = cut.rpartition(" ")[0]
+    return f"{cut.rstrip(' ,;:.')}…"
+
+
+def line_breaks(text: str, width: int) -> Iterator[tuple[int, int]]:
+    """Yield start and end of each part of a text in whose place a line ends, so that no line is wider than `width`.
+
+    The part is the white space before a word that does not fit; it is empty inside of a word that is wider than a line.
+    """
+    column, space = 0, 0
+    for part in re.finditer(r"\n|[^\S\n]+|\S+", text):
+        if part[0] == "\n":
+            column = space = 0
+        elif part[0].isspace():
+            space = part.end() - part.start()
+        else:
+            size = cell_len(part[0])
+            if (column or space) and column + space + size > width:
+                yield part.start() - space, part.start()
+                column = space = 0
+            column, space = column + space, 0
+            if size <= width:
+                column += size
+                continue
+            for place, character in enumerate(part[0], part.start()):
+                if column + cell_len(character) > width:
+                    yield place, place
+                    column = 0
+                column += cell_len(character)
 
 
 def print_error(message: str) -> None:
-    """Print an error message on stderr."""
-    Screen(stderr=True).print(make_safe(message, "red"))
-
-
-def show_progress(items: Sequence[_T], screen: Screen, doing: str) -> Iterator[_T]:
-    """Yield the items, with a progress bar on a terminal if there are many.
-
-    Args:
-        items: the items.
-        screen: the screen of the results; if it is a pipe, the bar is shown on stderr.
-        doing: the work, as text beside the bar.
-    """
-    terminal = screen if screen.live else Screen(stderr=True)
-    if not terminal.live or len(items) < _MIN_ITEMS_FOR_BAR:
-        yield from items
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=terminal, transient=True) as bar:
-        yield from bar.track(items, description=doing)
+    """Print an error message on stderr, after the command as it was typed."""
+    Screen(stderr=True).print(make_safe(f"{typed_command.get()}: {message}", "red"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +175,12 @@ def find_cassettes(given: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = [file for file in sorted(path.rglob("*")) if _is_cassette(file, path)]
             if not inside:
-                raise CommandError(f"{path}: there are no cassettes in this folder")
+                raise CommandError(f"there are no cassettes in {path}")
             found.update(dict.fromkeys(inside))
         elif path.exists():  # no regular file is a damaged cassette
             found[path] = None
         else:
-            raise CommandError(f"{path}: there is no such file or folder")
+            raise CommandError(f"there is no file or folder {path}")
     return list(found)
 
 

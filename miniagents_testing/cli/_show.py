@@ -1,4 +1,4 @@
-"""Command `show`: print the interactions of cassettes as a table, or one interaction in full.
+"""Command `show`: print the interactions of cassettes in two lines each, or one interaction in full.
 
 In full means the request, the response, its ending, and the chunk map in readable form.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich import box
-from rich.table import Table
+from rich.cells import cell_len
 from rich.text import Text
 
-from miniagents_testing._reading import read_interaction
+from miniagents_testing._reading import agent_names, read_interaction
 from miniagents_testing._streams import TICKS_PER_SECOND
+from miniagents_testing._words import counted
 from miniagents_testing.cassette import load
 from miniagents_testing.cassette._interaction import ends_ms
 from miniagents_testing.cli._screen import (
@@ -25,7 +25,7 @@ from miniagents_testing.cli._screen import (
     make_safe_line,
     print_error,
     read_cassette,
-    show_progress,
+    shorten,
 )
 from miniagents_testing.cli._transcript import transcript
 
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 _MAX_QUESTION_CHARS = 200
 _MAX_FRAME_CHARS = 100
-_RIGHT_ALIGNED = frozenset({"number", "chunks", "seconds", "tokens_in", "tokens_out"})
+_GAP = "   "
+_LEFT_OUT_FIRST = ("model", "tokens", "seconds")
+"""Columns that a narrow terminal does not show, the least important one first."""
 _EVENT = re.compile(rb"^event: ?(\S+)|^data: ?(\[DONE\])", re.MULTILINE)
 
 
@@ -66,8 +68,8 @@ def add_show(commands: Commands) -> None:
     show = commands.add_parser(
         "show",
         help="print the interactions of cassettes: agents, questions, sizes and endings",
-        description="Prints one line for each interaction. In a pipe, tabs stand between the values, and the first "
-        "line has the names of the columns.",
+        description="Prints two lines for each request: who asked which model, and how its answer ended; and the "
+        "question. In a pipe it is one line with tabs between the values, below the names of the columns.",
     )
     show.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder of cassettes")
     form = show.add_mutually_exclusive_group()
@@ -77,6 +79,7 @@ def add_show(commands: Commands) -> None:
         action="store_true",
         help="print what the models read and said, one value a line: git diff can show cassettes so, as `textconv`",
     )
+    form.add_argument("--json", action="store_true", help="print a JSON array with an object for each interaction")
     show.set_defaults(run=_run_show)
 
 
@@ -89,32 +92,65 @@ def _run_show(options: argparse.Namespace) -> int:
             raise CommandError(f"--number needs one cassette, and there are {len(paths)}: name a single file")
         _print_in_full(paths[0], options.number, screen)
         return 0
-    if not screen.live and not options.plain:
+    if not (screen.is_for_people or options.plain or options.json):
         screen.print_row("file", *_Row._fields)
-    has_damage = False
-    for path in show_progress(paths, screen, "reading"):
+    damage: list[str] = []
+    found: list[str] = []
+    for path in paths:
         cassette = read_cassette(path)
-        if options.plain:
+        damage += cassette.damage
+        if options.json:
+            found += map(json.dumps, _create_objects(cassette))
+        elif options.plain:
             _print_plain(cassette, screen)
         else:
             _print_rows(cassette, screen)
-        for damage in cassette.damage:
-            has_damage = True
-            print_error(damage)
-    return int(has_damage)
+    if options.json:
+        print("[" + ",\n ".join(found) + "]", file=screen.file)
+    for each in damage:
+        print_error(each)
+    return int(bool(damage))
 
 
 def _print_rows(cassette: CassetteFile, screen: Screen) -> None:
-    """Print the interactions of one cassette: as a table on a terminal, else as lines with tabs."""
-    numbered = enumerate(zip(cassette.interactions, cassette.readings, strict=True), 1)
-    rows = [_create_row(number, interaction, reading) for number, (interaction, reading) in numbered]
-    if not screen.live:
+    """Print the interactions of one cassette: two lines each on a terminal, else one with tabs."""
+    rows = _create_rows(cassette)
+    if not screen.is_for_people:
         for row in rows:
             screen.print_row(str(cassette.path), *row)
-    elif rows:
-        screen.print(_create_table(cassette, rows), soft_wrap=False)
-    elif not cassette.damage:
-        screen.print_row(str(cassette.path), "no interactions")
+    elif rows or not cassette.damage:
+        for text in _render_rows(cassette, rows, screen.width):
+            screen.print(text)
+
+
+def _create_objects(cassette: CassetteFile) -> Iterator[dict[str, Any]]:
+    """Yield each interaction of a cassette as an object for programs; unknown values are null."""
+    pairs = zip(cassette.interactions, cassette.readings, strict=True)
+    for number, (interaction, reading) in enumerate(pairs, 1):
+        answer, outcome = interaction.response, reading.outcome
+        usage = outcome.usage if outcome else None
+        yield {
+            "file": str(cassette.path),
+            "number": number,
+            "agent": interaction.agent or None,
+            "method": interaction.method,
+            "uri": interaction.uri,
+            "provider": reading.provider or None,
+            "model": reading.model or None,
+            "asked": reading.prompt.last.text or None,
+            "status": answer.status,
+            "answer": outcome.content if outcome else None,
+            "tool_calls": [{"name": each.name, "arguments": each.arguments} for each in outcome.tool_calls]
+            if outcome
+            else [],
+            "end": reading.ending.word,
+            "complete": reading.ending.complete,
+            "started_ms": interaction.started_ms,
+            "ended_ms": ends_ms([interaction]),
+            "chunks": len(answer.chunks),
+            "tokens_in": usage.input if usage else None,
+            "tokens_out": usage.output if usage else None,
+        }
 
 
 def _print_plain(cassette: CassetteFile, screen: Screen) -> None:
@@ -122,50 +158,96 @@ def _print_plain(cassette: CassetteFile, screen: Screen) -> None:
     numbered = enumerate(zip(cassette.interactions, cassette.readings, strict=True), 1)
     for number, (interaction, reading) in numbered:
         lines = [f"--- {number}", *transcript(interaction, reading), ""]
-        if screen.live:
+        if screen.is_for_people:
             screen.print(Text("\n".join(lines)))
         else:
             print("\n".join(lines), file=screen.file)
 
 
-def _create_row(number: int, interaction: Interaction, reading: Reading) -> _Row:
-    """Return the row of one interaction; unknown values are empty.
+def _create_rows(cassette: CassetteFile) -> list[_Row]:
+    """Return the rows of a cassette; unknown values are empty.
 
     The last question of the prompt stands for it, or method and URI if there is no prompt.
     """
-    answer = interaction.response
-    seconds = (ends_ms([interaction]) - interaction.started_ms) / 1000
-    usage = reading.outcome.usage if reading.outcome else None
-    counts = (usage.input, usage.output) if usage else (None, None)
-    return _Row(
-        str(number),
-        interaction.agent,
-        reading.provider,
-        reading.model,
-        make_safe_line(reading.prompt.last.text, _MAX_QUESTION_CHARS) or f"{interaction.method} {interaction.uri}",
-        str(len(answer.chunks)),
-        f"{seconds:.2f}" if seconds else "",
-        reading.ending.word,
-        *("" if count is None else str(count) for count in counts),
-    )
-
-
-def _create_table(cassette: CassetteFile, rows: list[_Row]) -> Table:
-    """Return the table of one cassette, without columns that are empty in all rows. Incomplete answers are yellow."""
-    title = Text(make_safe_line(str(cassette.path)), "bold")
-    if cassette.interactions and not cassette.has_checksum:
-        title.append("  (of another tool: no times, no checksums)", "dim")
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    known = [index for index in range(len(_Row._fields)) if any(row[index] for row in rows)]
-    for name in (_Row._fields[index] for index in known):
-        heading = "#" if name == "number" else name.replace("_", " ")
-        table.add_column(
-            heading, justify="right" if name in _RIGHT_ALIGNED else "left", no_wrap=True, overflow="ellipsis"
+    rows = []
+    pairs = zip(cassette.interactions, cassette.readings, strict=True)
+    for number, (interaction, reading) in enumerate(pairs, 1):
+        seconds = (ends_ms([interaction]) - interaction.started_ms) / 1000
+        usage = reading.outcome.usage if reading.outcome else None
+        counts = (usage.input, usage.output) if usage else (None, None)
+        row = _Row(
+            str(number),
+            interaction.agent,
+            reading.provider,
+            reading.model,
+            make_safe_line(reading.prompt.last.text) or f"{interaction.method} {interaction.uri}",
+            str(len(interaction.response.chunks)),
+            f"{seconds:.2f}" if seconds else "",
+            reading.ending.word,
+            *("" if count is None else str(count) for count in counts),
         )
-    for row, reading in zip(rows, cassette.readings, strict=True):
-        style = "" if reading.ending.complete else "yellow"
-        table.add_row(*(Text(make_safe_line(row[index])) for index in known), style=style)
-    return table
+        rows.append(row)
+    return rows
+
+
+def _render_rows(cassette: CassetteFile, rows: list[_Row], width: int) -> Iterator[Text]:
+    """Yield the lines for a terminal: the file, and two for each interaction. Incomplete answers are yellow."""
+    yield _render_title(cassette, width)
+    names = agent_names([interaction.agent_path for interaction in cassette.interactions])
+    columns = {
+        "agent": [*map(make_safe_line, names)],
+        "model": [make_safe_line(row.model) for row in rows],
+        "seconds": [f"{float(row.seconds):.1f} s" if row.seconds else "" for row in rows],
+        "tokens": [
+            f"{row.tokens_in} → {row.tokens_out} tokens" if row.tokens_in or row.tokens_out else "" for row in rows
+        ],
+        "end": [make_safe_line(row.end) for row in rows],
+    }
+    indent = max(2, len(rows[-1].number)) + 2 if rows else 0
+    sizes = _fitting_sizes(columns, width - indent)
+    for row, reading in enumerate(cassette.readings):
+        line = Text().append(f"{row + 1:>{indent - 2}}  ", "dim")
+        for name, size in sizes.items():
+            cell = shorten(columns[name][row], size)
+            padding = " " * (size - cell_len(cell))
+            style = "bold" if name == "agent" else "yellow" if name == "end" and not reading.ending.complete else ""
+            line.append(padding if name == "seconds" else "").append(cell, style)
+            line.append(f"{'' if name == 'seconds' else padding}{_GAP}")
+        line.rstrip()
+        yield line
+        yield Text(" " * indent + shorten(rows[row].asked, width - indent))
+
+
+def _render_title(cassette: CassetteFile, width: int) -> Text:
+    """Return the line with the file, the number of its requests and its seconds."""
+    facts = counted(len(cassette.interactions), "request") if cassette.interactions else "no requests"
+    if cassette.interactions:
+        first = min(interaction.started_ms for interaction in cassette.interactions)
+        seconds = (ends_ms(cassette.interactions) - first) / 1000
+        facts += f" · {seconds:.1f} s" if cassette.has_checksum else " · of another tool"
+    path = make_safe_line(str(cassette.path))
+    room = width - len(facts) - 3
+    if len(path) > room:
+        path = f"…{path[len(path) - room + 1 :]}"
+    return Text(path, "bold").append(f" · {facts}", "default")
+
+
+def _fitting_sizes(columns: Mapping[str, list[str]], width: int) -> dict[str, int]:
+    """Return the sizes of the columns that fit side by side. A column without values is left out."""
+    sizes = {name: max(map(cell_len, cells), default=0) for name, cells in columns.items()}
+    sizes = {name: size for name, size in sizes.items() if size}
+    for name in _LEFT_OUT_FIRST:
+        if _total(sizes) > width:
+            sizes.pop(name, None)
+    for name in ("end", "agent"):
+        if name in sizes and (excess := _total(sizes) - width) > 0:
+            sizes[name] = max(sizes[name] - excess, min(sizes[name], width // 2 - len(_GAP)))
+    return sizes
+
+
+def _total(sizes: Mapping[str, int]) -> int:
+    """Return the columns that a line with cells of these sizes takes."""
+    return sum(sizes.values()) + len(_GAP) * (len(sizes) - 1)
 
 
 def _print_in_full(path: Path, number: int, screen: Screen) -> None:
@@ -176,15 +258,18 @@ def _print_in_full(path: Path, number: int, screen: Screen) -> None:
     """
     interactions = load(path)
     if not 1 <= number <= len(interactions):
-        raise CommandError(f"{path} has {len(interactions)} interactions; there is no number {number}")
+        raise CommandError(f"{path} has {counted(len(interactions), 'interaction')}; there is no number {number}")
     interaction = interactions[number - 1]
     screen.print(Text(f"{make_safe_line(str(path))}, interaction {number} of {len(interactions)}\n", "bold"))
-    for text in _render_in_full(interaction, read_interaction(interaction)):
+    reading = read_interaction(interaction)
+    for text in _render_in_full(interaction, reading):
         screen.print(text)
+    for line in _chunk_lines(interaction, reading):
+        screen.print(Text(shorten(line, screen.width) if screen.is_for_people else line))
 
 
 def _render_in_full(interaction: Interaction, reading: Reading) -> Iterator[Text]:
-    """Yield texts to print: agent, request, response, decoded answer or raw body, end, and a table of chunks."""
+    """Yield texts to print: agent, request, response, decoded answer or raw body, end, and the size of the body."""
     answer = interaction.response
     if interaction.agent:
         yield _heading("agent", interaction.agent)
@@ -210,7 +295,6 @@ def _render_in_full(interaction: Interaction, reading: Reading) -> Iterator[Text
     facts = [reading.ending.sentence, reading.model, *_format_usage(reading)]
     yield _heading("end", ", ".join(filter(None, facts)))
     yield _heading("chunks", f"{len(answer.chunks)}, {len(answer.body):,} bytes")
-    yield from _chunk_lines(interaction, reading)
 
 
 def _heading(name: str, text: str = "", headers: Mapping[str, list[str]] | None = None) -> Text:
@@ -251,9 +335,9 @@ def _format_usage(reading: Reading) -> list[str]:
     return [f"{count} tokens {name}" for name, count in names if count is not None]
 
 
-def _chunk_lines(interaction: Interaction, reading: Reading) -> Iterator[Text]:
+def _chunk_lines(interaction: Interaction, reading: Reading) -> Iterator[str]:
     """Yield a table of the chunks: number, arrival, wait, size and text of each, or event names if it has no text."""
-    yield Text(f"  {'#':>5} {'at ms':>10} {'wait ms':>9} {'bytes':>7}  says", "dim")
+    yield f"  {'#':>5} {'at ms':>10} {'wait ms':>9} {'bytes':>7}  says"
     moment = interaction.response.headers_ms
     for number, (chunk, pieces) in enumerate(zip(interaction.response.chunks, reading.chunks, strict=True), 1):
         wait = chunk.wait * 1000 / TICKS_PER_SECOND
@@ -261,7 +345,7 @@ def _chunk_lines(interaction: Interaction, reading: Reading) -> Iterator[Text]:
         says = " ".join(repr(piece.text) for piece in pieces) or _event_names(chunk.data)
         if interaction.method in ("STDIO", "WEBSOCKET"):
             says = chunk.data.decode(errors="replace")[:_MAX_FRAME_CHARS]
-        yield Text(f"  {number:5} {moment:10.2f} {wait:9.2f} {len(chunk.data):7,}  {make_safe_line(says)}".rstrip())
+        yield f"  {number:5} {moment:10.2f} {wait:9.2f} {len(chunk.data):7,}  {make_safe_line(says)}".rstrip()
 
 
 def _event_names(data: bytes) -> str:

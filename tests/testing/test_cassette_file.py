@@ -107,8 +107,8 @@ def test_load_returns_how_a_stream_ended(tmp_path: Path, end: str, complete: boo
         (("15.02/8", "16/8"), "interaction 1 .*digest"),
         (("miniagents:", "minions:"), "key `miniagents` is missing"),
         (("count: 1", "count: 2"), "its checksum is of 2 interactions, and does not fit the 1 in the file"),
-        (("miniagents:\n  v: 1", "miniagents:\n  v: 2"), "format 2 is not known"),
-        (("interactions:", "actions:"), "not a cassette"),
+        (("miniagents:\n  v: 1", "miniagents:\n  v: 2"), "has checksums of format 2; only 1 is known here"),
+        (("interactions:", "actions:"), "is no cassette: it has no list of interactions"),
     ],
 )
 def test_K14_load_names_what_is_wrong_with_a_file(tmp_path: Path, change: tuple[str, str], says: str) -> None:

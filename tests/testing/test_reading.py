@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniagents_testing._reading import Turn, read_interaction, read_prompt
+from miniagents_testing._reading import Turn, agent_names, read_interaction, read_prompt
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 from miniagents_testing.cassette._chunkmap import one_event_a_chunk
 
@@ -318,6 +318,23 @@ def test_last_message_of_a_prompt_is_the_one_that_the_model_answers() -> None:
     user, given = {"role": "user", "content": "A poem"}, {"role": "assistant", "content": "Once upon"}
     assert read_prompt(json.dumps({"messages": [user, given]}).encode()).last == Turn("user", "A poem")
     assert read_prompt(json.dumps({"messages": [given]}).encode()).last == Turn("assistant", "Once upon")
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["PANEL/A/OPENAI_AGENT", "PANEL/B/OPENAI_AGENT"], ["A", "B"]),
+        (["A/OPENAI_AGENT", "A/OPENAI_AGENT"], ["A", "A"]),
+        (["PANEL/A", "PANEL/B"], ["A", "B"]),
+        (["OPENAI_AGENT", "TEAM/A/OPENAI_AGENT", ""], ["OPENAI_AGENT", "TEAM/A", ""]),
+        (["A/M", "A/B/M"], ["A", "A/B"]),
+        ([""], [""]),
+        ([], []),
+    ],
+)
+def test_agent_names_are_short_and_differ_as_the_paths_do(paths: list[str], names: list[str]) -> None:
+    """Names of agents lack what all paths begin with, and the agent of the model unless the paths differ in it."""
+    assert agent_names(paths) == names
 
 
 def test_prompt_is_empty_when_the_body_is_not_json() -> None:

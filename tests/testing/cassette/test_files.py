@@ -179,7 +179,7 @@ def test_X6_cassette_that_is_no_regular_file_is_refused_before_a_request_is_sent
     """A pipe, folder, device or socket is refused when it is opened, in every record mode, and stays as it is."""
     _make_special(kind, kit.path)
     before = stat.S_IFMT(kit.path.lstat().st_mode)
-    with pytest.raises(CassetteFormatError, match=r"cassette\.yaml: not a cassette: not a regular file"):
+    with pytest.raises(CassetteFormatError, match=r"cassette\.yaml is no cassette: it is not a regular file"):
         with use_cassette(kit.path, record_mode=mode):
             pytest.fail("the cassette was opened")
     assert stat.S_IFMT(kit.path.lstat().st_mode) == before

@@ -73,7 +73,12 @@ def test_use_cassette_refuses_a_damaged_file(kit: Kit) -> None:
     save(kit.path, _sample())
     whole = kit.path.read_bytes()
     kit.path.write_bytes(whole.replace(b"Hi", b"Ho"))
-    with pytest.raises(CassetteFormatError, match=f"{kit.path}: interaction 1 .*digest does not fit"), kit.cassette():
+    with (
+        pytest.raises(
+            CassetteFormatError, match=f"{kit.path} is damaged or was edited: interaction 1 .*digest does not fit"
+        ),
+        kit.cassette(),
+    ):
         pass
 
 

@@ -50,12 +50,47 @@ def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], t
     assert "no cassettes" in done.err
 
 
-@pytest.mark.parametrize("arguments", [["play"], [], ["nothing"], ["show", "x", "-n", "one"]])
-def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments: list[str]) -> None:
-    """Wrong arguments make a command print its usage, with exit code 2."""
-    done = run(*arguments)
-    assert done.code == 2
-    assert done.err.startswith("usage:")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("play", "miniagents-testing play: the following arguments are required: file\n"),
+        ("", "miniagents-testing: a command is missing\n"),
+        ("shwo x", "miniagents-testing: there is no command 'shwo'; did you mean 'show'?\n"),
+        ("xyz", "miniagents-testing: there is no command 'xyz'; known are play, show, "),
+        ("show x --plian", "miniagents-testing show: '--plian' is not known here; did you mean '--plain'?\n"),
+        ("show x -n one", "miniagents-testing show: argument --number/-n: invalid int value: 'one'\n"),
+        ("play x --speed=fast", "miniagents-testing play: argument --speed: fast is not a speed: give 0 or a"),
+    ],
+)
+def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments: str, said: str) -> None:
+    """The message about wrong arguments begins with the command, names the nearest word, and ends in the usage."""
+    done = run(*arguments.split())
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(said)
+    assert "\nusage: miniagents-testing" in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: [\n", "is no cassette: line 2 is not YAML"),
+        (b"{\n1", "is no cassette: line 2 is not JSON"),
+        (b"", "is no cassette: it is empty"),
+        (b"a: b\n\x00", "is no cassette: line 2 is not YAML"),
+        (b"{\xff", "is no cassette: it is no text in UTF-8"),
+        (b"hello", "is no cassette: it has no list of interactions"),
+        (b"interactions: []\n", "is no cassette: its end is missing, so it was cut off"),
+        (b"interactions: []\nversion: 2\n", "has version 2 of vcrpy's format; only 1 is known here"),
+        (b"interactions: [{}]\nversion: 1\n", "is no cassette: an interaction lacks the key 'response'"),
+    ],
+)
+def test_damage_is_said_in_words(
+    run: Callable[..., CommandResult], tmp_path: Path, content: bytes, reason: str
+) -> None:
+    """A message about a file that is no cassette says in words what is wrong, and in which line."""
+    (tmp_path / "bad.yaml").write_bytes(content)
+    done = run("show", tmp_path / "bad.yaml")
+    assert (done.code, done.err) == (1, f"miniagents-testing show: {tmp_path / 'bad.yaml'} {reason}\n")
 
 
 def test_damaged_file_is_code_1(run: Callable[..., CommandResult], conversation: Path) -> None:
@@ -180,38 +215,6 @@ def test_interrupt_is_code_130_and_keeps_the_output(conversation: Path) -> None:
     assert program.returncode == 130
 
 
-def _run_on_a_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
-    """Run the program on a pseudo-terminal of 100 columns."""
-    pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", **environment}
-    program = subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)], stdout=theirs, stderr=theirs, stdin=theirs, env=environment
-    )
-    os.close(theirs)
-    written = b""
-    try:
-        while data := os.read(ours, 65536):
-            written += data
-    except OSError:  # Linux: the other end is closed
-        pass
-    os.close(ours)
-    return program.wait(), written.decode()
-
-
-def test_terminal_gets_colours_and_tables_unless_no_color_is_set(conversation: Path) -> None:
-    """On a terminal there are colours and tables; `NO_COLOR` turns the colours off."""
-    code, shown = _run_on_a_terminal("show", conversation)
-    assert code == 0
-    assert "\x1b[" in shown
-    assert "─" in shown
-    assert "Hi, who are you?" in shown
-    code, played = _run_on_a_terminal("play", conversation, "--speed", "0")
-    assert "\x1b[1;32mUSER: " in played
-    assert "\x1b[3" not in _run_on_a_terminal("verify", conversation, NO_COLOR="1")[1]
-    assert "\x1b[32mok" in _run_on_a_terminal("verify", conversation)[1]
-
-
 def test_pipe_gets_colours_when_force_color_is_set(conversation: Path) -> None:
     """With `FORCE_COLOR`, a command prints colours into a pipe, but no movements of the cursor."""
     environment = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
@@ -236,4 +239,5 @@ def test_missing_extra_is_code_2_with_the_line_for_pip() -> None:
     code = "import sys; sys.modules['rich'] = None; from miniagents_testing.cli import main; sys.exit(main(['show']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"'rich' is not installed. Install it with: {install_line('testing')}\n"
+    line = f"miniagents-testing: 'rich' is not installed. Install it with: {install_line('testing')}\n"
+    assert done.stderr == line

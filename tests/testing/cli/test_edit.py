@@ -102,7 +102,7 @@ def test_reseal_refuses_a_cassette_of_another_tool(run: Callable[..., CommandRes
     conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
     done = run("edit", "--reseal", conversation)
     assert done.code == 1
-    assert "Convert it with `python -m miniagents_testing import`" in done.err
+    assert "Convert it with `miniagents-testing import`" in done.err
 
 
 @pytest.fixture

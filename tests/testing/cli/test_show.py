@@ -1,4 +1,4 @@
-"""`show`: the interactions of cassettes as a table, or one in full."""
+"""`show`: the interactions of cassettes in a pipe, as JSON, or one in full."""
 
 from __future__ import annotations
 
@@ -60,6 +60,26 @@ def test_show_prints_the_token_counts_of_the_provider(
     save(tmp_path / "c.yaml", [kit.interaction("Hi", ResponseStream(chunks))])
     assert run("show", tmp_path / "c.yaml").out.endswith("\tstop\t12\t34\n")
     assert "stop, gpt-4, 12 tokens in, 34 tokens out" in run("show", tmp_path / "c.yaml", "-n", "1").out
+
+
+def test_show_json_is_an_array_for_programs(run: Callable[..., CommandResult], conversation: Path) -> None:
+    """With `--json`, the output is one JSON array of objects, and damage is a message of its own."""
+    conversation.with_name("bad.yaml").write_text("interactions:\n", encoding="utf-8")
+    done = run("show", "--json", conversation.parent)
+    assert done.code == 1
+    assert "bad.yaml is no cassette" in done.err
+    first, second = json.loads(done.out)
+    assert (first["number"], second["number"]) == (1, 2)
+    assert {name: first[name] for name in ("file", "agent", "model", "asked", "answer", "end", "tokens_in")} == {
+        "file": str(conversation),
+        "agent": None,
+        "model": "gpt-4",
+        "asked": "Hi, who are you?",
+        "answer": "A machine.",
+        "end": "stop",
+        "tokens_in": None,
+    }
+    assert (second["started_ms"], second["ended_ms"], second["complete"]) == (30000.0, 30500.0, True)
 
 
 def test_show_number_prints_one_interaction_in_full(run: Callable[..., CommandResult], conversation: Path) -> None:

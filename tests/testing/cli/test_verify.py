@@ -69,8 +69,8 @@ def test_verify_rejects_a_stream_without_end_when_there_are_no_checksums(
     [
         ("Auf ", "Ab ", "interaction 2 "),
         ("count: 2", "count: 3", "its checksum is of 3 interactions, and does not fit the 2 in the file"),
-        ("interactions:", "interactions: [", "not readable as YAML"),
-        ("version: 1", "", "version"),
+        ("interactions:", "interactions: [", "is no cassette: line 2 is not YAML"),
+        ("version: 1", "", "is no cassette: its end is missing, so it was cut off"),
     ],
 )
 def test_verify_names_the_damage(
