@@ -1,7 +1,7 @@
 """A chat is kept in a readable Markdown file, and a second chat continues it.
 
 What to look at: the second chat gets only the path of the file, and still sends the model the messages of the first
-chat. The file is written while the answer streams; at the end of the program it is printed unchanged.
+chat. Each message is written when it is complete; at the end of the program the file is printed unchanged.
 """
 
 from __future__ import annotations

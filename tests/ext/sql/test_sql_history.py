@@ -471,13 +471,13 @@ async def test_aload_messages_loads_thousands_of_messages(engine: AsyncEngine) -
 
 async def test_handlers_of_two_runs_that_store_the_same_messages_do_not_block_each_other(database: str) -> None:
     """Transactions that insert the same messages in other orders wait for each other and never fail."""
-    messages = [UserMessage(str(number)) for number in range(50)]
+    messages = [UserMessage(str(number)) for number in range(1_000)]
     engines = [create_async_engine(database) for _ in range(4)]
     for engine in engines:
         await aload_messages(engine, [])
     stores = [persist_to(engine)(tuple(messages[:: 1 - 2 * (n % 2)])) for n, engine in enumerate(engines)]
     await asyncio.gather(*stores)
-    assert len(await aload_messages(engines[0], [message.hash_key for message in messages])) == 50
+    assert len(await aload_messages(engines[0], [message.hash_key for message in messages])) == 1_000
     for engine in engines:
         await engine.dispose()
 
