@@ -10,6 +10,8 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prompt_rules import check_prompt
 
 from miniagents import (
@@ -708,3 +710,59 @@ def test_approval_needs_the_call_it_fits() -> None:
             make(**fields)
     with pytest.raises(ValueError, match="Field required"):
         ask()
+
+
+# --- any conversation
+
+
+_CALLS = [
+    ToolCall(id=id_, name="delete", arguments=json.dumps({"path": path})) for id_, path in ("1a", "2b", "2c", "1d")
+]
+"""Calls of which some have the same id, as some servers send them."""
+
+
+@st.composite
+def _turns(draw: st.DrawFn) -> list[Message]:
+    """Draw an answer with calls, and what may follow it: questions, and then decisions, results and other messages."""
+    calls = draw(st.lists(st.sampled_from(_CALLS), min_size=1, max_size=3))
+    asked = draw(st.lists(st.sampled_from(calls), max_size=3))
+    call = st.sampled_from(calls)
+    question = call.map(PendingApproval.of)
+    result = st.builds(
+        lambda made, interrupted: ToolMessage("deleted", tool_call_id=made.id, interrupted=interrupted),
+        *(call, st.booleans()),
+    )
+    other = st.sampled_from([UserMessage("Go on."), AssistantMessage("Well."), SystemMessage("s"), ErrorMessage("e")])
+    grant = question.map(PendingApproval.grant)
+    later = draw(st.lists(grant | grant | question.map(PendingApproval.refuse) | question | result | other, max_size=4))
+    answer = AssistantMessage("", tool_calls=calls, interrupted=draw(st.booleans()))
+    return [answer, *map(PendingApproval.of, asked), *later]
+
+
+@given(turns=st.lists(_turns(), max_size=2), api=st.sampled_from(["chat", "responses", "messages"]))
+async def test_only_approved_calls_run_whatever_a_conversation_holds(turns: list[list[Message]], api: Any) -> None:
+    """A call runs once, and only after a question and an approval behind the last answer with calls.
+
+    No call runs that was refused, or if a message of a user or a model comes last. The next prompt keeps the rules.
+    """
+    history = [message for turn in turns for message in turn]
+    files = Files(silent)
+    llm = ScriptedLLM(lambda call: "done")
+    conversation = [UserMessage("Hi"), *history]
+    async with MiniAgents():
+        replies = await llm.agent(api=api, tools=files.tools).trigger(conversation)
+        if not isinstance(replies[-1], PendingApproval):
+            await llm.agent(api=api, tools=files.tools).trigger([*conversation, *replies, UserMessage("And now?")])
+    if llm.calls:
+        check_last_request(llm)
+    starts = [number for number, each in enumerate(history) if getattr(each, "tool_calls", ())]
+    later = history[starts[-1] + 1 :] if starts else []
+    for path in files.deleted:
+        (call,) = [each for each in _CALLS if json.loads(each.arguments)["path"] == path]
+        assert call in getattr(history[starts[-1]], "tool_calls", ())
+        question = PendingApproval.of(call)
+        assert question.grant() in later[later.index(question) + 1 :]
+        assert question.refuse() not in later[later.index(question) + 1 :]
+        assert files.deleted.count(path) == 1
+    last = next((each for each in reversed(history) if each.role not in ("system", "error", "tool")), None)
+    assert not files.deleted or isinstance(last, (Approval, PendingApproval))

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompt_rules import check_prompt
 
-from miniagents import AssistantMessage, Message, MiniAgents, ToolCall, ToolMessage, UserMessage
+from miniagents import (
+    Approval,
+    AssistantMessage,
+    Message,
+    MiniAgents,
+    PendingApproval,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
 from miniagents.ext.llm._prompts import chat_prompt, messages_for_model, messages_prompt, responses_prompt
 from miniagents.ext.llm.anthropic import AnthropicMessage, create_anthropic_agent
 from miniagents.ext.llm.openai import OpenAIMessage
@@ -335,14 +344,24 @@ def _results() -> st.SearchStrategy[Message]:
     return messages | parts | fields
 
 
-_CONVERSATIONS = st.lists(_answers() | _results() | st.builds(UserMessage, _TEXTS), max_size=9)
+def _approvals() -> st.SearchStrategy[Message]:
+    """Draw a question about a call, or a decision on one."""
+    calls = st.builds(lambda id_, arguments: ToolCall(id=id_, name="f", arguments=arguments), _IDS, _ARGUMENTS)
+    decide = st.sampled_from([PendingApproval.grant, PendingApproval.refuse, lambda question: question])
+    return st.builds(lambda call, decide: decide(PendingApproval.of(call)), calls, decide)
+
+
+_CONVERSATIONS = st.lists(_answers() | _results() | _approvals() | st.builds(UserMessage, _TEXTS), max_size=9)
 
 
 @given(history=_CONVERSATIONS, api=st.sampled_from(APIS), has_tools=st.booleans())
 def test_any_mix_of_messages_gives_a_prompt_that_the_api_accepts(history: list[Any], api: str, has_tools: bool) -> None:
     """Whatever messages a conversation has, in whatever order, its prompt keeps the rules of the API."""
     options = {"has_tools": has_tools} if api == "messages" else {}
-    check_prompt(api, prompt_of(api, [UserMessage("q"), *history], **options), has_tools=has_tools or api != "messages")
+    prompt = prompt_of(api, [UserMessage("q"), *history], **options)
+    check_prompt(api, prompt, has_tools=has_tools or api != "messages")
+    others = [message for message in history if not isinstance(message, (Approval, PendingApproval))]
+    assert prompt == prompt_of(api, [UserMessage("q"), *others], **options)
 
 
 @given(history=_CONVERSATIONS)
