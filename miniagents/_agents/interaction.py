@@ -488,12 +488,13 @@ class _ReplyCell(SequenceCell):
     def add(self, pieces: list[Any]) -> None:
         """Append messages and sequences in order to the replies; drop them if no reader can reach the replies.
 
-        With `errors_as_messages`, a message that may fail is followed by its error.
+        With `errors_as_messages`, a message that may fail is followed by its error, also one of an async iterable.
+        Replies of other agents say themselves how they show errors.
         """
         if self.is_abandoned:
             return
         if self.errors_as_messages:
-            pieces = [_followed_by_error(piece) if _may_fail(piece) else piece for piece in pieces]
+            pieces = [_each_followed_by_error(piece) if _is_own(piece) else piece for piece in pieces]
         super().add(pieces)
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
@@ -540,6 +541,12 @@ class _ReplyCell(SequenceCell):
 def _may_fail(piece: Any) -> TypeGuard[MessagePromise]:
     """Return True if a piece of the replies is a message promise that has no result yet, or has failed."""
     return isinstance(piece, MessagePromise) and not piece.is_resolved
+
+
+def _is_own(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise]:
+    """Return True if a piece of the replies is a message that may fail, or the sequence of an async iterable."""
+    is_iterable = isinstance(piece, MessageSequencePromise) and piece._cell.stops_without_readers
+    return is_iterable or _may_fail(piece)
 
 
 def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise]:

@@ -336,8 +336,10 @@ async def test_error_of_an_approver_is_let_through_in_raise_mode() -> None:
 
     files = Files(approver)
     async with MiniAgents():
+        agent = ScriptedLLM([deletes("a"), deletes("a")]).agent(tools=files.tools, tool_errors="raise")
         with pytest.raises(ConnectionError):
-            await ScriptedLLM([deletes("a")]).agent(tools=files.tools, tool_errors="raise").trigger("Hi")
+            await agent.trigger("Hi")
+        assert isinstance((await agent.trigger("Hi", errors_as_messages=True))[-1], ErrorMessage)
     assert files.deleted == []
 
 

@@ -107,3 +107,25 @@ async def test_exception_among_the_replies_becomes_an_error_message() -> None:
             ctx.reply(["before", ValueError("sent"), "after"])
 
         assert [str(message) for message in await sends.trigger()] == ["before", "ValueError: sent", "after"]
+
+
+async def test_errors_of_an_async_iterable_become_error_messages() -> None:
+    """A message that fails in an async iterable is followed by its error, and so is what the iterable itself raises."""
+    async with MiniAgents(errors_as_messages=True):
+
+        async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
+            yield "half"
+            raise ValueError("lost")
+
+        async def items() -> AsyncIterator[Any]:
+            yield Message.promise(message_token_streamer=tokens)
+            yield "whole"
+            raise ConnectionError("gone")
+
+        @miniagent
+        async def sends(ctx: InteractionContext) -> None:
+            """Reply an async iterable, and a text after it."""
+            ctx.reply([items(), "after"])
+
+        texts = [str(message) for message in await sends.trigger()]
+        assert texts == ["half", "ValueError: lost", "whole", "ConnectionError: gone", "after"]
