@@ -90,20 +90,19 @@ class _OpenCalls:
     def take(self, result: ToolResult) -> _Call | None:
         """Return the call that a result answers, and None if there is none.
 
-        That is the first call with the result's id in the latest answer that has one. A result without an id belongs to
-        a call of its name, or else to any.
+        That is the first call with the result's id in the latest answer that has one, of the result's name if there is
+        such a call. A result without an id belongs to a call of its name, or else to any.
         """
-        if result.id is not None:
-            key = ("id", result.id)
-        else:
-            name = result.more.get("name")
-            key = ("any", "") if name is None else ("name", str(name))
-        groups = self._by_key.get(key, [])
+        name = result.more.get("name")
+        by_name = ("any", "") if name is None else ("name", str(name))
+        groups = self._by_key.get(by_name if result.id is None else ("id", result.id), [])
         while groups:
-            while groups[-1]:
-                call = groups[-1].popleft()
-                if call.result is None:
-                    return call
+            group = groups[-1]
+            while group and group[0].result is not None:
+                group.popleft()
+            if group:
+                fitting = (call for call in group if call.result is None and name in (None, call.use.name))
+                return next(fitting, group[0])
             groups.pop()
         return None
 
