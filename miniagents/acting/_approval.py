@@ -20,7 +20,7 @@ _NO_DECISION = "the conversation went on without an approval"
 """Reason of a refusal by any other message."""
 
 
-async def ask_for_approval(approver: MiniAgent[Any], call: ToolCall) -> Approval | None:
+async def ask_for_approval(approver: MiniAgent[Any], question: PendingApproval) -> Approval | None:
     """Send an agent the question about a call, and return its decision; None if it replies nothing.
 
     An agent that replies anything else has refused the call, with its text as the reason.
@@ -28,7 +28,6 @@ async def ask_for_approval(approver: MiniAgent[Any], call: ToolCall) -> Approval
     Raises:
         Exception: the agent has failed.
     """
-    question = PendingApproval.of(call)
     replies = approver.trigger(question, errors_as_messages=False)
     try:
         messages = await replies

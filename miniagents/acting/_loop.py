@@ -189,8 +189,8 @@ class _Calls:
     """
 
     def __init__(self, ctx: InteractionContext, settings: LoopSettings, *, run: bool) -> None:
-        self.pending: list[ToolCall] = []
-        """Calls on which the approver has not decided."""
+        self._pending: list[PendingApproval] = []
+        """Questions about calls on which the approver has not decided."""
         self.handoff: tuple[Handoff, dict[str, Any]] | None = None
         """The handoff that the answer asks for, with its arguments."""
         self.are_own = False
@@ -259,13 +259,12 @@ class _Calls:
             if None in results and not result.is_done:
                 result.cancel()  # a question that is still open, while the loop ends by an error
             results += [await _end_of(promise) async for promise in result]
-        questions = [PendingApproval.of(call) for call in self.pending]
-        self._ctx.reply(questions)
+        self._ctx.reply(self._pending)
         answered = [result for result in results if result is not None]
         if len(answered) < len(results):
             return None
-        if questions:
-            self.settings.require_output("a call waits for its approval", questions[-1])
+        if self._pending:
+            self.settings.require_output("a call waits for its approval", self._pending[-1])
             return None
         return answered
 
@@ -294,12 +293,13 @@ class _Calls:
         if not self._may_ask:
             return
         decision = None
+        question = PendingApproval.of(call, self._ctx.this_agent.alias)
         try:
-            decision = await ask_for_approval(approver, call)
+            decision = await ask_for_approval(approver, question)
         except Exception as error:
             prepared = error
         if decision is None and not isinstance(prepared, Exception):
-            self.pending.append(call)
+            self._pending.append(question)
         else:
             yield self._start(call, prepared, decision)
 

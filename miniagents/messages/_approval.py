@@ -41,15 +41,19 @@ class PendingApproval(Message):
 
     call: ToolCall
     """The call as the model made it."""
+    agent: str | None = None
+    """Alias of the agent that wants to run the call, to which a later decision is sent."""
 
     if TYPE_CHECKING:
 
-        def __init__(self, content: Any = None, /, *, call: ToolCall, **fields: Any) -> None: ...
+        def __init__(
+            self, content: Any = None, /, *, call: ToolCall, agent: str | None = None, **fields: Any
+        ) -> None: ...
 
     @classmethod
-    def of(cls, call: ToolCall) -> PendingApproval:
+    def of(cls, call: ToolCall, agent: str | None = None) -> PendingApproval:
         """Return the question about a call, with a text that shows the call."""
-        return cls(f"Needs approval: {call}", call=call)
+        return cls(f"Needs approval: {call}", call=call, agent=agent)
 
     def grant(self) -> Approval:
         """Return the approval: the call may run."""

@@ -430,6 +430,7 @@ async def test_question_without_a_decision_is_the_last_reply(kind: str) -> None:
         kind, deletes("a", text="Well.", show=True), lambda questions: [questions[0].grant()]
     )
     assert short(first) == ['Well.[delete(path="a")][show()]', "a b c", '?Needs approval: delete(path="a")']
+    assert first[-1].agent == llm.calls[0].agent
     assert short(second) == ["deleted a", "done"]
     assert files.deleted == ["a"]
     assert "deleted a" in check_last_request(llm)
@@ -597,6 +598,19 @@ async def test_handoff_waits_for_the_approval() -> None:
     check_last_request(expert_llm)
 
 
+async def test_question_of_an_agent_that_took_over_names_it() -> None:
+    """After a handoff, the question says which agent asks; that agent goes on with the decision."""
+    files = Files(silent)
+    expert = ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools, alias="EXPERT", description="Knows.")
+    greeter = ScriptedLLM([Step(tool_calls=[("handoff_to_expert", {})])]).agent(tools=[handoff(expert)])
+    async with MiniAgents():
+        first = await greeter.trigger("Hi")
+        question = first[-1]
+        assert isinstance(question, PendingApproval)
+        assert question.agent == expert.alias
+        assert short(await expert.trigger(["Hi", *first, question.grant()])) == ["deleted a", "done"]
+
+
 @pytest.mark.parametrize("answered", [False, True])
 async def test_calls_of_the_caller_are_answered_beside_an_approval(answered: bool) -> None:
     """With a call for the caller in the same answer, the model goes on once both have a result."""
@@ -664,7 +678,8 @@ async def test_hash_key_of_the_call_is_an_idempotency_key() -> None:
 
 def messages_about_a_call() -> list[Message]:
     """Return a question and both decisions on it."""
-    question = PendingApproval.of(ToolCall(id="1", name="f", arguments='{"x": "\\u001b"}', echo={"s": "sig"}, sig="§"))
+    call = ToolCall(id="1", name="f", arguments='{"x": "\\u001b"}', echo={"s": "sig"}, sig="§")
+    question = PendingApproval.of(call, "AGENT")
     return [question, question.grant(), question.refuse(), question.refuse("no\x1b")]
 
 
