@@ -1,8 +1,8 @@
 """A chat of you and a live model, in a dozen lines: `OPENAI_API_KEY=... python examples/live_conversation.py`.
 
-What to look at: tokens are printed as they arrive; "exit", Ctrl-D and Ctrl-C all end the program. To run it without a
-key, start `python -m miniagents_testing serve`: a local server that repeats your words. It prints the `OPENAI_BASE_URL`
-to set.
+What to look at: tokens are printed as they arrive; Ctrl-C stops an answer; "exit", Ctrl-D, and Ctrl-C at an empty
+prompt end the program. To run it without a key, start `python -m miniagents_testing serve`: a local server that repeats
+your words. It prints the `OPENAI_BASE_URL` to set.
 """
 
 from miniagents.chat_history import InMemoryChatHistory

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from miniagents._agents.agent import MiniAgent, miniagent
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents._agents.persistence import MessagePersister, PersistHandler
-from miniagents._agents.running import Runner
+from miniagents._agents.running import Runner, catch_signal
 from miniagents.messages import Message, MessageSequencePromise
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from contextlib import AbstractContextManager
 
     from miniagents._agents.usage import Limits, Price
     from miniagents._promising.promise import Promise
@@ -123,6 +124,19 @@ class MiniAgents(AgentsContext):
             return await agent.trigger(messages, **kwargs)
 
         return self.run(call())
+
+    def catch_signal(self, signum: int, handler: Callable[[], object]) -> AbstractContextManager[None]:
+        """Return a context manager in which `handler` gets a signal, in place of its usual effect on the run.
+
+        The handler is called without arguments in the event loop, after what was typed before the signal was read. If
+        it returns False, the signal has its usual effect. If the loop is blocked, the next signal has it. A second
+        SIGTERM ends the run at once. Outside of the main thread nothing is caught.
+
+        Args:
+            signum: the signal, such as `signal.SIGINT` for Ctrl-C.
+            handler: function that is called for each signal.
+        """
+        return catch_signal(signum, handler)
 
     # --- persistence
 

@@ -2,7 +2,7 @@
 
 With `asyncio.Runner`, the main coroutine gets a `CancelledError` on Ctrl-C, and it does not see an interrupt that
 another task raises. With `Runner`, the main coroutine gets either of them once, as the interrupt itself.
-Independent of agents and messages.
+`catch_signal` gives a signal to another handler first. Independent of agents and messages.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import asyncio
 import logging
 import signal
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Iterator
     from types import FrameType
 
 
@@ -28,6 +28,9 @@ _MAX_SKIPPED_WAITS = 100
 """Number of waits that are skipped in the `finally` blocks of one coroutine; a loop of waits would have no end."""
 
 _SIGTERM_EXIT_STATUS = 128 + signal.SIGTERM
+
+_STEPS_BEFORE_HANDLER = 5
+"""Steps of the loop between a caught signal and its handler: in them, the loop reads what was typed before Ctrl-C."""
 
 
 class _InterruptibleMain(Generic[T]):
@@ -208,6 +211,74 @@ class Runner(Generic[T]):
             self._skip_clean_ups = True
             raise interrupt
         self._signal_received = True
+
+
+class _CaughtSignal:
+    """A signal that a handler of a program gets before the handler that it replaces.
+
+    Args:
+        number: the signal.
+        handler: called in the loop; False lets the signal have its former effect.
+    """
+
+    def __init__(self, number: int, handler: Callable[[], object]) -> None:
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._replaced = signal.getsignal(number)
+        self._steps_left = 0
+        self._caught = False
+        self.is_active = True
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Call the handler some steps later, in the loop.
+
+        Pass the signal on at once if the loop has not come to that since the last signal, or will not come to it.
+        """
+        if not self.is_active or self._steps_left or self._loop.is_closed():
+            self._pass_on(number, frame)
+            return
+        if number == signal.SIGTERM and self._caught:
+            for _ in range(2):  # as the second of two signals, which waits for no clean-up
+                self._pass_on(number, frame)
+            return
+        self._caught = True
+        self._steps_left = _STEPS_BEFORE_HANDLER
+        self._loop.call_soon_threadsafe(self._step, number)
+
+    def _step(self, number: int) -> None:
+        """Wait for a further step of the loop, or call the handler."""
+        self._steps_left -= 1
+        if self._steps_left:
+            self._loop.call_soon(self._step, number)
+        elif not self.is_active or self._handler() is False:
+            self._pass_on(number, None)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Let the signal have the effect that it had before it was caught; SIGINT that was ignored interrupts, too."""
+        if callable(self._replaced):
+            self._replaced(number, frame)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif self._replaced is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
+@contextmanager
+def catch_signal(number: int, handler: Callable[[], object]) -> Iterator[None]:
+    """Catch a signal as `MiniAgents.catch_signal` says."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught = _CaughtSignal(number, handler)
+    on_signal = caught.on_signal  # one bound method, to find it again
+    replaced = signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        caught.is_active = False  # another handler that was entered later may still call it
+        if signal.getsignal(number) is on_signal:
+            signal.signal(number, replaced)
 
 
 def _do_nothing() -> None:

@@ -8,12 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory
-from miniagents.errors import INTERRUPTS, HistoryError, StopDialog
+from miniagents.errors import (
+    INTERRUPTS,
+    AuthenticationFailedError,
+    HistoryError,
+    LLMError,
+    MissingExtraError,
+    PromiseCancelledError,
+    StopDialog,
+)
 from miniagents.ext._console_input import LineReader, replace_surrogates
+from miniagents.ext._console_interrupts import ConsoleInterrupts, drop_typed_text, keep_typed_text, make_input
 from miniagents.ext._terminal import TerminalFilter, visible, visible_line
 from miniagents.messages import (
     AssistantMessage,
@@ -26,6 +37,8 @@ from miniagents.messages import (
 from miniagents.miniagents import InteractionContext, MiniAgent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from miniagents.messages import Approval, MessageSequencePromise
 
 __all__ = ["create_console_approver", "create_console_user_agent"]
@@ -45,6 +58,8 @@ _STEPS_TO_PRINT = 20
 _asking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 """A lock for each loop: of several questions, each waits for the answer to the one before it."""
 
+_KEYS = 'Enter sends, {}Ctrl-C stops an answer, Ctrl-D or "exit" leaves.'
+
 
 def create_console_user_agent(
     chat_history: ChatHistory | None = None, alias: str = "USER_AGENT", **kwargs: Any
@@ -56,9 +71,14 @@ def create_console_user_agent(
     On a terminal, and with the extra `console` installed, several lines can be edited: Enter sends, Alt+Enter starts a
     new line. Without the extra a plain line is read. Piped input is read line by line, and printed as if typed.
 
-    "exit", Ctrl-D and the end of piped input raise `StopDialog`; Ctrl-C raises `KeyboardInterrupt` in the caller. Of a
-    message that fails, the text that arrived is printed and stored; then its error is raised. If the history cannot be
-    written, the error is printed, and the messages stay in memory.
+    "exit", Ctrl-D and the end of piped input raise `StopDialog`. On a terminal, Ctrl-C stops the answer, and what came
+    of it is stored as interrupted; with text at the prompt, it clears the text. At an empty prompt, within two seconds
+    of the last one, and on a pipe, Ctrl-C raises `KeyboardInterrupt` in the caller.
+
+    Of a message that fails, the text that arrived is printed and stored; then its error is raised. On a terminal, an
+    `LLMError` is printed in one line, and the user's message is at the prompt again. Where another attempt cannot help,
+    without a key or an extra or with a key that is refused, the program ends: `SystemExit` with one line for stderr. If
+    the history cannot be written, the error is printed, and the messages stay in memory.
 
     Args:
         chat_history: history that stores the chat; by default a new one in memory, used by this agent only.
@@ -67,19 +87,25 @@ def create_console_user_agent(
     """
     history = InMemoryChatHistory() if chat_history is None else chat_history
     console = _Console("USER: ")
+    last_text = ""
 
     async def console_user(ctx: InteractionContext) -> None:
         """Print the messages, ask the user, append the text to the history, and reply the whole history.
 
-        An error of the append is printed.
+        An error of the append is printed. A message that is sent again is not appended again.
         """
-        await console.show(history.logging_agent.trigger(ctx.message_promises))
-        text = await console.ask()
-        try:
-            await history.aappend(UserMessage(text))
-        except HistoryError as error:
-            console.show_error(error)
-        ctx.reply(await history.aload_chat_history())
+        nonlocal last_text
+        with console.dialog():
+            messages = history.logging_agent.trigger(ctx.message_promises)
+            answered = await console.show(messages, stop=ctx.message_promises.cancel)
+            text = await console.ask("" if answered else last_text)
+            if answered or text != last_text:
+                try:
+                    await history.aappend(UserMessage(text))
+                except HistoryError as error:
+                    console.show_error(error)
+            last_text = text
+            ctx.reply(await history.aload_chat_history())
 
     return MiniAgent(console_user, **{"alias": alias, "description": "The person at the console.", **kwargs})
 
@@ -119,24 +145,62 @@ class _Console:
     def __init__(self, prompt: str) -> None:
         self._prompt = prompt
         self._editor: Any = None
+        self._keys_were_shown = False
 
-    async def show(self, messages: MessageSequencePromise) -> None:
+    @contextmanager
+    def dialog(self) -> Iterator[None]:
+        """Print the keys once, and catch Ctrl-C until the block raises or the run ends; on a pipe, do neither."""
+        if _is_interactive():
+            ConsoleInterrupts.of_running_loop().listen()
+            if not self._keys_were_shown:
+                self._keys_were_shown = True
+                new_line = "" if self._get_editor() is None else "Alt+Enter starts a line, "
+                _write(_add_colour(_KEYS.format(new_line), _DIM) + "\n")
+        try:
+            yield
+        except BaseException:
+            ConsoleInterrupts.of_running_loop().release()
+            raise
+
+    async def show(self, messages: MessageSequencePromise, stop: Callable[[], object]) -> bool:
         """Print messages as they arrive; after the last one, raise the first error among them.
 
-        A `HistoryError` is printed, and not raised.
+        A `HistoryError` is printed, and not raised; on a terminal, so is an `LLMError`.
+
+        Args:
+            messages: the messages.
+            stop: stops the messages; called when the user presses Ctrl-C.
+
+        Returns:
+            False if a message failed with an `LLMError`, and the user's message may be sent again.
+
+        Raises:
+            SystemExit: a message failed in a way that another attempt cannot mend.
         """
         failure: BaseException | None = None
-        async for promise in messages:
-            try:
-                await self._show_message(promise)
-            except HistoryError as error:
-                self.show_error(error)
-            except INTERRUPTS:
-                raise
-            except BaseException as error:
-                failure = failure or error
+        interrupts = ConsoleInterrupts.of_running_loop()
+        with interrupts.answer(stop):
+            async for promise in messages:
+                try:
+                    await self._show_message(promise)
+                except HistoryError as error:
+                    self.show_error(error)
+                except INTERRUPTS:
+                    raise
+                except BaseException as error:
+                    failure = failure or error
+            if interrupts.answer_was_stopped:
+                self._write_remark("the answer was stopped")
+                if isinstance(failure, PromiseCancelledError):
+                    failure = None
+        if isinstance(failure, (AuthenticationFailedError, MissingExtraError)):
+            raise SystemExit(_describe(failure))
+        if isinstance(failure, LLMError) and _is_interactive():
+            self.show_error(failure)
+            return False
         if failure is not None:
             raise failure
+        return True
 
     async def _show_message(self, promise: MessagePromise) -> None:
         """Print a message with its label, token by token; raise its error after the text that arrived.
@@ -185,11 +249,15 @@ class _Console:
             _write(visible(refusal) + "\n")
         reason = getattr(message, "finish_reason", None)
         if isinstance(reason, str) and reason in _REASONS_FOR_A_CUT:
-            _write(_add_colour(f"[{_REASONS_FOR_A_CUT[reason]}]", _DIM) + "\n")
+            self._write_remark(_REASONS_FOR_A_CUT[reason])
+
+    def _write_remark(self, remark: str) -> None:
+        """Print a remark on an answer."""
+        _write(_add_colour(f"[{remark}]", _DIM) + "\n")
 
     def show_error(self, error: Exception) -> None:
         """Print an error after which the chat goes on."""
-        _write("\n" + _add_colour("ERROR: ", _RED) + f"{type(error).__name__}: {visible(str(error))}\n")
+        _write("\n" + _add_colour("ERROR: ", _RED) + _describe(error) + "\n")
 
     async def decide(self, question: PendingApproval) -> Approval:
         """Print a call, ask if it may run, and return the decision; raise what `ask` raises."""
@@ -201,17 +269,20 @@ class _Console:
             return question.grant()
         return question.refuse(None if text.lower() in ("n", "no") else text)
 
-    async def ask(self) -> str:
+    async def ask(self, default: str = "") -> str:
         """Ask until the user enters some text, and return the text.
+
+        Args:
+            default: text that is at the prompt already.
 
         Raises:
             StopDialog: the user entered "exit" or pressed Ctrl-D, or piped input has ended.
-            KeyboardInterrupt: the user pressed Ctrl-C while editing a line.
+            KeyboardInterrupt: the user pressed Ctrl-C at a prompt where Ctrl-C is a key, as on Windows.
         """
         text = ""
         while not text.strip():
             try:
-                text = await self._read_text()
+                text = await self._read_text(default)
             except EOFError:
                 _write("\n")
                 raise StopDialog from None
@@ -219,26 +290,58 @@ class _Console:
             raise StopDialog
         return replace_surrogates(text)
 
-    async def _read_text(self) -> str:
+    async def _read_text(self, default: str) -> str:
         """Prompt for one text: with the editor on a terminal, or else by reading a line.
 
-        Print a line that was not typed, such as one of a pipe, after its prompt.
+        Print a line that was not typed, such as one of a pipe, after its prompt. Without the editor, an empty line
+        stands for the default text.
         """
-        stdin = sys.stdin
-        typed = stdin is not None and stdin.isatty()
         _write("\n")
-        if typed and _stdout_is_terminal():
-            if self._editor is None:
-                self._editor = _create_editor(self._prompt)
-            if self._editor is not None:
-                text = await self._editor.prompt_async(handle_sigint=False)  # the run context handles signals
-                assert isinstance(text, str)
-                return text
+        if _is_interactive():
+            editor = self._get_editor()
+            if editor is None:
+                return await self._read_typed_line() or default
+            with ConsoleInterrupts.of_running_loop().prompt(partial(_clear_editor, editor)):
+                text = await editor.prompt_async(default=default, handle_sigint=False)  # the run handles signals
+            assert isinstance(text, str)
+            return text
         _write(_add_colour(self._prompt, _GREEN))
+        stdin = sys.stdin
         line = await LineReader.of(stdin).readline()
-        if not typed:
+        if stdin is None or not stdin.isatty():
             _write(visible(line) + "\n")
         return line
+
+    async def _read_typed_line(self) -> str:
+        """Prompt for a line on a terminal, without the editor; Ctrl-C clears what was typed of it."""
+        descriptor = sys.stdin.fileno()
+
+        def clear() -> bool:
+            if not drop_typed_text(descriptor):
+                return False
+            _write("\n\n" + prompt)
+            return True
+
+        prompt = _add_colour(self._prompt, _GREEN)
+        with ConsoleInterrupts.of_running_loop().prompt(clear), keep_typed_text(descriptor):
+            _write(prompt)
+            return await LineReader.of(sys.stdin).readline()
+
+    def _get_editor(self) -> Any:
+        """Return the editor, a new one at the first call; None without the extra."""
+        if self._editor is None:
+            self._editor = _create_editor(self._prompt)
+        return self._editor
+
+
+def _clear_editor(editor: Any) -> bool | None:
+    """Clear the text at the prompt; return False if there is none, and None if it was sent just now."""
+    if editor.app.is_done:
+        return None
+    if not editor.default_buffer.text:
+        return False
+    editor.default_buffer.text = ""
+    return True
 
 
 def _create_editor(prompt: str) -> Any:
@@ -246,7 +349,6 @@ def _create_editor(prompt: str) -> Any:
     try:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.formatted_text import ANSI
-        from prompt_toolkit.input import create_input
         from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
         from prompt_toolkit.output import create_output
     except ImportError:
@@ -262,6 +364,13 @@ def _create_editor(prompt: str) -> Any:
     def new_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
+    @keys.add("c-c")  # on Windows; elsewhere Ctrl-C is a signal
+    def clear_or_end(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.text = ""
+        else:
+            event.app.exit(exception=KeyboardInterrupt)
+
     output = create_output(sys.stdout)
     if hasattr(output, "enable_cpr"):
         output.enable_cpr = False  # only menus need it, and a terminal that does not answer causes a warning
@@ -269,9 +378,19 @@ def _create_editor(prompt: str) -> Any:
         ANSI(_add_colour(prompt, _GREEN)),
         multiline=True,
         key_bindings=keys,
-        input=create_input(sys.stdin),
+        input=make_input(sys.stdin),
         output=output,
     )
+
+
+def _describe(error: Exception) -> str:
+    """Return class and text of an error as one line."""
+    return f"{type(error).__name__}: {visible_line(' '.join(str(error).split()))}"
+
+
+def _is_interactive() -> bool:
+    """Return True if stdin and stdout are terminals."""
+    return sys.stdin is not None and sys.stdin.isatty() and _stdout_is_terminal()
 
 
 def _stdout_is_terminal() -> bool:
