@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ NAMES = [
     for module, _, name in [line.partition(": ")]
     if name
 ]
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"^```\w.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
@@ -103,6 +105,19 @@ def test_reference_has_each_option_of_the_command_line() -> None:
         if option != "--help" and f"`{option}" not in page and f" {option}" not in page
     ]
     assert missing == []
+
+
+def test_commands_on_the_pages_can_be_parsed() -> None:
+    """Each `miniagents-testing` command in a console block has arguments that the command line takes."""
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    blocks = [block for page in pages for block in CONSOLE.findall(page.read_text("utf-8"))]
+    commands = re.findall(r"^\$ (?:\.venv/bin/)?miniagents-testing (.+)$", "\n".join(blocks), re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        _commands._create_parser().parse_args(words)
+        if words[0] == "play":
+            assert words[1].endswith(".yaml"), "only single files are played"
 
 
 def test_navigation_has_each_page_once() -> None:
