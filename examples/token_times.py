@@ -32,7 +32,8 @@ def token_times(base_url: str) -> list[float]:
 def main() -> None:
     """Record and play one answer in both ways."""
     answer = Step(["one ", "two ", "three ", "four ", "five"], gap=0.1)
-    with tempfile.TemporaryDirectory() as folder, ProviderServer([answer, answer]) as server:
+    with tempfile.TemporaryDirectory() as folder, ProviderServer([answer] * 3) as server:
+        token_times(server.openai_base_url)  # the first request of a process takes longer
         for name in ("vcrpy", "miniagents_testing"):
             for record_mode in ("once", "none"):
                 with vcr.use_cassette(str(Path(folder) / f"{name}.yaml"), record_mode=record_mode) as cassette:
