@@ -205,6 +205,17 @@ def test_link_inside_the_repository_names_an_existing_file() -> None:
     assert not broken
 
 
+def test_readme_begins_with_a_test_of_eight_lines_and_is_short() -> None:
+    """The README's first Python block is a test of eight lines, and its text is read in some three minutes."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    first = next(block[3] for block in FENCE.finditer(text) if block[1] == "python")
+    code = [line for line in first.splitlines() if line]
+    assert len(code) <= 8
+    assert any(line.startswith("def test_") for line in code)
+    assert len(FENCE.sub("", text).split()) < 850
+    assert "with a server on this machine that plays scripts, not with a provider" in text
+
+
 def test_ci_runs_the_command_of_the_readme() -> None:
     """`.ci/run` is executable and reads its command from the README, which has exactly one such command."""
     script = ROOT / ".ci" / "run"
