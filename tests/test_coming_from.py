@@ -18,10 +18,10 @@ NAMES = {
 """Names of the wheel on PyPI, kept as data: the wheel cannot be installed beside this project."""
 PAGE = (ROOT / "docs/coming-from-0.0.35.md").read_text("utf-8")
 ROWS = [
-    (re.findall(r"`([\w.]+)`", row[0]), row[1], row[2])
-    for row in re.findall(r"^\| (.+?) \| (.+?) \|(?: (.+?))? \|$", PAGE, re.MULTILINE)
-    if row[1].partition(" ")[0] in {"same", "now", "gone"}
+    (re.findall(r"`([\w.]+)`", names), verdict, reason)
+    for names, verdict, reason in re.findall(r"^\| (.+?) \| (same|now|gone)\b(.*) \|$", PAGE, re.MULTILINE)
 ]
+"""For each row the names, "same", "now" or "gone", and what the page says after that word."""
 
 
 def _value(path: str) -> Any:
@@ -54,10 +54,10 @@ def test_names_that_are_the_same_exist() -> None:
 
 def test_new_places_of_names_exist() -> None:
     """Each row that says "now" names at least one object that can be imported, or says that dumps have it."""
-    for names, verdict, _ in ROWS:
-        if verdict.startswith("now"):
-            paths = re.findall(r"`(miniagents\.[\w.]+)`", verdict)
-            assert paths or "dumps" in verdict, names
+    for names, verdict, reason in ROWS:
+        if verdict == "now":
+            paths = re.findall(r"`(miniagents\.[\w.]+)`", reason)
+            assert paths or "dumps" in reason, names
             for path in paths:
                 assert _value(path) is not None
 
