@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from agents import Agent, Model, ModelResponse, OpenAIChatCompletionsModel, Runner, Usage, set_tracing_disabled
+from agents import (
+    Agent,
+    Model,
+    ModelResponse,
+    OpenAIChatCompletionsModel,
+    Runner,
+    Usage,
+    function_tool,
+    set_tracing_disabled,
+)
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -15,10 +24,11 @@ from openai.types.responses import (
 )
 
 from benchmarks.bare import tokens_of
+from benchmarks.by_hand import acting
 from benchmarks.peers.peer import Peer, main
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from openai import AsyncOpenAI
 
@@ -102,7 +112,30 @@ def openai(client: AsyncOpenAI) -> Counted:
     return side
 
 
-PEER = Peer(packages=("openai-agents",), tokens=tokens, call=call, openai=openai)
+def tools(client: AsyncOpenAI) -> Counted:
+    agent: Agent[Any] = Agent(
+        "agent", model=OpenAIChatCompletionsModel("gpt-4o", client), tools=[function_tool(acting.get_weather)]
+    )
+
+    async def side() -> int:
+        return await read(agent)
+
+    return side
+
+
+def output(client: AsyncOpenAI) -> Callable[[], Awaitable[object]]:
+    agent: Agent[Any] = Agent("agent", model=OpenAIChatCompletionsModel("gpt-4o", client), output_type=acting.Forecast)
+
+    async def side() -> object:
+        result = Runner.run_streamed(agent, acting.QUESTION["content"])
+        async for _ in result.stream_events():
+            pass
+        return result.final_output
+
+    return side
+
+
+PEER = Peer(packages=("openai-agents",), tokens=tokens, call=call, openai=openai, tools=tools, output=output)
 
 if __name__ == "__main__":
     set_tracing_disabled(True)

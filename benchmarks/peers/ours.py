@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bare import TOKEN, consume
+from benchmarks.by_hand import acting
 from benchmarks.calls import agent_call, agents_at_once
 from benchmarks.peers.peer import Peer, main
 from benchmarks.tokens import finished, pass_on, through
@@ -13,6 +14,8 @@ from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
@@ -62,6 +65,27 @@ def anthropic(client: AsyncAnthropic) -> Counted:
     return read(create_anthropic_agent("claude", async_client=client))
 
 
+def tools(client: AsyncOpenAI) -> Counted:
+    agent = create_openai_agent("gpt-4o", async_client=client, tools=[acting.get_weather])
+
+    async def side() -> int:
+        count = 0
+        async for _ in agent.trigger(acting.QUESTION["content"]).last:
+            count += 1
+        return count
+
+    return side
+
+
+def output(client: AsyncOpenAI) -> Callable[[], Awaitable[object]]:
+    agent = create_openai_agent("gpt-4o", async_client=client, output=acting.Forecast)
+
+    async def side() -> object:
+        return (await agent.trigger(acting.QUESTION["content"]).last).parsed
+
+    return side
+
+
 PEER = Peer(
     packages=("pydantic", "openai", "anthropic"),
     tokens=tokens,
@@ -70,6 +94,8 @@ PEER = Peer(
     second_reader=second_reader,
     openai=openai,
     anthropic=anthropic,
+    tools=tools,
+    output=output,
     context=MiniAgents,
 )
 

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from benchmarks.bare import at_once, bare_call, bytes_a_call, generator, one_by_
 from benchmarks.measure import Plan, Row, Side, Table, circumstances
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
@@ -49,6 +49,10 @@ class Peer:
     openai: Callable[[AsyncOpenAI], Counted] | None = None
     """Return a function that reads an answer of the client token by token."""
     anthropic: Callable[[AsyncAnthropic], Counted] | None = None
+    tools: Callable[[AsyncOpenAI], Counted] | None = None
+    """Return a function that answers a question with the tool of `benchmarks.by_hand.acting`, and counts the words."""
+    output: Callable[[AsyncOpenAI], Callable[[], Awaitable[object]]] | None = None
+    """Return a function that asks for the forecast of `benchmarks.by_hand.acting`, and returns its value."""
     context: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
 
 
@@ -125,6 +129,44 @@ async def provider_stream(peer: Peer, table: Table, plan: Plan, provider: str) -
     await table.compare("", base, checked(ours, size), plan, units=size, unit="us a chunk")
 
 
+async def tools(peer: Peer, table: Table, plan: Plan) -> None:
+    """Measure a loop of tools over a socket, compared with the SDK."""
+    from benchmarks.by_hand import acting
+
+    assert peer.tools is not None
+    async with _acting_client() as client:
+        ours = checked(peer.tools(client), acting.WORDS)
+        await table.compare("", acting.tools(client), ours, plan, units=1, unit="us a run", repeat=10)
+
+
+async def output(peer: Peer, table: Table, plan: Plan) -> None:
+    """Measure an answer of a type over a socket, compared with the SDK."""
+    from benchmarks.by_hand import acting
+
+    assert peer.output is not None
+    async with _acting_client() as client:
+        ask = peer.output(client)
+
+        async def side() -> None:
+            value = await ask()
+            if value != acting.FORECAST:
+                raise AssertionError(f"the output is {value!r:.200}")
+
+        await table.compare("", acting.output(client), side, plan, units=1, unit="us a run", repeat=10)
+
+
+@asynccontextmanager
+async def _acting_client() -> AsyncIterator[AsyncOpenAI]:
+    """Start the provider of agents that act, and return a client of it."""
+    from openai import AsyncOpenAI
+
+    from benchmarks.served import acting_provider
+
+    with acting_provider() as url:
+        async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1") as client:
+            yield client
+
+
 @dataclass(frozen=True)
 class Measure:
     """One column of one table."""
@@ -154,6 +196,8 @@ def _measures() -> list[Measure]:
         Measure(call, "bytes each, 10,000 at once", part(memory, count=10_000), "<= 6,000", "call"),
         Measure(provider, "OpenAI chat", part(provider_stream, provider="openai"), "<= 0.10x", "openai"),
         Measure(provider, "Anthropic messages", part(provider_stream, provider="anthropic"), "<= 0.35x", "anthropic"),
+        Measure("Agents that act", "2 requests, 3 calls", tools, "<= 1x", "tools"),
+        Measure("Agents that act", "an answer of a type", output, "<= 1x", "output"),
     ]
 
 

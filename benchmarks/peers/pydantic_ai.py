@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.messages import ModelResponse, TextPart
 from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.function import FunctionModel
@@ -16,10 +16,11 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from benchmarks.bare import tokens_of
+from benchmarks.by_hand import acting
 from benchmarks.peers.peer import Peer, main
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
@@ -82,8 +83,32 @@ def anthropic(client: AsyncAnthropic) -> Counted:
     return reader(Agent(AnthropicModel("claude-sonnet-4-20250514", provider=provider)))
 
 
+def acting_model(client: AsyncOpenAI) -> OpenAIChatModel:
+    return OpenAIChatModel("gpt-4o", provider=OpenAIProvider(openai_client=client))
+
+
+def tools(client: AsyncOpenAI) -> Counted:
+    agent: Agent[Any, str] = Agent(acting_model(client), tools=[acting.get_weather])
+
+    async def side() -> int:
+        async with agent.run_stream(acting.QUESTION["content"]) as result:
+            return await read(result.stream_text(delta=True, debounce_by=None))
+
+    return side
+
+
+def output(client: AsyncOpenAI) -> Callable[[], Awaitable[object]]:
+    agent: Agent[Any, Any] = Agent(acting_model(client), output_type=NativeOutput(acting.Forecast))
+
+    async def side() -> object:
+        async with agent.run_stream(acting.QUESTION["content"]) as result:
+            return await result.get_output()
+
+    return side
+
+
 PACKAGES = ("pydantic-ai-slim",)
-PEER = Peer(packages=PACKAGES, tokens=tokens, call=call, openai=openai, anthropic=anthropic)
+PEER = Peer(packages=PACKAGES, tokens=tokens, call=call, openai=openai, anthropic=anthropic, tools=tools, output=output)
 
 if __name__ == "__main__":
     main(PEER)
