@@ -11,7 +11,19 @@ from typing import Any
 
 from benchmarks.report import RESULTS, report
 
-MODULES = ("startup", "tokens", "floors", "calls", "messages", "decoding", "acting", "life", "cassettes", "histories", "growth")
+MODULES = (
+    "startup",
+    "tokens",
+    "floors",
+    "calls",
+    "messages",
+    "decoding",
+    "acting",
+    "life",
+    "cassettes",
+    "histories",
+    "growth",
+)
 
 
 def run(module: str, *, quick: bool) -> dict[str, Any]:

@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCRIPTS = ("startup", "tokens", "floors", "calls", "messages", "decoding", "acting", "life", "cassettes", "histories", "growth")
+SCRIPTS = (
+    "startup",
+    "tokens",
+    "floors",
+    "calls",
+    "messages",
+    "decoding",
+    "acting",
+    "life",
+    "cassettes",
+    "histories",
+    "growth",
+)
 OTHERS = ("limit", "ours", "autogen", "langchain", "miniagents_0_0_35", "openai_agents", "pydantic_ai", "workflows")
 
 
