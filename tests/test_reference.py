@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from importlib import import_module
@@ -95,12 +94,10 @@ def test_reference_has_each_option_of_pytest(pytestconfig: pytest.Config) -> Non
 def test_reference_has_each_option_of_the_command_line() -> None:
     """The page of the command line names each command with its options."""
     page = (DOCS / "reference/cli.md").read_text("utf-8")
-    (commands,) = [
-        action for action in _commands._create_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    ]
+    _, commands = _commands._create_parser("miniagents-testing")
     missing = [
         f"{command} {option}"
-        for command, parser in commands.choices.items()
+        for command, parser in commands.items()
         for option in [command, *(name for action in parser._actions for name in action.option_strings[-1:])]
         if option != "--help" and f"`{option}" not in page and f" {option}" not in page
     ]
@@ -113,9 +110,10 @@ def test_commands_on_the_pages_can_be_parsed() -> None:
     blocks = [block for page in pages for block in CONSOLE.findall(page.read_text("utf-8"))]
     commands = re.findall(r"^\$ (?:\.venv/bin/)?miniagents-testing (.+)$", "\n".join(blocks), re.MULTILINE)
     assert len(commands) > 5
+    parser, _ = _commands._create_parser("miniagents-testing")
     for command in commands:
         words = shlex.split(command, comments=True)
-        _commands._create_parser().parse_args(words)
+        parser.parse_args(words)
         if words[0] == "play":
             assert words[1].endswith(".yaml"), "only single files are played"
 
