@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from miniagents_testing._words import counted
 from miniagents_testing.cassette import Redaction, save
 from miniagents_testing.cassette._file import load_edited, read, write
+from miniagents_testing.cli._leaks import secrets_in
 from miniagents_testing.cli._lint import summarize
 from miniagents_testing.cli._screen import (
+    PROBLEMS_FOUND,
     CommandError,
     Screen,
     find_cassettes,
@@ -37,8 +39,8 @@ def add_edit(commands: Commands) -> None:
         "edit",
         help="change a cassette in an editor, and save it with new checksums",
         description="Opens a copy of the file in $VISUAL or $EDITOR, lists the changes, and replaces the file by the "
-        "copy with new checksums. A copy that cannot be read is kept, and the next `edit` opens it again. As long as "
-        "the number of events stays the same, the chunk map need not be edited.",
+        "copy with new checksums. A copy that cannot be read, or has a secret in it, is kept, and the next `edit` "
+        "opens it again. As long as the number of events stays the same, the chunk map need not be edited.",
     )
     edit.add_argument("file", type=Path, metavar="FILE")
     edit.add_argument(
@@ -47,19 +49,19 @@ def add_edit(commands: Commands) -> None:
         dest="without_editor",
         help="open no editor: the file was edited already, and needs new checksums",
     )
+    edit.add_argument("--force", action="store_true", help="save the file also if there is a secret in it")
     edit.set_defaults(run=_run_edit)
 
 
 def _run_edit(options: argparse.Namespace) -> int:
-    """Let the user edit a copy of a cassette, then save it with new checksums. Return exit code 0.
+    """Let the user edit a copy of a cassette, then save it with new checksums. Return 0, or 1 if it has a secret.
 
     With `--reseal` no editor is started. A failed editor raises CommandError, and the copy stays.
     """
     screen = Screen()
     file: Path = options.file
     if options.without_editor:
-        _save_with_checksums(file, file, screen)
-        return 0
+        return _save_with_checksums(file, file, screen, force=options.force)
     copy = file.with_name(f"{file.stem}.edited{file.suffix}")
     original = read(file, bytes)
     if not copy.exists():
@@ -69,8 +71,8 @@ def _run_edit(options: argparse.Namespace) -> int:
         screen.print_row(str(file), "nothing was changed")
     elif code:
         raise CommandError(f"the editor ended with code {code}; {file} is unchanged, and your edit is in {copy}")
-    else:
-        _save_with_checksums(copy, file, screen)
+    elif refused := _save_with_checksums(copy, file, screen, force=options.force):
+        return refused
     copy.unlink()
     return 0
 
@@ -87,17 +89,25 @@ def _editor_command() -> list[str]:
     return shlex.split(command)
 
 
-def _save_with_checksums(edited: Path, target: Path, screen: Screen) -> None:
-    """Print the changes of an edited file, and save it with new checksums at `target`."""
+def _save_with_checksums(edited: Path, target: Path, screen: Screen, *, force: bool) -> int:
+    """Print the changes of an edited file, and save it with new checksums at `target`. Return the exit code.
+
+    A file with a secret is not saved without `force`: the places are printed, and the exit code is 1.
+    """
     interactions, changes = load_edited(edited)
     if not changes and edited == target:
         screen.print_row(str(target), "nothing was changed")
-        return
+        return 0
+    if not force and (secrets := [*secrets_in(interactions)]):
+        for secret in secrets:
+            print_error(f"{edited}, {secret.where}, {secret.what}: a secret; remove it, or save it with --force")
+        return PROBLEMS_FOUND
     for change in changes:
         screen.print_row(str(target), change, style="yellow")
     save(target, interactions)
     count = counted(len(interactions), "interaction")
     screen.print_row(str(target), f"saved with checksums, {count}", style="green")
+    return 0
 
 
 def add_import(commands: Commands) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter, defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,8 +17,8 @@ from miniagents_testing._words import counted
 from miniagents_testing.cassette._bodies import CONTENT_HEADERS
 from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._interaction import is_text
-from miniagents_testing.cassette._secrets import scan
 from miniagents_testing.cli._drift import find_drift
+from miniagents_testing.cli._leaks import secrets_in_file
 from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
@@ -120,7 +119,8 @@ def add_lint(commands: Commands) -> None:
         description="Prints one line for each finding. Secrets are texts of fields with names such as client_secret or "
         "password, values of environment variables with names such as OPENAI_API_KEY or DB_PASSWORD, and keys of known "
         "shapes: in plain, JSON, percent or base64 spelling, and across the chunks of a stream. Headers that a "
-        "recording of today drops or redacts are reported: they often hold keys and cookies.",
+        "recording of today drops or redacts are reported: they often hold keys and cookies. In a file that cannot be "
+        "read, secrets are looked for line by line.",
     )
     lint.add_argument("path", nargs="+", metavar="PATH", help="a cassette, or a folder of cassettes")
     lint.add_argument(
@@ -139,7 +139,7 @@ def _run_lint(options: argparse.Namespace) -> int:
     screen = Screen()
     missing = [folder for folder in options.tests if not folder.is_dir()]
     if missing:
-        raise CommandError(f"{missing[0]}: there is no such folder")
+        raise CommandError(f"there is no folder {missing[0]}")
     references = _CassetteReferences(options.tests) if options.tests else None
     paths = find_cassettes(options.path)
     found = 0
@@ -168,8 +168,8 @@ def _find(cassette: CassetteFile, references: _CassetteReferences | None) -> Ite
     path = str(cassette.path)
     for problem in _find_problems(cassette):
         yield _Finding("damage", path, _without_path(problem, cassette.path))
-    for leak in scan(cassette.interactions, keys=True):
-        yield _Finding("secret", f"{path}, interaction {leak.interaction}", str(replace(leak, interaction=0)))
+    for leak in secrets_in_file(cassette):
+        yield _Finding("secret", f"{path}, {leak.where}", leak.what)
     for number, interaction in enumerate(cassette.interactions, 1):
         for kind, what in _find_in_bodies(interaction):
             yield _Finding(kind, f"{path}, interaction {number}", what)

@@ -46,6 +46,36 @@ def test_reseal_updates_the_checksums_and_keeps_the_waits(
     assert run("verify", conversation).code == 0
 
 
+def test_reseal_refuses_a_file_with_a_secret_unless_it_is_forced(
+    run: Callable[..., CommandResult], conversation: Path
+) -> None:
+    """`edit --reseal` names the place of a secret and saves nothing, with exit code 1; `--force` saves the file."""
+    key = "sk-" + "proj-" + "4f" * 15
+    _replace(conversation, ("who are you?", key))
+    before = conversation.read_bytes()
+    refused = run("edit", "--reseal", conversation)
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.err == (
+        f"miniagents-testing edit: {conversation}, interaction 1, request body messages[0].content: OpenAI key: "
+        "a secret; remove it, or save it with --force\n"
+    )
+    assert conversation.read_bytes() == before
+    assert run("edit", "--reseal", "--force", conversation).code == 0
+    assert key in load(conversation)[0].request_body.decode()
+
+
+def test_edit_keeps_a_copy_with_a_secret(
+    run: Callable[..., CommandResult], conversation: Path, edit_with: Callable[[str], None]
+) -> None:
+    """An edit that adds a secret is refused, and its copy stays for the next `edit`."""
+    key = "sk-" + "proj-" + "4f" * 15
+    before = conversation.read_bytes()
+    edit_with(f"text = text.replace('who are you?', '{key}')")
+    assert run("edit", conversation).code == 1
+    assert conversation.read_bytes() == before
+    assert key in conversation.with_name("conversation.edited.yaml").read_text(encoding="utf-8")
+
+
 def test_reseal_leaves_an_unchanged_file_as_it_is(run: Callable[..., CommandResult], conversation: Path) -> None:
     """`edit --reseal` does not change a file whose checksums fit."""
     before = conversation.read_bytes()

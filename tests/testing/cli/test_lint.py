@@ -103,6 +103,65 @@ def test_lint_finds_the_damage_that_verify_finds(run: Callable[..., CommandResul
     assert "interaction 2" in done.out
 
 
+def test_lint_finds_secrets_in_an_edited_file(run: Callable[..., CommandResult], conversation: Path, kit: Kit) -> None:
+    """In a file whose checksum does not fit, `lint` names the damage, and the secrets with their places."""
+    key = "sk-" + "proj-" + "4f" * 15
+    conversation.write_text(conversation.read_text(encoding="utf-8").replace("who are you?", key), encoding="utf-8")
+    done = run("lint", conversation)
+    assert done.code == 1
+    assert _kinds(done) == ["damage", "secret"]
+    assert f"secret\t{conversation}, interaction 1\trequest body messages[0].content: OpenAI key\n" in done.out
+    assert key not in done.out + done.err
+
+
+KEY = "sk-" + "proj-" + "4f" * 15
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        (f'a: "my {KEY}"', "line 2", "OpenAI key"),
+        ("body: '{\"client_secret\":\"it''s3cr3tvalue99\"}'", "line 2", "client_secret"),
+        ('body: "{\\"client_secret\\":\\"s3cr3tvalue99\\"}"', "line 2", "client_secret"),
+        ('string: |\n  data: {"access_token": "abcdefgh123456789"}', "line 3", "access_token"),
+        ("authorization:\n- Bearer abcdefghijk123456", "line 3", "authorization"),
+        ("password: hunter2hunter2", "line 2", "password"),
+        ("- it is tangerine-42x-dream", "line 2", "SHOP_PASSWORD"),
+        ("uri: https://x.test/?api_key=abcdef123456", "line 2", "api_key"),
+        (
+            "\n\n".join(f'data: {{"choices":[{{"delta":{{"content":"{part}"}}}}]}}' for part in (KEY[:12], KEY[12:])),
+            "several lines",
+            "OpenAI key",
+        ),
+    ],
+)
+def test_lint_finds_secrets_in_a_file_that_cannot_be_read(
+    run: Callable[..., CommandResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    where: str,
+    what: str,
+) -> None:
+    """In a file that is no cassette, `lint` names the damage, and each secret with its line."""
+    monkeypatch.setenv("SHOP_PASSWORD", "tangerine-42x-dream")
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"interactions: [\n{text}\n", encoding="utf-8")
+    done = run("lint", path)
+    assert done.code == 1
+    assert _kinds(done) == ["damage", "secret"]
+    assert f"secret\t{path}, {where}\t{what}\n" in done.out
+
+
+def test_lint_finds_no_secret_in_a_damaged_file_without_one(
+    run: Callable[..., CommandResult], root: Path, tmp_path: Path
+) -> None:
+    """In the beginning of a clean cassette, `lint` finds the damage alone."""
+    whole = (root / "cassettes" / "openai" / "tool_calls.yaml").read_bytes()
+    (tmp_path / "cut.yaml").write_bytes(whole[: len(whole) // 2])
+    assert _kinds(run("lint", tmp_path / "cut.yaml")) == ["damage"]
+
+
 def test_lint_finds_an_event_that_clients_ignore(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
     """`lint` reports an event that clients ignore, because of a space before its first line."""
     body = b" " + kit.delta(content="Hi") + kit.delta("stop") + b"data: [DONE]\n\n"
@@ -163,4 +222,4 @@ def test_lint_refuses_a_missing_folder_of_tests(
     """`lint` with a folder of tests that does not exist is an error."""
     done = run("lint", conversation, "--tests", tmp_path / "nothing")
     assert done.code == 2
-    assert "no such folder" in done.err
+    assert "there is no folder" in done.err
