@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from common import share_of_corpus
+from request_schemas import check_body
 
 from miniagents import errors
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.llm.sse import SSEDecoder
-from miniagents.messages import AnswerFinished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallReady
+from miniagents.messages import AnswerFinished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallReady, ToolMessage
 from miniagents.miniagents import MiniAgents
+from miniagents_testing import ScriptedLLM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -375,6 +377,34 @@ async def test_events_of_each_recorded_stream_are_the_parts_of_its_message(path:
     for call, arguments in zip(message.tool_calls, pieces, strict=True):
         assert arguments in ("", call.arguments)
     assert events[-1] == AnswerFinished(message)
+
+
+@each_answer
+async def test_each_recorded_answer_makes_requests_that_each_sdk_allows(path: Path, kit: Kit) -> None:
+    """After a recorded answer and the results of its calls, requests for each API are as its SDK's types describe.
+
+    They go to another host, which gets none of the fields that only the sender of the answer knows.
+    """
+    record = _load(path)
+    message, _ = await _run(record, [record["response"]["body_text"].encode()], kit)
+    results = [ToolMessage("done", tool_call_id=call.id, name=call.name) for call in message.tool_calls]
+    conversation: list[Any] = ["Hello", message, *results, "And now?"]
+    described = {"name": "act", "parameters": {"type": "object"}}
+    llm = ScriptedLLM(lambda call: "Yes.")
+    openai = llm.openai_client(base_url="https://other.example/v1")
+    async with MiniAgents():
+        for agent in (
+            create_openai_agent("m", async_client=openai, tools=[{"type": "function", "function": described}]),
+            create_openai_agent(
+                "m", async_client=openai, api="responses", tools=[{"type": "function", "strict": False, **described}]
+            ),
+            create_anthropic_agent(
+                "m", async_client=llm.anthropic_client(), tools=[{"name": "act", "input_schema": {"type": "object"}}]
+            ),
+        ):
+            await agent.trigger(conversation)
+    for call in llm.calls:
+        check_body(call.api, call.request)
 
 
 _NAMED = {
