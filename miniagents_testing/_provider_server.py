@@ -24,7 +24,7 @@ from starlette.responses import StreamingResponse
 
 from miniagents_testing._playing import aplay, await_headers
 from miniagents_testing._scripted import ScriptedLLM
-from miniagents_testing._scripted.transport import error_response, respond_to
+from miniagents_testing._scripted.transport import error_message, error_response, respond_to
 from miniagents_testing.errors import UnexpectedCallError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ProviderServer:
     """Server that runs in a thread of its own inside `with` or `async with`.
 
     A network error that the script raises, or that an answer ends with, breaks the connection. Other exceptions of the
-    script become a response with status 500 that no client repeats.
+    script become a response with status 500 that no client repeats, and so does a request for which no step is left.
 
     Args:
         script: the answers, as `ScriptedLLM` takes them, or a `ScriptedLLM`.
@@ -56,6 +56,7 @@ class ProviderServer:
         pace: factor on all waits of the script; ignored for a `ScriptedLLM`, which has its own.
         overlay: function that changes each response before it is played, such as a cut or a fault; ignored for a
             `ScriptedLLM`.
+        log: function that is called with a line about each request, in the thread of the server.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class ProviderServer:
         port: int = 0,
         pace: float = 1.0,
         overlay: Callable[[ResponseStream], ResponseStream] | None = None,
+        log: Callable[[str], object] | None = None,
     ) -> None:
+        self._log = log
         self.llm = script if isinstance(script, ScriptedLLM) else ScriptedLLM(script, pace=pace, overlay=overlay)
         self.url = ""
         """Address of the server: scheme, host and port. Empty before `with`."""
@@ -180,7 +183,7 @@ class ProviderServer:
         """Send the scripted response to one request, status and headers first, then the chunks at the model's pace."""
         started = asyncio.get_running_loop().time()
         request = Request(scope, receive)
-        stream = self._response_to(request.method, request.url.path, await request.body())
+        stream = self._logged_response(request.method, request.url.path, await request.body())
         await await_headers(stream, self.llm.pace)
         response = StreamingResponse(aplay(stream, started, self.llm.pace, gate=self.llm.gate), stream.status)
         response.raw_headers = [
@@ -191,6 +194,24 @@ class ProviderServer:
         ]
         await response(scope, receive, send)
 
+    def _logged_response(self, method: str, path: str, body: bytes) -> ResponseStream:
+        """Return the response to a request, and call `log` with a line about both."""
+        known = len(self.llm.calls)
+        try:
+            stream = self._response_to(method, path, body)
+        except Exception as error:
+            self._note(f"{method} {path}: the connection breaks: {error!r}")
+            raise
+        calls = [str(call) for call in self.llm.calls[known:]]
+        reason = [error_message(stream).partition("\n")[0]] if stream.status >= 400 else []
+        self._note(f"{stream.status} {method} {path}{''.join(f': {each}' for each in (*calls, *reason))}")
+        return stream
+
+    def _note(self, line: str) -> None:
+        """Call `log`, if there is one."""
+        if self._log is not None:
+            self._log(line)
+
     def _response_to(self, method: str, path: str, body: bytes) -> ResponseStream:
         """Return the response to a request; an exception of the script becomes an error response.
 
@@ -200,7 +221,7 @@ class ProviderServer:
         try:
             return respond_to(self.llm, method, path, body)
         except UnexpectedCallError as error:
-            return error_response(400, str(error))
+            return error_response(500, str(error))
         except Exception as error:
             if _is_network_error(error):
                 raise

@@ -30,6 +30,7 @@ from miniagents._promising.freezing import BARE, short_repr
 from miniagents.acting._output import OUTPUT_TOOL
 from miniagents.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage, UserMessage
 from miniagents_testing._streams import ResponseStream
+from miniagents_testing._words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -325,7 +326,7 @@ class Step:
             tuple(_tool_call_deltas(call, self.cut) for call in self.tool_calls),
         )
         set_field("deltas", deltas)
-        set_field("gap", self.gap if isinstance(self.gap, int | float) else tuple(self.gap) or 0.0)
+        set_field("gap", self.gap if isinstance(self.gap, int | float | str) else tuple(self.gap) or 0.0)
         _check_seconds("first_wait", self.first_wait)
         for gap in self.gap if isinstance(self.gap, tuple) else (self.gap,):
             _check_seconds("gap", gap)
@@ -341,7 +342,7 @@ class Step:
         if self.after is not None and self.then is None:
             raise ValueError(f"after={self.after!r} needs a `then`: the event that happens after so many tokens")
         if self.after is not None and not 0 <= self.after <= self.deltas.tokens:
-            raise ValueError(f"after={self.after!r}, but the step has {self.deltas.tokens} tokens")
+            raise ValueError(f"after={self.after!r}, but the step has {counted(self.deltas.tokens, 'token')}")
         if isinstance(self.then, int | float):
             _check_seconds("then", self.then)
         elif self.then not in (None, "truncate", "reset", "stall", "hold") and not isinstance(self.then, Failure):
@@ -474,9 +475,9 @@ def _source_of(step: Step | Failure) -> str:
     return f"{type(step).__name__}({', '.join(shown)})"
 
 
-def _check_seconds(name: str, value: float) -> None:
+def _check_seconds(name: str, value: Any) -> None:
     """Raise `ValueError` unless the value is a finite number from 0 up."""
-    if not 0 <= value < math.inf:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of seconds, not {value!r}")
 
 

@@ -70,6 +70,15 @@ def error_response(status: int, message: str) -> ResponseStream:
     return _json_response(status, {"type": "error", "error": error}, **{"x-should-retry": ["false"]})
 
 
+def error_message(stream: ResponseStream) -> str:
+    """Return the message of an error response, in the form of any API; empty without one."""
+    try:
+        error = from_json(stream.body)["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
 def _json_response(status: int, body: object, **headers: list[str]) -> ResponseStream:
     """Return a response with this value as its JSON body."""
     headers = {"content-type": ["application/json"], **headers}
