@@ -1,13 +1,46 @@
 """MiniAgents: plain async functions that send each other immutable messages; every reply is a promise that streams.
 
-Each name below is imported from its module when the name is first used. So `import miniagents` itself takes almost no
-time, and a program loads only the modules that it uses.
+```python
+from miniagents import MiniAgents, miniagent
+
+@miniagent
+async def greeter(ctx):
+    async for promise in ctx.message_promises:
+        ctx.reply(f"Hello, {await promise}!")
+
+print(*MiniAgents().run_agent(greeter, ["Ann", "Bob"]))
+```
+
+An agent on a model: `create_openai_agent("gpt-4o")` of `miniagents.ext.llm.openai`, or `create_anthropic_agent(...)` of
+`miniagents.ext.llm.anthropic`. In a running loop, write `async with MiniAgents():` and `await agent.trigger("Hi")`.
+
+```text
+agents      miniagent, MiniAgent, InteractionContext (its argument), AgentCall (messages one by one)
+running     MiniAgents, PromisingContext, Limits, UsageTotals
+messages    Message, UserMessage, SystemMessage, AssistantMessage, ToolMessage, ErrorMessage, Usage, ToolCall
+sending     MessageType (what can be sent), MessageSequence, MessagePromise, MessageSequencePromise
+events      MessageEvent: TextDelta, ReasoningDelta, RefusalDelta, ToolCallDelta, ToolCallReady, AnswerRestarted,
+            AnswerFinished
+tools       tool, handoff, Tool, PendingApproval, Approval
+loops       adialog_loop, achain_loop, AWAIT, CLEAR; create_console_user_agent of miniagents.ext.console_user_agent
+texts       join_messages, split_messages
+histories   ChatHistory, InMemoryChatHistory; others in miniagents.ext
+errors      MiniAgentsError: AppenderClosedError, CyclicValueError, DeadlockError, FreezeError, LimitExceededError,
+            LLMError, MissingExtraError, NoActiveContextError, OutputInvalidError, PriceUnknownError,
+            PromiseCancelledError, ToolError, TooManyRoundsError; StopDialog (a signal)
+beneath     Promise, StreamedPromise, StreamAppender, FlatSequence, Frozen, FrozenDict
+```
+
+`help(miniagents.MiniAgent)` says more of a name. Each name is imported from its module when a program first uses it.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from miniagents._agents.agent import MiniAgent, miniagent
     from miniagents._agents.interaction import AgentCall, InteractionContext
     from miniagents._agents.usage import Limits, UsageTotals
@@ -198,5 +231,13 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names too that are not imported yet."""
+    """List the public names too that are not imported yet.
+
+    List none of them for `help(miniagents)`: it would print the help of every class, thousands of lines.
+    """
+    caller: FrameType | None = sys._getframe(1)
+    while caller is not None and caller.f_globals.get("__name__") == "inspect":
+        caller = caller.f_back
+    if caller is not None and caller.f_globals.get("__name__") == "pydoc":
+        return []
     return sorted({*globals(), *__all__})

@@ -62,9 +62,11 @@ class MiniAgents(AgentsContext):
     if not TYPE_CHECKING:  # type checkers refuse `with` without `async`
 
         def __enter__(self) -> NoReturn:
+            """Raise `TypeError`: write `async with MiniAgents():`, not `with MiniAgents():`."""
             raise TypeError("A run waits for its agents: write `async with MiniAgents():`, not `with MiniAgents():`")
 
-        def __exit__(self, *error: object) -> None: ...
+        def __exit__(self, *error: object) -> None:
+            """Do nothing: `__enter__` has raised."""
 
     # --- running
 

@@ -80,9 +80,11 @@ class MiniAgent(Generic[P, M_co]):
     if not TYPE_CHECKING:  # a type checker refuses both, and so does the agent, which says what to write
 
         def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+            """Raise `TypeError`: write `agent.trigger(...)`, not `agent(...)`."""
             raise TypeError(f"{self.alias} is an agent, no function: write `agent.trigger(...)`, not `agent(...)`")
 
         def __await__(self) -> NoReturn:
+            """Raise `TypeError`: write `await agent.trigger(...)`, not `await agent`."""
             raise TypeError(f"{self.alias} is an agent: write `await agent.trigger(...)`, not `await agent`")
 
     def run_function(self, ctx: InteractionContext, kwargs: dict[str, Any]) -> Awaitable[Any]:

@@ -35,6 +35,7 @@ class NotAwaited:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
+            """Raise `AttributeError`, with the line to write."""
             kind, spelling = type(self).__name__, self.spelling
             if name.startswith("_"):  # not written by a user, but asked for by IPython, pickle and others
                 raise AttributeError(f"{kind!r} object has no attribute {name!r}")
@@ -45,6 +46,7 @@ class NotAwaited:
             raise AttributeError(f"A {kind} has no {name!r}: write `{right}`, not `{spelling.promise}.{name}`")
 
         def __getitem__(self, index: object) -> NoReturn:
+            """Raise `TypeError`, with the line to write in place of an index, of `for` or of `in`."""
             promise, piece, whole, single, _ = self.spelling
             if isinstance(index, str):  # a field, as if the message were a dict
                 right = f"{single}.{index}"
@@ -56,16 +58,20 @@ class NotAwaited:
             )
 
         def __len__(self) -> NoReturn:
+            """Raise `TypeError`, with the line to write."""
             right, wrong = f"len({self.spelling.whole})", f"len({self.spelling.promise})"
             raise TypeError(f"A {type(self).__name__} has no length before its end: write `{right}`, not `{wrong}`")
 
         def __bool__(self) -> bool:
+            """Return True, whatever has come."""
             return True  # without it, `if promise:` would ask for the length
 
         def __add__(self, other: object) -> NoReturn:
+            """Raise `TypeError`, with the line to write."""
             raise self._error_of_sum("", f" + {_short(other)}")
 
         def __radd__(self, other: object) -> NoReturn:
+            """Raise `TypeError`, with the line to write."""
             raise self._error_of_sum(f"{_short(other)} + ", "")
 
         def _error_of_sum(self, before: str, after: str) -> TypeError:
