@@ -88,8 +88,8 @@ class ConsoleInterrupts:
         """Let Ctrl-C clear the text at a prompt inside of the block.
 
         Args:
-            clear: clears the text, and returns True. It returns False if there is no text, and the program is to end;
-                None if the text was sent just now, and the answer is to be stopped.
+            clear: clears the text, and returns True; returns False if there is none, and the signal is to interrupt.
+                It returns None if the text was sent just now: then the answer is to be stopped.
         """
         outer, self._clear = self._clear, clear
         try:
@@ -99,12 +99,12 @@ class ConsoleInterrupts:
 
     def _on_ctrl_c(self) -> bool:
         """Clear the text, or stop the answer; return False if the program is to end."""
-        now = asyncio.get_running_loop().time()
-        if now - self._last_stop < _SECONDS_BETWEEN_TWO:
-            return False
         cleared = None if self._clear is None else self._clear()
         if cleared is not None:
             return cleared
+        now = asyncio.get_running_loop().time()
+        if now - self._last_stop < _SECONDS_BETWEEN_TWO:
+            return False
         self._last_stop = now
         self.answer_was_stopped = True
         if self._stop is not None:

@@ -277,7 +277,7 @@ class _Console:
 
         Raises:
             StopDialog: the user entered "exit" or pressed Ctrl-D, or piped input has ended.
-            KeyboardInterrupt: the user pressed Ctrl-C at a prompt where Ctrl-C is a key, as on Windows.
+            KeyboardInterrupt: the user pressed Ctrl-C at an empty prompt.
         """
         text = ""
         while not text.strip():
@@ -300,6 +300,8 @@ class _Console:
         if _is_interactive():
             editor = self._get_editor()
             if editor is None:
+                if default:
+                    self._write_remark("Enter sends your message again")
                 return await self._read_typed_line() or default
             with ConsoleInterrupts.of_running_loop().prompt(partial(_clear_editor, editor)):
                 text = await editor.prompt_async(default=default, handle_sigint=False)  # the run handles signals
@@ -335,12 +337,16 @@ class _Console:
 
 
 def _clear_editor(editor: Any) -> bool | None:
-    """Clear the text at the prompt; return False if there is none, and None if it was sent just now."""
+    """Clear the text at the prompt, or let the prompt raise `KeyboardInterrupt` if there is none; return True.
+
+    Return None if the text was sent just now.
+    """
     if editor.app.is_done:
         return None
-    if not editor.default_buffer.text:
-        return False
-    editor.default_buffer.text = ""
+    if editor.default_buffer.text:
+        editor.default_buffer.text = ""
+    else:
+        editor.app.exit(exception=KeyboardInterrupt)  # not a cancellation, which would print the prompt twice
     return True
 
 
@@ -366,21 +372,19 @@ def _create_editor(prompt: str) -> Any:
 
     @keys.add("c-c")  # on Windows; elsewhere Ctrl-C is a signal
     def clear_or_end(event: KeyPressEvent) -> None:
-        if event.current_buffer.text:
-            event.current_buffer.text = ""
-        else:
-            event.app.exit(exception=KeyboardInterrupt)
+        _clear_editor(editor)
 
     output = create_output(sys.stdout)
     if hasattr(output, "enable_cpr"):
         output.enable_cpr = False  # only menus need it, and a terminal that does not answer causes a warning
-    return PromptSession[str](
+    editor = PromptSession[str](
         ANSI(_add_colour(prompt, _GREEN)),
         multiline=True,
         key_bindings=keys,
         input=make_input(sys.stdin),
         output=output,
     )
+    return editor
 
 
 def _describe(error: Exception) -> str:

@@ -163,7 +163,9 @@ both = pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"
 @both
 @pytest.mark.parametrize("milliseconds", [0, 5, 20, 100, 1000])
 @pytest.mark.parametrize("question", ["go on", "think", "tools"])
-def test_ctrl_c_after_enter_stops_the_answer(tmp_path: Path, args: list[str], milliseconds: int, question: str) -> None:
+def test_C13_ctrl_c_after_enter_stops_the_answer(
+    tmp_path: Path, args: list[str], milliseconds: int, question: str
+) -> None:
     """Ctrl-C at any moment after Enter stops the answer, without an end of its own, and the prompt returns."""
     with Terminal(tmp_path, *args) as terminal:
         terminal.expect("USER: ")

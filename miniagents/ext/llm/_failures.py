@@ -104,7 +104,8 @@ def _from_status(error: Any, provider: str) -> LLMError:
         text = str(body or getattr(error, "message", "") or "").strip()
         body = {"message": text[:_EXCERPT] + ("..." if len(text) > _EXCERPT else "") or "no explanation"}
     failure = error_from_payload(body, provider=provider, status=status)
-    failure.args = (f"status {status}: {failure}",)
+    advice = f". Check the environment variable {provider.upper()}_API_KEY, or the client that `async_client=` gives"
+    failure.args = (f"status {status}: {failure}{advice if status == 401 else ''}",)
     retryable = should_retry(error.response.headers)
     if retryable is not None:
         failure.retryable = retryable
