@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from miniagents.acting._strict import make_strict
@@ -81,8 +82,9 @@ class Output:
             self._strict[is_enforced] = make_strict(self.type.json_schema(), self.name, is_enforced)
         return self._strict[is_enforced]
 
+    @cached_property
     def tool(self) -> OutputTool:
-        """Return the tool whose call has the output as its arguments.
+        """The tool whose call has the output as its arguments.
 
         Raises:
             TypeError: a part of the type has no JSON schema.

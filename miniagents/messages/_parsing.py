@@ -43,6 +43,8 @@ else:
 
 _EXCERPT = 80
 """Characters of a text that is no JSON which the error quotes."""
+_MOST_PLACES = 10
+"""Places that are not valid which the error names."""
 
 
 class PlainSchema(GenerateJsonSchema):
@@ -126,7 +128,11 @@ class OutputType:
         """Return the text of an error: the places that are not valid; for a text that is no JSON, its beginning."""
         if not text.strip():
             return f"the text is no {self.name}: it is empty"
-        lines = [": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in details]
+        lines = [
+            ": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in details[:_MOST_PLACES]
+        ]
+        if len(details) > _MOST_PLACES:
+            lines.append(f"and {len(details) - _MOST_PLACES} more")
         begins = f" (it begins {text[:_EXCERPT]!r})" if details[0]["type"] == "json_invalid" else ""
         return f"the text is no valid {self.name}: {'; '.join(lines)}{begins}"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from miniagents_testing import checks
 
@@ -32,6 +32,7 @@ __all__ = [
     "HistoryConformance",
     "LLMAgentConformance",
     "MessageConformance",
+    "OutputConformance",
     "SplitterConformance",
     "ToolLoopConformance",
 ]
@@ -132,6 +133,23 @@ class ToolLoopConformance(_Conformance, ABC):
     def test_cancellation(self) -> None:
         """Check that a cancelled loop stops its tools, and that each call has a result in the next request."""
         self.run(checks.check_tool_cancellation(self.make_agent, api=self.api))
+
+
+class OutputConformance(_Conformance, ABC):
+    """Tests of an agent on a model whose answer is an output of a type, on a transport of the checks."""
+
+    api: ClassVar[API] = "chat"
+    """API of the agent: "chat", "responses" or "messages"."""
+
+    @abstractmethod
+    def make_agent(
+        self, transport: httpx2.AsyncBaseTransport, *, output: Any, output_mode: Literal["schema", "tool"]
+    ) -> MiniAgent[Any]:
+        """Return the agent to test with this output, on a client that uses this transport, and without retries."""
+
+    def test_outputs(self) -> None:
+        """Check that valid outputs are parsed, and that every other answer is an `OutputInvalidError`."""
+        self.run(checks.check_output(self.make_agent, api=self.api))
 
 
 class HistoryConformance(_Conformance, ABC):

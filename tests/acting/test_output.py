@@ -252,10 +252,11 @@ async def test_asking_again_with_the_error_gives_the_model_its_answer_and_the_re
 
 
 def test_errors_of_long_texts_are_short() -> None:
-    """The text of an error quotes the beginning of an answer only."""
-    with pytest.raises(OutputInvalidError) as caught:
-        Message("no json " * 10_000).parse(Verdict)
-    assert len(str(caught.value)) < 400
+    """The text of an error quotes the beginning of an answer only, and names the first places that are wrong."""
+    for text in ("no json " * 10_000, json.dumps(["x"] * 10_000)):
+        with pytest.raises(OutputInvalidError) as caught:
+            Message(text).parse(list[int])
+        assert len(str(caught.value)) < 1_200
 
 
 # --- requests
@@ -446,9 +447,13 @@ async def test_an_output_beside_other_calls_waits_for_their_results(api: API) ->
 async def test_the_first_call_of_the_output_counts(api: API, stream: bool) -> None:
     """If a model gives its output twice, the first one counts, and no call is left without a result."""
     llm = ScriptedLLM([Step(tool_calls=[("final_answer", {"good": True}), ("final_answer", {"good": False})])])
-    message = await final_answer_of(llm, api, output=Verdict, output_mode="tool", stream=stream)
+    async with MiniAgents():
+        promise = agent_of(llm, api, output=Verdict, output_mode="tool", stream=stream).trigger("Hello").last
+        message: Any = await promise
+        events = [type(event) async for event in promise.events()]
     assert message.parsed == Verdict(good=True)
     assert message.tool_calls == ()
+    assert ToolCallDelta not in events
 
 
 @pytest.mark.parametrize("api", APIS)

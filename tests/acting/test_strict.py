@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
+import jsonschema
 import pytest
 from anthropic import transform_schema
 from openai.lib._pydantic import to_strict_json_schema
@@ -154,7 +155,6 @@ def test_strict_schemas_close_every_object_and_require_every_property(type_: Any
 @pytest.mark.parametrize("type_", [Everything, Tree, Point, Empty], ids=str)
 def test_values_of_a_type_fit_its_strict_schema(type_: type[BaseModel]) -> None:
     """What pydantic writes of a value is valid by the strict schema, and is read as the same value again."""
-    jsonschema = pytest.importorskip("jsonschema")
     values: dict[type[BaseModel], BaseModel] = {
         Everything: Everything(
             flag=True,

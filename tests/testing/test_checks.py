@@ -34,7 +34,6 @@ from miniagents_testing.checks import (
     check_join_split,
     check_llm_agent,
     check_message_class,
-    check_output,
     check_tool_loop,
 )
 from miniagents_testing.checks.conformance import (
@@ -42,6 +41,7 @@ from miniagents_testing.checks.conformance import (
     HistoryConformance,
     LLMAgentConformance,
     MessageConformance,
+    OutputConformance,
     SplitterConformance,
     ToolLoopConformance,
 )
@@ -246,17 +246,27 @@ async def test_check_tool_loop_passes_within_a_running_loop() -> None:
     await check_tool_loop(TestChatTools().make_agent)
 
 
-@pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_check_output_passes_for_openai(api: API) -> None:
-    """An agent on either of OpenAI's APIs gives outputs by schema and by a call, and refuses what is none."""
-    await check_output(lambda transport, **settings: openai_agent(transport, api=api, **settings), api=api)
+class TestChatOutput(OutputConformance):
+    """An agent with an output on OpenAI's chat completions, with the real SDK."""
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
+        return openai_agent(transport, **settings)
 
 
-async def test_check_output_passes_for_anthropic() -> None:
-    """An agent on Anthropic's API gives outputs by schema and by a call, and refuses what is none."""
+class TestResponsesOutput(OutputConformance):
+    """An agent with an output on OpenAI's Responses, with the real SDK."""
 
-    def make_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
+    api: ClassVar[API] = "responses"
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
+        return openai_agent(transport, api="responses", **settings)
+
+
+class TestMessagesOutput(OutputConformance):
+    """An agent with an output on Anthropic's messages, with the real SDK."""
+
+    api: ClassVar[API] = "messages"
+
+    def make_agent(self, transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
         client = anthropic.AsyncAnthropic(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
         return create_anthropic_agent("any", async_client=client, retry=None, **settings)
-
-    await check_output(make_agent, api="messages")

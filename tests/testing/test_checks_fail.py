@@ -436,3 +436,16 @@ async def test_check_tool_cancellation_fails_for_a_tool_that_goes_on() -> None:
     found = await failure(checks.check_tool_cancellation(loop_with(detach)))
     assert "a tool goes on after the cancellation" in found
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_check_output_fails_for_an_agent_that_only_asks_for_json() -> None:
+    """`check_output` reports an agent that asks for a schema, and whose answers have no value."""
+    schema = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}
+
+    def make_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:
+        client = openai.AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
+        return create_openai_agent("any", async_client=client, retry=None, response_format=schema)
+
+    text = await failure(checks.check_output(make_agent))
+    assert "check_output: an output has another value (output_mode='schema')" in text
+    assert "came:     None" in text

@@ -270,8 +270,8 @@ class ProviderAdapter(ABC):
             return
         if settings.get("output_mode", "schema") == "schema":
             self.output_format(output, settings)
-        elif output.tool().name in toolset.by_name.keys() | toolset.foreign_names:
-            raise ValueError(f"output_mode='tool' needs the name {output.tool().name!r}, which one of the tools has")
+        elif output.tool.name in toolset.by_name.keys() | toolset.foreign_names:
+            raise ValueError(f"output_mode='tool' needs the name {output.tool.name!r}, which one of the tools has")
 
     def _with_tool_choice(
         self, request: dict[str, Any], toolset: Toolset, output_tool: OutputTool | None, *, has_results: bool
@@ -316,7 +316,7 @@ class ProviderAdapter(ABC):
         redactor = Redactor()
         toolset = Toolset.of(tools)
         wanted = Output.of(output)
-        output_tool = wanted.tool() if wanted is not None and output_mode == "tool" else None
+        output_tool = wanted.tool if wanted is not None and output_mode == "tool" else None
         settings = LoopSettings(
             toolset=toolset,
             max_rounds=max_rounds,

@@ -32,8 +32,8 @@ class _OutputCallSession(Session, ABC):
         self._tool = tool
         self._held: list[str] | None = []
         """Text that is held back; None once it is known that text is delivered, or not wanted."""
-        self._index: int | None = None
-        """The place of the output's call among the calls."""
+        self._places: list[int] = []
+        """The places of the output's calls among all calls; the first one is the text."""
         self._sent = ""
         """Arguments that were delivered as text."""
         self._finished = False
@@ -71,7 +71,7 @@ class _OutputCallSession(Session, ABC):
         self.beside, self._late = self._late + self.beside, []
         if text and self._held is not None:
             self._held.append(text)
-        elif text and self._index is None:
+        elif text and not self._places:
             came.append(text)
         if self.beside:
             was_held = bool(self._held)
@@ -87,16 +87,18 @@ class _OutputCallSession(Session, ABC):
         """Return True for a piece of a call of the output's tool; add its arguments, or text held back, to `came`."""
         if type(event) is not ToolCallDelta:
             return False
-        if self._index is None and event.name == self._tool:
-            self._index, self._held = event.index, None
-        if event.index == self._index:
-            self._sent += event.arguments
-            came.append(event.arguments)
+        if event.name == self._tool:
+            self._places.append(event.index)
+            self._held = None
+        if event.index in self._places:
+            if event.index == self._places[0]:
+                self._sent += event.arguments
+                came.append(event.arguments)
             return True
-        if event.name is not None and event.name != self._tool and self._held is not None:
+        if event.name is not None and self._held is not None:
             came += self._held  # the answer calls another tool: its text belongs to that
             self._held = None
-        return event.name == self._tool
+        return False
 
     def _rest(self) -> str:
         """Return the part of a complete output that was not delivered: a whole call, or the text of no call."""
