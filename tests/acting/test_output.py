@@ -16,6 +16,7 @@ from miniagents import (
     AssistantMessage,
     InMemoryChatHistory,
     InteractionContext,
+    LLMError,
     Message,
     MiniAgents,
     OutputInvalidError,
@@ -31,9 +32,10 @@ from miniagents import (
 )
 from miniagents.ext.llm.anthropic import AnthropicMessage, create_anthropic_agent
 from miniagents.ext.llm.openai import OpenAIMessage, create_openai_agent
-from miniagents_testing import ScriptedLLM, create_scripted_agent
+from miniagents_testing import ScriptedLLM, create_scripted_agent, faults
 from miniagents_testing._script import Step
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
+from miniagents_testing.recut import cut_at
 
 if TYPE_CHECKING:
     from miniagents import MiniAgent
@@ -584,6 +586,42 @@ async def test_a_broken_answer_by_call_keeps_what_arrived(api: API) -> None:
             await final_answer_of(ScriptedLLM([step]), api, output=Verdict, output_mode="tool")
         partial: Any = getattr(caught.value, "partial", None)
         assert (str(partial.content), partial.interrupted) == (text, True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("api", APIS)
+async def test_an_output_that_is_cut_anywhere_is_an_error_with_its_beginning(api: API, mode: str) -> None:
+    """After any event at which the stream ends, the answer is whole, or an error with a beginning of the output."""
+    text = GOOD.model_dump_json()
+    call = ToolCall(id="call_1", name="final_answer", arguments=text)
+    step = Step(text, cut=5) if mode == "schema" else Step("Hm.", tool_calls=[call], cut=5)
+    stream = provider_stream(api, step).response
+    partials: list[Any] = []
+    for events in range(1, len(stream.chunks)):
+        llm = ScriptedLLM([faults.cut(after=events)(stream)])
+        try:
+            message = await final_answer_of(llm, api, output=Verdict, output_mode=mode)
+        except LLMError as error:
+            partials.append(error.partial)
+        else:
+            assert message.parsed == GOOD
+    assert all(each.interrupted and each.content in ("Hm.", text[: len(each.content)]) for each in partials)
+    assert len({each.content for each in partials}) > 10
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_an_output_by_call_does_not_depend_on_the_chunks(api: API) -> None:
+    """Byte by byte, and all at once, an output by a call is the same, and so are its tokens joined."""
+    call = ToolCall(id="call_1", name="final_answer", arguments=GOOD.model_dump_json())
+    stream = provider_stream(api, Step("Hm.", tool_calls=[call], cut=3)).response
+    for cut in (range(1, len(stream.body)), ()):
+        llm = ScriptedLLM([cut_at(stream, cut)])
+        async with MiniAgents():
+            promise = agent_of(llm, api, output=Verdict, output_mode="tool").trigger("Hello").last
+            tokens = [token async for token in promise]
+            message: Any = await promise
+        assert message.parsed == GOOD
+        assert "".join(tokens) == message.content == call.arguments
 
 
 async def test_events_of_other_calls_stay_beside_an_output_by_call() -> None:
