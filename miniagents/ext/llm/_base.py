@@ -282,7 +282,9 @@ class ProviderAdapter(ABC):
         would force a call in each round, and the loop would have no end.
         """
         given = request.get("tool_choice")
-        if output_tool is None if given is None else not (has_results and toolset.by_name):
+        forces_output = given is None and output_tool is not None
+        goes_on = given is not None and has_results and bool(toolset.by_name)
+        if not (forces_output or goes_on):
             return request
         name = None if output_tool is None or toolset else output_tool.name
         choice = self.tool_choice(given, name, forced=output_tool is not None, request=request)
