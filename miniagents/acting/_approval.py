@@ -34,11 +34,8 @@ async def ask_for_approval(approver: MiniAgent[Any], question: PendingApproval) 
     finally:
         replies.cancel()  # an agent does not stop for want of readers
     decision = _decision_among(messages, question)
-    if decision is None and (
-        others := [each for each in messages if not isinstance(each, (Approval, PendingApproval))]
-    ):
-        return question.refuse("\n\n".join(map(str, others)))
-    return decision
+    others = [str(each) for each in messages if not isinstance(each, (Approval, PendingApproval))]
+    return question.refuse("\n\n".join(others)) if decision is None and others else decision
 
 
 class WaitingCalls(NamedTuple):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Union
 from miniagents.acting._approval import ask_for_approval, find_waiting_calls
 from miniagents.acting._tool import Handoff
 from miniagents.errors import (
+    AppenderClosedError,
     DeadlockError,
     LimitExceededError,
     PriceUnknownError,
@@ -40,7 +41,6 @@ from miniagents.messages import (
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from miniagents._agents.agent import MiniAgent
     from miniagents._agents.interaction import InteractionContext
     from miniagents.acting._approval import WaitingCalls
     from miniagents.acting._output import Output
@@ -189,8 +189,6 @@ class _Calls:
     """
 
     def __init__(self, ctx: InteractionContext, settings: LoopSettings, *, run: bool) -> None:
-        self._pending: list[PendingApproval] = []
-        """Questions about calls on which the approver has not decided."""
         self.handoff: tuple[Handoff, dict[str, Any]] | None = None
         """The handoff that the answer asks for, with its arguments."""
         self.are_own = False
@@ -201,11 +199,14 @@ class _Calls:
         self.settings = settings
         self._run = run
         self._seen = 0
-        self._results: list[MessagePromise | MessageSequencePromise] = []
-        """The result of each started call, in the order of the calls: a sequence of one or none after a question."""
-        self._answer_ended = asyncio.Event()
-        self._may_ask = False
-        """True if the answer has ended without a failure, so that approvers may be asked."""
+        self._undecided: list[tuple[ToolCall, Tool, dict[str, Any]]] = []
+        """Calls whose approvers are to be asked, with their tools and arguments."""
+        self._questions: list[PendingApproval] = []
+        """Questions on which the approvers have not decided."""
+        self._asking: list[MessageSequencePromise] = []
+        """For each call that an approver is asked about: a sequence of its result, or of nothing."""
+        self._results: list[MessagePromise] = []
+        """The results of all other calls."""
 
     def start(self, calls: tuple[ToolCall, ...], finish_reason: str | None) -> None:
         """Start the calls of an answer that have not started, and reply the promise of each result.
@@ -221,7 +222,7 @@ class _Calls:
                 continue
             self.are_own = True
             if self._run:
-                self._reply_result(call, self._prepare(call, finish_reason))
+                self._add(call, self._prepare(call, finish_reason))
 
     def resume(self, waiting: WaitingCalls) -> None:
         """Start the calls of an earlier answer that have been decided on, and ask again about the others.
@@ -236,74 +237,76 @@ class _Calls:
                 continue
             prepared = self._prepare(call, None)
             if call in decisions:
-                self._reply_result(call, prepared, decisions.pop(call))  # of two equal calls, one runs
+                self._add(call, prepared, decisions.pop(call))  # of two equal calls, one runs
 
     async def end(self, *, asks: bool) -> list[Message] | None:
-        """Wait for all results, and return them; reply the questions that approvers left open.
+        """Ask the approvers, wait for all results, and return them; reply the questions that approvers left open.
 
-        Return None if a result has failed, or if a call waits for its approval.
+        Return None if a result has failed, or if a call waits for its approval. The result of a call that an approver
+        decides on is replied at the decision, so that a history has all other results while the approver thinks.
 
         Args:
-            asks: True if approvers may be asked now; False because the answer has failed.
+            asks: True to ask the approvers; False because the answer has failed.
 
         Raises:
             OutputInvalidError: an output was asked for, and a call waits for its approval.
         """
-        self._may_ask = asks
-        self._answer_ended.set()
-        results: list[Message | None] = []
-        for result in self._results:
-            if isinstance(result, MessagePromise):
-                results.append(await _end_of(result))
-                continue
-            if None in results and not result.is_done:
-                result.cancel()  # a question that is still open, while the loop ends by an error
-            results += [await _end_of(promise) async for promise in result]
-        self._ctx.reply(self._pending)
+        for call, tool, arguments in self._undecided if asks else ():
+            asking = self._ask_and_start(call, tool, arguments)
+            self._asking.append(MessageSequencePromise.of_async_iterable(asking, start_soon=True))
+        results = [await _end_of(promise) for promise in self._results]
+        for sequence in self._asking:
+            if None in results and not sequence.is_done:
+                sequence.cancel()  # a question that is still open, while the loop ends by an error
+            results += [await _end_of(promise) async for promise in sequence]
+        self._ctx.reply(self._questions)
         answered = [result for result in results if result is not None]
         if len(answered) < len(results):
             return None
-        if self._pending:
-            self.settings.require_output("a call waits for its approval", self._pending[-1])
+        if self._questions:
+            self.settings.require_output("a call waits for its approval", self._questions[-1])
             return None
         return answered
 
     def cancel(self) -> None:
         """Stop all calls, and the agents that are asked about them."""
-        for result in self._results:
-            result.cancel()
+        for work in (*self._results, *self._asking):
+            work.cancel()
 
-    def _reply_result(self, call: ToolCall, prepared: _Prepared, decision: Approval | None = None) -> None:
-        """Run a call that is approved or needs no approval, and reply its result; else ask the approver first."""
-        approver = None if isinstance(prepared, Exception) else prepared[0].approver
-        result: MessagePromise | MessageSequencePromise
-        if approver is None or decision is not None:
-            result = self._start(call, prepared, decision)
+    def _add(self, call: ToolCall, prepared: _Prepared, decision: Approval | None = None) -> None:
+        """Start a call and reply its result, or keep the call until its approver is asked."""
+        if isinstance(prepared, Exception) or prepared[0].approver is None or decision is not None:
+            promise = self._start(call, prepared, decision)
+            self._results.append(promise)
+            self._ctx.reply(promise)
         else:
-            asking = self._ask_and_start(call, prepared, approver)
-            result = MessageSequencePromise.of_async_iterable(asking, start_soon=True)
-        self._results.append(result)
-        self._ctx.reply(result)
+            self._undecided.append((call, *prepared))
 
     async def _ask_and_start(
-        self, call: ToolCall, prepared: _Prepared, approver: MiniAgent[Any]
+        self, call: ToolCall, tool: Tool, arguments: dict[str, Any]
     ) -> AsyncGenerator[MessagePromise]:
-        """Ask the approver once the answer has ended, and yield the result; yield nothing without a decision."""
-        await self._answer_ended.wait()
-        if not self._may_ask:
-            return
-        decision = None
+        """Ask the approver of a tool, and reply and yield the result of the call; nothing without a decision."""
         question = PendingApproval.of(call, self._ctx.this_agent.alias)
+        assert tool.approver is not None
+        decision: Approval | None = None
+        prepared: _Prepared = tool, arguments
         try:
-            decision = await ask_for_approval(approver, question)
+            decision = await ask_for_approval(tool.approver, question)
         except Exception as error:
             prepared = error
-        if decision is None and not isinstance(prepared, Exception):
-            self._pending.append(question)
         else:
-            yield self._start(call, prepared, decision)
+            if decision is None:
+                self._questions.append(question)
+                return
+        promise = self._start(call, prepared, decision)
+        try:
+            self._ctx.reply(promise)
+        except AppenderClosedError:  # the replies were cancelled in this step of the event loop
+            promise.cancel()
+        else:
+            yield promise
 
-    def _start(self, call: ToolCall, prepared: _Prepared, decision: Approval | None) -> MessagePromise:
+    def _start(self, call: ToolCall, prepared: _Prepared, decision: Approval | None = None) -> MessagePromise:
         """Start a call, and return the promise of its result; a call that is refused does not run."""
         if decision is not None and not decision.granted and not isinstance(prepared, Exception):
             reason = f": {decision.content}" if decision.content else ""

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,8 +142,12 @@ class Files:
             self.deleted.append(path)
             return f"deleted {path}"
 
+        self.shown = 0
+
         async def show() -> str:
             """Show all files."""
+            await asyncio.sleep(0)
+            self.shown += 1
             return "a b"
 
         self.tools: list[Any] = [tool(delete, approve=approver), show]
@@ -213,7 +218,7 @@ async def _run_with_waiting_approver(trial: Trial, victim: str, history: ChatHis
         try:
             (question,) = await ctx.message_promises
             assert isinstance(question, PendingApproval)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05 if "b" in question.call.arguments else 0.01)
             if decides:
                 ctx.reply(question.grant())
             await asyncio.sleep(0.01)
@@ -222,11 +227,21 @@ async def _run_with_waiting_approver(trial: Trial, victim: str, history: ChatHis
 
     trial.must_close("the approver", lambda: not working)
     files = Files(approver)
-    agent = ScriptedLLM(script()).agent(tools=files.tools)
+    calls: list[Any] = [("delete", {"path": "a"}), ("show", {}), ("delete", {"path": "b"}), ("show", {})]
+    agent = ScriptedLLM([Step("Well.", tool_calls=calls), "done"]).agent(tools=files.tools)
+    effects: list[str] = []
+
+    async def store() -> None:
+        """Store the replies, and note what the tools have done until then."""
+        try:
+            await history.aappend(replies)
+        finally:
+            effects.extend([*(f"deleted {path}" for path in files.deleted), *["a b"] * files.shown])
+
     try:
         async with MiniAgents():
             replies = agent.trigger("Hi")
-            storing = asyncio.create_task(history.aappend(replies), name="storing")
+            storing = asyncio.create_task(store(), name="storing")
             if victim != "run":
                 trial.victim(replies if victim == "replies" else storing)
             try:
@@ -238,7 +253,10 @@ async def _run_with_waiting_approver(trial: Trial, victim: str, history: ChatHis
             if not storing.cancelled() and storing.exception() is not None:
                 assert isinstance(storing.exception(), PromiseCancelledError)
     finally:
-        _check(list(await history.aload_chat_history()), files, decides)
+        stored = list(await history.aload_chat_history())
+        _check(stored, files, decides)
+        kept = Counter(map(str, stored))
+        assert not Counter(effects) - kept, f"the history has forgotten {Counter(effects) - kept}"
 
 
 def _check(stored: list[Message], files: Files, decides: bool) -> None:
@@ -253,7 +271,7 @@ def _check(stored: list[Message], files: Files, decides: bool) -> None:
 def test_waiting_approver_ends_when_its_loop_is_cancelled_at_any_step(
     victim: str, decides: bool, effort: Effort
 ) -> None:
-    """Whenever a loop is cancelled, the agent that it asks ends, and no call has run without an approval."""
+    """Whenever a loop is cancelled, its approvers end, no call has run unapproved, and no effect is forgotten."""
 
     async def scenario(trial: Trial) -> None:
         await _run_with_waiting_approver(trial, victim, InMemoryChatHistory(), decides)
