@@ -71,7 +71,8 @@ class _MCPTool(Tool):
     """
 
     def __init__(self, client: Client, listed: Any, name: str, approve: MiniAgent[Any] | None) -> None:
-        description = next(filter(None, (listed.description, listed.title)), listed.name)
+        texts = (listed.description, listed.title, listed.name)
+        description = next((text for text in texts if text and text.strip()), name)
         schema = deepcopy(listed.input_schema)
         schema.setdefault("properties", {})  # which OpenAI's API requires
         super().__init__(name, description, schema, approve=approve)

@@ -262,12 +262,12 @@ async def test_all_pages_of_a_list_are_read() -> None:
         """Return a page with one tool; the second page names itself as the next."""
         cursor = params.cursor if params else None
         asked.append(cursor)
-        listed = types.Tool(name=f"t{len(asked)}", input_schema={"type": "object"})
+        listed = types.Tool(name=f"t{len(asked)}", description=" ", input_schema={"type": "object"})
         return types.ListToolsResult(tools=[listed], next_cursor="more")
 
     async with mcp.Client(Server("pages", on_list_tools=list_tools)) as client:
         tools = await mcp_tools(client)
-    assert [tool.name for tool in tools] == ["t1", "t2"]
+    assert [(tool.name, tool.description) for tool in tools] == [("t1", "t1"), ("t2", "t2")]
     assert asked == [None, "more"]
     assert tools[0].schema == {"type": "object", "properties": {}}
 
