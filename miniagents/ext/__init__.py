@@ -1,1 +1,1 @@
-"""Extensions: language models, histories in Markdown and SQL, the console. Third-party packages load on first use."""
+"""Extensions: models, browsers, histories in Markdown and SQL, the console. Third-party packages load on first use."""
