@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import common
 import pytest
+from databases import sqlite_engine
 
 from miniagents.chat_history import ChatHistory, InMemoryChatHistory, areceive
 from miniagents.errors import HistoryWriteError, StopDialog, StreamTruncatedError
 from miniagents.ext.chat_history_md import ChatHistoryMD
+from miniagents.ext.sql import SQLChatHistory
 from miniagents.messages import AssistantMessage, Message, MessageType, SystemMessage, UserMessage
 from miniagents.miniagents import InteractionContext, MiniAgents, miniagent
 
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["memory", "markdown"])
+@pytest.fixture(params=["memory", "markdown", "sqlite"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> ChatHistory:
     """Make a history of each kind."""
+    if request.param == "sqlite":
+        return SQLChatHistory(sqlite_engine(tmp_path), chat_id="chat")
     return InMemoryChatHistory() if request.param == "memory" else ChatHistoryMD(tmp_path / "chat.md")
 
 

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from databases import sqlite_engine
 from prompt_rules import check_prompt
 
 from miniagents import (
@@ -23,6 +24,7 @@ from miniagents import (
 )
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm._prompts import chat_prompt, messages_for_model
+from miniagents.ext.sql import SQLChatHistory
 from miniagents_testing import ScriptedLLM, faults
 from miniagents_testing._script import Step
 
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
     MakeHistory = Callable[[], ChatHistory]
 
 
-@pytest.fixture(params=["memory", "markdown"])
+@pytest.fixture(params=["memory", "markdown", "sqlite"])
 def make_history(request: pytest.FixtureRequest, tmp_path: Path) -> MakeHistory:
     """Function that opens a history; each call opens the same file, but a new history in memory."""
+    if request.param == "sqlite":
+        return lambda: SQLChatHistory(sqlite_engine(tmp_path), chat_id="chat")
     return InMemoryChatHistory if request.param == "memory" else lambda: ChatHistoryMD(tmp_path / "chat.md")
 
 
@@ -162,7 +166,7 @@ async def test_history_keeps_what_has_arrived_when_storing_is_cancelled(make_his
             await storing
         streaming.cancel()
     async with MiniAgents():
-        stored = await (make_history() if isinstance(history, ChatHistoryMD) else history).aload_chat_history()
+        stored = await (history if isinstance(history, InMemoryChatHistory) else make_history()).aload_chat_history()
     assert [str(each.content) for each in stored] == ["one", "half", "three"]
 
 

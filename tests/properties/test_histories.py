@@ -7,11 +7,9 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from databases import sqlite_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from miniagents import AssistantMessage, ChatHistory, InMemoryChatHistory, Message, MiniAgents, UserMessage
 from miniagents.ext.chat_history_md import ChatHistoryMD
@@ -28,26 +26,10 @@ if TYPE_CHECKING:
     MakeHistory = Callable[[Path], ChatHistory]
 
 
-def _engine(folder: Path) -> AsyncEngine:
-    """Return an engine that keeps no connection open, as these histories are not closed."""
-    folder.mkdir(exist_ok=True)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'chats.db'}", poolclass=NullPool)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def write_fast(connection: Any, _: object) -> None:
-        """Do not wait for the disk: these tests ask for values, not for crashes."""
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=OFF")
-        cursor.execute("PRAGMA synchronous=OFF")
-        cursor.close()
-
-    return engine
-
-
 MAKERS: dict[str, MakeHistory] = {
     "memory": lambda folder: InMemoryChatHistory(),
     "markdown": lambda folder: ChatHistoryMD(folder / "chat.md"),
-    "sqlite": lambda folder: SQLChatHistory(_engine(folder), chat_id="chat"),
+    "sqlite": lambda folder: SQLChatHistory(sqlite_engine(folder), chat_id="chat"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for tests: one that the developer names, one from a wheel, or one of the programs on PATH."""
+"""Databases for tests: SQLite in a folder; PostgreSQL that the developer names, of a wheel, or of programs on PATH."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import tempfile
 import warnings
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -84,3 +85,19 @@ async def empty_database(server: str) -> AsyncIterator[str]:
         async with admin.connect() as connection:
             await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
         await admin.dispose()
+
+
+def sqlite_engine(folder: Path) -> AsyncEngine:
+    """Return an engine that keeps no connection open, as these histories are not closed."""
+    folder.mkdir(exist_ok=True)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{folder / 'chats.db'}", poolclass=NullPool)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def write_fast(connection: Any, _: object) -> None:
+        """Do not wait for the disk: these tests ask for values, not for crashes."""
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=OFF")
+        cursor.execute("PRAGMA synchronous=OFF")
+        cursor.close()
+
+    return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from contextlib import aclosing
@@ -114,6 +115,47 @@ async def test_H3_ten_processes_append_to_a_new_database_at_once(database: str) 
     assert len(found) == 10 * 20 * 2
     for writer in range(10):
         assert [text for text in found if text.split()[0] == str(writer)] == texts_of(writer, 20)
+
+
+STREAMING = """
+import asyncio, sys
+from miniagents import AssistantMessage, MiniAgents, UserMessage
+from miniagents.ext.sql import SQLChatHistory
+
+async def streamer(metadata):
+    for n in range(10**9):
+        yield f"token{n} "
+        await asyncio.sleep(0.001)
+        if n == 20:
+            print("streaming", flush=True)
+
+async def amain():
+    history = SQLChatHistory(sys.argv[1], chat_id="chat")
+    await history.aappend(UserMessage("question"))
+    await history.aappend(AssistantMessage.promise(message_token_streamer=streamer))
+
+MiniAgents().run(amain())
+"""
+
+
+@FORKS
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGINT"])
+async def test_H19_process_that_ends_in_a_stream_keeps_whole_messages(database: str, number: str) -> None:
+    """A killed process loses the message that was streaming; after Ctrl-C, the text so far is there and marked."""
+    command = [sys.executable, "-c", STREAMING, database]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"streaming\n"
+        process.send_signal(signal.Signals[number])
+    async with aclosing(SQLChatHistory(database, chat_id="chat")) as history:
+        question, *rest = await history.aload_chat_history()
+    assert question == UserMessage("question")
+    if number == "SIGKILL":
+        assert not rest
+    else:
+        [partial] = rest
+        assert str(partial).startswith("token0 token1 token2 ")
+        assert partial.interrupted
 
 
 # --- the schema
