@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from miniagents.errors import HistoryFormatError
@@ -283,7 +284,6 @@ def bodies(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
     return {key: found[key] for key in known if key in found}
 
 
-def describe(error: BaseException) -> str:
-    """Return the text of an error of a database, without statements and values."""
-    cause = getattr(error, "orig", None) or error
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+def error_of_driver(error: Exception) -> BaseException:
+    """Return the error that an error of SQLAlchemy is about: the latter shows statements with the texts of messages."""
+    return error.orig or error if isinstance(error, StatementError) else error

@@ -91,7 +91,7 @@ class SQLChatHistory(StoringHistory):
             try:
                 rows = await _atransact(self._engine, self._read_new)
             except Exception as error:
-                raise _error_of(error, f"cannot read {self._name}", HistoryError) from error
+                raise _error_of(error, f"cannot read {self._name}", HistoryError) from _cause_of(error)
             for position, body in rows:
                 self._loaded.append(_message_of(body, f"{self._name}, message {position}"))
                 self._last = position
@@ -125,7 +125,7 @@ class SQLChatHistory(StoringHistory):
                     f"cannot write {self._name} ({len(self._waiting)} message(s) are in memory, for the next append)"
                 )
                 problem = _error_of(error, place, HistoryWriteError)
-                problem.__cause__ = error
+                problem.__cause__ = _cause_of(error)
                 return problem
         return None
 
@@ -194,7 +194,7 @@ def persist_to(engine: AsyncEngine) -> Callable[[tuple[Message, ...]], Awaitable
         try:
             await _atransact(engine, write)
         except Exception as error:
-            raise _error_of(error, f"cannot write messages to {name}", HistoryWriteError) from error
+            raise _error_of(error, f"cannot write messages to {name}", HistoryWriteError) from _cause_of(error)
 
     return store
 
@@ -214,7 +214,7 @@ async def aload_messages(engine: AsyncEngine, hash_keys: Iterable[str]) -> dict[
     try:
         bodies = await _atransact(engine, lambda connection: _store().bodies(connection, keys))
     except Exception as error:
-        raise _error_of(error, f"cannot read messages from {name}", HistoryError) from error
+        raise _error_of(error, f"cannot read messages from {name}", HistoryError) from _cause_of(error)
     return {key: _message_of(bodies[key], f"message {key} in {name}") for key in keys if key in bodies}
 
 
@@ -246,9 +246,16 @@ async def _atransact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
 
 def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> HistoryError:
     """Return the error to raise for an error of a database, without statements and values."""
-    if isinstance(error, HistoryError):
-        return type(error)(f"{place}: {error}")
-    return kind(f"{place}: {_store().describe(error)}")
+    cause = _cause_of(error)
+    if isinstance(cause, HistoryError):
+        return type(cause)(f"{place}: {cause}")
+    return kind(f"{place}: {type(cause).__name__}: {cause}")
+
+
+def _cause_of(error: Exception) -> BaseException:
+    """Return the error of the driver, whose text and traceback show no texts of messages."""
+    cause: BaseException = _store().error_of_driver(error)
+    return cause
 
 
 def _row_of(message: Message) -> Row:

@@ -1,5 +1,7 @@
 """Histories in SQL with several processes: writers that are killed, writers at once, and changes of the schema."""
 
+# ruff: noqa: ASYNC220 - no other task needs the loop
+
 from __future__ import annotations
 
 import asyncio
