@@ -181,7 +181,10 @@ class MiniAgent(Generic[P, M_co]):
         limits: Limits | None = None,
         **kwargs: Any,
     ) -> AgentCall:
-        """Call the agent like `trigger`, to send it further messages one by one while it works."""
+        """Call the agent like `trigger`, to send it further messages one by one while it works.
+
+        Raise the same errors. The call stays open until `AgentCall.finish`, or until the calling agent or the run ends.
+        """
         kwargs = self._merge_checked(kwargs, timeout)
         incoming = MessageSequence().open()
         if messages is not None:
@@ -193,6 +196,8 @@ class MiniAgent(Generic[P, M_co]):
         self, tool_call: ToolCall, messages: MessageType | None, arguments: dict[str, Any]
     ) -> MessageSequencePromise:
         """Call the agent as the tool that a model has called, and return the promise of its replies; not for users.
+
+        Raise the same errors as `trigger`; an error of the agent stays an error among the replies.
 
         Args:
             tool_call: the model's call, which the agent finds as `ctx.tool_call`.
@@ -206,7 +211,9 @@ class MiniAgent(Generic[P, M_co]):
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Return the agent's keyword arguments overridden by the call's.
 
-        Raise an error for a wrong argument or a wrong timeout.
+        Raises:
+            TypeError: the agent cannot be called with these keyword arguments, or the timeout is no number.
+            ValueError: the timeout is negative or NaN.
         """
         check_timeout(timeout)
         if self.kwargs:
@@ -230,10 +237,11 @@ class MiniAgent(Generic[P, M_co]):
         timeout: float | None,
         limits: Limits | None,
     ) -> InteractionContext:
-        """Return the context of one call, with the run context's default for `errors_as_messages`.
+        """Return the context of one call, with the run context's default if `errors_as_messages` is None.
 
         Raises:
             TypeError: the limits are no `Limits`.
+            NoActiveContextError: the caller runs outside of a `MiniAgents` context.
         """
         if limits is not None:
             check_limits(limits)
@@ -319,7 +327,7 @@ def miniagent(
 
 
 def _check_alias(alias: str) -> str:
-    """Return the alias; refuse one that would break the lines of traces, logs and error texts."""
+    """Return the alias; raise `ValueError` for one that would break the lines of traces, logs and error texts."""
     if not alias.isprintable():
         raise ValueError(f"An alias must be one line of printable characters, not {alias!r}")
     return alias
@@ -410,7 +418,7 @@ class _KeywordArguments:
             raise TypeError(f"Agent {alias} does not take the keyword argument(s) {unknown}; it takes: {known}")
 
     def check(self, alias: str, arguments: Mapping[str, Any]) -> None:
-        """Raise `TypeError` unless the agent can be called with these arguments."""
+        """Raise `TypeError` for an argument that the agent does not take, or a required one that is missing."""
         self.check_known(alias, arguments)
         if not self._required <= arguments.keys():
             missing = ", ".join(repr(name) for name in sorted(self._required - arguments.keys()))

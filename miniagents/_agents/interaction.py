@@ -46,13 +46,16 @@ class _CallScope(BoundToRun):
         self.unfinished_calls.add(messages)
 
     def finish_call(self, messages: MessageSequence) -> None:
-        """Finish the call that sends the sequence `messages`; do nothing if the call is finished."""
+        """Close `messages`, the sequence that a call sends, and forget the call; do nothing if it is finished."""
         messages.close()
         if self.unfinished_calls is not None:
             self.unfinished_calls.discard(messages)
 
     def finish_calls(self) -> None:
-        """Close the messages of all calls that were left open, so that the called agents see their end."""
+        """Close the messages of all calls that were left open, so that the called agents see their end.
+
+        Forget these calls; do nothing without one.
+        """
         if self.unfinished_calls is not None:
             calls, self.unfinished_calls = self.unfinished_calls, None
             for messages in calls:
@@ -75,7 +78,7 @@ class _ServerCallScope(_CallScope):
         self._context = context
 
     def on_call_collected(self, messages: MessageSequence) -> None:
-        """Finish the call soon, in the loop of the context."""
+        """Finish the call soon, in the loop of the context; do nothing if it is finished."""
         if self.unfinished_calls is not None and messages in self.unfinished_calls:
             self._context.call_soon(partial(self.finish_call, messages))
 
@@ -210,7 +213,8 @@ class InteractionContext(_CallScope, CountedCall):
     async def await_now(self) -> None:
         """Wait for all awaitables given to `make_sure_to_wait`, also during this wait; then raise the first error.
 
-        Further errors become notes of the first one.
+        Further errors become notes of the first one. Each awaitable is waited for once: a second call does not raise
+        again.
         """
         first_error: BaseException | None = None
         while self._awaitables:
@@ -232,6 +236,9 @@ class InteractionContext(_CallScope, CountedCall):
     async def afinish_early(self, *, await_now: bool = True) -> None:
         """End the replies while the agent goes on; a later error of the agent is unobserved in the run context.
 
+        A later reply raises `AppenderClosedError`. If an awaitable fails, its error is raised and the replies stay
+        open.
+
         Args:
             await_now: False to end the replies without waiting for the awaitables of `make_sure_to_wait`.
         """
@@ -243,12 +250,12 @@ class InteractionContext(_CallScope, CountedCall):
     # --- running
 
     def start_for_tool_call(self, tool_call: ToolCall) -> MessageSequencePromise:
-        """Begin the call with which the agent answers a model's call, and return the promise of its replies."""
+        """Begin the call at once as the answer to a model's call, and return the promise of its replies."""
         self._tool_call = tool_call
         return self.start(start_soon=True)
 
     def start(self, start_soon: bool | None) -> MessageSequencePromise:
-        """Begin the call and return the promise of its replies."""
+        """Begin the call and return the promise of its replies; `start_soon` is that of `MiniAgent.trigger`."""
         replies = self._replies
         assert replies is not None
         promise = MessageSequencePromise.of_cell(replies)
@@ -261,9 +268,9 @@ class InteractionContext(_CallScope, CountedCall):
         self._kwargs = {}
 
     async def _run(self) -> None:
-        """Run the agent under its timeout, and finish the calls that it left open.
+        """Run the agent under its timeout; then close the calls that it left open, also after an error.
 
-        Add the agent's trace to an error and raise it; without an error, end the replies.
+        Add the agent's trace to an error, and raise it; interrupts get no trace. Without an error, end the replies.
         """
         current_scope.set(self)
         try:
@@ -323,7 +330,7 @@ class InteractionContext(_CallScope, CountedCall):
                 promise.cancel()
 
     def _reply_returned(self, returned: object) -> None:
-        """Reply what the agent's function returned.
+        """Reply the value that the agent's function returned.
 
         Raises:
             TypeError: the value cannot be sent; the text names the agent.
@@ -568,7 +575,10 @@ def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:
     """
 
     async def message_and_error() -> AsyncIterator[Any]:
-        """Yield the message with the text that arrived, and then an `ErrorMessage` if the message fails."""
+        """Yield the message with the text that arrived, and then an `ErrorMessage` if the message fails.
+
+        A message that fails without text is left out. With `StopDialog` it fails, and is the last item.
+        """
         batches = promise._cell.read_batches_for_events()
         try:
             first: list[str] | None = []

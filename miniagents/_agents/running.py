@@ -98,7 +98,10 @@ class Runner(Generic[T]):
     def run(self, awaitable: Awaitable[T]) -> T:
         """Run the awaitable to its end, close the loop with its tasks and generators, and return the result.
 
+        The handlers of SIGINT and SIGTERM are replaced meanwhile.
+
         Raises:
+            KeyboardInterrupt: SIGINT came, or a task raised it, and the awaitable did not handle it.
             SystemExit: SIGTERM came; with status 143.
         """
         self._loop = self._runner.get_loop()
@@ -115,7 +118,7 @@ class Runner(Generic[T]):
                 signal.signal(number, handler)
 
     def _run(self, awaitable: Awaitable[T]) -> T:
-        """Run the awaitable as the main task, and raise inside it the interrupts that other tasks raise.
+        """Run the awaitable as the main task, raise other tasks' interrupts inside it, and return its result.
 
         An interrupt that comes out of the main task ends the run, and so does a second signal.
         """
@@ -147,7 +150,10 @@ class Runner(Generic[T]):
                 self._loop.close()
 
     def _interrupt_main(self, interrupt: BaseException) -> None:
-        """Cancel the main coroutine for an interrupt, which it gets instead of the cancellation."""
+        """Cancel the main coroutine for an interrupt, which it gets instead of the cancellation.
+
+        Do nothing after the first.
+        """
         if not self._main_interrupted:
             self._pending_interrupt = interrupt
             self._cancel_main()
@@ -266,7 +272,7 @@ class _CaughtSignal:
 
 @contextmanager
 def catch_signal(number: int, handler: Callable[[], object]) -> Iterator[None]:
-    """Catch a signal as `MiniAgents.catch_signal` says."""
+    """Catch a signal as `MiniAgents.catch_signal` says; outside the main thread, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

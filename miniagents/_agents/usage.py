@@ -94,7 +94,7 @@ class ListedPrices:
 
 
 def price_of(price: Price, models: Iterable[str], usage: Usage) -> float | None:
-    """Return the price for the first model that has one; None if none has, and if the function fails.
+    """Return the price for the first model that has one; None if none has, or if the function fails for all.
 
     A `LookupError` says that the model is not known; any other error is logged.
     """
@@ -171,7 +171,7 @@ class UsageTotals:
         return self._cost
 
     def _add_cost(self, cost: float | None) -> None:
-        """Add the cost of a request, or of many; an unknown one makes the whole unknown."""
+        """Add the cost of a request, or of many; None, a cost that is not known, makes the whole None for good."""
         self._cost = None if cost is None or self._cost is None else self._cost + cost
 
     @property
@@ -194,7 +194,7 @@ class UsageTotals:
         return copied
 
     def _merge(self, other: UsageTotals) -> None:
-        """Add the numbers of other totals."""
+        """Add the numbers and costs of other totals, but not their totals by agent."""
         for name in ("requests", "unknown", *_COUNTS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self._add_cost(other._cost)
@@ -215,7 +215,10 @@ class UsageTotals:
         self._by_path[path]._add(request)
 
     def _add(self, request: EndedRequest) -> None:
-        """Add the tokens of a request, and its cost, or what is needed to price it."""
+        """Add the tokens of a request, and its cost, or what is needed to price it.
+
+        Without a usage, only count it as unknown.
+        """
         if not request.is_known:
             self.unknown += 1
         if request.counts is None:
@@ -306,7 +309,7 @@ class RequestMeter:
         return end
 
     def _check(self, level: Level, limits: Limits, model: str) -> None:
-        """Raise an error if a request to this model may not begin under these limits."""
+        """Raise an error if a request to this model may not begin under these limits, see `begin`."""
         totals = level.totals
         reached: dict[str, float | None] = {
             "requests": totals.requests,

@@ -180,7 +180,13 @@ class PromisingContext(BoundToRun):
     # --- opening and leaving
 
     def _open(self) -> None:
-        """Bind the context to the running loop and to the context around it; a context is opened only once."""
+        """Bind the context to the running loop and to the context around it.
+
+        If handlers of the outer context listen or need results, those of this one do, too.
+
+        Raises:
+            RuntimeError: the context was opened before, or no loop is running.
+        """
         if self._loop is not None:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
@@ -207,7 +213,9 @@ class PromisingContext(BoundToRun):
                 self._token = None
 
     def activate(self) -> Self:
-        """Open the context for all tasks of the running loop, until `afinalize`; for servers.
+        """Open the context for all tasks of the running loop, until `afinalize`, and return the context; for servers.
+
+        Raise `RuntimeError` if the context was opened before.
 
         Unobserved failures are logged when their promises are collected, so that memory does not grow.
         """
@@ -219,7 +227,7 @@ class PromisingContext(BoundToRun):
         return self
 
     async def afinalize(self) -> None:
-        """Wait for the background work and close a context that `activate` opened.
+        """Wait for the background work, cancel tasks that are left, and close a context that `activate` opened.
 
         Raises:
             RuntimeError: the calling task belongs to this context.
@@ -354,7 +362,7 @@ class PromisingContext(BoundToRun):
     # --- failures and handlers
 
     def record_failure(self, failure: Failure) -> None:
-        """Record a failure as unobserved; interruptions by `StopDialog` or a cancellation do not count."""
+        """Record a failure as unobserved, once for each error; `StopDialog` and cancellations are no failures."""
         if isinstance(failure.error, (StopDialog, PromiseCancelledError, asyncio.CancelledError)):
             return
         logs = self.unobserved_errors == "log"
@@ -364,7 +372,7 @@ class PromisingContext(BoundToRun):
         failure.unobserved = unobserved
 
     def clear_failure(self, failure: Failure) -> None:
-        """Remove an unobserved failure, because a reader has got it."""
+        """Remove an unobserved failure, for all promises with the same error, because a reader has got it."""
         unobserved, failure.unobserved = failure.unobserved, None
         if unobserved is not None:
             unobserved.log_when_lost = False
@@ -407,7 +415,7 @@ class PromisingContext(BoundToRun):
         self.spawn(run(), self.handler_ended)
 
     def handler_ended(self, task: asyncio.Task[Any]) -> None:
-        """Stop tracking the task of a handler, and record its error: no reader can get it."""
+        """Stop tracking the task of a handler, and record its error as unobserved; a cancellation is no error."""
         self.forget(task)
         if not task.cancelled() and is_failure(error := task.exception()):
             self.record_failure(Failure(error))
@@ -419,7 +427,7 @@ def find_current_context() -> PromisingContext | None:
 
 
 def _find_activated() -> PromisingContext | None:
-    """Return the last context that `activate` opened in the running loop, or None."""
+    """Return the last context that `activate` opened in the running loop; None without one, or without a loop."""
     if not _activated:
         return None
     try:

@@ -115,6 +115,8 @@ def _may_lead_to_a_running_task(cell: Cell[Any]) -> bool:
 def _report_ring(task: asyncio.Task[Any], future: asyncio.Future[None]) -> None:
     """End the wait of `task` with a `DeadlockError`, or log a warning, if the wait is a part of a ring.
 
+    Do nothing if the wait is over, the ring was warned of before, or a timeout is going to end one of its waits.
+
     Args:
         task: the task whose wait may have closed a ring.
         future: the future that the task awaited one loop step ago.
@@ -191,13 +193,16 @@ def _describe(ring: list[asyncio.Task[Any]]) -> str:
 
 
 def _blocker(task: asyncio.Task[Any]) -> asyncio.Future[Any] | None:
-    """Return the future that a suspended task awaits; None for a task that runs or is about to run."""
+    """Return the future that a suspended task awaits; None for a task that runs, is about to run, or has ended."""
     blocker: asyncio.Future[Any] | None = getattr(task, "_fut_waiter", None)
     return None if blocker is None or blocker.done() else blocker
 
 
 def _waits_for(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], bool]]:
-    """Yield the tasks that a suspended task waits for, each with True if only this task can end the wait."""
+    """Yield the tasks that a suspended task waits for, each with True if only this task can end the wait.
+
+    Yield none for a task that runs, or that waits for a socket, a timer or a queue.
+    """
     blocker = _blocker(task)
     if blocker is None:
         return
@@ -237,7 +242,7 @@ def _awaited_tasks(blocker: asyncio.Future[Any]) -> list[asyncio.Task[Any]]:
 
 
 def _has_timeout(task: asyncio.Task[Any]) -> bool:
-    """Return True if an `asyncio.timeout` is going to end what a suspended task waits for.
+    """Return True if an `asyncio.timeout` is going to end what a suspended task waits for, or the search is too large.
 
     The stack of a suspended coroutine holds the context managers that it is inside of. The search goes through the
     coroutines that await each other, and through context managers that hold others (`AsyncExitStack`).

@@ -116,7 +116,7 @@ class _ClassRegistry:
         self._places[name] = place
 
     def find(self, name: object) -> type[Any] | None:
-        """Return the class of this name, or None."""
+        """Return the class of this name; None for an unknown name, or a value that is no str."""
         return self._classes.get(name) if isinstance(name, str) else None
 
 
@@ -140,7 +140,7 @@ def _escaped_key(key: str) -> str:
 
 
 def unescaped_key(key: Any) -> Any:
-    """Return the key from which `escaped` made this one."""
+    """Return the key from which `escaped` made this one; return other keys, and values that are no str, as they are."""
     if not isinstance(key, str):
         return key
     if key[:2] == "$$":
@@ -154,7 +154,10 @@ def _is_class_like(key: str) -> bool:
 
 
 def _find_class_statement() -> tuple[FrameType, int]:
-    """Return the frame of the class statement, and its number of frames above the caller of this function."""
+    """Return the frame of the class statement, and its number of frames above the caller of this function.
+
+    That is the nearest frame outside of pydantic and of this package's model classes.
+    """
     depth = 1
     frame = sys._getframe(depth)
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_SKIPPED_MODULES):
@@ -369,9 +372,9 @@ def freeze(value: Any, where: str = "value") -> Any:
 
 
 def freeze_with_enums(value: Any, where: str = "value") -> Any:
-    """Return what `freeze` returns, but keep members of an Enum, in nested containers as well.
+    """Return what `freeze` returns, but keep members of an Enum, in nested lists, tuples, sets and dicts as well.
 
-    It serves fields whose annotations mention an Enum.
+    It serves fields whose annotations mention an Enum; keys were checked before. Errors name `where`, without a path.
     """
     if isinstance(value, (Enum, FrozenDict)):
         return value
@@ -385,7 +388,7 @@ def freeze_with_enums(value: Any, where: str = "value") -> Any:
 
 
 def mentions(annotation: Any, kind: type, *, _seen: tuple[Any, ...] = ()) -> bool:
-    """Return True if `annotation` names `kind` or a subclass of it, at any depth."""
+    """Return True if `annotation` names `kind`, a subclass of it, or a `Literal` value of it, at any depth."""
     if annotation in _seen:  # `type X = list[X]`
         return False
     if isinstance(annotation, type) and issubclass(annotation, kind):

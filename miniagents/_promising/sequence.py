@@ -156,7 +156,12 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def _flatten_lists(cls, item: Any, into: SequenceCell | None) -> list[Any]:
-        """Return the pieces of an item that may be a list, or hold lists."""
+        """Return the leaves, values and branches of an item that may be a list or a tuple, or hold some, at any depth.
+
+        Raises:
+            TypeError: a part of the item cannot be sent.
+            CyclicValueError: a list contains itself, or the item holds the sequence `into`.
+        """
         pieces: list[Any] = []
         stack: list[tuple[Any, Iterator[Any]]] = [(None, iter((item,)))]
         enclosing: set[int] = set()
@@ -193,6 +198,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         An exception becomes a failed promise. An iterator or async iterable becomes a sequence, which a task reads.
 
         Raises:
+            TypeError: items of this type cannot be sent.
             CyclicValueError: the item is the sequence of `into` itself.
         """
         if isinstance(item, SequencePromise):
@@ -256,7 +262,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         self._cell = SequenceCell(self.promise_class)
 
     def _append(self, piece: Any) -> None:
-        """Send an item in order, without a check that the sequence is open."""
+        """Send an item in order, without a check that the sequence is open; raise `TypeError` if it cannot be sent."""
         self._cell.send(piece)
 
     def append_out_of_order(self, item: Any) -> Self:

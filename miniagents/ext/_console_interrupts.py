@@ -98,7 +98,10 @@ class ConsoleInterrupts:
             self._clear = outer
 
     def _on_ctrl_c(self) -> bool:
-        """Clear the text, or stop the answer; return False if the program is to end."""
+        """Clear the text at a prompt, or else stop the answer; return False if the program is to end.
+
+        It ends at an empty prompt, and within `_SECONDS_BETWEEN_TWO` after a Ctrl-C that stopped an answer.
+        """
         cleared = None if self._clear is None else self._clear()
         if cleared is not None:
             return cleared

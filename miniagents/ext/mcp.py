@@ -125,7 +125,7 @@ async def _list_tools(client: Client) -> list[Any]:
 
 
 def _free_name(wanted: str, taken: dict[str, Tool]) -> str:
-    """Return a name as the models' APIs take it, made of a name at a server, that no other tool has.
+    """Return a name as the models' APIs take it, made of the `wanted` name at a server, that no other tool has.
 
     A name that is too long, or taken after its other characters were replaced, ends in a digest of the wanted name.
     """
@@ -137,7 +137,10 @@ def _free_name(wanted: str, taken: dict[str, Tool]) -> str:
 
 
 def _part_of(block: Any) -> str | dict[str, Any]:
-    """Return a block of a result as a text, or as an image in Anthropic's form; a note of what models do not see."""
+    """Return a block of a result as a text, or as an image in Anthropic's form if models see its type.
+
+    A link becomes its name, address and description. Other data become a note with their type and size.
+    """
     if block.type == "text":
         return str(block.text)
     if block.type == "resource_link":

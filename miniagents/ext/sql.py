@@ -115,7 +115,10 @@ class SQLChatHistory(StoringHistory):
             raise error
 
     async def _awrite(self) -> HistoryError | None:
-        """Write the waiting messages, after those that another task is writing; return the error, if any."""
+        """Write the waiting messages, after those that another task is writing; return the error, None without one.
+
+        After an error the messages go on waiting.
+        """
         async with self._lock:
             try:
                 if self._waiting:
@@ -130,7 +133,7 @@ class SQLChatHistory(StoringHistory):
         return None
 
     def _write(self, connection: Connection) -> None:
-        """Write the waiting messages, and commit."""
+        """Write the waiting messages that were not stored by an earlier commit, and commit."""
         self._settle(connection)
         rows = [_row_of(message) for message in self._waiting]
         if rows:
@@ -140,7 +143,10 @@ class SQLChatHistory(StoringHistory):
             del self._waiting[: len(rows)]
 
     def _settle(self, connection: Connection) -> None:
-        """Find out if messages whose commit has failed are stored, as a lost connection does not say; forget those."""
+        """Find out if messages whose commit has failed are stored, as a lost connection does not say.
+
+        Stored messages no longer wait.
+        """
         if self._uncertain is not None:
             if _store().was_committed(connection, self.chat_id, self._uncertain):
                 del self._waiting[: self._uncertain.count]
@@ -236,7 +242,10 @@ def _name_of(engine: AsyncEngine) -> str:
 
 
 async def _atransact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
-    """Run `work` in a transaction, which it commits itself, after the tables are there."""
+    """Run `work` in a transaction that it commits itself, and return its result; without a commit, nothing stays.
+
+    The first use of an engine makes the tables, or brings them to the present version.
+    """
     async with engine.connect() as connection:
         if engine.sync_engine not in _prepared:
             await connection.run_sync(_store().prepare)
@@ -245,7 +254,10 @@ async def _atransact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
 
 
 def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> HistoryError:
-    """Return the error to raise for an error of a database, without statements and values."""
+    """Return the error to raise for an error of a database, without statements and values.
+
+    A `HistoryError` keeps its class.
+    """
     cause = _cause_of(error)
     if isinstance(cause, HistoryError):
         return type(cause)(f"{place}: {cause}")
@@ -271,7 +283,11 @@ def _row_of(message: Message) -> Row:
 
 
 def _message_of(body: str, place: str) -> Message:
-    """Convert the body of a row into its message; fields that cannot be read are left out, with a warning."""
+    """Convert the body of a row into its message; fields that cannot be read are left out, with a warning.
+
+    Raises:
+        HistoryFormatError: the body is no JSON.
+    """
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:

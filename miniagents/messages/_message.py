@@ -212,7 +212,7 @@ def _json_of_fields(message: Message) -> str:
 
 
 def _text_of_part(part: str | Mapping[str, Any]) -> str | None:
-    """Return the text of a part of the content; None for a part without text."""
+    """Return the text of a part of the content: the part itself, or its `text`; None for a part without text."""
     if isinstance(part, str):
         return part
     text = part.get("text")
@@ -402,7 +402,10 @@ class MessageCell(StreamCell[str, Message]):
     """Those of the futures in `waiters` whose tasks wait for events as well."""
 
     def whole(self) -> Message:
-        """Return the message of the tokens so far, or of the parts that the streamer has set as its content."""
+        """Return the message of the tokens so far; without a token, that of the content that the streamer has set.
+
+        Fields that the streamer has set win over those known before.
+        """
         fields = {**(self.known_fields or {}), **(self.metadata or {})}
         if not self.pieces and self.metadata and "content" in self.metadata:
             message = self.message_class(**fields)
@@ -439,7 +442,10 @@ class MessageCell(StreamCell[str, Message]):
             self.wake_event_readers()
 
     def share_events_of(self, other: MessageCell) -> None:
-        """Use the events of another message, whose tokens this one streams again (`read_batches_for_events`)."""
+        """Use the list of events of another message, whose tokens this one streams again (`read_batches_for_events`).
+
+        Later events of either come into this list.
+        """
         if other.events is None:
             other.events = []
         self.events = other.events
@@ -466,7 +472,7 @@ class MessageCell(StreamCell[str, Message]):
                 self.event_waiters.discard(future)
 
     async def read_batches_for_events(self) -> AsyncIterator[list[str]]:
-        """Yield lists of tokens like `read_batches`, and an empty list after an event.
+        """Yield lists of tokens like `read_batches`, and an empty list after an event; at the end, raise a failure.
 
         A cell that streams these tokens again shares the list of events.
         """
@@ -484,7 +490,7 @@ class MessageCell(StreamCell[str, Message]):
         self.result()  # raises what it failed with
 
     def fail(self, error: BaseException) -> None:
-        """Fail with an error.
+        """Fail with an error; do nothing to its `partial` if it has one, or the message has ended.
 
         If it is an error of MiniAgents without a `partial`, it gets the message so far as `partial`. That is a plain
         `Message` with the text if the fields are not valid yet.
@@ -575,7 +581,10 @@ class MessagePromise(StreamedPromise[str, M_co]):
 
     @classmethod
     def of_last(cls, promises: AsyncIterable[MessagePromise]) -> MessagePromise:
-        """Return a promise of the last of these messages, which begins with its first reader; not for users."""
+        """Return a promise of the last of these messages, which begins with its first reader; not for users.
+
+        Its failure is that of the last message, or `IndexError` without any.
+        """
         found: list[MessagePromise] = []
         cell = _LastCell(cls)
         cell.found = found

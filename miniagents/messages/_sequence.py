@@ -181,6 +181,9 @@ def join_sequence(
 ) -> MessagePromise:
     """Return one message promise with the tokens of all messages; see `miniagents.messages._text.join_messages`.
 
+    Strip leading newlines of each message. Fields of later messages win, and `metadata` wins over all. An error among
+    the messages ends the joined message and counts as observed.
+
     With `without_tools`, leave out results of tools, and answers with calls of tools.
     """
 

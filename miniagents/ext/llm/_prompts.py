@@ -384,7 +384,10 @@ def _responses_image(url: str) -> dict[str, Any]:
 
 
 def _response_items(message: Message, stored: bool, origin: str | None) -> list[dict[str, Any]]:
-    """Convert a message into items of the Responses API; an unedited answer of this origin gives its own items."""
+    """Convert a message into items of the Responses API; an unedited answer of this origin gives its own items.
+
+    An unknown origin counts as the same. Unless `stored`, reasoning goes only if it is encrypted.
+    """
     role = message.role or "user"
     if role != "assistant":
         return [{"role": role, "content": _content(message, "input_text")}]

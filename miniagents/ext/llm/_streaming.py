@@ -86,7 +86,7 @@ _TAKEN: Final = {
 def _free_name(name: str, owner: type[AssistantMessage | ToolCall]) -> str:
     """Return the name that a provider's field gets in an object of class `owner`.
 
-    The name gets the prefix `provider_` if these objects use it already, or if it begins with `_`.
+    The name gets the prefix `provider_` if these objects use it already, if it begins with `_`, or if it is `class_`.
     """
     taken = name in _TAKEN[owner] or name in owner.model_fields or hasattr(owner, name)
     return f"provider_{name}" if taken or name.startswith("_") or name == "class_" else name
@@ -137,7 +137,7 @@ def _tool_call(call: ToolUse) -> ToolCall:
 
 
 def _choice(choice: Choice, origin: str | None) -> AssistantMessage:
-    """Convert a further choice into a message, which has no usage, id or model."""
+    """Convert a further choice into a message, which has no usage, id or model; its fields keep free names."""
     more = {name: value for name, value in choice.fields.items() if value != choice.reasoning}
     return AssistantMessage(
         choice.content,
@@ -243,6 +243,7 @@ class ResponseBody:
         """End the body, and return the text of an answer that came as one document ("" for a stream).
 
         Raises:
+            StreamDecodeError: the compressed body is damaged.
             StreamTruncatedError: the compressed body was cut, or an incomplete answer was cut inside an event.
             StreamProtocolError: the body is not an answer of the provider.
             LLMError: the session refuses the document, see `Session.parse`.
@@ -301,7 +302,7 @@ class _StallWatch:
         return self
 
     def _check(self) -> None:
-        """Cancel the task if it has waited too long; otherwise set the timer again."""
+        """Cancel the task if it has waited too long; otherwise set the timer for the time that is left."""
         seconds = self._seconds or 0.0
         idle = 0.0 if self.waiting_since is None else self._loop.time() - self.waiting_since
         if self._task is not None and idle >= seconds:
@@ -505,7 +506,7 @@ def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -
 
 
 def _is_object(text: str) -> bool:
-    """Return True if a text is a JSON object."""
+    """Return True if a text is a whole JSON object."""
     try:
         return isinstance(from_json(text), dict)
     except ValueError:
@@ -525,7 +526,7 @@ def _complete_outcome(session: Session, error: Exception) -> Outcome | None:
 
 
 def _translate_error(call: LLMCall, error: Exception, answer: Any, delivered: bool) -> LLMError:
-    """Translate an error into an `LLMError`.
+    """Translate an error into an `LLMError`, which says if tokens were `delivered`.
 
     Raises:
         Exception: the same error, if neither the provider nor the network caused it.
@@ -539,7 +540,14 @@ def _translate_error(call: LLMCall, error: Exception, answer: Any, delivered: bo
 
 
 def _seconds_until_retry(call: LLMCall, failure: LLMError, attempt: int, elapsed: float) -> float | None:
-    """Return the seconds to wait before the next attempt, and log a warning; return None if there is no next one."""
+    """Return the seconds to wait before the next attempt, and log a warning; return None if there is no next one.
+
+    Args:
+        call: the request.
+        failure: error of the last attempt.
+        attempt: number of that attempt, from 1.
+        elapsed: seconds since the first attempt began.
+    """
     wait = call.retry.wait(failure, attempt, elapsed)
     if wait is None:
         return None
@@ -593,8 +601,8 @@ class _IncomingBody:
     async def finish(self) -> str:
         """Read the rest of the response, close the body, and return the text of an answer that came as a document.
 
-        Return "" for a stream. After an answer that has ended, drop the rest, and stop after `AFTER_END` seconds or at
-        an error that is no `LLMError`.
+        Return "" for a stream. After an answer that has ended, drop the rest. Stop after `AFTER_END` seconds, or at an
+        error that is no `LLMError`, and return "".
         """
         if self.session.ended:
             try:
@@ -636,7 +644,10 @@ class _ParsedBySDK:
 
 
 def _keep_partial_answer(session: Session, origin: str, metadata: dict[str, Any]) -> None:
-    """Fill the metadata with the outcome of an answer that broke off."""
+    """Replace the metadata with the outcome of an answer that broke off, marked as interrupted.
+
+    If the session has no outcome, the metadata are empty.
+    """
     with suppress(LLMError):  # an error of the session has been raised already
         metadata.clear()
         metadata.update(_metadata_of(session.outcome(), origin), interrupted=True)

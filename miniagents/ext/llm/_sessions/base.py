@@ -61,7 +61,10 @@ class SurrogateJoiner:
         """True if a lone half was replaced."""
 
     def feed(self, piece: str) -> str:
-        """Return the text without lone halves; a first half at the end of the piece is kept for the next piece."""
+        """Return the text without lone halves; a first half at the end of the piece is kept for the next piece.
+
+        A half that is replaced by U+FFFD sets `lossy`.
+        """
         if not self.half and piece.isascii():
             return piece
         if not piece:
@@ -161,7 +164,7 @@ _NOT_RETRYABLE = frozenset({"insufficient_quota"})
 
 
 def error_class(status: int | None) -> type[LLMError]:
-    """Return the class of error that an HTTP status stands for."""
+    """Return the class of error that an HTTP status stands for; `ProviderError` for None and for other statuses."""
     match status:
         case 401 | 403:
             return AuthenticationFailedError
@@ -179,6 +182,8 @@ def error_class(status: int | None) -> type[LLMError]:
 
 def error_from_payload(payload: Any, *, provider: str, status: int | None = None) -> LLMError:
     """Translate an error object: `{"error": {...}}`, `{"error": "text"}`, or the inner object by itself.
+
+    Any other value becomes the message.
 
     Args:
         payload: the parsed JSON.
@@ -337,7 +342,8 @@ class Session(ABC):
     def feed_parsed(self, data: dict[str, Any]) -> str:
         """Read the next event in the parsed form of an SDK, and return the text that it adds to the answer.
 
-        For clients without server-sent events, such as Bedrock's. Raises the same errors as `feed`.
+        For clients without server-sent events, such as Bedrock's. Raise the same errors as `feed`; after the end,
+        return "".
         """
         if self.ended:
             return ""
@@ -413,11 +419,14 @@ class Session(ABC):
         """Process the JSON of an answer that was not streamed."""
 
     def _on_done(self) -> str:
-        """Process `[DONE]`. It belongs to chat completions, but some gateways send it in the other APIs, too."""
+        """Process `[DONE]`, and return text that it releases.
+
+        Here it does nothing: some gateways send it in the other APIs, too.
+        """
         return ""
 
     def _append_text(self, text: str) -> str:
-        """Add text to the answer, and return the part of it that can be delivered."""
+        """Add text to the answer, and return it without a half character at its end, which waits for the next text."""
         if self._joiner is not None:
             text = self._joiner.feed(text)
         if text:
@@ -435,12 +444,18 @@ class Session(ABC):
             self.beside.append(RefusalDelta(text))
 
     def _note_call(self, index: int, id_: Any = None, name: Any = None, arguments: str = "") -> None:
-        """Add a piece of a call to the events beside the text; `index` is the place of the call among the calls."""
+        """Add a piece of a call to the events beside the text, unless it is empty.
+
+        `index` is the call's place among the calls.
+        """
         if id_ or name or arguments:
             self.beside.append(ToolCallDelta(index, str(id_) if id_ else None, str(name) if name else None, arguments))
 
     def take_beside(self) -> list[StoredEvent]:
-        """Return the events beside the text since the last time; half characters in them are replaced."""
+        """Return the events beside the text since the last time, and forget them.
+
+        Half characters in them are replaced.
+        """
         taken, self.beside = self.beside, []
         return taken if self._joiner is None else repair_surrogates_deep(taken)
 
@@ -457,7 +472,9 @@ class Session(ABC):
         return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
     def _parse_unusual_event(self, event: ServerSentEvent, refusal: ValueError) -> Any:
-        """Parse the data of an event that the fast parser cannot read; return None if the event has no data.
+        """Parse the data of an event that the fast parser cannot read.
+
+        Return None without data, and a string for `[DONE]`.
 
         Raises:
             StreamProtocolError: the data are malformed JSON.
@@ -549,7 +566,10 @@ class Session(ABC):
         return usage
 
     def _read_label(self, data: dict[str, Any], key: str) -> str:
-        """Return an id or a name; "" if it is absent; a number becomes a string, with a doubt."""
+        """Return an id or a name; a number becomes a string, with a doubt.
+
+        A missing value is "", and so are others, with a doubt.
+        """
         value = data.get(key)
         if value is None or type(value) is str:
             return value or ""
@@ -605,7 +625,7 @@ def _is_done(data: bytes) -> bool:
 
 
 def _is_incomplete(data: bytes) -> bool:
-    """Return True if these data are the beginning of a JSON value."""
+    """Return True if these data are a JSON value or the beginning of one."""
     try:
         from_json(data, allow_partial=True)
     except ValueError:
@@ -614,7 +634,7 @@ def _is_incomplete(data: bytes) -> bool:
 
 
 def _excerpt(data: bytes) -> str:
-    """Return the beginning of unexpected data, for an error message."""
+    """Return the beginning of unexpected data, up to 200 bytes, as a repr for an error message."""
     text = data[:200].decode(errors="replace")
     return repr(text + ("..." if len(data) > 200 else ""))
 

@@ -120,7 +120,10 @@ class _ToolCallCollector:
         return call.place, id_, name, arguments
 
     def _find_call(self, index: int | str | None, id_: str, name: str, has_arguments: bool) -> _PendingCall | None:
-        """Return the call that a fragment continues, None if the fragment begins a new call."""
+        """Return the call that a fragment continues, None if the fragment begins a new call.
+
+        The call is found by index, else by id, else it is the last one if that is unfinished.
+        """
         call = self._latest.get(index)
         if call is not None:
             if id_ and call.id and id_ != call.id:
@@ -264,7 +267,7 @@ class ChatSession(Session):
         self._last_chunk: dict[str, Any] = {}
 
     def _process(self, data: dict[str, Any], name: str) -> str:
-        """Process one chunk, and return the text that it adds to choice 0."""
+        """Process one chunk, and return the text that it adds to choice 0; raise an error that it reports."""
         if list(data) != self._top_level_keys:
             self._process_top_level(data, name)
         self._last_chunk = data
@@ -289,7 +292,10 @@ class ChatSession(Session):
         return text
 
     def _process_choice(self, choice: Any) -> str:
-        """Process a choice of a chunk, and return its text if it is the first choice."""
+        """Process a choice of a chunk, and return its text if it is the first choice, else "".
+
+        Raise an error that the choice reports; reject a choice of a wrong form, and skip one that is null.
+        """
         if type(choice) is not dict:
             if choice is not None:
                 self._reject(f"a choice is {choice!r}")
@@ -325,7 +331,12 @@ class ChatSession(Session):
         return text
 
     def _choice_for(self, choice: dict[str, Any]) -> _ChoiceState:
-        """Return the state for a choice whose index is not 0."""
+        """Return the state for a choice whose index is not 0.
+
+        That of the first choice if indexes are ignored or missing.
+
+        Reject an index that is no number, if several choices were asked for.
+        """
         if choice.get("index") is None:
             return self._first_choice
         index = self._read_index(choice, "index")
@@ -379,7 +390,10 @@ class ChatSession(Session):
         return "".join([self._process_choice(part) for part in parts])
 
     def _raise_failure_of(self, choice: dict[str, Any], text: str) -> NoReturn:
-        """Raise the failure that a choice reports: in the choice, its delta, its message or its finish reason."""
+        """Raise the failure that a choice reports: in the choice, its delta, its message or its finish reason.
+
+        Its undelivered text is `text`, that of this event, and what was still held back of a half character.
+        """
         inner = [value for key in ("delta", "message") if isinstance(value := choice.get(key), dict)]
         error = next((holder["error"] for holder in (choice, *inner) if holder.get("error")), None)
         rest = self._flush_text()
@@ -420,7 +434,12 @@ class ChatSession(Session):
         return text
 
     def _process_parts(self, state: _ChoiceState, parts: Any) -> str:
-        """Process content in typed parts, as Mistral's reasoning models send their thinking; return the text."""
+        """Process content in typed parts, as Mistral's reasoning models send their thinking.
+
+        Return the text of the first choice.
+
+        Keep unknown parts; reject parts that are neither objects, strings nor null.
+        """
         text = ""
         for part in parts if isinstance(parts, list) else [parts]:
             if isinstance(part, str):
@@ -449,7 +468,7 @@ class ChatSession(Session):
             self._note_reasoning(text)
 
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
-        """Add the fragments of tool calls in a delta."""
+        """Add the fragments of tool calls in a delta; skip null, and reject fragments of a wrong form."""
         if type(fragments) is dict and fragments.get("function"):
             self._note_doubt("tool_calls", fragments)
             fragments = [fragments]
@@ -469,7 +488,12 @@ class ChatSession(Session):
                 self._note_call(*piece)
 
     def _process_rest_of_choice(self, state: _ChoiceState, choice: dict[str, Any], text: str) -> None:
-        """Process the fields of a choice beside its delta: an error, log probabilities and unknown fields."""
+        """Keep the log probabilities and unknown fields of a choice beside its delta.
+
+        Raise an error in it or in its message.
+
+        `text` is the text of this event, for that error. Later choices with the same plain keys skip this step.
+        """
         message = choice.get("message")
         if choice.get("error") or (type(message) is dict and message.get("error")):
             self._raise_failure_of(choice, text)
@@ -485,7 +509,10 @@ class ChatSession(Session):
                 state.extra[key] = value
 
     def _process_top_level(self, data: dict[str, Any], name: str) -> None:
-        """Process the fields beside the choices; called for a chunk with new keys, and for the last chunk."""
+        """Keep the fields beside the choices; called for a chunk with new keys, and for the last chunk.
+
+        Raise an error in them, or of an event named `error`.
+        """
         # an `error` of null in this chunk may be an object in the next one, so the next one is read, too
         self._top_level_keys = None if "error" in data else list(data)
         if data.get("error") or name == "error" or (data.get("object") == "error" and not data.get("choices")):
@@ -506,7 +533,10 @@ class ChatSession(Session):
         self._usage = merge_usage(self._usage, new) if new else self._usage
 
     def _process_document(self, data: dict[str, Any]) -> None:
-        """Process each choice of an answer that was not streamed as if it were a chunk."""
+        """Process each choice of an answer that was not streamed as if it were a chunk.
+
+        Raise an error in the answer; reject an answer without choices.
+        """
         choices = data.get("choices")
         if data.get("error") or data.get("object") == "error":
             self._raise_reported(data)
@@ -519,7 +549,10 @@ class ChatSession(Session):
         self._on_done()
 
     def _choice_as_chunk(self, choice: Any) -> dict[str, Any]:
-        """Convert a choice of an answer that was not streamed into the form of a chunk."""
+        """Convert a choice of an answer that was not streamed into the form of a chunk.
+
+        A missing message is empty if there is an error or a finish reason; else the answer is rejected.
+        """
         message = choice.get("message") if isinstance(choice, dict) else None
         if message is None and isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason")):
             self._note_doubt("message", message)
@@ -542,7 +575,10 @@ class ChatSession(Session):
         return list(positions)
 
     def _on_done(self) -> str:
-        """Complete the answer, and return U+FFFD if a surrogate half is left."""
+        """Complete the answer, and return the text that was held back.
+
+        That is the text of undecided parts, and U+FFFD if a surrogate half is left.
+        """
         self.done_seen = self.ended = True
         return self._join_undecided() + self._flush_text()
 
@@ -617,7 +653,10 @@ class ChatSession(Session):
 
 
 def _normalise_finish_reason(choice: _ChoiceState) -> str | None:
-    """Return the finish reason in the vocabulary of `Outcome.finish_reason`."""
+    """Return the finish reason in the vocabulary of `Outcome.finish_reason`, None without one.
+
+    An unknown word stays as it is. A refusal that ends with `stop`, or not at all, is `refusal`.
+    """
     word = choice.finish_reason
     reason = None if word is None else _FINISH_REASONS.get(word, word)
     return "refusal" if choice.refusal and reason in (None, "stop") else reason

@@ -55,7 +55,7 @@ class _Block:
         """Fields of deltas of unknown types."""
 
     def arguments(self) -> str:
-        """Return the input of a tool use as JSON text."""
+        """Return the input of a tool use as JSON text, as far as it has arrived; `{}` without one."""
         return self.streamed_input() or json_text(self.start.get("input") or {})
 
     def streamed_input(self) -> str:
@@ -65,7 +65,7 @@ class _Block:
         return given if not text and isinstance(given, str) else text
 
     def whole(self) -> dict[str, Any]:
-        """Return the block with the deltas so far joined into its fields."""
+        """Return the block with the deltas so far joined into its fields; an input that cannot be read is `{}`."""
         block = dict(self.start)
         for key, pieces in self.pieces.items():
             if key != "partial_json":
@@ -100,7 +100,10 @@ class MessagesSession(Session):
         self._append_to_block: Callable[[str], object] = str
 
     def _process(self, data: dict[str, Any], name: str) -> str:
-        """Process one event of any type, and return the text that it adds to the answer."""
+        """Process one event of any type, and return the text that it adds to the answer.
+
+        Raise an error that it reports.
+        """
         kind = data.get("type") or name
         if kind == "content_block_delta":
             delta = data.get("delta")
@@ -145,7 +148,10 @@ class MessagesSession(Session):
         return ""
 
     def _process_delta(self, data: dict[str, Any]) -> str:
-        """Process a delta of a content block, and return its text if it is one of a text block."""
+        """Process a delta of a content block, and return its text if it is one of a text block, else "".
+
+        Raise an error in the delta, and `StreamProtocolError` for a block that is not open or a text that is none.
+        """
         block = self._open_block(data)
         delta = self._read_object(data, "delta")
         kind = delta.get("type")
@@ -193,7 +199,7 @@ class MessagesSession(Session):
         return ""
 
     def _process_start(self, data: dict[str, Any]) -> None:
-        """Process the start of the message: id, model and usage."""
+        """Process the start of the message: id, model and usage; reject a second start, and raise an error in it."""
         message = dict(self._read_object(data, "message"))
         if self._message is not None:
             self._reject("a second message_start")
@@ -205,7 +211,10 @@ class MessagesSession(Session):
         self._process_usage(message.get("usage"))
 
     def _process_block_start(self, data: dict[str, Any]) -> str:
-        """Process the start of a content block, and return the text that it may hold already."""
+        """Process the start of a content block, and return the text that it may hold already, else "".
+
+        Raise an error in the block. Reject a block before the message, or with an index that is not the next one.
+        """
         self._message_of_event("content_block_start")
         block = self._read_object(data, "content_block")
         if block.get("type") == "error" and block.get("error"):
@@ -235,7 +244,10 @@ class MessagesSession(Session):
         return self._append_text(self._read_text(block, "text")) if block.get("type") == "text" else ""
 
     def _process_message_delta(self, data: dict[str, Any]) -> None:
-        """Process the stop reason, the usage and further fields at the end of the message."""
+        """Process the stop reason, the usage and further fields at the end of the message.
+
+        Raise an error in the event.
+        """
         message = self._message_of_event("message_delta")
         delta = self._read_object(data, "delta")
         stop_reason = self._read_text(delta, "stop_reason")
@@ -251,7 +263,10 @@ class MessagesSession(Session):
         self._process_usage(data.get("usage"))
 
     def _process_usage(self, usage: Any) -> None:
-        """Update the counts of tokens, which are running totals: the last value of each count wins."""
+        """Update the counts of tokens, which are running totals: the last value of each count wins.
+
+        None changes nothing.
+        """
         if usage is None:
             return
         usage = self._read_usage(
@@ -260,7 +275,10 @@ class MessagesSession(Session):
         self._usage = merge_usage(self._usage, usage or {})
 
     def _process_document(self, data: dict[str, Any]) -> None:
-        """Process the blocks and fields of an answer that was not streamed as if they were events."""
+        """Process the blocks and fields of an answer that was not streamed as if they were events.
+
+        Raise its error, after its text was added; reject an answer without content.
+        """
         content = data.get("content")
         if data.get("type") == "error" or data.get("error"):
             parts = content if isinstance(content, list) else ()

@@ -60,13 +60,19 @@ class _OutputCallSession(Session, ABC):
         return self._select(super().feed_parsed(data))
 
     def parse(self, body: bytes) -> Outcome:
-        """Read the body of an answer that was not streamed, and return its outcome."""
+        """Read the body of an answer that was not streamed, and return its outcome.
+
+        The output's call is no event beside it.
+        """
         outcome = super().parse(body)
         self.beside = [each for each in self.beside if not self._takes(each, [])]
         return outcome
 
     def _select(self, text: str) -> str:
-        """Return what of an event's text, or of its pieces of calls, is text of the output."""
+        """Return the text that an event adds to the output: arguments of the output's call, or text without that call.
+
+        Text is held back until another tool is called or the answer ends. Pieces of the output's call leave `beside`.
+        """
         came: list[str] = []
         self.beside, self._late = self._late + self.beside, []
         if text and self._held is not None:
@@ -84,7 +90,10 @@ class _OutputCallSession(Session, ABC):
         return "".join(came)
 
     def _takes(self, event: Any, came: list[str]) -> bool:
-        """Return True for a piece of a call of the output's tool; add its arguments, or text held back, to `came`."""
+        """Return True for a piece of a call of the output's tool; add the arguments of the first such call to `came`.
+
+        A call of another tool adds the text that was held back, and returns False.
+        """
         if type(event) is not ToolCallDelta:
             return False
         if event.name == self._tool:
@@ -111,16 +120,19 @@ class _OutputCallSession(Session, ABC):
         return rest
 
     def take_beside(self) -> list[Any]:
-        """Return the events beside the text since the last time."""
+        """Return the events beside the text since the last time, and forget them."""
         self.beside, self._late = self.beside + self._late, []
         return super().take_beside()
 
     def _call(self, outcome: Outcome) -> ToolUse | None:
-        """Return the first call of the output's tool in an answer."""
+        """Return the first call of the output's tool in an answer, None without one."""
         return next((each for each in outcome.tool_calls if each.name == self._tool), None)
 
     def outcome(self) -> Outcome:
-        """Return the values of the answer, with the arguments of the output's call as its text."""
+        """Return the values of the answer, with the arguments of the output's call as its text, and without such calls.
+
+        An answer without that call is unchanged. The finish reason becomes `stop` if no other call is left.
+        """
         outcome = super().outcome()  # type: ignore[safe-super]  # the API's session has it
         call = self._call(outcome)
         if call is None:

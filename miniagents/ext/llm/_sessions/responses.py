@@ -185,7 +185,11 @@ class ResponsesSession(Session):
         return rest if self._withheld_from is None else self._release_withheld()
 
     def _on_text_done(self, data: dict[str, Any]) -> str:
-        """Compare the whole text of a part to its deltas, and return the text that was missing or withheld."""
+        """Return the text of a finished part that its deltas lacked, and the text that was withheld until now.
+
+        Reject the answer if both texts differ otherwise. While text is still withheld, an event without a text returns
+        "".
+        """
         item = self._find_item(data)
         whole = repair_surrogates(self._read_text(data, "text"))
         rest = self._flush_text()
@@ -254,7 +258,10 @@ class ResponsesSession(Session):
         self._note_reasoning(piece)
 
     def _on_end(self, data: dict[str, Any]) -> str:
-        """Process the events completed and incomplete."""
+        """Process the events completed and incomplete: end the answer, and return the text that is left.
+
+        Raise the failure if the status in the event is failed or cancelled.
+        """
         response = self._process_response(data)
         if response.get("status") in ("failed", "cancelled"):
             self._on_failure(data)
@@ -306,7 +313,7 @@ class ResponsesSession(Session):
             self._reject(f"{self._misnumbered}: events were lost or changed places")
 
     def _on_failure(self, data: dict[str, Any]) -> NoReturn:
-        """Process the events failed and cancelled: raise the failure."""
+        """Process the events failed and cancelled: raise the failure, with the text that was still missing."""
         response = self._process_response(data)
         rest = self._flush_text()
         if not self._pieces and isinstance(response.get("output"), list):
@@ -314,7 +321,7 @@ class ResponsesSession(Session):
         self._raise_reported({"message": f"the response is {response.get('status')!r}"}, withheld=rest)
 
     def _process_response(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Store the fields of a response object, and raise the error in it."""
+        """Store the fields of a response object and return them; raise the error in it."""
         response = dict(self._read_object(data, "response"))
         if response.get("usage") is not None:
             response["usage"] = self._read_usage(response["usage"], "input_tokens", "output_tokens", "total_tokens")
@@ -326,7 +333,10 @@ class ResponsesSession(Session):
         return response
 
     def _process_document(self, data: dict[str, Any]) -> None:
-        """Process an answer that was not streamed like the response in a last event."""
+        """Process an answer that was not streamed like the response in a last event.
+
+        Raise its error or failure. An answer that is queued or in progress stays incomplete.
+        """
         if data.get("output") is None and data.get("status") == "completed" and "output" in data:
             self._note_doubt("output", None)
             data = {**data, "output": []}
@@ -382,7 +392,7 @@ class ResponsesSession(Session):
         return self._done
 
     def outcome(self) -> Outcome:
-        """Return the values of the answer as far as it has arrived."""
+        """Return the values of the answer as far as it has arrived, without the text that is withheld."""
         items = [self._items[index] for index in sorted(self._items)]
         refusal = "".join(map(_refusal, items))
         calls = tuple(call for item in items if (call := _tool_call(item)))
@@ -410,7 +420,10 @@ class ResponsesSession(Session):
         return outcome if self._joiner is None else repair_surrogates_deep(outcome)
 
     def _finish_reason(self, has_calls: bool, refused: bool) -> tuple[str | None, str | None]:
-        """Return the finish reason in the provider's word, and in the vocabulary of `Outcome.finish_reason`."""
+        """Return the finish reason in the provider's word, and in the vocabulary of `Outcome.finish_reason`.
+
+        Both are None before the end of the answer.
+        """
         if not self._done:
             return None, None
         status = str(self._response.get("status") or "completed")
@@ -495,7 +508,7 @@ def _refusal(item: _Item) -> str:
 
 
 def _tool_call(item: _Item) -> ToolUse | None:
-    """Return the tool call of an item, None for items of other types."""
+    """Return the tool call of an item, None for items of other types; its final arguments replace the deltas."""
     known = {**item.start, **(item.done or {})}
     kind = known.get("type")
     if kind not in _ARGUMENTS:
