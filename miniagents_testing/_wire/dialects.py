@@ -261,7 +261,7 @@ def _calls_at_index_0(events: list[_Payload]) -> Iterator[_Payload]:
 
 
 def _block_for_each_delta(events: list[_Payload]) -> Iterator[_Payload]:
-    """Open a new content block for each text delta, but never between the halves of a surrogate pair."""
+    """Put each text delta into a content block of its own, unless the delta before it ended amid a surrogate pair."""
     index, last = -1, ""  # the last text of the open block
     for event in events:
         kind = event["type"]

@@ -91,7 +91,10 @@ def _index_of_then(step: Step, events: Sequence[Event]) -> int:
 
 
 def _document_response(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
-    """Return the answer as a document, which comes after the waits of all tokens; `then` happens in its middle."""
+    """Return the answer as a document, which comes after the waits of all tokens; `then` happens in its middle.
+
+    If `then` is a `Failure`, return the error's response instead.
+    """
     if isinstance(step.then, Failure):
         return _error_response(wire, step.then, call)
     body = json_text(wire.document(step, call))

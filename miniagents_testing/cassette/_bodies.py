@@ -112,7 +112,10 @@ def _inflated(body: bytes, encoding: str) -> Any:
 
 
 def _decoded(body: bytes, encoding: str) -> Any:
-    """Return a body that the decoder of a client library has decompressed, or `NO_TREE` if none can read it."""
+    """Decompress a body with the decoders of `httpx2` or `httpx`, as its `content-encoding` says.
+
+    Return `NO_TREE` if both fail or leave the body unchanged, or beyond `MAX_STREAM_BYTES`.
+    """
     for library in ("httpx2", "httpx"):
         try:
             module = import_module(library)

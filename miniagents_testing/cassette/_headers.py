@@ -123,7 +123,10 @@ def _checked(drop: Iterable[str]) -> list[str]:
 
 
 def is_secret_header(name: str) -> bool:
-    """Return True if the name of a header says that its value is secret: `x-api-key`, `x-auth-token`."""
+    """Return True if the name of a header says that its value is secret: `x-api-key`, `x-auth-token`.
+
+    A word such as those of `_HARMLESS_WORDS` in it says the opposite, and wins.
+    """
     words = re.split("[-_]", name.lower())
     if not _HARMLESS_WORDS.isdisjoint(words):
         return False

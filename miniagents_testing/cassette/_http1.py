@@ -138,6 +138,8 @@ class PeerClosedError(Exception):
 def played_bytes(playback: Playback, method: str) -> Iterator[bytes]:
     """Yield the bytes of a response when they are due: head, each chunk in one piece, end.
 
+    After `PeerClosedError` the bytes just end. A response to `method` HEAD has no body.
+
     Raises:
         Exception: the library's own error for a connection that broke in the recording.
     """
@@ -203,7 +205,7 @@ _CONNECTION_HEADERS = frozenset({"connection", "keep-alive", "proxy-connection",
 
 
 def _header_value(value: str) -> bytes:
-    """Return a header's value in one line, as bytes."""
+    """Return a header's value in one line, as bytes of Latin-1, or of UTF-8 if it has other characters."""
     line = " ".join(value.split()) if "\n" in value else value.strip()
     try:
         return line.encode("latin-1")

@@ -63,12 +63,15 @@ class Index:
             self._first.setdefault(place.key, place)
 
     def place(self, index: int, each: Interaction) -> Place:
-        """Make the place of an interaction, which is not given out by that alone."""
+        """Make the place of an interaction, without adding the place to the index."""
         key = self._matching.key(each.method, each.uri, each.request_body, each.request_headers)
         return Place(index + 1, each, key)
 
     def take(self, key: RequestKey, agent_path: str) -> Place | None:
-        """Return the next recording for a request: the first of the same agent, else the first one left, else None."""
+        """Return the next recording for a request: the first of the same agent, else the first one left, else None.
+
+        Count it as played. With `repeats`, the first recording comes again in place of None.
+        """
         left = self._left.get(key)
         if left:
             own = (place for place in left if place.interaction.agent_path == agent_path) if agent_path else iter(())
@@ -82,7 +85,7 @@ class Index:
         return place
 
     def take_like(self, key: RequestKey, agent_path: str) -> Place | None:
-        """Return the next recording for a request, as `take` does, where `[redacted]` stands for any text."""
+        """Return the next recording for a request, as `take` does; `[redacted]` in a recording stands for any text."""
         if self._redacted is None:
             self._redacted = [each for each in self._first if has_wildcards(each)]
         keys = [key, *(each for each in self._redacted if covers(each, key))]
@@ -184,7 +187,10 @@ def _near_misses(method: str, uri: str, key: RequestKey, places: Sequence[Place]
 
 
 def _summary(nearest: _NearMiss, method: str, uri: str, key: RequestKey) -> str:
-    """Return the difference from the nearest recording in one short line."""
+    """Return the first difference from the nearest recording in one short line, with the number of others.
+
+    The line for the same request says that it was played already.
+    """
     if not nearest.total:
         return f"{method} {uri} was played already, as often as it was recorded"
     recorded = nearest.place.key
@@ -225,7 +231,7 @@ def _most_similar(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, P
 
 
 def _description(near: _NearMiss) -> list[str]:
-    """Return the lines of a miss about one recorded request."""
+    """Return the lines of a miss about one recorded request: how many differences it has, and the first of them."""
     where = f"  interaction {near.number}"
     if not near.total:
         return [f"{where} is the same request, and was played already"]

@@ -60,7 +60,7 @@ class Order:
         self._moves = 0
 
     async def apass(self, turn: Turn, then: int | None) -> None:
-        """Wait in a task until the stream has the next arrival of the recording, then `move` it on to `then`."""
+        """Wait in a task for the turn of the stream, as `_may_go` says, then `move` it on to `then`."""
         if self._try_to_pass(turn, asyncio.current_task(), then):
             return
         event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
@@ -81,7 +81,7 @@ class Order:
         self.move(turn, then)
 
     def pass_(self, turn: Turn, then: int | None) -> None:
-        """Wait in a thread until the stream has the next arrival of the recording, then `move` it on to `then`."""
+        """Wait in a thread for the turn of the stream, as `_may_go` says, then `move` it on to `then`."""
         if self._try_to_pass(turn, threading.get_ident(), then):
             return
         event = threading.Event()
@@ -94,12 +94,15 @@ class Order:
         self.move(turn, then)
 
     def move(self, turn: Turn, at: int | None) -> None:
-        """Set the next arrival of a stream, in ticks since the recording began; None: the stream has ended."""
+        """Set the next arrival of a stream, in ticks since the recording began, and count this as progress.
+
+        With None the stream has ended, and other streams no longer wait for it.
+        """
         with self._lock:
             self._move(turn, at)
 
     def _move(self, turn: Turn, at: int | None) -> None:
-        """Do what `move` does; the caller holds the lock."""
+        """Set the next arrival of a stream, or its end if `at` is None; the caller holds the lock."""
         self._moves += 1
         was_first = turn.expected and self._next[0][2] is turn
         turn.expected = at is not None
@@ -129,7 +132,10 @@ class Order:
             return True
 
     def _wait(self, turn: Turn, wake: Callable[[], object]) -> Iterator[bool]:
-        """Yield until the stream may go on: True to let others run and poll again, False to sleep until woken."""
+        """Yield until the stream may go on: True to let others run and poll again, False to sleep until woken.
+
+        At the end of the wait, also after a cancellation, wake the reader that is next in the recording.
+        """
         with self._lock:
             turn.wake = wake
             heappush(self._waiting, (turn.at, turn.number, turn))
@@ -174,7 +180,10 @@ class Order:
         return True
 
     def _first(self) -> Turn | None:
-        """Return the turn of the stream with the earliest next arrival, and drop outdated entries of the heap."""
+        """Return the turn of the expected stream with the earliest next arrival, None without one.
+
+        Drop outdated entries of the heap.
+        """
         while self._next:
             at, _, turn = self._next[0]
             if turn.expected and turn.at == at:
@@ -183,7 +192,10 @@ class Order:
         return None
 
     def _first_waiting(self) -> Turn | None:
-        """Return the turn with the earliest arrival among streams whose readers wait; drop outdated heap entries."""
+        """Return the turn with the earliest arrival among streams whose readers wait, None without one.
+
+        Drop outdated entries of the heap.
+        """
         while self._waiting:
             at, _, turn = self._waiting[0]
             if turn.wake is not None and turn.at == at:

@@ -205,7 +205,10 @@ class Session:
             raise UnplayedError("\n".join([*lines, self._advice] if self._advice else lines))
 
     def assert_answered(self) -> None:
-        """Raise an error if a request was not in the cassette or refused, see `assert_complete`."""
+        """Raise the first error about a request that was not in the cassette, or else about a refused client.
+
+        Do nothing without either. A note on the first miss says how many more there are.
+        """
         if self._misses:
             first, *others = self._misses
             if others:
@@ -216,7 +219,10 @@ class Session:
             raise self._refused[0]
 
     def add_notes(self, error: BaseException) -> None:
-        """Add notes to the error of an application about the first miss and the first refusal that it has caught."""
+        """Add notes to the error of an application about the first miss and the first refusal that it has caught.
+
+        Forget a refusal that is the error itself or one of its causes.
+        """
         if self._misses and not set(self._misses) & set(causes(error, shown=True)):
             _add_note(error, f"Before that, a request was not in the cassette: {self._misses[0]}")
         self.mark_seen(error)
@@ -229,6 +235,9 @@ class Session:
         self, request: LiveRequest, library: HTTPLibrary, clock: Callable[[], float], started: float
     ) -> Playback | Slot | None:
         """Return the playback of a request, or a slot to send and record it, or None to send it only.
+
+        Requests to `allow_hosts` or that `seen_as` ignores are sent only; so are those to `ignore_hosts` while the
+        session records.
 
         Requests to `allow_hosts` are sent only, and so are those to `ignore_hosts` while the session records.
 
@@ -320,7 +329,10 @@ class Session:
             yield self.settings.match.key(method, uri, body)
 
     def _found(self, found: tuple[int, Interaction] | None) -> Place | None:
-        """Return the place of what `find` gave, a new one for a recording of this session, and count it as played."""
+        """Return the place of what `find` gave, a new one for a recording of this session, and count it as played.
+
+        Return None if `find` gave None.
+        """
         if found is None:
             return None
         index, interaction = found
@@ -331,7 +343,8 @@ class Session:
     def _goes_by(self, url: str, library: HTTPLibrary) -> bool:
         """Return True for a request to allowed hosts, or to ignored hosts while the session records; see `answer`.
 
-        For an ignored host, a session that only plays raises the client library's connection error.
+        Raises:
+            Exception: the client library's connection error, for an ignored host in a session that only plays.
         """
         address = Address.of_url(url)
         if self.settings.allowed.match(address):
@@ -414,11 +427,11 @@ class Session:
         return error
 
     def mark_seen(self, error: BaseException) -> None:
-        """Remove a refusal from `refused` that leaves the context of the cassette: its user sees it."""
+        """Remove from `refused` the refusals that are this error or its causes: their user sees them."""
         self._refused = [each for each in self._refused if each not in causes(error)]
 
     def connection_made(self, packages: Sequence[str], address: Address) -> None:
-        """Count a connection of a client that is not recorded."""
+        """Add a connection of a client that is not recorded to `unrecorded`, once for each client and address."""
         self._unrecorded[f"{' > '.join(packages)} to {address}"] = None
 
     def warning(self) -> str:
@@ -443,6 +456,8 @@ class Session:
     def finish(self) -> tuple[Interaction, ...]:
         """Close the session; return what was recorded, redacted. The caller writes it to the file.
 
+        Fill `recorded` and `replaced`, also if an error is raised.
+
         Raises:
             RecordingRefusedError: the recording still contains a secret.
         """
@@ -464,7 +479,7 @@ class Session:
             self._finished = await asyncio.to_thread(self._redacted)
 
     def _redacted(self) -> list[Redacted]:
-        """Stop recording, and redact what was recorded."""
+        """Stop recording, and return what was recorded, redacted."""
         redact, first = self.settings.redact, len(self.interactions) + 1
         recorded = self._recorder.interactions()
         return [redact.redact(each, keep=None, number=number) for number, each in enumerate(recorded, first)]

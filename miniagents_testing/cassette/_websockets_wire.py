@@ -42,7 +42,7 @@ class Library:
 
 
 def headers_of(headers: Any) -> list[tuple[str, str]]:
-    """Return the headers of a connection that its user has given, as pairs."""
+    """Return the headers of a connection that its user has given, as pairs; [] for None."""
     return [] if headers is None else list(Headers(headers).raw_items())
 
 
@@ -50,7 +50,7 @@ def headers_of(headers: Any) -> list[tuple[str, str]]:
 
 
 def failed(slot: Slot, error: BaseException) -> None:
-    """Record that a connection could not be opened."""
+    """Record why a connection could not be opened; an error that is no `OSError` counts as none of the network."""
     if isinstance(error, OSError):
         slot.ended(f"raise {error_name('Connect', error)}: {error}")
     else:
@@ -119,11 +119,11 @@ class _Recording:
             self._keep(frame, is_sent=True)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Record that the connection is lost, if neither side has closed it."""
+        """Record that the connection is lost, with its error if there is one, unless a side has closed it before."""
         self._slot.ended("eof" if error is None else f"raise {error_name('Read', error)}: {error}")
 
     def _keep(self, frame: Frame, *, is_sent: bool) -> None:
-        """Record a message when its last part is there; pings and pongs are none."""
+        """Record a message when its last part is there; skip pings, pongs, and text that is not UTF-8."""
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return
         parts = self._parts[is_sent]
@@ -140,7 +140,7 @@ class _Recording:
 
 
 def _described(frame: Frame) -> str:
-    """Return code and reason of a frame that closes a connection."""
+    """Return code and reason of a frame that closes a connection; 1002, a protocol error, if it cannot be read."""
     try:
         close = Close.parse(frame.data)
     except Exception:  # the client fails on it
@@ -188,7 +188,10 @@ class _Server(asyncio.Transport):
     # --- asked by the client
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Give bytes of the client to the server."""
+        """Give bytes of the client to the server: start playing at its handshake, check its messages.
+
+        Do nothing once closed.
+        """
         if self._closing:
             return
         self._protocol.receive_data(bytes(data))
@@ -214,7 +217,7 @@ class _Server(asyncio.Transport):
         return default
 
     def is_closing(self) -> bool:
-        """Return True after the connection was closed."""
+        """Return True after the connection was closed, or lost with an error."""
         return self._closing
 
     def pause_reading(self) -> None:
@@ -251,7 +254,10 @@ class _Server(asyncio.Transport):
                 self._protocol.send_close(1008, "this message is not in the cassette")
 
     async def _play(self, request: Request) -> None:
-        """Answer the handshake, send the messages that were received in the recording, and end as it did."""
+        """Answer the handshake, send the messages that were received in the recording, and end as it did.
+
+        A recorded refusal is the whole answer. An error of the playback ends the connection.
+        """
         try:
             await self._playback.abegin()
             response = self._response(request)
@@ -277,7 +283,10 @@ class _Server(asyncio.Transport):
             self._lose(error)
 
     def _response(self, request: Request) -> Response:
-        """Return the recorded answer to the handshake, with the key that this client expects."""
+        """Return the recorded answer to the handshake, without a body.
+
+        An acceptance has the key that this client expects.
+        """
         recorded = self._playback.response
         if self._talk is not None:
             response = self._protocol.accept(request)
@@ -307,7 +316,7 @@ class _Server(asyncio.Transport):
             self._lose(None)
 
     def _flush(self) -> None:
-        """Give the client what the server has sent; an empty text stands for the end of the connection."""
+        """Give the client what the server has sent, and lose the connection where the server has ended it."""
         for data in self._protocol.data_to_send():
             if self._closing:
                 return
@@ -317,7 +326,10 @@ class _Server(asyncio.Transport):
                 self._lose(None)
 
     def _lose(self, error: Exception | None) -> None:
-        """End the connection and the playback."""
+        """End the connection and the playback, and tell the client soon, with the error if there is one.
+
+        Only the first call counts.
+        """
         if self._closing:
             return
         self._closing = True

@@ -170,7 +170,7 @@ async def check_crash_states(
         timeout: seconds that loading and continuing may take.
 
     Raises:
-        CheckFailedError: messages are lost, changed or invented, or the file cannot be continued.
+        CheckFailedError: messages are lost, changed or invented, the file cannot be continued, or there is no file.
     """
     with _folder() as folder:
         sizes = [_sizes(folder)]
