@@ -81,7 +81,7 @@ def test_benchmark_writes_results_to_a_file_when_json_is_given(
 
 @pytest.mark.parametrize("row", ["calls", "recording", "markdown", "startup"])
 def test_against_prints_the_ratio_of_two_checkouts(row: str, root: Path) -> None:
-    """`benchmarks.against` runs both sides in turn, and prints the quartiles of their ratio."""
+    """`benchmarks.against` on two checkouts ends with a row of the median ratio, its quartiles and a verdict."""
     command: list[str | Path] = [
         sys.executable,
         root / "benchmarks/against.py",

@@ -69,7 +69,7 @@ async def test_dialog_calls_the_user_first() -> None:
 
 
 async def test_dialog_streams_the_assistant_to_the_user() -> None:
-    """Tokens of the assistant reach the user before the assistant's message is complete."""
+    """In `adialog_loop`, the user agent reads a token of the assistant before the assistant's message is complete."""
     go_on = asyncio.Event()
     tokens: list[str] = []
 

@@ -515,7 +515,7 @@ async def test_tool_error_is_told_in_both_modes() -> None:
 
 
 async def test_exception_of_a_validator_is_told() -> None:
-    """An exception in a validator of the application is told like wrong arguments, and harms no other call."""
+    """An exception in a validator of the application is the result of its call for the model; the other call runs."""
 
     def look_up(name: str) -> str:
         raise KeyError(name)
@@ -589,7 +589,7 @@ async def test_failed_answer_is_one_failed_reply() -> None:
 
 
 async def test_unread_failed_answer_is_reported_once() -> None:
-    """The failure of an answer that no reader gets is an unobserved failure of the run, once."""
+    """If an answer breaks and no reader gets it, the run raises its error, and only once."""
     llm = ScriptedLLM([Step("half of", then="reset", after=1)])
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
@@ -850,7 +850,7 @@ async def test_tool_that_waits_for_its_own_loop_is_a_deadlock() -> None:
 
 
 async def test_tools_of_a_fork_and_of_a_call_replace_those_of_the_agent() -> None:
-    """`fork` and `trigger` give other tools, which may contain those of the agent."""
+    """`tools=` of `fork` and `trigger` replaces the agent's tools in the request; None sends none."""
 
     async def triple(number: int) -> int:
         """Triple a number."""

@@ -397,7 +397,10 @@ async def test_thinking_goes_with_a_schema_and_with_a_call_that_is_not_forced() 
 
 
 async def test_forks_and_calls_change_the_output() -> None:
-    """`fork` and `trigger` take another output, and None for none."""
+    """`fork` and `trigger` take another output, and None for none.
+
+    `fork` raises `TypeError` for a type that is none.
+    """
     llm = ScriptedLLM([Step.of_output(GOOD), Step.of_output(3), "text"])
     async with MiniAgents():
         agent = llm.agent(output=Verdict)

@@ -280,7 +280,7 @@ def test_calls_are_text_in_a_request_without_tools() -> None:
 
 
 async def test_anthropic_agent_without_tools_sends_no_tool_blocks() -> None:
-    """An Anthropic agent without tools can read the conversation of one with tools."""
+    """An Anthropic agent without tools sends calls and results of a conversation as text, one with tools as blocks."""
     answer = ANTHROPIC(
         "",
         content_blocks=[{"type": "tool_use", "id": "a", "name": "f", "input": {}}],

@@ -199,7 +199,7 @@ async def test_exception_of_a_thread_is_told(error: Exception) -> None:
 
 
 async def test_function_may_return_replies_of_an_agent() -> None:
-    """A function that returns the promise of replies streams them into the result."""
+    """A tool may return an agent's replies, whose texts are joined by blank lines, or one message promise."""
 
     @miniagent
     async def inner(ctx: InteractionContext) -> None:

@@ -104,7 +104,7 @@ async def test_context_waits_for_the_clean_up_of_awaitables_that_it_cancels() ->
 
 
 async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
-    """If an agent ends its replies early and then fails, the context raises its error, with the agent's trace."""
+    """If an agent ends its replies early and then fails, the caller reads them, and the context raises the error."""
     go_on = asyncio.Event()
 
     @miniagent
@@ -144,7 +144,7 @@ async def test_early_finish_waits_for_awaitables_unless_await_now_is_false() -> 
 
 
 async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
-    """With `errors_as_messages`, errors and timeouts become messages; `StopDialog` and cancellations are raised."""
+    """With `errors_as_messages`, errors and timeouts are the last reply; `StopDialog` and cancellations are raised."""
 
     @miniagent
     async def stopping(ctx: InteractionContext) -> None:

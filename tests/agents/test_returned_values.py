@@ -72,7 +72,7 @@ async def test_returned_value_is_replied_when_an_awaitable_fails() -> None:
 
 
 async def test_returned_stream_is_read_while_it_comes() -> None:
-    """A returned message promise streams, also after the agent's function has ended."""
+    """A message promise that an agent has returned in a list gives its tokens one by one, and replies come, too."""
     go_on = asyncio.Event()
 
     async def words(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -139,7 +139,7 @@ async def test_value_returned_after_an_early_end_of_the_replies_is_an_error() ->
 
 
 async def test_returned_replies_stop_with_the_call() -> None:
-    """Cancelling the replies stops a stream that the agent has returned."""
+    """Cancelling the replies closes the stream of a message promise that the agent's function has returned."""
     closed: list[str] = []
 
     async def words(_: dict[str, Any]) -> AsyncIterator[str]:

@@ -465,7 +465,7 @@ async def test_price_is_not_known_without_genai_prices(monkeypatch: pytest.Monke
 
 
 async def test_prices_are_imported_when_a_program_asks_for_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request imports nothing for its price; the question for the cost does."""
+    """A request does not import the package of prices; reading `usage.cost` after it does."""
     asked: list[str] = []
 
     class _Finder:

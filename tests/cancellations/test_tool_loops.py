@@ -93,7 +93,7 @@ class Letters:
 
 
 async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, *, by_agent: bool = False) -> None:
-    """Store the replies of a loop with three calls, and check what the history has kept if the victim was cancelled."""
+    """Store the replies of a loop with three calls, cancel the victim at the trial's step, and check what is stored."""
     letters = Letters(trial)
     api: Any = "chat" if kind == "scripted" else kind
     name = "sender" if by_agent else "send"
@@ -169,7 +169,7 @@ def test_agents_in_tools_end_when_their_loop_is_cancelled_at_any_step(victim: st
 def test_markdown_history_forgets_no_effect_when_cancelled_at_any_step(
     victim: str, tmp_path: Path, effort: Effort
 ) -> None:
-    """A Markdown history keeps as much of a cancelled loop as a history in memory."""
+    """Whenever a loop is cancelled, a Markdown history has a result for each call and each effect that ended."""
     numbers = iter(range(1_000_000))
 
     async def scenario(trial: Trial) -> None:

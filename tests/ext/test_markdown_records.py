@@ -107,7 +107,7 @@ def test_scan_returns_the_messages_that_to_bytes_wrote(contents: list[Message]) 
 def test_scan_returns_earlier_messages_and_at_most_one_interrupted_one_of_a_cut_file(
     message: Message, data: st.DataObject
 ) -> None:
-    """A file cut anywhere has its earlier messages whole, and the last one as far as it was written."""
+    """A file cut in its last message gives the earlier one, and at most one more, whole or with a part of its text."""
     whole = file_of(BEFORE, message)
     cut = data.draw(st.integers(len(to_bytes(BEFORE)), len(whole)))
     first, *rest = scan(whole[:cut]).messages
@@ -157,7 +157,7 @@ def test_H5_scan_leaves_zeros_out_of_texts_when_the_power_failed() -> None:
 
 @pytest.mark.parametrize("size", [1, 200, 700, 4096])
 def test_H5_scan_loses_only_the_records_that_a_lost_block_touches(size: int) -> None:
-    """Zeros in a file hide only records that they overlap, and are reported."""
+    """Zeros over a part of a file hide only records that they overlap, invent none, and are reported."""
     parts = [UserMessage(f"message {n}\n" * 20) for n in range(12)]
     data = file_of(*parts)
     for start in range(0, len(data), 97):

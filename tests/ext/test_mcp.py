@@ -171,7 +171,7 @@ async def test_tools_of_a_server_are_called(kind: str) -> None:
 
 
 async def test_schemas_and_descriptions_pass_through() -> None:
-    """The model sees the server's own schema and description; a tool without a description has its name as one."""
+    """A tool has the server's schema, with `properties` at least, and its description, or else its name as one."""
     async with client_of("memory") as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         tools = await mcp_tools(client)
@@ -346,7 +346,7 @@ async def test_cancelled_call_is_cancelled_at_the_server() -> None:
 
 
 async def test_calls_of_a_server_can_need_an_approval() -> None:
-    """With `approve=`, the agent is asked about each call of the server's tools."""
+    """With `approve=`, the agent is asked about each call, and one that it refuses is an error; it must be an agent."""
     asked: list[str] = []
     not_an_agent: Any = True
 

@@ -108,7 +108,7 @@ async def test_error_comes_at_its_place_among_the_events() -> None:
 
 
 async def test_event_does_not_wake_a_reader_of_tokens() -> None:
-    """A reader of tokens sleeps through events, and wakes for the next token."""
+    """A reader that waits for a token keeps waiting on one future through three events, and gets the next token."""
     woken: list[str] = []
     go_on: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -152,7 +152,7 @@ async def test_cancelled_reader_of_events_leaves_nothing_behind() -> None:
 
 
 async def test_dropped_reader_of_events_stops_the_source() -> None:
-    """A message whose only reader stops reading events is stopped, as with tokens."""
+    """If the only reader of a message's events breaks off, the token streamer of the message is closed."""
     ended: list[str] = []
 
     async def streamer(fields: dict[str, Any]) -> AsyncIterator[Any]:

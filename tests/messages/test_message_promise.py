@@ -602,7 +602,7 @@ async def test_promise_is_dropped_without_an_error_after_its_loop_was_closed() -
 
 
 async def test_pending_anext_keeps_the_promise() -> None:
-    """A pending `anext` alone keeps a message, or replies, streaming."""
+    """If only a pending `anext` refers to a message or to replies, they go on, and it gets their first item."""
     async with MiniAgents():
         gate = asyncio.Event()
 

@@ -285,7 +285,7 @@ def test_sync_sdk_client_gets_the_same_faults() -> None:
 
 
 def test_cassette_takes_faults_and_cuts_as_chunking(root: Path) -> None:
-    """`use_cassette(chunking=...)` takes a fault or a cut, which changes the played stream."""
+    """With `use_cassette(chunking=...)`, other chunks give the recorded tokens, and a cut after 3 events an error."""
     path = root / "cassettes/openai/conversation.yaml"
     request = json.loads(load(path)[0].request_body)
 

@@ -39,7 +39,7 @@ def found(machine: type[RuleBasedStateMachine]) -> str:
 
 
 def test_promise_machine_finds_a_lost_empty_token() -> None:
-    """The promise machine fails for a promise that drops empty tokens."""
+    """The promise machine finds that a promise drops empty tokens, and its message names the tokens of a reader."""
 
     class Forgetful(MessagePromise):
         async def _read(self) -> AsyncIterator[str]:

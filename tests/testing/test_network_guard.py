@@ -210,7 +210,7 @@ def test_request_on_an_open_connection_is_refused() -> None:
 
 
 def test_trace_of_the_application_still_gets_all_events(port: int) -> None:
-    """A `trace` function of the application is called as without the guard."""
+    """Under the guard, a `trace` function of an httpx2 request gets the events of connecting, sending and receiving."""
     events: list[str] = []
     with (
         pytest.raises(httpx2.ReadTimeout),

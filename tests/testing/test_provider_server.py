@@ -259,7 +259,7 @@ async def test_recordings_answer_their_own_requests() -> None:
     [("Hu", r"messages\[0\].content: recorded 'Hi', now 'Hu'"), ("Hi", "the same request was answered already")],
 )
 async def test_request_without_a_recording_is_refused(prompt: str, why: str) -> None:
-    """A server with recordings answers an unknown request with an error that says how it differs."""
+    """A server with recordings answers a request that is unknown or used up with status 400 and a text that says so."""
     async with ProviderServer(recorded([_interaction("one"), _interaction("x", "responses")])) as server:
         async with _openai(server) as client:
             assert await _ask(client, "Hi") == "one"

@@ -118,7 +118,10 @@ def test_chat_pieces_belong_to_the_chunk_with_their_event() -> None:
 
 
 def test_messages_pieces_are_thinking_text_and_tool_calls() -> None:
-    """In Anthropic's messages, thinking and the tools of client and server are found."""
+    """A recorded Anthropic answer gives kind, block index and text of thinking and tool calls.
+
+    Model and usage are read.
+    """
     block = {"type": "content_block_start"}
     delta = {"type": "content_block_delta"}
     start = {"type": "message_start", "message": {"model": "c-1", "content": [], "usage": {"input_tokens": 5}}}
@@ -151,7 +154,7 @@ def test_messages_pieces_are_thinking_text_and_tool_calls() -> None:
 
 
 def test_responses_pieces_are_summaries_text_refusals_and_calls() -> None:
-    """In OpenAI's Responses, summaries of reasoning, text, refusals and function calls are found."""
+    """A recorded answer of the Responses API gives kind and text of its pieces in order, and ends as a refusal."""
     item = {"type": "response.output_item.added"}
     read_ = read_interaction(
         interaction(

@@ -112,7 +112,10 @@ def test_words_and_short_values_are_no_secrets(value: str) -> None:
 
 
 def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:
-    """Tokens, keys, cookies, passwords and organizations in request headers become known secrets."""
+    """Tokens, keys, cookies, passwords and organizations in request headers become known secrets.
+
+    Harmless values do not.
+    """
     basic = base64.b64encode(b"user:pass-word-1").decode()
     headers = [
         ("Authorization", "Bearer bearer-token-1"),

@@ -195,7 +195,7 @@ def test_search_finds_a_deadlock_of_some_schedules() -> None:
 
 
 def test_agents_reply_the_same_under_every_schedule() -> None:
-    """A conversation over appenders and streams has the same replies under 200 schedules."""
+    """An agent that is sent the pieces of an appender one by one replies to each in order, under 200 schedules."""
 
     @miniagent
     async def shouter(ctx: InteractionContext) -> None:

@@ -341,7 +341,10 @@ def test_session_separates_choices_and_needs_the_end_of_each() -> None:
 
 
 def test_session_reads_reasoning_under_several_names_and_in_parts() -> None:
-    """Reasoning is read from `reasoning_content`, `reasoning`, or typed parts of the content."""
+    """Reasoning is read once from `reasoning_content`, `reasoning` or typed parts.
+
+    Text parts join, unknown ones count.
+    """
     for delta in (
         {"reasoning_content": "think"},
         {"reasoning": "think"},
@@ -428,7 +431,7 @@ def test_S31_a_call_after_one_with_half_a_character_is_a_call_of_its_own() -> No
 
 
 def test_parse_returns_the_same_outcome_as_a_stream() -> None:
-    """`parse` of a completion's document gives the outcome that its stream gives."""
+    """`parse` of a document with two choices, a call and reasoning gives an outcome equal to that of its stream."""
     call = {"id": "i", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     messages = [

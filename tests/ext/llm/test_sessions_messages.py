@@ -313,7 +313,7 @@ def test_session_takes_the_type_from_the_event_name_when_the_data_have_none() ->
 
 
 def test_parse_returns_the_same_outcome_as_a_stream() -> None:
-    """`parse` of a message's document gives the outcome that its stream gives."""
+    """`parse` of a document with thinking, text and a tool call gives an outcome equal to that of its stream."""
     body = {
         "id": "msg",
         "type": "message",

@@ -138,7 +138,7 @@ each_way = pytest.mark.parametrize(
 async def test_at_incomplete_says_what_comes_after_an_early_end(
     kit: Kit, complete: Any, error: type[Exception] | None
 ) -> None:
-    """At the end of an incomplete recording, an async client gets an error, a timeout or a plain end, as configured."""
+    """An incomplete recording ends in an error, a timeout or a plain end, as `at_incomplete` says, and is counted."""
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT] * 9)), kit, chunks=2)
     with kit.cassette(at_incomplete=complete) as session:

@@ -193,7 +193,7 @@ async def test_a_stream_that_is_closed_while_its_reader_waits_does_not_block_oth
 
 
 async def test_a_cancelled_reader_does_not_block_the_reader_behind_it() -> None:
-    """When a waiting reader is cancelled, the reader that waits for it goes on."""
+    """When a waiting reader is cancelled, the reader that waits for it reads its whole stream in the recorded order."""
     reader = Reader(_apart([0, 0, 0], INTERLEAVED))
     async with reader.open(0):
         second, third = (asyncio.create_task(reader.read(number)) for number in (1, 2))
