@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, overload
 
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing._streams import HELD, Chunk, ResponseStream
+from miniagents_testing._words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -81,7 +82,7 @@ def cut_at(stream: ResponseStream | bytes, places: Iterable[int]) -> ResponseStr
     body = stream if isinstance(stream, bytes) else stream.body
     inner = set(places)
     if outside := [place for place in inner if not 0 <= place <= len(body)]:
-        raise ValueError(f"cannot cut at {min(outside)}: the stream has {len(body)} bytes")
+        raise ValueError(f"cannot cut at {min(outside)}: the stream has {counted(len(body), 'byte')}")
     edges = [0, *sorted(inner - {0, len(body)}), len(body)] if body else []
     pieces = tuple(body[start:end] for start, end in pairwise(edges))
     return pieces if isinstance(stream, bytes) else replace(stream, chunks=tuple(_timed_chunks(stream, pieces)))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from miniagents_testing._words import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -117,7 +119,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     requests = sum(len(lines) for each in recordings for lines in each["asked"].values())
     tokens = [sum(counts) for counts in zip(*(each["tokens"] for each in recordings), strict=True)]
     files = len({each["path"] for each in recordings})
-    reporter.write_line(f"{files} cassettes written, {requests} requests, {_tokens(tokens)}")
+    reporter.write_line(f"{counted(files, 'cassette')} written, {counted(requests, 'request')}, {_tokens(tokens)}")
 
 
 def _print_some(reporter: pytest.TerminalReporter, kind: str, lines: list[str]) -> None:
@@ -128,4 +130,4 @@ def _print_some(reporter: pytest.TerminalReporter, kind: str, lines: list[str]) 
 
 
 def _tokens(counts: list[int]) -> str:
-    return f"{counts[0]} tokens in, {counts[1]} out"
+    return f"{counted(counts[0], 'token')} in, {counts[1]:,} out"

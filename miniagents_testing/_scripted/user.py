@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from miniagents import ChatHistory, InMemoryChatHistory, InteractionContext, Message, MiniAgent, StopDialog, UserMessage
+from miniagents_testing._words import counted
 from miniagents_testing.errors import UnconsumedStepsError
 
 if TYPE_CHECKING:
@@ -37,9 +38,8 @@ class ScriptedUser(MiniAgent[[]]):
             lines = "\n".join(
                 f"  line {number}: {str(line)!r:.200}" for number, line in enumerate(left, self._said + 1)
             )
-            raise UnconsumedStepsError(
-                f"the dialog ended before {self.alias} said {len(left)} of {len(self._lines)} lines:\n{lines}"
-            )
+            many = f"{len(left)} of {counted(len(self._lines), 'line')}"
+            raise UnconsumedStepsError(f"the dialog ended before {self.alias} said {many}:\n{lines}")
 
     async def _speak(self, ctx: InteractionContext) -> None:
         """Store the received messages, and reply the whole chat with the next line; without one, raise `StopDialog`."""

@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from miniagents_testing._streams import TICKS_PER_SECOND, Chunk
+from miniagents_testing._words import counted
 from miniagents_testing.recut import EventEnds
 
 if TYPE_CHECKING:
@@ -95,10 +96,12 @@ def decode(text: str, body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk, .
             position = _after_events(int(events or 1), position, ends)
         position += int(size or 0)
         if position > len(body):
-            raise ChunkMapError(f"the map goes on after the {len(body)} bytes of the body, at {token!r}")
+            raise ChunkMapError(
+                f"the map goes on after the end of the body ({counted(len(body), 'byte')}), at {token!r}"
+            )
         chunks.append(Chunk(_ticks(ms, hundredths), body[start:position]))
     if position != len(body):
-        raise ChunkMapError(f"the map ends after {position} of the {len(body)} bytes of the body")
+        raise ChunkMapError(f"the map ends after {position} of {counted(len(body), 'byte')} of the body")
     return tuple(chunks)
 
 
@@ -143,8 +146,9 @@ def _after_events(count: int, position: int, ends: Sequence[int]) -> int:
     """Return the place where the `count`-th event after `position` ends; raise `ChunkMapError` if there are fewer."""
     last = bisect_right(ends, position) + count - 1
     if last >= len(ends):
+        left = len(ends) - last + count - 1
         raise ChunkMapError(
-            f"the body has {len(ends) - last + count - 1} more events after {position} bytes, not {count}"
+            f"the body has {counted(left, 'more event')} after {counted(position, 'byte')}, not {count}"
         )
     return ends[last]
 

@@ -13,6 +13,7 @@ import base64
 from typing import TYPE_CHECKING
 
 from miniagents.ext.llm._redaction import REDACTED
+from miniagents_testing._words import counted
 from miniagents_testing.cassette._frames import frames_in
 from miniagents_testing.cassette._matching import Matching, differences
 from miniagents_testing.cassette._wildcards import covers, has_wildcards
@@ -141,7 +142,8 @@ class PlayedConversation:
         where = f"interaction {number} ({interaction.method} {interaction.uri})"
         lines = [f"{self._session.name}, {where}: frame {self._sent + 1} that the client sends is not the recorded one"]
         if recorded is None:
-            lines.append(f"  {len(self._recorded)} frames were recorded; this one came after them: {now[:_SHOWN]!r}")
+            many = counted(len(self._recorded), "frame was", "frames were")
+            lines.append(f"  {many} recorded; this one came after them: {now[:_SHOWN]!r}")
         else:
             found = list(differences(self._key(recorded)[1], self._key(now)[1]))
             if not found:

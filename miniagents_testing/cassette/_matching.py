@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from miniagents_testing._words import counted
 from miniagents_testing.cassette._bodies import NO_TREE, json_text, parse_json, plain_body, tree_of
 from miniagents_testing.cassette._paths import Path, member
 
@@ -153,7 +154,7 @@ def _short(value: Any, shown: int) -> str:
     if value is _ABSENT:
         return "nothing"
     text = repr(value)
-    return text if len(text) <= shown else f"{text[:shown]}... ({len(text)} characters)"
+    return text if len(text) <= shown else f"{text[:shown]}... ({counted(len(text), 'character')})"
 
 
 def _excerpts(before: str, after: str, shown: int) -> tuple[str, str] | None:

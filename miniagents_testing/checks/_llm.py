@@ -16,6 +16,7 @@ from miniagents_testing._responding import AsyncBody, response_with
 from miniagents_testing._script import Step
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
+from miniagents_testing._words import counted
 from miniagents_testing.checks._agents import check_agent, check_cancel_closes_source, check_usage
 from miniagents_testing.checks._case import DEFAULT_TIMEOUT, Case
 from miniagents_testing.checks._messages import check_message
@@ -167,7 +168,7 @@ async def check_truncation(
         if not isinstance(came, LLMError):
             case.fail(
                 "a truncated answer passes as a complete one",
-                expected=f"an error after {length} of {len(stream.response.body)} bytes",
+                expected=f"an error after {length} of {counted(len(stream.response.body), 'byte')}",
                 came=f"a message: {str(came)!r}",
             )
         case.equal(_partial_text(case, came), _text_of(torn), "the error has another text than the received one")

@@ -167,7 +167,8 @@ def _find_targets(sources: list[str], output: Path) -> dict[Path, Path]:
     if output.suffix in (".yaml", ".yml"):
         paths = find_cassettes(sources)
         if len(paths) != 1:
-            raise CommandError(f"{output} is one file, and there are {len(paths)} cassettes to import: give a folder")
+            many = counted(len(paths), "cassette is", "cassettes are")
+            raise CommandError(f"{output} is one file, and {many} to be imported: give a folder")
         return {paths[0]: output}
     targets: dict[Path, Path] = {}
     for source in sources:

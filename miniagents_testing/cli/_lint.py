@@ -187,7 +187,7 @@ def _find_in_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
     """Yield kind and description of findings in bodies: no UTF-8 ("opaque"), stream lines after a space ("damage")."""
     for side, body in (("request", interaction.request_body), ("response", interaction.response.body)):
         if not is_text(body):
-            yield "opaque", f"the {side} body is {len(body):,} bytes of no text: secrets in it cannot be found"
+            yield "opaque", f"the {side} body is {counted(len(body), 'byte')} of no text: secrets in it cannot be found"
     if _INDENTED_LINE.search(interaction.response.body):
         yield "damage", "a line of the stream begins with a space, so clients ignore it; remove the space"
 

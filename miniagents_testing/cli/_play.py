@@ -19,6 +19,7 @@ from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
 from miniagents_testing._reading import NewTurns, Reading, read_interaction
+from miniagents_testing._words import counted
 from miniagents_testing.cassette import load, timeline
 from miniagents_testing.cli._screen import Screen, line_breaks, make_safe, make_safe_line
 
@@ -344,5 +345,5 @@ def _format_excerpt(interaction: Interaction) -> Text:
         text = body.decode()
     except UnicodeDecodeError:
         kind = ", ".join(interaction.response.headers.get("content-type", ["no known type"]))
-        return make_safe(f"({len(body):,} bytes, {kind})\n", "dim")
+        return make_safe(f"({counted(len(body), 'byte')}, {kind})\n", "dim")
     return make_safe(text if len(text) <= _MAX_BODY_CHARS else f"{text[:_MAX_BODY_CHARS]}…").append("\n")

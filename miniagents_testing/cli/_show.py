@@ -294,7 +294,7 @@ def _render_in_full(interaction: Interaction, reading: Reading) -> Iterator[Text
             yield _indent(choice.content)
     facts = [reading.ending.sentence, reading.model, *_format_usage(reading)]
     yield _heading("end", ", ".join(filter(None, facts)))
-    yield _heading("chunks", f"{len(answer.chunks)}, {len(answer.body):,} bytes")
+    yield _heading("chunks", f"{len(answer.chunks)}, {counted(len(answer.body), 'byte')}")
 
 
 def _heading(name: str, text: str = "", headers: Mapping[str, list[str]] | None = None) -> Text:
@@ -319,7 +319,7 @@ def _format_body(body: bytes) -> str:
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        return f"({len(body):,} bytes that are not text)"
+        return f"({counted(len(body), 'byte')} of no text)"
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -332,7 +332,7 @@ def _format_usage(reading: Reading) -> list[str]:
     if usage is None:
         return []
     names = (("in", usage.input), ("out", usage.output), ("cached", usage.cached), ("reasoning", usage.reasoning))
-    return [f"{count} tokens {name}" for name, count in names if count is not None]
+    return [f"{counted(count, 'token')} {name}" for name, count in names if count is not None]
 
 
 def _chunk_lines(interaction: Interaction, reading: Reading) -> Iterator[str]:

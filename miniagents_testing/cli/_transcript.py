@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext._terminal import visible_line
+from miniagents_testing._words import counted
 from miniagents_testing.cassette import Matching
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _content(body: bytes, matching: Matching) -> Any:
     try:
         text = matching.canonical_body(body).decode()
     except UnicodeDecodeError:
-        return f"({len(body):,} bytes that are no text, SHA-256 {hashlib.sha256(body).hexdigest()[:16]})"
+        return f"({counted(len(body), 'byte')} of no text, SHA-256 {hashlib.sha256(body).hexdigest()[:16]})"
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

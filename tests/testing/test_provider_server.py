@@ -22,7 +22,6 @@ from miniagents_testing.errors import UnconsumedStepsError, UnexpectedCallError
 from miniagents_testing.recut import byte_by_byte
 
 if TYPE_CHECKING:
-
     from miniagents_testing._script import Call
 
 TEXT = "Hello, wörld 😀!\n\nTwo  spaces. "

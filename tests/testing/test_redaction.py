@@ -142,7 +142,7 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
 @pytest.mark.parametrize("value", ["", "a", "1234567"])
 def test_a_known_value_that_is_too_short_is_an_error(value: str) -> None:
     """`Redaction` raises a `ValueError` for a given secret of fewer than eight characters."""
-    with pytest.raises(ValueError, match=f"of {len(value)} characters"):
+    with pytest.raises(ValueError, match=f"of {len(value)} character"):
         Redaction([KEY, value])
 
 

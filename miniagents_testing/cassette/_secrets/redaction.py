@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit, urlunsplit
 
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing._streams import Chunk
+from miniagents_testing._words import counted
 from miniagents_testing.cassette._bodies import Headers, header_value, plain_body
 from miniagents_testing.cassette._frames import as_events, from_events, is_conversation
 from miniagents_testing.cassette._headers import OF_WHOLE_BODIES, URL_IN_HEADER, HeaderRule
@@ -230,7 +231,8 @@ class Redaction:
             known_values = dict.fromkeys(known_values, "a known secret")
         shortest = min(known_values, key=len, default=None)
         if shortest is not None and len(shortest.encode("utf-8", "surrogateescape")) < SHORTEST:
-            raise ValueError(f"a known value of {len(shortest)} characters would be found in texts that have no secret")
+            size = counted(len(shortest), "character")
+            raise ValueError(f"a known value of {size} would be found in texts that have no secret")
         self._by_known = self._by_form = _Scrubber(self._search({}), self._names, self._paths)
         self._known: dict[str, str] = {}
         self._know(known_values)

@@ -147,7 +147,7 @@ async def test_frame_after_the_last_recorded_one_is_a_miss(tmp_path: Path) -> No
     """A client that sends more than it did in the recording gets a miss, which says so."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0, "> a")])])
-    with pytest.raises(CassetteMissError, match=r"1 frames were recorded; this one came after them: 'b'"):
+    with pytest.raises(CassetteMissError, match=r"1 frame was recorded; this one came after them: 'b'"):
         with use_cassette(path) as session:
             talk = await begin(session)
             assert talk.send("a")

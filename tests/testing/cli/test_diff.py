@@ -68,7 +68,7 @@ def test_show_plain_tells_texts_from_other_values(run: Run, tmp_path: Path, kit:
         *(
             "  i: 1 b",
             "said:",
-            "  body: (2 bytes that are no text, SHA-256 ea5dbf9596d187e9)",
+            "  body: (2 bytes of no text, SHA-256 ea5dbf9596d187e9)",
             "  end: eof",
             "  status: 200 OK",
         )

@@ -91,7 +91,7 @@ def test_X5_bodies_that_are_not_text_are_found(run: Callable[..., CommandResult]
     save(tmp_path / "c.yaml", [kit.interaction("Hi", answer, request_body=b"\xff", uri="https://x.test/")])
     done = run("lint", tmp_path)
     assert _kinds(done) == ["opaque", "opaque"]
-    assert "interaction 1\tthe request body is 1 bytes" in done.out
+    assert "interaction 1\tthe request body is 1 byte of no text" in done.out
     assert "interaction 1\tthe response body is 3 bytes" in done.out
 
 

@@ -51,7 +51,7 @@ def test_recorded_cassettes_are_listed_with_requests_and_tokens(project: Project
         "cassettes/test_it/test_it.yaml: 2 new; 14 tokens in, 6 out",
         "  new: 'One?'",
         r"  new: 'Two\x1b[31m?'",
-        "1 cassettes written, 2 requests, 14 tokens in, 6 out",
+        "1 cassette written, 2 requests, 14 tokens in, 6 out",
     ]
 
 
@@ -67,7 +67,7 @@ def test_requests_that_were_asked_again_are_told_from_new_ones(project: Project,
         "  new: 'One?'",
         "  new: 'Three?'",
         "  asked again: 'One?'",
-        "1 cassettes written, 3 requests, 21 tokens in, 9 out",
+        "1 cassette written, 3 requests, 21 tokens in, 9 out",
     ]
 
 
