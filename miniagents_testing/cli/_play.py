@@ -48,10 +48,11 @@ def add_play(commands: Commands) -> None:
         description="Shows the prompts of a cassette, and its answers piece by piece. Streams that ran at the same "
         f"time are shown below each other while they run. Pauses between turns are cut to {_MAX_PAUSE:g} s.",
     )
-    play.add_argument("file")
+    play.add_argument("file", metavar="FILE", help="a cassette")
     play.add_argument(
         "--speed",
         type=_parse_speed,
+        metavar="FACTOR",
         help="factor on the recorded speed; 0 shows everything at once (default: 1 on a terminal, 0 in a pipe)",
     )
     play.set_defaults(run=_run_play)

@@ -26,7 +26,10 @@ def add_serve(commands: Commands) -> None:
         "stderr. A request for which no answer is left gets the status 500. Ctrl-C ends the server.",
     )
     serve.add_argument(
-        "text", nargs="*", help="the answers, one for each request; without any, each answer repeats the request"
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="the answers, one for each request; without any, each answer repeats the request",
     )
     serve.add_argument(
         "--script",

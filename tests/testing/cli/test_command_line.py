@@ -53,7 +53,7 @@ def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], t
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("play", "miniagents-testing play: the following arguments are required: file\n"),
+        ("play", "miniagents-testing play: the following arguments are required: FILE\n"),
         ("", "miniagents-testing: a command is missing\n"),
         ("shwo x", "miniagents-testing: there is no command 'shwo'; did you mean 'show'?\n"),
         ("xyz", "miniagents-testing: there is no command 'xyz'; known are play, show, "),
