@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
@@ -189,8 +190,12 @@ class Player:
         parts = []
         for stream in running:
             head = Text().append(f"#{stream.number} ", stream.label.style).append_text(stream.label).append("  ")
-            asked = " · ".join(turn.text for turn in stream.asked)
-            head.append(make_safe_line(asked, max(1, width - len(head) - 1)), "dim")
+            asked = make_safe_line(
+                " · ".join(turn.text for turn in stream.asked), max(1, width - cell_len(head.plain) - 1)
+            )
+            if asked.startswith("…"):  # it begins with a whole word
+                asked = f"…{asked.partition(' ')[2]}"
+            head.append(asked, "dim")
             shown = stream.text[-width * height :].append("▌", stream.colour)
             parts += [head, *shown.wrap(self._screen, width, no_wrap=False)[-height:], Text()]
         return Group(*parts)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 
 _MAX_QUESTION_CHARS = 200
+"""Most characters of a question in a pipe; the end is kept."""
 _MAX_FRAME_CHARS = 100
 _GAP = "   "
 _LEFT_OUT_FIRST = ("model", "tokens", "seconds")
@@ -117,7 +118,7 @@ def _print_rows(cassette: CassetteFile, screen: Screen) -> None:
     rows = _create_rows(cassette)
     if not screen.is_for_people:
         for row in rows:
-            screen.print_row(str(cassette.path), *row)
+            screen.print_row(str(cassette.path), *row._replace(asked=make_safe_line(row.asked, _MAX_QUESTION_CHARS)))
     elif rows or not cassette.damage:
         for text in _render_rows(cassette, rows, screen.width):
             screen.print(text)

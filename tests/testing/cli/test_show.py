@@ -29,6 +29,17 @@ def test_show_prints_one_line_for_each_interaction_in_a_pipe(
     ]
 
 
+def test_show_keeps_the_end_of_a_long_question_in_a_pipe(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
+) -> None:
+    """In a pipe, the last 200 characters stand for a longer question."""
+    save(tmp_path / "c.yaml", [kit.interaction(f"{'x ' * 300}Why?", kit.answer("So"))])
+    asked = run("show", tmp_path / "c.yaml").out.splitlines()[1].split("\t")[5]
+    assert len(asked) == 200
+    assert asked.startswith("…")
+    assert asked.endswith("x Why?")
+
+
 def test_show_prints_the_other_files_when_one_is_damaged(
     run: Callable[..., CommandResult], conversation: Path, parallel: Path
 ) -> None:
