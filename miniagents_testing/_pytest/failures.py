@@ -35,14 +35,18 @@ def pytest_runtest_makereport(
     errors, error = sys.modules.get("miniagents_testing.errors"), call.excinfo.value
     if errors is None or isinstance(report.longrepr, str) or item.config.getoption("fulltrace"):
         return report
-    shown = errors.causes(error, shown=True)
-    of_kit = next((each for each in shown if isinstance(each, errors.MiniAgentsTestingError)), None)
+    of_kit = next(filter(_is_of_kit, errors.causes(error, shown=True)), None)
     if of_kit is not None:
         report.longrepr = _render(item, error)
         crash = getattr(report.longrepr, "reprcrash", None)
         if crash is not None and (of_kit is error or isinstance(error, BaseExceptionGroup)):
             crash.message = str(of_kit).partition("\n")[0]
     return report
+
+
+def _is_of_kit(error: BaseException | None) -> bool:
+    """Return True for an error of the testing kit, or for one that it raises in the place of a client's library."""
+    return type(error).__module__.partition(".")[0] == "miniagents_testing"
 
 
 def _render(item: pytest.Function, error: BaseException) -> Any:
@@ -52,14 +56,16 @@ def _render(item: pytest.Function, error: BaseException) -> Any:
     """
     from miniagents_testing.errors import causes
 
-    frames = error.__traceback__
+    frames = {id(each): each.__traceback__ for each in causes(error)}
     with _without_foreign_frames(error, item.path):
         shown = error
-        if error.__traceback__ is None and len([*causes(error, shown=True)]) > 1:
-            error.__traceback__ = frames
-        elif error.__traceback__ is None:
-            text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-            shown = pytest.fail.Exception(text, pytrace=False).with_traceback(frames)
+        if isinstance(error, BaseExceptionGroup) and error.__traceback__ is None and len({*error.exceptions}) == 1:
+            shown = error.exceptions[0]  # a teardown that fails again and again with the same error
+        if shown.__traceback__ is None and len([*causes(shown, shown=True)]) > 1:
+            shown.__traceback__ = frames[id(shown)]
+        elif shown.__traceback__ is None:
+            text = "\n".join([f"{type(shown).__name__}: {shown}", *getattr(shown, "__notes__", ())])
+            shown = pytest.fail.Exception(text, pytrace=False).with_traceback(frames[id(shown)])
         return item.repr_failure(pytest.ExceptionInfo.from_exception(shown))
 
 
@@ -67,19 +73,26 @@ def _render(item: pytest.Function, error: BaseException) -> Any:
 def _without_foreign_frames(error: BaseException, test_file: Path) -> Iterator[None]:
     """Take foreign frames out of an error, its causes and the members of its groups, until the `with` block ends.
 
-    An error of the testing kit has no context meanwhile: that would be an error of the library that it went through.
+    Errors of clients that an error of the testing kit went through are no context meanwhile: they explain nothing.
     """
-    from miniagents_testing.errors import MiniAgentsTestingError, causes
+    from miniagents_testing.errors import causes
 
     kept = [(each, each.__traceback__, each.__suppress_context__) for each in causes(error)]
     for each, traceback, suppresses in kept:
         each.__traceback__ = _user_frames(traceback, test_file)
-        each.__suppress_context__ = suppresses or isinstance(each, MiniAgentsTestingError)
+        each.__suppress_context__ = suppresses or _is_of_kit(each) or _is_of_client(each.__context__)
     try:
         yield
     finally:
         for each, traceback, suppresses in kept:
             each.__traceback__, each.__suppress_context__ = traceback, suppresses
+
+
+def _is_of_client(error: BaseException | None) -> bool:
+    """Return True for an error that a scripted client raises in the place of a library's."""
+    from miniagents_testing.errors import MiniAgentsTestingError
+
+    return _is_of_kit(error) and not isinstance(error, MiniAgentsTestingError)
 
 
 def _user_frames(traceback: TracebackType | None, test_file: Path) -> TracebackType | None:

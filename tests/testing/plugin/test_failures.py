@@ -257,6 +257,50 @@ class TestUnit(unittest.TestCase):
     assert "test_cause - RuntimeError: the user's own" in summary
 
 
+def test_error_of_a_function_of_a_script_shows_the_lines_of_the_user(project: Project) -> None:
+    """An error in a function of a script has the lines of the test and of the function, and no part of the client."""
+    result = project(
+        AGENTS
+        + """
+def answer(call):
+    raise ZeroDivisionError("the user's own")
+
+@pytest.mark.asyncio
+async def test_function(scripted_llm):
+    async with MiniAgents():
+        await scripted_llm(answer).agent().trigger("Hi")
+"""
+    )
+    report = "\n".join(_report(result, "test_function"))
+    assert not FOREIGN.search(report)
+    assert "APIConnectionError" not in report
+    assert "raise ZeroDivisionError" in report
+    assert "trigger" in report
+    result.stdout.fnmatch_lines("FAILED *::test_function - ZeroDivisionError: the user's own")
+
+
+def test_error_in_a_teardown_is_reported_once(project: Project, team: Path) -> None:
+    """A miss in the teardown of a fixture is one report, though the cassette raises the miss again when it closes."""
+    result = project(
+        AGENTS
+        + """
+@pytest.fixture
+def torn(stream_cassette):
+    yield
+    openai.OpenAI(api_key="none").chat.completions.create(**options())
+
+@marker
+def test_teardown(torn):
+    pass
+"""
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    report = "\n".join(_report(result, "test_teardown"))
+    assert not FOREIGN.search(report)
+    assert report.count("no answer for POST") == 1
+    assert "chat.completions.create(**options())" in report
+
+
 def test_failing_assertion_of_a_test_with_a_cassette_shows_its_line(project: Project, team: Path) -> None:
     """An assertion that fails in a test with a cassette is reported at its line, with the values."""
     result = project(AGENTS + "@marker\ndef test_value():\n    value = 1\n    assert value == 2\n")
