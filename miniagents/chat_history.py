@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatHistory", "InMemoryChatHistory", "areceive", "as_interrupted"]
 
-logger = logging.getLogger("miniagents")
+logger: logging.Logger = logging.getLogger("miniagents")
 
 
 class ChatHistory(ABC):

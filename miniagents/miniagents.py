@@ -43,6 +43,9 @@ class MiniAgents(AgentsContext):
         TypeError, ValueError: an argument has a wrong type or value.
     """
 
+    listens: bool
+    keeps_results: bool
+
     def __init__(
         self,
         *,

@@ -12,9 +12,9 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, Protocol, overload
 
-from typing_extensions import TypeVar
+from typing_extensions import ParamSpec, TypeVar
 
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents._agents.usage import check_limits
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from miniagents.messages import MessageType, ToolCall
 
 
-P = ParamSpec("P")
+P = ParamSpec("P", default=...)
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
 _AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
 

@@ -104,6 +104,12 @@ class InteractionContext(_CallScope, CountedCall):
     """The messages the agent was sent, as they come."""
     this_agent: MiniAgent[Any]
     """The agent that was called."""
+    caller: object
+    """The call that made this one, or the body of the run."""
+    timeout: float | None
+    limits: Limits | None
+    run_context: PromisingContext
+    unfinished_calls: set[MessageSequence] | None
 
     def __init__(
         self,

@@ -130,9 +130,9 @@ class UsageTotals:
     __slots__ = (*_COUNTS, "_by_path", "_cost", "_unpriced", "requests", "unknown")
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests: int = 0
         """Requests that have begun."""
-        self.unknown = 0
+        self.unknown: int = 0
         """Requests that failed or were cancelled, or whose usage the provider did not send."""
         self.input_tokens = 0
         self.output_tokens = 0
@@ -247,11 +247,13 @@ class EndedRequest:
     __slots__ = ("cost", "counts", "is_known", "listed", "models")
 
     def __init__(self, models: tuple[str, ...], usage: Usage | None, complete: bool, price: Price) -> None:
-        self.models = models
-        self.is_known = complete and usage is not None
+        self.models: tuple[str, ...] = models
+        self.is_known: bool = complete and usage is not None
         """True if the usage is that of a whole answer."""
-        self.counts = None if usage is None else [min(getattr(usage, name) or 0, _LARGEST) for name in _COUNTS]
-        self.listed = price if isinstance(price, ListedPrices) else None
+        self.counts: list[int] | None = (
+            None if usage is None else [min(getattr(usage, name) or 0, _LARGEST) for name in _COUNTS]
+        )
+        self.listed: ListedPrices | None = price if isinstance(price, ListedPrices) else None
         """Prices to ask later; None if the cost is known by now, or known to be unknown."""
         self.cost: float | None = None
         if usage is not None and self.listed is None:

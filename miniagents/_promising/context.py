@@ -66,8 +66,8 @@ class Failure:
     __slots__ = ("error", "traceback", "unobserved")
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
-        self.traceback = error.__traceback__
+        self.error: BaseException = error
+        self.traceback: TracebackType | None = error.__traceback__
         self.unobserved: _UnobservedError | None = None
 
     def reset_traceback(self) -> BaseException:
@@ -81,9 +81,9 @@ class _UnobservedError:
     __slots__ = ("__weakref__", "error", "log_when_lost", "traceback")
 
     def __init__(self, failure: Failure, *, log_when_lost: bool) -> None:
-        self.error = failure.error
-        self.traceback = failure.traceback
-        self.log_when_lost = log_when_lost
+        self.error: BaseException = failure.error
+        self.traceback: TracebackType | None = failure.traceback
+        self.log_when_lost: bool = log_when_lost
 
     def log(self) -> None:
         """Log the error now, and not again."""
@@ -131,9 +131,9 @@ class PromisingContext(BoundToRun):
         self.parked: set[asyncio.Task[Any]] = set()
         """Tasks that wait until a reader asks them for more. They do not keep the context open."""
         self._handlers = list(on_promise_resolved)
-        self.listens = bool(self._handlers)
+        self.listens: bool = bool(self._handlers)
         """True if this context or an outer one has handlers that are called with resolved promises."""
-        self.keeps_results = False
+        self.keeps_results: bool = False
         """True if handlers need the results of promises that no reader can reach any more."""
         self._unobserved: MutableMapping[int, _UnobservedError] = (
             {} if unobserved_errors == "raise" else WeakValueDictionary()
@@ -141,12 +141,12 @@ class PromisingContext(BoundToRun):
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None
-        self.variables = contextvars.Context()
+        self.variables: contextvars.Context = contextvars.Context()
         """Context variables in which only this context is set, for callbacks that must keep nothing else alive."""
         self.variables.run(_current.set, self)
-        self.is_closing = False
+        self.is_closing: bool = False
         """True once all tasks were cancelled; a task that starts in a clean-up is cancelled before its first step."""
-        self.interrupted = False
+        self.interrupted: bool = False
         """True after Ctrl-C: leaving the context then cancels its tasks, also if the body caught the interrupt."""
 
     # --- finding the context

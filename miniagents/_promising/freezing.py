@@ -19,7 +19,7 @@ from decimal import Decimal
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NoReturn, TypeVar, cast, get_args, get_origin
 from uuid import UUID
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
@@ -334,7 +334,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
         )
 
     # pydantic-core looks here for the way to dump a value of a type it does not know
-    __pydantic_serializer__ = _serializer(dump_frozen_dict)
+    __pydantic_serializer__: ClassVar[SchemaSerializer] = _serializer(dump_frozen_dict)
 
 
 _set_items: Final = FrozenDict.__dict__["_items"].__set__

@@ -116,7 +116,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         CyclicValueError: a container contains itself.
     """
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="allow",
         protected_namespaces=(),  # a field may well be called model_name
@@ -139,6 +139,8 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     """True if no serializer, alias or computed field of the application changes dumps."""
 
     if TYPE_CHECKING:
+        __pydantic_serializer__: ClassVar[SchemaSerializer]
+        __pydantic_complete__: ClassVar[bool]
 
         def __getattr__(self, name: str) -> Any:
             """Return an extra field."""

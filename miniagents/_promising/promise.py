@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
     from typing import Self
 
+    from miniagents._promising.context import PromisingContext
+
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -29,9 +31,9 @@ class Cell(Generic[T]):
 
     # Defaults are class attributes, so that a cell that is made with its result sets few attributes. An agent call
     # makes three cells; setting every attribute of each took a tenth of its time.
-    done = False
+    done: bool = False
     """True once the cell is settled: resolved, failed or cancelled."""
-    observed = False
+    observed: bool = False
     """True if a failure, past or future, is not reported at the end: a reader has got it, or is going to."""
     value: T | None = None
     failure: Failure | None = None
@@ -45,19 +47,19 @@ class Cell(Generic[T]):
 
     kept_promise: Promise[Any] | None = None
     """The promise, kept until the end for a persistence handler, even if no reader can reach it."""
-    on_demand = False
+    on_demand: bool = False
     """True if the source goes on only while a reader waits."""
-    produced_only_by_its_task = True
+    produced_only_by_its_task: bool = True
     """True if only the task of this cell can end a wait for it: a ring of such waits is a deadlock."""
     lanes: Collection[Any] | None = None
     """Sources from which a merged sequence gets leaves without a task; None of other cells."""
-    stops_without_readers = False
+    stops_without_readers: bool = False
     """True if the work stops when no reader can reach the promise any more."""
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
-        self.context = find_current_context()
-        self.scope = current_scope.get()
+        self.context: PromisingContext | None = find_current_context()
+        self.scope: object = current_scope.get()
 
     # --- working
 

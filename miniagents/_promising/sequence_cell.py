@@ -36,6 +36,8 @@ class SequenceCell(StreamCell[Any, Any]):
     """
 
     promise_class: type[Branch[Any, Any]]
+    pieces: list[Any]
+    on_demand: bool
     produced_only_by_its_task = False
     merge_count: ClassVar[int] = 0
     """Number of sequences merged in this process. A walk that sees a new number checks the sequences it is in."""

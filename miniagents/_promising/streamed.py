@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 from weakref import ref
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
@@ -41,6 +41,13 @@ class StreamCell(Cell[W], Generic[P, W]):
     """Makes the result from the pieces; None for a tuple of them."""
     request: asyncio.Future[None] | None = None
     """Future that an on-demand pump awaits until a reader asks for more."""
+
+    if TYPE_CHECKING:  # the methods below assign these: pyright would see other types there than in the base class
+        done: bool
+        on_demand: bool
+        waiters: dict[asyncio.Future[None], None] | None
+        deferred_start: Callable[[], None] | None
+        kept_promise: Promise[Any] | None
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         super().__init__(promise_class)
@@ -286,7 +293,7 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
     __slots__ = ()
 
     _cell: StreamCell[Any, Any]
-    spelling = Spelling(piece="piece")
+    spelling: ClassVar[Spelling] = Spelling(piece="piece")
 
     @overload
     def __init__(

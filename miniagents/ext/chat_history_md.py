@@ -246,7 +246,7 @@ class ChatHistoryMD(StoringHistory):
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool = False) -> None:
         super().__init__()
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         self._name = visible_line(str(self.path))
         self.problems: tuple[Problem, ...] = ()
         """Problems of the file at the last load; each problem is logged once as a warning."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from pydantic import Field
 from typing_extensions import TypeVar
@@ -529,7 +529,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
     __slots__ = ()
 
     _cell: MessageCell
-    spelling = Spelling(piece="token", whole="str(await promise)", text="str(await promise)")
+    spelling: ClassVar[Spelling] = Spelling(piece="token", whole="str(await promise)", text="str(await promise)")
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, .
 
     __slots__ = ()
 
-    spelling = Spelling(
+    spelling: ClassVar[Spelling] = Spelling(
         promise="replies",
         piece="reply",
         whole="await replies",

@@ -167,13 +167,13 @@ class SSEDecoder:
         self.max_event_bytes = max_event_bytes
         self.max_stream_bytes = max_stream_bytes
         self.strict = strict
-        self.lossy = False
+        self.lossy: bool = False
         """True if bytes that are not UTF-8 were replaced."""
-        self.bytes_fed = 0
+        self.bytes_fed: int = 0
         """Number of bytes fed so far."""
         self.retry: int | None = None
         """Value of the last valid `retry:` field in milliseconds; None if there was none."""
-        self.last_event_id = ""
+        self.last_event_id: str = ""
         """Id of the last finished block that had one; by the standard, an id counts when its block ends."""
         self._id = ""
         self._names: dict[bytes, str] = {}
