@@ -87,11 +87,6 @@ _State = tuple[int, int, int, int]
 """Device, inode, size and time of the last change of a file: what differs when another program has written the file."""
 
 
-def _state_of(status: os.stat_result) -> _State:
-    """Return the state of a file."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 class _LockedFile:
     """Open file that no other `ChatHistoryMD` can open before it is closed; `try_open` opens it."""
 
@@ -137,7 +132,8 @@ class _LockedFile:
 
     def state(self) -> _State:
         """Return what changes when the file is written or replaced."""
-        return _state_of(os.fstat(self._descriptor))
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self, start: int = 0, size: int = sys.maxsize) -> bytes:
         """Return `size` bytes of the file, or fewer at its end, from the position `start` on."""

@@ -78,7 +78,7 @@ class Mood(Enum):
     GOOD = "good"
 
 
-class Note(Message):
+class Mooded(Message):
     """Message with fields of its own."""
 
     mood: Mood
@@ -91,7 +91,7 @@ class Note(Message):
 
 ODD = (
     UserMessage("\x00 and \ud83d and \x1b[2J\u202e", role="r\x00\ud800", name="\x00"),
-    Note("", mood=Mood.GOOD, values=[b"\x00\xff", float("inf"), 10**5000, None, {"$bytes": 1, "class_": 2}]),
+    Mooded("", mood=Mood.GOOD, values=[b"\x00\xff", float("inf"), 10**5000, None, {"$bytes": 1, "class_": 2}]),
     Message(["part", {"type": "text", "text": "other"}]),
     Message(None),
     AssistantMessage("half", interrupted=True, inner=[SystemMessage("in"), {"x": SystemMessage("deeper")}]),
@@ -123,7 +123,7 @@ async def test_history_leaves_out_fields_that_cannot_be_read(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A row whose field was made invalid is loaded without its fields, and a body that is no JSON is an error."""
-    await SQLChatHistory(engine, chat_id="chat").aappend(Note("kept", mood=Mood.GOOD))
+    await SQLChatHistory(engine, chat_id="chat").aappend(Mooded("kept", mood=Mood.GOOD))
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE miniagents_message SET body = replace(body, 'good', 'bad')"))
     assert [(type(each), each.content) for each in await load(engine)] == [(Message, "kept")]
