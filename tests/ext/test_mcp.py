@@ -30,6 +30,7 @@ from mcp.server import MCPServer, Server  # noqa: E402 - as above
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 PNG = base64.b64encode(b"\x89PNG not a whole picture").decode()
 APIS = ["chat", "responses", "messages"]
@@ -45,7 +46,6 @@ from mcp_types import (
 
 server = MCPServer("tests")
 PNG = base64.b64encode(b"\\x89PNG not a whole picture").decode()
-cancelled = asyncio.Event()
 
 @server.tool()
 async def measure(city: str, days: int = 1) -> dict[str, int]:
@@ -88,12 +88,13 @@ async def empty_error() -> CallToolResult:
     return CallToolResult(content=[], is_error=True)
 
 @server.tool()
-async def hang() -> str:
-    """Hang until the call is cancelled."""
+async def hang(folder: str) -> str:
+    """Hang until the call is cancelled; make a file in a folder at the beginning and at the end."""
+    open(f"{folder}/begun", "x").close()
     try:
         await asyncio.sleep(3600)
     finally:
-        cancelled.set()
+        open(f"{folder}/cancelled", "x").close()
 
 @server.tool()
 async def crash() -> str:
@@ -113,7 +114,9 @@ uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="warning")
 async def client_of(kind: str, **options: Any) -> AsyncIterator[Any]:
     """Open a client of the server: in memory, in a process over stdio, or in a process over HTTP."""
     if kind == "memory":
-        async with mcp.Client(in_memory()["server"], **options) as client:
+        names: dict[str, Any] = {}
+        exec(SERVER, names)
+        async with mcp.Client(names["server"], **options) as client:
             yield client
     elif kind == "stdio":
         parameters = mcp.StdioServerParameters(command=sys.executable, args=["-c", f"{SERVER}\nserver.run()"])
@@ -132,13 +135,6 @@ async def client_of(kind: str, **options: Any) -> AsyncIterator[Any]:
             if process.returncode is None:
                 process.kill()
             await process.wait()
-
-
-def in_memory() -> dict[str, Any]:
-    """Return the names of a fresh server in this process."""
-    names: dict[str, Any] = {}
-    exec(SERVER, names)
-    return names
 
 
 def agent_of(llm: ScriptedLLM, api: Any, tools: list[Any], **settings: Any) -> Any:
@@ -289,11 +285,11 @@ async def test_no_arguments_may_be_blank(arguments: str) -> None:
     assert not result.is_error
 
 
-@pytest.mark.parametrize("kind", ["memory", "stdio"])
-async def test_timeout_of_the_client_is_told(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "http"])
+async def test_timeout_of_the_client_is_told(kind: str, tmp_path: Path) -> None:
     """A call that takes longer than the client's timeout gets an error as its result, and the loop goes on."""
-    async with client_of(kind, read_timeout_seconds=2.0) as client:
-        (result,) = await results_of(await mcp_tools(client), "hang")
+    async with client_of(kind, read_timeout_seconds=5.0) as client:
+        (result,) = await results_of(await mcp_tools(client), ("hang", {"folder": str(tmp_path)}))
     assert result.is_error
     assert "timed out" in str(result).lower()
 
@@ -326,23 +322,26 @@ async def test_closed_client_is_told() -> None:
     assert result.is_error
 
 
-async def test_cancelled_call_is_cancelled_at_the_server() -> None:
+@pytest.mark.parametrize("kind", ["memory", "stdio", "http"])
+async def test_cancelled_call_is_cancelled_at_the_server(kind: str, tmp_path: Path) -> None:
     """If the replies are cancelled during a call, the server stops the call, and the client can be used again."""
-    names = in_memory()
-    async with mcp.Client(names["server"]) as client:
+    async with client_of(kind) as client:
         tools = await mcp_tools(client)
         async with MiniAgents():
-            replies = ScriptedLLM([Step(tool_calls=[("hang", {})])]).agent(tools=tools).trigger("Hi")
-            async for promise in replies:
-                if promise.known_beforehand.get("name") == "hang":
-                    for _ in range(100):
-                        await asyncio.sleep(0)
-                    replies.cancel()
-                    break
-        async with asyncio.timeout(30):
-            await names["cancelled"].wait()
+            calls = [("hang", {"folder": str(tmp_path)})]
+            replies = ScriptedLLM([Step(tool_calls=calls)]).agent(tools=tools).trigger("Hi")
+            await file_is_there(tmp_path / "begun")
+            replies.cancel()
+        await file_is_there(tmp_path / "cancelled")
         (result,) = await results_of(tools, "only_structured")
         assert not result.is_error
+
+
+async def file_is_there(path: Path) -> None:
+    """Wait until a file exists."""
+    async with asyncio.timeout(100):
+        while not await asyncio.to_thread(path.exists):  # noqa: ASYNC110 - another process may make the file
+            await asyncio.sleep(0.01)
 
 
 async def test_calls_of_a_server_can_need_an_approval() -> None:
