@@ -49,7 +49,7 @@ class WaitingCalls(NamedTuple):
 
 
 def find_waiting_calls(conversation: Sequence[Message]) -> WaitingCalls | None:
-    """Return the calls for which a conversation has a question and no result; None if there are none.
+    """Return the calls that have a question or a decision and no result; None if there are none.
 
     A refusal wins over an approval. Any other message is a refusal, too, unless an approval comes after it. A call is
     not returned if such a message comes after its approval: it may have run.
@@ -60,37 +60,45 @@ def find_waiting_calls(conversation: Sequence[Message]) -> WaitingCalls | None:
             break
     else:
         return None
-    after_answer = conversation[start + 1 :]
-    questions = _open_questions(after_answer)
+    later = conversation[start + 1 :]
+    last_other = max((number for number, each in enumerate(later) if _is_other(each)), default=-1)
+    questions = _open_questions(answer, later)
     decisions: dict[ToolCall, Approval | None] = {}
     for call in answer.tool_calls:
-        question, later = questions.get(_key(call), (None, ()))
+        question = questions.get(_key(call))
         if question is None:
             continue
         decision = _decision_among(later, question)
-        last = max((number for number, each in enumerate(later) if _is_other(each)), default=-1)
-        if decision is None and last >= 0:
+        if decision is None and last_other >= 0:
             decision = question.refuse(_NO_DECISION)
-        if decision is None or not decision.granted or decision in later[last + 1 :]:
+        if decision is None or not decision.granted or decision in later[last_other + 1 :]:
             decisions[call] = decision
-    return WaitingCalls(answer, decisions, after_answer) if decisions else None
+    return WaitingCalls(answer, decisions, later) if decisions else None
 
 
-def _open_questions(messages: Sequence[Message]) -> dict[Any, tuple[PendingApproval, Sequence[Message]]]:
-    """Return the questions without a result among the messages after an answer, each with the messages after it.
+def _open_questions(answer: AssistantMessage, later: Sequence[Message]) -> dict[Any, PendingApproval]:
+    """Return the questions about calls of an answer that have no result in the messages after it, by their calls.
 
-    A result belongs to the first question before it with the id of its call. The keys are those of the calls.
+    A result belongs to the first question before it with the id of its call. A decision counts as its question, which
+    may be lost.
     """
-    questions: dict[Any, tuple[PendingApproval, Sequence[Message]]] = {}
+    questions: dict[Any, PendingApproval] = {}
     answered: set[Any] = set()
-    for number, message in enumerate(messages, 1):
+    ids_of_results: set[str | None] = set()
+    by_hash = {call.hash_key: call for call in answer.tool_calls}
+    for message in later:
         if isinstance(message, PendingApproval):
-            questions.setdefault(_key(message.call), (message, messages[number:]))
+            questions.setdefault(_key(message.call), message)
+        elif isinstance(message, Approval):
+            call = by_hash.get(message.call_hash_key)
+            if call is not None and call.id not in ids_of_results:
+                questions.setdefault(_key(call), PendingApproval.of(call))
         elif message.role == "tool" and not getattr(message, "interrupted", False):
             id_ = getattr(message, "tool_call_id", None)
-            open_keys = (key for key, (each, _) in questions.items() if each.call.id == id_ and key not in answered)
+            ids_of_results.add(id_)
+            open_keys = (key for key, each in questions.items() if each.call.id == id_ and key not in answered)
             answered.update([*open_keys][:1])
-    return {key: value for key, value in questions.items() if key not in answered}
+    return {key: question for key, question in questions.items() if key not in answered}
 
 
 def _key(call: ToolCall) -> tuple[str | None, str | None, str]:
