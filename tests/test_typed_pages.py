@@ -1,6 +1,6 @@
 """The programs of the tutorial and the README as type checkers see them, and the types of the whole package (law 29).
 
-Both checkers take seconds, and are in the environment `typing` of tox only: elsewhere these tests are skipped.
+Each checker is in an environment of tox only, `typing` or `pyright`: elsewhere its tests are skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MYPY = ("mypy", "--strict", "--allow-untyped-defs", "--allow-incomplete-defs")
 """mypy as a user with strict settings has it, but for functions without annotations, such as tests with fixtures."""
 PYRIGHT = ("pyright", "--pythonpath", sys.executable)
 
-REVEALED = {
+REVEALED: dict[str, dict[str, str | None]] = {
     "hello.py": {
         "greeter": "MiniAgent[(), Message]",
         "greeter.trigger('Ann')": "MessageSequencePromise[Message]",
@@ -59,7 +59,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tool: tuple[str, ...], folder: Path, *arguments: str) -> str:
     """Run a type checker in a folder; return its output, or skip the test if the checker is not installed."""
     if importlib.util.find_spec(tool[0]) is None:
-        pytest.skip(f"needs {tool[0]}, as `tox -e typing` has")
+        pytest.skip(f"needs {tool[0]}, as `tox -e typing,pyright` have")
     paths = {"MYPYPATH": str(ROOT), "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [sys.executable, "-m", *tool, *arguments],
