@@ -28,6 +28,8 @@ from miniagents import (
 )
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm._prompts import chat_prompt, messages_for_model
+from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ScriptedLLM
 from miniagents_testing._cancelling import cancel_at_every_step
 from miniagents_testing._script import Step
@@ -35,7 +37,7 @@ from miniagents_testing._script import Step
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from miniagents import Message
+    from miniagents import Message, MiniAgent
     from miniagents_testing._cancelling import Trial
     from tests.conftest import Effort
 
@@ -208,7 +210,18 @@ async def test_history_of_a_killed_process_runs_what_was_approved_and_nothing_el
 # --- cancellations
 
 
-async def _run_with_waiting_approver(trial: Trial, victim: str, history: ChatHistory, decides: bool) -> None:
+def _agent(api: str, llm: ScriptedLLM, tools: list[Any]) -> MiniAgent[Any]:
+    """Return an agent on the bytes of an SDK, or a scripted one."""
+    if api == "messages":
+        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, tools=tools)
+    if api == "responses":
+        return create_openai_agent("m", async_client=llm.openai_client(), api="responses", retry=None, tools=tools)
+    return llm.agent(tools=tools)
+
+
+async def _run_with_waiting_approver(
+    trial: Trial, victim: str, history: ChatHistory, decides: bool, api: str = "scripted"
+) -> None:
     """Store the replies of a loop whose approver takes its time, and check what is left after a cancellation."""
     working: set[str] = set()
 
@@ -228,7 +241,7 @@ async def _run_with_waiting_approver(trial: Trial, victim: str, history: ChatHis
     trial.must_close("the approver", lambda: not working)
     files = Files(approver)
     calls: list[Any] = [("delete", {"path": "a"}), ("show", {}), ("delete", {"path": "b"}), ("show", {})]
-    agent = ScriptedLLM([Step("Well.", tool_calls=calls), "done"]).agent(tools=files.tools)
+    agent = _agent(api, ScriptedLLM([Step("Well.", tool_calls=calls), "done"]), files.tools)
     effects: list[str] = []
 
     async def store() -> None:
@@ -278,6 +291,19 @@ def test_waiting_approver_ends_when_its_loop_is_cancelled_at_any_step(
 
     sample = effort(25, ci=100, nightly=None)
     assert cancel_at_every_step(scenario, seeds=[None, 1, 2, 3], sample=sample) > 10
+
+
+@pytest.mark.parametrize("api", ["responses", "messages"])
+@pytest.mark.parametrize("victim", ["replies", "storing", "run"])
+def test_waiting_approver_over_an_sdk_ends_when_its_loop_is_cancelled_at_any_step(
+    victim: str, api: str, effort: Effort
+) -> None:
+    """Over the bytes of an SDK, a cancelled loop leaves no approver and forgets no effect, as with a scripted model."""
+
+    async def scenario(trial: Trial) -> None:
+        await _run_with_waiting_approver(trial, victim, InMemoryChatHistory(), True, api)
+
+    assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(25, ci=100, nightly=None)) > 10
 
 
 @pytest.mark.parametrize("victim", ["replies", "run"])
