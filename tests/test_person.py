@@ -201,10 +201,12 @@ def test_ctrl_c_or_ctrl_d_at_the_prompt_ends_the_example(terminal: Person, key: 
     assert "Traceback" not in terminal.seen
 
 
-def test_ctrl_c_ends_the_example_in_the_middle_of_an_answer(terminal: Person) -> None:
-    """Ctrl-C ends the example although the provider never finishes its answer."""
+def test_two_ctrl_c_end_the_example_in_the_middle_of_an_answer(terminal: Person) -> None:
+    """The first Ctrl-C stops an answer that the provider never finishes, and the next one ends the example."""
     terminal.types("Hello" + ENTER)
     terminal.waits_for("ASSISTANT: One ")
+    terminal.types(CTRL_C)
+    terminal.waits_for("[the answer was stopped]")
     terminal.types(CTRL_C)
     assert terminal.waits_for_the_end() == 0
     assert "Traceback" not in terminal.seen
