@@ -47,6 +47,9 @@ _SENTENCES = {
 _OF_MODEL = frozenset({"assistant", "model"})
 _INSTRUCTIONS = frozenset({"system", "developer"})
 """Roles of messages that say how to answer, and are no part of the conversation."""
+_OF_PROMPT = ("messages", "input", "contents", "prompt", "inputs")
+_OF_INSTRUCTIONS = ("system", "instructions", "systemInstruction", "system_instruction")
+"""Fields of a request with its messages, and with its instructions, in the APIs of several providers."""
 _SEARCHED_BYTES = 4096
 _MAX_ERROR_CHARS = 300
 
@@ -379,10 +382,10 @@ def read_prompt(body: bytes) -> Prompt:
         return Prompt()
     if not isinstance(request, dict):
         return Prompt()
-    prompt = request.get("messages") or request.get("input") or request.get("prompt") or ()
+    prompt = next((request[name] for name in _OF_PROMPT if request.get(name)), ())
     items = [prompt] if isinstance(prompt, (str, dict)) else list(prompt) if isinstance(prompt, (list, tuple)) else []
     # In chat completions, instructions are messages.
-    instructions = _content_text(request.get("system") or request.get("instructions"))
+    instructions = _content_text(next((request[name] for name in _OF_INSTRUCTIONS if request.get(name)), None))
     turns = [Turn("system", instructions)] if instructions else []
     for item in items:
         try:
@@ -405,7 +408,7 @@ def _read_turn(item: Any) -> Turn:
     kind = str(item.get("type") or "message")
     if kind != "message":  # in Responses, calls of tools and their results are items beside the messages
         return Turn("tool", _content_text(item.get("output"))) if kind.endswith("_output") else Turn("assistant", "")
-    content = item.get("content")
+    content = item.get("content", item.get("parts"))
     role = str(item.get("role") or "user")
     if role in _OF_MODEL and isinstance(content, list):  # beside its text are calls of tools and reasoning
         content = [part for part in content if not isinstance(part, dict) or isinstance(part.get("text"), str)]
@@ -434,7 +437,7 @@ def _content_text(content: Any) -> str:
         return "\n".join(filter(None, map(_content_text, content)))
     if not isinstance(content, dict):
         return str(content)
-    for key in ("text", "content", "output"):
+    for key in ("text", "content", "output", "parts"):
         if isinstance(content.get(key), (str, list)):
             return _content_text(content[key])
     return f"[{content.get('type') or 'something'}]"
@@ -494,6 +497,6 @@ class NewTurns:
         ]
         if asked and new.isdisjoint(asked):
             new.add(asked[-1])
-        if turns and turns[-1].role in _OF_MODEL:  # the beginning of the answer
+        if turns and (turns[-1].role in _OF_MODEL or not new):  # the beginning of the answer, or instructions alone
             new.add(len(turns) - 1)
         return tuple(turns[number] for number in sorted(new))

@@ -59,13 +59,15 @@ def _render(item: pytest.Function, error: BaseException) -> Any:
     frames = {id(each): each.__traceback__ for each in causes(error)}
     with _without_foreign_frames(error, item.path):
         shown = error
-        if isinstance(error, BaseExceptionGroup) and error.__traceback__ is None and len({*error.exceptions}) == 1:
-            shown = error.exceptions[0]  # a teardown that fails again and again with the same error
+        if isinstance(error, BaseExceptionGroup) and error.__traceback__ is None:
+            first, *others = error.exceptions
+            if all(each is first for each in others):  # a teardown that fails again and again with the same error
+                shown = first
         if shown.__traceback__ is None and len([*causes(shown, shown=True)]) > 1:
-            shown.__traceback__ = frames[id(shown)]
+            shown.__traceback__ = frames[id(shown)] or frames[id(error)]
         elif shown.__traceback__ is None:
             text = "\n".join([f"{type(shown).__name__}: {shown}", *getattr(shown, "__notes__", ())])
-            shown = pytest.fail.Exception(text, pytrace=False).with_traceback(frames[id(shown)])
+            shown = pytest.fail.Exception(text, pytrace=False).with_traceback(frames[id(error)])
         return item.repr_failure(pytest.ExceptionInfo.from_exception(shown))
 
 

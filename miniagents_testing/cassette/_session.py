@@ -223,7 +223,8 @@ class Session:
 
         Forget a refusal that is the error itself or one of its causes.
         """
-        if self._misses and not set(self._misses) & set(causes(error, shown=True)):
+        shown = {id(each) for each in causes(error, shown=True)}  # errors of users need not be hashable
+        if self._misses and shown.isdisjoint(map(id, self._misses)):
             _add_note(error, f"Before that, a request was not in the cassette: {self._misses[0]}")
         self.mark_seen(error)
         if self._refused:

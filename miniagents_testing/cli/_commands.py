@@ -6,7 +6,7 @@ import argparse
 import sys
 import textwrap
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from miniagents_testing.cli._diff import add_diff, add_fork
 from miniagents_testing.cli._edit import add_edit, add_import
@@ -79,6 +79,9 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 class _Parser(argparse.ArgumentParser):
     """Parser whose messages begin with the command as it was typed, and end with its usage."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **settings)
+
     def error(self, message: str) -> NoReturn:
         """Print a message and the usage on stderr, and exit."""
         typed_command.set(self.prog)
@@ -106,7 +109,6 @@ def _create_parser(program: str) -> tuple[argparse.ArgumentParser, Mapping[str, 
         prog=program,
         description="Play, show, check, compare, edit and import recorded provider streams, and run a local provider.",
         epilog=_EXIT_CODES,
-        formatter_class=_Formatter,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for add in (add_play, add_show, add_verify, add_lint, add_diff, add_fork, add_edit, add_import, add_serve):

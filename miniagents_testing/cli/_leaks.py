@@ -27,6 +27,8 @@ _FIELD = re.compile(rb"[\s-]*([\w-]+):")
 """Name of a field or a header in YAML."""
 _VALUE = re.compile(rb"(?:\s*-|[\s-]*[\w-]+:)[\s\[]+([^\s\[{][^\]]*)")
 """Value of a field or a header in YAML, in its line or in a list below it."""
+_PAIR = re.compile(rb"""([\w-]+)\\*["']\s*:\s*\\*["']([^"'\\]+)""")
+"""Name and value in JSON, also in JSON that is quoted in a text."""
 _OF_STREAM = {"content-type": ["text/event-stream"]}
 
 
@@ -92,7 +94,10 @@ def _kinds(
 
 
 def _json_in(line: bytes) -> bytes:
-    """Return the JSON in a line of a cassette, without the quotes of YAML around it; empty if there is none."""
+    """Return the JSON in a line of a cassette, without the quotes of YAML around it; empty if there is none.
+
+    Of JSON that was cut off, or is quoted in another way, its texts are returned with their names.
+    """
     start = min((place for mark in (b"{", b"[") if (place := line.find(mark)) >= 0), default=-1)
     if start < 0:
         return b""
@@ -102,4 +107,5 @@ def _json_in(line: bytes) -> bytes:
         value = json.JSONDecoder().raw_decode(text.decode())[0]
         return json.dumps(value).encode()
     except (ValueError, RecursionError):
-        return b""
+        pairs = [{name.decode(): value.decode(errors="replace")} for name, value in _PAIR.findall(line)]
+        return json.dumps(pairs).encode() if pairs else b""

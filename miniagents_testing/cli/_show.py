@@ -181,7 +181,7 @@ def _create_rows(cassette: CassetteFile) -> list[_Row]:
             interaction.agent,
             reading.provider,
             reading.model,
-            make_safe_line(reading.prompt.last.text) or f"{interaction.method} {interaction.uri}",
+            make_safe_line(reading.prompt.last.text or f"{interaction.method} {interaction.uri}"),
             str(len(interaction.response.chunks)),
             f"{seconds:.2f}" if seconds else "",
             reading.ending.word,

@@ -306,6 +306,18 @@ def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
         ),
         ({"instructions": "Be kind.", "input": "Hi"}, [("system", "Be kind."), ("user", "Hi")]),
         ({"prompt": "Once"}, [("user", "Once")]),
+        ({"inputs": "Once"}, [("user", "Once")]),
+        (
+            {
+                "systemInstruction": {"parts": [{"text": "Be kind."}]},
+                "contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Ho"}]}],
+            },
+            [("system", "Be kind."), ("user", "Hi"), ("model", "Ho")],
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"text": "Hi"}]}], "system": [{"text": "Be kind."}]},
+            [("system", "Be kind."), ("user", "Hi")],
+        ),
         ({"messages": 5}, []),
         ([], []),
         (5, []),
