@@ -247,7 +247,7 @@ def open_cassette(
 
     settings = {**defaults, **settings_for(request, node)}
     item = request.config.stash.get(current_item, None)
-    context = use_shared_cassette(path, width=width, command=_recording_command(node), **settings)
+    context = use_shared_cassette(path, width=width, command=recording_command(node), **settings)
     if settings["record_mode"] == "none":
         return context
     if item is not None and GUARD in item.stash:
@@ -256,16 +256,20 @@ def open_cassette(
     return reported(request.config, path, context)
 
 
-def _recording_command(node: Any) -> str:
+def recording_command(node: Any, option: str = "--miniagents-record") -> str:
     """Return the command line that runs a test or a module, with the option for the record mode at its end.
 
     It is empty for the session: recording one cassette again is no reason to record all of them.
+
+    Args:
+        node: the test, the module or the session.
+        option: that has the record mode.
     """
     if not isinstance(node, (pytest.Item, pytest.Module)):
         return ""
     path = os.path.relpath(node.path, node.config.invocation_params.dir)
     name = "".join([path, *node.nodeid.partition("::")[1:]])
-    return f"pytest {shlex.quote(name)} --miniagents-record="
+    return f"pytest {shlex.quote(name)} {option}="
 
 
 _recording: pytest.StashKey[int] = pytest.StashKey()

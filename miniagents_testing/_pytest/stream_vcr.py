@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents_testing._pytest import enter_until_test_ends
+from miniagents_testing._pytest.cassettes import recording_command
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -37,7 +38,8 @@ def pytest_fixture_setup(
         from miniagents_testing.cassette import layer_for_vcr_test
 
         by_content = request.config.getini("miniagents_vcr_match") == "content"
-        if (layer := layer_for_vcr_test(value, by_content=by_content)) is None:
+        command = recording_command(request.node, "--record-mode")
+        if (layer := layer_for_vcr_test(value, by_content=by_content, command=command)) is None:
             return value
         if by_content and isinstance(request.node, pytest.Item):
             enter_until_test_ends(request.node, _reporting(request.node, layer))

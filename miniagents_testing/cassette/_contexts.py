@@ -194,7 +194,7 @@ def use_shared_cassette(
     return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command))
 
 
-def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteContext | None:
+def layer_for_vcr_test(cassette: Any, *, by_content: bool = False, command: str = "") -> CassetteContext | None:
     """Stream with a cassette of vcrpy, so that a test that was written for vcrpy keeps its verdict.
 
     The matchers of the cassette apply, and its misses are vcrpy's own error. Nothing but the streams differs: no client
@@ -203,6 +203,7 @@ def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteCo
     Args:
         cassette: of vcrpy, open.
         by_content: True to match requests as `use_cassette` does.
+        command: see `use_shared_cassette`.
 
     Returns:
         The context of the layer, or None for a cassette that only vcrpy can read.
@@ -212,7 +213,7 @@ def layer_for_vcr_test(cassette: Any, *, by_content: bool = False) -> CassetteCo
     except CassetteFormatError:
         return None
     settings = RecordSettings(unplayed="ignore", retry_after="keep")
-    return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, by_content=by_content))
+    return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, command, by_content=by_content))
 
 
 @contextmanager
@@ -290,7 +291,7 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
 
 
 @contextmanager
-def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, *, by_content: bool) -> Iterator[Session]:
+def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, command: str, *, by_content: bool) -> Iterator[Session]:
     """Let a session play and record in an open cassette of vcrpy, by vcrpy's own modes.
 
     It matches by vcrpy's rules, or as `use_cassette` does with `by_content`, and judges no other clients.
@@ -305,7 +306,7 @@ def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, *, by_content: bo
         settings,
         plays=mode != "all" and (cassette.rewound or cassette.allow_playback_repeats),
         records=records,
-        advice=_advice(cassette.path, mode),
+        advice=_advice(cassette.path, mode, command),
         seen_as=partial(vcrpy.filtered, cassette),
         repeats=cassette.allow_playback_repeats,
         on_played=partial(_count_play, cassette) if by_content else None,

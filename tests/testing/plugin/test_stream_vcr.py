@@ -561,6 +561,7 @@ def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, 
     stale = text.partition("cassettes that are stale")[2]
     assert "one.yaml has no answer for POST https://api.example.com/v1/chat" in stale
     assert "prompt: recorded 'one', now 'two'" in stale
+    assert "to record it again: pytest test_it.py::test_changed --record-mode=rewrite" in stale
 
 
 def test_unknown_way_of_matching_stops_pytest(project: Project) -> None:
