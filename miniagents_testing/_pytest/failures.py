@@ -6,6 +6,7 @@ standard library and of installed packages. The error itself, and so a debugger,
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import sysconfig
@@ -18,7 +19,6 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -57,7 +57,7 @@ def _render(item: pytest.Function, error: BaseException) -> Any:
     from miniagents_testing.errors import causes
 
     frames = {id(each): each.__traceback__ for each in causes(error)}
-    with _without_foreign_frames(error, item.path):
+    with _without_foreign_frames(error, item):
         shown = error
         if isinstance(error, BaseExceptionGroup) and error.__traceback__ is None:
             first, *others = error.exceptions
@@ -72,7 +72,7 @@ def _render(item: pytest.Function, error: BaseException) -> Any:
 
 
 @contextmanager
-def _without_foreign_frames(error: BaseException, test_file: Path) -> Iterator[None]:
+def _without_foreign_frames(error: BaseException, item: pytest.Function) -> Iterator[None]:
     """Take foreign frames out of an error, its causes and the members of its groups, until the `with` block ends.
 
     Errors of clients that an error of the testing kit went through are no context meanwhile: they explain nothing.
@@ -81,7 +81,7 @@ def _without_foreign_frames(error: BaseException, test_file: Path) -> Iterator[N
 
     kept = [(each, each.__traceback__, each.__suppress_context__) for each in causes(error)]
     for each, traceback, suppresses in kept:
-        each.__traceback__ = _user_frames(traceback, test_file)
+        each.__traceback__ = _user_frames(traceback, item)
         each.__suppress_context__ = suppresses or _is_of_kit(each) or _is_of_client(each.__context__)
     try:
         yield
@@ -97,22 +97,24 @@ def _is_of_client(error: BaseException | None) -> bool:
     return _is_of_kit(error) and not isinstance(error, MiniAgentsTestingError)
 
 
-def _user_frames(traceback: TracebackType | None, test_file: Path) -> TracebackType | None:
-    """Return a traceback of the frames that are the user's code: None if it has none of them."""
+def _user_frames(traceback: TracebackType | None, item: pytest.Function) -> TracebackType | None:
+    """Return a traceback of the frames that are the user's code: None if it has none of them.
+
+    The function and the file of the test are the user's, wherever they are: a class of checks is inherited, and a
+    project may have installed its tests.
+    """
+    test_file, test_code = str(item.path), getattr(inspect.unwrap(item.function), "__code__", None)
     frames = []
     while traceback is not None:
-        if _is_user_code(traceback.tb_frame.f_code.co_filename, str(test_file)):
+        code = traceback.tb_frame.f_code
+        file = code.co_filename
+        if code is test_code or file == test_file or not file.startswith(_foreign_beginnings()):
             frames.append(traceback)
         traceback = traceback.tb_next
     found = None
     for each in reversed(frames):
         found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return found
-
-
-def _is_user_code(file: str, test_file: str) -> bool:
-    """Return True for the file of the test, and for files outside of this project and of the installed packages."""
-    return file == test_file or not file.startswith(_foreign_beginnings())
 
 
 @cache

@@ -279,6 +279,32 @@ async def test_function(scripted_llm):
     result.stdout.fnmatch_lines("FAILED *::test_function - ZeroDivisionError: the user's own")
 
 
+def test_failed_check_of_an_inherited_class_shows_its_test_and_the_line_of_the_user(project: Project) -> None:
+    """A check of a class of the kit that fails has its own test, and the user's line in the cause."""
+    result = project(
+        """
+from miniagents import miniagent
+from miniagents_testing.checks.conformance import AgentConformance
+
+@miniagent
+async def broken(ctx):
+    raise ValueError("the user's own")
+
+class TestBroken(AgentConformance):
+    def make_agent(self):
+        return broken
+""",
+        "-k",
+        "stream_equals_resolved",
+    )
+    report = _report(result, "TestBroken.test_stream_equals_resolved")
+    assert [line for line in report if line.startswith(">")] == [
+        '>       raise ValueError("the user\'s own")',
+        ">       self.run(checks.check_stream_equals_resolved(self.make_agent(), self.messages))",
+    ]
+    assert len(report) <= 45
+
+
 def test_error_in_a_teardown_is_reported_once(project: Project, team: Path) -> None:
     """A miss in the teardown of a fixture is one report, though the cassette raises the miss again when it closes."""
     result = project(
