@@ -8,6 +8,9 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.text import Text
 
 from miniagents_testing.cassette import Chunk, ResponseStream, load, save
 from miniagents_testing.cli._play import Player
@@ -230,6 +233,17 @@ def test_play_shows_tokens_at_their_recorded_times(terminal: _Terminal, conversa
     for text, moment in moments.items():
         assert terminal.moment(text) == pytest.approx(moment / speed, abs=0.003), text
     assert "\x1b[1;34mgpt-4" in terminal.getvalue()
+
+
+@given(st.lists(st.text(st.sampled_from("ab  \n字"), max_size=8), max_size=12), st.integers(2, 12))
+def test_lines_of_a_stream_do_not_depend_on_its_pieces(pieces: list[str], width: int) -> None:
+    """However a text is cut into pieces, a terminal gets the same lines."""
+    screen = Screen(_Terminal())
+    screen.width = width
+    player = Player(screen, 0)
+    wrapped = player._wrapped([Text(piece) for piece in pieces])
+    assert len(wrapped) == len(pieces)
+    assert "".join(each.plain for each in wrapped) == player._wrapped([Text("".join(pieces))])[0].plain
 
 
 def test_play_shows_parallel_streams_at_the_same_time_on_a_terminal(terminal: _Terminal, parallel: Path) -> None:
