@@ -94,7 +94,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
     """Class of the results of leaves. A value of this class can be sent in place of a leaf."""
 
     def __await__(self) -> Generator[Any, None, WHOLE_co]:
-        return self._resolve().__await__()
+        return _resolve(self).__await__()  # no method: to find one takes longer, as promises have a `__getattr__`
 
     def __aiter__(self) -> AsyncIterator[LEAF_co]:
         return _LeafReader(self)
@@ -110,19 +110,6 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             return  # the constructor has failed
         if not cell.done:
             cell.handle_lost_promise()
-
-    async def _resolve(self) -> WHOLE_co:
-        """Return the results of all leaves; on a failure, mark the failures of all leaves as observed."""
-        leaves, all_values = await self._cell.collect_leaves()
-        if all_values:
-            return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
-        try:
-            return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])  # type: ignore[return-value]  # as above
-        except INTERRUPTS:
-            raise
-        except BaseException as error:
-            self._cell.mark_all_observed(error)
-            raise
 
     @classmethod
     def make_value(cls, item: Any) -> Any:
@@ -244,6 +231,21 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         cell.pieces = pieces
         cell.resolve_at_creation(())
         return cls.of_cell(cell)
+
+
+async def _resolve(promise: SequencePromise[Any, WHOLE_co]) -> WHOLE_co:
+    """Return the results of all leaves; on a failure, mark the failures of all leaves as observed."""
+    cell = promise._cell
+    leaves, all_values = await cell.collect_leaves()
+    if all_values:
+        return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
+    try:
+        return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])  # type: ignore[return-value]  # as above
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        cell.mark_all_observed(error)
+        raise
 
 
 class FlatSequence(StreamAppender[Any], Generic[LEAF]):
