@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from miniagents._promising.mistakes import Spelling
 from miniagents._promising.sequence import FlatSequence, SequencePromise
@@ -141,12 +141,20 @@ def _hint(item: Any) -> str:
 def _message_of_fields(fields: Mapping[Any, Any]) -> Message:
     """Return a plain message with these fields; a name of a class among them is ignored.
 
-    Raise `TypeError` if a name is not a str.
+    Raise `TypeError` if a name is not a str, or a field is of a wrong type.
     """
     if not all(isinstance(name, str) for name in fields):
         raise TypeError("A dict that is sent as a message must have field names (str) as keys")
     rest = {name: value for name, value in fields.items() if name not in ("content", "class_")}
-    return Message(fields.get("content"), **rest)
+    try:
+        return Message(fields.get("content"), **rest)
+    except ValidationError as error:
+        name = error.errors(include_url=False)[0]["loc"][0]
+        wrong = fields.get(name)
+        raise TypeError(
+            f"Cannot send a dict whose {name!r} is of type {type(wrong).__name__}: write `{{{str(name)!r}: '...'}}`, "
+            f"not `{{{str(name)!r}: {wrong!r:.40}}}`"
+        ) from None
 
 
 class MessageSequence(FlatSequence[MessagePromise]):

@@ -178,6 +178,18 @@ WRONG_LINES: dict[str, tuple[Callable[[Given], Any], type[Exception], str, str]]
         "`5`",
         '`"5"`',
     ),
+    "sending a content that is no text": (
+        lambda given: echo.trigger({"role": "user", "content": 5}),
+        TypeError,
+        "`{'content': 5}`",
+        "`{'content': '...'}`",
+    ),
+    "sending a role that is no text": (
+        lambda given: echo.trigger({"role": 5}),
+        TypeError,
+        "`{'role': 5}`",
+        "`{'role': '...'}`",
+    ),
     "run in a running loop": (
         lambda given: MiniAgents().run(amain()),
         RuntimeError,
