@@ -106,20 +106,31 @@ class StoringHistory(ChatHistory):
         """Store messages as `ChatHistory.aappend` describes."""
         failure: BaseException | None = None
         unwritten: HistoryError | None = None
+
+        async def write() -> None:
+            """Write the waiting messages, unless that has failed before: a store may need seconds to fail."""
+            nonlocal unwritten
+            if self._waiting and unwritten is None:
+                try:
+                    await self._awrite_waiting()
+                except HistoryError as problem:
+                    unwritten = problem
+
         sequence = MessageSequence.turn_into_sequence_promise(messages)
         count = 0
         try:
-            async for promise in sequence:
+            for promise in sequence._cell.walk():
+                if not (isinstance(promise, MessagePromise) and promise.is_resolved):
+                    await write()  # before this task waits
+                if not isinstance(promise, MessagePromise):
+                    await promise.wait()  # until more messages are there
+                    continue
                 message, error = await areceive(promise)
                 count += 1
                 failure = failure or error
                 if message is not None:
                     self._waiting.append(message)
-                    if unwritten is None:  # a store that fails may need seconds for it
-                        try:
-                            await self._awrite_waiting()
-                        except HistoryError as problem:
-                            unwritten = problem
+            await write()
         except INTERRUPTS:  # the task is being cancelled: store what has arrived
             await self._astore_arrived(leaves_so_far(sequence, count))
             raise

@@ -371,16 +371,15 @@ async def test_H7_history_keeps_all_messages_of_an_append_when_the_first_cannot_
     assert await texts(path) == ["one", "two", "three", "four"]
 
 
-async def test_append_calls_fsync_for_each_record_when_fsync_is_true(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With `fsync=True`, each append calls `fsync` for its record; by default, none does."""
+async def test_append_calls_fsync_when_fsync_is_true(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `fsync=True`, each append calls `fsync` once for its complete messages; by default, none does."""
     synced: list[int] = []
     await ChatHistoryMD(path).aappend("before")
     monkeypatch.setattr(os, "fsync", synced.append)
     await ChatHistoryMD(path).aappend(["a", "b"])
     assert not synced
-    await ChatHistoryMD(path, fsync=True).aappend(["a", "b"])
+    for messages in ("a", ["b", "c"]):
+        await ChatHistoryMD(path, fsync=True).aappend(messages)
     assert len(synced) == 2
 
 

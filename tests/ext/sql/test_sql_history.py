@@ -207,6 +207,17 @@ async def test_load_reads_only_messages_that_are_new(engine: AsyncEngine) -> Non
     assert fetched == [2, 2, 2, 0]
 
 
+async def test_append_writes_complete_messages_in_one_transaction(engine: AsyncEngine) -> None:
+    """Messages that are complete are written together, before one that streams and after it."""
+    history = SQLChatHistory(engine, chat_id="chat")
+    await history.aload_chat_history()
+    commits: list[int] = []
+    event.listen(engine.sync_engine, "commit", lambda _: commits.append(len(history._waiting)))
+    await history.aappend([*map(str, range(100)), streamed("a", "b"), "c", "d"])
+    assert commits == [100, 3]
+    assert await texts(engine) == [*map(str, range(100)), "ab", "c", "d"]
+
+
 async def test_tasks_that_load_at_once_get_each_message_once(engine: AsyncEngine) -> None:
     """Loads and appends of one history at the same time give each message once, in its order."""
     history = SQLChatHistory(engine, chat_id="chat")
