@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.errors import MissingExtraError, install_line
@@ -34,8 +35,9 @@ async def amain() -> None:
         assert install_line("sql") in str(error), error
     else:
         raise AssertionError("a history in SQL was made without SQLAlchemy")
+    no_client: Any = None  # there is none without the package
     try:
-        await mcp_tools("there is no client without the package")
+        await mcp_tools(no_client)
     except MissingExtraError as error:
         assert install_line("mcp") in str(error), error
     else:
