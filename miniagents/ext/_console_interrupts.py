@@ -53,15 +53,19 @@ class ConsoleInterrupts:
         """Catch Ctrl-C until the run ends, or `release` is called."""
         if self._waiting is not None:
             return
+        self.answer_was_stopped = False  # it was an answer of a dialog that has ended
         context = MiniAgents.get_current()
         self._caught.enter_context(context.catch_signal(signal.SIGINT, self._on_ctrl_c))
 
         def run_ended(task: asyncio.Task[Any]) -> None:
-            """Stop catching Ctrl-C."""
+            """Stop catching Ctrl-C, unless another dialog has begun to catch it."""
             context.forget(task)
-            self.release()
+            if self._waiting is task:
+                self.release()
 
-        self._waiting = context.spawn(asyncio.Event().wait(), run_ended, name="Ctrl-C")
+        self._waiting = context.spawn(
+            asyncio.Event().wait(), run_ended, name="Ctrl-C", context=context.variables.copy()
+        )
         context.park(self._waiting)  # the run does not wait for it
 
     def release(self) -> None:

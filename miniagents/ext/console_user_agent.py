@@ -393,8 +393,11 @@ def _describe(error: Exception) -> str:
 
 
 def _is_interactive() -> bool:
-    """Return True if stdin and stdout are terminals."""
-    return sys.stdin is not None and sys.stdin.isatty() and _stdout_is_terminal()
+    """Return True if stdin and stdout are terminals; the stdin of IDLE says that it is one, and has no descriptor."""
+    try:
+        return os.isatty(sys.stdin.fileno()) and _stdout_is_terminal()
+    except (AttributeError, OSError, ValueError):  # there is no stdin, or it is an object in memory
+        return False
 
 
 def _stdout_is_terminal() -> bool:

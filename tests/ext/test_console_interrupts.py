@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,9 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+
+from miniagents.ext._console_interrupts import ConsoleInterrupts
+from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -363,3 +367,19 @@ def test_ctrl_c_on_a_pipe_interrupts_at_once(tmp_path: Path) -> None:
     assert b"Enter sends" not in seen
     assert rest.endswith(b"INTERRUPTED\nGONE\n")
     assert process.returncode == 0
+
+
+async def test_second_dialog_of_a_run_catches_ctrl_c_again() -> None:
+    """The end of one dialog leaves Ctrl-C to the next dialog that has begun meanwhile; the end of the run frees it."""
+    before = signal.getsignal(signal.SIGINT)
+    interrupts = ConsoleInterrupts()
+    async with MiniAgents():
+        interrupts.listen()
+        assert signal.getsignal(signal.SIGINT) is not before
+        interrupts.release()
+        assert signal.getsignal(signal.SIGINT) is before
+        interrupts.listen()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
