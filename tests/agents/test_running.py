@@ -525,7 +525,7 @@ def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> 
 
     chosen = (
         "tests/agents/test_running.py::test_C13_ctrl_c_cleans_up_everything",
-        "tests/testing/test_provider_server.py::test_command_serve_prints_its_address_and_answers",
+        "tests/testing/cli/test_serve.py::test_serve_answers_with_texts_or_with_recorded_streams",
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
