@@ -103,7 +103,11 @@ class StoringHistory(ChatHistory):
         """
 
     async def aappend(self, messages: MessageType) -> None:
-        """Store messages as `ChatHistory.aappend` describes."""
+        """Store messages as `ChatHistory.aappend` describes; those that are complete at the same time go together.
+
+        Read all messages first, then raise the store's first error, or else the first failure among the messages. A
+        cancellation stores what has arrived.
+        """
         failure: BaseException | None = None
         unwritten: HistoryError | None = None
 
@@ -172,7 +176,7 @@ async def areceive(
 
     Args:
         promise: the message to wait for.
-        take: called with each piece of the text as it arrives.
+        take: called with each piece of the text as it arrives; its error counts as that of the message.
 
     Returns:
         The message and None. For a failed message: the part that arrived as an interrupted message, and the error;

@@ -93,7 +93,12 @@ async def achain_loop(agents: Iterable[_ChainLink], initial_input: MessageType |
 
 
 def _check_chain(agents: Iterable[_ChainLink]) -> tuple[_ChainLink, ...]:
-    """Return the links without None, or raise the error that `achain_loop` documents."""
+    """Return the links without None.
+
+    Raises:
+        TypeError: a link is neither an agent, a step such as AWAIT, nor a function.
+        ValueError: there is no agent, or no AWAIT.
+    """
     chain = tuple(link for link in agents if link is not None)
     for link in chain:
         if not isinstance(link, (MiniAgent, _Step)) and not callable(link):
@@ -108,7 +113,8 @@ def _check_chain(agents: Iterable[_ChainLink]) -> tuple[_ChainLink, ...]:
 async def _apply_link(link: _ChainLink, messages: Any) -> Any:
     """Return the messages to send to the next link.
 
-    An agent's replies are a promise, `AWAIT` awaits the messages, `CLEAR` drops them, and a function replaces them.
+    An agent's replies are a promise, `AWAIT` awaits the messages, `CLEAR` drops them, and a function, sync or async,
+    replaces them.
     """
     if isinstance(link, MiniAgent):
         return link.trigger(messages)

@@ -334,7 +334,7 @@ def _check_alias(alias: str) -> str:
 
 
 def _check_function(function: Any) -> None:
-    """Raise `TypeError` for an object that cannot be the function of an agent."""
+    """Raise `TypeError` with the right spelling for an object that cannot be the function of an agent."""
     if isinstance(function, MiniAgent):
         raise TypeError("An agent must be an async function, no agent: write `agent.fork(...)`, not `miniagent(agent)`")
     if inspect.isasyncgenfunction(function):
@@ -408,7 +408,10 @@ class _KeywordArguments:
             self._known = frozenset(by_name)
 
     def check_known(self, alias: str, arguments: Mapping[str, Any]) -> None:
-        """Raise `TypeError` for an argument that the agent does not take; arguments may be missing."""
+        """Raise `TypeError` for an argument that the agent does not take; arguments may be missing.
+
+        An agent with `**kwargs` takes all but that of its context.
+        """
         if self._known is None:
             if self._context_name in arguments:
                 raise TypeError(f"Agent {alias} gets {self._context_name!r} from MiniAgents: leave it out")
@@ -426,7 +429,7 @@ class _KeywordArguments:
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise `TypeError` or `ValueError` unless this is None or a number of seconds."""
+    """Raise `TypeError` unless this is None or a number of seconds, and `ValueError` if it is negative or NaN."""
     if timeout is None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):

@@ -219,6 +219,8 @@ class InteractionContext(_CallScope, CountedCall):
     async def await_now(self) -> None:
         """Wait for all awaitables given to `make_sure_to_wait`, also during this wait; then raise the first error.
 
+        If this wait is cancelled, a later one goes on with the awaitables that have not ended.
+
         Further errors become notes of the first one. Each awaitable is waited for once: a second call does not raise
         again.
         """
@@ -534,6 +536,8 @@ class _ReplyCell(SequenceCell):
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """End the replies with the agent's task: with its error, as cancelled, or normally.
+
+        An interrupt of the task counts as a cancellation.
 
         Each call ends here, also one that is cancelled before its first step.
         """

@@ -56,7 +56,10 @@ class MessagePersister:
         """True if a task is about to call `persist_waiting`."""
 
     def add(self, messages: Iterable[Message]) -> list[int]:
-        """Queue messages for the handler, each after its sub-messages; return the keys of those not yet persisted."""
+        """Queue messages for the handler, each after its sub-messages; return the keys of those not yet persisted.
+
+        Messages that wait, or that a running call has, are not queued twice.
+        """
         keys: list[int] = []
         for message in messages:
             for each in (*message.sub_messages(), message):
@@ -74,7 +77,8 @@ class MessagePersister:
     async def persist(self, messages: Iterable[Message]) -> None:
         """Return when the handler has stored these messages, in this call or in a call by another task.
 
-        The other waiting messages are stored, too, unless the handler is running: it may have a part of them.
+        The other waiting messages are stored, too, unless the handler is running: it may have a part of them. A call
+        from within the handler does not wait for that batch.
 
         Raises:
             Exception: the error of the handler.
@@ -89,7 +93,10 @@ class MessagePersister:
             await self._call_handler(dict(self._waiting))
 
     async def persist_waiting(self) -> None:
-        """Give the waiting messages to the handler, after its running calls have ended."""
+        """Give the waiting messages, if any, to the handler, after its running calls have ended.
+
+        Raise the handler's error.
+        """
         while self._running_batches:
             await next(iter(self._running_batches.values())).wait(for_end=True)
         self.is_scheduled = False
@@ -98,7 +105,9 @@ class MessagePersister:
     async def _call_handler(self, messages: dict[int, Message]) -> None:
         """Call the handler with messages, given by their keys, and mark them as persisted by it.
 
-        If the handler fails, queue the messages again as the first ones, and raise its error.
+        Do nothing without any.
+
+        If the handler fails or is cancelled, queue the messages again as the first ones, and raise its error.
         """
         if not messages:
             return

@@ -238,7 +238,8 @@ class _CaughtSignal:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Call the handler some steps later, in the loop.
 
-        Pass the signal on at once if the loop has not come to that since the last signal, or will not come to it.
+        Pass the signal on at once if the loop has not come to that since the last signal, or will not come to it. Pass
+        a SIGTERM after another signal on twice: then it waits for no clean-up.
         """
         if not self.is_active or self._steps_left or self._loop.is_closed():
             self._pass_on(number, frame)
@@ -252,7 +253,10 @@ class _CaughtSignal:
         self._loop.call_soon_threadsafe(self._step, number)
 
     def _step(self, number: int) -> None:
-        """Wait for a further step of the loop, or call the handler."""
+        """Wait for a further step of the loop, or call the handler.
+
+        Pass the signal on if it returns False or has been left.
+        """
         self._steps_left -= 1
         if self._steps_left:
             self._loop.call_soon(self._step, number)
@@ -272,7 +276,10 @@ class _CaughtSignal:
 
 @contextmanager
 def catch_signal(number: int, handler: Callable[[], object]) -> Iterator[None]:
-    """Catch a signal as `MiniAgents.catch_signal` says; outside the main thread, do nothing."""
+    """Call `handler` in the loop at a signal until the `with` block ends; False lets the signal have its former effect.
+
+    Outside the main thread, do nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -311,7 +311,10 @@ class RequestMeter:
         return end
 
     def _check(self, level: Level, limits: Limits, model: str) -> None:
-        """Raise an error if a request to this model may not begin under these limits, see `begin`."""
+        """Raise `LimitExceededError` if a limit is reached, or `PriceUnknownError` if that cannot be said.
+
+        The latter means a limit of the cost, and a model or an earlier request without a known price.
+        """
         totals = level.totals
         reached: dict[str, float | None] = {
             "requests": totals.requests,

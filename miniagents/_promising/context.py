@@ -284,7 +284,7 @@ class PromisingContext(BoundToRun):
             raise interruption
 
     async def _wait_until_idle(self) -> None:
-        """Wait until no task keeps the context open."""
+        """Wait until no task keeps the context open; only for a context with such a task, whose end wakes this."""
         self._idle = asyncio.get_running_loop().create_future()
         try:
             await self._idle

@@ -408,7 +408,10 @@ def make_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
 
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
-    """Return the tuple of the frozen items of a list or tuple that is inside of `level` containers."""
+    """Return the tuple of the frozen items of a list or tuple that is inside of `level` containers.
+
+    Raise `_Refused`, with the index in its path, if an item cannot be frozen, or if the list nests too deep.
+    """
     if level >= MAX_NESTING:
         raise _make_depth_error()
     if ATOMS.issuperset(map(type, items)):
@@ -592,7 +595,7 @@ def _make_depth_error() -> _Refused:
 
 
 def _contains_itself(value: Any) -> bool:
-    """Return True if a container contains itself; look at each container once, without recursion."""
+    """Return True if a container contains itself at any depth; look at each container once, without recursion."""
     enclosing: set[int] = set()
     done: set[int] = set()
     stack: list[tuple[Any, Iterator[Any]]] = [(value, _inner_containers(value))]
@@ -613,7 +616,10 @@ def _contains_itself(value: Any) -> bool:
 
 
 def _inner_containers(container: Any) -> Iterator[Any]:
-    """Return an iterator over the mutable kinds of containers directly in `container`."""
+    """Return an iterator over the containers directly in `container`, among the values of a mapping.
+
+    Skip `FrozenDict`.
+    """
     elements = container.values() if isinstance(container, Mapping) else container
     return (
         e for e in elements if isinstance(e, (Mapping, list, tuple, set, frozenset)) and not isinstance(e, FrozenDict)

@@ -80,7 +80,10 @@ else:
 
 
 def _dump(owner: type[Frozen], value: Any, handler: SerializerFunctionWrapHandler, info: SerializationInfo[Any]) -> Any:
-    """Dump an object for pydantic, where an annotation says that it is of class `owner`."""
+    """Dump an object for pydantic, where an annotation says that it is of class `owner`, but by its own class.
+
+    The dump names the class, except with the context `BARE`. A value that is no Frozen gets pydantic's warning.
+    """
     if not isinstance(value, Frozen):
         return handler(value)  # with pydantic's warning
     if info.mode == "json" and info.context is not BARE:
@@ -232,7 +235,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
             return None
 
     def _digest_if_ready(self) -> str | None:
-        """Return the digest if it is known or no Frozen is nested in the fields; None otherwise."""
+        """Return the digest if it is known, or compute it if no Frozen is nested in the fields; None otherwise."""
         try:
             return cast("str", _get_digest(self))
         except AttributeError:
@@ -278,6 +281,8 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return this object, or another one with some fields replaced; those are validated and frozen.
 
+        Raise the errors of the constructor.
+
         Args:
             update: fields to replace or to add.
             deep: has no effect, as the object is immutable.
@@ -293,7 +298,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return copy
 
     def copy(self, **options: Any) -> Self:
-        """Do what `model_copy` does: pydantic's older name of it, without the options `include` and `exclude`."""
+        """Do what `model_copy` does: return this object, or another one with the fields of `update`.
+
+        It is pydantic's older name, without the options `include` and `exclude`.
+        """
         return self.model_copy(**options)
 
     def __copy__(self) -> Self:
@@ -304,7 +312,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
-        """Return an object whose fields are frozen, but not validated."""
+        """Return an object whose fields are frozen, but not validated.
+
+        Raise `FreezeError` for one that cannot be frozen.
+        """
         constructed = super().model_construct(_fields_set, **values)
         freeze_fields(constructed)
         return constructed
@@ -441,7 +452,8 @@ def _is_initialized(self: Frozen) -> bool:
 def _restore(cls: type[Frozen], dump: Any, options: dict[str, Any]) -> Frozen:
     """Return an object of the class that `dump` names, or of `cls`; `options` are those of `model_validate`.
 
-    An object of `cls` is returned as it is. If the named class is not a subclass of `cls`, raise `ValidationError`.
+    An object of `cls` is returned as it is. If the named class is not a subclass of `cls`, raise `ValidationError`; an
+    unknown name counts as `cls`.
     """
     if isinstance(dump, cls):
         return dump
@@ -465,7 +477,10 @@ def _construct_from_dump(cls: type[Frozen], fields: dict[str, Any], options: dic
 def _construct(
     cls: type[Frozen], fields: Any, options: dict[str, Any], frozen: Mapping[str, Any], marker: object = None
 ) -> Frozen:
-    """Return a validated object; see `freeze_fields` for `frozen` and `marker`."""
+    """Return an object of the validated fields; raise pydantic's `ValidationError`.
+
+    See `freeze_fields` for `frozen` and `marker`.
+    """
     made = cls.__new__(cls)
     cls._fields_validator.validate_python(fields, self_instance=made, **options)
     freeze_fields(made, frozen, marker)
@@ -487,7 +502,8 @@ def _make_class_error(cls: type[Frozen], dump: Mapping[str, Any]) -> ValidationE
 def freeze_fields(self: Frozen, frozen: Mapping[str, Any] = CONSTRUCTING, marker: object = None) -> None:
     """Freeze the values of all declared and extra fields of a new object, in place.
 
-    If `marker` shows that no Frozen was found in them, set the height of the object to 1.
+    If `marker` shows that no Frozen was found in them, set the height of the object to 1. Raise `FreezeError`, with the
+    name of the field, for a value that cannot be frozen.
 
     Args:
         self: the object.
@@ -510,7 +526,7 @@ def freeze_fields(self: Frozen, frozen: Mapping[str, Any] = CONSTRUCTING, marker
 def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
     """Return the Frozen objects in the fields, in order, each with the number of containers around it.
 
-    Those inside of other Frozen objects are left out.
+    Those inside of other Frozen objects are left out. An object in several places comes several times.
     """
     found: list[tuple[Frozen, int]] = []
     if _known_height(self) == 1:
@@ -523,7 +539,10 @@ def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
 
 
 def _collect_nested(value: Any, level: int, found: list[tuple[Frozen, int]]) -> None:
-    """Append the Frozen objects in `value`, which is inside of `level` containers, to `found`."""
+    """Append the Frozen objects in `value`, which is inside of `level` containers, to `found`; do not look inside them.
+
+    Those of a set come in the order of their digests.
+    """
     kind = type(value)
     if kind is tuple or kind is FrozenDict:
         items = value if kind is tuple else value._items.values()
@@ -540,7 +559,7 @@ def _collect_nested(value: Any, level: int, found: list[tuple[Frozen, int]]) -> 
 
 
 def _is_flat(self: Frozen) -> bool:
-    """Return True if it is known that no Frozen is nested in this one."""
+    """Return True if it is known that no Frozen is nested in this one; False may also mean that it is not known."""
     return _known_height(self) == 1
 
 

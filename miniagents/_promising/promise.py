@@ -85,7 +85,8 @@ class Cell(Generic[T]):
     def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:
         """Start the task that runs `work`, with these context variables or a copy of the current ones.
 
-        Raise `NoActiveContextError` if the promise was made outside of a context.
+        Raises:
+            NoActiveContextError: the promise was made outside of a context.
         """
         if self.context is None:
             raise NoActiveContextError(
@@ -133,7 +134,7 @@ class Cell(Generic[T]):
         self.notify_settled(value)
 
     def resolve_at_creation(self, value: T) -> None:
-        """Set the result of a new cell, which no task can wait for yet."""
+        """Set the result of a new cell, which no task can wait for yet, and start the handlers of resolved promises."""
         self.value = value
         self.done = True
         if self.context is not None and self.context.listens:
@@ -164,7 +165,10 @@ class Cell(Generic[T]):
             self.fail(make_cancelled_error())
 
     def cancel(self) -> None:
-        """Stop the work for good; readers get the pieces so far, and then `PromiseCancelledError`."""
+        """Stop the work for good; readers get the pieces so far, and then `PromiseCancelledError`.
+
+        Do nothing after the end. Work that has not begun never begins.
+        """
         if self.done:
             return
         self.deferred_start = None
@@ -231,10 +235,10 @@ class Cell(Generic[T]):
             raise
 
     def add_waiter(self, *, for_end: bool = False) -> asyncio.Future[None]:
-        """Return a future for the running task to await at once.
+        """Return a future for the running task to await at once; it is done already if the cell is settled.
 
-        If that await raises, the task must call `remove_waiter`. The future fails with `DeadlockError` if the wait is a
-        part of a ring that no other task can end.
+        Start work that waits for its first reader. If the await raises, the task must call `remove_waiter`. The future
+        fails with `DeadlockError` if the wait is a part of a ring that no other task can end.
 
         Args:
             for_end: True for a future that is done at the end; False for one that is done when there is more to read.
@@ -282,7 +286,7 @@ class Cell(Generic[T]):
             self.wake_pump()
 
     def remove_waiter(self, future: asyncio.Future[None]) -> None:
-        """Remove a future that no task awaits any more."""
+        """Remove a future that no task awaits any more; do nothing if it was woken."""
         waiting_on.pop(future, None)
         for waiters in (self.waiters, self.done_waiters):
             if waiters is not None:
@@ -374,7 +378,7 @@ class Promise(BoundToRun, NotAwaited, Generic[T_co]):
         return self._cell.done and self._cell.failure is None
 
     def cancel(self) -> None:
-        """Stop the work behind this promise for good, for all readers.
+        """Stop the work behind this promise for good, for all readers; do nothing after its end.
 
         Readers get the pieces so far and then `PromiseCancelledError`; the source's `finally` blocks run.
         """

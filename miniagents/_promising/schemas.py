@@ -85,7 +85,11 @@ def _find_member(members: tuple[Enum, ...], value: Any) -> Any:
 
 
 def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
-    """Return the immutable counterpart of an annotation of one class, such as tuple for list."""
+    """Return the immutable counterpart of an annotation of one class, such as tuple for list.
+
+    Raises:
+        TypeError: keys of a mapping are no str, or values of the class can be changed.
+    """
     if origin in _AS_TUPLE:
         return GenericAlias(tuple, (freeze_annotation(args[0], where) if args else Any, ...))
     if origin in _AS_FROZENSET:
@@ -175,7 +179,10 @@ def dumps_plainly(fields: Any, definitions: list[CoreSchema]) -> bool:
 
 
 def _is_dumped_otherwise(schema: Any) -> bool:
-    """Return True if a part of a schema makes dumps differ from the plain fields; other Frozen classes do not count."""
+    """Return True if computed fields, exclusions or serializers make dumps differ from the plain fields.
+
+    Other Frozen classes in the schema do not count.
+    """
     if isinstance(schema, dict):
         if schema.get("type") == "function-before" and find_fields_schema(schema) is not None:
             return False  # another class, which has its own `_dumps_plainly`

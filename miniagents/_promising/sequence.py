@@ -279,7 +279,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         return self
 
     def _fail(self, error: BaseException) -> None:
-        """End the sequence with an error, which is observed if the `with` block raises it."""
+        """End the sequence with an error; that error counts as observed if the `with` block raises it."""
         # without capture_errors, the caller of the `with` block gets the error
         self._cell.observed = not self.capture_errors
         self._cell.fail(error)

@@ -53,7 +53,10 @@ class SequenceCell(StreamCell[Any, Any]):
     # --- sending
 
     def send(self, item: Any) -> None:
-        """Append the leaves and branches of `item`; append nothing and raise `TypeError` if a part has a wrong type."""
+        """Append the leaves and branches of `item`; append nothing and raise `TypeError` if a part has a wrong type.
+
+        Raise `CyclicValueError` if the item contains itself, or this sequence.
+        """
         self.add(self.promise_class.flatten(item, into=self))
 
     def add(self, pieces: list[Any]) -> None:
@@ -70,7 +73,10 @@ class SequenceCell(StreamCell[Any, Any]):
             self.wake()
 
     def send_out_of_order(self, item: Any) -> None:
-        """Append each leaf of `item` as soon as it begins: a leaf that streams, with its first piece."""
+        """Append each leaf of `item` as soon as it begins: a leaf that streams, with its first piece.
+
+        Raise the errors of `send`.
+        """
         self.add_out_of_order(self.promise_class.flatten(item, into=self))
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
@@ -93,7 +99,7 @@ class SequenceCell(StreamCell[Any, Any]):
         """Replace the pieces by leaves in the order of their arrival, and add the lane of items sent in order.
 
         Readers inside of a branch come back to this sequence then. They find the leaves that they have read in the same
-        order.
+        order. A merged sequence only takes up what has come in order.
         """
         if self._ordered_lane is not None:
             self._advance(self._ordered_lane)  # leaves that have come in order stand before those sent now
@@ -115,7 +121,11 @@ class SequenceCell(StreamCell[Any, Any]):
         return lane
 
     def _advance(self, lane: _Lane) -> None:
-        """Append the leaves of a lane that have come, and arrange that the later ones are appended when they come."""
+        """Append the leaves of a lane that have come, and arrange that the later ones are appended when they come.
+
+        A lane that has ended is removed, and its error becomes a failed leaf. The last lane of a closing sequence ends
+        it.
+        """
         if lane.is_advancing or self.done or self.lanes is None or lane not in self.lanes:
             return
         lane.is_advancing = True
@@ -212,7 +222,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return self.done or self._closing
 
     def finish(self) -> None:
-        """Close the sequence: it ends when all leaves of the items sent so far have come."""
+        """Close the sequence: it ends when all leaves of the items sent so far have come; do nothing after the end."""
         if self.done:
             return
         self._closing = True
@@ -238,7 +248,10 @@ class SequenceCell(StreamCell[Any, Any]):
         return self.promise_class.failed_leaf(error, observed=self.observed)
 
     def settle_as_cancelled(self) -> None:
-        """End at once with a cancelled leaf; before it, append leaves that have come, and leave out later ones."""
+        """End at once with a cancelled leaf; before it, append leaves that have come, and leave out later ones.
+
+        Do nothing after the end.
+        """
         if self.done:
             return
         self._merge()
@@ -294,6 +307,8 @@ class SequenceCell(StreamCell[Any, Any]):
 
     async def collect_leaves(self) -> tuple[list[Any], bool]:
         """Wait until this sequence and all its branches have ended, and return all leaves.
+
+        Start the work of all pieces. Raise `DeadlockError` if a sequence is a part of itself.
 
         Returns: the leaves (values stay values), and True if all of them are values.
         """
@@ -472,7 +487,7 @@ def _has_begun(cell: Cell[Any]) -> bool:
 
 
 def _as_promise(piece: Any, promise_class: type[Branch[Any, Any]]) -> Promise[Any]:
-    """Return a leaf as a promise: a promise as it is, a value as a resolved promise of the class."""
+    """Return a leaf as a promise: a promise as it is, a value as a resolved promise, which the class makes."""
     return piece if isinstance(piece, Promise) else promise_class.leaf_of_value(piece)
 
 

@@ -75,7 +75,10 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.set_work(lambda: self._run(source, pump), start_soon)
 
     async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
-        """Read the source by one of the pump functions, settle the cell, and close the source."""
+        """Read the source by one of the pump functions, settle the cell, and close the source.
+
+        The cell ends with the result or the source's error; an interrupt goes on, and ends it as cancelled.
+        """
         pieces: AsyncIterable[Any] | None = None
         try:
             pieces = source()
@@ -92,7 +95,10 @@ class StreamCell(Cell[W], Generic[P, W]):
                 await aclose()
 
     async def _pump(self, source: AsyncIterable[Any]) -> None:
-        """Append each piece of the source as soon as it comes, and wake the readers."""
+        """Append each piece of the source as soon as it comes, and wake the readers.
+
+        Stop early when the cell is settled.
+        """
         # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
         append, check = self.pieces.append, self.check
         # Attributes of the class take twice as long to find as those of the cell.
@@ -111,7 +117,10 @@ class StreamCell(Cell[W], Generic[P, W]):
                 return
 
     async def _pump_batches(self, source: AsyncIterable[Any]) -> None:
-        """Append the lists of pieces that the source yields; on demand, wait for a reader after each list."""
+        """Append the lists of pieces that the source yields; on demand, wait for a reader after each list.
+
+        Stop early when the cell is settled.
+        """
         async for batch in source:
             self.take_batch(batch)
             if self.on_demand:
@@ -120,7 +129,10 @@ class StreamCell(Cell[W], Generic[P, W]):
                 return
 
     async def _pump_on_demand(self, source: AsyncIterable[Any]) -> None:
-        """Append one piece of the source whenever a reader has read all pieces before it."""
+        """Append one piece of the source whenever a reader has read all pieces before it.
+
+        Stop early when the cell is settled.
+        """
         async for piece in source:
             self.receive(piece)
             del piece  # so that a promise which readers have dropped is not kept here
@@ -134,7 +146,10 @@ class StreamCell(Cell[W], Generic[P, W]):
         return bool(self.waiters or self.done_waiters)
 
     async def wait_for_reader(self) -> None:
-        """Wait until a reader has read everything. Meanwhile this task does not keep the context open."""
+        """Wait until a reader has read everything, or the stream has ended.
+
+        Meanwhile this task does not keep the context open.
+        """
         context, task = self.context, asyncio.current_task()
         assert context is not None
         assert task is not None
@@ -148,12 +163,12 @@ class StreamCell(Cell[W], Generic[P, W]):
                 context.unpark(task)
 
     def wake_pump(self) -> None:
-        """Wake an on-demand pump, because a reader has read everything."""
+        """Wake an on-demand pump, because a reader has read everything; do nothing if it does not wait."""
         if self.request is not None and not self.request.done():
             self.request.set_result(None)
 
     def finish(self) -> None:
-        """Resolve with the result of the pieces: no more will come."""
+        """Resolve with the result of the pieces, because no more will come; do nothing after the end."""
         if not self.done:
             self.resolve(self.whole())
 
@@ -164,7 +179,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         return tuple(self.pieces)  # type: ignore[return-value]  # without a resolver, W is that tuple
 
     def receive(self, piece: Any) -> None:
-        """Append a piece that the source has yielded, and wake the readers."""
+        """Append a piece that the source has yielded, unless `check` has kept it elsewhere, and wake the readers."""
         piece = self.check(piece)
         if piece is not KEPT_ELSEWHERE:
             self.pieces.append(piece)
@@ -235,7 +250,10 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
     async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
-        """Yield lists of all pieces that have come since the last one; otherwise like `read`."""
+        """Yield lists of all pieces that have come since the last list, at once or when there are some.
+
+        Otherwise like `read`.
+        """
         pieces, position, promise_again = self.pieces, 0, get_weak_reference(promise)
         while True:
             done = self.done
@@ -418,7 +436,7 @@ class StreamAppender(BoundToRun, Generic[P]):
         return self.capture_errors
 
     def _fail(self, error: BaseException) -> None:
-        """End the stream with an error, which is observed if the `with` block raises it."""
+        """End the stream with an error; that error counts as observed if the `with` block raises it."""
         if not self.capture_errors:
             self._cell.mark_observed()  # the caller of the `with` block gets the error
         self._cell.fail(error)

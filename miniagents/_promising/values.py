@@ -132,7 +132,10 @@ class Form:
         return text
 
     def _check_levels(self, value: Any, level: int = 0) -> None:
-        """Raise ValueError if a value nests too deep to be read back."""
+        """Raise `ValueError` if a value nests too deep to be read back.
+
+        Check nothing if nested Frozen are not written.
+        """
         if type(value) is FrozenDict:
             value = value._items
         elif isinstance(value, FrozenLeaf):
@@ -192,7 +195,10 @@ class Form:
 
 
 def _make_encoder(default: Callable[[Any], Any], *, sort_keys: bool) -> Callable[[Any], str]:
-    """Return Python's JSON encoder, in C if possible. Making one costs as much as writing a short text."""
+    """Return Python's JSON encoder, without spaces and in C if possible; it raises `ValueError` for NaN and infinity.
+
+    Making one costs as much as writing a short text.
+    """
     # check_circular=False: frozen content cannot contain itself
     encoder = json.JSONEncoder(
         ensure_ascii=False,
@@ -266,7 +272,10 @@ def _make_depth_error() -> ValueError:
 
 
 def _refer_by_digest(value: Frozen) -> dict[str, Any]:
-    """Return the JSON object that stands for a nested Frozen in a text that is hashed: the digest of the Frozen."""
+    """Return the JSON object that stands for a nested Frozen in a text that is hashed: the digest of the Frozen.
+
+    Raise `MissingDigest` if it is not computed yet.
+    """
     known = value._digest_if_ready()
     if known is None:
         raise MissingDigest
@@ -361,7 +370,11 @@ def _raise_with_place(where: str) -> Iterator[None]:
 
 
 def _decode(value: Any, level: int, limit: int) -> Any:
-    """Return a decoded value that is `level` deep; containers at `limit` are too deep."""
+    """Return a decoded value that is `level` deep, frozen; containers at `limit` are too deep.
+
+    An object of an unknown class becomes one of `FROZEN_CLASSES.unknown`. Raise `_Malformed` or `ValueError` for a
+    value that is no dump.
+    """
     kind = type(value)
     if kind is dict:
         cls = None
@@ -397,7 +410,10 @@ def _make_decoding_error() -> FreezeError:
 
 
 def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str, Any]:
-    """Return the items of an object decoded, without `class_`, under the keys they had before they were escaped."""
+    """Return the items of an object decoded, without `class_`, under the keys they had before they were escaped.
+
+    Raise `_Malformed`, with the key in its path, for a value that is no dump.
+    """
     items: dict[str, Any] = {}
     for key, item in value.items():
         if type(item) not in ATOMS:
@@ -442,7 +458,10 @@ def _decode_key(key: str) -> str:
 
 
 def _load_tag(tag: str, content: Any, level: int, limit: int) -> Any:
-    """Return the value of an object with one known tag; raise `_Malformed` if the content does not fit the tag."""
+    """Return the value of an object with one known tag, frozen.
+
+    Raise `_Malformed` if the content does not fit the tag, and `FreezeError` if a set nests too deep.
+    """
     if tag == "$set" and isinstance(content, (list, tuple)):
         try:
             return freeze(frozenset(_decode_array(content, level + 1, limit)))
@@ -511,25 +530,28 @@ _PATHS: Final[dict[str, type[PurePath]]] = {
 
 
 def _load_path(content: Any) -> PurePath:
-    """Return the path of an array of its kind and its text."""
+    """Return the path of an array of its kind and its text; raise an error for an unknown kind."""
     kind, path = _expect_strings(content, 2)
     return _PATHS[kind](path)
 
 
 def _load_text(content: Any) -> str:
-    """Return the text whose UTF-8 bytes are in this base64."""
+    """Return the text whose UTF-8 bytes are in this base64; raise an error for other contents."""
     return base64.b64decode(_expect_string(content), validate=True).decode("utf-8", "surrogatepass")
 
 
 def _load_timedelta(content: Any) -> timedelta:
-    """Return the timedelta of an array of days, seconds and microseconds."""
+    """Return the timedelta of an array of days, seconds and microseconds; raise `ValueError` for other contents."""
     if not (isinstance(content, (list, tuple)) and [type(part) for part in content] == [int] * 3):
         raise ValueError("not three whole numbers")
     return timedelta(*content)
 
 
 def _load_float(content: Any) -> float:
-    """Return the float for "nan", "inf" or "-inf", which JSON numbers cannot hold."""
+    """Return the float for "nan", "inf" or "-inf", which JSON numbers cannot hold.
+
+    Raise `ValueError` for other contents.
+    """
     if content not in ("nan", "inf", "-inf"):
         raise ValueError("not nan, inf or -inf")
     return float(content)

@@ -151,7 +151,7 @@ def has_frames(data: bytes) -> bool:
 
 
 def may_become_history(data: bytes) -> bool:
-    """Return True if a file without frames is empty, or ends inside its first frame."""
+    """Return True if a file without frames is empty, has only zeros or white space, or ends inside its first frame."""
     text = data.replace(b"\0", b"").strip()  # a loss of power leaves zeros in place of unwritten data
     return _HEAD.startswith(text)
 
@@ -163,7 +163,9 @@ def earlier_head(data: bytes) -> int | None:
 
 
 def missing_end(data: bytes) -> bytes:
-    """Return the bytes that must stand between a file and a new record; none after a whole record.
+    """Return the bytes that must stand between a file and a new record; none after a whole record or in an empty file.
+
+    After a record that was cut, they close it; after other text, they are a blank line.
 
     Args:
         data: the bytes of the file, or the end of these. If no frame is in that end, it must be the whole file.
@@ -186,7 +188,7 @@ class _Scanner:
         self._counted_to, self._line = 0, first_line
 
     def run(self) -> Scan:
-        """Return the messages and problems of the file."""
+        """Return the messages and problems of the file; a title may stand before its first record."""
         frames = [(match.start(), bool(match[1])) for match in _FRAME.finditer(self._data)]
         first, is_end = frames[0] if frames else (len(self._data), True)
         if is_end or not self._is_whole_file or b"\0" in self._data[:first]:  # else a title may stand there
@@ -205,7 +207,7 @@ class _Scanner:
         self._found.problems.append(Problem(self._line, what))
 
     def _check_outside(self, start: int, limit: int) -> None:
-        """Report text that stands outside of records."""
+        """Report text that stands outside of records, at its first line; white space is none."""
         if rest := self._data[start:limit].lstrip():
             self._report(limit - len(rest), "text outside of any message, ignored")
 
@@ -219,9 +221,12 @@ class _Scanner:
             self._report(start, "a damaged end of a message")
 
     def _read_record(self, start: int, limit: int, closed: bool) -> None:
-        """Read the record that begins at `start`; report a record that is unreadable, damaged or cut.
+        """Read the record that begins at `start`, and add its message.
 
-        A record that was cut, and closed by a later append, is added as interrupted without a report.
+        Report a record that is unreadable, damaged or cut.
+
+        An unreadable one is skipped. A record that was cut, and closed by a later append, is added as interrupted
+        without a report.
         """
         repaired = closed and self._data.startswith(TORN_END, limit - 1)
         limit -= repaired  # without the newline that the repair added
@@ -247,7 +252,7 @@ class _Scanner:
 
 
 def _fields_of(head: bytes) -> dict[str, Any] | None:
-    """Parse the fields in a head; return None if they are invalid."""
+    """Parse the fields in a head; return None if they are malformed JSON or nest too deep."""
     try:
         fields: dict[str, Any] = json.loads(head.decode())
     except (ValueError, RecursionError):

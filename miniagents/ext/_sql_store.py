@@ -247,7 +247,7 @@ def add_messages(connection: Connection, rows: Iterable[Row]) -> None:
 
 
 def append(connection: Connection, chat: str, rows: Sequence[Row], written_by: str) -> Written:
-    """Append messages to a chat, and return their place."""
+    """Append messages to a chat, which may be new, and return their place; the caller commits."""
     dialect = connection.dialect.name
     last: int = connection.execute(_lengthen_chat(dialect), {"chat": chat, "count": len(rows)}).scalar_one()
     add_messages(connection, rows)
@@ -261,7 +261,10 @@ def append(connection: Connection, chat: str, rows: Sequence[Row], written_by: s
 
 
 def was_committed(connection: Connection, chat: str, written: Written) -> bool:
-    """Return True if a transaction of which only the commit failed has reached the database; wait for its end."""
+    """Return True if a transaction of which only the commit failed has reached the database; wait for its end.
+
+    The row of the chat is locked then; the caller rolls back.
+    """
     connection.execute(_lengthen_chat(connection.dialect.name), {"chat": chat, "count": 0})
     found = connection.execute(_WRITTEN_BY, {"chat": chat, "position": written.last}).scalar_one_or_none()
     return found == written.written_by
@@ -273,7 +276,10 @@ def new_entries(connection: Connection, chat: str, last: int) -> Sequence[tuple[
 
 
 def bodies(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Return the bodies of messages by their hash keys, full or not; those that are not there are left out."""
+    """Return the bodies of messages by their hash keys, full or not.
+
+    Unknown keys, and those of another length, are left out.
+    """
     known = [key for key in keys if len(key) in _KEY_LENGTHS]
     found: dict[str, str] = {}
     for start in range(0, len(known), _MOST_KEYS):

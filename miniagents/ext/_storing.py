@@ -52,7 +52,10 @@ def _dump_field_by_field(message: Message) -> dict[str, Any]:
 
 
 def restore(fields: dict[str, Any]) -> Message:
-    """Return the message of a dump; if fields cannot be read, keep its text and its role, with a warning."""
+    """Return the message of a dump; if fields cannot be read, warn, and keep role, content and `interrupted` alone.
+
+    Each of these three is kept only if it can be read; without any, the message is empty.
+    """
     try:
         return Message.model_validate(fields)
     except (ValueError, TypeError) as error:  # a person edited the fields, or another version wrote them

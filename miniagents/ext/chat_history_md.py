@@ -72,7 +72,10 @@ else:
     import fcntl
 
     def _try_lock(descriptor: int) -> bool:
-        """Lock the file, and return True; return False if it is locked already, even by this process."""
+        """Lock the file, and return True; return False if it is locked already, even by this process.
+
+        Return True also where the file system has no locks.
+        """
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,7 +101,11 @@ class _LockedFile:
 
     @classmethod
     def try_open(cls, path: Path, *, create: bool) -> _LockedFile | None:
-        """Open and lock the file at `path`; return None if the file is locked already.
+        """Open and lock the file at `path`.
+
+        Return None if the file is locked already, or was moved before it was locked.
+
+        With `create`, open it for writing and make it if it is missing; else only for reading.
 
         Raises:
             HistoryError: `path` is a directory, a pipe or a device, and not a regular file.
@@ -165,7 +172,7 @@ class _LockedFile:
         self.size += len(data)
 
     def _sync(self) -> None:
-        """Force the data to the disk, and the name of a new file."""
+        """Force the data to the disk, and the name of a new file, if the system can open folders."""
         os.fsync(self._descriptor)
         if self._has_new_name and hasattr(os, "O_DIRECTORY"):
             folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -177,7 +184,10 @@ class _LockedFile:
 
 
 def _is_same_file(path: Path, descriptor: int) -> bool:
-    """Return True if the opened file is still the file at `path`; it may have been moved before it was locked."""
+    """Return True if the opened file is still the file at `path`.
+
+    It may have been moved or deleted before it was locked.
+    """
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -212,7 +222,7 @@ class _ReadPart:
     problems: list[Problem] = field(default_factory=list)
 
     def is_beginning_of(self, data: bytes) -> bool:
-        """Return True if these bytes begin with this part."""
+        """Return True if these bytes begin with this part, unchanged."""
         return len(data) >= self.size and hashlib.blake2b(data[: self.size]).digest() == self.digest.digest()
 
     def read_on(self, data: bytes) -> _Rest:
@@ -277,7 +287,11 @@ class ChatHistoryMD(StoringHistory):
         return (*self._read.messages, *rest.messages, *self._waiting)
 
     def _read_on(self, file: _LockedFile) -> _Rest:
-        """Read the records of the file that are new, or all if it has changed; return the rest behind them."""
+        """Read the records of the file that are new, or all if it has changed; return the rest behind them.
+
+        Raises:
+            HistoryFormatError: the file is no history, or an earlier version wrote it.
+        """
         state = file.state()
         if state == self._read_state:  # only this object has appended since the last load
             data = file.read(self._read.size)
@@ -331,7 +345,10 @@ class ChatHistoryMD(StoringHistory):
             ) from error
 
     def _append_waiting(self, file: _LockedFile) -> None:
-        """Append the records of all waiting messages; before them, close a record that was cut, with a warning."""
+        """Append the records of all waiting messages; before them, close a record that was cut, with a warning.
+
+        After an error the messages go on waiting, and the file has its old size if possible.
+        """
         state = file.state()
         missing = b"" if state == self._whole_state else self._missing_end(file)
         if missing == TORN_END:

@@ -164,7 +164,10 @@ class SQLChatHistory(StoringHistory):
 
 
 def _open_engine(database: str | URL | AsyncEngine) -> tuple[AsyncEngine, bool]:
-    """Do what `_sql_store.open_engine` does; raise `MissingExtraError` if the driver is not installed."""
+    """Return what `_sql_store.open_engine` returns.
+
+    Raise its errors, and `MissingExtraError` for a driver of an extra.
+    """
     try:
         opened: tuple[AsyncEngine, bool] = _store().open_engine(database)
     except ModuleNotFoundError as error:

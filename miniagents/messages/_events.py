@@ -84,7 +84,9 @@ _set_text: Final = TextDelta.__dict__["text"].__set__
 
 
 async def read_events(cell: MessageCell, promise: object = None) -> AsyncIterator[MessageEvent]:
-    """Yield all events of a message in the order of their arrival, from the first one on; raise its failure at the end.
+    """Yield all events of a message in the order of their arrival, from the first one on.
+
+    At the end, yield `AnswerFinished` with the message, or raise its failure.
 
     Args:
         cell: the state of the message.

@@ -78,7 +78,7 @@ class OutputType:
             self._wrapper = TypeAdapter(make("output", {"value": type_}))
 
     def json_schema(self) -> dict[str, Any]:
-        """Return the JSON schema of the output, which is an object at its root.
+        """Return the JSON schema of the output, an object at its root: any other value stands under `value`.
 
         Raises:
             TypeError: a part of the type has no JSON schema.
@@ -104,7 +104,10 @@ class OutputType:
             raise OutputInvalidError(self._explain(text, details), errors=details) from error
 
     def read_message(self, message: Message) -> Any:
-        """Return the value of a message's text; raise `OutputInvalidError` with the message as its `partial`."""
+        """Return the value of a message's text; raise `OutputInvalidError` with the message as its `partial`.
+
+        An answer without content has an empty text.
+        """
         has_text = message.content is not None or message.role != "assistant"  # not the JSON of an answer's fields
         try:
             return self.read(str(message) if has_text else "")
@@ -113,7 +116,10 @@ class OutputType:
             raise
 
     def _validate(self, text: str) -> Any:
-        """Return the value of a text, or raise pydantic's error."""
+        """Return the value of a text, which may stand inside of `{"value": ...}` if the type has that wrapper.
+
+        If neither form fits, raise pydantic's error about the wrapped one.
+        """
         if self._wrapper is None:
             return self._adapter.validate_json(text)
         try:
@@ -170,7 +176,7 @@ def _schema_of(adapter: TypeAdapter[Any]) -> dict[str, Any]:
 
 
 def _name_of(type_: Any) -> str:
-    """Return the name of a type for error texts, without the modules of its parts."""
+    """Return the name of a type for error texts, without the modules of its parts and the notes of `Annotated`."""
     if inspect.isclass(type_) and not typing.get_args(type_):
         return type_.__name__
     parts = typing.get_args(type_)

@@ -99,7 +99,7 @@ class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, .
 
     @classmethod
     def make_value(cls, item: Any) -> Message:
-        """Return a message made of a text, a dict of fields, or a pydantic model.
+        """Return a message made of a text, a dict of fields, or the fields of a pydantic model.
 
         Raises:
             TypeError: the item is none of these.
@@ -128,7 +128,10 @@ class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, .
 
 
 def _hint(item: Any) -> str:
-    """Return what to write in place of an agent, an awaitable or a number that was sent; "" for other items."""
+    """Return what to write in place of an agent, an awaitable or a number that was sent; "" for other items.
+
+    Close a coroutine, which is never awaited.
+    """
     if hasattr(type(item), "trigger"):
         return ": send `agent.trigger(...)`, not `agent`"
     if inspect.isawaitable(item):

@@ -124,7 +124,7 @@ class _PartCell(MessageCell):
             Cell.cancel(self.parts)
 
     def cancel(self) -> None:
-        """End this part; the splitting goes on."""
+        """End this part as cancelled, unless it has ended; the splitting goes on."""
         self.settle_as_cancelled()
 
 
@@ -210,7 +210,10 @@ class _PartsCell(SequenceCell):
                 self.growing_part.pieces.append(piece)
 
     def _begin_part(self) -> _PartCell:
-        """End the growing part, send a new one to the readers, and return it."""
+        """End the growing part, send a new one to the readers, and return it.
+
+        The new part takes over the kept separators.
+        """
         self._end_part()
         part = _PartCell(MessagePromise)
         part.parts, part.on_demand = self, self.on_demand
@@ -224,7 +227,7 @@ class _PartsCell(SequenceCell):
         return part
 
     def _end_part(self) -> None:
-        """Resolve the growing part, if there is one; stop the splitting if no reader is left."""
+        """Resolve the growing part, if there is one; stop the splitting then if no reader can reach the sequence."""
         part, self.growing_part = self.growing_part, None
         if part is not None:
             part.finish()
@@ -232,14 +235,14 @@ class _PartsCell(SequenceCell):
                 Cell.cancel(self)
 
     def _end_message(self, splitter: TextSplitter) -> None:
-        """End the last part of a message; it gets the text after it as `end_separator`."""
+        """End the last part of a message; text after that part becomes its `end_separator`."""
         self._add_pieces(splitter.close())
         if self.growing_part is not None and self.separator:
             self.growing_part.metadata = {"end_separator": self.separator}
         self._end_part()
 
     def _fail_message(self, splitter: TextSplitter, error: BaseException) -> None:
-        """End the parts of a message with its error: in the growing part, or after the last part."""
+        """End the parts of a message with its error: in the growing part, or as a failed message after the last one."""
         self._add_pieces(splitter.close())
         if self.growing_part is None or self.is_separated:
             self._end_part()
@@ -327,7 +330,7 @@ class TextSplitter:
         return self._scan(token, final=False)
 
     def close(self) -> list[tuple[bool, str]]:
-        """End the text, and return the pieces that were held back."""
+        """End the text, and return the pieces that were held back; a part of a delimiter is text then."""
         return self._scan("", final=True)
 
     def _scan(self, token: str, *, final: bool) -> list[tuple[bool, str]]:
@@ -347,7 +350,10 @@ class TextSplitter:
         return found
 
     def _find_special_characters(self) -> frozenset[str] | None:
-        """Return the characters without which a token continues the current part; None if all tokens must be read."""
+        """Return the characters without which a token continues the current part; None if all tokens must be read.
+
+        In a line of a block that is the line break alone.
+        """
         if self._opening_length:
             return _LINE_BREAK if self._run_length == _PAST_LINE_START else None
         if self._pending or self._after_block or self._last_character == "\n":
@@ -357,7 +363,8 @@ class TextSplitter:
     def _scan_outside(self, text: str, position: int, found: list[tuple[bool, str]], final: bool) -> int:
         """Read text outside of blocks, up to the next separator or block, or to where more text is needed.
 
-        Return the position of the text that is still to be read.
+        Add the pieces to `found`, keep the undecided rest, and return the position of the text that is still to be
+        read.
         """
         end = len(text) if final else self._find_undecided(text, position)
         if self._after_block and position < end:
@@ -397,7 +404,10 @@ class TextSplitter:
         return undecided
 
     def _scan_block(self, text: str, position: int, found: list[tuple[bool, str]]) -> int:
-        """Read text of a block, up to its end or to the end of the text, and return that position."""
+        """Read text of a block, up to its end or to the end of the text.
+
+        Add the pieces to `found`, and return that position.
+        """
         start = position
         while position < len(text):
             if self._run_length != _PAST_LINE_START:

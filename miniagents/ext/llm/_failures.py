@@ -72,7 +72,10 @@ def _class_names(error: BaseException) -> set[str]:
 
 
 def _from_sdk(error: BaseException, provider: str) -> LLMError | None:
-    """Translate an error of an SDK; return None for other errors."""
+    """Translate an SDK's error of a status, a connection, a stream or a missing key; return None for other errors.
+
+    Raise the cause of a connection error that is no error of the network.
+    """
     package = next((kind.__module__.partition(".")[0] for kind in type(error).__mro__[:-3]), "")
     names = _class_names(error)
     if "APIStatusError" in names:
@@ -115,7 +118,7 @@ def _from_status(error: Any, provider: str) -> LLMError:
 
 
 def _from_connection(error: BaseException, provider: str) -> LLMError:
-    """Translate an SDK's connection error; raise its cause if that is no error of the network."""
+    """Translate an SDK's connection error; raise its cause instead if that is no error of the network."""
     cause = error.__cause__
     if cause is not None and not _is_network_error(cause):
         raise cause  # some SDKs wrap all exceptions of a transport, even those of bugs
@@ -252,7 +255,7 @@ def should_retry(headers: Mapping[str, str]) -> bool | None:
 
 
 def _number(value: str | None) -> float | None:
-    """Parse a finite number that is not negative; return None for other texts."""
+    """Parse a finite number that is not negative; return None for other texts, and for None."""
     try:
         number = float(value or "")
     except ValueError:

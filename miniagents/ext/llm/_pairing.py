@@ -143,7 +143,11 @@ def pair(
 def _with_results(
     places: list[tuple[Message | ToolResult, list[_Call]]], rules: PairingRules
 ) -> list[Message | ToolResult]:
-    """Return the items with a result behind each call; give each call an id that no other call of the prompt has."""
+    """Return the items with a result behind each call; give each call an id that no other call of the prompt has.
+
+    An answer that broke off keeps only calls with results, and is dropped without one. The rules may ask for texts
+    instead.
+    """
     paired: list[Message | ToolResult] = []
     ids: dict[str, int] = {}
     for message, calls in places:
@@ -189,7 +193,7 @@ def _rewritten(message: Message, calls: list[_Call], kept: list[_Call], rules: P
     """Return an answer with the calls that are kept, under their ids in the prompt; mostly the same object.
 
     The provider's own form of the answer (`content_blocks`, `output`) is changed in the same way. It is dropped if it
-    has other calls than the message, because the message was edited then.
+    has other calls than the message, because the message was edited then. So is the `output` of an interrupted answer.
     """
     update: dict[str, Any] = {}
     interrupted = getattr(message, "interrupted", False)
@@ -231,7 +235,9 @@ _CALL_TYPES = {"tool_use": "id", "function_call": "call_id", "custom_tool_call":
 
 
 def _own_form(value: Any, calls: list[_Call], kept: list[_Call], interrupted: bool) -> list[Any] | None:
-    """Return blocks or items with the ids of the prompt and without dropped calls; None if they have other calls.
+    """Return blocks or items with the ids of the prompt and without dropped calls.
+
+    None if they have other calls or no blocks.
 
     Of an answer that broke off, only texts, calls, and thinking that is signed are kept.
     """

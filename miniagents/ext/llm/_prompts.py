@@ -36,7 +36,7 @@ _ROLES_ELSEWHERE = {"ai": "assistant", "bot": "assistant", "model": "assistant",
 
 
 def check_roles(messages: Iterable[Message], alias: str) -> None:
-    """Raise `TypeError` for the first message whose role no model knows."""
+    """Raise `TypeError` for the first message whose role no model knows; errors and approvals are not checked."""
     for message in messages:
         if message.role not in _ROLES and not isinstance(message, _LEFT_OUT):
             role = str(message.role)
@@ -53,7 +53,7 @@ def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]
 
     Raises:
         TypeError: a message has a role that no model knows.
-        ValueError: no message is left.
+        ValueError: no message is left, or interrupted ones only.
     """
     messages = list(messages)
     check_roles(messages, alias)
@@ -81,7 +81,10 @@ def to_plain(value: Any) -> Any:
 
 
 def _content(message: Message, text_type: str = "text") -> Any:
-    """Return the content of a message: a string or a list of parts; the JSON of a message without content."""
+    """Return the content of a message: a string or a list of parts, of which texts get the type `text_type`.
+
+    Without content, it is empty for an answer or a call, and the JSON of the fields of any other message.
+    """
     if message.content is None:
         return "" if isinstance(message, AssistantMessage) or _tool_calls(message) else str(message)
     if isinstance(message.content, str):
@@ -140,7 +143,7 @@ def _first_id(holder: Any, *names: str) -> str | None:
 def _json_object(arguments: Any) -> dict[str, Any] | None:
     """Return the arguments of a tool as a dict; None if the arguments are no JSON object, which all APIs refuse.
 
-    NaN and infinity are no JSON. A number such as 1e999 is JSON, but Python reads it as infinity.
+    NaN and infinity are no JSON. A number such as 1e999 gives None, too: Python reads it as infinity.
     """
     try:
         value = json.loads(arguments) if isinstance(arguments, str) else arguments
@@ -195,7 +198,10 @@ def _calls_and_parts(message: Message) -> list[tuple[ToolUse, int | None]]:
 
 
 def _split_results(message: Message, ids: Collection[str]) -> list[Message | ToolResult]:
-    """Split a message into the tool results in it, and one message of its remaining parts; `ids` are those of calls."""
+    """Split a message into the tool results in it, and one message of its remaining parts; `ids` are those of calls.
+
+    A message without results comes back alone, as it is. A tool message is one result.
+    """
     id_ = _first_id(message, *_RESULT_IDS)
     parts = message.content if isinstance(message.content, tuple) and message.role != "assistant" else ()
     blocks = [part for part in parts if isinstance(part, Mapping) and part.get("type") in _RESULT_TYPES]
@@ -236,7 +242,10 @@ def _result_content(content: Any, write_image: Callable[[str], dict[str, Any]], 
 
 
 def _result_part(part: Any, write_image: Callable[[str], dict[str, Any]], text_type: str) -> Any:
-    """Return a part of a result in the form of the API; a part that is neither a text nor an image is unchanged."""
+    """Return a part of a result in the form of the API; a part that is neither a text nor an image is unchanged.
+
+    So is an image that has the API's form already.
+    """
     if isinstance(part, str):
         return {"type": text_type, "text": part}
     if part.get("type") in ("text", "input_text", "output_text"):
@@ -267,6 +276,8 @@ def _image_url(part: Mapping[str, Any]) -> str | None:
 def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str | None = None) -> list[dict[str, Any]]:
     """Return the parameter `messages` of a chat completion.
 
+    Images in results of tools follow all results of the answer, in a message of the user.
+
     Args:
         messages: the conversation.
         system: instructions that go first.
@@ -285,7 +296,10 @@ def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str 
 
 
 def _take_images(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take the images out of the message of a result, which may have texts only; return them for a user's message."""
+    """Take the images out of the message of a result, which may have texts only, and leave a note there.
+
+    Return the images for a user's message, after a line with the call's id; [] without images.
+    """
     images = [part for part in result["content"] if part.get("type") == "image_url"]
     if not images:
         return []
@@ -300,7 +314,11 @@ def _chat_image(url: str) -> dict[str, Any]:
 
 
 def _chat_message(item: Message | ToolResult, origin: str | None) -> dict[str, Any]:
-    """Convert a message or a result into a message of a chat completion."""
+    """Convert a message or a result into a message of a chat completion.
+
+    An answer of this origin gets back its `echo`, audio and fields of calls. Empty text beside other fields becomes
+    None.
+    """
     if isinstance(item, ToolResult):
         result = {
             "role": "tool",
@@ -326,7 +344,7 @@ def _chat_message(item: Message | ToolResult, origin: str | None) -> dict[str, A
 
 
 def _is_from(message: Message, origin: str | None) -> bool:
-    """Return True if the message came from this API and host."""
+    """Return True if the message came from this API and host; False if either is not known."""
     return origin is not None and getattr(message, "origin", None) == origin
 
 
@@ -335,7 +353,10 @@ _CHAT_RESULT = ("role", "content", "tool_call_id", "name")
 
 
 def _chat_tool_call(call: ToolUse, fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert a tool call into the form of chat completions, with these further fields."""
+    """Convert a tool call into the form of chat completions, with these further fields.
+
+    Arguments of a function that are no JSON object become `{}`.
+    """
     kind = "custom" if call.type == "custom" else "function"
     if kind == "custom":
         inner = {"name": call.name, "input": call.arguments}
@@ -481,7 +502,10 @@ def messages_prompt(
 
 
 def _turn_content(item: Message | ToolResult) -> Any:
-    """Return the content of a message or a result for Anthropic's API; an unedited answer gives its own blocks."""
+    """Return the content of a message or a result for Anthropic's API; an unedited answer gives its own blocks.
+
+    An answer of another API gives its text and calls. Blank texts are left out.
+    """
     if isinstance(item, ToolResult):
         more = {key: value for key, value in item.more.items() if key != "name"}
         content = _without_blank_texts(_result_content(item.content, _messages_image)) or ""

@@ -88,7 +88,10 @@ class Redactor:
         return visible(_without_shapes(text))
 
     def redact_value(self, value: Any) -> Any:
-        """Return a string, bytes or parsed JSON with the secrets in it replaced."""
+        """Return a string, bytes or parsed JSON, keys included, with the secrets in it replaced.
+
+        Other values as they are.
+        """
         match value:
             case str():
                 return self.redact_text(value)

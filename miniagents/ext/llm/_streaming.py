@@ -128,7 +128,7 @@ def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:
 
 
 def _tool_call(call: ToolUse) -> ToolCall:
-    """Convert a tool call with its further fields."""
+    """Convert a tool call with its further fields, under free names; an empty id or name becomes None."""
     more: dict[str, Any] = {} if call.type == "function" else {"type": call.type}
     if call.fields:
         more["echo"] = _echo(call, ToolCall)
@@ -200,7 +200,8 @@ class ResponseBody:
     def _feed_first(self, chunk: bytes) -> list[ServerSentEvent]:
         """Find out from the first bytes how the body is to be read, and read them.
 
-        The content type counts only if the first bytes are ambiguous, because it is wrong too often.
+        White space at the start is dropped. The content type counts only if the first bytes are ambiguous, because it
+        is wrong too often.
         """
         plain = chunk if self._inflater is None else self._inflater.feed(chunk)
         text = plain.lstrip()
@@ -372,8 +373,8 @@ async def stream_answer(
 ) -> AsyncIterator[str | StoredEvent]:
     """Yield the tokens and other events of one answer, and put the other fields of its message into `metadata`.
 
-    A request that fails before its first token is sent again if the call's policy allows it. The metadata of an answer
-    that broke off are filled in too, with `interrupted=True`. The response is closed when
+    A request that fails before its first token is sent again, after an `AnswerRestarted`, if the call's policy allows
+    it. The metadata of an answer that broke off are filled in too, with `interrupted=True`. The response is closed when
     this generator ends, by an error or by `aclose` as well.
 
     Args:
@@ -576,6 +577,8 @@ class _IncomingBody:
     @classmethod
     async def of(cls, call: LLMCall, session: Session, response: Any) -> _IncomingBody:
         """Return the body of this response with the reader for its content type.
+
+        A body that the transport gave at once is read as decompressed.
 
         An event stream in a binary format, which only the SDK can decode, comes through the SDK's own parser.
         """

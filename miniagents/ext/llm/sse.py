@@ -227,7 +227,7 @@ class SSEDecoder:
     def close(self) -> bool:
         """End the stream, and discard an event without the blank line at its end, as the standard requires.
 
-        Returns: True if such an event was discarded: the stream was cut inside an event.
+        Returns: True if such an event, or a beginning of a byte order mark, was discarded: the stream was cut there.
         """
         unfinished = self._in_event or bool(self._start)
         self._line.clear()
@@ -256,7 +256,7 @@ class SSEDecoder:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _event_name(self, name: bytes) -> str:
-        """Decode the name of an event, and cache the result."""
+        """Decode the name of an event, and cache the result; an empty name is "message"."""
         if len(self._names) > 100:  # a stream has about twelve names; a hostile one could fill the memory
             self._names.clear()
         return self._names.setdefault(name, self._valid_utf8(name).decode() or "message")
@@ -285,7 +285,7 @@ class SSEDecoder:
             self._extend_line(rest)
 
     def _extend_line(self, piece: bytes) -> None:
-        """Add bytes to the unfinished line, and raise `EventTooLargeError` above the limit."""
+        """Add bytes to the unfinished line, and raise `EventTooLargeError` above the limit for one event."""
         if self._size + len(self._line) + len(piece) > self.max_event_bytes:
             raise self._event_too_large()
         self._line += piece
@@ -318,7 +318,10 @@ class SSEDecoder:
             self.retry = int(value)
 
     def _dispatch(self) -> None:
-        """End the current block: store its id as the last one, and add its event if the block has data."""
+        """End the current block: store its id as the last one, and add its event if the block has data.
+
+        Else drop its name.
+        """
         self.last_event_id = self._id
         if self._data:
             data = b"\n".join(self._data)

@@ -322,6 +322,8 @@ class Session(ABC):
     def feed(self, event: ServerSentEvent) -> str:
         """Read the next event, and return the text that it adds to the answer, often "".
 
+        After the end, ignore the event.
+
         Raises:
             StreamProtocolError: the event is malformed JSON, or breaks the rules of the API.
             LLMError: the event reports a failure of the provider, which decides the class of the error.
@@ -380,6 +382,8 @@ class Session(ABC):
 
     def parse(self, body: bytes) -> Outcome:
         """Read the body of an answer that was not streamed, and return its outcome; once for each session.
+
+        If the body reports a failure, `withheld` has the text beside it.
 
         Raises:
             EmptyStreamError: the body is empty.
@@ -472,13 +476,13 @@ class Session(ABC):
         return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
 
     def _parse_unusual_event(self, event: ServerSentEvent, refusal: ValueError) -> Any:
-        """Parse the data of an event that the fast parser cannot read.
+        """Parse the data of an event that the fast parser refuses, such as JSON with lone surrogates.
 
         Return None without data, and a string for `[DONE]`.
 
         Raises:
-            StreamProtocolError: the data are malformed JSON.
-            LLMError: the name of the event is `error`.
+            StreamProtocolError: the data are malformed JSON, or too deep.
+            LLMError: the data are malformed, and the name of the event is `error`.
         """
         if _is_done(event.data):
             return "[DONE]"

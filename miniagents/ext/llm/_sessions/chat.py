@@ -74,7 +74,7 @@ class _ToolCallCollector:
         return bool(self._calls)
 
     def feed(self, fragment: dict[str, Any], doubt: Callable[[str, Any], None]) -> tuple[int, str, str, str]:
-        """Add one item of `delta.tool_calls`, and return the place of its call, and its id, name and arguments.
+        """Add one item of `delta.tool_calls`; return the place of its call, and the item's own id, name and arguments.
 
         Args:
             fragment: the item.
@@ -267,7 +267,10 @@ class ChatSession(Session):
         self._last_chunk: dict[str, Any] = {}
 
     def _process(self, data: dict[str, Any], name: str) -> str:
-        """Process one chunk, and return the text that it adds to choice 0; raise an error that it reports."""
+        """Process one chunk, and return the text that it adds to choice 0; raise an error that it reports.
+
+        If one of several choices fails, the text of those before it is withheld.
+        """
         if list(data) != self._top_level_keys:
             self._process_top_level(data, name)
         self._last_chunk = data
@@ -331,9 +334,7 @@ class ChatSession(Session):
         return text
 
     def _choice_for(self, choice: dict[str, Any]) -> _ChoiceState:
-        """Return the state for a choice whose index is not 0.
-
-        That of the first choice if indexes are ignored or missing.
+        """Return the state for a choice whose index is not 0; without one, or if indexes are ignored, the first state.
 
         Reject an index that is no number, if several choices were asked for.
         """
@@ -356,6 +357,7 @@ class ChatSession(Session):
         """Return True if this chunk may begin a second choice; then indexes count from now on, until `_on_done`.
 
         Such a chunk has a role and nothing else. All chunks before it had the index of the first choice, and held text.
+        If the first choice has not ended, choices after it are also kept as undecided.
         """
         delta = choice.get("delta")
         bare = (

@@ -102,6 +102,8 @@ class MessagesSession(Session):
     def _process(self, data: dict[str, Any], name: str) -> str:
         """Process one event of any type, and return the text that it adds to the answer.
 
+        An event of unknown type is only counted.
+
         Raise an error that it reports.
         """
         kind = data.get("type") or name
@@ -213,7 +215,8 @@ class MessagesSession(Session):
     def _process_block_start(self, data: dict[str, Any]) -> str:
         """Process the start of a content block, and return the text that it may hold already, else "".
 
-        Raise an error in the block. Reject a block before the message, or with an index that is not the next one.
+        Raise an error in the block. Reject a block before the message, or with an index that is not the next one. An
+        index that repeats, or is no number, is only a doubt.
         """
         self._message_of_event("content_block_start")
         block = self._read_object(data, "content_block")
@@ -244,9 +247,9 @@ class MessagesSession(Session):
         return self._append_text(self._read_text(block, "text")) if block.get("type") == "text" else ""
 
     def _process_message_delta(self, data: dict[str, Any]) -> None:
-        """Process the stop reason, the usage and further fields at the end of the message.
+        """Keep the stop reason, the usage and further fields at the end of the message.
 
-        Raise an error in the event.
+        Raise an error in the event. Reject the event before the start of the message.
         """
         message = self._message_of_event("message_delta")
         delta = self._read_object(data, "delta")
@@ -277,7 +280,7 @@ class MessagesSession(Session):
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process the blocks and fields of an answer that was not streamed as if they were events.
 
-        Raise its error, after its text was added; reject an answer without content.
+        Raise its error, after its text was added; reject an answer with neither content nor stop reason.
         """
         content = data.get("content")
         if data.get("type") == "error" or data.get("error"):

@@ -71,7 +71,8 @@ class _OutputCallSession(Session, ABC):
     def _select(self, text: str) -> str:
         """Return the text that an event adds to the output: arguments of the output's call, or text without that call.
 
-        Text is held back until another tool is called or the answer ends. Pieces of the output's call leave `beside`.
+        Text is held back until another tool is called or the answer ends. Pieces of the output's call leave `beside`;
+        those of a call that releases text stay there for the next event.
         """
         came: list[str] = []
         self.beside, self._late = self._late + self.beside, []

@@ -76,7 +76,10 @@ class ResponsesSession(Session):
         self._done = False
 
     def _process(self, data: dict[str, Any], name: str) -> str:
-        """Process one event of any type, and return the text that it adds to the answer."""
+        """Process one event of any type, and return the text that it adds to the answer; "" while text is withheld.
+
+        Raise an error in the event. Ignore an event that repeats the one before.
+        """
         kind = data.get("type") or name
         if type(kind) is not str:
             self._note_doubt("type", kind)
@@ -146,7 +149,10 @@ class ResponsesSession(Session):
         self._process_response(data)
 
     def _on_item_added(self, data: dict[str, Any]) -> None:
-        """Add an output item; an index that repeats after its item has ended gets a new position."""
+        """Add an output item; an index that repeats after its item has ended gets a new position.
+
+        Reject an item that is added twice. A call is noted among the events beside the text.
+        """
         item = self._read_object(data, "item")
         index = self._read_index(data, "output_index")
         place = max(self._items, default=-1) + 1
@@ -166,7 +172,10 @@ class ResponsesSession(Session):
         self._compared = len(self._pieces)
 
     def _on_item_done(self, data: dict[str, Any]) -> str:
-        """Store the last form of an item, and return the part of its text that did not arrive in deltas."""
+        """Store the last form of an item, and return the part of its text that did not arrive in deltas.
+
+        With it comes text that was withheld. Reject the answer if the text differs from its deltas otherwise.
+        """
         done = self._read_object(data, "item")
         item = self._find_item(data, done.get("id"))
         item.done = done or None
@@ -275,7 +284,11 @@ class ResponsesSession(Session):
         return rest if self._withheld_from is None else self._release_withheld()
 
     def _process_output(self, output: list[Any]) -> str:
-        """Add the items of the last event that have not arrived before; return their text if there was no text yet."""
+        """Complete the items by those of the last event, and return the part of their text that has not arrived.
+
+        Reject the answer if the texts differ otherwise. If sequence numbers contradict each other, return "" after the
+        first text.
+        """
         if not self._items:
             self._items = {index: _Item(item) for index, item in enumerate(output) if isinstance(item, dict)}
         for place, item in enumerate(output):
@@ -335,7 +348,8 @@ class ResponsesSession(Session):
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process an answer that was not streamed like the response in a last event.
 
-        Raise its error or failure. An answer that is queued or in progress stays incomplete.
+        Raise its error or failure, and reject an answer without output. One that is queued or in progress stays
+        incomplete.
         """
         if data.get("output") is None and data.get("status") == "completed" and "output" in data:
             self._note_doubt("output", None)
@@ -363,7 +377,7 @@ class ResponsesSession(Session):
         return index
 
     def _find_item(self, data: dict[str, Any], item_id: Any = None) -> _Item:
-        """Return the item of an event: by its index, else by its id, else the latest item.
+        """Return the item of an event: by its index, else by its id, else the latest item if the index cannot be read.
 
         The index goes first, because some servers change the ids during a stream.
 
@@ -523,7 +537,10 @@ def _tool_call(item: _Item) -> ToolUse | None:
 
 
 def _reasoning(item: _Item) -> str:
-    """Return the visible reasoning of an item: its summary, else its text, else ""."""
+    """Return the visible reasoning of an item: what came in deltas, else the whole parts; "" for other items.
+
+    A summary goes before the text itself.
+    """
     known = {**item.start, **(item.done or {})}
     if known.get("type") != "reasoning":
         return ""
