@@ -120,7 +120,10 @@ class Trial:
     # --- methods for scenarios
 
     def victim(self, victim: C) -> C:
-        """Choose the task, promise or call that is cancelled in place of the scenario, and return it."""
+        """Choose the task, promise or call that is cancelled in place of the scenario, and return it.
+
+        Steps are counted anew from this call.
+        """
         self.cancels_scenario = False
         self._victim = victim
         self.steps = 0
@@ -155,7 +158,12 @@ class Trial:
             raise self._error(scenario)
 
     async def _run_observed(self, scenario: Scenario) -> None:
-        """Run the scenario in a task, and record how scenario and victim ended."""
+        """Run the scenario in a task, and record how scenario and victim ended, and what they left open.
+
+        Raise their errors.
+
+        A victim that was cancelled in time must end as cancelled, and no other task may.
+        """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._record_loop_error)
         hooks = sys.get_asyncgen_hooks()
@@ -202,6 +210,8 @@ class Trial:
     def before_callback(self, callback: Any) -> None:
         """Count a callback that the loop is about to run as a step, and cancel the victim if it is the chosen step.
 
+        Do nothing before there is a victim, or after it has ended.
+
         Note the place of the cancellation. Stop the loop if the run takes too many steps.
         """
         victim = self._victim
@@ -234,7 +244,7 @@ class Trial:
             other_hook(generator)
 
     def _open_generator_frames(self) -> list[FrameType]:
-        """Return the frames of async generators that have begun and not ended."""
+        """Return the frames of async generators that have begun, are alive, and have not ended."""
         alive = (each() for each in self._generators)
         return [each.ag_frame for each in alive if each is not None and each.ag_frame is not None]
 

@@ -95,7 +95,10 @@ class _ThreadJobs:
         self._known = WeakSet(threading.enumerate())
 
     def submit(self, executor: Executor, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Start a job in a thread of `executor`, and return the future of its result."""
+        """Start a job in a thread of `executor`, and return the future of its result.
+
+        Cancelling the future cancels the job.
+        """
         loop = self._loop()
         assert loop is not None
         future: asyncio.Future[T] = loop.create_future()
@@ -113,7 +116,9 @@ class _ThreadJobs:
                 loop.call_soon_threadsafe(lambda: None)
 
     def deliver(self, *, in_order: bool = True) -> bool:
-        """Set the result of one job on its future. Return False if the next job has no result yet.
+        """Set the result, error or cancellation of one job on its future, unless that is done; return True.
+
+        Return False without a job, or if the job has not ended.
 
         Args:
             in_order: deliver the oldest job; otherwise the oldest job that has ended.
@@ -216,7 +221,10 @@ class VirtualClock:
         self._loop: VirtualTimeLoop | None = None
 
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in a new loop and return its result; see `run_in_virtual_time`."""
+        """Run a coroutine in a new loop and return its result; see `run_in_virtual_time`.
+
+        Raise `RuntimeError` if a loop is running in this thread already.
+        """
         if _running_loop() is not None:
             coro.close()
             raise RuntimeError(
@@ -332,7 +340,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return super().call_at(deadline, callback, *args, context=context)
 
     def _wait(self, timeout: float | None, poll: Callable[[float | None], list[Any]], *, watches: bool) -> list[Any]:
-        """Wait for threads and files if the loop has any, or else move the clock. Called when no callback can run.
+        """Deliver a job, wait for threads and files if the loop has any, or else move the clock.
+
+        Return the file events.
+
+        Called when no callback can run. Raise `IdleLoopError` if tasks wait and nothing can wake them.
 
         Args:
             timeout: seconds to the next deadline, None if there is none.
@@ -396,7 +408,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._set_clock(self._now + seconds)
 
     def _set_clock(self, now: float) -> None:
-        """Move the clock forward to `now`; raise `VirtualTimeoutError` if that is beyond the time limit.
+        """Move the clock forward to `now`, never back; raise `VirtualTimeoutError` if that is beyond the time limit.
 
         The error comes once only, so that tasks can clean up afterwards without a limit.
         """
@@ -421,7 +433,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     # --- threads
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """Run a function in a thread. The clock stands still until the function returns, even after a cancellation."""
+        """Run a function in a thread. The clock stands still until the function returns, even after a cancellation.
+
+        Raise `RuntimeError` if the loop is closed.
+        """
         if self.is_closed():
             raise RuntimeError("Event loop is closed")
         return self._thread_jobs.submit(executor or self._default_pool(), func, *args)

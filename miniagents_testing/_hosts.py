@@ -37,7 +37,10 @@ class Address(NamedTuple):
 
     @staticmethod
     def of_url(url: str) -> Address:
-        """Return the address of a URL; its host is empty if the URL cannot be read."""
+        """Return the address of a URL with the default port of its scheme.
+
+        Its host is empty if the URL cannot be read.
+        """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -56,7 +59,10 @@ class _Pattern(NamedTuple):
     path: str = ""
 
     def matches(self, address: Address) -> bool:
-        """Return True if host, port and URL of an address fit this pattern. An unknown port or URL always fits."""
+        """Return True if host, port and URL of an address fit this pattern, `*.` for any host below one.
+
+        An unknown port or URL always fits.
+        """
         if self.host.startswith("*."):
             if not address.host.endswith(self.host[1:]):
                 return False
@@ -98,7 +104,8 @@ class AllowedHosts:
     def _parse(self, entry: str, name: str) -> _Pattern:
         """Return the pattern of an entry `host` or `host:port`; `name` is the setting that the error names.
 
-        Raises ValueError for any other entry.
+        Raises:
+            ValueError: the entry cannot be read.
         """
         host, port = _split(entry)
         if not _is_host(host) or port == 0:
@@ -117,7 +124,8 @@ class IgnoredHosts(AllowedHosts):
     def _parse(self, entry: str, name: str) -> _Pattern:
         """Return the pattern of a host, of `*.host` for all hosts below it, or of the beginning of a URL.
 
-        Raises ValueError for any other entry, with `name` as the name of the setting.
+        Raises:
+            ValueError: the entry cannot be read; the message names the setting `name`.
         """
         if "://" in entry:
             address = Address.of_url(entry)
@@ -129,7 +137,7 @@ class IgnoredHosts(AllowedHosts):
 
 
 def canonical_host(host: str) -> str:
-    """Return a name or an address in one spelling."""
+    """Return a name or an address in one spelling: lower case, without brackets, zone and final dot, IPv4 as such."""
     host = host.strip("[]").partition("%")[0].rstrip(".").lower()
     try:
         address = ipaddress.ip_address(host)
@@ -148,7 +156,7 @@ def is_numeric(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return True for addresses and names of this machine."""
+    """Return True for addresses and names of this machine, also unspecified and empty ones."""
     if not is_numeric(host):
         return host in ("", "localhost") or host.endswith(".localhost")
     address = ipaddress.ip_address(host.partition("%")[0])

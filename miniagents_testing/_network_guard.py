@@ -95,7 +95,7 @@ class NetworkGuard:
         self._restore_transports = _patch_transports()
 
     def stop_blocking(self) -> None:
-        """Stop blocking requests, and let the next outer guard decide again. Later calls change nothing."""
+        """Stop blocking requests, and let the next outer guard decide again; do nothing if the guard does not block."""
         if self not in blocking:
             return
         self._restore_transports()
@@ -135,7 +135,10 @@ class NetworkGuard:
 
 
 def _address_of_socket(sock: socket.socket, address: Any) -> Address | None:
-    """Return the address that a socket is about to reach; None for sockets that do not reach the network."""
+    """Return the address that a socket is about to reach.
+
+    None for a socket that is not of the internet, or no address.
+    """
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or not address:
         return None
     return Address(str(address[0]), address[1])
@@ -178,7 +181,10 @@ def _install_hook() -> None:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse an audit event that reaches the network, if a watcher or a guard does not let it through."""
+    """Refuse an audit event that reaches the network, if a watcher or a guard does not let it through.
+
+    The innermost guard decides; without one, nothing is refused.
+    """
     if not blocking or event not in EVENTS or (attempt := attempt_of(event, args)) is None:
         return
     with closed_if_refused(event, args):
@@ -207,7 +213,7 @@ def attempt_of(event: str, args: tuple[Any, ...]) -> Attempt | None:
 def closed_if_refused(event: str, args: tuple[Any, ...]) -> Iterator[None]:
     """Close the socket `args[0]` if the `with` block refuses to connect it, and pass the error on.
 
-    The owner of a socket closes it after an OSError only. `event` and `args` are those of the audit hook.
+    Refusals of other events, and other errors, close nothing. `event` and `args` are those of the audit hook.
     """
     try:
         yield
@@ -296,7 +302,7 @@ class _RequestCheck:
         return None if self._application_trace is None else self._application_trace(event, info)
 
     def _check(self) -> None:
-        """Refuse the request, unless the guard allows its host."""
+        """Refuse the request, unless no guard blocks, or the innermost guard or a watcher allows its host."""
         url = self._request.url
         if not blocking or (blocking[-1].allow_loopback and is_loopback(url.host)):
             return

@@ -46,7 +46,10 @@ class Gate:
             await event.wait()
 
     def wait_for_release(self, timeout: float | None) -> bool:
-        """Wait for `release` in a thread. Return False if it has not come after `timeout` seconds."""
+        """Wait for `release` in a thread. Return False if it has not come after `timeout` seconds.
+
+        None waits for ever.
+        """
         return self._open.wait(timeout)
 
 
@@ -82,6 +85,8 @@ async def aplay(
     read_timeout: float | None = None,
 ) -> AsyncGenerator[bytes]:
     """Yield the chunks of a body when they are due, with at least one step of the loop between two.
+
+    After the end "open", wait for ever, or until the read timeout.
 
     Args:
         stream: the response to play.
@@ -156,7 +161,10 @@ def network_error(end: str) -> Exception:
 
 
 def _raise_end(stream: ResponseStream) -> None:
-    """Raise the error that the stream ends with, if there is one."""
+    """Raise the error that the stream ends with, or `IncompleteRecordingError` for an end by its reader.
+
+    Else do nothing.
+    """
     if stream.end.startswith("raise "):
         raise network_error(stream.end)
     if stream.end != "eof" and not stream.complete:
@@ -166,7 +174,10 @@ def _raise_end(stream: ResponseStream) -> None:
 
 
 async def _sleep_in_loop(seconds: float, read_timeout: float | None) -> None:
-    """Sleep for at least one step of the loop, and for `read_timeout` seconds at most; then raise the read timeout."""
+    """Sleep for at least one step of the loop, and for `read_timeout` seconds at most; then raise the read timeout.
+
+    None is no limit. Infinite seconds never end.
+    """
     if read_timeout is not None and seconds > read_timeout:
         await asyncio.sleep(read_timeout)
         raise network_error(_TIMED_OUT)

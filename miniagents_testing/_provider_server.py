@@ -156,7 +156,10 @@ class ProviderServer:
     # --- answering
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. A connection that breaks causes neither an error page nor a line in the log."""
+        """Answer one request. A connection that breaks causes neither an error page nor a line in the log.
+
+        After an error, or when the server stops, the connection is broken.
+        """
         self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None

@@ -129,7 +129,10 @@ class Reading:
 
 
 def read_interaction(interaction: Interaction) -> Reading:
-    """Read an interaction. Its problems are described in the result; none is raised."""
+    """Read an interaction. Its problems are described in the result; none is raised.
+
+    An answer with an error status, or of an unknown API, has neither pieces nor an outcome.
+    """
     prompt = read_prompt(interaction.request_body)
     answer = interaction.response
     host = _split_uri(interaction.uri).hostname or ""
@@ -184,6 +187,8 @@ def api_of(interaction: Interaction) -> str:
 def _feed_chunks(session: Session, interaction: Interaction, chunks: list[list[Piece]]) -> None:
     """Feed the chunks to the session, and add the pieces of each chunk to its list in `chunks`.
 
+    Stop after the last chunk of an incomplete answer, without an error.
+
     Raises:
         LLMError: the error that an agent would raise for this body.
     """
@@ -234,7 +239,10 @@ def _split_uri(uri: str) -> SplitResult:
 
 
 def _pieces_not_streamed(outcome: Outcome, streamed: list[Piece]) -> list[Piece]:
-    """Return pieces for the parts of the outcome that no event has shown, and for all further choices."""
+    """Return pieces for the parts of the outcome that no event has shown, and for all further choices.
+
+    If calls have streamed, a call without arguments counts as shown.
+    """
     kinds = {piece.kind for piece in streamed}
     tools = "".join(piece.text for piece in streamed if piece.kind == "tool")
     rest = [
@@ -294,7 +302,10 @@ def _join(values: Iterable[str]) -> str:
 
 
 def _pieces_beside_text(data: Any) -> Iterator[Piece]:
-    """Yield the reasoning, refusal and tool pieces of one event, of any API; they may be empty."""
+    """Yield the reasoning, refusal and tool pieces of one event, of any API; they may be empty.
+
+    Of a chat, only those of choice 0; of other data, none.
+    """
     data = _dict_or_empty(data)
     kind = data.get("type")
     if isinstance(kind, str) and kind.startswith("response."):
@@ -308,7 +319,7 @@ def _pieces_beside_text(data: Any) -> Iterator[Piece]:
 
 
 def _chat_pieces(delta: dict[str, Any]) -> Iterator[Piece]:
-    """Yield the pieces of a delta of OpenAI's chat completions."""
+    """Yield the pieces of a delta of OpenAI's chat completions beside its text; some of them are empty."""
     yield Piece(
         "reasoning", "", _text_or_empty(delta.get("reasoning_content")) or _text_or_empty(delta.get("reasoning"))
     )
@@ -335,7 +346,7 @@ def _messages_pieces(data: dict[str, Any]) -> Iterator[Piece]:
 
 
 def _responses_pieces(kind: str, data: dict[str, Any]) -> Iterator[Piece]:
-    """Yield the pieces of an event of OpenAI's Responses."""
+    """Yield the pieces of an event of OpenAI's Responses beside its text: reasoning, refusals and calls."""
     part = str(data.get("output_index"))
     delta = _text_or_empty(data.get("delta"))
     if kind == "response.output_item.added":
@@ -374,7 +385,7 @@ def _text_or_empty(value: Any) -> str:
 def read_prompt(body: bytes) -> Prompt:
     """Read model, number of choices and messages in a request body of any API.
 
-    Any other body gives an empty prompt.
+    Any other body gives an empty prompt. Messages of the model without text are left out.
     """
     try:
         request = json.loads(body)
@@ -401,6 +412,8 @@ def read_prompt(body: bytes) -> Prompt:
 def _read_turn(item: Any) -> Turn:
     """Return role and text of one message, or of one item of Responses.
 
+    The text is empty for a call of a tool and for reasoning. A bare text is the user's.
+
     Results of tools get the role "tool", also where the provider's message says "user".
     """
     if not isinstance(item, dict):
@@ -423,11 +436,9 @@ def _is_tool_result(part: Any) -> bool:
 
 
 def _content_text(content: Any) -> str:
-    """Return the text of a message's content, which is a string, a dict or a list, at any depth.
+    """Return the text of a message's content, which is a string, a dict or a list, at any depth; "" for None.
 
-    Texts of a list are joined by line ends.
-
-    Parts without text, such as images, give their type in brackets.
+    Texts of a list are joined by line ends. Parts without text, such as images, give their type in brackets.
     """
     if content is None:
         return ""

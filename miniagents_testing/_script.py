@@ -105,7 +105,7 @@ class Call:
 
     @property
     def tool_results(self) -> tuple[ToolMessage, ...]:
-        """Results of tools behind the last answer, in the order of its calls, in the same form for all APIs.
+        """Results of tools behind the last answer, in the order of the request, in the same form for all APIs.
 
         Empty if the last answer had no calls, or if the user has spoken since.
         """
@@ -176,7 +176,7 @@ def _parts_of(item: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
 
 
 def _calls_in(item: Mapping[str, Any]) -> dict[str, str]:
-    """Return the name of each call in an item of a request, by its id."""
+    """Return the name of each call in an item of a request, by its id; empty without any."""
     calls = [
         (call.get("id"), call.get("function") or call.get("custom") or {}) for call in item.get("tool_calls") or ()
     ]
@@ -187,7 +187,7 @@ def _calls_in(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _results_in(item: Mapping[str, Any]) -> list[tuple[str, Any, bool]]:
-    """Return id and content of each result in an item of a request, and True for an error."""
+    """Return id, content and True for an error of each result in an item of a request; [] without any."""
     if item.get("role") == "tool":
         return [(str(item.get("tool_call_id")), item.get("content"), False)]
     if item.get("type") in ("function_call_output", "custom_tool_call_output"):
@@ -353,7 +353,10 @@ class Step:
 
     @classmethod
     def of_message(cls, message: Message) -> Step:
-        """Return the step whose answer becomes this message; one that is no `AssistantMessage` gives its text only."""
+        """Return the step whose answer becomes this message; one that is no `AssistantMessage` gives its text only.
+
+        It takes over text, calls, reasoning, refusal, finish reason and usage.
+        """
         if not isinstance(message, AssistantMessage):
             return cls(str(message))
         return cls(
@@ -369,13 +372,20 @@ class Step:
     def of_output(cls, value: Any, **settings: Any) -> Callable[[Call], Step]:
         """Return an item of a script that answers with an output in the way in which the request asks for it.
 
+        That is a text or a call of the output's tool; a value that is no object stands under `value`. A request without
+        an output raises `ValueError`.
+
         Args:
             value: the output, any value that pydantic can write as JSON.
             settings: further arguments of the step.
         """
 
         def answer(call: Call) -> Step:
-            """Return the output as a text, or as a call of the output's tool."""
+            """Return the output as a text, or as a call of the output's tool if the request has that tool.
+
+            An output that is no object stands under `value` where the schema asks for it. Raise `ValueError` if the
+            request asks for no output.
+            """
             schema = call.output_schema
             if schema is None:
                 raise ValueError(f"{call} asks for no output, which Step.of_output answers")
@@ -397,7 +407,7 @@ class Step:
         return self.finish_reason or derived
 
     def waits(self, call_number: int) -> Iterator[float]:
-        """Yield the seconds before each token, without an end."""
+        """Yield the seconds before each token, without an end; the same call number gives the same jitter."""
         generator = random.Random(f"{self.seed}/{call_number}")
         gaps = self.gap if isinstance(self.gap, tuple) else (self.gap,)
         for wait in itertools.chain((self.first_wait,), itertools.cycle(gaps)):
@@ -434,7 +444,7 @@ def script_items(script: Script) -> tuple[_ScriptItem, ...] | Callable[[Call], A
 
 
 def as_answer(item: Any, where: str) -> Answer:
-    """Turn an item of a script that is no function into an answer.
+    """Turn an item of a script that is no function into an answer; a class of exceptions makes an exception.
 
     Args:
         item: an item of a script, or the return value of a function in it.
@@ -482,7 +492,10 @@ def _check_seconds(name: str, value: Any) -> None:
 
 
 def _deltas_of(text: str | Sequence[str] | BaseModel | Mapping[str, Any], cut: Cut) -> tuple[str, ...]:
-    """Return the deltas of a text, of deltas, or of a value whose JSON is the text."""
+    """Return the deltas of a text, of deltas, or of a value whose JSON is the text.
+
+    Raise `TypeError` for other deltas.
+    """
     if isinstance(text, BaseModel):
         text = text.model_dump_json(by_alias=True, context=BARE if isinstance(text, Frozen) else None)
     elif isinstance(text, Mapping):
@@ -495,7 +508,11 @@ def _deltas_of(text: str | Sequence[str] | BaseModel | Mapping[str, Any], cut: C
 
 
 def _cut_text(text: str, cut: Cut) -> tuple[str, ...]:
-    """Cut a text into deltas by words, by characters, by a size or by a function."""
+    """Cut a text into deltas by words, by characters, by a size or by a function; an empty text has none.
+
+    Raises:
+        ValueError: the function's pieces do not join to the text, or `cut` is none of these.
+    """
     if not text:
         return ()
     if cut == "word":
@@ -514,7 +531,10 @@ def _cut_text(text: str, cut: Cut) -> tuple[str, ...]:
 
 
 def _tool_call_deltas(call: Any, cut: Cut) -> ToolCallDeltas:
-    """Return the deltas of a tool call that is given as `(name, arguments)` or as a `ToolCall`."""
+    """Return the deltas of a tool call that is given as `(name, arguments)` or as a `ToolCall`.
+
+    Raise `TypeError` for others.
+    """
     if isinstance(call, ToolCall):
         kind = getattr(call, "type", None) or "function"
         return ToolCallDeltas(call.id, call.name or "", kind, _cut_text(call.arguments, cut))

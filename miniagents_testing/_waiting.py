@@ -49,7 +49,7 @@ def describe_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
 
 
 def _label_of(task: asyncio.Task[Any]) -> str:
-    """Return the name of a task, with the agent that the task works for and the callers of that agent."""
+    """Return the name of a task, with the agent that the task works for and the agent's callers, if there is one."""
     name = task.get_name()
     trace = _agent_trace(getattr(task, "variables", None))
     if not trace:
@@ -76,7 +76,7 @@ def describe_running_code() -> str:
 def running_packages() -> list[str]:
     """Return the packages on the stack outside the standard library, the outermost first, without tests.
 
-    If no installed package is the innermost one, the last item is the module of the standard library that it calls.
+    If the application calls the standard library by itself, the last item is that module, or "socket".
     """
     packages: list[str] = []
     library = ""  # the outermost module of the standard library's network code that the innermost package calls

@@ -73,7 +73,12 @@ def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
     async def create(
         *, extra_headers: Any = None, extra_body: dict[str, Any] | None = None, **body: Any
     ) -> AsyncIterator[SimpleNamespace]:
-        """Answer one request from the script; raise the SDK's kind of error for a status of 400 and more."""
+        """Answer one request from the script: wait for the headers, and give them with the chunks, which come when due.
+
+        Raises:
+            APIConnectionError: the script raises an error, which is the cause.
+            APIStatusError: the status is 400 or more.
+        """
         started = asyncio.get_running_loop().time()
         try:
             stream = llm.respond(api, {**body, **(extra_body or {})})
@@ -192,7 +197,11 @@ class ScriptedLLM:
         return stream if self._overlay is None else self._overlay(stream)
 
     def _next(self, api: API, request: Mapping[str, Any]) -> tuple[Call, Any]:
-        """Record the call of a request, and return it with its step; raise `UnexpectedCallError` without one."""
+        """Record the call of a request, and return it with its step; a function as script is the step of each call.
+
+        Raises:
+            UnexpectedCallError: no step is left; the text lists the steps and their calls.
+        """
         with self._lock:
             call = Call.of(len(self._calls) + 1, api, request, _current_agents())
             self._calls.append(call)
@@ -247,7 +256,11 @@ class ScriptedLLM:
         return create_openai_agent(model, api=api, **common)
 
     def transport(self) -> ScriptedTransport:
-        """Return a transport for `httpx2.AsyncClient` and `httpx2.Client`; the path of a request selects the API."""
+        """Return a transport for `httpx2.AsyncClient` and `httpx2.Client`; the path of a request selects the API.
+
+        Raises:
+            MissingExtraError: httpx2 is not installed.
+        """
         _import("httpx2", "testing")
         from miniagents_testing._scripted.transport import ScriptedTransport
 
@@ -258,6 +271,9 @@ class ScriptedLLM:
 
         Args:
             options: options of the client, which override the defaults: a made-up key, and no retries.
+
+        Raises:
+            MissingExtraError: the SDK or httpx2 is not installed.
         """
         sdk = _import("openai", "openai")
         client: AsyncOpenAI = sdk.AsyncOpenAI(**self._options("https://api.openai.com/v1", options))
@@ -268,6 +284,9 @@ class ScriptedLLM:
 
         Args:
             options: options of the client, which override the defaults: a made-up key, and no retries.
+
+        Raises:
+            MissingExtraError: the SDK or httpx2 is not installed.
         """
         sdk = _import("anthropic", "anthropic")
         client: AsyncAnthropic = sdk.AsyncAnthropic(**self._options("https://api.anthropic.com", options))

@@ -40,6 +40,8 @@ _MODELS = {"object": "list", "data": [_MODEL], "has_more": False, "first_id": _M
 def respond_to(llm: ScriptedLLM, method: str, path: str, body: bytes) -> ResponseStream:
     """Return the response of a scripted model to an HTTP request; unknown paths and bodies get an error status.
 
+    `GET .../models` gets a list of models, which takes no step.
+
     Raises:
         Exception: see `ScriptedLLM.respond`.
     """

@@ -78,7 +78,10 @@ class WireFormat(ABC):
 
 
 def usage_of(step: Step, call: Call) -> Usage:
-    """Return the numbers of tokens of an answer: those in the script, or else counts of words and deltas."""
+    """Return the numbers of tokens of an answer: those in the script, or else counts of words and deltas.
+
+    Cached tokens are 0 by default, and the total is input plus output.
+    """
     given = step.usage or Usage()
     input_tokens = given.input_tokens
     if input_tokens is None:

@@ -40,7 +40,10 @@ class ChatFormat(WireFormat):
     request_id: ClassVar[str] = "x-request-id"
 
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """Yield one chunk for each delta; the role comes first, and usage last if the request asks for it."""
+        """Yield one chunk for each delta.
+
+        The role comes first, the finish reason behind them, and usage last if it is asked for.
+        """
         deltas = step.deltas
         includes_usage = bool((call.request.get("stream_options") or {}).get("include_usage"))
 
@@ -73,7 +76,7 @@ class ChatFormat(WireFormat):
             )
 
     def document(self, step: Step, call: Call) -> Body:
-        """Return the complete answer as one document."""
+        """Return the complete answer as one document; its content is null if it has only calls or a refusal."""
         deltas = step.deltas
         message: Body = {"role": "assistant", "content": "".join(deltas.text), "refusal": None, "annotations": []}
         if not deltas.text and (deltas.tool_calls or deltas.refusal):

@@ -129,7 +129,10 @@ def _is_final(payload: _Payload) -> bool:
 
 
 def _expected(api: API, step: Step, call: Call, quirks: Collection[str]) -> dict[str, Any]:
-    """Return the fields, by name, that the message of an agent must have after this answer."""
+    """Return the fields, by name, that the message of an agent must have after this answer; quirks may take some away.
+
+    Anthropic's messages have no refusal text, and arguments are `{}` where others have none.
+    """
     deltas, usage = step.deltas, usage_of(step, call)
     refusal = "".join(deltas.refusal) or None
     finish: str | None = step.reason

@@ -50,7 +50,10 @@ class MessagesFormat(WireFormat):
     request_id: ClassVar[str] = "request-id"
 
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """Yield the content blocks one after the other, with a ping as early as the provider sends one."""
+        """Yield the start of the message, its content blocks one after the other, and the end.
+
+        A ping follows the first start of a block.
+        """
         whole = self.document(step, call)
         usage = whole["usage"]
         first_usage = {name: count for name, count in usage.items() if name != "output_tokens_details"}
@@ -77,7 +80,10 @@ class MessagesFormat(WireFormat):
         yield closing_event({"type": "message_stop"})
 
     def document(self, step: Step, call: Call) -> Body:
-        """Return the complete answer as one document."""
+        """Return the complete answer as one document.
+
+        A refusal's text is its explanation, and caches are no input tokens.
+        """
         usage = usage_of(step, call)
         in_cache = (usage.cached_tokens or 0) + (usage.cache_write_tokens or 0)
         details = None
@@ -102,7 +108,10 @@ class MessagesFormat(WireFormat):
         }
 
     def failure(self, failure: Failure, call: Call) -> Body:
-        """Return the body of an error response."""
+        """Return the body of an error response.
+
+        Its type is that of the failure, or else the usual one of its status.
+        """
         kind = failure.type or _ERROR_TYPES.get(failure.status)
         kind = kind or ("invalid_request_error" if failure.status < 500 else "api_error")
         error = {"type": kind, "message": failure.message}

@@ -47,7 +47,10 @@ def _streamed_response(wire: WireFormat, step: Step, call: Call) -> ResponseStre
 
 
 def _with_then(stream: ResponseStream, then: Then | Failure | None, index: int) -> ResponseStream:
-    """Return the stream with the step's event `then` (cut, reset, stall, hold or pause) before the chunk at `index`."""
+    """Return the stream with the step's event `then` (cut, reset, stall, hold or pause) before the chunk at `index`.
+
+    None and a `Failure` change nothing.
+    """
     before, chunk, after = stream.chunks[:index], stream.chunks[index], stream.chunks[index + 1 :]
     match then:
         case "truncate":
@@ -65,7 +68,7 @@ def _with_then(stream: ResponseStream, then: Then | Failure | None, index: int) 
 
 
 def _timed_chunks(wire: WireFormat, step: Step, events: Sequence[Event], call: Call) -> Iterator[Chunk]:
-    """Yield all events with the waits of the step before tokens, and no waits before other events."""
+    """Yield all events with the waits of the step: the first one before the first event, others before later tokens."""
     waits = step.waits(call.number)
     first_wait, first_token = next(waits), True
     for number, event in enumerate(events):
@@ -79,7 +82,7 @@ def _timed_chunks(wire: WireFormat, step: Step, events: Sequence[Event], call: C
 
 
 def _index_of_then(step: Step, events: Sequence[Event]) -> int:
-    """Return the index in `events` at which the step's `then` happens: after so many tokens as `after` says."""
+    """Return the index in `events` at which the step's `then` happens: after so many tokens as `after` says, or all."""
     tokens = sum(event.place == "token" for event in events)  # an API may not send all tokens of the step
     after = tokens if step.after is None else min(step.after, tokens)
     sent = 0

@@ -151,7 +151,7 @@ def _reasoning(pieces: tuple[str, ...], call: Call) -> _Item:
 
 
 def _message(step: Step, call: Call) -> _Item:
-    """Return the output item of the text and the refusal."""
+    """Return the output item of the text and the refusal; without either, it has an empty text."""
     head = {"id": f"msg_scripted_{call.number}", "type": "message", "role": "assistant"}
     inner: list[Event] = []
     parts: list[Body] = []

@@ -55,7 +55,10 @@ _link: ContextVar[Played | Recorded | None] = ContextVar("miniagents_testing_aio
 
 
 def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that replaces `ClientSession._request` while cassettes are open."""
+    """Return the function that replaces `ClientSession._request` while cassettes are open: it adds a middleware.
+
+    Without a session in this context, it calls `before`, or the method below vcrpy while a cassette sends.
+    """
     real = without_vcrpy(before)
 
     @wraps(real)

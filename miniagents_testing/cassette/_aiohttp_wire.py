@@ -113,7 +113,7 @@ class _Collector(AbstractStreamWriter):
 
 
 async def body_of(request: ClientRequest) -> bytes:
-    """Read the body of a request, which is sent afterwards as it was read: some can be read only once."""
+    """Read the body of a request, and replace it by what was read: some can be read only once."""
     body = request.body
     if isinstance(body, bytes):
         return body
@@ -227,18 +227,21 @@ class _Player(asyncio.Transport):
     # --- the answer
 
     def begin(self) -> None:
-        """Start to play."""
+        """Start to play; do nothing if the playback has begun or is closed."""
         if self._feeding is None and not self._closing:
             self._feeding = self._loop.create_task(self._feed(), name="playing a cassette to aiohttp")
 
     def reader_waits(self, waits: bool) -> None:
-        """Note if the reader waits for more of the body."""
+        """Note if the reader waits for more of the body, and wake the playback if so."""
         self._reader_waits = waits
         if waits and self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     async def _feed(self) -> None:
-        """Feed head, chunks and end to the handler, each when the reader waits for it."""
+        """Feed head, chunks and end to the handler, each when the reader waits for it.
+
+        A recorded error is raised where the application waits, or ends the connection.
+        """
         error: Exception | None = None
         try:
             async for data in aplayed_bytes(self._playback, self._method):
@@ -267,7 +270,7 @@ class _Player(asyncio.Transport):
         (self.handler if self.content is None else self.content).set_exception(error)
 
     def _lose(self, error: Exception | None) -> None:
-        """End the connection and the playback."""
+        """End the connection and the playback, and tell the handler soon, with the error if there is one; only once."""
         if self._closing:
             return
         self._closing = True
@@ -336,7 +339,10 @@ class Recorded(asyncio.Protocol):
         self._content = response.content
 
     def failed(self, error: BaseException) -> None:
-        """Record an error before there was a response."""
+        """Record an error of the connection, or a cancellation, before there was a response.
+
+        Another error drops the recording.
+        """
         if (end := _end(error)) is not None:
             self._slot.ended(end)
         else:
@@ -345,7 +351,10 @@ class Recorded(asyncio.Protocol):
     # --- told by the transport
 
     def data_received(self, data: bytes) -> None:
-        """Record bytes of the answer, and pass them on; after its end the handler listens again itself."""
+        """Record bytes of the answer, and pass them on; after its end the handler listens again itself.
+
+        If the reader has closed the answer, only record, and close the connection at its end.
+        """
         self._tee.received(data)
         if self._drains:
             if self._tee.is_done or self._slot.recorder.closed:
@@ -356,7 +365,7 @@ class Recorded(asyncio.Protocol):
         self._handler.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Record that the server sends no more."""
+        """Record that the server sends no more, and return what the handler returns; None if the reader has closed."""
         self._tee.received(b"")
         return None if self._drains else self._handler.eof_received()
 
@@ -378,7 +387,12 @@ class Recorded(asyncio.Protocol):
     # --- told by the connection
 
     def _released(self) -> None:
-        """Record that the application has closed the response, or that aiohttp has waited for it too long."""
+        """Record why the application has released the connection before the answer's end.
+
+        Do nothing after it, or before its head.
+
+        The reason is a timeout, a cancellation, or that the reader closed it; or the rest is read for the recording.
+        """
         if self._tee.is_done or not self._slot.status:
             return
         error = None if self._content is None else self._content.exception()

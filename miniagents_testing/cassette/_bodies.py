@@ -63,7 +63,7 @@ def content_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def header_value(headers: Headers, name: str) -> str:
-    """Return the values of a header, joined by commas; an empty text without the header."""
+    """Return the values of a header, joined by commas; an empty text without the header. Case does not matter."""
     return ", ".join(value for each, values in headers.items() if each.lower() == name for value in values)
 
 
@@ -76,7 +76,10 @@ def parse_json(body: bytes | str) -> Any:
 
 
 def _number(text: str) -> float:
-    """Return the number of a JSON text with a point or an exponent, as an `int` if it is whole."""
+    """Return the number of a JSON text with a point or an exponent, as an `int` if it is whole.
+
+    Infinity stays a float.
+    """
     number = float(text)
     return int(number) if number.is_integer() else number
 
@@ -101,7 +104,7 @@ def plain_body(body: bytes, headers: Headers) -> bytes:
 
 
 def _inflated(body: bytes, encoding: str) -> Any:
-    """Return a body without gzip or deflate, or `NO_TREE` if it cannot be read."""
+    """Return a body without gzip or deflate, or `NO_TREE` if it is damaged, cut or too large."""
     inflater = Inflater(encoding)
     try:
         plain = inflater.feed(body)
@@ -230,7 +233,10 @@ class _Part(NamedTuple):
 
 
 def _multipart_tree(body: bytes, headers: Headers, kind: str) -> Any:
-    """Return the tree of a multipart body, or `NO_TREE` if the body is not as its header says."""
+    """Return the tree of a multipart body: its parts by name for a form, else a list of them in their order.
+
+    Return `NO_TREE` if the body is not as its header says.
+    """
     parts = _parts(body, headers)
     if parts is None:
         return NO_TREE
@@ -241,7 +247,7 @@ def _multipart_tree(body: bytes, headers: Headers, kind: str) -> Any:
 
 
 def _places_of_parts(parts: Sequence[_Part], kind: str) -> Iterator[tuple[str, ...]]:
-    """Return the place of each part in the tree."""
+    """Return the place of each part in the tree: by its name in a form, else by its number."""
     if kind == _FORM_DATA:
         return _places(part.name for part in parts)
     return ((str(number),) for number in range(len(parts)))

@@ -43,7 +43,7 @@ class ChunkMapError(ValueError):
 
 
 def event_ends(body: bytes) -> list[int]:
-    """Return the places where the events of `body` end, and the end of the body."""
+    """Return the places where the events of `body` end, and the end of the body; [] for an empty one."""
     ends = list(EventEnds().feed(body))
     if body and (not ends or ends[-1] != len(body)):
         ends.append(len(body))
@@ -115,7 +115,7 @@ def refitted(text: str, body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk,
     """Cut a body that was edited after its map was made, so that its n-th event keeps the time of the map's n-th.
 
     Cuts inside events are dropped: such an event comes when its last byte came. Events beyond those of the map come
-    together with the last event of the map.
+    together with the last event of the map. Tokens that cannot be read are skipped.
     """
     waits = []
     waited = 0
@@ -131,7 +131,7 @@ def refitted(text: str, body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk,
 
 
 def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
-    """Return the chunks without the empty ones, whose waits are added to the next chunk."""
+    """Return the chunks without the empty ones, whose waits are added to the next chunk, or dropped at the end."""
     full = []
     waited = 0
     for chunk in chunks:

@@ -225,7 +225,10 @@ def _opened(
     width: int | None = None,
     command: str = "",
 ) -> Iterator[Session]:
-    """Open a cassette file until the `with` block ends, under the recording lock if it records."""
+    """Open a cassette file until the `with` block ends, under the recording lock if it records.
+
+    Under CI, refuse to record. What another worker of this run has recorded is only added to.
+    """
     takes_turns = bool(width) and run_of_workers() != ""
     with ExitStack() as stack:
         if takes_turns and is_recorded_in_run(path):
@@ -260,7 +263,12 @@ def _opened(
 def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]) -> Iterator[Session]:
     """Let a session play and record streams in an open cassette of vcrpy, by the rules of `use_cassette`.
 
-    Under CI it refuses to record. Without a cassette it raises TypeError.
+    A cassette that records is locked and will be saved with a checksum.
+
+    Raises:
+        TypeError: there is no cassette.
+        RecordingRefusedError: it would record under CI, or is recorded already.
+        CassetteFormatError: its file is damaged.
     """
     if cassette is None:
         raise TypeError(
@@ -294,7 +302,8 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
 def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, command: str, *, by_content: bool) -> Iterator[Session]:
     """Let a session play and record in an open cassette of vcrpy, by vcrpy's own modes.
 
-    It matches by vcrpy's rules, or as `use_cassette` does with `by_content`, and judges no other clients.
+    It matches by vcrpy's rules, or as `use_cassette` does with `by_content`, and judges no other clients. A cassette
+    that may be changed will be saved with a checksum.
     """
     mode = str(getattr(cassette.record_mode, "value", cassette.record_mode))
     if records := not cassette.write_protected:
@@ -338,7 +347,10 @@ def answering(session: Session, also_patch: Iterable[type] = ()) -> Iterator[Non
 def _running(
     session: Session, cassette: Any, also_patch: Iterable[type], appended: vcrpy.Appended | None = None
 ) -> Iterator[Session]:
-    """Activate the session; at the end store its recordings, and raise errors that the application has caught."""
+    """Activate the session until the `with` block ends; then store its recordings, and raise errors that were caught.
+
+    An error of the block is raised with notes about these errors; its recordings are stored as well.
+    """
     try:
         with answering(session, also_patch):
             yield session

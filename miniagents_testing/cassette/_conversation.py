@@ -68,7 +68,10 @@ class PlayedConversation:
         return self._playback.response.end
 
     def send(self, data: str | bytes) -> bool:
-        """Take a frame that the client sends; return False if the conversation is over, also because of this frame."""
+        """Take a frame that the client sends; return False if the conversation is over, also because of this frame.
+
+        A frame that differs from the recorded one ends the conversation, and is counted as a miss.
+        """
         if self.is_over:
             return False
         recorded = self._recorded[self._sent].data if self._sent < len(self._recorded) else None
@@ -119,7 +122,7 @@ class PlayedConversation:
             await self._changed.wait()
 
     def _as_recorded(self, data: str | bytes, *, known: bool = True) -> str | bytes:
-        """Return a frame as it would be recorded, without secrets; see `Redaction.scrub_request`."""
+        """Return a frame as it would be recorded, without secrets; bytes with a secret become `[redacted]`."""
         body = data.encode() if isinstance(data, str) else base64.b64encode(data)
         clean, _ = self._session.settings.redact.scrub_request(body, {}, known=known)
         if isinstance(data, str):

@@ -78,7 +78,10 @@ def current_session() -> Session | None:
 
 
 def sessions_here() -> list[Session]:
-    """Return the sessions that may judge a client here: the one of this context, else all that are open."""
+    """Return the sessions that may judge a client here: the one of this context, else all that are open.
+
+    Closed ones, and those that judge no client, are left out.
+    """
     session = _session_of_context()
     found = _open_elsewhere() if session is None else [session]
     return [each for each in found if not each.closed and each.judges]
@@ -110,7 +113,10 @@ def _open_elsewhere() -> list[Session]:
 
 
 def _narrowest() -> Session | None:
-    """Return the narrowest open session with a width that is in reach, or None. Of the same width, it is the last."""
+    """Return the narrowest open session with a width that is in reach, None without one.
+
+    Of the same width, it is the last.
+    """
     least = _least_widths[-1] if _least_widths else 0
     with _lock:
         reached = [each for each in _open if each.width is not None and each.width >= least and not each.closed]
@@ -139,7 +145,7 @@ def may_look_up() -> bool:
 
 @contextmanager
 def passing() -> Iterator[None]:
-    """Let requests of this context go past all cassettes until the `with` block ends."""
+    """Let requests of this context go past all cassettes until the `with` block ends; such blocks nest."""
     global _sending
     token = _passing.set(True)
     with _lock:

@@ -91,7 +91,7 @@ def _header_text(value: Any) -> str:
 
 
 def _body(message: Mapping[str, Any]) -> bytes:
-    """Return the body of a request or a response, which may be text, binary, base64, parsed JSON, or absent."""
+    """Return the body of a request or a response: text, binary, base64 or parsed JSON as bytes; empty without one."""
     parsed = message.get("parsed_body")  # pydantic-ai: a JSON body as YAML; its original bytes are lost
     if parsed is not None:
         return json.dumps(parsed, ensure_ascii=False, separators=(",", ":"), default=str).encode()
@@ -108,7 +108,8 @@ def _body(message: Mapping[str, Any]) -> bytes:
 def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) -> bytes:
     """Undo the compression of a body, and drop `content-encoding`; change nothing if an encoding is not known.
 
-    Header and body decide together: many recorders inflate the body and keep the header, some lose the header.
+    Header and body decide together: many recorders inflate the body and keep the header, some lose the header. A
+    damaged body raises `CassetteFormatError`.
     """
     encodings = _encodings(body, headers)
     plain = body
@@ -181,7 +182,7 @@ def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
     """Parse the text of a cassette; return the document, and a line for each part that does not fit its checksum.
 
     Raises:
-        CassetteFormatError: the text is no cassette, or one of another format.
+        CassetteFormatError: the text is no cassette, was cut off, or is one of another format.
     """
     document = plain_data(text)
     if document is None:
@@ -212,7 +213,10 @@ def with_checksum(entries: Sequence[_Entry], **more: Any) -> dict[str, Any]:
 
 
 def entry_of(interaction: Interaction) -> _Entry:
-    """Return an interaction as the dict that the file stores, without its digest, which the caller adds."""
+    """Return an interaction as the dict that the file stores, without its digest, which the caller adds.
+
+    An interaction without a response gets the status 599, which clients take for a failure.
+    """
     answer = interaction.response
     version = 2 if interaction.method in OF_LINES else 1
     stream: dict[str, Any] = {"v": version, "started_ms": round(interaction.started_ms, 2)}
@@ -268,7 +272,11 @@ def interaction_of(entry: _Entry, where: str) -> Interaction:
 
 
 def _check_types(interaction: Interaction) -> Interaction:
-    """Return the interaction if its fields have the right types: an entry without checksum may hold anything."""
+    """Return the interaction if its fields have the right types: an entry without checksum may hold anything.
+
+    Raises:
+        TypeError: the status, a header or a text is of another type.
+    """
     answer = interaction.response
     if not isinstance(answer.status, int):
         raise TypeError(f"its status is {answer.status!r}")
@@ -351,7 +359,10 @@ def ends_of(stream: Mapping[str, Any], where: str) -> chunkmap.Ends:
 
 
 def _chunks(text: str | None, body: bytes, ends_of: chunkmap.Ends, where: str) -> tuple[Chunk, ...]:
-    """Return the body cut as the chunk map `text` says; warn and cut after each event if the map does not fit."""
+    """Return the body cut as the chunk map `text` says; warn and cut after each event if the map does not fit.
+
+    Without a map, cut after each event.
+    """
     if text is not None:
         try:
             return chunkmap.decode(text, body, ends_of)
@@ -363,7 +374,11 @@ def _chunks(text: str | None, body: bytes, ends_of: chunkmap.Ends, where: str) -
 
 
 def _mismatches(entries: list[_Entry], checksum: Any) -> Iterator[str]:
-    """Yield a line for each interaction whose digest is wrong, and one if interactions are lost, new or moved."""
+    """Yield a line for each interaction whose digest is wrong, and one if interactions are lost, new or moved.
+
+    Without a checksum, yield one if there are interactions of this kit. Raise `CassetteFormatError` for an unknown
+    format.
+    """
     ours = [(number, entry) for number, entry in enumerate(entries, 1) if "stream" in entry["response"]]
     if checksum is None:
         if ours:
@@ -397,7 +412,10 @@ def _with_digest(entry: _Entry) -> _Entry:
 
 
 def _digest(entry: _Entry) -> str:
-    """Return the hash of all parts of an entry that a replay depends on, without volatile fields of the request."""
+    """Return the hash of all parts of an entry that a replay depends on, without volatile fields of the request.
+
+    An entry of another recorder is hashed as a whole.
+    """
     request, response = entry["request"], entry["response"]
     if "stream" not in response:
         return _sha256(json.dumps(entry, sort_keys=True, default=repr).encode())

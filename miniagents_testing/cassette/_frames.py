@@ -130,7 +130,10 @@ def _event_of(frame: Frame, number: int) -> bytes:
 
 
 def _frame_of(event: str, before: Frame) -> Frame:
-    """Return the frame of an event, with the line breaks that the frame had before."""
+    """Return the frame of an event, with the line breaks that the frame had before.
+
+    Changed bytes become `[redacted]`.
+    """
     lines = [line.removeprefix("data: ") for line in event.split("\n")]
     if isinstance(before.data, bytes):
         is_same = f':"{base64.b64encode(before.data).decode()}"' in event

@@ -96,7 +96,10 @@ class HeaderRule:
         return kept
 
     def _recorded_value(self, name: str, value: str) -> str:
-        """Return the value of a header of an answer as it is recorded."""
+        """Return the value of a header of an answer as it is recorded; a secret one is redacted.
+
+        A cookie keeps its name, and a date in `retry-after` becomes seconds. URLs in other values are redacted.
+        """
         if name == "set-cookie":
             return _without_cookie_value(value)
         if is_secret_header(name) or is_account_header(name):

@@ -155,7 +155,10 @@ def played_bytes(playback: Playback, method: str) -> Iterator[bytes]:
 
 
 async def aplayed_bytes(playback: Playback, method: str) -> AsyncIterator[bytes]:
-    """Yield the bytes of a response in a task, see `played_bytes`."""
+    """Yield the bytes of a response in a task when they are due: head, each chunk in one piece, end.
+
+    It ends and raises as `played_bytes` does.
+    """
     try:
         await playback.abegin()
         writer = _Writer(playback, method)
@@ -235,7 +238,12 @@ class ResponseTee:
         """True when the answer has ended; what comes after it is not recorded."""
 
     def received(self, data: bytes) -> None:
-        """Record bytes that have arrived; empty bytes stand for the end of the connection."""
+        """Record bytes that have arrived; empty bytes stand for the end of the connection.
+
+        Do nothing after the answer's end.
+
+        Bytes that are no HTTP drop the recording and call `refused`. An end in mid-answer is recorded as an error.
+        """
         if self.is_done:
             return
         try:
@@ -251,7 +259,10 @@ class ResponseTee:
                 self._slot.ended(f"raise RemoteProtocolError: {error if self._slot.status else _NO_ANSWER}")
 
     def _record(self, event: Any) -> bool:
-        """Record an event; return True if others may follow at once."""
+        """Record an event of the parser.
+
+        Return True if others may follow at once, False at the end or without more bytes.
+        """
         if type(event) is h11.Data:
             self._slot.chunk_arrived(bytes(event.data))
         elif type(event) is h11.Response:
@@ -263,7 +274,12 @@ class ResponseTee:
         return not self.is_done and event not in (h11.NEED_DATA, h11.PAUSED)
 
     def failed(self, error: BaseException) -> None:
-        """Record an error of the connection while the answer was read; other errors as `Slot.failed` does."""
+        """Record an error of the connection, or a cancellation, while the answer was read.
+
+        Other errors end it as closed.
+
+        Before its head, another error drops the recording.
+        """
         if isinstance(error, OSError):
             self._slot.ended(f"raise {error_name('Read', error)}: {error}")
         else:
@@ -289,7 +305,9 @@ def error_name(doing: Literal["Connect", "Read", "Write"], error: BaseException)
 
 
 def os_error(name: str, message: str) -> Exception:
-    """Return the error that a socket raises for a recorded one.
+    """Return the error that a socket raises for a recorded one: a timeout, an error of TLS, or an `OSError`.
+
+    `RemoteProtocolError` becomes `PeerClosedError`.
 
     Args:
         name: of the error in httpx; others count as a connection that was reset.

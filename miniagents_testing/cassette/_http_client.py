@@ -78,7 +78,7 @@ def _init_subclass(owner: Any, _: Any) -> Any:
 
 
 def _connect(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `connect` that waits until the request is known."""
+    """Return a `connect` that connects only when the request is known, if a cassette is open; otherwise at once."""
 
     @wraps(before)
     def connect(connection: Any, *args: Any, **kwargs: Any) -> Any:
@@ -194,7 +194,7 @@ _OF_VCRPY = "_miniagents_of_vcrpy"
 
 
 def _session_of(connection: Any) -> Session | None:
-    """Return the session that answers the requests of a connection, or None.
+    """Return the session that answers the requests of a connection, None without an open one.
 
     Under a test written for vcrpy, only those of vcrpy's connections are answered. The others are not caught by vcrpy.
     """
@@ -228,7 +228,7 @@ class _StandIn:
         self._pair: tuple[socket.socket, socket.socket] | None = None
 
     def start(self, session: Session, method: str) -> None:
-        """Begin to hold the bytes of a request."""
+        """Begin to hold the bytes of a request with this method, which `session` will answer."""
         self._session = session
         self._method = method
         self._origin = _origin(self._connection)
@@ -239,7 +239,10 @@ class _StandIn:
     # --- the request
 
     def sendall(self, data: Any) -> None:
-        """Take bytes of the request; the last ones make the session answer it."""
+        """Take bytes of the request; the last ones make the session answer it.
+
+        Later bytes go to the server, or nowhere if the answer is played. Without a request, connect and send for real.
+        """
         if self._session is None:
             self._open_unrecorded().sendall(data)
         elif not self._is_answered:
@@ -250,12 +253,15 @@ class _StandIn:
             self.real.sendall(data)  # more than the headers have announced
 
     def send(self, data: Any) -> int:
-        """Do what `sendall` does, and return the number of bytes."""
+        """Do what `sendall` does, and return the length of the data."""
         self.sendall(data)
         return len(data)
 
     def _ask(self, session: Session) -> None:
-        """Ask the session for the answer; connect and send what is held, if it is to be sent."""
+        """Ask the session for the answer; connect and send what is held, if it is to be sent.
+
+        Raise a recorded failure to connect, the session's refusal, and the error of connecting or sending.
+        """
         self._is_answered = True
         live = self._request.live()
         if session.matches_as_vcrpy:
@@ -278,7 +284,7 @@ class _StandIn:
                 raise
 
     def _open(self, slot: Slot | None) -> None:
-        """Connect for real; the slot gets the error if that fails."""
+        """Connect for real; if that fails, the slot gets the error, which is raised."""
         try:
             self._connect()
         except Exception as error:
@@ -298,7 +304,10 @@ class _StandIn:
     # --- the answer
 
     def makefile(self, mode: str = "r", buffering: int | None = None, **_: Any) -> Any:
-        """Return a file with the answer, which is played or recorded as it is read."""
+        """Return a file with the answer, which is played or recorded as it is read.
+
+        A client that waits for `100 Continue` gets only that. Without a request, return the file of the real socket.
+        """
         if self._session is None:
             return self._open_unrecorded().makefile(mode, buffering)
         if self._request.waits_for_continue and not self._is_answered:
@@ -316,7 +325,10 @@ class _StandIn:
         return raw if buffering == 0 else io.BufferedReader(raw)
 
     def error(self, name: str, message: str) -> Exception:
-        """Make the error of the connection's library that has this name in httpx; see `HTTPLibrary`."""
+        """Make the error of the connection's library that has this name in httpx; see `HTTPLibrary`.
+
+        A failure to connect is urllib3's error if urllib3 made the connection. Any other is that of the socket.
+        """
         error = os_error(name, message)
         if not name.startswith("Connect") or isinstance(error, ssl.SSLError):
             return error
@@ -370,7 +382,10 @@ class _StandIn:
         self._pair = None
 
     def close(self) -> None:
-        """Close the connection. A request that was sent and whose answer was not read is recorded if it failed."""
+        """Close the connection: end the playback, or the recording of an answer that was not read.
+
+        Such a recording is dropped, or has the error of a failed write.
+        """
         self.release()
         if isinstance(self._answer, Playback):
             self._answer.close()
@@ -450,7 +465,10 @@ class _TeedFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what has arrived, and record it."""
+        """Read what has arrived into the buffer, record it, and return its size, None if nothing came.
+
+        Record an error and raise it.
+        """
         try:
             count: int | None = self._source.readinto(buffer)
         except BaseException as error:

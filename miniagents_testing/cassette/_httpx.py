@@ -151,7 +151,11 @@ class Family:
         return handle_request
 
     async def aanswer(self, session: Session, request: Any, send: Callable[[], Awaitable[Any]]) -> Any:
-        """Return the response of the cassette, or the response of `send`, which is recorded as it is read."""
+        """Return the response of the cassette, or that of `send`, which is recorded as it is read, or only sent.
+
+        Read the body of the request first. A recorded request is sent with `accept-encoding: identity`. An error of
+        `send` is recorded and raised.
+        """
         clock = asyncio.get_running_loop().time
         started = clock()
         await request.aread()
@@ -174,7 +178,7 @@ class Family:
         return self._response_with(response, aiter(response.stream), answer)
 
     def answer(self, session: Session, request: Any, send: Callable[[], Any]) -> Any:
-        """Return the response in a thread, see `aanswer`."""
+        """Do in a thread what `aanswer` does in a loop: return the response that is played, recorded, or only sent."""
         clock = time.monotonic
         started = clock()
         request.read()
@@ -300,7 +304,10 @@ class _Recorded:
             self._slot.failed(error, is_network=isinstance(error, self._network_error))
 
     async def aclose(self) -> None:
-        """Record the rest of the body if the recorder drains it, note the early close, and close the stream."""
+        """Record the rest of the body if the recorder drains it, note the early close, and close the stream.
+
+        Network errors of the rest are dropped, and so is what comes late.
+        """
         try:
             if self._slot.to_drain:
                 with suppress(self._network_error, TimeoutError):  # closed by its reader: the error concerns no task

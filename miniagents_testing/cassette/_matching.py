@@ -101,6 +101,8 @@ def canonical_body(body: bytes, headers: Headers = _NO_HEADERS) -> bytes:
 def differences(recorded: bytes, now: bytes, shown: int = _SHOWN) -> Iterator[str]:
     """Yield a line for each leaf of two canonical bodies that differs: `messages[3].content: recorded 'a', now 'b'`.
 
+    A body that is no JSON is one leaf. Equal bodies yield nothing.
+
     Args:
         recorded: the canonical body of a recording.
         now: that of a live request.
@@ -116,7 +118,10 @@ def differences(recorded: bytes, now: bytes, shown: int = _SHOWN) -> Iterator[st
 
 @lru_cache(maxsize=256)
 def _endpoint(method: str, uri: str) -> tuple[str, str, str, str, tuple[tuple[str, str], ...]]:
-    """Return method, scheme, host, path and query in one spelling: default ports are dropped, parameters sorted."""
+    """Return method, scheme, host, path and query in one spelling, without user and password.
+
+    Default ports are dropped, parameters sorted, and escapes in the path respelled.
+    """
     parts = urlsplit(uri)
     query = tuple(sorted(parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")))
     host = parts.netloc.rpartition("@")[2].lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ""))
@@ -150,7 +155,10 @@ def _at(items: Sequence[Any], index: int) -> Any:
 
 
 def _short(value: Any, shown: int) -> str:
-    """Return the repr of a value for an error message, cut off after `shown` characters."""
+    """Return the repr of a value for an error message, cut off after `shown` characters.
+
+    "nothing" for a missing one.
+    """
     if value is _ABSENT:
         return "nothing"
     text = repr(value)

@@ -33,7 +33,7 @@ class _Lines:
         """Pieces of the line that is not whole yet."""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes, and report each line that they complete; the rest waits for more."""
         first, *others = data.split(b"\n")
         self._rest.append(first)
         for piece in others:
@@ -83,7 +83,7 @@ class PlayedProcess(Process):
         return None
 
     async def wait(self) -> int:
-        """Wait until the conversation has ended."""
+        """Wait until the conversation has ended, and return the exit status 0."""
         await self._left.wait()
         return 0
 
@@ -117,7 +117,10 @@ class _PlayedStdin(ByteSendStream):
         self._end = end
 
     async def send(self, item: bytes) -> None:
-        """Take bytes of the client; the pipe is broken if they are not those of the recording."""
+        """Take bytes of the client.
+
+        Raise `BrokenResourceError` if they are not those of the recording, or it has ended.
+        """
         await anyio.lowlevel.checkpoint()
         if not self._conversation.is_over:
             self._lines.feed(bytes(item))
@@ -138,7 +141,10 @@ class _PlayedStdout(ByteReceiveStream):
         self._end = end
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return the next recorded line."""
+        """Return the next recorded line, of any length.
+
+        After the last one, end the conversation and raise `EndOfStream`.
+        """
         async for data in self._received:
             return (data if isinstance(data, bytes) else data.encode()) + b"\n"
         self._end()

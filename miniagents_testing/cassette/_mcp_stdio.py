@@ -39,7 +39,11 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(before)
     async def create_process(command: str, args: list[str], *others: Any, **options: Any) -> Any:
-        """Return a process of the cassette, or a started one, whose pipes are recorded if the session records."""
+        """Return a process of the cassette, or a started one, whose pipes are recorded if the session records.
+
+        Without a session that serves processes, or a request that it lets pass, call `before`. A failed start is
+        recorded and raised.
+        """
         session = current_session()
         if session is None or not is_served(session):
             return await before(command, args, *others, **options)

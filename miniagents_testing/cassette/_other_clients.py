@@ -58,6 +58,10 @@ class _Call(NamedTuple):
 def _judge(call: _Call) -> bool:
     """Return True if a call goes past all cassettes, and False if no cassette is concerned.
 
+    A look-up of a name is not noted, and passes if any session records.
+
+    Add a connection to `unrecorded` if all sessions record. A socket to this machine is not judged while one plays.
+
     Raises:
         LiveRequestError: an open cassette plays only.
         Exception: the same, and the host is ignored; the error is the client's own.
@@ -125,6 +129,7 @@ def watch(attempt: Attempt) -> bool:
     """Judge a connection or look-up that Python's audit hook reports, and raise an error if a cassette refuses it.
 
     The result is True if the cassette's `allow_hosts` has it: then a guard against live requests lets it pass, too.
+    Look-ups of this machine's name, and calls of vcrpy, are not judged.
     """
     addresses = _addresses(attempt.address)
     if may_look_up() if attempt.is_lookup else is_passing():
@@ -139,7 +144,7 @@ def watch(attempt: Attempt) -> bool:
 
 
 def judge_connection(address: Address) -> None:
-    """Judge a connection that is about to be made to an address; see `_judge`."""
+    """Judge a connection that is about to be made to an address; raise an error if an open cassette refuses it."""
     _judge(_Call((address,)))
 
 
@@ -309,9 +314,10 @@ OLD_AIOHTTP = Client(
 
 
 def goes_past(client: Client, args: Any, kwargs: Any) -> bool:
-    """Judge a call of a client in the table; return True if it goes past all cassettes.
+    """Judge a call of a client in the table; return True if it goes past all cassettes, or vcrpy serves it.
 
-    Raises the errors of `_judge` if a cassette refuses the call.
+    Return False without a cassette, or for a call that needs no network. Raise the errors of `_judge` if a cassette
+    refuses the call.
     """
     if client.is_served_by_vcrpy and (_is_vcrpy_active() or _is_called_by_vcrpy()):
         return True  # vcrpy plays or records it, or sends it because its user's hooks ignore it
@@ -339,7 +345,7 @@ MODULES = (*dict.fromkeys(client.module for client in CLIENTS), "pycurl", "socke
 
 
 def targets(module: Any) -> Iterator[Target]:
-    """Yield the methods of a client to judge, and the functions that look names up."""
+    """Yield the methods of a client to judge, and the functions that look names up, as far as this version has them."""
     for client in CLIENTS:
         if client.module == module.__name__ and (owner := getattr(module, client.owner, None)) is not None:
             owner = getattr(owner, "_baseclass", owner)  # vcrpy has put its own class in the place
@@ -353,7 +359,10 @@ def targets(module: Any) -> Iterator[Target]:
 
 
 def guarded(client: Client, before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method that judges each call of the client before it is made."""
+    """Return a method that judges each call of the client before it is made; a cassette may refuse it.
+
+    A call that all cassettes let past is not judged again below. What a cassette itself sends is not judged.
+    """
     real = without_vcrpy(before)
 
     if inspect.iscoroutinefunction(real):

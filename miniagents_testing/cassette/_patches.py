@@ -132,7 +132,7 @@ def _targets_in(client: Patches, name: str) -> Iterator[Target]:
 
 
 def _install(owner: Any, name: str, replacement: Callable[[Any], Any]) -> None:
-    """Replace a method, or count one more user of its replacement."""
+    """Replace a method, also one that the owner inherits, or count one more user of its replacement."""
     patch = _patches.get((owner, name))
     if patch is None:
         before = vars(owner).get(name, _INHERITED)
@@ -143,7 +143,7 @@ def _install(owner: Any, name: str, replacement: Callable[[Any], Any]) -> None:
 
 
 def _uninstall(owner: Any, name: str) -> None:
-    """Restore a method when the last user of its replacement has gone."""
+    """Restore a method when the last user of its replacement has gone, unless other code has replaced it since."""
     patch = _patches[owner, name]
     patch.users -= 1
     if patch.users:

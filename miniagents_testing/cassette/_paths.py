@@ -142,7 +142,10 @@ def _steps_of(text: str) -> Iterator[_Step]:
 
 
 def _step_of(found: re.Match[str]) -> _Step:
-    """Return the step that `_STEP` has found."""
+    """Return the step that `_STEP` has found: a name or an index as text, `_ANY` or `_ANY_DEPTH`.
+
+    Raise `ValueError` for a quoted name that is no JSON string.
+    """
     if found["stars"] or found["any"]:
         return _ANY_DEPTH if found["stars"] == "**" else _ANY
     if found["text"] is not None:
@@ -179,7 +182,10 @@ def _error(text: str, reason: str) -> ValueError:
 
 
 def _removed(value: Any, steps: Sequence[_Step]) -> Any:
-    """Return a value without the values at these steps. JSON in a text is entered, and written in one spelling."""
+    """Return a value without the values at these steps. JSON in a text is entered, and written in one spelling.
+
+    Objects and arrays are changed in place.
+    """
     if isinstance(value, str):
         inside = parse_json(value) if value.lstrip()[:1] in ("{", "[") else NO_TREE
         return value if inside is NO_TREE else json_text(_removed(inside, steps))
@@ -196,7 +202,10 @@ def _removed(value: Any, steps: Sequence[_Step]) -> Any:
 
 
 def _places_of(value: Any, step: _Step) -> Sequence[Any]:
-    """Return the keys or indices that a step names in an object or array, the last index first."""
+    """Return the keys or indices that a step names in an object or array, the last index first.
+
+    None in other values.
+    """
     if isinstance(value, dict):
         return list(value) if step is _ANY else [step] if step in value else ()
     if not isinstance(value, list):

@@ -117,7 +117,10 @@ class Playback:
                 self.close()
 
     async def aread(self) -> AsyncIterator[bytes]:
-        """Yield the chunks of the body. A second iteration goes on where the first stopped, as on a socket."""
+        """Yield the chunks of the body when they are due, and at the end raise the recorded error.
+
+        A second iteration goes on where the first stopped, as on a socket.
+        """
         while self._position <= len(self.response.chunks):
             chunk = self.response.chunks[self._position - 1].data
             await self.areach()
@@ -136,7 +139,10 @@ class Playback:
         self._position += 1
 
     async def _aend(self) -> None:
-        """Return if the recorded body ended well; otherwise raise its error, with "hang" after the read timeout."""
+        """Return if the recorded body ended well; otherwise raise its error, with "hang" after the read timeout.
+
+        At the end of a body whose reader was cancelled, wait until this reader is.
+        """
         error = self._end()
         if error is None:
             return
@@ -153,7 +159,7 @@ class Playback:
     # --- in a thread
 
     def begin(self) -> None:
-        """Wait in a thread until the headers arrive, see `abegin`."""
+        """Wait in a thread until the headers are due; raise the recorded error of a connection that failed."""
         self._reach()
         if not self.response.status:
             try:
@@ -162,7 +168,10 @@ class Playback:
                 self.close()
 
     def read(self) -> Iterator[bytes]:
-        """Yield the chunks of the body in a thread, see `aread`."""
+        """Yield the chunks of the body in a thread when they are due, and at the end raise the recorded error.
+
+        A second iteration goes on where the first stopped.
+        """
         while self._position <= len(self.response.chunks):
             chunk = self.response.chunks[self._position - 1].data
             self._reach()

@@ -107,7 +107,10 @@ class _Calls:
         self._name = f"{function.__module__}.{function.__qualname__}"
 
     def make_async(self, source: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an async generator function that yields played items, or those of `source`, which it records."""
+        """Return an async generator function that yields played items, or those of `source`, which it records.
+
+        An error, or closing before the end, is recorded as the end.
+        """
 
         async def items(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
             answer = self._answer(args, kwargs, asyncio.get_running_loop().time)
@@ -136,7 +139,10 @@ class _Calls:
         return items
 
     def make_sync(self, source: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a generator function that yields played items, or those of `source`, which it records."""
+        """Return a generator function that yields played items, or those of `source`, which it records.
+
+        An error, or closing before the end, is recorded as the end.
+        """
 
         def items(*args: Any, **kwargs: Any) -> Generator[Any, None, None]:
             answer = self._answer(args, kwargs, time.monotonic)
@@ -195,7 +201,7 @@ class _Calls:
         return b'{"arguments":{' + b",".join(fields) + b"}}"
 
     def _record(self, item: Any, slot: Slot | None) -> None:
-        """Record a result or an item as a line of JSON.
+        """Record a result or an item as a line of JSON; do nothing without a slot, and drop the slot after an error.
 
         Raises:
             TypeError: a replay could not return this value.
@@ -275,7 +281,10 @@ class Exceptions:
     read_timeout: float | None = None
 
     def error(self, name: str, message: str) -> Exception:
-        """Return a builtin exception, whose message is its arguments as JSON, or a `RecordedCallError`."""
+        """Return a builtin exception, whose message is its arguments as JSON.
+
+        A `RecordedCallError` for other names or messages.
+        """
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, Exception):
             try:
@@ -289,7 +298,10 @@ class Exceptions:
 
 @contextmanager
 def _recording_errors(slot: Slot | None) -> Iterator[None]:
-    """Let the function run past the cassette, and record the error that it raises; do nothing without a slot."""
+    """Let the `with` block run past the cassette, and record its error or cancellation, which is raised.
+
+    Do nothing without a slot.
+    """
     if slot is None:
         yield
         return
@@ -305,7 +317,10 @@ def _recording_errors(slot: Slot | None) -> Iterator[None]:
 
 
 def described(error: Exception) -> str:
-    """Return name and arguments of a builtin exception, or the full name and the text of another one."""
+    """Return name and arguments of a builtin exception as JSON, or the full name and the text of another one.
+
+    A builtin one with arguments that JSON cannot keep counts as another one.
+    """
     kind = type(error)
     if getattr(builtins, kind.__name__, None) is kind:
         arguments = error.__reduce__()[1]  # `args` lacks the file name of an OSError

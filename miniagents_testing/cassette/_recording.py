@@ -85,7 +85,10 @@ def run_of_workers() -> str:
 
 
 def is_recorded_in_run(path: str | os.PathLike[str]) -> bool:
-    """Return True if a worker of this run of pytest-xdist has recorded a file, see `note_recorded_in_run`."""
+    """Return True if a worker of this run of pytest-xdist has recorded a file, see `note_recorded_in_run`.
+
+    It is False outside of pytest-xdist.
+    """
     try:
         return _lock_name(path).with_suffix(".run").read_text(encoding="utf-8") == run_of_workers() != ""
     except FileNotFoundError:
@@ -106,7 +109,7 @@ def _process_and_test() -> str:
 def _holder_of_lock(holder: Path) -> str:
     """Return the number and the test of the process that holds the lock, which it wrote into this file.
 
-    An empty or missing file gives a text that says that the process has just begun.
+    An empty or unreadable file gives a text that says that the process has just begun.
     """
     try:
         return holder.read_text(encoding="utf-8") or "a process that has just begun"
@@ -233,7 +236,10 @@ class Slot:
         self.size += len(data)
 
     def ended(self, how: str) -> None:
-        """Record the kind of end of the response; later calls change nothing, as each response is closed at last."""
+        """Record the kind of end of the response; later calls change nothing, as each response is closed at last.
+
+        Nor does a call after the recorder is closed. The end `eof` gives the recording to `on_whole`.
+        """
         if self.recorder.closed or self.end:
             return
         self.end = how
@@ -241,7 +247,10 @@ class Slot:
             self.recorder.on_whole(self.interaction())
 
     def failed(self, error: BaseException, *, is_network: bool) -> None:
-        """Record an error of the connection or a cancellation; drop the slot for another error before the response."""
+        """Record an error of the connection, or a cancellation, as the end of the answer.
+
+        Another error before the response drops the slot; after that, the answer ends as closed.
+        """
         if is_network:
             self.ended(f"raise {type(error).__name__}: {error}")
         elif not isinstance(error, Exception):
@@ -253,7 +262,10 @@ class Slot:
 
     @property
     def to_drain(self) -> int:
-        """Maximum number of bytes that the recorder reads on after the reader has closed the response."""
+        """Maximum number of bytes that the recorder reads on after the reader has closed the response.
+
+        It is 0 after the end, and for an answer that is no error, unless the recorder drains.
+        """
         if self.end or self.recorder.closed:
             return 0
         if self.recorder.drains:
@@ -271,7 +283,10 @@ class Slot:
         return self._method in CONVERSATIONS and end.partition(" ")[0] in ("eof", "closed")
 
     def interaction(self) -> Interaction:
-        """Return what was recorded until now; the end of a stream that is still being read is `open`."""
+        """Return what was recorded until now; the end of a stream that is still being read is `open`.
+
+        It is complete after `eof`, at the end of a conversation, or if the body has the provider's last event.
+        """
         end = self.end or "open"
         body = b"".join(chunk.data for chunk in self._chunks)
         response = ResponseStream(

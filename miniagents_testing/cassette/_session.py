@@ -240,8 +240,6 @@ class Session:
         Requests to `allow_hosts` or that `seen_as` ignores are sent only; so are those to `ignore_hosts` while the
         session records.
 
-        Requests to `allow_hosts` are sent only, and so are those to `ignore_hosts` while the session records.
-
         Args:
             request: as it would be sent.
             library: of the client.
@@ -436,7 +434,10 @@ class Session:
         self._unrecorded[f"{' > '.join(packages)} to {address}"] = None
 
     def warning(self) -> str:
-        """Return the text of a warning about what a finished recording lacks, or an empty one if it lacks nothing."""
+        """Return the text of a warning about what a finished recording lacks, or an empty one if it lacks nothing.
+
+        It names connections that were not recorded, or says that nothing was. It is empty without recording or judging.
+        """
         if not self.records or not self.judges:
             return ""
         if self._unrecorded:

@@ -49,7 +49,10 @@ class _Serializer:
         self._inner = inner
 
     def serialize(self, document: dict[str, Any]) -> str:
-        """Return the text, with the checksum at its end, which a file that was cut off lacks."""
+        """Return the text, with the checksum at its end, which a file that was cut off lacks.
+
+        Take the interactions out of `document`.
+        """
         interactions = document.pop("interactions")
         whole = with_checksum(interactions, **document)
         text: str = yaml_text(whole) if self._inner is None else self._inner.serialize(whole)
@@ -62,7 +65,10 @@ class _Serializer:
 
 
 def _with_vcrpy_keys(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry with vcrpy's four request keys; convert one with others, such as pydantic-ai's parsed bodies."""
+    """Return an entry with vcrpy's four request keys as it is.
+
+    Convert one with others, such as pydantic-ai's parsed bodies.
+    """
     if entry["request"].keys() == {"method", "uri", "body", "headers"}:
         return entry
     entry = entry_of(interaction_of(entry, "an interaction of another recorder"))
@@ -94,7 +100,7 @@ class _Persister:
         return list(requests), list(responses)
 
     def save_cassette(self, path: str, cassette_dict: dict[str, Any], serializer: Any) -> None:
-        """Write the file in one step, so that it is never half written."""
+        """Write the file in one step, so that it is never half written; an existing one is replaced."""
         write(path, serialize(cassette_dict, serializer))
 
 
@@ -177,7 +183,10 @@ class Appended:
             self._entries[interaction.started_ms] = interaction, self._cassette.data[before:]
 
     def holds(self, interaction: Interaction) -> bool:
-        """Return True if a recording was added; remove it if a secret in it has become known since."""
+        """Return True if this very recording was added.
+
+        Remove it if a secret in it has become known since, and return False.
+        """
         early, entries = self._entries.get(interaction.started_ms, (None, []))
         if early is not None and early != interaction:
             self._remove(entries)
@@ -195,7 +204,10 @@ class Appended:
 
 
 def _body_bytes(request: Any) -> bytes:
-    """Return the body of a request of vcrpy, which is an object where aiohttp was asked to send one as JSON."""
+    """Return the body of a request of vcrpy as bytes, empty without one.
+
+    An object, which aiohttp sends as JSON, becomes JSON.
+    """
     body = request.body
     if body is None or isinstance(body, (bytes, str)):
         return body.encode() if isinstance(body, str) else body or b""
@@ -239,7 +251,7 @@ def play(cassette: Any, loaded: Sequence[Interaction], live: LiveRequest) -> tup
 
 
 def filtered(cassette: Any, live: LiveRequest) -> LiveRequest | None:
-    """Return a request after the user's hooks, or None if they ignore the request."""
+    """Return a request after the user's hooks, which leave it as vcrpy has it; None if they ignore the request."""
     request = cassette.filter_request(_request(live))
     if not request:
         return None

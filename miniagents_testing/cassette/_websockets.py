@@ -35,7 +35,11 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(before)
     async def open_connection(connect: Any) -> Any:
-        """Return a connection of the cassette, or a real one, which is recorded if the session records."""
+        """Return a connection of the cassette, or a real one, which is recorded if the session records.
+
+        Without a session that serves websockets, or a request that it lets pass, call `before`. A failed one is
+        recorded and raised.
+        """
         session = current_session()
         if session is None or not is_served(session):
             return await before(connect)

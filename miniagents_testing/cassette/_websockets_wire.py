@@ -50,7 +50,10 @@ def headers_of(headers: Any) -> list[tuple[str, str]]:
 
 
 def failed(slot: Slot, error: BaseException) -> None:
-    """Record why a connection could not be opened; an error that is no `OSError` counts as none of the network."""
+    """Record that a connection could not be opened: its `OSError`, or a cancellation.
+
+    Another error drops the recording.
+    """
     if isinstance(error, OSError):
         slot.ended(f"raise {error_name('Connect', error)}: {error}")
     else:
@@ -239,7 +242,10 @@ class _Server(asyncio.Transport):
     # --- the server
 
     def _take(self, frame: Frame) -> None:
-        """Compare a message of the client with the recorded one; close the connection if it differs."""
+        """Compare a message of the client with the recorded one; close the connection with 1008 if it differs.
+
+        A close frame ends the conversation; pings and pongs are ignored.
+        """
         assert self._talk is not None
         if frame.opcode is Opcode.CLOSE:
             self._talk.close()

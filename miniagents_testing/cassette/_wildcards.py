@@ -72,7 +72,10 @@ def _covers_text(recorded: str, live: str) -> bool:
 
 
 def _covers_object(recorded: dict[str, Any], live: dict[str, Any]) -> bool:
-    """Return True if two objects have the same values under the same names; a name may have wildcards, too."""
+    """Return True if two objects have the same values under the same names; a recorded name may have wildcards, too.
+
+    Names with wildcards are paired with other names in their order.
+    """
     if len(recorded) != len(live):
         return False
     other = [name for name in live if name not in recorded]

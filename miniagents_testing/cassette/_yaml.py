@@ -59,7 +59,7 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
 
 
 def _item(item: Any, indent: str) -> Iterator[str]:
-    """Yield the lines of a list item; the first key of a mapping stands beside the dash."""
+    """Yield the lines of a list item; the first key of a mapping, which must have one, stands beside the dash."""
     if not isinstance(item, Mapping):
         yield from _entry(f"{indent}-", item, indent)
         return
@@ -74,7 +74,7 @@ def _key(key: str) -> str:
 
 
 def _scalar(value: Any, indent: str) -> list[str]:
-    """Return the lines of a scalar, all but the first with their indentation."""
+    """Return the lines of a scalar, all but the first with their indentation; bytes become base64."""
     if value is None:
         return ["null"]
     if isinstance(value, bool):
@@ -88,7 +88,7 @@ def _scalar(value: Any, indent: str) -> list[str]:
 
 
 def _string(text: str, indent: str) -> list[str]:
-    """Return the lines of a text in the plainest form that reads back unchanged."""
+    """Return the lines of a text in the plainest form that reads back unchanged: plain, quoted, or a block."""
     if "\n" in text:
         return _block(text, indent) if _fits_block(text) else _quoted(text, indent)
     if _PLAIN.fullmatch(text) and ": " not in text and text.lower() not in _NO_STRINGS:

@@ -165,7 +165,8 @@ async def check_cancel_closes_source(
         timeout: seconds that the call may take.
 
     Raises:
-        CheckFailedError: the source stayed open, tokens were lost, or the stream ended without an error.
+        CheckFailedError: the source stayed open, the first token was lost, or the reply ended early or without
+                an error.
     """
     case = Case(f"await check_cancel_closes_source(agent, {messages!r}, closed=closed)")
     async with case.no_error("cancelling a reply", timeout=timeout), MiniAgents():

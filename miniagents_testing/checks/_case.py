@@ -43,19 +43,21 @@ class Case:
         ) from cause
 
     def equal(self, came: object, expected: object, what: str) -> None:
-        """Raise `CheckFailedError` unless both values are equal."""
+        """Raise `CheckFailedError` with the problem `what` unless both values are equal."""
         if came != expected:
             start = _first_difference(str(came), str(expected)) if isinstance(came, str) else 0
             self.fail(what, expected=_short_repr(expected, start), came=_short_repr(came, start))
 
     def true(self, holds: bool, what: str, *, expected: str, came: str) -> None:
-        """Raise `CheckFailedError` unless `holds` is True."""
+        """Raise `CheckFailedError` with the problem `what` unless `holds` is True."""
         if not holds:
             self.fail(what, expected=expected, came=came)
 
     @asynccontextmanager
     async def no_error(self, what: str, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[None]:
-        """Fail if the block raises an error, or takes too long.
+        """Fail with `CheckFailedError` if the block raises an error or an own cancellation, or takes too long.
+
+        A `CheckFailedError`, and the cancellation of the check itself, pass unchanged.
 
         Args:
             what: the problem in this case, or the action that failed.
@@ -80,13 +82,13 @@ class Case:
 
 
 def _first_difference(one: str, other: str) -> int:
-    """Return the index at which two texts begin to differ."""
+    """Return the index at which two texts begin to differ; the length of the shorter one if it begins the other."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _short_repr(value: object, start: int) -> str:
-    """Return the repr of a value; of a long text, the part around index `start`."""
+    """Return the repr of a value, cut with "..." if it is long; of a long text, the part around index `start`."""
     if isinstance(value, str) and start > _MAX_SHOWN // 2:
         return f"...{_short_repr(value[start - _MAX_SHOWN // 4 :], 0)}"
     text = repr(value)

@@ -194,7 +194,10 @@ async def check_crash_states(
 async def _check_torn(
     case: Case, make_history: MakeHistory, folder: Path, messages: Sequence[Message], safe: int, timeout: float
 ) -> None:
-    """Check that a history with a truncated file loads its first `safe` messages and can be continued."""
+    """Check that a history with a truncated file loads its first `safe` messages and can be continued.
+
+    At most one more message may come, whole or as an interrupted beginning. Raise `CheckFailedError` otherwise.
+    """
     async with case.no_error("a truncated file cannot be loaded and continued", timeout=timeout), MiniAgents():
         loaded = await make_history(folder).aload_chat_history()
         case.equal(loaded[:safe], tuple(messages[:safe]), "messages that were written are lost or changed")

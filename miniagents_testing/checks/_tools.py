@@ -190,7 +190,10 @@ async def check_tool_cancellation(
 
 
 async def _kept(promise: MessagePromise) -> Message | None:
-    """Return a reply, or the part of it that had arrived when it was cancelled, as a history would keep it."""
+    """Return a reply, or the part of it that had arrived when it was cancelled, as a history would keep it.
+
+    Else None.
+    """
     try:
         return await promise
     except PromiseCancelledError as error:

@@ -80,7 +80,10 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
             raise UnusedFaultError("\n".join(f"{fault} changed nothing: {self._reason(fault)}" for fault in unused))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response with the faults of its request; its body streams like the original body."""
+        """Return the response with the faults of its request; its body streams like the original body.
+
+        A fault that replaces it sends nothing. Raise `TypeError` if the inner transport serves sync clients only.
+        """
         started = asyncio.get_running_loop().time()
         await request.aread()
         faults = self._faults_for(request)
@@ -99,7 +102,10 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response_with(_ChangedAsyncBody(response.stream, layers, timeout), head)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response with the faults of its request to a sync client."""
+        """Return the response with the faults of its request to a sync client; a fault that replaces it sends nothing.
+
+        Raise `TypeError` if the inner transport serves async clients only.
+        """
         started = time.monotonic()
         request.read()
         faults = self._faults_for(request)

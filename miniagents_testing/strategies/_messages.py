@@ -89,6 +89,8 @@ def messages(
 ) -> st.SearchStrategy[Message]:
     """Return a strategy for messages with texts, parts or fields only, and with typed and extra fields.
 
+    Raise `ValueError` without classes.
+
     Args:
         classes: classes of the messages. Required fields of a class have to be among `fields`.
         content: strategy for contents; texts, parts and None by default.

@@ -30,6 +30,8 @@ def provider_streams(
 ) -> st.SearchStrategy[ProviderStream]:
     """Return a strategy for complete answers of providers, with the message fields that must result.
 
+    Raise `ValueError` for unknown or no `apis`.
+
     Args:
         apis: `chat`, `responses` (both OpenAI's), `messages` (Anthropic's).
         text: strategy for texts; any text without lone surrogates by default. Characters may be cut into surrogates.

@@ -18,6 +18,8 @@ def texts(
 ) -> st.SearchStrategy[str]:
     """Return a strategy for texts of special pieces, with characters of all kinds between them.
 
+    Raise `ValueError` without pieces.
+
     Args:
         pieces: pieces of the texts; examples shrink to the first ones.
         characters: strategy for single characters between the pieces; by default any, lone surrogates included. Give

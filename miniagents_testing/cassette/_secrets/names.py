@@ -188,7 +188,10 @@ def _is_secret(value: str) -> bool:
 
 
 def _secrets_in_url(url: str) -> Iterator[str]:
-    """Yield the parts of a URL that may be secret."""
+    """Yield the parts of a URL that may be secret, some of them empty; nothing for a URL that cannot be read.
+
+    They are its password, or else its user, the steps of its path and the values of its query.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -201,7 +204,10 @@ def _secrets_in_url(url: str) -> Iterator[str]:
 
 
 def _secrets_in(header: str, value: str) -> Iterator[str]:
-    """Yield values of cookies, the credentials after `Bearer` and other schemes, and the password of `Basic`."""
+    """Yield values of cookies, the credentials after `Bearer` and other schemes, and the password of `Basic`.
+
+    Some of them may be empty. A value without a scheme is yielded as a whole.
+    """
     if "cookie" in header:
         for cookie in value.split(";", 1)[:1] if header == "set-cookie" else value.split(";"):
             yield cookie.partition("=")[2]

@@ -140,10 +140,10 @@ def edited(data: bytes, edits: Iterable[Edit]) -> bytes:
 
 
 def _edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk]:
-    """Return the chunks after edits of their joined bytes.
+    """Return the chunks after edits of their joined bytes, which are sorted and do not overlap.
 
     A cut inside a replaced range moves behind the replacement. The wait of a chunk that becomes empty is added to that
-    of the next chunk.
+    of the next chunk, or dropped at the end.
     """
     data = b"".join(chunk.data for chunk in chunks)
     parts: list[list[bytes]] = [[] for _ in chunks]
@@ -242,7 +242,7 @@ class Redaction:
         return Search(known, self._names, self._paths, self._rules)
 
     def _know(self, values: Mapping[str, str]) -> None:
-        """Add known values."""
+        """Add known values to search for; values that are known keep their origin."""
         if not values.keys() <= self._known.keys():
             self._known = {**values, **self._known}
             self._by_known = _Scrubber(self._search(self._known), self._names, self._paths)
@@ -260,10 +260,10 @@ class Redaction:
         return self.redact(interaction, keep=keep).interaction
 
     def redact(self, interaction: Interaction, *, keep: HeaderRule | None = _HEADERS, number: int = 0) -> Redacted:
-        """Replace secrets in an interaction, and apply the user's rules.
+        """Replace secrets in an interaction, apply the user's rules, and report what was replaced and what is left.
 
         Headers that are not recorded are dropped. Nothing else changes, not by a byte, and chunks keep their cuts and
-        waits. A compressed body that changes is stored without compression.
+        waits. A body that changes is stored without compression, and without headers of its length or digest.
 
         Args:
             interaction: as it was recorded.
@@ -420,7 +420,11 @@ class _Scrubber:
         return (edited(data, edits), edits, data != body) if edits else (body, edits, False)
 
     def header(self, name: str, value: str) -> tuple[str, list[Edit]]:
-        """Return the value of a header after redaction, with its edits. URLs in it are as they would be recorded."""
+        """Return the value of a header after redaction, with its edits. URLs in it are as they would be recorded.
+
+        A header with a secret name is replaced as a whole, unless it has a placeholder. A location is one URL, even a
+        relative one.
+        """
         if name in self._names:
             edits = [] if is_stand_in(value) else [Edit(0, len(value), why=name, size=len(value))]
             return replaced(value, edits), edits
@@ -439,10 +443,11 @@ class _Scrubber:
         return replaced(value, edits), [*found, *edits]
 
     def _uri(self, uri: str) -> tuple[str, list[Edit]]:
-        """Return a URI after redaction, with the edits and their places.
+        """Return a URI without secrets, with the edits and their places.
 
-        User and password go. The rules are applied to each segment, parameter and fragment; unchanged parts keep their
-        spelling.
+        User and password are removed, and values of secret query parameters replaced. The rules are applied to each
+        segment, parameter and fragment; unchanged parts keep their spelling. A URI that cannot be read is searched as a
+        text.
         """
         try:
             parts = urlsplit(uri)

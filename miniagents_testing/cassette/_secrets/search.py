@@ -149,7 +149,10 @@ class Search:
             yield from rule(text)
 
     def _in_structure(self, text: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
-        """Yield the edits of JSON or of a stream of events."""
+        """Yield the edits of JSON or of a stream of events: of its texts, alone and joined, and of what is beside them.
+
+        The user's rules for texts are applied to the outermost body only.
+        """
         body = Body(text, is_stream=not depth and is_stream(text), joins=not depth)
         strings = body.strings(body.texts)
         joined = list(self._in_joined(strings, depth))
@@ -197,7 +200,10 @@ class Search:
                 yield Edit(0, len(string), why=f"JSONPath({path.text!r})", size=len(string))
 
     def _inside(self, string: str, place: tuple[str, ...], depth: int) -> Iterable[Edit]:
-        """Return the edits of a string at a place if it is JSON or a form."""
+        """Return the edits of a string at a place if it is JSON or a form.
+
+        None for another string, or below too many levels.
+        """
         if depth < _JSON_DEPTH and is_structured(string, streams=False):
             return self._in_structure(string, place, depth + 1)
         if depth < _DEPTH and _is_like_form(string):
@@ -264,7 +270,10 @@ class Search:
         yield from self._in_base64(text, runs, depth)
 
     def _in_urls(self, text: str) -> Iterator[Edit]:
-        """Yield edits of the passwords and of the secret parameters in the URLs of a text."""
+        """Yield edits of the passwords, lone user names, and secret parameters in the URLs of a text.
+
+        Words and placeholders are no secrets.
+        """
         at = text.find("://")
         while at >= 0:
             url = _URL.match(text, at)
@@ -283,7 +292,10 @@ class Search:
             at = text.find("://", url.end())
 
     def _in_base64(self, text: str, words: Iterable[tuple[int, int]], depth: int) -> Iterator[Edit]:
-        """Yield edits of the runs of base64 that have a secret; such a run is replaced as a whole."""
+        """Yield edits of the runs of base64 that have a secret; such a run is replaced as a whole, wherever it stands.
+
+        Runs of one case, and long ones that do not begin with text, such as images, are not searched.
+        """
         runs: list[tuple[int, int]] = []
         decoded: list[str] = []
         seen: set[str] = set()

@@ -105,7 +105,10 @@ class Text:
         return f"{self.is_json} {kind}{bracket}{indices} {path}"
 
     def raw(self) -> str:
-        """Return the pieces joined as they are in the body, or one of them if all events repeat a long string."""
+        """Return the pieces joined as they are in the body, or one of them if all events repeat a long string.
+
+        Set `repeats` to say which of the two it is.
+        """
         parts = [event.parts[index] for event, index in self.pieces]
         first = parts[0]
         self.repeats = len(first) >= _LONG and len(parts) > 1 and parts.count(first) == len(parts)
@@ -119,7 +122,10 @@ class Text:
         return self._spans
 
     def to_body(self, start: int, end: int) -> Iterator[list[tuple[int, int]]]:
-        """Yield the ranges of the body that a range of the raw text stands for: for each repetition the same."""
+        """Yield the ranges of the body that a range of the raw text stands for, once for each repetition of the text.
+
+        Call `raw` before. A range over several pieces gives one for each.
+        """
         spans = self.spans()
         if self.repeats:
             yield from ([(first + start, first + end)] for first, _ in spans)
@@ -166,7 +172,7 @@ class Body:
             self._add(event, _Layout(event.parts, self._text_of))
 
     def _read_stream(self, text: str) -> None:
-        """Collect the texts of all events."""
+        """Collect the texts of all events: the strings of JSON, and the data of other events as they are."""
         self._joins = True
         last: _Layout | None = None
         for block in _BLOCK.finditer(text):
@@ -208,7 +214,10 @@ class Body:
         return known
 
     def strings(self, texts: Sequence[Text]) -> list[str]:
-        """Return the strings that texts stand for, in the order of the texts."""
+        """Return the strings that texts stand for, in the order of the texts, with the escapes of JSON decoded.
+
+        Escapes that are no JSON stay as they are.
+        """
         raws = [text.raw() for text in texts]
         if not self._escaped:
             return raws
@@ -290,7 +299,10 @@ class _Frame:
         self._steps: tuple[str, ...] | None = None
 
     def steps(self, *, by_index: bool) -> tuple[str, ...]:
-        """Return the names and numbers down to this object or array; see `Text.steps`."""
+        """Return the names and numbers from the top down to this object or array.
+
+        The first call decides about `by_index`.
+        """
         if self._steps is None:
             if self.parent is None:
                 self._steps = ()
@@ -332,7 +344,7 @@ def _unescaped(name: str) -> str:
 
 
 def joined_path(parent: str, name: str) -> str:
-    """Join a path and a name."""
+    """Join a path and a name by a dot; without one if either is empty, or the name is a number in brackets."""
     return f"{parent}.{name}" if parent and name and name[0] != "[" else parent + name
 
 
@@ -440,7 +452,7 @@ class View:
 
 
 def _decoded(unit: str) -> str:
-    """Return the character that an escape or percent encoding stands for."""
+    """Return the character that an escape or percent encoding stands for; U+FFFD for bytes that are no UTF-8."""
     if unit[0] == "\\":
         character: str = json.loads(f'"{unit}"')
         return character
