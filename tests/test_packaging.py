@@ -126,7 +126,7 @@ print([str(each.message) for each in warned], sorted(BLOCKED & (sys.modules.keys
 
 
 def test_cassettes_need_only_what_their_extra_names(project: dict[str, Any], tmp_path: Path) -> None:
-    """A cassette opens, for playing and recording, with only the extra `cassettes` and pydantic installed."""
+    """A cassette opens for playing and recording if only dependencies and the extra `cassettes` can be imported."""
     needed = _needed([*project["dependencies"], *project["optional-dependencies"]["cassettes"]])
     assert {"vcrpy", "wrapt", "pydantic"} <= needed
     assert "httpx2" not in needed

@@ -178,7 +178,7 @@ def _ask_for_all(interactions: tuple[Interaction, ...]) -> None:
 
 
 def test_pytest_recording_plays_the_committed_cassettes(pytester: pytest.Pytester) -> None:
-    """pytest-recording, with the network blocked, plays each committed cassette under its marker."""
+    """pytest-recording, with the network blocked, plays each request of the committed cassettes: status and body."""
     pytester.makepyfile(
         f"""
         import httpx2

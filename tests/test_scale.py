@@ -148,7 +148,7 @@ async def test_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_C19_agent_can_reply_lists_nested_100_000_deep() -> None:
-    """An agent's reply of lists nested 100,000 deep arrives flat, without recursion."""
+    """An agent that replies lists nested 100,000 deep gives the one message in them, without recursion."""
     nested: list[Any] = ["the core"]
     for _ in range(100_000):
         nested = [nested]
@@ -254,7 +254,7 @@ async def test_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_history_is_forwarded_without_a_promise_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Awaiting complete messages creates no promises; iterating over the replies creates one a message, once."""
+    """Awaiting replies that repeat complete messages makes no promise for them; two iterations make one each, once."""
     made = 0
 
     def counting_of_message(message: Message) -> MessagePromise:

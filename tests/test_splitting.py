@@ -131,7 +131,7 @@ async def test_error_between_parts_is_a_part_of_its_own() -> None:
 
 
 async def test_split_reads_its_source_on_demand() -> None:
-    """With `start_soon=False`, the source is read when a part is read, and not further."""
+    """If nothing starts soon, the source is read when a part is read, at most one token ahead of the reader."""
     async with MiniAgents(start_everything_soon_by_default=False):
         given: list[str] = []
 

@@ -96,7 +96,7 @@ async def test_dialog_streams_the_assistant_to_the_user() -> None:
 
 
 async def test_await_starts_the_next_agent_after_the_one_before() -> None:
-    """After an `AWAIT` the next agent starts only when the agent before it has finished."""
+    """After an `AWAIT` in a chain, the next agent begins when the one before has finished; without it, at once."""
     order: list[str] = []
 
     async def slow(ctx: InteractionContext) -> None:

@@ -359,7 +359,7 @@ async def test_approver_can_end_a_dialog() -> None:
 
 
 async def test_timeout_of_a_tool_does_not_count_the_time_of_its_approver() -> None:
-    """An approver may think for longer than the call may run."""
+    """If an approver takes longer than the tool's timeout, the call still runs, and its result comes."""
 
     @miniagent
     async def slow(ctx: InteractionContext) -> None:

@@ -147,7 +147,7 @@ async def test_history_keeps_effects_of_a_cancelled_loop(make_history: MakeHisto
 
 
 async def test_history_keeps_what_has_arrived_when_storing_is_cancelled(make_history: MakeHistory) -> None:
-    """If the task that stores is cancelled, messages that are complete but were not yet reached are stored."""
+    """If a task that stores a streaming message is cancelled, its text so far and the messages behind it are stored."""
     go_on = asyncio.Event()
 
     async def words(_: dict[str, Any]) -> Any:

@@ -167,7 +167,7 @@ async def test_answer_streams_at_once() -> None:
 
 
 async def test_result_promise_is_there_when_its_call_starts() -> None:
-    """Readers get the promises of all results, with id and name, while the calls run."""
+    """While two calls run, readers have the promises of both results, whose id and name are known beforehand."""
     go_on = asyncio.Event()
 
     async def wait() -> str:
@@ -787,7 +787,7 @@ async def test_agents_in_tools_are_cancelled_through_models() -> None:
 
 
 async def test_result_that_is_cancelled_ends_the_loop() -> None:
-    """Cancelling the promise of one result stops its tool; it is not told, and the replies end with it."""
+    """Cancelling the promise of one result stops its tool, and its error ends the replies; no request follows."""
     stopped = asyncio.Event()
 
     async def act() -> AsyncIterator[str]:

@@ -273,7 +273,7 @@ def asked(llm: ScriptedLLM, number: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_schema_mode_asks_in_the_form_of_the_api(api: API) -> None:
-    """A schema goes out as `response_format`, `text.format` or `output_config`, beside what the user put there."""
+    """The schema of an int goes out as `response_format`, `text.format` or `output_config`, beside user's options."""
     more: dict[str, Any] = {"chat": {}, "responses": {"text": {"verbosity": "low"}}}.get(
         api, {"output_config": {"effort": "low"}}
     )
@@ -397,10 +397,7 @@ async def test_thinking_goes_with_a_schema_and_with_a_call_that_is_not_forced() 
 
 
 async def test_forks_and_calls_change_the_output() -> None:
-    """`fork` and `trigger` take another output, and None for none.
-
-    `fork` raises `TypeError` for a type that is none.
-    """
+    """`fork` and `trigger` take another output, None for none, and `fork` raises `TypeError` for a wrong type."""
     llm = ScriptedLLM([Step.of_output(GOOD), Step.of_output(3), "text"])
     async with MiniAgents():
         agent = llm.agent(output=Verdict)

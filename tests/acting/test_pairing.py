@@ -263,7 +263,7 @@ async def test_result_of_an_earlier_request_is_sent_when_the_server_knows_its_ca
 
 
 def test_calls_are_text_in_a_request_without_tools() -> None:
-    """Without tools, Anthropic's API gets calls and results as text, in the order of the conversation."""
+    """Without tools, Anthropic's API gets calls as text in the answer, and results as texts in the calls' order."""
     history = [
         UserMessage("q"),
         calling("a", "b", content="Well.", arguments='{"x": 1}'),

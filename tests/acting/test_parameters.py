@@ -51,7 +51,7 @@ async def get_weather(city: Annotated[str, Field(description="in English")], day
 
 
 def test_parameters_become_a_closed_schema() -> None:
-    """The schema has types, descriptions and defaults, and allows no other arguments."""
+    """A tool has its function's name and docstring, and a schema with types and defaults that allows nothing else."""
     made = tool(get_weather)
     assert (made.name, made.description) == ("get_weather", "The weather of a city.\n\nOf some days.")
     assert made.schema == {
@@ -184,7 +184,7 @@ def test_partial_hides_bound_arguments() -> None:
 
 
 def test_agent_shows_its_parameters_without_context_and_bound_ones() -> None:
-    """The context and what `fork` binds are hidden; `**kwargs` of an agent are not offered."""
+    """The schema of an agent as a tool lacks its context, what `fork` binds, and `**kwargs`."""
 
     @miniagent
     async def researcher(ctx: InteractionContext, topic: str, *, db: Database, **more: Any) -> None:

@@ -171,7 +171,7 @@ async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_C12_timeout_cancels_the_agent() -> None:
-    """A call that exceeds its `timeout` gives the replies so far, and then a `TimeoutError` that names the agent."""
+    """A call beyond its `timeout` gives the replies so far and a `TimeoutError` with its name; its own one stays."""
     log: list[str] = []
 
     @miniagent

@@ -45,7 +45,7 @@ async def test_trigger_returns_replies_while_the_agent_runs() -> None:
 
 
 async def test_replies_end_after_the_awaitables_of_make_sure_to_wait() -> None:
-    """Replies of helpers given to `make_sure_to_wait` arrive, even if the agent's function has returned before."""
+    """Replies of helpers given to `make_sure_to_wait` arrive after the function has returned, others do not."""
     log: list[str] = []
 
     @miniagent
@@ -191,7 +191,7 @@ async def test_unfinished_call_is_finished_when_its_caller_ends() -> None:
 
 
 async def test_open_call_is_finished_when_its_handle_is_collected() -> None:
-    """If the last reference to an open call is dropped anywhere, the call is finished, and its agent ends."""
+    """In an activated context, a call whose `AgentCall` is dropped is finished, and its agent ends, in a thread too."""
     ended: list[str] = []
 
     @miniagent

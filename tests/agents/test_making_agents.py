@@ -168,7 +168,7 @@ KNOWN_ARGUMENTS = {
 @pytest.mark.parametrize("call", ["trigger", "initiate_call"])
 @pytest.mark.parametrize("function", KNOWN_ARGUMENTS.values(), ids=KNOWN_ARGUMENTS)
 async def test_call_refuses_unknown_and_missing_keyword_arguments(function: Any, call: str) -> None:
-    """A call with unknown or missing keyword arguments raises `TypeError` before the agent begins."""
+    """A call, fork or decorator with unknown or missing keyword arguments raises `TypeError`, and no task begins."""
     agent = miniagent(function)
     fork = agent.fork(word="a")
     async with MiniAgents() as context:
@@ -196,7 +196,7 @@ def test_agent_does_not_evaluate_annotations() -> None:
 
 
 async def test_agent_with_variable_keyword_arguments_takes_any_but_its_context() -> None:
-    """A function with `**kwargs` can be called with any keyword argument but the name of its context parameter."""
+    """A function with `**kwargs` takes any keyword argument but its context's name, also if it wraps a narrower one."""
 
     @functools.wraps(with_words)
     async def wrapper(*args: Any, **kwargs: Any) -> None:
@@ -232,7 +232,7 @@ async def test_call_refuses_a_wrong_timeout(timeout: Any, error: type[Exception]
 
 
 async def test_decorator_takes_every_async_callable() -> None:
-    """Partials, objects with an async `__call__`, bound methods and wrapped functions can become agents."""
+    """Partials, objects with an async `__call__`, bound methods and wrapped functions become agents, and reply."""
 
     async def function(ctx: InteractionContext, text: str = "function") -> None:
         ctx.reply(text)

@@ -175,7 +175,7 @@ async def test_apersist_messages_waits_for_another_task_that_persists_the_messag
 
 
 async def test_apersist_messages_does_not_wait_for_other_messages() -> None:
-    """A handler may wait for an agent that persists another message at the same time."""
+    """A handler may wait for an agent that persists another message meanwhile: that one is stored first."""
     store = Store()
     pending: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 

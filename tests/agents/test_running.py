@@ -251,7 +251,7 @@ MiniAgents().run(amain(), loop_factory={loop})
 @posix
 @pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGTERM)], ids=str)
 def test_sigterm_as_second_signal_ends_the_process_without_clean_ups(root: Path, signals: tuple[int, int]) -> None:
-    """SIGTERM after a first SIGINT or SIGTERM ends the process at once with status 143."""
+    """SIGTERM after a first SIGINT or SIGTERM ends a process whose clean-up hangs, with status 143."""
     child = Child(
         root,
         """
@@ -517,7 +517,7 @@ def test_run_leaves_signal_handlers_of_the_application() -> None:
 
 @posix
 def test_tests_of_signals_pass_when_started_with_signals_ignored(root: Path) -> None:
-    """Tests of this file pass if pytest was started with signals ignored, as under `nohup`."""
+    """Tests that send signals pass if pytest was started with SIGINT and SIGTERM ignored, as under `nohup`."""
 
     def ignore_signals() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

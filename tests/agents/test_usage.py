@@ -244,7 +244,7 @@ async def test_no_request_begins_at_or_above_a_limit(limits: Limits, sent: int, 
 
 
 async def test_innermost_limit_is_checked_first() -> None:
-    """Of several limits that are reached, the error names that of the innermost call."""
+    """Of several limits that are reached, the error names the innermost call or the run, its limit, and the agents."""
     agent = model(lambda call: step())
 
     @miniagent
@@ -290,7 +290,7 @@ async def test_limit_of_a_call_leaves_other_calls_alone() -> None:
 
 
 async def test_initiate_call_takes_limits() -> None:
-    """A call whose messages are sent one by one has limits of its own as well."""
+    """A call of `initiate_call` with a limit of no request raises `LimitExceededError` at its replies."""
     agent = model(lambda call: step())
     async with MiniAgents():
         call = agent.initiate_call(limits=Limits(requests=0))

@@ -259,7 +259,7 @@ MiniAgents().run(amain())
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 async def test_H1_history_has_whole_messages_only_when_the_process_is_killed(path: Path) -> None:
-    """After SIGKILL in a stream, the earlier messages are whole, and the message that streamed is absent."""
+    """After SIGKILL in a stream, the file has the earlier messages only, and takes another; no other file is left."""
     process = subprocess.Popen([sys.executable, "-c", STREAMING_FOREVER, str(path)], stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None

@@ -235,7 +235,7 @@ def test_validation_error_names_the_place_in_the_model() -> None:
 
 
 def test_dump_calls_field_serializers_of_the_application() -> None:
-    """Every dump calls the application's field serializers, also for a message nested in another one."""
+    """Dumps in Python and JSON, of a nested message and a `TypeAdapter` too, call the user's field serializer."""
 
     class Secretive(Message):
         secret: str = ""

@@ -147,7 +147,7 @@ async def test_sequence_refuses_wrong_types_at_the_call(wrong: Any) -> None:
 
 
 async def test_sequence_refuses_promises_of_other_values() -> None:
-    """Promises of values that are no messages, and coroutines, raise `TypeError`."""
+    """A sequence made of a promise of a text, or of a coroutine, raises `TypeError` with "Cannot send"."""
     async with PromisingContext():
 
         async def resolver() -> str:
@@ -564,7 +564,7 @@ async def test_sequences_sent_out_of_order_into_each_other_raise_deadlock_error(
 
 
 async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
-    """A sequence may be sent out of order into two others that are both sent into a third one."""
+    """A sequence sent to another one along several paths, most of them out of order, arrives once a path."""
     async with MiniAgents():
         late = asyncio.Event()
         source = turn_into(asynchronously("text", wait=late))

@@ -458,7 +458,7 @@ async def test_stop_dialog_and_cancellations_are_not_reported() -> None:
 
 
 async def test_activated_context_is_current_in_all_tasks_of_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """After one task calls `activate`, unrelated tasks of the loop use the context, and one of them may close it."""
+    """After one task calls `activate`, other tasks use the context, a lost failure is logged, and one may close it."""
     context = PromisingContext()
 
     async def start() -> None:

@@ -334,7 +334,7 @@ class Torn(ChatHistoryMD):
 
 
 async def test_checks_of_histories_fail_on_their_defects() -> None:
-    """Checks of histories fail for changed texts, lost messages, hidden failures, and a lost mark of interruption."""
+    """Checks of histories fail for changed texts, lost messages, hidden failures, lost marks, and a missing file."""
 
     def made(kind: Callable[[], ChatHistory]) -> Callable[[Path], ChatHistory]:
         return lambda folder: kind()

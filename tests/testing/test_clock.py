@@ -83,7 +83,7 @@ def test_equal_deadlines_run_in_the_order_of_scheduling() -> None:
 
 
 def test_timers_never_run_before_their_deadline() -> None:
-    """Two timers whose deadlines differ only in the last digit run at two different times."""
+    """Three timers whose deadlines differ only in the last digits run in their order, each at its own time."""
     seen: list[float] = []
 
     async def main() -> None:
@@ -139,7 +139,7 @@ def test_run_in_virtual_time_raises_the_error_of_the_coroutine() -> None:
 
 
 def test_virtual_time_loop_is_a_loop_factory() -> None:
-    """`MiniAgents.run` and `asyncio.Runner` accept `VirtualTimeLoop` as a loop factory."""
+    """`MiniAgents.run` and `asyncio.Runner` run an agent that sleeps on a `VirtualTimeLoop`, with its virtual time."""
 
     @miniagent
     async def sleeper(ctx: InteractionContext) -> None:

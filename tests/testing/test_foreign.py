@@ -216,7 +216,7 @@ def test_X9_a_damaged_or_hostile_body_is_refused(tmp_path: Path, body: bytes, sa
 
 
 async def test_parsed_body_is_read_as_json(tmp_path: Path) -> None:
-    """A body that pydantic-ai stored as parsed YAML is read as JSON, without the headers about its bytes."""
+    """A body that pydantic-ai stored as parsed YAML is played to an SDK as JSON, whatever headers say of its bytes."""
     path = tmp_path / "c.yaml"
     path.write_text(
         """

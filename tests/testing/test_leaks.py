@@ -218,7 +218,7 @@ def test_a_known_secret_goes_before_the_shape_of_a_key() -> None:
 
 
 def test_leaks_find_headers_and_parameters_that_carry_secrets() -> None:
-    """Headers, URI credentials and parameters that carry secrets are leaks, unless their values were replaced."""
+    """Secret headers, user info and parameters of a URI are leaks; placeholders and harmless values are none."""
     headers: dict[str, Any] = {
         "authorization": "Bearer 0123-4567-89ab",
         "set_cookie": "__cf_bm=0123-4567-89ab; path=/",

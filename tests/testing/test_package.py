@@ -57,7 +57,7 @@ def test_scripted_model_says_what_to_install_when_a_package_is_missing(
 
 
 def test_scripted_agent_needs_no_extra() -> None:
-    """Scripted agents need no SDK, no HTTP library and no package of the extra."""
+    """Scripted agents answer, and break off, without an SDK, an HTTP library or a package of the extra."""
     code = """if True:
         import asyncio, sys
         for name in ("anthropic", "httpx2", "openai", "starlette", "uvicorn", "yaml"):

@@ -118,10 +118,7 @@ def test_chat_pieces_belong_to_the_chunk_with_their_event() -> None:
 
 
 def test_messages_pieces_are_thinking_text_and_tool_calls() -> None:
-    """A recorded Anthropic answer gives kind, block index and text of thinking and tool calls.
-
-    Model and usage are read.
-    """
+    """A recorded Anthropic answer gives its thinking and calls by block, its model, and its numbers of tokens."""
     block = {"type": "content_block_start"}
     delta = {"type": "content_block_delta"}
     start = {"type": "message_start", "message": {"model": "c-1", "content": [], "usage": {"input_tokens": 5}}}

@@ -112,10 +112,7 @@ def test_words_and_short_values_are_no_secrets(value: str) -> None:
 
 
 def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_called() -> None:
-    """Tokens, keys, cookies, passwords and organizations in request headers become known secrets.
-
-    Harmless values do not.
-    """
+    """Tokens, keys, cookies, passwords and organizations in headers become known secrets, harmless values do not."""
     basic = base64.b64encode(b"user:pass-word-1").decode()
     headers = [
         ("Authorization", "Bearer bearer-token-1"),
@@ -354,7 +351,7 @@ def test_a_rule_that_is_empty_or_of_another_type_is_an_error() -> None:
 
 @given(st.data())
 def test_scrub_keeps_cuts_and_waits(data: st.DataObject) -> None:
-    """After redaction, each remaining chunk has the time of an original one, and the chunk map fits the new body."""
+    """Redaction cuts no placeholder, and each chunk that is left has the time of an original one."""
     text = f"a {KEY} b {KEY}{KEY} c"
     body = b"".join(_event(text[start : start + 9]) for start in range(0, len(text), 9))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12)))

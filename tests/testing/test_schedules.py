@@ -173,7 +173,7 @@ def test_schedules_returns_the_chosen_seed_alone() -> None:
 
 
 def test_search_finds_a_deadlock_of_some_schedules() -> None:
-    """`search_schedules` finds a schedule on which two tasks block each other with two locks."""
+    """`search_schedules` finds a deadlock of two locks that the usual schedule does not meet, and names the seed."""
 
     async def main() -> None:
         first, second = asyncio.Lock(), asyncio.Lock()

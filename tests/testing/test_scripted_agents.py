@@ -177,7 +177,7 @@ async def test_agents_and_forks_of_one_script_take_its_steps_in_order() -> None:
 
 
 async def test_scripted_agent_takes_the_arguments_of_a_providers_agent() -> None:
-    """The agent takes the arguments of `create_openai_agent`, and ignores a given client."""
+    """`ScriptedLLM.agent` takes the arguments of `create_openai_agent`, with their effect, and ignores a client."""
     llm = ScriptedLLM(["Hello"])
     agent = llm.agent(
         model="gpt-4", async_client=object(), system="Be brief.", reply_metadata={"speaker": "me"}, top_p=1
@@ -357,7 +357,7 @@ async def test_message_does_not_depend_on_chunk_sizes(step: Step, api: API, size
 
 
 async def test_calls_have_the_same_fields_for_each_api() -> None:
-    """Calls of each API have messages, instructions, tools, parameters and agents in the same properties."""
+    """`last_call` of a scripted model has messages, system, text, tools, parameters and agents alike for each API."""
     history = [SystemMessage("Be kind."), UserMessage("Hi"), AssistantMessage("Hello"), UserMessage("How are you?")]
     tools: Any = [{"type": "function", "name": "look"}]
     for api in APIS:

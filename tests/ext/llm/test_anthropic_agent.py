@@ -228,7 +228,7 @@ async def test_agent_reads_events_of_the_sdk_when_the_response_is_an_amazon_even
 
 
 async def test_fields_of_the_response_get_a_prefix_when_messages_use_their_names(kit: Kit) -> None:
-    """A response's field such as `hash_key` becomes `provider_hash_key`, and overwrites nothing of the message."""
+    """A response's field named like one of messages, such as `hash_key`, becomes `provider_hash_key`."""
     chunks = kit.message("Hi")
     start = json.loads(chunks[0].split(b"data: ")[1])
     start["message"] |= {

@@ -324,7 +324,7 @@ async def _run(record: dict[str, Any], chunks: list[bytes], kit: Kit) -> tuple[A
 
 @each_answer
 async def test_agent_returns_the_result_of_the_sdk_for_each_recorded_stream(path: Path, kit: Kit) -> None:
-    """Content, tool calls, finish reason and usage are those of the record, for each way of cutting the stream."""
+    """For each way of cutting a stream, the fields are those of the record, without doubts or unknown events."""
     record = _load(path)
     body = record["response"]["body_text"].encode()
     expected = expected_facts(record)

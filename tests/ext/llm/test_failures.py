@@ -59,7 +59,7 @@ async def failure(provider: str, wire: Any, *messages: Any, **settings: Any) -> 
 async def test_status_of_a_response_decides_the_class_of_the_error(
     provider: str, status: int, kind: type, retryable: bool, kit: Kit
 ) -> None:
-    """A status gives the same error class for both providers, with the provider's text and the SDK's error as cause."""
+    """A status gives one error class and `retryable` for both providers, with the provider's text, wait and cause."""
     reply = kit.Reply.json({"error": {"message": "what went wrong", "type": "some_error"}}, status, retry_after="7")
     error = await failure(provider, kit.Wire(reply))
     assert type(error) is kind
@@ -316,7 +316,7 @@ def test_redactor_leaves_ordinary_text_unchanged() -> None:
 async def test_X12_log_lines_hold_no_prompt_and_no_key(
     provider: str, kit: Kit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At level DEBUG, the log holds neither prompts nor keys; with MINIAGENTS_LOG_BODIES=1 it holds prompts."""
+    """At level DEBUG, the log has no prompt and no secret; with MINIAGENTS_LOG_BODIES=1 prompts, but never the key."""
     caplog.set_level(logging.DEBUG)
     answer = kit.chat("Hi") if provider == "openai" else kit.message("Hi")
     settings = {"extra_query": {"key": "query-secret-1"}, "extra_headers": {"x-token": "header-secret-1"}}

@@ -117,7 +117,7 @@ def test_P21_chat_session_separates_choices_when_two_of_them_finish() -> None:
 
 
 def test_P21_parse_separates_choices_by_position_when_their_indexes_contradict() -> None:
-    """Choices of a document whose indexes contradict each other go by position: the first one is the content."""
+    """Choices of a document go by index, or by position if indexes contradict each other: choice 0 is the content."""
     for indexes, content in (
         ([0, 1], "a"),
         ([1, 0], "b"),

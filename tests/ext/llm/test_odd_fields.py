@@ -82,7 +82,7 @@ def test_S35_event_named_error_raises_a_provider_error_with_any_data(api: str, d
     ids=APIS,
 )
 def test_S36_usage_leaves_out_invalid_counts_and_reads_quoted_numbers(api: str, path: Any, value: Any) -> None:
-    """An invalid count of tokens is left out, a quoted one is read, and the text is complete."""
+    """An invalid count of tokens is left out, a quoted one is read; both are doubts, and the text is complete."""
     outcome = read(api, *changed(api, *path, to=value))
     assert outcome.content == "Hello"
     assert outcome.usage is not None

@@ -418,7 +418,7 @@ async def test_C1_response_is_closed_when_no_reader_is_left(way: str, kit: Kit) 
 
 @pytest.mark.miniagents_virtual_time
 async def test_S13_S34_P17_agent_raises_stalled_error_when_an_answer_makes_no_progress(kit: Kit) -> None:
-    """Silence and endless pings end with StreamStalledError after `stall_timeout`, with the text so far."""
+    """Silence and endless pings end with `StreamStalledError` after `stall_timeout`; its `partial` has the text."""
 
     def endless(chunk: bytes) -> Any:
         yield from kit.chat("Hi")[:1]

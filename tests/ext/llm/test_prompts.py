@@ -254,7 +254,7 @@ def test_P23_prompts_keep_the_text_of_valid_arguments() -> None:
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", "\t\r\n", "\u3000\xa0\u2003"], ids=ascii)
 def test_P24_messages_prompt_leaves_out_blank_texts(blank: str) -> None:
-    """Prompts for Anthropic leave out texts of white space only; turns still alternate, and no call is lost."""
+    """Anthropic's prompts leave out blank texts, and lose no call or turn; with nothing else it is a `ValueError`."""
     part = {"type": "text", "text": blank}
     history = [
         SystemMessage(blank),

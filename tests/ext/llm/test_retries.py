@@ -68,7 +68,7 @@ def test_P14_requested_wait_reads_the_headers_and_ignores_invalid_values(
 
 @given(st.text(max_size=30))
 def test_P14_requested_wait_accepts_any_header_value(value: str) -> None:
-    """`requested_wait` returns None or a finite number of seconds for any header value."""
+    """For any header value, `requested_wait` gives None or finite seconds, and `should_retry` a bool or None."""
     for name in ("retry-after", "retry-after-ms"):
         wait = requested_wait({name: value}, NOW)
         assert wait is None or 0 <= wait < float("inf")
@@ -214,7 +214,7 @@ async def test_P16_agent_sends_nothing_again_after_a_delivered_token(api: str, k
 
 
 async def test_agent_sends_a_request_again_after_reasoning_without_text(kit: Kit) -> None:
-    """A failure after reasoning only leads to a second request, because reasoning is not delivered while it streams."""
+    """A reset after reasoning without text leads to a second request; the message has only its answer."""
     import httpx2
 
     thought = kit.events(kit.chat_chunk(reasoning_content="hm"))

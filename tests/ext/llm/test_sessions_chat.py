@@ -341,10 +341,7 @@ def test_session_separates_choices_and_needs_the_end_of_each() -> None:
 
 
 def test_session_reads_reasoning_under_several_names_and_in_parts() -> None:
-    """Reasoning is read once from `reasoning_content`, `reasoning` or typed parts.
-
-    Text parts join, unknown ones count.
-    """
+    """Reasoning is read once, by two names or from typed parts; text parts are joined, and unknown ones counted."""
     for delta in (
         {"reasoning_content": "think"},
         {"reasoning": "think"},
@@ -362,7 +359,7 @@ def test_session_reads_reasoning_under_several_names_and_in_parts() -> None:
 
 
 def test_P12_outcome_has_further_fields_without_obfuscation() -> None:
-    """Lists of further fields grow, other fields keep the last value, and `obfuscation` is dropped."""
+    """In `extra`, lists grow, texts in objects join, other fields keep the last value, and `obfuscation` is dropped."""
     result = outcome(
         chunk(choice("a", annotations=[1]), system_fingerprint="fp", obfuscation="xYz"),
         chunk(choice("b", annotations=[2], mood="calm"), citations=["u"], system_fingerprint="fp"),
@@ -412,7 +409,7 @@ def test_S31_session_joins_surrogate_halves_of_different_deltas(text: str, data:
 
 @given(st.lists(st.text(st.sampled_from("a\ud83d\ude00é"), max_size=4), max_size=6))
 def test_S31_lone_surrogates_are_replaced_and_set_lossy(pieces: list[str]) -> None:
-    """The outcome has U+FFFD for each lone surrogate in content and arguments, and `lossy` is True."""
+    """The outcome has U+FFFD for each lone surrogate in content and arguments, and `lossy` is True only then."""
     call = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "".join(pieces)}}
     result = outcome(*(chunk(choice(piece)) for piece in pieces), chunk(choice(tool_calls=[call])), STOP, DONE)
     whole = "".join(pieces).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -118,7 +118,7 @@ def test_content_joins_text_blocks_without_a_separator() -> None:
 
 
 def test_session_returns_tool_calls_from_fragments_or_from_the_start_event() -> None:
-    """Inputs arrive in fragments or in the start event, may be empty, and may be cut by the limit of tokens."""
+    """Inputs of calls come from fragments or the start event, `{}` if empty; a cut one is closed in its block only."""
     fragments = [{"type": "input_json_delta", "partial_json": piece} for piece in ("", '{"x"', ":1}")]
     empty = {"type": "input_json_delta", "partial_json": ""}
     result = outcome(

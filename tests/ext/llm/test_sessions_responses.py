@@ -385,7 +385,7 @@ def test_S22_unknown_events_and_keepalives_change_nothing(place: int) -> None:
     ids=str,
 )
 def test_S16_S24_misplaced_or_malformed_event_raises_protocol_error(bad: Any) -> None:
-    """An event for an unknown item, or with wrong types, is an error, and the text so far stays."""
+    """An event for an unknown item, with wrong types or malformed JSON is an error, and the text so far stays."""
     session = ResponsesSession()
     feed(session, [CREATED, *text_item(0, "ab")])
     with pytest.raises(errors.StreamProtocolError):
@@ -443,7 +443,7 @@ def test_S4_S30_parse_raises_an_error_when_a_body_is_no_answer(body: bytes, kind
 )
 @pytest.mark.parametrize("count", [False, True], ids=["plain", "numbered"])
 def test_S36_text_is_read_once_with_any_content_index(indexes: tuple[Any, ...], count: bool) -> None:
-    """The whole text of a part confirms the deltas before it, whatever index the server gives to each event."""
+    """The whole text of a part confirms its deltas, whatever the index of each event; an odd index is a doubt."""
     parts = [delta("a"), delta("b"), {"type": "response.output_text.done", "text": "ab"}]
     parts = [{**event, "content_index": index} for event, index in zip(parts, indexes, strict=True)]
     events = [CREATED, *item(0, message_item("ab"), *parts), end(output=[message_item("ab")])]

@@ -358,7 +358,7 @@ async def close_early(server: WireServer, path: Path) -> None:
 
 
 async def test_cancelled_request_is_recorded_as_such(server: WireServer, path: Path) -> None:
-    """A reader that is cancelled in mid-body leaves a recording that says so, and plays up to there."""
+    """A reader that is cancelled in mid-body leaves a recording with the end "cancelled" and the bytes until then."""
     async with use_cassette(path, record_mode="once"), aiohttp.ClientSession() as client:
         read: list[bytes] = []
 
@@ -403,7 +403,7 @@ async def test_client_does_not_wait_as_long_as_a_recorded_answer_says(server: Wi
 
 
 async def test_requests_of_agents_have_their_path(server: WireServer, path: Path) -> None:
-    """Requests that agents send with aiohttp are recorded with the agents' aliases, and played to the same agents."""
+    """Requests that agents send with aiohttp are recorded with the agents' aliases, and a replay sends none."""
 
     @miniagent
     async def asker(ctx: InteractionContext, which: str) -> None:

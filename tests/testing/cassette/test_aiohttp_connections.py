@@ -266,7 +266,7 @@ async def test_classes_of_a_users_own_are_recorded_and_played(
 
 
 async def test_middlewares_of_the_user_go_around_the_cassette(server: WireServer, path: Path) -> None:
-    """What a middleware adds to a request is recorded, and one that answers itself needs no recording."""
+    """What a middleware adds to a request is recorded and matched, and a replay sends nothing."""
 
     async def sign(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         request.url = request.url.with_query(signed="1")

@@ -75,7 +75,7 @@ def test_frames_come_back_from_a_file(said: list[Frame], tmp_path_factory: pytes
 
 @given(said=many_frames)
 def test_conversation_comes_back_from_its_events(said: list[Frame]) -> None:
-    """The stream of events that redaction works on gives the same conversation back."""
+    """A conversation has the same method and chunks after its change into the events of redaction and back."""
     chunks = tuple(Chunk(7, line_of(frame)) for frame in said)
     before = Interaction("WEBSOCKET", "wss://x.test/", b"", ResponseStream(chunks, status=101, end="closed 1000"))
     after = from_events(as_events(before), before)

@@ -88,7 +88,7 @@ def test_file_keeps_its_owner_when_root_writes_it_again(tmp_path: Path) -> None:
 
 
 def test_save_is_never_readable_by_more_users_than_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a private file is written again, the temporary file beside it is private, too."""
+    """While a private file is written again, all files of its folder have its mode, whatever the umask."""
     path = tmp_path / "c.yaml"
     seen: list[int] = []
     save(path, INTERACTIONS)

@@ -79,7 +79,7 @@ def test_X4_headers_of_answers_are_kept_without_secrets_and_noise(kit: Kit) -> N
 
 
 def test_cookies_keep_their_names_and_attributes(kit: Kit) -> None:
-    """A recorded cookie has its name and attributes and no value; a deleted cookie stays empty."""
+    """A recorded cookie has its name and attributes; its value is nowhere in the file, and a deleted one is empty."""
     cookies = ["sid=Xy12345678Zq; Path=/; HttpOnly", "gone=; Max-Age=0", "theme=dark", "Xy12345678Zr", "a=b=c; Secure"]
     headers: Any = [("set-cookie", each) for each in cookies]
     answers = [

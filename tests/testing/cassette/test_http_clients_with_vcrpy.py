@@ -83,7 +83,7 @@ def test_recording_under_the_layer_is_played_by_vcrpy(
 
 @each_client
 def test_rules_of_vcrpy_decide(client: Client, server: Server, path: Path) -> None:
-    """Matchers, hooks and repeats are vcrpy's, and so is the error of a miss."""
+    """With the layer as without, vcrpy's matchers, repeats and hooks decide, and a miss is vcrpy's error."""
     url = f"{server.url}/{'echo' if client.name != 'boto3' else 'length'}"
     config: dict[str, Any] = {"match_on": ["method", "path", "body"]}
 

@@ -146,7 +146,7 @@ async def test_K2_equal_requests_get_their_recordings_in_order(kit: Kit) -> None
 
 
 async def test_near_misses_come_in_order_of_their_differences() -> None:
-    """The message of a miss lists recordings by the number of JSON values in which they differ from the request."""
+    """A miss lists the same request, then two others by the number of JSON values that differ, and counts the rest."""
     base = {"model": "m", "n": 1, "messages": [{"role": "user", "content": "Hi"}]}
     bodies: list[dict[str, Any]] = [
         {**base, "model": "x", "n": 2, "messages": []},

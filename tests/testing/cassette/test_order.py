@@ -292,7 +292,7 @@ async def test_a_failing_stream_fails_in_its_turn() -> None:
 
 
 def test_threads_read_parallel_streams_to_the_end() -> None:
-    """Threads that each read one of several parallel streams get all their chunks."""
+    """Three threads that each read one of three parallel streams get all recorded chunks together."""
     interactions = _apart([0, 0, 0], INTERLEAVED)
     transport, seen = ReplayTransport(interactions), list[str]()
 

@@ -290,7 +290,7 @@ def test_K22_a_transport_of_a_users_own_is_refused(server: Server, path: Path) -
 
 
 def test_K22_a_client_that_is_imported_later_is_refused(server: Server, path: Path) -> None:
-    """Opening a cassette imports no client, and knows those that the test imports afterwards."""
+    """Opening a cassette imports no client, refuses one that is imported afterwards, and restores it when it closes."""
     program = """
         import sys
         from miniagents_testing import use_cassette

@@ -218,7 +218,7 @@ async def test_other_exceptions_are_played_as_recorded_call_errors(
 
 
 async def test_error_of_a_generator_comes_after_its_items(tmp_path: Path) -> None:
-    """The items that a generator yielded before its error are played, and then the error."""
+    """A `@recorded` generator that raises after two items does so when it is played as well."""
 
     @recorded
     async def broken() -> AsyncIterator[int]:
@@ -333,7 +333,7 @@ def test_methods_leave_out_their_object(tmp_path: Path) -> None:
 
 
 def test_secret_in_a_result_is_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key of the environment that a function returns, or puts into an error, stands in no file."""
+    """A key of the environment that a function returns or puts into an error is in no file, and not replayed."""
     key = "sk-" + "q8Zt3Lw0Xp" * 4
     monkeypatch.setenv("OPENAI_API_KEY", key)
 

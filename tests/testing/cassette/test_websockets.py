@@ -232,7 +232,7 @@ async def test_connection_that_is_refused_is_refused_again(path: Path) -> None:
 
 @cell("miss")
 async def test_message_that_differs_is_a_miss(path: Path) -> None:
-    """Another message than the recorded one closes the connection, and the session raises an error that names both."""
+    """A message of other content closes the connection with an error that names both; another URL is a miss, too."""
     async with echo_server() as server:
         with use_cassette(path, record_mode="once"):
             await say(server.url, "hello", '{"type":"go","event_id":"1","text":"one"}')
@@ -291,7 +291,7 @@ async def test_allowed_server_is_reached_and_not_recorded(path: Path) -> None:
 
 
 async def test_realtime_client_is_the_same_live_recorded_and_played(path: Path) -> None:
-    """OpenAI's async realtime client gets the same events from a cassette, delta by delta."""
+    """OpenAI's async realtime client gets the same events live, while recording, and played without a connection."""
     openai = pytest.importorskip("openai")
     connections = 0
 

@@ -50,7 +50,7 @@ async def test_stream_layer_records_and_plays_a_cassette_of_vcrpy_chunk_for_chun
 
 
 async def test_stream_layer_writes_the_same_file_as_use_cassette(kit: Kit, tmp_path: Path) -> None:
-    """A stream layer on vcrpy writes the same file as `use_cassette`, apart from the recorded times."""
+    """A stream layer on vcrpy writes a file with the same keys and types of values as that of `use_cassette`."""
     other = tmp_path / "other.yaml"
     with vcr.use_cassette(str(other)) as cassette, stream_layer(cassette, also_patch=_networks(kit)):
         await _read(kit.network(kit.Reply(CUT)), kit)
@@ -312,7 +312,7 @@ def test_pytest_recording_records_and_plays_streams_in_a_layer(pytester: pytest.
 @pytest.mark.filterwarnings("ignore::miniagents_testing.errors.UnrecordedWarning")
 @pytest.mark.parametrize("mode", ["new_episodes", "all", "rewrite"])
 def test_a_file_without_new_recordings_is_not_written(kit: Kit, mode: Any) -> None:
-    """A session that may record, but gets no new request, does not write its file."""
+    """A cassette that may record, but gets no request at all, leaves the bytes of its file unchanged."""
     kit.path.write_text(yaml.safe_dump({"version": 1, "interactions": []}), encoding="utf-8")
     before = kit.path.read_bytes()
     with use_cassette(kit.path, record_mode=mode):

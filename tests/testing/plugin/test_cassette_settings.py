@@ -139,7 +139,7 @@ def test_record_mode_of_the_settings_records(
 def test_settings_without_arguments_hold_for_shared_cassettes_whatever_their_scope(
     project: Project, pytester: pytest.Pytester, scope: str
 ) -> None:
-    """The cassette of a module has the settings of its file, that of the session has those of the root folder."""
+    """Cassettes of session, module and test have the settings of root folder, file and class, in this order."""
     pytester.makeconftest(
         f"import pytest\n@pytest.fixture(scope={scope!r})\ndef cassette_settings():\n    return {{'pace': 1}}\n"
     )

@@ -297,7 +297,7 @@ def test_each_test_records_its_own_file_under_xdist(
 
 
 def test_plugin_works_beside_pytest_recording(project: Project, cassettes: Path) -> None:
-    """In one project, one test uses our cassette marker and another the marker of pytest-recording."""
+    """In one project, a test with our cassette marker and one with pytest-recording's and a stream layer both play."""
     pytest.importorskip("pytest_recording")
     record(cassettes / "test_it" / "test_ours.yaml", "one")
     record(cassettes / "test_it" / "test_theirs.yaml", "two")

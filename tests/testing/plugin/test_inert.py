@@ -68,7 +68,7 @@ def test_plugin_changes_nothing_for_tests_that_do_not_use_it(pytester: pytest.Py
 
 
 def test_options_ini_names_and_fixtures_collide_with_no_other_plugin() -> None:
-    """Options, ini names and markers begin with "miniagents", and no fixture has the name of a known plugin's."""
+    """Options and ini names begin with "miniagents", and no fixture has the name of a known plugin's."""
 
     class Spy:
         def __init__(self) -> None:

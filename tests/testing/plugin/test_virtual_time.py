@@ -42,7 +42,7 @@ def test_marked_test_runs_in_virtual_time(project: Project, mode: str) -> None:
 
 
 def test_fixture_makes_an_async_test_run_in_virtual_time(project: Project) -> None:
-    """An async test with the fixture runs in virtual time; `time()` is its loop's time, and `run` raises inside it."""
+    """An async test with the fixture sleeps an hour of virtual time, `time()` says so, and `run` inside it raises."""
     result = project(
         "async def test_virtual(virtual_clock):\n"
         "    await asyncio.sleep(3600)\n"
@@ -71,7 +71,7 @@ def test_async_fixtures_run_on_the_loop_of_the_test(project: Project) -> None:
 
 
 def test_async_fixtures_of_a_module_are_set_up_again_for_another_loop(project: Project) -> None:
-    """Marked and unmarked tests of a module each get the fixture on their own loop."""
+    """An async fixture of a module runs on the loop of each test: the virtual one of a marked test, else a real one."""
     module = "@pytest.mark.asyncio(loop_scope='module')\n"
     result = project(
         "import pytest_asyncio\n"
@@ -141,7 +141,7 @@ def test_marked_test_fails_when_no_plugin_runs_async_tests(project: Project) -> 
 
 
 def test_anyio_plugin_runs_marked_tests_in_virtual_time(project: Project) -> None:
-    """A marked test runs once, on asyncio; other tests run on each backend as before."""
+    """Under anyio's plugin, a marked test and its fixture run once, in virtual time; others run on each backend."""
     result = project(
         "import anyio\n"
         "@pytest.fixture\n"
