@@ -219,26 +219,28 @@ class InteractionContext(_CallScope, CountedCall):
     async def await_now(self) -> None:
         """Wait for all awaitables given to `make_sure_to_wait`, also during this wait; then raise the first error.
 
-        If this wait is cancelled, a later one goes on with the awaitables that have not ended.
+        If this wait is cancelled, a later one goes on with the awaitables that have not ended, and with those that have
+        failed.
 
         Further errors become notes of the first one. Each awaitable is waited for once: a second call does not raise
         again.
         """
-        first_error: BaseException | None = None
+        failed: list[tuple[Promise[Any], BaseException]] = []
         while self._awaitables:
             promise = self._awaitables[0]
             try:
                 await promise
             except INTERRUPTS:
+                self._awaitables.extendleft(each for each, _ in reversed(failed))
                 raise
             except BaseException as error:
-                if first_error is None:
-                    first_error = error
-                else:
-                    first_error.add_note(f"Another awaitable of make_sure_to_wait() failed as well: {error!r}")
+                failed.append((promise, error))
             if self._awaitables and self._awaitables[0] is promise:
                 self._awaitables.popleft()
-        if first_error is not None:
+        if failed:
+            (_, first_error), *others = failed
+            for _, another in others:
+                first_error.add_note(f"Another awaitable of make_sure_to_wait() failed as well: {another!r}")
             raise first_error
 
     async def afinish_early(self, *, await_now: bool = True) -> None:

@@ -125,6 +125,32 @@ async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
     assert error.__notes__ == ["Raised in agent AGENT"]
 
 
+async def test_cancelled_wait_keeps_the_errors_that_it_has_seen() -> None:
+    """An awaitable that failed before `await_now` was cut by a timeout fails a later wait, or else the replies."""
+
+    async def bad() -> None:
+        raise Boom("early")
+
+    @miniagent
+    async def agent(ctx: InteractionContext, again: bool) -> None:
+        """Cut the wait for two awaitables after the first one has failed."""
+        slow = asyncio.get_running_loop().create_future()
+        ctx.make_sure_to_wait(bad())
+        ctx.make_sure_to_wait(slow)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ctx.await_now()
+        slow.set_result(None)
+        if again:
+            with pytest.raises(Boom, match="early"):
+                await ctx.await_now()
+
+    async with MiniAgents():
+        assert await agent.trigger(again=True) == ()
+        with pytest.raises(Boom, match="early"):
+            await agent.trigger(again=False)
+
+
 async def test_early_finish_waits_for_awaitables_unless_await_now_is_false() -> None:
     """`afinish_early` waits for the agent's awaitables, and with `await_now=False` ends the replies without them."""
 
