@@ -375,16 +375,30 @@ def freeze_with_enums(value: Any, where: str = "value") -> Any:
     """Return what `freeze` returns, but keep members of an Enum, in nested lists, tuples, sets and dicts as well.
 
     It serves fields whose annotations mention an Enum; keys were checked before. Errors name `where`, without a path.
+
+    Raises:
+        FreezeError, CyclicValueError: as `freeze` does.
     """
+    try:
+        return _keep_enums(value, where, 0)
+    except _Refused as refused:
+        if _contains_itself(value):
+            raise CyclicValueError(f"{where} contains itself") from None
+        raise FreezeError(f"{where}: {refused.reason}") from None
+
+
+def _keep_enums(value: Any, where: str, level: int) -> Any:
+    """Freeze a value that is inside of `level` containers, but keep Enums; raise `_Refused` if it nests too deep."""
     if isinstance(value, (Enum, FrozenDict)):
         return value
-    if isinstance(value, (list, tuple)):
-        return tuple(freeze_with_enums(item, where) for item in value)
-    if isinstance(value, (set, frozenset)):
-        return _make_set([freeze_with_enums(item, where) for item in value])
+    if not isinstance(value, (list, tuple, set, frozenset, dict)):
+        return freeze(value, where)
+    if level >= MAX_NESTING:
+        raise _make_depth_error()
     if isinstance(value, dict):
-        return make_frozen_dict({key: freeze_with_enums(item, where) for key, item in value.items()})
-    return freeze(value, where)
+        return make_frozen_dict({key: _keep_enums(item, where, level + 1) for key, item in value.items()})
+    items = [_keep_enums(item, where, level + 1) for item in value]
+    return _make_set(items) if isinstance(value, (set, frozenset)) else tuple(items)
 
 
 def mentions(annotation: Any, kind: type, *, _seen: tuple[Any, ...] = ()) -> bool:

@@ -136,6 +136,25 @@ def test_freeze_returns_a_plain_value_itself(leaf: Any) -> None:
     assert freeze([leaf])[0] is leaf
 
 
+def test_field_with_enums_refuses_what_contains_itself_or_nests_too_deep() -> None:
+    """In a field whose annotation names an Enum, cyclic and deep lists are refused as in any other field."""
+
+    class Palette(Frozen):
+        """Value with a field of Enums and anything else."""
+
+        colors: list[Color | Any]
+
+    circle: list[Any] = [Color.RED]
+    circle.append(circle)
+    with pytest.raises(CyclicValueError, match="contains itself"):
+        Palette(colors=circle)
+    deep: list[Any] = []
+    for _ in range(250):
+        deep = [deep]
+    with pytest.raises(FreezeError):
+        Palette(colors=deep)
+
+
 @pytest.mark.parametrize(
     ("member", "value"),
     [(Color.RED, 1), (Word.ONE, "1"), (Number.ONE, 1), (Access.READ | Access.WRITE, 3)],
