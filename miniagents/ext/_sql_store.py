@@ -243,7 +243,8 @@ def add_messages(connection: Connection, rows: Iterable[Row]) -> None:
         {"hash": row.hash, "class": row.class_name, "role": row.role, "body": row.body}
         for row in sorted({row.hash: row for row in rows}.values(), key=lambda row: row.hash)
     ]
-    connection.execute(_add_messages(connection.dialect.name), values)
+    if values:
+        connection.execute(_add_messages(connection.dialect.name), values)
 
 
 def append(connection: Connection, chat: str, rows: Sequence[Row], written_by: str) -> Written:

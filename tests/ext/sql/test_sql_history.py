@@ -476,6 +476,7 @@ async def test_persist_to_stores_every_message_of_a_run_by_its_hash(engine: Asyn
 async def test_aload_messages_loads_thousands_of_messages(engine: AsyncEngine) -> None:
     """Any number of keys can be asked for at once."""
     messages = tuple(UserMessage(str(number)) for number in range(2_000))
+    await persist_to(engine)(())
     await persist_to(engine)(messages)
     loaded = await aload_messages(engine, (message.hash_key for message in messages))
     assert tuple(loaded.values()) == messages
