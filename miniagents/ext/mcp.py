@@ -130,9 +130,11 @@ def _free_name(wanted: str, taken: dict[str, Tool]) -> str:
     A name that is too long, or taken after its other characters were replaced, ends in a digest of the wanted name.
     """
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", wanted) or "_"
-    if len(name) > _LONGEST_NAME or name in taken:
-        digest = hashlib.sha256(wanted.encode()).hexdigest()[:8]
-        name = f"{name[: _LONGEST_NAME - 9]}_{digest}"
+    plain, number = name, 0
+    while len(name) > _LONGEST_NAME or name in taken:
+        digest = hashlib.sha256(f"{wanted}{number or ''}".encode()).hexdigest()[:8]
+        name = f"{plain[: _LONGEST_NAME - 9]}_{digest}"
+        number += 1
     return name
 
 

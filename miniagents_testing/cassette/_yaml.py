@@ -59,8 +59,8 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
 
 
 def _item(item: Any, indent: str) -> Iterator[str]:
-    """Yield the lines of a list item; the first key of a mapping, which must have one, stands beside the dash."""
-    if not isinstance(item, Mapping):
+    """Yield the lines of a list item; the first key of a mapping stands beside the dash."""
+    if not isinstance(item, Mapping) or not item:
         yield from _entry(f"{indent}-", item, indent)
         return
     lines = _mapping(item, f"{indent}  ")
