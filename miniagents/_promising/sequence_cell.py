@@ -298,7 +298,7 @@ class SequenceCell(StreamCell[Any, Any]):
             _dropping.clear()
 
     def _end(self) -> None:
-        """Settle the cell, with the failed leaf that comes last, if there is one."""
+        """Resolve the cell, whose pieces are complete; a failed leaf that was kept for the end becomes the last one."""
         if not self.done and self._final_leaf is not None:
             self.pieces.append(self._final_leaf)
         if self.lanes is not None:

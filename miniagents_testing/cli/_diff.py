@@ -59,7 +59,12 @@ def add_diff(commands: Commands) -> None:
 
 
 def _run_diff(options: argparse.Namespace) -> int:
-    """Print the differences of two cassettes. Return 0 if there are none, and 1 otherwise or for a damaged file."""
+    """Print the differences of two cassettes. Return 0 if there are none, and 1 otherwise or for a damaged file.
+
+    Raises:
+        CommandError: a path of `--ignore` cannot be read.
+        OSError: a file cannot be read.
+    """
     try:
         matching = Matching(ignore=[*VOLATILE_FIELDS, *options.ignore])
     except ValueError as error:

@@ -109,7 +109,10 @@ def make_safe_line(text: str, limit: int = 0) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a line cut after a word, so that it takes `width` columns at most; an ellipsis stands for the rest."""
+    """Return a line that takes `width` columns at most, and one at least; an ellipsis stands for what is cut off.
+
+    It is cut after a word, or inside of the first word if that is too long, and punctuation before the cut goes, too.
+    """
     if cell_len(text) <= width:
         return text
     cut = set_cell_size(text, max(0, width - 1)).rstrip()

@@ -326,7 +326,7 @@ say(MiniAgents().run(amain()))
 
 
 def test_system_exit_of_an_agent_ends_the_program_with_its_status(root: Path) -> None:
-    """`SystemExit` in an agent ends the program with its status, after the clean-ups of main and all agents."""
+    """`SystemExit` in an agent ends the program with its status and no output, after another agent has cleaned up."""
     child = Child(
         root,
         """
