@@ -354,6 +354,17 @@ _WITHOUT_REQUESTS = ("_pytest.", "pytest_", "anyio.", "miniagents_testing.")
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add a section to the report of a failed test whose cassette has played failures."""
+    report = yield
+    if report.failed and _opened in item.stash and (text := item.stash[_opened].session.describe_played_failures()):
+        report.sections.append(("cassette", text))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """End the use of the cassette by the call of the test."""
     opened = item.stash.get(_opened, None)

@@ -55,6 +55,14 @@ def holds_terminal_event(body: bytes) -> bool:
     return _TERMINAL_EVENT.search(body) is not None
 
 
+def failure_of(interaction: Interaction) -> str:
+    """Return the name of the error that an interaction ended with, or `status 429` and the like; else an empty text."""
+    response = interaction.response
+    if response.end.startswith("raise "):
+        return response.end.removeprefix("raise ").partition(":")[0]
+    return f"status {response.status}" if response.status >= 400 else ""
+
+
 def is_text(body: bytes) -> bool:
     """Return True if `body` is UTF-8; compressed bytes are not, as gzip's second byte shows."""
     try:

@@ -57,6 +57,7 @@ class Playback:
         anchor: beginning of the recording on the reader's clock, in seconds.
         order: order of the cassette's streams at pace 0, and the place of this stream in it.
         ended: called when the answer has ended or was closed; also more than once.
+        failure_note: note on an error that the interaction ended with.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Playback:
         anchor: float,
         order: tuple[Order, Turn] | None,
         ended: Callable[[Playback], None],
+        failure_note: str,
     ) -> None:
         self.interaction = interaction
         is_http = interaction.method not in OF_LINES
@@ -76,6 +78,7 @@ class Playback:
         self._anchor = anchor
         self._order = order
         self._ended = ended
+        self._failure_note = failure_note
         headers = ticks(interaction.started_ms) + ticks(self.response.headers_ms)
         self._ticks = list(accumulate((chunk.wait for chunk in self.response.chunks), initial=headers))
         """Arrivals of the headers and of each chunk, in ticks since the beginning of the recording."""
@@ -244,7 +247,9 @@ class Playback:
         end = self.response.end
         if end.startswith("raise "):
             name, _, message = end.removeprefix("raise ").partition(": ")
-            return self._library.error(name, message)
+            error = self._library.error(name, message)
+            error.add_note(self._failure_note)
+            return error
         if self.response.complete or (self._settings.at_incomplete == "end" and self.response.status):
             return None
         return with_sdk_bases(IncompleteRecordingError)(

@@ -20,7 +20,7 @@ from miniagents_testing._waiting import describe_running_code
 from miniagents_testing._words import counted, first_lines
 from miniagents_testing.cassette._bodies import content_headers
 from miniagents_testing.cassette._headers import VcrpyHeaders
-from miniagents_testing.cassette._interaction import ends_ms, timeline
+from miniagents_testing.cassette._interaction import ends_ms, failure_of, timeline
 from miniagents_testing.cassette._lookup import Index, describe_miss
 from miniagents_testing.cassette._order import Order
 from miniagents_testing.cassette._playback import Playback
@@ -58,8 +58,8 @@ def _miss_class() -> type[CassetteMissError]:
     return with_sdk_bases(CassetteMissError, _VCRPY_ERROR)
 
 
-_UNPLAYED_SHOWN = 5
-"""Interactions that an `UnplayedError` names."""
+_MOST_SHOWN = 5
+"""Most interactions that a message names."""
 
 
 class LiveRequest(NamedTuple):
@@ -199,7 +199,7 @@ class Session:
             many = counted(len(left), "interaction was", "interactions were")
             lines = [
                 f"{many} not played ({Path(self.name).name})",
-                *first_lines([f"{self.name}, interaction {_named(place)}" for place in left], _UNPLAYED_SHOWN),
+                *first_lines([f"{self.name}, interaction {_named(place)}" for place in left], _MOST_SHOWN),
                 "  unplayed='ignore' lets the application ask less than was recorded",
             ]
             raise UnplayedError("\n".join([*lines, self._advice] if self._advice else lines))
@@ -229,6 +229,19 @@ class Session:
         self.mark_seen(error)
         if self._refused:
             _add_note(error, f"Before that, a request was refused: {self._refused[0]}")
+
+    def describe_played_failures(self) -> str:
+        """Return a text about the played interactions that failed when they were recorded; empty without them.
+
+        The last line says how to record them again.
+        """
+        played = [(place, failure_of(place.interaction)) for place in self._index.places if place.plays]
+        failed = [f"interaction {_named(place)}: {failure}" for place, failure in played if failure]
+        if not failed:
+            return ""
+        many = counted(len(failed), "recorded failure was", "recorded failures were")
+        lines = [f"{many} played from {self.name}:", *first_lines(failed, _MOST_SHOWN)]
+        return "\n".join([*lines, self._advice] if self._advice else lines)
 
     # --- for transports
 
@@ -354,6 +367,12 @@ class Session:
             raise library.error("ConnectError", self.network_is_down(address))
         return True
 
+    @property
+    def _failure_note(self) -> str:
+        """Note on an error that a playback raises: the client cannot tell it from one of today."""
+        note = f"Played from {self.name}, where the request failed like this when it was recorded"
+        return f"{note}\n{self._advice}" if self._advice else note
+
     def network_is_down(self, address: Address) -> str:
         """Return the message for a request to an ignored host that is not sent."""
         return f"{address} is in ignore_hosts, so it cannot be reached while {self.name} is played"
@@ -376,7 +395,9 @@ class Session:
             is_ordered = together and not settings.pace and place.plays == 1 and place.number <= len(self.interactions)
             if self._order is not None and is_ordered:
                 order = self._order, self._order.turns[place.number - 1]
-            playback = Playback(interaction, settings, library, anchor, order, self._playing.discard)
+            playback = Playback(
+                interaction, settings, library, anchor, order, self._playing.discard, self._failure_note
+            )
             self._playing.add(playback)
         return playback
 

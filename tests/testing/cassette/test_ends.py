@@ -221,6 +221,26 @@ async def test_a_failed_connection_is_played_as_the_same_error(kit: Kit, library
             _read_sync(kit.network(library=library.__name__), kit, library)
 
 
+@pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
+async def test_error_of_a_played_connection_says_that_it_was_recorded(kit: Kit, library: Any) -> None:
+    """An error before or within a played answer has a note with the file and the way to record it again."""
+    network = kit.network(*["ConnectError", kit.Reply([EVENT, "ReadError"])] * 2, library=library.__name__)
+    notes = []
+    for mode in ("once", "none"):
+        with kit.cassette(mode):
+            for kind in (library.ConnectError, library.ReadError):
+                with pytest.raises(kind, match="it broke") as caught:
+                    await _read(network, kit, library)
+                notes.append(getattr(caught.value, "__notes__", []))
+            for kind in (library.ConnectError, library.ReadError):
+                with pytest.raises(kind, match="it broke") as caught:
+                    _read_sync(network, kit, library)
+                notes.append(getattr(caught.value, "__notes__", []))
+    assert notes[:4] == [[]] * 4
+    said = f"Played from {kit.path}, where the request failed like this when it was recorded"
+    assert notes[4:] == [[f"{said}\n  to record it again: record_mode='rewrite' (now: 'none')"]] * 4
+
+
 async def test_an_unknown_error_is_played_as_a_read_error(kit: Kit) -> None:
     """If a file names an error that is no transport error of the library, a `ReadError` is played."""
     with kit.cassette("once"), pytest.raises(httpx2.ReadError):

@@ -39,7 +39,7 @@ class _Library:
 def play(response: ResponseStream, method: str = "GET") -> Playback:
     """Make a playback of a response."""
     interaction = Interaction(method, "https://x.test/", b"", response)
-    return Playback(interaction, RecordSettings(), _Library(), 0.0, None, lambda _: None)
+    return Playback(interaction, RecordSettings(), _Library(), 0.0, None, lambda _: None, "")
 
 
 def tee(method: str = "GET") -> tuple[Any, ResponseTee, list[str]]:

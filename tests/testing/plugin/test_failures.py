@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -352,3 +353,38 @@ def test_steps(scripted_llm):
 """
     )
     result.assert_outcomes(xfailed=1)
+
+
+def test_failures_that_a_cassette_plays_are_named_below_a_failed_test(project: Project, team: Path) -> None:
+    """A failed test has a section with the failures that its cassette has played, also with those that it caught."""
+    refused = ResponseStream(status=401, headers={"content-type": ["application/json"]})
+    broken = ResponseStream(status=0, end="raise ConnectError: All connection attempts failed", complete=False)
+    asked = [_asked("Hi"), _asked("Hi", temperature=1), _asked("Hi", temperature=2)]
+    save(team, [asked[0], replace(asked[1], response=refused), replace(asked[2], response=broken)])
+    source = """
+@marker
+def test_ask():
+    client = openai.OpenAI(api_key="none", max_retries=0)
+    for temperature in (1, 2):
+        try:
+            client.chat.completions.create(**options(temperature=temperature))
+        except openai.OpenAIError as error:
+            caught = error
+    [*client.chat.completions.create(**options())]
+    EXPECTED
+"""
+    report = _report(project(AGENTS + source.replace("EXPECTED", "raise caught")), "test_ask")
+    start = next(number for number, line in enumerate(report) if "- cassette -" in line)
+    assert report[start + 1 :] == [
+        "2 recorded failures were played from cassettes/team.yaml:",
+        f"  interaction 2: POST {URL}: status 401",
+        f"  interaction 3: POST {URL}: ConnectError",
+        "  to record it again: pytest test_it.py::test_ask --miniagents-record=rewrite",
+    ]
+    assert any("Played from cassettes/team.yaml, where the request failed" in line for line in report[:start])
+    passed = project(AGENTS + source.replace("EXPECTED", "assert caught"))
+    passed.assert_outcomes(passed=1)
+    assert "recorded failure" not in passed.stdout.str()
+    other = project(AGENTS + "@marker\ndef test_ask():\n    [][0]\n")
+    other.assert_outcomes(failed=1)
+    assert "recorded failure" not in other.stdout.str()
