@@ -68,7 +68,7 @@ def _recorded(path: Path) -> tuple[Interaction, ...]:
 
 
 def _summary(session: Session, before: tuple[Interaction, ...], path: Path, config: pytest.Config) -> dict[str, Any]:
-    """Return what a session has recorded into a file: requests that are new or were asked again, and their tokens.
+    """Return what a session has recorded into a file: requests that are new or were asked again, failures, and tokens.
 
     Args:
         session: which is closed.
@@ -77,6 +77,7 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
         config: of the run.
     """
     from miniagents_testing._reading import read_interaction
+    from miniagents_testing.cassette import failure_of
 
     match = session.settings.match
     left = Counter(match.key(each.method, each.uri, each.request_body) for each in before)
@@ -94,7 +95,8 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
             tokens = [tokens[0] + (usage.input or 0), tokens[1] + (usage.output or 0)]
     name = os.path.relpath(path, config.rootpath) if path.is_relative_to(config.rootpath) else str(path)
     redacted = [str(each) for each in session.replaced]
-    return {"path": name, "asked": asked, "tokens": tokens, "redacted": redacted}
+    failed = [failure for each in session.recorded if (failure := failure_of(each))]
+    return {"path": name, "asked": asked, "failed": failed, "tokens": tokens, "redacted": redacted}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -105,13 +107,15 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print a section with the cassettes that were written: their requests, tokens and redacted texts."""
+    """Print a section with the cassettes that were written: their requests, failures, tokens and redacted texts."""
     reporter, recordings = terminalreporter, config.stash.get(_recordings, [])
     if not recordings:
         return
     reporter.section("recorded cassettes")
     for each in sorted(recordings, key=lambda each: str(each["path"])):
         counts = [f"{len(lines)} {kind}" for kind, lines in each["asked"].items() if lines]
+        if failed := each["failed"]:
+            counts.append(f"{len(failed)} of them failed: {', '.join(dict.fromkeys(failed))}")
         reporter.write_line(f"{each['path']}: {', '.join(counts)}; {_tokens(each['tokens'])}")
         for kind, lines in each["asked"].items():
             _print_some(reporter, kind, lines)

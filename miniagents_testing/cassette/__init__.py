@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing.cassette._file import load, save
 from miniagents_testing.cassette._interaction import Interaction, Moment, timeline
+from miniagents_testing.cassette._interaction import failure_of as failure_of
 from miniagents_testing.cassette._matching import VOLATILE_FIELDS, Matching
 
 if TYPE_CHECKING:

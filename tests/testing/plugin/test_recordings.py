@@ -71,6 +71,29 @@ def test_requests_that_were_asked_again_are_told_from_new_ones(project: Project,
     ]
 
 
+def test_recorded_failures_are_counted(project: Project) -> None:
+    """The line of a cassette says how many of its requests failed, and how."""
+    source = """
+import httpx2
+from miniagents_testing import Failure, Step
+
+def test_it(provider_server, stream_cassette, free_port):
+    server = provider_server([Failure(401), Step("Hi"), Failure(401)])
+    for text in ("One?", "Two?", "Three?"):
+        body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+        httpx2.post(f"{server.openai_base_url}/chat/completions", json=body)
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"http://127.0.0.1:{free_port}")
+
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        return unused.getsockname()[1]
+"""
+    first, *_ = _section(project(source, "--miniagents-record=once"))
+    assert first.startswith("cassettes/test_it/test_it.yaml: 4 new, 3 of them failed: status 401, ConnectError; ")
+
+
 def test_recordings_of_workers_are_listed_once(project: Project) -> None:
     """Under pytest-xdist, the section has the cassettes of all workers."""
     source = "\n".join(ask("Hi?", name=f"test_{number}") for number in range(3))
