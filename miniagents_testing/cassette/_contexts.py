@@ -18,6 +18,7 @@ from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _mcp_std
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate
 from miniagents_testing.cassette._file import load
+from miniagents_testing.cassette._interaction import failure_of
 from miniagents_testing.cassette._patches import patched
 from miniagents_testing.cassette._recording import (
     is_recorded_in_run,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._patches import Patches
     from miniagents_testing.cassette._settings import Options, RecordMode
 
@@ -98,7 +100,8 @@ def use_cassette(
         path: of the file; it is written when the context is left.
         record_mode: as in VCR. `none` only plays; `once` records a file that does not exist, and otherwise only plays;
             `new_episodes` plays what is in the file and records other requests; `all` records every request, and keeps
-            the interactions that were not requested again; `rewrite` begins the file anew.
+            the interactions that were not requested again; `rewrite` begins the file anew. If the block fails,
+            `rewrite` keeps the old file in place of a recording with failures that the old file has not.
         also_patch: transport classes beside those that open sockets, such as `httpx2.MockTransport`.
         pace: factor on the recorded waits. 1 plays as recorded; 0, the default, plays at once, with one step of the
             loop a chunk. Chunks are due at moments of the loop's clock, so that delays of the reader do not add up.
@@ -252,7 +255,7 @@ def _opened(
             width=width,
         )
         try:
-            with _running(session, cassette, also_patch):
+            with _running(session, cassette, also_patch, rewritten=path if mode == "rewrite" else None):
                 yield session
         finally:
             if takes_turns and session.recorded:
@@ -345,30 +348,43 @@ def answering(session: Session, also_patch: Iterable[type] = ()) -> Iterator[Non
 
 @contextmanager
 def _running(
-    session: Session, cassette: Any, also_patch: Iterable[type], appended: vcrpy.Appended | None = None
+    session: Session,
+    cassette: Any,
+    also_patch: Iterable[type],
+    appended: vcrpy.Appended | None = None,
+    rewritten: str | os.PathLike[str] | None = None,
 ) -> Iterator[Session]:
     """Activate the session until the `with` block ends; then store its recordings, and raise errors that were caught.
 
-    An error of the block is raised with notes about these errors; its recordings are stored as well.
+    An error of the block is raised with notes about these errors; its recordings are stored as well. But the file
+    `rewritten` is kept if the block fails, and the recordings have failures that the file has not.
     """
     try:
         with answering(session, also_patch):
             yield session
     except BaseException as error:
         try:
-            _store_recorded(session, cassette, appended)
+            _store_recorded(session, cassette, appended, rewritten)
         except RecordingRefusedError as refusal:
             error.add_note(str(refusal))
+        if session.keeps_old_file:
+            error.add_note(f"{session.name} was not written: the new recording has failures that the old one has not")
         session.add_notes(error)
         raise
     _store_recorded(session, cassette, appended)
     session.assert_complete()
 
 
-def _store_recorded(session: Session, cassette: Any, appended: vcrpy.Appended | None) -> None:
+def _store_recorded(
+    session: Session,
+    cassette: Any,
+    appended: vcrpy.Appended | None,
+    rewritten: str | os.PathLike[str] | None = None,
+) -> None:
     """Finish the session, add what it recorded to vcrpy's cassette, and count in the session what vcrpy has played.
 
     What was appended already stays, unless a secret in it has become known since. A refusal takes all of it back.
+    Nothing is added if the recordings have failures that the file `rewritten` has not.
     """
     try:
         recorded = session.finish()
@@ -376,12 +392,25 @@ def _store_recorded(session: Session, cassette: Any, appended: vcrpy.Appended | 
         if appended is not None:
             appended.take_back()
         raise
+    if rewritten is not None and _fails_anew(recorded, rewritten):
+        session.keeps_old_file = True
+        return
     for interaction in recorded:
         if appended is None or not appended.holds(interaction):
             vcrpy.append(cassette, interaction)
     for index in cassette.play_counts:
         if index < len(session.interactions):
             session.played_elsewhere(index)
+
+
+def _fails_anew(recorded: Iterable[Interaction], path: str | os.PathLike[str]) -> bool:
+    """Return True if recordings have kinds of failures that the file has not; False for a file without recordings."""
+    failures = {failure_of(each) for each in recorded} - {""}
+    try:
+        old = load(path) if failures and Path(path).exists() else ()
+    except CassetteFormatError:
+        return False
+    return bool(old) and not failures <= {failure_of(each) for each in old}
 
 
 def _advice(path: str | os.PathLike[str], mode: str, command: str = "") -> str:

@@ -122,6 +122,8 @@ class Session:
         self.replaced: tuple[Replaced, ...] = ()
         """Texts that were replaced in the recording; empty until the cassette is closed."""
         self._finished: list[Redacted] | None = None
+        self.keeps_old_file = False
+        """True if what was recorded is not written, because it has failures that the file of before has not."""
         self.closed = False
         self.outer: Session | None = None
         """The session that was current in this context before."""

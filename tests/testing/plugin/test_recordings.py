@@ -94,6 +94,46 @@ def free_port():
     assert first.startswith("cassettes/test_it/test_it.yaml: 4 new, 3 of them failed: status 401, ConnectError; ")
 
 
+def _answered(status: int, *, expected: bool = False) -> str:
+    """Return a test that gets an answer with a status from a server, and fails if the status is an unexpected error."""
+    return f"""
+import httpx2
+from miniagents_testing import Failure, Step
+
+def test_it(provider_server, stream_cassette):
+    server = provider_server(Step("Hi") if {status} == 200 else Failure({status}))
+    body = {{"model": "m", "messages": [{{"role": "user", "content": "One?"}}]}}
+    answer = httpx2.post(f"{{server.openai_base_url}}/chat/completions", json=body)
+    assert answer.status_code == 200 or {expected}
+"""
+
+
+def test_rewrite_keeps_the_old_file_when_the_test_fails_with_a_new_failure(
+    project: Project, pytester: pytest.Pytester
+) -> None:
+    """A rewrite replaces a file unless the test fails, and the new recording has failures that the old one has not."""
+    path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
+    project(_answered(200), "--miniagents-record=once").assert_outcomes(passed=1)
+    good = path.read_bytes()
+
+    result = project(_answered(500), "--miniagents-record=rewrite")
+    result.assert_outcomes(failed=1)
+    assert path.read_bytes() == good
+    first, *_, last = _section(result)
+    assert ", 1 of them failed: status 500, so the old file is kept; " in first
+    assert last.startswith("0 cassettes written, 1 request, ")
+    result.stdout.fnmatch_lines("*test_it.yaml was not written: the new recording has failures that the old one has*")
+
+    project(_answered(500, expected=True), "--miniagents-record=rewrite").assert_outcomes(passed=1)
+    assert b"code: 500" in path.read_bytes()
+    project(_answered(500), "--miniagents-record=rewrite").assert_outcomes(failed=1)
+    failed_again = path.read_bytes()
+    assert project(_answered(429), "--miniagents-record=rewrite").parseoutcomes() == {"failed": 1}
+    assert path.read_bytes() == failed_again
+    project(_answered(200), "--miniagents-record=rewrite").assert_outcomes(passed=1)
+    assert b"code: 200" in path.read_bytes()
+
+
 def test_recordings_of_workers_are_listed_once(project: Project) -> None:
     """Under pytest-xdist, the section has the cassettes of all workers."""
     source = "\n".join(ask("Hi?", name=f"test_{number}") for number in range(3))
