@@ -44,8 +44,8 @@ class ChatHistory(ABC):
         """Store messages in their order, each when it is complete.
 
         Of a message that fails, the part that arrived is stored with `interrupted=True`, which keeps the message out
-        of prompts, but for calls of tools that have a result. The messages after it are stored as usual. If the task
-        that stores is cancelled, the messages that have arrived are stored.
+        of prompts, but for calls of tools that have a result or may have taken effect. The messages after it are stored
+        as usual. If the task that stores is cancelled, the messages that have arrived are stored.
 
         Args:
             messages: messages to store: anything that can be sent to an agent.

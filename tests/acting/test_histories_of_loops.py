@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     MakeHistory = Callable[[], ChatHistory]
+
+STOPPED = "stopped; whether it took effect is unknown"
 
 
 @pytest.fixture(params=["memory", "markdown", "sqlite"])
@@ -107,6 +110,20 @@ def _stall_after_the_finish_reason(stream: Any) -> Any:
     return faults.stall(after=place)(stream) if place else stream
 
 
+def _stall_at_the_end(stream: Any) -> Any:
+    """Return the response with silence in place of its end."""
+    return faults.stall(after=len(stream.chunks))(stream)
+
+
+def _stall_without_finish_reason(stream: Any) -> Any:
+    """Return the response as from a server that ends an answer without a reason, with silence in place of its end."""
+    chunks = tuple(
+        chunk._replace(data=re.sub(rb'"(finish|stop)_reason":"[a-z_]+"', rb'"\1_reason":null', chunk.data))
+        for chunk in stream.chunks
+    )
+    return _stall_at_the_end(replace(stream, chunks=chunks))
+
+
 @pytest.mark.parametrize("victim", ["replies", "storing"])
 async def test_history_keeps_effects_of_a_cancelled_loop(make_history: MakeHistory, victim: str) -> None:
     """After a cancellation, the history has the answer with its calls, and each result that had ended."""
@@ -142,8 +159,44 @@ async def test_history_keeps_effects_of_a_cancelled_loop(make_history: MakeHisto
         ("tool", "sent to Cy", [], False),
     ]
     prompt = chat_prompt(messages_for_model([Message("Hi"), *stored], "AGENT"))
-    assert [call["function"]["arguments"] for call in prompt[1]["tool_calls"]] == ['{"to": "Ann"}', '{"to": "Cy"}']
-    assert [message["content"] for message in prompt[2:]] == ["sent to Ann", "sent to Cy"]
+    sent_to = [json.loads(call["function"]["arguments"])["to"] for call in prompt[1]["tool_calls"]]
+    assert sent_to == ["Ann", "Bob", "Cy"]
+    assert [message["content"] for message in prompt[2:]] == ["sent to Ann", STOPPED, "sent to Cy"]
+
+
+@pytest.mark.parametrize("overlay", [None, _stall_at_the_end, _stall_without_finish_reason])
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("text", ["", "I pay."])
+@pytest.mark.parametrize("victim", ["replies", "storing"])
+async def test_history_keeps_an_effect_when_cancelled_in_the_step_in_which_the_tool_begins(
+    make_history: MakeHistory, victim: str, text: str, api: str, overlay: Any
+) -> None:
+    """If a loop is cancelled as soon as a tool begins, the next prompt has its call with a result of unknown effect."""
+    begun = asyncio.Event()
+
+    async def pay() -> None:
+        """Pay."""
+        begun.set()
+        await asyncio.Event().wait()
+
+    llm: Any = ScriptedLLM([Step(text, tool_calls=[("pay", {})])], overlay=overlay)
+    agent = llm.agent(api=api, tools=[pay])
+    history = make_history()
+    async with MiniAgents():
+        await history.aappend("Pay!")
+        replies = agent.trigger("Pay!")
+        storing = asyncio.create_task(history.aappend(replies))
+        await begun.wait()
+        (replies if victim == "replies" else storing).cancel()
+        with pytest.raises(PromiseCancelledError if victim == "replies" else asyncio.CancelledError):
+            await storing
+        replies.cancel()
+        later: Any = ScriptedLLM(["ok"])
+        await later.agent(api=api, tools=[pay]).trigger([*await history.aload_chat_history(), "And now?"])
+    request = json.loads(json.dumps(later.last_call.request, default=dict))
+    prompt = request.get("messages") or request["input"]
+    check_prompt(api, prompt)
+    assert str(prompt).count(STOPPED) == 1
 
 
 async def test_history_keeps_what_has_arrived_when_storing_is_cancelled(make_history: MakeHistory) -> None:
@@ -180,7 +233,7 @@ async def test_loaded_answer_of_an_earlier_process_is_paired(tmp_path: Path) -> 
         await llm.agent().trigger(await ChatHistoryMD(history.path).aload_chat_history())
     result = llm.last_call.request["messages"][2]
     assert (result["role"], result["tool_call_id"]) == ("tool", "a")
-    assert result["content"] == "stopped; whether it took effect is unknown"
+    assert result["content"] == STOPPED
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])

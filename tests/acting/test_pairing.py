@@ -112,6 +112,11 @@ APIS = ["chat", "responses", "messages"]
             id="broken answer with an empty id",
         ),
         pytest.param(
+            [calling("a", "b", interrupted=True, finish_reason="stop"), result("b")],
+            [("a", None), ("b", None), ("a", STOPPED), ("b", "b")],
+            id="answer that broke off after its calls had started",
+        ),
+        pytest.param(
             [calling("a"), result("a", "half", interrupted=True)], [("a", None), ("a", STOPPED)], id="broken result"
         ),
     ],

@@ -100,12 +100,14 @@ async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, 
     llm = ScriptedLLM([Step("Well.", tool_calls=[(name, {"to": to}) for to in NAMES], cut=9), Step("All sent.")])
     agent = _agent(kind, llm, letters.tools)
     sent: list[str] = []
+    begun: list[str] = []
 
     async def store() -> None:
-        """Store the replies, and note which letters were sent until then."""
+        """Store the replies, and note which letters were begun and sent until then."""
         try:
             await history.aappend(replies)
         finally:
+            begun.extend(letters.begun)
             sent.extend(letters.sent)
 
     try:
@@ -124,14 +126,16 @@ async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, 
                 assert isinstance(storing.exception(), PromiseCancelledError)
     finally:
         stored = list(await history.aload_chat_history())
-        _check(api, letters, sent, stored, by_agent)
+        assert len(letters.begun) == len(set(letters.begun)), "a call ran twice"
+        _check(api, begun, sent, stored, by_agent)
 
 
-def _check(api: API, letters: Letters, sent: list[str], stored: list[Message], by_agent: bool) -> None:
+def _check(api: API, begun: list[str], sent: list[str], stored: list[Message], by_agent: bool) -> None:
     """Check that what a history has stored leads to a right prompt, and that no effect is forgotten or doubled."""
-    assert len(letters.begun) == len(set(letters.begun)), "a call ran twice"
     prompt = _prompt(api, [UserMessage("Hi"), *stored])
     check_prompt(api, prompt)
+    if begun:
+        assert all(name in str(prompt) for name in NAMES), "the prompt has forgotten a call that was started"
     if by_agent:
         return  # the result of an agent comes some steps after its effect
     kept = {str(message) for message in stored if isinstance(message, ToolMessage) and not message.is_error}

@@ -35,6 +35,14 @@ STOPPED = "stopped; whether it took effect is unknown"
 """Text of the result of a call whose result is missing."""
 
 
+def broke_off(message: Message) -> bool:
+    """Return True if an answer broke off before the provider had given its finish reason.
+
+    An answer that was interrupted later is whole: its calls may have taken effect, because they start at that reason.
+    """
+    return getattr(message, "interrupted", False) and getattr(message, "finish_reason", None) is None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairingRules:
     """Rules of an API about calls and results."""
@@ -115,7 +123,7 @@ def pair(
     """Return messages and results so that each answer is followed by one result for each of its calls, in their order.
 
     A result goes to the latest answer before it that has a call of its id without a result; other results are left out.
-    A missing result says that the call was stopped. An answer that broke off keeps those of its calls that have a
+    A missing result says that the call was stopped. An answer that `broke_off` keeps those of its calls that have a
     result; without any, it is left out.
 
     Args:
@@ -154,9 +162,9 @@ def _with_results(
         if isinstance(message, ToolResult) or message.role != "assistant":
             paired.append(message)
             continue
-        broke_off = getattr(message, "interrupted", False)
-        kept = [call for call in calls if call.result is not None or not broke_off]
-        if broke_off and not kept:
+        is_cut = broke_off(message)
+        kept = [call for call in calls if call.result is not None or not is_cut]
+        if is_cut and not kept:
             continue
         if rules.as_text and kept:
             paired += [_with_calls_as_text(message, kept), *map(_result_as_text, kept)]
@@ -196,7 +204,7 @@ def _rewritten(message: Message, calls: list[_Call], kept: list[_Call], rules: P
     has other calls than the message, because the message was edited then. So is the `output` of an interrupted answer.
     """
     update: dict[str, Any] = {}
-    interrupted = getattr(message, "interrupted", False)
+    is_cut = broke_off(message)
     own = {name: getattr(message, name, None) for name in ("content_blocks", "output")}
     in_fields = [call for call in calls if call.part is None]
     changed = len(kept) < len(calls) or any(call.id != call.use.id for call in kept)
@@ -217,8 +225,8 @@ def _rewritten(message: Message, calls: list[_Call], kept: list[_Call], rules: P
             ]
     for name, value in own.items():
         if value is not None:
-            blocks = None if interrupted and name == "output" else _own_form(value, in_fields, kept, interrupted)
-            if blocks is None or changed or interrupted:
+            blocks = None if is_cut and name == "output" else _own_form(value, in_fields, kept, is_cut)
+            if blocks is None or changed or is_cut:
                 update[name] = blocks
     return message.model_copy(update=update) if update else message
 
@@ -234,7 +242,7 @@ _CALL_TYPES = {"tool_use": "id", "function_call": "call_id", "custom_tool_call":
 """Fields that hold the id of a call, by the type of a block or an item in a provider's own form of an answer."""
 
 
-def _own_form(value: Any, calls: list[_Call], kept: list[_Call], interrupted: bool) -> list[Any] | None:
+def _own_form(value: Any, calls: list[_Call], kept: list[_Call], is_cut: bool) -> list[Any] | None:
     """Return blocks or items with the ids of the prompt and without dropped calls.
 
     None if they have other calls or no blocks.
@@ -252,7 +260,7 @@ def _own_form(value: Any, calls: list[_Call], kept: list[_Call], interrupted: bo
         if key := _CALL_TYPES.get(block.get("type")):
             if (call := next(unused)) in kept:
                 blocks.append({**block, key: call.id})
-        elif not interrupted or block.get("type") in ("text", "redacted_thinking") or block.get("signature"):
+        elif not is_cut or block.get("type") in ("text", "redacted_thinking") or block.get("signature"):
             blocks.append(block)
     return blocks
 

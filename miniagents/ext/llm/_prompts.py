@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, pair, responses_id
+from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, broke_off, pair, responses_id
 from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
 from miniagents.messages import Approval, AssistantMessage, ErrorMessage, Message, PendingApproval
 
@@ -64,7 +64,7 @@ def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]
         and message.role != "error"
         and not (getattr(message, "interrupted", False) and (message.role != "assistant" or not _tool_calls(message)))
     ]
-    if all(getattr(message, "interrupted", False) for message in kept):
+    if all(map(broke_off, kept)):
         kept = []  # a broken answer needs the result of a call
     if not kept:
         raise ValueError(f"{alias} was sent no message it could answer: a model needs at least one")

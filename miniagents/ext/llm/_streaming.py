@@ -495,12 +495,12 @@ def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -
     cancelled, the message so far must have the calls that were started. Calls whose arguments are no JSON object yet
     are left to the end of the response, because some servers send a finish reason too early.
     """
-    fields = _metadata_of(session.outcome(), call.origin)
+    fields = _metadata_so_far(session, call.origin)
     calls: tuple[ToolCall, ...] = fields.get("tool_calls", ())
     if not calls or not all(_is_object(each.arguments) for each in calls):
         return ()
     metadata.clear()
-    metadata.update(fields, interrupted=True)
+    metadata.update(fields)
     if call.on_calls is not None:
         call.on_calls(calls, fields.get("finish_reason"))
     return calls
@@ -653,4 +653,14 @@ def _keep_partial_answer(session: Session, origin: str, metadata: dict[str, Any]
     """
     with suppress(LLMError):  # an error of the session has been raised already
         metadata.clear()
-        metadata.update(_metadata_of(session.outcome(), origin), interrupted=True)
+        metadata.update(_metadata_so_far(session, origin))
+
+
+def _metadata_so_far(session: Session, origin: str) -> dict[str, Any]:
+    """Return the fields of an answer that may still break off, marked as interrupted.
+
+    A complete answer always has a finish reason here, by which prompts know that its calls may have started.
+    """
+    outcome = session.outcome()
+    metadata = _metadata_of(outcome, origin) | {"interrupted": True}
+    return {"finish_reason": "stop"} | metadata if outcome.complete else metadata
