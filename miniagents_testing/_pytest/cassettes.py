@@ -213,6 +213,8 @@ class _OpenCassette:
 
 
 _opened: pytest.StashKey[_OpenCassette] = pytest.StashKey()
+_last_users: pytest.StashKey[dict[Path, str]] = pytest.StashKey()
+"""The last test that has used each file in this run."""
 
 
 @pytest.fixture
@@ -223,14 +225,26 @@ def stream_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     fails, too, if it leaves interactions of the cassette unplayed. Requests of its fixtures are in the cassette, too.
     """
     item = request.node
-    context = open_cassette(request, _FIXTURE, _path(item, _name_in_marker(item)), item, width=0)
+    path = _path(item, _name_in_marker(item))
+    users = request.config.stash.setdefault(_last_users, {})
+    other = users.get(path, "")
+    users[path] = item.nodeid
+    other_user = other if other != item.nodeid else ""  # a test can run more than once
+    context = open_cassette(request, _FIXTURE, path, item, width=0, other_user=other_user)
     opened = item.stash[_opened] = _OpenCassette(context)
     yield opened.session
     opened.close()
 
 
 def open_cassette(
-    request: pytest.FixtureRequest, fixture: str, path: Path, node: Any, *, width: int, **defaults: Any
+    request: pytest.FixtureRequest,
+    fixture: str,
+    path: Path,
+    node: Any,
+    *,
+    width: int,
+    other_user: str = "",
+    **defaults: Any,
 ) -> AbstractContextManager[Session]:
     """Return the context of a cassette of a test, a module or the session, with the settings that hold there.
 
@@ -240,6 +254,7 @@ def open_cassette(
         path: of the cassette.
         node: see `settings_for`.
         width: see `use_shared_cassette`.
+        other_user: see `use_shared_cassette`.
         defaults: settings in place of those of `use_cassette`.
     """
     with fail_without_extra(fixture):
@@ -247,7 +262,8 @@ def open_cassette(
 
     settings = {**defaults, **settings_for(request, node)}
     item = request.config.stash.get(current_item, None)
-    context = use_shared_cassette(path, width=width, command=recording_command(node), **settings)
+    command = recording_command(node)
+    context = use_shared_cassette(path, width=width, command=command, other_user=other_user, **settings)
     if settings["record_mode"] == "none":
         return context
     if item is not None and GUARD in item.stash:

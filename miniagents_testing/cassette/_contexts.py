@@ -174,6 +174,7 @@ def use_shared_cassette(
     *,
     width: int,
     command: str = "",
+    other_user: str = "",
     record_mode: RecordMode = "none",
     also_patch: Iterable[type] = (),
     **settings: Unpack[Options],
@@ -189,12 +190,13 @@ def use_shared_cassette(
         width: rank among the open cassettes with a width, of which the narrowest one answers; 0 for the cassette of a
             single test.
         command: command line that runs the test, without the record mode at its end, for messages.
+        other_user: name of another test that has used the file in this run, for messages.
         record_mode: see `use_cassette`.
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
     """
     checked, more = RecordSettings(**settings), tuple(also_patch)
-    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command))
+    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command, other_user))
 
 
 def layer_for_vcr_test(cassette: Any, *, by_content: bool = False, command: str = "") -> CassetteContext | None:
@@ -227,6 +229,7 @@ def _opened(
     also_patch: Iterable[type],
     width: int | None = None,
     command: str = "",
+    other_user: str = "",
 ) -> Iterator[Session]:
     """Open a cassette file until the `with` block ends, under the recording lock if it records.
 
@@ -249,7 +252,7 @@ def _opened(
             settings,
             plays=plays,
             records=records,
-            advice=_advice(path, mode, command),
+            advice=_advice(path, mode, command, other_user),
             repeats=bool(width),
             on_played=partial(_count_play, cassette),
             width=width,
@@ -413,15 +416,17 @@ def _fails_anew(recorded: Iterable[Interaction], path: str | os.PathLike[str]) -
     return bool(old) and not failures <= {failure_of(each) for each in old}
 
 
-def _advice(path: str | os.PathLike[str], mode: str, command: str = "") -> str:
-    """Return the line at the end of a miss that says how to record the request.
+def _advice(path: str | os.PathLike[str], mode: str, command: str = "", other_user: str = "") -> str:
+    """Return the line at the end of a miss that says how to record the request; above it, another user of the file.
 
     Args:
         path: of the cassette.
         mode: in which it is open.
         command: command line that runs the test with the record mode at its end; empty if no option has the mode.
+        other_user: see `use_shared_cassette`.
     """
     exists = Path(path).exists()
     again = "rewrite" if exists else "once"
     how = f"{command}{again}" if command else f"record_mode={again!r} (now: {mode!r})"
-    return f"  to record it again: {how}" if exists else f"  there is no such file; record it with {how}"
+    other = f"  {other_user} has used the same file: each test needs a file of its own\n" if other_user else ""
+    return other + (f"  to record it again: {how}" if exists else f"  there is no such file; record it with {how}")

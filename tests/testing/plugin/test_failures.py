@@ -388,3 +388,37 @@ def test_ask():
     other = project(AGENTS + "@marker\ndef test_ask():\n    [][0]\n")
     other.assert_outcomes(failed=1)
     assert "recorded failure" not in other.stdout.str()
+
+
+def test_second_test_with_the_same_cassette_is_told_of_the_first(project: Project, team: Path) -> None:
+    """A miss and an interaction that was not played name another test that has used the same file in the run."""
+    save(team, [_asked("Hi"), _asked("Hello")])
+    source = """
+marker = pytest.mark.miniagents_cassette("team.yaml")
+
+def ask(text):
+    messages = [{"role": "user", "content": text}]
+    openai.OpenAI(api_key="none").chat.completions.create(**options(messages=messages))
+
+@marker
+def test_both():
+    ask("Hi")
+    ask("Hello")
+
+@marker
+def test_other():
+    ask("Ho")
+
+@marker
+def test_less():
+    ask("Hi")
+"""
+    result = project(AGENTS + source)
+    result.assert_outcomes(passed=1, failed=2)
+    used = "  test_it.py::test_{} has used the same file: each test needs a file of its own"
+    assert used.format("both") in "\n".join(_report(result, "test_other"))
+    assert _report(result, "test_less")[4:6] == [
+        used.format("other"),
+        "  to record it again: pytest test_it.py::test_less --miniagents-record=rewrite",
+    ]
+    assert "has used the same file" not in project(AGENTS + source, "-k", "test_less").stdout.str()
