@@ -184,8 +184,10 @@ class _OpenCassette:
     So an error of closing fails the test itself where it can, and requests of a teardown are in the cassette.
     """
 
-    def __init__(self, context: AbstractContextManager[Session]) -> None:
+    def __init__(self, context: AbstractContextManager[Session], path: Path, command: str) -> None:
         self.session = context.__enter__()
+        self._path = path
+        self._command = command
         self.outlives_call = False
         self._context: AbstractContextManager[Session] | None = context
         self._error: BaseException | None = pytest.skip.Exception("the test was not run")
@@ -203,6 +205,18 @@ class _OpenCassette:
                 raise
         else:
             self.session.add_notes(error)
+
+    def describe_failure(self) -> str:
+        """Return what the cassette has to do with a failure of the test: a file that is missing, or recorded failures.
+
+        A client that finds no key fails before there is a request, and so before there is a miss.
+        """
+        if self.session.records or self.session.misses or self._path.exists():
+            return self.session.describe_played_failures()
+        return (
+            f"there is no cassette yet: record it with {self._command}once (to play one, any key will do: "
+            "OPENAI_API_KEY=none)"
+        )
 
     def close(self) -> None:
         """Close the cassette, if it is open. A test that has failed, or was not run, gets no second failure."""
@@ -231,7 +245,7 @@ def stream_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     users[path] = item.nodeid
     other_user = other if other != item.nodeid else ""  # a test can run more than once
     context = open_cassette(request, _FIXTURE, path, item, width=0, other_user=other_user)
-    opened = item.stash[_opened] = _OpenCassette(context)
+    opened = item.stash[_opened] = _OpenCassette(context, path, recording_command(item))
     yield opened.session
     opened.close()
 
@@ -373,9 +387,9 @@ _WITHOUT_REQUESTS = ("_pytest.", "pytest_", "anyio.", "miniagents_testing.")
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add a section to the report of a failed test whose cassette has played failures."""
+    """Add a section to the report of a failed test whose cassette is missing, or has played failures."""
     report = yield
-    if report.failed and _opened in item.stash and (text := item.stash[_opened].session.describe_played_failures()):
+    if report.failed and _opened in item.stash and (text := item.stash[_opened].describe_failure()):
         report.sections.append(("cassette", text))
     return report
 

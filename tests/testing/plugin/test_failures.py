@@ -422,3 +422,33 @@ def test_less():
         "  to record it again: pytest test_it.py::test_less --miniagents-record=rewrite",
     ]
     assert "has used the same file" not in project(AGENTS + source, "-k", "test_less").stdout.str()
+
+
+def test_failure_without_a_cassette_and_a_key_says_how_to_record(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that finds no key fails before there is a miss; below its error is the way to record the cassette."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    source = """
+def test_client(stream_cassette):
+    openai.OpenAI().chat.completions.create(**options())
+
+@pytest.mark.asyncio
+async def test_agent(stream_cassette):
+    async with MiniAgents():
+        await create_openai_agent("m").trigger("Hi")
+
+def test_miss(stream_cassette):
+    openai.OpenAI(api_key="none").chat.completions.create(**options())
+"""
+    result = project(AGENTS + source)
+    result.assert_outcomes(failed=3)
+    for test in ("test_client", "test_agent"):
+        assert _report(result, test)[-1] == (
+            f"there is no cassette yet: record it with pytest test_it.py::{test} --miniagents-record=once "
+            "(to play one, any key will do: OPENAI_API_KEY=none)"
+        )
+    assert "there is no cassette yet" not in "\n".join(_report(result, "test_miss"))
+    live = project(AGENTS + source, "--miniagents-record=once", "-k", "test_client")
+    live.assert_outcomes(failed=1)
+    assert "there is no cassette yet" not in live.stdout.str()
