@@ -211,7 +211,10 @@ def _differs_in_host_only(recorded: RequestKey, now: RequestKey) -> bool:
 def _stand_in(uri: str, place: Place) -> str:
     """Return the line that says how a server under another address is recorded as the provider."""
     live, recorded = (_BASE_URL.sub(r"\1", each) for each in (uri, place.interaction.uri))
-    return f"  if {live} stands in for {place.key[2]}: record_as={{{live!r}: {recorded!r}}}"
+    return (
+        f"  if {live} stands in for {place.key[2]}: record_as={{{live!r}: {recorded!r}}}, an argument of use_cassette "
+        "and an item of the fixture cassette_settings"
+    )
 
 
 def _most_similar(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, Place]]:

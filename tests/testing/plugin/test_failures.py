@@ -139,7 +139,8 @@ def test_host():
     )
     assert (
         "  if http://127.0.0.1:8124/v1 stands in for api.openai.com: "
-        "record_as={'http://127.0.0.1:8124/v1': 'https://api.openai.com/v1'}"
+        "record_as={'http://127.0.0.1:8124/v1': 'https://api.openai.com/v1'}, an argument of use_cassette "
+        "and an item of the fixture cassette_settings"
     ) in result.stdout.str()
     result.stdout.fnmatch_lines("FAILED *::test_host - host: recorded api.openai.com, now*")
 
