@@ -53,6 +53,8 @@ def _as_step(item: Any, where: str) -> Step | Failure:
     for name in given.keys() - set(_FIELDS[kind]):
         near = get_close_matches(name, _FIELDS[kind], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_FIELDS[kind])}"
+        if kind is Failure and name in _FIELDS[Step]:
+            hint = f"'status' makes it a Failure, whose fields are {', '.join(_FIELDS[kind])}"
         raise CommandError(f"{where} has no field {name!r}; {hint}")
     try:
         if "tool_calls" in given:

@@ -163,6 +163,10 @@ def test_steps_have_the_fields_of_step_and_failure(tmp_path: Path) -> None:
         ("[]", "steps.yaml is no script: it must be a list with a step for each request"),
         ("a: 1", "steps.yaml is no script: it must be a list with a step for each request"),
         ("- a\n- txt: a", "steps.yaml, step 2 has no field 'txt'; did you mean 'text'?"),
+        (
+            "- a\n- {status: 429, text: Slow down}",
+            "steps.yaml, step 2 has no field 'text'; 'status' makes it a Failure, whose fields are status, message, ",
+        ),
         ("- {status: 500, zzz: a}", "steps.yaml, step 1 has no field 'zzz'; known are status, message, type, "),
         ("- {status: 200}", "step 1: the status of a failure must be between 400 and 599, not 200"),
         ("- {text: a, after: 9, then: reset}", "step 1: after=9, but the step has 1 token"),
