@@ -308,8 +308,8 @@ class Session:
         """Return the next recording for a request, and count it as played; None without one.
 
         If none has the same request after redaction, the request is looked up as it was made, because recordings of
-        vcrpy and of earlier versions may have it so. At last, values that only this machine knows to be secret are left
-        in the request, and `[redacted]` in a recording stands for any text.
+        vcrpy and of earlier versions may have it so. At last, `[redacted]` in a recording stands for any text. Then
+        values that only this machine knows to be secret are left in the request; or all secrets, for earlier versions.
 
         Args:
             request: as it was made.
@@ -330,7 +330,8 @@ class Session:
                 return place
         uri = redact.scrub_uri(made[0], known=False)
         body, headers = redact.scrub_request(*made[1:], known=False)
-        found = (index.take_like(key, agent_path) for key in self._keys(request.method, uri, body, headers))
+        keys = (*self._keys(request.method, uri, body, headers), *self._keys(request.method, *made))
+        found = (index.take_like(key, agent_path) for key in keys)
         return next((place for place in found if place), None)
 
     def _keys(self, method: str, uri: str, body: bytes, headers: Headers) -> Iterator[RequestKey]:

@@ -198,11 +198,85 @@ def test_X3_the_text_of_a_secret_field_is_replaced_across_deltas(name: str) -> N
 
 @pytest.mark.parametrize("name", OTHER_FIELDS)
 def test_the_text_of_another_field_stays(name: str) -> None:
-    """A field whose name only resembles a secret one keeps its text, and so do numbers and objects in secret fields."""
+    """A field whose name only resembles a secret one keeps its text, and so do numbers and types in secret fields."""
     texts: list[Any] = [{name: SECRET}, {"password": {"type": "string"}}, {"api_key": 5}, {"pwd": None}, {"pwd": ""}]
     body = json.dumps(texts).encode()
     interaction = _interaction(body, body)
     assert Redaction({}).scrub(interaction) == interaction
+
+
+BELOW: list[Any] = [
+    {"value": SECRET},
+    [[SECRET], {"pem": [SECRET]}],
+    {"type": SECRET, "title": {"description": SECRET}, "properties": {"items": SECRET, "n": 1, "no": None, "": ""}},
+    json.loads('{"a":' * 80 + f'["{SECRET}"]' + "}" * 80),
+]
+
+
+def _redacted(value: Any) -> Any:
+    """Return a JSON value with a placeholder for each secret."""
+    return json.loads(json.dumps(value).replace(SECRET, "[redacted]"))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("below", BELOW)
+def test_X1_each_text_below_a_secret_field_is_in_no_file(name: str, below: Any, tmp_path: Path) -> None:
+    """All texts of the objects and arrays in a secret field are replaced, in JSON, in events and in JSON in a text."""
+    tree = {"a": [{name: below, "b": "after"}], "text": json.dumps({name: below}), "c": "last"}
+    for outer in (tree, json.loads("[" * 70 + json.dumps(tree) + "]" * 70)):
+        event = b"data: %b\n\n" % json.dumps(outer).encode()
+        interaction = _interaction(json.dumps(outer).encode(), event, event)
+        loaded, text = _file_of(Redaction({}), interaction, tmp_path)
+        assert SECRET not in text
+        assert json.loads(loaded.request_body) == _redacted(outer)
+        assert [json.loads(line[6:]) for line in loaded.response.body.splitlines() if line] == [_redacted(outer)] * 2
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_X1_the_texts_of_a_secret_field_with_a_plural_name_are_in_no_file(name: str) -> None:
+    """A name in the plural is secret if the singular is."""
+    for plural in (f"{name}S" if name.isupper() else f"{name}s", f"{name}s[]"):
+        assert SECRET.encode() not in Redaction({}).scrub_body(urlencode({plural: SECRET, "z": "1"}).encode())
+    body = json.dumps({f"{name}s": {"db": SECRET}, f"my_{name}s": [SECRET], "z": "1"}).encode()
+    assert json.loads(Redaction({}).scrub_body(body)) == _redacted(json.loads(body))
+
+
+@pytest.mark.parametrize("name", ["client_secret[value]", "password[0]", "a[passwords][][b]", "private_key.pem[x]"])
+def test_X1_secret_names_with_fields_below_are_replaced_in_forms_parts_and_queries(name: str, tmp_path: Path) -> None:
+    """A secret name before the brackets of a nested field counts in forms, multipart parts and queries."""
+    form = urlencode({"grant_type": "x y", name: SECRET, "z": "1"})
+    part = f'--x1\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{SECRET}\r\n--x1--\r\n'
+    for body in (form, part, json.dumps({"see": f"https://files.host/a?x=1&{name}={SECRET}"})):
+        interaction = _interaction(body.encode(), uri=f"{URI}?a=1&{quote(name)}={SECRET}")
+        loaded, text = _file_of(Redaction({}), interaction, tmp_path)
+        assert SECRET not in text
+        assert loaded.uri == f"{URI}?a=1&{quote(name)}=%5Bredacted%5D"
+        expected = body.replace(SECRET, quote("[redacted]") if body == form else "[redacted]")
+        assert loaded.request_body == expected.encode()
+
+
+@pytest.mark.parametrize("holder", ["properties", "$defs", "definitions", "parameter_definitions"])
+def test_a_schema_of_a_secret_field_stays(holder: str) -> None:
+    """A JSON schema that describes a secret field, such as that of a tool, stays; values that it has are replaced."""
+    schema = {
+        "type": "object",
+        holder: {
+            "api_keys": {"type": "array", "items": {"type": "string", "description": "One key"}, "title": "Keys"},
+            "client_secret": {
+                "anyOf": [{"type": "STRING", "format": "password", "pattern": ".+"}, {"$ref": "#/$defs/Secret"}],
+                "properties": {"value": {"type": "string", "description": "The value", "enum": ["x"]}},
+                "required": ["value"],
+            },
+            "password": {"type": "string", "description": "The password of the user"},
+        },
+        "required": ["password", "api_keys"],
+    }
+    tools = {"tools": [{"function": {"parameters": schema}}], "arguments": json.dumps(schema), "n": {"tokens": ["Hi"]}}
+    body = json.dumps(tools).encode()
+    assert Redaction({}).scrub(_interaction(body, body)) == _interaction(body, body)
+    for value in (SECRET, {"default": SECRET}, {"examples": [SECRET]}, {"value": {"type": SECRET}}, [SECRET]):
+        body = json.dumps({holder: {"password": value, "b": "c"}}).encode()
+        assert json.loads(Redaction({}).scrub_body(body)) == _redacted(json.loads(body))
 
 
 def test_fields_of_the_user_are_secret_too() -> None:

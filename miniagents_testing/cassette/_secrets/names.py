@@ -10,8 +10,9 @@ import binascii
 import os
 import re
 from base64 import b64decode
+from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from miniagents.ext.llm._redaction import REDACTED
@@ -39,6 +40,8 @@ SECRET_FIELDS = (
 )
 """Names whose texts are replaced in recordings, in any case, with any separator, and at the end of a longer name.
 
+A plural counts, too: `api_keys`. Below such a name, all texts of objects and arrays are replaced.
+
 `Redaction(fields=[*SECRET_FIELDS, "ssn"])` adds to them.
 """
 
@@ -52,6 +55,54 @@ _OF_CLOUDS = ("xamz", "xgoog")
 _ENDS_IN_QUERIES = ("subscriptionkey", "accesskey", "securitytoken")
 _HUMPS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^A-Za-z]+")
 _NO_LETTERS = re.compile(r"[\W_]+")
+_PLURAL = re.compile(r"s[\W_]*$", re.IGNORECASE)
+_NESTED = re.compile(r"[\[\].]+")
+
+JSON_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
+"""Types of a JSON schema: `{"password": {"type": "string"}}` describes a password and has none."""
+
+_HOLDERS = frozenset(
+    [
+        *("properties", "patternProperties", "dependentSchemas", "$defs", "definitions"),
+        *("schemas", "parameter_definitions"),
+    ]
+)
+"""Names of objects whose fields are JSON schemas by name."""
+_KEYWORDS = frozenset(
+    [
+        *("type", "title", "description", "$comment", "format", "pattern", "enum", "required", "$ref"),
+        *("items", "prefixItems", "additionalProperties", "anyOf", "any_of", "oneOf", "allOf", "not"),
+        *("contentEncoding", "contentMediaType", "propertyOrdering", "property_ordering"),
+    ]
+)
+"""Keywords of a JSON schema whose texts describe values. `default`, `const` and `examples` have values."""
+
+
+class _Kind(Enum):
+    """Kind of a place in a JSON document."""
+
+    VALUE = "value"
+    SCHEMA = "schema"
+    KEYWORD = "keyword"
+    HOLDER = "holder of schemas"
+
+
+class Place(NamedTuple):
+    """Place in a JSON document: an object, an array, or a text."""
+
+    field: str = ""
+    """Name of the outermost secret field around the place, or of the place itself; empty without one."""
+    kind: _Kind = _Kind.VALUE
+
+    @property
+    def secret(self) -> str:
+        """Name of the field for which a text at this place is secret; empty if it is not."""
+        return "" if self.kind is _Kind.KEYWORD else self.field
+
+
+TOP = Place()
+"""Place of a whole document."""
+_HOLDER = Place(kind=_Kind.HOLDER)
 
 
 class FieldNames:
@@ -74,24 +125,66 @@ class FieldNames:
         known = {_plain(name) for name in SECRET_FIELDS} - {"idtoken", "pwd"}
         # "paid_token" is no "id_token"; other names of the list end no longer word by accident
         self._endings = tuple(sorted(self._names & known))
+        self._most_words = max(map(len, self._names), default=0)
         self._has = lru_cache(4096)(self._look)
+        self._from_top = lru_cache(4096)(self._below_top)  # most fields are in no secret one
 
     def __contains__(self, name: str) -> bool:
         """Return True if the texts of a field of this name are secret."""
         return self._has(name)
 
+    def below(self, place: Place, name: str | None) -> Place:
+        """Return the place of a field or of an element of an array.
+
+        All places below a secret field are secret. But a secret name in the `properties` of a JSON schema is that of
+        another schema, whose keywords are not.
+
+        Args:
+            place: of the object or array around it.
+            name: of the field; None for an element.
+        """
+        if place is TOP:
+            return TOP if name is None else self._from_top(name)
+        field, kind = place
+        if not field:  # in an object of schemas
+            return Place(name, _Kind.SCHEMA) if name is not None and name in self else TOP
+        if kind is _Kind.VALUE or (name is None and kind is not _Kind.HOLDER):
+            return place
+        if kind is _Kind.HOLDER:
+            return Place(field, _Kind.VALUE if name is None else _Kind.SCHEMA)
+        if name in _HOLDERS:
+            return Place(field, _Kind.HOLDER)
+        return Place(field, _Kind.KEYWORD if name in _KEYWORDS else _Kind.VALUE)
+
+    def _below_top(self, name: str) -> Place:
+        """Return the place of a field in an object that is in no secret field and holds no schemas."""
+        if name in self:
+            return Place(name)
+        return _HOLDER if name in _HOLDERS else TOP
+
+    def has_nested(self, name: str) -> bool:
+        """Return True if a name of a form, part or query is secret, or one of its parts: `client_secret[value]`."""
+        return name in self or any(part in self for part in _NESTED.split(name))
+
     def _look(self, name: str) -> bool:
+        """Return True if the name or its singular is a secret one, or ends with one."""
+        return self._is_secret(name) or self._is_secret(_PLURAL.sub("", name))
+
+    def _is_secret(self, name: str) -> bool:
         """Return True if the name is a secret one, or ends with one."""
         plain = _plain(name)
         if plain in self._names or plain.endswith(self._endings):
             return True
         words = [word for hump in _HUMPS.findall(name) if (word := _plain(hump))]
+        words = words[-self._most_words :]
         return any("".join(words[start:]) in self._names for start in range(len(words)))
 
     def in_query(self, name: str) -> bool:
         """Return True if a query parameter of this name is secret; there, `key` and `token` alone are, too."""
-        plain = _plain(name)
-        return plain in _IN_QUERIES or plain.startswith(_OF_CLOUDS) or plain.endswith(_ENDS_IN_QUERIES) or name in self
+        return self.has_nested(name) or any(
+            plain in _IN_QUERIES or plain.startswith(_OF_CLOUDS) or plain.endswith(_ENDS_IN_QUERIES)
+            for plain in (_plain(name), _plain(name.partition("[")[0]))
+        )
 
 
 def _plain(name: str) -> str:

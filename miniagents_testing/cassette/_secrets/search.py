@@ -20,7 +20,7 @@ from miniagents.ext.llm._redaction import REDACTED
 from miniagents.ext.llm._shapes import find_shapes, long_runs
 from miniagents_testing.cassette._bodies import texts_of
 from miniagents_testing.cassette._paths import member
-from miniagents_testing.cassette._secrets.names import is_made_of_words, is_stand_in
+from miniagents_testing.cassette._secrets.names import JSON_TYPES, is_made_of_words, is_stand_in
 from miniagents_testing.cassette._secrets.texts import (
     ESCAPES,
     PERCENT,
@@ -153,19 +153,21 @@ class Search:
 
         The user's rules for texts are applied to the outermost body only.
         """
-        body = Body(text, is_stream=not depth and is_stream(text), joins=not depth)
+        body = Body(text, self._names, is_stream=not depth and is_stream(text), joins=not depth)
         strings = body.strings(body.texts)
         joined = list(self._in_joined(strings, depth))
         if self._rules and not depth:
             joined += [(number, edit) for number, string in enumerate(strings) for edit in self._by_rules(string)]
         if body.is_array and not depth:  # its elements are joined, but have places of their own
             yield from self._of_texts(body.texts, joined)
-            body, joined = Body(text, is_stream=False, joins=False), []
+            body, joined = Body(text, self._names, is_stream=False, joins=False), []
             strings = body.strings(body.texts)
         for number, (each, string) in enumerate(zip(body.texts, strings, strict=True)):
             if string:
                 place = (*outer, *each.steps(by_index=body.is_stream))
-                for edit in self._at_place(each.name, string, place):  # in each piece: those of events are often whole
+                for edit in self._at_place(
+                    each.secret, string, place
+                ):  # in each piece: those of events are often whole
                     yield from _in_pieces(each, edit)
                 joined += [(number, edit) for edit in self._inside(string, place, depth)]
         yield from self._of_texts(body.texts, joined)
@@ -191,10 +193,11 @@ class Search:
             begin = ends[number] - len(texts[number]) - 1
             yield number, edit._replace(start=edit.start - begin, end=edit.end - begin)
 
-    def _at_place(self, name: str, string: str, place: tuple[str, ...]) -> Iterator[Edit]:
-        """Yield the edits of a text by the name of its field, and by its place."""
-        if name in self._names and not is_stand_in(string):
-            yield Edit(0, len(string), why=name, size=len(string))
+    def _at_place(self, secret: str, string: str, place: tuple[str, ...]) -> Iterator[Edit]:
+        """Yield the edits of a text by the secret field that it is in, if there is one, and by its place."""
+        is_type = place[-1:] == ("type",) and string.lower() in JSON_TYPES
+        if secret and not is_type and not is_stand_in(string):
+            yield Edit(0, len(string), why=secret, size=len(string))
         for path in self._paths:
             if path.covers(place):
                 yield Edit(0, len(string), why=f"JSONPath({path.text!r})", size=len(string))
@@ -242,7 +245,9 @@ class Search:
     def _in_value(self, field: BodyText, value: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
         """Yield the edits of the value of a field, or of a text of a part."""
         place = (*outer, *field.place)
-        yield from self._at_place(field.place[0] if field.is_encoded or field.place[-1] == "body" else "", value, place)
+        is_value = field.is_encoded or field.place[-1] == "body"
+        secret = field.place[0] if is_value and self._names.has_nested(field.place[0]) else ""
+        yield from self._at_place(secret, value, place)
         yield from self._in_text(value, depth + 1)
         yield from self._by_rules(value)
         yield from self._inside(value, place, depth)
@@ -285,7 +290,7 @@ class Search:
                 yield Edit(start, end, why="password of a URL", size=end - start)
             for parameter in _PARAMETER.finditer(text, *url.span("query")) if url["query"] else ():
                 name, value = map(unquote_plus, parameter.groups())
-                secret = name in self._names or (self._names.in_query(name) and not is_made_of_words(value))
+                secret = self._names.has_nested(name) or (self._names.in_query(name) and not is_made_of_words(value))
                 if secret and value and not is_stand_in(value):
                     start, end = parameter.span(2)
                     yield Edit(start, end, why=name, size=end - start)

@@ -20,8 +20,12 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+from miniagents_testing.cassette._secrets.names import TOP
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from miniagents_testing.cassette._secrets.names import FieldNames, Place
 
 SEPARATOR = "\3"
 """Separator of texts that are searched together; no secret contains it."""
@@ -57,14 +61,16 @@ class Text:
     Args:
         frame: object or array around the text.
         key: name of the text in it, or its number in brackets.
+        secret: name of the secret field that the text is in; empty without one.
         is_json: True for the inside of a JSON string.
     """
 
-    __slots__ = ("_ends", "_frame", "_key", "_spans", "is_json", "pieces", "repeats")
+    __slots__ = ("_ends", "_frame", "_key", "_spans", "is_json", "pieces", "repeats", "secret")
 
-    def __init__(self, frame: _Frame, key: str, *, is_json: bool = True) -> None:
+    def __init__(self, frame: _Frame, key: str, secret: str = "", *, is_json: bool = True) -> None:
         self._frame = frame
         self._key = key
+        self.secret = secret
         self.is_json = is_json
         self.pieces: list[tuple[Event, int]] = []
         """Events, with the index of the part in each."""
@@ -72,11 +78,6 @@ class Text:
         """True for a long string that all events repeat; `raw` finds it out."""
         self._spans: list[tuple[int, int]] | None = None
         self._ends: list[int] = []
-
-    @property
-    def name(self) -> str:
-        """Name of the field; that of the array for an element of an array."""
-        return _unescaped(self._frame.name if self._key[:1] == "[" else self._key)
 
     def steps(self, *, by_index: bool) -> tuple[str, ...]:
         """Return the names and numbers from the top of the document or event, as a `Path` has them.
@@ -102,7 +103,7 @@ class Text:
         kind, bracket, indices = self._frame.event.partition("[")
         kind = _LAST_WORD.sub("", kind)
         path = _ELEMENT.sub("", self.path).removeprefix("delta.").removeprefix(f"{kind}.")
-        return f"{self.is_json} {kind}{bracket}{indices} {path}"
+        return f"{self.is_json} {self.secret} {kind}{bracket}{indices} {path}"
 
     def raw(self) -> str:
         """Return the pieces joined as they are in the body, or one of them if all events repeat a long string.
@@ -143,12 +144,14 @@ class Body:
 
     Args:
         text: the body.
+        names: of secret fields.
         is_stream: True for a stream of events.
         joins: False to take each string of a document for a text of its own. With True, the elements of an array, or
             the lines, have their texts joined: some providers send a stream as such a document.
     """
 
-    def __init__(self, text: str, *, is_stream: bool, joins: bool = True) -> None:
+    def __init__(self, text: str, names: FieldNames, *, is_stream: bool, joins: bool = True) -> None:
+        self._names = names
         self.is_stream = is_stream
         self.is_array = False
         """True for a document that is an array."""
@@ -169,7 +172,7 @@ class Body:
             self.is_array = text[:64].lstrip("\ufeff \t\r\n")[:1] == "["
             self._joins = joins and (self.is_array or _LINES.search(text) is not None)
             event = Event(0, text.split('"'))
-            self._add(event, _Layout(event.parts, self._text_of))
+            self._add(event, _Layout(event.parts, self._names, self._text_of))
 
     def _read_stream(self, text: str) -> None:
         """Collect the texts of all events: the strings of JSON, and the data of other events as they are."""
@@ -202,7 +205,7 @@ class Body:
         data = _DATA.search(block)
         if data is None or data[1].lstrip()[:1] not in ("{", "[", '"'):
             return None
-        layout = _Layout(parts, self._text_of)
+        layout = _Layout(parts, self._names, self._text_of)
         self._layouts[key, self._first.setdefault(key, layout).values(parts)] = layout
         return layout
 
@@ -279,16 +282,13 @@ _MAX_DEPTH = 64
 class _Frame:
     """JSON object or array around a string; without a parent, the surroundings of a document or event."""
 
-    __slots__ = ("_path", "_steps", "below", "count", "depth", "index", "is_list", "label", "name", "parent")
+    __slots__ = ("_path", "_steps", "count", "index", "is_list", "label", "name", "parent")
 
     def __init__(self, parent: _Frame | None, name: str, *, is_list: bool) -> None:
         self.parent = parent
-        self.depth: int = 0 if parent is None else parent.depth + 1
         self.name = name
         """Place in the parent: a name, or a number in brackets."""
         self.is_list = is_list
-        self.below = 0
-        """Open levels below the deepest level that is told apart."""
         self.count = 0
         """Number of elements of an array so far."""
         self.index = ""
@@ -353,39 +353,52 @@ class _Layout:
 
     Args:
         parts: of the first such event.
+        names: of secret fields.
         text_of: returns the text that another one is a piece of.
     """
 
-    def __init__(self, parts: Sequence[str], text_of: Callable[[Text], Text]) -> None:
+    def __init__(self, parts: Sequence[str], names: FieldNames, text_of: Callable[[Text], Text]) -> None:
         self.syntax = parts[::2]
         self.names: list[int] = []
         fixed: list[int] = []
-        strings: list[tuple[int, _Frame, str]] = []
+        strings: list[tuple[int, _Frame, str, str]] = []
+        places, are_lists = [TOP], [False]  # of each open object and array, also of those that are not told apart
         top = frame = _Frame(None, "", is_list=False)
         name = ""
+
+        def place_in(name: str) -> Place:
+            """Return the place of a field, or of the next element, in the innermost open object or array."""
+            around = places[-1]
+            if are_lists[-1]:
+                return around if around is TOP else names.below(around, None)
+            return names.below(around, _unescaped(name) if "\\" in name or "\0" in name else name)
+
         for index, part in enumerate(parts):
             if index & 1:
-                if not frame.is_list and index + 1 < len(parts) and parts[index + 1].lstrip()[:1] == ":":
+                if not are_lists[-1] and index + 1 < len(parts) and parts[index + 1].lstrip()[:1] == ":":
                     name = part
                     self.names.append(index)
                     continue
-                strings.append((index, frame, f"[{frame.count}]" if frame.is_list else name))
+                key = f"[{frame.count}]" if frame.is_list else name
+                strings.append((index, frame, key, place_in(name).secret))
                 if name == "type" and frame.parent is top:
                     frame.label = part
                     fixed.append(index)
                 continue
             for token in _SYNTAX.findall(part):
                 if token in "{[":
-                    if frame.depth >= _MAX_DEPTH:
-                        frame.below += 1
-                        continue
-                    frame = _Frame(frame, f"[{frame.count}]" if frame.is_list else name, is_list=token == "[")
+                    places.append(place_in(name))
+                    are_lists.append(token == "[")
+                    if len(places) <= _MAX_DEPTH + 1:
+                        frame = _Frame(frame, f"[{frame.count}]" if frame.is_list else name, is_list=token == "[")
                     name = ""
                 elif token in "}]":
-                    if frame.below:
-                        frame.below -= 1
-                    elif frame.parent is not None:
-                        frame, name = frame.parent, ""
+                    if frame.parent is not None:
+                        if len(places) <= _MAX_DEPTH + 1:
+                            frame = frame.parent
+                        places.pop()
+                        are_lists.pop()
+                    name = ""
                 elif frame.is_list:
                     frame.count += token.count(",")
                 elif name.endswith("index") and (number := _NUMBER.search(token)):
@@ -395,7 +408,7 @@ class _Layout:
         # the part that is named twice makes it return a tuple in any case
         self._get: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*[*self.names, *fixed, 0, 0])
         self._fixed = self.values(parts)
-        self.strings = [(index, text_of(Text(frame, name)).pieces) for index, frame, name in strings]
+        self.strings = [(index, text_of(Text(frame, key, secret)).pieces) for index, frame, key, secret in strings]
 
     def values(self, parts: Sequence[str]) -> tuple[str, ...]:
         """Return the names, the type and the indices of an event whose syntax differs in numbers only."""

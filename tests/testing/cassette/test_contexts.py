@@ -501,6 +501,34 @@ def test_a_placeholder_matches_only_what_stood_in_its_place(kit: Kit) -> None:
             httpx2.Client(transport=kit.network()).post(URL, json={"t": other})
 
 
+NESTED = {"password": "a-1", "client_secret": {"value": "b-2"}, "tools": [{"properties": {"pwd": {"default": "c-3"}}}]}
+
+
+@pytest.mark.parametrize("kind", ["json", "data"])
+def test_a_request_with_texts_below_secret_fields_is_found_again(kit: Kit, kind: str) -> None:
+    """A live request with objects in secret fields finds its recording, also on a machine with other secrets."""
+    body: dict[str, Any] = NESTED if kind == "json" else {"password[0]": "a-1", "client_secret[value]": "b-2"}
+    requests: list[dict[str, Any]] = [{kind: body}, {kind: json.loads(json.dumps(body).replace("-", "-other-"))}]
+    with kit.cassette("once"):
+        httpx2.Client(transport=kit.network(kit.Reply([b"hello"]))).post(URL, **requests[0])
+    recorded = load(kit.path)[0].request_body
+    assert not any(secret in recorded for secret in (b"a-1", b"b-2", b"c-3"))
+    for now in requests:
+        with kit.cassette(), httpx2.Client(transport=kit.network()) as client:
+            assert client.post(URL, **now).text == "hello"
+
+
+def test_a_recording_with_texts_below_secret_fields_plays(kit: Kit) -> None:
+    """A cassette of a version that replaced only the text of a secret field itself plays for the same request."""
+    answer = ResponseStream((Chunk(0, b"hello"),))
+    for recorded in (NESTED, {**NESTED, "password": "[redacted]"}):
+        save(kit.path, [Interaction("POST", URL, json.dumps(recorded).encode(), answer)])
+        with kit.cassette(), httpx2.Client(transport=kit.network()) as client:
+            assert client.post(URL, json=NESTED).text == "hello"
+        with pytest.raises(CassetteMissError), kit.cassette(unplayed="ignore"):
+            httpx2.Client(transport=kit.network()).post(URL, json={**NESTED, "client_secret": {"value": "other"}})
+
+
 async def test_record_as_records_a_local_address_as_the_providers(kit: Kit) -> None:
     """With `record_as`, requests to a local server are recorded under the provider's URL, and play for both URLs."""
     record_as = {"http://127.0.0.1:8000/v1": "https://api.openai.com/v1"}

@@ -322,6 +322,18 @@ async def test_secret_in_a_live_frame_is_redacted_before_it_is_compared(tmp_path
         assert (await begin(session)).send(f'{{"key":"{SECRET}"}}')
 
 
+@pytest.mark.parametrize("password", ["a-1", "[redacted]"])
+async def test_a_recorded_frame_with_texts_below_secret_fields_is_found(password: str, tmp_path: Path) -> None:
+    """A frame that a version recorded which replaced only the text of a secret field itself matches the same frame."""
+    path = tmp_path / "c.yaml"
+    said = f'{{"password":"{password}","passwords":["b-2"]}}'
+    save(path, [conversation([(0, f"> {said}")])])
+    with use_cassette(path) as session:
+        assert (await begin(session)).send(said.replace("[redacted]", "a-1"))
+    with pytest.raises(CassetteMissError), use_cassette(path) as session:
+        assert not (await begin(session)).send(said.replace("b-2", "c-3"))
+
+
 def test_plain_vcrpy_plays_the_rest_of_a_file_with_conversations(tmp_path: Path) -> None:
     """Plain vcrpy loads the file, and plays its HTTP; a conversation is a request that no HTTP client makes."""
     path, url = tmp_path / "c.yaml", "https://api.test/v1"
