@@ -45,10 +45,11 @@ Exception
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = [
     "AppenderClosedError",
@@ -110,6 +111,39 @@ def install_line(*extras: str) -> str:
 def is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
     """Return True for an error that readers of a promise get: any exception that is none of `INTERRUPTS`."""
     return error is not None and not isinstance(error, INTERRUPTS)
+
+
+def text_of_error(error: BaseException) -> str:
+    """Return the text of an error; "" if its class cannot make one."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the class and the text of an error."""
+    return f"{type(error).__name__}: {text_of_error(error)}".removesuffix(": ")
+
+
+@contextmanager
+def no_stray_cancellation(place: str) -> Iterator[None]:
+    """Raise a `RuntimeError` in place of a `CancelledError` in the block, unless the task is being cancelled.
+
+    Code that awaits a cancelled task raises that error, and would look as if it had been stopped itself.
+
+    Args:
+        place: the name of the code in the block.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError(
+            f"{place} raised CancelledError, but was not cancelled: catch this error where a cancelled task is awaited"
+        ) from error
 
 
 class StopDialog(Exception):  # noqa: N818 - a signal that passes through, not an error to handle

@@ -18,7 +18,14 @@ from miniagents._agents.usage import CountedCall, CountedRun
 from miniagents._promising.context import BoundToRun, Failure, PromisingContext, current_scope
 from miniagents._promising.promise import Cell, Promise
 from miniagents._promising.sequence_cell import SequenceCell
-from miniagents.errors import INTERRUPTS, AppenderClosedError, StopDialog, is_failure
+from miniagents.errors import (
+    INTERRUPTS,
+    AppenderClosedError,
+    StopDialog,
+    is_failure,
+    no_stray_cancellation,
+    text_of_error,
+)
 from miniagents.messages import ErrorMessage, Message, MessagePromise, MessageSequence, MessageSequencePromise
 
 if TYPE_CHECKING:
@@ -284,10 +291,11 @@ class InteractionContext(_CallScope, CountedCall):
         """
         current_scope.set(self)
         try:
-            if self.timeout is None:
-                await self._work()
-            else:
-                await self._work_until(self.timeout)
+            with no_stray_cancellation(f"Agent {self}"):
+                if self.timeout is None:
+                    await self._work()
+                else:
+                    await self._work_until(self.timeout)
         except INTERRUPTS:
             raise
         except BaseException as error:
@@ -575,7 +583,7 @@ def _is_pending(piece: Any) -> TypeGuard[MessagePromise | MessageSequencePromise
 
 def _message_of_error(error: BaseException) -> ErrorMessage:
     """Return an `ErrorMessage` with the type and the text of an error."""
-    return ErrorMessage(f"{type(error).__name__}: {error}")
+    return ErrorMessage(f"{type(error).__name__}: {text_of_error(error)}")
 
 
 def _followed_by_error(promise: MessagePromise) -> MessageSequencePromise:

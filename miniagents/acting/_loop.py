@@ -26,6 +26,9 @@ from miniagents.errors import (
     StopDialog,
     ToolError,
     TooManyRoundsError,
+    describe_error,
+    no_stray_cancellation,
+    text_of_error,
 )
 from miniagents.messages import (
     AssistantMessage,
@@ -331,7 +334,7 @@ class _Calls:
         except ToolError as error:
             return error
         except Exception as error:  # of a validator of the application, which pydantic lets through
-            return ToolError(f"{type(error).__name__}: {error}".removesuffix(": "))
+            return ToolError(describe_error(error))
         if isinstance(tool, Handoff):
             if self.handoff is not None:
                 return ToolError(
@@ -352,23 +355,24 @@ class _Calls:
             if isinstance(prepared, Exception):
                 raise prepared
             tool, arguments = prepared
-            async with _deadline(tool), aclosing(tool.run(call, arguments)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, str):
-                        has_text = True
-                        yield piece
-                    else:
-                        fields["content"] = piece
+            with no_stray_cancellation(f"the tool {tool.name}"):
+                async with _deadline(tool), aclosing(tool.run(call, arguments)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, str):
+                            has_text = True
+                            yield piece
+                        else:
+                            fields["content"] = piece
         except _NEVER_TOLD:
             raise
         except ToolError as error:
             failure: Exception = error
-            text = str(error)
+            text = text_of_error(error) or type(error).__name__
         except Exception as error:
             if not self.settings.tells_errors:
                 raise
             failure = error
-            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+            text = describe_error(error)
         else:
             del fields["interrupted"]
             return

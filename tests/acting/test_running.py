@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import BaseModel
 
-from miniagents import InteractionContext, Message, MiniAgents, ToolCall, ToolMessage, UserMessage, miniagent, tool
+from miniagents import (
+    InteractionContext,
+    Message,
+    MiniAgent,
+    MiniAgents,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+    miniagent,
+    tool,
+)
 from miniagents_testing import ScriptedLLM, create_scripted_agent
 from miniagents_testing._script import Step
 
@@ -196,6 +206,87 @@ async def test_exception_of_a_thread_is_told(error: Exception) -> None:
         result = await result_of(work)
     assert result.is_error
     assert type(error).__name__ in str(result)
+
+
+async def _raise_cancelled() -> None:
+    """Await a task that was cancelled, which raises `CancelledError` in a task that was not."""
+    inner = asyncio.create_task(asyncio.sleep(60))
+    inner.cancel()
+    await inner
+
+
+def _works_that_raise(cancelled: bool) -> dict[str, Any]:
+    """Return tools of each kind that raise `CancelledError` by themselves, or an error without a text."""
+
+    class OddError(Exception):
+        """Error whose text cannot be made."""
+
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    async def coroutine() -> None:
+        if cancelled:
+            await _raise_cancelled()
+        raise OddError
+
+    def function() -> None:
+        raise asyncio.CancelledError if cancelled else OddError
+
+    async def generator() -> AsyncIterator[str]:
+        yield "half"
+        await coroutine()
+
+    def thread_generator() -> Iterator[str]:
+        yield "half"
+        function()
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        await coroutine()
+
+    @miniagent
+    async def caller(ctx: InteractionContext) -> None:
+        await agent.trigger()
+
+    @miniagent
+    async def replier(ctx: InteractionContext) -> None:
+        ctx.reply(generator())
+
+    works = (coroutine, function, generator, thread_generator, agent, caller)
+    return {str(getattr(work, "__name__", work)): work for work in works} | ({} if cancelled else {"replier": replier})
+
+
+@pytest.mark.parametrize("name", _works_that_raise(cancelled=True))
+async def test_cancellation_that_a_tool_raises_by_itself_is_told(name: str) -> None:
+    """A tool that raises `CancelledError` without being cancelled has failed like with any other exception."""
+    work = _works_that_raise(cancelled=True)[name]
+    async with MiniAgents():
+        result = await result_of(work, {"message": "Hi"} if isinstance(work, MiniAgent) else {})
+    assert result.is_error
+    assert "CancelledError" in str(result)
+
+
+@pytest.mark.parametrize("name", _works_that_raise(cancelled=False))
+async def test_error_without_a_text_is_told_by_its_class(name: str) -> None:
+    """An exception whose text cannot be made becomes a result that names its class."""
+    work = _works_that_raise(cancelled=False)[name]
+    async with MiniAgents():
+        result = await result_of(work, {"message": "Hi"} if isinstance(work, MiniAgent) else {})
+    assert result.is_error
+    assert str(result).splitlines()[-1] == "OddError"
+
+
+async def test_cancellation_that_a_tool_raises_by_itself_is_an_error_in_raise_mode() -> None:
+    """A tool that raises `CancelledError` by itself ends the replies with an error that names the tool."""
+
+    async def work() -> None:
+        """Work."""
+        await _raise_cancelled()
+
+    agent = create_scripted_agent([Step(tool_calls=[("work", {})])], tools=[work], tool_errors="raise")
+    async with MiniAgents():
+        with pytest.raises(RuntimeError, match="the tool work raised CancelledError"):
+            await agent.trigger("Hi")
 
 
 async def test_function_may_return_replies_of_an_agent() -> None:
