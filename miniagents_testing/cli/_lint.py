@@ -116,8 +116,9 @@ def add_lint(commands: Commands) -> None:
     lint = commands.add_parser(
         "lint",
         help="find secrets, unreadable bodies, unneeded headers, cassettes that no test names, and damage",
-        description="Prints one line for each finding. Secrets are texts of fields with names such as client_secret or "
-        "password, values of environment variables with names such as OPENAI_API_KEY or DB_PASSWORD, and keys of known "
+        description="Prints one line for each finding, or how many cassettes were searched. Secrets are texts of "
+        "fields with names such as client_secret or password, values of environment variables with names such as "
+        "OPENAI_API_KEY or DB_PASSWORD, and keys of known "
         "shapes: in plain, JSON, percent or base64 spelling, and across the chunks of a stream. Headers that a "
         "recording of today drops or redacts are reported: they often hold keys and cookies. In a file that cannot be "
         "read, secrets are looked for line by line.",
@@ -147,7 +148,7 @@ def _run_lint(options: argparse.Namespace) -> int:
         for finding in _find(read_cassette(path), references):
             found += 1
             screen.print_row(*finding, style="red")
-    if screen.is_for_people:
+    if screen.is_for_people or not found:
         screen.print(
             f"{counted(found, 'finding')} in {counted(len(paths), 'cassette')}",
             style="red" if found else "green",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,19 +18,22 @@ if TYPE_CHECKING:
 
 
 def _kinds(done: CommandResult) -> list[str]:
-    return [line.partition("\t")[0] for line in done.out.splitlines()]
+    """Return the kinds of the findings; the line without a finding has no tab."""
+    return [line.partition("\t")[0] for line in done.out.splitlines() if "\t" in line]
 
 
-def test_lint_prints_nothing_when_cassettes_are_clean(
+def test_lint_counts_the_cassettes_when_they_are_clean(
     run: Callable[..., CommandResult], conversation: Path, parallel: Path
 ) -> None:
-    """Clean cassettes give exit code 0 and no output."""
-    assert run("lint", conversation, parallel) == (0, "", "")
+    """Clean cassettes give exit code 0 and one line with their number."""
+    assert run("lint", conversation, parallel) == (0, "0 findings in 2 cassettes\n", "")
 
 
 def test_X1_X4_X5_the_committed_cassettes_are_clean(run: Callable[..., CommandResult], root: Path) -> None:
     """`lint` finds nothing in this project's cassettes, each of which a test or an example names."""
-    assert run("lint", root / "cassettes", "--tests", root / "tests", "--tests", root / "examples") == (0, "", "")
+    done = run("lint", root / "cassettes", "--tests", root / "tests", "--tests", root / "examples")
+    assert (done.code, done.err) == (0, "")
+    assert re.fullmatch(r"0 findings in [1-9]\d* cassettes\n", done.out)
 
 
 def test_lint_finds_secrets_in_prompts_and_across_deltas(
@@ -213,7 +217,7 @@ def test_lint_finds_the_fixtures_that_name_shared_cassettes(
     tests.mkdir()
     test = tests / "test_it.py"
     test.write_text("def index(module_cassette, session_cassette): ...", encoding="utf-8")
-    assert run("lint", tmp_path / "cassettes", "--tests", tests) == (0, "", "")
+    assert run("lint", tmp_path / "cassettes", "--tests", tests).code == 0
     test.write_text("def index(module_cassette): ...", encoding="utf-8")
     done = run("lint", tmp_path / "cassettes", "--tests", tests)
     assert (done.code, [str(path) in done.out for path in paths]) == (1, [False, True])
