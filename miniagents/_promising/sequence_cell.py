@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
 WHOLE_co = TypeVar("WHOLE_co", covariant=True)
 
+_NOT_STOPPED = object()
+"""Value in place of a scope, which may be None."""
+
 _dropping: list[tuple[list[Any], dict[_Lane, None] | None]] = []
 """Pieces and lanes to drop one after the other: to drop a long chain by recursion would crash the interpreter."""
 
@@ -47,6 +50,8 @@ class SequenceCell(StreamCell[Any, Any]):
     """The lane of the items sent in order; its cell keeps them as pieces."""
     _closing = False
     """True once no more items may be sent."""
+    _stopped_scope: object = _NOT_STOPPED
+    """Scope of a cancelled sequence with this one in it: streams of that scope are stopped as soon as they are sent."""
     _final_leaf: Promise[Any] | None = None
     """A failed leaf that comes last, after all leaves that were sent before it."""
 
@@ -57,7 +62,10 @@ class SequenceCell(StreamCell[Any, Any]):
 
         Raise `CyclicValueError` if the item contains itself, or this sequence.
         """
-        self.add(self.promise_class.flatten(item, into=self))
+        pieces = self.promise_class.flatten(item, into=self)
+        self.add(pieces)
+        if self._stopped_scope is not _NOT_STOPPED:
+            _stop(_find_parts(_cells_of(pieces), self._stopped_scope), self._stopped_scope)
 
     def add(self, pieces: list[Any]) -> None:
         """Append leaves and branches in order, and wake the readers.
@@ -77,7 +85,10 @@ class SequenceCell(StreamCell[Any, Any]):
 
         Raise the errors of `send`.
         """
-        self.add_out_of_order(self.promise_class.flatten(item, into=self))
+        pieces = self.promise_class.flatten(item, into=self)
+        self.add_out_of_order(pieces)
+        if self._stopped_scope is not _NOT_STOPPED:
+            _stop(_find_parts(_cells_of(pieces), self._stopped_scope), self._stopped_scope)
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
         """Merge the sequence, and add pieces that readers get in the order in which they begin to arrive.
@@ -264,26 +275,16 @@ class SequenceCell(StreamCell[Any, Any]):
     def cancel(self) -> None:
         """Stop the work for good, and the streams and iterables in this sequence that were made for it.
 
-        The agent of the sequence made these, or an agent that it called, directly or not. Agents are not cancelled.
+        The agent of the sequence made these, or an agent that it called, directly or not. Agents are not cancelled, but
+        the streams and iterables that they send later are stopped as well.
         """
-        streams = self._find_own_streams()
+        parts = _find_parts(self._cells_of_parts(), self.scope)
         super().cancel()
-        for cell in streams:
-            Cell.cancel(cell)
+        _stop(parts, self.scope)
 
-    def _find_own_streams(self) -> list[Cell[Any]]:
-        """Return the unfinished cells at any depth that stop without readers and belong to the scope of this one."""
-        found: dict[Cell[Any], None] = {}
-        unseen: list[SequenceCell] = [self]
-        while unseen:
-            cell = unseen.pop()
-            parts = [piece._cell for piece in cell.pieces if isinstance(piece, Promise)]
-            for inner in [*parts, *(lane.cell for lane in cell.lanes or ())]:
-                if inner not in found and _belongs_to(inner.scope, self.scope):
-                    found[inner] = None
-                    if isinstance(inner, SequenceCell):
-                        unseen.append(inner)
-        return [cell for cell in found if cell.stops_without_readers and not cell.done]
+    def _cells_of_parts(self) -> list[Cell[Any]]:
+        """Return the cells of the promises that were sent into this sequence."""
+        return _cells_of(self.pieces) + [lane.cell for lane in self.lanes or ()]
 
     def drop_pieces(self) -> None:
         """Drop the pieces, which no reader can reach any more, without recursion into sequences among them."""
@@ -436,6 +437,31 @@ class SequenceCell(StreamCell[Any, Any]):
                 cell, pieces, position, start = stack.pop()
             else:
                 return
+
+
+def _cells_of(pieces: list[Any]) -> list[Cell[Any]]:
+    """Return the cells of the promises among pieces."""
+    return [piece._cell for piece in pieces if isinstance(piece, Promise)]
+
+
+def _find_parts(cells: list[Cell[Any]], scope: object) -> list[Cell[Any]]:
+    """Return the unfinished cells among these, and among their parts at any depth, that belong to a scope."""
+    found: dict[Cell[Any], None] = {}
+    for cell in cells:  # which grows meanwhile
+        if cell not in found and _belongs_to(cell.scope, scope):
+            found[cell] = None
+            if isinstance(cell, SequenceCell):
+                cells += cell._cells_of_parts()
+    return [cell for cell in found if not cell.done]
+
+
+def _stop(parts: list[Cell[Any]], scope: object) -> None:
+    """Cancel parts that stop without readers; let the other sequences stop those of the scope that are sent later."""
+    for cell in parts:
+        if cell.stops_without_readers:
+            Cell.cancel(cell)
+        elif isinstance(cell, SequenceCell):
+            cell._stopped_scope = scope
 
 
 def _belongs_to(scope: object, caller: object) -> bool:

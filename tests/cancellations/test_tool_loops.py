@@ -6,6 +6,7 @@ Three calls run in parallel. The victims are the replies, the task that stores t
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from miniagents import Message, MiniAgent
     from miniagents_testing._cancelling import Trial
-    from miniagents_testing._script import API
+    from miniagents_testing._script import API, Call
     from tests.conftest import Effort
 
 NAMES = ("Ann", "Bob", "Cy")
@@ -180,3 +181,48 @@ def test_markdown_history_forgets_no_effect_when_cancelled_at_any_step(
         await _run_loop(trial, "scripted", victim, ChatHistoryMD(tmp_path / f"{next(numbers)}.md"))
 
     assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(8, ci=100, nightly=None)) > 10
+
+
+@pytest.mark.parametrize("out_of_order", [False, True])
+@pytest.mark.parametrize("kind", ["chat", "scripted"])
+def test_model_stops_when_the_agent_that_replies_its_answers_is_cancelled_at_any_step(
+    kind: str, out_of_order: bool, effort: Effort
+) -> None:
+    """Whenever an agent is cancelled that replies the answers of a model, no request and no tool begins any more."""
+
+    async def scenario(trial: Trial) -> None:
+        late: list[str] = []
+
+        def script(call: Call) -> Step:
+            """Return an answer with a call for the first requests, and note a request after the cancellation."""
+            late.extend(["a request"] * trial.has_cancelled)
+            return Step("Well.", tool_calls=[("send", {})]) if call.number < 3 else Step("All sent.")
+
+        async def send() -> str:
+            """Send a letter."""
+            late.extend(["a tool"] * trial.has_cancelled)
+            await asyncio.sleep(0.01)
+            return "sent"
+
+        model = _agent(kind, ScriptedLLM(script), [send])
+
+        @miniagent
+        async def inner(ctx: InteractionContext) -> None:
+            ctx.reply(passing.trigger(model.trigger(ctx.message_promises)))
+
+        @miniagent
+        async def passing(ctx: InteractionContext) -> None:
+            ctx.reply(ctx.message_promises)
+
+        @miniagent
+        async def app(ctx: InteractionContext) -> None:
+            (ctx.reply_out_of_order if out_of_order else ctx.reply)(inner.trigger(ctx.message_promises))
+
+        async with MiniAgents():
+            replies = trial.victim(app.trigger("Hi"))
+            await asyncio.sleep(1)
+        with suppress(PromiseCancelledError):
+            await replies
+        assert late == []
+
+    assert cancel_at_every_step(scenario, seeds=effort([None], ci=[None], nightly=[None, 1, 2])) > 10
