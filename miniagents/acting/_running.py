@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from pydantic_core import to_json
 
@@ -46,6 +46,12 @@ async def run_function(
         result = await asyncio.get_running_loop().run_in_executor(_DaemonThreads(name), work)
     if inspect.isawaitable(result) and not isinstance(result, (MessagePromise, MessageSequencePromise)):
         result = await result
+    if isinstance(result, _Yielded):
+        if result.text:
+            yield result.text
+        if result.error is not None:
+            raise result.error
+        return
     if isinstance(result, MessagePromise):
         result = MessageSequencePromise.of_items(result)
     if isinstance(result, MessageSequencePromise):
@@ -85,12 +91,27 @@ def text_of(value: Any) -> str:
     return to_json(value, context=BARE).decode()
 
 
+class _Yielded(NamedTuple):
+    """Values that a generator has yielded in a thread."""
+
+    text: str
+    error: BaseException | None
+    """Error that the generator raised after these values."""
+
+
 def _call_to_the_end(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call a function in this thread; read the values that a generator yields here, too, and return their text."""
+    """Call a function in this thread; read the values that a generator yields here, too, up to its end or error."""
     result = function(**arguments)
-    if isinstance(result, Iterator):
-        return "".join(value if isinstance(value, str) else f"{text_of(value)}\n" for value in result)
-    return result
+    if not isinstance(result, Iterator):
+        return result
+    texts: list[str] = []
+    try:
+        for value in result:
+            text = value if isinstance(value, str) else f"{text_of(value)}\n"
+            texts.append(text)
+    except BaseException as error:
+        return _Yielded("".join(texts), error)
+    return _Yielded("".join(texts), None)
 
 
 def _is_async(function: Any) -> bool:

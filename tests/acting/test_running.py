@@ -134,15 +134,20 @@ async def test_async_generator_streams_into_the_result() -> None:
         assert str(await result) == 'one {"two":2}\nthree'
 
 
-async def test_error_of_a_generator_follows_the_text_before_it() -> None:
-    """An async generator that fails keeps the text that it has yielded; the error is on a line of its own."""
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_error_of_a_generator_follows_the_text_before_it(is_async: bool) -> None:
+    """A generator that fails keeps the text that it has yielded; the error is on a line of its own."""
 
     async def work() -> AsyncIterator[str]:
         yield "half"
         raise ValueError("no more")
 
+    def work_in_thread() -> Iterator[str]:
+        yield "half"
+        raise ValueError("no more")
+
     async with MiniAgents():
-        result = await result_of(work)
+        result = await result_of(work if is_async else work_in_thread)
     assert (result.content, result.is_error) == ("half\nValueError: no more", True)
 
 
