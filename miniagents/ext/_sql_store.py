@@ -5,6 +5,8 @@ The functions with a connection run in `AsyncConnection.run_sync`, in a transact
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -143,9 +145,13 @@ def check_dialect(name: str) -> None:
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
-    """Let one writer and readers work at the same time; a commit survives the process, and needs no `fsync`."""
+    """Let one writer and readers work at the same time; a commit survives the process, and needs no `fsync`.
+
+    The file keeps the mode. SQLite does not wait while another connection sets it, so that this one need not do it.
+    """
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    with suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
 

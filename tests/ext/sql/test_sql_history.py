@@ -187,6 +187,21 @@ async def test_chats_of_one_database_are_independent(engine: AsyncEngine) -> Non
         assert (await connection.execute(text("SELECT count(*) FROM miniagents_message"))).scalar_one() == 3
 
 
+async def test_append_waits_for_a_connection_that_is_about_to_write(tmp_path: Path) -> None:
+    """An SQLite file can be opened while another connection has reserved the next write; the append waits for it."""
+    path = tmp_path / "chats.db"
+    async with aclosing(SQLChatHistory(f"sqlite:///{path}", chat_id="chat")) as history:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("CREATE TABLE others (id)")
+            other.execute("BEGIN IMMEDIATE")
+            appending = asyncio.create_task(history.aappend("Hello"))
+            await asyncio.sleep(0.1)
+            assert not appending.done()
+            other.execute("COMMIT")
+        await appending
+        assert [str(message) for message in await history.aload_chat_history()] == ["Hello"]
+
+
 async def test_load_reads_only_messages_that_are_new(engine: AsyncEngine) -> None:
     """A second load returns all messages, also of other writers, and fetches only rows that came since the first."""
     history, other = (SQLChatHistory(engine, chat_id="chat") for _ in range(2))
