@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prompt_rules import check_prompt
+from scripted_loops import agent_of
 
 from miniagents import (
     Approval,
@@ -32,15 +33,12 @@ from miniagents import (
     miniagent,
     tool,
 )
-from miniagents.ext.llm.anthropic import create_anthropic_agent
-from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ScriptedLLM, faults
 from miniagents_testing._script import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from miniagents import MiniAgent
 
 KINDS = ["chat", "responses", "messages", "scripted"]
 
@@ -84,16 +82,6 @@ async def refusing(ctx: InteractionContext) -> None:
     for question in await ctx.message_promises:
         assert isinstance(question, PendingApproval)
         ctx.reply(question.refuse("not on a Friday"))
-
-
-def agent_of(llm: ScriptedLLM, kind: str, **settings: Any) -> MiniAgent[Any]:
-    """Return an agent on the real SDK of an API, or a scripted one."""
-    if kind == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, **settings)
-    if kind == "scripted":
-        return llm.agent(**settings)
-    api: Any = kind
-    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, **settings)
 
 
 def deletes(*paths: str, text: str = "", show: bool = False, **settings: Any) -> Step:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prompt_rules import check_prompt
+from scripted_loops import agent_of, store_while_cancelled
 
 from miniagents import (
     Approval,
@@ -28,8 +29,6 @@ from miniagents import (
 )
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm._prompts import chat_prompt, messages_for_model
-from miniagents.ext.llm.anthropic import create_anthropic_agent
-from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ScriptedLLM
 from miniagents_testing._cancelling import cancel_at_every_step
 from miniagents_testing._script import Step
@@ -37,7 +36,7 @@ from miniagents_testing._script import Step
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from miniagents import Message, MiniAgent
+    from miniagents import Message
     from miniagents_testing._cancelling import Trial
     from tests.conftest import Effort
 
@@ -210,15 +209,6 @@ async def test_history_of_a_killed_process_runs_what_was_approved_and_nothing_el
 # --- cancellations
 
 
-def _agent(api: str, llm: ScriptedLLM, tools: list[Any]) -> MiniAgent[Any]:
-    """Return an agent on the bytes of an SDK, or a scripted one."""
-    if api == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, tools=tools)
-    if api == "responses":
-        return create_openai_agent("m", async_client=llm.openai_client(), api="responses", retry=None, tools=tools)
-    return llm.agent(tools=tools)
-
-
 async def _run_with_waiting_approver(
     trial: Trial, victim: str, history: ChatHistory, decides: bool, api: str = "scripted"
 ) -> None:
@@ -241,30 +231,15 @@ async def _run_with_waiting_approver(
     trial.must_close("the approver", lambda: not working)
     files = Files(approver)
     calls: list[Any] = [("delete", {"path": "a"}), ("show", {}), ("delete", {"path": "b"}), ("show", {})]
-    agent = _agent(api, ScriptedLLM([Step("Well.", tool_calls=calls), "done"]), files.tools)
+    agent = agent_of(ScriptedLLM([Step("Well.", tool_calls=calls), "done"]), api, tools=files.tools)
     effects: list[str] = []
 
-    async def store() -> None:
-        """Store the replies, and note what the tools have done until then."""
-        try:
-            await history.aappend(replies)
-        finally:
-            effects.extend([*(f"deleted {path}" for path in files.deleted), *["a b"] * files.shown])
+    def note_effects() -> None:
+        """Note what the tools have done until now."""
+        effects.extend([*(f"deleted {path}" for path in files.deleted), *["a b"] * files.shown])
 
     try:
-        async with MiniAgents():
-            replies = agent.trigger("Hi")
-            storing = asyncio.create_task(store(), name="storing")
-            if victim != "run":
-                trial.victim(replies if victim == "replies" else storing)
-            try:
-                await asyncio.shield(storing) if victim == "run" else await asyncio.wait([storing])
-            finally:
-                if victim == "run":
-                    storing.cancel()
-                replies.cancel()
-            if not storing.cancelled() and storing.exception() is not None:
-                assert isinstance(storing.exception(), PromiseCancelledError)
+        await store_while_cancelled(trial, victim, agent, history, note_effects)
     finally:
         stored = list(await history.aload_chat_history())
         _check(stored, files, decides)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from pydantic import AfterValidator
+from scripted_loops import agent_of
 
 from miniagents import (
     AWAIT,
@@ -26,8 +27,7 @@ from miniagents import (
     miniagent,
     tool,
 )
-from miniagents.ext.llm.anthropic import create_anthropic_agent
-from miniagents.ext.llm.openai import Retry, create_openai_agent
+from miniagents.ext.llm.openai import Retry
 from miniagents_testing import ScriptedLLM, faults
 from miniagents_testing._script import Step
 from miniagents_testing._streams import Chunk, ResponseStream
@@ -49,13 +49,6 @@ async def double(number: int) -> int:
 async def fail() -> None:
     """Fail."""
     raise ValueError("broken")
-
-
-def agent_of(llm: ScriptedLLM, api: API, **settings: Any) -> MiniAgent[Any]:
-    """Return an agent on the real SDK of an API, over a transport that answers from a script."""
-    if api == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, **settings)
-    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, **settings)
 
 
 def calls(*named: tuple[str, dict[str, Any]] | str, text: str = "", **settings: Any) -> Step:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
+from scripted_loops import agent_of
 from typing_extensions import TypedDict
 
 from miniagents import (
@@ -30,15 +31,14 @@ from miniagents import (
     miniagent,
     tool,
 )
-from miniagents.ext.llm.anthropic import AnthropicMessage, create_anthropic_agent
-from miniagents.ext.llm.openai import OpenAIMessage, create_openai_agent
+from miniagents.ext.llm.anthropic import AnthropicMessage
+from miniagents.ext.llm.openai import OpenAIMessage
 from miniagents_testing import ScriptedLLM, create_scripted_agent, faults
 from miniagents_testing._script import Step
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
 from miniagents_testing.recut import cut_at
 
 if TYPE_CHECKING:
-    from miniagents import MiniAgent
     from miniagents_testing._script import API
 
 APIS: list[API] = ["chat", "responses", "messages"]
@@ -74,13 +74,6 @@ class Options(TypedDict):
 
 
 GOOD = Verdict(good=True, why="é 😀", sources=[Source(url="a")])
-
-
-def agent_of(llm: ScriptedLLM, api: API, **settings: Any) -> MiniAgent[Any]:
-    """Return an agent on the real SDK of an API, over a transport that answers from a script."""
-    if api == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, **settings)
-    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, **settings)
 
 
 async def double(number: int) -> int:

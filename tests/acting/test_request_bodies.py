@@ -10,15 +10,13 @@ import pytest
 from prompt_rules import check_prompt
 from pydantic import BaseModel
 from request_schemas import check_body
+from scripted_loops import agent_of
 
 from miniagents import InMemoryChatHistory, MiniAgents, PromiseCancelledError, ToolError
-from miniagents.ext.llm.anthropic import create_anthropic_agent
-from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ScriptedLLM
 from miniagents_testing._script import Step
 
 if TYPE_CHECKING:
-    from miniagents import MiniAgent
     from miniagents_testing._script import API, Call
 
 APIS: list[API] = ["chat", "responses", "messages"]
@@ -40,13 +38,6 @@ async def double(number: int, *, times: list[int] | None = None) -> int:
 async def refuse() -> None:
     """Refuse."""
     raise ToolError("not today")
-
-
-def agent_of(llm: ScriptedLLM, api: API, **settings: Any) -> MiniAgent[Any]:
-    """Return an agent on the real SDK of an API, over a transport that answers from a script."""
-    if api == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, **settings)
-    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, **settings)
 
 
 def check_call(call: Call) -> None:

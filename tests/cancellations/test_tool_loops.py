@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prompt_rules import check_prompt
+from scripted_loops import agent_of, store_while_cancelled
 
 from miniagents import (
     ChatHistory,
@@ -24,8 +25,6 @@ from miniagents import (
 )
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm._prompts import chat_prompt, messages_for_model, messages_prompt, responses_prompt
-from miniagents.ext.llm.anthropic import create_anthropic_agent
-from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ScriptedLLM
 from miniagents_testing._cancelling import cancel_at_every_step
 from miniagents_testing._script import Step
@@ -33,22 +32,12 @@ from miniagents_testing._script import Step
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from miniagents import Message, MiniAgent
+    from miniagents import Message
     from miniagents_testing._cancelling import Trial
     from miniagents_testing._script import API, Call
     from tests.conftest import Effort
 
 NAMES = ("Ann", "Bob", "Cy")
-
-
-def _agent(kind: str, llm: ScriptedLLM, tools: list[Any]) -> MiniAgent[Any]:
-    """Return an agent on the bytes of an SDK, or a scripted one."""
-    if kind == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, tools=tools)
-    if kind == "scripted":
-        return llm.agent(tools=tools)
-    api: Any = kind
-    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, tools=tools)
 
 
 def _prompt(api: API, messages: list[Message]) -> list[dict[str, Any]]:
@@ -99,32 +88,17 @@ async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, 
     api: Any = "chat" if kind == "scripted" else kind
     name = "sender" if by_agent else "send"
     llm = ScriptedLLM([Step("Well.", tool_calls=[(name, {"to": to}) for to in NAMES], cut=9), Step("All sent.")])
-    agent = _agent(kind, llm, letters.tools)
+    agent = agent_of(llm, kind, tools=letters.tools)
     sent: list[str] = []
     begun: list[str] = []
 
-    async def store() -> None:
-        """Store the replies, and note which letters were begun and sent until then."""
-        try:
-            await history.aappend(replies)
-        finally:
-            begun.extend(letters.begun)
-            sent.extend(letters.sent)
+    def note_effects() -> None:
+        """Note which letters were begun and sent until now."""
+        begun.extend(letters.begun)
+        sent.extend(letters.sent)
 
     try:
-        async with MiniAgents():
-            replies = agent.trigger("Hi")
-            storing = asyncio.create_task(store(), name="storing")
-            if victim != "run":
-                trial.victim(replies if victim == "replies" else storing)
-            try:
-                await asyncio.shield(storing) if victim == "run" else await asyncio.wait([storing])
-            finally:
-                if victim == "run":
-                    storing.cancel()
-                replies.cancel()
-            if not storing.cancelled() and storing.exception() is not None:
-                assert isinstance(storing.exception(), PromiseCancelledError)
+        await store_while_cancelled(trial, victim, agent, history, note_effects)
     finally:
         stored = list(await history.aload_chat_history())
         assert len(letters.begun) == len(set(letters.begun)), "a call ran twice"
@@ -204,7 +178,7 @@ def test_model_stops_when_the_agent_that_replies_its_answers_is_cancelled_at_any
             await asyncio.sleep(0.01)
             return "sent"
 
-        model = _agent(kind, ScriptedLLM(script), [send])
+        model = agent_of(ScriptedLLM(script), kind, tools=[send])
 
         @miniagent
         async def inner(ctx: InteractionContext) -> None:

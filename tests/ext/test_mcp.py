@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prompt_rules import check_prompt
+from scripted_loops import agent_of
 
 from miniagents import InteractionContext, MiniAgents, PendingApproval, Tool, ToolMessage, miniagent
 from miniagents.errors import install_line
-from miniagents.ext.llm.anthropic import create_anthropic_agent
-from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.mcp import mcp_tools
 from miniagents_testing import ScriptedLLM
 from miniagents_testing._script import Step
@@ -137,13 +136,6 @@ async def client_of(kind: str, **options: Any) -> AsyncIterator[Any]:
             await process.wait()
 
 
-def agent_of(llm: ScriptedLLM, api: Any, tools: list[Any], **settings: Any) -> Any:
-    """Return an agent on the real SDK of an API."""
-    if api == "messages":
-        return create_anthropic_agent("m", async_client=llm.anthropic_client(), retry=None, tools=tools, **settings)
-    return create_openai_agent("m", async_client=llm.openai_client(), api=api, retry=None, tools=tools, **settings)
-
-
 async def results_of(tools: list[Tool], *calls: str | tuple[str, Any], **settings: Any) -> list[ToolMessage]:
     """Let a model call tools in one answer, and return the results."""
     made = [(each, {}) if isinstance(each, str) else each for each in calls]
@@ -213,7 +205,7 @@ async def test_image_of_a_result_reaches_the_model(api: str) -> None:
     """An image is sent in the form of each API; in a chat it stands in a message of the user behind the results."""
     llm = ScriptedLLM([Step(tool_calls=[("look", {}), ("measure", {"city": "Rome"})]), "Wet."])
     async with client_of("memory") as client, MiniAgents():
-        replies = await agent_of(llm, api, await mcp_tools(client)).trigger("Hi")
+        replies = await agent_of(llm, api, tools=await mcp_tools(client)).trigger("Hi")
     assert replies[1].content == (
         "It rains.",
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
@@ -399,7 +391,7 @@ async def test_foreign_server_is_used_over_stdio(api: str) -> None:
         command=sys.executable, args=["-m", "mcp_server_time", "--local-timezone=UTC"], env=dict(os.environ)
     )
     async with mcp.Client(parameters) as client, MiniAgents():
-        replies = await agent_of(llm, api, await mcp_tools(client)).trigger("Hi")
+        replies = await agent_of(llm, api, tools=await mcp_tools(client)).trigger("Hi")
     assert "Asia/Tokyo" in str(replies[1])
     assert [getattr(reply, "is_error", False) for reply in replies[1:3]] == [False, True]
     request = json.loads(json.dumps(llm.last_call.request, default=dict))
