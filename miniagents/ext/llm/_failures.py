@@ -23,6 +23,7 @@ from miniagents.errors import (
     StreamBrokenError,
     StreamDecodeError,
     StreamStalledError,
+    describe_error,
 )
 from miniagents.ext.llm._sessions.base import error_from_payload
 
@@ -136,7 +137,7 @@ def _from_library(error: BaseException, provider: str, responded: bool) -> LLMEr
     """
     if not _is_network_error(error):
         return None
-    description = f"{type(error).__name__}: {error}".removesuffix(": ")
+    description = describe_error(error)
     if not responded:
         return ConnectionFailedError(f"the request to {provider} failed: {description}", provider=provider)
     names = _class_names(error)
