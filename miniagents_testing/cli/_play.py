@@ -6,10 +6,10 @@ independent of screen and clock.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,10 @@ from miniagents.ext._terminal import TerminalFilter
 from miniagents_testing._reading import NewTurns, Reading, read_interaction
 from miniagents_testing._words import counted
 from miniagents_testing.cassette import load, timeline
-from miniagents_testing.cli._screen import Screen, line_breaks, make_safe, make_safe_line
+from miniagents_testing.cli._screen import Screen, line_breaks, make_safe, make_safe_line, parse_not_negative
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator, Sequence
 
     from miniagents_testing._reading import Piece, Turn
@@ -52,7 +53,7 @@ def add_play(commands: Commands) -> None:
     play.add_argument("file", metavar="FILE", help="a cassette")
     play.add_argument(
         "--speed",
-        type=_parse_speed,
+        type=partial(parse_not_negative, refusal="is not a speed: give 0 or a positive number"),
         metavar="FACTOR",
         help="factor on the recorded speed; 0 shows everything at once (default: 1 on a terminal, 0 in a pipe)",
     )
@@ -68,21 +69,6 @@ def _run_play(options: argparse.Namespace) -> int:
     speed = options.speed if options.speed is not None else float(screen.live)
     Player(screen, speed).play(load(Path(options.file)))
     return 0
-
-
-def _parse_speed(text: str) -> float:
-    """Return the value of `--speed`.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is no number, or the number is negative or infinite.
-    """
-    try:
-        speed = float(text)
-    except ValueError:
-        speed = -1.0
-    if not 0 <= speed < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a speed: give 0 or a positive number")
-    return speed
 
 
 class Player:

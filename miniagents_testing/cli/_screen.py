@@ -2,11 +2,12 @@
 
 Output: text of any origin made safe for a terminal, colours on a terminal, plain lines in a pipe.
 
-Input: the cassettes that a command line names, files as well as all cassettes in folders.
+Input: the cassettes that a command line names, files as well as all cassettes in folders, and numbers of options.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -41,6 +42,25 @@ _CHECKSUM = re.compile(r'^(?:miniagents| *"miniagents"):', re.MULTILINE)
 
 typed_command: ContextVar[str] = ContextVar("typed_command", default="miniagents-testing")
 """Program and command as the user has typed them; messages begin with it."""
+
+
+def parse_not_negative(text: str, refusal: str) -> float:
+    """Return the number that an option was given.
+
+    Args:
+        text: as it was typed.
+        refusal: what the error says after this text.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no number, or the number is negative or infinite.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} {refusal}")
+    return number
 
 
 class CommandError(Exception):

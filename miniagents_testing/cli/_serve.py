@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from miniagents_testing.cassette import load
-from miniagents_testing.cli._screen import CommandError, Screen, make_safe_line, shorten
+from miniagents_testing.cli._screen import CommandError, Screen, make_safe_line, parse_not_negative, shorten
 
 if TYPE_CHECKING:
+    import argparse
+
     from miniagents_testing._script import Call, Script
     from miniagents_testing.cli._commands import Commands
 
@@ -47,27 +49,12 @@ def add_serve(commands: Commands) -> None:
     serve.add_argument("--port", type=int, choices=range(65536), default=0, metavar="N", help="default: any free port")
     serve.add_argument(
         "--gap",
-        type=_parse_seconds,
+        type=partial(parse_not_negative, refusal="is no time: give 0 or a positive number of seconds"),
         metavar="SECONDS",
         default=0.05,
         help="seconds between the tokens of texts (default: %(default)s)",
     )
     serve.set_defaults(run=_run_serve)
-
-
-def _parse_seconds(text: str) -> float:
-    """Return the value of `--gap`.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is no number, or the number is negative or infinite.
-    """
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no time: give 0 or a positive number of seconds")
-    return seconds
 
 
 def _run_serve(options: argparse.Namespace) -> int:
