@@ -175,6 +175,11 @@ class InteractionContext(_CallScope, CountedCall):
         """The call of a model that the agent answers as a tool; None for any other call of the agent."""
         return getattr(self, "_tool_call", None)  # set for few calls only
 
+    @property
+    def errors_as_messages(self) -> bool:
+        """True if an error becomes an `ErrorMessage` among the replies; after them, raise `AppenderClosedError`."""
+        return self._open_replies().errors_as_messages
+
     # --- replying
 
     def reply(self, messages: MessageType) -> None:

@@ -5,6 +5,7 @@ The functions with a connection run in `AsyncConnection.run_sync`, in a transact
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     Column,
+    Float,
     ForeignKey,
     Integer,
     MetaData,
@@ -20,7 +22,10 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    cast,
     event,
+    extract,
+    func,
     insert,
     inspect,
     or_,
@@ -70,16 +75,37 @@ ENTRY = Table(
     sqlite_with_rowid=False,
 )
 """`position` counts from 1; `written_by` is a random text, one for each transaction."""
+RUN = Table(
+    "miniagents_run",
+    _TABLES,
+    Column("id", Text, primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Column("renewed", Float, nullable=False),
+)
+"""`holder` is a random text, one for each journal; `renewed` is in seconds of the database's clock."""
+STEP = Table(
+    "miniagents_step",
+    _TABLES,
+    Column("run", Text, ForeignKey(RUN.c.id), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("replies", Text, nullable=False),
+)
+"""`replies` is a JSON list of hashes of messages."""
 SCHEMA = Table("miniagents_schema", _TABLES, Column("version", Integer, primary_key=True, autoincrement=False))
 
 
 def _create_tables(connection: Connection) -> None:
-    """Bring the schema from version 0, without any table, to version 1."""
-    _TABLES.create_all(connection)
+    """Bring the schema from version 0, without any table, to version 1, which has messages and chats."""
+    _TABLES.create_all(connection, tables=[MESSAGE, CHAT, ENTRY, SCHEMA])
     connection.execute(insert(SCHEMA).values(version=1))
 
 
-MIGRATIONS: list[Callable[[Connection], None]] = [_create_tables]
+def _create_tables_of_runs(connection: Connection) -> None:
+    """Bring the schema from version 1 to version 2, which has runs and their steps."""
+    _TABLES.create_all(connection, tables=[RUN, STEP])
+
+
+MIGRATIONS: list[Callable[[Connection], None]] = [_create_tables, _create_tables_of_runs]
 """Functions that bring the schema from the version that is their index to the next one."""
 
 
@@ -295,6 +321,59 @@ def bodies(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
         for key, body in connection.execute(select(MESSAGE.c.hash, MESSAGE.c.body).where(wanted)):
             found.update({key[:length]: body for length in _KEY_LENGTHS})
     return {key: found[key] for key in known if key in found}
+
+
+# --- runs and their steps
+
+
+@cache
+def _claim_run(dialect: str) -> Any:
+    """Return the statement that gives a run to a holder, unless another one has renewed its claim lately.
+
+    It returns a row if the run belongs to the holder then, and locks it for the rest of the transaction.
+    """
+    if dialect == "sqlite":
+        now: Any = (func.julianday("now") - 2440587.5) * 86400.0  # the Julian day of 1970-01-01
+    else:
+        now = cast(extract("epoch", func.clock_timestamp()), Float)
+    adding = _insert(dialect)(RUN).values(id=bindparam("run"), holder=bindparam("holder"), renewed=now)
+    is_free = or_(RUN.c.holder == adding.excluded.holder, RUN.c.renewed < now - bindparam("lease"))
+    changed = {"holder": adding.excluded.holder, "renewed": adding.excluded.renewed}
+    return adding.on_conflict_do_update(index_elements=[RUN.c.id], set_=changed, where=is_free).returning(RUN.c.id)
+
+
+_RELEASE_RUN = (
+    update(RUN).where(RUN.c.id == bindparam("run"), RUN.c.holder == bindparam("holder_")).values(holder="", renewed=0.0)
+)
+_REPLIES = select(STEP.c.replies).where(STEP.c.run == bindparam("run"), STEP.c.key == bindparam("key"))
+
+
+def claim_run(connection: Connection, run: str, holder: str, lease: float) -> bool:
+    """Give the run to the holder; return False if another one has renewed its claim in the last `lease` seconds."""
+    values = {"run": run, "holder": holder, "lease": lease}
+    return connection.execute(_claim_run(connection.dialect.name), values).first() is not None
+
+
+def release_run(connection: Connection, run: str, holder: str) -> None:
+    """Let the next holder have the run at once; do nothing if it belongs to another one."""
+    connection.execute(_RELEASE_RUN, {"run": run, "holder_": holder})
+
+
+def step_replies(connection: Connection, run: str, key: str) -> list[str] | None:
+    """Return the bodies of the messages that a step has replied, None for a step that has not finished."""
+    replies = connection.execute(_REPLIES, {"run": run, "key": key}).scalar_one_or_none()
+    if replies is None:
+        return None
+    hashes = json.loads(replies)
+    found = bodies(connection, hashes)
+    return [found[each] for each in hashes]
+
+
+def add_step(connection: Connection, run: str, key: str, rows: Sequence[Row]) -> None:
+    """Store the replies of a finished step."""
+    add_messages(connection, rows)
+    replies = json.dumps([row.hash for row in rows])
+    connection.execute(insert(STEP).values(run=run, key=key, replies=replies))
 
 
 def error_of_driver(error: Exception) -> BaseException:

@@ -1,31 +1,43 @@
-"""Chat histories and messages in SQLite or PostgreSQL, by SQLAlchemy. Extras: `sql`, and `postgres` for its driver.
+"""Chats, messages and finished calls in SQLite or PostgreSQL. Extras: `sql`, and `postgres` for its driver.
 
 ```python
 history = SQLChatHistory("sqlite+aiosqlite:///chats.db", chat_id="42")
 MiniAgents(on_persist_messages=[persist_to(engine)])  # every message of a run, by its hash
+journal = Journal("sqlite+aiosqlite:///runs.db", run_id="report-42")
+researcher = journal.step(researcher)  # its finished calls are not made again
 ```
 
 - An append is one transaction: the messages that are new, the length of the chat, and an entry for each message. The
   row of the chat is locked meanwhile, so its positions have no gaps and become visible in their order.
 - A message is written when it is complete. When `aappend` has returned, a killed process loses nothing of it.
 - Rows of a chat never change, so a load reads those that are new.
+- A run belongs to one journal at a time, which renews its claim. A step is stored only while the claim holds.
 
-The tables are `miniagents_message`, `miniagents_chat`, `miniagents_entry` and `miniagents_schema`; they are made, and
-brought to a newer version, at the first use of a database.
+The tables are `miniagents_message`, `miniagents_chat`, `miniagents_entry`, `miniagents_run`, `miniagents_step` and
+`miniagents_schema`; they are made, and brought to a newer version, at the first use of a database.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import logging
 import secrets
+import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
+from typing_extensions import ParamSpec
+
+from miniagents._agents.agent import MiniAgent
 from miniagents.chat_history import StoringHistory
 from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError, MissingExtraError
 from miniagents.ext._storing import restore, storable
 from miniagents.ext._terminal import visible_line
+from miniagents.messages import ErrorMessage, Message
+from miniagents.values import canonical_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -33,15 +45,26 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from miniagents._agents.interaction import InteractionContext
     from miniagents.ext._sql_store import Row, Written
-    from miniagents.messages import Message
 
-__all__ = ["SQLChatHistory", "aload_messages", "persist_to"]
+__all__ = ["Journal", "SQLChatHistory", "aload_messages", "persist_to"]
+
+logger = logging.getLogger("miniagents")
 
 T = TypeVar("T")
+P = ParamSpec("P")
+M = TypeVar("M", bound=Message)
 
 _EXTRAS = {"aiosqlite": "sql", "asyncpg": "postgres"}
 """Extras of drivers."""
+
+LEASE = 10.0
+"""Seconds after which a run whose holder has not renewed its claim may be taken over, by the clock of the database."""
+RENEWAL = 3.0
+"""Seconds between two renewals of the claim on a run."""
+RETRY = 1.0
+"""Seconds between two attempts to claim a run that has another holder."""
 
 _prepared: WeakSet[Engine] = WeakSet()
 """Engines of databases whose tables are there in the present version."""
@@ -64,10 +87,7 @@ class SQLChatHistory(StoringHistory):
 
     def __init__(self, database: str | URL | AsyncEngine, *, chat_id: str) -> None:
         super().__init__()
-        if not isinstance(chat_id, str):
-            raise TypeError(f"A chat id is a text, not {chat_id!r:.100}")
-        if not chat_id or "\0" in chat_id or not _is_utf8(chat_id):
-            raise ValueError(f"A chat id is a text without NUL and half characters, and not empty: {chat_id!r:.100}")
+        _check_id("chat", chat_id)
         self.chat_id = chat_id
         self._engine, self._is_own = _open_engine(database)
         self._name = f"chat {visible_line(chat_id)!r} in {self._engine.url.render_as_string(hide_password=True)}"
@@ -194,14 +214,8 @@ def persist_to(engine: AsyncEngine) -> Callable[[tuple[Message, ...]], Awaitable
 
     async def store(messages: tuple[Message, ...]) -> None:
         """Store messages that are not there yet; raise `HistoryWriteError` if they cannot be written."""
-
-        def write(connection: Connection) -> None:
-            """Insert the messages in one transaction."""
-            _store().add_messages(connection, map(_row_of, messages))
-            connection.commit()
-
         try:
-            await _atransact(engine, write)
+            await _awrite_to(engine, lambda each: _store().add_messages(each, map(_row_of, messages)))
         except Exception as error:
             raise _error_of(error, f"cannot write messages to {name}", HistoryWriteError) from _cause_of(error)
 
@@ -225,6 +239,192 @@ async def aload_messages(engine: AsyncEngine, hash_keys: Iterable[str]) -> dict[
     except Exception as error:
         raise _error_of(error, f"cannot read messages from {name}", HistoryError) from _cause_of(error)
     return {key: _message_of(bodies[key], f"message {key} in {name}") for key in keys if key in bodies}
+
+
+class Journal:
+    """Journal of one run: calls of agents that have finished are not made again when the run is started again.
+
+    A finished call is replied from the database, with equal messages in their order. Calls that have failed, were
+    cancelled or interrupted are made again from their start, so effects of such a call may happen twice. A call is
+    recognised by the alias and the version of its agent, its messages, its keyword arguments, and its number among
+    equal calls of this run. Changed code is not noticed: give another version.
+
+    Args:
+        database: URL or `AsyncEngine`, as for `SQLChatHistory`; not a database in memory.
+        run_id: id of the run, the same one when the run is started again.
+
+    Raises:
+        MissingExtraError: SQLAlchemy or the driver of the database is not installed.
+        ValueError: the id is empty or holds characters that a database cannot keep, or the database is in memory, or
+            neither SQLite nor PostgreSQL.
+        TypeError: an argument is of another type.
+    """
+
+    def __init__(self, database: str | URL | AsyncEngine, *, run_id: str) -> None:
+        _check_id("run", run_id)
+        self.run_id = run_id
+        self._engine, self._is_own = _open_engine(database)
+        if self._engine.url.get_backend_name() == "sqlite" and self._engine.url.database in (None, "", ":memory:"):
+            raise ValueError("A run cannot be started again from a database in memory: give the path of a file")
+        self._name = f"run {visible_line(run_id)!r} in {self._engine.url.render_as_string(hide_password=True)}"
+        self._holder = secrets.token_hex(16)
+        self._numbers: Counter[str] = Counter()
+        """Numbers of calls by their keys."""
+        self._renewal: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._lock = asyncio.Lock()
+        finalize(self, self._stopped.set)
+
+    def step(self, agent: MiniAgent[P, M], *, version: str = "1") -> MiniAgent[P, M]:
+        """Return an agent that calls `agent` once for each call, and replies what it has replied in earlier runs.
+
+        Its keyword arguments must be values that a message can hold, else `trigger` raises `TypeError`: give clients
+        and callbacks to `agent` by `fork`, where they are no part of the key.
+
+        The first call waits up to `LEASE` seconds for another holder of the run. The replies of a call end with an
+        error of the journal if there is one: `HistoryError` if another process holds the run, or the database cannot be
+        read; `HistoryWriteError` if the replies could not be stored.
+
+        Args:
+            agent: the agent to call, of any kind.
+            version: any text; another one makes all calls again.
+        """
+        step: MiniAgent[Any, Any] = _Step(agent, version, self)
+        return step
+
+    async def find(self, call: str) -> tuple[str, list[Message] | None]:
+        """Return the key of a call, and what it replied if it has finished earlier; hold the run from now on."""
+        number = self._numbers[call]
+        self._numbers[call] += 1
+        key = hashlib.sha256(f"{number} {call}".encode()).hexdigest()
+        async with self._lock:
+            try:
+                if self._renewal is None:
+                    await self._hold()
+                bodies = await _atransact(self._engine, lambda each: _store().step_replies(each, self.run_id, key))
+            except Exception as error:
+                raise _error_of(error, f"cannot read {self._name}", HistoryError) from _cause_of(error)
+        return key, bodies and [_message_of(body, f"{self._name}, step {key}") for body in bodies]
+
+    async def store(self, key: str, replies: Iterable[Message]) -> None:
+        """Store what a finished call has replied; raise `HistoryError` if the run has another holder now."""
+
+        def write(connection: Connection) -> None:
+            """Insert the step while the row of the run is locked."""
+            _claim(connection, self.run_id, self._holder)
+            _store().add_step(connection, self.run_id, key, [_row_of(message) for message in replies])
+
+        try:
+            await asyncio.shield(_awrite_to(self._engine, write))  # a cut transaction leaves a connection of no use
+        except Exception as error:
+            place = f"cannot write a step of {self._name}"
+            raise _error_of(error, place, HistoryWriteError) from _cause_of(error)
+
+    async def _hold(self) -> None:
+        """Claim the run, for which another holder may have to be waited for, and begin to renew the claim."""
+        attempts = 2 + int(LEASE / RETRY)
+        while True:
+            try:
+                await _awrite_to(self._engine, lambda each: _claim(each, self.run_id, self._holder))
+                break
+            except HistoryError:
+                attempts -= 1
+                if not attempts:
+                    raise
+                await asyncio.sleep(RETRY)
+        self._stopped.clear()
+        arguments = (self._engine, self.run_id, self._holder, self._name, self._stopped)
+        self._renewal = threading.Thread(target=_renew, args=arguments, name=f"renew {self._name}", daemon=True)
+        self._renewal.start()
+
+    async def aclose(self) -> None:
+        """Give the run back, so that another process can hold it at once; close an engine that was made of a URL."""
+        async with self._lock:
+            if self._renewal is not None:
+                self._stopped.set()
+                await asyncio.to_thread(self._renewal.join)
+                self._renewal = None
+                await _awrite_to(self._engine, lambda each: _store().release_run(each, self.run_id, self._holder))
+            if self._is_own:
+                await self._engine.dispose()
+
+
+class _Step(MiniAgent[..., Any]):
+    """Agent that replies from a journal what another agent has replied in an earlier run."""
+
+    def __init__(self, agent: MiniAgent[..., Any], version: str, journal: Journal) -> None:
+        super().__init__(self._reply_once, alias=agent.alias, description=agent.description)
+        self._agent, self._version, self._journal = agent, version, journal
+
+    def check_arguments(self, kwargs: dict[str, Any]) -> None:
+        """Raise `TypeError` if the agent cannot be called with these arguments, or if one of them cannot be a key."""
+        self._agent.check_arguments({**self._agent.kwargs, **kwargs})
+        for name, value in kwargs.items():
+            try:
+                canonical_text(value)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"Agent {self.alias} is a step of a journal, and its argument {name!r} cannot be a part of a key "
+                    f"({error}): give it to the agent below the step, by `fork`"
+                ) from error
+
+    async def _reply_once(self, ctx: InteractionContext, **kwargs: Any) -> None:
+        """Reply what is in the journal; without it, call the agent, and store its replies if they are complete."""
+        messages = await ctx.message_promises
+        hashes = [message.full_hash_key for message in messages]
+        key, stored = await self._journal.find(canonical_text([self.alias, self._version, hashes, kwargs]))
+        if stored is not None:
+            ctx.reply(stored)
+            return
+        replies = self._agent.trigger(messages, errors_as_messages=ctx.errors_as_messages, **kwargs)
+        ctx.reply(replies)
+        try:
+            complete = await replies
+        except asyncio.CancelledError:
+            replies.cancel()
+            raise
+        except Exception:  # it is among the replies
+            return
+        if not any(getattr(reply, "interrupted", False) or isinstance(reply, ErrorMessage) for reply in complete):
+            await self._journal.store(key, complete)
+
+
+def _claim(connection: Connection, run: str, holder: str) -> None:
+    """Claim a run for a holder, or renew the claim, and lock its row; raise `HistoryError` if it has another holder."""
+    if not _store().claim_run(connection, run, holder, LEASE):
+        raise HistoryError("another process holds this run: wait until it has ended, or use another run id")
+
+
+def _renew(engine: AsyncEngine, run: str, holder: str, name: str, stopped: threading.Event) -> None:
+    """Renew the claim on a run until `stopped` is set, in a thread, as code of the application may block its loop."""
+
+    async def renew() -> None:
+        """Renew the claim once, over a connection of this thread's loop."""
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        own = create_async_engine(engine.url, pool=engine.sync_engine.pool.recreate(), hide_parameters=True)
+        try:
+            async with own.begin() as connection:
+                await connection.run_sync(_claim, run, holder)
+        finally:
+            await own.dispose()
+
+    while not stopped.wait(RENEWAL):
+        try:
+            asyncio.run(renew())
+        except HistoryError as error:  # further steps cannot be stored
+            logger.error("Lost the claim on %s: %s", name, error)  # noqa: TRY400 - the traceback has nothing more
+            return
+        except Exception as error:
+            logger.warning("Could not renew the claim on %s: %s", name, _cause_of(error))
+
+
+def _check_id(kind: str, text: str) -> None:
+    """Raise `TypeError` for an id that is no text, and `ValueError` for one that a database cannot keep."""
+    if not isinstance(text, str):
+        raise TypeError(f"A {kind} id is a text, not {text!r:.100}")
+    if not text or "\0" in text or not _is_utf8(text):
+        raise ValueError(f"A {kind} id is a text without NUL and half characters, and not empty: {text!r:.100}")
 
 
 def _store() -> Any:
@@ -254,6 +454,17 @@ async def _atransact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
             await connection.run_sync(_store().prepare)
             _prepared.add(engine.sync_engine)
         return await connection.run_sync(work)
+
+
+async def _awrite_to(engine: AsyncEngine, work: Callable[[Connection], object]) -> None:
+    """Run `work` in a transaction, and commit it."""
+
+    def write(connection: Connection) -> None:
+        """Do the work, and commit."""
+        work(connection)
+        connection.commit()
+
+    await _atransact(engine, write)
 
 
 def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> HistoryError:

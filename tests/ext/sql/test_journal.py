@@ -1,0 +1,284 @@
+"""Journals of runs: calls that have finished are not made again when the run is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from miniagents import (
+    AssistantMessage,
+    ErrorMessage,
+    InteractionContext,
+    Message,
+    MiniAgent,
+    MiniAgents,
+    UserMessage,
+    miniagent,
+)
+from miniagents.errors import HistoryError, PromiseCancelledError
+from miniagents.ext import sql
+from miniagents.ext._sql_store import RUN
+from miniagents.ext.sql import Journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a run that is not renewed be taken over after a second."""
+    monkeypatch.setattr(sql, "LEASE", 1.0)
+
+
+def counting_agent(answer: Callable[[int], Any] = str) -> tuple[MiniAgent[...], list[str]]:
+    """Return an agent that replies `answer` of the number of its call, and the list of messages that it was sent."""
+    made: list[str] = []
+
+    @miniagent(alias="WORKER")
+    async def worker(ctx: InteractionContext, **_: Any) -> None:
+        made.append("".join([str(message) for message in await ctx.message_promises]))
+        reply = answer(len(made))
+        if isinstance(reply, Exception):
+            ctx.reply("begun")
+            raise reply
+        ctx.reply(reply)
+
+    return worker, made
+
+
+async def run_again(database: str | AsyncEngine, agent: MiniAgent[...], *calls: Any, **arguments: Any) -> list[Any]:
+    """Run `agent` as a step of the run "run" for each of the messages in turn, and return the replies of each call."""
+    async with aclosing(Journal(database, run_id="run")) as journal, MiniAgents():
+        step = journal.step(agent, version=arguments.pop("version", "1"))
+        return [await step.trigger(messages, **arguments) for messages in calls]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from miniagents import MiniAgents, miniagent
+from miniagents.ext.sql import Journal
+
+@miniagent(alias="WORKER")
+async def worker(ctx):
+    (message,) = await ctx.message_promises
+    if str(message) == "8":
+        os.kill(os.getpid(), signal.SIGKILL)
+    ctx.reply(f"answer to {message}")
+
+async def main():
+    journal = Journal(sys.argv[1], run_id="run")
+    async with MiniAgents():
+        for number in range(12):
+            await journal.step(worker).trigger(str(number))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no SIGKILL")
+async def test_H23_killed_run_makes_only_the_calls_that_did_not_finish(database: str, short_lease: None) -> None:
+    """A run of 12 calls whose process is killed in the ninth makes four calls when it is started again, then none."""
+    killed = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", KILLED, database], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    worker, made = counting_agent()
+    first = await run_again(database, worker, *map(str, range(12)))
+    assert made == ["8", "9", "10", "11"]
+    assert [str(reply) for (reply,) in first] == [*(f"answer to {number}" for number in range(8)), "1", "2", "3", "4"]
+    assert await run_again(database, worker, *map(str, range(12))) == first
+    assert len(made) == 4
+
+
+async def test_H23_step_replies_equal_messages_of_their_classes_in_order(database: str) -> None:
+    """Messages of a finished call come back in their order, with their classes, fields and hashes."""
+    replies = [UserMessage("a\0\ud83d", picture=b"\xff"), AssistantMessage("b", model="m"), Message(None), "c"]
+    worker, made = counting_agent(lambda _: replies)
+    (first,) = await run_again(database, worker, "go")
+    (again,) = await run_again(database, worker, "go")
+    assert len(made) == 1
+    assert again == first
+    assert [(type(each), each.full_hash_key) for each in again] == [(type(each), each.full_hash_key) for each in first]
+
+
+async def test_call_without_replies_is_not_made_again(database: str) -> None:
+    """A call that has finished without a reply is a finished call, too."""
+    worker, made = counting_agent(lambda _: [])
+    assert await run_again(database, worker, "go") == await run_again(database, worker, "go") == [()]
+    assert len(made) == 1
+
+
+async def test_equal_calls_keep_their_own_answers(database: str) -> None:
+    """The second of two equal calls has its own answer in a later run."""
+    worker, made = counting_agent()
+    first = await run_again(database, worker, "same", "same")
+    assert await run_again(database, worker, "same", "same") == first
+    assert [str(reply) for (reply,) in first] == ["1", "2"]
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("change", ["messages", "arguments", "version", "alias"])
+async def test_other_call_is_made(database: str, change: str) -> None:
+    """A call with other messages or arguments, of another version or of another agent, is made."""
+    worker, made = counting_agent()
+    await run_again(database, worker, "go", number=1)
+    other = worker.fork(alias="OTHER") if change == "alias" else worker
+    number = 2 if change == "arguments" else 1
+    version = "2" if change == "version" else "1"
+    await run_again(database, other, "went" if change == "messages" else "go", number=number, version=version)
+    assert len(made) == 2
+
+
+async def test_H24_failed_call_is_made_again(database: str) -> None:
+    """A call that failed raises its error once, with the replies before it, and is made again in the next run."""
+    worker, made = counting_agent(lambda number: ValueError("not now") if number == 1 else "done")
+    async with aclosing(Journal(database, run_id="run")) as journal, MiniAgents():
+        replies = journal.step(worker).trigger("go", errors_as_messages=True)
+        begun, error = await replies
+        assert (str(begun), type(error)) == ("begun", ErrorMessage)
+        assert "not now" in str(error)
+    assert [str(reply) for (reply,) in await run_again(database, worker, "go")] == ["done"]
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize("reply", [Message("cut", interrupted=True), ErrorMessage("failed")])
+async def test_H24_call_with_an_incomplete_reply_is_made_again(database: str, reply: Message) -> None:
+    """A reply that is interrupted, or an error as a message, is not kept for later runs."""
+    worker, made = counting_agent(lambda _: reply)
+    await run_again(database, worker, "go")
+    await run_again(database, worker, "go")
+    assert len(made) == 2
+
+
+async def test_H24_cancelled_step_stops_its_agent_and_is_made_again(database: str) -> None:
+    """The agent below a step is cancelled with the step, and the call is made again in the next run."""
+    ended = []
+
+    @miniagent(alias="WORKER")
+    async def slow(ctx: InteractionContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    async with aclosing(Journal(database, run_id="run")) as journal:
+        async with MiniAgents():
+            with pytest.raises(PromiseCancelledError) as caught:
+                await journal.step(slow).trigger("go", timeout=0.2)
+            assert "TimeoutError" in caught.value.__notes__[-1]
+        assert ended == ["cancelled"]
+    worker, made = counting_agent()
+    await run_again(database, worker, "go")
+    assert len(made) == 1
+
+
+async def test_step_streams_while_its_agent_works(database: str) -> None:
+    """A reader gets the tokens of a step before the call is finished."""
+    go_on = asyncio.Event()
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        ctx.reply("first")
+        await go_on.wait()
+        ctx.reply("second")
+
+    async with aclosing(Journal(database, run_id="run")) as journal, MiniAgents():
+        texts = []
+        async for promise in journal.step(slow).trigger():
+            texts.append(str(await promise))
+            go_on.set()
+        assert texts == ["first", "second"]
+
+
+async def test_argument_that_cannot_be_a_key_is_refused_at_trigger(tmp_path: Any) -> None:
+    """An argument without a hash is a `TypeError` at `trigger` that names it; by `fork` below the step it is legal."""
+    worker, made = counting_agent()
+    database = f"sqlite+aiosqlite:///{tmp_path / 'runs.db'}"
+    async with aclosing(Journal(database, run_id="run")) as journal, MiniAgents():
+        with pytest.raises(TypeError, match="'callback' cannot be a part of a key"):
+            journal.step(worker).trigger("go", callback=print)
+        await journal.step(worker.fork(callback=print)).trigger("go")
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("database", "run_id", "error"),
+    [
+        ("sqlite+aiosqlite:///runs.db", "", ValueError),
+        ("sqlite+aiosqlite:///runs.db", 7, TypeError),
+        ("sqlite+aiosqlite://", "run", ValueError),
+        ("sqlite+aiosqlite:///:memory:", "run", ValueError),
+        ("mysql+aiomysql://host/name", "run", ValueError),
+    ],
+)
+def test_journal_refuses_arguments_at_once(database: str, run_id: Any, error: type[Exception]) -> None:
+    """A wrong id, a database in memory and another kind of database are refused when the journal is made."""
+    with pytest.raises(error):
+        Journal(database, run_id=run_id)
+
+
+async def test_H25_second_holder_waits_and_then_fails(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that another journal holds gives `HistoryError` after the lease; after `aclose` it can be held at once."""
+    monkeypatch.setattr(sql, "RETRY", 0.01)
+    worker, made = counting_agent()
+    async with aclosing(Journal(database, run_id="run")) as holder:
+        async with MiniAgents():
+            await holder.step(worker).trigger("go")
+        async with aclosing(Journal(database, run_id="run")) as second, MiniAgents():
+            with pytest.raises(HistoryError, match="another process holds this run"):
+                await second.step(worker).trigger("other")
+    await run_again(database, worker, "go", "other")
+    assert made == ["go", "other"]
+
+
+async def test_H25_holder_that_lost_its_run_stores_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of a journal whose run was taken over meanwhile fails when it is stored, and the other one's stays."""
+    worker, made = counting_agent()
+    async with aclosing(Journal(database, run_id="run")) as holder, MiniAgents():
+        await holder.step(worker).trigger("go")
+        monkeypatch.setattr(sql, "LEASE", -1.0)  # any claim is stale
+        async with aclosing(Journal(database, run_id="run")) as second:
+            await second.step(worker).trigger("more")
+            monkeypatch.setattr(sql, "LEASE", 60.0)
+            with pytest.raises(HistoryError, match="another process holds this run"):
+                await holder.step(worker).trigger("late")
+    await run_again(database, worker, "more", "late")
+    assert made == ["go", "more", "late", "late"]
+
+
+async def test_H25_claim_is_renewed_while_the_loop_is_blocked(
+    database: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Code that blocks the loop of the run does not lose the claim: a thread renews it."""
+    monkeypatch.setattr(sql, "RENEWAL", 0.02)
+
+    async def renewed() -> float:
+        """Return the time of the last renewal, by a connection of a loop of its own."""
+        own = create_async_engine(engine.url)
+        try:
+            async with own.connect() as connection:
+                return float((await connection.execute(select(RUN.c.renewed))).scalar_one())
+        finally:
+            await own.dispose()
+
+    def wait_for_renewals() -> None:
+        """Return after two renewals."""
+        for _ in range(2):
+            before = asyncio.run(renewed())
+            while asyncio.run(renewed()) == before:
+                pass
+
+    worker, _ = counting_agent()
+    async with aclosing(Journal(engine, run_id="run")) as journal, MiniAgents():
+        await journal.step(worker).trigger("go")
+        thread = threading.Thread(target=wait_for_renewals)
+        thread.start()
+        thread.join()  # blocks the loop
+    assert not caplog.records
