@@ -1,7 +1,7 @@
 """Command line of the testing kit: `python -m miniagents_testing` or `miniagents-testing`.
 
-`_commands` has the list of commands; `_play`, `_show`, `_lint`, `_diff`, `_edit` and `_serve` have their code.
-`_transcript` writes interactions as plain lines, `_screen` reads cassettes and prints.
+`_commands` has the list of commands. `_show` has the code of `show` and `diff`, `_lint` of `lint` and `verify`, `_edit`
+of `edit`, `fork` and `import`, `_play` and `_serve` of one command each. `_screen` reads cassettes and prints.
 
 All commands have the same exit codes:
 

@@ -2,6 +2,8 @@
 
 `edit`: change a cassette in an editor, and save it with new checksums.
 
+`fork`: keep the first interactions of a cassette in another file, which can be recorded on.
+
 `import`: convert cassettes of other tools.
 """
 
@@ -14,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from miniagents_testing._words import counted
-from miniagents_testing.cassette import Redaction, save
+from miniagents_testing.cassette import Redaction, load, save
 from miniagents_testing.cassette._file import load_edited, read, write
-from miniagents_testing.cli._leaks import secrets_in
-from miniagents_testing.cli._lint import summarize
+from miniagents_testing.cli._lint import secrets_in, summarize
 from miniagents_testing.cli._screen import (
     PROBLEMS_FOUND,
     CommandError,
@@ -107,6 +108,42 @@ def _save_with_checksums(edited: Path, target: Path, screen: Screen, *, force: b
     save(target, interactions)
     count = counted(len(interactions), "interaction")
     screen.print_row(str(target), f"saved with checksums, {count}", style="green")
+    return 0
+
+
+def add_fork(commands: Commands) -> None:
+    """Add the arguments of `fork`."""
+    fork = commands.add_parser(
+        "fork",
+        help="keep the first interactions of a cassette in another file",
+        description="The first N interactions, in the order in which they were started, are saved with checksums. "
+        "A run with the record mode new_episodes plays them, and records what follows anew.",
+    )
+    fork.add_argument("source", type=Path, metavar="SOURCE")
+    fork.add_argument("target", type=Path, metavar="TARGET")
+    fork.add_argument("--at", required=True, type=int, metavar="N", help="number of interactions to keep")
+    fork.add_argument("--force", action="store_true", help="replace an existing file")
+    fork.set_defaults(run=_run_fork)
+
+
+def _run_fork(options: argparse.Namespace) -> int:
+    """Save the first interactions of a cassette in another file, and return 0.
+
+    Raises:
+        CommandError: the cassette has fewer interactions, or the target exists.
+        CassetteFormatError: the file is no cassette.
+    """
+    interactions = load(options.source)
+    if not 0 <= options.at <= len(interactions):
+        count = counted(len(interactions), "interaction")
+        raise CommandError(f"{options.source} has {count}: --at is a number from 0 to {len(interactions)}")
+    if options.target.exists() and not options.force:
+        raise CommandError(f"{options.target} exists already; --force replaces it")
+    kept = sorted(interactions, key=lambda each: each.started_ms)[: options.at]
+    save(options.target, kept)
+    Screen().print_row(
+        str(options.target), f"{counted(len(kept), 'interaction')} of {len(interactions)}", style="green"
+    )
     return 0
 
 

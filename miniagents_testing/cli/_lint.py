@@ -1,39 +1,53 @@
 """Commands that check cassettes.
 
-`verify`: check that cassettes are undamaged and can be decoded.
+`verify`: check that cassettes are undamaged and can be decoded. With `--drift`, each answer and each event is parsed as
+the SDK parses it. Fields that the SDK's models do not know, and required ones that are missing, say that the provider
+has changed since the recording, or the SDK.
 
-`lint`: find secrets and other content that should not be committed, and cassettes that no test names.
+`lint`: find secrets and other content that should not be committed, and cassettes that no test names. Secrets are also
+found in a damaged file: then they are looked for in its text. No result and no output has the secret itself.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+import warnings
 from collections import Counter, defaultdict
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
+import pydantic
+
+from miniagents.errors import StreamError, install_line
+from miniagents.ext.llm.sse import SSEDecoder
+from miniagents_testing._reading import api_of
+from miniagents_testing._streams import Chunk, ResponseStream
 from miniagents_testing._words import counted
+from miniagents_testing.cassette import Interaction, Redaction
 from miniagents_testing.cassette._bodies import CONTENT_HEADERS
+from miniagents_testing.cassette._file import load_edited, read
 from miniagents_testing.cassette._headers import HeaderRule
 from miniagents_testing.cassette._interaction import is_text
-from miniagents_testing.cli._drift import find_drift
-from miniagents_testing.cli._leaks import secrets_in_file
+from miniagents_testing.cassette._secrets import scan
 from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
     find_cassettes,
     read_cassette,
 )
+from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
     from miniagents_testing.cli._screen import CassetteFile
-
 
 _MAX_HEADERS_SHOWN = 6
 """The longest list of header names in one finding; the others are counted."""
@@ -261,3 +275,209 @@ def _path_ends(parts: Sequence[str]) -> Iterator[str]:
     """Yield all ends of a path, the longest first: `a/b/c.yaml`, `b/c.yaml`, `c.yaml`."""
     for start in range(len(parts)):
         yield "/".join(parts[start:])
+
+
+# --- secrets in files
+
+
+_FIELD = re.compile(rb"[\s-]*([\w-]+):")
+"""Name of a field or a header in YAML."""
+_VALUE = re.compile(rb"(?:\s*-|[\s-]*[\w-]+:)[\s\[]+([^\s\[{][^\]]*)")
+"""Value of a field or a header in YAML, in its line or in a list below it."""
+_PAIR = re.compile(rb"""([\w-]+)\\*["']\s*:\s*\\*["']([^"'\\]+)""")
+"""Name and value in JSON, also in JSON that is quoted in a text."""
+_OF_STREAM = {"content-type": ["text/event-stream"]}
+
+
+class Secret(NamedTuple):
+    """A secret in a file, without its value."""
+
+    where: str
+    """Interaction or line in the file."""
+    what: str
+    """Place in the interaction, and the origin or kind of the secret."""
+
+
+def secrets_in_file(cassette: CassetteFile) -> Iterator[Secret]:
+    """Yield the secrets in a file: in its interactions, also in edited ones, or in its text if it is no cassette."""
+    interactions: Sequence[Interaction] = cassette.interactions
+    if cassette.damage and not interactions:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the damage is reported already
+                interactions, _ = load_edited(cassette.path)
+        except CassetteFormatError:
+            yield from _secrets_in_text(cassette.path)
+            return
+    yield from secrets_in(interactions)
+
+
+def secrets_in(interactions: Iterable[Interaction]) -> Iterator[Secret]:
+    """Yield the secrets in interactions."""
+    for leak in scan(interactions, keys=True):
+        yield Secret(f"interaction {leak.interaction}", str(replace(leak, interaction=0)))
+
+
+def _secrets_in_text(path: Path) -> Iterator[Secret]:
+    """Yield the secrets in a file that is no cassette: in its lines, in its events together, and in its whole text."""
+    try:
+        lines = read(path, bytes).splitlines()
+    except CassetteFormatError:  # a pipe, a device, or too long
+        return
+    redaction, found = Redaction(), set()
+    name = b""
+    for number, line in enumerate(lines, 1):
+        if field := _FIELD.match(line):
+            name = field[1]
+        headers = {name.decode(): [value[1].decode(errors="replace")]} if (value := _VALUE.match(line)) else {}
+        for what in {**_kinds(redaction, _json_in(line)), **_kinds(redaction, headers=headers)}:
+            found.add(what)
+            yield Secret(f"line {number}", what)
+    events = b"\n\n".join(line for line in map(bytes.strip, lines) if line.startswith(b"data:"))
+    for what in {**_kinds(redaction, b"\n".join(lines)), **_kinds(redaction, events=events)}.keys() - found:
+        at = [f"line {number}" for number, line in enumerate(lines, 1) if what in _kinds(redaction, line)]
+        yield from (Secret(where, what) for where in at or ["several lines"])
+
+
+def _kinds(
+    redaction: Redaction, text: bytes = b"", *, events: bytes = b"", headers: Mapping[str, list[str]] | None = None
+) -> dict[str, None]:
+    """Return the origins and kinds of the secrets in a text, in the events of a stream, and in headers."""
+    if not (text or events or headers):
+        return {}
+    stream = ResponseStream((Chunk(0, events),), headers=_OF_STREAM)
+    leaks = redaction.leaks(Interaction("", "", text, stream, headers or {}), keys=True)
+    return dict.fromkeys(leak.what for leak in leaks)
+
+
+def _json_in(line: bytes) -> bytes:
+    """Return the JSON in a line of a cassette, without the quotes of YAML around it; empty if there is none.
+
+    Of JSON that was cut off, or is quoted in another way, its texts are returned with their names.
+    """
+    start = min((place for mark in (b"{", b"[") if (place := line.find(mark)) >= 0), default=-1)
+    if start < 0:
+        return b""
+    text, quote = line[start:], line[start - 1 : start]
+    text = text.replace(b"''", b"'") if quote == b"'" else text.replace(b'\\"', b'"') if quote == b'"' else text
+    try:
+        value = json.JSONDecoder().raw_decode(text.decode())[0]
+        return json.dumps(value).encode()
+    except (ValueError, RecursionError):
+        pairs = [{name.decode(): value.decode(errors="replace")} for name, value in _PAIR.findall(line)]
+        return json.dumps(pairs).encode() if pairs else b""
+
+
+# --- drift from the models of the SDKs
+
+
+_TYPES = {
+    "chat": ("openai", "openai.types.chat:ChatCompletionChunk", "openai.types.chat:ChatCompletion"),
+    "responses": ("openai", "openai.types.responses:ResponseStreamEvent", "openai.types.responses:Response"),
+    "messages": ("anthropic", "anthropic.types:RawMessageStreamEvent", "anthropic.types:Message"),
+}
+"""For each API: the SDK, the type of its events, and the type of an answer that is not streamed."""
+
+
+def find_drift(cassette: CassetteFile) -> list[str]:
+    """Return a line for each field of the answers that differs from the SDK's models, with its count.
+
+    Raises:
+        CommandError: the SDK of an answer is not installed.
+    """
+    found: Counter[str] = Counter()
+    for interaction in cassette.interactions:
+        api = api_of(interaction)
+        if not api or not 200 <= interaction.response.status < 300:
+            continue
+        sdk, event, answer = _TYPES[api]
+        version = _import(sdk).__version__
+        for name, value in _payloads(interaction, api):
+            parsed = _parser(sdk, event if name == "event" else answer).construct(value=value).value
+            found.update(
+                f"{difference} (openai {version})".replace("openai", sdk) for difference in _differences(parsed, "")
+            )
+    return [f"{count} x {text}" for text, count in sorted(found.items())]
+
+
+def _import(name: str) -> Any:
+    """Import a module of an SDK.
+
+    Raises:
+        CommandError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        sdk = name.partition(".")[0]
+        raise CommandError(f"--drift needs {sdk}. Install it with: {install_line(sdk)}") from error
+
+
+@cache
+def _parser(sdk: str, type_name: str) -> Any:
+    """Return a model of the SDK with a field `value` of a type, for `construct`, which makes it as the SDK does."""
+    module, _, name = type_name.partition(":")
+    base = _import(sdk).BaseModel
+    return pydantic.create_model("Parsed", __base__=base, value=(getattr(_import(module), name), ...))
+
+
+def _payloads(interaction: Interaction, api: str) -> Iterator[tuple[Literal["event", "answer"], Any]]:
+    """Yield the events of a stream, or the only answer, as JSON data. Skip those that SDKs parse without a model."""
+    body = interaction.response.body
+    content_type = "".join(interaction.response.headers.get("content-type", ()))
+    if "event-stream" not in content_type and not body.lstrip().startswith((b"data:", b"event:", b":")):
+        if isinstance(value := _data(body), dict):
+            yield "answer", value
+        return
+    decoder = SSEDecoder()
+    try:
+        events = list(decoder.feed(body + b"\n\n"))  # also the last event of a stream that was cut off
+    except StreamError:  # `verify` says so
+        return
+    for event in events:
+        value = _data(event.data)
+        is_error = isinstance(value, dict) and ("error" in value or value.get("type") == "ping") and api != "responses"
+        if isinstance(value, dict) and not is_error:
+            yield "event", value
+
+
+def _data(text: bytes) -> Any:
+    """Return the data of a text; None if it is no JSON, such as `[DONE]`."""
+    try:
+        return pydantic.TypeAdapter(Any).validate_json(text)
+    except ValueError:
+        return None
+
+
+def _differences(value: Any, place: str) -> Iterator[str]:
+    """Yield each unknown field and each missing required field of a parsed value, at any depth.
+
+    Of a value whose `type` is not known, only that is reported.
+    """
+    if isinstance(value, list):
+        for each in value:
+            yield from _differences(each, f"{place}[*]")
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _differences(each, f"{place}.{name}")
+    elif isinstance(value, pydantic.BaseModel):
+        model = type(value)
+        place = place or model.__name__
+        if (unknown := _unknown_type(value)) is not None:
+            yield f"{place}: the type {unknown!r} is not known"
+            return
+        yield from (f"{place}.{name} is not known" for name in value.model_extra or ())
+        for name, field in model.model_fields.items():
+            if name in value.model_fields_set:
+                yield from _differences(getattr(value, name), f"{place}.{field.alias or name}")
+            elif field.is_required():
+                yield f"{place}.{field.alias or name} is missing"
+
+
+def _unknown_type(value: pydantic.BaseModel) -> Any:
+    """Return the value of the field `type` if the model has other ones, or None: no model of a union has fitted."""
+    field = type(value).model_fields.get("type")
+    found = getattr(value, "type", None)
+    if field is None or get_origin(field.annotation) is not Literal or found in get_args(field.annotation):
+        return None
+    return found

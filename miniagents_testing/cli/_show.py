@@ -1,23 +1,36 @@
-"""Command `show`: print the interactions of cassettes in two lines each, or one interaction in full.
+"""Commands that print what is in cassettes.
 
-In full means the request, the response, its ending, and the chunk map in readable form.
+`show`: print the interactions of cassettes in two lines each, or one interaction in full: the request, the response,
+its ending, and the chunk map in readable form.
+
+`diff`: compare what the models read and said in two cassettes.
+
+`show --plain` prints interactions as plain lines, without times, chunks, ids and checksums, and `diff` compares these
+lines; `git diff` can show them in place of a cassette.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections import defaultdict
+from difflib import unified_diff
+from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len
 from rich.text import Text
 
+from miniagents.ext._terminal import visible_line
 from miniagents_testing._reading import agent_names, read_interaction
 from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing._words import counted
-from miniagents_testing.cassette import load
+from miniagents_testing.cassette import VOLATILE_FIELDS, Matching, load
 from miniagents_testing.cassette._interaction import ends_ms
 from miniagents_testing.cli._screen import (
+    PROBLEMS_FOUND,
     CommandError,
     Screen,
     find_cassettes,
@@ -27,18 +40,15 @@ from miniagents_testing.cli._screen import (
     read_cassette,
     shorten,
 )
-from miniagents_testing.cli._transcript import transcript
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping
 
     from miniagents_testing._reading import Reading
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
     from miniagents_testing.cli._screen import CassetteFile
-
 
 _MAX_QUESTION_CHARS = 200
 """Most characters of a question in a pipe; the end is kept."""
@@ -353,3 +363,189 @@ def _event_names(data: bytes) -> str:
     """Return the names of the events in a chunk, in brackets; empty if it has none."""
     names = [(name or done).decode(errors="replace") for name, done in _EVENT.findall(data)]
     return f"({', '.join(names)})" if names else ""
+
+
+# --- differences of two cassettes
+
+
+_STYLES = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def add_diff(commands: Commands) -> None:
+    """Add the arguments of `diff`."""
+    diff = commands.add_parser(
+        "diff",
+        help="compare what the models read and said in two cassettes",
+        description="The interactions of each agent are compared in their order: requests, and what was answered, "
+        "without times and chunks. Exit code 1 says that they differ.",
+    )
+    diff.add_argument("old", type=Path, metavar="OLD")
+    diff.add_argument("new", type=Path, metavar="NEW")
+    diff.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="a path that is not compared, such as 'messages[*].tool_call_id'; may be given several times. "
+        f"Never compared are {', '.join(VOLATILE_FIELDS)}",
+    )
+    diff.set_defaults(run=_run_diff)
+
+
+def _run_diff(options: argparse.Namespace) -> int:
+    """Print the differences of two cassettes. Return 0 if there are none, and 1 otherwise or for a damaged file.
+
+    Raises:
+        CommandError: a path of `--ignore` cannot be read.
+        OSError: a file cannot be read.
+    """
+    try:
+        matching = Matching(ignore=[*VOLATILE_FIELDS, *options.ignore])
+    except ValueError as error:
+        raise CommandError(f"--ignore: {error}") from None
+    cassettes = [read_cassette(path) for path in (options.old, options.new)]
+    if damage := [text for cassette in cassettes for text in cassette.damage]:
+        for text in damage:
+            print_error(text)
+        return PROBLEMS_FOUND
+    screen = Screen()
+    old, new = (_entries_by_agent(cassette, matching) for cassette in cassettes)
+    differs = False
+    for agent in {**old, **new}:
+        for before, after in zip_longest(old.get(agent, ()), new.get(agent, ())):
+            lines = list(_changes(before, after))
+            if lines and not differs:
+                _print_changes([f"--- {options.old}", f"+++ {options.new}"], screen)
+            differs = differs or bool(lines)
+            _print_changes(lines, screen)
+    return int(differs)
+
+
+class _Entry(NamedTuple):
+    """Interaction to compare."""
+
+    number: int
+    """Number in the order of start; the first is 1."""
+    lines: list[str]
+
+
+def _entries_by_agent(cassette: CassetteFile, matching: Matching) -> dict[str, list[_Entry]]:
+    """Return the interactions of each agent path, in the order in which they were started."""
+    pairs = zip(cassette.interactions, cassette.readings, strict=True)
+    found: defaultdict[str, list[_Entry]] = defaultdict(list)
+    for number, (interaction, reading) in enumerate(sorted(pairs, key=lambda pair: pair[0].started_ms), 1):
+        found[interaction.agent_path].append(_Entry(number, transcript(interaction, reading, matching)))
+    return dict(found)
+
+
+def _changes(before: _Entry | None, after: _Entry | None) -> Iterator[str]:
+    """Yield the lines that differ between two interactions, with some lines around them; None is a missing one."""
+    old, new = before.lines if before else [], after.lines if after else []
+    changed = list(unified_diff(old, new, lineterm=""))[2:]
+    if not changed:
+        return
+    numbers = [f"-{before.number}"] if before else []
+    numbers += [f"+{after.number}"] if after else []
+    yield f"@@ interaction {' '.join(numbers)} @@"
+    yield from (line if not line.startswith("@@") else "@@" for line in changed)
+
+
+def _print_changes(lines: Iterable[str], screen: Screen) -> None:
+    for line in lines:
+        if screen.is_for_people:
+            screen.print(Text(make_safe_line(line) if line[:3] in ("---", "+++") else line, _STYLES.get(line[:1], "")))
+        else:
+            print(line, file=screen.file)
+
+
+# --- interactions as plain lines
+
+
+_ALL = Matching(ignore=())
+
+
+def transcript(interaction: Interaction, reading: Reading, matching: Matching = _ALL) -> list[str]:
+    """Return the lines of an interaction, in one line for each value, and for each line of a longer text.
+
+    Args:
+        interaction: the request and the answer.
+        reading: of the same interaction.
+        matching: says which fields of the request and of the answer are left out.
+    """
+    values = {
+        "agent": interaction.agent_path or None,
+        "request": f"{interaction.method} {interaction.uri}",
+        "read": _content(interaction.request_body, matching),
+        "said": _without_ignored(_answer(interaction, reading, matching), matching),
+    }
+    found: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            try:
+                found += _lines(name, value, "")
+            except RecursionError:  # nested as deep as it can be read
+                found.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+    return [visible_line(line) for line in found]
+
+
+def _answer(interaction: Interaction, reading: Reading, matching: Matching) -> dict[str, Any]:
+    """Return the answer of a model, or status and body of another one, without empty parts."""
+    response, outcome = interaction.response, reading.outcome
+    found: dict[str, Any] = {"end": reading.ending.sentence}
+    if outcome is None or response.status >= 400:
+        found |= {"status": f"{response.status} {response.reason}".strip(), "body": _content(response.body, matching)}
+    else:
+        calls = [
+            {"name": call.name, "arguments": _content(call.arguments.encode(), matching)} for call in outcome.tool_calls
+        ]
+        choices = [{"text": choice.content, "end": choice.finish_reason} for choice in outcome.choices]
+        found |= {"model": outcome.model, "thinking": outcome.reasoning, "text": outcome.content}
+        found |= {"refusal": outcome.refusal, "tool calls": calls, "other choices": choices}
+    return {name: value for name, value in found.items() if value not in (None, "", [])}
+
+
+def _content(body: bytes, matching: Matching) -> Any:
+    """Return a body as data if it is JSON, as text, or as its size and hash if it is neither; None if it is empty."""
+    if not body:
+        return None
+    try:
+        text = matching.canonical_body(body).decode()
+    except UnicodeDecodeError:
+        return f"({counted(len(body), 'byte')} of no text, SHA-256 {hashlib.sha256(body).hexdigest()[:16]})"
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _without_ignored(value: dict[str, Any], matching: Matching) -> Any:
+    return json.loads(matching.canonical_body(json.dumps(value).encode()))
+
+
+def _lines(name: str, value: Any, indent: str) -> Iterator[str]:
+    """Yield a value with its name in front, over several lines if it is a longer text, an object or an array."""
+    begin = f"{indent}{name}" if name == "-" else f"{indent}{name}:"
+    if isinstance(value, dict) and value:
+        yield begin
+        for key, inner in value.items():
+            yield from _lines(key, inner, f"{indent}  ")
+    elif isinstance(value, list) and value:
+        yield begin
+        for inner in value:
+            yield from _lines("-", inner, f"{indent}  ")
+    elif isinstance(value, str) and "\n" in value:
+        yield f"{begin} |"
+        yield from (f"{indent}  {line}" if line else "" for line in value.split("\n"))
+    else:
+        yield f"{begin} {_word(value)}"
+
+
+def _word(value: Any) -> str:
+    """Return a value in one line: a text as it is, unless it could be taken for another value."""
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value if value and value == value.strip() and value != "|" else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)

@@ -138,13 +138,13 @@ def test_drift_alone_is_no_problem(run: Run, tmp_path: Path) -> None:
 
 def test_drift_names_the_sdk_that_is_not_installed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the SDK of a recorded answer, `verify --drift` returns 2, and says how to install it."""
-    from miniagents_testing.cli import _drift
+    from miniagents_testing.cli import _lint
 
     def fail(name: str) -> None:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(_drift, "import_module", fail)
-    _drift._parser.cache_clear()
+    monkeypatch.setattr(_lint, "import_module", fail)
+    _lint._parser.cache_clear()
     save(tmp_path / "c.yaml", CASES["no drift"][0])
     done = run("verify", "--drift", tmp_path)
     assert done.code == 2

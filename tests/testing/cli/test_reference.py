@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from miniagents_testing.cli._commands import _create_parser
-from miniagents_testing.cli._steps import read_steps
+from miniagents_testing.cli._serve import read_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ import pytest
 from miniagents_testing import Failure, Step
 from miniagents_testing.cassette import save
 from miniagents_testing.cli._screen import CommandError
-from miniagents_testing.cli._steps import read_steps
+from miniagents_testing.cli._serve import read_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
