@@ -60,7 +60,7 @@ async def wait_for_end(page: Any) -> None:
 EXPECTED = [["user", QUESTION], ["assistant", ANSWER]]
 
 
-async def test_page_equals_the_answer_after_many_cuts(serve: Serve) -> None:
+async def test_W1_page_equals_the_answer_after_many_cuts(serve: Serve) -> None:
     """The page has question and answer exactly, as texts and not as HTML, though the connection is cut seven times."""
     cuts = [0, 3, 20, 333, 1_000, 555, 777]
     async with serve([Step(ANSWER, gap=0.005)], cuts) as url, open_page(url) as page:
@@ -71,7 +71,7 @@ async def test_page_equals_the_answer_after_many_cuts(serve: Serve) -> None:
         assert await page.title() == "Chat"
 
 
-async def test_page_goes_on_when_it_is_loaded_again_in_the_middle(serve: Serve) -> None:
+async def test_W1_page_goes_on_when_it_is_loaded_again_in_the_middle(serve: Serve) -> None:
     """A page that is loaded again while an answer streams, and a second page, show the chat exactly."""
     async with serve([Step(ANSWER, gap=0.01)]) as url, open_page(url) as page, open_page(url) as other:
         await ask(page)
@@ -83,7 +83,7 @@ async def test_page_goes_on_when_it_is_loaded_again_in_the_middle(serve: Serve) 
             assert await shown(each) == EXPECTED
 
 
-async def test_page_asks_no_more_after_the_end(serve: Serve) -> None:
+async def test_W3_page_asks_no_more_after_the_end(serve: Serve) -> None:
     """After the end of an answer, the page closes its source, and does not connect again."""
     async with serve([Step(ANSWER)]) as url, open_page(url) as page:
         asked: list[str] = []

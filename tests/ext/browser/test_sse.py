@@ -118,7 +118,7 @@ async def test_events_have_the_documented_form() -> None:
     cuts=st.lists(st.integers(0, 400), max_size=5),
     live=st.booleans(),
 )
-async def test_page_has_the_texts_wherever_the_connection_is_cut(
+async def test_W1_page_has_the_texts_wherever_the_connection_is_cut(
     texts: list[list[str]], cuts: list[int], live: bool
 ) -> None:
     """If the connection is cut after any bytes, any number of times, the page has each text once."""
@@ -143,7 +143,7 @@ async def test_page_has_the_texts_wherever_the_connection_is_cut(
     assert "reset" not in page.names
 
 
-def test_page_has_the_texts_after_random_cuts_at_random_times(effort: Effort) -> None:
+def test_W1_page_has_the_texts_after_random_cuts_at_random_times(effort: Effort) -> None:
     """With tokens and cuts at random times, and batches of any size, the page has each text once."""
 
     async def one(numbers: random.Random) -> None:
@@ -172,7 +172,7 @@ def test_page_has_the_texts_after_random_cuts_at_random_times(effort: Effort) ->
         run_in_virtual_time(one(random.Random(seed)))
 
 
-async def test_events_do_not_depend_on_how_tokens_came() -> None:
+async def test_W1_events_do_not_depend_on_how_tokens_came() -> None:
     """A position that one process gave holds in another one, where the same text has come in other tokens."""
     for tokens in (["abc", "def"], list("abcdef"), ["abcdef"]):
         page = Page([[None, "first"], ["assistant", "abcd"]])
@@ -185,7 +185,7 @@ async def test_events_do_not_depend_on_how_tokens_came() -> None:
 @pytest.mark.parametrize(
     "last_event_id", ["1", "a.b", "-1.0", "1.2.3", "01.0", " 0.1", "0.٣", "0.1\n", "9" * 50 + ".0", "3.0", "0.4", "2.1"]
 )
-async def test_position_that_is_malformed_or_beyond_the_end_resets_the_page(last_event_id: str) -> None:
+async def test_W2_position_that_is_malformed_or_beyond_the_end_resets_the_page(last_event_id: str) -> None:
     """A malformed position, or one beyond the end, gives `reset`, and then everything from the start."""
     page = Page()
     page.last_event_id = last_event_id
@@ -196,7 +196,7 @@ async def test_position_that_is_malformed_or_beyond_the_end_resets_the_page(last
     assert page.last_event_id == "2.0"
 
 
-async def test_end_comes_again_when_a_page_connects_after_the_end() -> None:
+async def test_W3_end_comes_again_when_a_page_connects_after_the_end() -> None:
     """A page that connects again after `end` gets `end`, and no message twice."""
     page = Page()
     async with MiniAgents():
@@ -210,7 +210,7 @@ async def test_end_comes_again_when_a_page_connects_after_the_end() -> None:
     assert empty.names == ["end"]
 
 
-async def test_failed_message_has_the_name_of_its_error_and_no_text() -> None:
+async def test_W5_failed_message_has_the_name_of_its_error_and_no_text() -> None:
     """A message that fails keeps its text so far; the event has the class of the error, and the next message comes."""
     page = Page()
     async with MiniAgents():
@@ -272,7 +272,7 @@ def test_comments_keep_a_silent_connection_alive() -> None:
     ]
 
 
-async def test_browser_that_leaves_stops_no_agent() -> None:
+async def test_W4_browser_that_leaves_stops_no_agent() -> None:
     """If the task that sends the events is cancelled, the agent goes on, and other readers get all tokens."""
     page, other = Page(), Page()
     async with MiniAgents():

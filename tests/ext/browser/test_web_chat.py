@@ -30,7 +30,7 @@ async def read_run(client: httpx.AsyncClient, run: str, cut: int | None = None, 
     return events
 
 
-async def test_answer_goes_on_where_each_connection_was_closed(serve: Serve) -> None:
+async def test_W1_answer_goes_on_where_each_connection_was_closed(serve: Serve) -> None:
     """A client that closes the connection after a few events, again and again, gets the answer exactly once."""
     async with serve([Step(ANSWER, gap=0.002)]) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
         run = (await client.post("/runs", content="Hi")).json()
@@ -60,7 +60,7 @@ async def test_chat_is_there_after_the_server_was_started_again(serve: Serve) ->
     assert sent == [["Question 1"], ["Question 1", "Answer 1", "Question 2"]]
 
 
-async def test_failed_answer_shows_no_text_of_the_error(serve: Serve) -> None:
+async def test_W5_failed_answer_shows_no_text_of_the_error(serve: Serve) -> None:
     """If the model fails in its answer, the page gets the text so far and the class of the error."""
     script = [Step("Half an answer", after=2, then="reset")]
     async with serve(script) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
