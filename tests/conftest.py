@@ -58,7 +58,7 @@ class Effort(Protocol):
     """Of three sizes of a test, gives the one for this run."""
 
     def __call__(self, default: T, *, ci: T, nightly: T) -> T:
-        """`nightly` may take minutes, `ci` seconds, and `default` is for whoever waits for it."""
+        """`nightly` may take minutes, `ci` seconds, and `default` is for a developer who waits."""
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +81,7 @@ def _no_keys_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _programs_run_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that a test starts import the same `miniagents`, also where it is a checkout that nobody installed."""
+    """Programs that a test starts import the same `miniagents`, also where it is a checkout that is not installed."""
     monkeypatch.setenv("PYTHONPATH", str(Path(miniagents.__file__).parent.parent))
 
 

@@ -372,7 +372,7 @@ _CONVERSATIONS = st.lists(_answers() | _results() | _approvals() | st.builds(Use
 
 @given(history=_CONVERSATIONS, api=st.sampled_from(APIS), has_tools=st.booleans())
 def test_any_mix_of_messages_gives_a_prompt_that_the_api_accepts(history: list[Any], api: str, has_tools: bool) -> None:
-    """Whatever messages a conversation has, in whatever order, its prompt keeps the rules of the API."""
+    """The prompt of a conversation of any messages, in any order, keeps the rules of the API."""
     options = {"has_tools": has_tools} if api == "messages" else {}
     prompt = prompt_of(api, [UserMessage("q"), *history], **options)
     check_prompt(api, prompt, has_tools=has_tools or api != "messages")

@@ -220,7 +220,7 @@ def test_events_match_by_position_and_cannot_change() -> None:
     st.booleans(),
 )
 async def test_joined_text_deltas_are_the_content(pieces: list[Any], steps: int, start_soon: bool) -> None:
-    """Whatever a source yields, a reader that begins at any step gets it in order, and its text is the content."""
+    """A reader that begins at any step gets all that a source yields in order, and its text is the content."""
     async with MiniAgents():
         promise = promise_of(pieces, start_soon=start_soon)
         for _ in range(steps):

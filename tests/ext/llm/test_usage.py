@@ -256,7 +256,7 @@ def test_parts_are_never_larger_than_their_whole(
     reasoning: int | None,
     total: int | None,
 ) -> None:
-    """Whatever a provider counts, caches are in the input and reasoning is in the output, and the total is the sum."""
+    """For any counts of a provider, caches are in the input, reasoning is in the output, and the total is the sum."""
     tokens = Tokens.of_parts(
         input=input_, output=output, cached=cached, written=written, reasoning=reasoning, total=total
     )

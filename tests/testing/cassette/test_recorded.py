@@ -387,7 +387,7 @@ class Row:
 
 @given(rows=st.lists(st.builds(Row, st.text(), st.none() | st.floats(allow_nan=False, allow_infinity=False))))
 def test_any_result_of_an_annotated_type_comes_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever rows a `@recorded` function with an annotated result returns, a replay returns equal ones."""
+    """A replay returns rows equal to those that a `@recorded` function with an annotated result has returned."""
 
     @recorded
     def query() -> list[Row]:
