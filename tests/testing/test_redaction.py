@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,13 @@ from hypothesis import strategies as st
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 from miniagents_testing.cassette._chunkmap import decode, encode
 from miniagents_testing.cassette._secrets import JSONPath, Redaction
-from miniagents_testing.cassette._secrets.names import values_of_environment, values_of_headers
+from miniagents_testing.cassette._secrets.names import (
+    SECRET_FIELDS,
+    FieldNames,
+    values_of_environment,
+    values_of_headers,
+)
+from miniagents_testing.cassette._secrets.texts import Body
 
 KEY = "sk-proj-aB3dE6gH9jK2mN5pQ8sT1vW4yZ7"
 URI = "https://api.openai.com/v1/chat/completions"
@@ -376,3 +383,69 @@ def test_a_cut_inside_a_key_moves_behind_the_placeholder() -> None:
     first, last = clean.response.chunks
     assert first == Chunk(100, body[:at] + b"[redacted]")
     assert last == Chunk(500, body[at + len(KEY) :])
+
+
+def test_events_of_one_shape_are_taken_apart_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search takes two events of a shape apart at their quotes, however many there are, also numbered ones."""
+    layout = Mock(side_effect=Body._layout)
+    monkeypatch.setattr(Body, "_layout", lambda *args: layout(*args))
+    chat = b"".join(map(_event, ["Hello", ", ", "world", "!"] * 100))
+    numbered = b"".join(b'id: %d\ndata: {"delta": "%d", "sequence": %d}\n\n' % ((each,) * 3) for each in range(400))
+    for stream in (chat, numbered):
+        layout.reset_mock()
+        assert Redaction([KEY]).scrub(_interaction(stream)) == _interaction(stream)
+        assert layout.call_count == 2
+
+
+_strings = st.text('ab"\\é😀:{}[], \n', max_size=5)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-20, 20) | _strings,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcdef"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def _similar_streams(draw: st.DrawFn) -> str:
+    """Draw a stream whose events mostly have one shape."""
+    shape = draw(_values)
+
+    def like(value: Any) -> Any:
+        """Draw a value of the shape of another one."""
+        match value:
+            case str():
+                return draw(st.just(value) | _strings)
+            case int() if not isinstance(value, bool):
+                return draw(st.just(value) | st.integers(-20, 20))
+            case list():
+                return [like(each) for each in value]
+            case dict():
+                return {name: like(each) for name, each in value.items()}
+        return value
+
+    events = draw(st.lists(st.builds(lambda: like(shape)) | _values, min_size=1, max_size=8))
+    line_end, before = (
+        draw(st.sampled_from(["\n", "\r\n", "\r"])),
+        draw(st.sampled_from(["", "event: delta", ": ping"])),
+    )
+    lines = [f"{before}{line_end if before else ''}data: {json.dumps(each)}" for each in events]
+    return "".join(line + 2 * line_end for line in lines)
+
+
+@given(stream=_similar_streams())
+def test_each_string_of_a_stream_stands_where_it_was_found(stream: str) -> None:
+    """The search reads the strings of each event that a parser reads, and knows where each stands."""
+    body = Body(stream, FieldNames(SECRET_FIELDS), is_stream=True)
+    found = [(text.is_json, stream[start:end]) for text in body.texts for start, end in text.spans()]
+
+    def strings_in(value: Any) -> list[str]:
+        """Return the strings of JSON."""
+        if isinstance(value, str):
+            return [value]
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return [string for each in inner for string in strings_in(each)]
+
+    data = [line.removeprefix("data: ") for line in re.split(r"[\r\n]+", stream) if line.startswith("data: ")]
+    read = [string for each in data for string in strings_in(json.loads(each))]
+    assert sorted(json.loads(f'"{raw}"') for is_json, raw in found if is_json) == sorted(read)
+    assert sorted(raw for is_json, raw in found if not is_json) == sorted(each for each in data if each[0] not in '{["')

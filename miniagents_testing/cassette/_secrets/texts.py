@@ -1,8 +1,8 @@
 """The texts of a body, read in one pass: strings of JSON, and the data of events.
 
-`read` splits a document, or each event of a stream, at its quotes: every second part is a string. Events of one layout
-(their syntax and their names are the same) are taken apart only once, so a stream costs little more than its splitting.
-It refuses no body: of a broken one it finds the texts before and after the break.
+`Body` splits a document, or each event of a stream, at its quotes: every second part is a string. Events of one layout
+(their syntax and their names are the same) are taken apart only once, and those in a row make a `Run`, of which each
+further event costs a few searches. It refuses no body: of a broken one it finds the texts before and after the break.
 
 Parts of one text are joined: those with the same path, in events of the same kind. Names such as `index` and
 `output_index` tell elements and events apart. So the deltas of each choice, tool call and content block make one text.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SEPARATOR = "\3"
 """Separator of texts that are searched together; no secret contains it."""
 
-_BLOCK = re.compile(r"(?:[^\r\n]++(?:\r\n?|\n)?)++")
+_BLOCK = re.compile(r"[^\r\n]++(?:(?:\r\n?|\n)[^\r\n]++)*+")
 _LINES = re.compile(r"\}\r?\n\{")
 _DATA = re.compile(r"(?<![^\r\n\ufeff])data: ?+([^\r\n]*+)")
 _ASIDE = re.compile(r"(?<![^\r\n])(?!\ufeff?data:)[^\r\n]++")
@@ -38,21 +38,86 @@ _LONG = 8
 """Length from which a string that all events repeat is one text each time; the deltas of a text are shorter."""
 
 
-class Event:
-    """A document or an event of a stream, split at its quotes."""
+class Run:
+    """Document, or some events of a stream in a row, split at their quotes.
 
-    __slots__ = ("_starts", "parts", "start")
+    The events of a run differ in few of their parts; the others are kept once for all.
 
-    def __init__(self, start: int, parts: Sequence[str]) -> None:
-        self.start = start
+    Args:
+        start: of the first event in the body.
+        parts: of the first event.
+        varying: indices of the parts that may differ from event to event, in order.
+    """
+
+    __slots__ = ("_offsets", "_rows", "_varying", "parts", "starts")
+
+    def __init__(self, start: int, parts: Sequence[str], varying: Sequence[int] = ()) -> None:
+        self.starts = [start]
         self.parts = parts
-        self._starts: list[int] | None = None
+        self._varying = varying
+        self._rows = [[parts[index] for index in varying]]
+        """Varying parts of each event."""
+        self._offsets: list[int] | None = None
 
-    def span(self, index: int) -> tuple[int, int]:
-        """Return start and end of a part in the body."""
-        if self._starts is None:
-            self._starts = list(accumulate((len(part) + 1 for part in self.parts), initial=self.start))
-        return self._starts[index], self._starts[index + 1] - 1
+    def take_similar(self, text: str, end: int, start: int) -> int:
+        """Add the next events that differ from the first one in the varying parts only, of syntax in digits only.
+
+        The work for each is a few searches for fixed texts: a stream has thousands of such events.
+
+        Args:
+            text: the body.
+            end: of the first event.
+            start: of the next event.
+
+        Returns:
+            The start of the first event that was not added.
+        """
+        edges = [-1, *self._varying, len(self.parts)]
+        between = ['"'.join(["", *self.parts[left + 1 : right], ""]) for left, right in pairwise(edges)]
+        between[-1] = between[-1][:-1] + text[end:start]
+        first, *others = between[0][1:], *between[1:]
+        of_syntax = [number for number, index in enumerate(self._varying) if index % 2 == 0]
+        syntax = [_without_digits(self._rows[0][number]) for number in of_syntax]
+        while text.startswith(first, start):
+            position = start + len(first)
+            row = []
+            for after in others:
+                stop = text.find(after[0], position)
+                if stop < 0 or not text.startswith(after, stop):
+                    return start
+                row.append(text[position:stop])
+                position = stop + len(after)
+            if syntax and [_without_digits(row[number]) for number in of_syntax] != syntax:
+                return start
+            self.starts.append(start)
+            self._rows.append(row)
+            start = position
+        return start
+
+    def column(self, index: int) -> list[str]:
+        """Return one part of all events."""
+        if index not in self._varying:
+            return [self.parts[index]] * len(self.starts)
+        number = self._varying.index(index)
+        return [row[number] for row in self._rows]
+
+    def spans(self, index: int) -> Iterator[tuple[int, int]]:
+        """Yield start and end of a part in the body, for each event."""
+        if self._offsets is None:  # as if the varying parts were empty
+            lengths = (len(part) * (number not in self._varying) + 1 for number, part in enumerate(self.parts))
+            self._offsets = list(accumulate(lengths, initial=0))
+        before = bisect_left(self._varying, index)
+        for start, row, part in zip(self.starts, self._rows, self.column(index), strict=True):
+            first = start + self._offsets[index] + sum(map(len, row[:before]))
+            yield first, first + len(part)
+
+    def events(self) -> Iterator[tuple[int, str]]:
+        """Yield start and text of each event."""
+        parts = list(self.parts)
+        for start, row in zip(self.starts, self._rows, strict=True):
+            for index, part in zip(self._varying, row, strict=True):
+                parts[index] = part
+            yield start, '"'.join(parts)
 
 
 class Text:
@@ -72,8 +137,8 @@ class Text:
         self._key = key
         self.secret = secret
         self.is_json = is_json
-        self.pieces: list[tuple[Event, int]] = []
-        """Events, with the index of the part in each."""
+        self.pieces: list[tuple[Run, int]] = []
+        """Runs of events, with the index of the part in each event."""
         self.repeats = False
         """True for a long string that all events repeat; `raw` finds it out."""
         self._spans: list[tuple[int, int]] | None = None
@@ -110,7 +175,7 @@ class Text:
 
         Set `repeats` to say which of the two it is.
         """
-        parts = [event.parts[index] for event, index in self.pieces]
+        parts = [part for run, index in self.pieces for part in run.column(index)]
         first = parts[0]
         self.repeats = len(first) >= _LONG and len(parts) > 1 and parts.count(first) == len(parts)
         return first if self.repeats else "".join(parts)
@@ -118,7 +183,7 @@ class Text:
     def spans(self) -> list[tuple[int, int]]:
         """Return start and end of each piece in the body."""
         if self._spans is None:
-            self._spans = [event.span(index) for event, index in self.pieces]
+            self._spans = [span for run, index in self.pieces for span in run.spans(index)]
             self._ends = list(accumulate(end - start for start, end in self._spans))
         return self._spans
 
@@ -165,39 +230,48 @@ class Body:
         """First layout with each syntax."""
         self._layouts: dict[tuple[str, tuple[str, ...]], _Layout] = {}
         """Layouts by syntax, and by the values that the first layout with this syntax asks for."""
-        self._events: list[tuple[Event, _Layout | None]] = []
+        self._runs: list[tuple[Run, _Layout | None]] = []
         if is_stream:
             self._read_stream(text)
         else:
             self.is_array = text[:64].lstrip("\ufeff \t\r\n")[:1] == "["
             self._joins = joins and (self.is_array or _LINES.search(text) is not None)
-            event = Event(0, text.split('"'))
-            self._add(event, _Layout(event.parts, self._names, self._text_of))
+            run = Run(0, text.split('"'))
+            self._add(run, _Layout(run.parts, self._names, self._text_of))
 
     def _read_stream(self, text: str) -> None:
         """Collect the texts of all events: the strings of JSON, and the data of other events as they are."""
         self._joins = True
         last: _Layout | None = None
-        for block in _BLOCK.finditer(text):
-            event = Event(block.start(), block[0].split('"'))
-            parts = event.parts
-            if last is None or parts[::2] != last.syntax or not last.fits(parts):
-                last = self._layout(block[0], parts)
-            self._add(event, last)
-            for data in _DATA.finditer(block[0]) if last is None else ():
-                plain = Event(block.start() + data.start(1) - 1, ["", data[1]])
+        before: Sequence[str] = ()
+        block = _BLOCK.search(text)
+        while block is not None:
+            parts = block[0].split('"')
+            layout = self._layout(block[0], parts)
+            following = _BLOCK.search(text, block.end())
+            run = Run(block.start(), parts)
+            if layout is not None and layout is last:
+                layout.varying.update(index for index, part in enumerate(before) if part != parts[index])
+                if following is not None and len(layout.varying) <= _MOST_VARYING:
+                    run = Run(block.start(), parts, sorted(layout.varying))
+                    start = run.take_similar(text, block.end(), following.start())
+                    following = _BLOCK.search(text, start)
+            self._add(run, layout)
+            for data in _DATA.finditer(block[0]) if layout is None else ():
+                plain = Run(block.start() + data.start(1) - 1, ["", data[1]])
                 self._text_of(Text(_Frame(None, "", is_list=False), "", is_json=False)).pieces.append((plain, 1))
+            last, before, block = layout, parts, following
 
-    def _add(self, event: Event, layout: _Layout | None) -> None:
-        """Add an event, and its strings to their texts."""
-        self._events.append((event, layout))
+    def _add(self, run: Run, layout: _Layout | None) -> None:
+        """Add a run of events, and its strings to their texts."""
+        self._runs.append((run, layout))
         if layout is not None:
             for index, pieces in layout.strings:
-                pieces.append((event, index))
+                pieces.append((run, index))
 
     def _layout(self, block: str, parts: Sequence[str]) -> _Layout | None:
         """Return the layout of an event, or None if its data is not JSON."""
-        key = '"'.join(parts[::2]).translate(_NO_DIGITS)
+        key = f"{len(parts)} " + _without_digits('"'.join(parts[::2]))
         first = self._first.get(key)
         layout = None if first is None else self._layouts.get((key, first.values(parts)))
         if layout is not None and layout.fits(parts):
@@ -238,19 +312,19 @@ class Body:
 
     def rest(self) -> str:
         """Return names, syntax, and lines that are no data, with those of each layout only once."""
-        layouts = {id(layout): (event, layout) for event, layout in self._events if layout is not None}
-        found = [restored(part) for event, layout in layouts.values() for part in layout.besides(event.parts)]
-        found += [restored(part) for event, layout in self._events if layout is None for part in event.parts]
+        layouts = {id(layout): (run, layout) for run, layout in self._runs if layout is not None}
+        found = [restored(part) for run, layout in layouts.values() for part in layout.besides(run.parts)]
+        found += [restored(part) for run, layout in self._runs if layout is None for part in run.parts]
         return SEPARATOR.join(found)
 
     def besides(self) -> Iterator[tuple[int, int]]:
         """Yield start and end of each name of a field, and of each line of a stream that is no data."""
-        for event, layout in self._events:
+        for run, layout in self._runs:
             for index in () if layout is None else layout.names:
-                yield event.span(index)
-            if self.is_stream:
-                for line in _ASIDE.finditer('"'.join(event.parts)):
-                    yield event.start + line.start(), event.start + line.end()
+                yield from run.spans(index)
+            for start, event in run.events() if self.is_stream else ():
+                for line in _ASIDE.finditer(event):
+                    yield start + line.start(), start + line.end()
 
 
 def restored(raw: str) -> str:
@@ -270,13 +344,21 @@ def is_stream(text: str) -> bool:
     return text.startswith(("data:", "\ufeffdata:")) or "\ndata:" in text or "\rdata:" in text
 
 
+_MOST_VARYING = 16
+"""Most parts of an event that are tried for a run, as the work for an event grows with them."""
+
 _SYNTAX = re.compile(r"[{}\[\]]|[^{}\[\]]+")
 _NUMBER = re.compile(r"\d+")
-_NO_DIGITS = dict.fromkeys(map(ord, "0123456789"))
+_DIGITS = dict.fromkeys(map(ord, "0123456789"))
 _LAST_WORD = re.compile(r"[._](?:start|delta)$")
 _ELEMENT = re.compile(r"^\[\d+\]\.?")
 _MAX_DEPTH = 64
 """Most levels that are told apart; deeper ones count as one, because such long paths cost time and help no reader."""
+
+
+def _without_digits(syntax: str) -> str:
+    """Return syntax without digits: events of one layout have the same."""
+    return syntax.translate(_DIGITS)
 
 
 class _Frame:
@@ -358,8 +440,9 @@ class _Layout:
     """
 
     def __init__(self, parts: Sequence[str], names: FieldNames, text_of: Callable[[Text], Text]) -> None:
-        self.syntax = parts[::2]
         self.names: list[int] = []
+        self.varying: set[int] = set()
+        """Indices of the parts in which events were seen to differ."""
         fixed: list[int] = []
         strings: list[tuple[int, _Frame, str, str]] = []
         places, are_lists = [TOP], [False]  # of each open object and array, also of those that are not told apart
