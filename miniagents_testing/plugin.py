@@ -24,11 +24,9 @@ __all__: list[str] = []  # pytest finds the hooks by their names
 PARTS = (
     "miniagents_testing._pytest.cassettes",
     "miniagents_testing._pytest",
-    "miniagents_testing._pytest.failures",
+    "miniagents_testing._pytest.reports",
     "miniagents_testing._pytest.fixture_scopes",
-    "miniagents_testing._pytest.live_requests",
-    "miniagents_testing._pytest.recordings",
-    "miniagents_testing._pytest.scripts",
+    "miniagents_testing._pytest.providers",
     "miniagents_testing._pytest.virtual_time",
 )
 """Modules of the topics. Each is a plugin of its own."""
@@ -148,7 +146,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodeready(node: Any) -> None:
     """Load the topic that prints what workers of pytest-xdist have recorded: this process collects no tests."""
-    node.config.pluginmanager.import_plugin("miniagents_testing._pytest.recordings")
+    node.config.pluginmanager.import_plugin("miniagents_testing._pytest.reports")
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ __all__ = ["FIXTURES", "GUARD", "enter_until_test_ends", "fail_without_extra", "
 FIXTURES = frozenset(
     {"module_cassette", "provider_server", "scripted_llm", "session_cassette", "stream_cassette", "virtual_clock"}
 )
-"""Names of the fixtures of the plugin. A test that uses one of them runs with the guard of `live_requests`."""
+"""Names of the fixtures of the plugin. A test that uses one of them runs with the guard of `providers`."""
 
 
 GUARD: pytest.StashKey[NetworkGuard] = pytest.StashKey()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents_testing._pytest import GUARD, fail_without_extra
-from miniagents_testing._pytest.recordings import reported
+from miniagents_testing._pytest.reports import reported
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

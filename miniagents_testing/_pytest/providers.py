@@ -1,18 +1,70 @@
-"""Guard against live requests, for tests that use the plugin, or for all tests of a project that sets it in its ini."""
+"""Providers that a test reaches: scripted models and local servers as fixtures, and no live ones.
+
+A test fails if it leaves steps of a script unused. The guard against live requests is there for tests that use the
+plugin, or for all tests of a project that sets it in its ini.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing._pytest import GUARD, uses_plugin
+from miniagents_testing._pytest import GUARD, enter_until_test_ends, fail_without_extra, uses_plugin
 from miniagents_testing._pytest.cassettes import allowed_hosts, allows_loopback, may_record
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from miniagents_testing._hosts import AllowedHosts
+    from miniagents_testing._provider_server import ProviderServer
+    from miniagents_testing._scripted import ScriptedLLM
+
+
+@pytest.fixture
+def scripted_llm(request: pytest.FixtureRequest) -> Callable[..., ScriptedLLM]:
+    """Return a function that makes models with a script: `scripted_llm(["first", "second"])`, as `ScriptedLLM` does.
+
+    The test fails if steps are left, or if there was a call without a step.
+    """
+    with fail_without_extra("scripted_llm"):
+        from miniagents_testing._scripted import ScriptedLLM
+
+    def make(*args: Any, **kwargs: Any) -> ScriptedLLM:
+        return enter_until_test_ends(request.node, _checked_for_unused_steps(ScriptedLLM(*args, **kwargs)))
+
+    return make
+
+
+@pytest.fixture
+def provider_server(request: pytest.FixtureRequest) -> Callable[..., ProviderServer]:
+    """Return a function that starts servers with a script: `provider_server(["Hello"])`, as `ProviderServer` does.
+
+    A test with this fixture may connect to this machine. It fails if steps are left, or if there was a call without a
+    step.
+    """
+    with fail_without_extra("provider_server"):
+        from miniagents_testing._provider_server import ProviderServer
+
+    def make(*args: Any, **kwargs: Any) -> ProviderServer:
+        """Start a server until the test ends; then check that its script was used completely."""
+        server = ProviderServer(*args, **kwargs)
+        enter_until_test_ends(request.node, server)
+        enter_until_test_ends(request.node, _checked_for_unused_steps(server.llm))
+        return server
+
+    return make
+
+
+@contextmanager
+def _checked_for_unused_steps(llm: ScriptedLLM) -> Iterator[ScriptedLLM]:
+    """Check at the end of the `with` block, unless it raises, that the model's script was used completely."""
+    yield llm
+    llm.assert_complete()
+
+
+# --- the guard against live requests
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
