@@ -67,13 +67,15 @@ def encode(chunks: Iterable[Chunk], ends_of: Ends = event_ends) -> str:
     chunks = _without_empty(chunks)
     ends = ends_of(b"".join(chunk.data for chunk in chunks))
     tokens = []
-    position = 0
-    for chunk in chunks:
-        start, position = position, position + len(chunk.data)
-        whole = ends[bisect_right(ends, start) : bisect_right(ends, position)]
-        inside = position - (whole[-1] if whole else start)
-        events = f"*{len(whole)}" if len(whole) > (0 if inside else 1) else ""
-        tokens.append(_ms(chunk.wait) + events + (f"/{inside}" if inside else ""))
+    position = passed = 0
+    for wait, data in chunks:
+        start, before = position, passed
+        position += len(data)
+        passed = bisect_right(ends, position, before)
+        whole = passed - before
+        inside = position - (ends[passed - 1] if whole else start)
+        events = f"*{whole}" if whole > (0 if inside else 1) else ""
+        tokens.append(_ms(wait) + events + (f"/{inside}" if inside else ""))
     return " ".join(tokens)
 
 
@@ -160,5 +162,4 @@ def _ticks(ms: str, hundredths: str | None) -> int:
 
 def _ms(ticks: int) -> str:
     """Return ticks as the text of a number of milliseconds, without needless zeros."""
-    whole, hundredths = divmod(ticks, _TICKS_PER_MS)
-    return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".")
+    return repr(ticks / _TICKS_PER_MS).removesuffix(".0")  # the shortest text that gives the number back

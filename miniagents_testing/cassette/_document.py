@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import textwrap
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -222,8 +221,7 @@ def entry_of(interaction: Interaction) -> _Entry:
     stream: dict[str, Any] = {"v": version, "started_ms": round(interaction.started_ms, 2)}
     if answer.status:
         stream["headers_ms"] = round(answer.headers_ms, 2)
-    # wrapped, because a diff shows lines
-    stream["chunks"] = "\n".join(textwrap.wrap(chunkmap.encode(answer.chunks, _ENDS[version]), 100)) + "\n"
+    stream["chunks"] = _wrapped(chunkmap.encode(answer.chunks, _ENDS[version]))
     stream["end"] = answer.end
     if answer.end != "eof":
         stream["complete"] = answer.complete
@@ -243,6 +241,17 @@ def entry_of(interaction: Interaction) -> _Entry:
             "stream": stream,
         },
     }
+
+
+def _wrapped(words: str, width: int = 100) -> str:
+    """Return words in lines of a width, because a diff shows lines. Each word is shorter than that."""
+    lines = []
+    start = 0
+    while len(words) - start > width:
+        end = words.rindex(" ", start, start + width + 1)
+        lines.append(words[start:end])
+        start = end + 1
+    return "\n".join([*lines, words[start:], ""])
 
 
 def interaction_of(entry: _Entry, where: str) -> Interaction:

@@ -150,6 +150,8 @@ class Recorder:
         self._began: float | None = None
         self._begins_tick = self._last_tick = ticks(begins_ms)
         self._last_slot: Slot | None = None
+        self.arrivals: list[tuple[Slot, float, bytes]] = []
+        """Chunks with the moments of their arrival, by the clocks of their slots, until `settle` gives them ticks."""
 
     @property
     def size(self) -> int:
@@ -170,11 +172,30 @@ class Recorder:
         """
         now = slot.clock()
         with self._lock:
-            if self._began is None:
-                self._began = now
-            tick = self._begins_tick + round((now - self._began) * TICKS_PER_SECOND)
-            tick = max(tick, self._last_tick + (self._last_slot not in (None, slot)))
-            self._last_tick, self._last_slot = tick, slot
+            self._settle()
+            return self._tick(slot, now)
+
+    def settle(self) -> None:
+        """Add the chunks that have arrived to their slots; while a stream is read, its chunks are only kept."""
+        with self._lock:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Do what `settle` does, under the lock."""
+        arrived = self.arrivals[:]  # other threads may add to it
+        del self.arrivals[: len(arrived)]
+        for slot, now, data in arrived:
+            slot.add_chunk(self._tick(slot, now), data)
+
+    def _tick(self, slot: Slot, now: float) -> int:
+        """Convert a moment of a slot's clock into ticks, under the lock."""
+        if self._began is None:
+            self._began = now
+        tick = self._begins_tick + round((now - self._began) * TICKS_PER_SECOND)
+        earliest = self._last_tick if self._last_slot is slot or self._last_slot is None else self._last_tick + 1
+        if tick < earliest:
+            tick = earliest
+        self._last_tick, self._last_slot = tick, slot
         return tick
 
     def interactions(self) -> list[Interaction]:
@@ -205,7 +226,7 @@ class Slot:
         self._headers_at = 0
         self._last = 0
         self._chunks: list[Chunk] = []
-        self.size = 0
+        self._size = 0
 
     def request_sent(self, body: bytes, headers: Iterable[tuple[str, str]]) -> None:
         """Record the body and headers of the request."""
@@ -228,12 +249,20 @@ class Slot:
 
         Empty chunks are ignored, and so are all after the recorder is closed.
         """
-        if self.recorder.closed or not data:
-            return
-        tick = self.recorder.tick(self)  # waits are differences of rounded moments, so rounding does not add up
-        self._chunks.append(Chunk(tick - self._last, data))
+        if data and not self.recorder.closed:
+            self.recorder.arrivals.append((self, self.clock(), data))
+
+    def add_chunk(self, tick: int, data: bytes) -> None:
+        """Add a chunk that arrived at a moment in ticks; the recorder calls it."""
+        self._chunks.append(Chunk(tick - self._last, data))  # differences of rounded moments: no error adds up
         self._last = tick
-        self.size += len(data)
+        self._size += len(data)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body that have arrived."""
+        self.recorder.settle()
+        return self._size
 
     def ended(self, how: str) -> None:
         """Record the kind of end of the response; later calls change nothing, as each response is closed at last.
@@ -287,6 +316,7 @@ class Slot:
 
         It is complete after `eof`, at the end of a conversation, or if the body has the provider's last event.
         """
+        self.recorder.settle()
         end = self.end or "open"
         body = b"".join(chunk.data for chunk in self._chunks)
         response = ResponseStream(

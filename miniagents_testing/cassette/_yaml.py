@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,6 +23,7 @@ from miniagents_testing.errors import CassetteFormatError
 # (CR, NEL, U+2028, U+2029) and without the BOM, which a reader may drop.
 _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
 _BLOCK = re.compile(rf"[{_PRINTABLE}\n]*")
+_BLANK = re.compile(r"^[ \t]+$", re.MULTILINE)
 _LINE = re.compile(rf"[{_PRINTABLE}]*")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_+;:./=-]*[A-Za-z0-9]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -34,11 +34,11 @@ _SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t
 
 def yaml_text(document: Mapping[str, Any]) -> str:
     """Write a document as YAML."""
-    return "".join(f"{line}\n" for line in _mapping(document, ""))
+    return "\n".join([*_mapping(document, ""), ""])
 
 
 def _mapping(mapping: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """Yield the lines of a mapping."""
+    """Yield the lines of a mapping, those of a text as one."""
     for key, value in mapping.items():
         yield from _entry(f"{indent}{_key(key)}:", value, indent)
 
@@ -53,9 +53,7 @@ def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
         for item in value:
             yield from _item(item, indent)
     else:
-        first, *rest = _scalar(value, f"{indent}  ")
-        yield f"{head} {first}"
-        yield from rest
+        yield f"{head} {_scalar(value, f'{indent}  ')}"
 
 
 def _item(item: Any, indent: str) -> Iterator[str]:
@@ -70,31 +68,32 @@ def _item(item: Any, indent: str) -> Iterator[str]:
 
 def _key(key: str) -> str:
     """Write a key, with quotes only if it needs them."""
-    return key if _NAME.fullmatch(key) and key.lower() not in _NO_STRINGS else "".join(_string(key, ""))
+    return key if _NAME.fullmatch(key) and key.lower() not in _NO_STRINGS else _string(key, "")
 
 
-def _scalar(value: Any, indent: str) -> list[str]:
+def _scalar(value: Any, indent: str) -> str:
     """Return the lines of a scalar, all but the first with their indentation; bytes become base64."""
     if value is None:
-        return ["null"]
+        return "null"
     if isinstance(value, bool):
-        return ["true" if value else "false"]
+        return "true" if value else "false"
     if isinstance(value, (int, float)):
-        return [repr(value)]
+        return repr(value)
     if isinstance(value, bytes):
-        lines = textwrap.wrap(base64.b64encode(value).decode("ascii"), 100) or [""]
-        return ["!!binary |", *(indent + line for line in lines)]
+        digits = base64.b64encode(value).decode("ascii")
+        lines = [digits[start : start + 100] for start in range(0, len(digits), 100)] or [""]
+        return "\n".join(["!!binary |", *(indent + line for line in lines)])
     return _string(value, indent)
 
 
-def _string(text: str, indent: str) -> list[str]:
+def _string(text: str, indent: str) -> str:
     """Return the lines of a text in the plainest form that reads back unchanged: plain, quoted, or a block."""
     if "\n" in text:
         return _block(text, indent) if _fits_block(text) else _quoted(text, indent)
     if _PLAIN.fullmatch(text) and ": " not in text and text.lower() not in _NO_STRINGS:
-        return [text]
+        return text
     if _LINE.fullmatch(text) and "\t" not in text:
-        return ["'" + text.replace("'", "''") + "'"]
+        return "'" + text.replace("'", "''") + "'"
     return _quoted(text, indent)
 
 
@@ -104,25 +103,26 @@ def _fits_block(text: str) -> bool:
         _BLOCK.fullmatch(text) is not None
         and text.strip("\n") != ""
         and not text.startswith((" ", "\n", "\t"))
-        and all(line.strip(" \t") or not line for line in text.split("\n"))
+        and _BLANK.search(text) is None
     )
 
 
-def _block(text: str, indent: str) -> list[str]:
+def _block(text: str, indent: str) -> str:
     """Return the lines of a literal block; the sign after `|` says how many line ends at its end belong to the text."""
     body = text.rstrip("\n")
     line_ends = len(text) - len(body)
     sign = ("-", "", "+")[min(line_ends, 2)]
-    return [f"|{sign}", *((indent + line if line else "") for line in body.split("\n")), *[""] * (line_ends - 1)]
+    lines = [indent + line if line else "" for line in body.split("\n")]
+    return "\n".join([f"|{sign}", *lines, *[""] * (line_ends - 1)])
 
 
-def _quoted(text: str, indent: str) -> list[str]:
+def _quoted(text: str, indent: str) -> str:
     """Return the lines of a double-quoted string, one for each line of the text."""
     lines = [_ESCAPED.sub(_escape, line) for line in re.findall(r"[^\n]*\n|[^\n]+", text)] or [""]
     # A reader drops white space at the start of a source line, so the first space of it is escaped.
     rest = [indent + ("\\" + line if line.startswith(" ") else line) for line in lines[1:]]
     joined = ['"' + lines[0], *rest]
-    return [*(line + "\\" for line in joined[:-1]), joined[-1] + '"']
+    return "\\\n".join(joined) + '"'
 
 
 def _escape(match: re.Match[str]) -> str:
