@@ -134,6 +134,9 @@ def refitted(text: str, body: bytes, ends_of: Ends = event_ends) -> tuple[Chunk,
 
 def _without_empty(chunks: Iterable[Chunk]) -> Sequence[Chunk]:
     """Return the chunks without the empty ones, whose waits are added to the next chunk, or dropped at the end."""
+    chunks = list(chunks)
+    if all(chunk.data for chunk in chunks):
+        return chunks
     full = []
     waited = 0
     for chunk in chunks:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from fnmatch import translate
+from functools import lru_cache
 
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing.cassette._bodies import Headers, content_headers
@@ -71,8 +72,7 @@ class HeaderRule:
     """
 
     def __init__(self, drop: Iterable[str] = (), recorded_url: Callable[[str], str] = str) -> None:
-        names = [*sorted(HOP_BY_HOP), *_NOISE, *_checked(drop)]
-        self._is_dropped = re.compile("|".join(translate(name.lower()) for name in names)).match
+        self._is_dropped = _any_of(*sorted(HOP_BY_HOP), *_NOISE, *_checked(drop)).match
         self._recorded_url = recorded_url
 
     def keeps(self, name: str) -> bool:
@@ -107,6 +107,12 @@ class HeaderRule:
         if name == "retry-after":
             return _in_seconds(value)
         return URL_IN_HEADER.sub(lambda url: self._recorded_url(url[0]), value)
+
+
+@lru_cache(64)  # each cassette has the same few
+def _any_of(*names: str) -> re.Pattern[str]:
+    """Return a pattern of names in lower case, in which `*` stands for any characters."""
+    return re.compile("|".join(translate(name.lower()) for name in names))
 
 
 def _checked(drop: Iterable[str]) -> list[str]:

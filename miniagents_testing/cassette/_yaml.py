@@ -23,7 +23,7 @@ from miniagents_testing.errors import CassetteFormatError
 # (CR, NEL, U+2028, U+2029) and without the BOM, which a reader may drop.
 _PRINTABLE = "\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff"
 _BLOCK = re.compile(rf"[{_PRINTABLE}\n]*")
-_BLANK = re.compile(r"^[ \t]+$", re.MULTILINE)
+_BLANK = re.compile(r"\n[ \t]+(?:\n|\Z)")
 _LINE = re.compile(rf"[{_PRINTABLE}]*")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_+;:./=-]*[A-Za-z0-9]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")

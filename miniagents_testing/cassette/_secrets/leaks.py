@@ -30,15 +30,12 @@ class Plain(NamedTuple):
     """A body without its compression, in chunks."""
 
     chunks: Sequence[Chunk]
+    data: bytes
+    """The whole body."""
     undone: str
     """Compression that was undone: `gzip`, `deflate`, or an empty text."""
     readable: bool = True
     """False if the compression is unknown, or its body inflates beyond the limit."""
-
-    @property
-    def data(self) -> bytes:
-        """The whole body."""
-        return b"".join(chunk.data for chunk in self.chunks)
 
 
 def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
@@ -51,10 +48,11 @@ def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
     try:
         inflater = inflater_for(encoding)
         if inflater is None or not body:
-            return Plain(chunks, "")
-        return Plain([Chunk(chunk.wait, inflater.feed(chunk.data)) for chunk in chunks], inflater.encoding)
+            return Plain(chunks, body, "")
+        inflated = [Chunk(chunk.wait, inflater.feed(chunk.data)) for chunk in chunks]
+        return Plain(inflated, b"".join(chunk.data for chunk in inflated), inflater.encoding)
     except (StreamDecodeError, EventTooLargeError):
-        return Plain(chunks, "", readable=is_text(body))
+        return Plain(chunks, body, "", readable=is_text(body))
 
 
 @dataclass(frozen=True, slots=True)

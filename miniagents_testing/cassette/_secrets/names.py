@@ -317,7 +317,8 @@ def _secrets_in(header: str, value: str) -> Iterator[str]:
 @lru_cache(1024)  # each request has the same few headers
 def _carries_secrets(header: str) -> bool:
     """Return True if a header of this name has a secret value."""
-    return is_secret_header(header) or header in _FIELDS
+    return is_secret_header(header) or header in SECRET_NAMES
 
 
-_FIELDS = FieldNames(SECRET_FIELDS)
+SECRET_NAMES = FieldNames(SECRET_FIELDS)
+"""The names of `SECRET_FIELDS`, with what is known about other names from all recordings."""

@@ -24,6 +24,7 @@ from miniagents_testing.cassette._paths import Path
 from miniagents_testing.cassette._secrets.leaks import Leak, headers_with_secrets, leaks_of, plain
 from miniagents_testing.cassette._secrets.names import (
     SECRET_FIELDS,
+    SECRET_NAMES,
     SHORTEST,
     FieldNames,
     is_stand_in,
@@ -224,7 +225,7 @@ class Redaction:
         rules = list(rules)
         self._paths = [rule.places for rule in rules if isinstance(rule, JSONPath)]
         self._rules = [_text_rule(rule) for rule in rules if not isinstance(rule, JSONPath)]
-        self._names = FieldNames(fields)
+        self._names = SECRET_NAMES if fields is SECRET_FIELDS else FieldNames(fields)
         if known_values is None:
             known_values = values_of_environment()
         elif not isinstance(known_values, Mapping):

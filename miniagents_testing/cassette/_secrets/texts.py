@@ -49,14 +49,14 @@ class Run:
         varying: indices of the parts that may differ from event to event, in order.
     """
 
-    __slots__ = ("_offsets", "_rows", "_varying", "parts", "starts")
+    __slots__ = ("_offsets", "_values", "_varying", "parts", "starts")
 
     def __init__(self, start: int, parts: Sequence[str], varying: Sequence[int] = ()) -> None:
         self.starts = [start]
         self.parts = parts
         self._varying = varying
-        self._rows = [[parts[index] for index in varying]]
-        """Varying parts of each event."""
+        self._values = [parts[index] for index in varying]
+        """Varying parts of the first event, of the second one, and so on."""
         self._offsets: list[int] | None = None
 
     def take_similar(self, text: str, end: int, start: int) -> int:
@@ -76,47 +76,54 @@ class Run:
         between = ['"'.join(["", *self.parts[left + 1 : right], ""]) for left, right in pairwise(edges)]
         between[-1] = between[-1][:-1] + text[end:start]
         first, *others = between[0][1:], *between[1:]
+        values, size = self._values, len(self._values)
         of_syntax = [number for number, index in enumerate(self._varying) if index % 2 == 0]
-        syntax = [_without_digits(self._rows[0][number]) for number in of_syntax]
+        syntax = [_without_digits(values[number]) for number in of_syntax]
         while text.startswith(first, start):
-            position = start + len(first)
-            row = []
-            for after in others:
-                stop = text.find(after[0], position)
-                if stop < 0 or not text.startswith(after, stop):
-                    return start
-                row.append(text[position:stop])
-                position = stop + len(after)
-            if syntax and [_without_digits(row[number]) for number in of_syntax] != syntax:
-                return start
+            stop = self._add_values(text, start + len(first), others)
+            if stop < 0 or (syntax and [_without_digits(values[number - size]) for number in of_syntax] != syntax):
+                del values[size * len(self.starts) :]
+                break
             self.starts.append(start)
-            self._rows.append(row)
-            start = position
+            start = stop
         return start
+
+    def _add_values(self, text: str, position: int, others: Sequence[str]) -> int:
+        """Add the varying parts of an event, each of which has one of the other fixed texts after it.
+
+        Return the end of the last of these texts, or -1 if one is missing.
+        """
+        for after in others:
+            stop = text.find(after[0], position)
+            if stop < 0 or not text.startswith(after, stop):
+                return -1
+            self._values.append(text[position:stop])
+            position = stop + len(after)
+        return position
 
     def column(self, index: int) -> list[str]:
         """Return one part of all events."""
         if index not in self._varying:
             return [self.parts[index]] * len(self.starts)
-        number = self._varying.index(index)
-        return [row[number] for row in self._rows]
+        return self._values[self._varying.index(index) :: len(self._varying)]
 
     def spans(self, index: int) -> Iterator[tuple[int, int]]:
         """Yield start and end of a part in the body, for each event."""
         if self._offsets is None:  # as if the varying parts were empty
             lengths = (len(part) * (number not in self._varying) + 1 for number, part in enumerate(self.parts))
             self._offsets = list(accumulate(lengths, initial=0))
-        before = bisect_left(self._varying, index)
-        for start, row, part in zip(self.starts, self._rows, self.column(index), strict=True):
-            first = start + self._offsets[index] + sum(map(len, row[:before]))
+        before = [self.column(number) for number in self._varying if number < index]
+        for number, (start, part) in enumerate(zip(self.starts, self.column(index), strict=True)):
+            first = start + self._offsets[index] + sum(len(column[number]) for column in before)
             yield first, first + len(part)
 
     def events(self) -> Iterator[tuple[int, str]]:
         """Yield start and text of each event."""
         parts = list(self.parts)
-        for start, row in zip(self.starts, self._rows, strict=True):
-            for index, part in zip(self._varying, row, strict=True):
-                parts[index] = part
+        columns = [(index, self.column(index)) for index in self._varying]
+        for number, start in enumerate(self.starts):
+            for index, column in columns:
+                parts[index] = column[number]
             yield start, '"'.join(parts)
 
 
