@@ -95,7 +95,7 @@ def cuts(stream: bytes, k: int) -> Iterator[tuple[bytes, ...]]: ...
 def cuts(stream: ResponseStream | bytes, k: int) -> Iterator[ResponseStream | tuple[bytes, ...]]:
     """Return an iterator over all ways to cut the stream at `k` places.
 
-    There are many of them: n - 1 over k for n bytes, so 79,401 for 400 bytes and two cuts.
+    There are many of them: `math.comb(n - 1, k)` for n bytes, so 79,401 for 400 bytes and two cuts.
 
     Raises:
         ValueError: `k` is negative.

@@ -1,4 +1,7 @@
-"""What all tests share."""
+"""What all tests share.
+
+An id such as `H18` in the name of a test is that of a row in `docs/maintainers/faults.md`.
+"""
 
 from __future__ import annotations
 

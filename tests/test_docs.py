@@ -176,7 +176,7 @@ def test_example_with_a_cassette_is_recorded_once_and_plays_offline(
     snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run asks servers in place of providers; the second passes too, and the servers count no request."""
-    monkeypatch.delenv("CI", raising=False)  # there recordings are refused
+    monkeypatch.delenv("CI", raising=False)  # where it is set, recordings are refused
     with ProviderServer(_said_by_model) as server, WireServer(_said_by_gemini) as gemini:
         environment = {
             "ANTHROPIC_BASE_URL": server.anthropic_base_url,

@@ -90,9 +90,10 @@ def _is_running(task: asyncio.Task[Any]) -> bool:
 
 
 def _may_lead_to_a_running_task(cell: Cell[Any]) -> bool:
-    """Return True if a task that runs now, once it waits, may close a ring through `cell`.
+    """Return True if the running task may close a ring of tasks that wait for each other when it waits for `cell`.
 
-    A cell without a producer may get one: a task that starts eagerly is known to its cell only after its first step.
+    It may if a producer of the cell, or a task that a producer waits for, is running. It also may if the cell has no
+    producer: a task that starts eagerly is known to its cell only after its first step.
     """
     unseen = list(_producers(cell))
     if not unseen:

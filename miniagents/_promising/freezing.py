@@ -372,9 +372,10 @@ def freeze(value: Any, where: str = "value") -> Any:
 
 
 def freeze_with_enums(value: Any, where: str = "value") -> Any:
-    """Return what `freeze` returns, but keep members of an Enum, in nested lists, tuples, sets and dicts as well.
+    """Return what `freeze` returns, but keep members of an Enum, which `freeze` replaces by their values.
 
-    It serves fields whose annotations mention an Enum; keys were checked before. Errors name `where`, without a path.
+    Those in nested lists, tuples, sets and dicts are kept as well. Callers use it for fields whose annotations mention
+    an Enum. Validation has checked the keys of dicts by then. Errors name `where`, but not the place inside the value.
 
     Raises:
         FreezeError, CyclicValueError: as `freeze` does.

@@ -406,10 +406,12 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """Return an object from what `model_dump_json` gave; parses the text and calls `model_validate`.
+        """Parse a text of `model_dump_json`, and return the object that `model_validate` makes of it.
 
         Raises:
-            ValueError: the text is no JSON, a tag in it is malformed, or `model_validate` refuses the content.
+            ValueError: the text is no JSON, a tag in it such as `{"$date": ...}` is malformed, or `model_validate`
+                refuses the content.
+            FreezeError: the JSON nests too deep.
         """
         try:
             parsed = json.loads(json_data)
@@ -597,7 +599,11 @@ def frozen_fields(self: Frozen) -> Iterator[tuple[str, Any]]:
 
 
 def _fields_to_hash(self: Frozen) -> dict[str, Any]:
-    """Return the class name and the fields, with escaped keys; leave out declared fields that hold None."""
+    """Return the class name and the fields, from which the digest is computed.
+
+    Keys are escaped, so that none of them is read as a tag such as `class_`. Declared fields that hold None are left
+    out, so that a class can get new fields and its old objects keep their digests.
+    """
     cls = type(self)
     values = self.__dict__
     fields: dict[str, Any] = {CLASS_KEY: cls.class_name}

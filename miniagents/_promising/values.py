@@ -72,7 +72,8 @@ class Form:
         frozen: returns the dict to write for a nested Frozen, or raises.
         mapping: returns the items to write for the items of a `FrozenDict`.
         sort_keys: True to write keys in the order of code points.
-        nests: True if the dicts of `frozen` add to the depth of the JSON, so that the depth has to be checked.
+        nests: True if nested Frozen are written in their place, so that the JSON may nest too deep and is checked for
+            it. False if a short reference stands for each of them.
     """
 
     def __init__(
@@ -310,7 +311,9 @@ def encode(value: Any) -> Any:
 
 
 def canonical_text(value: Any) -> str:
-    """Return the one JSON text of `value`: UTF-8 without blanks, keys sorted; different values have different texts.
+    """Return the canonical JSON text of `value`, for hashes and comparisons: different values have different texts.
+
+    Keys are sorted, there are no blanks, and UTF-8 can encode each character.
 
     Args:
         value: as for `encode`.

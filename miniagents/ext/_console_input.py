@@ -33,8 +33,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class LineReader:
     """Reader of the lines of one input stream.
 
-    `LineReader.of(sys.stdin)` returns the same reader at each call. So text that was read beyond one line is kept for
-    the next caller. Lines that `input()` has read ahead are lost to the reader.
+    It needs no thread where the event loop can watch the stream; elsewhere a daemon thread reads.
+    `LineReader.of(sys.stdin)` returns the same reader at each call, because it may have read more than one line, and
+    keeps the rest for the next caller. The reader does not get lines that Python's `input()` has buffered.
     """
 
     _readers: ClassVar[WeakKeyDictionary[IO[str], LineReader]] = WeakKeyDictionary()
@@ -50,7 +51,7 @@ class LineReader:
             self._descriptor: int | None = stream.fileno()
         except (OSError, ValueError, AttributeError):  # the stream is not an open file of the system
             self._descriptor = None
-            weak_stream = ref(stream)  # a strong reference would keep the key of `_readers` alive
+            weak_stream = ref(stream)  # a strong reference from a value of `_readers` would keep its key alive
             self._read_blocking: Callable[[], bytes] = lambda: _read_line_as_bytes(weak_stream())
         else:
             # A separate file object, because a blocked read holds the lock of its file, and Python waits at exit for

@@ -239,7 +239,7 @@ class _Console:
         _write("\n" + _add_colour(f"{name}: ", _RED if failed else _BLUE))
 
     def _write_remarks(self, message: Message) -> None:
-        """Print calls of tools, a refusal that is not in the text, and the reason why an answer was cut short."""
+        """Print tool calls, a refusal unless it is the text of the message, and why the answer was cut short."""
         for call in message.tool_calls if isinstance(message, AssistantMessage) else ():
             text = visible_line(str(call))
             shown = text if len(text) <= _SHOWN_OF_A_CALL else f"{text[:_SHOWN_OF_A_CALL]}..."

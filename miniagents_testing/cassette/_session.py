@@ -83,16 +83,18 @@ class Session:
         plays: True to play the interactions.
         records: True to send and record requests that are not in the cassette.
         advice: last line of the messages about a miss and about what was not played.
-        seen_as: called with each live request; returns the request to look up, or None to ignore the request.
+        seen_as: called with each live request; returns the request to look up in its place, or None to send the
+            request without a look-up.
         repeats: True to play an interaction again when a request has no other left.
         on_played: called with the index of each interaction that is played.
         find: finds the index and the interaction for a request, in place of the settings' own matching; what the
             session has recorded may be found, too.
         on_recorded: called with each recording, redacted, as soon as its answer has come to its orderly end.
-        judges: True to refuse clients that are not recorded, or to warn of them; False also keeps all headers, as
-            vcrpy does.
-        width: rank of the session among those that are open in all contexts, of which the narrowest one answers; None
-            for a session that is open in its own context.
+        judges: True to refuse clients that cannot be recorded while the cassette plays, and to warn of them while it
+            records. False leaves those clients alone, and keeps all headers, as vcrpy does.
+        width: rank of a test runner's session, which is open in all contexts: 0 for a test, more for a module. Of
+            several such sessions, the one with the smallest width answers. None for a session that is open only in the
+            context that opened it.
     """
 
     def __init__(
@@ -307,16 +309,18 @@ class Session:
     def _take(self, request: LiveRequest, uri: str, body: bytes, headers: Headers, agent_path: str) -> Place | None:
         """Return the next recording for a request, and count it as played; None without one.
 
-        If none has the same request after redaction, the request is looked up as it was made, because recordings of
-        vcrpy and of earlier versions may have it so. At last, `[redacted]` in a recording stands for any text. Then
-        values that only this machine knows to be secret are left in the request; or all secrets, for earlier versions.
+        Of equal recordings, the first one of the same agent is taken. The request is looked up in three ways, in turn:
+        redacted; as it was made, for cassettes of vcrpy and of earlier versions; and among recordings in which
+        `[redacted]` stands for any text. The recording machine may have known other secret values than this one. So
+        the third way first redacts only what names and shapes show to be secret, and then, for earlier versions,
+        nothing.
 
         Args:
             request: as it was made.
             uri: of the request, redacted.
             body: of the request, redacted.
-            headers: of the redacted body.
-            agent_path: of the running agent.
+            headers: those that say how to read the redacted body.
+            agent_path: of the agent that sends the request.
         """
         index, redact = self._index, self.settings.redact
         for key in self._keys(request.method, uri, body, headers):

@@ -198,7 +198,7 @@ class _Respond(Fault):
 
 
 def cut(*, after: int, of: Unit = "events") -> Fault:
-    """End the stream after a place as if it were complete.
+    """End the stream after some units as if it were complete.
 
     Args:
         after: number of units before the end, from 0.
@@ -208,7 +208,7 @@ def cut(*, after: int, of: Unit = "events") -> Fault:
 
 
 def reset(*, after: int, of: Unit = "events", message: str = "Connection reset by peer") -> Fault:
-    """Break the connection after a place: the reader gets `httpx2.ReadError`.
+    """Break the connection after some units of the body: the reader gets `httpx2.ReadError`.
 
     Args:
         after: number of units before the error, from 0.
@@ -219,7 +219,7 @@ def reset(*, after: int, of: Unit = "events", message: str = "Connection reset b
 
 
 def stall(seconds: float = math.inf, *, after: int = 1, of: Unit = "events") -> Fault:
-    """Stop the stream after a place for some time.
+    """Pause the stream after some units.
 
     Args:
         seconds: length of the pause; by default it never ends.

@@ -236,7 +236,7 @@ async def test_approvers_are_asked_in_parallel_and_other_calls_do_not_wait() -> 
 
 @pytest.mark.parametrize("reply", ["yes, granted", UserMessage("ok"), Message("x", granted=True), ["sure", "go"]])
 async def test_text_never_becomes_an_approval(reply: Any) -> None:
-    """An approver that replies anything but a decision has refused the call, which does not run, as the result says."""
+    """If an approver replies anything but a decision, the call is refused: it does not run, and its result says so."""
 
     @miniagent
     async def approver(ctx: InteractionContext) -> None:

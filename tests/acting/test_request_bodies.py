@@ -56,7 +56,7 @@ MORE = Step(tool_calls=[("double", {"number": 2, "times": [1]}), ("unknown", {})
 async def test_each_request_of_a_loop_is_valid_by_the_types_of_the_sdk(
     api: API, output_mode: str, stream: bool
 ) -> None:
-    """Three rounds with parallel calls, errors, instructions and an output send bodies that the SDK's types allow."""
+    """The SDK's types allow the bodies of all requests: three of a loop with tools and an output, and one of a fork."""
     llm = ScriptedLLM([THREE, MORE, Step.of_output(Verdict(good=True)), "Thanks."])
     async with MiniAgents():
         agent = agent_of(

@@ -226,7 +226,7 @@ async def test_H18_history_refuses_a_file_in_the_form_of_an_earlier_version(path
 
 
 async def test_H18_history_keeps_a_text_in_the_form_of_an_earlier_version(path: Path) -> None:
-    """A text that is a file of an earlier version is a text, also in a field."""
+    """A message whose text and id look like a file of an earlier version is stored and loaded as it is."""
     message = UserMessage(EARLIER, id=EARLIER)
     await ChatHistoryMD(path).aappend(message)
     assert await ChatHistoryMD(path).aload_chat_history() == (message,)
@@ -616,7 +616,10 @@ async def test_second_load_notices_changes_anywhere_in_the_file(path: Path) -> N
 
 
 async def test_H10_history_loads_an_edited_message_as_it_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A text that was edited by hand, also the readable form of an odd one, is loaded as edited, without a warning."""
+    """A text that a user has edited in the file, also one with escaped control characters, is loaded as edited.
+
+    There is no warning.
+    """
     await ChatHistoryMD(path).aappend([UserMessage("helo"), AssistantMessage("a\x1bb"), UserMessage(["part"])])
     path.write_bytes(path.read_bytes().replace(b"helo", b"hello\n\nworld").replace(b"a\\x1bb", b"ab"))
     history = ChatHistoryMD(path)

@@ -62,7 +62,7 @@ async def test_leaving_normally_waits_for_background_work() -> None:
 
 
 async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
-    """An error leaves the block after all `finally` blocks have run; promises end as cancelled."""
+    """If the block raises, the context cancels its promises; the error leaves it after their `finally` blocks."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext():
@@ -444,7 +444,7 @@ async def test_activated_context_logs_an_error_in_a_clean_up_at_once(caplog: pyt
 
 
 async def test_stop_dialog_and_cancellations_are_not_reported() -> None:
-    """The context does not report a promise that fails with `StopDialog` or is cancelled."""
+    """The context raises no error at its exit for a promise that fails with `StopDialog` or is cancelled."""
 
     async def stop() -> None:
         raise StopDialog

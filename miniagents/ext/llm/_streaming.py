@@ -373,18 +373,18 @@ async def stream_answer(
 ) -> AsyncIterator[str | StoredEvent]:
     """Yield the tokens and other events of one answer, and put the other fields of its message into `metadata`.
 
-    A request that fails before its first token is sent again, after an `AnswerRestarted`, if the call's policy allows
-    it. The metadata of an answer that broke off are filled in too, with `interrupted=True`. The response is closed when
-    this generator ends, by an error or by `aclose` as well.
+    A request that fails before its first token and before a `ToolCallReady` is sent again, if the call's policy allows
+    it. The reader gets an `AnswerRestarted` first. The metadata of an answer that broke off are filled in too, with
+    `interrupted=True`. The response is closed when this generator ends, by an error or by `aclose` as well.
 
     Args:
-        prepare: function that makes the call; it runs when the first token is requested.
+        prepare: function that makes the call; it runs once, when the reader asks for the first token.
         metadata: dict that is filled at the end.
 
     Raises:
         LLMError: the request failed; the class tells how. The SDK's or the HTTP library's error is its cause.
         LimitExceededError, PriceUnknownError: the request was not sent, see `Limits`.
-        OutputInvalidError: the answer is complete, and not the output that was asked for.
+        OutputInvalidError: the answer is complete, but is not the output that the caller asked for.
     """
     metadata["interrupted"] = True  # for a reader of the metadata after a cancellation; replaced at the end
     call = await prepare()
@@ -401,7 +401,7 @@ async def stream_answer(
         if failure is not None:
             yield AnswerRestarted()
         try:
-            # all in one generator: each further generator would cost every token as much as its decoding
+            # One generator does all: to pass a token through a second one costs as much time as to decode it.
             async with call.slot():
                 end_request = _begin_request(call, failure)
                 with _StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
@@ -443,7 +443,7 @@ async def stream_answer(
                                 yield token
             outcome = session.close()
         except Exception as error:
-            if (known := _complete_outcome(session, error)) is None:
+            if (completed := _complete_outcome(session, error)) is None:
                 _keep_partial_answer(session, call.origin, metadata)
                 _count_request(end_request, metadata)
                 failure = _translate_error(call, error, answer, delivered)
@@ -455,7 +455,7 @@ async def stream_answer(
                     raise failure  # noqa: B904 - its cause is set already
                 await asyncio.sleep(wait)
                 continue
-            outcome = known
+            outcome = completed
         except BaseException:
             _keep_partial_answer(session, call.origin, metadata)
             _count_request(end_request, metadata)

@@ -141,10 +141,10 @@ def edited(data: bytes, edits: Iterable[Edit]) -> bytes:
 
 
 def _edited_chunks(chunks: Sequence[Chunk], edits: Iterable[Edit]) -> list[Chunk]:
-    """Return the chunks after edits of their joined bytes, which are sorted and do not overlap.
+    """Apply edits to the joined bytes of the chunks, and return the new chunks; the edits are sorted and apart.
 
-    A cut inside a replaced range moves behind the replacement. The wait of a chunk that becomes empty is added to that
-    of the next chunk, or dropped at the end.
+    If an edit reaches over several chunks, its whole replacement goes into the chunk where the edit begins. The wait of
+    a chunk that becomes empty is added to that of the next chunk, or dropped at the end.
     """
     data = b"".join(chunk.data for chunk in chunks)
     parts: list[list[bytes]] = [[] for _ in chunks]

@@ -191,7 +191,7 @@ async def test_a_call_uses_the_settings_that_its_client_has_then(agent_of: tuple
 
 
 async def test_a_client_lives_no_longer_than_its_owners(kit: Kit) -> None:
-    """A client is freed after its last owner, also after calls through it."""
+    """When the application and the agents have dropped a client, it is freed, even if requests went through it."""
     wires = kit.Wire(kit.Reply(kit.chat("Hi"))), kit.Wire(kit.Reply(kit.message("Hi")))
     for create, make in ((create_openai_agent, wires[0].openai), (create_anthropic_agent, wires[1].anthropic)):
         client: Any = make()

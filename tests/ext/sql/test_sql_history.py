@@ -434,7 +434,7 @@ async def test_history_names_a_server_that_cannot_be_reached() -> None:
 
 
 async def test_H22_history_stores_a_message_once_when_its_append_is_cancelled_at_any_step(engine: AsyncEngine) -> None:
-    """A cancelled append has stored its messages once when it ends, and the history can be used again."""
+    """An append that is cancelled still stores its messages exactly once before it ends; the history stays usable."""
     history = SQLChatHistory(engine, chat_id="chat")
     await history.aappend("before")
     expected = ["before"]

@@ -345,7 +345,7 @@ def test_plain_vcrpy_plays_the_rest_of_a_file_with_conversations(tmp_path: Path)
 
 
 def test_show_prints_conversations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command `show` prints a conversation frame for frame, in full and as plain lines."""
+    """The command `show` lists a conversation; with `--number` or `--plain`, it prints each frame on a line."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0, '> {"type":"response.create"}'), (0.5, '< {"type":"response.done"}')], end="eof")])
     for options in ([], ["--number", "1"], ["--plain"]):

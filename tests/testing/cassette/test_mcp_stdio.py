@@ -73,6 +73,7 @@ uvicorn.Server(uvicorn.Config(counted, log_level="warning")).run(sockets=[listen
 """
 
 cell = Cells("mcp, servers over stdio")
+"""Decorator that marks a test as the proof of one cell in the table of `docs/how-to/cassettes.md`."""
 
 
 class Weather:
@@ -206,7 +207,7 @@ async def test_command_that_does_not_exist_is_the_same_error(weather: Weather, p
 
 @cell("miss")
 async def test_call_that_differs_is_a_miss(weather: Weather, path: Path) -> None:
-    """Another call than the recorded one ends the connection, and the session raises an error with the difference."""
+    """A call that differs from the recorded one ends the connection; `use_cassette` raises the difference."""
     with use_cassette(path, record_mode="once"):
         await weather.ask(("measure", {"city": "Rome"}))
     with pytest.raises(CassetteMissError, match=r"params.arguments.city: recorded 'Rome', now 'Paris'"):

@@ -161,7 +161,7 @@ def _as_label(value: Any) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """Return the JSON value of a text, None if the text is not JSON."""
+    """Return the JSON value of the arguments of a tool call; None while they are not whole JSON."""
     try:
         return from_json(repair_surrogates(text))
     except ValueError:

@@ -55,8 +55,8 @@ class ResponsesSession(Session):
     """Session of a response. It is complete after `response.completed` or `response.incomplete`.
 
     The content is the joined text of all messages in the output. The API sends every text up to four times: as deltas,
-    then as the whole text of the part, of the item and of the response. The deltas count. The whole texts replace
-    deltas that a server leaves out, and show that deltas were lost.
+    then as the whole text of the part, of the item and of the response. The content is made of
+    the deltas. The whole texts supply deltas that a server leaves out, and show that deltas were lost.
     """
 
     provider: ClassVar[str] = "openai"
@@ -334,7 +334,10 @@ class ResponsesSession(Session):
         self._raise_reported({"message": f"the response is {response.get('status')!r}"}, withheld=rest)
 
     def _process_response(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Store the fields of a response object and return them; raise the error in it."""
+        """Store the fields of an event's response object that hold a value; raise the error that it reports.
+
+        Return all fields of the object.
+        """
         response = dict(self._read_object(data, "response"))
         if response.get("usage") is not None:
             response["usage"] = self._read_usage(response["usage"], "input_tokens", "output_tokens", "total_tokens")
