@@ -12,7 +12,6 @@ llm.assert_complete()
 `miniagents_testing._provider_server` serves a script over a socket.
 """
 
-from miniagents_testing._scripted.llm import ScriptedLLM, create_scripted_agent
-from miniagents_testing._scripted.user import ScriptedUser, create_scripted_user
+from miniagents_testing._scripted.agents import ScriptedLLM, ScriptedUser, create_scripted_agent, create_scripted_user
 
 __all__ = ["ScriptedLLM", "ScriptedUser", "create_scripted_agent", "create_scripted_user"]

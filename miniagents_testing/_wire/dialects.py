@@ -15,7 +15,7 @@ from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing._script import Call, Step
 from miniagents_testing._streams import Chunk
 from miniagents_testing._wire import FORMATS, render
-from miniagents_testing._wire.base import json_text, usage_of
+from miniagents_testing._wire.formats import json_text, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

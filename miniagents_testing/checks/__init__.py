@@ -16,6 +16,13 @@ classes to subclass in `miniagents_testing.checks.conformance`.
 
 from __future__ import annotations
 
+from miniagents_testing.checks._acting import (
+    check_output,
+    check_tool_cancellation,
+    check_tool_errors,
+    check_tool_loop,
+    check_tool_order,
+)
 from miniagents_testing.checks._agents import (
     check_agent,
     check_cancel_closes_source,
@@ -46,21 +53,12 @@ from miniagents_testing.checks._messages import (
     check_copies,
     check_hash,
     check_immutable,
+    check_join_split,
     check_message,
     check_message_class,
-)
-from miniagents_testing.checks._output import check_output
-from miniagents_testing.checks._texts import (
-    check_join_split,
     check_split_ignores_cuts,
     check_split_keeps_text,
     check_splitter,
-)
-from miniagents_testing.checks._tools import (
-    check_tool_cancellation,
-    check_tool_errors,
-    check_tool_loop,
-    check_tool_order,
 )
 from miniagents_testing.errors import CheckFailedError
 

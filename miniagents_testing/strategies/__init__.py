@@ -14,8 +14,19 @@ plain values.
 from __future__ import annotations
 
 from miniagents_testing._odd_texts import LOOKALIKES, MARKDOWN
-from miniagents_testing.strategies._messages import leaves, messages, roles, values
-from miniagents_testing.strategies._sequences import Boom, Sendable, sendables
+from miniagents_testing.strategies._messages import (
+    Boom,
+    Sendable,
+    delimiters,
+    fences,
+    leaves,
+    messages,
+    roles,
+    sendables,
+    texts,
+    token_splits,
+    values,
+)
 from miniagents_testing.strategies._streams import (
     cancellation_points,
     provider_streams,
@@ -23,7 +34,6 @@ from miniagents_testing.strategies._streams import (
     schedule_seeds,
     stream_faults,
 )
-from miniagents_testing.strategies._texts import delimiters, fences, texts, token_splits
 
 __all__ = [
     "LOOKALIKES",

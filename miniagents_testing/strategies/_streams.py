@@ -11,7 +11,7 @@ from miniagents_testing import faults
 from miniagents_testing._script import Step
 from miniagents_testing._wire.dialects import QUIRKS, ProviderStream, provider_stream
 from miniagents_testing.recut import EventEnds, cut_at, risky_places
-from miniagents_testing.strategies._texts import token_splits
+from miniagents_testing.strategies._messages import token_splits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

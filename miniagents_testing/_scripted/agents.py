@@ -1,6 +1,7 @@
-"""`ScriptedLLM`: a model that answers from a script, with its recorded calls, and agents and clients that use it.
+"""Scripted models and users: `ScriptedLLM` answers from a script, `ScriptedUser` says given lines in a dialog.
 
-Its agents are those of the providers, on a client without SDK and HTTP, which turns a request into bytes of the script.
+A model keeps its calls. Its agents are those of the providers, on a client without SDK and HTTP, which turns a request
+into bytes of the script. It also makes clients of the SDKs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import from_json
 
-from miniagents import InteractionContext, MissingExtraError
+from miniagents import (
+    ChatHistory,
+    InMemoryChatHistory,
+    InteractionContext,
+    Message,
+    MiniAgent,
+    MissingExtraError,
+    StopDialog,
+    UserMessage,
+)
 from miniagents._promising.freezing import short_repr
 from miniagents_testing._playing import Gate, aplay, await_headers
 from miniagents_testing._script import Call, Failure, Step, as_answer, script_items
@@ -23,12 +33,11 @@ from miniagents_testing._words import counted, first_lines
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
-    from miniagents import MiniAgent
     from miniagents.ext.llm._failures import Retry
     from miniagents_testing._script import API, Script
     from miniagents_testing._scripted.transport import ScriptedTransport
@@ -326,3 +335,81 @@ def _current_agents() -> tuple[str, ...]:
         return tuple(InteractionContext.get_current().get_agent_trace())
     except LookupError:
         return ()
+
+
+# --- the user
+
+
+class ScriptedUser(MiniAgent[[]]):
+    """Agent that says given lines in the user's place in a dialog; `create_scripted_user` makes it."""
+
+    def __init__(self, lines: Iterable[str | Message], chat_history: ChatHistory, alias: str, description: str) -> None:
+        super().__init__(self._speak, alias=alias, description=description)
+        self._lines = [_line(line) for line in lines]
+        self._said = 0
+        self._history = chat_history
+        self._heard: list[Message] = []
+
+    @property
+    def heard(self) -> tuple[Message, ...]:
+        """All messages that this user received."""
+        return tuple(self._heard)
+
+    def assert_complete(self) -> None:
+        """Check that the user said all lines.
+
+        Raises:
+            UnconsumedStepsError: the dialog ended before the last line.
+        """
+        left = self._lines[self._said :]
+        if left:
+            lines = "\n".join(
+                f"  line {number}: {str(line)!r:.200}" for number, line in enumerate(left, self._said + 1)
+            )
+            many = f"{len(left)} of {counted(len(self._lines), 'line')}"
+            raise UnconsumedStepsError(f"the dialog ended before {self.alias} said {many}:\n{lines}")
+
+    async def _speak(self, ctx: InteractionContext) -> None:
+        """Store the received messages, and reply the whole chat with the next line; without one, raise `StopDialog`."""
+        self._heard += await self._history.logging_agent.trigger(ctx.message_promises)
+        if self._said == len(self._lines):
+            raise StopDialog(f"{self.alias} has said everything")
+        line = self._lines[self._said]
+        self._said += 1
+        await self._history.aappend(line)
+        ctx.reply(await self._history.aload_chat_history())
+
+
+def _line(line: Any) -> Message:
+    """Return a line of the user as a message; raise `TypeError` for a wrong type."""
+    if isinstance(line, str):
+        return UserMessage(line)
+    if not isinstance(line, Message):
+        raise TypeError(f"a line must be a text or a message, not {line!r:.200}")
+    return line
+
+
+def create_scripted_user(
+    lines: Iterable[str | Message],
+    *,
+    chat_history: ChatHistory | None = None,
+    alias: str = "SCRIPTED_USER",
+    description: str = "Says what a script says.",
+) -> ScriptedUser:
+    """Return a user for `adialog_loop`, in place of `create_console_user_agent`.
+
+    In each turn the user waits until all messages to it are complete, and replies the whole chat with its next line at
+    the end. A turn after the last line raises `StopDialog`. Of a message that fails, the user keeps the received part
+    and raises the error, like the user at the console.
+
+    Args:
+        lines: lines of the user, one for each turn; a text becomes a `UserMessage`.
+        chat_history: history of the chat; by default one in memory, for this agent alone.
+        alias: name of the agent in traces.
+        description: description of the agent.
+
+    Raises:
+        TypeError: a line is neither a text nor a message.
+    """
+    history = InMemoryChatHistory() if chat_history is None else chat_history
+    return ScriptedUser(lines, history, alias, description)
