@@ -169,6 +169,26 @@ def markdown() -> Side:
     return side
 
 
+def schedules() -> Side:
+    """Return the work of 100 random schedules of ten tasks that race for a counter, and repair what they lose."""
+    from miniagents_testing import search_schedules
+
+    async def race() -> None:
+        counter = 0
+
+        async def increment() -> None:
+            nonlocal counter
+            for _ in range(5):
+                seen = counter
+                await asyncio.sleep(0)
+                counter = max(counter, seen + 1)
+
+        await asyncio.gather(*[increment() for _ in range(10)])
+        assert 5 <= counter <= 50
+
+    return lambda: asyncio.to_thread(search_schedules, race, range(100))
+
+
 def startup() -> Side:
     async def side() -> None:
         for _ in range(3):
@@ -182,7 +202,7 @@ ROWS = {
     row.__name__: row
     for row in (
         *(tokens, paced, calls, calls_at_once, messages, dialog, text, openai, anthropic),
-        *(recording, playing, loading, markdown, startup),
+        *(recording, playing, loading, markdown, schedules, startup),
     )
 }
 

@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from miniagents_testing._cancelling import cancel_at_every_step
-    from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time, schedules, search_schedules
+    from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time
     from miniagents_testing._network_guard import block_live_requests
     from miniagents_testing._provider_server import ProviderServer
+    from miniagents_testing._schedules import schedules, search_schedules
     from miniagents_testing._script import Failure, Step
     from miniagents_testing._scripted import ScriptedLLM, create_scripted_agent, create_scripted_user
     from miniagents_testing.cassette import SECRET_FIELDS, ReplayTransport, recorded, stream_layer, use_cassette
@@ -70,8 +71,8 @@ _MODULES = {
     "create_scripted_user": "_scripted",
     "recorded": "cassette",
     "run_in_virtual_time": "_clock",
-    "schedules": "_clock",
-    "search_schedules": "_clock",
+    "schedules": "_schedules",
+    "search_schedules": "_schedules",
     "stream_layer": "cassette",
     "use_cassette": "cassette",
 }

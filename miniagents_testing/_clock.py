@@ -1,10 +1,10 @@
 """Virtual time: an event loop whose clock jumps to the next deadline as soon as nothing can run.
 
-An hour of sleeping takes no time, and each run has the same order of events. With a seed, steps of tasks are delayed at
-random: each seed gives another order of events (a schedule), and the same seed gives the same one.
+An hour of sleeping takes no time, and each run has the same order of events. A schedule is another order: some steps of
+tasks are held back, as its token says, or at random from a seed. The same token or seed gives the same order.
 
-`run_in_virtual_time` runs a coroutine, `search_schedules` runs a scenario under many schedules. The loop handles
-callbacks, timers and jobs in threads. It refuses sockets, and does not change `time.monotonic()`.
+`run_in_virtual_time` runs a coroutine. The loop handles callbacks, timers and jobs in threads. It refuses sockets, and
+does not change `time.monotonic()`.
 """
 
 from __future__ import annotations
@@ -15,25 +15,30 @@ import contextvars
 import functools
 import itertools
 import math
-import random
 import selectors
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakSet, ref
 
+from miniagents_testing._decisions import Steps, schedule_of
+from miniagents_testing._interleaving import Interleaving
 from miniagents_testing._waiting import describe_tasks
 from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, with_sdk_bases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections import deque
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Executor, Future
 
 
 class NumberedTask(asyncio.Task[Any]):
-    """Task that keeps its context for reports, and has the same place in a set in each run.
+    """Task that keeps its context for reports, and has the same name and place in a set in each run.
+
+    Without a name of its own it has that of its coroutine function and a number: `fetch#2`.
 
     `asyncio.TaskGroup` and other code keeps tasks in sets, and cancels tasks in the order of the set.
     """
@@ -49,34 +54,11 @@ class NumberedTask(asyncio.Task[Any]):
         self.number = next(loop.task_numbers)
         self.variables = contextvars.copy_context() if context is None else context
         super().__init__(coro, loop=loop, context=self.variables, **options)
+        if options.get("name") is None:
+            self.set_name(loop.name_task(coro))  # a name without a count of the whole process, as in "Task-1234"
 
     def __hash__(self) -> int:
         return self.number
-
-
-class _RandomDelays:
-    """Random numbers of turns of the loop by which steps of tasks are delayed.
-
-    Some tasks are slower than others. Measured on planted races: with the same chance for each step, one task hardly
-    ever falls ten steps behind another; with tasks of different slowness this happens in every sixth schedule.
-    """
-
-    SLOWNESS = (0.0, 0.5, 0.9)
-    MOST_TURNS = 20
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._slowness: WeakKeyDictionary[asyncio.Task[Any], float] = WeakKeyDictionary()
-
-    def turns(self, task: asyncio.Task[Any]) -> int:
-        """Return the number of turns by which the next step of `task` is delayed; some tasks are slower than others."""
-        slowness = self._slowness.get(task)
-        if slowness is None:
-            slowness = self._slowness[task] = self._random.choice(self.SLOWNESS)
-        turns = 0
-        while turns < self.MOST_TURNS and self._random.random() < slowness:
-            turns += 1
-        return turns
 
 
 T = TypeVar("T")
@@ -192,19 +174,22 @@ _REFUSED_METHODS = (
 """Methods that use the network or a subprocess before they watch a file descriptor; watching is refused anyway."""
 
 
-def run_in_virtual_time(coro: Coroutine[Any, Any, T], *, seed: int | None = None, timeout: float | None = None) -> T:
+def run_in_virtual_time(
+    coro: Coroutine[Any, Any, T], *, seed: int | None = None, schedule: str | None = None, timeout: float | None = None
+) -> T:
     """Run a coroutine in a new virtual-time loop and return its result, like `asyncio.run`.
 
     Args:
         coro: the coroutine to run.
         seed: seed of the schedule, see `VirtualTimeLoop`. An error gets a note with the seed.
+        schedule: token of the schedule, in place of a seed. An error gets a note with the order of the steps.
         timeout: virtual seconds that the coroutine may take. No limit by default.
 
     Raises:
         IdleLoopError: a task waits, and no timer, thread or file can wake it.
         VirtualTimeoutError: the coroutine took longer than `timeout`.
     """
-    return VirtualClock(seed=seed, timeout=timeout).run(coro)
+    return VirtualClock(seed=seed, schedule=schedule, timeout=timeout).run(coro)
 
 
 class VirtualClock:
@@ -212,11 +197,13 @@ class VirtualClock:
 
     Args:
         seed: seed of the schedule, see `run_in_virtual_time`.
+        schedule: token of the schedule.
         timeout: virtual seconds that each coroutine may take.
     """
 
-    def __init__(self, *, seed: int | None = None, timeout: float | None = None) -> None:
+    def __init__(self, *, seed: int | None = None, schedule: str | None = None, timeout: float | None = None) -> None:
         self.seed = seed
+        self._schedule = schedule
         self._timeout = timeout
         self._loop: VirtualTimeLoop | None = None
 
@@ -236,7 +223,7 @@ class VirtualClock:
             with asyncio.Runner(loop_factory=self._new_loop) as runner:
                 return runner.run(coro)
         except Exception as error:
-            name_seed(error, self.seed)
+            add_schedule_note(error, self._loop)
             if isinstance(error, IdleLoopError | VirtualTimeoutError):
                 error.__traceback__ = None  # its lines are those of the loop; the message has those of the application
             raise
@@ -247,8 +234,8 @@ class VirtualClock:
         return 0.0 if loop is None else loop.time()
 
     def _new_loop(self) -> VirtualTimeLoop:
-        """Make a loop with the seed and the time limit of this clock, and remember it for `time`."""
-        self._loop = VirtualTimeLoop(seed=self.seed, timeout=self._timeout)
+        """Make a loop with the schedule and the time limit of this clock, and remember it for `time`."""
+        self._loop = VirtualTimeLoop(seed=self.seed, schedule=self._schedule, timeout=self._timeout)
         return self._loop
 
 
@@ -260,13 +247,17 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def name_seed(error: BaseException, seed: int | None) -> None:
-    """Add a note with the seed to an error; None adds no note."""
-    if seed is not None:
+def add_schedule_note(error: BaseException, loop: VirtualTimeLoop | None) -> None:
+    """Add a note to an error: the seed of the loop's schedule, or the order of steps that its token gave."""
+    if loop is None or loop.steps is None:
+        return
+    if loop.seed is not None:
         error.add_note(
-            f"This happened with the schedule of seed {seed}; to see it again: run_in_virtual_time(..., seed={seed}), "
-            f"or pytest --miniagents-schedule-seed={seed}"
+            f"This happened with the schedule of seed {loop.seed}; to see it again: "
+            f"run_in_virtual_time(..., seed={loop.seed}), or pytest --miniagents-schedule-seed={loop.seed}"
         )
+    elif loop.schedule is not None and loop.steps.trace is not None:
+        error.add_note(f"This happened with the schedule {loop.schedule}.\n{loop.steps.trace.describe()}")
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -284,10 +275,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     `MiniAgents().run(..., loop_factory=VirtualTimeLoop)`; with a seed, `functools.partial(VirtualTimeLoop, seed=7)`.
 
     Args:
-        seed: seed of the schedule: steps of tasks are delayed at random, some tasks more than others. The promises of
-            asyncio hold: callbacks (of futures, `call_soon`, timers) run in their order, and none is lost. asyncio
+        seed: seed of the schedule: steps of tasks are held back at random, some tasks more than others. The promises
+            of asyncio hold: callbacks (of futures, `call_soon`, timers) run in their order, and none is lost. asyncio
             promises neither how many turns a task needs, nor which of two ready tasks runs first. So each schedule is
             one that a slower network or a busier machine could cause.
+        schedule: token of the schedule, in place of a seed: the same steps are held back as in the run that it is
+            from. The loop records the lines that each step runs, which is slow.
         timeout: virtual seconds that the loop may run; no limit if None.
         allow_io: allow sockets, pipes and subprocesses. While the loop watches any of them, its clock follows real
             time.
@@ -297,16 +290,29 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             of them.
         VirtualTimeoutError: raised by `run_until_complete` when the clock would pass `timeout`.
         NotVirtualError: raised where a socket, pipe or subprocess is opened.
+        ValueError: `schedule` is no token, or both a seed and a token are given.
     """
 
     # No other private names of asyncio are used here; these are the same from Python 3.11 to 3.15.
+    _ready: deque[asyncio.Handle]
+    """Callbacks of the next turn, in their order."""
     _scheduled: list[asyncio.TimerHandle]
     """Heap of timers, the next one first."""
     _clock_resolution: float
     """Seconds before its deadline at which a timer counts as due."""
 
-    def __init__(self, *, seed: int | None = None, timeout: float | None = None, allow_io: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        schedule: str | None = None,
+        timeout: float | None = None,
+        allow_io: bool = False,
+    ) -> None:
         self.seed = seed
+        self.schedule = schedule
+        self.steps: Steps | None = None
+        """Steps of tasks of the run; None without a schedule, which is the plain order."""
         self.timeout = timeout
         self.allows_io = allow_io
         self.task_numbers = itertools.count()
@@ -314,12 +320,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._busy_turns = 0
         self._busy_seconds = 0.0
         self._busy_since = self._last_busy_turn = 0.0
-        self._delays = None if seed is None else _RandomDelays(seed)
+        self._task_names: Counter[str] = Counter()
         self._timer_numbers = itertools.count()
         self._thread_jobs = _ThreadJobs(self)
         self._pool: ThreadPoolExecutor | None = None
         self._closing_pool = False
         super().__init__(_Selector(self))
+        try:
+            self.steps = _steps_of(seed, schedule)
+        except ValueError:
+            self.close()
+            raise
         self.set_task_factory(NumberedTask)  # type: ignore[arg-type]  # made for this loop and for coroutines
         if not allow_io:
             for name in _REFUSED_METHODS:
@@ -337,10 +348,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Schedule a callback for a time of the clock; those of equal deadlines run in the order of these calls."""
         deadline = _Deadline(when)
         deadline.number = next(self._timer_numbers)
+        if self.steps is not None:
+            callback = self.steps.observed(callback, None)
         return super().call_at(deadline, callback, *args, context=context)
 
     def _wait(self, timeout: float | None, poll: Callable[[float | None], list[Any]], *, watches: bool) -> list[Any]:
-        """Deliver a job, wait for threads and files if the loop has any, or else move the clock.
+        """Deliver a job, run a step that is held back, wait for threads and files, or else move the clock.
 
         Return the file events.
 
@@ -354,6 +367,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._busy_turns, self._busy_seconds = 0, 0.0
         if self._thread_jobs.deliver():
             return []
+        if self.steps is not None and self.steps.has_held:
+            return self._release_step(self.steps, poll)
         if timeout is not None and math.isinf(self._scheduled[0].when()):
             timeout = None  # `sleep(math.inf)` means for ever: it is no deadline
         if watches:
@@ -400,6 +415,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._busy_seconds += seconds
         if self._busy_seconds > _LONGEST_POLLING and not self._thread_jobs.has_other_threads():
             turns, self._busy_turns, self._busy_seconds = self._busy_turns, 0, 0.0  # clean-up code of the tasks may run
+            self._end_schedule()
             raise IdleLoopError(
                 f"Tasks have polled for a day of virtual time, {turns:,} turns of the loop in a row: await an event "
                 f"instead of asyncio.sleep(0). These tasks are not done:\n"
@@ -414,6 +430,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """
         if self.timeout is not None and now > self.timeout:
             timeout, self.timeout = self.timeout, None  # clean-up code of the tasks has no limit
+            self._end_schedule()
             raise VirtualTimeoutError(
                 f"{timeout:g} s of virtual time were not enough; these tasks are not done:\n"
                 f"{describe_tasks(asyncio.all_tasks(self))}"
@@ -424,6 +441,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def _poll_or_report_idle(self, poll: Callable[[float | None], list[Any]]) -> list[Any]:
         """Raise `IdleLoopError` if tasks wait; without any task, poll until another thread calls the loop."""
         if waiting := asyncio.all_tasks(self):
+            self._end_schedule()
             raise IdleLoopError(
                 f"Nothing can run, {self._now:g} s of virtual time after the start: no timer is set, no thread has a "
                 f"job, and these tasks wait for ever:\n{describe_tasks(waiting)}"
@@ -467,21 +485,68 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """Schedule a callback for the next turn; with a seed, a step of a task may run some turns later."""
-        if self._delays is not None and isinstance(task := getattr(callback, "__self__", None), asyncio.Task):
-            turns = self._delays.turns(task)
-            if turns:
-                return super().call_soon(self._delay, turns, callback, args, context, context=context)
-        return super().call_soon(callback, *args, context=context)
+        """Schedule a callback for the next turn; with a schedule, a step of a task may run later."""
+        steps = self.steps
+        if steps is None:
+            return super().call_soon(callback, *args, context=context)
+        task = getattr(callback, "__self__", None)
+        if not isinstance(task, asyncio.Task):
+            steps.has_scheduled = True
+            return super().call_soon(steps.observed(callback, None), *args, context=context)
+        turns = steps.turns_of_next(task)
+        step = steps.observed(callback, steps.count - 1)
+        if turns and not self.is_closed():
+            held = asyncio.Handle(step, args, self, context)
+            steps.hold(held, turns)
+            return held
+        steps.has_scheduled = True
+        handle = steps.last_handle = super().call_soon(step, *args, context=context)
+        return handle
 
-    def _delay(
-        self, turns: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
-    ) -> None:
-        """Schedule a callback after so many turns; it is ready in each of them, so that the loop is not idle."""
-        if turns > 1:
-            super().call_soon(self._delay, turns - 1, callback, args, context, context=context)
-        else:
-            super().call_soon(callback, *args, context=context)
+    def _end_schedule(self) -> None:
+        """Run the steps that come after an error of the loop in the plain order, because they are clean-up."""
+        if self.steps is not None:
+            self.steps.end()
+
+    def begin_turn(self) -> bool:
+        """Begin a turn of the loop; return True if steps that were held back until now can run in it."""
+        if self.steps is None:
+            return False
+        self.steps.begin_turn(self._ready, self._is_quiet)
+        return bool(self._ready)
+
+    def _is_quiet(self) -> bool:
+        """Return True if no timer is due, and no thread has a job."""
+        due = self._scheduled and self._scheduled[0].when() < self._now + self._clock_resolution
+        return not (due or self._thread_jobs.are_running)
+
+    def _release_step(self, steps: Steps, poll: Callable[[float | None], list[Any]]) -> list[Any]:
+        """Let the next step run that is held back, because nothing else can run; jobs of threads end before it.
+
+        Return the file events.
+        """
+        if self._thread_jobs.are_running and (file_events := poll(_PATIENCE)):
+            return file_events
+        steps.release(self._ready)
+        return poll(0)
+
+    def name_task(self, coro: Any) -> str:
+        """Return a name for a task of this loop: that of its coroutine function, and a number."""
+        name = getattr(coro, "__qualname__", type(coro).__qualname__).rpartition("<locals>.")[2]
+        self._task_names[name] += 1
+        return f"{name}#{self._task_names[name]}"
+
+
+def _steps_of(seed: int | None, schedule: str | None) -> Steps | None:
+    """Return the steps of a run with the schedule of a seed or token; None without either.
+
+    Raise `ValueError` for both, and for a text that is no token.
+    """
+    if schedule is None:
+        return None if seed is None else Steps(seed=seed)
+    if seed is not None:
+        raise ValueError("A loop has a seed or a schedule, not both")
+    return Steps(schedule_of(schedule), trace=Interleaving())
 
 
 class _Deadline(float):
@@ -506,7 +571,7 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Poll files at once if a callback is ready; otherwise let the loop wait or move its clock."""
-        if timeout is not None and timeout <= 0:
+        if self._loop.begin_turn() or (timeout is not None and timeout <= 0):
             self._loop._count_busy_turn(watches=len(self._real.get_map()) > 1)
             return self._real.select(0)
         return self._loop._wait(timeout, self._real.select, watches=len(self._real.get_map()) > 1)
@@ -539,37 +604,3 @@ def _refuse_io(what: str, *args: Any, **kwargs: Any) -> NoReturn:
         f"and the virtual clock does not wait for them. Play a script or a cassette through a transport; or make the "
         f"loop with allow_io=True: its clock then follows real time while it watches a file or socket."
     )
-
-
-_only_seed: int | None = None
-
-
-def replay_only(seed: int | None) -> None:
-    """Make `schedules` return this seed alone from now on; None makes it return all seeds again."""
-    global _only_seed
-    _only_seed = seed
-
-
-def schedules(count: int = 100) -> Sequence[int]:
-    """Return the seeds of `count` schedules; under `pytest --miniagents-schedule-seed=N`, that seed alone.
-
-    For `search_schedules`, and for `@pytest.mark.parametrize("seed", schedules(20))`.
-
-    Args:
-        count: number of seeds.
-    """
-    return range(count) if _only_seed is None else (_only_seed,)
-
-
-def search_schedules(scenario: Callable[[], Coroutine[Any, Any, object]], seeds: Iterable[int] | None = None) -> None:
-    """Run a scenario under one schedule after the other, until it fails under one.
-
-    Args:
-        scenario: makes the coroutine, which runs in a new virtual-time loop for each schedule.
-        seeds: seeds of the schedules; `schedules()` if None.
-
-    Raises:
-        Exception: the first error of the scenario, with a note that has the seed.
-    """
-    for seed in schedules() if seeds is None else seeds:
-        run_in_virtual_time(scenario(), seed=seed)

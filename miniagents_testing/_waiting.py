@@ -65,7 +65,7 @@ def describe_running_code() -> str:
     trace = _agent_trace(contextvars.copy_context())
     lines = [f"  by agent {' <- '.join(trace)}"] if trace else []
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _is_application(frame):
+    while frame is not None and not is_application(frame):
         # frames below the step of a task belong to the code that runs the loop: it did not cause this call
         frame = None if frame.f_code.co_qualname == "Handle._run" else frame.f_back
     if frame is not None:
@@ -91,7 +91,7 @@ def running_packages() -> list[str]:
             library = package if package == "asyncio" else module
         elif package not in _UNNAMED and package not in sys.stdlib_module_names and not _is_test(module):
             if not packages:
-                calls_library = _is_application(frame)
+                calls_library = is_application(frame)
             if package not in packages:
                 packages.append(package)
         frame = frame.f_back
@@ -130,13 +130,13 @@ def _describe_place(task: asyncio.Task[Any]) -> str:
 
     A task that has no frames is said to be not started.
     """
-    frames = list(_suspended_frames(task.get_coro()))
+    frames = list(suspended_frames(task.get_coro()))
     if not frames:
         return "    not started yet"
-    return describe_line(([frame for frame in frames if _is_application(frame)] or frames)[-1])
+    return describe_line(([frame for frame in frames if is_application(frame)] or frames)[-1])
 
 
-def _is_application(frame: FrameType) -> bool:
+def is_application(frame: FrameType) -> bool:
     """Return True if a frame belongs neither to MiniAgents nor to an installed or standard library."""
     file = frame.f_code.co_filename
     if "site-packages" in file or file.startswith((_STANDARD_LIBRARY, "<")):
@@ -151,7 +151,7 @@ def describe_line(frame: FrameType) -> str:
     return f'    File "{code.co_filename}", line {frame.f_lineno}, in {code.co_qualname}\n      {source}'.rstrip()
 
 
-def _suspended_frames(awaitable: Any) -> Iterator[FrameType]:
+def suspended_frames(awaitable: Any) -> Iterator[FrameType]:
     """Yield the frames of coroutines and generators that wait for each other, the outermost first."""
     seen: set[int] = set()
     while awaitable is not None and id(awaitable) not in seen:

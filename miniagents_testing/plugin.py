@@ -40,14 +40,27 @@ _MARKERS = {
     "miniagents_cassette(name=None, *, record_mode='none', **settings)": """answer the requests of the test from a
         cassette, or record it; default: the cassette <module>/<test>.yaml. The settings are those of use_cassette()""",
     "miniagents_allow_loopback": "let the test connect to this machine while live requests are blocked",
-    "miniagents_virtual_time(*, seed=None, schedules=None, timeout=None)": """run the test on an event loop in virtual
-        time: with the schedule of `seed`, or once with each of the first `schedules` seeds. Fail it after `timeout`
-        virtual seconds""",
+    "miniagents_virtual_time(*, seed=None, schedules=None, schedule=None, timeout=None)": """run the test on an event
+        loop in virtual time: with the schedule of `seed`, once with each of the first `schedules` seeds, or with the
+        schedule of the token `schedule`. Fail it after `timeout` virtual seconds""",
 }
 
 _are_parts_loaded: pytest.StashKey[bool] = pytest.StashKey()
 
 pytest.register_assert_rewrite("miniagents_testing.checks")
+
+
+def _token_of_schedule(text: str) -> str:
+    """Return the text if it is a token of a schedule; raise the error of a wrong value of an option otherwise."""
+    import argparse
+
+    from miniagents_testing._decisions import schedule_of
+
+    try:
+        schedule_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +87,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         metavar="N",
         help="run tests in virtual time with the schedule of seed N only, in place of the schedules that they ask for",
+    )
+    group.addoption(
+        "--miniagents-schedule",
+        type=_token_of_schedule,
+        default=None,
+        metavar="TOKEN",
+        help="run tests in virtual time with the schedule of this token only, and show the order of steps if they fail",
     )
     parser.addini("miniagents_record", f"record mode without an option or a marker: {modes}", default="none")
     parser.addini(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
     from miniagents_testing._clock import VirtualClock, VirtualTimeLoop
 
+    Chosen = tuple[int | None, str | None]
+    """Seed and token of a schedule; None and None for asyncio's own order of callbacks."""
     LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 _MARKER = "miniagents_virtual_time"
@@ -25,12 +26,12 @@ _has_virtual_tests: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all searches for schedules run one seed only, if `--miniagents-schedule-seed` gives it, until pytest ends."""
-    seed = config.getoption("--miniagents-schedule-seed")
-    if seed is not None:
-        from miniagents_testing._clock import replay_only
+    """Let all searches for schedules run one schedule only, if the command line gives its seed or token."""
+    seed, token = _of_command_line(config)
+    if seed is not None or token is not None:
+        from miniagents_testing._schedules import replay_only
 
-        replay_only(seed)
+        replay_only(seed, token)
         config.add_cleanup(lambda: replay_only(None))
 
 
@@ -42,18 +43,20 @@ def _wants_virtual_time(node: Any) -> bool:
     return node.get_closest_marker(_MARKER) is not None or _FIXTURE in getattr(node, "fixturenames", ())
 
 
-def _seeds(node: Any) -> list[int | None]:
-    """Return the seeds of a test's schedules: from the command line, else as the marker says.
+def _of_command_line(config: pytest.Config) -> Chosen:
+    """Return seed and token of the schedule that the command line chooses; None for what it does not say."""
+    return config.getoption("--miniagents-schedule-seed"), config.getoption("--miniagents-schedule")
 
-    None stands for asyncio's own order of callbacks.
-    """
-    chosen: int | None = node.config.getoption("--miniagents-schedule-seed")
+
+def _schedules(node: Any) -> dict[str, Chosen]:
+    """Return the schedules of a test, by the id of its test case: from the command line, else as the marker says."""
     arguments = _arguments(node)
-    if chosen is not None:
-        return [chosen]
-    if arguments.get("schedules") is not None:
-        return list(range(arguments["schedules"]))
-    return [arguments.get("seed")]
+    chosen = _of_command_line(node.config)
+    if chosen == (None, None):
+        if arguments.get("schedules") is not None:
+            return {f"seed{seed}": (seed, None) for seed in range(arguments["schedules"])}
+        chosen = arguments.get("seed"), arguments.get("schedule")
+    return {f"seed{chosen[0]}": chosen}
 
 
 def _arguments(node: Any) -> dict[str, Any]:
@@ -61,17 +64,34 @@ def _arguments(node: Any) -> dict[str, Any]:
     marker = node.get_closest_marker(_MARKER)
     if marker is None:
         return {}
-    if marker.args or not {"seed", "schedules", "timeout"}.issuperset(marker.kwargs):
-        pytest.fail(f"{node.nodeid}: {_MARKER} takes seed=, schedules= and timeout= only", pytrace=False)
+    if marker.args or not {"seed", "schedules", "schedule", "timeout"}.issuperset(marker.kwargs):
+        pytest.fail(f"{node.nodeid}: {_MARKER} takes seed=, schedules=, schedule= and timeout= only", pytrace=False)
     return dict(marker.kwargs)
 
 
 def _loop_factories(node: Any) -> dict[str, LoopFactory]:
-    """Return a factory of virtual-time loops, with the marker's timeout, for each seed, by the id of its test case."""
-    from miniagents_testing._clock import VirtualTimeLoop
-
+    """Return a factory of virtual-time loops, with the marker's timeout, for each schedule, by its test case's id."""
     timeout = _arguments(node).get("timeout")
-    return {f"seed{seed}": functools.partial(VirtualTimeLoop, seed=seed, timeout=timeout) for seed in _seeds(node)}
+    return {
+        case: _LoopFactory(seed=seed, schedule=token, timeout=timeout)
+        for case, (seed, token) in _schedules(node).items()
+    }
+
+
+class _LoopFactory:
+    """Factory of virtual-time loops that remembers the newest one; the arguments are those of the loop."""
+
+    newest: VirtualTimeLoop | None = None
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+
+    def __call__(self) -> VirtualTimeLoop:
+        """Make a loop."""
+        from miniagents_testing._clock import VirtualTimeLoop
+
+        self.newest = VirtualTimeLoop(**self._options)
+        return self.newest
 
 
 def _case_ids(names: Any) -> list[Any]:
@@ -84,9 +104,9 @@ def _case_ids(names: Any) -> list[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, object, object]:
-    """Parametrize a test in virtual time with one loop for each schedule's seed, for the plugin that runs it.
+    """Parametrize a test in virtual time with one loop for each schedule, for the plugin that runs it.
 
-    The plugin is anyio's or pytest-asyncio; a sync test has the seeds as parameters of its fixture.
+    The plugin is anyio's or pytest-asyncio; a sync test has the schedules as parameters of its fixture.
     """
     node = metafunc.definition
     if not _wants_virtual_time(node) and _FIXTURE not in metafunc.fixturenames:
@@ -98,8 +118,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, object, 
         node.add_marker(pytest.mark.parametrize("anyio_backend", backends, ids=_case_ids(factories)))
     elif not _is_async(node.obj):
         if _FIXTURE in metafunc.fixturenames:
-            seeds = _seeds(node)
-            metafunc.parametrize(_FIXTURE, seeds, ids=_case_ids([f"seed{seed}" for seed in seeds]), indirect=True)
+            chosen = _schedules(node)
+            metafunc.parametrize(_FIXTURE, list(chosen.values()), ids=_case_ids(chosen), indirect=True)
     else:
         marker = node.get_closest_marker("asyncio")
         if marker is not None and "loop_factories" in marker.kwargs:
@@ -161,26 +181,26 @@ def _is_async(function: Any) -> bool:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test in virtual time before its call if its loop is another one.
 
-    If the call fails, add the seed of its schedule to the error.
+    If the call fails, add its schedule to the error.
     """
     if not _wants_virtual_time(item) or not isinstance(item, pytest.Function):
         return (yield)
     if not _is_async(item.obj):
         _check_use_of_marker(item)
         return (yield)
-    from miniagents_testing._clock import name_seed
+    from miniagents_testing._clock import add_schedule_note
     from miniagents_testing.errors import IdleLoopError, VirtualTimeoutError
 
-    seed = _checked_loop(item).seed
+    _checked_loop(item)
     try:
         return (yield)
     except (IdleLoopError, VirtualTimeoutError) as error:
         # the traceback shows the loop only; the message has the lines where the tasks wait
-        name_seed(error, seed)
+        add_schedule_note(error, _checked_loop(item))
         text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
         raise pytest.fail.Exception(text, pytrace=False) from None
     except (Exception, pytest.fail.Exception) as error:
-        name_seed(error, seed)
+        add_schedule_note(error, _checked_loop(item))
         raise
 
 
@@ -210,7 +230,7 @@ def _checked_loop(item: pytest.Function) -> VirtualTimeLoop:
 
 
 def _find_loop(funcargs: dict[str, Any]) -> Any:
-    """Return the loop of pytest-asyncio's runner, or a closed loop of the kind that anyio's plugin will create.
+    """Return the loop of pytest-asyncio's runner, or of anyio's plugin: before it has one, a closed one of its kind.
 
     If neither is there, return the anyio backend, or None.
     """
@@ -220,6 +240,8 @@ def _find_loop(funcargs: dict[str, Any]) -> Any:
         if isinstance(value, asyncio.Runner):
             return value.get_loop()
     match funcargs.get("anyio_backend"):
+        case ("asyncio", {"loop_factory": _LoopFactory(newest=loop)}) if loop is not None:
+            return loop
         case ("asyncio", {"loop_factory": factory}):
             loop = factory()
             loop.close()
@@ -233,4 +255,5 @@ def virtual_clock(request: pytest.FixtureRequest) -> VirtualClock:
     """Return the clock of virtual time: `time()` is for all tests, `run(coroutine())` for tests that are not async."""
     from miniagents_testing._clock import VirtualClock
 
-    return VirtualClock(seed=getattr(request, "param", None), timeout=_arguments(request.node).get("timeout"))
+    seed, token = getattr(request, "param", (None, None))
+    return VirtualClock(seed=seed, schedule=token, timeout=_arguments(request.node).get("timeout"))

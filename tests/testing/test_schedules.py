@@ -1,16 +1,22 @@
-"""Schedules, the orders in which tasks run: each seed gives another order, and the same order each time."""
+"""Schedules, the orders in which tasks run: random and bounded searches, shrinking, and replays by a token."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from miniagents import InteractionContext, MiniAgents, StreamAppender, miniagent
-from miniagents_testing._clock import replay_only, run_in_virtual_time, schedules, search_schedules
+from miniagents_testing._clock import VirtualTimeLoop, run_in_virtual_time
+from miniagents_testing._decisions import UNTIL_IDLE, Deviation, Steps, schedule_of, token_of
+from miniagents_testing._schedules import replay_only, run_once, schedules, search_schedules
 from miniagents_testing.errors import IdleLoopError
 
 if TYPE_CHECKING:
@@ -73,7 +79,7 @@ def test_seed_gives_a_repeatable_order() -> None:
     """A seed gives equal orders in two runs, and many seeds give all 20 orders of two tasks with three steps."""
     first = [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)]
     assert [run_in_virtual_time(order_of("abc"), seed=seed) for seed in range(60)] == first
-    assert len(set(first)) > 40
+    assert len(set(first)) > 35
     assert len({run_in_virtual_time(order_of("ab"), seed=seed) for seed in range(1000)}) == 20
 
 
@@ -138,8 +144,7 @@ def test_search_stops_at_the_first_failing_schedule_and_names_its_seed() -> None
     with pytest.raises(AssertionError) as caught:
         search_schedules(assert_nothing_is_lost, range(1000))
     (note,) = caught.value.__notes__
-    seed = int(note.partition("seed ")[2].partition(";")[0])
-    assert f"pytest --miniagents-schedule-seed={seed}" in note
+    seed = int(note.partition("seed ")[2].partition(",")[0])
     assert run_in_virtual_time(pay_in_one_after_the_other(), seed=seed) == 1
     assert all(run_in_virtual_time(pay_in_one_after_the_other(), seed=earlier) == 2 for earlier in range(seed))
     assert run_in_virtual_time(pay_in_one_after_the_other()) == 2
@@ -156,6 +161,318 @@ def test_search_tries_each_seed_once_when_none_fails() -> None:
 
     search_schedules(main, schedules(1000))
     assert tried == 1000
+
+
+# --- tokens
+
+
+deviations = st.dictionaries(st.integers(0, 5000), st.integers(1, UNTIL_IDLE), max_size=5)
+
+
+@given(deviations)
+def test_token_gives_its_schedule(chosen: dict[int, int]) -> None:
+    """The token of a schedule gives the same schedule, and has no character that a shell would interpret."""
+    schedule = tuple(Deviation(*each) for each in sorted(chosen.items()))
+    assert schedule_of(token_of(schedule)) == schedule
+    assert re.fullmatch(r"[a-z0-9+]+", token_of(schedule))
+
+
+@pytest.mark.parametrize("token", ["", "x", "3x", "3x0", "3,4", "+3", "-1", "3x2x1", "seed4"])
+def test_text_that_is_no_token_is_refused(token: str) -> None:
+    """A text that is no token raises a `ValueError` with an example of a token, before anything runs."""
+    with pytest.raises(ValueError, match="looks like 17"):
+        search_schedules(assert_nothing_is_lost, schedule=token)
+    with pytest.raises(ValueError, match="looks like 17"):
+        VirtualTimeLoop(schedule=token)
+
+
+def test_loop_refuses_a_seed_beside_a_token() -> None:
+    """A loop that is given a seed and a token raises a `ValueError`."""
+    with pytest.raises(ValueError, match="not both"):
+        VirtualTimeLoop(seed=1, schedule="3")
+
+
+def test_deviation_holds_back_one_step_for_its_turns() -> None:
+    """A step that is held back runs after so many turns, or when nothing else can run; all other steps keep order."""
+    assert run_in_virtual_time(order_of("abc"), schedule="plain") == "abcabcabc"
+    first_step_of_a = 4  # after the steps that start main and the three tasks
+    assert run_in_virtual_time(order_of("abc"), schedule=f"{first_step_of_a}x1") == "bcabcabca"
+    assert run_in_virtual_time(order_of("abc"), schedule=f"{first_step_of_a}x2") == "bcbcabcaa"
+    assert run_in_virtual_time(order_of("abc"), schedule=f"{first_step_of_a}") == "bcbcbcaaa"
+
+
+def test_held_step_runs_before_the_clock_moves() -> None:
+    """A step that is held back until nothing else can run goes before any later timer."""
+
+    async def main() -> list[str]:
+        log = []
+
+        async def sleeper(seconds: float) -> None:
+            await asyncio.sleep(seconds)
+            log.append(f"after {seconds} s")
+
+        async def worker() -> None:
+            await asyncio.sleep(0)
+            log.append("work")
+
+        await asyncio.gather(sleeper(0.001), worker(), sleeper(0))
+        return log
+
+    orders = [run_in_virtual_time(main(), schedule=str(step)) for step in range(8)]
+    assert {order[-1] for order in orders} == {"after 0.001 s"}
+    assert len({tuple(order) for order in orders}) > 1
+
+
+def test_token_gives_the_same_order_beside_threads() -> None:
+    """A schedule gives one order in each of ten runs, also if steps wait for jobs in threads."""
+
+    async def main() -> str:
+        log: list[str] = []
+
+        async def task(name: str) -> None:
+            for _ in range(2):
+                await asyncio.to_thread(sum, range(100))
+                log.append(name)
+                await asyncio.sleep(0)
+                log.append(name.upper())
+
+        await asyncio.gather(task("a"), task("b"))
+        return "".join(log)
+
+    plain = run_in_virtual_time(main())
+    orders = {token: {run_in_virtual_time(main(), schedule=token) for _ in range(10)} for token in ("3", "4x2", "5+7")}
+    assert all(len(each) == 1 for each in orders.values())
+    assert set.union(*orders.values()) != {plain}
+
+
+# --- the bounded search
+
+
+def test_bounded_search_tries_each_order_of_two_tasks() -> None:
+    """With enough deviations, the bounded search gives each of the 20 orders of two tasks with three steps."""
+    seen: Counter[str] = Counter()
+
+    async def main() -> None:
+        seen[await order_of("ab")] += 1
+
+    tried = search_schedules(main, (), deviations=3, limit=10_000)
+    assert tried.is_covered
+    assert set(seen) == {"".join(order) for order in itertools.permutations("aaabbb")}
+    assert tried.bounded == sum(seen.values())
+
+
+def test_bounded_search_leaves_out_holds_without_effect() -> None:
+    """A scenario of one task has one schedule, because no other task can run while a step of it is held back."""
+
+    async def main() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+            await asyncio.sleep(1)
+
+    tried = search_schedules(main, (), deviations=2)
+    assert (tried.bounded, tried.is_covered) == (1, True)
+
+
+WAITS = {"next turn": lambda: asyncio.sleep(0), "timer": lambda: asyncio.sleep(1), "lock": None, "thread": None}
+
+
+@settings(max_examples=20)
+@given(st.lists(st.lists(st.sampled_from(sorted(WAITS)), max_size=3), min_size=1, max_size=3))
+def test_bounded_search_loses_no_order_by_what_it_leaves_out(tasks: list[list[str]]) -> None:
+    """The search with one deviation sees all orders that holds of up to 8 turns and until idle give, for any tasks."""
+    seen: set[tuple[object, ...]] = set()
+
+    async def main() -> None:
+        loop, lock = asyncio.get_running_loop(), asyncio.Lock()
+        log: list[object] = []
+
+        async def task(number: int, waits: list[str]) -> None:
+            for wait in waits:
+                if wait == "lock":
+                    async with lock:
+                        await asyncio.sleep(0)
+                elif wait == "thread":
+                    await asyncio.to_thread(int)
+                else:
+                    await WAITS[wait]()  # type: ignore[misc]  # not None
+                log.append((number, loop.time()))
+                loop.call_soon(log.append, f"after {number}")
+
+        await asyncio.gather(*[task(*each) for each in enumerate(tasks)])
+        log.append("end")
+        seen.add(tuple(log))
+
+    tried = search_schedules(main, (), deviations=1, limit=100_000)
+    assert tried.is_covered
+    found, count = set(seen), tried.bounded
+    steps = Steps()
+    run_once(main, steps)
+    for step, turns in itertools.product(range(steps.count), (*range(1, 9), UNTIL_IDLE)):
+        run_once(main, Steps((Deviation(step, turns),)))
+    assert seen == found
+    assert count <= 1 + steps.count * 9
+
+
+def test_search_stops_at_its_limit_and_says_so() -> None:
+    """A bounded search that reaches its limit returns the number of runs, and that its space was not covered."""
+    runs = 0
+
+    async def main() -> None:
+        nonlocal runs
+        runs += 1
+        await order_of("abcd")
+
+    tried = search_schedules(main, limit=50)
+    assert (tried.random, tried.bounded, tried.deviations, tried.is_covered) == (20, 50, 2, False)
+    assert runs == 70
+    assert str(tried) == "20 random schedules tried, 50 with at most 2 deviations (not all of them)"
+
+
+def test_search_covers_a_small_scenario_by_default() -> None:
+    """By default, a search runs 20 random schedules and all with at most two deviations, and says that it was all."""
+
+    async def main() -> None:
+        await order_of("ab", 2)
+
+    tried = search_schedules(main)
+    assert tried.is_covered
+    assert str(tried).endswith("with at most 2 deviations (all of them)")
+
+
+def test_bounded_search_finds_what_random_schedules_miss() -> None:
+    """A race that needs one task to fall exactly three turns behind among many steps is found by the bounded search."""
+
+    async def main() -> None:
+        seen: list[int] = []
+
+        async def slow() -> None:
+            for number in range(30):
+                await asyncio.sleep(0)
+                seen.append(number)
+
+        async def watcher() -> None:
+            for number in range(30):
+                await asyncio.sleep(0)
+                assert not (number == 17 and len(seen) == 17 - 3)
+
+        await asyncio.gather(watcher(), slow())
+
+    search_schedules(main, range(20))
+    with pytest.raises(AssertionError) as caught:
+        search_schedules(main)
+    assert "This fails with 1 step held back" in caught.value.__notes__[0]
+
+
+# --- shrinking
+
+
+def token_in(error: BaseException) -> str:
+    """Return the token that the note of an error names for the command line."""
+    (note,) = error.__notes__
+    (token,) = re.findall(r"pytest --miniagents-schedule=(\S+)", note)
+    return str(token)
+
+
+@pytest.mark.parametrize("seeds", [range(5), range(5, 20), None], ids=["first seeds", "other seeds", "default"])
+def test_failing_schedule_shrinks_to_one_deviation(seeds: range | None) -> None:
+    """Whatever search finds the lost update, its report names one deviation, and its token fails in the same way."""
+    with pytest.raises(AssertionError) as caught:
+        search_schedules(assert_nothing_is_lost, seeds)
+    token = token_in(caught.value)
+    assert len(schedule_of(token)) == 1
+    assert run_in_virtual_time(pay_in_one_after_the_other(), schedule=token) == 1
+    with pytest.raises(AssertionError) as again:
+        search_schedules(assert_nothing_is_lost, schedule=token)
+    assert token_in(again.value) == token
+
+
+def test_failure_of_the_plain_order_has_no_deviation() -> None:
+    """A scenario that fails in asyncio's order is reported with the token `plain`."""
+
+    async def main() -> None:
+        await order_of("ab")
+        raise ValueError("always")
+
+    for seeds in (None, range(3)):
+        with pytest.raises(ValueError, match="always") as caught:
+            search_schedules(main, seeds)
+        assert token_in(caught.value) == "plain"
+        assert "This fails in the plain order of asyncio" in caught.value.__notes__[0]
+
+
+def test_shrinking_keeps_the_failure_that_was_found() -> None:
+    """A schedule is not shrunk to one that fails at another place, even if that one has fewer deviations."""
+
+    async def main() -> None:
+        order = await order_of("abc", 1)
+        assert order != "cba", "found"
+        assert order != "bca", "another"
+
+    (seed,) = [seed for seed in range(100) if run_in_virtual_time(order_of("abc", 1), seed=seed) == "cba"][:1]
+    with pytest.raises(AssertionError, match="found") as caught:
+        search_schedules(main, [seed])
+    assert len(schedule_of(token_in(caught.value))) == 2
+
+
+def test_failure_that_does_not_come_again_is_reported_as_such() -> None:
+    """An error that is not repeated by its schedule has a note that names the likely reasons, and no token."""
+    runs = itertools.count()
+
+    async def main() -> None:
+        await order_of("ab")
+        assert next(runs) != 3
+
+    with pytest.raises(AssertionError) as caught:
+        search_schedules(main)
+    (note,) = caught.value.__notes__
+    assert "keeps something between its runs" in note
+    assert "--miniagents-schedule" not in note
+
+
+def test_interrupt_ends_a_search() -> None:
+    """A `KeyboardInterrupt` of a scenario comes out of the search as it is."""
+
+    async def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        search_schedules(main)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_failure_by_pytest_fail_is_shrunk() -> None:
+    """A scenario may fail by `pytest.fail`."""
+
+    async def main() -> None:
+        if await pay_in_one_after_the_other() != 2:
+            pytest.fail("an amount is lost")
+
+    with pytest.raises(pytest.fail.Exception, match="an amount is lost") as caught:
+        search_schedules(main)
+    assert len(schedule_of(token_in(caught.value))) == 1
+
+
+# --- the command line
+
+
+@pytest.fixture
+def only_token() -> Iterator[None]:
+    """Choose the schedule as `--miniagents-schedule=3` does."""
+    replay_only(None, "3")
+    yield
+    replay_only(None)
+
+
+@pytest.mark.usefixtures("only_token")
+def test_search_tries_the_chosen_token_alone() -> None:
+    """When the user chose a token on the command line, a search runs that schedule only."""
+    orders: list[str] = []
+
+    async def main() -> None:
+        orders.append(await order_of("ab"))
+
+    assert search_schedules(main).bounded == 1
+    assert orders == [run_in_virtual_time(order_of("ab"), schedule="3")]
 
 
 @pytest.fixture
@@ -191,7 +508,7 @@ def test_search_finds_a_deadlock_of_some_schedules() -> None:
     run_in_virtual_time(main())
     with pytest.raises(IdleLoopError, match="async with other:") as caught:
         search_schedules(main, range(100))
-    assert "seed" in caught.value.__notes__[0]
+    assert "found by seed" in caught.value.__notes__[0]
 
 
 def test_agents_reply_the_same_under_every_schedule() -> None:

@@ -40,7 +40,7 @@ def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
         pytester.makeini("\n".join(lines))
         header = (
             "import asyncio, socket\nimport pytest\n"
-            "from miniagents_testing import VirtualTimeLoop, run_in_virtual_time, schedules\n"
+            "from miniagents_testing import VirtualTimeLoop, run_in_virtual_time, schedules, search_schedules\n"
         )
         names: dict[str, Any] = {name: f"{header}{text}" for name, text in files.items()}
         pytester.makepyfile(**names, test_it=f"{header}{source}")

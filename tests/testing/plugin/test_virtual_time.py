@@ -258,6 +258,46 @@ def test_option_for_a_seed_goes_before_the_marker(project: Project) -> None:
     project(source, "--miniagents-schedule-seed=8", ini=AUTO).assert_outcomes(failed=1)
 
 
+@pytest.mark.parametrize(
+    ("definition", "ini"),
+    [
+        (f"{MARK}async def test_race():{RACE}", AUTO),
+        (f"@pytest.mark.anyio\n{MARK}async def test_race():{RACE}", STRICT),
+        (f"async def race():{RACE}\n{MARK}def test_race(virtual_clock):\n    virtual_clock.run(race())\n", STRICT),
+        (f"async def race():{RACE}\ndef test_race():\n    search_schedules(race, ())\n", STRICT),
+    ],
+    ids=["asyncio", "anyio", "fixture", "search"],
+)
+def test_token_selects_the_schedule_of_a_test(project: Project, definition: str, ini: str) -> None:
+    """A token of the command line or the marker gives the order that fails; the report shows each switch."""
+    project(definition, ini=ini).assert_outcomes(passed=1)
+    tokens = range(10)
+    failing = [token for token in tokens if project(definition, f"--miniagents-schedule={token}", ini=ini).ret]
+    assert failing
+    marked = definition.replace("virtual_time\n", f'virtual_time(schedule="{failing[0]}")\n')
+    by_marker = [] if marked == definition else [project(marked, ini=ini)]
+    for result in (project(definition, f"--miniagents-schedule={failing[0]}", ini=ini), *by_marker):
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            [
+                f"*This happened with the schedule {failing[0]}.",
+                "*Two lines race for order:",
+                "*test_it.py:*order.append(name)*step#1, *",
+                "*test_it.py:*order.append(name)*step#2, *",
+                "*Order of the steps, one line a switch:",
+                "*test_it.py:*<- *held back*",
+            ]
+        )
+
+
+@pytest.mark.parametrize("token", ["3x", "seed4"])
+def test_option_that_is_no_token_is_a_usage_error(project: Project, token: str) -> None:
+    """A wrong token ends pytest with a usage error that shows what a token looks like."""
+    result = project("def test_nothing(): pass\n", f"--miniagents-schedule={token}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*--miniagents-schedule: '{token}' is no token of a schedule*"])
+
+
 def test_hypothesis_can_choose_seeds(project: Project) -> None:
     """Hypothesis can draw seeds, which are plain integers, and async tests with `@given` run in virtual time."""
     result = project(
@@ -305,4 +345,4 @@ def test_wrong_arguments_of_the_marker_are_refused(project: Project) -> None:
     """A wrong argument of the virtual-time marker fails the test with a list of the valid arguments."""
     result = project(f"@pytest.mark.miniagents_virtual_time(seeds=7)\n{AN_HOUR.strip()}\n", ini=AUTO)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*miniagents_virtual_time takes seed=, schedules= and timeout= only*"])
+    result.stdout.fnmatch_lines(["*miniagents_virtual_time takes seed=, schedules=, schedule= and timeout= only*"])
