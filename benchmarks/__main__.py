@@ -21,6 +21,7 @@ MODULES = (
     "acting",
     "life",
     "cassettes",
+    "recording",
     "histories",
     "growth",
 )

@@ -26,6 +26,7 @@ SCRIPTS = (
     "acting",
     "life",
     "cassettes",
+    "recording",
     "histories",
     "growth",
 )
