@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import httpx2
 import pytest
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, use_cassette
+from miniagents_testing.cassette._secrets.search import Search
 from miniagents_testing.errors import CassetteFormatError
 
 if TYPE_CHECKING:
@@ -134,3 +137,22 @@ def test_sessions_of_one_file_do_not_affect_each_other(kit: Kit) -> None:
     with use_cassette(kit.path, record_mode="new_episodes", unplayed="ignore"):
         pass
     assert load(kit.path) == tuple(_sample()[:1])
+
+
+@pytest.mark.parametrize("words", [20, 500])
+def test_a_recording_is_parsed_and_searched_as_often_however_many_chunks_it_has(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    """A recorded stream is searched for secrets once, and its events are not parsed one by one."""
+    events = [
+        b'data: {"choices": [{"index": 0, "delta": {"content": "word %d"}}]}\n\n' % number for number in range(words)
+    ]
+    parse, search = Mock(side_effect=json.loads), Mock(side_effect=Search.in_body)
+    monkeypatch.setattr(json, "loads", parse)
+    monkeypatch.setattr(Search, "in_body", lambda *args: search(*args))
+    network = httpx2.MockTransport(lambda request: httpx2.Response(200, content=iter(events)))
+    with use_cassette(kit.path, record_mode="once", also_patch=[httpx2.MockTransport]):
+        with httpx2.Client(transport=network) as client, client.stream("POST", URL, content=b'{"n": 1}') as response:
+            assert list(response.iter_raw()) == events
+    assert parse.call_count == 1  # the request, for the digest
+    assert [len(call.args[1]) for call in search.call_args_list] == [8, len(b"".join(events))]
