@@ -285,7 +285,7 @@ async def boss(ctx: InteractionContext, queue: asyncio.Queue[str]) -> None:
     await patient.trigger(queue=queue)
 
 
-@pytest.mark.parametrize("seconds", [0.001, 1, 3600])
+@pytest.mark.parametrize("seconds", [0.001, 1, 60])
 def test_clock_moves_while_a_task_polls(seconds: float) -> None:
     """A timer ends the polling soon after its deadline, although something can run in each turn of the loop."""
 
