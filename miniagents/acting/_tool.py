@@ -1,7 +1,7 @@
 """Tools that a model may call: functions, agents and handoffs, and the set of tools of a model.
 
 `tool` makes a `Tool` of a function or an agent, `handoff` one of an agent that takes over. `Toolset` checks what users
-give as `tools=`. `_running` runs what tools call, `_loop` answers a model's calls. Independent of providers.
+give as `tools=`. `_functions` runs what tools call, `_loop` answers a model's calls. Independent of providers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from miniagents._agents.agent import MiniAgent, check_timeout
-from miniagents.acting._parameters import parameters_of, text_parameter
-from miniagents.acting._running import run_function, stream_replies
+from miniagents.acting._functions import parameters_of, run_function, stream_replies, text_parameter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
-    from miniagents.acting._parameters import Parameters
+    from miniagents.acting._functions import Parameters
     from miniagents.messages import ToolCall
 
 _is_name = re.compile(r"[a-zA-Z0-9_-]{1,64}").fullmatch

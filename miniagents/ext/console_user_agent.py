@@ -23,8 +23,14 @@ from miniagents.errors import (
     PromiseCancelledError,
     StopDialog,
 )
-from miniagents.ext._console_input import LineReader, replace_surrogates
-from miniagents.ext._console_interrupts import ConsoleInterrupts, drop_typed_text, keep_typed_text, make_input
+from miniagents.ext._console_input import (
+    ConsoleInterrupts,
+    LineReader,
+    drop_typed_text,
+    keep_typed_text,
+    make_input,
+    replace_surrogates,
+)
 from miniagents.ext._terminal import TerminalFilter, visible, visible_line
 from miniagents.messages import (
     AssistantMessage,

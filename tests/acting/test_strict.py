@@ -23,7 +23,7 @@ from miniagents.ext.llm import anthropic as anthropic_module
 from miniagents.ext.llm import openai as openai_module
 
 if TYPE_CHECKING:
-    from miniagents.acting._strict import IsEnforced
+    from miniagents.acting._output import IsEnforced
 
 OPENAI, ANTHROPIC = openai_module._is_enforced, anthropic_module._is_enforced
 

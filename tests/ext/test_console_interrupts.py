@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from miniagents.ext._console_interrupts import ConsoleInterrupts
+from miniagents.ext._console_input import ConsoleInterrupts
 from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from miniagents.ext.llm._sessions.base import Choice, Outcome, Session, ToolUse
 from miniagents.ext.llm._sessions.chat import ChatSession
+from miniagents.ext.llm._sessions.fields import Tokens
 from miniagents.ext.llm._sessions.messages import MessagesSession
 from miniagents.ext.llm._sessions.output import ChatOutputSession, MessagesOutputSession, ResponsesOutputSession
 from miniagents.ext.llm._sessions.responses import ResponsesSession
-from miniagents.ext.llm._sessions.usage import Tokens
 
 __all__ = [
     "ChatOutputSession",

@@ -34,7 +34,7 @@ from miniagents.errors import (
     StreamTruncatedError,
 )
 from miniagents.ext._terminal import visible, visible_line
-from miniagents.ext.llm._sessions.usage import Tokens, as_count
+from miniagents.ext.llm._sessions.fields import Tokens, as_count
 from miniagents.messages import ReasoningDelta, RefusalDelta, ToolCallDelta
 
 if TYPE_CHECKING:

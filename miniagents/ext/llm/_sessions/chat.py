@@ -20,8 +20,7 @@ from miniagents.ext.llm._sessions.base import (
     repair_surrogates,
     repair_surrogates_deep,
 )
-from miniagents.ext.llm._sessions.fields import FieldCollector
-from miniagents.ext.llm._sessions.usage import Tokens, as_count, count_at, merge_usage
+from miniagents.ext.llm._sessions.fields import FieldCollector, Tokens, as_count, count_at, merge_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

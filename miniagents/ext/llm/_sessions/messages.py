@@ -14,8 +14,7 @@ from miniagents.ext.llm._sessions.base import (
     repair_surrogates,
     repair_surrogates_deep,
 )
-from miniagents.ext.llm._sessions.fields import merge_pieces
-from miniagents.ext.llm._sessions.usage import Tokens, count_at, merge_usage
+from miniagents.ext.llm._sessions.fields import Tokens, count_at, merge_pieces, merge_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

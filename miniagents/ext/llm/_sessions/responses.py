@@ -12,7 +12,7 @@ from miniagents.ext.llm._sessions.base import (
     repair_surrogates,
     repair_surrogates_deep,
 )
-from miniagents.ext.llm._sessions.usage import Tokens, count_at
+from miniagents.ext.llm._sessions.fields import Tokens, count_at
 
 _INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 _ARGUMENTS = {"function_call": "arguments", "custom_tool_call": "input"}
