@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 from weakref import ref
 
 from miniagents_testing._clock import NumberedTask, VirtualTimeLoop
-from miniagents_testing._waiting import describe_line, describe_tasks
+from miniagents_testing._waiting import describe_line, describe_tasks, name_of
 from miniagents_testing.errors import UncleanCancellationError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Trial:
         if self.steps == self.cancel_at and not self.has_cancelled:
             self.has_cancelled = True
             task = getattr(callback, "__self__", None)
-            next_to_run = f"task {task.get_name()}" if isinstance(task, asyncio.Task) else callback
+            next_to_run = f"task {name_of(task)}" if isinstance(task, asyncio.Task) else callback
             self._place = f"\nNext to run was {next_to_run}"
             if isinstance(victim, asyncio.Task):
                 self._place += f"; the victim was here:\n{describe_tasks([victim])}"
@@ -233,7 +233,7 @@ class Trial:
     def check_ended_task(self, task: asyncio.Task[Any]) -> None:
         """Record a task that ended with a `CancelledError` although its `cancel()` was not called."""
         if task.cancelled() and not task.was_cancelled:  # type: ignore[attr-defined]  # all tasks here are ours
-            self._problems.append(f"task {task.get_name()} got a CancelledError without being cancelled")
+            self._problems.append(f"task {name_of(task)} got a CancelledError without being cancelled")
 
     def _track_generator(
         self, other_hook: Callable[[Any], object] | None, generator: AsyncGeneratorType[Any, Any]

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 
 class NumberedTask(asyncio.Task[Any]):
-    """Task that keeps its context for reports, and has the same name and place in a set in each run.
-
-    Without a name of its own it has that of its coroutine function and a number: `fetch#2`.
+    """Task that keeps its context for reports, and has the same place in a set in each run.
 
     `asyncio.TaskGroup` and other code keeps tasks in sets, and cancels tasks in the order of the set.
     """
@@ -54,8 +52,8 @@ class NumberedTask(asyncio.Task[Any]):
         self.number = next(loop.task_numbers)
         self.variables = contextvars.copy_context() if context is None else context
         super().__init__(coro, loop=loop, context=self.variables, **options)
-        if options.get("name") is None:
-            self.set_name(loop.name_task(coro))  # a name without a count of the whole process, as in "Task-1234"
+        self.default_name = loop.name_task(coro)
+        """Name for reports if the task has none of its own: asyncio's, as in `Task-1234`, differs between runs."""
 
     def __hash__(self) -> int:
         return self.number

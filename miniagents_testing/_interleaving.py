@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from miniagents_testing._waiting import is_application, suspended_frames
+from miniagents_testing._waiting import is_application, name_of, suspended_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,7 +144,7 @@ class Interleaving:
         finally:
             sys.settrace(before)
             self._current = None
-            row.name = task.get_name() if task is not None else str(row.actor)
+            row.name = name_of(task) if task is not None else str(row.actor)
             if task is not None:
                 row.ending = _ending_of(task)
                 frames = [frame for frame in suspended_frames(task.get_coro()) if is_application(frame)]

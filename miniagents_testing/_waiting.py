@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import linecache
+import re
 import sys
 import sysconfig
 import threading
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 _MAX_SHOWN_TASKS = 30
+_NAMED_BY_ASYNCIO = re.compile(r"Task-\d+")
 
 _FRAMEWORK_PACKAGES = ("miniagents", "miniagents_testing")
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib")
@@ -50,11 +52,18 @@ def describe_tasks(tasks: Iterable[asyncio.Task[Any]]) -> str:
 
 def _label_of(task: asyncio.Task[Any]) -> str:
     """Return the name of a task, with the agent that the task works for and the agent's callers, if there is one."""
-    name = task.get_name()
+    name = name_of(task)
     trace = _agent_trace(getattr(task, "variables", None))
     if not trace:
         return name
-    return " <- ".join(trace if trace[0] == name else [f"{name} of {trace[0]}", *trace[1:]])
+    is_of_agent = name.rpartition("#")[0] == trace[0]
+    return " <- ".join([name if is_of_agent else f"{name} of {trace[0]}", *trace[1:]])
+
+
+def name_of(task: asyncio.Task[Any]) -> str:
+    """Return the name of a task; for one that asyncio has named, that of its coroutine function and a number."""
+    name = task.get_name()
+    return getattr(task, "default_name", name) if _NAMED_BY_ASYNCIO.fullmatch(name) else name
 
 
 def describe_running_code() -> str:

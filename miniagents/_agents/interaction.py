@@ -103,6 +103,7 @@ class InteractionContext(_CallScope, CountedCall):
         "limits",
         "message_promises",
         "run_context",
+        "task_name",
         "this_agent",
         "timeout",
     )
@@ -116,6 +117,8 @@ class InteractionContext(_CallScope, CountedCall):
     timeout: float | None
     limits: Limits | None
     run_context: PromisingContext
+    task_name: str
+    """Name of the tasks of the call: the agent's alias, and the number of its call in the run, as in `WRITER#2`."""
     unfinished_calls: set[MessageSequence] | None
 
     def __init__(
@@ -281,6 +284,9 @@ class InteractionContext(_CallScope, CountedCall):
         replies = self._replies
         assert replies is not None
         promise = MessageSequencePromise.of_cell(replies)
+        alias, numbers = self.this_agent.alias, self.run_context.call_numbers
+        number = numbers[alias] = numbers.get(alias, 0) + 1
+        self.task_name = f"{alias}#{number}"
         replies.set_work(self._run, start_soon)
         return promise
 

@@ -138,6 +138,8 @@ class PromisingContext(BoundToRun):
         self._unobserved: MutableMapping[int, _UnobservedError] = (
             {} if unobserved_errors == "raise" else WeakValueDictionary()
         )
+        self.call_numbers: dict[str, int] = {}
+        """Number of calls so far of each agent, by its alias."""
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None

@@ -93,7 +93,7 @@ class Cell(Generic[T]):
                 "A promise with work to do needs a running context: make it inside `MiniAgents().run(...)` "
                 "or `async with MiniAgents():`"
             )
-        name = None if self.scope is None else str(self.scope)
+        name: str | None = getattr(self.scope, "task_name", None)
         self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
 
     def ensure_started(self) -> None:

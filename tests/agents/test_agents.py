@@ -10,7 +10,7 @@ import pytest
 from common import Boom, echo, failing, steps, texts
 
 from miniagents.errors import AppenderClosedError
-from miniagents.messages import UserMessage
+from miniagents.messages import Message, UserMessage
 from miniagents.miniagents import AgentCall, InteractionContext, MiniAgents, miniagent
 
 if TYPE_CHECKING:
@@ -248,6 +248,38 @@ async def test_call_with_wrong_messages_starts_no_agent() -> None:
 
 
 # --- traces of calls (law 36)
+
+
+async def test_tasks_have_the_name_of_their_agent_and_the_number_of_its_call() -> None:
+    """In each run, the tasks of an agent and those of its messages are named by its alias and the call's number."""
+    names: list[str] = []
+
+    def note() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        names.append(task.get_name())
+
+    async def tokens(fields: object) -> AsyncIterator[str]:
+        note()
+        yield "token"
+
+    @miniagent
+    async def writer(ctx: InteractionContext) -> None:
+        note()
+        ctx.reply(Message.promise(message_token_streamer=tokens))
+
+    @miniagent
+    async def boss(ctx: InteractionContext) -> None:
+        note()
+        await writer.trigger()
+        await writer.fork(alias="EDITOR").trigger()
+        await writer.trigger()
+
+    for _ in range(2):
+        async with MiniAgents():
+            await boss.trigger()
+        assert names == ["BOSS#1", "WRITER#1", "WRITER#1", "EDITOR#1", "EDITOR#1", "WRITER#2", "WRITER#2"]
+        names.clear()
 
 
 async def test_agent_trace_names_the_agent_and_its_callers() -> None:

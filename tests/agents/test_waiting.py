@@ -43,7 +43,7 @@ async def test_C4_C6_agent_without_a_waiting_reader_works_to_its_end(how: str) -
 
 
 def test_C23_debug_mode_of_asyncio_names_the_agent_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    """If an agent blocks the event loop, asyncio's warning in debug mode has the agent's alias."""
+    """If an agent blocks the event loop, asyncio's warning in debug mode has the agent's alias and the number of the call."""
 
     @miniagent
     async def blocker(ctx: InteractionContext) -> None:
@@ -60,4 +60,4 @@ def test_C23_debug_mode_of_asyncio_names_the_agent_that_blocks(caplog: pytest.Lo
 
     MiniAgents().run(amain(), loop_factory=debugging)
     warnings = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
-    assert any("name='BLOCKER'" in warning and "took" in warning for warning in warnings)
+    assert any("name='BLOCKER#1'" in warning and "took" in warning for warning in warnings)
