@@ -23,9 +23,10 @@ from miniagents.errors import LLMError, StreamError, StreamTruncatedError
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm._sessions.base import error_from_payload, repair_surrogates_deep
 from miniagents.ext.llm._streaming import ResponseBody
+from miniagents_testing._words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from miniagents.ext.llm._sessions import Outcome, Session
     from miniagents.ext.llm.sse import ServerSentEvent
@@ -50,8 +51,10 @@ _INSTRUCTIONS = frozenset({"system", "developer"})
 _OF_PROMPT = ("messages", "input", "contents", "prompt", "inputs")
 _OF_INSTRUCTIONS = ("system", "instructions", "systemInstruction", "system_instruction")
 """Fields of a request with its messages, and with its instructions, in the APIs of several providers."""
+_PREFIXES = {"reasoning": "thinking: ", "refusal": "refusal: ", "tool": "→ "}
 _SEARCHED_BYTES = 4096
 _MAX_ERROR_CHARS = 300
+_MAX_BODY_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +474,21 @@ def agent_names(paths: Sequence[str]) -> list[str]:
     return ["/".join(each[shared:]) for each in parts]
 
 
+def prefix_of(piece: Piece) -> str:
+    """Return the words that stand before the first piece of a part, so that readers know its kind."""
+    return f"choice {piece.part}: " if piece.kind == "choice" else _PREFIXES.get(piece.kind, "")
+
+
+def excerpt_of(body: bytes, headers: Mapping[str, list[str]]) -> str:
+    """Return the beginning of a body that is text; otherwise its size and type."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        kind = ", ".join(headers.get("content-type", ["no known type"]))
+        return f"({counted(len(body), 'byte')}, {kind})"
+    return text if len(text) <= _MAX_BODY_CHARS else f"{text[:_MAX_BODY_CHARS]}…"
+
+
 class NewTurns:
     """Messages of prompts that are new since the last request of the same agent, for readers of a whole recording."""
 
@@ -481,7 +499,11 @@ class NewTurns:
         self._answers: set[str] = set()
 
     def take(self, agent_path: str, reading: Reading) -> tuple[Turn, ...]:
-        """Return the messages of the next request that are new, at least the last one that the model answers.
+        """Return the messages of the next request that are new; `take_places` says which these are."""
+        return tuple(reading.prompt.turns[place] for place in self.take_places(agent_path, reading))
+
+    def take_places(self, agent_path: str, reading: Reading) -> tuple[int, ...]:
+        """Return the places in the next prompt of messages that are new, at least of the last one that is answered.
 
         The beginning of an answer that the application has given is always there. Instructions are new once for all
         agents. Answers that an earlier request got are left out, so that a message of the model is one that the
@@ -510,4 +532,4 @@ class NewTurns:
             new.add(asked[-1])
         if turns and (turns[-1].role in _OF_MODEL or not new):  # the beginning of the answer, or instructions alone
             new.add(len(turns) - 1)
-        return tuple(turns[number] for number in sorted(new))
+        return tuple(sorted(new))

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from miniagents_testing.cli._edit import add_edit, add_fork, add_import
+from miniagents_testing.cli._export import add_export
 from miniagents_testing.cli._lint import add_lint, add_verify
 from miniagents_testing.cli._play import add_play
 from miniagents_testing.cli._screen import NOT_DONE, PROBLEMS_FOUND, CommandError, print_error, typed_command
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_COMMANDS = (
+    *(add_play, add_show, add_export, add_verify, add_lint),
+    *(add_diff, add_fork, add_edit, add_import, add_serve),
+)
 _EXIT_CODES = """\
 exit codes:
   0    fine
@@ -106,10 +111,11 @@ def _create_parser(program: str) -> tuple[argparse.ArgumentParser, Mapping[str, 
     """Return the parser of the command line, and the one of each command."""
     parser: argparse.ArgumentParser = _Parser(
         prog=program,
-        description="Play, show, check, compare, edit and import recorded provider streams, and run a local provider.",
+        description="Play, show, draw, check, compare, edit and import recorded provider streams, "
+        "and run a local provider.",
         epilog=_EXIT_CODES,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for add in (add_play, add_show, add_verify, add_lint, add_diff, add_fork, add_edit, add_import, add_serve):
+    for add in _COMMANDS:
         add(commands)
     return parser, commands.choices

@@ -19,27 +19,26 @@ from rich.live import Live
 from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
-from miniagents_testing._reading import NewTurns, Reading, read_interaction
-from miniagents_testing._words import counted
+from miniagents_testing._pictures.run import LONGEST_PAUSE, overlapping
+from miniagents_testing._reading import NewTurns, Reading, excerpt_of, prefix_of, read_interaction
+from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing.cassette import load, timeline
 from miniagents_testing.cli._screen import Screen, line_breaks, make_safe, make_safe_line, parse_not_negative
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from miniagents_testing._reading import Piece, Turn
     from miniagents_testing.cassette import Interaction
     from miniagents_testing.cli._commands import Commands
 
 
-_MAX_PAUSE = 1.0
-"""Seconds of a pause between two turns that are kept, because the user's time to think is of no interest."""
+_MAX_PAUSE = LONGEST_PAUSE / TICKS_PER_SECOND
+"""Seconds of a pause between two turns that are kept."""
 _COLOURS = ("blue", "magenta", "cyan", "green", "yellow", "red")
-_PREFIXES = {"reasoning": "thinking: ", "refusal": "refusal: ", "tool": "→ "}
 _STYLES = {"reasoning": "dim italic", "refusal": "red", "tool": "cyan"}
 _MAX_PROMPT_CHARS = 1000
-_MAX_BODY_CHARS = 300
 
 
 def add_play(commands: Commands) -> None:
@@ -101,7 +100,7 @@ class Player:
         for stream in sorted(streams, key=lambda stream: stream.start):
             stream.asked = new.take(stream.interaction.agent_path, stream.reading)
         last_end: float | None = None
-        for group in _group_overlapping(streams):
+        for group in overlapping(streams):
             start = group[0].start
             self._set_clock(start if last_end is None else max(last_end, start - _MAX_PAUSE))
             self._sleep_until(start)
@@ -123,6 +122,7 @@ class Player:
         for moment, text in zip(stream.arrivals, texts, strict=True):
             self._sleep_until(moment)
             self._write(text)
+        self._sleep_until(stream.end)
         self._write(last)
 
     def _wrapped(self, parts: Sequence[Text]) -> list[Text]:
@@ -214,20 +214,6 @@ class Player:
             self._sleep(wait)
 
 
-def _group_overlapping(streams: Sequence[_Stream]) -> Iterator[list[_Stream]]:
-    """Yield the streams in order of their start, in groups of streams that overlap in time."""
-    group: list[_Stream] = []
-    end = 0.0
-    for stream in sorted(streams, key=lambda stream: stream.start):
-        if group and stream.start >= end:
-            yield group
-            group = []
-        group.append(stream)
-        end = max(end, stream.end)
-    if group:
-        yield group
-
-
 def _heading(stream: _Stream, mark: str) -> Text:
     """Return the label that stands before an answer: its mark, and the agent or model."""
     return Text().append(mark, stream.label.style).append_text(stream.label).append(": ", stream.label.style)
@@ -254,7 +240,7 @@ class _Transcript:
         if (piece.kind, piece.part) != self._part:
             text.append_text(self.break_line())
             self._part = (piece.kind, piece.part)
-            text.append(_PREFIXES.get(piece.kind, f"choice {piece.part}: " if piece.kind == "choice" else ""), style)
+            text.append(prefix_of(piece), style)
         safe_text = self._filter.feed(piece.text)
         self._is_line_start = safe_text.endswith("\n")
         return text.append(safe_text, style)
@@ -271,7 +257,8 @@ class _Transcript:
         """Return the last lines: the ending, and before it an excerpt of a body that is not a model's answer."""
         text = self.break_line()
         if reading.outcome is None and not reading.failure:
-            text.append_text(_format_excerpt(interaction))
+            excerpt = excerpt_of(interaction.response.body, interaction.response.headers)
+            text.append_text(make_safe(excerpt)).append("\n")
         facts = [reading.ending.sentence, *([f"{seconds:.2f} s"] if seconds else [])]
         return text.append(f"[{make_safe_line(', '.join(facts))}]\n", "dim" if reading.ending.complete else "yellow")
 
@@ -328,14 +315,3 @@ def _format_prompt(turns: Sequence[Turn], mark: str) -> Text:
         given = " (given)" if turn.role in ("assistant", "model") else ""
         text.append(f"{mark}{role}{given}: ", "bold green").append_text(make_safe(shown)).append("\n")
     return text
-
-
-def _format_excerpt(interaction: Interaction) -> Text:
-    """Return the beginning of a body that is text; otherwise its size and type."""
-    body = interaction.response.body
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        kind = ", ".join(interaction.response.headers.get("content-type", ["no known type"]))
-        return make_safe(f"({counted(len(body), 'byte')}, {kind})\n", "dim")
-    return make_safe(text if len(text) <= _MAX_BODY_CHARS else f"{text[:_MAX_BODY_CHARS]}…").append("\n")
