@@ -22,6 +22,7 @@ MODULES = (
     "life",
     "cassettes",
     "recording",
+    "pictures",
     "histories",
     "growth",
 )

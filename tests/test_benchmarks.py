@@ -29,6 +29,7 @@ SCRIPTS = (
     "life",
     "cassettes",
     "recording",
+    "pictures",
     "histories",
     "growth",
 )

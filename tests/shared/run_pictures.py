@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import strategies as st
 
-from miniagents_testing import strategies
+from miniagents_testing import _odd_texts, strategies
 from miniagents_testing._pictures.page import page_of
 from miniagents_testing._pictures.run import Run, read_run
 from miniagents_testing._reading import read_interaction
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing._pictures.run import Request
 
+URI = "https://api.openai.com/v1/chat/completions"
 _PATHS = {"chat": "chat/completions", "responses": "responses", "messages": "messages"}
 _WAITS = st.sampled_from((0, 0, 1, 7, 12_345))
 
@@ -86,3 +89,59 @@ def shown(request: Request, moment: float) -> list[str]:
         found.append(part.text if moment >= request.end else units[: 2 * length].decode("utf-16-le"))
         length = max(0, length - len(units) // 2)
     return [text for text in found if text]
+
+
+def delta(finish_reason: str | None = None, **fields: Any) -> bytes:
+    """Return an event of a chat completion."""
+    choice = {"index": 0, "delta": fields, "finish_reason": finish_reason}
+    return f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': 'm', 'choices': [choice]})}\n\n".encode()
+
+
+HOSTILE = (
+    *_odd_texts.LOOKALIKES,
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "]]>",
+    "</style><style>*{display:none}",
+    "</title></div></article><img src=x onerror=alert(1)>",
+    "\" onmouseover=alert(1) x='",
+    "javascript:alert(1)",
+    "&lt;b&gt; &amp;amp; &#60;",
+    "<base href=https://x.test/><meta http-equiv=refresh content='0;url=https://x.test/'>",
+    "{{constructor.constructor('alert(1)')()}}",
+    "\u2028\u2029\x00\x0b\x0c\x1b[2J\x7f\x85",
+    "a\u202eb\u2066c\u200b\U000e0041",
+)
+
+
+def _hostile(text: str) -> Interaction:
+    """Return an interaction with a text in each field that a page shows."""
+    arguments = json.dumps({"x": text})
+    events = [
+        delta(reasoning_content=text),
+        delta(content=text),
+        delta(tool_calls=[{"index": 0, "id": text, "function": {"name": text or "f", "arguments": arguments}}]),
+        delta(refusal=text),
+    ]
+    choice = {"index": 1, "delta": {"content": text}, "finish_reason": None}
+    other = {"object": "chat.completion.chunk", "model": text, "choices": [choice]}
+    events.append(f"data: {json.dumps(other)}\n\n".encode())
+    chunks = tuple(Chunk(1, event) for event in (*events, delta(text), b"data: [DONE]\n\n"))
+    body = {"model": text, "messages": [{"role": role, "content": text} for role in ("system", text, "tool")]}
+    return Interaction(
+        text, f"{URI}?{text}", json.dumps(body).encode(), ResponseStream(chunks, reason=text), {}, 0.0, f"{text}/M#1"
+    )
+
+
+def hostile_recording(text: str) -> list[Interaction]:
+    """Return a recording with a text everywhere: in an answer, in a failure, and in what is no answer of a model."""
+    whole = _hostile(text)
+    failed = ResponseStream((Chunk(1, json.dumps({"error": {"message": text}}).encode()),), status=400, reason=text)
+    broken = ResponseStream((Chunk(1, delta(content=text)),), end=f"raise ReadError: {text}", complete=False)
+    page = ResponseStream((Chunk(1, text.encode(errors="replace")),), headers={"content-type": [text]})
+    return [
+        whole,
+        replace(whole, response=failed),
+        replace(whole, response=broken),
+        replace(whole, response=page, uri=f"wss://{text}", agent=""),
+    ]

@@ -12,9 +12,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_pictures import page_of_recording, recordings, run_of, shown
+from run_pictures import (
+    HOSTILE,
+    URI,
+    delta,
+    hostile_recording,
+    page_of_recording,
+    recordings,
+    run_of,
+    shown,
+)
 
-from miniagents_testing import _odd_texts
 from miniagents_testing._reading import read_interaction
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load
 from miniagents_testing.cli._play import Player
@@ -23,14 +31,6 @@ from miniagents_testing.cli._screen import Screen
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-URI = "https://api.openai.com/v1/chat/completions"
-
-
-def delta(finish_reason: str | None = None, **fields: Any) -> bytes:
-    """Return an event of a chat completion."""
-    choice = {"index": 0, "delta": fields, "finish_reason": finish_reason}
-    return f"data: {json.dumps({'object': 'chat.completion.chunk', 'model': 'm', 'choices': [choice]})}\n\n".encode()
 
 
 def answer(*texts: str, wait: int = 10_000, **fields: Any) -> ResponseStream:
@@ -235,66 +235,13 @@ def test_picture_of_the_panel_has_less_than_40_kb(root: Path) -> None:
     assert len(page_of_recording(load(root / "cassettes/both/panel.yaml")).encode()) < 40_000
 
 
-HOSTILE = (
-    *_odd_texts.LOOKALIKES,
-    "</script><script>alert(1)</script>",
-    "<!--<script>",
-    "]]>",
-    "</style><style>*{display:none}",
-    "</title></div></article><img src=x onerror=alert(1)>",
-    "\" onmouseover=alert(1) x='",
-    "javascript:alert(1)",
-    "&lt;b&gt; &amp;amp; &#60;",
-    "<base href=https://x.test/><meta http-equiv=refresh content='0;url=https://x.test/'>",
-    "{{constructor.constructor('alert(1)')()}}",
-    "\u2028\u2029\x00\x0b\x0c\x1b[2J\x7f\x85",
-    "a\u202eb\u2066c\u200b\U000e0041",
-)
-
-
-def _hostile(text: str) -> Interaction:
-    """Return an interaction with a text in each field that a page shows."""
-    arguments = json.dumps({"x": text})
-    events = [
-        delta(reasoning_content=text),
-        delta(content=text),
-        delta(tool_calls=[{"index": 0, "id": text, "function": {"name": text or "f", "arguments": arguments}}]),
-        delta(refusal=text),
-    ]
-    choice = {"index": 1, "delta": {"content": text}, "finish_reason": None}
-    other = {"object": "chat.completion.chunk", "model": text, "choices": [choice]}
-    events.append(f"data: {json.dumps(other)}\n\n".encode())
-    chunks = tuple(Chunk(1, event) for event in (*events, delta(text), b"data: [DONE]\n\n"))
-    body = {"model": text, "messages": [{"role": role, "content": text} for role in ("system", text, "tool")]}
-    return Interaction(
-        text, f"{URI}?{text}", json.dumps(body).encode(), ResponseStream(chunks, reason=text), {}, 0.0, f"{text}/M#1"
-    )
-
-
-def _hostile_recording(text: str) -> list[Interaction]:
-    """Return a recording with a text everywhere: in an answer, in a failure, and in what is no answer of a model."""
-    whole = _hostile(text)
-    data = text.encode(errors="replace")
-    failed = ResponseStream((Chunk(1, json.dumps({"error": {"message": text}}).encode()),), status=400, reason=text)
-    broken = ResponseStream((Chunk(1, delta(content=text)),), end=f"raise ReadError: {text}", complete=False)
-    page = ResponseStream((Chunk(1, data),), headers={"content-type": [text]})
-    found = [whole, _with(whole, failed), _with(whole, broken), _with(whole, page, uri=f"wss://{text}", agent="")]
-    return [Interaction(each.method, each.uri, each.request_body, each.response, {}, 0.0, each.agent) for each in found]
-
-
-def _with(like: Interaction, response: ResponseStream, **fields: Any) -> Interaction:
-    return Interaction(
-        like.method, fields.get("uri", like.uri), like.request_body, response, {}, 0.0, fields.get("agent", like.agent)
-    )
-
-
-PLAIN = _Page(page_of_recording(_hostile_recording("plain")))
+PLAIN = _Page(page_of_recording(hostile_recording("plain")))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_picture_shows_hostile_texts_as_texts(text: str) -> None:
     """A text in any field makes no element, no attribute, no link and no control character on the page."""
-    source = page_of_recording(_hostile_recording(text), title=text)
+    source = page_of_recording(hostile_recording(text), title=text)
     page = _Page(source)
     kinds = {tag for tag, _ in PLAIN.elements}
     assert {tag for tag, _ in page.elements} == kinds

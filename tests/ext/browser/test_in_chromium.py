@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from run_pictures import find_browser
 
 from miniagents_testing import Step
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.ext.browser.conftest import Serve
 
 playwright = pytest.importorskip("playwright.async_api", reason="needs playwright: `tox -e browser` has it")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = find_browser()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser on PATH: `apt-get install chromium`")
 
 ANSWER = "Words & <b>marks</b> <img src=x onerror=document.title='broken'>, 😀.\n" * 20
