@@ -22,9 +22,9 @@ import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import StreamingResponse
 
-from miniagents_testing._playing import aplay, await_headers
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._scripted.transport import error_message, error_response, respond_to
+from miniagents_testing._streams import aplay, await_headers
 from miniagents_testing.errors import UnexpectedCallError
 
 if TYPE_CHECKING:

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 import httpx2
 from pydantic_core import from_json
 
-from miniagents_testing._playing import aplay, await_headers, play, wait_for_headers
 from miniagents_testing._responding import AsyncBody, Body, read_timeout, response_with
-from miniagents_testing._streams import Chunk, ResponseStream
+from miniagents_testing._streams import Chunk, ResponseStream, aplay, await_headers, play, wait_for_headers
 from miniagents_testing._wire import FORMATS
 from miniagents_testing._wire.formats import CREATED, json_text
 from miniagents_testing.errors import UnexpectedCallError, with_sdk_bases
 
 if TYPE_CHECKING:
     from miniagents_testing._script import API
-    from miniagents_testing._scripted.agents import ScriptedLLM
+    from miniagents_testing._scripted import ScriptedLLM
 
 
 _MODEL = {

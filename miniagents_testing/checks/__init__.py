@@ -16,20 +16,18 @@ classes to subclass in `miniagents_testing.checks.conformance`.
 
 from __future__ import annotations
 
-from miniagents_testing.checks._acting import (
-    check_output,
-    check_tool_cancellation,
-    check_tool_errors,
-    check_tool_loop,
-    check_tool_order,
-)
 from miniagents_testing.checks._agents import (
     check_agent,
     check_cancel_closes_source,
+    check_output,
     check_reader_cancellation,
     check_rereading,
     check_stream_equals_resolved,
     check_tokens_before_completion,
+    check_tool_cancellation,
+    check_tool_errors,
+    check_tool_loop,
+    check_tool_order,
     check_usage,
 )
 from miniagents_testing.checks._histories import (

@@ -11,10 +11,10 @@ import httpx2
 from miniagents import LLMError, MiniAgents, ToolCall
 from miniagents.ext.llm.sse import SSEDecoder
 from miniagents_testing import faults
-from miniagents_testing._playing import aplay
 from miniagents_testing._responding import AsyncBody, response_with
 from miniagents_testing._script import Step
 from miniagents_testing._scripted import ScriptedLLM
+from miniagents_testing._streams import aplay
 from miniagents_testing._wire.dialects import QUIRKS, provider_stream
 from miniagents_testing._words import counted
 from miniagents_testing.checks._agents import check_agent, check_cancel_closes_source, check_usage

@@ -16,7 +16,7 @@ Places are counted in events, as a decoder delivers them, or in the unit of `of=
 
 from __future__ import annotations
 
-from miniagents_testing.faults._base import Fault, Unit, laid_over
+from miniagents_testing.faults._base import Fault, FaultyTransport, Unit, every_request, inject, laid_over
 from miniagents_testing.faults._kinds import (
     content_type,
     cut,
@@ -38,7 +38,6 @@ from miniagents_testing.faults._kinds import (
     stall,
     swap,
 )
-from miniagents_testing.faults._transport import FaultyTransport, every_request, inject
 
 __all__ = [
     "Fault",

@@ -12,9 +12,8 @@ import pytest
 
 from miniagents import MiniAgents
 from miniagents_testing import ScriptedLLM, Step
-from miniagents_testing._playing import Gate, aplay, network_error, play
 from miniagents_testing._script import Failure
-from miniagents_testing._streams import HELD, Chunk, ResponseStream
+from miniagents_testing._streams import HELD, Chunk, Gate, ResponseStream, aplay, network_error, play
 from miniagents_testing.errors import IncompleteRecordingError
 
 if TYPE_CHECKING:
