@@ -11,6 +11,7 @@ from miniagents._agents.interaction import AgentCall, AgentsContext, Interaction
 from miniagents._agents.persistence import MessagePersister, PersistHandler
 from miniagents._agents.running import Runner, catch_signal
 from miniagents.messages import Message, MessageSequencePromise
+from miniagents.observing import check_observers, observers_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from miniagents._agents.usage import Limits, Price
     from miniagents._promising.promise import Promise
     from miniagents.messages import MessageType
+    from miniagents.observing import Observer
 
 __all__ = ["AgentCall", "InteractionContext", "MiniAgent", "MiniAgents", "miniagent"]
 
@@ -37,6 +39,8 @@ class MiniAgents(AgentsContext):
         price: function that returns what a request to a model costs: it gets the name of the model and a `Usage`, and
             returns a number, or None for a model that it does not know. By default, the package genai-prices knows the
             prices in US dollars, if it is installed (the extra `prices`).
+        observers: functions that are told when an agent call, a request to a model or a call of a tool begins, see
+            `Observer`.
         options: see `PromisingContext`.
 
     Raises:
@@ -54,9 +58,11 @@ class MiniAgents(AgentsContext):
         on_persist_messages: Iterable[PersistHandler] = (),
         limits: Limits | None = None,
         price: Price | None = None,
+        observers: Iterable[Observer] = (),
         **options: Any,
     ) -> None:
         super().__init__(errors_as_messages=errors_as_messages, limits=limits, price=price, **options)
+        self._given_observers = check_observers(observers)
         self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
         self._persisters = [MessagePersister(handler) for handler in on_persist_messages]
         if self._persisters:
@@ -70,6 +76,11 @@ class MiniAgents(AgentsContext):
 
         def __exit__(self, *error: object) -> None:
             """Do nothing: `__enter__` has raised."""
+
+    def _open(self) -> None:
+        """Open the context with the observers of its run; raise `RuntimeError` if it was opened before."""
+        super()._open()
+        self.observers = observers_of_run(self._given_observers, self.parent)
 
     # --- running
 

@@ -27,6 +27,7 @@ from miniagents.errors import (
     text_of_error,
 )
 from miniagents.messages import ErrorMessage, Message, MessagePromise, MessageSequence, MessageSequencePromise
+from miniagents.observing import Observation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from miniagents._agents.agent import MiniAgent
     from miniagents._agents.usage import Limits, Price, UsageTotals
     from miniagents.messages import MessageType, ToolCall
+    from miniagents.observing import RunObserver
 
 
 class _CallScope(BoundToRun):
@@ -102,6 +104,7 @@ class InteractionContext(_CallScope, CountedCall):
         "caller",
         "limits",
         "message_promises",
+        "observation",
         "run_context",
         "task_name",
         "this_agent",
@@ -116,7 +119,9 @@ class InteractionContext(_CallScope, CountedCall):
     """The call that made this one, or the body of the run."""
     timeout: float | None
     limits: Limits | None
-    run_context: PromisingContext
+    run_context: AgentsContext
+    observation: Observation
+    """The observation of this call, only in a run with observers."""
     task_name: str
     """Name of the tasks of the call: the agent's alias, and the number of its call in the run, as in `WRITER#2`."""
     unfinished_calls: set[MessageSequence] | None
@@ -130,7 +135,7 @@ class InteractionContext(_CallScope, CountedCall):
         timeout: float | None,
         errors_as_messages: bool,
         limits: Limits | None,
-        run_context: PromisingContext,
+        run_context: AgentsContext,
     ) -> None:
         self.unfinished_calls = None
         self.limits = limits
@@ -287,7 +292,12 @@ class InteractionContext(_CallScope, CountedCall):
         alias, numbers = self.this_agent.alias, self.run_context.call_numbers
         number = numbers[alias] = numbers.get(alias, 0) + 1
         self.task_name = f"{alias}#{number}"
-        replies.set_work(self._run, start_soon)
+        if self.run_context.observers:
+            self.observation = Observation(self.run_context.observers, "agent", alias)
+            observed = partial(self.observation.run, self, self._run, self._kwargs, replies)
+            replies.set_work(observed, start_soon, self.observation.variables)
+        else:
+            replies.set_work(self._run, start_soon)
         return promise
 
     def release(self) -> None:
@@ -457,6 +467,8 @@ class AgentsContext(PromisingContext, CountedRun):
         TypeError: `limits` or `price` is of a wrong type.
     """
 
+    observers: tuple[RunObserver, ...] = ()
+    """The observers of the run; none before it is opened."""
     how_to_open = "`async def amain():`, which `MiniAgents().run(amain())` runs, or inside `async with MiniAgents():`"
 
     def __init__(

@@ -63,12 +63,18 @@ class Cell(Generic[T]):
 
     # --- working
 
-    def set_work(self, work: Callable[[], Coroutine[Any, Any, Any]], start_soon: bool | None) -> None:
+    def set_work(
+        self,
+        work: Callable[[], Coroutine[Any, Any, Any]],
+        start_soon: bool | None,
+        variables: contextvars.Context | None = None,
+    ) -> None:
         """Set the coroutine function whose task settles this cell, and start that task now or with the first reader.
 
         Args:
             work: the coroutine function, without parameters.
             start_soon: True to start now, False with the first reader; None takes the context's default.
+            variables: the context variables the task runs with; None for a copy of the current ones.
 
         Raises:
             NoActiveContextError: the work is to start now, and no context is open.
@@ -77,9 +83,12 @@ class Cell(Generic[T]):
         if start_soon is None:
             start_soon = context is not None and context.start_everything_soon_by_default
         if start_soon:
-            self.start_task(work, None)
+            self.start_task(work, variables)
         else:
-            variables = contextvars.copy_context()  # those of the caller, and not of the reader that starts the work
+            if variables is None:
+                variables = (
+                    contextvars.copy_context()
+                )  # those of the caller, and not of the reader that starts the work
             self.deferred_start = lambda: self.start_task(work, variables)
 
     def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:

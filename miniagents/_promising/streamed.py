@@ -20,6 +20,7 @@ from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
 
 if TYPE_CHECKING:
+    import contextvars
     from types import TracebackType
     from typing import Self
 
@@ -60,19 +61,27 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     # --- the pump
 
-    def pump_from(self, source: Callable[[], AsyncIterable[Any]], *, start_soon: bool | None, batches: bool) -> None:
+    def pump_from(
+        self,
+        source: Callable[[], AsyncIterable[Any]],
+        *,
+        start_soon: bool | None,
+        batches: bool,
+        variables: contextvars.Context | None = None,
+    ) -> None:
         """Read a source to its end in one task.
 
         Args:
             source: called once, returns the async iterable.
             start_soon: True to read it at once, False as the readers ask for more; None takes the context's default.
             batches: the iterable yields lists of pieces.
+            variables: the context variables the task runs with; None for a copy of the current ones.
         """
         if start_soon is None:
             start_soon = self.context is not None and self.context.start_everything_soon_by_default
         self.on_demand = not start_soon
         pump = self._pump_batches if batches else self._pump if start_soon else self._pump_on_demand
-        self.set_work(lambda: self._run(source, pump), start_soon)
+        self.set_work(lambda: self._run(source, pump), start_soon, variables)
 
     async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
         """Read the source by one of the pump functions, settle the cell, and close the source.

@@ -45,6 +45,7 @@ from miniagents.messages import (
     ToolCall,
     ToolMessage,
 )
+from miniagents.observing import observe_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from miniagents._agents.interaction import InteractionContext
     from miniagents.acting._output import Output
     from miniagents.acting._tool import Tool, Toolset
+    from miniagents.observing import Observation
 
 logger = logging.getLogger("miniagents.tools")
 
@@ -318,11 +320,15 @@ class _Calls:
         if decision is not None and not decision.granted and not isinstance(prepared, Exception):
             reason = f": {decision.content}" if decision.content else ""
             prepared = _RefusedError(f"The call did not run, because it was refused{reason}")
+        observation = None
+        if self._ctx.run_context.observers:
+            observation = observe_part(self._ctx, "tool", call.name or "", self.settings.redact)
         return MessagePromise(
-            partial(self._stream_result, call, prepared),
+            partial(self._stream_result, call, prepared, observation),
             message_class=ToolMessage,
             start_soon=True,
             known_beforehand={"tool_call_id": call.id, "name": call.name},
+            observation=observation,
         )
 
     def _prepare(self, call: ToolCall, finish_reason: str | None) -> _Prepared:
@@ -347,7 +353,9 @@ class _Calls:
             self.handoff = tool, arguments
         return tool, arguments
 
-    async def _stream_result(self, call: ToolCall, prepared: _Prepared, fields: dict[str, Any]) -> AsyncGenerator[str]:
+    async def _stream_result(
+        self, call: ToolCall, prepared: _Prepared, observation: Observation | None, fields: dict[str, Any]
+    ) -> AsyncGenerator[str]:
         """Run a call and yield the text of its result; an error that the model is told comes after the text so far.
 
         Raises:
@@ -355,6 +363,9 @@ class _Calls:
         """
         has_text = False
         fields["interrupted"] = True  # for the message so far, if the call is cancelled
+        if observation is not None:
+            description = None if isinstance(prepared, Exception) else prepared[0].description
+            observation.begin(lambda: {"call": call, "description": description})
         try:
             if isinstance(prepared, Exception):
                 raise prepared
@@ -380,6 +391,8 @@ class _Calls:
         else:
             del fields["interrupted"]
             return
+        if observation is not None:
+            observation.failure = failure
         text = self.settings.redact(text)
         level = logging.INFO if isinstance(failure, _RefusedError) else logging.WARNING
         logger.log(level, "%s: tool %s: %s", self._ctx, call.name, text)

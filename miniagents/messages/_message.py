@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from typing_extensions import TypeForm
+
+    from miniagents.observing import Observation
 
 
 T = TypeVar("T")
@@ -492,15 +495,18 @@ class MessageCell(StreamCell[str, Message]):
     def fail(self, error: BaseException) -> None:
         """Fail with an error; do nothing to its `partial` if it has one, or the message has ended.
 
-        If it is an error of MiniAgents without a `partial`, it gets the message so far as `partial`. That is a plain
-        `Message` with the text if the fields are not valid yet.
+        If it is an error of MiniAgents without a `partial`, it gets the message so far as `partial`.
         """
         if not self.done and isinstance(error, MiniAgentsError) and error.partial is None:
-            try:
-                error.partial = self.whole()
-            except (TypeError, ValueError):  # metadata that is not valid yet: keep the text at least
-                error.partial = Message("".join(self.pieces))
+            error.partial = self.so_far()
         super().fail(error)
+
+    def so_far(self) -> Message:
+        """Return the message so far; that is a plain `Message` with the text if the other fields are not valid yet."""
+        try:
+            return self.whole()
+        except (TypeError, ValueError):
+            return Message("".join(self.pieces))
 
     def handle_lost_promise(self) -> None:
         """Stop the source, because no reader can reach the message any more."""
@@ -541,6 +547,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
         known_beforehand: Mapping[str, Any] | None = None,
         may_call_tools: bool = False,
         output_type: OutputType | None = None,
+        observation: Observation | None = None,
     ) -> None:
         if not callable(message_token_streamer):
             raise TypeError(
@@ -557,7 +564,14 @@ class MessagePromise(StreamedPromise[str, M_co]):
         metadata: dict[str, Any] = {}
         cell.metadata = metadata
         cell.keep_promise(self)
-        cell.pump_from(lambda: message_token_streamer(metadata), start_soon=start_soon, batches=batches)
+        source: Callable[[], AsyncIterable[Any]] = partial(message_token_streamer, metadata)
+        if observation is None:
+            cell.pump_from(source, start_soon=start_soon, batches=batches)
+        else:
+            source = partial(observation.stream, cell, source)
+            cell.pump_from(source, start_soon=start_soon, batches=batches, variables=observation.variables)
+            if cell.deferred_start is not None:
+                observation.leave_agent()  # which would go on until the message has a reader
 
     @classmethod
     def of_message(cls, message: Message) -> MessagePromise:

@@ -28,6 +28,7 @@ from miniagents.ext.llm._sessions.base import repair_surrogates_deep
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
 from miniagents.messages import MessagePromise, MessageSequencePromise
 from miniagents.miniagents import MiniAgent, MiniAgents
+from miniagents.observing import observe_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from miniagents.ext.llm._sessions import Session
     from miniagents.messages import AssistantMessage, Message, MessageType
     from miniagents.miniagents import InteractionContext
+    from miniagents.observing import Observation
 
 
 class _RequestLimits:
@@ -291,6 +293,32 @@ class ProviderAdapter(ABC):
         others = {key: value for key, value in request.items() if key != "tool_choice"}
         return others if choice is None else {**others, "tool_choice": choice}
 
+    def _asked(
+        self, url: Any, messages: list[Message], system: Any, parameters: Mapping[str, Any], streamed: bool
+    ) -> dict[str, Any]:
+        """Return what a request asks for, see `Operation.asked`; without headers, which hold keys.
+
+        Args:
+            url: base URL of the client; None for a client of an application's tests that has none.
+            messages: the conversation.
+            system: instructions that go before the conversation.
+            parameters: the other parameters of the request.
+            streamed: True if a stream is asked for.
+        """
+        default_port = {"https": 443, "http": 80}.get(getattr(url, "scheme", "https"))
+        return {
+            "messages": messages,
+            "system": system,
+            "provider": self.provider,
+            "api": self.api(parameters),
+            "address": getattr(url, "host", None),
+            "port": getattr(url, "port", None) or default_port,
+            "stream": streamed,
+            "settings": {
+                name: value for name, value in parameters.items() if name not in ("api", "extra_headers", "extra_query")
+            },
+        }
+
     def reply(
         self,
         ctx: InteractionContext,
@@ -337,17 +365,21 @@ class ProviderAdapter(ABC):
             if wanted is not None and settings.is_final(fields):
                 wanted.check(text, fields)
 
-        async def prepare(incoming: MessageType, on_calls: OnCalls | None) -> LLMCall:
-            """Wait for the messages, and return the call of the SDK, whose own retries are switched off."""
+        async def prepare(incoming: MessageType, on_calls: OnCalls | None, observation: Observation | None) -> LLMCall:
+            """Wait for the messages, and return the call of the SDK, whose own retries are switched off.
+
+            The operation of the observers begins here, with the first attempt.
+            """
             messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
             client = await self.default_client() if async_client is None else async_client
             client = _without_retries(client)
             origin = _origin(self.api(request), client)
+            parameters = self._with_tool_choice(request, toolset, output_tool, has_results=messages[-1].role == "tool")
             create, arguments, new_session = self.prepare_request(
                 client,
                 messages,
                 system,
-                self._with_tool_choice(request, toolset, output_tool, has_results=messages[-1].role == "tool"),
+                parameters,
                 origin=origin,
                 streamed=streamed,
                 output_tool=None if output_tool is None else output_tool.name,
@@ -355,6 +387,9 @@ class ProviderAdapter(ABC):
             # a request is UTF-8, which cannot encode lone surrogates
             arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
             redactor.learn(secrets_of_client(client, arguments["extra_headers"]))
+            if observation is not None:
+                asked = partial(self._asked, getattr(client, "base_url", None), messages, system, parameters, streamed)
+                observation.begin(asked)
             return LLMCall(
                 alias=alias,
                 provider=self.provider,
@@ -374,13 +409,17 @@ class ProviderAdapter(ABC):
 
         def ask(messages: MessageType, on_calls: OnCalls | None = None) -> MessagePromise:
             """Return the promise of an answer to these messages."""
+            observation = None
+            if ctx.run_context.observers:
+                observation = observe_part(ctx, "request", request["model"], redactor.redact_text)
             return MessagePromise(
-                partial(stream_answer, partial(prepare, messages, on_calls)),
+                partial(stream_answer, partial(prepare, messages, on_calls, observation)),
                 message_class=self.message_class,
                 start_soon=None if on_calls is None else True,
                 known_beforehand=reply_metadata,
                 may_call_tools=bool(toolset),
                 output_type=None if wanted is None else wanted.type,
+                observation=observation,
             )
 
         if not toolset.by_name and (wanted is None or not toolset):
