@@ -17,6 +17,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from miniagents.errors import LLMError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
+_REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 
 def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
@@ -69,9 +71,10 @@ def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
 
 
 def _status(response: Mapping[str, Any]) -> tuple[int, str]:
-    """Return code and reason; older vcrpy wrote `status_code` where httpx was used."""
+    """Return code and reason; older vcrpy wrote `status_code` alone where httpx was used."""
     if "status_code" in response:
-        return int(response["status_code"]), ""
+        code = int(response["status_code"])
+        return code, _REASONS.get(code, "")
     return int(response["status"]["code"]), response["status"].get("message") or ""
 
 

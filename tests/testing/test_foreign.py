@@ -145,7 +145,7 @@ def test_body_is_read_in_each_form_of_other_recorders(response: dict[str, Any]) 
     if "content" in kept["response"]:
         del kept["response"]["body"], kept["response"]["status"]
     read = foreign_interaction(kept, "c.yaml").response
-    assert (read.body, read.status, read.end, read.complete) == (BODY, 200, "eof", True)
+    assert (read.body, read.status, read.reason, read.end, read.complete) == (BODY, 200, "OK", "eof", True)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,9 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
         ("api-key", "api-key-2"),
         ("x-goog-api-key", "api-key-3"),
         ("Cookie", "session=cookie-1; theme=dark"),
+        ("Cookie", 'quoted="cookie-3"; short="bar:baz"'),
         ("set-cookie", "__cf_bm=cookie-2; path=/; domain=.api.openai.com"),
+        ("set-cookie", r'escaped="\"cookie-4\""; path=/'),
         ("OpenAI-Organization", "org-aB3dE6gH9"),
         ("Content-Type", "application/json"),
         ("User-Agent", "AsyncOpenAI/Python 3.54.0"),
@@ -139,7 +141,7 @@ def test_X2_the_values_of_a_live_request_are_known_whatever_its_headers_are_call
     ]
     assert values_of_headers(headers).keys() == {
         *("bearer-token-1", basic, "pass-word-1", "api-key-1", "api-key-2", "api-key-3", "cookie-1", "cookie-2"),
-        *("org-aB3dE6gH9", "no-base64-1"),
+        *("cookie-3", "cookie-4", "org-aB3dE6gH9", "no-base64-1"),
     }
 
 

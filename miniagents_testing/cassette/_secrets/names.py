@@ -303,7 +303,7 @@ def _secrets_in(header: str, value: str) -> Iterator[str]:
     """
     if "cookie" in header:
         for cookie in value.split(";", 1)[:1] if header == "set-cookie" else value.split(";"):
-            yield cookie.partition("=")[2]
+            yield cookie.partition("=")[2].strip('\\" ')  # a value may be in quotes (RFC 6265, section 4.1.1)
         return
     scheme, _, credentials = value.strip().rpartition(" ")
     yield credentials

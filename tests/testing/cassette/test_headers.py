@@ -136,6 +136,8 @@ def test_a_played_cookie_is_no_secret_of_a_recording(kit: Kit) -> None:
         ("x-amzn-bedrock-output-token-count", False),
         ("mcp-session-id", False),
         ("x-author", False),
+        ("access-control-allow-credentials", False),
+        ("x-access-token", True),
         ("etag", False),
     ],
 )
