@@ -31,7 +31,7 @@ from miniagents import MiniAgents
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import ProviderServer, ReplayTransport, Step, run_in_virtual_time, use_cassette
 from miniagents_testing.cassette import Chunk, Interaction, Matching, Redaction, ResponseStream, load, save
-from miniagents_testing.cassette._lookup import Index
+from miniagents_testing.cassette._matching import Index
 from miniagents_testing.errors import CassetteMissError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 
-from miniagents_testing.cassette._frames import Frame, line_of, text_or_bytes
+from miniagents_testing.cassette._conversation import Frame, line_of, text_or_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

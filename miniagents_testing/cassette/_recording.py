@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from miniagents_testing._streams import TICKS_PER_SECOND, Chunk, ResponseStream, ticks
-from miniagents_testing.cassette._frames import CONVERSATIONS
+from miniagents_testing.cassette._conversation import CONVERSATIONS
 from miniagents_testing.cassette._headers import retry_headers
 from miniagents_testing.cassette._interaction import Interaction, holds_terminal_event
 from miniagents_testing.errors import RecordingRefusedError

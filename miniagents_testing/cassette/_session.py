@@ -21,7 +21,7 @@ from miniagents_testing._words import counted, first_lines
 from miniagents_testing.cassette._bodies import content_headers
 from miniagents_testing.cassette._headers import VcrpyHeaders
 from miniagents_testing.cassette._interaction import ends_ms, failure_of, timeline
-from miniagents_testing.cassette._lookup import Index, describe_miss
+from miniagents_testing.cassette._matching import Index, describe_miss
 from miniagents_testing.cassette._order import Order
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._recording import Recorder
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cassette._bodies import Headers
     from miniagents_testing.cassette._interaction import Interaction, Moment
-    from miniagents_testing.cassette._lookup import Place
-    from miniagents_testing.cassette._matching import RequestKey
+    from miniagents_testing.cassette._matching import Place, RequestKey
     from miniagents_testing.cassette._playback import HTTPLibrary
     from miniagents_testing.cassette._recording import Slot
     from miniagents_testing.cassette._secrets import Redacted, Replaced

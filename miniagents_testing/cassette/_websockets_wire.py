@@ -15,7 +15,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from miniagents_testing.cassette import _frames as frames
+from miniagents_testing.cassette import _conversation as frames
 from miniagents_testing.cassette._conversation import PlayedConversation
 from miniagents_testing.cassette._http1 import error_name, os_error
 

@@ -17,10 +17,9 @@ from urllib.parse import quote, unquote, unquote_plus, urlsplit, urlunsplit
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents_testing._streams import Chunk
 from miniagents_testing._words import counted
-from miniagents_testing.cassette._bodies import Headers, header_value, plain_body
-from miniagents_testing.cassette._frames import as_events, from_events, is_conversation
+from miniagents_testing.cassette._bodies import Headers, Path, header_value, plain_body
+from miniagents_testing.cassette._conversation import as_events, from_events, is_conversation
 from miniagents_testing.cassette._headers import OF_WHOLE_BODIES, URL_IN_HEADER, HeaderRule
-from miniagents_testing.cassette._paths import Path
 from miniagents_testing.cassette._secrets.leaks import Leak, headers_with_secrets, leaks_of, plain
 from miniagents_testing.cassette._secrets.names import (
     SECRET_FIELDS,

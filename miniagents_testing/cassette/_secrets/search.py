@@ -18,8 +18,7 @@ from urllib.parse import quote_plus, unquote_plus
 
 from miniagents.ext.llm._redaction import REDACTED
 from miniagents.ext.llm._shapes import find_shapes, long_runs
-from miniagents_testing.cassette._bodies import texts_of
-from miniagents_testing.cassette._paths import member
+from miniagents_testing.cassette._bodies import member, texts_of
 from miniagents_testing.cassette._secrets.names import JSON_TYPES, is_made_of_words, is_stand_in
 from miniagents_testing.cassette._secrets.texts import (
     ESCAPES,
@@ -37,8 +36,7 @@ from miniagents_testing.cassette._secrets.texts import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from miniagents_testing.cassette._bodies import BodyText, Headers
-    from miniagents_testing.cassette._paths import Path
+    from miniagents_testing.cassette._bodies import BodyText, Headers, Path
     from miniagents_testing.cassette._secrets.names import FieldNames
 
 

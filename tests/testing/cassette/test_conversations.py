@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 
 from miniagents_testing import run_in_virtual_time, use_cassette
 from miniagents_testing.cassette import Chunk, Interaction, JSONPath, Matching, Redaction, ResponseStream, load, save
-from miniagents_testing.cassette._conversation import PlayedConversation
-from miniagents_testing.cassette._frames import Frame, as_events, frames_in, from_events, line_of
+from miniagents_testing.cassette._conversation import (
+    Frame,
+    PlayedConversation,
+    as_events,
+    frames_in,
+    from_events,
+    line_of,
+)
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._recorded import Exceptions
 from miniagents_testing.cassette._session import LiveRequest

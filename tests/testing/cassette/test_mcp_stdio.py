@@ -17,7 +17,7 @@ from conversation_table import Cells
 
 from miniagents_testing import run_in_virtual_time, use_cassette
 from miniagents_testing.cassette import Chunk, Redaction, load, save
-from miniagents_testing.cassette._frames import frames_in
+from miniagents_testing.cassette._conversation import frames_in
 from miniagents_testing.errors import CassetteMissError
 
 if TYPE_CHECKING:

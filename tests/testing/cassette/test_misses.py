@@ -20,8 +20,7 @@ from miniagents import MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing.cassette import VOLATILE_FIELDS, Interaction, Matching, ResponseStream, save
-from miniagents_testing.cassette._lookup import Index, describe_miss
-from miniagents_testing.cassette._matching import changed_span
+from miniagents_testing.cassette._matching import Index, changed_span, describe_miss
 from miniagents_testing.errors import CassetteMissError, UnplayedError
 
 if TYPE_CHECKING:

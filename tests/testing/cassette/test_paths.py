@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miniagents_testing.cassette import Interaction, JSONPath, Matching, Redaction, ResponseStream
-from miniagents_testing.cassette._paths import Path, member
+from miniagents_testing.cassette._bodies import Path, member
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

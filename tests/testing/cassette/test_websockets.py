@@ -18,7 +18,7 @@ from conversation_table import Cells
 
 from miniagents_testing import run_in_virtual_time, use_cassette
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
-from miniagents_testing.cassette._frames import Frame, line_of
+from miniagents_testing.cassette._conversation import Frame, line_of
 from miniagents_testing.errors import CassetteMissError, LiveRequestError, UnrecordedWarning
 
 if TYPE_CHECKING:
