@@ -22,8 +22,7 @@ from miniagents_testing.cassette._bodies import content_headers
 from miniagents_testing.cassette._headers import VcrpyHeaders
 from miniagents_testing.cassette._interaction import ends_ms, failure_of, timeline
 from miniagents_testing.cassette._matching import Index, describe_miss
-from miniagents_testing.cassette._order import Order
-from miniagents_testing.cassette._playback import Playback
+from miniagents_testing.cassette._playback import Order, Playback
 from miniagents_testing.cassette._recording import Recorder
 from miniagents_testing.errors import (
     CassetteMissError,

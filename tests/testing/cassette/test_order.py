@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniagents_testing import ReplayTransport, run_in_virtual_time, stream_layer
-from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, _order, timeline
-from miniagents_testing.cassette._order import Order
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, _playback, timeline
+from miniagents_testing.cassette._playback import Order
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -97,7 +97,7 @@ INTERLEAVED = [[1, 2, 2, 2, 2], [2, 2, 2, 2, 2], [1, 1, 7, 1, 1]]
 
 async def test_streams_wait_for_a_request_that_is_prepared_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream waits for an earlier one whose request is still prepared in a thread, as SDKs do for their first."""
-    monkeypatch.setattr(_order, "_PATIENCE_WITH_REQUESTS", 60.0)  # the thread may start late on a busy machine
+    monkeypatch.setattr(_playback, "_PATIENCE_WITH_REQUESTS", 60.0)  # the thread may start late on a busy machine
     reader = Reader(_apart([0, 0], INTERLEAVED[:2]))
 
     async def prepare_and_read() -> None:
@@ -311,7 +311,7 @@ def test_threads_read_parallel_streams_to_the_end() -> None:
 
 async def test_ten_parallel_requests_get_each_its_own_answer(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten parallel requests, each gets its own answer, and in twenty playbacks they end in the same order."""
-    monkeypatch.setattr(_order, "_PATIENCE_WITH_REQUESTS", 60.0)  # the SDK's threads may start late on a busy machine
+    monkeypatch.setattr(_playback, "_PATIENCE_WITH_REQUESTS", 60.0)  # a busy machine starts the SDK's threads late
     replies = [kit.Reply(kit.chat(*f"{number} a b c d".split())) for number in range(10)]
 
     async def all_at_once(network: httpx2.AsyncBaseTransport) -> tuple[list[Any], list[str]]:
