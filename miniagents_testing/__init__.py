@@ -18,6 +18,7 @@ Modules to import from:
 - `miniagents_testing.recut`: streams with the same bytes in other chunks.
 - `miniagents_testing.checks`: checks that every agent, message, splitter or history has to pass.
 - `miniagents_testing.strategies`: Hypothesis strategies for messages, streams, schedules and more.
+- `miniagents_testing.pictures`: one HTML page with the agents, requests and tokens of a run over time.
 - `miniagents_testing.errors`: every error that the testing kit raises.
 - `miniagents_testing.plugin`: the pytest plugin.
 """

@@ -249,7 +249,7 @@ def _pieces_not_streamed(outcome: Outcome, streamed: list[Piece]) -> list[Piece]
     kinds = {piece.kind for piece in streamed}
     tools = "".join(piece.text for piece in streamed if piece.kind == "tool")
     rest = [
-        _tool_piece(call.id, call.name, call.arguments)
+        tool_piece(call.id, call.name, call.arguments)
         for call in outcome.tool_calls
         if not tools or (call.arguments not in tools and call.arguments != "{}")
     ]
@@ -287,7 +287,12 @@ def _describe_ending(interaction: Interaction, outcome: Outcome | None, failure:
             "cut off", "the stream ends, and the provider has not said that the answer is whole", complete=False
         )
     word = outcome.finish_reason or "complete"
-    return Ending(word, _SENTENCES.get(word, word), complete=True)
+    return Ending(word, sentence_of(word), complete=True)
+
+
+def sentence_of(finish_reason: str) -> str:
+    """Return the finish reason of a whole answer in words, as far as there are clearer ones."""
+    return _SENTENCES.get(finish_reason, finish_reason)
 
 
 def _error_message(interaction: Interaction, provider: str) -> str:
@@ -331,7 +336,7 @@ def _chat_pieces(delta: dict[str, Any]) -> Iterator[Piece]:
         part = str(call.get("index") or 0)
         function = _dict_or_empty(call.get("function") or call.get("custom"))
         if function.get("name"):
-            yield _tool_piece(part, function["name"])
+            yield tool_piece(part, function["name"])
         yield Piece("tool", part, _text_or_empty(function.get("arguments") or function.get("input")))
 
 
@@ -341,7 +346,7 @@ def _messages_pieces(data: dict[str, Any]) -> Iterator[Piece]:
     block, delta = _dict_or_empty(data.get("content_block")), _dict_or_empty(data.get("delta"))
     if str(block.get("type")).endswith("tool_use"):
         given = block.get("input")  # usually {}: the arguments come in later events
-        yield _tool_piece(part, block.get("name"), json.dumps(given, ensure_ascii=False) if given else "")
+        yield tool_piece(part, block.get("name"), json.dumps(given, ensure_ascii=False) if given else "")
     if delta.get("type") == "thinking_delta":
         yield Piece("reasoning", part, _text_or_empty(delta.get("thinking")))
     elif delta.get("type") == "input_json_delta":
@@ -355,7 +360,7 @@ def _responses_pieces(kind: str, data: dict[str, Any]) -> Iterator[Piece]:
     if kind == "response.output_item.added":
         item = _dict_or_empty(data.get("item"))
         if item.get("type") in ("function_call", "custom_tool_call"):
-            yield _tool_piece(part, item.get("name"))
+            yield tool_piece(part, item.get("name"))
     elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
         index = data.get("summary_index") or data.get("content_index") or 0
         yield Piece("reasoning", f"{part}.{index}", delta)
@@ -365,7 +370,7 @@ def _responses_pieces(kind: str, data: dict[str, Any]) -> Iterator[Piece]:
         yield Piece("tool", part, delta)
 
 
-def _tool_piece(part: Any, name: Any, arguments: Any = "") -> Piece:
+def tool_piece(part: Any, name: Any, arguments: Any = "") -> Piece:
     """Return the first piece of a tool call, with the arguments known so far."""
     return Piece("tool", str(part), f"{name} {arguments}")
 
@@ -399,17 +404,22 @@ def read_prompt(body: bytes) -> Prompt:
     prompt = next((request[name] for name in _OF_PROMPT if request.get(name)), ())
     items = [prompt] if isinstance(prompt, (str, dict)) else list(prompt) if isinstance(prompt, (list, tuple)) else []
     # In chat completions, instructions are messages.
-    instructions = _content_text(next((request[name] for name in _OF_INSTRUCTIONS if request.get(name)), None))
+    instructions = content_text(next((request[name] for name in _OF_INSTRUCTIONS if request.get(name)), None))
     turns = [Turn("system", instructions)] if instructions else []
     for item in items:
         try:
             turn = _read_turn(item)
         except RecursionError:
             turn = Turn("user", "[nested too deep to be shown]")
-        if turn.text or turn.role not in _OF_MODEL:
+        if has_to_be_shown(turn):
             turns.append(turn)
     choices = request.get("n", 1)  # as the APIs do
     return Prompt(str(request.get("model") or ""), tuple(turns), choices if isinstance(choices, int) else None)
+
+
+def has_to_be_shown(turn: Turn) -> bool:
+    """Return False for a message of the model without a text, such as one with nothing but calls of tools."""
+    return bool(turn.text) or turn.role not in _OF_MODEL
 
 
 def _read_turn(item: Any) -> Turn:
@@ -420,17 +430,17 @@ def _read_turn(item: Any) -> Turn:
     Results of tools get the role "tool", also where the provider's message says "user".
     """
     if not isinstance(item, dict):
-        return Turn("user", _content_text(item))
+        return Turn("user", content_text(item))
     kind = str(item.get("type") or "message")
     if kind != "message":  # in Responses, calls of tools and their results are items beside the messages
-        return Turn("tool", _content_text(item.get("output"))) if kind.endswith("_output") else Turn("assistant", "")
+        return Turn("tool", content_text(item.get("output"))) if kind.endswith("_output") else Turn("assistant", "")
     content = item.get("content", item.get("parts"))
     role = str(item.get("role") or "user")
     if role in _OF_MODEL and isinstance(content, list):  # beside its text are calls of tools and reasoning
         content = [part for part in content if not isinstance(part, dict) or isinstance(part.get("text"), str)]
     if isinstance(content, list) and content and all(_is_tool_result(part) for part in content):
         role = "tool"  # in Anthropic's messages, the user sends the results of tools
-    return Turn(role, _content_text(content))
+    return Turn(role, content_text(content))
 
 
 def _is_tool_result(part: Any) -> bool:
@@ -438,7 +448,7 @@ def _is_tool_result(part: Any) -> bool:
     return isinstance(part, dict) and str(part.get("type") or "").endswith("tool_result")
 
 
-def _content_text(content: Any) -> str:
+def content_text(content: Any) -> str:
     """Return the text of a message's content, which is a string, a dict or a list, at any depth; "" for None.
 
     Texts of a list are joined by line ends. Parts without text, such as images, give their type in brackets.
@@ -448,12 +458,12 @@ def _content_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "\n".join(filter(None, map(_content_text, content)))
+        return "\n".join(filter(None, map(content_text, content)))
     if not isinstance(content, dict):
         return str(content)
     for key in ("text", "content", "output", "parts"):
         if isinstance(content.get(key), (str, list)):
-            return _content_text(content[key])
+            return content_text(content[key])
     return f"[{content.get('type') or 'something'}]"
 
 
@@ -500,16 +510,22 @@ class NewTurns:
 
     def take(self, agent_path: str, reading: Reading) -> tuple[Turn, ...]:
         """Return the messages of the next request that are new; `take_places` says which these are."""
-        return tuple(reading.prompt.turns[place] for place in self.take_places(agent_path, reading))
+        turns, answer = reading.prompt.turns, None if reading.outcome is None else reading.outcome.content
+        return tuple(turns[place] for place in self.take_places(agent_path, turns, answer))
 
-    def take_places(self, agent_path: str, reading: Reading) -> tuple[int, ...]:
+    def take_places(self, agent_path: str, turns: Sequence[Turn], answer: str | None) -> tuple[int, ...]:
         """Return the places in the next prompt of messages that are new, at least of the last one that is answered.
 
         The beginning of an answer that the application has given is always there. Instructions are new once for all
         agents. Answers that an earlier request got are left out, so that a message of the model is one that the
         application has written for it.
+
+        Args:
+            agent_path: the agent that sends the request.
+            turns: all messages of the prompt.
+            answer: the text of the answer; None if there is none.
         """
-        turns, known, count = reading.prompt.turns, self._counts[agent_path], Counter[Turn]()
+        known, count = self._counts[agent_path], Counter[Turn]()
         new = set()
         for number, turn in enumerate(turns):
             count[turn] += 1
@@ -523,8 +539,8 @@ class NewTurns:
             if is_new:
                 new.add(number)
         known |= count
-        if reading.outcome is not None:
-            self._answers.add(reading.outcome.content.strip())
+        if answer is not None:
+            self._answers.add(answer.strip())
         asked = [
             number for number, turn in enumerate(turns) if turn.role not in _OF_MODEL | _INSTRUCTIONS and turn.text
         ]

@@ -21,8 +21,10 @@ from miniagents.ext._terminal import visible, visible_line
 from miniagents_testing._pictures.run import LONGEST_PAUSE, overlapping
 from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing._words import counted
+from miniagents_testing.cassette._file import write
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -66,6 +68,18 @@ def page_of(run: Run, title: str) -> str:
             f"<script>{script}</script>\n</body>\n</html>\n",
         ]
     )
+
+
+def write_page(path: str | os.PathLike[str], run: Run, title: str) -> int:
+    """Write a page in one step, and return its size in bytes; missing folders are made.
+
+    Raises:
+        CassetteFormatError: there is a folder or a device at the path.
+        OSError: the file cannot be written.
+    """
+    page = page_of(run, title).encode()
+    write(path, page)
+    return len(page)
 
 
 def is_page(path: Path) -> bool:

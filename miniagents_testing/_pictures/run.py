@@ -229,7 +229,8 @@ def _read_request(number: int, interaction: Interaction, reading: Reading, name:
     if reading.outcome is None and not reading.failure:
         answer.add([Piece("body", "", excerpt_of(response.body, response.headers))])
     parts, tokens = answer.finish()
-    turns, shown = reading.prompt.turns, new.take_places(interaction.agent_path, reading)
+    turns, content = reading.prompt.turns, reading.outcome.content if reading.outcome else None
+    shown = new.take_places(interaction.agent_path, turns, content)
     if not turns and interaction.request_body:
         turns, shown = (Turn("request", excerpt_of(interaction.request_body, interaction.request_headers)),), (0,)
     usage = reading.outcome.usage if reading.outcome else None

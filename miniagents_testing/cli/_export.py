@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from miniagents_testing._pictures.page import facts_of, is_page, page_of
+from miniagents_testing._pictures.page import facts_of, is_page, write_page
 from miniagents_testing._pictures.run import read_run
 from miniagents_testing._words import counted
-from miniagents_testing.cassette._file import write
 from miniagents_testing.cli._lint import secrets_in
 from miniagents_testing.cli._screen import PROBLEMS_FOUND, CommandError, Screen, print_error, read_cassette
 
@@ -58,7 +57,6 @@ def _run_export(options: argparse.Namespace) -> int:
     if target.exists() and (target.samefile(file) or not (options.force or is_page(target))):
         raise CommandError(f"{target} exists already and is no picture; --force replaces it, but never the cassette")
     run = read_run(cassette.interactions, cassette.readings)
-    page = page_of(run, file.name).encode()
-    write(target, page)
-    Screen().print_row(str(target), facts_of(run), counted(len(page), "byte"), style="green")
+    size = write_page(target, run, file.name)
+    Screen().print_row(str(target), facts_of(run), counted(size, "byte"), style="green")
     return 0
