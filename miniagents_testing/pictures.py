@@ -5,7 +5,7 @@ with picture("run.html"):
     MiniAgents().run(amain())
 ```
 
-`miniagents-testing export` makes the same page of a cassette.
+`miniagents-testing export` makes the same page of a cassette, and `pytest --miniagents-pictures=failed` of tests.
 """
 
 from __future__ import annotations

@@ -34,6 +34,11 @@ PARTS = (
 _STREAM_VCR = "miniagents_testing._pytest.stream_vcr"
 """Module of the topic that is loaded only if the ini file asks for it."""
 
+_PICTURE_TOPIC = "miniagents_testing._pytest.pictures"
+"""Module of the topic that is loaded only if the command line asks for it."""
+
+_PICTURES = ("none", "failed", "all")
+
 _RECORD_MODES = ("none", "once", "new_episodes", "all", "rewrite")
 
 _MARKERS = {
@@ -95,6 +100,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="TOKEN",
         help="run tests in virtual time with the schedule of this token only, and show the order of steps if they fail",
     )
+    group.addoption(
+        "--miniagents-pictures",
+        choices=_PICTURES,
+        default="none",
+        metavar="WHICH",
+        help="write pictures of runs to .miniagents/pictures: none (the default), those of failed tests, or all",
+    )
     parser.addini("miniagents_record", f"record mode without an option or a marker: {modes}", default="none")
     parser.addini(
         "miniagents_cassette_dir",
@@ -150,6 +162,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"miniagents_record must be one of {', '.join(_RECORD_MODES)}, not {mode!r}")
     if (match := config.getini("miniagents_vcr_match")) not in ("vcr", "content"):
         raise pytest.UsageError(f"miniagents_vcr_match must be vcr or content, not {match!r}")
+    if config.getoption("miniagents_pictures") != "none":
+        config.pluginmanager.import_plugin(_PICTURE_TOPIC)
     if config.getini("miniagents_stream_vcr"):
         config.pluginmanager.import_plugin(_STREAM_VCR)  # also where no file is collected: its summary is printed there
     for name in ("allow_hosts", "ignore_hosts"):
