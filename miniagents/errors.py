@@ -20,6 +20,12 @@ Exception
     ├── OutputInvalidError              a model's answer is not the output that was asked for
     ├── LimitExceededError              requests, tokens or costs have reached a limit
     ├── PriceUnknownError               a limit of the cost, and a model without a known price
+    ├── RemoteError                     a call of an agent in another process failed on its way
+    │   ├── RemoteWorkerLostError       the process that ran the agent is gone
+    │   ├── RemoteUnavailableError      no worker took the call, or the broker cannot be reached
+    │   ├── RemoteAgentError            the agent failed with an error of a class that is not known here
+    │   ├── RemoteProtocolError         a frame of another version, or one that cannot be read
+    │   └── CallNotFoundError           there is no log of a call with this id
     ├── HistoryError                    a chat history on disk cannot be used
     │   ├── HistoryFormatError          a file is not a chat history
     │   └── HistoryWriteError           messages could not be written
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AppenderClosedError",
     "AuthenticationFailedError",
+    "CallNotFoundError",
     "ConnectionFailedError",
     "CopyError",
     "CyclicValueError",
@@ -76,6 +83,11 @@ __all__ = [
     "ProviderError",
     "ProviderOverloadedError",
     "RateLimitedError",
+    "RemoteAgentError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RemoteUnavailableError",
+    "RemoteWorkerLostError",
     "RequestRejectedError",
     "StopDialog",
     "StreamBrokenError",
@@ -304,6 +316,66 @@ class PriceUnknownError(MiniAgentsError):
 
     def __reduce__(self) -> tuple[Callable[..., PriceUnknownError], tuple[Any, ...], dict[str, Any]]:
         return type(self), self.args, self.__dict__.copy()
+
+
+class RemoteError(MiniAgentsError):
+    """Error of a call of an agent in another process that is no error of the agent itself; its subclasses say why.
+
+    An error that the agent raises keeps its class, if that is a class of Python or of MiniAgents.
+    """
+
+
+class RemoteWorkerLostError(RemoteError):
+    """Error of a call whose worker has sent no sign of life for too long; nothing is run again by itself.
+
+    The text that came before is in `partial`. Make a new call if the agent may run twice: effects of the lost one may
+    have happened.
+
+    Args:
+        message: text that names the agent, the call and the worker.
+        began: True if a message had begun to arrive.
+    """
+
+    def __init__(self, message: str = "", *, began: bool = False) -> None:
+        super().__init__(message)
+        self.began = began
+
+    def __reduce__(self) -> tuple[Callable[..., RemoteWorkerLostError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), self.args, self.__dict__.copy()
+
+
+class RemoteUnavailableError(RemoteError):
+    """Error of a call that no worker took in time, or of a broker that cannot be reached; its text says which.
+
+    A call that no worker took is withdrawn: the agent has not run. Start a worker, or give a longer `wait`.
+    """
+
+
+class RemoteAgentError(RemoteError):
+    """Error that an agent in another process raised, of a class that is neither of Python nor of MiniAgents.
+
+    Args:
+        message: name of the class and text of the error.
+        type_name: module and name of the class.
+    """
+
+    def __init__(self, message: str = "", *, type_name: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+
+    def __reduce__(self) -> tuple[Callable[..., RemoteAgentError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), self.args, self.__dict__.copy()
+
+
+class RemoteProtocolError(RemoteError):
+    """Error of a frame that cannot be read: another version wrote it, or a process that is no worker.
+
+    Processes that read are updated before those that write.
+    """
+
+
+class CallNotFoundError(RemoteError):
+    """Error of `reopen` for a call without a log: no worker has taken it yet, or the log is no longer kept."""
 
 
 class HistoryError(MiniAgentsError):

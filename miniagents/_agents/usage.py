@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import operator
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -192,6 +193,28 @@ class UsageTotals:
         copied._merge(self)
         copied._by_path = {path: totals.copy() for path, totals in self._by_path.items()}
         return copied
+
+    def rows(self) -> list[tuple[tuple[str, ...], dict[str, float | None]]]:
+        """Return the numbers by the aliases from the sender of the requests up to the agent of these totals.
+
+        Each row is for `add_row` of totals in another process.
+        """
+        names = ("requests", "unknown", *_COUNTS, "cost")
+        return [(path, {name: getattr(each, name) for name in names}) for path, each in self._by_path.items()]
+
+    def add_row(self, path: tuple[str, ...], row: Mapping[str, Any]) -> None:
+        """Add numbers of `rows`, which requests took in another process, for the agents of this path.
+
+        Raises:
+            TypeError: a number is no number.
+        """
+        added = UsageTotals()
+        for name in ("requests", "unknown", *_COUNTS):
+            setattr(added, name, min(operator.index(row.get(name, 0)), _LARGEST))
+        cost = row.get("cost")
+        added._add_cost(None if cost is None else float(cost))
+        self._merge(added)
+        self._by_path.setdefault(path, UsageTotals())._merge(added)
 
     def _merge(self, other: UsageTotals) -> None:
         """Add the numbers and costs of other totals, but not their totals by agent."""
@@ -389,11 +412,33 @@ class CountedCall:
             self._usage = UsageTotals()  # type: ignore[misc]  # a slot of the derived class
         return self._usage
 
+    def add_usage(self, rows: Iterable[tuple[tuple[str, ...], Mapping[str, Any]]]) -> None:
+        """Count requests that this call has sent in another process, for the call, its callers and the run.
+
+        Args:
+            rows: those of `UsageTotals.rows`; the last alias of each path is that of this call there.
+
+        Raises:
+            TypeError: a number is no number.
+        """
+        levels = self._levels()[0]
+        for path, row in rows:
+            for level in levels:
+                level.totals.add_row((*path[:-1], *level.path), row)
+
     def make_meter(self, price: Price) -> RequestMeter:
         """Return the counter of the requests that this call sends to a model; for the agents of models.
 
         Args:
             price: the prices to use unless the run, or a run around it, has others (`MiniAgents(price=)`).
+        """
+        levels, aliases, prices = self._levels()
+        return RequestMeter(levels, aliases, [*prices, price][0])
+
+    def _levels(self) -> tuple[list[Level], tuple[str, ...], list[Price]]:
+        """Return the levels of this call, its callers and the runs around them, innermost first.
+
+        Return also the aliases of the call and its callers, and the prices of the runs, in the same order.
         """
         levels: list[Level] = []
         prices: list[Price] = []
@@ -411,4 +456,4 @@ class CountedCall:
                     prices += [context.price] if context.price is not None else []
                 context = context.parent
             scope = scope.caller
-        return RequestMeter(levels, tuple(aliases), [*prices, price][0])
+        return levels, tuple(aliases), prices

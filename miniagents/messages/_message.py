@@ -586,6 +586,27 @@ class MessagePromise(StreamedPromise[str, M_co]):
         return promise
 
     @classmethod
+    def of_fields(
+        cls, message_class: type[Message], known_beforehand: Mapping[str, Any] | None, *, may_call_tools: bool = False
+    ) -> MessagePromise:
+        """Return a promise whose maker puts tokens, events and the end into its cell, without a task; not for users.
+
+        Args:
+            message_class: the class of the message.
+            known_beforehand: fields that can be read before the message is resolved; None if the source had them with
+                the message only.
+            may_call_tools: True if the message may be an answer with calls of tools.
+        """
+        cell = MessageCell(cls)
+        cell.message_class = message_class
+        cell.known_fields = known_beforehand
+        cell.may_call_tools = may_call_tools
+        cell.produced_only_by_its_task = False
+        promise = cls.of_cell(cell)
+        cell.keep_promise(promise)
+        return promise
+
+    @classmethod
     def of_error(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
         """Return a failed promise; `observed` says that the error is reported elsewhere."""
         cell = MessageCell(cls)

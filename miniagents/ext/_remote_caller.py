@@ -1,0 +1,214 @@
+"""Connection of a run to a broker, for calls of remote agents, and the look after those in progress.
+
+`find_caller` opens one connection for the outermost run and a broker. It is closed when the run ends, after the calls
+that the end of the run has cancelled have told their workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from miniagents._promising.context import PromisingContext
+from miniagents.errors import (
+    CallNotFoundError,
+    MissingExtraError,
+    PromiseCancelledError,
+    RemoteUnavailableError,
+    describe_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from miniagents.ext._remote_broker import Broker, Connection
+    from miniagents.ext._remote_calls import FollowedCall
+
+LOOK_INTERVAL: Final = 0.25
+"""Seconds between two looks at the calls in progress."""
+STOP_TIMEOUT: Final = 5.0
+"""Seconds that a cancelled call may take to tell its worker."""
+_MOST_READS: Final = 20
+"""Number of logs that are read at one look after a silence, so that a slow caller does not get slower by that."""
+
+
+class Caller:
+    """Calls in progress of a run by one broker, with the connection and the workers that are watched.
+
+    Args:
+        connection: open connection.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.calls: set[FollowedCall] = set()
+        self.disconnected_since: float | None = None
+        self.watched: dict[str, WatchedWorker] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_calls = asyncio.Event()
+        self._has_none = asyncio.Event()
+        self._has_none.set()
+        connection.on_reconnected(self._read_all)
+
+    def add(self, call: FollowedCall) -> None:
+        """Look after a call from now on."""
+        self.calls.add(call)
+        self._has_calls.set()
+        self._has_none.clear()
+
+    def remove(self, call: FollowedCall) -> None:
+        """Stop looking after a call."""
+        self.calls.discard(call)
+        if not self.calls:
+            self._has_calls.clear()
+            self._has_none.set()
+
+    def do_later(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do some work in a task of its own, and ignore that the broker cannot be reached."""
+
+        async def do() -> None:
+            with suppress(ConnectionError):
+                await work
+
+        task = asyncio.ensure_future(do())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Return when there is no call in progress, and cancel other work."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT):
+                await self._has_none.wait()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def look(self) -> None:
+        """Look at the calls in progress until cancelled, and wake those that have something to do."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._has_calls.wait()
+            if self.connection.is_connected:
+                self.disconnected_since = None
+            elif self.disconnected_since is None:
+                self.disconnected_since = loop.time()
+            reads = _MOST_READS
+            for call in list(self.calls):
+                reads -= call.look(loop.time(), may_read=reads > 0)
+            await asyncio.sleep(LOOK_INTERVAL)
+
+    def _read_all(self) -> None:
+        """Let each call read its log after a reconnect; workers get a whole lease for their own reconnects."""
+        now = asyncio.get_running_loop().time()
+        for worker in self.watched.values():
+            worker.last_sign = now
+        for call in list(self.calls):
+            call.wake("read")
+
+    async def check_log(self, call_id: str) -> None:
+        """Return if a call has a log.
+
+        Raises:
+            CallNotFoundError: it has none.
+            RemoteUnavailableError: the broker does not answer.
+        """
+        try:
+            count = await self.connection.count(call_id)
+        except ConnectionError as error:
+            raise RemoteUnavailableError(f"The broker cannot be reached for the call {call_id}: {error}") from error
+        if not count:
+            raise CallNotFoundError(
+                f"There is no log of the call {call_id}: no worker has claimed it, or its log is no longer kept"
+            )
+
+    async def watch(self, worker: str) -> WatchedWorker:
+        """Return a worker whose signs of life are noted, until `unwatch` is called as often."""
+        if worker not in self.watched:
+            watched = WatchedWorker()
+            watched.end = await self.connection.watch(worker, watched.note_sign)
+            if worker in self.watched:  # another call came first meanwhile
+                await watched.end()
+            else:
+                self.watched[worker] = watched
+        self.watched[worker].users += 1
+        return self.watched[worker]
+
+    async def unwatch(self, worker: str) -> None:
+        """Undo one `watch`."""
+        watched = self.watched[worker]
+        watched.users -= 1
+        if not watched.users:
+            del self.watched[worker]
+            with suppress(ConnectionError):
+                await watched.end()
+
+
+class WatchedWorker:
+    """Worker whose signs of life are noted."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.last_sign: float = self._loop.time()
+        """Time of the loop at the last sign of life, or at the start of the watch."""
+        self.users = 0
+        self.end: Callable[[], Awaitable[None]]
+
+    def note_sign(self) -> None:
+        """Note a sign of life."""
+        self.last_sign = self._loop.time()
+
+
+_callers: WeakKeyDictionary[PromisingContext, dict[Broker, asyncio.Future[Caller]]] = WeakKeyDictionary()
+
+
+async def find_caller(broker: Broker, wait: float) -> Caller:
+    """Return the `Caller` of the outermost run and a broker; connect if it is the first call.
+
+    Raises:
+        RemoteUnavailableError: the broker cannot be reached in `wait` seconds.
+        MissingExtraError: the client of the broker is not installed.
+    """
+    context = PromisingContext.get_current("A remote agent")
+    while context.parent is not None:
+        context = context.parent
+    callers = _callers.setdefault(context, {})
+    opened = callers.get(broker)
+    if opened is None:
+        opened = callers[broker] = asyncio.get_running_loop().create_future()
+        task = context.spawn(_keep_open(broker, opened, callers), context.forget, name="remote calls")
+        context.park(task)  # the run does not wait for it, and cancels it at its end
+    try:
+        async with asyncio.timeout(wait):
+            return await asyncio.shield(opened)
+    except TimeoutError:
+        raise RemoteUnavailableError(f"The broker {broker} cannot be reached: no connection in {wait:g} s") from None
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        raise RemoteUnavailableError(f"The broker {broker} cannot be reached: {describe_error(error)}") from error
+
+
+async def _keep_open(broker: Broker, opened: asyncio.Future[Caller], callers: dict[Broker, Any]) -> None:
+    """Keep the connection of a run open until the run ends, and the calls that it has cancelled have told workers."""
+    error: BaseException = PromiseCancelledError("The run has ended")
+    try:
+        async with broker.connect() as connection:
+            caller = Caller(connection)
+            opened.set_result(caller)
+            looking = asyncio.ensure_future(caller.look())
+            try:
+                await asyncio.shield(looking)
+            finally:
+                await caller.end()
+                looking.cancel()
+                await asyncio.wait([looking])
+    except Exception as failure:
+        error = failure
+    finally:
+        callers.pop(broker, None)
+        if not opened.done():
+            opened.set_exception(error)
+            opened.exception()  # so that it does not count as unseen if the caller has given up
