@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("miniagents", "miniagents_testing")
 
-MOST_FILES = 173
+MOST_FILES = 174
 """How many files both packages may have together."""
 FEWEST_LINES = 40
 """Of a file that defines something; `__init__`, `__main__` and a module that passes names on may be shorter."""
-MOST_LINES = 690
+MOST_LINES = 695
 
 
 def _module_name(path: Path) -> str:
