@@ -102,7 +102,7 @@ class Operation:
         - tool: `call`, the `ToolCall` with its arguments, and `description`
         """
         if self._asked is None:
-            self._asked = MappingProxyType({name: _frozen(value) for name, value in self._read_asked().items()})
+            self._asked = _Asked(self._read_asked())
         return self._asked
 
     @property
@@ -113,6 +113,30 @@ class Operation:
         agent has not come when the agent ends.
         """
         return None if self._read_result is None else self._read_result()
+
+
+class _Asked(Mapping[str, Any]):
+    """Items of `Operation.asked`; each is made immutable when an observer reads it."""
+
+    __slots__ = ("_frozen", "_items")
+
+    def __init__(self, items: dict[str, Any]) -> None:
+        self._items = items
+        self._frozen: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._frozen:
+            self._frozen[name] = _frozen(self._items[name])
+        return self._frozen[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 Observer = Callable[[Operation], AbstractContextManager[None]]
