@@ -10,6 +10,7 @@ from miniagents.errors import MissingExtraError, install_line
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.mcp import mcp_tools
+from miniagents.ext.opentelemetry import trace_agents
 from miniagents.ext.remote import remote
 from miniagents.ext.sql import SQLChatHistory
 
@@ -42,6 +43,12 @@ async def amain() -> None:
         assert install_line("nats") in str(error), error
     else:
         raise AssertionError("a remote agent was called without nats-py")
+    try:
+        trace_agents()
+    except MissingExtraError as error:
+        assert install_line("opentelemetry") in str(error), error
+    else:
+        raise AssertionError("spans were made without the API of OpenTelemetry")
     no_client: Any = None  # there is none without the package
     try:
         await mcp_tools(no_client)
@@ -54,7 +61,7 @@ async def amain() -> None:
 if __name__ == "__main__":
     installed = [
         name
-        for name in ("openai", "anthropic", "mcp", "nats", "prompt_toolkit", "pytest", "sqlalchemy")
+        for name in ("openai", "anthropic", "mcp", "nats", "opentelemetry", "prompt_toolkit", "pytest", "sqlalchemy")
         if importlib.util.find_spec(name)
     ]
     assert not installed, f"this environment is for running without {installed}"

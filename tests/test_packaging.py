@@ -26,6 +26,7 @@ OPTIONAL = (
     "openai",
     "anthropic",
     "httpx2",
+    "opentelemetry",
     "prompt_toolkit",
     "sqlalchemy",
     "aiosqlite",
