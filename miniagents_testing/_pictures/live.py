@@ -163,7 +163,7 @@ class _Seen:
         return Request(
             number=number,
             lane=name or self.operation.name,
-            model=self.operation.name,
+            target=self.operation.name,
             start=self.start,
             end=self._end,
             turns=turns,

@@ -49,7 +49,9 @@ def page_of(run: Run, title: str) -> str:
         title: a short text, such as the name of a file.
     """
     style, script = _file("page.css"), _file("page.js")
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'"
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    )
     name = html.escape(_line(title))
     return "".join(
         [
@@ -205,9 +207,10 @@ def _card(request: Request, colour: int, shown: dict[str, int]) -> Iterator[str]
     facts = [f"{_seconds(request.start)} to {_seconds(request.end)}"]
     if request.tokens_in is not None or request.tokens_out is not None:
         facts.append(f"{request.tokens_in or 0:,} → {request.tokens_out or 0:,} tokens")
+    target = "" if request.target == request.lane else f" <small>{html.escape(_line(request.target))}</small>"
     yield f'<article class="request c{colour}{long}" id="r{request.number}" tabindex="-1">\n'
-    yield f'<h3><a href="{anchor}">{request.number}</a> {html.escape(_line(request.lane) or "(no name)")}'
-    yield f" <small>{html.escape(_line(request.model))}</small></h3>\n" if request.model != request.lane else "</h3>\n"
+    name = html.escape(_line(request.lane) or "(no name)")
+    yield f'<h3><a href="{anchor}">{request.number}</a> {name}{target}</h3>\n'
     yield f'<p class="facts">{" · ".join(facts)}</p>\n'
     if prompt:
         yield f'<div class="prompt">{prompt}</div>\n'

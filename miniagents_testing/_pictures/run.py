@@ -89,8 +89,9 @@ class Request:
     number: int
     """Number in the recording, as `show` and `play` have it."""
     lane: str
-    """Name of the agent; of a request from outside of agents the model, or the address."""
-    model: str
+    """Name of the agent; of a request from outside of agents, its target."""
+    target: str
+    """Name of the model; of another request, its method and address."""
     start: int
     end: int
     turns: tuple[Turn, ...]
@@ -234,10 +235,11 @@ def _read_request(number: int, interaction: Interaction, reading: Reading, name:
     if not turns and interaction.request_body:
         turns, shown = (Turn("request", excerpt_of(interaction.request_body, interaction.request_headers)),), (0,)
     usage = reading.outcome.usage if reading.outcome else None
+    target = reading.model or f"{interaction.method} {interaction.uri}"
     return Request(
         number=number,
-        lane=name or reading.model or f"{interaction.method} {interaction.uri}",
-        model=reading.model,
+        lane=name or target,
+        target=target,
         start=start,
         end=moment,
         turns=turns,

@@ -45,7 +45,7 @@ def test_picture_has_requests_with_the_times_of_their_tokens() -> None:
 
     run = record(amain)
     first, second = run.requests
-    assert [(each.lane, each.model, each.ending, each.complete) for each in run.requests] == [
+    assert [(each.lane, each.target, each.ending, each.complete) for each in run.requests] == [
         ("WRITER", "scripted-model", "stop", True),
         ("CRITIC", "scripted-model", "stop", True),
     ]

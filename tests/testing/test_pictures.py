@@ -259,7 +259,8 @@ def test_picture_names_its_script_and_style_in_its_policy() -> None:
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy is not None
     assert re.fullmatch(
-        r"default-src 'none'; script-src 'sha256-\S+'; style-src 'sha256-\S+'; base-uri 'none'", policy[1]
+        r"default-src 'none'; script-src 'sha256-\S+'; style-src 'sha256-\S+'; base-uri 'none'; form-action 'none'",
+        policy[1],
     )
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"(?:src|href)=\"(?!#)", page)

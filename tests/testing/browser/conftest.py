@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def open_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> OpenPage:
-    """Return a function that opens the HTML of a page as a file.
+    """Return a function that opens the HTML of a page as a file; `with_clock`, time stands still between steps of a test.
 
     At its end it fails for dialogs, console messages, errors of scripts, and requests for anything but the file.
     """
@@ -50,8 +50,10 @@ def open_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> OpenPag
         context.on("request", lambda request: seen.append(request.url))
         context.on("page", lambda other: seen.append("another page"))
         if with_clock:
-            page.clock.install()
+            page.clock.install(time=0)
         page.goto(file.as_uri())
+        if with_clock:
+            page.clock.pause_at(3600)
         yield page
         assert seen == [file.as_uri()]
         context.close()
