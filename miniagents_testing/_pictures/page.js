@@ -27,16 +27,23 @@ const sums = (differences, first) => {
   return differences.map((difference) => (sum += difference));
 };
 
+// A long part becomes blocks of whole lines, so that the browser has to lay out the last one only.
+const blocksOf = (part) => {
+  const texts = part.textContent.match(/[^]{1000}[^\n]*\n|[^]+$/g) ?? [""];
+  const blocks = texts.length > 1 ? texts.map((text) => make("div", { textContent: text })) : [part];
+  if (texts.length > 1) part.replaceChildren(...blocks);
+  return blocks.map((block, number) => ({ block, text: texts[number], size: texts[number].length }));
+};
+
 const requests = run.requests.map(([number, lane, start, end, failed, waits, lengths]) => {
   const card = byId(`r${number}`);
-  const parts = [...card.querySelectorAll(".part")];
   return {
     card, lane, start, end, failed, number,
     name: `Request ${number}, ${run.lanes[lane]}, ${spoken(start)} to ${spoken(end)}`,
     ending: card.querySelector(".ending"),
     moments: sums(waits, start),
     lengths: sums(lengths, 0),
-    parts: parts.map((part) => ({ part, text: part.textContent, size: part.textContent.length })),
+    blocks: [...card.querySelectorAll(".part")].flatMap(blocksOf),
     shown: -1,
   };
 });
@@ -67,9 +74,9 @@ function showRequest(request, moment) {
   request.card.hidden = !begun;
   request.ending.hidden = length < Infinity;
   let before = 0;
-  for (const each of request.parts) {
+  for (const each of request.blocks) {
     const size = Math.max(0, Math.min(each.text.length, length - before));
-    if (size !== each.size) each.part.textContent = each.text.slice(0, (each.size = size));
+    if (size !== each.size) each.block.textContent = each.text.slice(0, (each.size = size));
     before += each.text.length;
   }
 }

@@ -32,9 +32,10 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def open_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> OpenPage:
-    """Return a function that opens the HTML of a page as a file; `with_clock`, time stands still between steps of a test.
+    """Return a function that opens the HTML of a page as a file.
 
-    At its end it fails for dialogs, console messages, errors of scripts, and requests for anything but the file.
+    With `with_clock`, time stands still between the steps of a test. At its end the function fails for dialogs, console
+    messages, errors of scripts, and requests for anything but the file.
     """
     file: Path = tmp_path_factory.mktemp("pages") / "page.html"
 

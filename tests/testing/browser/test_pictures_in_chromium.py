@@ -209,8 +209,8 @@ def test_page_follows_the_wish_for_little_motion(open_page: OpenPage, panel_page
 
 
 def test_page_of_a_long_answer_shows_all_of_it(open_page: OpenPage) -> None:
-    """An answer that the browser keeps in several text nodes is cut at the right places."""
-    text = "é😀 <b>" * 5_000
+    """An answer that the browser keeps in several blocks and text nodes is cut at the right places."""
+    text = f"{'é😀 <b>' * 300}\n\n" * 10 + "é😀 <b>" * 5_000
     event = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}
     chunk = Chunk(SECOND, f"data: {json.dumps(event)}\n\n".encode())
     body = b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}]}'
