@@ -18,11 +18,13 @@ from miniagents import (
     MessagePromise,
     MessageSequencePromise,
     MiniAgents,
+    StreamedPromise,
     join_messages,
     miniagent,
     split_messages,
 )
 from miniagents._promising import frozen, values
+from miniagents._promising import streamed as streamed_module
 from miniagents.errors import EventTooLargeError
 from miniagents.ext.llm.openai import create_openai_agent
 
@@ -76,6 +78,11 @@ async def echo(ctx: InteractionContext) -> None:
     """Reply the messages after a step of the loop."""
     await asyncio.sleep(0)
     ctx.reply(ctx.message_promises)
+
+
+async def read_tokens(pieces: Any) -> int:
+    """Read all pieces, and return their number."""
+    return len([piece async for piece in pieces])
 
 
 async def read_out(replies: MessageSequencePromise) -> int:
@@ -200,7 +207,8 @@ async def test_stream_keeps_no_object_for_a_token() -> None:
 
 
 async def test_tokens_that_arrive_at_once_wake_their_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop takes as many steps for 100,000 tokens at once, through ten agents, as for 10."""
+    """The loop takes as many steps for 100,000 tokens of one moment, through ten agents, as for 10."""
+    monkeypatch.setattr(streamed_module, "perf_counter", lambda: 0.0)
     counts = Counts(monkeypatch)
     steps = []
     async with MiniAgents():
@@ -213,6 +221,79 @@ async def test_tokens_that_arrive_at_once_wake_their_reader_once(monkeypatch: py
             steps.append(counts.steps)
 
     assert steps[0] == steps[1]
+
+
+class Clock:
+    """Clock that only a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr(streamed_module, "perf_counter", lambda: self.seconds)
+
+    async def slow(self, pieces: int, seconds: float) -> AsyncIterator[str]:
+        """Yield pieces without a wait, each after so many seconds of work."""
+        for _ in range(pieces):
+            self.seconds += seconds
+            yield "word "
+
+    async def watch(self, gaps: list[float]) -> None:
+        """Append the seconds between any two steps of the loop."""
+        while True:
+            before = self.seconds
+            await asyncio.sleep(0)
+            gaps.append(self.seconds - before)
+
+
+async def _awaited(promise: Any) -> None:
+    await promise
+
+
+async def _split(promise: Any) -> None:
+    async for part in split_messages(promise):
+        await part
+
+
+@pytest.mark.parametrize("microseconds", [0.1, 10, 1_000])
+@pytest.mark.parametrize("start_soon", [True, False])
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [
+        (MessagePromise, read_tokens),
+        (MessagePromise, _awaited),
+        (MessagePromise, _split),
+        (lambda streamer, **options: StreamedPromise(lambda: streamer({}), **options), read_tokens),
+        (lambda streamer, **_: MessageSequencePromise.of_items(streamer({})), read_tokens),
+    ],
+    ids=["tokens", "message", "split", "pieces", "sequence"],
+)
+async def test_source_that_never_waits_lets_other_tasks_run(
+    make: Any, read: Any, start_soon: bool, microseconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step of the loop takes more than 5 ms for a source that never waits, neither fast nor slow."""
+    clock = Clock(monkeypatch)
+    gaps: list[float] = []
+    pieces = min(20_000, int(50_000 / microseconds))
+    async with MiniAgents():
+        watcher = asyncio.create_task(clock.watch(gaps))
+        await asyncio.sleep(0)
+        await read(make(lambda _: clock.slow(pieces, microseconds / 1e6), start_soon=start_soon))
+        watcher.cancel()
+
+    assert sum(gaps) >= 0.9 * pieces * microseconds / 1e6
+    assert max(gaps) <= 0.005
+
+
+async def test_source_on_demand_takes_few_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes pieces without a wait in between gets 16 or more a step, from a source on demand."""
+    counts = Counts(monkeypatch)
+    steps = []
+    async with MiniAgents():
+        for tokens in (1_000, 11_000):
+            counts.restart()
+            await read_tokens(MessagePromise(lambda _, size=tokens: text_of(size), start_soon=False))  # type: ignore[misc]
+            steps.append(counts.steps)
+
+    assert steps[1] - steps[0] <= 10_000 / 16
 
 
 async def test_token_that_arrives_alone_takes_two_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

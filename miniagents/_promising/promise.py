@@ -26,6 +26,10 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
+_NONE_ANY_MORE: dict[asyncio.Future[None], None] = {}
+"""The `waiters` of a settled cell: a pump, which looks for waiting readers only, sees that something has changed."""
+
+
 class Cell(Generic[T]):
     """State of a promise: its result or its failure, the task that works on it, and the futures that wait for it."""
 
@@ -224,12 +228,13 @@ class Cell(Generic[T]):
                 future.set_result(None)
 
     def wake_all(self) -> None:
-        """Wake the tasks that wait for more, and those that wait for the end."""
+        """Wake the tasks that wait for more, and those that wait for the end, because the cell is settled."""
         if self.waiters is not None:
             self.wake()
         if self.done_waiters is not None:
             self.waiters, self.done_waiters = self.done_waiters, None
             self.wake()
+        self.waiters = _NONE_ANY_MORE
 
     async def wait(self, *, for_end: bool = False) -> None:
         """Wait until there is more to read, or with `for_end` until the end.

@@ -7,9 +7,7 @@ may be promises of any kind: subclasses say how values become leaves.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from miniagents._promising.context import BoundToRun, find_current_context
@@ -27,8 +25,6 @@ LEAF = TypeVar("LEAF", bound=Promise[Any])
 
 _NOT_FLATTENED = (str, bytes, bytearray, memoryview, range)
 """Types of Python that count as sequences, but not as lists of items."""
-_ITEMS_PER_TURN = 100
-"""Number of items that are read of a plain iterator, which never waits, before other tasks get a turn."""
 
 
 class _LeafReader(BoundToRun):
@@ -197,7 +193,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         if isinstance(item, BaseException) and is_failure(item):
             return cls.failed_leaf(item)
         if isinstance(item, Iterator):
-            return cls.of_async_iterable(_read_in_turns(item))
+            return cls.of_async_iterable(_read(item))
         if is_async_iterable(item) and not isinstance(item, Promise):
             return cls.of_async_iterable(item)
         return cls.make_value(item)
@@ -285,12 +281,10 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         self._cell.fail(error)
 
 
-async def _read_in_turns(items: Iterator[Any]) -> AsyncIterator[Any]:
-    """Yield the items of a plain iterator, and let other tasks run after each `_ITEMS_PER_TURN` of them."""
-    for number in count(1):
+async def _read(items: Iterator[Any]) -> AsyncIterator[Any]:
+    """Yield the items of a plain iterator."""
+    while True:
         try:
             yield next(items)  # without a variable, which would keep the item alive
         except StopIteration:
             return
-        if not number % _ITEMS_PER_TURN:
-            await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from weakref import ref
 
 from miniagents._promising import deadlock
 from miniagents._promising.promise import Cell, Promise, make_cancelled_error
-from miniagents._promising.streamed import StreamCell, StreamedPromise
+from miniagents._promising.streamed import Pauses, StreamCell, StreamedPromise
 from miniagents.errors import INTERRUPTS, DeadlockError
 
 if TYPE_CHECKING:
@@ -219,11 +219,16 @@ class SequenceCell(StreamCell[Any, Any]):
 
         Stop reading it, at the next item, if the sequence has ended.
         """
+        pauses, left, woken = Pauses(self, most_ahead=1), 1, False
         async for item in source:
             if self.done:
                 return
+            woken = woken or self.waiters is not None
             self.receive(item)
             del item  # so that the sequence alone keeps it alive
+            left -= 1
+            if not left:
+                left, woken = await pauses.pause(woken=woken), False
 
     # --- ending
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from itertools import repeat
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
-from weakref import ref
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
@@ -31,6 +33,13 @@ W = TypeVar("W")
 W_co = TypeVar("W_co", covariant=True)
 
 
+MOST_AHEAD = 64
+"""Greatest number of pieces that a source on demand is ahead of its fastest reader."""
+_TURN_SECONDS = 0.001
+"""Seconds after which a source that never waits lets the other tasks of the loop run."""
+_MOST_PER_LOOK = 256
+"""Greatest number of pieces between two looks at the clock."""
+
 KEPT_ELSEWHERE: Any = object()
 """Result of `StreamCell.check` for what the source has yielded beside the pieces."""
 
@@ -42,6 +51,8 @@ class StreamCell(Cell[W], Generic[P, W]):
     """Makes the result from the pieces; None for a tuple of them."""
     request: asyncio.Future[None] | None = None
     """Future that an on-demand pump awaits until a reader asks for more."""
+    most_ahead: ClassVar[int] = MOST_AHEAD
+    """Greatest number of pieces that an on-demand pump is ahead of its fastest reader."""
 
     if TYPE_CHECKING:  # the methods below assign these: pyright would see other types there than in the base class
         done: bool
@@ -80,7 +91,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         if start_soon is None:
             start_soon = self.context is not None and self.context.start_everything_soon_by_default
         self.on_demand = not start_soon
-        pump = self._pump_batches if batches else self._pump if start_soon else self._pump_on_demand
+        pump = self._pump_batches if batches else self._pump
         self.set_work(lambda: self._run(source, pump), start_soon, variables)
 
     async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
@@ -109,43 +120,38 @@ class StreamCell(Cell[W], Generic[P, W]):
         Stop early when the cell is settled.
         """
         # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
-        append, check = self.pieces.append, self.check
-        # Attributes of the class take twice as long to find as those of the cell.
-        self.waiters, self.done, self.deferred_start = self.waiters, self.done, self.deferred_start
+        pieces, check = self.pieces, self.check
+        self.waiters = self.waiters  # an attribute of the class takes twice as long to find as one of the cell
+        pauses, woken = Pauses(self, self.most_ahead), False
+        until_pause = repeat(None, 0)
         async for piece in source:
-            if piece.__class__ is not str:
-                piece = check(piece)
-                if piece is KEPT_ELSEWHERE:
+            if piece.__class__ is str or (piece := check(piece)) is not KEPT_ELSEWHERE:
+                pieces.append(piece)
+                if self.waiters is not None:
                     if self.done:
                         return
-                    continue
-            append(piece)
-            if self.waiters is not None:
-                self.wake()
-            if self.done:
-                return
+                    self.wake()
+                    woken = True
+            for _ in until_pause:  # takes one: the cheapest way to count
+                break
+            else:
+                del piece  # so that a promise which readers have dropped is not kept here
+                until_pause, woken = repeat(None, await pauses.pause(woken=woken) - 1), False
+                if self.done:
+                    return
 
     async def _pump_batches(self, source: AsyncIterable[Any]) -> None:
         """Append the lists of pieces that the source yields; on demand, wait for a reader after each list.
 
         Stop early when the cell is settled.
         """
+        pauses, left, woken = Pauses(self, most_ahead=1), 1, False
         async for batch in source:
+            woken = woken or self.waiters is not None
             self.take_batch(batch)
-            if self.on_demand:
-                await self.wait_for_reader()
-            if self.done:
-                return
-
-    async def _pump_on_demand(self, source: AsyncIterable[Any]) -> None:
-        """Append one piece of the source whenever a reader has read all pieces before it.
-
-        Stop early when the cell is settled.
-        """
-        async for piece in source:
-            self.receive(piece)
-            del piece  # so that a promise which readers have dropped is not kept here
-            await self.wait_for_reader()
+            left -= 1
+            if not left:
+                left, woken = await pauses.pause(woken=woken), False
             if self.done:
                 return
 
@@ -225,18 +231,19 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     # --- reading
 
-    async def read(self, promise: object = None) -> AsyncIterator[P]:
+    async def read(self, promise: object) -> AsyncIterator[Any]:
         """Yield all pieces from the first one on, each as soon as it has come; at the end, raise the failure, if any.
 
+        For `start_reader`: the first `yield` gives no piece.
+
         Args:
-            promise: the promise of this cell. It is kept alive while the reader waits for a piece, and not while the
-                reader has one: then the iterator keeps it (see `Reader`).
+            promise: the promise of this cell, which is kept alive as long as the generator.
         """
-        pieces, position, promise_again = self.pieces, 0, get_weak_reference(promise)
+        yield promise
+        pieces, position = self.pieces, 0
         while True:
             done = self.done
             if position < len(pieces):
-                promise = None
                 yield pieces[position]
                 position += 1
                 if position == len(pieces):  # without an iterator for a single token: 1 % of its cost
@@ -249,7 +256,6 @@ class StreamCell(Cell[W], Generic[P, W]):
             elif done:
                 break
             else:
-                promise = promise_again()
                 future = self.add_waiter()
                 try:  # as in `wait`: a coroutine for each token would cost 4 % of a stream of single tokens
                     await future
@@ -258,47 +264,89 @@ class StreamCell(Cell[W], Generic[P, W]):
                     raise
         self.result()  # raises what it failed with
 
-    async def read_batches(self, promise: object = None) -> AsyncIterator[list[P]]:
+    async def read_batches(self, promise: object) -> AsyncIterator[Any]:
         """Yield lists of all pieces that have come since the last list, at once or when there are some.
 
         Otherwise like `read`.
         """
-        pieces, position, promise_again = self.pieces, 0, get_weak_reference(promise)
+        yield promise
+        pieces, position = self.pieces, 0
         while True:
             done = self.done
             if position < len(pieces):
-                promise = None
                 batch = pieces[position:]
                 position += len(batch)
                 yield batch
             elif done:
                 break
             else:
-                promise = promise_again()
                 await self.wait()
         self.result()  # raises what it failed with
 
 
-def get_weak_reference(promise: object) -> Callable[[], object]:
-    """Return a weak reference to a promise; for None, a function that returns None."""
-    return type(None) if promise is None else ref(promise)
+class Pauses:
+    """Pauses of a pump, in which other tasks run. On demand, each lasts until a reader has read everything.
 
-
-class Reader(BoundToRun, Generic[P]):
-    """Iterator over a stream that has not ended; keeps the promise alive, while the generator keeps the cell only.
-
-    `__anext__` is that of the generator, found through the slot, so that a token costs no Python call here. When a
-    program drops the iterator (`break`), the promise goes at once. asyncio closes the generator some steps later.
+    Args:
+        cell: the cell of the pump.
+        most_ahead: the greatest number of pieces that the pump is ahead of the fastest reader on demand.
     """
 
-    __slots__ = ("__anext__", "_promise")
+    __slots__ = ("_cell", "_last", "_most_ahead", "_turn")
 
-    def __init__(self, promise: Promise[Any], pieces: AsyncIterator[P]) -> None:
-        self._promise = promise
-        self.__anext__ = pieces.__anext__
+    def __init__(self, cell: StreamCell[Any, Any], most_ahead: int) -> None:
+        self._cell = cell
+        self._most_ahead = most_ahead
+        self._last = perf_counter()
+        self._turn = 1
+        """Number of pieces between two pauses."""
 
-    def __aiter__(self) -> Self:
-        return self
+    async def pause(self, *, woken: bool) -> int:
+        """Let other tasks run if it is time for that, and return the number of pieces until the next call.
+
+        The number doubles as long as so many pieces take less than a millisecond. On demand, it is 1 again when no
+        reader takes them all within a step of the loop.
+
+        Args:
+            woken: True if readers were waiting meanwhile, so that the loop has taken a step.
+        """
+        cell = self._cell
+        took = perf_counter() - self._last
+        if cell.on_demand:
+            most = self._most_ahead
+            await asyncio.sleep(0)
+            if not cell.has_waiting_reader:
+                await cell.wait_for_reader()
+                most = 1
+        else:
+            most = _MOST_PER_LOOK
+            if woken:
+                took = 0.0
+            elif took < _TURN_SECONDS:
+                self._turn = min(2 * self._turn, most)
+                return self._turn
+            else:
+                await asyncio.sleep(0)
+        self._last = perf_counter()
+        self._turn = min(2 * self._turn if took < _TURN_SECONDS else max(self._turn // 2, 1), most)
+        return self._turn
+
+
+def start_reader(pieces: AsyncIterator[P]) -> AsyncIterator[P]:
+    """Return an async generator for a reader, without what its first `yield` gives.
+
+    A program that drops the generator (`break`) ends it at once, and so releases the promise that it holds. With
+    asyncio's hooks, which are set aside for the first `yield`, a task would close it some steps later.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        pieces.__anext__().send(None)  # type: ignore[attr-defined]  # that of a generator is a coroutine
+    except StopIteration:
+        return pieces
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    raise AssertionError("the generator does not begin with `yield`")
 
 
 class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
@@ -310,7 +358,8 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         streamer: async generator function (or any function that returns an async iterable) without parameters.
         resolver: makes the result from the list of pieces; by default, a tuple of them.
         start_soon: True reads the source from the next task switch on. False reads it from the first reader on, and
-            stays at most one piece ahead of the readers. None takes the default of the context.
+            stays one piece ahead of a reader that waits between pieces. It stays at most 64 ahead of a reader that does
+            not. None takes the default of the context.
 
     Raises:
         TypeError: the streamer cannot be called.
@@ -355,20 +404,14 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         cell.pump_from(streamer, start_soon=start_soon, batches=False)
 
     def __aiter__(self) -> AsyncIterator[P_co]:
-        cell = self._cell
-        if cell.done:
-            return cell.read()
-        return Reader(self, cell.read(self))
+        return start_reader(self._cell.read(self))
 
     def batches(self) -> AsyncIterator[list[P_co]]:
         """Return an iterator over lists of pieces, each with all that have come since the last one.
 
         It costs less than an iteration over single pieces.
         """
-        cell = self._cell
-        if cell.done:
-            return cell.read_batches()
-        return Reader(self, cell.read_batches(self))
+        return start_reader(self._cell.read_batches(self))
 
 
 class StreamAppender(BoundToRun, Generic[P]):

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
-from miniagents._promising.streamed import get_weak_reference
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -83,17 +81,18 @@ MessageEvent = TextDelta | StoredEvent | AnswerFinished
 _set_text: Final = TextDelta.__dict__["text"].__set__
 
 
-async def read_events(cell: MessageCell, promise: object = None) -> AsyncIterator[MessageEvent]:
+async def read_events(cell: MessageCell, promise: object) -> AsyncIterator[Any]:
     """Yield all events of a message in the order of their arrival, from the first one on.
 
-    At the end, yield `AnswerFinished` with the message, or raise its failure.
+    At the end, yield `AnswerFinished` with the message, or raise its failure. For `start_reader`: the first `yield`
+    gives no event.
 
     Args:
         cell: the state of the message.
-        promise: the promise of the message, which is kept alive while the reader waits.
+        promise: the promise of the message, which is kept alive as long as the generator.
     """
-    pieces, position, next_event, promise_again = cell.pieces, 0, 0, get_weak_reference(promise)
-    promise = None
+    yield promise
+    pieces, position, next_event = cell.pieces, 0, 0
     make, set_text = object.__new__, _set_text
     while True:
         done = cell.done
@@ -115,9 +114,7 @@ async def read_events(cell: MessageCell, promise: object = None) -> AsyncIterato
             break
         if cell.done or position < len(pieces) or next_event < len(cell.events or ()):
             continue  # there is more since the reader was here
-        promise = promise_again()
         await cell.wait_for_event()
-        promise = None
     yield AnswerFinished(cell.result())
 
 

@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 from miniagents._promising.freezing import ATOMS, BARE, CLASS_KEY, CONSTRUCTING, FROZEN_CLASSES, escaped, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
 from miniagents._promising.mistakes import Spelling
-from miniagents._promising.streamed import KEPT_ELSEWHERE, Reader, StreamCell, StreamedPromise
+from miniagents._promising.streamed import KEPT_ELSEWHERE, StreamCell, StreamedPromise, start_reader
 from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
 from miniagents.messages._events import (
@@ -662,8 +662,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
         `ToolCallDelta` are other pieces of a model's answer; `ToolCallReady` is a whole call. `AnswerRestarted` voids
         the events before it. The last event is `AnswerFinished`, with the message; a failure is raised in its place.
         """
-        cell = self._cell
-        return read_events(cell) if cell.done else Reader(self, read_events(cell, self))
+        return start_reader(read_events(self._cell, self))
 
     def partial_json(self) -> AsyncIterator[Any]:
         """Return an iterator over the value of the text as JSON, as far as it has come, and at last the whole value.

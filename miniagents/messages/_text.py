@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from miniagents._promising.promise import Cell
 from miniagents._promising.sequence_cell import SequenceCell
+from miniagents._promising.streamed import Pauses
 from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import MessageCell, MessagePromise
 from miniagents.messages._sequence import MessageSequencePromise, inherited_fields, join_sequence
@@ -164,8 +165,6 @@ class _PartsCell(SequenceCell):
         async for promise in source:
             await self._split(promise)
 
-    _pump_on_demand = _pump
-
     @property
     def has_waiting_reader(self) -> bool:
         """True if a reader waits for another part, or for more of the growing part."""
@@ -180,17 +179,19 @@ class _PartsCell(SequenceCell):
         known = inherited_fields(promise.message_class, promise.known_beforehand.items())
         self.known_fields = {**known, **self.metadata}
         self.separator = ""
+        pauses = Pauses(self, most_ahead=1)
         try:
-            async for tokens in promise.batches():
-                for token in tokens:
-                    if self.growing_part is not None and not self.is_separated and splitter.is_plain(token):
-                        self.growing_part.pieces.append(token)
-                    else:
-                        self._add_pieces(splitter.feed(token))
-                if self.growing_part is not None:
-                    self.growing_part.wake()
-                if self.on_demand:
-                    await self.wait_for_reader()
+            async for batch in promise.batches():
+                for start in range(0, len(batch), _TOKENS_PER_LOOK):
+                    for token in batch[start : start + _TOKENS_PER_LOOK]:
+                        if self.growing_part is not None and not self.is_separated and splitter.is_plain(token):
+                            self.growing_part.pieces.append(token)
+                        else:
+                            self._add_pieces(splitter.feed(token))
+                    woken = self.has_waiting_reader
+                    if self.growing_part is not None:
+                        self.growing_part.wake()
+                    await pauses.pause(woken=woken)
             await promise
             self._end_message(splitter)
         except INTERRUPTS:
@@ -261,6 +262,9 @@ class _PartsCell(SequenceCell):
 
 TEXT: Final = True
 SEPARATOR: Final = False
+
+_TOKENS_PER_LOOK: Final = 64
+"""Number of tokens that are split between two looks at the clock."""
 
 _READING_OPENING: Final = -2
 """Length of a run while the run that opens the block is still being read."""

@@ -81,7 +81,7 @@ async def test_C32_copy_of_an_object_of_a_run_is_refused(way: str, monkeypatch: 
             message, Message("text").as_promise, replies, call, call.reply_sequence(), appender,
             appender.sequence_promise, StreamAppender(), StreamAppender().promise, Promise(number),
             StreamedPromise(numbers), split_messages("text"), join_messages("text"), aiter(replies), replies.batches(),
-            aiter(message), context, *contexts,
+            context, *contexts,
         ]  # fmt: skip
         for thing in things:
             with pytest.raises(CopyError, match=rf"A {type(thing).__name__} cannot be copied.* await it") as caught:

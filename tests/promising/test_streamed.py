@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import traceback
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,6 +131,43 @@ async def test_on_demand_source_stays_one_piece_ahead_of_its_reader() -> None:
             await steps()
             assert source.given <= piece + 2
         assert source.given == 10
+
+
+@pytest.mark.parametrize("read_before", [1, 5, 1_000])
+async def test_on_demand_source_stays_64_pieces_ahead_of_a_reader_that_stops(read_before: int) -> None:
+    """A source on demand is at most 64 pieces ahead of a reader that took many at once, and goes on with it."""
+    async with PromisingContext():
+        source = Source(2_000, turns=False)
+        pieces = aiter(StreamedPromise(source, start_soon=False))
+        for number in range(read_before):
+            assert await anext(pieces) == number
+        await steps()
+        assert source.given <= read_before + 64
+        async for piece in pieces:
+            await steps(3)
+            if piece > read_before + 64:
+                assert source.given <= piece + 2
+
+
+async def test_reader_releases_its_stream_when_it_is_dropped() -> None:
+    """A loop that ends early keeps neither the promise nor its pieces alive."""
+    async with PromisingContext():
+        promise = StreamedPromise(Source(10))
+        lost = weakref.ref(promise)
+        async for _ in promise:
+            break
+        del promise
+        assert lost() is None
+
+
+@pytest.mark.parametrize("method", ["__aiter__", "batches"])
+async def test_copy_of_a_reader_is_refused(method: str) -> None:
+    """A reader of a stream can be neither copied nor pickled."""
+    async with PromisingContext():
+        reader = getattr(StreamedPromise(Source(3)), method)()
+        for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="cannot"):
+                copied(reader)
 
 
 async def test_await_reads_an_on_demand_source_to_its_end() -> None:
