@@ -291,6 +291,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         ValueError: `schedule` is no token, or both a seed and a token are given.
     """
 
+    has_virtual_time = True
+    """Tells code that looks at a clock to look at that of this loop."""
+
     # No other private names of asyncio are used here; these are the same from Python 3.11 to 3.15.
     _ready: deque[asyncio.Handle]
     """Callbacks of the next turn, in their order."""

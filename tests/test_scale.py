@@ -27,6 +27,7 @@ from miniagents._promising import frozen, values
 from miniagents._promising import streamed as streamed_module
 from miniagents.errors import EventTooLargeError
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import run_in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -251,6 +252,26 @@ async def _awaited(promise: Any) -> None:
 async def _split(promise: Any) -> None:
     async for part in split_messages(promise):
         await part
+
+
+@pytest.mark.parametrize("start_soon", [True, False])
+def test_pauses_do_not_depend_on_the_machine_in_virtual_time(monkeypatch: pytest.MonkeyPatch, start_soon: bool) -> None:
+    """A source that never waits lets other tasks run after the same pieces on a fast and on a slow machine."""
+
+    async def steps_of_the_loop(seconds: float) -> int:
+        """Return the number of steps in which 1,000 pieces of so many seconds are read."""
+        gaps: list[float] = []
+        clock = Clock(monkeypatch)
+        async with MiniAgents():
+            watching = asyncio.create_task(clock.watch(gaps))
+            source = clock.slow(1_000, seconds)
+            await _awaited(Message.promise(message_token_streamer=lambda _: source, start_soon=start_soon))
+            watching.cancel()
+        return len(gaps)
+
+    fast, slow = (run_in_virtual_time(steps_of_the_loop(seconds)) for seconds in (0.0, 10.0))
+    assert fast == slow
+    assert fast >= 3
 
 
 @pytest.mark.parametrize("microseconds", [0.1, 10, 1_000])

@@ -292,12 +292,16 @@ class Pauses:
         most_ahead: the greatest number of pieces that the pump is ahead of the fastest reader on demand.
     """
 
-    __slots__ = ("_cell", "_last", "_most_ahead", "_turn")
+    __slots__ = ("_cell", "_is_virtual", "_last", "_most_ahead", "_seconds", "_turn")
 
     def __init__(self, cell: StreamCell[Any, Any], most_ahead: int) -> None:
         self._cell = cell
         self._most_ahead = most_ahead
-        self._last = perf_counter()
+        loop = asyncio.get_running_loop()
+        self._is_virtual: bool = getattr(loop, "has_virtual_time", False)
+        """True on a loop of tests, which repeats a run exactly: pauses then do not depend on how fast the machine is."""
+        self._seconds = loop.time if self._is_virtual else perf_counter
+        self._last = self._seconds()
         self._turn = 1
         """Number of pieces between two pauses."""
 
@@ -311,7 +315,7 @@ class Pauses:
             woken: True if readers were waiting meanwhile, so that the loop has taken a step.
         """
         cell = self._cell
-        took = perf_counter() - self._last
+        took = self._seconds() - self._last
         if cell.on_demand:
             most = self._most_ahead
             await asyncio.sleep(0)
@@ -322,12 +326,12 @@ class Pauses:
             most = _MOST_PER_LOOK
             if woken:
                 took = 0.0
-            elif took < _TURN_SECONDS:
+            elif took < _TURN_SECONDS and not (self._is_virtual and self._turn == most):
                 self._turn = min(2 * self._turn, most)
                 return self._turn
             else:
                 await asyncio.sleep(0)
-        self._last = perf_counter()
+        self._last = self._seconds()
         self._turn = min(2 * self._turn if took < _TURN_SECONDS else max(self._turn // 2, 1), most)
         return self._turn
 
