@@ -143,13 +143,16 @@ Observer = Callable[[Operation], AbstractContextManager[None]]
 """Function that gets each operation at its beginning, and returns a context manager, which is left at its end.
 
 Exceptions of the operation are given to the context manager and then raised unchanged, also if it asks to drop them. A
-cancelled operation and an abandoned stream end with a `CancelledError`.
+cancelled operation and an abandoned stream end with a `CancelledError`. An observer that has a true attribute `is_idle`
+when a run begins is left out of that run.
 """
 
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("miniagents_observers", default=())
 """Observers of all runs that begin here."""
 _current: ContextVar[Operation | None] = ContextVar("miniagents_operation", default=None)
 """The operation that the running code belongs to."""
+_ENDED = Context()
+"""Variables of all operations that have ended."""
 
 
 @contextmanager
@@ -190,7 +193,7 @@ def observers_of_run(given: Iterable[Observer], outer: PromisingContext | None) 
         outer = outer.parent
     found: list[RunObserver] = [*getattr(outer, "observers", ())]
     for each in (*_observers.get(), *given):
-        if all(each != known.observer for known in found):
+        if not getattr(each, "is_idle", False) and all(each != known.observer for known in found):
             found.append(RunObserver(each))
     return tuple(found)
 
@@ -258,8 +261,8 @@ class Observation:
         redact: Callable[[str], str] = str,
         agent: Observation | None = None,
     ) -> None:
-        self.variables: Context = copy_context() if agent is None else agent.variables.copy()
-        """The context variables with which the task of the operation runs."""
+        self.variables: Context = (copy_context if agent is None else agent.copy_variables)()
+        """The context variables with which the task of the operation runs; empty after the end."""
         self.operation: Operation | None = None
         """The operation, once it has begun."""
         self.failure: BaseException | None = None
@@ -272,7 +275,7 @@ class Observation:
         self._listeners: list[tuple[RunObserver, Callable[[str], object] | None, Callable[[Any], object] | None]] = []
         self._error: BaseException | None = None
         self._read_result: Callable[[], Message] | None = None
-        self._open = 1
+        self._open: int = 1
         """Number of operations that have not ended: this one, and those that work for it."""
         self._agent = agent
         if agent is not None:
@@ -281,6 +284,10 @@ class Observation:
     def __del__(self) -> None:
         if self._open > 0:  # the task was cancelled before its first step
             self.end(None)
+
+    def copy_variables(self) -> Context:
+        """Return the context variables for the task of an operation that works for this one."""
+        return self.variables.copy() if self._open > 0 else copy_context()
 
     def begin(self, read_asked: Callable[[], dict[str, Any]]) -> None:
         """Begin the operation, and enter the observers; the task of the operation calls this.
@@ -328,7 +335,7 @@ class Observation:
         except BaseException as error:
             self.end(error, _last_reply(replies))
             raise
-        self.end(None, _last_reply(replies))
+        self.end(None, _last_reply(replies), in_its_task=True)
 
     async def stream(self, cell: MessageCell, source: Callable[[], AsyncIterable[Any]]) -> AsyncGenerator[Any]:
         """Yield what a source yields, tell the observers of it, and end the operation with the source.
@@ -352,7 +359,7 @@ class Observation:
         except BaseException as error:
             self.end(error, partial(_message_so_far, cell))
             raise
-        self.end(self.failure, partial(_message_so_far, cell))
+        self.end(self.failure, partial(_message_so_far, cell), in_its_task=True)
 
     def _tell(self, piece: Any) -> None:
         """Give a token or an event to the functions that observers have set."""
@@ -366,12 +373,19 @@ class Observation:
                     assert self.operation is not None
                     observer.turn_off(self.operation, error)
 
-    def end(self, error: BaseException | None, read_result: Callable[[], Message] | None = None) -> None:
+    def end(
+        self,
+        error: BaseException | None,
+        read_result: Callable[[], Message] | None = None,
+        *,
+        in_its_task: bool = False,
+    ) -> None:
         """End the operation, or one of those that work for it; the last end leaves the observers.
 
         Args:
             error: the error that the operation has raised; None if it has succeeded.
             read_result: function that returns the result, which is called if an observer asks; None without a result.
+            in_its_task: True if the task of the operation is certain to call this.
         """
         if isinstance(error, GeneratorExit):  # a stream that is closed was cancelled while its source did not work
             error = asyncio.CancelledError()
@@ -380,13 +394,17 @@ class Observation:
         self._open -= 1
         if self._open:
             return
-        if self._entered:
+        if not self._entered:
+            pass
+        elif in_its_task:
+            self._leave()
+        else:
             try:
                 # Another task or the garbage collector may end this. Variables can be reset only where they were set.
                 self.variables.run(self._leave)
             except RuntimeError:  # this is the task of the operation, in which these variables are set already
                 self._leave()
-        self._error = None  # which refers to the code that refers to this
+        self._error, self.variables = None, _ENDED  # both refer to the code that refers to this
         agent, self._agent = self._agent, None
         if agent is not None:
             agent.end(None if error is self.failure else error, read_result if self._kind == "request" else None)
