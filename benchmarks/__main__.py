@@ -19,6 +19,7 @@ MODULES = (
     "messages",
     "decoding",
     "acting",
+    "observing",
     "life",
     "cassettes",
     "recording",

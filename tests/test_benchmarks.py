@@ -26,6 +26,7 @@ SCRIPTS = (
     "messages",
     "decoding",
     "acting",
+    "observing",
     "life",
     "cassettes",
     "recording",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -109,7 +110,7 @@ def trace_agents(
     """Return an observer that makes spans of a run: `MiniAgents(observers=[trace_agents()])`.
 
     Args:
-        tracer_provider: makes the tracer; by default, the global one that the application has set.
+        tracer_provider: makes the tracer; by default, the global one that the application has set before the run.
         capture_content: True to add the texts of prompts, answers, arguments and results, with secrets redacted. By
             default a span holds none of them.
         token_events: True to add an event for each token of an answer, with its number of characters.
@@ -134,8 +135,15 @@ class _AgentTracer:
         self.error_status = trace.StatusCode.ERROR
         self.capture_content = capture_content
         self.token_events = token_events
+        self._provider = trace.get_tracer_provider if tracer_provider is None else lambda: tracer_provider
+        self._without_sdk = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
         self._start = trace.get_tracer("miniagents", tracer_provider=tracer_provider).start_span
         self._kinds = dict.fromkeys(OPERATIONS, trace.SpanKind.INTERNAL) | {"request": trace.SpanKind.CLIENT}
+
+    @property
+    def is_idle(self) -> bool:
+        """True if the application has set no SDK, so that there are no spans to make."""
+        return isinstance(self._provider(), self._without_sdk)
 
     def __call__(self, operation: Operation) -> AbstractContextManager[None]:
         """Start the span of an operation, and return the context manager that ends it."""
@@ -143,16 +151,18 @@ class _AgentTracer:
         span = self._start(
             f"{name} {operation.name}",
             kind=self._kinds[kind],
-            attributes={OPERATION_NAME: name, **_ATTRIBUTES_AT_START[kind](operation)},
+            attributes=_ATTRIBUTES_AT_START[kind](operation),
         )
         if not span.is_recording():
-            # A span that is not sampled has a context for its children; without an SDK there is not even that.
-            return _OperationSpan(self, operation, span) if span.get_span_context().is_valid else _NOTHING
+            # A span that is not sampled has a context for its children; that of an SDK that is disabled has none.
+            if not span.get_span_context().is_valid:
+                return _NOTHING
+            return _OperationSpan(self, operation, span, is_recording=False)
         if kind == "request":
             span.set_attributes(_parameters(operation.asked["settings"], streamed=operation.asked["stream"]))
         if self.capture_content:
             span.set_attributes(_content_at_start(operation))
-        return _OperationSpan(self, operation, span)
+        return _OperationSpan(self, operation, span, is_recording=True)
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
@@ -161,15 +171,16 @@ _NOTHING: AbstractContextManager[None] = nullcontext()
 class _OperationSpan:
     """Context manager of one operation: the span is the current one inside of it, and ends with it."""
 
-    __slots__ = ("_first_chunk", "_operation", "_sent", "_span", "_token", "_tracer")
+    __slots__ = ("_first_chunk", "_is_recording", "_operation", "_sent", "_span", "_token", "_tracer")
 
-    def __init__(self, tracer: _AgentTracer, operation: Operation, span: Span) -> None:
+    def __init__(self, tracer: _AgentTracer, operation: Operation, span: Span, *, is_recording: bool) -> None:
         self._tracer = tracer
         self._operation = operation
         self._span = span
+        self._is_recording = is_recording
         self._first_chunk: float | None = None
         """Seconds from the last attempt of a request to the first piece of its answer."""
-        if operation.kind == "request" and span.is_recording():
+        if operation.kind == "request" and is_recording:
             self._sent = perf_counter()
             operation.on_token, operation.on_event = self._on_token, self._on_event
 
@@ -181,7 +192,7 @@ class _OperationSpan:
     ) -> None:
         self._tracer.detach(self._token)
         try:
-            if self._span.is_recording():
+            if self._is_recording:
                 self._describe_end(error)
         finally:
             self._span.end()
@@ -237,7 +248,13 @@ def _redaction(operation: Operation) -> Callable[[str], str]:
 
 def _agent_at_start(operation: Operation) -> dict[str, Any]:
     """Return the attributes of an agent call."""
-    return _given({AGENT_NAME: operation.name, AGENT_DESCRIPTION: operation.asked["description"]})
+    return _attributes_of_agent(operation.name, operation.asked["description"])
+
+
+@lru_cache(maxsize=256)
+def _attributes_of_agent(name: str, description: str | None) -> dict[str, Any]:
+    """Return the attributes of the calls of an agent, which OpenTelemetry copies."""
+    return _given({OPERATION_NAME: OPERATIONS["agent"], AGENT_NAME: name, AGENT_DESCRIPTION: description})
 
 
 def _request_at_start(operation: Operation) -> dict[str, Any]:
@@ -245,6 +262,7 @@ def _request_at_start(operation: Operation) -> dict[str, Any]:
     asked = operation.asked
     return _given(
         {
+            OPERATION_NAME: OPERATIONS["request"],
             PROVIDER_NAME: asked["provider"],
             REQUEST_MODEL: operation.name,
             SERVER_ADDRESS: asked["address"],
@@ -255,7 +273,14 @@ def _request_at_start(operation: Operation) -> dict[str, Any]:
 
 def _tool_at_start(operation: Operation) -> dict[str, Any]:
     """Return the attributes of a call of a tool."""
-    return _given({TOOL_NAME: operation.name, TOOL_CALL_ID: operation.asked["call"].id, TOOL_TYPE: "function"})
+    return _given(
+        {
+            OPERATION_NAME: OPERATIONS["tool"],
+            TOOL_NAME: operation.name,
+            TOOL_CALL_ID: operation.asked["call"].id,
+            TOOL_TYPE: "function",
+        }
+    )
 
 
 _ATTRIBUTES_AT_START: Mapping[str, Callable[[Operation], dict[str, Any]]] = {

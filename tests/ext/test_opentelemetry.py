@@ -584,12 +584,33 @@ async def test_tokens_are_events_if_the_user_wants_them(spans: Spans) -> None:
 # --- without an SDK, and without the API
 
 
-async def test_agents_work_without_an_sdk() -> None:
-    """With the API alone, or its tracer that does nothing, a run is as without observers."""
-    for observer in (trace_agents(), trace_agents(tracer_provider=NoOpTracerProvider())):
-        async with MiniAgents(observers=[observer]):
-            assert str(await agent_of(ScriptedLLM("Hello"), "chat").trigger("Hi").last) == "Hello"
-            assert trace.get_current_span() is trace.INVALID_SPAN
+@pytest.mark.parametrize("provider", [None, NoOpTracerProvider()])
+async def test_run_without_an_sdk_has_no_observer(provider: Any) -> None:
+    """With the API alone, or its provider that does nothing, a run is as without observers."""
+    async with MiniAgents(observers=[trace_agents(tracer_provider=provider)]) as run:
+        assert run.observers == ()
+        assert str(await agent_of(ScriptedLLM("Hello"), "chat").trigger("Hi").last) == "Hello"
+        assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+async def test_provider_that_is_set_later_makes_the_spans_of_later_runs(
+    monkeypatch: pytest.MonkeyPatch, spans: Spans
+) -> None:
+    """An observer that was made before the application has set its provider makes spans afterwards."""
+    observer = trace_agents()
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", spans.provider)
+    async with MiniAgents(observers=[observer]):
+        await agent_of(ScriptedLLM("Hello"), "chat", alias="WRITER").trigger("Hi")
+    assert spans.tree() == ["invoke_agent WRITER", "invoke_agent WRITER > chat m"]
+
+
+async def test_disabled_sdk_makes_no_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `OTEL_SDK_DISABLED`, the SDK makes no spans, and no span is the current one."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    spans = Spans()
+    async with traced(spans):
+        assert str(await agent_of(ScriptedLLM("Hello"), "chat").trigger("Hi").last) == "Hello"
+    assert spans.all() == []
 
 
 async def test_trace_that_is_not_sampled_has_no_spans() -> None:
