@@ -133,8 +133,9 @@ function addBar(item, lane) {
 }
 
 const rows = run.lanes.map((name, number) => {
+  const label = make("div", { className: "name", textContent: name, title: name });
   const track = make("div", { className: "track" });
-  wide.append(make("div", { className: `lane c${number % 8}` }, make("div", { className: "name", textContent: name, title: name }), track));
+  wide.append(make("div", { className: `lane c${number % 8}` }, label, track));
   return { track, rows: [] };
 });
 const bars = [...requests, ...tools].sort((one, other) => one.start - other.start);
@@ -176,7 +177,8 @@ function addAxis() {
   const most = Math.max(2, (wide.clientWidth - 150) / 90);
   const step = (steps.find((each) => end / SECOND / each <= most) ?? 864000) * SECOND;
   for (let moment = 0; moment < end; moment += step) {
-    const mark = make("span", { textContent: end < 100 * SECOND ? `${+(moment / SECOND).toFixed(2)} s` : spoken(moment) });
+    const seconds = `${Number((moment / SECOND).toFixed(2))} s`;
+    const mark = make("span", { textContent: end < 100 * SECOND ? seconds : spoken(moment) });
     mark.style.left = `${(100 * moment) / end}%`;
     axis.append(mark);
   }

@@ -200,8 +200,8 @@ def _card(request: Request, colour: int, shown: dict[str, int]) -> Iterator[str]
         shown: texts that the page has already, with the number of their request; those of this request are added.
     """
     prompt = "".join(_prompt(request, shown))
-    answer = "".join(part.text for part in request.parts if part.kind == "text").strip()
-    shown.setdefault(answer, request.number)
+    answer = "".join(part.text for part in request.parts if part.kind == "text")
+    _note(shown, answer, request)
     long = " long" if len(prompt) > _LONG_CHARS or prompt.count("\n") > _LONG_LINES else ""
     anchor = f"#r{request.number}"
     facts = [f"{_seconds(request.start)} to {_seconds(request.end)}"]
@@ -239,8 +239,14 @@ def _prompt(request: Request, shown: dict[str, int]) -> Iterator[str]:
             yield f'{beginning}… <a href="#r{earlier}">whole in request {earlier}</a></div>'
         else:
             yield f"{html.escape(text, quote=False)}</div>"
-            shown.setdefault(text.strip(), request.number)
+            _note(shown, text, request)
     yield from _link_to(left_out, shown)
+
+
+def _note(shown: dict[str, int], text: str, request: Request) -> None:
+    """Note that a text, unless it is empty, is on the page in this request, if it is not in an earlier one."""
+    if stripped := text.strip():
+        shown.setdefault(stripped, request.number)
 
 
 _GIVEN = {"assistant": " (given)", "model": " (given)"}
@@ -248,10 +254,11 @@ _GIVEN = {"assistant": " (given)", "model": " (given)"}
 
 
 def _link_to(left_out: Sequence[Turn], shown: dict[str, int]) -> Iterator[str]:
-    """Yield one line for messages that are left out, with a link to the last of them."""
+    """Yield one line for messages that are left out, with a link to the last of them that can be found."""
     if not left_out:
         return
     count = counted(len(left_out), "earlier message")
-    earlier = shown.get(visible(left_out[-1].text).strip())
+    texts = (visible(turn.text).strip() for turn in reversed(left_out))
+    earlier = next((shown[text] for text in texts if text in shown), None)
     yield '<p class="before">'
     yield f'<a href="#r{earlier}">{count}, up to request {earlier}</a></p>' if earlier else f"{count}</p>"

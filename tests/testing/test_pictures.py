@@ -188,6 +188,17 @@ def test_picture_folds_messages_that_an_earlier_request_of_the_agent_has_shown()
         assert page.count(text) == (text != ">Hi<")
 
 
+def test_picture_links_messages_without_a_text_to_those_before_them() -> None:
+    """Folded messages whose last one has no text have a link to the last one that can be found."""
+    first = [("user", "Hi"), ("tool", "")]
+    asked = [
+        interaction([("user", "Hi")], answer("")),
+        interaction(first, answer("Ho"), started=1, agent="A/M#2"),
+        interaction([*first, ("user", "More")], answer("Hu"), started=2, agent="A/M#3"),
+    ]
+    assert '<a href="#r1">2 earlier messages, up to request 1</a>' in page_of_recording(asked)
+
+
 def test_picture_has_a_link_in_place_of_a_long_text_of_another_agent() -> None:
     """A long answer that another agent reads in its prompt stands on the page once."""
     text = " ".join(f"word{number}" for number in range(100))
