@@ -28,7 +28,12 @@ CODE = re.compile(r"^```\w.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
 def _value(path: str) -> Any:
-    """Return the object of a dotted path to a module or to a name in one."""
+    """Return the object of a dotted path to a module or to a name in one.
+
+    A package may still have the earlier module as its attribute after a test that has imported the module anew.
+    """
+    if path in {module for module, _ in NAMES}:
+        return import_module(path)
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name, None) or import_module(path)
 
