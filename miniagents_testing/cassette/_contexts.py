@@ -89,7 +89,7 @@ def use_cassette(
     """Answer the requests of HTTP clients from a cassette, or record them into it, while the context is open.
 
     The clients are httpx2, httpx, aiohttp, and those on `http.client`: urllib, urllib3, requests and botocore; the
-    asyncio client of websockets; and mcp's client for servers over stdio.
+    asyncio and sync clients of websockets; and mcp's client for servers over stdio.
 
     ```python
     with use_cassette("cassettes/greeting.yaml") as session:

@@ -204,12 +204,6 @@ def _aiohttp_is_down(_: Any) -> Callable[[str], Exception]:
     return partial(sys.modules["aiohttp"].ClientOSError, errno.ECONNREFUSED)
 
 
-def _websockets_address(connection: Any, *_: Any, **__: Any) -> Address:
-    """Return the address of a connection of the sync client of websockets, which is known when it sends its request."""
-    uri = connection.protocol.uri
-    return Address(canonical_host(uri.host), uri.port, "wss" if uri.secure else "ws", uri.resource_name)
-
-
 def _httpcore_address(pool: Any, request: Any) -> Address:
     """Return the address of a request by httpcore, with the scheme's usual port if the URL has none."""
     url = request.url
@@ -269,7 +263,6 @@ CLIENTS = (
         "aiohttp.ws_connect",
         down=_aiohttp_is_down,
     ),
-    Client("websockets.sync.client", "ClientConnection", ("handshake",), _websockets_address, "websockets.sync"),
     *(
         Client(f"{library}.{module}.connection_pool", owner, (method,), _httpcore_address, library)
         for library in ("httpcore", "httpcore2")

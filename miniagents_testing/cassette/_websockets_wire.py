@@ -6,6 +6,9 @@ This module imports websockets; `_websockets` imports it when the application op
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from websockets.datastructures import Headers
@@ -63,24 +66,33 @@ def failed(slot: Slot, error: BaseException) -> None:
 def record(connection: Any, slot: Slot) -> None:
     """Record what goes over a connection from now on. Its methods are replaced on the connection itself."""
     recording = _Recording(connection, slot)
-    protocol = connection.protocol
-    for owner, name, replacement in (
-        (protocol, "process_response", recording.response_arrived),
-        (protocol, "recv_frame", recording.frame_arrived),
-        (protocol, "send_frame", recording.frame_sent),
-        (connection, "connection_lost", recording.connection_lost),
-    ):
-        setattr(owner, name, _before(replacement, getattr(owner, name)))
+    _listen(connection, "connection_lost", recording.connection_lost)
 
 
-def _before(listener: Callable[[Any], object], method: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a function that tells a listener of the argument of a method, and then calls the method."""
+def recorded_sync(create: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
+    """Return a function that makes a connection of the sync client, and records what goes over it."""
 
-    def call(argument: Any) -> Any:
-        listener(argument)
-        return method(argument)
+    def create_connection(*arguments: Any, **options: Any) -> Any:
+        """Make a connection. Its thread reads from it already, but the server speaks after the handshake only."""
+        connection = create(*arguments, **options)
+        recording = _Recording(connection, slot)
+        name = "set_recv_exc" if hasattr(connection, "set_recv_exc") else "set_connection_exc"  # version 17
+        _listen(connection, name, recording.reading_failed)
+        _listen(connection.protocol, "receive_eof", recording.reading_ended)
+        return connection
 
-    return call
+    return create_connection
+
+
+def _listen(owner: Any, name: str, listener: Callable[..., object]) -> None:
+    """Let a listener be told of the arguments of each call of an object's method, before the call."""
+    method = getattr(owner, name)
+
+    def call(*arguments: Any) -> Any:
+        listener(*arguments)
+        return method(*arguments)
+
+    setattr(owner, name, call)
 
 
 class _Recording:
@@ -96,6 +108,10 @@ class _Recording:
         self._slot = slot
         self._parts: dict[bool, list[Frame]] = {True: [], False: []}
         """Parts of the message that is being sent, and of the one that is being received."""
+        self._error: BaseException | None = None
+        _listen(self._protocol, "process_response", self.response_arrived)
+        _listen(self._protocol, "recv_frame", self.frame_arrived)
+        _listen(self._protocol, "send_frame", self.frame_sent)
 
     def response_arrived(self, response: Response) -> None:
         """Record the answer to the handshake; one that refuses it has a body, and ends the recording."""
@@ -121,7 +137,15 @@ class _Recording:
         else:
             self._keep(frame, is_sent=True)
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def reading_failed(self, error: BaseException | None) -> None:
+        """Keep the error with which reading from a sync connection failed."""
+        self._error = self._error or error
+
+    def reading_ended(self) -> None:
+        """Record that a sync connection is lost, with the error of its reading."""
+        self.connection_lost(self._error)
+
+    def connection_lost(self, error: BaseException | None) -> None:
         """Record that the connection is lost, with its error if there is one, unless a side has closed it before."""
         self._slot.ended("eof" if error is None else f"raise {error_name('Read', error)}: {error}")
 
@@ -350,3 +374,97 @@ class _Server(asyncio.Transport):
         if error is None:
             self._connection.eof_received()
         self._connection.connection_lost(error)
+
+
+# --- playing to the sync client
+
+
+def played_sync(uri: str, session: Session, playback: Playback) -> dict[str, Any]:
+    """Return the arguments with which the sync client talks to a server in memory, without a proxy and TLS."""
+    tls = _WithoutTLS() if parse_uri(uri).secure else None
+    return {"sock": _PlayedSocket(session, playback), "ssl": tls, "proxy": None, "proxy_ssl": None}
+
+
+class _WithoutTLS:
+    """Context of TLS that leaves a socket as it is."""
+
+    def wrap_socket(self, sock: Any, **_: Any) -> Any:
+        """Return the socket."""
+        return sock
+
+
+class _PlayedSocket(socket.socket):
+    """Socket of a sync client, one of a pair: a thread with the server in memory has the other one.
+
+    Args:
+        session: of the cassette.
+        playback: of the conversation, or of an answer that refuses it.
+    """
+
+    def __init__(self, session: Session, playback: Playback) -> None:
+        ours, theirs = socket.socketpair()
+        super().__init__(ours.family, ours.type, ours.proto, ours.detach())
+        self.error: Exception | None = None
+        """Error with which the connection is lost in the recording."""
+        loop = asyncio.SelectorEventLoop()
+        server = _ServerOfSocket(self, session, playback, loop)
+        name = "playing a cassette to websockets"
+        threading.Thread(target=server.serve, args=(theirs,), name=name, daemon=True).start()
+
+    def recv(self, *arguments: Any) -> bytes:
+        """Return bytes of the server; raise the error of the recording where they end."""
+        data = super().recv(*arguments)
+        if not data and self.error is not None:
+            raise self.error
+        return data
+
+    def setsockopt(self, *_: Any) -> None:
+        """Do nothing: the pair knows no options of TCP."""
+
+
+class _ServerOfSocket(asyncio.Protocol):
+    """Server in memory at one end of a pair of sockets, in an event loop of its own.
+
+    Args:
+        client: the other end.
+        session: of the cassette.
+        playback: of the conversation, or of an answer that refuses it.
+        loop: of the server, which does not run yet.
+    """
+
+    def __init__(
+        self, client: _PlayedSocket, session: Session, playback: Playback, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._client = client
+        self._loop = loop
+        self._closed = asyncio.Event()
+        self._transport: Any = None
+        told = SimpleNamespace(data_received=self._send, eof_received=lambda: None, connection_lost=self._lose)
+        self._server = _Server(told, session, playback, loop)
+
+    def serve(self, theirs: socket.socket) -> None:
+        """Serve the client until one side closes the connection."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(theirs))
+
+    async def _serve(self, theirs: socket.socket) -> None:
+        self._transport, _ = await self._loop.connect_accepted_socket(lambda: self, theirs)
+        await self._closed.wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Give bytes of the client to the server."""
+        self._server.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell the server that the client has closed the connection, and end the thread."""
+        self._server.close()
+        self._closed.set()
+
+    def _send(self, data: bytes) -> None:
+        """Give bytes of the server to the client."""
+        self._transport.write(data)
+
+    def _lose(self, error: Exception | None) -> None:
+        """Close the connection, with an error for the client if there is one."""
+        self._client.error = error
+        self._transport.close()

@@ -1,6 +1,6 @@
-"""The asyncio client of websockets, alone and under OpenAI's realtime client, against servers on this machine.
+"""Both clients of websockets, alone and under OpenAI's realtime clients, against servers on this machine.
 
-Each test that is marked with `cell` is a column of the table in docs/how-to/cassettes.md.
+Each test that is marked with `cell` is a column of the table in docs/how-to/cassettes.md, for both clients.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import json
 import socket
 import struct
+import time
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from conversation_table import Cells
 from miniagents_testing import run_in_virtual_time, use_cassette
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
 from miniagents_testing.cassette._conversation import Frame, line_of
-from miniagents_testing.errors import CassetteMissError, LiveRequestError, UnrecordedWarning
+from miniagents_testing.errors import CassetteMissError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,12 +33,13 @@ from websockets.asyncio.server import serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
+from websockets.sync import client as sync_client
 from websockets.sync.client import connect as connect_sync
 
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 LARGE = "x" * 100_000
 
-cell = Cells("websockets, asyncio")
+cell = Cells("websockets, asyncio and sync")
 
 
 class EchoServer:
@@ -98,26 +100,61 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "c.yaml"
 
 
-async def say(url: str, *messages: Any, answers: int | None = None) -> list[Any]:
+class Connection:
+    """Connection of either client, with the methods of the asyncio one; those of the sync client run in threads."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of the asyncio client, or a property of either."""
+        found = getattr(self.connection, name)
+        is_sync = name in ("send", "recv") and not asyncio.iscoroutinefunction(found)
+        return partial(asyncio.to_thread, found) if is_sync else found
+
+
+@asynccontextmanager
+async def connected(client: str, url: str, **options: Any) -> AsyncIterator[Any]:
+    """Open a connection with a client, "asyncio" or "sync", until the context is left."""
+    options = {"subprotocols": ["realtime"], "proxy": None, **options}
+    if client == "asyncio":
+        async with connect(url, **options) as connection:
+            yield connection
+        return
+    opened = await asyncio.to_thread(lambda: connect_sync(url, **options).__enter__())
+    try:
+        yield Connection(opened)
+    finally:
+        await asyncio.to_thread(opened.__exit__, None, None, None)
+
+
+@pytest.fixture(params=["asyncio", "sync"])
+def client(request: pytest.FixtureRequest) -> str:
+    """Return the name of a client."""
+    name: str = request.param
+    return name
+
+
+async def say(client: str, url: str, *messages: Any, answers: int | None = None) -> list[Any]:
     """Return what a client sees that sends messages, each after one answer to the last one, and how it ends.
 
     Args:
+        client: "asyncio" or "sync".
         url: of the server.
         messages: to send.
         answers: count of answers to read after the last message; None for one.
     """
     seen: list[Any] = []
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with connect(url, additional_headers=headers, subprotocols=["realtime"], proxy=None) as client:
-        seen.append(client.subprotocol)
+    async with connected(client, url, additional_headers={"Authorization": f"Bearer {KEY}"}) as connection:
+        seen.append(connection.subprotocol)
         try:
             for number, message in enumerate(messages, 1):
-                await client.send(message)
+                await connection.send(message)
                 count = 1 if answers is None or number < len(messages) else answers
-                seen += [await client.recv() for _ in range(count)]
+                seen += [await connection.recv() for _ in range(count)]
         except ConnectionClosed as closed:
             seen.append((type(closed), str(closed)))
-    return [*seen, client.close_code, client.close_reason]
+    return [*seen, connection.close_code, connection.close_reason]
 
 
 async def in_all_ways(server: EchoServer, path: Path, call: Callable[[], Awaitable[Any]], *, requests: int = 1) -> Any:
@@ -135,10 +172,10 @@ async def in_all_ways(server: EchoServer, path: Path, call: Callable[[], Awaitab
 
 
 @cell("record, play")
-async def test_messages_are_the_same_live_recorded_and_played(path: Path) -> None:
+async def test_messages_are_the_same_live_recorded_and_played(client: str, path: Path) -> None:
     """Texts, bytes, large messages and those in parts come as they did; the file has no key of the request."""
     async with echo_server() as server:
-        call = partial(say, f"{server.url}/v1?model=x", "hello", b"abc", LARGE, "parts", "many", answers=4)
+        call = partial(say, client, f"{server.url}/v1?model=x", "hello", b"abc", LARGE, "parts", "many", answers=4)
         seen = await in_all_ways(server, path, call)
     answers = ["echo hello", b"cba", f"echo {LARGE}", "one message", "a\r\nb", b"\xff\x00", "", LARGE]
     assert seen == ["realtime", *answers, 1000, ""]
@@ -152,15 +189,17 @@ async def test_messages_are_the_same_live_recorded_and_played(path: Path) -> Non
 
 
 @cell("early close")
-async def test_client_that_leaves_early_leaves_early_again(path: Path) -> None:
+async def test_client_that_leaves_early_leaves_early_again(client: str, path: Path) -> None:
     """A client that waits in vain and leaves does the same in a replay, where nothing more comes either."""
 
     async def leave(url: str) -> str:
-        async with connect(url, subprotocols=["realtime"], proxy=None) as client:
-            await client.send("silence")
+        async with connected(client, url) as connection:
+            await connection.send("silence")
             try:
+                if client == "sync":
+                    await connection.recv(timeout=0.1)
                 async with asyncio.timeout(0.1):
-                    await client.recv()
+                    await connection.recv()
             except TimeoutError:
                 return "nothing came"
         return "something came"
@@ -171,10 +210,12 @@ async def test_client_that_leaves_early_leaves_early_again(path: Path) -> None:
 
 
 @cell("server ends")
-async def test_server_that_closes_closes_again(path: Path) -> None:
+async def test_server_that_closes_closes_again(client: str, path: Path) -> None:
     """Code and reason of the server reach the client in its own error, in a replay, too."""
     async with echo_server() as server:
-        *_, (kind, text), code, reason = await in_all_ways(server, path, partial(say, server.url, "hello", "bye"))
+        *_, (kind, text), code, reason = await in_all_ways(
+            server, path, partial(say, client, server.url, "hello", "bye")
+        )
     assert (kind.__name__, code, reason) == ("ConnectionClosedError", 1011, "bad day")
     assert text.startswith("received 1011 (internal error) bad day")
     assert load(path)[0].response.end == "eof 1011 bad day"
@@ -182,20 +223,30 @@ async def test_server_that_closes_closes_again(path: Path) -> None:
 
 @cell("reset")
 @pytest.mark.parametrize(("message", "end"), [("vanish", "eof"), ("reset", "raise ReadError: [Errno ")])
-async def test_connection_that_is_lost_is_lost_again(message: str, end: str, path: Path) -> None:
+async def test_connection_that_is_lost_is_lost_again(message: str, end: str, client: str, path: Path) -> None:
     """A connection that ends without a close, or is reset, is the client's own error, in a replay, too."""
     async with echo_server() as server:
-        seen = await in_all_ways(server, path, partial(say, server.url, "hello", message))
+        seen = await in_all_ways(server, path, partial(say, client, server.url, "hello", message))
     assert seen[1] == "echo hello"
     assert seen[2][0].__name__ == "ConnectionClosedError"
     assert load(path)[0].response.end.startswith(end)
 
 
 @cell("redirect")
-async def test_redirect_is_followed_as_it_was(path: Path) -> None:
-    """A redirected handshake is two interactions, and a replay follows it."""
+async def test_redirect_is_followed_as_it_was(client: str, path: Path) -> None:
+    """A redirected handshake is two interactions, and a replay follows it; the sync client of version 16 refuses it."""
     async with echo_server() as server:
-        seen = await in_all_ways(server, path, partial(say, f"{server.url}/moved", "hello"), requests=2)
+        if client == "sync" and not hasattr(sync_client, "reconnect"):
+
+            async def refused() -> int:
+                with pytest.raises(InvalidStatus) as raised:
+                    await say(client, f"{server.url}/moved", "hello")
+                status: int = raised.value.response.status_code
+                return status
+
+            assert await in_all_ways(server, path, refused) == 302
+            return
+        seen = await in_all_ways(server, path, partial(say, client, f"{server.url}/moved", "hello"), requests=2)
         assert seen[1] == "echo hello"
     assert [(each.uri, each.response.status) for each in load(path)] == [
         (f"{server.url}/moved", 302),
@@ -204,12 +255,12 @@ async def test_redirect_is_followed_as_it_was(path: Path) -> None:
 
 
 @cell("refused, down")
-async def test_connection_that_is_refused_is_refused_again(path: Path) -> None:
+async def test_connection_that_is_refused_is_refused_again(client: str, path: Path) -> None:
     """A refused handshake keeps status, headers and body; a port without a server is the error of the socket."""
 
     async def fail(url: str) -> Any:
         try:
-            await say(url, "hello")
+            await say(client, url, "hello")
         except InvalidStatus as refused:
             response = refused.response
             return response.status_code, response.headers["x-why"], bytes(response.body or b""), str(refused)
@@ -231,67 +282,86 @@ async def test_connection_that_is_refused_is_refused_again(path: Path) -> None:
 
 
 @cell("miss")
-async def test_message_that_differs_is_a_miss(path: Path) -> None:
+async def test_message_that_differs_is_a_miss(client: str, path: Path) -> None:
     """A message of other content closes the connection with an error that names both; another URL is a miss, too."""
     async with echo_server() as server:
         with use_cassette(path, record_mode="once"):
-            await say(server.url, "hello", '{"type":"go","event_id":"1","text":"one"}')
+            await say(client, server.url, "hello", '{"type":"go","event_id":"1","text":"one"}')
         with use_cassette(path):
-            await say(server.url, "hello", '{"event_id":"2","type":"go","text":"one"}')
+            await say(client, server.url, "hello", '{"event_id":"2","type":"go","text":"one"}')
         with pytest.raises(
             CassetteMissError, match=r"frame 2 that the client sends .*\n    text: recorded 'one', now 'two'"
         ):
             with use_cassette(path):
-                *_, (kind, _), code, _ = await say(server.url, "hello", '{"type":"go","text":"two"}')
+                *_, (kind, _), code, _ = await say(client, server.url, "hello", '{"type":"go","text":"two"}')
                 assert (kind.__name__, code) == ("ConnectionClosedError", 1008)
         with pytest.raises(CassetteMissError, match=f"no answer for WEBSOCKET {server.url}/other"):
             with use_cassette(path, unplayed="ignore"):
-                await say(f"{server.url}/other", "hello")
+                await say(client, f"{server.url}/other", "hello")
         assert server.requests == 1
+
+
+def save_talk(path: Path, seconds: float) -> None:
+    """Save a conversation in which a message of the client and two of the server take so many seconds each."""
+    said = [(True, "go"), (False, "one"), (False, "two")]
+    chunks = tuple(Chunk.after(seconds, line_of(Frame(*frame))) for frame in said)
+    answer = ResponseStream(chunks, status=101, reason="Switching Protocols", end="eof 1000")
+    save(path, [Interaction("WEBSOCKET", "wss://api.test/v1", b"", answer)])
 
 
 @cell("pace")
 def test_messages_come_at_their_recorded_times_in_virtual_time(path: Path) -> None:
     """At pace 1, messages come when they came in the recording, also after minutes in which only pings are sent."""
-    said = [(True, "go"), (False, "one"), (False, "two")]
-    chunks = tuple(Chunk.after(90, line_of(Frame(*frame))) for frame in said)
-    answer = ResponseStream(chunks, status=101, reason="Switching Protocols", end="eof 1000")
-    save(path, [Interaction("WEBSOCKET", "wss://api.test/v1", b"", answer)])
+    save_talk(path, 90)
 
     async def listen() -> list[tuple[int, Any]]:
         loop = asyncio.get_running_loop()
         began = loop.time()
         with use_cassette(path, pace=1):
-            async with connect("wss://api.test:443/v1", proxy=None) as client:
-                await client.send("go")
-                seen = [(round(loop.time() - began), message) async for message in client]
+            async with connect("wss://api.test:443/v1", proxy=None) as connection:
+                await connection.send("go")
+                seen = [(round(loop.time() - began), message) async for message in connection]
         return seen
 
     assert run_in_virtual_time(listen()) == [(180, "one"), (270, "two")]
 
 
-async def test_replay_needs_no_proxy_and_no_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_come_to_a_sync_client_no_earlier_than_recorded(path: Path) -> None:
+    """At pace 1, a sync client waits for each message as long as in the recording."""
+    save_talk(path, 0.02)
+    with use_cassette(path, pace=1):
+        began = time.monotonic()
+        with connect_sync("wss://api.test:443/v1", proxy=None) as connection:
+            connection.send("go")
+            seen = [(message, time.monotonic() - began) for message in connection]
+    assert [message for message, _ in seen] == ["one", "two"]
+    assert seen[0][1] >= 0.04
+    assert seen[1][1] >= 0.06
+
+
+async def test_replay_needs_no_proxy_and_no_name(client: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay connects to no proxy and looks up no name; `record_as` gives a recording the provider's address."""
     async with echo_server() as server:
         with use_cassette(path, record_mode="once", record_as={f"{server.url}/": "wss://api.test/"}):
-            live = await say(f"{server.url}/v1", "hello")
+            live = await say(client, f"{server.url}/v1", "hello")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with use_cassette(path):
-        assert await say("wss://api.test/v1", "hello") == live
+        assert await say(client, "wss://api.test/v1", "hello") == live
 
 
-async def test_allowed_server_is_reached_and_not_recorded(path: Path) -> None:
+async def test_allowed_server_is_reached_and_not_recorded(client: str, path: Path) -> None:
     """A server of `allow_hosts` is reached while a cassette plays, and stays out of the recording."""
     save(path, [])
     async with echo_server() as server:
         with use_cassette(path, allow_hosts=["127.0.0.1"]):
-            assert (await say(server.url, "hello"))[1] == "echo hello"
+            assert (await say(client, server.url, "hello"))[1] == "echo hello"
         assert server.requests == 1
     assert load(path) == ()
 
 
-async def test_realtime_client_is_the_same_live_recorded_and_played(path: Path) -> None:
-    """OpenAI's async realtime client gets the same events live, while recording, and played without a connection."""
+@pytest.mark.filterwarnings(r"ignore:connect\(\) must be used as a context manager:DeprecationWarning")  # by OpenAI
+async def test_realtime_client_is_the_same_live_recorded_and_played(client: str, path: Path) -> None:
+    """OpenAI's realtime clients get the same events live, while recording, and played without a connection."""
     openai = pytest.importorskip("openai")
     connections = 0
 
@@ -309,12 +379,26 @@ async def test_realtime_client_is_the_same_live_recorded_and_played(path: Path) 
                 await connection.send(json.dumps({"type": "response.done", "event_id": "e9", "response": {"id": "r"}}))
 
     async def ask(base: str) -> list[str]:
-        async with openai.AsyncOpenAI(api_key=KEY, websocket_base_url=base) as client:
-            async with client.realtime.connect(model="gpt-realtime") as connection:
+        if client == "sync":
+            return await asyncio.to_thread(ask_sync, base)
+        async with openai.AsyncOpenAI(api_key=KEY, websocket_base_url=base) as sdk:
+            async with sdk.realtime.connect(model="gpt-realtime") as connection:
                 seen: list[str] = []
                 await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
                 await connection.response.create()
                 async for event in connection:
+                    seen.append(getattr(event, "delta", event.type))
+                    if event.type == "response.done":
+                        return seen
+        raise AssertionError("the stream ended without a response")
+
+    def ask_sync(base: str) -> list[str]:
+        with openai.OpenAI(api_key=KEY, websocket_base_url=base) as sdk:
+            with sdk.realtime.connect(model="gpt-realtime") as connection:
+                seen: list[str] = []
+                connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+                connection.response.create()
+                for event in connection:
                     seen.append(getattr(event, "delta", event.type))
                     if event.type == "response.done":
                         return seen
@@ -329,25 +413,6 @@ async def test_realtime_client_is_the_same_live_recorded_and_played(path: Path) 
         assert connections == 2
     assert outcomes == [["session.created", "Hel", "lo", "response.done"]] * 3
     assert load(path)[0].uri == f"{base}/realtime?model=gpt-realtime"
-
-
-async def test_sync_client_is_refused_by_name(path: Path) -> None:
-    """The sync client of websockets is refused while a cassette plays, and named in a warning while one is recorded."""
-    save(path, [])
-
-    def ask(url: str) -> None:
-        with connect_sync(url, subprotocols=["realtime"], proxy=None) as client:
-            client.send("hello")
-            client.recv()
-
-    async with echo_server() as server:
-        with pytest.raises(LiveRequestError, match=r"websockets.sync was about to connect to .*; .* is not recorded"):
-            with use_cassette(path):
-                await asyncio.to_thread(ask, server.url)
-        assert server.requests == 0
-        with pytest.warns(UnrecordedWarning, match=r"websockets.sync to 127.0.0.1"):
-            with use_cassette(path, record_mode="new_episodes"):
-                await asyncio.to_thread(ask, server.url)
 
 
 def test_page_has_the_row_of_websockets() -> None:
