@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 from weakref import ref
 
 from miniagents_testing._clock import NumberedTask, VirtualTimeLoop
+from miniagents_testing._decisions import Steps
+from miniagents_testing._interleaving import Interleaving
 from miniagents_testing._waiting import describe_line, describe_tasks, name_of
 from miniagents_testing.errors import UncleanCancellationError
 
@@ -71,7 +73,7 @@ def cancel_at_every_step(
             after its cancellation; or the scenario failed.
     """
     undisturbed = Trial(None, timeout=timeout)
-    undisturbed.run(scenario, None)
+    undisturbed.run_and_explain(scenario, None)
 
     def steps_to_try(seed: int | None) -> Iterable[int]:
         """Return the steps to try under a seed: the given ones, or all or a sample of those that a first run counts."""
@@ -81,14 +83,14 @@ def cancel_at_every_step(
             count = undisturbed.steps
             return random.Random(seed or 0).sample(range(count), min(sample, count))
         counting = Trial(None, cancels_scenario=undisturbed.cancels_scenario, timeout=timeout)
-        counting.run(scenario, seed)
+        counting.run_and_explain(scenario, seed)
         return range(counting.steps)
 
     cancelled = 0
     for seed in seeds:
         for step in steps_to_try(seed):
             trial = Trial(step, cancels_scenario=undisturbed.cancels_scenario, timeout=timeout)
-            trial.run(scenario, seed)
+            trial.run_and_explain(scenario, seed)
             cancelled += trial.has_cancelled
     return cancelled
 
@@ -100,9 +102,18 @@ class Trial:
         cancel_at: step at which the victim is cancelled, counted from the call of `victim()`; None cancels nothing.
         cancels_scenario: True if the scenario is the victim; `victim()` sets it to False.
         timeout: virtual seconds that the run may take.
+        trace: records the order of the steps for the error; None records nothing.
     """
 
-    def __init__(self, cancel_at: int | None, *, cancels_scenario: bool = True, timeout: float) -> None:
+    def __init__(
+        self,
+        cancel_at: int | None,
+        *,
+        cancels_scenario: bool = True,
+        timeout: float,
+        trace: Interleaving | None = None,
+    ) -> None:
+        self.trace = trace
         self.cancel_at = cancel_at
         self.cancels_scenario = cancels_scenario
         self.steps = 0
@@ -139,6 +150,22 @@ class Trial:
         self._must_close.append((name, is_closed))
 
     # --- running a scenario
+
+    def run_and_explain(self, scenario: Scenario, seed: int | None) -> None:
+        """Run the scenario like `run`; if it fails, repeat the run, so that the error has the order of the steps.
+
+        Raises:
+            UncleanCancellationError: the run failed, or left something open.
+        """
+        cancels_scenario = self.cancels_scenario
+        try:
+            self.run(scenario, seed)
+        except UncleanCancellationError:
+            again = Trial(
+                self.cancel_at, cancels_scenario=cancels_scenario, timeout=self._timeout, trace=Interleaving()
+            )
+            again.run(scenario, seed)
+            raise
 
     def run(self, scenario: Scenario, seed: int | None) -> None:
         """Run the scenario in a new loop.
@@ -224,6 +251,9 @@ class Trial:
             self._place = f"\nNext to run was {next_to_run}"
             if isinstance(victim, asyncio.Task):
                 self._place += f"; the victim was here:\n{describe_tasks([victim])}"
+            if self.trace is not None:
+                name = name_of(victim) if isinstance(victim, asyncio.Task) else "the victim"
+                self.trace.note(f"{name} is cancelled from outside")
             self._was_in_time = victim.cancel()
         self.steps += 1
         if self.steps > _MAX_STEPS:
@@ -258,9 +288,10 @@ class Trial:
         how = "without a cancellation" if self.cancel_at is None else f"cancelled at step {self.cancel_at}"
         schedule = "" if self._seed is None else f" with the schedule of seed {self._seed}"
         problems = "\n- ".join(self._problems)
+        order = "" if self.trace is None else f"\n{self.trace.describe()}"
         again = "" if self.cancel_at is None else f", steps=[{self.cancel_at}]"
         return UncleanCancellationError(
-            f"{name}, {how}{schedule}, did not end well:\n- {problems}{self._place}\n"
+            f"{name}, {how}{schedule}, did not end well:\n- {problems}{self._place}{order}\n"
             f"To see it again: cancel_at_every_step(..., seeds=[{self._seed}]{again})"
         )
 
@@ -277,6 +308,9 @@ class _SteppingLoop(VirtualTimeLoop):
         self._trial = trial
         super().__init__(**options)
         self.set_task_factory(functools.partial(_ObservedTask, trial))
+        if trial.trace is not None:
+            self.steps = self.steps or Steps()
+            self.steps.trace = trial.trace
 
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None

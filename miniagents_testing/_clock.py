@@ -498,7 +498,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         step = steps.observed(callback, steps.count - 1)
         if turns and not self.is_closed():
             held = asyncio.Handle(step, args, self, context)
-            steps.hold(held, turns)
+            steps.hold(task, held, turns)
             return held
         steps.has_scheduled = True
         handle = steps.last_handle = super().call_soon(step, *args, context=context)

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from miniagents_testing._waiting import is_application, name_of, suspended_frames
+from miniagents_testing._waiting import is_application, is_application_file, name_of, suspended_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,11 +27,16 @@ MOST_ROWS = 22
 """Switches that a description shows, so that it fits on a screen."""
 _WIDEST_SOURCE = 56
 _WIDEST_NAME = 32
+_STILL_HELD = "is still held back"
+_MOST_WAITS = 300
+"""Newest rows whose waits are searched for races."""
+_LIKELY = 2
+"""First number of the score of a race: a task reads a place, another one writes it, and the first uses it again."""
 
 _READING_METHODS = frozenset(
     {"copy", "count", "empty", "full", "get", "index", "is_set", "items", "keys", "locked", "qsize", "values"}
 )
-"""Methods that leave their object as it is; all others count as writing."""
+"""Methods that leave their object as it is; all others of the standard library count as writing."""
 
 
 _Place = tuple[object, ...]
@@ -63,7 +68,7 @@ class _Row:
     def __init__(self, actor: object, time: float) -> None:
         self.actor = actor
         """The task; for a callback, its name."""
-        self.name = ""
+        self.name = str(actor)
         self.time = time
         self.lines: list[_Line] = []
         self.stop: tuple[str, int] | None = None
@@ -75,8 +80,19 @@ class _Row:
         self.is_held_next = False
         """True if the step after this one is held back."""
         self.note = ""
+        self.fails = False
+        """True if the last line of the row has raised an error."""
         self.shown: _Line | None = None
         """The line to show for this row; None for the one where it stops."""
+
+    def stand(self, task: asyncio.Task[Any]) -> None:
+        """Record the name of the task, where it waits, or how it has ended."""
+        self.name = name_of(task)
+        self.ending = _ending_of(task)
+        self.fails = bool(self.lines) and self.ending.startswith("raises")
+        frames = [frame for frame in suspended_frames(task.get_coro()) if is_application(frame)]
+        if frames:
+            self.stop = (frames[-1].f_code.co_filename, frames[-1].f_lineno)
 
     def place(self) -> tuple[str, int] | None:
         """Return file and line that stand for this row: a racing line, else the last one or where the task waits."""
@@ -87,6 +103,14 @@ class _Row:
         return (self.lines[-1].file, self.lines[-1].number) if self.lines else self.stop
 
 
+class _Hold(NamedTuple):
+    """A step that is held back."""
+
+    task: asyncio.Task[Any]
+    since: int
+    """Number of rows before it."""
+
+
 class _Race(NamedTuple):
     """Two lines of two tasks that use the same object, at least one of which writes it."""
 
@@ -95,8 +119,8 @@ class _Race(NamedTuple):
     first: tuple[_Row, _Line]
     """Row and line of the task that was held back."""
     second: tuple[_Row, _Line]
-    is_before: bool
-    """True if the first line ran before its task was held back."""
+    when: str
+    """Words that tell when the first line ran."""
 
 
 class Interleaving:
@@ -104,10 +128,10 @@ class Interleaving:
 
     def __init__(self) -> None:
         self.rows: list[_Row] = []
-        self.is_over = False
-        """True once the rest of the run is clean-up, which is not recorded."""
+        self._is_over = False
         self._current: _Row | None = None
-        self._holds: dict[int, int] = {}
+        self._holds: dict[int, _Hold] = {}
+        """Steps that are held back, by their numbers."""
         self._is_traced: dict[CodeType, bool] = {}
 
     # --- calls of the loop
@@ -116,26 +140,38 @@ class Interleaving:
         """Return a callback that runs `callback` and records what it does; `step` is its number if it is of a task."""
         return _ObservedCallback(self, callback, step)
 
-    def note_hold(self, step: int) -> None:
-        """Record that a step is held back from now on."""
-        self._holds[step] = len(self.rows)
+    def note_hold(self, step: int, task: asyncio.Task[Any]) -> None:
+        """Record that a step of a task is held back from now on."""
+        self._holds[step] = _Hold(task, len(self.rows))
+
+    def end(self) -> None:
+        """Record that some steps are still held back, and nothing more: the rest of the run is clean-up."""
+        if self._is_over:
+            return
+        self._is_over = True
+        for task, since in self._holds.values():
+            row = _Row(task, _time())
+            row.held_since = since
+            row.stand(task)
+            row.ending = _STILL_HELD
+            self.rows.append(row)
 
     def note(self, text: str) -> None:
-        """Record an event that is no step of a task, such as a cancellation from outside."""
+        """Record an event that is no step of a task, such as a cancellation from outside; the running step is later."""
         row = _Row(None, _time())
         row.note = text
-        self.rows.append(row)
+        self.rows.insert(len(self.rows) - (self._current is not None), row)
 
     def run(self, callback: Callable[..., object], args: tuple[Any, ...], step: int | None) -> None:
         """Run a callback, and record its lines and where its task then stands."""
-        if self.is_over:
+        if self._is_over:
             callback(*args)
             return
         owner = getattr(callback, "__self__", None)
         task = owner if isinstance(owner, asyncio.Task) else None
         row = self._current = _Row(task or getattr(callback, "__qualname__", "a callback"), _time())
-        if step is not None:
-            row.held_since = self._holds.get(step)
+        if step in self._holds:
+            row.held_since = self._holds.pop(step).since
         self.rows.append(row)
         before = sys.gettrace()
         sys.settrace(self._trace_frame)
@@ -144,12 +180,8 @@ class Interleaving:
         finally:
             sys.settrace(before)
             self._current = None
-            row.name = name_of(task) if task is not None else str(row.actor)
             if task is not None:
-                row.ending = _ending_of(task)
-                frames = [frame for frame in suspended_frames(task.get_coro()) if is_application(frame)]
-                if frames:
-                    row.stop = (frames[-1].f_code.co_filename, frames[-1].f_lineno)
+                row.stand(task)
 
     def _trace_frame(self, frame: FrameType, event: str, argument: object) -> Any:
         """Trace the lines of a frame of the application; a resumed frame goes on in the line where it waited."""
@@ -207,8 +239,7 @@ class Interleaving:
 
     def _describe_race(self, race: _Race) -> list[str]:
         """Return three lines: the object of a race, and the two lines that use it; mark these lines to be shown."""
-        when = "before it was held back" if race.is_before else "after it was held back"
-        sides = [(*race.first, when), (*race.second, "meanwhile")]
+        sides = [(*race.first, race.when), (*race.second, "meanwhile")]
         places = [_short_place((line.file, line.number)) for _, line, _ in sides]
         sources = [_source((line.file, line.number)) for _, line, _ in sides]
         text = [f"Two lines race for {race.name}:"]
@@ -219,28 +250,43 @@ class Interleaving:
         return text
 
     def _race(self) -> _Race | None:
-        """Return the two lines that most likely race, or None: what ran while a step was held back goes first."""
-        held = [index for index, row in enumerate(self.rows) if row.held_since is not None]
-        for is_meanwhile in (True, False):
-            races = [race for index in held for race in self._races_of(index, is_meanwhile=is_meanwhile)]
-            if races:
-                return max(races, key=lambda race: race.score)
-        return None
+        """Return the two lines that most likely race, or None.
 
-    def _races_of(self, index: int, *, is_meanwhile: bool) -> Iterator[_Race]:
-        """Yield the pairs of a line of the held step's task, and of a line of another task that uses the same object.
+        What ran while a step was held back goes first. The step may be one of a library, so what ran while a task
+        waited counts, too, and in the end what ran after the step.
+        """
+        rows = [(index, row) for index, row in enumerate(self.rows) if row.lines or row.held_since is not None]
+        held = [(index, row.held_since) for index, row in rows if row.held_since is not None]
+        waits: list[tuple[int, int]] = []
+        newest: dict[int, int] = {}
+        for index, row in rows[-_MOST_WAITS:]:
+            if (since := newest.get(id(row.actor))) is not None:
+                waits.append((index, since + 1))
+            newest[id(row.actor)] = index
+        meanwhile = [race for index, since in held for race in self._races_of(index, since, index, "it was held back")]
+        waiting = [race for index, since in waits for race in self._races_of(index, since, index, "it waited")]
+        later = [race for index, since in held for race in self._races_of(index, since, None, "it was held back")]
+        likely = [[race for race in races if race.score[0] == _LIKELY] for races in (meanwhile, waiting)]
+        first = next(filter(None, [*likely, meanwhile, later]), [])
+        return max(first, key=lambda race: race.score, default=None)
+
+    def _races_of(self, index: int, since: int, until: int | None, what: str) -> Iterator[_Race]:
+        """Yield the pairs of a line of the task of a row, and of a line of another task that uses the same object.
 
         Args:
-            index: number of the row of the step that was held back.
-            is_meanwhile: True for lines of others that ran while it was held back, False for later ones, too.
+            index: number of the row with which the task went on.
+            since: first row of others that counts.
+            until: row of others before which the last one is; None for the end.
+            what: words that tell why the task did not go on before.
         """
         held = self.rows[index]
         others: dict[_Place, list[_Use]] = {}
-        for row in self.rows[held.held_since : index if is_meanwhile else None]:
+        for row in self.rows[since:until]:
             if row.actor is not held.actor:
                 for line in row.lines:
                     for access in line.accesses:
                         others.setdefault(access.place, []).append((row, line, access.writes))
+        failing = {access.place for row in self.rows if row.fails for access in row.lines[-1].accesses}
         own: tuple[list[_Use], list[_Use]] = ([], [])
         places: tuple[set[_Place], set[_Place]] = (set(), set())
         for number, row in enumerate(self.rows):
@@ -249,15 +295,21 @@ class Interleaving:
                 places[number < index].update(access.place for line in row.lines for access in line.accesses)
         for is_before in (False, True):
             for number, (row, line, _) in enumerate(own[is_before]):
-                for access in line.accesses:
+                accesses = line.accesses
+                written = {each.place for each in accesses if each.writes}
+                if written:  # a cancellation undoes the rest of what a write begins
+                    accesses = (*accesses, _Access((id(held.actor),), held.name, writes=False))
+                for access in accesses:
                     # an object that the task uses before and after the hold was most likely meant to stay as it is
                     is_kept = all(access.place in each for each in places)
                     for later, (other_row, other_line, other_writes) in enumerate(others.get(access.place, ())):
                         if access.writes or other_writes:
-                            reads_first = is_before and other_writes and not access.writes
+                            reads_first = is_before and other_writes and access.place not in written
+                            fails = access.place in failing
                             near = number if is_before else -number
-                            score = (is_kept + reads_first, other_writes, is_before, near, later)
-                            yield _Race(score, access.name, (row, line), (other_row, other_line), is_before)
+                            score = (is_kept + reads_first, fails, other_writes, is_before, near, later)
+                            when = f"{'before' if is_before else 'after'} {what}"
+                            yield _Race(score, access.name, (row, line), (other_row, other_line), when)
 
     def _shown_rows(self) -> list[_Row]:
         """Return the rows with code of the application, consecutive ones of a task as one, and mark what is held."""
@@ -325,8 +377,11 @@ def _ending_of(task: asyncio.Task[Any]) -> str:
 
 def _remark(row: _Row) -> str:
     """Return what there is to say of a row beside its line."""
-    parts = ["was held back"] if row.held_since is not None else []
-    parts += [row.ending] if row.ending else []
+    parts = ["was held back"] if row.held_since is not None and row.ending != _STILL_HELD else []
+    if row.fails and row.shown not in (None, row.lines[-1]):
+        parts += [f"{row.ending} at {_short_place(row.lines[-1][:2])}"]
+    elif row.ending:
+        parts += [row.ending]
     parts += ["then held back"] if row.is_held_next else []
     return f"  <- {', '.join(parts)}" if parts else ""
 
@@ -366,8 +421,11 @@ def _accesses(frame: FrameType, file: str, number: int) -> Iterator[_Access]:
                 yield _Access((id(value),), node.id, writes=False)
         elif isinstance(node, _Content):
             value = _value(node.of, frame)
-            if value is not _UNKNOWN and not inspect.ismodule(value) and not inspect.isclass(value):
-                yield _Access((id(value),), ast.unparse(node.of), writes)
+            if value is _UNKNOWN or inspect.ismodule(value) or inspect.isclass(value):
+                continue
+            if node.method is None or not _is_traced_method(value, node.method):
+                is_known = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
+                yield _Access((id(value),), ast.unparse(node.of), writes and is_known)
 
 
 def _is_shared(name: str, frame: FrameType) -> bool:
@@ -399,12 +457,19 @@ def _value(node: ast.expr, frame: FrameType) -> object:
     return _UNKNOWN
 
 
-class _Content(ast.AST):
-    """Use of what an object holds, such as an item of a list, or its state by a method."""
+def _is_traced_method(owner: object, name: str) -> bool:
+    """Return True for a method of the application: its own lines tell what it uses."""
+    function = inspect.getattr_static(type(owner), name, None)
+    return inspect.isfunction(function) and is_application_file(function.__code__.co_filename)
 
-    def __init__(self, of: ast.expr) -> None:
+
+class _Content(ast.AST):
+    """Use of what an object holds, such as an item of a list, or its state by a method of this name."""
+
+    def __init__(self, of: ast.expr, method: str | None = None) -> None:
         super().__init__()
         self.of = of
+        self.method = method
 
 
 @cache
@@ -428,7 +493,7 @@ def _nodes_of_lines(file: str) -> dict[int, list[tuple[ast.AST, bool]]]:
             add(node.lineno, _Content(node.value), writes=not isinstance(node.ctx, ast.Load))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             writes = node.func.attr not in _READING_METHODS
-            add(node.lineno, _Content(node.func.value), writes=writes)
+            add(node.lineno, _Content(node.func.value, node.func.attr), writes=writes)
         elif isinstance(node, ast.AsyncWith | ast.With):
             for item in node.items:
                 add(item.context_expr.lineno, _Content(item.context_expr), writes=True)

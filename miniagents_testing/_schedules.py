@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Scenario = Callable[[], Coroutine[Any, Any, object]]
 
-_RANDOM_SCHEDULES = 20
+RANDOM_SCHEDULES = 20
 """Random schedules that are tried before the bounded search, if the caller names no seeds."""
 _MOST_TURNS = 8
 """Turns of the bounded search for which a step is held back, besides "until nothing else can run"."""
@@ -120,7 +120,7 @@ def search_schedules(
         tried += 1
         _raise_failure(scenario, plain, "in the plain order")
     random = 0
-    for seed in range(_RANDOM_SCHEDULES) if seeds is None else seeds:
+    for seed in range(RANDOM_SCHEDULES) if seeds is None else seeds:
         random += 1
         _raise_failure(scenario, run_once(scenario, Steps(seed=seed)), f"by seed {seed}")
     for run in bounded:
@@ -345,12 +345,14 @@ class _Shrinking:
             size = max(1, size // 2)
 
     def _search_fewer(self) -> None:
-        """Look for a schedule with fewer deviations, which may be none of the given ones."""
-        most = min(_DEEPEST_SHRINKING, len(self._schedule) - 1)
-        if most < 1:
+        """Look for a schedule with fewer deviations, or for one that lasts until nothing else can run: it reads better.
+
+        Its deviations may be none of the given ones.
+        """
+        if all(turns == UNTIL_IDLE for _, turns in self._schedule) and len(self._schedule) == 1:
             return
-        for run in _bounded_runs(self._tried, most):
-            if run.failure == self._failure and len(run.schedule) < len(self._schedule):
+        for run in _bounded_runs(self._tried, min(_DEEPEST_SHRINKING, max(1, len(self._schedule) - 1))):
+            if run.failure == self._failure and len(run.schedule) <= len(self._schedule):
                 self._schedule = run.schedule
                 return
             if self.runs >= _MOST_SHRINKING_RUNS:

@@ -147,10 +147,14 @@ def _describe_place(task: asyncio.Task[Any]) -> str:
 
 def is_application(frame: FrameType) -> bool:
     """Return True if a frame belongs neither to MiniAgents nor to an installed or standard library."""
-    file = frame.f_code.co_filename
-    if "site-packages" in file or file.startswith((_STANDARD_LIBRARY, "<")):
+    if not is_application_file(frame.f_code.co_filename):
         return False
     return frame.f_globals.get("__name__", "").partition(".")[0] not in _FRAMEWORK_PACKAGES
+
+
+def is_application_file(file: str) -> bool:
+    """Return True if a file belongs neither to an installed library nor to the standard library."""
+    return "site-packages" not in file and not file.startswith((_STANDARD_LIBRARY, "<"))
 
 
 def describe_line(frame: FrameType) -> str:

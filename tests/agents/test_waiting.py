@@ -43,7 +43,7 @@ async def test_C4_C6_agent_without_a_waiting_reader_works_to_its_end(how: str) -
 
 
 def test_C23_debug_mode_of_asyncio_names_the_agent_that_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    """If an agent blocks the event loop, the warning of debug mode has its alias and the number of the call."""
+    """If an agent blocks the event loop, asyncio's warning in debug mode has its alias and the number of the call."""
 
     @miniagent
     async def blocker(ctx: InteractionContext) -> None:

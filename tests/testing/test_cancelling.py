@@ -289,6 +289,10 @@ Next to run was task helper; the victim was here:
   scenario
 {place} nap
       await asyncio\.sleep\(0\)
+Order of the steps, one line a switch:
+    1  scenario  test_cancelling\.py:\d+ +await asyncio\.sleep\(0\)
+    2  scenario is cancelled from outside
+    3  scenario  test_cancelling\.py:\d+ +await nap\(\)  <- is cancelled
 To see it again: cancel_at_every_step\(\.\.\., seeds=\[None\], steps=\[1\]\)""",
         str(caught.value),
     )

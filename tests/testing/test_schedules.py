@@ -373,7 +373,7 @@ def token_in(error: BaseException) -> str:
     return str(token)
 
 
-@pytest.mark.parametrize("seeds", [range(5), range(5, 20), None], ids=["first seeds", "other seeds", "default"])
+@pytest.mark.parametrize("seeds", [range(100), range(100, 200), None], ids=["first seeds", "other seeds", "default"])
 def test_failing_schedule_shrinks_to_one_deviation(seeds: range | None) -> None:
     """Whatever search finds the lost update, its report names one deviation, and its token fails in the same way."""
     with pytest.raises(AssertionError) as caught:
