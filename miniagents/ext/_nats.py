@@ -36,6 +36,10 @@ _CALLS: Final = "MINIAGENTS_CALLS"
 _LOGS: Final = "MINIAGENTS_LOGS"
 _DEFAULT_KEEP: Final = 3600.0
 """Seconds for which frames are kept if a caller makes the streams before a worker says how long."""
+_KEEP_QUEUED: Final = 24 * 3600.0
+"""Seconds for which a call stays in a queue; callers withdraw it earlier."""
+_DUPLICATE_WINDOW: Final = 120.0
+"""Seconds in which the server knows a message again, by default."""
 _REQUEST_TIMEOUT: Final = 4.0
 """Seconds in which the server must answer a request."""
 _APPEND_TIMEOUT: Final = 10.0
@@ -103,7 +107,8 @@ class NatsBroker:
             MissingExtraError: the package nats-py is not installed.
         """
         try:
-            import nats
+            import nats.errors
+            from nats.aio.client import Client
         except ImportError as error:
             raise MissingExtraError.of("nats-py", "nats") from error
 
@@ -115,10 +120,27 @@ class NatsBroker:
             logger.info("Connected to NATS at %s again", self)
             reconnected()
 
-        options = {"max_reconnect_attempts": -1, **self._options}
-        return await nats.connect(
-            list(self.servers), error_cb=on_error, reconnected_cb=on_reconnected, allow_reconnect=True, **options
-        )
+        task, is_first = asyncio.current_task(), True
+        assert task is not None
+        cancellations = task.cancelling()
+        while True:
+            client = Client()
+            try:
+                # One attempt more for each server: nats-py may lose a cancellation while it tries for ever.
+                options = {"max_reconnect_attempts": 1, **self._options}
+                await client.connect(list(self.servers), error_cb=on_error, reconnected_cb=on_reconnected, **options)
+            except (OSError, TimeoutError, nats.errors.Error) as error:
+                level = logging.WARNING if is_first else logging.INFO
+                logger.log(level, "NATS at %s cannot be reached, and is asked again: %s", self, describe_error(error))
+                is_first = False
+            else:
+                client.options["max_reconnect_attempts"] = self._options.get("max_reconnect_attempts", -1)
+                if task.cancelling() <= cancellations:
+                    return client
+                await client.close()
+            if task.cancelling() > cancellations:
+                raise asyncio.CancelledError
+            await asyncio.sleep(_RETRY_PAUSE)
 
 
 def _without_password(url: str) -> str:
@@ -175,19 +197,22 @@ class NatsConnection:
         """Make the streams; a worker sets how long frames are kept, and how many servers keep them."""
         from nats.js import api
 
-        shared: dict[str, Any] = {
-            "max_age": _DEFAULT_KEEP if self._keep is None else self._keep,
-            "num_replicas": self._broker.replicas,
-        }
+        keep = _DEFAULT_KEEP if self._keep is None else self._keep
         calls = api.StreamConfig(
-            name=_CALLS, subjects=["miniagents.call.*"], retention=api.RetentionPolicy.WORK_QUEUE, **shared
+            name=_CALLS,
+            subjects=["miniagents.call.*"],
+            retention=api.RetentionPolicy.WORK_QUEUE,
+            max_age=_KEEP_QUEUED,
+            num_replicas=self._broker.replicas,
         )
         logs = api.StreamConfig(
             name=_LOGS,
             subjects=["miniagents.log.>"],
+            max_age=keep,
+            duplicate_window=min(keep, _DUPLICATE_WINDOW),
+            num_replicas=self._broker.replicas,
             allow_direct=True,
             republish=api.RePublish(src="miniagents.log.>", dest="miniagents.live.>"),
-            **shared,
         )
         manager = self._client.jetstream(timeout=_REQUEST_TIMEOUT)
         for config in (calls, logs):
@@ -203,7 +228,7 @@ class NatsConnection:
             await manager.add_stream(config)
             return
         if self._keep is not None and (found.max_age, found.num_replicas) != (config.max_age, config.num_replicas):
-            await manager.update_stream(found.evolve(max_age=config.max_age, num_replicas=config.num_replicas))
+            await manager.update_stream(config)
 
     async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do some work again and again until the server has done it, as a new cluster may take some seconds."""
@@ -552,7 +577,10 @@ def _token(alias: str) -> str:
 
 @asynccontextmanager
 async def _as_connection_error() -> AsyncIterator[None]:
-    """Raise `ConnectionError` in place of errors of nats-py that say that the server does not answer now."""
+    """Raise `ConnectionError` in place of errors of nats-py that say that the server does not answer now.
+
+    Raise `CancelledError` if the task was cancelled in the block: nats-py and `asyncio.wait_for` may lose that.
+    """
     import nats.errors
     from nats.js.errors import NoStreamResponseError, ServerError, ServiceUnavailableError
 
@@ -570,9 +598,14 @@ async def _as_connection_error() -> AsyncIterator[None]:
         TimeoutError,
         OSError,
     )
+    task = asyncio.current_task()
+    cancellations = 0 if task is None else task.cancelling()
     try:
         yield
     except ConnectionError:
         raise
     except away as error:
         raise ConnectionError(describe_error(error)) from error
+    finally:
+        if task is not None and task.cancelling() > cancellations:
+            raise asyncio.CancelledError
