@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def run_ids(runs: Path) -> list[str]:
     return runs.read_text().split() if runs.exists() else []
 
 
-async def test_replies_are_exact_and_can_be_read_again(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R1_replies_are_exact_and_can_be_read_again(shared_server: NatsServer, tmp_path: Path) -> None:
     """Text, fields, events and errors come through a real server, live and later, and in large messages."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents():
@@ -124,7 +125,7 @@ async def test_replies_are_exact_and_can_be_read_again(shared_server: NatsServer
                 await reopen(shared_server.url, "never")
 
 
-async def test_a_thousand_calls_on_two_workers_are_exact(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R2_a_thousand_calls_on_two_workers_are_exact(shared_server: NatsServer, tmp_path: Path) -> None:
     """1,000 calls at once give their replies, each run once."""
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs), worker(shared_server.url, runs):
@@ -135,7 +136,7 @@ async def test_a_thousand_calls_on_two_workers_are_exact(shared_server: NatsServ
     assert sorted(run_ids(runs)) == sorted(f"crowd{number}" for number in range(1000))
 
 
-async def test_killed_worker_is_lost_at_its_token(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R4_killed_worker_is_lost_at_its_token(shared_server: NatsServer, tmp_path: Path) -> None:
     """After SIGKILL in mid-stream, readers get the tokens, and then the error; a worker beside it goes on."""
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs) as first, worker(shared_server.url, runs, "SPARE") as _:
@@ -155,7 +156,7 @@ async def test_killed_worker_is_lost_at_its_token(shared_server: NatsServer, tmp
     assert run_ids(runs).count("killed") == 1
 
 
-async def test_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
+async def test_R3_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
     shared_server: NatsServer, tmp_path: Path
 ) -> None:
     """A worker stopped past its lease is lost; when it goes on, it stops the agent, and then takes further calls."""
@@ -176,7 +177,7 @@ async def test_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
     assert sorted(run_ids(runs)) == ["ended:stopped", "next", "stopped"]
 
 
-async def test_worker_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R4_worker_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
     """Python code that blocks the loop of a worker for three leases delays tokens, and no more."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents():
@@ -186,7 +187,7 @@ async def test_worker_whose_loop_is_blocked_loses_no_call(shared_server: NatsSer
             assert await texts([*calls, blocker]) == [*[text_of(60)] * 5, "blocked"]
 
 
-async def test_caller_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R4_caller_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
     """A caller whose loop is blocked for two leases finds its workers alive, and has all tokens."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents():
@@ -197,7 +198,7 @@ async def test_caller_whose_loop_is_blocked_loses_no_call(shared_server: NatsSer
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
-async def test_broker_that_restarts_in_mid_stream_loses_nothing(tmp_path: Path, number: int) -> None:
+async def test_R6_broker_that_restarts_in_mid_stream_loses_nothing(tmp_path: Path, number: int) -> None:
     """A server that is ended and started again, twice, loses and doubles no token, and runs no call twice."""
     runs = tmp_path / "runs"
     with nats_server(tmp_path / "server") as server, worker(server.url, runs), worker(server.url, runs):
@@ -214,7 +215,7 @@ async def test_broker_that_restarts_in_mid_stream_loses_nothing(tmp_path: Path, 
     assert sorted(run_ids(runs)) == sorted(["after", *(f"call{each}" for each in range(20))])
 
 
-async def test_dropped_live_frames_are_read_from_the_log(
+async def test_R6_dropped_live_frames_are_read_from_the_log(
     shared_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every third live frame that is dropped before the caller is filled from the log."""
@@ -228,7 +229,7 @@ async def test_dropped_live_frames_are_read_from_the_log(
             assert await texts(calls) == [text_of(50)] * 10
 
 
-async def test_slow_reader_gets_all_tokens(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R6_slow_reader_gets_all_tokens(shared_server: NatsServer, tmp_path: Path) -> None:
     """A reader that comes late and reads slowly gets the same tokens, and delays no other reader."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents(), asyncio.timeout(PATIENCE):
@@ -242,7 +243,7 @@ async def test_slow_reader_gets_all_tokens(shared_server: NatsServer, tmp_path: 
             assert text == text_of(40)
 
 
-async def test_sigterm_drains_a_worker(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R8_sigterm_drains_a_worker(shared_server: NatsServer, tmp_path: Path) -> None:
     """After SIGTERM a worker ends its calls, takes no more, and exits with status 0; a second worker has the rest."""
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs) as process:
@@ -259,7 +260,7 @@ async def test_sigterm_drains_a_worker(shared_server: NatsServer, tmp_path: Path
     assert run_ids(runs) == ["first", "second"]
 
 
-async def test_cancelled_call_stops_at_the_worker(shared_server: NatsServer, tmp_path: Path) -> None:
+async def test_R5_cancelled_call_stops_at_the_worker(shared_server: NatsServer, tmp_path: Path) -> None:
     """`cancel()` stops the agent in the other process; a call that waits in the queue is withdrawn."""
     runs = tmp_path / "runs"
     async with MiniAgents(), asyncio.timeout(PATIENCE):
@@ -278,7 +279,7 @@ async def test_cancelled_call_stops_at_the_worker(shared_server: NatsServer, tmp
     assert run_ids(runs) == ["cancelled", "ended:cancelled"]
 
 
-async def test_unreachable_server_raises_unavailable(tmp_path: Path) -> None:
+async def test_R7_unreachable_server_raises_unavailable(tmp_path: Path) -> None:
     """A call to a server that is not there, and one whose server goes away, fail after `wait` seconds."""
     async with MiniAgents(), asyncio.timeout(PATIENCE):
         with pytest.raises(RemoteUnavailableError, match=r" nats://127\.0\.0\.1:9 "):
@@ -293,7 +294,7 @@ async def test_unreachable_server_raises_unavailable(tmp_path: Path) -> None:
                 await replies
 
 
-async def test_cluster_that_loses_a_leader_loses_nothing(tmp_path: Path) -> None:
+async def test_R6_cluster_that_loses_a_leader_loses_nothing(tmp_path: Path) -> None:
     """A cluster of three whose leader of the logs is killed in mid-stream gives exact replies, each call run once."""
     runs = tmp_path / "runs"
     with nats_cluster(tmp_path) as servers:
@@ -324,7 +325,7 @@ async def _leader_of_logs(urls: list[str]) -> str:
         await client.close()
 
 
-async def test_frames_are_kept_for_so_long(tmp_path: Path) -> None:
+async def test_R10_frames_are_kept_for_so_long(tmp_path: Path) -> None:
     """After `keep` seconds a log is gone, and `reopen` says so."""
     with nats_server(tmp_path / "server") as server, worker(server.url, tmp_path / "runs", "--keep", "2"):
         async with MiniAgents(), asyncio.timeout(PATIENCE):
@@ -337,7 +338,7 @@ async def test_frames_are_kept_for_so_long(tmp_path: Path) -> None:
                     await reopen(server.url, "kept")
 
 
-def test_no_thread_is_left(shared_server: NatsServer) -> None:
+def test_R8_no_thread_is_left(shared_server: NatsServer) -> None:
     """A worker that ends in this process ends its thread, and closes its connections."""
 
     @miniagent
@@ -350,3 +351,27 @@ def test_no_thread_is_left(shared_server: NatsServer) -> None:
 
     MiniAgents().run(serve_for_a_moment())
     assert [thread for thread in threading.enumerate() if "heartbeat" in thread.name] == []
+
+
+def test_example_shows_a_story_to_two_programs(shared_server: NatsServer, root: Path) -> None:
+    """In the example, a program that asks and one that reads later print the same story; the worker ends at SIGTERM."""
+    command = [sys.executable, str(root / "examples/remote_agents.py")]
+    environment = {**os.environ, "NATS_URL": shared_server.url}
+    with subprocess.Popen([*command, "worker"], env=environment) as serving:
+        try:
+            asking, reading = (
+                subprocess.run(
+                    [*command, *arguments],
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    timeout=PATIENCE,
+                ).stdout
+                for arguments in (("ask", "story-1", "a lighthouse"), ("read", "story-1"))
+            )
+        finally:
+            serving.terminate()
+        assert serving.wait(PATIENCE) == 0
+    assert asking.startswith("There was once a lighthouse, and")
+    assert reading == asking

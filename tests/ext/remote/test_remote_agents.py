@@ -126,7 +126,7 @@ class TestRemoteAgentConforms(_RemoteConformance):
 
 
 @in_virtual_time
-async def test_replies_of_a_remote_agent_equal_those_in_one_process() -> None:
+async def test_R1_replies_of_a_remote_agent_equal_those_in_one_process() -> None:
     """Messages, their classes, fields, tokens and order are the same, remote or not."""
     broker = MemoryBroker()
     async with worker(broker, talker), MiniAgents():
@@ -140,7 +140,7 @@ async def test_replies_of_a_remote_agent_equal_those_in_one_process() -> None:
 
 
 @in_virtual_time
-async def test_input_messages_and_arguments_arrive_as_they_are() -> None:
+async def test_R1_input_messages_and_arguments_arrive_as_they_are() -> None:
     """The agent gets equal messages, and arguments as JSON has them: lists and dicts, and messages."""
     got: list[Any] = []
 
@@ -165,7 +165,7 @@ async def test_input_messages_and_arguments_arrive_as_they_are() -> None:
 
 
 @in_virtual_time
-async def test_large_calls_and_messages_go_in_parts() -> None:
+async def test_R1_large_calls_and_messages_go_in_parts() -> None:
     """A call and a reply far above the limit of a frame arrive whole, tokens with half characters included."""
     halves = ["\ud83d", "\ude00" * 3, "é" * 900, "x" * 5000]
 
@@ -188,7 +188,7 @@ async def test_large_calls_and_messages_go_in_parts() -> None:
 
 
 @in_virtual_time
-async def test_errors_come_in_their_place_and_keep_their_class() -> None:
+async def test_R1_errors_come_in_their_place_and_keep_their_class() -> None:
     """Errors of Python and of MiniAgents keep class and values; of another class, name and text travel."""
 
     class OwnError(Exception):
@@ -235,7 +235,7 @@ async def test_errors_come_in_their_place_and_keep_their_class() -> None:
     ],
     ids=repr,
 )
-def test_error_keeps_class_and_text(error: BaseException) -> None:
+def test_R1_error_keeps_class_and_text(error: BaseException) -> None:
     """An error of Python or of MiniAgents is the same after its way as JSON."""
     loaded = load_error(json.loads(json.dumps(dump_error(error))))
     assert type(loaded) is type(error)
@@ -244,13 +244,13 @@ def test_error_keeps_class_and_text(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("name", ["KeyboardInterrupt", "SystemExit", "GeneratorExit", "object", "eval", "MiniAgents"])
-def test_frame_cannot_name_an_error_that_is_none(name: str) -> None:
+def test_R9_frame_cannot_name_an_error_that_is_none(name: str) -> None:
     """A frame cannot make a caller raise an interrupt, or call a function."""
     assert type(load_error({"type": name, "text": "x", "args": ["1"]})) is RemoteAgentError
 
 
 @in_virtual_time
-async def test_stop_dialog_and_errors_as_messages_are_as_in_one_process() -> None:
+async def test_R1_stop_dialog_and_errors_as_messages_are_as_in_one_process() -> None:
     """`StopDialog` passes through; with `errors_as_messages`, an error of the remote agent becomes a message here."""
 
     @miniagent
@@ -267,7 +267,7 @@ async def test_stop_dialog_and_errors_as_messages_are_as_in_one_process() -> Non
 
 
 @in_virtual_time
-async def test_events_travel() -> None:
+async def test_R1_events_travel() -> None:
     """`events()` of a remote reply gives the events of the source at their places."""
     call = ToolCall(id="c1", name="look", arguments="{}")
 
@@ -291,7 +291,7 @@ async def test_events_travel() -> None:
 
 
 @in_virtual_time
-async def test_usage_counts_to_the_caller_and_limits_to_the_worker() -> None:
+async def test_R9_usage_counts_to_the_caller_and_limits_to_the_worker() -> None:
     """Requests of the worker count for the remote agent, its callers and the run; `limits=` is enforced there."""
     model = create_scripted_agent(["one", "two", "three"], alias="MODEL")
 
@@ -321,7 +321,7 @@ async def test_usage_counts_to_the_caller_and_limits_to_the_worker() -> None:
 
 
 @in_virtual_time
-async def test_call_id_is_one_call_with_two_readers() -> None:
+async def test_R2_call_id_is_one_call_with_two_readers() -> None:
     """Two triggers with one `call_id` run the agent once, and both get its replies; a third one later, too."""
     runs: list[int] = []
 
@@ -342,7 +342,7 @@ async def test_call_id_is_one_call_with_two_readers() -> None:
 
 
 @in_virtual_time
-async def test_call_id_with_other_content_raises_value_error() -> None:
+async def test_R2_call_id_with_other_content_raises_value_error() -> None:
     """A call with the id of another call fails, and does not disturb that one."""
     broker = MemoryBroker()
     async with worker(broker, talker), MiniAgents():
@@ -358,7 +358,7 @@ async def test_call_id_with_other_content_raises_value_error() -> None:
 
 
 @in_virtual_time
-async def test_reopen_gives_the_replies_from_the_start() -> None:
+async def test_R10_reopen_gives_the_replies_from_the_start() -> None:
     """`reopen` gives all replies while the agent works and later, in another run; cancelling it stops nothing."""
     broker = MemoryBroker()
     async with worker(broker, talker):
@@ -376,7 +376,7 @@ async def test_reopen_gives_the_replies_from_the_start() -> None:
 
 
 @in_virtual_time
-async def test_cancelled_replies_stop_the_agent_at_the_worker() -> None:
+async def test_R5_cancelled_replies_stop_the_agent_at_the_worker() -> None:
     """`cancel()`, a timeout, an error that leaves the context, and the loss of the last reader stop the agent."""
     ended: list[str] = []
 
@@ -422,7 +422,7 @@ async def test_cancelled_replies_stop_the_agent_at_the_worker() -> None:
 
 
 @in_virtual_time
-async def test_call_with_an_id_goes_on_without_readers() -> None:
+async def test_R5_call_with_an_id_goes_on_without_readers() -> None:
     """The loss of the last reader does not stop a call whose id the application has chosen."""
     broker = MemoryBroker()
     async with worker(broker, talker), MiniAgents():
@@ -434,7 +434,7 @@ async def test_call_with_an_id_goes_on_without_readers() -> None:
 
 
 @in_virtual_time
-async def test_cancelled_message_stops_its_source_at_the_worker() -> None:
+async def test_R5_cancelled_message_stops_its_source_at_the_worker() -> None:
     """Cancelling one reply stops its source, with the next token that comes, and no other reply."""
     closed: list[str] = []
 
@@ -460,7 +460,7 @@ async def test_cancelled_message_stops_its_source_at_the_worker() -> None:
 
 
 @in_virtual_time
-async def test_cancel_before_the_start_withdraws_the_call() -> None:
+async def test_R5_cancel_before_the_start_withdraws_the_call() -> None:
     """A call that is cancelled while it waits in the queue never runs."""
     runs: list[int] = []
 
@@ -482,7 +482,7 @@ async def test_cancel_before_the_start_withdraws_the_call() -> None:
 
 
 @in_virtual_time
-async def test_call_without_a_worker_is_withdrawn_after_the_wait() -> None:
+async def test_R7_call_without_a_worker_is_withdrawn_after_the_wait() -> None:
     """A call that no worker claims fails after `wait` seconds, and never runs later."""
     broker = MemoryBroker()
     async with MiniAgents():
@@ -497,7 +497,7 @@ async def test_call_without_a_worker_is_withdrawn_after_the_wait() -> None:
 
 
 @in_virtual_time
-async def test_unreachable_broker_raises_unavailable() -> None:
+async def test_R7_unreachable_broker_raises_unavailable() -> None:
     """A broker that cannot be reached, before a call or during one, fails the call after `wait` seconds."""
     broker = MemoryBroker()
     broker.go_down()
@@ -515,7 +515,7 @@ async def test_unreachable_broker_raises_unavailable() -> None:
 
 
 @in_virtual_time
-async def test_lost_worker_raises_an_error_after_the_tokens_that_came() -> None:
+async def test_R4_lost_worker_raises_an_error_after_the_tokens_that_came() -> None:
     """A worker without a sign of life for a lease is lost: readers get its tokens, and then the error, for ever."""
     broker = MemoryBroker()
     async with worker(broker, talker, lease=2), MiniAgents():
@@ -550,7 +550,7 @@ async def _first(replies: Any, count: int) -> AsyncIterator[Any]:
 
 
 @in_virtual_time
-async def test_silent_worker_is_lost_for_all_readers_and_gets_the_cancel() -> None:
+async def test_R3_silent_worker_is_lost_for_all_readers_and_gets_the_cancel() -> None:
     """The first end in the log counts for all readers; the worker that goes on later is stopped, and adds nothing."""
     ended: list[str] = []
 
@@ -583,7 +583,7 @@ async def test_silent_worker_is_lost_for_all_readers_and_gets_the_cancel() -> No
 
 
 @in_virtual_time
-async def test_blocked_caller_and_lost_beats_lose_no_call() -> None:
+async def test_R4_blocked_caller_and_lost_beats_lose_no_call() -> None:
     """A worker whose signs of life pause for less than a lease is not lost."""
     broker = MemoryBroker()
     async with worker(broker, talker, lease=4), MiniAgents():
@@ -597,7 +597,7 @@ async def test_blocked_caller_and_lost_beats_lose_no_call() -> None:
 
 
 @in_virtual_time
-async def test_broker_restart_loses_and_doubles_no_token() -> None:
+async def test_R6_broker_restart_loses_and_doubles_no_token() -> None:
     """Calls survive a broker that is away for a while: frames that were lost are sent again."""
     broker = MemoryBroker()
     async with worker(broker, talker, lease=2), MiniAgents():
@@ -615,7 +615,7 @@ async def test_broker_restart_loses_and_doubles_no_token() -> None:
 
 
 @in_virtual_time
-async def test_worker_holds_at_most_its_concurrency() -> None:
+async def test_R7_worker_holds_at_most_its_concurrency() -> None:
     """A worker runs so many calls at once; the queue keeps the others in order, for each agent."""
     running: list[int] = []
     most: list[int] = []
@@ -647,7 +647,7 @@ async def test_worker_holds_at_most_its_concurrency() -> None:
 
 @in_virtual_time
 @pytest.mark.parametrize("patience", [30.0, 0.5])
-async def test_drain_ends_running_calls_and_takes_no_more(patience: float) -> None:
+async def test_R8_drain_ends_running_calls_and_takes_no_more(patience: float) -> None:
     """On SIGTERM a worker lets its calls end for some seconds, cancels the others, and leaves the queue alone."""
     import signal
 
@@ -671,7 +671,7 @@ async def test_drain_ends_running_calls_and_takes_no_more(patience: float) -> No
 
 
 @in_virtual_time
-async def test_worker_that_is_cancelled_ends_its_calls() -> None:
+async def test_R8_worker_that_is_cancelled_ends_its_calls() -> None:
     """A worker that is stopped at once cancels its calls, and says so in their logs."""
     broker = MemoryBroker()
     async with MiniAgents():
@@ -683,7 +683,7 @@ async def test_worker_that_is_cancelled_ends_its_calls() -> None:
 
 
 @in_virtual_time
-async def test_wrong_arguments_fail_at_the_call_or_at_the_worker() -> None:
+async def test_R9_wrong_arguments_fail_at_the_call_or_at_the_worker() -> None:
     """A remote agent checks arguments at `trigger` if it knows the agent; the worker checks them in any case."""
     broker = MemoryBroker()
     async with worker(broker, talker), MiniAgents():
@@ -702,7 +702,7 @@ async def test_wrong_arguments_fail_at_the_call_or_at_the_worker() -> None:
         assert "'size'" in str(error)
 
 
-async def test_serve_and_remote_refuse_wrong_arguments() -> None:
+async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
     """Wrong agents, aliases and numbers are refused with an error that says what to do."""
     from miniagents.ext.remote import serve
 
@@ -737,7 +737,7 @@ async def test_serve_and_remote_refuse_wrong_arguments() -> None:
 
 
 @in_virtual_time
-async def test_fork_of_a_remote_agent_has_arguments_of_its_own() -> None:
+async def test_R1_fork_of_a_remote_agent_has_arguments_of_its_own() -> None:
     """`fork` binds arguments of a remote agent as of any other, and another alias still calls the same agent."""
     broker = MemoryBroker()
     async with worker(broker, talker), MiniAgents():
@@ -752,7 +752,7 @@ async def test_fork_of_a_remote_agent_has_arguments_of_its_own() -> None:
     lost=st.sets(st.integers(1, 40), max_size=10),
     messages=st.lists(st.lists(st.text(max_size=8), max_size=8), min_size=1, max_size=3),
 )
-def test_any_faults_of_the_broker_give_the_same_text(
+def test_R6_any_faults_of_the_broker_give_the_same_text(
     delays: list[list[float]], lost: set[int], messages: list[list[str]]
 ) -> None:
     """Live entries lost, doubled and reordered, and frames lost before they are stored, change no token."""
@@ -782,7 +782,7 @@ def test_any_faults_of_the_broker_give_the_same_text(
 
 
 @given(st.permutations(range(8)), st.lists(st.integers(0, 7), max_size=8))
-def test_frames_count_once_and_in_order(order: list[int], doubled: list[int]) -> None:
+def test_R3_frames_count_once_and_in_order(order: list[int], doubled: list[int]) -> None:
     """In a log in any order, with doubles, the frames that count are those with the next number."""
     writer = FrameWriter(1000)
     frames = [writer.write([{"k": "text", "x": number}])[0] for number in range(8)]
@@ -815,7 +815,7 @@ def test_frames_count_once_and_in_order(order: list[int], doubled: list[int]) ->
         b'{"v":1,"n":1,"r":[{"k":"claim","w":"w","lease":"long"}]}',
     ],
 )
-async def test_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) -> None:
+async def test_R9_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) -> None:
     """A frame of another version, or one that is none, is a `RemoteProtocolError`, and never a hang."""
     broker = MemoryBroker()
     broker.logs["bad"] = [Entry(1, 0, frame)]
@@ -826,7 +826,7 @@ async def test_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) -> 
 
 
 @in_virtual_time
-async def test_unknown_fields_and_records_are_ignored() -> None:
+async def test_R9_unknown_fields_and_records_are_ignored() -> None:
     """A frame of a later version with the same `v` may have more fields, records and events."""
     records = [
         {"k": "claim", "w": "w", "lease": 5, "new": 1},
@@ -869,12 +869,12 @@ async def scenario(trial: Trial) -> None:
         assert len(ended) == len([log for log in broker.logs.values() if b"claim" in log[0].data])
 
 
-def test_call_can_be_cancelled_at_every_step() -> None:
+def test_R5_call_can_be_cancelled_at_every_step() -> None:
     """Wherever the replies are cancelled, the agent has ended at the worker, and nothing is left open."""
     assert cancel_at_every_step(scenario, timeout=100) > 20
 
 
-def test_calls_are_exact_under_many_schedules() -> None:
+def test_R2_calls_are_exact_under_many_schedules() -> None:
     """In any order of events, calls on two workers give their replies."""
 
     async def run() -> None:
