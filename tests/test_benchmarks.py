@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from nats_servers import REASON, find_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,7 @@ SCRIPTS = (
     "histories",
     "growth",
 )
+NEEDS_NATS = pytest.mark.skipif(find_spec("nats") is None or find_program() is None, reason=REASON)
 OTHERS = ("limit", "ours", "autogen", "langchain", "miniagents_0_0_35", "openai_agents", "pydantic_ai", "workflows")
 
 
@@ -49,7 +52,7 @@ def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, pytest.param("remote", marks=NEEDS_NATS)])
 async def test_benchmark_returns_a_table(script: str) -> None:
     """Each result of a benchmark has its quartiles in order, and is a line of the Markdown table."""
     measure = import_module("benchmarks.measure")

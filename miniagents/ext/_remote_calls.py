@@ -21,6 +21,7 @@ from miniagents.errors import (
     RemoteProtocolError,
     RemoteUnavailableError,
     RemoteWorkerLostError,
+    describe_error,
 )
 from miniagents.ext._remote_caller import LOOK_INTERVAL, STOP_TIMEOUT
 from miniagents.ext._remote_frames import (
@@ -97,7 +98,6 @@ class FollowedCall:
         self._began = False
         self._stopped_messages: set[int] = set()
         self._replies: asyncio.Queue[MessagePromise | None] = asyncio.Queue()
-        self._has_readers = True
         self._variables = contextvars.copy_context()
         """Context variables of the local call, for messages that callbacks of the connection make."""
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -118,8 +118,7 @@ class FollowedCall:
         # No variable has the promise: it is lost when the last reader goes.
         self._ctx.reply(MessageSequencePromise.of_async_iterable(self._arrivals(), start_soon=True))
         self._caller.add(self)
-        context = self._ctx.run_context
-        context.spawn(self._run(), context.forget, name=f"call {self._id}")
+        self._ctx.run_context.spawn(self._run(), self._ended, name=f"call {self._id}")
         try:
             await self._closed
         finally:
@@ -129,27 +128,30 @@ class FollowedCall:
                 self.wake("stop")
 
     async def _run(self) -> None:
-        """Follow the call to its end. An error fails the messages that are open; without one, it ends the replies."""
-        error: BaseException | None = None
-        try:
-            async with AsyncExitStack() as stack:
+        """Follow the call to its end."""
+        async with AsyncExitStack() as stack:
+            try:
                 await self._follow(stack)
-        except ConnectionError as problem:
-            error = RemoteUnavailableError(f"The broker cannot be reached for {self._name}: {problem}")
-            error.__cause__ = problem
-        except INTERRUPTS:
-            raise
-        except BaseException as problem:
-            error = problem
-        finally:
-            self._caller.remove(self)
-            self._close(error if not self._fail_messages(error) else None)
+            except ConnectionError as error:
+                raise RemoteUnavailableError(f"The broker cannot be reached for {self._name}: {error}") from error
 
-    def _fail_messages(self, error: BaseException | None) -> bool:
-        """Fail the messages that are open, without an error as cancelled; return True if there were some."""
-        if error is None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """End messages and replies with the task; an error fails the open messages, or else is the last reply."""
+        self._ctx.run_context.forget(task)
+        self._caller.remove(self)
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, INTERRUPTS):
             self._cancel_messages()
-            return False
+            self._close()
+        elif self._fail_messages(error):
+            self._close()
+        elif self._closed.done():
+            logger.info("Behind the last message of %s: %s", self._name, describe_error(error))
+        else:
+            self._close(error)
+
+    def _fail_messages(self, error: BaseException) -> bool:
+        """Fail the messages that are open; return True if there were some."""
         cells = [promise._cell for promise in self._messages.values() if not promise.is_done]
         for cell in cells:
             cell.fail(error)
@@ -197,9 +199,9 @@ class FollowedCall:
         data, limit = call.to_bytes(), self._connection.largest_frame
         if len(data) <= limit:
             return data
-        name, position = f"{self._id}.{secrets.token_hex(8)}", 0
+        name = f"{self._id}.{secrets.token_hex(8)}"
         for frame in FrameWriter(limit).write([{"k": "call", "d": data.decode()}]):
-            position = await self._connection.append(name, frame, after=None) or position
+            await self._connection.append(name, frame, after=None)
         return json.dumps({"v": VERSION, "id": self._id, "agent": call.agent, "parts": name}).encode()
 
     async def _do_work(self) -> None:

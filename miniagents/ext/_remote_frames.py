@@ -25,6 +25,7 @@ from __future__ import annotations
 import builtins
 import json
 from dataclasses import dataclass, fields
+from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -386,7 +387,7 @@ class Call:
     trace: dict[str, str] | None = None
     """Fields of the W3C trace context."""
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Hash of agent, messages and arguments: calls with one id must have it in common."""
         text = canonical_text([self.agent, self.messages, self.arguments])

@@ -28,7 +28,7 @@ from miniagents.ext._remote_caller import find_caller
 from miniagents.ext._remote_calls import FollowedCall
 from miniagents.ext._remote_frames import Call, dump_arguments, dump_limits
 from miniagents.ext._remote_worker import Worker
-from miniagents.miniagents import InteractionContext, MiniAgent
+from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents
 from miniagents.values import encode
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ async def serve(
         raise ValueError(f"concurrency must be 1 or more, not {concurrency!r}")
     for name, value, least in (("lease", lease, 0.0), ("drain", drain, -1.0), ("keep", keep, 0.0)):
         _check_seconds(name, value, above=least)
+    MiniAgents.get_current("`serve(...)`")
     async with _broker_of(broker).connect(keep=keep) as connection:
         await Worker(connection, by_alias, concurrency=concurrency, lease=lease, drain=drain).run()
 

@@ -31,6 +31,7 @@ from miniagents import (
 from miniagents.errors import (
     CallNotFoundError,
     LLMError,
+    NoActiveContextError,
     RateLimitedError,
     RemoteAgentError,
     RemoteProtocolError,
@@ -39,7 +40,7 @@ from miniagents.errors import (
 )
 from miniagents.ext._remote_broker import Entry
 from miniagents.ext._remote_frames import FrameReader, FrameWriter, dump_error, load_error
-from miniagents.ext.remote import remote, reopen
+from miniagents.ext.remote import remote, reopen, serve
 from miniagents_testing import create_scripted_agent, run_in_virtual_time, search_schedules
 from miniagents_testing._cancelling import Trial, cancel_at_every_step
 from miniagents_testing.checks.conformance import AgentConformance
@@ -704,7 +705,6 @@ async def test_R9_wrong_arguments_fail_at_the_call_or_at_the_worker() -> None:
 
 async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
     """Wrong agents, aliases and numbers are refused with an error that says what to do."""
-    from miniagents.ext.remote import serve
 
     @miniagent
     async def with_id(ctx: InteractionContext, call_id: str = "") -> None: ...
@@ -724,6 +724,8 @@ async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
     for kind, make in wrong:
         with pytest.raises(kind):
             await make()
+    with pytest.raises(NoActiveContextError, match="serve"):
+        await serve(broker, talker)
     with pytest.raises(TypeError, match="rename it"):
         remote(broker, with_id)
     with pytest.raises(TypeError):
@@ -869,9 +871,38 @@ async def scenario(trial: Trial) -> None:
         assert len(ended) == len([log for log in broker.logs.values() if b"claim" in log[0].data])
 
 
-def test_R5_call_can_be_cancelled_at_every_step() -> None:
-    """Wherever the replies are cancelled, the agent has ended at the worker, and nothing is left open."""
-    assert cancel_at_every_step(scenario, timeout=100) > 20
+async def application_scenario(trial: Trial) -> None:
+    """Call a remote agent in an application, which is the victim, while the worker goes on."""
+    ended: list[str] = []
+
+    @miniagent
+    async def quick(ctx: InteractionContext) -> None:
+        try:
+            ctx.reply(Message.promise(message_token_streamer=tokens(3, pause=0.01)))
+            await asyncio.sleep(0.1)
+        finally:
+            ended.append("quick")
+
+    broker = MemoryBroker()
+
+    async def application() -> None:
+        async with MiniAgents():
+            await remote(broker, "QUICK").trigger()
+
+    async with worker(broker, quick, lease=2):
+        task = trial.victim(asyncio.create_task(application()))
+        await asyncio.wait([task])
+        began = asyncio.get_running_loop().time()
+        await asyncio.sleep(1)
+        assert broker.connections[1:] == []
+        assert asyncio.get_running_loop().time() - began < 2
+        assert len(ended) == len([log for log in broker.logs.values() if b"claim" in log[0].data])
+
+
+@pytest.mark.parametrize("tried", [scenario, application_scenario])
+def test_R5_call_can_be_cancelled_at_every_step(tried: Any) -> None:
+    """Wherever replies or application are cancelled, the agent has ended at the worker, and nothing is left open."""
+    assert cancel_at_every_step(tried, timeout=100) > 20
 
 
 def test_R2_calls_are_exact_under_many_schedules() -> None:
