@@ -299,7 +299,7 @@ class Pauses:
         self._most_ahead = most_ahead
         loop = asyncio.get_running_loop()
         self._is_virtual: bool = getattr(loop, "has_virtual_time", False)
-        """True on a loop of tests, which repeats a run exactly: pauses then do not depend on how fast the machine is."""
+        """True on a loop of tests, which repeats a run exactly: pauses must not depend on the speed of the machine."""
         self._seconds = loop.time if self._is_virtual else perf_counter
         self._last = self._seconds()
         self._turn = 1
