@@ -221,7 +221,8 @@ class FollowedCall:
             self._must_stop = False
             raise RemoteUnavailableError(f"The broker was out of reach for {self._wait:g} s during {self._name}")
         if "stop" in wishes:
-            await self._stop()
+            if self._must_stop:
+                await self._stop()
             self._done = {}
             return
         try:

@@ -367,7 +367,9 @@ async def test_R10_reopen_gives_the_replies_from_the_start() -> None:
             replies = remote(broker, "TALKER").trigger(count=10, call_id="live")
             await asyncio.sleep(0.3)
             async with MiniAgents():
-                (await reopen(broker, "live")).cancel()
+                reopened = await reopen(broker, "live")
+                await anext(aiter(reopened))
+                reopened.cancel()
             again = await reopen(broker, "live")
             assert await again == await replies
         async with MiniAgents():
