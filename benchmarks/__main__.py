@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ MODULES = (
     "recording",
     "pictures",
     "histories",
+    "remote",
     "growth",
 )
 
@@ -54,7 +56,8 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     results: dict[str, Any] = {"tables": [], "versions": {}}
-    for module in (*MODULES, *(["peers"] if chosen.peers else [])):
+    modules = [module for module in MODULES if module != "remote" or find_spec("nats")]
+    for module in (*modules, *(["peers"] if chosen.peers else [])):
         result = run(module, quick=chosen.quick)
         tables = [*results["tables"], *result.pop("tables", [])]
         results = {**results, **result, "tables": tables, "versions": {**results["versions"], **result["versions"]}}
