@@ -434,7 +434,7 @@ class FollowedCall:
             raise RemoteProtocolError(f"A frame of {self._name} is about message {index}, which is not open")
         if not promise.is_done:
             return promise
-        if index not in self._stopped_messages:
+        if self._must_stop and index not in self._stopped_messages:
             self._stopped_messages.add(index)
             self._caller.do_later(self._notify("cancel", message=index))
         return None
