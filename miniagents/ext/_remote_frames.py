@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import builtins
 import json
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
@@ -52,7 +54,7 @@ from miniagents.messages import (
 from miniagents.values import canonical_text, decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 VERSION: Final = 1
 _EVENT_CLASSES: Final = {
@@ -369,6 +371,35 @@ def _load_known_error(name: str, text: str, dump: Record) -> BaseException | Non
     return None
 
 
+# --- traces
+
+
+def dump_trace() -> dict[str, str] | None:
+    """Return the trace context of the calling code as W3C headers; None if the program does not use OpenTelemetry."""
+    if "opentelemetry" not in sys.modules:
+        return None
+    from opentelemetry import propagate
+
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers or None
+
+
+@contextmanager
+def continue_trace(headers: Any) -> Iterator[None]:
+    """Make the trace context of a call that of the block, if this program uses OpenTelemetry."""
+    if not isinstance(headers, dict) or "opentelemetry" not in sys.modules:
+        yield
+        return
+    from opentelemetry import context, propagate
+
+    token = context.attach(propagate.extract(headers))
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
 # --- calls
 
 
@@ -385,7 +416,7 @@ class Call:
     """Encoded keyword arguments."""
     limits: dict[str, Any] | None = None
     trace: dict[str, str] | None = None
-    """Fields of the W3C trace context."""
+    """Trace context of the caller, see `dump_trace`."""
 
     @cached_property
     def hash(self) -> str:

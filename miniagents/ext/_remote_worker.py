@@ -22,6 +22,7 @@ from miniagents.ext._remote_frames import (
     Call,
     FrameReader,
     FrameWriter,
+    continue_trace,
     dump_error,
     dump_event,
     dump_message,
@@ -227,7 +228,8 @@ class Worker:
         error: BaseException | None = None
         try:
             try:
-                running.start(self._agents[call.agent], call)
+                with continue_trace(call.trace):
+                    running.start(self._agents[call.agent], call)
             except INTERRUPTS:
                 raise
             except BaseException as problem:  # the arguments, or a message that cannot be read

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, overload
 from miniagents.ext._nats import NatsBroker
 from miniagents.ext._remote_caller import find_caller
 from miniagents.ext._remote_calls import FollowedCall
-from miniagents.ext._remote_frames import Call, dump_arguments, dump_limits
+from miniagents.ext._remote_frames import Call, dump_arguments, dump_limits, dump_trace
 from miniagents.ext._remote_worker import Worker
 from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents
 from miniagents.values import encode
@@ -167,6 +167,7 @@ class _RemoteAgent(MiniAgent[..., Any]):
                 messages,
                 dump_arguments(arguments),
                 dump_limits(ctx.limits),
+                dump_trace(),
             )
             caller = await find_caller(broker, wait)
             followed = FollowedCall(

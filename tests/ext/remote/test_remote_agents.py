@@ -618,6 +618,25 @@ async def test_R6_broker_restart_loses_and_doubles_no_token() -> None:
 
 
 @in_virtual_time
+async def test_trace_context_travels() -> None:
+    """With OpenTelemetry, the agent at the worker runs in the trace of its caller."""
+    trace = pytest.importorskip("opentelemetry.trace")
+    seen: list[int] = []
+
+    @miniagent
+    async def traced(ctx: InteractionContext) -> None:
+        seen.append(trace.get_current_span().get_span_context().trace_id)
+
+    span_context = trace.SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
+    broker = MemoryBroker()
+    async with worker(broker, traced), MiniAgents():
+        with trace.use_span(trace.NonRecordingSpan(span_context)):
+            await remote(broker, "TRACED").trigger()
+        await remote(broker, "TRACED").trigger()
+    assert seen == [0xABC, 0]
+
+
+@in_virtual_time
 async def test_R7_worker_holds_at_most_its_concurrency() -> None:
     """A worker runs so many calls at once; the queue keeps the others in order, for each agent."""
     running: list[int] = []
