@@ -69,7 +69,10 @@ class Operation:
     on_event: Callable[[MessageEvent], object] | None
     """Function that gets the other events of an answer, such as `ReasoningDelta` or `AnswerRestarted`; set likewise."""
     redact: Callable[[str], str]
-    """Function that takes the secrets of the request out of a text, such as that of an error."""
+    """Function that takes the secrets of the request out of a text, such as that of an error.
+
+    An agent call knows no secret: its function returns the text as it is.
+    """
 
     def __init__(
         self,
@@ -159,8 +162,11 @@ _ENDED = Context()
 def observe(observer: Observer) -> Iterator[None]:
     """Return a context manager in which each run that begins has this observer, as if `MiniAgents` had got it.
 
+    It holds for the code inside and for the tasks which that code starts, and not for other threads. An observer that
+    is given twice is called once.
+
     Args:
-        observer: function that gets each `Operation`. It has the run for itself once: given twice, it is called once.
+        observer: function that gets each `Operation`.
 
     Raises:
         TypeError: the observer cannot be called.

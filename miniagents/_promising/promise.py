@@ -89,10 +89,8 @@ class Cell(Generic[T]):
         if start_soon:
             self.start_task(work, variables)
         else:
-            if variables is None:
-                variables = (
-                    contextvars.copy_context()
-                )  # those of the caller, and not of the reader that starts the work
+            if variables is None:  # those of the caller, and not of the reader that starts the work
+                variables = contextvars.copy_context()
             self.deferred_start = lambda: self.start_task(work, variables)
 
     def start_task(self, work: Callable[[], Coroutine[Any, Any, Any]], variables: contextvars.Context | None) -> None:

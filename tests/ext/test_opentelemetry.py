@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+import anthropic
+import openai
 import pytest
 from common import Boom
 from opentelemetry import trace
@@ -36,7 +38,7 @@ from miniagents.errors import install_line
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import Retry, create_openai_agent
 from miniagents.ext.opentelemetry import CONVENTIONS, trace_agents
-from miniagents_testing import Failure, ScriptedLLM, Step
+from miniagents_testing import Failure, ProviderServer, ScriptedLLM, Step
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -328,6 +330,18 @@ async def test_request_that_does_not_stream_has_no_time_to_its_first_chunk(kind:
     assert span.attributes is not None
     assert span.attributes["gen_ai.output.type"] == "json"
     assert not {"gen_ai.request.stream", "gen_ai.response.time_to_first_chunk"} & span.attributes.keys()
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses", "messages"])
+async def test_span_of_a_request_names_the_server_of_its_client(kind: str, spans: Spans) -> None:
+    """The address and the port are those of the URL of the client, such as a server on this machine."""
+    with ProviderServer("Hello") as server:
+        url = server.anthropic_base_url if kind == "messages" else server.openai_base_url
+        client = openai.AsyncOpenAI if kind != "messages" else anthropic.AsyncAnthropic
+        async with client(base_url=url, api_key="no-key-is-needed") as opened, traced(spans):
+            await agent_on(opened, kind).trigger("Hi")
+    attributes: Any = spans.named("chat m").attributes
+    assert f"http://{attributes['server.address']}:{attributes['server.port']}" in url
 
 
 async def test_several_choices_have_their_reasons(spans: Spans) -> None:
