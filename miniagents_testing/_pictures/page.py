@@ -184,7 +184,7 @@ def _transcript(run: Run) -> Iterator[str]:
     shown: dict[str, int] = {}
     for group in overlapping(run.requests):
         while pauses and pauses[0].at < group[0].start:
-            yield f'<p class="pause">a pause of {_seconds(pauses.pop(0).length)}</p>\n'
+            yield f'<p class="pause">a pause of {_seconds(pauses.pop(0).length)}, which takes 1 s here</p>\n'
         yield '<div class="together">\n'
         for request in group:
             yield from _card(request, colours[request.lane], shown)
