@@ -192,6 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
         pieces = [writer.compress(chunk) + writer.flush(zlib.Z_SYNC_FLUSH) for chunk in chunks]
         self._answer([*pieces, writer.flush()], content_encoding="gzip")
 
+    def _zstd(self, _: list[bytes]) -> None:
+        """Say what the client has said, in zstd, whatever the client asks for."""
+        import zstandard
+
+        said = zstandard.compress(self.server.seen[-1][2])
+        self._answer([said[:10], said[10:]], content_encoding="zstd")
+
     def _reset(self, chunks: list[bytes]) -> None:
         """Send two chunks and reset the connection."""
         self._answer(chunks[:2], ends=False)

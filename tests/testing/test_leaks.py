@@ -168,7 +168,7 @@ def test_X9_a_bomb_is_not_inflated() -> None:
     leaks = Redaction([KEY]).leaks(_interaction(bomb, content_encoding="gzip"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [str(leak) for leak in leaks] == ["response body: compressed in a way that cannot be searched"]
+    assert [str(leak) for leak in leaks] == ["response body: compressed with gzip in a way that cannot be searched"]
     assert peak < 150_000_000
 
 
@@ -187,7 +187,7 @@ def test_unknown_compression_is_a_leak() -> None:
     """A body that cannot be decompressed is reported as a leak; a plain body with a wrong header is searched."""
     body = b"\x1b\x0a\x00\x80\xff"
     (leak,) = Redaction([KEY]).leaks(_interaction(body, content_encoding="br"))
-    assert "cannot be searched" in str(leak)
+    assert str(leak).endswith("compressed with br in a way that cannot be searched without the package brotli")
     (leak,) = Redaction([KEY]).leaks(_interaction(f'{{"a": "{KEY}"}}'.encode(), content_encoding="gzip"))
     assert leak == Leak("response body a")
 

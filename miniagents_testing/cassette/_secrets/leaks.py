@@ -14,7 +14,7 @@ from urllib.parse import quote, quote_plus
 from miniagents.errors import EventTooLargeError, StreamDecodeError
 from miniagents.ext.llm.sse import inflater_for
 from miniagents_testing._streams import Chunk
-from miniagents_testing.cassette._bodies import plain_body
+from miniagents_testing.cassette._bodies import Headers, header_value, plain_body
 from miniagents_testing.cassette._interaction import is_text
 from miniagents_testing.cassette._secrets.names import credentials_in, is_stand_in
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._interaction import Interaction
 
 _GZIP = b"\x1f\x8b"
+_DECODERS = {"br": "brotli", "zstd": "zstandard"}
+"""Packages with which httpx2 or httpx read a compression."""
 
 
 class Plain(NamedTuple):
@@ -33,7 +35,7 @@ class Plain(NamedTuple):
     data: bytes
     """The whole body."""
     undone: str
-    """Compression that was undone: `gzip`, `deflate`, or an empty text."""
+    """Compression that was undone: `gzip`, `deflate`, the header for others; or an empty text."""
     readable: bool = True
     """False if the compression is unknown, or its body inflates beyond the limit."""
 
@@ -41,7 +43,8 @@ class Plain(NamedTuple):
 def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
     """Inflate the chunks of a compressed body; each keeps its wait.
 
-    The body decides together with the header: in recordings of other recorders the header may be wrong.
+    The body decides together with the header: in recordings of other recorders the header may be wrong. Of br, zstd and
+    several encodings at once, which are read where an HTTP client can read them, the whole body is one chunk.
     """
     body = b"".join(chunk.data for chunk in chunks)
     encoding = "gzip" if body.startswith(_GZIP) else ", ".join(headers.get("content-encoding", ()))
@@ -51,8 +54,11 @@ def plain(chunks: Sequence[Chunk], headers: Mapping[str, list[str]]) -> Plain:
             return Plain(chunks, body, "")
         inflated = [Chunk(chunk.wait, inflater.feed(chunk.data)) for chunk in chunks]
         return Plain(inflated, b"".join(chunk.data for chunk in inflated), inflater.encoding)
-    except (StreamDecodeError, EventTooLargeError):
-        return Plain(chunks, body, "", readable=is_text(body))
+    except (StreamDecodeError, EventTooLargeError) as error:
+        decoded = body if isinstance(error, EventTooLargeError) else plain_body(body, headers)
+        if decoded is body:
+            return Plain(chunks, body, "", readable=is_text(body))
+        return Plain([Chunk(sum(chunk.wait for chunk in chunks), decoded)], decoded, encoding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,11 @@ def leaks_of(interaction: Interaction, known: Mapping[str, str]) -> Iterator[Lea
         known: values with their origins.
     """
     spellings = [(spelling, origin) for value, origin in known.items() for spelling in _spellings(value)]
-    for place, data in _parts_of(interaction):
+    for place, data, headers in _parts_of(interaction):
         if data is None:
-            yield Leak(place, "compressed in a way that cannot be searched")
+            encoding = header_value(headers, "content-encoding") or "gzip"
+            missing = f" without the package {_DECODERS[encoding]}" if encoding in _DECODERS else ""
+            yield Leak(place, f"compressed with {encoding} in a way that cannot be searched{missing}")
         else:
             yield from (Leak(place, origin) for spelling, origin in spellings if spelling in data)
 
@@ -102,8 +110,11 @@ def _spellings(value: str) -> Iterable[bytes]:
     return [text.encode("utf-8", "surrogateescape") for text in sorted(texts)]
 
 
-def _parts_of(interaction: Interaction) -> Iterator[tuple[str, bytes | None]]:
-    """Yield place and data of all parts of an interaction that a cassette holds; None for data that is unreadable."""
+def _parts_of(interaction: Interaction) -> Iterator[tuple[str, bytes | None, Headers]]:
+    """Yield place, data and headers of all parts of an interaction that a cassette holds.
+
+    The data is None if it is unreadable; only bodies have headers.
+    """
     answer = interaction.response
     request_body = plain_body(interaction.request_body, interaction.request_headers)
     is_plain = request_body is not interaction.request_body
@@ -113,14 +124,14 @@ def _parts_of(interaction: Interaction) -> Iterator[tuple[str, bytes | None]]:
     }
     for whose, headers in (("request", interaction.request_headers), ("response", answer.headers)):
         for name, values in headers.items():
-            yield f"{whose} header {name}", _bytes("\n".join([name, *values]))
-        yield f"{whose} body", bodies[whose].data if bodies[whose].readable else None
-    yield "reason of the response status", _bytes(answer.reason)
-    yield "end of the stream", _bytes(answer.end)
+            yield f"{whose} header {name}", _bytes("\n".join([name, *values])), {}
+        yield f"{whose} body", bodies[whose].data if bodies[whose].readable else None, headers
+    yield "reason of the response status", _bytes(answer.reason), {}
+    yield "end of the stream", _bytes(answer.end), {}
     for field in fields(interaction):
         value = getattr(interaction, field.name)
         if isinstance(value, str):
-            yield "URI" if field.name == "uri" else field.name, _bytes(value)
+            yield "URI" if field.name == "uri" else field.name, _bytes(value), {}
 
 
 def _bytes(text: str) -> bytes:

@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import pytest
 from http_clients import CLIENTS, Answer, Client, HTTPClient, each_client, outcome
@@ -133,6 +134,20 @@ def test_answer_that_may_be_compressed_says_the_same(client: Client, server: Ser
     other = path.with_name("zipped.yaml")
     in_all_ways(client, server, other, lambda client: client.get(url.format("zipped")))
     assert load(other)[0].response.body.startswith(b"\x1f\x8b")  # boto3 does not decompress streams: an error
+
+
+@pytest.mark.parametrize("secret", ["", "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"])
+def test_answer_in_zstd_is_searched_where_it_can_be_read(server: Server, path: Path, secret: str) -> None:
+    """An answer in zstd is kept as it came; if a secret in it is replaced, it is kept without the compression."""
+    pytest.importorskip("zstandard")
+    said = json.dumps({"text": f"{secret} and more"}).encode()
+    with use_cassette(path, record_mode="once"), urlopen(f"{server.url}/zstd", said) as response:
+        sent = response.read()
+    [recorded] = load(path)
+    assert recorded.response.body == (b'{"text": "[redacted] and more"}' if secret else sent)
+    assert recorded.response.headers.get("content-encoding") == (None if secret else ["zstd"])
+    with use_cassette(path), urlopen(f"{server.url}/zstd", said) as response:
+        assert response.read() == recorded.response.body
 
 
 @cell("upload")
