@@ -6,6 +6,7 @@ Each test that is marked with `cell` is a column of the table in docs/how-to/cas
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import socket
 import struct
@@ -357,6 +358,20 @@ async def test_allowed_server_is_reached_and_not_recorded(client: str, path: Pat
             assert (await say(client, server.url, "hello"))[1] == "echo hello"
         assert server.requests == 1
     assert load(path) == ()
+
+
+def test_sync_client_is_as_before_when_no_cassette_is_open(path: Path) -> None:
+    """The sync client, which was imported by name, has its own code and signature again; its open cassettes nest."""
+    save(path, [])
+
+    def now() -> list[object]:
+        opened = getattr(getattr(sync_client, "reconnect", None), "open_connection", None)
+        return [opened, connect_sync.__code__, inspect.signature(connect_sync)]
+
+    before = now()
+    with use_cassette(path), use_cassette(path):
+        assert now() != before
+    assert now() == before
 
 
 @pytest.mark.filterwarnings(r"ignore:connect\(\) must be used as a context manager:DeprecationWarning")  # by OpenAI
