@@ -161,7 +161,11 @@ def download(package: str, folder: Path) -> Path | None:
 
 
 def failures(package: str, root: Path, layer: str, tests: list[str]) -> list[str]:
-    """Run tests with a layer, or plainly with `none`; return the names of those that fail."""
+    """Run tests with a layer, or plainly with `none`; return the names of those that fail.
+
+    Raises:
+        SystemExit: pytest could not run them, as with a wrong option.
+    """
     file = root.parent / f"failures-{layer}"
     # recordings are refused under CI, and the servers of the tests have certificates of their own
     unset = "CI", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"
@@ -173,9 +177,10 @@ def failures(package: str, root: Path, layer: str, tests: list[str]) -> list[str
         plugins += ["-p", "no:asyncio"]  # it runs coroutines by itself
     options = ["-q", "--tb=short", "-o", "addopts=", "-o", "filterwarnings=", "--disable-warnings", "--timeout", "60"]
     marks = ["-m", "not online"] if package == "vcrpy" else []
-    subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", *plugins, *options, *marks, *tests], cwd=root, env=environment
-    )
+    command = [sys.executable, "-P", "-m", "pytest", *plugins, *options, *marks, *tests]
+    status = subprocess.run(command, cwd=root, env=environment).returncode
+    if status not in (0, 1):
+        raise SystemExit(f"{package}: pytest could not run the tests, and ended with status {status}")
     return sorted(set(file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
 
 
