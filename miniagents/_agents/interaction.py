@@ -285,9 +285,8 @@ class InteractionContext(_CallScope, CountedCall):
         replies = self._replies
         assert replies is not None
         promise = MessageSequencePromise.of_cell(replies)
-        alias, numbers = self.this_agent.alias, self.run_context.call_numbers
-        number = numbers[alias] = numbers.get(alias, 0) + 1
-        self.task_name = f"{alias}#{number}"
+        alias = self.this_agent.alias
+        self.task_name = f"{alias}#{next(self.run_context.call_numbers[alias])}"
         if self.run_context.observers:
             self.observation = Observation(self.run_context.observers, "agent", alias)
             observed = partial(self.observation.run, self, self._run, self._kwargs, replies)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import logging
+from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from miniagents.errors import CopyError, NoActiveContextError, PromiseCancelledError, StopDialog, is_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, MutableMapping
     from types import TracebackType
 
     from miniagents._promising.promise import Promise
@@ -26,8 +29,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("miniagents")
 
+_numbers_from_1 = partial(itertools.count, 1)
+
+
 current_scope: contextvars.ContextVar[object | None] = contextvars.ContextVar("miniagents_scope", default=None)
-"""The agent call, or the body of the run, that the running code belongs to; `str()` of it names it in traces."""
+"""The agent call that the running code belongs to; `str()` names it in traces, and `task_name` names its tasks."""
 
 _current: contextvars.ContextVar[PromisingContext | None] = contextvars.ContextVar("miniagents_context", default=None)
 
@@ -138,8 +144,8 @@ class PromisingContext(BoundToRun):
         self._unobserved: MutableMapping[int, _UnobservedError] = (
             {} if unobserved_errors == "raise" else WeakValueDictionary()
         )
-        self.call_numbers: dict[str, int] = {}
-        """Number of calls so far of each agent, by its alias."""
+        self.call_numbers: defaultdict[str, Iterator[int]] = defaultdict(_numbers_from_1)
+        """Number of the next call of each agent, by its alias."""
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._token: contextvars.Token[PromisingContext | None] | None = None

@@ -63,7 +63,7 @@ class Cell(Generic[T]):
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
         self.context: PromisingContext | None = find_current_context()
-        self.scope: object = current_scope.get()
+        self.scope: Any = current_scope.get()
 
     # --- working
 
@@ -104,7 +104,7 @@ class Cell(Generic[T]):
                 "A promise with work to do needs a running context: make it inside `MiniAgents().run(...)` "
                 "or `async with MiniAgents():`"
             )
-        name: str | None = getattr(self.scope, "task_name", None)
+        name = None if self.scope is None else self.scope.task_name
         self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
 
     def ensure_started(self) -> None:
