@@ -78,6 +78,7 @@ class NatsBroker:
         if replicas < 1:
             raise ValueError(f"replicas must be 1 or more, not {replicas!r}")
         self.replicas = replicas
+        self.last_problem = ""
         self._options = {"reconnect_time_wait": 0.25, "connect_timeout": 2, "name": "miniagents", **options}
 
     def __str__(self) -> str:
@@ -131,7 +132,8 @@ class NatsBroker:
                 await client.connect(list(self.servers), error_cb=on_error, reconnected_cb=on_reconnected, **options)
             except (OSError, TimeoutError, nats.errors.Error) as error:
                 level = logging.WARNING if is_first else logging.INFO
-                logger.log(level, "NATS at %s cannot be reached, and is asked again: %s", self, describe_error(error))
+                self.last_problem = describe_error(error)
+                logger.log(level, "NATS at %s cannot be reached, and is asked again: %s", self, self.last_problem)
                 is_first = False
             else:
                 client.options["max_reconnect_attempts"] = self._options.get("max_reconnect_attempts", -1)
@@ -237,7 +239,8 @@ class NatsConnection:
                 async with _as_connection_error():
                     return await work()
             except ConnectionError as error:
-                logger.info("NATS at %s has not answered, and is asked again: %s", self._broker, error)
+                self._broker.last_problem = str(error)
+                logger.warning("NATS at %s has not made its streams, and is asked again: %s", self._broker, error)
                 await asyncio.sleep(_RETRY_PAUSE)
 
     # --- the connection
@@ -292,8 +295,9 @@ class NatsConnection:
         async with _as_connection_error():
             try:
                 return await queue.take(count)
-            except BaseException:
+            except BaseException:  # what the server still sends for its requests must go to other workers
                 del self._queues[agent]
+                await queue.close()
                 raise
 
     # --- logs
@@ -312,15 +316,16 @@ class NatsConnection:
         while True:
             try:
                 async with _as_connection_error():
-                    answer = await self._client.jetstream().publish(
-                        subject, data, timeout=_REQUEST_TIMEOUT, headers=None if headers is None else dict(headers)
-                    )
+                    try:
+                        answer = await self._client.jetstream().publish(
+                            subject, data, timeout=_REQUEST_TIMEOUT, headers=None if headers is None else dict(headers)
+                        )
+                    except APIError as error:
+                        if error.err_code not in _WRONG_LAST_SEQUENCE:
+                            raise
+                        # After an attempt without an answer, the log tells if that attempt was the next one.
+                        return await self._position_of(subject, data) if is_repeated else None
                     return int(answer.seq)
-            except APIError as error:
-                if error.err_code not in _WRONG_LAST_SEQUENCE:
-                    raise
-                # After an attempt without an answer, the log tells if it was that attempt which was the next one.
-                return await self._position_of(subject, data) if is_repeated else None
             except ConnectionError:
                 if time.monotonic() > deadline:
                     raise
@@ -500,6 +505,7 @@ class _Queue:
         self._agent = agent
         self._name = f"worker_{agent}"
         self._inbox = ""
+        self._subscription: Any = None
         self._arrived: asyncio.Queue[Any] = asyncio.Queue()
         self._asked = 0
         """Number of calls that the server may still send for earlier requests."""
@@ -560,8 +566,14 @@ class _Queue:
         async def on_message(message: Any) -> None:
             self._arrived.put_nowait(message)
 
-        await self._client.subscribe(inbox, cb=on_message)
+        self._subscription = await self._client.subscribe(inbox, cb=on_message)
         self._inbox = inbox
+
+    async def close(self) -> None:
+        """Take no more answers, which ends the requests at the server."""
+        if self._subscription is not None:
+            with suppress(Exception):
+                await self._subscription.unsubscribe()
 
 
 async def _answer(answer: Callable[..., Awaitable[None]], *arguments: Any) -> None:
@@ -577,34 +589,19 @@ def _token(alias: str) -> str:
 
 @asynccontextmanager
 async def _as_connection_error() -> AsyncIterator[None]:
-    """Raise `ConnectionError` in place of errors of nats-py that say that the server does not answer now.
+    """Raise `ConnectionError` in place of errors of nats-py and of the network.
 
     Raise `CancelledError` if the task was cancelled in the block: nats-py and `asyncio.wait_for` may lose that.
     """
     import nats.errors
-    from nats.js.errors import NoStreamResponseError, ServerError, ServiceUnavailableError
 
-    away = (
-        nats.errors.TimeoutError,
-        nats.errors.ConnectionClosedError,
-        nats.errors.ConnectionReconnectingError,
-        nats.errors.FlushTimeoutError,
-        nats.errors.OutboundBufferLimitError,
-        nats.errors.NoRespondersError,
-        nats.errors.StaleConnectionError,
-        NoStreamResponseError,
-        ServerError,
-        ServiceUnavailableError,
-        TimeoutError,
-        OSError,
-    )
     task = asyncio.current_task()
     cancellations = 0 if task is None else task.cancelling()
     try:
         yield
     except ConnectionError:
         raise
-    except away as error:
+    except (nats.errors.Error, TimeoutError, OSError) as error:
         raise ConnectionError(describe_error(error)) from error
     finally:
         if task is not None and task.cancelling() > cancellations:

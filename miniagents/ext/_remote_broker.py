@@ -111,7 +111,11 @@ class Connection(Protocol):
 
 
 class Broker(Protocol):
-    """Address of a broker."""
+    """Address of a broker; its `str` is for texts of errors."""
+
+    @property
+    def last_problem(self) -> str:
+        """Text of the last error of a connection that could not be opened; "" without one."""
 
     def connect(self, *, keep: float | None = None) -> AbstractAsyncContextManager[Connection]:
         """Return the context manager of a connection; entering it waits until the broker can be reached.

@@ -184,7 +184,9 @@ async def find_caller(broker: Broker, wait: float) -> Caller:
         async with asyncio.timeout(wait):
             return await asyncio.shield(opened)
     except TimeoutError:
-        raise RemoteUnavailableError(f"The broker {broker} cannot be reached: no connection in {wait:g} s") from None
+        raise RemoteUnavailableError(
+            f"The broker {broker} cannot be reached: no connection in {wait:g} s. {broker.last_problem}".strip()
+        ) from None
     except MissingExtraError:
         raise
     except Exception as error:

@@ -28,6 +28,7 @@ from miniagents.ext._remote_frames import (
     VERSION,
     FrameReader,
     FrameWriter,
+    is_id,
     load_error,
     load_event,
     load_message,
@@ -387,7 +388,10 @@ class FollowedCall:
             self._add_event(record)
         elif kind == "claim":
             self._check_hash(record)
-            self._worker = str(record.get("w"))
+            worker = record.get("w")
+            if not is_id(worker):
+                raise RemoteProtocolError(f"The claim of {self._name} has no id of a worker, but {worker!r:.80}")
+            self._worker = str(worker)
             self._lease = _number(record.get("lease"))
             self.wake("watch")
         elif kind == "closed":

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -60,6 +61,7 @@ VERSION: Final = 1
 _EVENT_CLASSES: Final = {
     each.__name__: each for each in (ReasoningDelta, RefusalDelta, ToolCallDelta, ToolCallReady, AnswerRestarted)
 }
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _write: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _PART_HEAD = 200
 """Bytes that are left for the other fields of a part."""
@@ -203,6 +205,11 @@ def read_object(data: bytes) -> dict[str, Any]:
             f"update the processes that read before those that write"
         )
     return value
+
+
+def is_id(value: object) -> bool:
+    """Return True for an id of a call or of a worker, which is a part of names at the broker."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 # --- messages and events
@@ -433,7 +440,7 @@ class Call:
         """Return the call of JSON; raise `RemoteProtocolError` if it cannot be read."""
         value = read_object(data)
         types = {"id": str, "agent": str, "messages": list, "arguments": dict}
-        if not all(isinstance(value.get(name), kind) for name, kind in types.items()):
+        if not (is_id(value.get("id")) and all(isinstance(value.get(name), kind) for name, kind in types.items())):
             raise RemoteProtocolError(f"A remote call cannot be read: {data[:80]!r}")
         return cls(**{field.name: value.get(field.name) for field in fields(cls)})  # type: ignore[arg-type]  # checked above
 

@@ -26,6 +26,7 @@ from miniagents.ext._remote_frames import (
     dump_error,
     dump_event,
     dump_message,
+    is_id,
     load_arguments,
     load_limits,
     load_value,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("miniagents.remote")
 
 _PAUSE: Final = 0.02
-"""Seconds between two rounds of the sender."""
+"""Least seconds between two rounds of the sender; after a longer round, the pause is as long."""
 _CLEAN_UP_TIMEOUT: Final = 1.0
 """Seconds in which cancelled calls may write their ends."""
 _MOST_REPAIRS: Final = 50
@@ -127,7 +128,7 @@ class Worker:
             try:
                 return await work()
             except ConnectionError as error:
-                logger.info("The broker did not answer, and is asked again: %s", error)
+                logger.warning("The broker did not answer, and is asked again: %s", error)
                 await self._connection.wait_until_connected()
 
     # --- taking calls
@@ -197,8 +198,10 @@ class Worker:
             RemoteProtocolError: the call cannot be read.
         """
         name = read_object(data).get("parts")
-        if not isinstance(name, str):
+        if name is None:
             return Call.from_bytes(data)
+        if not (isinstance(name, str) and all(map(is_id, name.split(".")))):
+            raise RemoteProtocolError(f"A remote call has no name of its parts, but {name!r:.80}")
         reader = FrameReader()
         for entry in await self._until_connected(lambda: self._connection.read(name)):
             for record in reader.read(entry.data):
@@ -230,12 +233,11 @@ class Worker:
             try:
                 with continue_trace(call.trace):
                     running.start(self._agents[call.agent], call)
+                await running.wait_for_replies()
             except INTERRUPTS:
                 raise
-            except BaseException as problem:  # the arguments, or a message that cannot be read
+            except BaseException as problem:  # of the arguments, or of a message that cannot be read
                 error = problem
-            else:
-                await running.wait_for_replies()
         finally:
             running.cancel()  # does nothing to an agent that has ended
         await running.finish(error)
@@ -243,7 +245,8 @@ class Worker:
     # --- sending
 
     async def _send(self) -> None:
-        """Send what is new of all calls, again and again."""
+        """Send what is new of all calls, again and again, for half of the time at most."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._has_calls.wait()
             if not self._connection.is_connected:
@@ -251,13 +254,13 @@ class Worker:
             gone_wrong = [call for call in self._calls.values() if call.must_compare and call.is_sending]
             if gone_wrong:
                 await self._compare(gone_wrong)
-            sent = False
+            began, sent = loop.time(), False
             with suppress(ConnectionError):  # a reconnect lets the logs be compared
                 for call in list(self._calls.values()):
                     sent = await call.send_news() or sent
                 if sent:
                     await self._connection.round_trip()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(max(_PAUSE, loop.time() - began))
 
     async def _compare(self, calls: list[RunningCall]) -> None:
         """Compare the logs of calls with what was sent, and send what is missing."""
@@ -342,7 +345,7 @@ class RunningCall:
     def cancel(self, message: object = None) -> None:
         """Cancel the agent, or one message of its replies."""
         if type(message) is int:
-            if message < len(self._messages):
+            if 0 <= message < len(self._messages):
                 self._messages[message].promise.cancel()
             return
         self._is_cancelled = True

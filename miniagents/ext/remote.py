@@ -19,14 +19,13 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 import secrets
 from typing import TYPE_CHECKING, Any, overload
 
 from miniagents.ext._nats import NatsBroker
 from miniagents.ext._remote_caller import find_caller
 from miniagents.ext._remote_calls import FollowedCall
-from miniagents.ext._remote_frames import Call, dump_arguments, dump_limits, dump_trace
+from miniagents.ext._remote_frames import Call, dump_arguments, dump_limits, dump_trace, is_id
 from miniagents.ext._remote_worker import Worker
 from miniagents.miniagents import InteractionContext, MiniAgent, MiniAgents
 from miniagents.values import encode
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NatsBroker", "remote", "reopen", "serve"]
 
-_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_ALIAS = 100
 """Bytes of an alias, which becomes a part of names at the broker."""
 _DEFAULT_WAIT = 30.0
@@ -231,7 +229,7 @@ def _check_call_id(call_id: object) -> None:
     """Raise `TypeError` or `ValueError` for an id that cannot be one of a call."""
     if not isinstance(call_id, str):
         raise TypeError(f"call_id must be a str, not {call_id!r:.100}")
-    if not _CALL_ID.fullmatch(call_id):
+    if not is_id(call_id):
         raise ValueError(f"call_id must be 1 to 64 ASCII letters, digits, - and _, not {call_id!r:.100}")
 
 

@@ -31,6 +31,7 @@ class MemoryBroker:
         """Returns True for a frame without acknowledgement that is lost before it is stored."""
         self.is_up = asyncio.Event()
         self.is_up.set()
+        self.last_problem = ""
         self.is_beating = True
         """False if signs of life of workers are lost."""
         self.queues: dict[str, deque[tuple[str, bytes]]] = defaultdict(deque)

@@ -836,6 +836,7 @@ def test_R3_frames_count_once_and_in_order(order: list[int], doubled: list[int])
         b'{"v":1,"n":1,"r":[{"k":"begin","i":0},{"k":"event","i":0,"p":0,"c":"ReasoningDelta","f":{"x":1}}]}',
         b'{"v":1,"n":1,"r":[{"k":"message","i":0,"m":{"class_":"Message","at":{"$date":"x"}}}]}',
         b'{"v":1,"n":1,"r":[{"k":"claim","w":"w","lease":"long"}]}',
+        b'{"v":1,"n":1,"r":[{"k":"claim","w":"w.>","lease":1}]}',
     ],
 )
 async def test_R9_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) -> None:
@@ -846,6 +847,22 @@ async def test_R9_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) 
     async with MiniAgents():
         *_, error = await outcomes(await reopen(broker, "bad"))
         assert isinstance(error, RemoteProtocolError)
+
+
+@in_virtual_time
+async def test_R9_call_that_cannot_be_read_is_dropped() -> None:
+    """A worker drops what is no call, or has an id that could name other subjects, and takes the next call."""
+    broker = MemoryBroker()
+    for wrong in (
+        b"{",
+        b'{"v":1}',
+        b'{"v":1,"id":"a.>","agent":"TALKER","messages":[],"arguments":{}}',
+        b'{"v":1,"parts":"*"}',
+    ):
+        broker.queues["TALKER"].append(("", wrong))
+    async with worker(broker, talker), MiniAgents():
+        assert [str(each) for each in await remote(broker, "TALKER").trigger()] == ["first", text_of(3)]
+    assert len(broker.logs) == 1
 
 
 @in_virtual_time
