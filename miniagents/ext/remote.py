@@ -173,8 +173,12 @@ class _RemoteAgent(MiniAgent[..., Any]):
             )
             await followed.run()
 
+        # A model that calls the agent as a tool sees the parameters of the agent, and of an alias one message.
         if template is not None:
-            call = functools.wraps(template.function)(call)  # its parameters are those that a model sees
+            call = functools.wraps(template.function)(call)
+        else:
+            context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_ONLY)
+            call.__signature__ = inspect.Signature([context])  # type: ignore[attr-defined]  # a function may have it
         super().__init__(call, alias=alias, description=None if template is None else template.description)
         self._template = template
 

@@ -41,7 +41,7 @@ from miniagents.errors import (
 from miniagents.ext._remote_broker import Entry
 from miniagents.ext._remote_frames import FrameReader, FrameWriter, dump_error, load_error
 from miniagents.ext.remote import remote, reopen, serve
-from miniagents_testing import create_scripted_agent, run_in_virtual_time, search_schedules
+from miniagents_testing import ScriptedLLM, Step, create_scripted_agent, run_in_virtual_time, search_schedules
 from miniagents_testing._cancelling import Trial, cancel_at_every_step
 from miniagents_testing.checks.conformance import AgentConformance
 
@@ -615,6 +615,28 @@ async def test_R6_broker_restart_loses_and_doubles_no_token() -> None:
             broker.come_up()
         for replies in calls:
             assert [str(each) for each in await replies] == ["first", text_of(100)]
+
+
+@in_virtual_time
+async def test_remote_agent_is_a_tool_with_the_parameters_of_the_agent() -> None:
+    """A model that calls a remote agent sees the agent's own parameters; of an alias, it sees one message."""
+
+    @miniagent
+    async def adder(ctx: InteractionContext, first: int, second: int) -> None:
+        """Adds two numbers."""
+        ctx.reply(str(first + second))
+
+    @miniagent
+    async def repeater(ctx: InteractionContext) -> None:
+        ctx.reply(ctx.message_promises)
+
+    broker = MemoryBroker()
+    tools = [remote(broker, adder), remote(broker, "REPEATER").fork(description="Says it again.")]
+    calls = Step(tool_calls=[("adder", {"first": 2, "second": 3}), ("repeater", {"message": "again"})])
+    llm = ScriptedLLM([calls, "done"])
+    async with worker(broker, adder, repeater), MiniAgents():
+        replies = await llm.agent(tools=tools).trigger("Add.")
+    assert [str(each) for each in replies[1:]] == ["5", "again", "done"]
 
 
 @in_virtual_time
