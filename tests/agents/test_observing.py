@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,14 @@ from miniagents import (
 )
 from miniagents.ext.llm.openai import Retry
 from miniagents.observing import Operation, observe
-from miniagents_testing import Failure, ScriptedLLM, Step, run_in_virtual_time
+from miniagents_testing import Failure, ScriptedLLM, Step, cancel_at_every_step, run_in_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
     from miniagents.observing import Observer
+    from miniagents_testing._cancelling import Trial
 
 KINDS = ["chat", "responses", "messages", "scripted"]
 NEVER = 3600.0
@@ -422,6 +423,35 @@ async def test_cancelled_loop_leaves_its_tools_before_its_agent(caplog: pytest.L
     assert [operation.name for operation, _ in recorder.ends] == ["m", "slow", "BOSS"]
     assert isinstance(recorder.error_of("slow"), asyncio.CancelledError)
     recorder.check_closed(caplog)
+
+
+@pytest.mark.parametrize("victim", ["replies", "reader", "run"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_loop_that_is_cancelled_at_any_step_is_left_once(
+    kind: str, victim: str, caplog: pytest.LogCaptureFixture, effort: Callable[..., Any]
+) -> None:
+    """At whichever step replies, their reader or the run are cancelled, each operation is left once, as it should."""
+
+    async def scenario(trial: Trial) -> None:
+        recorder = Recorder()
+        llm = ScriptedLLM([Step("So", tool_calls=[("search", {"query": "it"})], gap=0.01), Step("Done then", gap=0.01)])
+        agent = agent_of(llm, kind, tools=[search], alias="SEEKER")
+
+        async def read() -> None:
+            with suppress(PromiseCancelledError):
+                await texts(replies)
+
+        try:
+            async with MiniAgents(observers=[recorder]):
+                replies = agent.trigger("Hi")
+                reading = asyncio.create_task(read())
+                if victim != "run":
+                    trial.victim(replies if victim == "replies" else reading)
+                await asyncio.wait([reading])
+        finally:
+            recorder.check_closed(caplog)
+
+    assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(8, ci=100, nightly=None)) > 4
 
 
 # --- observers that fail
