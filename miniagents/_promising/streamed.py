@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from itertools import repeat
+from itertools import count, repeat
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
@@ -287,53 +287,66 @@ class StreamCell(Cell[W], Generic[P, W]):
 class Pauses:
     """Pauses of a pump, in which other tasks run. On demand, each lasts until a reader has read everything.
 
+    Otherwise there is a pause after a millisecond in which the loop has not come to a callback: the source has not waited.
+
     Args:
         cell: the cell of the pump.
         most_ahead: the greatest number of pieces that the pump is ahead of the fastest reader on demand.
     """
 
-    __slots__ = ("_cell", "_is_virtual", "_last", "_most_ahead", "_seconds", "_turn")
+    __slots__ = ("_cell", "_is_noticing", "_last", "_most_ahead", "_seconds", "_since", "_turn")
 
     def __init__(self, cell: StreamCell[Any, Any], most_ahead: int) -> None:
         self._cell = cell
         self._most_ahead = most_ahead
-        loop = asyncio.get_running_loop()
-        self._is_virtual: bool = getattr(loop, "has_virtual_time", False)
-        """True on a loop of tests, which repeats a run exactly: pauses must not depend on the speed of the machine."""
-        self._seconds = loop.time if self._is_virtual else perf_counter
-        self._last = self._seconds()
+        self._seconds: Callable[[], float] = perf_counter
+        if getattr(asyncio.get_running_loop(), "has_virtual_time", False):
+            # Such a loop of tests repeats a run exactly, also on a busy machine: each look takes the same time there.
+            self._seconds = count(0.0, 0.4 * _TURN_SECONDS).__next__
         self._turn = 1
-        """Number of pieces between two pauses."""
+        """Number of pieces between two calls of `pause`."""
+        self._last = self._since = self._seconds()
+        """Times of the last call, and of the last step of the loop that is known."""
+        self._is_noticing: bool | None = False
+        """True until the loop takes a step, None after that, and False if the loop was not asked to tell."""
 
     async def pause(self, *, woken: bool) -> int:
         """Let other tasks run if it is time for that, and return the number of pieces until the next call.
 
-        The number doubles as long as so many pieces take less than a millisecond. On demand, it is 1 again when no
-        reader takes them all within a step of the loop.
+        The number changes by the factor 2, so that these pieces take less than a millisecond. On demand, it is 1 again
+        when no reader takes them all within a step of the loop.
 
         Args:
             woken: True if readers were waiting meanwhile, so that the loop has taken a step.
         """
-        cell = self._cell
-        took = self._seconds() - self._last
-        if cell.on_demand:
-            most = self._most_ahead
+        now = self._seconds()
+        took, self._last = now - self._last, now
+        if took < _TURN_SECONDS / 2:
+            self._turn = min(2 * self._turn, _MOST_PER_LOOK)
+        elif took > _TURN_SECONDS:
+            self._turn = max(self._turn // 2, 1)
+        if self._cell.on_demand:
+            self._turn = min(self._turn, self._most_ahead)
             await asyncio.sleep(0)
-            if not cell.has_waiting_reader:
-                await cell.wait_for_reader()
-                most = 1
-        else:
-            most = _MOST_PER_LOOK
-            if woken:
-                took = 0.0
-            elif took < _TURN_SECONDS and not (self._is_virtual and self._turn == most):
-                self._turn = min(2 * self._turn, most)
-                return self._turn
-            else:
+            if not self._cell.has_waiting_reader:
+                await self._cell.wait_for_reader()
+                self._turn = 1
+            self._last = self._seconds()
+        elif woken or self._is_noticing is None:
+            self._since, self._is_noticing = now, False
+        elif now - self._since > _TURN_SECONDS:
+            if self._is_noticing:
                 await asyncio.sleep(0)
-        self._last = self._seconds()
-        self._turn = min(2 * self._turn if took < _TURN_SECONDS else max(self._turn // 2, 1), most)
+                self._last = self._since = self._seconds()
+                self._is_noticing = False
+            else:
+                self._is_noticing = True
+                asyncio.get_running_loop().call_soon(self._notice)
         return self._turn
+
+    def _notice(self) -> None:
+        """Notice a step of the loop."""
+        self._is_noticing = None
 
 
 def start_reader(pieces: AsyncIterator[P]) -> AsyncIterator[P]:
