@@ -51,11 +51,10 @@ Exception
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "AppenderClosedError",
@@ -138,24 +137,32 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text_of_error(error)}".removesuffix(": ")
 
 
-@contextmanager
-def no_stray_cancellation(place: str) -> Iterator[None]:
-    """Raise a `RuntimeError` in place of a `CancelledError` in the block, unless the task is being cancelled.
+class NoStrayCancellation:
+    """Block in which a `CancelledError` becomes a `RuntimeError`, unless the task is being cancelled.
 
     Code that awaits a cancelled task raises that error, and would look as if it had been stopped itself.
 
     Args:
         place: the name of the code in the block.
     """
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise RuntimeError(
-            f"{place} raised CancelledError, but was not cancelled: catch this error where a cancelled task is awaited"
-        ) from error
+
+    # A generator would keep four objects alive for each running agent.
+    __slots__ = ("_place",)
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise RuntimeError(
+                    f"{self._place} raised CancelledError, but was not cancelled: "
+                    f"catch this error where a cancelled task is awaited"
+                ) from error
 
 
 class StopDialog(Exception):  # noqa: N818 - a signal that passes through, not an error to handle

@@ -155,6 +155,26 @@ async def test_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
         assert counts.tasks == 1
 
 
+async def test_waiting_call_keeps_few_objects_alive() -> None:
+    """A call and the task that awaits it keep at most 28 objects alive that the garbage collector must visit."""
+
+    async def alive() -> float:
+        """Return the number of objects for each of 1,000 unfinished calls."""
+        gc.collect()
+        before = len(gc.get_objects())
+        calls = asyncio.gather(*[echo.trigger(message) for _ in range(1_000)])
+        await asyncio.sleep(0)
+        gc.collect()
+        added = len(gc.get_objects()) - before
+        await calls
+        return added / 1_000
+
+    message = Message("text")
+    async with MiniAgents():
+        await alive()
+        assert await alive() <= 28
+
+
 async def test_C19_agent_can_reply_lists_nested_100_000_deep() -> None:
     """An agent that replies lists nested 100,000 deep gives the one message in them, without recursion."""
     nested: list[Any] = ["the core"]

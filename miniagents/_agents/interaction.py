@@ -20,7 +20,7 @@ from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import (
     INTERRUPTS,
     AppenderClosedError,
-    no_stray_cancellation,
+    NoStrayCancellation,
 )
 from miniagents.messages import MessageSequence, MessageSequencePromise
 from miniagents.observing import Observation
@@ -307,7 +307,7 @@ class InteractionContext(_CallScope, CountedCall):
         """
         current_scope.set(self)
         try:
-            with no_stray_cancellation(f"Agent {self}"):
+            with NoStrayCancellation(f"Agent {self}"):
                 if self.timeout is None:
                     await self._work()
                 else:

@@ -90,7 +90,15 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
     """Class of the results of leaves. A value of this class can be sent in place of a leaf."""
 
     def __await__(self) -> Generator[Any, None, WHOLE_co]:
-        return _resolve(self).__await__()  # no method: to find one takes longer, as promises have a `__getattr__`
+        cell = self._cell
+        if not cell.done:  # without a coroutine, which each of many waiting tasks would keep alive
+            future = cell.add_waiter(for_end=True)
+            try:
+                yield from future
+            except BaseException:
+                cell.remove_waiter(future)
+                raise
+        return (yield from _resolve(self).__await__())  # no method: to find one takes longer, with a `__getattr__`
 
     def __aiter__(self) -> AsyncIterator[LEAF_co]:
         return _LeafReader(self)

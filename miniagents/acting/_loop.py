@@ -24,13 +24,13 @@ from miniagents.errors import (
     AppenderClosedError,
     DeadlockError,
     LimitExceededError,
+    NoStrayCancellation,
     PriceUnknownError,
     PromiseCancelledError,
     StopDialog,
     ToolError,
     TooManyRoundsError,
     describe_error,
-    no_stray_cancellation,
     text_of_error,
 )
 from miniagents.messages import (
@@ -370,7 +370,7 @@ class _Calls:
             if isinstance(prepared, Exception):
                 raise prepared
             tool, arguments = prepared
-            with no_stray_cancellation(f"the tool {tool.name}"):
+            with NoStrayCancellation(f"the tool {tool.name}"):
                 async with _deadline(tool), aclosing(tool.run(call, arguments)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, str):
