@@ -24,7 +24,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 from weakref import WeakSet, ref
 
-from miniagents_testing._decisions import Steps, schedule_of
+from miniagents_testing._decisions import Steps, schedule_of, token_of
 from miniagents_testing._interleaving import Interleaving
 from miniagents_testing._waiting import describe_tasks
 from miniagents_testing.errors import IdleLoopError, NotVirtualError, VirtualTimeoutError, with_sdk_bases
@@ -155,6 +155,9 @@ _FREE_SLOW_TURNS = 1_000
 _LONGEST_POLLING = 86_400.0
 """Virtual seconds of busy turns after which polling counts as waiting for ever."""
 
+_MOST_DEVIATIONS_SHOWN = 40
+"""Deviations of a random schedule whose token is shown: it fits on two lines of a terminal."""
+
 _REFUSED_METHODS = (
     "connect_read_pipe",
     "connect_write_pipe",
@@ -254,6 +257,8 @@ def add_schedule_note(error: BaseException, loop: VirtualTimeLoop | None) -> Non
             f"This happened with the schedule of seed {loop.seed}; to see it again: "
             f"run_in_virtual_time(..., seed={loop.seed}), or pytest --miniagents-schedule-seed={loop.seed}"
         )
+        if len(loop.steps.made) <= _MOST_DEVIATIONS_SHOWN:
+            error.add_note(f"To see the order of its steps: pytest --miniagents-schedule={token_of(loop.steps.made)}")
     elif loop.schedule is not None and loop.steps.trace is not None:
         error.add_note(f"This happened with the schedule {loop.schedule}.\n{loop.steps.trace.describe()}")
 
@@ -495,13 +500,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             steps.has_scheduled = True
             return super().call_soon(steps.observed(callback, None), *args, context=context)
         turns = steps.turns_of_next(task)
-        step = steps.observed(callback, steps.count - 1)
+        number = steps.count - 1
+        step = steps.observed(callback, number)
         if turns and not self.is_closed():
-            held = asyncio.Handle(step, args, self, context)
-            steps.hold(task, held, turns)
-            return held
+            handle = asyncio.Handle(step, args, self, context)
+            steps.hold(task, handle, turns)
+            return handle
         steps.has_scheduled = True
-        handle = steps.last_handle = super().call_soon(step, *args, context=context)
+        handle = super().call_soon(step, *args, context=context)
+        steps.newest = number, handle
         return handle
 
     def _end_schedule(self) -> None:

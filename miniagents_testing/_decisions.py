@@ -110,8 +110,8 @@ class Steps:
         self.trace = trace
         self.has_scheduled = False
         """True if the loop has scheduled a callback in this turn; those of threads do not count: they come any time."""
-        self.last_handle: asyncio.Handle | None = None
-        """Newest handle of a step that was not held back."""
+        self.newest: tuple[int, asyncio.Handle] | None = None
+        """Number and handle of the newest step of this turn that was not held back."""
         self._planned = dict(schedule)
         self._delays = None if seed is None else _RandomDelays(seed)
         self._turn = 0
@@ -160,10 +160,10 @@ class Steps:
         """
         self._turn += self.has_scheduled
         self.has_scheduled = False
-        handle, self.last_handle = self.last_handle, None
-        if handle is not None and self._delays is None and ready and ready[-1] is handle:
+        newest, self.newest = self.newest, None
+        if newest is not None and ready and ready[-1] is newest[1] and self._delays is None:
             is_alone = len(ready) == 1 and not self._held and is_quiet()
-            (self.alone if is_alone else self.last_of_turn).add(self.count - 1)
+            (self.alone if is_alone else self.last_of_turn).add(newest[0])
         while self._held and self._held[0][0] <= self._turn:
             ready.append(heapq.heappop(self._held)[-1])
 

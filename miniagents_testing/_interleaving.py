@@ -14,13 +14,14 @@ import sys
 from collections import deque
 from collections.abc import MutableMapping, MutableSequence, MutableSet
 from functools import cache
+from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents_testing._waiting import is_application, is_application_file, name_of, suspended_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import CodeType, FrameType
 
 MOST_ROWS = 22
@@ -28,8 +29,10 @@ MOST_ROWS = 22
 _WIDEST_SOURCE = 56
 _WIDEST_NAME = 32
 _STILL_HELD = "is still held back"
-_MOST_WAITS = 300
-"""Newest rows whose waits are searched for races."""
+_MOST_LINES = 500
+"""Newest lines of a row that are kept."""
+_MOST_WAITS = 100
+"""Newest waits of tasks that are searched for races."""
 _LIKELY = 2
 """First number of the score of a race: a task reads a place, another one writes it, and the first uses it again."""
 
@@ -40,8 +43,8 @@ _READING_METHODS = frozenset(
 
 
 _Place = tuple[object, ...]
-_Use = tuple["_Row", "_Line", bool]
-"""Row and line that use a place, and True if the line writes it."""
+_Use = tuple["_Row", "_Line"]
+"""Row and line that use a place."""
 
 
 class _Access(NamedTuple):
@@ -70,7 +73,7 @@ class _Row:
         """The task; for a callback, its name."""
         self.name = str(actor)
         self.time = time
-        self.lines: list[_Line] = []
+        self.lines: deque[_Line] = deque(maxlen=_MOST_LINES)
         self.stop: tuple[str, int] | None = None
         """File and line where the task waits."""
         self.ending = ""
@@ -116,9 +119,9 @@ class _Race(NamedTuple):
 
     score: tuple[int, ...]
     name: str
-    first: tuple[_Row, _Line]
-    """Row and line of the task that was held back."""
-    second: tuple[_Row, _Line]
+    first: _Use
+    """Use by the task that was held back."""
+    second: _Use
     when: str
     """Words that tell when the first line ran."""
 
@@ -259,16 +262,18 @@ class Interleaving:
         held = [(index, row.held_since) for index, row in rows if row.held_since is not None]
         waits: list[tuple[int, int]] = []
         newest: dict[int, int] = {}
-        for index, row in rows[-_MOST_WAITS:]:
-            if (since := newest.get(id(row.actor))) is not None:
-                waits.append((index, since + 1))
+        for index, row in rows:
+            since = newest.get(id(row.actor), index) + 1
+            if since < index:
+                waits.append((index, since))
             newest[id(row.actor)] = index
-        meanwhile = [race for index, since in held for race in self._races_of(index, since, index, "it was held back")]
-        waiting = [race for index, since in waits for race in self._races_of(index, since, index, "it waited")]
-        later = [race for index, since in held for race in self._races_of(index, since, None, "it was held back")]
-        likely = [[race for race in races if race.score[0] == _LIKELY] for races in (meanwhile, waiting)]
-        first = next(filter(None, [*likely, meanwhile, later]), [])
-        return max(first, key=lambda race: race.score, default=None)
+        meanwhile = _best(self._races_of(index, since, index, "it was held back") for index, since in held)
+        if meanwhile is not None and meanwhile.score[0] == _LIKELY:
+            return meanwhile
+        waiting = _best(self._races_of(index, since, index, "it waited") for index, since in waits[-_MOST_WAITS:])
+        if waiting is not None and waiting.score[0] == _LIKELY:
+            return waiting
+        return meanwhile or _best(self._races_of(index, since, None, "it was held back") for index, since in held)
 
     def _races_of(self, index: int, since: int, until: int | None, what: str) -> Iterator[_Race]:
         """Yield the pairs of a line of the task of a row, and of a line of another task that uses the same object.
@@ -280,21 +285,20 @@ class Interleaving:
             what: words that tell why the task did not go on before.
         """
         held = self.rows[index]
-        others: dict[_Place, list[_Use]] = {}
+        others: dict[tuple[_Place, bool], _Use] = {}  # the newest use that writes, and the newest that does not
         for row in self.rows[since:until]:
             if row.actor is not held.actor:
                 for line in row.lines:
-                    for access in line.accesses:
-                        others.setdefault(access.place, []).append((row, line, access.writes))
+                    others.update({(access.place, access.writes): (row, line) for access in line.accesses})
         failing = {access.place for row in self.rows if row.fails for access in row.lines[-1].accesses}
         own: tuple[list[_Use], list[_Use]] = ([], [])
         places: tuple[set[_Place], set[_Place]] = (set(), set())
         for number, row in enumerate(self.rows):
             if row.actor is held.actor:
-                own[number < index].extend((row, line, False) for line in row.lines)
+                own[number < index].extend((row, line) for line in row.lines)
                 places[number < index].update(access.place for line in row.lines for access in line.accesses)
         for is_before in (False, True):
-            for number, (row, line, _) in enumerate(own[is_before]):
+            for number, (row, line) in enumerate(own[is_before]):
                 accesses = line.accesses
                 written = {each.place for each in accesses if each.writes}
                 if written:  # a cancellation undoes the rest of what a write begins
@@ -302,14 +306,14 @@ class Interleaving:
                 for access in accesses:
                     # an object that the task uses before and after the hold was most likely meant to stay as it is
                     is_kept = all(access.place in each for each in places)
-                    for later, (other_row, other_line, other_writes) in enumerate(others.get(access.place, ())):
-                        if access.writes or other_writes:
+                    for other_writes in (True, False) if access.writes else (True,):
+                        if (other := others.get((access.place, other_writes))) is not None:
                             reads_first = is_before and other_writes and access.place not in written
                             fails = access.place in failing
                             near = number if is_before else -number
-                            score = (is_kept + reads_first, fails, other_writes, is_before, near, later)
+                            score = (is_kept + reads_first, fails, other_writes, is_before, near)
                             when = f"{'before' if is_before else 'after'} {what}"
-                            yield _Race(score, access.name, (row, line), (other_row, other_line), when)
+                            yield _Race(score, access.name, (row, line), other, when)
 
     def _shown_rows(self) -> list[_Row]:
         """Return the rows with code of the application, consecutive ones of a task as one, and mark what is held."""
@@ -320,13 +324,10 @@ class Interleaving:
                 earlier.is_held_next = True
             if not (row.lines or row.note or row.held_since is not None):
                 continue
-            last = shown[-1] if shown else None
-            merges = last is not None and last.actor is row.actor and row.held_since is None and not row.note
-            if merges and last is not None and last.shown is None and not last.is_held_next:
-                shown[-1] = row
-                row.held_since = last.held_since
-            else:
-                shown.append(row)
+            last = shown[-1] if shown and row.held_since is None and not row.note else None
+            if last is not None and last.actor is row.actor and last.shown is None and not last.is_held_next:
+                row.held_since = shown.pop().held_since
+            shown.append(row)
             before[id(row.actor)] = row
         return shown
 
@@ -342,6 +343,11 @@ class Interleaving:
         nearest = sorted(range(len(rows)), key=lambda index: (min(abs(index - each) for each in key), -index))
         kept = sorted(nearest[:MOST_ROWS])
         return [rows[index] for index in kept]
+
+
+def _best(races: Iterable[Iterable[_Race]]) -> _Race | None:
+    """Return the race with the highest score, or None without a race."""
+    return max(chain.from_iterable(races), key=lambda race: race.score, default=None)
 
 
 class _ObservedCallback:

@@ -245,6 +245,20 @@ def test_token_gives_the_same_order_beside_threads() -> None:
     assert set.union(*orders.values()) != {plain}
 
 
+def test_token_of_a_random_schedule_gives_its_order() -> None:
+    """The deviations of a random schedule, as a token, give the same order as its seed."""
+    for seed in range(50):
+        steps = Steps(seed=seed)
+        orders: list[str] = []
+
+        async def main(orders: list[str] = orders) -> None:
+            orders.append(await order_of("abcd"))
+
+        run_once(main, steps)
+        assert run_once(main, Steps(tuple(steps.made))).steps.made == steps.made
+        assert orders[0] == orders[1]
+
+
 # --- the bounded search
 
 

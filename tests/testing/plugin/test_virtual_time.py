@@ -230,7 +230,7 @@ def test_race(seed):
     ids=["asyncio", "anyio", "fixture", "function"],
 )
 def test_test_runs_under_each_of_its_schedules(project: Project, definition: str, ini: str) -> None:
-    """With `schedules`, a test runs once for each seed; a failure names the seed, with which it can be repeated."""
+    """With `schedules`, a test runs once for each seed; a failure names the seed and a token, which repeat it."""
     every = project(definition, "-rA", ini=ini)
     outcomes = every.parseoutcomes()
     assert outcomes["passed"] + outcomes["failed"] == 20
@@ -245,6 +245,11 @@ def test_test_runs_under_each_of_its_schedules(project: Project, definition: str
             told = f"*This happened with the schedule of seed {seed};*"
             every.stdout.fnmatch_lines([told])
             one.stdout.fnmatch_lines([told])
+            if definition is not PLAIN:
+                option = one.stdout.str().partition("To see the order of its steps: pytest ")[2].split()[0]
+                replay = project(definition, option, ini=ini)
+                replay.assert_outcomes(failed=1)
+                replay.stdout.fnmatch_lines(["*Two lines race for order:"])
 
 
 def test_option_for_a_seed_goes_before_the_marker(project: Project) -> None:
