@@ -287,8 +287,7 @@ class StreamCell(Cell[W], Generic[P, W]):
 class Pauses:
     """Pauses of a pump, in which other tasks run. On demand, each lasts until a reader has read everything.
 
-    Otherwise there is a pause after a millisecond in which the loop has not come to a callback, because the source has
-    not waited.
+    Otherwise there is a pause after a millisecond in which the source has not waited, so that the loop took no step.
 
     Args:
         cell: the cell of the pump.

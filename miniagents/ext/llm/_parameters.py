@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 logger = logging.getLogger("miniagents")
 
@@ -154,7 +151,7 @@ def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) ->
         kind = kinds.get(name)
         if kind is None:
             if name not in _NO_MISTAKES and name not in warned:
-                _warn_of_misspelling(name, kinds, warned)
+                _warn_of_misspelling(name, api, warned)
         elif value is not None and not _fits(value, kind):
             right = value if _is_number_in_quotes(value) and int in kind.types else kind.example
             raise TypeError(f"{name} must be {kind.name}: write `{name}={right}`, not `{name}={_short(value)}`")
@@ -178,9 +175,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 20 else f"{type(value).__name__}(...)"
 
 
-def _warn_of_misspelling(name: str, known_names: Iterable[str], warned: set[str]) -> None:
+@lru_cache(maxsize=256)  # each call of an agent has the same names; the search took a twentieth of a short answer
+def _find_misspelled(name: str, api: str) -> str | None:
+    """Return the parameter of an API that a name looks like a misspelling of, or None."""
+    return next((known for known in _OF_APIS[api] if _is_misspelled(name, known)), None)
+
+
+def _warn_of_misspelling(name: str, api: str, warned: set[str]) -> None:
     """Log a warning if a name is one edit from a known one, and add the name to `warned`."""
-    known = next((known for known in known_names if _is_misspelled(name, known)), None)
+    known = _find_misspelled(name, api)
     if known is not None:
         warned.add(name)
         logger.warning(
