@@ -13,6 +13,8 @@ from typing import Any
 from benchmarks.report import RESULTS, report
 
 MODULES = (
+    "answers",
+    "felt",
     "startup",
     "tokens",
     "floors",
@@ -29,6 +31,7 @@ MODULES = (
     "remote",
     "growth",
 )
+"""The benchmarks, those of what a user feels first."""
 
 
 def run(module: str, *, quick: bool) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from miniagents import InteractionContext, Message, MiniAgents, miniagent
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from benchmarks.bare import Call
+
 HELLO = Message("hello")
 _UNIT = "us a call"
 
@@ -39,13 +41,18 @@ async def awaited(calls: list[Awaitable[Any]]) -> None:
         await call
 
 
-def agents_at_once(count: int) -> Side:
-    """Make all agent calls at once."""
+def all_awaited(call: Call, count: int) -> Side:
+    """Make all calls at once, and await one after the other."""
 
     async def side() -> None:
-        await awaited([agent_call(1) for _ in range(count)])
+        await awaited([call(1) for _ in range(count)])
 
     return side
+
+
+def agents_at_once(count: int) -> Side:
+    """Make all agent calls at once."""
+    return all_awaited(agent_call, count)
 
 
 async def tasks_a_call(count: int) -> float:
@@ -75,10 +82,10 @@ async def benchmark(plan: Plan) -> Table:
         await table.compare("one after the other", *sides, plan, units=size, unit=_UNIT, base_name="bare task", goal=4)
         for count in (1_000, 10_000):
             size = plan.sized(count)
-            sides = at_once(bare_call, size), agents_at_once(size)
-            name, repeat = f"{count:,} at once, each alive for a turn", 10_000 // count
+            sides = all_awaited(bare_call, size), agents_at_once(size)
+            name, repeat = f"{count:,} at once, awaited one by one", 10_000 // count
             await table.compare(
-                name, *sides, plan, units=size, unit=_UNIT, repeat=repeat, base_name="bare task in gather", goal=4
+                name, *sides, plan, units=size, unit=_UNIT, repeat=repeat, base_name="bare task", goal=4
             )
         size = plan.sized(10_000)
         table.facts["bytes a bare task, 10,000 at once"] = await bytes_a_call(partial(at_once, bare_call), size)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def provider(tokens: int) -> Iterator[str]:
-    """Start a provider that answers each request with `tokens` tokens, and yield its URL."""
-    with _process(str(tokens)) as url:
+def provider(tokens: int, *, gap: float = 0) -> Iterator[str]:
+    """Start a provider that answers each request with `tokens` tokens, `gap` seconds apart, and yield its URL."""
+    with _process(f"{tokens} {gap}") as url:
         yield url
 
 
@@ -45,9 +45,9 @@ def _process(work: str) -> Iterator[str]:
         yield process.stdout.readline().strip()
 
 
-def _said(count: int) -> Step:
-    """Return an answer of `count` words."""
-    return Step([f" word{number}" for number in range(count)])
+def _said(count: int, gap: float = 0) -> Step:
+    """Return an answer of `count` words, `gap` seconds apart."""
+    return Step([f" word{number}" for number in range(count)], gap=gap)
 
 
 def _acts(call: Call) -> Step:
@@ -60,7 +60,11 @@ def _acts(call: Call) -> Step:
 
 
 if __name__ == "__main__":
-    script = _acts if sys.argv[1] == "acting" else lambda call: _said(int(sys.argv[1]))
+    if sys.argv[1] == "acting":
+        script = _acts
+    else:
+        tokens, gap = sys.argv[1].split()
+        script = lambda call: _said(int(tokens), float(gap))  # noqa: E731 - the other branch names a function
     with ProviderServer(script) as server:
         print(server.url, flush=True)
         sys.stdin.read()

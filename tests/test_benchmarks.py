@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,27 +17,21 @@ from nats_servers import REASON, find_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import Effort
 
-SCRIPTS = (
-    "startup",
-    "tokens",
-    "floors",
-    "calls",
-    "messages",
-    "decoding",
-    "acting",
-    "observing",
-    "life",
-    "cassettes",
-    "recording",
-    "pictures",
-    "histories",
-    "growth",
-)
 NEEDS_NATS = pytest.mark.skipif(find_spec("nats") is None or find_program() is None, reason=REASON)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def scripts() -> tuple[str, ...]:
+    """Return the names of the benchmarks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(ROOT)])
+        modules: tuple[str, ...] = import_module("benchmarks.__main__").MODULES
+        return modules
+
+
 OTHERS = ("limit", "ours", "autogen", "langchain", "miniagents_0_0_35", "openai_agents", "pydantic_ai", "workflows")
 
 
@@ -52,7 +47,9 @@ def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, pytest.param("remote", marks=NEEDS_NATS)])
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=NEEDS_NATS if name == "remote" else []) for name in scripts()]
+)
 async def test_benchmark_returns_a_table(script: str) -> None:
     """Each result of a benchmark has its quartiles in order, and is a line of the Markdown table."""
     measure = import_module("benchmarks.measure")
