@@ -179,11 +179,11 @@ def run_once(scenario: Scenario, steps: Steps) -> _Run:
 
     async def main() -> None:
         """Run the scenario in a task of its name; the clean-up of its loop has the plain order."""
-        task = asyncio.current_task()
+        coroutine, task = scenario(), asyncio.current_task()
         assert task is not None
-        task.set_name(getattr(scenario, "__name__", "scenario"))
+        task.set_name(getattr(coroutine, "__name__", "scenario"))
         try:
-            await scenario()
+            await coroutine
         finally:
             steps.end()
 
@@ -252,14 +252,17 @@ def _raise_failure(scenario: Scenario, run: _Run, found: str) -> None:
         raise run.error
     schedule = shrinking.shrink()
     count = len(run.schedule)
-    effort = f"shrunk from {count} deviations" if len(schedule) < count else "no fewer fail"
+    effort = f"shrunk from {count} deviations" if len(schedule) < count else "none can be left out"
     if not schedule:
         how = "This fails in the plain order of asyncio: no step is held back."
     else:
         steps = f"{len(schedule)} step{'s' * (len(schedule) > 1)} held back"
         how = f"This fails with {steps} (found {found}, {effort}, {shrinking.runs} runs)."
     _replay(scenario, schedule, how)
-    run.error.add_note(f"{how}\n{_again(run.schedule)}")  # the record of the lines has changed the run
+    run.error.add_note(
+        f"{how}\nThe order of its steps is not known: the run passes while they are recorded. So it depends on a "
+        f"thread, the real time, or when objects are collected.\n{_again(schedule)}"
+    )
     raise run.error
 
 

@@ -443,6 +443,22 @@ def test_failure_that_does_not_come_again_is_reported_as_such() -> None:
     assert "--miniagents-schedule" not in note
 
 
+def test_failure_that_goes_away_while_it_is_recorded_is_reported_as_such() -> None:
+    """An error that does not come while the steps are recorded has a note that says so, with the token."""
+
+    async def main() -> None:
+        await order_of("ab")
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        assert loop.steps is not None
+        assert loop.steps.trace is not None
+
+    with pytest.raises(AssertionError) as caught:
+        search_schedules(main)
+    assert token_in(caught.value) == "plain"
+    assert "The order of its steps is not known" in caught.value.__notes__[0]
+
+
 def test_interrupt_ends_a_search() -> None:
     """A `KeyboardInterrupt` of a scenario comes out of the search as it is."""
 
