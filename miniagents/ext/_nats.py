@@ -305,9 +305,9 @@ class NatsConnection:
     async def append(self, call_id: str, frame: bytes, *, after: int | None) -> int | None:
         """Append a frame to a log, and return its position; None if it had to be the next one, and is not."""
         headers = None if after is None else {"Nats-Expected-Last-Subject-Sequence": str(after)}
-        return await self._store(f"miniagents.log.{call_id}", frame, headers)
+        return await self._store(f"miniagents.log.{call_id}", frame, headers, after=after or 0)
 
-    async def _store(self, subject: str, data: bytes, headers: dict[str, str] | None) -> int | None:
+    async def _store(self, subject: str, data: bytes, headers: dict[str, str] | None, *, after: int = 0) -> int | None:
         """Store a message, with further attempts, and return its position; None if it is not the next one."""
         from nats.js.errors import APIError
 
@@ -324,7 +324,7 @@ class NatsConnection:
                         if error.err_code not in _WRONG_LAST_SEQUENCE:
                             raise
                         # After an attempt without an answer, the log tells if that attempt was the next one.
-                        return await self._position_of(subject, data) if is_repeated else None
+                        return await self._position_of(subject, data, after) if is_repeated else None
                     return int(answer.seq)
             except ConnectionError:
                 if time.monotonic() > deadline:
@@ -332,10 +332,13 @@ class NatsConnection:
                 is_repeated = True
                 await asyncio.sleep(_RETRY_PAUSE)
 
-    async def _position_of(self, subject: str, data: bytes) -> int | None:
-        """Return the position of a message in a log; None if it is not there."""
-        entries = await self._read(subject, 0)
-        return next((entry.position for entry in entries if entry.data == data), None)
+    async def _position_of(self, subject: str, data: bytes, after: int) -> int | None:
+        """Return the position of a message in a log that has gone on behind a position; None if it is not there."""
+        while True:
+            entries = await self._read(subject, after)
+            if entries:
+                return next((entry.position for entry in entries if entry.data == data), None)
+            await asyncio.sleep(_RETRY_PAUSE)  # a server of the cluster that has not heard of the last entries
 
     async def publish(self, call_id: str, frame: bytes) -> None:
         """Append a frame to a log without an acknowledgement."""

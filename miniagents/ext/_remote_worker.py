@@ -210,15 +210,19 @@ class Worker:
 
     async def _claim(self, call_id: str, claim: bytes) -> bool:
         """Write the first frame of a call; return False if its log has one of another worker, or of its end."""
+        is_certain = True
         while True:
             try:
-                return await self._connection.append(call_id, claim, after=0) is not None
-            except ConnectionError:
-                await self._connection.wait_until_connected()
-            with suppress(ConnectionError):
+                if await self._connection.append(call_id, claim, after=0) is not None:
+                    return True
+                if is_certain:
+                    return False
                 entries = await self._connection.read(call_id)
                 if entries:
                     return entries[0].data == claim
+            except ConnectionError:
+                is_certain = False  # the claim may be stored: then the log refuses it, and tells whose it has
+            await self._connection.wait_until_connected()
 
     # --- running the agent
 

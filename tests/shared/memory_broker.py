@@ -31,6 +31,10 @@ class MemoryBroker:
         """Returns True for a frame without acknowledgement that is lost before it is stored."""
         self.is_up = asyncio.Event()
         self.is_up.set()
+        self.loses_answer: Callable[[bytes], bool] = lambda frame: False
+        """Returns True for a frame that is stored, while its writer gets no answer."""
+        self.stale_reads = 0
+        """Number of reads that find nothing, as at a server of a cluster that has not heard of the last entries."""
         self.last_problem = ""
         self.is_beating = True
         """False if signs of life of workers are lost."""
@@ -158,7 +162,10 @@ class MemoryConnection:
         log = self._broker.logs[call_id]
         if after is not None and after != (log[-1].position if log else 0):
             return None
-        return self._broker.store(call_id, frame)
+        position = self._broker.store(call_id, frame)
+        if self._broker.loses_answer(frame):
+            raise ConnectionError("the answer is lost")
+        return position
 
     async def publish(self, call_id: str, frame: bytes) -> None:
         await self._going.wait()
@@ -167,6 +174,9 @@ class MemoryConnection:
 
     async def read(self, call_id: str, *, after: int = 0) -> list[Entry]:
         await self.round_trip()
+        if self._broker.stale_reads:
+            self._broker.stale_reads -= 1
+            return []
         return [entry for entry in self._broker.logs[call_id] if entry.position > after]
 
     async def count(self, call_id: str) -> int:

@@ -343,6 +343,27 @@ async def test_R2_call_id_is_one_call_with_two_readers() -> None:
 
 
 @in_virtual_time
+@pytest.mark.parametrize("record", ["claim", "done"])
+async def test_R2_call_runs_once_when_the_answer_to_a_frame_is_lost(record: str) -> None:
+    """A worker that does not hear if its claim, or its last frame, is stored finds out by the log."""
+    runs: list[int] = []
+
+    @miniagent
+    async def counted(ctx: InteractionContext) -> None:
+        runs.append(1)
+        ctx.reply(Message.promise(message_token_streamer=tokens(4)))
+
+    broker = MemoryBroker()
+    answers = iter([True, False, True])
+    broker.loses_answer = lambda frame: f'"{record}"'.encode() in frame and next(answers, False)
+    broker.stale_reads = 1 if record == "claim" else 0
+    async with worker(broker, counted), worker(broker, counted), MiniAgents():
+        for _ in range(3):
+            assert [str(each) for each in await remote(broker, "COUNTED").trigger()] == [text_of(4)]
+    assert len(runs) == 3
+
+
+@in_virtual_time
 async def test_R2_call_id_with_other_content_raises_value_error() -> None:
     """A call with the id of another call fails, and does not disturb that one."""
     broker = MemoryBroker()
