@@ -10,6 +10,7 @@ classes that are defined and alive are found.
 
 from __future__ import annotations
 
+import copyreg
 import reprlib
 import sys
 import warnings
@@ -338,6 +339,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
 
 
 _set_items: Final = FrozenDict.__dict__["_items"].__set__
+copyreg.pickle(FrozenDict, FrozenDict.__reduce__)  # the method is not looked up then for each mapping of a message
 
 
 class FrozenSet(frozenset[Any]):
