@@ -157,15 +157,16 @@ class Trial:
         Raises:
             UncleanCancellationError: the run failed, or left something open.
         """
-        cancels_scenario = self.cancels_scenario
+        trace = Interleaving()
+        again = Trial(self.cancel_at, cancels_scenario=self.cancels_scenario, timeout=self._timeout, trace=trace)
         try:
             self.run(scenario, seed)
-        except UncleanCancellationError:
-            again = Trial(
-                self.cancel_at, cancels_scenario=cancels_scenario, timeout=self._timeout, trace=Interleaving()
-            )
-            again.run(scenario, seed)
-            raise
+        except UncleanCancellationError as error:
+            first = error
+        else:
+            return
+        again.run(scenario, seed)
+        raise first  # which does not come again while the steps are recorded
 
     def run(self, scenario: Scenario, seed: int | None) -> None:
         """Run the scenario in a new loop.

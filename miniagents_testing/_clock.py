@@ -258,7 +258,10 @@ def add_schedule_note(error: BaseException, loop: VirtualTimeLoop | None) -> Non
             f"run_in_virtual_time(..., seed={loop.seed}), or pytest --miniagents-schedule-seed={loop.seed}"
         )
         if len(loop.steps.made) <= _MOST_DEVIATIONS_SHOWN:
-            error.add_note(f"To see the order of its steps: pytest --miniagents-schedule={token_of(loop.steps.made)}")
+            token = token_of(loop.steps.made)
+            error.add_note(
+                f'To see the order of its steps: schedule="{token}" in code, or pytest --miniagents-schedule={token}'
+            )
     elif loop.schedule is not None and loop.steps.trace is not None:
         error.add_note(f"This happened with the schedule {loop.schedule}.\n{loop.steps.trace.describe()}")
 

@@ -161,8 +161,8 @@ class Steps:
         self._turn += self.has_scheduled
         self.has_scheduled = False
         newest, self.newest = self.newest, None
-        if newest is not None and ready and ready[-1] is newest[1] and self._delays is None:
-            is_alone = len(ready) == 1 and not self._held and is_quiet()
+        if newest is not None and not self._held and ready and ready[-1] is newest[1]:
+            is_alone = len(ready) == 1 and is_quiet()
             (self.alone if is_alone else self.last_of_turn).add(newest[0])
         while self._held and self._held[0][0] <= self._turn:
             ready.append(heapq.heappop(self._held)[-1])

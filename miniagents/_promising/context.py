@@ -31,7 +31,6 @@ logger = logging.getLogger("miniagents")
 
 _numbers_from_1 = partial(itertools.count, 1)
 
-
 current_scope: contextvars.ContextVar[object | None] = contextvars.ContextVar("miniagents_scope", default=None)
 """The agent call that the running code belongs to; `str()` names it in traces, and `task_name` names its tasks."""
 

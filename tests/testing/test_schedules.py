@@ -7,7 +7,7 @@ import itertools
 import re
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +20,7 @@ from miniagents_testing._schedules import replay_only, run_once, schedules, sear
 from miniagents_testing.errors import IdleLoopError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 
 class Account:
@@ -290,11 +290,8 @@ def test_bounded_search_leaves_out_holds_without_effect() -> None:
 WAITS = {"next turn": lambda: asyncio.sleep(0), "timer": lambda: asyncio.sleep(1), "lock": None, "thread": None}
 
 
-@settings(max_examples=20)
-@given(st.lists(st.lists(st.sampled_from(sorted(WAITS)), max_size=3), min_size=1, max_size=3))
-def test_bounded_search_loses_no_order_by_what_it_leaves_out(tasks: list[list[str]]) -> None:
-    """The search with one deviation sees all orders that holds of up to 8 turns and until idle give, for any tasks."""
-    seen: set[tuple[object, ...]] = set()
+def tasks_with(all_waits: list[list[str]], seen: set[tuple[object, ...]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return a scenario of tasks with these waits, which adds the order of what they do to `seen`."""
 
     async def main() -> None:
         loop, lock = asyncio.get_running_loop(), asyncio.Lock()
@@ -312,19 +309,44 @@ def test_bounded_search_loses_no_order_by_what_it_leaves_out(tasks: list[list[st
                 log.append((number, loop.time()))
                 loop.call_soon(log.append, f"after {number}")
 
-        await asyncio.gather(*[task(*each) for each in enumerate(tasks)])
+        await asyncio.gather(*[task(*each) for each in enumerate(all_waits)])
         log.append("end")
         seen.add(tuple(log))
 
-    tried = search_schedules(main, (), deviations=1, limit=100_000)
+    return main
+
+
+def check_that_no_order_is_lost(all_waits: list[list[str]], deviations: int) -> None:
+    """Check that the bounded search sees all orders that any holds of any steps give, for tasks with these waits."""
+    seen: set[tuple[object, ...]] = set()
+    main = tasks_with(all_waits, seen)
+    tried = search_schedules(main, (), deviations=deviations, limit=100_000)
     assert tried.is_covered
-    found, count = set(seen), tried.bounded
-    steps = Steps()
-    run_once(main, steps)
-    for step, turns in itertools.product(range(steps.count), (*range(1, 9), UNTIL_IDLE)):
-        run_once(main, Steps((Deviation(step, turns),)))
+    found = set(seen)
+
+    def try_longer(schedule: tuple[Deviation, ...]) -> None:
+        """Try each schedule that begins with this one, without leaving out any."""
+        steps = run_once(main, Steps(schedule)).steps
+        if len(schedule) < deviations:
+            for step in range(schedule[-1].step + 1 if schedule else 0, steps.count):
+                for turns in (*range(1, 9), UNTIL_IDLE):
+                    try_longer((*schedule, Deviation(step, turns)))
+
+    try_longer(())
     assert seen == found
-    assert count <= 1 + steps.count * 9
+
+
+@settings(max_examples=20)
+@given(st.lists(st.lists(st.sampled_from(sorted(WAITS)), max_size=3), min_size=1, max_size=3))
+def test_bounded_search_loses_no_order_by_what_it_leaves_out(all_waits: list[list[str]]) -> None:
+    """The search with one deviation sees all orders that holds of up to 8 turns and until idle give, for any tasks."""
+    check_that_no_order_is_lost(all_waits, 1)
+
+
+@pytest.mark.parametrize("waits", [["next turn", "next turn"], ["timer", "next turn"], ["lock"]], ids=" ".join)
+def test_bounded_search_loses_no_order_of_two_deviations(waits: list[str]) -> None:
+    """The search with two deviations sees all orders that two holds give, for two tasks that wait in the same way."""
+    check_that_no_order_is_lost([waits, waits], 2)
 
 
 def test_search_stops_at_its_limit_and_says_so() -> None:

@@ -246,7 +246,7 @@ def test_test_runs_under_each_of_its_schedules(project: Project, definition: str
             every.stdout.fnmatch_lines([told])
             one.stdout.fnmatch_lines([told])
             if definition is not PLAIN:
-                option = one.stdout.str().partition("To see the order of its steps: pytest ")[2].split()[0]
+                option = one.stdout.str().partition("in code, or pytest ")[2].split()[0]
                 replay = project(definition, option, ini=ini)
                 replay.assert_outcomes(failed=1)
                 replay.stdout.fnmatch_lines(["*Two lines race for order:"])
