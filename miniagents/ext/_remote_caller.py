@@ -106,6 +106,7 @@ class Caller:
         for worker in self.watched.values():
             worker.last_sign = now
         for call in list(self.calls):
+            call.gap_since = None
             call.wake("read")
 
     async def check_log(self, call_id: str) -> None:

@@ -50,6 +50,8 @@ logger = logging.getLogger("miniagents.remote")
 
 _SILENCE_BEFORE_CLAIM: Final = 2.0
 """Seconds without an entry after which the log of a call that no worker has claimed is read."""
+_LONGEST_GAP: Final = 10.0
+"""Seconds in which a worker that can be reached must send frames again that the log lacks."""
 
 
 class FollowedCall:
@@ -105,6 +107,8 @@ class FollowedCall:
         """Future of the end of the replies; messages that have begun may go on."""
         self._done: Record | None = None
         self._error: BaseException | None = None
+        self.gap_since: float | None = None
+        """Time of the loop at which frames were found missing in the log; None if none are."""
         self._wishes: set[str] = set()
         """Work for the task of this call: read, check, withdraw, stop, give up."""
         self._woken: asyncio.Future[None] | None = None
@@ -235,8 +239,7 @@ class FollowedCall:
                 await self._check_worker()
             elif "read" in wishes:
                 await self._read()
-                if self._reader.has_gap and self._worker is not None:
-                    await self._notify("resend")
+                await self._ask_for_missing()
         except ConnectionError as error:  # the caller looks again, and gives up after some time
             logger.debug("The broker did not answer for %s: %s", self._name, error)
 
@@ -273,6 +276,25 @@ class FollowedCall:
             if entry.position > self._position:
                 self._variables.run(self._take, entry)
         self._last_entry = asyncio.get_running_loop().time()
+
+    async def _ask_for_missing(self) -> None:
+        """Tell the worker that frames are missing in the log, if there are some.
+
+        Raises:
+            RemoteProtocolError: they have been missing for too long, as the log is no longer kept up to its beginning.
+        """
+        if not self._reader.has_gap or self._worker is None:
+            self.gap_since = None
+            return
+        now = asyncio.get_running_loop().time()
+        if self.gap_since is None:
+            self.gap_since = now
+        if now - self.gap_since > _LONGEST_GAP:
+            raise RemoteProtocolError(
+                f"Frames of {self._name} are missing behind frame {self._reader.number}: the call has run for longer "
+                f"than frames are kept. Give serve() a longer `keep`"
+            )
+        await self._notify("resend")
 
     async def _check_worker(self) -> None:
         """Declare the worker lost if there is still no sign of life, once all that was sent has been read."""

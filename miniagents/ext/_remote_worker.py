@@ -51,6 +51,8 @@ _PAUSE: Final = 0.02
 """Least seconds between two rounds of the sender; after a longer round, the pause is as long."""
 _CLEAN_UP_TIMEOUT: Final = 1.0
 """Seconds in which cancelled calls may write their ends."""
+_MOST_EMPTY_READS: Final = 20
+"""Number of reads after which an empty log is no longer kept; before, a server of a cluster may not know it yet."""
 _MOST_REPAIRS: Final = 50
 """Number of calls whose logs are compared at the same time after a reconnect."""
 
@@ -316,6 +318,8 @@ class RunningCall:
         self.writer = FrameWriter(connection.largest_frame)
         self.must_compare = False
         """True if frames may be missing in the log."""
+        self._was_compared = False
+        """True if the log may have frames that do not count, so that their number says nothing."""
         self.is_sending = False
         """True if the agent has been started, and another process has not ended the call."""
         self._is_cancelled = False
@@ -326,6 +330,8 @@ class RunningCall:
         self._is_closed_sent = False
         self._first_open = 0
         """Number of messages at the beginning whose end was sent."""
+        self._empty_reads = 0
+        """Number of times that the log was empty, one after the other."""
         self._done: Record | None = None
         """The last record, once the agent has ended."""
         self._readers: list[asyncio.Task[None]] = []
@@ -427,7 +433,7 @@ class RunningCall:
             self._done["u"] = usage
         while self.is_sending:
             try:
-                if self.must_compare:
+                if self.must_compare or self._was_compared:
                     await self.compare()
                 elif await self._send_end():
                     return
@@ -455,14 +461,18 @@ class RunningCall:
             ConnectionError: the broker cannot be reached.
         """
         async with self._lock:
+            self._was_compared = True
             while self.is_sending:
-                self.must_compare = False
                 entries = await self._connection.read(self._id)
+                self._empty_reads = 0 if entries else self._empty_reads + 1
+                if 0 < self._empty_reads < _MOST_EMPTY_READS:
+                    raise ConnectionError("the broker has not heard of the log yet")
+                self.must_compare = False
                 reader = FrameReader()
                 if not self._rewind(reader, entries):
                     return
                 frames = self._frames_behind(reader)
-                position: int | None = entries[-1].position
+                position: int | None = entries[-1].position if entries else 0
                 for frame in frames:
                     position = await self._connection.append(self._id, frame, after=position)
                     if position is None:  # a frame that was sent before has arrived, or the end of another process
@@ -479,21 +489,26 @@ class RunningCall:
         return self.writer.write(records) if records else []
 
     def _rewind(self, reader: FrameReader, entries: list[Entry]) -> bool:
-        """Count as sent what the frames of the log have that count; return False if there is nothing more to send."""
-        for message in self._messages:
-            message.forget_sent()
-        self._first_open, self._is_closed_sent = 0, False
+        """Count as sent what the frames of the log have that count; return False if there is nothing more to send.
+
+        Frames that are no longer kept were read in time, and count as well.
+        """
+        first = read_object(entries[0].data)["n"] if entries else self.writer.number + 1
+        if first == 1:
+            for message in self._messages:
+                message.forget_sent()
+            self._first_open, self._is_closed_sent = 0, False
+        reader.number = first - 1
         for entry in entries:
             for record in reader.read(entry.data):
                 index = record.get("i")
                 self._is_closed_sent |= record.get("k") == "closed"
                 if isinstance(index, int) and index < len(self._messages):
                     self._messages[index].count_sent(record)
-        if not entries or reader.is_done:  # no longer kept, or ended: by this worker, or by a caller
+        if reader.is_done:  # ended by this worker, or by a caller
             self.is_sending = False
             self.cancel()
-            return False
-        return True
+        return self.is_sending
 
 
 class _SentMessage:
@@ -516,7 +531,7 @@ class _SentMessage:
         kind = record.get("k")
         self._is_begun = True
         if kind == "text":
-            self._tokens += len(record["t"])
+            self._tokens = record["p"] + len(record["t"])
         elif kind == "event":
             self._events += 1
         elif kind in ("end", "fail", "message"):

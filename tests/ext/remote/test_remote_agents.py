@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from memory_broker import MemoryBroker, worker
 
@@ -633,6 +633,7 @@ async def test_R6_broker_restart_loses_and_doubles_no_token() -> None:
             broker.go_down()
             await asyncio.sleep(1.5)
             broker.loses_frame = lambda frame: False
+            broker.stale_reads = 3
             broker.come_up()
         for replies in calls:
             assert [str(each) for each in await replies] == ["first", text_of(100)]
@@ -677,6 +678,25 @@ async def test_trace_context_travels() -> None:
             await remote(broker, "TRACED").trigger()
         await remote(broker, "TRACED").trigger()
     assert seen == [0xABC, 0]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("kept", [0, 5])
+async def test_R6_call_outlives_the_first_frames_of_its_log(kept: int) -> None:
+    """A call that runs for longer than frames are kept is exact for its reader, also after a restart of the broker."""
+    broker = MemoryBroker()
+    async with worker(broker, talker, lease=2), MiniAgents():
+        replies = remote(broker, "TALKER").trigger(count=100, call_id="long")
+        await asyncio.sleep(2)
+        broker.loses_frame = lambda frame: True
+        await asyncio.sleep(0.2)
+        broker.loses_frame = lambda frame: False
+        await asyncio.sleep(0.2)
+        broker.logs["long"][:] = broker.logs["long"][-kept:] if kept else []
+        broker.come_up()
+        found = await outcomes(replies)
+        assert str(found[0]) == "first"
+        assert str(found[1]) == text_of(100) or isinstance(found[1], RemoteProtocolError)
 
 
 @in_virtual_time
@@ -818,6 +838,7 @@ async def test_R1_fork_of_a_remote_agent_has_arguments_of_its_own() -> None:
     lost=st.sets(st.integers(1, 40), max_size=10),
     messages=st.lists(st.lists(st.text(max_size=8), max_size=8), min_size=1, max_size=3),
 )
+@example(delays=[[0.001]], lost={1, 3}, messages=[["", "", "", ""]])  # as many entries as frames, and one missing
 def test_R6_any_faults_of_the_broker_give_the_same_text(
     delays: list[list[float]], lost: set[int], messages: list[list[str]]
 ) -> None:
