@@ -24,7 +24,7 @@ FILES = [
     ),
 ]
 COMMAND = re.compile(r"\bpip3?\b[^\n`]*? (?:install|wheel) ([^\n`]+)")
-OTHER_PACKAGES = {"matplotlib", "pytest", "pytest-asyncio", "tox"}
+OTHER_PACKAGES = {"detangle", "matplotlib", "pytest", "pytest-asyncio", "simloom", "tox"}
 """Packages that the docs install beside MiniAgents."""
 OTHER_PROJECT = "miniagents"
 """Name of the other project on PyPI, which one box in the README warns of."""
