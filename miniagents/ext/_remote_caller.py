@@ -19,6 +19,7 @@ from miniagents.errors import (
     RemoteUnavailableError,
     describe_error,
 )
+from miniagents.ext._remote_frames import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -110,20 +111,19 @@ class Caller:
             call.wake("read")
 
     async def check_log(self, call_id: str) -> None:
-        """Return if a call has a log.
+        """Return if a call has a log with its first frame.
 
         Raises:
             CallNotFoundError: it has none.
             RemoteUnavailableError: the broker does not answer.
+            RemoteProtocolError: the first frame cannot be read.
         """
         try:
-            count = await self.connection.count(call_id)
+            entries = await self.connection.read(call_id)
         except ConnectionError as error:
             raise RemoteUnavailableError(f"The broker cannot be reached for the call {call_id}: {error}") from error
-        if not count:
-            raise CallNotFoundError(
-                f"There is no log of the call {call_id}: no worker has claimed it, or its log is no longer kept"
-            )
+        if not entries or read_object(entries[0].data).get("n", 1) != 1:
+            raise call_not_found(call_id)
 
     async def watch(self, worker: str) -> WatchedWorker:
         """Return a worker whose signs of life are noted, until `unwatch` is called as often."""
@@ -160,6 +160,13 @@ class WatchedWorker:
     def note_sign(self) -> None:
         """Note a sign of life."""
         self.last_sign = self._loop.time()
+
+
+def call_not_found(call_id: str) -> CallNotFoundError:
+    """Return the error of a call without the first frame of its log."""
+    return CallNotFoundError(
+        f"There is no log of the call {call_id}: no worker has claimed it, or its log is no longer kept"
+    )
 
 
 _callers: WeakKeyDictionary[PromisingContext, dict[Broker, asyncio.Future[Caller]]] = WeakKeyDictionary()

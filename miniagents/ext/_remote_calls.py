@@ -23,7 +23,7 @@ from miniagents.errors import (
     RemoteWorkerLostError,
     describe_error,
 )
-from miniagents.ext._remote_caller import LOOK_INTERVAL, STOP_TIMEOUT
+from miniagents.ext._remote_caller import LOOK_INTERVAL, STOP_TIMEOUT, call_not_found
 from miniagents.ext._remote_frames import (
     VERSION,
     FrameReader,
@@ -195,6 +195,8 @@ class FollowedCall:
         """Read the log if there may be one, and put the call into the queue if there is none."""
         if self._is_named:
             await self._read()
+            if self._call is None and not self._reader.number and self._error is None:
+                raise call_not_found(self._id)  # it was there a moment ago
         if self._call is not None and not self._reader.number:
             self._may_be_queued = True
             await self._connection.enqueue(self._call.agent, self._id, await self._queued_bytes(self._call))
@@ -283,7 +285,7 @@ class FollowedCall:
         Raises:
             RemoteProtocolError: they have been missing for too long, as the log is no longer kept up to its beginning.
         """
-        if not self._reader.has_gap or self._worker is None:
+        if not self._reader.has_gap:
             self.gap_since = None
             return
         now = asyncio.get_running_loop().time()
@@ -294,7 +296,8 @@ class FollowedCall:
                 f"Frames of {self._name} are missing behind frame {self._reader.number}: the call has run for longer "
                 f"than frames are kept. Give serve() a longer `keep`"
             )
-        await self._notify("resend")
+        if self._worker is not None:
+            await self._notify("resend")
 
     async def _check_worker(self) -> None:
         """Declare the worker lost if there is still no sign of life, once all that was sent has been read."""

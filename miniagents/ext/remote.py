@@ -126,6 +126,7 @@ async def reopen(broker: str | Broker, call_id: str) -> MessageSequencePromise:
     Raises:
         CallNotFoundError: no worker has claimed the call yet, or its log is no longer kept.
         RemoteUnavailableError: the broker cannot be reached.
+        RemoteProtocolError: the log begins with a frame of another version.
         ValueError: the id is no id of a call.
         MissingExtraError: the package nats-py is not installed.
         NoActiveContextError: no run is open.
