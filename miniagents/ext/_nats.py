@@ -54,6 +54,7 @@ _BATCH: Final = 500
 _WRONG_LAST_SEQUENCE: Final = (10071, 10164)
 """Error codes of JetStream for a message that is not the next one; the second is that of a replicated stream."""
 _NONE_FOUND: Final = "404"
+_MOST_STALE_READS: Final = 10
 _RETRY_PAUSE: Final = 0.1
 _MOST_PENDING: Final = 2**29
 """Bytes, or messages, that may wait for a blocked loop before nats-py drops some."""
@@ -333,12 +334,17 @@ class NatsConnection:
                 await asyncio.sleep(_RETRY_PAUSE)
 
     async def _position_of(self, subject: str, data: bytes, after: int) -> int | None:
-        """Return the position of a message in a log that has gone on behind a position; None if it is not there."""
-        while True:
+        """Return the position of a message in a log that has gone on behind a position; None if it is not there.
+
+        Raises:
+            ConnectionError: the log has not gone on: the message that was in the way is lost with a leader.
+        """
+        for _ in range(_MOST_STALE_READS):
             entries = await self._read(subject, after)
             if entries:
                 return next((entry.position for entry in entries if entry.data == data), None)
             await asyncio.sleep(_RETRY_PAUSE)  # a server of the cluster that has not heard of the last entries
+        raise ConnectionError("NATS has refused a frame, and has no other in its place")
 
     async def publish(self, call_id: str, frame: bytes) -> None:
         """Append a frame to a log without an acknowledgement."""

@@ -212,18 +212,13 @@ class Worker:
 
     async def _claim(self, call_id: str, claim: bytes) -> bool:
         """Write the first frame of a call; return False if its log has one of another worker, or of its end."""
-        is_certain = True
         while True:
-            try:
+            with suppress(ConnectionError):  # the claim may be stored: then the log refuses it, and tells whose it has
                 if await self._connection.append(call_id, claim, after=0) is not None:
                     return True
-                if is_certain:
-                    return False
                 entries = await self._connection.read(call_id)
                 if entries:
                     return entries[0].data == claim
-            except ConnectionError:
-                is_certain = False  # the claim may be stored: then the log refuses it, and tells whose it has
             await self._connection.wait_until_connected()
 
     # --- running the agent
