@@ -61,6 +61,8 @@ def without_seam() -> Iterator[None]:
         replies = self._replies
         assert replies is not None
         promise = MessageSequencePromise.of_cell(replies)
+        alias = self.this_agent.alias
+        self.task_name = f"{alias}#{next(self.run_context.call_numbers[alias])}"
         replies.set_work(self._run, start_soon)
         return promise
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from miniagents._agents.usage import Limits, Price
     from miniagents._promising.promise import Promise
     from miniagents.messages import MessageType
-    from miniagents.observing import Observer
+    from miniagents.observing import Observer, RunObserver
 
 __all__ = ["AgentCall", "InteractionContext", "MiniAgent", "MiniAgents", "miniagent"]
 
@@ -80,7 +80,7 @@ class MiniAgents(AgentsContext):
     def _open(self) -> None:
         """Open the context with the observers of its run; raise `RuntimeError` if it was opened before."""
         super()._open()
-        self.observers = observers_of_run(self._given_observers, self.parent)
+        self.observers: tuple[RunObserver, ...] = observers_of_run(self._given_observers, self.parent)
 
     # --- running
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Observer", "Operation", "observe"]
 
-logger = logging.getLogger("miniagents")
+logger: logging.Logger = logging.getLogger("miniagents")
 
 Kind = Literal["agent", "request", "tool"]
 
@@ -210,8 +210,8 @@ class RunObserver:
     __slots__ = ("is_off", "observer")
 
     def __init__(self, observer: Observer) -> None:
-        self.observer = observer
-        self.is_off = False
+        self.observer: Observer = observer
+        self.is_off: bool = False
 
     def turn_off(self, operation: Operation, error: BaseException) -> None:
         """Log an error of the observer, and call it no more; log no second error.

@@ -79,7 +79,7 @@ class NatsBroker:
         if replicas < 1:
             raise ValueError(f"replicas must be 1 or more, not {replicas!r}")
         self.replicas = replicas
-        self.last_problem = ""
+        self.last_problem: str = ""
         self._options = {"reconnect_time_wait": 0.25, "connect_timeout": 2, "name": "miniagents", **options}
 
     def __str__(self) -> str:

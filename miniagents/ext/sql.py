@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Journal", "SQLChatHistory", "aload_messages", "persist_to"]
 
-logger = logging.getLogger("miniagents")
+logger: logging.Logger = logging.getLogger("miniagents")
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -472,7 +472,7 @@ async def soak(kit: Kit, seed: int, folder: Path) -> tuple[App, Storm]:
     assert not context.tasks
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert app.wire.open == 0
-    assert set(abandoned) <= {"StreamCell.read", "SequenceCell.read"}, "only generators of readers may be left"
+    assert set(abandoned) <= {"SequenceCell.read"}, "only generators of readers of sequences may be left"
     return app, storm
 
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 in_virtual_time = pytest.mark.miniagents_virtual_time
 
 
-class Note(Message):
+class SignedNote(Message):
     """A message with a field of its own."""
 
     size: int = 0
@@ -84,7 +84,7 @@ def text_of(count: int) -> str:
 @miniagent
 async def talker(ctx: InteractionContext, count: int = 3, pause: float = 0.05) -> None:
     """Replies a message at once, and streams another one."""
-    ctx.reply(Note("first", size=7))
+    ctx.reply(SignedNote("first", size=7))
     ctx.reply(Message.promise(message_token_streamer=tokens(count, pause=pause), topic="numbers"))
 
 
@@ -134,7 +134,7 @@ async def test_R1_replies_of_a_remote_agent_equal_those_in_one_process() -> None
         local = talker.trigger(count=5)
         far = remote(broker, talker).trigger(count=5)
         assert await far == await local
-        assert [type(each) for each in await far] == [Note, Message]
+        assert [type(each) for each in await far] == [SignedNote, Message]
         streamed = [promise async for promise in far]
         assert [token async for token in streamed[1]] == [f"t{number} " for number in range(5)]
         assert dict(streamed[1].known_beforehand) == {"topic": "numbers"}
@@ -151,11 +151,11 @@ async def test_R1_input_messages_and_arguments_arrive_as_they_are() -> None:
 
     broker = MemoryBroker()
     sent: list[Any] = [
-        Note("x", size=2, raw=b"\0\xff", lone="\ud83d"),
+        SignedNote("x", size=2, raw=b"\0\xff", lone="\ud83d"),
         "text",
         AssistantMessage(tool_calls=[ToolCall(id="1")]),
     ]
-    arguments: dict[str, Any] = {"names": ["a", {"b": [1.5, None]}], "note": Note("in"), "big": 10**30}
+    arguments: dict[str, Any] = {"names": ["a", {"b": [1.5, None]}], "note": SignedNote("in"), "big": 10**30}
     async with worker(broker, taker), MiniAgents():
         await remote(broker, "TAKER").trigger(sent, **arguments)
     [(messages, kwargs)] = got
