@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import RESULTS, report
+from benchmarks.report import RESULTS, report, tables_of_peers
 
 MODULES = (
     "answers",
@@ -65,6 +65,8 @@ def main() -> None:
         tables = [*results["tables"], *result.pop("tables", [])]
         results = {**results, **result, "tables": tables, "versions": {**results["versions"], **result["versions"]}}
     if folder := chosen.results or (None if chosen.quick else RESULTS):
+        if not chosen.peers:
+            results["tables"] += tables_of_peers(folder)
         report(results, folder)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.markdown import as_markdown
 from benchmarks.plots import plot
 
-__all__ = ["RESULTS", "report"]
+__all__ = ["RESULTS", "report", "tables_of_peers"]
 
 _HERE = Path(__file__).resolve().parent
 RESULTS = _HERE / "results"
@@ -39,6 +39,15 @@ def report(results: dict[str, Any], folder: Path) -> None:
     page.write_text(_PART.sub(lambda _: f"\n{part}\n\n", around), encoding="utf-8")
 
 
+def tables_of_peers(folder: Path) -> list[dict[str, Any]]:
+    """Return the tables of the last results in a folder that have other frameworks, each with its circumstances."""
+    if not (last := folder / "results.json").exists():
+        return []
+    results = json.loads(last.read_text(encoding="utf-8"))
+    measured = _circumstances(results)
+    return [{"measured": measured, **table} for table in results["tables"] if "peers" in table]
+
+
 def _rounded(value: Any) -> Any:
     """Round all numbers to five digits, because more digits are noise."""
     if isinstance(value, dict):
@@ -49,7 +58,8 @@ def _rounded(value: Any) -> Any:
 
 
 def _shown(table: dict[str, Any], folder: str) -> str:
-    return f"#{as_markdown(table)}\n\n![{table['name']}]({folder}{_plot(table)})"
+    measured = f"Measured earlier: {table['measured']}\n\n" if "measured" in table else ""
+    return f"#{as_markdown(table)}\n\n{measured}![{table['name']}]({folder}{_plot(table)})"
 
 
 def _plot(table: dict[str, Any]) -> str:
@@ -59,7 +69,7 @@ def _plot(table: dict[str, Any]) -> str:
 def _circumstances(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {number}" for package, number in sorted(results["versions"].items()))
     machine = f"{results['python']} on {results['machine']}, {results['cpus']} CPUs"
-    return f"{results['date'][:10]}, {machine}, all tables in one run; {versions}."
+    return f"{results['date'][:10]}, {machine}, in one run; {versions}."
 
 
 if __name__ == "__main__":

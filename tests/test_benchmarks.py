@@ -155,3 +155,17 @@ def test_report_writes_a_page_with_a_plot_of_each_table(tmp_path: Path) -> None:
         assert f"![{table['name']}]({str(table['name']).lower()}.svg)" in page
         assert "<svg" in (tmp_path / f"{str(table['name']).lower()}.svg").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == results
+
+
+def test_report_keeps_the_last_tables_of_other_frameworks_with_their_date(tmp_path: Path) -> None:
+    """A run without other frameworks takes over their last tables, and says when and with what they were measured."""
+    peers = {"name": "Peers", "columns": [], "peers": {}}
+    results = {"date": "2030-01-01", "python": "CPython", "machine": "Linux", "cpus": 2, "versions": {"openai": "3"}}
+    tables_of_peers = import_module("benchmarks.report").tables_of_peers
+    assert tables_of_peers(tmp_path) == []
+    for _ in range(2):
+        (tmp_path / "results.json").write_text(json.dumps(results | {"tables": [{"name": "Own"}, peers]}))
+        (peers,) = tables_of_peers(tmp_path)
+        assert peers["name"] == "Peers"
+        assert peers["measured"] == "2030-01-01, CPython on Linux, 2 CPUs, in one run; openai 3."
+        results["date"] = "2031-01-01"
