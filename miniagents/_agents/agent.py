@@ -53,6 +53,9 @@ class MiniAgent(Generic[P, M_co]):
         ValueError: the alias is not one line of printable characters.
     """
 
+    _stands_for: MiniAgent[..., Any] | None = None
+    """Agent that this one calls with its own arguments, elsewhere or once; None for the agent of a function."""
+
     def __init__(
         self,
         function: Callable[..., Any],

@@ -337,7 +337,14 @@ def _without_partial(function: Any) -> Any:
 
 
 def _parameters_of_agent(name: str, agent: MiniAgent[Any]) -> Parameters:
-    """Return the parameters of an agent that no fork has bound, without its context."""
+    """Return the parameters of an agent that no fork has bound, without its context.
+
+    An agent that stands for another one, such as a remote agent, has the parameters of that one.
+    """
+    bound = {*agent.kwargs}
+    while agent._stands_for is not None:
+        agent = agent._stands_for
+        bound |= agent.kwargs.keys()
     function = agent.function
     context = "ctx" if inspect.isclass(function) else next(iter(inspect.signature(function).parameters), "ctx")
-    return parameters_of(name, function, {context, *agent.kwargs}, is_agent=True)
+    return parameters_of(name, function, {context, *bound}, is_agent=True)

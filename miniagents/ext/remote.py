@@ -174,14 +174,11 @@ class _RemoteAgent(MiniAgent[..., Any]):
             )
             await followed.run()
 
-        # A model that calls the agent as a tool sees the parameters of the agent, and of an alias one message.
-        if template is not None:
-            call = functools.wraps(template.function)(call)
-        else:
-            context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_ONLY)
-            call.__signature__ = inspect.Signature([context])  # type: ignore[attr-defined]  # a function may have it
+        # A model that calls the agent of an alias as a tool gives it one message.
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_ONLY)
+        call.__signature__ = inspect.Signature([context])  # type: ignore[attr-defined]  # a function may have it
         super().__init__(call, alias=alias, description=None if template is None else template.description)
-        self._template = template
+        self._stands_for = template
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
         """Check the keyword arguments of a call before it is sent.
@@ -195,8 +192,8 @@ class _RemoteAgent(MiniAgent[..., Any]):
         call_id = arguments.pop("call_id", None)
         if call_id is not None:
             _check_call_id(call_id)
-        if self._template is not None:
-            self._template.check_arguments({**self._template.kwargs, **arguments})
+        if self._stands_for is not None:
+            self._stands_for.check_arguments({**self._stands_for.kwargs, **arguments})
         dump_arguments(arguments)
 
 

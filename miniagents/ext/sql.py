@@ -355,6 +355,7 @@ class _Step(MiniAgent[..., Any]):
     def __init__(self, agent: MiniAgent[..., Any], version: str, journal: Journal) -> None:
         super().__init__(self._reply_once, alias=agent.alias, description=agent.description)
         self._agent, self._version, self._journal = agent, version, journal
+        self._stands_for = agent
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` if the agent cannot be called with these arguments, or if one of them cannot be a key."""

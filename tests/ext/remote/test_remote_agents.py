@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -661,6 +662,30 @@ async def test_remote_agent_is_a_tool_with_the_parameters_of_the_agent() -> None
     async with worker(broker, adder, repeater), MiniAgents():
         replies = await llm.agent(tools=tools).trigger("Add.")
     assert [str(each) for each in replies[1:]] == ["5", "again", "done"]
+
+
+@in_virtual_time
+async def test_remote_agent_of_a_class_is_a_tool_without_the_bound_arguments() -> None:
+    """A model sees no argument that a fork has bound, and no context, in whatever place the class has its own."""
+
+    @miniagent
+    @dataclass
+    class Adder:
+        """Adds two numbers."""
+
+        first: int
+        ctx: InteractionContext
+        lookup: object = None
+
+        async def __call__(self) -> None:
+            self.ctx.reply(str(self.first + 3))
+
+    broker = MemoryBroker()
+    llm = ScriptedLLM([Step(tool_calls=[("adder", {"first": 2})]), "done"])
+    async with worker(broker, Adder), MiniAgents():
+        replies = await llm.agent(tools=[remote(broker, Adder.fork(lookup=object()))]).trigger("Add.")
+    assert [str(each) for each in replies[1:]] == ["5", "done"]
+    assert list(llm.calls[0].tools[0]["function"]["parameters"]["properties"]) == ["first"]
 
 
 @in_virtual_time

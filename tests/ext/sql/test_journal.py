@@ -28,6 +28,7 @@ from miniagents.errors import HistoryError, PromiseCancelledError
 from miniagents.ext import sql
 from miniagents.ext._sql_store import RUN
 from miniagents.ext.sql import Journal
+from miniagents_testing import ScriptedLLM, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,6 +196,21 @@ async def test_step_streams_while_its_agent_works(database: str) -> None:
             texts.append(str(await promise))
             go_on.set()
         assert texts == ["first", "second"]
+
+
+async def test_step_is_a_tool_with_the_parameters_of_its_agent(database: str) -> None:
+    """A model that calls a step as a tool sees the parameters of the agent that its fork has not bound."""
+
+    @miniagent
+    async def adder(ctx: InteractionContext, first: int, second: int) -> None:
+        """Adds two numbers."""
+        ctx.reply(str(first + second))
+
+    llm = ScriptedLLM([Step(tool_calls=[("adder", {"first": 2})]), "done"])
+    async with aclosing(Journal(database, run_id="run")) as journal, MiniAgents():
+        replies = await llm.agent(tools=[journal.step(adder.fork(second=3))]).trigger("Add.")
+    assert [str(each) for each in replies[1:]] == ["5", "done"]
+    assert list(llm.calls[0].tools[0]["function"]["parameters"]["properties"]) == ["first"]
 
 
 async def test_argument_that_cannot_be_a_key_is_refused_at_trigger(tmp_path: Any) -> None:
