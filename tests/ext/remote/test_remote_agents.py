@@ -668,7 +668,6 @@ async def test_remote_agent_is_a_tool_with_the_parameters_of_the_agent() -> None
 async def test_remote_agent_of_a_class_is_a_tool_without_the_bound_arguments() -> None:
     """A model sees no argument that a fork has bound, and no context, in whatever place the class has its own."""
 
-    @miniagent
     @dataclass
     class Adder:
         """Adds two numbers."""
@@ -680,10 +679,10 @@ async def test_remote_agent_of_a_class_is_a_tool_without_the_bound_arguments() -
         async def __call__(self) -> None:
             self.ctx.reply(str(self.first + 3))
 
-    broker = MemoryBroker()
+    broker, adder = MemoryBroker(), miniagent(Adder)
     llm = ScriptedLLM([Step(tool_calls=[("adder", {"first": 2})]), "done"])
-    async with worker(broker, Adder), MiniAgents():
-        replies = await llm.agent(tools=[remote(broker, Adder.fork(lookup=object()))]).trigger("Add.")
+    async with worker(broker, adder), MiniAgents():
+        replies = await llm.agent(tools=[remote(broker, adder.fork(lookup=object()))]).trigger("Add.")
     assert [str(each) for each in replies[1:]] == ["5", "done"]
     assert list(llm.calls[0].tools[0]["function"]["parameters"]["properties"]) == ["first"]
 
