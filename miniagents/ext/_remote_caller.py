@@ -173,19 +173,20 @@ _callers: WeakKeyDictionary[PromisingContext, dict[Broker, asyncio.Future[Caller
 
 
 async def find_caller(broker: Broker, wait: float) -> Caller:
-    """Return the `Caller` of the outermost run and a broker; connect if it is the first call.
+    """Return the `Caller` of the outermost run in this loop and a broker; connect if it is the first call.
 
     Raises:
         RemoteUnavailableError: the broker cannot be reached in `wait` seconds.
         MissingExtraError: the client of the broker is not installed.
     """
     context = PromisingContext.get_current("A remote agent")
-    while context.parent is not None:
+    loop = asyncio.get_running_loop()
+    while context.parent is not None and context.parent._loop is loop:  # a thread may begin a run with its own loop
         context = context.parent
     callers = _callers.setdefault(context, {})
     opened = callers.get(broker)
     if opened is None:
-        opened = callers[broker] = asyncio.get_running_loop().create_future()
+        opened = callers[broker] = loop.create_future()
         task = context.spawn(_keep_open(broker, opened, callers), context.forget, name="remote calls")
         context.park(task)  # the run does not wait for it, and cancels it at its end
     try:

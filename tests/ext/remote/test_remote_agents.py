@@ -687,6 +687,23 @@ async def test_remote_agent_of_a_class_is_a_tool_without_the_bound_arguments() -
     assert list(llm.calls[0].tools[0]["function"]["parameters"]["properties"]) == ["first"]
 
 
+async def test_run_in_another_thread_has_a_connection_of_its_own() -> None:
+    """A run that code of an agent starts in another thread, with a loop of its own, calls remote agents there."""
+
+    @miniagent
+    async def echo(ctx: InteractionContext) -> None:
+        ctx.reply(ctx.message_promises)
+
+    async def ask() -> list[str]:
+        broker = MemoryBroker()
+        async with worker(broker, echo):
+            return [str(each) for each in await remote(broker, "ECHO", wait=1).trigger("Hello")]
+
+    async with MiniAgents():
+        assert await asyncio.to_thread(lambda: MiniAgents().run(ask())) == ["Hello"]
+        assert await ask() == ["Hello"]
+
+
 @in_virtual_time
 async def test_trace_context_travels() -> None:
     """With OpenTelemetry, the agent at the worker runs in the trace of its caller."""
