@@ -307,15 +307,27 @@ class Journal:
         return key, bodies and [_message_of(body, f"{self._name}, step {key}") for body in bodies]
 
     async def store(self, key: str, replies: Iterable[Message]) -> None:
-        """Store what a finished call has replied; raise `HistoryError` if the run has another holder now."""
+        """Store what a finished call has replied.
+
+        Raises:
+            HistoryError: the run has another holder now, or the journal was closed, so that it may get one.
+            HistoryWriteError: the database cannot be written.
+        """
 
         def write(connection: Connection) -> None:
             """Insert the step while the row of the run is locked."""
             _claim(connection, self.run_id, self._holder)
             _store().add_step(connection, self.run_id, key, [_row_of(message) for message in replies])
 
+        async def store_held() -> None:
+            """Write the step if the journal holds the run."""
+            async with self._lock:
+                if self._renewal is None:
+                    raise HistoryError("the journal was closed while the call ran: close it after the run")
+                await _awrite_to(self._engine, write)
+
         try:
-            await asyncio.shield(_awrite_to(self._engine, write))  # a cut transaction leaves a connection of no use
+            await asyncio.shield(store_held())  # a cut transaction leaves a connection of no use
         except Exception as error:
             place = f"cannot write a step of {self._name}"
             raise _error_of(error, place, HistoryWriteError) from _cause_of(error)
@@ -338,15 +350,23 @@ class Journal:
         self._renewal.start()
 
     async def aclose(self) -> None:
-        """Give the run back, so that another process can hold it at once; close an engine that was made of a URL."""
+        """Give the run back, so that another process can hold it at once; close an engine that was made of a URL.
+
+        If the database cannot be written, a warning is logged, and the next holder has to wait. Calls that are still
+        running are not stored any more.
+        """
         async with self._lock:
-            if self._renewal is not None:
-                self._stopped.set()
-                await asyncio.to_thread(self._renewal.join)
-                self._renewal = None
-                await _awrite_to(self._engine, lambda each: _store().release_run(each, self.run_id, self._holder))
-            if self._is_own:
-                await self._engine.dispose()
+            try:
+                if self._renewal is not None:
+                    self._stopped.set()
+                    await asyncio.to_thread(self._renewal.join)
+                    self._renewal = None
+                    await _awrite_to(self._engine, lambda each: _store().release_run(each, self.run_id, self._holder))
+            except Exception as error:  # the run is free in any case when its claim has not been renewed for a while
+                logger.warning("Could not give %s back: %s", self._name, _cause_of(error))
+            finally:
+                if self._is_own:
+                    await self._engine.dispose()
 
 
 class _Step(MiniAgent[..., Any]):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -196,6 +197,43 @@ async def test_step_streams_while_its_agent_works(database: str) -> None:
             texts.append(str(await promise))
             go_on.set()
         assert texts == ["first", "second"]
+
+
+async def test_call_that_outlives_its_journal_is_not_stored(database: str) -> None:
+    """A call that ends after its journal was closed ends with an error, and does not hold the run again."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    @miniagent(alias="WORKER")
+    async def worker(ctx: InteractionContext) -> None:
+        began.set()
+        await may_end.wait()
+        ctx.reply("late")
+
+    async with MiniAgents():
+        async with aclosing(Journal(database, run_id="run")) as journal:
+            await journal.step(counting_agent()[0]).trigger("first")
+            late = journal.step(worker).trigger("second", start_soon=True)
+            await began.wait()
+        may_end.set()
+        with pytest.raises(HistoryError, match="closed while the call ran"):
+            await late
+        async with aclosing(Journal(database, run_id="run")) as journal:
+            assert [str(each) for each in await journal.step(worker).trigger("second")] == ["late"]
+
+
+async def test_error_of_a_run_stays_when_its_journal_cannot_be_written(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that cannot be given back, as the database is locked, is a warning: the run's own error is raised."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/runs.db", connect_args={"timeout": 0.1})
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as other, pytest.raises(ValueError, match="of the run"):
+        async with aclosing(Journal(engine, run_id="run")) as journal, MiniAgents():
+            await journal.step(counting_agent()[0]).trigger("first")
+            other.execute("BEGIN EXCLUSIVE")
+            raise ValueError("of the run")
+    await engine.dispose()
+    assert "Could not give run 'run'" in caplog.text
+    assert "database is locked" in caplog.text
 
 
 async def test_step_is_a_tool_with_the_parameters_of_its_agent(database: str) -> None:
