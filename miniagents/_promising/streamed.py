@@ -436,8 +436,8 @@ class StreamAppender(BoundToRun, Generic[P]):
 
     Args:
         capture_errors: True if an error that leaves the `with` block ends the stream and is not raised further. With
-            False it ends the stream and is raised further. Interrupts and cancellations always are; the stream then
-            ends as cancelled.
+            False it ends the stream and is raised further. `KeyboardInterrupt`, `SystemExit` and cancellations are
+            always raised further; the stream then ends as cancelled.
     """
 
     def __init__(self, *, capture_errors: bool = False) -> None:
@@ -457,7 +457,7 @@ class StreamAppender(BoundToRun, Generic[P]):
             AppenderClosedError: the appender was opened or closed before.
         """
         if self._opened or self._cell.done:
-            raise AppenderClosedError("This appender was open before: make a new one for each stream")
+            raise AppenderClosedError("This appender was opened or closed before: make a new one for each stream")
         self._opened = True
         return self
 
