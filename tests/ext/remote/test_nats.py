@@ -323,7 +323,8 @@ async def _leader_of_logs(urls: list[str]) -> str:
         info = await client.jetstream().stream_info("MINIAGENTS_LOGS")
         assert info.cluster is not None
         assert info.cluster.leader is not None
-        return info.cluster.leader
+        leader: str = info.cluster.leader
+        return leader
     finally:
         await client.close()
 
