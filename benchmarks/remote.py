@@ -71,7 +71,11 @@ def server(folder: Path) -> Iterator[tuple[str, int]]:
 @contextmanager
 def workers(url: str, number: int) -> Iterator[list[int]]:
     """Run workers, and return their process ids."""
-    processes = [subprocess.Popen([sys.executable, "-m", "benchmarks.remote", "--serve", url]) for _ in range(number)]
+    # tox sets PYTHONSAFEPATH, under which a program does not find the modules of its folder
+    paths = filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "benchmarks.remote", "--serve", url]
+    processes = [subprocess.Popen(command, env=environment) for _ in range(number)]
     try:
         yield [process.pid for process in processes]
     finally:
