@@ -187,9 +187,10 @@ async def benchmark(plan: Plan) -> Table:
         await table.compare(name, answer(tokens), answer(tokens, observer), plan, units=tokens, base_name="no observer")
     counted = plan.sized(200)
     few = [await instructions(side) for side in (calls_without_seam(counted), calls(counted))]
-    table.facts["instructions of a call without observers, to a build without the seam (goal: <= 1.03)"] = (
-        few[1] / few[0]
-    )
+    if all(few):  # Python 3.12 and later tell no instructions of functions that run already
+        table.facts["instructions of a call without observers, to a build without the seam (goal: <= 1.03)"] = (
+            few[1] / few[0]
+        )
     return table
 
 

@@ -449,6 +449,8 @@ def test_loop_that_is_cancelled_at_any_step_is_left_once(
                     trial.victim(replies if victim == "replies" else reading)
                 await asyncio.wait([reading])
         finally:
+            if len(recorder.ends) < len(recorder.operations):
+                gc.collect()  # Python 3.12 keeps what was cancelled before its first step in a circle of references
             recorder.check_closed(caplog)
 
     assert cancel_at_every_step(scenario, seeds=[None, 1], sample=effort(8, ci=100, nightly=None)) > 4
