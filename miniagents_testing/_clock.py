@@ -58,6 +58,11 @@ class NumberedTask(asyncio.Task[Any]):
     def __hash__(self) -> int:
         return self.number
 
+    def set_name(self, value: object) -> None:
+        """Set the name; keep it for None, which some Pythons 3.13 give to a task that is made without a name."""
+        if value is not None:
+            super().set_name(value)
+
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
