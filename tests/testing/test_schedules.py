@@ -287,7 +287,7 @@ def test_bounded_search_leaves_out_holds_without_effect() -> None:
     assert (tried.bounded, tried.is_covered) == (1, True)
 
 
-WAITS = {"next turn": lambda: asyncio.sleep(0), "timer": lambda: asyncio.sleep(1), "lock": None, "thread": None}
+WAITS = {"next turn": lambda: asyncio.sleep(0), "timer": lambda: asyncio.sleep(1), "lock": None}
 
 
 def tasks_with(all_waits: list[list[str]], seen: set[tuple[object, ...]]) -> Callable[[], Coroutine[Any, Any, None]]:
@@ -302,8 +302,6 @@ def tasks_with(all_waits: list[list[str]], seen: set[tuple[object, ...]]) -> Cal
                 if wait == "lock":
                     async with lock:
                         await asyncio.sleep(0)
-                elif wait == "thread":
-                    await asyncio.to_thread(int)
                 else:
                     await WAITS[wait]()  # type: ignore[misc]  # not None
                 log.append((number, loop.time()))
@@ -339,7 +337,10 @@ def check_that_no_order_is_lost(all_waits: list[list[str]], deviations: int) -> 
 @settings(max_examples=20)
 @given(st.lists(st.lists(st.sampled_from(sorted(WAITS)), max_size=3), min_size=1, max_size=3))
 def test_bounded_search_loses_no_order_by_what_it_leaves_out(all_waits: list[list[str]]) -> None:
-    """The search with one deviation sees all orders that holds of up to 8 turns and until idle give, for any tasks."""
+    """The search with one deviation sees all orders that holds of up to 8 turns and until idle give, without threads.
+
+    When a job of a thread ends among the other steps depends on the machine.
+    """
     check_that_no_order_is_lost(all_waits, 1)
 
 
