@@ -372,14 +372,15 @@ class Journal:
 class _Step(MiniAgent[..., Any]):
     """Agent that replies from a journal what another agent has replied in an earlier run."""
 
+    _stands_for: MiniAgent[..., Any]
+
     def __init__(self, agent: MiniAgent[..., Any], version: str, journal: Journal) -> None:
         super().__init__(self._reply_once, alias=agent.alias, description=agent.description)
-        self._agent, self._version, self._journal = agent, version, journal
-        self._stands_for = agent
+        self._stands_for, self._version, self._journal = agent, version, journal
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
         """Raise `TypeError` if the agent cannot be called with these arguments, or if one of them cannot be a key."""
-        self._agent.check_arguments({**self._agent.kwargs, **kwargs})
+        self._stands_for.check_arguments({**self._stands_for.kwargs, **kwargs})
         for name, value in kwargs.items():
             try:
                 canonical_text(value)
@@ -397,7 +398,7 @@ class _Step(MiniAgent[..., Any]):
         if stored is not None:
             ctx.reply(stored)
             return
-        replies = self._agent.trigger(messages, errors_as_messages=ctx.errors_as_messages, **kwargs)
+        replies = self._stands_for.trigger(messages, errors_as_messages=ctx.errors_as_messages, **kwargs)
         ctx.reply(replies)
         try:
             complete = await replies
