@@ -466,6 +466,7 @@ class RunningCall:
                 reader = FrameReader()
                 if not self._rewind(reader, entries):
                     return
+                ends = self._done is not None  # it may come while the frames are appended, which then lack the end
                 frames = self._frames_behind(reader)
                 position: int | None = entries[-1].position if entries else 0
                 for frame in frames:
@@ -473,7 +474,7 @@ class RunningCall:
                     if position is None:  # a frame that was sent before has arrived, or the end of another process
                         break
                 else:
-                    if self._done is not None:
+                    if ends:
                         self.is_sending = False
                     return
 

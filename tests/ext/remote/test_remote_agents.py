@@ -882,6 +882,7 @@ async def test_R1_fork_of_a_remote_agent_has_arguments_of_its_own() -> None:
     messages=st.lists(st.lists(st.text(max_size=8), max_size=8), min_size=1, max_size=3),
 )
 @example(delays=[[0.001]], lost={1, 3}, messages=[["", "", "", ""]])  # as many entries as frames, and one missing
+@example(delays=[[0.3, 0.001]], lost={1, 5, 10}, messages=[["a"] * 7, []])  # the agent ends while its log is repaired
 def test_R6_any_faults_of_the_broker_give_the_same_text(
     delays: list[list[float]], lost: set[int], messages: list[list[str]]
 ) -> None:
