@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from miniagents import MiniAgent
-    from tests.conftest import Effort
 
 if importlib.util.find_spec("nats") is None or find_program() is None:
     pytest.skip(REASON, allow_module_level=True)
@@ -295,10 +294,8 @@ async def test_R7_unreachable_server_raises_unavailable(tmp_path: Path) -> None:
                 await replies
 
 
-async def test_R6_cluster_that_loses_a_leader_loses_nothing(tmp_path: Path, effort: Effort) -> None:
+async def test_R6_cluster_that_loses_a_leader_loses_nothing(tmp_path: Path) -> None:
     """A cluster of three whose leader of the logs is killed in mid-stream gives exact replies, each call run once."""
-    if effort(default=True, ci=True, nightly=False):
-        pytest.skip("in one of three runs, the server loses frames that it has acknowledged; see several-processes.md")
     runs = tmp_path / "runs"
     with nats_cluster(tmp_path) as servers:
         urls = [server.url for server in servers]
