@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -406,8 +407,12 @@ class _PlayedSocket(socket.socket):
         super().__init__(ours.family, ours.type, ours.proto, ours.detach())
         self.error: Exception | None = None
         """Error with which the connection is lost in the recording."""
-        loop = asyncio.SelectorEventLoop()
-        server = _ServerOfSocket(self, session, playback, loop)
+        with ExitStack() as opened:  # what is closed again if the recording is malformed
+            loop = asyncio.SelectorEventLoop()
+            for resource in (self, theirs, loop):
+                opened.callback(resource.close)
+            server = _ServerOfSocket(self, session, playback, loop)
+            opened.pop_all()
         name = "playing a cassette to websockets"
         threading.Thread(target=server.serve, args=(theirs,), name=name, daemon=True).start()
 

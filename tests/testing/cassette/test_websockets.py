@@ -6,6 +6,7 @@ Each test that is marked with `cell` is a column of the table in docs/how-to/cas
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import json
 import socket
@@ -21,7 +22,7 @@ from conversation_table import Cells
 from miniagents_testing import run_in_virtual_time, use_cassette
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save
 from miniagents_testing.cassette._conversation import Frame, line_of
-from miniagents_testing.errors import CassetteMissError
+from miniagents_testing.errors import CassetteFormatError, CassetteMissError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -358,6 +359,15 @@ async def test_allowed_server_is_reached_and_not_recorded(client: str, path: Pat
             assert (await say(client, server.url, "hello"))[1] == "echo hello"
         assert server.requests == 1
     assert load(path) == ()
+
+
+async def test_malformed_conversation_leaves_nothing_open(client: str, path: Path) -> None:
+    """A conversation with a line that is no frame fails when its connection opens, and leaves no socket open."""
+    answer = ResponseStream((Chunk(0, b"no frame\n"),), status=101, end="closed 1000")
+    save(path, [Interaction("WEBSOCKET", "ws://a.test/", b"", answer)])
+    with use_cassette(path), pytest.raises(CassetteFormatError, match="is no frame of a conversation"):
+        await say(client, "ws://a.test/", "hello")
+    gc.collect()
 
 
 def test_sync_client_is_as_before_when_no_cassette_is_open(path: Path) -> None:
