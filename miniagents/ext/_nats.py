@@ -69,13 +69,15 @@ class NatsBroker:
         options: arguments of `nats.connect`, such as `tls`, `user`, `password`, `token` and `user_credentials`.
 
     Raises:
-        ValueError: there is no server, or the number of replicas is below 1.
+        ValueError: there is no server, a URL is malformed, or the number of replicas is below 1.
     """
 
     def __init__(self, servers: str | Sequence[str], *, replicas: int = 1, **options: Any) -> None:
         self.servers: tuple[str, ...] = (servers,) if isinstance(servers, str) else tuple(servers)
         if not self.servers:
             raise ValueError("A NatsBroker needs the URL of at least one server")
+        for server in self.servers:
+            _check_url(server)
         if replicas < 1:
             raise ValueError(f"replicas must be 1 or more, not {replicas!r}")
         self.replicas = replicas
@@ -144,6 +146,20 @@ class NatsBroker:
             if task.cancelling() > cancellations:
                 raise asyncio.CancelledError
             await asyncio.sleep(_RETRY_PAUSE)
+
+
+def _check_url(url: str) -> None:
+    """Raise `ValueError` for the URL of a server that nats-py cannot connect to, however long it tries.
+
+    As for nats-py, a host without a scheme is one of `nats://`.
+    """
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    try:
+        is_known = parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port that is no number, or too high
+        is_known = False
+    if not is_known:
+        raise ValueError(f"{_without_password(url)!r} is no URL of a NATS server, such as nats://127.0.0.1:4222")
 
 
 def _without_password(url: str) -> str:

@@ -19,6 +19,7 @@ from miniagents import (
     LimitExceededError,
     Limits,
     Message,
+    MiniAgent,
     MiniAgents,
     PromiseCancelledError,
     ReasoningDelta,
@@ -39,6 +40,7 @@ from miniagents.errors import (
     RemoteUnavailableError,
     RemoteWorkerLostError,
 )
+from miniagents.ext._nats import NatsBroker
 from miniagents.ext._remote_broker import Entry
 from miniagents.ext._remote_frames import FrameReader, FrameWriter, dump_error, load_error
 from miniagents.ext.remote import remote, reopen, serve
@@ -830,6 +832,22 @@ async def test_R9_wrong_arguments_fail_at_the_call_or_at_the_worker() -> None:
         assert "'size'" in str(error)
 
 
+@pytest.mark.parametrize("url", ["", "nats://", "http://a:1", "nats://a:b", "a:0", "nats://u:secret@a:99999", "nats:a"])
+def test_R9_malformed_url_of_a_broker_is_refused(url: str) -> None:
+    """The URL of a broker that cannot be one is a `ValueError` at once; the error does not show its password."""
+    with pytest.raises(ValueError, match="is no URL of a NATS server, such as nats://127") as caught:
+        remote(url, "TALKER")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost", "10.0.0.1:4222", "nats://a", "tls://u:p@a:1", "wss://a/nats", "[::1]:4222"]
+)
+def test_R9_urls_that_nats_py_takes_are_taken(url: str) -> None:
+    """A broker takes the forms of URLs that nats-py takes, also a host without a scheme."""
+    assert NatsBroker(url).servers == (url,)
+
+
 async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
     """Wrong agents, aliases and numbers are refused with an error that says what to do."""
 
@@ -994,9 +1012,8 @@ async def test_R9_unknown_fields_and_records_are_ignored() -> None:
         assert await anext(promise.events()) == ReasoningDelta("hm")
 
 
-async def scenario(trial: Trial) -> None:
-    """Call a remote agent, whose replies are the victim."""
-    ended: list[str] = []
+def quick_agent(ended: list[str]) -> MiniAgent[...]:
+    """Return an agent that replies three tokens, works a bit longer, and adds its name to `ended` when it ends."""
 
     @miniagent
     async def quick(ctx: InteractionContext) -> None:
@@ -1006,8 +1023,14 @@ async def scenario(trial: Trial) -> None:
         finally:
             ended.append("quick")
 
+    return quick
+
+
+async def scenario(trial: Trial) -> None:
+    """Call a remote agent, whose replies are the victim."""
+    ended: list[str] = []
     broker = MemoryBroker()
-    async with worker(broker, quick, lease=2):
+    async with worker(broker, quick_agent(ended), lease=2):
         async with MiniAgents():
             replies = remote(broker, "QUICK").trigger()
             trial.victim(replies)
@@ -1020,22 +1043,13 @@ async def scenario(trial: Trial) -> None:
 async def application_scenario(trial: Trial) -> None:
     """Call a remote agent in an application, which is the victim, while the worker goes on."""
     ended: list[str] = []
-
-    @miniagent
-    async def quick(ctx: InteractionContext) -> None:
-        try:
-            ctx.reply(Message.promise(message_token_streamer=tokens(3, pause=0.01)))
-            await asyncio.sleep(0.1)
-        finally:
-            ended.append("quick")
-
     broker = MemoryBroker()
 
     async def application() -> None:
         async with MiniAgents():
             await remote(broker, "QUICK").trigger()
 
-    async with worker(broker, quick, lease=2):
+    async with worker(broker, quick_agent(ended), lease=2):
         task = trial.victim(asyncio.create_task(application()))
         await asyncio.wait([task])
         began = asyncio.get_running_loop().time()
