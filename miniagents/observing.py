@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -25,7 +25,7 @@ from miniagents.errors import FreezeError
 from miniagents.messages import Message, MessagePromise, MessageSequencePromise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterator
 
     from miniagents._agents.interaction import InteractionContext
     from miniagents._promising.context import PromisingContext
@@ -180,7 +180,9 @@ def observe(observer: Observer) -> Iterator[None]:
 
 
 def check_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    """Return the observers as a tuple; raise `TypeError` for one that cannot be called."""
+    """Return the observers as a tuple; raise `TypeError` for one that cannot be called, or for one without a list."""
+    if not isinstance(observers, Iterable):
+        raise TypeError(f"observers must be a list of functions, as in observers=[...], not {observers!r:.100}")
     checked = tuple(observers)
     for each in checked:
         if not callable(each):

@@ -580,7 +580,12 @@ def test_observe_observes_programs_and_servers() -> None:
 
 
 def test_observer_that_cannot_be_called_is_refused() -> None:
-    """An observer that is no function is a `TypeError` where it is given."""
+    """An observer that is no function, or that is not in a list, is a `TypeError` where it is given."""
+    alone: Any = nullcontext
+    with pytest.raises(
+        TypeError, match=r"observers must be a list of functions, as in observers=\[\.\.\.\], not <class"
+    ):
+        MiniAgents(observers=alone)
     wrong: Any = "no function"
     with pytest.raises(TypeError, match="an observer must be a function of an Operation, not 'no function'"):
         MiniAgents(observers=[wrong])
