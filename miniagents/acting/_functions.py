@@ -122,7 +122,7 @@ def parameters_of(name: str, function: Callable[..., Any], hidden: Collection[st
 
 
 def text_parameter(name: str, parameter: str, description: str) -> Parameters:
-    """Return parameters that are one required text."""
+    """Return the parameters of a tool that takes one argument: a required text, with a description for the model."""
     return Parameters(name, {parameter: Annotated[str, FieldInfo(description=description)]}, {})
 
 
@@ -139,7 +139,10 @@ def _reader_and_schema(fields: Mapping[str, Any]) -> tuple[TypeAdapter[dict[str,
 
 
 def _bad_parameter(fields: Mapping[str, Any]) -> str:
-    """Return words that name the first field of which pydantic makes no schema."""
+    """Return the words of an error about parameters without a schema: the first one to blame, and what to do about it.
+
+    Each is tried alone; if each has a schema, the words name none.
+    """
     for field, annotation in fields.items():
         try:
             _reader_and_schema({field: annotation})
@@ -149,7 +152,7 @@ def _bad_parameter(fields: Mapping[str, Any]) -> str:
 
 
 def _bound_names(function: Any) -> frozenset[str]:
-    """Return the names of the arguments that partial functions bind by name."""
+    """Return the names of the keyword arguments that `functools.partial` binds; no names for any other function."""
     names: frozenset[str] = frozenset()
     while isinstance(function, partial):
         names |= function.keywords.keys()
@@ -215,7 +218,10 @@ T = TypeVar("T")
 async def run_function(
     function: Callable[..., Any], arguments: dict[str, Any], name: str
 ) -> AsyncGenerator[str | tuple[Any, ...]]:
-    """Call a function, and yield the text of what it returns, or of each value that it yields.
+    """Call a function, and yield its result as text: at once, or piece by piece if it yields values or returns replies.
+
+    A message whose content is a list of parts is yielded as the tuple of these. Errors of the function are raised after
+    the text so far.
 
     Args:
         function: an async function, an async generator function, or any other function, which runs in a thread.
@@ -284,7 +290,11 @@ class _Yielded(NamedTuple):
 
 
 def _call_to_the_end(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call a function in this thread; read the values that a generator yields here, too, up to its end or error."""
+    """Call a function in this thread, and return its result.
+
+    An iterator that it returns is read here, too, up to its end or error. Then the result is a `_Yielded` with the
+    joined texts of the values, and the error.
+    """
     result = function(**arguments)
     if not isinstance(result, Iterator):
         return result

@@ -220,7 +220,8 @@ class _Calls:
     def start(self, calls: tuple[ToolCall, ...], finish_reason: str | None) -> None:
         """Start the calls of an answer that have not started, and reply the promise of each result.
 
-        After a filter or a refusal no call runs. After the length limit each call gets an error as its result.
+        A call that needs an approval waits for `end`; a call for the caller is only noted. After a filter or a refusal
+        no call runs. After the length limit each call gets an error as its result.
         """
         if finish_reason in _NOT_RUN:
             return
@@ -283,7 +284,7 @@ class _Calls:
             work.cancel()
 
     def _add(self, call: ToolCall, prepared: _Prepared, decision: Approval | None = None) -> None:
-        """Start a call and reply its result, or keep the call until its approver is asked."""
+        """Start a call and reply its result; a call with an approver and without a decision is kept for `end`."""
         if isinstance(prepared, Exception) or prepared[0].approver is None or decision is not None:
             promise = self._start(call, prepared, decision)
             self._results.append(promise)
@@ -294,7 +295,10 @@ class _Calls:
     async def _ask_and_start(
         self, call: ToolCall, tool: Tool, arguments: dict[str, Any]
     ) -> AsyncGenerator[MessagePromise]:
-        """Ask the approver of a tool, and reply and yield the result of the call; nothing without a decision."""
+        """Ask the approver of a tool, and reply and yield the result of the call.
+
+        Without a decision, keep the question and yield nothing. If the approver fails, its error is the result.
+        """
         question = PendingApproval.of(call, self._ctx.this_agent.alias)
         assert tool.approver is not None
         decision: Approval | None = None
@@ -316,7 +320,7 @@ class _Calls:
             yield promise
 
     def _start(self, call: ToolCall, prepared: _Prepared, decision: Approval | None = None) -> MessagePromise:
-        """Start a call, and return the promise of its result; a call that is refused does not run."""
+        """Start a call, and return the promise of its result; a refused call does not run, and its result says why."""
         if decision is not None and not decision.granted and not isinstance(prepared, Exception):
             reason = f": {decision.content}" if decision.content else ""
             prepared = _RefusedError(f"The call did not run, because it was refused{reason}")
@@ -356,7 +360,10 @@ class _Calls:
     async def _stream_result(
         self, call: ToolCall, prepared: _Prepared, observation: Observation | None, fields: dict[str, Any]
     ) -> AsyncGenerator[str]:
-        """Run a call and yield the text of its result; an error that the model is told comes after the text so far.
+        """Run a call and yield the text of its result.
+
+        An error that the model is told is logged; its text, redacted, comes after the text so far, and the message gets
+        `is_error`.
 
         Raises:
             Exception: an error of the tool that the model is not told.
@@ -443,7 +450,7 @@ async def _hand_over(
 
 
 def _too_many_rounds(ctx: InteractionContext, settings: LoopSettings, answer: Message) -> TooManyRoundsError:
-    """Return the error of a model that goes on calling tools."""
+    """Return the error of a model that goes on calling tools; its `partial` is the last answer."""
     names = ", ".join(str(call.name) for call in getattr(answer, "tool_calls", ()))
     error = TooManyRoundsError(
         f"{ctx} has called tools in more than max_rounds={settings.max_rounds} answers, at last: {names}"
@@ -541,19 +548,22 @@ def _open_questions(answer: AssistantMessage, later: Sequence[Message]) -> dict[
 
 
 def _key(call: ToolCall) -> tuple[str | None, str | None, str]:
-    """Return what identifies a call: further fields may come after the question was asked."""
+    """Return id, name and arguments of a call, which identify it: later it may have more fields."""
     return call.id, call.name, call.arguments
 
 
 def _decision_among(messages: Sequence[Message], question: PendingApproval) -> Approval | None:
-    """Return a refusal of the call among the messages, or else its last approval, or None."""
+    """Return the decision on a question's call among the messages: a refusal, else the last approval, else None."""
     key = question.call.hash_key
     decisions = [each for each in messages if isinstance(each, Approval) and each.call_hash_key == key]
     return next((each for each in decisions if not each.granted), decisions[-1] if decisions else None)
 
 
 def _is_other(message: Message) -> bool:
-    """Return True for a message of a user or a model that is no part of an approval."""
+    """Return True if a message continues a conversation without a decision.
+
+    Parts of approvals, errors, results of tools and instructions do not.
+    """
     return not isinstance(message, (Approval, PendingApproval, ErrorMessage)) and message.role not in (
         "tool",
         "system",

@@ -158,7 +158,10 @@ class _Writer:
         self._is_enforced = is_enforced
 
     def write(self, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return the strict form of the schema at a place, which is named in errors; raise `TypeError` without one."""
+        """Return the strict form of the schema at a place, which is named in errors; raise `TypeError` without one.
+
+        Limits that the API does not enforce are added to the description, in words.
+        """
         refused = sorted(_REFUSED & schema.keys())
         if refused:
             raise _not_strict(where, f"it needs {refused[0]!r}")
@@ -186,7 +189,10 @@ class _Writer:
         return strict
 
     def _write_reference(self, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return a reference; one with more keys, which strict schemas refuse, with a copy of what it refers to."""
+        """Return the strict form of a `$ref`: the reference itself if no other key stands beside it.
+
+        Strict schemas refuse more keys: then return a copy of the definition, with these keys.
+        """
         more = {key: value for key, value in schema.items() if key != "$ref" and key not in _DROPPED}
         if not more:
             return {"$ref": schema["$ref"]}
@@ -194,7 +200,7 @@ class _Writer:
 
 
 def _close(strict: dict[str, Any], schema: Mapping[str, Any], where: str) -> None:
-    """Require all properties of an object and no others.
+    """Change the strict schema of an object so that it requires all its properties and allows no others.
 
     Raises:
         TypeError: the keys of an object, the items of a list, or the type of a value are not known.
@@ -212,7 +218,7 @@ def _close(strict: dict[str, Any], schema: Mapping[str, Any], where: str) -> Non
 
 
 def _not_strict(where: str, reason: str) -> TypeError:
-    """Return the error of a schema that has no strict form."""
+    """Return the error of a schema that has no strict form: its field, the reason, and what the user can do."""
     return TypeError(
         f"output field {where!r} has no strict JSON schema: {reason}. Give it a type whose keys and values are known, "
         f'or create the agent with output_mode="tool"'

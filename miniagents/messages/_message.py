@@ -419,7 +419,9 @@ class MessageCell(StreamCell[str, Message]):
         return message
 
     def check(self, piece: Any) -> str:
-        """Return a token, also of a subclass of str; keep an event, and wake the tasks that wait for events.
+        """Return a token, also of a subclass of str.
+
+        Keep an event, wake the tasks that wait for events, and return `KEPT_ELSEWHERE`.
 
         Raises:
             TypeError: the piece is neither a token nor an event.
@@ -493,9 +495,9 @@ class MessageCell(StreamCell[str, Message]):
         self.result()  # raises what it failed with
 
     def fail(self, error: BaseException) -> None:
-        """Fail with an error; do nothing to its `partial` if it has one, or the message has ended.
+        """End the message with an error, unless it has ended.
 
-        If it is an error of MiniAgents without a `partial`, it gets the message so far as `partial`.
+        An error of MiniAgents without a `partial` gets the message so far as its `partial`.
         """
         if not self.done and isinstance(error, MiniAgentsError) and error.partial is None:
             error.partial = self.so_far()

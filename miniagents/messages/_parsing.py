@@ -162,7 +162,7 @@ def output_type(type_: Any) -> OutputType:
 
 @lru_cache(maxsize=256)
 def _known_type(type_: Any) -> OutputType:
-    """Make an `OutputType`, and keep it."""
+    """Return the `OutputType` of a hashable type; the 256 types used last are kept."""
     return OutputType(type_)
 
 

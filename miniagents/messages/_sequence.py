@@ -118,12 +118,12 @@ class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, .
 
     @classmethod
     def leaf_of_value(cls, value: Any) -> MessagePromise:
-        """Return a resolved promise of a message."""
+        """Return a resolved promise of a message that was sent, for the readers of the sequence."""
         return MessagePromise.of_message(value)
 
     @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
-        """Return a promise of a message that has failed."""
+        """Return a failed promise, in place of a message; with `observed`, its error is reported elsewhere."""
         return MessagePromise.of_error(error, observed=observed)
 
 

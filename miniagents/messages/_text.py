@@ -101,7 +101,7 @@ def split_messages(
 
 
 class _PartCell(MessageCell):
-    """Cell of one part. It has no task of its own: the task that splits the messages fills all parts."""
+    """State of one part's promise. It has no task of its own: the task that splits the messages fills all parts."""
 
     parts: _PartsCell
     """The cell of the sequence that this part belongs to."""
@@ -115,7 +115,7 @@ class _PartCell(MessageCell):
         self.call_in_loop(self._stop_unread)
 
     def notify_settled(self, result: Any) -> None:
-        """Release the splitting task and the stream that it reads, and wake the readers of this part."""
+        """Release the splitting task when this part has ended, and wake the readers of this part."""
         self.task = None
         super().notify_settled(result)
 
@@ -130,7 +130,7 @@ class _PartCell(MessageCell):
 
 
 class _PartsCell(SequenceCell):
-    """Cell of the sequence of parts, whose task splits the messages."""
+    """State of the sequence of parts, whose task splits the messages."""
 
     delimiters: tuple[str, str | None]
     """The arguments of `TextSplitter`: the delimiter and the fence."""
