@@ -110,7 +110,10 @@ class LineReader:
         return line.removesuffix("\r")
 
     async def _read_chunk(self) -> bytes:
-        """Wait for input, and return the bytes that are available; b"" at the end of the input."""
+        """Wait for input, and return the bytes that are available; b"" at the end.
+
+        A stream that the event loop cannot watch is read in a daemon thread.
+        """
         if self._descriptor is None or not _LOOPS_WATCH_FILES:
             return await self._read_in_thread()
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
@@ -161,7 +164,7 @@ def _read_line_as_bytes(stream: IO[str] | None) -> bytes:
 
 
 def _run_into_future(future: concurrent.futures.Future[bytes], read: Callable[[], bytes]) -> None:
-    """Call `read`, and set its result or error on the future."""
+    """Call `read` in this thread, and set its result or error on the future."""
     try:
         result = read()
     except BaseException as error:
@@ -219,7 +222,7 @@ class ConsoleInterrupts:
         self._waiting: asyncio.Task[Any] | None = None
 
     def listen(self) -> None:
-        """Catch Ctrl-C until the run ends, or `release` is called."""
+        """Catch Ctrl-C until the run ends, or `release` is called; do nothing if it is caught already."""
         if self._waiting is not None:
             return
         self.answer_was_stopped = False  # it was an answer of a dialog that has ended
@@ -316,7 +319,7 @@ if sys.platform != "win32":
 
     @contextmanager
     def keep_typed_text(descriptor: int) -> Iterator[None]:
-        """Let a terminal keep what was typed before Ctrl-C, inside of the block."""
+        """Let a terminal keep what was typed before Ctrl-C, inside of the block; then restore its mode."""
         before = termios.tcgetattr(descriptor)
         with _changed(descriptor) as mode:
             mode[_LOCAL] |= termios.NOFLSH

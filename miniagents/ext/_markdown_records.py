@@ -163,9 +163,10 @@ def earlier_head(data: bytes) -> int | None:
 
 
 def missing_end(data: bytes) -> bytes:
-    """Return the bytes that must stand between a file and a new record; none after a whole record or in an empty file.
+    """Return the bytes that must stand between a file and a new record.
 
-    After a record that was cut, they close it; after other text, they are a blank line.
+    After a whole record or in an empty file, there are none. A record that was cut gets its end; other text gets a
+    blank line.
 
     Args:
         data: the bytes of the file, or the end of these. If no frame is in that end, it must be the whole file.
@@ -201,7 +202,7 @@ class _Scanner:
         return self._found
 
     def _report(self, position: int, what: str) -> None:
-        """Add a problem at this position."""
+        """Add a problem at the line of this byte position; positions come in ascending order."""
         self._line += self._data.count(b"\n", self._counted_to, position)
         self._counted_to = position
         self._found.problems.append(Problem(self._line, what))

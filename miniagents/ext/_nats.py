@@ -105,7 +105,9 @@ class NatsBroker:
             await connection.close()
 
     async def open_client(self, reconnected: Callable[[], None]) -> Any:
-        """Return a connected client of nats-py; `reconnected` is called after each reconnect.
+        """Return a connected client of nats-py; try again and again, with a warning, while no server can be reached.
+
+        `reconnected` is called after each reconnect.
 
         Raises:
             MissingExtraError: the package nats-py is not installed.
@@ -184,7 +186,7 @@ class NatsConnection:
         self._numbers = count()
 
     async def open(self) -> None:
-        """Connect, and make the streams that are not there."""
+        """Connect, and make the streams that are missing; wait until a server can be reached."""
 
         async def on_arrived(message: Any) -> None:
             arrived = self._round_trips.get(message.data.decode())
@@ -208,7 +210,7 @@ class NatsConnection:
         await self._client.close()
 
     def _reconnected(self) -> None:
-        """Tell the users of the connection that it was lost, and is there again."""
+        """Call all callbacks of `on_reconnected`: the connection was lost, and is open again."""
         for callback in self._callbacks:
             callback()
 
@@ -250,7 +252,7 @@ class NatsConnection:
             await manager.update_stream(config)
 
     async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do some work again and again until the server has done it, as a new cluster may take some seconds."""
+        """Repeat some work until it raises no `ConnectionError`, with a warning and a pause between two attempts."""
         while True:
             try:
                 async with _as_connection_error():
@@ -273,7 +275,10 @@ class NatsConnection:
         return bool(self._client.is_connected)
 
     async def wait_until_connected(self) -> None:
-        """Return as soon as the server can be reached, after a pause: a request has just failed."""
+        """Wait for a pause, as a request has just failed, and then until a server is connected.
+
+        Raise `RuntimeError` if the connection was closed.
+        """
         await asyncio.sleep(_RETRY_PAUSE)
         while not self._client.is_connected:
             if self._client.is_closed:
@@ -285,7 +290,10 @@ class NatsConnection:
         self._callbacks.append(callback)
 
     async def round_trip(self) -> None:
-        """Return when the server has got all that was sent, and this process all that the server sent before."""
+        """Return when the server has got all that was sent, and this process all that the server sent before.
+
+        Raise `ConnectionError` if that takes too long.
+        """
         # A message to itself, as nats-py ends its reading task if it gets the answer of a `flush` that was given up.
         number = str(next(self._numbers))
         arrived = self._round_trips[number] = asyncio.get_running_loop().create_future()
@@ -320,12 +328,18 @@ class NatsConnection:
     # --- logs
 
     async def append(self, call_id: str, frame: bytes, *, after: int | None) -> int | None:
-        """Append a frame to a log, and return its position; None if it had to be the next one, and is not."""
+        """Append a frame to the log of a call, and return its position.
+
+        If `after` is given, the frame must follow the entry at that position; return None if it does not.
+        """
         headers = None if after is None else {"Nats-Expected-Last-Subject-Sequence": str(after)}
         return await self._store(f"miniagents.log.{call_id}", frame, headers, after=after or 0)
 
     async def _store(self, subject: str, data: bytes, headers: dict[str, str] | None, *, after: int = 0) -> int | None:
-        """Store a message, with further attempts, and return its position; None if it is not the next one."""
+        """Store a message under a subject, and return its position; None if the headers demand another position.
+
+        After a connection error, try again for some seconds, and look if an earlier attempt has stored it.
+        """
         from nats.js.errors import APIError
 
         deadline = time.monotonic() + _APPEND_TIMEOUT
@@ -350,7 +364,9 @@ class NatsConnection:
                 await asyncio.sleep(_RETRY_PAUSE)
 
     async def _position_of(self, subject: str, data: bytes, after: int) -> int | None:
-        """Return the position of a message in a log that has gone on behind a position; None if it is not there.
+        """Return the position of the entry with these data behind the position `after`; None if others are there.
+
+        NATS may show late what it has stored, so an empty log is read again.
 
         Raises:
             ConnectionError: the log has not gone on: the message that was in the way is lost with a leader.
@@ -363,7 +379,10 @@ class NatsConnection:
         raise ConnectionError("NATS has refused a frame, and has no other in its place")
 
     async def publish(self, call_id: str, frame: bytes) -> None:
-        """Append a frame to a log without an acknowledgement."""
+        """Append a frame to the log of a call without an acknowledgement.
+
+        Raise `ConnectionError` if no server is connected.
+        """
         if not self._client.is_connected:
             raise ConnectionError("NATS cannot be reached")
         try:  # without `_as_connection_error`, as this is the one method that is called for each frame
@@ -372,11 +391,11 @@ class NatsConnection:
             raise ConnectionError(describe_error(error)) from error
 
     async def read(self, call_id: str, *, after: int = 0) -> list[Entry]:
-        """Return the entries of a log behind a position."""
+        """Return the entries of a call's log after the position `after`; all entries by default."""
         return await self._read(f"miniagents.log.{call_id}", after)
 
     async def _read(self, subject: str, after: int) -> list[Entry]:
-        """Return the messages of a subject behind a position, by as many requests as are needed."""
+        """Return the messages of a subject after the position `after`, by as many requests as are needed."""
         entries: list[Entry] = []
         async with _as_connection_error():
             while True:
@@ -387,7 +406,10 @@ class NatsConnection:
                 after = batch[-1].position
 
     async def _read_batch(self, subject: str, after: int) -> tuple[list[Entry], int]:
-        """Return messages of a subject by one request, and the number of those that are left."""
+        """Return the next messages of a subject after the position `after`, and the number of those left.
+
+        They come by one request.
+        """
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox)
         request = {"seq": after + 1, "next_by_subj": subject, "batch": _BATCH}
@@ -418,7 +440,10 @@ class NatsConnection:
         return 0 if headers.get("Status") == _NONE_FOUND else int(headers["Nats-Num-Pending"]) + 1
 
     async def follow(self, call_id: str, callback: Callable[[Entry], None]) -> Callable[[], Awaitable[None]]:
-        """Call `callback` with each entry that is stored from now on; return the function that ends this."""
+        """Call `callback` with each entry that is stored in a call's log from now on.
+
+        Return the function that ends this.
+        """
 
         async def on_message(message: Any) -> None:
             headers = message.headers
@@ -427,7 +452,7 @@ class NatsConnection:
         return await self._subscribe(f"miniagents.live.{call_id}", on_message)
 
     async def _subscribe(self, subject: str, on_message: Any) -> Callable[[], Awaitable[None]]:
-        """Subscribe to a subject; return the function that ends this."""
+        """Call `on_message` with each message of a subject; return the function that ends this."""
         async with _as_connection_error():
             subscription = await self._client.subscribe(
                 subject, cb=on_message, pending_msgs_limit=_MOST_PENDING, pending_bytes_limit=_MOST_PENDING
@@ -443,7 +468,11 @@ class NatsConnection:
     # --- workers
 
     async def beat(self, worker: str, interval: float) -> None:
-        """Send signs of life until cancelled, from a thread with a loop and a connection of its own."""
+        """Send a sign of life of a worker every `interval` seconds until cancelled.
+
+        A thread sends them, over a connection of its own, so they go on while this loop is blocked. Raise the error
+        that ends the thread.
+        """
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         must_end = threading.Event()
@@ -454,7 +483,7 @@ class NatsConnection:
                 ended.set_exception(error or RuntimeError("The thread with the signs of life has ended"))
 
         def run() -> None:
-            """Run the loop of the thread."""
+            """Send signs of life in a loop of this thread, and report its end to the waiting task."""
             error: BaseException | None = None
             try:
                 asyncio.run(self._beat(f"miniagents.beat.{worker}", interval, must_end))
@@ -474,7 +503,10 @@ class NatsConnection:
                     await ended
 
     async def _beat(self, subject: str, interval: float, must_end: threading.Event) -> None:
-        """Send signs of life until `must_end` is set; in the loop of the thread."""
+        """Send a sign of life every `interval` seconds until `must_end` is set; runs in the thread's loop.
+
+        One that cannot be sent is left out.
+        """
         client = await self._broker.open_client(lambda: None)
         try:
             last = 0.0
@@ -505,7 +537,10 @@ class NatsConnection:
         await self._subscribe(f"miniagents.tell.{worker}", on_message)
 
     async def notify(self, worker: str, notice: bytes) -> bool:
-        """Send a notice to a worker; return True if it has answered."""
+        """Send a notice to a worker.
+
+        Return True if the worker has answered, False if it does not listen or answer in time.
+        """
         from nats.errors import NoRespondersError
         from nats.errors import TimeoutError as NatsTimeoutError
 
@@ -518,7 +553,7 @@ class NatsConnection:
 
 
 class _Queue:
-    """Requests for calls of one agent.
+    """Queue of calls of one agent, for its workers.
 
     Args:
         client: client of nats-py.
@@ -559,7 +594,11 @@ class _Queue:
         return found
 
     def _add(self, message: Any, found: list[QueuedCall]) -> None:
-        """Add a call to those that were found; a message with a status says that a request has ended."""
+        """Add a call to `found`; a message with a status only tells that an earlier request has ended.
+
+        Raises:
+            ConnectionError: the status is an error.
+        """
         status = (message.headers or {}).get("Status")
         if status is None:
             self._asked = max(self._asked - 1, 0)
@@ -602,13 +641,13 @@ class _Queue:
 
 
 async def _answer(answer: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-    """Tell the server what became of a call."""
+    """Tell the server by `answer` that a call was taken or is given back; raise `ConnectionError` if that fails."""
     async with _as_connection_error():
         await answer(*arguments)
 
 
 def _token(alias: str) -> str:
-    """Return an alias as one token of a subject, and as a part of a name."""
+    """Return an agent's alias as one token of a subject, which fits into names, too: special characters become %XX."""
     return quote(alias, safe="", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
 
 

@@ -49,7 +49,7 @@ class Connection(Protocol):
         """True unless the broker cannot be reached now."""
 
     async def wait_until_connected(self) -> None:
-        """Return as soon as the broker can be reached."""
+        """Return as soon as the broker can be reached again; called after a request has failed."""
 
     def on_reconnected(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each reconnect: frames without acknowledgement, and live entries, may be lost."""
@@ -84,13 +84,13 @@ class Connection(Protocol):
         """Append a frame to the log of a call without an acknowledgement."""
 
     async def read(self, call_id: str, *, after: int = 0) -> list[Entry]:
-        """Return the entries of a log behind a position."""
+        """Return the entries of a call's log after the position `after`; all entries by default."""
 
     async def count(self, call_id: str) -> int:
         """Return the number of entries of a log."""
 
     async def follow(self, call_id: str, callback: Callable[[Entry], None]) -> Callable[[], Awaitable[None]]:
-        """Call `callback` with each entry that is stored from now on; some may be lost.
+        """Call `callback` with each entry that is stored in a call's log from now on; some may be lost.
 
         Return the function that ends this.
         """

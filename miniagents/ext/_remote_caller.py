@@ -54,20 +54,20 @@ class Caller:
         connection.on_reconnected(self._read_all)
 
     def add(self, call: FollowedCall) -> None:
-        """Look after a call from now on."""
+        """Look after a call from now on: `look` checks it at intervals."""
         self.calls.add(call)
         self._has_calls.set()
         self._has_none.clear()
 
     def remove(self, call: FollowedCall) -> None:
-        """Stop looking after a call."""
+        """Stop looking after a call that has ended."""
         self.calls.discard(call)
         if not self.calls:
             self._has_calls.clear()
             self._has_none.set()
 
     def do_later(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do some work in a task of its own, and ignore that the broker cannot be reached."""
+        """Do some work in a task of its own, without waiting for it; ignore a `ConnectionError` of it."""
 
         async def do() -> None:
             with suppress(ConnectionError):
@@ -78,7 +78,7 @@ class Caller:
         task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
-        """Return when there is no call in progress, and cancel other work."""
+        """Wait until no call is in progress, `STOP_TIMEOUT` seconds at most; then cancel the tasks of `do_later`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT):
                 await self._has_none.wait()
@@ -88,7 +88,10 @@ class Caller:
             await asyncio.wait(self._tasks)
 
     async def look(self) -> None:
-        """Look at the calls in progress until cancelled, and wake those that have something to do."""
+        """Check all calls in progress at intervals until cancelled, and note since when the broker is out of reach.
+
+        Some calls per round may read their logs.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._has_calls.wait()
@@ -111,7 +114,7 @@ class Caller:
             call.wake("read")
 
     async def check_log(self, call_id: str) -> None:
-        """Return if a call has a log with its first frame.
+        """Check that a call has a log that begins with its first frame.
 
         Raises:
             CallNotFoundError: it has none.
@@ -126,7 +129,10 @@ class Caller:
             raise call_not_found(call_id)
 
     async def watch(self, worker: str) -> WatchedWorker:
-        """Return a worker whose signs of life are noted, until `unwatch` is called as often."""
+        """Return a worker whose signs of life are noted.
+
+        Calls share it; the watch ends when `unwatch` was called as often.
+        """
         if worker not in self.watched:
             watched = WatchedWorker()
             watched.end = await self.connection.watch(worker, watched.note_sign)
@@ -138,7 +144,7 @@ class Caller:
         return self.watched[worker]
 
     async def unwatch(self, worker: str) -> None:
-        """Undo one `watch`."""
+        """Undo one `watch` of a worker; after the last one, its signs of life are no longer noted."""
         watched = self.watched[worker]
         watched.users -= 1
         if not watched.users:
@@ -158,7 +164,7 @@ class WatchedWorker:
         self.end: Callable[[], Awaitable[None]]
 
     def note_sign(self) -> None:
-        """Note a sign of life."""
+        """Note the time of a sign of life, which has just come."""
         self.last_sign = self._loop.time()
 
 
@@ -203,7 +209,11 @@ async def find_caller(broker: Broker, wait: float) -> Caller:
 
 
 async def _keep_open(broker: Broker, opened: asyncio.Future[Caller], callers: dict[Broker, Any]) -> None:
-    """Keep the connection of a run open until the run ends, and the calls that it has cancelled have told workers."""
+    """Keep the connection of a run open until this task is cancelled at the end of the run.
+
+    Then wait until the cancelled calls have told their workers. The `Caller`, or the error, becomes the result of
+    `opened`.
+    """
     error: BaseException = PromiseCancelledError("The run has ended")
     try:
         async with broker.connect() as connection:

@@ -116,9 +116,10 @@ class FollowedCall:
     # --- the task
 
     async def run(self) -> None:
-        """Make the call, if it is not made yet, and return when all its messages have begun.
+        """Make the call, or follow one that exists, and return when all its messages have begun.
 
-        A task of the run follows the call to its end. Raise the error that the agent, or the way to it, failed with.
+        A task of the run follows the call to its end. If this is cancelled, cancel its messages and the call. Raise the
+        error of the agent, or of the way to it.
         """
         # No variable has the promise: it is lost when the last reader goes.
         self._ctx.reply(MessageSequencePromise.of_async_iterable(self._arrivals(), start_soon=True))
@@ -133,7 +134,7 @@ class FollowedCall:
                 self.wake("stop")
 
     async def _run(self) -> None:
-        """Follow the call to its end."""
+        """Follow the call to its end; raise `RemoteUnavailableError` if the broker cannot be reached."""
         async with AsyncExitStack() as stack:
             try:
                 await self._follow(stack)
@@ -141,7 +142,11 @@ class FollowedCall:
                 raise RemoteUnavailableError(f"The broker cannot be reached for {self._name}: {error}") from error
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """End messages and replies with the task; an error fails the open messages, or else is the last reply."""
+        """End messages and replies when the task of this call has ended.
+
+        An error of the task fails the open messages; without any, it is the last reply. After the last reply it is only
+        logged.
+        """
         self._ctx.run_context.forget(task)
         self._caller.remove(self)
         error = None if task.cancelled() else task.exception()
@@ -168,7 +173,7 @@ class FollowedCall:
             promise._cell.settle_as_cancelled()
 
     def _close(self, error: BaseException | None = None) -> None:
-        """End the replies, with an error or without; do nothing after the end."""
+        """End the replies, with an error or without; do nothing if they have ended."""
         if self._closed.done():
             return
         self._replies.put_nowait(None)
@@ -192,7 +197,13 @@ class FollowedCall:
             raise
 
     async def _begin(self) -> None:
-        """Read the log if there may be one, and put the call into the queue if there is none."""
+        """Put the call into the queue.
+
+        If its id was chosen by the application, first read its log: a call with a log is not queued again.
+
+        Raises:
+            CallNotFoundError: an earlier call is to be followed, and has no log.
+        """
         if self._is_named:
             await self._read()
             if self._call is None and not self._reader.number and self._error is None:
@@ -212,7 +223,11 @@ class FollowedCall:
         return json.dumps({"v": VERSION, "id": self._id, "agent": call.agent, "parts": name}).encode()
 
     async def _do_work(self) -> None:
-        """Wait until there is work for this task, and do it."""
+        """Wait until there is work for this task, and do it.
+
+        Raise the error of a frame, or `RemoteUnavailableError` if the broker was out of reach for too long. Work that
+        the broker does not answer is dropped.
+        """
         if not self._wishes:
             self._woken = asyncio.get_running_loop().create_future()
             try:
@@ -246,13 +261,15 @@ class FollowedCall:
             logger.debug("The broker did not answer for %s: %s", self._name, error)
 
     def wake(self, wish: str) -> None:
-        """Give the task of this call some work."""
+        """Wake the task of this call to do some work: one of the words that `_wishes` names."""
         self._wishes.add(wish)
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
     def look(self, now: float, *, may_read: bool) -> bool:
-        """Find out if there is work for the task of this call; return True if it is to read the log after a silence.
+        """Wake the task of this call if it has work, and return True if it is to read the log after a silence.
+
+        Other work is to give up without a broker, to withdraw an unclaimed call, or to check a silent worker.
 
         Args:
             now: time of the loop.
@@ -273,14 +290,14 @@ class FollowedCall:
         return False
 
     async def _read(self) -> None:
-        """Take the entries of the log behind the position."""
+        """Read the entries of the log that are new here, and apply them to the replies."""
         for entry in await self._connection.read(self._id, after=self._position):
             if entry.position > self._position:
                 self._variables.run(self._take, entry)
         self._last_entry = asyncio.get_running_loop().time()
 
     async def _ask_for_missing(self) -> None:
-        """Tell the worker that frames are missing in the log, if there are some.
+        """Ask the worker to send frames again, if some are missing in the log.
 
         Raises:
             RemoteProtocolError: they have been missing for too long, as the log is no longer kept up to its beginning.
@@ -300,7 +317,7 @@ class FollowedCall:
             await self._notify("resend")
 
     async def _check_worker(self) -> None:
-        """Declare the worker lost if there is still no sign of life, once all that was sent has been read."""
+        """Write into the log that the worker is lost, if it still gives no sign of life after a round trip."""
         await self._connection.round_trip()
         now = asyncio.get_running_loop().time()
         if self._watched is None or now - self._watched.last_sign <= self._lease:
@@ -310,7 +327,10 @@ class FollowedCall:
             await self._write_end("lost")
 
     async def _write_end(self, status: str) -> None:
-        """Write the end of the call into the log, unless the log has gone on; then read it."""
+        """Write the end of the call with this status into the log, unless the log has gone on; then read the log.
+
+        A worker that was declared lost is also told to cancel.
+        """
         done: Record = {"k": "done", "s": status}
         if self._call is not None:
             done["h"] = self._call.hash
@@ -325,7 +345,10 @@ class FollowedCall:
     # --- stopping the agent
 
     async def _stop(self) -> None:
-        """Stop the agent at the worker, or withdraw the call; give up after some seconds without the broker."""
+        """Stop the agent at the worker, or withdraw a call that no worker has claimed.
+
+        Try for some seconds; then log a warning.
+        """
         if not self._may_be_queued and self._worker is None:
             return
         with suppress(TimeoutError, RemoteProtocolError):
@@ -337,7 +360,10 @@ class FollowedCall:
         logger.warning("The worker could not be told to stop %s", self._name)
 
     async def _try_to_stop(self) -> bool:
-        """Return True if the agent will stop, or has ended; False to try again."""
+        """Tell the worker to cancel the call, or write its end if no worker has claimed it.
+
+        Return True if the agent will stop or has ended, False to try again.
+        """
         try:
             if self._worker is None:
                 await self._write_end("cancelled")
@@ -348,20 +374,23 @@ class FollowedCall:
             return False
 
     async def _notify(self, wish: str, **more: Any) -> bool:
-        """Tell the worker something about this call; return True if the worker has got it."""
+        """Send the worker a notice about this call, such as "cancel" or "resend"; return True if it has got it."""
         assert self._worker is not None
         notice = {"v": VERSION, "call": self._id, "do": wish, **more}
         return await self._connection.notify(self._worker, json.dumps(notice).encode())
 
     async def _unwatch(self) -> None:
-        """Stop watching the worker."""
+        """Stop watching the worker for signs of life, if this call watches one."""
         if self._watched is not None and self._worker is not None:
             await self._caller.unwatch(self._worker)
 
     # --- entries of the log
 
     def _on_entry(self, entry: Entry) -> None:
-        """Take an entry that has just been stored, if it is the next one; else let the task read the log."""
+        """Take an entry that has just been stored, if it is the next one.
+
+        Ignore one that was read before; if entries are missing before it, wake the task to read the log.
+        """
         if entry.position <= self._position or self._done is not None:
             return
         if entry.previous != self._position:
@@ -371,7 +400,10 @@ class FollowedCall:
         self._variables.run(self._take, entry)
 
     def _take(self, entry: Entry) -> None:
-        """Take the next entry of the log; an error of it ends the call."""
+        """Apply the records of the next entry to the replies.
+
+        An error of them is kept for the task, which ends the call.
+        """
         self._position = entry.position
         if self._error is not None:
             return
@@ -387,7 +419,7 @@ class FollowedCall:
             self.wake("read")
 
     def _apply(self, record: Record) -> None:
-        """Apply a record to the replies.
+        """Apply a record to the replies; an unknown kind is ignored.
 
         Raises:
             RemoteProtocolError: the record cannot be read, or does not fit to those before it.
@@ -437,7 +469,7 @@ class FollowedCall:
             )
 
     def _begun_promise(self, record: Record) -> MessagePromise:
-        """Return the promise of a message that begins."""
+        """Return the promise of a message that begins, with its class and the fields known beforehand."""
         known = record.get("f")
         return MessagePromise.of_fields(
             message_class_of(record.get("c")),
@@ -446,13 +478,15 @@ class FollowedCall:
         )
 
     def _add_message(self, record: Record, promise: MessagePromise) -> None:
-        """Reply a message that begins."""
+        """Reply the promise of a message that begins, and keep it until the message ends."""
         self._messages[_index(record)] = promise
         self._began = True
         self._replies.put_nowait(promise)
 
     def _open_promise(self, record: Record) -> MessagePromise | None:
-        """Return the promise of a message; None if it was cancelled here, which the worker is told then.
+        """Return the promise of a message that is open.
+
+        If it was cancelled here, tell the worker once to cancel it, and return None.
 
         Raises:
             RemoteProtocolError: the message has not begun, or has ended.
@@ -469,7 +503,11 @@ class FollowedCall:
         return None
 
     def _add_text(self, record: Record) -> None:
-        """Add tokens to a message."""
+        """Add the tokens of a record to its message, without those that have come before.
+
+        Raises:
+            RemoteProtocolError: tokens before these are missing.
+        """
         promise = self._open_promise(record)
         if promise is None:
             return
@@ -482,7 +520,11 @@ class FollowedCall:
         cell.take_batch(tokens)
 
     def _add_event(self, record: Record) -> None:
-        """Add an event to a message."""
+        """Add the event of a record to its message; an event of a class that is unknown here is ignored.
+
+        Raises:
+            RemoteProtocolError: the event has no position.
+        """
         promise = self._open_promise(record)
         if promise is None:
             return
@@ -497,7 +539,11 @@ class FollowedCall:
             cell.take_batch([])
 
     def _end_of(self, record: Record) -> MessagePromise | None:
-        """Return the promise of a message that ends; None if it was cancelled here."""
+        """Return the promise of a message that ends, and forget it; return None if it was cancelled here.
+
+        Raises:
+            RemoteProtocolError: the message is not open.
+        """
         index = _index(record)
         promise = self._messages.pop(index, None)
         if promise is None:
@@ -515,7 +561,10 @@ class FollowedCall:
     # --- the end
 
     async def _arrivals(self) -> AsyncIterator[MessagePromise]:
-        """Yield the promises of messages; if all readers go before the end, stop a call whose id is not known."""
+        """Yield the promises of messages as they begin.
+
+        If all readers go before the end, stop the call, unless the application has chosen its id.
+        """
         try:
             while (promise := await self._replies.get()) is not None:
                 yield promise

@@ -110,7 +110,7 @@ def cut(text: str, limit: int) -> list[str]:
 
 
 def _to_bytes(frame: dict[str, Any]) -> bytes:
-    """Return a frame as JSON in UTF-8."""
+    """Return a frame as JSON in UTF-8; a text with lone surrogates is encoded by `_safe`."""
     try:
         return _write(frame).encode()
     except UnicodeEncodeError:  # a token with half a surrogate pair
@@ -118,7 +118,7 @@ def _to_bytes(frame: dict[str, Any]) -> bytes:
 
 
 def _safe(value: Any) -> Any:
-    """Return JSON types in which texts with lone surrogates have the form of the codec."""
+    """Return JSON types in which texts with lone surrogates have the form of `miniagents.values.encode`."""
     if isinstance(value, dict):
         return {key: _safe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -160,7 +160,11 @@ class FrameReader:
         return self._checked(frame.get("r"), data)
 
     def _join(self, frame: dict[str, Any], data: bytes) -> list[Record]:
-        """Keep a part, and return the records of all parts with the last one."""
+        """Keep a part of a large frame and return no records; after the last part, return those of the joined frame.
+
+        Raises:
+            RemoteProtocolError: the part, or the joined frame, cannot be read.
+        """
         part, text = frame["part"], frame.get("d")
         if not (isinstance(part, list) and [type(each) for each in part] == [int, int] and isinstance(text, str)):
             raise RemoteProtocolError(f"A part of a frame of a remote call cannot be read: {data[:80]!r}")
@@ -354,7 +358,10 @@ def load_error(dump: Any) -> BaseException:
 
 
 def _load_known_error(name: str, text: str, dump: Record) -> BaseException | None:
-    """Return an error of a known class with its text and its values; None if it cannot be made."""
+    """Return an error of a known class with its text and its values.
+
+    Return None if the class is unknown, or makes another text.
+    """
     cls = _known_class(name)
     if cls is None:
         return None

@@ -58,12 +58,12 @@ _MOST_REPAIRS: Final = 50
 
 
 class Worker:
-    """Worker with its calls in progress.
+    """Worker: the calls in progress of a process that runs agents for others.
 
     Args:
         connection: open connection.
         agents: the agents by their aliases.
-        concurrency: number of calls in progress.
+        concurrency: largest number of calls in progress.
         lease: seconds without a sign of life after which callers take the worker for lost.
         drain: seconds that calls in progress get after SIGTERM.
     """
@@ -115,7 +115,10 @@ class Worker:
                 await _cancel_all(helpers)
 
     async def _end_calls(self, patience: float) -> None:
-        """Wait for the calls in progress, and cancel those that have not ended after some seconds."""
+        """Wait `patience` seconds for the calls in progress, then cancel the others.
+
+        These get some seconds for their clean-up; then their tasks are cancelled.
+        """
         if self._tasks and patience:
             await asyncio.wait(self._tasks, timeout=patience)
         for call in list(self._calls.values()):
@@ -125,7 +128,10 @@ class Worker:
         await _cancel_all(self._tasks)
 
     async def _until_connected(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do some work again and again until the broker has answered; return the result."""
+        """Repeat some work until it raises no `ConnectionError`, and return its result.
+
+        Wait for the broker in between.
+        """
         while True:
             try:
                 return await work()
@@ -136,7 +142,10 @@ class Worker:
     # --- taking calls
 
     async def _take(self, alias: str) -> None:
-        """Take calls of one agent from its queue whenever there is a free slot."""
+        """Take calls of one agent from its queue while there are free slots, and start them.
+
+        A call that has come without a free slot is given back.
+        """
         while True:
             await self._has_slot.wait()
             count = max(1, self._free_slots // len(self._agents))
@@ -153,7 +162,7 @@ class Worker:
         return self._concurrency - len(self._tasks)
 
     def _start(self, queued: QueuedCall) -> None:
-        """Start the task of a call."""
+        """Start the task of a call; if that was the last free slot, take no more calls."""
         task = asyncio.create_task(self._run_call(queued), name="remote call")
         self._tasks.add(task)
         task.add_done_callback(self._on_ended)
@@ -168,7 +177,10 @@ class Worker:
             logger.error("A remote call has failed at the worker", exc_info=error)
 
     async def _run_call(self, queued: QueuedCall) -> None:
-        """Claim a call, run its agent, and write its replies to the log."""
+        """Claim a call of the queue, run its agent, and write its replies to the log.
+
+        Only remove it from the queue if it cannot be read, runs here already, or is claimed by another worker.
+        """
         try:
             call = await self._load_call(queued.data)
         except RemoteProtocolError as error:
@@ -211,7 +223,11 @@ class Worker:
         return None
 
     async def _claim(self, call_id: str, claim: bytes) -> bool:
-        """Write the first frame of a call; return False if its log has one of another worker, or of its end."""
+        """Write the first frame of a call's log, and return True.
+
+        Return False if the log already begins with another claim or with the end of the call. Repeat this until the
+        broker answers.
+        """
         while True:
             with suppress(ConnectionError):  # the claim may be stored: then the log refuses it, and tells whose it has
                 if await self._connection.append(call_id, claim, after=0) is not None:
@@ -246,7 +262,10 @@ class Worker:
     # --- sending
 
     async def _send(self) -> None:
-        """Send what is new of all calls, again and again, for half of the time at most."""
+        """Send what is new of all calls, again and again, in half of the time at most.
+
+        Compare first the logs that may have lost frames.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._has_calls.wait()
@@ -283,7 +302,10 @@ class Worker:
             call.must_compare = True
 
     def _on_notice(self, data: bytes) -> None:
-        """Do what a caller asks for."""
+        """Carry out the notice of a caller; ignore one about another call.
+
+        It asks to send missing frames of a call again, or to cancel a call or one of its messages.
+        """
         try:
             notice = read_object(data)
         except RemoteProtocolError as error:
@@ -348,7 +370,10 @@ class RunningCall:
             self._replies.cancel()
 
     def cancel(self, message: object = None) -> None:
-        """Cancel the agent, or one message of its replies."""
+        """Cancel the message of the replies with this number.
+
+        Without a number, cancel the agent, also one that starts later.
+        """
         if type(message) is int:
             if 0 <= message < len(self._messages):
                 self._messages[message].promise.cancel()
@@ -358,7 +383,10 @@ class RunningCall:
             self._replies.cancel()
 
     async def wait_for_replies(self) -> None:
-        """Return when all replies have ended; the sender sends them meanwhile."""
+        """Collect the replies of the agent for the sender, and return when all have ended.
+
+        Messages that begin only with a reader get one.
+        """
         assert self._replies is not None
         try:
             async for promise in self._replies:
@@ -373,7 +401,7 @@ class RunningCall:
                 reader.cancel()
 
     def _usage(self) -> list[list[Any]]:
-        """Return the usage of the agent and of those that it has called."""
+        """Return the rows of usage of the agent and of those that it has called: their path and numbers."""
         scope = None if self._replies is None else self._replies._cell.scope
         usage = getattr(scope, "usage", None)
         return [] if usage is None else [[list(path), row] for path, row in usage.rows()]
@@ -396,6 +424,8 @@ class RunningCall:
 
     async def send_news(self) -> bool:
         """Send what was not sent yet, without an acknowledgement; return True if there was something.
+
+        Do nothing if the log must be compared first, the call has ended, or another task is sending.
 
         Raises:
             ConnectionError: the broker cannot be reached.
@@ -479,15 +509,18 @@ class RunningCall:
                     return
 
     def _frames_behind(self, reader: FrameReader) -> list[bytes]:
-        """Return the frames with all that the log does not have."""
+        """Return the frames with all that the log lacks after the frames of `reader`.
+
+        They are numbered on from its last one.
+        """
         records = self._take_news() + ([] if self._done is None else [self._done])
         self.writer.number = reader.number
         return self.writer.write(records) if records else []
 
     def _rewind(self, reader: FrameReader, entries: list[Entry]) -> bool:
-        """Count as sent what the frames of the log have that count; return False if there is nothing more to send.
+        """Count as sent only what the log has in frames that count; return False if there is nothing more to send.
 
-        Frames that are no longer kept were read in time, and count as well.
+        Frames that are no longer kept were read in time, and count as well. If the log has its end, cancel the agent.
         """
         first = read_object(entries[0].data)["n"] if entries else self.writer.number + 1
         if first == 1:
@@ -518,12 +551,12 @@ class _SentMessage:
         self._events = 0
 
     def forget_sent(self) -> None:
-        """Count nothing as sent."""
+        """Reset the counts: nothing of this message counts as sent."""
         self.is_ended = self._is_begun = False
         self._tokens = self._events = 0
 
     def count_sent(self, record: Record) -> None:
-        """Count a record of the log as sent."""
+        """Count the beginning, tokens, event or end in a record of the log as sent."""
         kind = record.get("k")
         self._is_begun = True
         if kind == "text":

@@ -95,13 +95,13 @@ SCHEMA = Table("miniagents_schema", _TABLES, Column("version", Integer, primary_
 
 
 def _create_tables(connection: Connection) -> None:
-    """Bring the schema from version 0, without any table, to version 1, which has messages and chats."""
+    """Create the tables of version 1 in an empty database: messages, chats with their entries, and the version."""
     _TABLES.create_all(connection, tables=[MESSAGE, CHAT, ENTRY, SCHEMA])
     connection.execute(insert(SCHEMA).values(version=1))
 
 
 def _create_tables_of_runs(connection: Connection) -> None:
-    """Bring the schema from version 1 to version 2, which has runs and their steps."""
+    """Create the tables of version 2 in a database of version 1: runs and their steps."""
     _TABLES.create_all(connection, tables=[RUN, STEP])
 
 
@@ -171,9 +171,10 @@ def check_dialect(name: str) -> None:
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
-    """Let one writer and readers work at the same time; a commit survives the process, and needs no `fsync`.
+    """Set a new connection to SQLite to WAL mode, so that one writer and readers work at the same time.
 
-    The file keeps the mode. SQLite does not wait while another connection sets it, so that this one need not do it.
+    A commit survives the process, and needs no `fsync`. The file keeps the mode. SQLite does not wait while another
+    connection sets it, so that this one need not do it.
     """
     cursor = connection.cursor()
     with suppress(sqlite3.OperationalError):
@@ -294,7 +295,7 @@ def append(connection: Connection, chat: str, rows: Sequence[Row], written_by: s
 
 
 def was_committed(connection: Connection, chat: str, written: Written) -> bool:
-    """Return True if a transaction of which only the commit failed has reached the database; wait for its end.
+    """Return True if messages are in the chat although their commit has failed; wait for the end of that transaction.
 
     The row of the chat is locked then; the caller rolls back.
     """
@@ -304,12 +305,12 @@ def was_committed(connection: Connection, chat: str, written: Written) -> bool:
 
 
 def new_entries(connection: Connection, chat: str, last: int) -> Sequence[tuple[int, str]]:
-    """Return positions and bodies of the messages of a chat behind the position `last`."""
+    """Return positions and bodies of the messages of a chat after the position `last`."""
     return [tuple(row) for row in connection.execute(_NEW_ENTRIES, {"chat": chat, "last": last})]
 
 
 def bodies(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Return the bodies of messages by their hash keys, full or not.
+    """Return the bodies of messages, JSON texts, by their hash keys, full or not.
 
     Unknown keys, and those of another length, are left out.
     """
@@ -328,9 +329,9 @@ def bodies(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
 
 @cache
 def _claim_run(dialect: str) -> Any:
-    """Return the statement that gives a run to a holder, unless another one has renewed its claim lately.
+    """Return the statement that gives a run to a holder, unless another holder has renewed its claim within the lease.
 
-    It returns a row if the run belongs to the holder then, and locks it for the rest of the transaction.
+    It returns a row if the run belongs to the holder then, and locks that row for the rest of the transaction.
     """
     if dialect == "sqlite":
         now: Any = (func.julianday("now") - 2440587.5) * 86400.0  # the Julian day of 1970-01-01
@@ -355,7 +356,10 @@ def claim_run(connection: Connection, run: str, holder: str, lease: float) -> bo
 
 
 def release_run(connection: Connection, run: str, holder: str) -> None:
-    """Let the next holder have the run at once; do nothing if it belongs to another one."""
+    """End the claim of a holder on a run, so that the next holder gets it at once.
+
+    Do nothing if it belongs to another one.
+    """
     connection.execute(_RELEASE_RUN, {"run": run, "holder_": holder})
 
 
@@ -370,12 +374,15 @@ def step_replies(connection: Connection, run: str, key: str) -> list[str] | None
 
 
 def add_step(connection: Connection, run: str, key: str, rows: Sequence[Row]) -> None:
-    """Store the replies of a finished step."""
+    """Insert a finished step of a run, and the messages that it has replied."""
     add_messages(connection, rows)
     replies = json.dumps([row.hash for row in rows])
     connection.execute(insert(STEP).values(run=run, key=key, replies=replies))
 
 
 def error_of_driver(error: Exception) -> BaseException:
-    """Return the error that an error of SQLAlchemy is about: the latter shows statements with the texts of messages."""
+    """Return the driver's error inside an error of SQLAlchemy, which would show statements with the texts of messages.
+
+    Return any other error unchanged.
+    """
     return error.orig or error if isinstance(error, StatementError) else error

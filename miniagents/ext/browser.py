@@ -87,7 +87,10 @@ async def sse(
 
 
 async def _events(replies: MessageSequencePromise, last_event_id: str | None) -> AsyncGenerator[bytes]:
-    """Yield the events behind a position, or all of them."""
+    """Yield the events after the position of `last_event_id`, or all of them without one.
+
+    If the replies do not have that position, yield `reset` first, and then all.
+    """
     position = None
     if last_event_id:
         match = _ID.fullmatch(last_event_id)
@@ -106,7 +109,10 @@ async def _events(replies: MessageSequencePromise, last_event_id: str | None) ->
 
 
 async def _events_of(promise: MessagePromise, number: int, seen: int | None) -> AsyncIterator[bytes]:
-    """Yield the events of a message; of one that a browser has seen in part, those behind that part."""
+    """Yield the events of a message: `message`, its tokens, and `done` or `failed`.
+
+    If the browser has seen `seen` characters of it, yield only what comes after these.
+    """
     if seen is None:
         seen = 0
         role = promise.known_beforehand.get("role") or promise.message_class.model_fields["role"].default

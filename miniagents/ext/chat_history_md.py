@@ -138,7 +138,10 @@ class _LockedFile:
         os.close(self._descriptor)
 
     def state(self) -> _State:
-        """Return what changes when the file is written or replaced."""
+        """Return device, inode, size and time of change of the file.
+
+        One of them changes when it is written or replaced.
+        """
         status = os.fstat(self._descriptor)
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -308,7 +311,7 @@ class ChatHistoryMD(StoringHistory):
         return rest
 
     def _check_format(self, data: bytes) -> None:
-        """Raise `HistoryFormatError` for a file that is no history, or that an earlier version wrote."""
+        """Raise `HistoryFormatError` if these bytes of the file are no history, or an earlier version wrote them."""
         if not has_frames(data) and not may_become_history(data):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
         if line := earlier_head(data):
@@ -345,9 +348,10 @@ class ChatHistoryMD(StoringHistory):
             ) from error
 
     def _append_waiting(self, file: _LockedFile) -> None:
-        """Append the records of all waiting messages; before them, close a record that was cut, with a warning.
+        """Append the records of all waiting messages in one write.
 
-        After an error the messages go on waiting, and the file has its old size if possible.
+        Before them, close a record that was cut, with a warning. If the write fails, the messages go on waiting, and
+        the file gets its old size if possible.
         """
         state = file.state()
         missing = b"" if state == self._whole_state else self._missing_end(file)

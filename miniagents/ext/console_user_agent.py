@@ -130,7 +130,7 @@ def create_console_approver(alias: str = "APPROVER", **kwargs: Any) -> MiniAgent
     console = _Console("Run it? (y/n) ")
 
     async def console_approver(ctx: InteractionContext) -> None:
-        """Ask about each call, and reply the decisions."""
+        """Ask about each `PendingApproval` among the messages, and reply the decisions; other messages are ignored."""
         async with _asking.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             for question in await ctx.message_promises:
                 if isinstance(question, PendingApproval):
@@ -258,7 +258,7 @@ class _Console:
             self._write_remark(_REASONS_FOR_A_CUT[reason])
 
     def _write_remark(self, remark: str) -> None:
-        """Print a remark on an answer."""
+        """Print a remark on an answer, in dim brackets."""
         _write(_add_colour(f"[{remark}]", _DIM) + "\n")
 
     def show_error(self, error: Exception) -> None:

@@ -205,7 +205,10 @@ class _OperationSpan:
             self._span.add_event("token", {"length": len(token)})  # no text: a key may be cut into tokens
 
     def _on_event(self, event: MessageEvent) -> None:
-        """Note the time of the first event of an answer, and add an event for a repetition of the request."""
+        """Note the time of the first event of an answer.
+
+        If the request is repeated, add an event `retry`, and begin to measure again.
+        """
         if isinstance(event, AnswerRestarted):
             self._sent, self._first_chunk = perf_counter(), None
             self._span.add_event("retry")
@@ -213,7 +216,10 @@ class _OperationSpan:
             self._first_chunk = perf_counter() - self._sent
 
     def _describe_end(self, error: BaseException | None) -> None:
-        """Set the attributes and the status that an operation has at its end."""
+        """Set the attributes that an operation has at its end, and the status of an error.
+
+        `StopDialog` is no error; the text of an error that may quote content is left out unless content is captured.
+        """
         operation, span, captures = self._operation, self._span, self._tracer.capture_content
         if operation.kind == "request":
             span.set_attributes(_answer(operation.result, failed=error is not None))
@@ -247,18 +253,18 @@ def _redaction(operation: Operation) -> Callable[[str], str]:
 
 
 def _agent_at_start(operation: Operation) -> dict[str, Any]:
-    """Return the attributes of an agent call."""
+    """Return the span attributes of an agent call: its name and description."""
     return _attributes_of_agent(operation.name, operation.asked["description"])
 
 
 @lru_cache(maxsize=256)
 def _attributes_of_agent(name: str, description: str | None) -> dict[str, Any]:
-    """Return the attributes of the calls of an agent, which OpenTelemetry copies."""
+    """Return the span attributes of an agent's calls; they are made once, because OpenTelemetry copies them."""
     return _given({OPERATION_NAME: OPERATIONS["agent"], AGENT_NAME: name, AGENT_DESCRIPTION: description})
 
 
 def _request_at_start(operation: Operation) -> dict[str, Any]:
-    """Return the attributes of a request by which a sampler may decide."""
+    """Return the span attributes of a request that a sampler may need: provider, model and address."""
     asked = operation.asked
     return _given(
         {
@@ -272,7 +278,7 @@ def _request_at_start(operation: Operation) -> dict[str, Any]:
 
 
 def _tool_at_start(operation: Operation) -> dict[str, Any]:
-    """Return the attributes of a call of a tool."""
+    """Return the span attributes of a call of a tool: its name and the id of the call."""
     return _given(
         {
             OPERATION_NAME: OPERATIONS["tool"],
@@ -291,12 +297,15 @@ _ATTRIBUTES_AT_START: Mapping[str, Callable[[Operation], dict[str, Any]]] = {
 
 
 def _given(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes that have a value."""
+    """Return the attributes whose value is not None."""
     return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _parameters(settings: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
-    """Return the attributes of a request's parameters; values of other types than the attributes are left out."""
+    """Return the span attributes for parameters of a request, such as its temperature.
+
+    Values of other types are left out.
+    """
     found: dict[str, Any] = {REQUEST_STREAM: True} if streamed else {}
     for name, (attribute, kind) in PARAMETERS.items():
         value = settings.get(name)
@@ -328,7 +337,10 @@ def _item(value: Any, name: str) -> Any:
 
 
 def _answer(message: Message | None, *, failed: bool) -> dict[str, Any]:
-    """Return the attributes of an answer, or of the part of it that had come."""
+    """Return the span attributes of an answer, or of the part of it that had come: id, model, finish reasons and usage.
+
+    Without an answer, a failed request has the finish reason "error".
+    """
     if not isinstance(message, AssistantMessage):
         return {FINISH_REASONS: ["error"]} if failed else {}
     reasons = [each.finish_reason or ("error" if failed else None) for each in (message, *message.choices)]
@@ -347,7 +359,7 @@ def _answer(message: Message | None, *, failed: bool) -> dict[str, Any]:
 
 
 def _content_at_start(operation: Operation) -> dict[str, Any]:
-    """Return the texts of a request's prompt, or of a tool's arguments."""
+    """Return the span attributes with the texts of a request's prompt, or of a tool's arguments; none for an agent."""
     asked = operation.asked
     if operation.kind == "request":
         instructions = asked["system"]
@@ -364,7 +376,7 @@ def _content_at_start(operation: Operation) -> dict[str, Any]:
 
 
 def _content_at_end(operation: Operation) -> dict[str, Any]:
-    """Return the texts of an answer, or of a tool's result."""
+    """Return the span attributes with the texts of an answer, or of a tool's result; none for an agent."""
     result = operation.result
     if result is None or operation.kind == "agent":
         return {}
@@ -420,7 +432,7 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _finish(message: Message) -> dict[str, Any]:
-    """Return the reason for the end of an answer, in the word of the conventions."""
+    """Return the field `finish_reason` of an answer in the words of the conventions; "error" if it has no reason."""
     reason = getattr(message, "finish_reason", None) or "error"
     return {"finish_reason": "tool_call" if reason == "tool_calls" else reason}
 

@@ -204,7 +204,7 @@ def _broker_of(broker: str | Broker) -> Broker:
 
 @functools.cache
 def _broker_of_url(url: str) -> NatsBroker:
-    """Return the broker of a URL."""
+    """Return the broker of a URL, the same one at each call."""
     return NatsBroker(url)
 
 

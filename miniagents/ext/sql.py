@@ -293,7 +293,13 @@ class Journal:
         return step
 
     async def find(self, call: str) -> tuple[str, list[Message] | None]:
-        """Return the key of a call, and what it replied if it has finished earlier; hold the run from now on."""
+        """Return the key of a call, and the messages that it replied if it finished earlier, else None.
+
+        Claim the run at the first call. Equal calls are numbered, so each has a key of its own.
+
+        Raises:
+            HistoryError: another process holds the run, or the database cannot be read.
+        """
         number = self._numbers[call]
         self._numbers[call] += 1
         key = hashlib.sha256(f"{number} {call}".encode()).hexdigest()
@@ -333,7 +339,10 @@ class Journal:
             raise _error_of(error, place, HistoryWriteError) from _cause_of(error)
 
     async def _hold(self) -> None:
-        """Claim the run, for which another holder may have to be waited for, and begin to renew the claim."""
+        """Claim the run, and start the thread that renews the claim.
+
+        While another holder has it, try again for its lease at least; then raise `HistoryError`.
+        """
         attempts = 2 + int(LEASE / RETRY)
         while True:
             try:
@@ -418,7 +427,10 @@ def _claim(connection: Connection, run: str, holder: str) -> None:
 
 
 def _renew(engine: AsyncEngine, run: str, holder: str, name: str, stopped: threading.Event) -> None:
-    """Renew the claim on a run until `stopped` is set, in a thread, as code of the application may block its loop."""
+    """Renew the claim on a run at intervals until `stopped` is set; end with an error in the log if it is lost.
+
+    This runs in a thread, as code of the application may block its loop.
+    """
 
     async def renew() -> None:
         """Renew the claim once, over a connection of this thread's loop."""
@@ -492,7 +504,7 @@ async def _awrite_to(engine: AsyncEngine, work: Callable[[Connection], object]) 
 def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> HistoryError:
     """Return the error to raise for an error of a database, without statements and values.
 
-    A `HistoryError` keeps its class.
+    It is of class `kind`, unless the cause is a `HistoryError`, and begins with the place.
     """
     cause = _cause_of(error)
     if isinstance(cause, HistoryError):
@@ -507,7 +519,10 @@ def _cause_of(error: Exception) -> BaseException:
 
 
 def _row_of(message: Message) -> Row:
-    """Convert a message into a row; a field that cannot be written is left out, with a warning."""
+    """Convert a message into a row of the table of messages.
+
+    A field that cannot be written is left out, with a warning.
+    """
     try:
         body = message.model_dump_json()
     except (ValueError, RecursionError):  # a serializer of the application fails, or messages are nested too deep
