@@ -55,9 +55,10 @@ _link: ContextVar[Played | Recorded | None] = ContextVar("miniagents_testing_aio
 
 
 def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that replaces `ClientSession._request` while cassettes are open: it adds a middleware.
+    """Return the function that replaces `ClientSession._request` while cassettes are open.
 
-    Without a session in this context, it calls `before`, or the method below vcrpy while a cassette sends.
+    It adds a middleware that answers from the open session. Without a session in this context, it calls `before`; while
+    a cassette sends, the method below vcrpy's.
     """
     real = without_vcrpy(before)
 
@@ -88,7 +89,10 @@ def _replace_connect(connector: type) -> None:
 
 
 def _linked(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that replaces `BaseConnector.connect` while cassettes are open."""
+    """Return the function that replaces `BaseConnector.connect` while cassettes are open.
+
+    It takes the connection from the link of the request, if there is one.
+    """
 
     @wraps(before)
     async def connect(connector: BaseConnector, request: ClientRequest, *args: Any, **options: Any) -> Any:
@@ -104,6 +108,10 @@ def _linked(before: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _linking(link: Played | Recorded | None) -> Iterator[None]:
+    """Make a link that of the requests in the block: `connect` takes their connection from it.
+
+    Return None for the real one.
+    """
     token = _link.set(link)
     try:
         yield
@@ -150,7 +158,7 @@ class _Answering:
             return await _through(self._wire.Recorded(answer, request.method, unread), request, send)
 
     async def _live(self, request: ClientRequest) -> LiveRequest:
-        """Make a `LiveRequest`. Bodies that aiohttp compresses while it sends them are taken as they are before."""
+        """Return a request of aiohttp as a `LiveRequest`, with its body as it is before aiohttp compresses it."""
         headers = [
             (str(name), value)
             for name, value in request.headers.items()
@@ -174,7 +182,10 @@ class _Answering:
 
 
 async def _through(link: Played | Recorded, request: ClientRequest, send: Handler) -> ClientResponse:
-    """Send a request over the connection of a link, and tell the link of its response."""
+    """Send a request over the connection of a link, and return the response.
+
+    Tell the link of the response or the error.
+    """
     try:
         with _linking(link):
             response = await send(request)

@@ -86,7 +86,7 @@ def _end(error: BaseException) -> str | None:
 
 
 class _Collector(AbstractStreamWriter):
-    """Writer that keeps what a payload writes."""
+    """Writer that keeps what the payload of a request writes, so that the body can be read."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -214,7 +214,7 @@ class _Player(asyncio.Transport):
         """Do nothing: no byte comes while the reader does not wait for one."""
 
     def resume_reading(self) -> None:
-        """Do nothing, see `pause_reading`."""
+        """Do nothing: reading was never paused."""
 
     def close(self) -> None:
         """End the playback, because the reader has closed the response or has read all of it."""
@@ -238,7 +238,7 @@ class _Player(asyncio.Transport):
             self._wake.set_result(None)
 
     async def _feed(self) -> None:
-        """Feed head, chunks and end to the handler, each when the reader waits for it.
+        """Feed head, chunks and end of the answer to the handler, each when the reader waits for it.
 
         A recorded error is raised where the application waits, or ends the connection.
         """
@@ -259,7 +259,7 @@ class _Player(asyncio.Transport):
             self._lose(error)  # aiohttp makes its own error of it
 
     async def _demand(self) -> None:
-        """Wait until the reader has taken what it got, and waits for more."""
+        """Wait until the reader has taken the bytes that it got, and waits for more."""
         await asyncio.sleep(0)
         while not self._reader_waits:
             self._wake = self._loop.create_future()
@@ -295,7 +295,7 @@ class Played:
         return Connection(connector, request.connection_key, self._player.handler, loop)
 
     def started(self, response: ClientResponse) -> None:
-        """Note the response, whose head has arrived."""
+        """Note the body of the response, whose head has arrived."""
         if self._player is not None:
             self._player.content = response.content
 
@@ -326,7 +326,7 @@ class Recorded(asyncio.Protocol):
         self._handler: Any = None
 
     async def connect(self, connector: BaseConnector, request: ClientRequest, connect: Connect) -> Connection:
-        """Return the connection that the connector opens or has kept, and listen to it."""
+        """Return the connection that the connector opens or has kept, and record what arrives on it."""
         connection = await connect()
         self._handler, self._transport = connection.protocol, connection.transport
         if self._transport is not None:  # it may be lost already
@@ -335,7 +335,7 @@ class Recorded(asyncio.Protocol):
         return connection
 
     def started(self, response: ClientResponse) -> None:
-        """Note the response, whose head has arrived."""
+        """Note the body of the response, whose head has arrived."""
         self._content = response.content
 
     def failed(self, error: BaseException) -> None:
@@ -377,11 +377,11 @@ class Recorded(asyncio.Protocol):
             self._handler.connection_lost(error)
 
     def pause_writing(self) -> None:
-        """Pass on that the transport's buffer is full."""
+        """Tell the handler of aiohttp that the transport's buffer is full."""
         self._handler.pause_writing()
 
     def resume_writing(self) -> None:
-        """Pass on that the transport's buffer has room again."""
+        """Tell the handler of aiohttp that the transport's buffer has room again."""
         self._handler.resume_writing()
 
     # --- told by the connection

@@ -229,7 +229,10 @@ def _fields(body: bytes) -> Iterator[_Field]:
 
 
 def _unquoted(text: bytes) -> str:
-    """Return the text of a name or value in a form."""
+    """Return the text of a name or value in a form, without its `%XX` and `+`.
+
+    Bytes that are no UTF-8 become surrogates.
+    """
     return unquote_plus(text.decode("utf-8", "surrogateescape"), errors="surrogateescape")
 
 
@@ -320,7 +323,7 @@ class _PartReader:
         self._content: _Span = (0, 0)
 
     def callbacks(self) -> Any:
-        """Return the functions for the parser."""
+        """Return the functions that the parser of python-multipart calls, by their names."""
         return {
             "on_part_begin": self._begin_part,
             "on_header_field": self._read_name,
@@ -331,19 +334,24 @@ class _PartReader:
         }
 
     def _begin_part(self) -> None:
+        """Forget headers and content of the part before."""
         self._headers = {}
         self._content = (0, 0)
 
     def _read_name(self, data: bytes, start: int, end: int) -> None:
+        """Keep the name of a header, in lower case."""
         self._name = data[start:end].lower()
 
     def _read_value(self, data: bytes, start: int, end: int) -> None:
+        """Keep the value of the header whose name came last, with its place in the body."""
         self._headers[self._name] = data[start:end], start
 
     def _read_content(self, data: bytes, start: int, end: int) -> None:
+        """Keep the place of the content in the body."""
         self._content = start, end
 
     def _end_part(self) -> None:
+        """Add the part that has ended to `parts`, with the places of its file name, content type and content."""
         from python_multipart.multipart import parse_options_header
 
         disposition, start = self._headers.get(b"content-disposition", (b"", 0))
@@ -359,6 +367,7 @@ class _PartReader:
         )
 
     def _end(self) -> None:
+        """Note that the closing boundary has come."""
         self.is_whole = True
 
 
@@ -420,7 +429,7 @@ class Path:
         return bool(self._next_steps(place))
 
     def covers_parameter(self, name: str) -> bool:
-        """Return True if this is the path of a parameter of the query."""
+        """Return True if this path names the parameter `name` of the query, or all parameters."""
         return self.parameter is not None and self.parameter in ("*", name)
 
     def _next_steps(self, place: Iterable[str]) -> set[int] | None:
@@ -440,7 +449,7 @@ class Path:
         return reached
 
     def _with_depths(self, reached: Iterable[int]) -> set[int]:
-        """Return the steps with those after a `**`, which stands for no level, too."""
+        """Return the numbers of steps, and after each `**` also the next one, because `**` may stand for no level."""
         found = set(reached)
         return found | {number + 1 for number in found if self._steps[number] is _ANY_DEPTH}
 
@@ -512,7 +521,7 @@ def _reason(text: str, position: int) -> str:
 
 
 def _error(text: str, reason: str) -> ValueError:
-    """Make the error about a path that cannot be read."""
+    """Return the error about a path that cannot be read, with the reason and examples."""
     return ValueError(
         f"{text!r} is no path into a body: {reason}. "
         "Paths look like `metadata`, `messages[*].id`, `**.id` or `?timestamp`"

@@ -231,9 +231,10 @@ def _opened(
     command: str = "",
     other_user: str = "",
 ) -> Iterator[Session]:
-    """Open a cassette file until the `with` block ends, under the recording lock if it records.
+    """Open a cassette file until the `with` block ends, and give its session.
 
-    Under CI, refuse to record. What another worker of this run has recorded is only added to.
+    Hold the recording lock if it records, and refuse to record under CI. If another worker of this run has recorded the
+    file, only add to it.
     """
     takes_turns = bool(width) and run_of_workers() != ""
     with ExitStack() as stack:
@@ -340,7 +341,10 @@ def _count_play(cassette: Any, index: int) -> None:
 
 @contextmanager
 def answering(session: Session, also_patch: Iterable[type] = ()) -> Iterator[None]:
-    """Let a session answer the requests of all clients until the `with` block ends."""
+    """Let a session answer the requests of all patched clients until the `with` block ends.
+
+    Connections of other clients are judged meanwhile.
+    """
     with patched(_CLIENTS, _httpx.targets_of(also_patch)), _other_clients.watching():
         activate(session)
         try:

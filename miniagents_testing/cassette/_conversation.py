@@ -88,7 +88,7 @@ def frames_in(lines: bytes) -> Iterator[Frame]:
 
 
 def _data_of(text: str) -> str | bytes:
-    """Return the data of a frame, of which only the first character of its line is missing.
+    """Return the text or bytes of a frame's line, whose first character, the sign, is left out.
 
     Raises:
         ValueError: it is no frame.
@@ -197,9 +197,9 @@ class PlayedConversation:
         return self._playback.response.end
 
     def send(self, data: str | bytes) -> bool:
-        """Take a frame that the client sends; return False if the conversation is over, also because of this frame.
+        """Compare a frame that the client sends with the recorded one, and return True if they are the same.
 
-        A frame that differs from the recorded one ends the conversation, and is counted as a miss.
+        A frame that differs is counted as a miss, and ends the conversation. Return False then, and after the end.
         """
         if self.is_over:
             return False
@@ -269,11 +269,11 @@ class PlayedConversation:
         return covers(key, self._key(self._as_recorded(data, known=False))) or covers(key, made)
 
     def _key(self, data: str | bytes) -> tuple[type, bytes]:
-        """Return a key that is equal for frames that are the same."""
+        """Return type and content of a frame in a form that is equal for frames that count as the same."""
         return type(data), data if isinstance(data, bytes) else self._match.canonical_body(data.encode())
 
     def _difference(self, recorded: str | bytes | None, now: str | bytes) -> str:
-        """Return the message about a frame that is not the recorded one."""
+        """Return the message about a frame that is not the recorded one, with the first differences."""
         interaction = self._playback.interaction
         number = next((n for n, each in enumerate(self._session.interactions, 1) if each is interaction), 0)
         where = f"interaction {number} ({interaction.method} {interaction.uri})"

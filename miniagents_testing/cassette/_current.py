@@ -34,7 +34,7 @@ _lock = threading.Lock()
 
 
 def activate(session: Session) -> None:
-    """Make the session current in this context, and in tasks that are started from it."""
+    """Open a session, and make it the current one in this context and in tasks that are started from it."""
     session.outer = _current.get()
     with _lock:
         _open.append(session)
@@ -42,7 +42,7 @@ def activate(session: Session) -> None:
 
 
 def deactivate(session: Session) -> None:
-    """Make the session before this one current again. The context may be another than that of `activate`."""
+    """Close a session, and make the one before it current again. The context may be another than that of `activate`."""
     with _lock:
         _open.remove(session)
     if _current.get() is session:
@@ -90,8 +90,7 @@ def sessions_here() -> list[Session]:
 def _session_of_context() -> Session | None:
     """Return the open session that was opened last in this context, or None.
 
-    In place of a session with a width, the result is the narrowest one: others may have been opened since this context
-    was made.
+    If it is a test runner's, which has a width, return the narrowest of these: it may be newer than this context.
     """
     session = _current.get()
     while session is not None:
@@ -134,12 +133,15 @@ def out_of_reach(least: int) -> Iterator[None]:
 
 
 def is_passing() -> bool:
-    """Return True if this context is sending a request to the network."""
+    """Return True if requests of this context go past all cassettes, see `passing`."""
     return _passing.get()
 
 
 def may_look_up() -> bool:
-    """Return True if this context, which may be a thread of an event loop without context, works for a sent request."""
+    """Return True if this context may look up names for a request that a cassette sends to the network.
+
+    It may be a thread of an event loop, which has no context.
+    """
     return _passing.get() or (_sending > 0 and _current.get() is None)
 
 

@@ -71,7 +71,7 @@ def foreign_interaction(entry: Mapping[str, Any], where: str) -> Interaction:
 
 
 def _status(response: Mapping[str, Any]) -> tuple[int, str]:
-    """Return code and reason; older vcrpy wrote `status_code` alone where httpx was used."""
+    """Return status code and reason of a response; older vcrpy wrote `status_code` alone where httpx was used."""
     if "status_code" in response:
         code = int(response["status_code"])
         return code, _REASONS.get(code, "")
@@ -204,7 +204,7 @@ def parse_edited(text: str | bytes) -> tuple[dict[str, Any], list[str]]:
 
 
 def _what_is_missing(error: Exception) -> str:
-    """Return the part of an interaction that an error of reading it is about."""
+    """Return words for what an interaction lacks: the key that a `KeyError` names, or else its form."""
     return f"the key {error}" if isinstance(error, KeyError) else f"its form ({error})"
 
 
@@ -247,7 +247,10 @@ def entry_of(interaction: Interaction) -> _Entry:
 
 
 def _wrapped(words: str, width: int = 100) -> str:
-    """Return words in lines of a width, because a diff shows lines. Each word is shorter than that."""
+    """Return words in lines of at most `width` characters, because a diff shows lines.
+
+    Each word is shorter than that.
+    """
     lines = []
     start = 0
     while len(words) - start > width:
@@ -408,7 +411,10 @@ def _mismatches(entries: list[_Entry], checksum: Any) -> Iterator[str]:
 
 
 def _checksum(entries: Sequence[_Entry]) -> dict[str, Any]:
-    """Return the checksum, which shows added, lost and moved interactions, and changes in those of other recorders."""
+    """Return the checksum of a cassette: the number of its interactions, and a hash of all their digests.
+
+    So it shows added, lost and moved interactions, and changes in those of other recorders.
+    """
     digests = [entry["response"].get("stream", {}).get("digest") or _digest(entry) for entry in entries]
     return {"v": _FORMAT, "count": len(entries), "digest": _sha256("\n".join(digests).encode())}
 

@@ -76,7 +76,7 @@ class HeaderRule:
         self._recorded_url = recorded_url
 
     def keeps(self, name: str) -> bool:
-        """Return True if a header of this name is kept of an answer."""
+        """Return True if headers of this name are recorded of answers."""
         return self._is_dropped(name.lower()) is None
 
     def of_request(self, pairs: Pairs) -> dict[str, list[str]]:
@@ -163,7 +163,10 @@ def _without_cookie_value(value: str) -> str:
 
 
 def _in_seconds(value: str) -> str:
-    """Return the value of `retry-after`, a date of the future as seconds from now: when played, it would be past."""
+    """Return a date in `retry-after` as seconds from now, because it would be past when played.
+
+    Return any other value, and a past date, unchanged.
+    """
     with suppress(ValueError, OverflowError, OSError):
         wait = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
         if wait > 0:

@@ -57,7 +57,10 @@ class RequestBytes:
         self._chunks: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Add bytes; what comes after the request is whole is kept, and is no part of it."""
+        """Add bytes that the client has written; read the head when it is whole, and note the end of the request.
+
+        Later bytes are kept, and are no part of it.
+        """
         if not self.has_head:
             self._head += data
             head, blank, rest = self._head.partition(b"\r\n\r\n")
@@ -193,7 +196,7 @@ class _Writer:
         self._is_chunked = self._has_body and all(name.lower() != b"content-length" for name, _ in headers)
 
     def chunk(self, data: bytes) -> bytes:
-        """Return a chunk with its frame; nothing for an answer that has no body."""
+        """Return a chunk of the body with its chunked framing, if the body has that; nothing if there is no body."""
         if not self._is_chunked or not data:
             return data if self._has_body else b""
         return b"%x\r\n%b\r\n" % (len(data), data)  # h11 would take most of the time of a replay

@@ -78,7 +78,11 @@ def _init_subclass(owner: Any, _: Any) -> Any:
 
 
 def _connect(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `connect` that connects only when the request is known, if a cassette is open; otherwise at once."""
+    """Return the function that replaces `connect` of a connection.
+
+    While a cassette is open, it only puts a stand-in in the place of the socket, which connects when the request is
+    known.
+    """
 
     @wraps(before)
     def connect(connection: Any, *args: Any, **kwargs: Any) -> Any:
@@ -105,7 +109,7 @@ def _putrequest(before: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(before)
     def putrequest(connection: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Start a request; its bytes are only kept before it is whole."""
+        """Start a request; while a cassette is open, a stand-in keeps its bytes until it is whole."""
         session = _session_of(connection)
         before(connection, method, *args, **kwargs)
         if session is not None:
@@ -122,7 +126,10 @@ def _getresponse(before: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(before)
     def getresponse(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        """Read the head of the answer, of the cassette or of the server."""
+        """Read the head of the answer, of the cassette or of the server.
+
+        Then give the connection its own socket back.
+        """
         found = connection.sock
         try:
             return before(connection, *args, **kwargs)
@@ -209,7 +216,7 @@ _DRAIN_SECONDS = 5.0
 
 
 class _StandIn:
-    """Socket of a connection from the start of a request to its answer.
+    """Object in the place of a connection's socket, from the start of a request to its answer.
 
     Args:
         connection: of `http.client`.
@@ -325,7 +332,7 @@ class _StandIn:
         return raw if buffering == 0 else io.BufferedReader(raw)
 
     def error(self, name: str, message: str) -> Exception:
-        """Make the error of the connection's library that has this name in httpx; see `HTTPLibrary`.
+        """Return the error of the connection's library for a recorded error with this name of httpx.
 
         A failure to connect is urllib3's error if urllib3 made the connection. Any other is that of the socket.
         """
@@ -351,14 +358,17 @@ class _StandIn:
     # --- other methods of sockets that libraries use
 
     def settimeout(self, seconds: float | None) -> None:
+        """Set the seconds after which the client gives up, also on the real socket."""
         self._timeout = seconds
         if self.real is not None:
             self.real.settimeout(seconds)
 
     def gettimeout(self) -> float | None:
+        """Return the seconds after which the client gives up; None if it waits without limit."""
         return self.read_timeout
 
     def setsockopt(self, *args: Any) -> None:
+        """Set an option of the real socket; do nothing if there is none yet."""
         if self.real is not None:
             self.real.setsockopt(*args)
 
@@ -371,12 +381,12 @@ class _StandIn:
         return self._pair[0].fileno()
 
     def shutdown(self, how: int) -> None:
-        """Wake a thread that reads from the server; an answer that is played needs none."""
+        """Shut the real socket down, which wakes a thread that reads from it; do nothing if the answer is played."""
         if self.real is not None:
             self.real.shutdown(how)
 
     def release(self) -> None:
-        """Close what is not part of the connection."""
+        """Close the pair of sockets that `fileno` may have made."""
         for each in self._pair or ():
             each.close()
         self._pair = None
@@ -419,7 +429,7 @@ def _origin(connection: Any) -> str:
 
 
 def _refuse(session: Session, origin: str) -> None:
-    """Let a session warn of an answer that could not be read as HTTP/1.1."""
+    """Note in a session, for its warning, a connection whose answer could not be read as HTTP/1.1."""
     session.connection_made(running_packages(), Address.of_url(origin))
 
 
@@ -432,10 +442,14 @@ class _PlayedFile(io.RawIOBase):
         self._left = memoryview(b"")
 
     def readable(self) -> bool:
+        """Return True, as a file for reading does."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Wait until the next chunk is due, unless a part of the last one is left."""
+        """Copy the next bytes into the buffer, and return their number; 0 at the end.
+
+        Wait until the next chunk is due, unless a part of the last one is left.
+        """
         while not self._left:
             piece = next(self._pieces, None)
             if piece is None:
@@ -447,6 +461,7 @@ class _PlayedFile(io.RawIOBase):
         return count
 
     def close(self) -> None:
+        """Close the file, and end the playback."""
         if not self.closed:
             self._playback.close()
         super().close()
@@ -462,6 +477,7 @@ class _TeedFile(io.RawIOBase):
         self._slot = slot
 
     def readable(self) -> bool:
+        """Return True, as a file for reading does."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
@@ -489,7 +505,7 @@ class _TeedFile(io.RawIOBase):
         super().close()
 
     def _drain(self) -> None:
-        """Read what the recorder wants of the rest; an error of the connection then concerns no client."""
+        """Read and record as much of the rest of the body as the recorder wants; ignore an error of the connection."""
         if not self._slot.to_drain or self._sock.fileno() < 0:
             return
         before = self._sock.gettimeout()

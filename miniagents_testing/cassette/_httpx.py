@@ -198,7 +198,7 @@ class Family:
         return self._response_with(response, iter(response.stream), answer)
 
     def _response_of(self, playback: Playback) -> Any:
-        """Make a response of the library that streams a playback."""
+        """Return a response of the library with status and headers of a playback, whose body it plays."""
         return self.module.Response(
             playback.response.status,
             headers=playback.headers,
@@ -210,7 +210,7 @@ class Family:
         )
 
     def _response_with(self, response: Any, source: Any, slot: Slot) -> Any:
-        """Make a response that records the body of a live response while it is read."""
+        """Record the head of a live response, and return a response that records the body while it is read."""
         slot.headers_arrived(response.status_code, response.reason_phrase, response.headers.multi_items())
         return self.module.Response(
             response.status_code,
@@ -229,11 +229,12 @@ class _RequestLibrary:
 
     @property
     def read_timeout(self) -> float | None:
+        """Seconds after which the client gives up waiting for bytes; None if it waits without limit."""
         seconds: float | None = self._request.extensions.get("timeout", {}).get("read")
         return seconds
 
     def error(self, name: str, message: str) -> Exception:
-        """Make the library's transport error of this name, or a `ReadError` if it has none of that name."""
+        """Return the library's transport error of this name, or a `ReadError` if it has none of that name."""
         kind = getattr(self._module, name, None)
         if not (isinstance(kind, type) and issubclass(kind, self._module.TransportError)):
             kind = self._module.ReadError
@@ -254,9 +255,11 @@ class _Played:
         return self._playback.read()
 
     async def aclose(self) -> None:
+        """End the playback, because the reader has closed the response."""
         self._playback.close()
 
     def close(self) -> None:
+        """End the playback, because the reader has closed the response."""
         self._playback.close()
 
 
@@ -334,5 +337,5 @@ class _Recorded:
 
 
 def _live(request: Any) -> LiveRequest:
-    """Make a `LiveRequest` of a request of the library."""
+    """Return a request of the library as a `LiveRequest`, which sessions look up."""
     return LiveRequest(request.method, str(request.url), request.content, request.headers.multi_items())

@@ -85,7 +85,7 @@ class Moment(NamedTuple):
 
 
 def timeline(interactions: Sequence[Interaction]) -> tuple[Moment, ...]:
-    """Return the moments of all interactions in order of time, those of parallel streams mixed."""
+    """Return the moments (requests, headers, chunks, ends) of all interactions, in order of time."""
     return tuple(merge(*(_moments(number, each) for number, each in enumerate(interactions, 1))))
 
 

@@ -121,9 +121,10 @@ def canonical_body(body: bytes, headers: Headers = _NO_HEADERS) -> bytes:
 
 
 def differences(recorded: bytes, now: bytes, shown: int = _SHOWN) -> Iterator[str]:
-    """Yield a line for each leaf of two canonical bodies that differs: `messages[3].content: recorded 'a', now 'b'`.
+    """Yield a line for each leaf of two JSON bodies that differs: `messages[3].content: recorded 'a', now 'b'`.
 
-    A body that is no JSON is one leaf. Equal bodies yield nothing.
+    Both are canonical bodies, see `Matching.canonical_body`. A leaf is a value that is no object and no array; a body
+    that is no JSON is one leaf. Equal bodies yield nothing.
 
     Args:
         recorded: the canonical body of a recording.
@@ -157,7 +158,7 @@ def _respelled(escape: re.Match[str]) -> str:
 
 
 def _leaf_lines(path: str, before: Any, after: Any, shown: int) -> Iterator[str]:
-    """Yield a line for each JSON leaf that differs at or below `path`, as `differences` does."""
+    """Yield a line for each value at or below `path` that differs, as `differences` does; enter objects and arrays."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in sorted(before.keys() | after.keys()):
             inner = f"{path}{member(name)}".removeprefix(".")
@@ -242,7 +243,7 @@ _WILDCARD = re.compile(r"\[redacted\]|%5Bredacted%5D")
 
 
 def has_wildcards(key: Any) -> bool:
-    """Return True if a key of a recorded request has a text that was replaced.
+    """Return True if a key of a recorded request has `[redacted]`, which stands for any text.
 
     Args:
         key: texts, bytes, numbers, and containers of them.
@@ -261,7 +262,7 @@ def has_wildcards(key: Any) -> bool:
 
 
 def covers(recorded: Any, live: Any) -> bool:
-    """Return True if the key of a live request equals that of a recorded one, but for texts that were replaced.
+    """Return True if a live request has the key of a recorded one, in which `[redacted]` stands for any text.
 
     Args:
         recorded: key of the recorded request.
@@ -283,7 +284,7 @@ def covers(recorded: Any, live: Any) -> bool:
 
 
 def _covers_text(recorded: str, live: str) -> bool:
-    """Return True if a text equals another one, but for any texts in place of its wildcards; it takes linear time."""
+    """Return True if `live` equals `recorded`, in which each `[redacted]` stands for any text; it takes linear time."""
     first, *others = _WILDCARD.split(recorded)
     if not others:
         return recorded == live
@@ -300,9 +301,10 @@ def _covers_text(recorded: str, live: str) -> bool:
 
 
 def _covers_object(recorded: dict[str, Any], live: dict[str, Any]) -> bool:
-    """Return True if two objects have the same values under the same names; a recorded name may have wildcards, too.
+    """Return True if two objects have the same values under the same names.
 
-    Names with wildcards are paired with other names in their order.
+    In recorded values and names, `[redacted]` stands for any text. Recorded names that the live object lacks are paired
+    with its other names in their order.
     """
     if len(recorded) != len(live):
         return False
@@ -363,9 +365,10 @@ class Index:
         return Place(index + 1, each, key)
 
     def take(self, key: RequestKey, agent_path: str) -> Place | None:
-        """Return the next recording for a request: the first of the same agent, else the first one left, else None.
+        """Return the next recording for a request, and count it as played; None if there is none.
 
-        Count it as played. With `repeats`, the first recording comes again in place of None.
+        It is the first of the same agent, else the first one left. With `repeats`, the first recording comes again
+        after the last one.
         """
         left = self._left.get(key)
         if left:
@@ -502,7 +505,7 @@ def _differs_in_host_only(recorded: RequestKey, now: RequestKey) -> bool:
 
 
 def _stand_in(uri: str, place: Place) -> str:
-    """Return the line that says how a server under another address is recorded as the provider."""
+    """Return the line that says how to record a server under another address as the provider: by `record_as`."""
     live, recorded = (_BASE_URL.sub(r"\1", each) for each in (uri, place.interaction.uri))
     return (
         f"  if {live} stands in for {place.key[2]}: record_as={{{live!r}: {recorded!r}}}, an argument of use_cassette "

@@ -88,28 +88,29 @@ class PlayedProcess(Process):
         return 0
 
     async def aclose(self) -> None:
-        """End the conversation."""
+        """End the conversation, because the client closes the process."""
         self._end()
 
     def terminate(self) -> None:
-        """End the conversation."""
+        """End the conversation, as a terminated process does."""
         self._end()
 
     def kill(self) -> None:
-        """End the conversation."""
+        """End the conversation, as a killed process does."""
         self._end()
 
     def send_signal(self, signal: Signals) -> None:
-        """End the conversation."""
+        """End the conversation, whatever the signal is."""
         self._end()
 
     def _end(self) -> None:
+        """End the conversation, and let `wait` and `returncode` report the exit."""
         self._conversation.close()
         self._left.set()
 
 
 class _PlayedStdin(ByteSendStream):
-    """Pipe into a played process."""
+    """Pipe into a played process, which compares the lines that the client writes with the recorded ones."""
 
     def __init__(self, conversation: PlayedConversation, end: Callable[[], None]) -> None:
         self._conversation = conversation
@@ -134,7 +135,7 @@ class _PlayedStdin(ByteSendStream):
 
 
 class _PlayedStdout(ByteReceiveStream):
-    """Pipe out of a played process."""
+    """Pipe out of a played process, from which the client reads the recorded lines."""
 
     def __init__(self, conversation: PlayedConversation, end: Callable[[], None]) -> None:
         self._received = conversation.receive()
@@ -151,7 +152,7 @@ class _PlayedStdout(ByteReceiveStream):
         raise anyio.EndOfStream
 
     async def aclose(self) -> None:
-        """End the conversation."""
+        """End the conversation, because the client closes the pipe."""
         self._end()
 
 
@@ -221,7 +222,7 @@ class RecordedProcess(Process):
 
 
 class _RecordedStdin(ByteSendStream):
-    """Pipe into a recorded process."""
+    """Pipe into a recorded process, which records the lines that the client writes."""
 
     def __init__(self, stream: ByteSendStream, slot: Slot) -> None:
         self._stream = stream
@@ -240,7 +241,7 @@ class _RecordedStdin(ByteSendStream):
 
 
 class _RecordedStdout(ByteReceiveStream):
-    """Pipe out of a recorded process."""
+    """Pipe out of a recorded process, which records the lines that the process writes."""
 
     def __init__(self, stream: ByteReceiveStream, slot: Slot) -> None:
         self._stream = stream
@@ -248,7 +249,7 @@ class _RecordedStdout(ByteReceiveStream):
         self._lines = _Lines(lambda line: slot.chunk_arrived(line_of(Frame(False, text_or_bytes(line)))))
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return the next bytes of the process, and record them."""
+        """Return the next bytes of the process, and record them. At their end, record that the server has ended."""
         try:
             data = await self._stream.receive(max_bytes)
         except anyio.EndOfStream:

@@ -30,7 +30,7 @@ MODULES = ("mcp.client.stdio",)
 
 
 def targets(module: Any) -> Iterator[Target]:
-    """Yield the function that starts the process of a server."""
+    """Yield the function of mcp's client that starts the process of a server."""
     yield module, "_create_platform_compatible_process", _answered
 
 
@@ -72,6 +72,6 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _uri_of(command: str, args: list[str]) -> str:
-    """Return the address of a command. The interpreter that runs is `python`, wherever it lies."""
+    """Return the address of a command: `stdio:` and its words. The running Python is `python`, wherever it lies."""
     line = shlex.join(["python" if command == sys.executable else command, *args])
     return "stdio:" + re.sub(r"[?#%\x00-\x1f\x7f]", lambda found: quote(found[0]), line)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 def _is_refused(text: str) -> Exception:
+    """Return the error of a connection that the network refuses."""
     return ConnectionRefusedError(errno.ECONNREFUSED, text)
 
 
@@ -89,6 +90,7 @@ def _judge(call: _Call) -> bool:
 
 
 def _note(call: _Call, sessions: list[Session]) -> None:
+    """Note a connection of a client in sessions that record, for their warnings about clients that are not recorded."""
     packages = _packages(call)
     for session in sessions:
         session.connection_made(packages, call.addresses[0])
@@ -114,7 +116,7 @@ names: dict[tuple[str, int | None], dict[str, None]] = {}
 
 
 def _addresses(address: Address) -> tuple[Address, ...]:
-    """Return a place by its names first, and by its address."""
+    """Return the address of a call as all names for which it was looked up, and last as it is."""
     host, port = canonical_host(address.host), address.port
     found = {**names.get((host, port), {}), **names.get((host, None), {}), host: None}
     return tuple(Address(name, port) for name in sorted(found, key=host.__eq__) if name)
@@ -149,6 +151,7 @@ def judge_connection(address: Address) -> None:
 
 
 def _no_such_name(text: str) -> Exception:
+    """Return the error of a look-up for a name that does not exist."""
     return socket.gaierror(socket.EAI_NONAME, text)
 
 
@@ -201,6 +204,7 @@ def _aiohttp_address(session: Any, url: Any, *_: Any, **__: Any) -> Address:
 
 
 def _aiohttp_is_down(_: Any) -> Callable[[str], Exception]:
+    """Return the maker of aiohttp's error for a connection that the network refuses."""
     return partial(sys.modules["aiohttp"].ClientOSError, errno.ECONNREFUSED)
 
 
@@ -213,11 +217,13 @@ def _httpcore_address(pool: Any, request: Any) -> Address:
 
 
 def _grpc_address(call: Any, *_: Any, **__: Any) -> Address | None:
+    """Return the address that a sync call of gRPC goes to; None for a socket of this machine."""
     target = getattr(call, "_target", None)
     return _of_target(target.decode() if isinstance(target, bytes) else target)
 
 
 def _grpc_aio_address(call: Any, *_: Any, **__: Any) -> Address | None:
+    """Return the address that an async call of gRPC goes to; None for a socket of this machine."""
     target = getattr(call._channel, "target", None)
     return _of_target(target.decode() if isinstance(target, bytes) else target)
 
@@ -233,24 +239,29 @@ def _of_target(target: str | None) -> Address | None:
 
 
 def curl_address(curl: Any, *_: Any, **__: Any) -> Address:
+    """Return the address of the URL that was set on a handle of curl."""
     return _of_curl(getattr(curl, "_miniagents_url", None))
 
 
 def added_curl_address(_: Any, curl: Any, *__: Any, **___: Any) -> Address:
+    """Return the address of the handle of curl that is added to a set of parallel requests."""
     return curl_address(curl)
 
 
 def _of_curl(url: str | None) -> Address:
+    """Return the address of a URL of curl, whose scheme is `http` if it has none; an unknown address for None."""
     if url is None:
         return _UNKNOWN
     return Address.of_url(url if "://" in url else f"http://{url}")
 
 
 def _uvloop_address(loop: Any, factory: Any, host: Any = None, port: Any = None, *_: Any, **__: Any) -> Address | None:
+    """Return the address of a connection that a loop of uvloop makes; None if it is given a socket."""
     return None if host is None else Address(canonical_host(str(host)), port)
 
 
 def _datagram_address(_: Any, __: Any, ___: Any = None, remote_addr: Any = None, **____: Any) -> Address | None:
+    """Return the remote address of a datagram endpoint; None if it has none."""
     return Address(canonical_host(str(remote_addr[0])), remote_addr[1]) if isinstance(remote_addr, tuple) else None
 
 
@@ -425,7 +436,7 @@ def _curl_multi_class(before: Any) -> Any:
 
 
 def _learn_names(host: Any, found: Any) -> None:
-    """Remember the name of the addresses that `getaddrinfo` has found."""
+    """Remember for each address that `getaddrinfo` has found the host for which it was found, see `_addresses`."""
     name = (host.decode("ascii", "replace") if isinstance(host, bytes | bytearray) else str(host or "")).lower()
     for *_, address in found:
         if isinstance(address, tuple) and isinstance(address[0], str):

@@ -73,7 +73,7 @@ class _NoCassette(Session):
         self._allow_loopback = allow_loopback
 
     def answer(self, request: LiveRequest, library: HTTPLibrary, clock: Callable[[], float], started: float) -> None:
-        """Return None for a request that goes by all cassettes, and raise an error for any other.
+        """Return None for a request that may be sent past all cassettes, and raise an error for any other.
 
         Raises:
             CassetteMissError: no cassette answers the request.

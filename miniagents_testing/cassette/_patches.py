@@ -96,7 +96,7 @@ def patched(clients: Sequence[Patches], more: Iterable[Target] = ()) -> Iterator
 def replace_late(targets: Iterable[Target]) -> None:
     """Replace methods of classes that did not exist when cassettes were opened, until the last cassette is closed.
 
-    Does nothing if no cassette is open.
+    Do nothing if no cassette is open.
     """
     with _lock:
         if _open_cassettes:
@@ -107,7 +107,7 @@ def replace_late(targets: Iterable[Target]) -> None:
 
 
 def _register_hooks(client: Patches) -> None:
-    """Let modules that are imported later be patched, too; each hook is registered once."""
+    """Register hooks, once for each module of a client that is not imported yet, which patch it after its import."""
     from wrapt import register_post_import_hook
 
     for name in client.MODULES:
@@ -117,7 +117,7 @@ def _register_hooks(client: Patches) -> None:
 
 
 def _patch_late(client: Patches, module: Any) -> None:
-    """Replace the methods of a module that was just imported, if cassettes are open."""
+    """Replace the methods of a module that was just imported, while cassettes are open; its import hook calls this."""
     replace_late(_targets_in(client, module.__name__))
 
 

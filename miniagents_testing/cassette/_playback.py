@@ -137,7 +137,11 @@ class Playback:
         await self._aend()
 
     async def areach(self) -> None:
-        """Wait in a task for the next arrival, at least one step of the loop, so that other tasks run in between."""
+        """Wait in a task until the next arrival (headers or a chunk) is due, and count it as passed.
+
+        This takes at least one step of the loop, so that other tasks run in between. At pace 0, it waits for the
+        stream's turn in the recorded order.
+        """
         if self._settings.pace:
             await asyncio.sleep(max(0.0, self._due() - asyncio.get_running_loop().time()))
         else:
@@ -148,9 +152,10 @@ class Playback:
         self._position += 1
 
     async def _aend(self) -> None:
-        """Return if the recorded body ended well; otherwise raise its error, with "hang" after the read timeout.
+        """Return if the recorded body ended well; otherwise raise its error.
 
-        At the end of a body whose reader was cancelled, wait until this reader is.
+        With `at_incomplete="hang"`, an incomplete body ends with the read timeout. At the end of a body whose reader
+        was cancelled, wait until this reader is.
         """
         error = self._end()
         if error is None:
@@ -188,7 +193,7 @@ class Playback:
         self._raise_end()
 
     def _reach(self) -> None:
-        """Wait in a thread for the next arrival."""
+        """Wait in a thread until the next arrival (headers or a chunk) is due, and count it as passed."""
         if self._settings.pace:
             time.sleep(max(0.0, self._due() - time.monotonic()))
         elif self._order is not None:
@@ -215,7 +220,7 @@ class Playback:
     # --- in both
 
     def client_acted(self) -> None:
-        """Go on after a moment of the recording at which the client itself has acted, by sending a frame."""
+        """Count an arrival as passed without a wait, as the client itself has sent a frame here."""
         then = self._tick_after()
         self._position += 1
         if self._order is not None:
@@ -223,7 +228,7 @@ class Playback:
             order.move(turn, then)
 
     def close(self) -> None:
-        """Remove the stream from the order of streams, because it has ended or its reader has closed it."""
+        """Remove the stream from the order of streams, and call `ended`: it has ended, or its reader has closed it."""
         if self._order is not None:
             order, turn = self._order
             order.move(turn, None)
@@ -315,7 +320,10 @@ class Order:
         self._moves = 0
 
     async def apass(self, turn: Turn, then: int | None) -> None:
-        """Wait in a task for the turn of the stream, as `_may_go` says, then `move` it on to `then`."""
+        """Wait in a task until no stream with an earlier arrival goes first (`_may_go`).
+
+        Then `move` this one to `then`.
+        """
         if self._try_to_pass(turn, asyncio.current_task(), then):
             return
         event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
@@ -336,7 +344,10 @@ class Order:
         self.move(turn, then)
 
     def pass_(self, turn: Turn, then: int | None) -> None:
-        """Wait in a thread for the turn of the stream, as `_may_go` says, then `move` it on to `then`."""
+        """Wait in a thread until no stream with an earlier arrival goes first (`_may_go`).
+
+        Then `move` this one to `then`.
+        """
         if self._try_to_pass(turn, threading.get_ident(), then):
             return
         event = threading.Event()

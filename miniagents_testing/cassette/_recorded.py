@@ -252,6 +252,7 @@ class _Calls:
 
     @cached_property
     def _signature(self) -> inspect.Signature:
+        """Signature of the function."""
         return inspect.signature(self._function)
 
     @cached_property
@@ -298,7 +299,7 @@ class Exceptions:
 
 @contextmanager
 def _recording_errors(slot: Slot | None) -> Iterator[None]:
-    """Let the `with` block run past the cassette, and record its error or cancellation, which is raised.
+    """Let requests of the `with` block pass all cassettes, and record its error or cancellation, which is raised.
 
     Do nothing without a slot.
     """

@@ -176,19 +176,25 @@ class Recorder:
             return self._tick(slot, now)
 
     def settle(self) -> None:
-        """Add the chunks that have arrived to their slots; while a stream is read, its chunks are only kept."""
+        """Give ticks to the chunks that have arrived, and add them to their slots.
+
+        While a stream is read, its chunks are only kept.
+        """
         with self._lock:
             self._settle()
 
     def _settle(self) -> None:
-        """Do what `settle` does, under the lock."""
+        """Give ticks to the chunks that have arrived, and add them to their slots; the caller holds the lock."""
         arrived = self.arrivals[:]  # other threads may add to it
         del self.arrivals[: len(arrived)]
         for slot, now, data in arrived:
             slot.add_chunk(self._tick(slot, now), data)
 
     def _tick(self, slot: Slot, now: float) -> int:
-        """Convert a moment of a slot's clock into ticks, under the lock."""
+        """Convert a moment of a slot's clock into ticks, which never fall, and differ between streams.
+
+        The caller holds the lock.
+        """
         if self._began is None:
             self._began = now
         tick = self._begins_tick + round((now - self._began) * TICKS_PER_SECOND)
@@ -241,7 +247,7 @@ class Slot:
 
     @property
     def retry_after(self) -> dict[str, str]:
-        """Headers of the response, as recorded, that say when to send the request again."""
+        """Headers of the response that say when to send the request again, with the recorded values."""
         return retry_headers(self._headers)
 
     def chunk_arrived(self, data: bytes) -> None:
@@ -302,13 +308,13 @@ class Slot:
         return max(0, _DRAINED_ERROR_BYTES - self.size) if self.status >= 400 else 0
 
     def _headers_of(self, body: bytes) -> dict[str, list[str]]:
-        """Return the headers of the response, `content-length` only if it is that of the recorded body."""
+        """Return the headers of the response, without a `content-length` that differs from the recorded body's."""
         if self._method == "HEAD" or self._headers.get("content-length") == [str(len(body))]:
             return self._headers
         return {name: values for name, values in self._headers.items() if name != "content-length"}
 
     def _is_said(self, end: str) -> bool:
-        """Return True for the end of a conversation: the client or the server has closed it, and it is whole."""
+        """Return True for an end by which client or server has closed a conversation, which is whole then."""
         return self._method in CONVERSATIONS and end.partition(" ")[0] in ("eof", "closed")
 
     def interaction(self) -> Interaction:

@@ -295,12 +295,12 @@ class Session:
             await asyncio.to_thread(self._search, request)
 
     def _search(self, request: LiveRequest) -> None:
-        """Look for secrets in a request; the redaction keeps the result."""
+        """Search a request for secrets, so that the redaction has the result in its cache."""
         self._learn(request)
         self.settings.redact.scrub_request(request.body, content_headers(request.headers))
 
     def _learn(self, request: LiveRequest) -> None:
-        """Remember the credentials of a request."""
+        """Let the redaction remember the secrets in the headers and the URL of a request."""
         self.settings.redact.learn(request.headers)
         self.settings.redact.learn_url(request.url)
 
@@ -383,7 +383,7 @@ class Session:
         return f"{address} is in ignore_hosts, so it cannot be reached while {self.name} is played"
 
     def _play(self, place: Place, library: HTTPLibrary, started: float) -> Playback:
-        """Make the playback of an interaction, and report it to `on_played`.
+        """Return the playback of an interaction, and report it to `on_played`.
 
         By default, playbacks that overlap share one timeline; at pace 0 they keep the recorded order of arrivals.
         """
@@ -421,7 +421,7 @@ class Session:
             return path, f"{path}#{self._requests_by_agent[path]}"
 
     def _miss(self, method: str, uri: str, body: bytes, headers: Headers) -> CassetteMissError:
-        """Make the error about a request that is not in the cassette, and keep it.
+        """Return the error about a request that is not in the cassette, and keep it for `assert_answered`.
 
         Its message names the recorded requests that differ least.
         """
@@ -429,13 +429,15 @@ class Session:
         return self.missed(describe_miss(self.name, (method, uri, body), places, self.settings.match, headers))
 
     def missed(self, text: str) -> CassetteMissError:
-        """Make the error with this message about what is not in the cassette, and keep it for `assert_answered`."""
+        """Return the error with this message about what is not in the cassette, and keep it for `assert_answered`."""
         miss = _miss_class()(f"{text}\n{self._advice}" if self._advice else text)
         self._misses.append(miss)
         return miss
 
     def refuse(self, packages: Sequence[str], verb: str, address: Address) -> LiveRequestError:
-        """Make the error for an attempt of a client that is not recorded to reach an address, and keep it.
+        """Return the error for an attempt of a client that is not recorded to reach an address.
+
+        It is kept in `refused`.
 
         Args:
             packages: of the client, the outermost first.
@@ -518,12 +520,12 @@ class Session:
 
 
 def _add_note(error: BaseException, note: str) -> None:
-    """Add a note to an error that lacks it."""
+    """Add a note to an error, unless the error has the same note."""
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
 
 
 def _named(place: Place) -> str:
-    """Name an interaction for a message."""
+    """Return words that name an interaction in a message: its number, method and URI, and its agent."""
     recorded = place.interaction
     return f"{place.number}: {recorded.method} {recorded.uri}{recorded.agent and f', by {recorded.agent}'}"

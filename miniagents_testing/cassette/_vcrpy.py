@@ -59,15 +59,15 @@ class _Serializer:
         return text
 
     def deserialize(self, text: str | bytes) -> dict[str, Any]:
-        """Return the document in a form that vcrpy reads."""
+        """Return the document of a text whose checksum fits, with entries in the form that vcrpy reads."""
         document = parse(text)
         return {**document, "interactions": [_with_vcrpy_keys(entry) for entry in document["interactions"]]}
 
 
 def _with_vcrpy_keys(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return an entry with vcrpy's four request keys as it is.
+    """Return an entry unchanged if its request has vcrpy's four keys.
 
-    Convert one with others, such as pydantic-ai's parsed bodies.
+    Convert any other one, such as pydantic-ai's with parsed bodies.
     """
     if entry["request"].keys() == {"method", "uri", "body", "headers"}:
         return entry
@@ -106,7 +106,10 @@ class _Persister:
 
 @lru_cache(maxsize=32)
 def _read(path: str, *version: int) -> tuple[list[Any], list[Any]]:
-    """Read a file, cached by its `version`. The cached lists do not change, because vcrpy copies them."""
+    """Return requests and responses of a file; the result is cached by its `version`.
+
+    The cached lists do not change, because vcrpy copies them.
+    """
     requests, responses, *_ = read(path, lambda text: deserialize(text, _Serializer()))
     return requests, responses
 
@@ -176,7 +179,7 @@ class Appended:
         """Each recording with its entries in the cassette, which hooks may keep out, by the start of its request."""
 
     def append(self, interaction: Interaction) -> None:
-        """Add a recording to the cassette."""
+        """Add a recording to vcrpy's cassette, and remember its entries, so that they can be removed."""
         with self._lock:
             before = len(self._cassette.data)
             append(self._cassette, interaction)
@@ -225,14 +228,14 @@ def request_of(method: str, url: str, body: bytes | None, headers: Iterable[tupl
 
 
 def _request(live: LiveRequest) -> Any:
-    """Return a request as vcrpy makes it."""
+    """Return the request of vcrpy for a live one: vcrpy's own if it is known, else one made of the live one."""
     return request_of(*live[:4]) if live.as_vcrpy is None else live.as_vcrpy
 
 
 def play(cassette: Any, loaded: Sequence[Interaction], live: LiveRequest) -> tuple[int, Interaction] | None:
     """Play a request by vcrpy's own rules; return index and interaction, or None if the request is to be recorded.
 
-    What this layer has recorded lacks credentials, so the request is tried without them, too.
+    Recordings of this session lack credentials, so the request is also looked up without them.
 
     Raises:
         CannotOverwriteExistingCassetteException: the cassette has no answer, and may not be changed.
@@ -263,9 +266,10 @@ class _SeenError(Exception):
 
 
 class _AskedCassette:
-    """Cassette that gives each request back to its asker, before anything is played or sent."""
+    """Cassette that raises `_SeenError` with each request, so that nothing is played or sent."""
 
     def can_play_response_for(self, request: Any) -> bool:
+        """Raise `_SeenError` with the request that vcrpy has made."""
         raise _SeenError(request)
 
 

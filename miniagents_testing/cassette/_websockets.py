@@ -43,7 +43,10 @@ def targets(module: Any) -> Iterator[Target]:
 
 
 def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that replaces the one that opens a connection while cassettes are open."""
+    """Return the function that replaces the one that opens a connection.
+
+    While cassettes are open, it plays or records.
+    """
 
     @wraps(before)
     async def open_connection(connect: Any) -> Any:
@@ -82,7 +85,10 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _answered_sync(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that replaces the sync method of version 17 that opens a connection."""
+    """Return the function that replaces version 17's sync opening of a connection.
+
+    With open cassettes, it plays or records.
+    """
 
     @wraps(before)
     def open_connection(connecter: Any, deadline: Any) -> Any:
@@ -126,7 +132,10 @@ _code_of = lru_cache(_Code)
 
 
 def _ask_cassette(uri: str, **arguments: Any) -> Any:
-    """Do what `connect` of version 16 does while cassettes are open; its globals are those of websockets."""
+    """Open a connection by `connect_sync`.
+
+    While cassettes are open, version 16's `connect` has this code, with the globals of websockets.
+    """
     from miniagents_testing.cassette._websockets import connect_sync
 
     return connect_sync(uri, **arguments)

@@ -41,7 +41,7 @@ class Library:
     read_timeout = None
 
     def error(self, name: str, message: str) -> Exception:
-        """Return the error of a socket for a recorded one."""
+        """Return the error that a socket raises for a recorded error with this name of httpx."""
         return os_error(name, message)
 
 
@@ -139,7 +139,7 @@ class _Recording:
             self._keep(frame, is_sent=True)
 
     def reading_failed(self, error: BaseException | None) -> None:
-        """Keep the error with which reading from a sync connection failed."""
+        """Keep the first error with which reading from a sync connection failed, for `reading_ended`."""
         self._error = self._error or error
 
     def reading_ended(self) -> None:
@@ -151,7 +151,7 @@ class _Recording:
         self._slot.ended("eof" if error is None else f"raise {error_name('Read', error)}: {error}")
 
     def _keep(self, frame: Frame, *, is_sent: bool) -> None:
-        """Record a message when its last part is there; skip pings, pongs, and text that is not UTF-8."""
+        """Record a message when its last part is there; ignore pings, pongs, and text that is not UTF-8."""
         if frame.opcode not in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
             return
         parts = self._parts[is_sent]
@@ -253,11 +253,11 @@ class _Server(asyncio.Transport):
         self._reads.clear()
 
     def resume_reading(self) -> None:
-        """Go on after `pause_reading`."""
+        """Send the messages that `pause_reading` has held back."""
         self._reads.set()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, as the client wants, and end the playback."""
         self._lose(None)
 
     def abort(self) -> None:
@@ -331,7 +331,7 @@ class _Server(asyncio.Transport):
         return response
 
     def _end(self, end: str) -> None:
-        """End the connection as the server did: with a code, with an error of the network, or without a word."""
+        """End the connection as the recorded server did: with a close frame, an error, or without a word."""
         code = end.removeprefix("eof").strip()
         if end.startswith("raise "):
             name, _, message = end.removeprefix("raise ").partition(": ")
@@ -372,6 +372,7 @@ class _Server(asyncio.Transport):
         self._loop.call_soon(self._lost, error)
 
     def _lost(self, error: Exception | None) -> None:
+        """Tell the client that the connection is lost: by its end, or with the error."""
         if error is None:
             self._connection.eof_received()
         self._connection.connection_lost(error)
@@ -390,7 +391,7 @@ class _WithoutTLS:
     """Context of TLS that leaves a socket as it is."""
 
     def wrap_socket(self, sock: Any, **_: Any) -> Any:
-        """Return the socket."""
+        """Return the socket unchanged: the server in memory speaks no TLS."""
         return sock
 
 
@@ -448,11 +449,12 @@ class _ServerOfSocket(asyncio.Protocol):
         self._server = _Server(told, session, playback, loop)
 
     def serve(self, theirs: socket.socket) -> None:
-        """Serve the client until one side closes the connection."""
+        """Run the loop of this thread, in which the client is served until one side closes the connection."""
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve(theirs))
 
     async def _serve(self, theirs: socket.socket) -> None:
+        """Connect the loop to the server's end of the pair, and wait until the connection is closed."""
         self._transport, _ = await self._loop.connect_accepted_socket(lambda: self, theirs)
         await self._closed.wait()
 

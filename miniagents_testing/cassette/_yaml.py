@@ -38,13 +38,16 @@ def yaml_text(document: Mapping[str, Any]) -> str:
 
 
 def _mapping(mapping: Mapping[str, Any], indent: str) -> Iterator[str]:
-    """Yield the lines of a mapping, those of a text as one."""
+    """Yield the lines of a mapping in YAML; a text of several lines is yielded as one item."""
     for key, value in mapping.items():
         yield from _entry(f"{indent}{_key(key)}:", value, indent)
 
 
 def _entry(head: str, value: Any, indent: str) -> Iterator[str]:
-    """Yield the lines of `value` after `head`, which begin on the same line or below it."""
+    """Yield the lines of a value in YAML after `head`, which is a key with colon or a dash.
+
+    A scalar begins on the line of `head`; items stand below it.
+    """
     if isinstance(value, Mapping):
         yield head if value else f"{head} {{}}"
         yield from _mapping(value, f"{indent}  ")
@@ -67,7 +70,7 @@ def _item(item: Any, indent: str) -> Iterator[str]:
 
 
 def _key(key: str) -> str:
-    """Write a key, with quotes only if it needs them."""
+    """Return a key as YAML, with quotes only if it needs them."""
     return key if _NAME.fullmatch(key) and key.lower() not in _NO_STRINGS else _string(key, "")
 
 
@@ -126,7 +129,7 @@ def _quoted(text: str, indent: str) -> str:
 
 
 def _escape(match: re.Match[str]) -> str:
-    """Write a character as an escape of a double-quoted string."""
+    """Return the matched character as an escape of a double-quoted string."""
     char = match[0]
     if char in _SHORT_ESCAPES:
         return _SHORT_ESCAPES[char]
@@ -198,7 +201,7 @@ class _Loader(_BaseLoader):
             raise yaml.YAMLError(f"more than {_MOST_LEVELS} levels of lists and mappings")
 
     def ascend_resolver(self) -> None:
-        """Leave a level, called after each node."""
+        """Count a level less, called after each node."""
         self._depth -= 1
 
     def refuse(self, node: Any) -> NoReturn:

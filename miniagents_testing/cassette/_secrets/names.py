@@ -163,7 +163,7 @@ class FieldNames:
         return _HOLDER if name in _HOLDERS else TOP
 
     def has_nested(self, name: str) -> bool:
-        """Return True if a name of a form, part or query is secret, or one of its parts: `client_secret[value]`."""
+        """Return True if a name of a form, part or query is secret, or one of its parts is: `client_secret[value]`."""
         return name in self or any(part in self for part in _NESTED.split(name))
 
     def _look(self, name: str) -> bool:
@@ -188,7 +188,7 @@ class FieldNames:
 
 
 def _plain(name: str) -> str:
-    """Return a name in lower case, without separators."""
+    """Return a name with its letters and digits only, in lower case."""
     return _NO_LETTERS.sub("", name.lower())
 
 
@@ -264,7 +264,7 @@ def is_made_of_words(value: str) -> bool:
 
 
 def is_stand_in(value: str) -> bool:
-    """Return True if a value stands for a secret that was replaced, or is empty."""
+    """Return True if a value is empty, or a placeholder in the place of a secret, such as `[redacted]`."""
     return _STAND_IN.fullmatch(unquote(value)) is not None
 
 

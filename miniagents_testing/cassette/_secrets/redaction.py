@@ -121,7 +121,10 @@ def _pattern(pattern: re.Pattern[str], replacement: str | None) -> _TextRule:
 
 
 def _difference(before: str, after: str) -> Iterator[Edit]:
-    """Yield the edit that turns `before` into `after`; yield nothing if they are equal."""
+    """Yield one edit that turns `before` into `after`, from their first to their last difference.
+
+    Return None if they are equal.
+    """
     if before != after:
         start = _count_common(before, after)
         end = _count_common(reversed(before[start:]), reversed(after[start:]))
@@ -238,11 +241,11 @@ class Redaction:
         self._know(known_values)
 
     def _search(self, known: Mapping[str, str]) -> Search:
-        """Make the search for known values, and for all else."""
+        """Return a search for these known values, and for names of fields, shapes of keys, and the user's rules."""
         return Search(known, self._names, self._paths, self._rules)
 
     def _know(self, values: Mapping[str, str]) -> None:
-        """Add known values to search for; values that are known keep their origin."""
+        """Add values to the known secrets, with their origins; a value that is known already keeps its origin."""
         if not values.keys() <= self._known.keys():
             self._known = {**values, **self._known}
             self._by_known = _Scrubber(self._search(self._known), self._names, self._paths)
@@ -327,7 +330,7 @@ class Redaction:
         return list(leaks)
 
     def scrub_body(self, body: bytes) -> bytes:
-        """Return a body without headers as it would be recorded."""
+        """Return a body, of which no headers are known, as it would be recorded."""
         return self.scrub_request(body, {})[0]
 
     def scrub_request(self, body: bytes, headers: Headers, *, known: bool = True) -> tuple[bytes, Headers]:
@@ -365,7 +368,7 @@ class Redaction:
 
 
 def _report(number: int, place: str, edits: Iterable[Edit]) -> Iterator[Replaced]:
-    """Yield a line of the report for each edit, but for those that go on an edit before."""
+    """Yield what an edit has replaced, for reports; an edit without a reason continues the one before."""
     for edit in edits:
         if edit.why:
             yield Replaced(number, f"{place} {edit.place}".strip(), edit.why, edit.size)
@@ -377,7 +380,7 @@ def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
 
 
 def _without(headers: Headers, *names: str) -> Headers:
-    """Return the headers without those of some names."""
+    """Return the headers without those of these names, which are in lower case."""
     return {name: values for name, values in headers.items() if name.lower() not in names}
 
 
@@ -390,7 +393,7 @@ class _Request(NamedTuple):
 
 
 class _Scrubber:
-    """Redaction with one set of known values.
+    """Redaction of requests, headers and URIs with one set of known values.
 
     Args:
         search: for the secrets.
@@ -406,7 +409,7 @@ class _Scrubber:
         self._cached_body = lru_cache(8)(self._body)  # a request is looked up, then recorded
 
     def request(self, body: bytes, headers: Headers) -> _Request:
-        """Return body and headers of a request after redaction."""
+        """Return body and headers of a request after redaction, with the edits of the body."""
         content = [header_value(headers, name) for name in ("content-type", "content-encoding")]
         clean, edits, undone = self._cached_body(body, *content)
         return _Request(clean, _without(headers, "content-encoding") if undone else headers, edits)

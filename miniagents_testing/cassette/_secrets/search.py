@@ -85,7 +85,7 @@ def merged(edits: Iterable[Edit]) -> list[Edit]:
 
 
 def replaced(text: str, edits: Iterable[Edit]) -> str:
-    """Return a text after edits."""
+    """Return a text in which edits are made; edits that overlap count as one."""
     parts: list[str] = []
     position = 0
     for edit in merged(edits):
@@ -176,7 +176,7 @@ class Search:
 
     @staticmethod
     def _of_texts(texts: Sequence[Text], edits: Iterable[tuple[int, Edit]]) -> Iterator[Edit]:
-        """Yield edits of a body for those of its texts, each of which has the number of its text."""
+        """Yield edits of texts as edits of the body that has these texts; each comes with the number of its text."""
         found: defaultdict[int, list[Edit]] = defaultdict(list)
         for number, edit in edits:
             found[number].append(edit)
@@ -192,7 +192,7 @@ class Search:
             yield number, edit._replace(start=edit.start - begin, end=edit.end - begin)
 
     def _at_place(self, secret: str, string: str, place: tuple[str, ...]) -> Iterator[Edit]:
-        """Yield the edits of a text by the secret field that it is in, if there is one, and by its place."""
+        """Yield edits that replace a whole text because of its place: in a secret field, or at a path of the user."""
         is_type = place[-1:] == ("type",) and string.lower() in JSON_TYPES
         if secret and not is_type and not is_stand_in(string):
             yield Edit(0, len(string), why=secret, size=len(string))
@@ -201,9 +201,9 @@ class Search:
                 yield Edit(0, len(string), why=f"JSONPath({path.text!r})", size=len(string))
 
     def _inside(self, string: str, place: tuple[str, ...], depth: int) -> Iterable[Edit]:
-        """Return the edits of a string at a place if it is JSON or a form.
+        """Return the edits of a string that is JSON or a form itself.
 
-        None for another string, or below too many levels.
+        Return None for another string, or at too many levels.
         """
         if depth < _JSON_DEPTH and is_structured(string, streams=False):
             return self._in_structure(string, place, depth + 1)
@@ -241,7 +241,11 @@ class Search:
                 yield _shifted(edit, field.start)._replace(place=joined_path(shown, edit.place))
 
     def _in_value(self, field: BodyText, value: str, outer: tuple[str, ...], depth: int) -> Iterator[Edit]:
-        """Yield the edits of the value of a field, or of a text of a part."""
+        """Yield the edits of a form's value, or of a text of a part of multipart.
+
+        They come from the field's name and place, from the text itself, from the user's rules, and from JSON or a form
+        inside.
+        """
         place = (*outer, *field.place)
         is_value = field.is_encoded or field.place[-1] == "body"
         secret = field.place[0] if is_value and self._names.has_nested(field.place[0]) else ""
@@ -349,7 +353,10 @@ def _in_characters(edits: Sequence[Edit], text: str, data: bytes) -> list[Edit]:
 
 
 def _moved(edits: Sequence[Edit], length: Callable[[int, int], int]) -> list[Edit]:
-    """Return edits with other positions: `length` says how long a range of the old positions is in new ones."""
+    """Return edits with other positions, such as bytes in place of characters.
+
+    `length` returns how long a range of the old positions is in new ones.
+    """
     positions = sorted({position for edit in edits for position in edit[:2]})
     lengths = (length(start, end) for start, end in zip([0, *positions], positions, strict=False))
     at = dict(zip(positions, accumulate(lengths), strict=True))
@@ -362,7 +369,10 @@ def _shifted(edit: Edit, start: int) -> Edit:
 
 
 def _headers_by_content(text: str) -> Headers:
-    """Return the header that a form or multipart would have, or none for other bodies."""
+    """Return the `content-type` that a body would have as a form or multipart, judged by its beginning.
+
+    Return None for others.
+    """
     if text.startswith("--") and "form-data" in text[:1000]:
         boundary = text[2:1000].partition("\n")[0].rstrip("\r")
         return {"content-type": [f'multipart/form-data; boundary="{boundary}"']}
@@ -370,19 +380,22 @@ def _headers_by_content(text: str) -> Headers:
 
 
 def _is_like_form(text: str) -> bool:
-    """Return True if a text looks like a form."""
+    """Return True if a text has the syntax of an URL-encoded form: `name=value&...`."""
     return "=" in text[:500] and _LIKE_FORM.fullmatch(text) is not None
 
 
 def _in_pieces(text: Text, edit: Edit) -> Iterator[Edit]:
-    """Yield the edits of a body that replace each piece of a text."""
+    """Yield edits of a body that make one edit of a text in each of its pieces."""
     for start, end in text.spans():
         if start < end:
             yield edit._replace(start=start, end=end, place=text.place)
 
 
 def _to_body(text: Text, edits: Iterable[Edit]) -> Iterator[Edit]:
-    """Yield edits of a body for those of a text; a replacement that spans several pieces goes into the first."""
+    """Yield edits of a text as edits of the body.
+
+    Replacements are escaped for JSON; one that spans several pieces goes into the first.
+    """
     raw = restored(text.raw())
     view = View(raw, ESCAPES) if text.is_json and "\\" in raw else None
     for edit in edits:

@@ -102,7 +102,7 @@ class Run:
         return position
 
     def column(self, index: int) -> list[str]:
-        """Return one part of all events."""
+        """Return the part at an index of all events of the run, in their order."""
         if index not in self._varying:
             return [self.parts[index]] * len(self.starts)
         return self._values[self._varying.index(index) :: len(self._varying)]
@@ -291,7 +291,7 @@ class Body:
         return layout
 
     def _text_of(self, text: Text) -> Text:
-        """Return the text of the group of a text, which is a new one for the first of its group."""
+        """Return the text to which a piece belongs: the first one of its group, or a new one that begins with it."""
         known = self._groups.setdefault(text.group, text) if self._joins else text
         if known is text:
             self.texts.append(text)
@@ -509,7 +509,7 @@ class _Layout:
         return self.values(parts) == self._fixed
 
     def besides(self, parts: Sequence[str]) -> Iterable[str]:
-        """Return the names and the syntax of an event."""
+        """Return what is no string value of an event: its syntax, and the names of its fields."""
         return [*parts[::2], *(parts[index] for index in self.names)]
 
 
@@ -548,14 +548,17 @@ class View:
         self.text = "".join(parts)
 
     def back(self, start: int, end: int) -> tuple[int, int]:
-        """Return the range of the source that a range of the decoded text stands for."""
+        """Return the range of the encoded source for a range of the decoded text."""
         first = bisect_right(self._texts, start) - 1
         last = bisect_right(self._texts, end) - 1
         return self._sources[first] + start - self._texts[first], self._sources[last] + end - self._texts[last]
 
 
 def _decoded(unit: str) -> str:
-    """Return the character that an escape or percent encoding stands for; U+FFFD for bytes that are no UTF-8."""
+    """Return the character that an escape of JSON or a percent encoding stands for.
+
+    U+FFFD for bytes that are no UTF-8.
+    """
     if unit[0] == "\\":
         character: str = json.loads(f'"{unit}"')
         return character
