@@ -87,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=_Formatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        """Print a message and the usage on stderr, and exit."""
+        """Print a message and the usage on stderr, and exit with the code for a command that could not be run."""
         typed_command.set(self.prog)
         print_error(message)
         self.print_usage(sys.stderr)
@@ -104,11 +104,12 @@ class _Formatter(argparse.HelpFormatter):
         return "\n".join((*wrapped, ""))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Return a text of several lines unchanged; wrap one without a line break."""
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def _create_parser(program: str) -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and the one of each command."""
+    """Return the parser of the command line, and the parser of each command by its name."""
     parser: argparse.ArgumentParser = _Parser(
         prog=program,
         description="Play, show, draw, check, compare, edit and import recorded provider streams, "

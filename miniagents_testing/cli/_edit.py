@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def add_edit(commands: Commands) -> None:
-    """Add the arguments of `edit`."""
+    """Register the command `edit` with its help and its arguments."""
     edit = commands.add_parser(
         "edit",
         help="change a cassette in an editor, and save it with new checksums",
@@ -112,7 +112,7 @@ def _save_with_checksums(edited: Path, target: Path, screen: Screen, *, force: b
 
 
 def add_fork(commands: Commands) -> None:
-    """Add the arguments of `fork`."""
+    """Register the command `fork` with its help and its arguments."""
     fork = commands.add_parser(
         "fork",
         help="keep the first interactions of a cassette in another file",
@@ -148,7 +148,7 @@ def _run_fork(options: argparse.Namespace) -> int:
 
 
 def add_import(commands: Commands) -> None:
-    """Add the arguments of `import`."""
+    """Register the command `import` with its help and its arguments."""
     command = commands.add_parser(
         "import",
         help="convert cassettes of vcrpy, pytest-recording and pydantic-ai",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_export(commands: Commands) -> None:
-    """Add the arguments of `export`."""
+    """Register the command `export` with its help and its arguments."""
     export = commands.add_parser(
         "export",
         help="write a cassette as one HTML page that shows and plays the run",

@@ -55,7 +55,7 @@ _INDENTED_LINE = re.compile(rb"^[ \t]+(?:data|event):", re.MULTILINE)
 
 
 def add_verify(commands: Commands) -> None:
-    """Add the arguments of `verify`."""
+    """Register the command `verify` with its help and its arguments."""
     verify = commands.add_parser(
         "verify",
         help="check that cassettes are undamaged and can be decoded, and show how their streams ended",
@@ -74,7 +74,10 @@ def add_verify(commands: Commands) -> None:
 
 
 def _run_verify(options: argparse.Namespace) -> int:
-    """Run `verify`, and return the exit code."""
+    """Print a line for each cassette: bad with its problems, or ok.
+
+    Return 1 if one is bad, or differs with `--drift --strict`, else 0.
+    """
     if options.strict and not options.drift:
         raise CommandError("--strict says that what --drift finds is a problem: give both")
     screen = Screen()
@@ -126,7 +129,7 @@ def summarize(cassette: CassetteFile) -> str:
 
 
 def add_lint(commands: Commands) -> None:
-    """Add the arguments of `lint`."""
+    """Register the command `lint` with its help and its arguments."""
     lint = commands.add_parser(
         "lint",
         help="find secrets, unreadable bodies, unneeded headers, cassettes that no test names, and damage",
@@ -150,7 +153,11 @@ def add_lint(commands: Commands) -> None:
 
 
 def _run_lint(options: argparse.Namespace) -> int:
-    """Run `lint`, and return the exit code."""
+    """Print a line for each finding in the cassettes, and their number. Return 1 if there is one, else 0.
+
+    Raises:
+        CommandError: a folder of tests or a path is missing.
+    """
     screen = Screen()
     missing = [folder for folder in options.tests if not folder.is_dir()]
     if missing:
@@ -179,7 +186,10 @@ class _Finding(NamedTuple):
 
 
 def _find(cassette: CassetteFile, references: _CassetteReferences | None) -> Iterator[_Finding]:
-    """Yield the findings in a cassette; without `references`, cassettes that no test names are not found."""
+    """Yield the findings in a cassette: damage, secrets, odd bodies, unneeded headers.
+
+    With `references`, also report a cassette that no test names.
+    """
     path = str(cassette.path)
     for problem in _find_problems(cassette):
         yield _Finding("damage", path, _without_path(problem, cassette.path))
@@ -199,7 +209,10 @@ def _find(cassette: CassetteFile, references: _CassetteReferences | None) -> Ite
 
 
 def _find_in_bodies(interaction: Interaction) -> Iterator[tuple[str, str]]:
-    """Yield kind and description of findings in bodies: no UTF-8 ("opaque"), stream lines after a space ("damage")."""
+    """Yield kind and description of the findings in bodies.
+
+    "opaque" is a body that is no UTF-8; "damage" is a stream with a line that begins with a space.
+    """
     for side, body in (("request", interaction.request_body), ("response", interaction.response.body)):
         if not is_text(body):
             yield "opaque", f"the {side} body is {counted(len(body), 'byte')} of no text: secrets in it cannot be found"
@@ -313,7 +326,7 @@ def secrets_in_file(cassette: CassetteFile) -> Iterator[Secret]:
 
 
 def secrets_in(interactions: Iterable[Interaction]) -> Iterator[Secret]:
-    """Yield the secrets in interactions."""
+    """Yield the secrets in interactions, each with the number of its interaction."""
     for leak in scan(interactions, keys=True):
         yield Secret(f"interaction {leak.interaction}", str(replace(leak, interaction=0)))
 
@@ -442,7 +455,7 @@ def _payloads(interaction: Interaction, api: str) -> Iterator[tuple[Literal["eve
 
 
 def _data(text: bytes) -> Any:
-    """Return the data of a text; None if it is no JSON, such as `[DONE]`."""
+    """Return the value of a JSON text; None if it is no JSON, such as `[DONE]`."""
     try:
         return pydantic.TypeAdapter(Any).validate_json(text)
     except ValueError:

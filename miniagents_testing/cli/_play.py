@@ -42,7 +42,7 @@ _MAX_PROMPT_CHARS = 1000
 
 
 def add_play(commands: Commands) -> None:
-    """Add the arguments of `play`."""
+    """Register the command `play` with its help and its arguments."""
     play = commands.add_parser(
         "play",
         help="show a conversation as its user saw it, at the recorded pace",
@@ -114,7 +114,7 @@ class Player:
             last_end = max(stream.end for stream in group)
 
     def _play_single(self, stream: _Stream, mark: str) -> None:
-        """Print a stream below the text before, each piece at its time."""
+        """Print a stream below the text before: its prompt, and then each piece and the ending when they are due."""
         before = _format_prompt(stream.asked, mark).append_text(_heading(stream, mark))
         chunks = [Text().join([stream.transcript.add(piece) for piece in pieces]) for pieces in stream.reading.chunks]
         first, *texts, last = self._wrapped([before, *chunks, stream.last_line().append("\n")])
@@ -150,7 +150,10 @@ class Player:
         return found
 
     def _play_parallel(self, group: Sequence[_Stream]) -> None:
-        """Show running streams below each other. Move each one into the text above when it has ended."""
+        """Show streams that run at the same time below each other.
+
+        When one has ended, print it above the others for good.
+        """
         running: list[_Stream] = []
         chunks = [iter(stream.reading.chunks) for stream in group]
         with Live(console=self._screen, auto_refresh=False) as live:
@@ -204,18 +207,21 @@ class Player:
         self._clock_at_start = self._clock() - (moment / self._speed if self._speed else 0)
 
     def _seconds_until(self, moment: float) -> float:
-        """Return the seconds until a moment of the recording."""
+        """Return the seconds until a moment of the recording, at the speed of the player.
+
+        0 if it plays without waits.
+        """
         return self._clock_at_start + moment / self._speed - self._clock() if self._speed else 0.0
 
     def _sleep_until(self, moment: float) -> None:
-        """Sleep until a moment of the recording."""
+        """Sleep until a moment of the recording, in seconds; do nothing if it is over."""
         wait = self._seconds_until(moment)
         if wait > 0:
             self._sleep(wait)
 
 
 def _heading(stream: _Stream, mark: str) -> Text:
-    """Return the label that stands before an answer: its mark, and the agent or model."""
+    """Return the text before an answer, in its colour: its mark, and the agent or model."""
     return Text().append(mark, stream.label.style).append_text(stream.label).append(": ", stream.label.style)
 
 
@@ -282,7 +288,7 @@ class _Stream:
 
     @classmethod
     def from_interaction(cls, number: int, interaction: Interaction) -> _Stream:
-        """Read an interaction, the `number`-th one of its cassette."""
+        """Return the `number`-th interaction of a cassette with its content and the times of its arrivals."""
         moments = timeline([interaction])
         arrivals = tuple(moment.ms / 1000 for moment in moments if moment.what == "chunk")
         start, end = moments[0].ms / 1000, moments[-1].ms / 1000
@@ -305,7 +311,10 @@ class _Stream:
 
 
 def _format_prompt(turns: Sequence[Turn], mark: str) -> Text:
-    """Return the messages of a prompt with their roles. Messages of the model were given by the application."""
+    """Return the messages of a prompt with their roles; of a long one, the end is shown.
+
+    Messages of the model are marked as given by the application.
+    """
     text = Text()
     for turn in turns:
         shown = turn.text

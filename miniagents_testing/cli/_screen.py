@@ -113,7 +113,7 @@ class Screen(Console):
 
 
 def make_safe(text: str, style: str = "") -> Text:
-    """Return text of any origin so that its control characters do nothing on a terminal."""
+    """Return text of any origin with its control characters as visible escapes, which do nothing on a terminal."""
     return Text(visible(text), style)
 
 
@@ -129,9 +129,10 @@ def make_safe_line(text: str, limit: int = 0) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Return a line that takes `width` columns at most, and one at least; an ellipsis stands for what is cut off.
+    """Return a line that takes at most `width` columns of a terminal, and at least one.
 
-    It is cut after a word, or inside of the first word if that is too long, and punctuation before the cut goes, too.
+    A longer line is cut after a word (inside of a first word that is too long), without punctuation, and ends in an
+    ellipsis.
     """
     if cell_len(text) <= width:
         return text
@@ -142,9 +143,10 @@ def shorten(text: str, width: int) -> str:
 
 
 def line_breaks(text: str, width: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each part of a text in whose place a line ends, so that no line is wider than `width`.
+    """Yield start and end of each part of a text in whose place a line break must stand.
 
-    The part is the white space before a word that does not fit; it is empty inside of a word that is wider than a line.
+    Then no line is wider than `width`. The part is the white space before a word that does not fit. Inside of a word
+    that is wider than a line, it is empty.
     """
     column, space = 0, 0
     for part in re.finditer(r"\n|[^\S\n]+|\S+", text):

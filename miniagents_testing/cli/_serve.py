@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_serve(commands: Commands) -> None:
-    """Add the arguments of `serve`."""
+    """Register the command `serve` with its help and its arguments."""
     serve = commands.add_parser(
         "serve",
         help="run a local provider: OpenAI's chat completions and Responses, Anthropic's messages",
@@ -106,7 +106,7 @@ def _create_script(options: argparse.Namespace) -> Script:
         return [Step(text, gap=options.gap) for text in options.text]
 
     def echo(call: Call) -> Step:
-        """Answer a request with "You said: " and its last message."""
+        """Return the answer "You said: " with the last message of the request."""
         return Step(f"You said: {call.text}", gap=options.gap)
 
     return echo
@@ -139,7 +139,10 @@ def read_steps(path: Path) -> list[Step | Failure]:
 
 
 def _as_step(item: Any, where: str) -> Step | Failure:
-    """Return the step that an item of the file stands for; `where` names it in errors."""
+    """Return the step or the failure that an item of the file stands for.
+
+    Raise `CommandError` for a wrong one, which `where` names.
+    """
     if isinstance(item, str):
         return Step(item)
     if not isinstance(item, Mapping):
@@ -167,7 +170,7 @@ def _as_step(item: Any, where: str) -> Step | Failure:
 
 
 def _checked(name: str, value: Any, kind: type) -> Any:
-    """Return the value of a field as it is; raise TypeError if it is no list, or has no fields of its own."""
+    """Return the value of a field unchanged; raise `TypeError` if it is not of this kind, a list or a mapping."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {'a list' if kind is list else 'names with values'}, not {value!r:.80}")
     return value

@@ -75,7 +75,7 @@ class _Row(NamedTuple):
 
 
 def add_show(commands: Commands) -> None:
-    """Add the arguments of `show`."""
+    """Register the command `show` with its help and its arguments."""
     show = commands.add_parser(
         "show",
         help="print the interactions of cassettes: agents, questions, sizes and endings",
@@ -95,7 +95,13 @@ def add_show(commands: Commands) -> None:
 
 
 def _run_show(options: argparse.Namespace) -> int:
-    """Print a row for each interaction, or one interaction in full for `--number`. Return 1 if a file is damaged."""
+    """Print the interactions of cassettes: as rows, plain lines or JSON, or one in full for `--number`.
+
+    Return 1 if a file is damaged, else 0.
+
+    Raises:
+        CommandError: `--number` is given, and there is not exactly one file, or no such interaction.
+    """
     screen = Screen()
     paths = find_cassettes(options.path)
     if options.number is not None:
@@ -176,9 +182,9 @@ def _print_plain(cassette: CassetteFile, screen: Screen) -> None:
 
 
 def _create_rows(cassette: CassetteFile) -> list[_Row]:
-    """Return the rows of a cassette; unknown values are empty.
+    """Return a row of texts for each interaction of a cassette; unknown values are empty.
 
-    The last question of the prompt stands for it, or method and URI if there is no prompt.
+    The question is the last message of the prompt, or method and URI without a prompt.
     """
     rows = []
     pairs = zip(cassette.interactions, cassette.readings, strict=True)
@@ -244,7 +250,11 @@ def _render_title(cassette: CassetteFile, width: int) -> Text:
 
 
 def _fitting_sizes(columns: Mapping[str, list[str]], width: int) -> dict[str, int]:
-    """Return the sizes of the columns that fit side by side. A column without values is left out."""
+    """Return the widths of the columns that fit side by side into `width`.
+
+    Empty columns are left out, and then, if needed, the least important ones; at last, the end and the agent become
+    narrower.
+    """
     sizes = {name: max(map(cell_len, cells), default=0) for name, cells in columns.items()}
     sizes = {name: size for name, size in sizes.items() if size}
     for name in _LEFT_OUT_FIRST:
@@ -257,7 +267,7 @@ def _fitting_sizes(columns: Mapping[str, list[str]], width: int) -> dict[str, in
 
 
 def _total(sizes: Mapping[str, int]) -> int:
-    """Return the columns that a line with cells of these sizes takes."""
+    """Return the width of a line with cells of these widths, with the gaps between them."""
     return sum(sizes.values()) + len(_GAP) * (len(sizes) - 1)
 
 
@@ -309,7 +319,7 @@ def _render_in_full(interaction: Interaction, reading: Reading) -> Iterator[Text
 
 
 def _heading(name: str, text: str = "", headers: Mapping[str, list[str]] | None = None) -> Text:
-    """Return the first line of a section, which begins with its name, and the headers below it."""
+    """Return the first line of a section: its name and a text, with the headers below."""
     lines = [
         make_safe_line(text),
         *(make_safe_line(f"{key}: {value}") for key, values in (headers or {}).items() for value in values),
@@ -372,7 +382,7 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def add_diff(commands: Commands) -> None:
-    """Add the arguments of `diff`."""
+    """Register the command `diff` with its help and its arguments."""
     diff = commands.add_parser(
         "diff",
         help="compare what the models read and said in two cassettes",
@@ -451,6 +461,7 @@ def _changes(before: _Entry | None, after: _Entry | None) -> Iterator[str]:
 
 
 def _print_changes(lines: Iterable[str], screen: Screen) -> None:
+    """Print lines of a diff: in colours on a terminal, as they are in a pipe."""
     for line in lines:
         if screen.is_for_people:
             screen.print(Text(make_safe_line(line) if line[:3] in ("---", "+++") else line, _STYLES.get(line[:1], "")))
@@ -519,6 +530,7 @@ def _content(body: bytes, matching: Matching) -> Any:
 
 
 def _without_ignored(value: dict[str, Any], matching: Matching) -> Any:
+    """Return a JSON value without the fields that the matching ignores."""
     return json.loads(matching.canonical_body(json.dumps(value).encode()))
 
 
