@@ -32,7 +32,7 @@ class _Cancellable(Protocol):
     """A task, a promise or a call of an agent."""
 
     def cancel(self) -> object:
-        """Stop the work."""
+        """Ask the work to stop, as `asyncio.Task.cancel` does."""
 
 
 C = TypeVar("C", bound=_Cancellable)
@@ -215,7 +215,7 @@ class Trial:
         await self._record_leftovers()
 
     async def _record_leftovers(self) -> None:
-        """Record as problems the tasks, generators and resources that are still open after some turns of the loop."""
+        """Record as problems the tasks, generators and resources that are open after some turns of the loop."""
         await self._settle()
         if left := _other_tasks():
             self._problems.append(f"these tasks are left:\n{describe_tasks(left)}")
@@ -269,7 +269,10 @@ class Trial:
     def _track_generator(
         self, other_hook: Callable[[Any], object] | None, generator: AsyncGeneratorType[Any, Any]
     ) -> None:
-        """Remember an async generator that has begun, and call the hook for such generators that was set before."""
+        """Remember an async generator that has begun, to look for open ones later.
+
+        Then call the hook that was set before.
+        """
         self._generators.append(ref(generator))
         if other_hook is not None:
             other_hook(generator)

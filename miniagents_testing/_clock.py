@@ -94,7 +94,7 @@ class _ThreadJobs:
         return future
 
     def _wake_loop(self, job: Future[Any]) -> None:
-        """Wake the loop from the thread in which a job has ended."""
+        """Wake the loop from the thread in which a job has ended, so that the loop looks for its result."""
         loop = self._loop()
         with contextlib.suppress(RuntimeError):  # a closed loop: no task waits any more
             if loop is not None:
@@ -520,26 +520,29 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return handle
 
     def _end_schedule(self) -> None:
-        """Run the steps that come after an error of the loop in the plain order, because they are clean-up."""
+        """Hold back no further steps after an error of the loop: what runs from now on is clean-up."""
         if self.steps is not None:
             self.steps.end()
 
     def begin_turn(self) -> bool:
-        """Begin a turn of the loop; return True if steps that were held back until now can run in it."""
+        """Make steps ready whose time of being held back is over.
+
+        Return True if a callback can run in this turn of the loop.
+        """
         if self.steps is None:
             return False
         self.steps.begin_turn(self._ready, self._is_quiet)
         return bool(self._ready)
 
     def _is_quiet(self) -> bool:
-        """Return True if no timer is due, and no thread has a job."""
+        """Return True if no timer is due and no thread has a job, so that nothing but ready callbacks can run."""
         due = self._scheduled and self._scheduled[0].when() < self._now + self._clock_resolution
         return not (due or self._thread_jobs.are_running)
 
     def _release_step(self, steps: Steps, poll: Callable[[float | None], list[Any]]) -> list[Any]:
-        """Let the next step run that is held back, because nothing else can run; jobs of threads end before it.
+        """Let the step run that is held back the shortest, because nothing else can run.
 
-        Return the file events.
+        First wait for running thread jobs. Return the file events that came meanwhile.
         """
         if self._thread_jobs.are_running and (file_events := poll(_PATIENCE)):
             return file_events
@@ -614,7 +617,7 @@ class _Selector(selectors.BaseSelector):
 
 
 def _refuse_io(what: str, *args: Any, **kwargs: Any) -> NoReturn:
-    """Raise the error of an operation whose result comes in real time only."""
+    """Raise `NotVirtualError` for an operation whose result comes in real time; `what` names it in the message."""
     raise with_sdk_bases(NotVirtualError)(
         f"{what} was asked for on a loop whose time is virtual: sockets, pipes and subprocesses answer in real time, "
         f"and the virtual clock does not wait for them. Play a script or a cassette through a transport; or make the "

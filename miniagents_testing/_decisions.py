@@ -126,7 +126,7 @@ class Steps:
             self.trace.end()
 
     def turns_of_next(self, task: asyncio.Task[Any]) -> int:
-        """Count a step of `task`, and return the turns for which it is held back."""
+        """Count a step of `task` that has become ready, and return the turns for which it is held back; 0 for none."""
         if self._is_over:
             return 0
         step = self.count
@@ -137,7 +137,10 @@ class Steps:
         return turns
 
     def observed(self, callback: Callable[..., object], step: int | None) -> Any:
-        """Return a callback that the trace records; without a trace, the callback itself. Timers have no step."""
+        """Return a callback that also records the run of `callback` in the trace; without a trace, `callback` itself.
+
+        `step` is the number of the step, None for timers and other callbacks.
+        """
         return callback if self.trace is None else self.trace.observed(callback, step)
 
     def hold(self, task: asyncio.Task[Any], handle: asyncio.Handle, turns: int) -> None:
@@ -152,7 +155,9 @@ class Steps:
         return bool(self._held)
 
     def begin_turn(self, ready: deque[asyncio.Handle], is_quiet: Callable[[], bool]) -> None:
-        """Count a turn of the loop, and append the steps that were held back until now to the ready callbacks.
+        """Count a turn of the loop, and append steps whose time of being held back is over to the ready callbacks.
+
+        Also note if holding back the newest step would have changed nothing.
 
         Args:
             ready: the callbacks of this turn.

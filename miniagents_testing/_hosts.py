@@ -73,6 +73,7 @@ class _Pattern(NamedTuple):
         return not address.scheme or not self.scheme or self._begins(address)
 
     def _begins(self, address: Address) -> bool:
+        """Return True if the URL of an address begins with scheme and path of this pattern."""
         return address.scheme == self.scheme and address.path.startswith(self.path)
 
 
@@ -193,5 +194,6 @@ def _split(entry: str) -> tuple[str, int | None]:
 
 
 def _is_host(host: str) -> bool:
+    """Return True if a text, with or without brackets, is a numeric address or can be the name of a host."""
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     return is_numeric(inner) or _NAME.fullmatch(host) is not None

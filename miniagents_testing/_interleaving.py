@@ -91,7 +91,7 @@ class _Row:
         """The line to show for this row; None for the one where it stops."""
 
     def stand(self, task: asyncio.Task[Any]) -> None:
-        """Record the name of the task, where it waits, or how it has ended."""
+        """Record the name of a task after its step, and the line where it waits or how it has ended."""
         self.name = name_of(task)
         self.ending = _ending_of(task)
         self.fails = bool(self.lines) and self.ending.startswith("raises")
@@ -162,7 +162,10 @@ class Interleaving:
             self.rows.append(row)
 
     def note(self, text: str) -> None:
-        """Record an event that is no step of a task, such as a cancellation from outside; the running step is later."""
+        """Record an event that is no step of a task, such as a cancellation from outside.
+
+        It stands before the step that is running.
+        """
         row = _Row(None, _time())
         row.note = text
         self.rows.insert(len(self.rows) - (self._current is not None), row)
@@ -189,7 +192,10 @@ class Interleaving:
                 row.stand(task)
 
     def _trace_frame(self, frame: FrameType, event: str, argument: object) -> Any:
-        """Trace the lines of a frame of the application; a resumed frame goes on in the line where it waited."""
+        """Record the line of a resumed frame, and return the tracer of its later lines.
+
+        Return None for frames of libraries.
+        """
         code = frame.f_code
         is_traced = self._is_traced.get(code)
         if is_traced is None:
@@ -201,7 +207,7 @@ class Interleaving:
         return self._trace_line
 
     def _trace_line(self, frame: FrameType, event: str, argument: object) -> Any:
-        """Record a line that is about to run."""
+        """Record a line that is about to run; return the tracer of the next lines."""
         if event == "line":
             self._record_line(frame)
         return self._trace_line
@@ -334,7 +340,10 @@ class Interleaving:
         return shown
 
     def _abridged(self, rows: list[tuple[_Row, str]]) -> list[tuple[_Row, str]]:
-        """Return the rows around those that race, were held back or end the run, if there are too many of them."""
+        """Return the rows to show: all, or if there are too many, those nearest to the important ones.
+
+        Important are rows that race, were held back, have a note, or end the run.
+        """
         if len(rows) <= MOST_ROWS:
             return rows
         key = [
@@ -374,7 +383,7 @@ def _time() -> float:
 
 
 def _ending_of(task: asyncio.Task[Any]) -> str:
-    """Return how a task has ended, or an empty text."""
+    """Return how a task has ended, such as `raises ValueError`; an empty text if it is not done."""
     if not task.done():
         return ""
     if task.cancelled():
@@ -384,7 +393,7 @@ def _ending_of(task: asyncio.Task[Any]) -> str:
 
 
 def _remark(row: _Row) -> str:
-    """Return what there is to say of a row beside its line."""
+    """Return the words after the line of a row: if the task was or will be held back, and how it ended."""
     parts = ["was held back"] if row.held_since is not None and row.ending != _STILL_HELD else []
     if row.fails and row.shown not in (None, row.lines[-1]):
         parts += [f"{row.ending} at {_short_place(row.lines[-1][:2])}"]
@@ -405,7 +414,7 @@ def _source(place: tuple[str, int] | None) -> str:
 
 
 def _clipped(text: str, width: int) -> str:
-    """Return a text of at most `width` characters."""
+    """Return a text of at most `width` characters; a longer one is cut, and ends in three points."""
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
@@ -466,7 +475,7 @@ def _value(node: ast.expr, frame: FrameType) -> object:
 
 
 def _is_traced_method(owner: object, name: str) -> bool:
-    """Return True for a method of the application: its own lines tell what it uses."""
+    """Return True if a method of an object is code of the application, so that its own lines are recorded."""
     function = inspect.getattr_static(type(owner), name, None)
     return inspect.isfunction(function) and is_application_file(function.__code__.co_filename)
 

@@ -176,14 +176,17 @@ EVENTS = {
 
 @functools.cache
 def _install_hook() -> None:
-    """Add the audit hook to the interpreter, once. It cannot be removed, so it does nothing while no guard blocks."""
+    """Add the audit hook to the interpreter at the first call.
+
+    It cannot be removed, so it does nothing while no guard blocks.
+    """
     sys.addaudithook(_audit)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse an audit event that reaches the network, if a watcher or a guard does not let it through.
+    """Refuse an audit event that reaches the network, unless a watcher or the innermost guard lets it through.
 
-    The innermost guard decides; without one, nothing is refused.
+    A refused socket is closed. Without a guard, nothing is refused.
     """
     if not blocking or event not in EVENTS or (attempt := attempt_of(event, args)) is None:
         return

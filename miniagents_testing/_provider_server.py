@@ -156,9 +156,9 @@ class ProviderServer:
     # --- answering
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. A connection that breaks causes neither an error page nor a line in the log.
+        """Answer one request, as an ASGI application.
 
-        After an error, or when the server stops, the connection is broken.
+        After an error of the script, or when the server stops, break the connection. A client that has gone is ignored.
         """
         self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()

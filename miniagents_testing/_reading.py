@@ -418,7 +418,7 @@ def read_prompt(body: bytes) -> Prompt:
 
 
 def has_to_be_shown(turn: Turn) -> bool:
-    """Return False for a message of the model without a text, such as one with nothing but calls of tools."""
+    """Return True unless a message is the model's and has no text, such as one with nothing but calls of tools."""
     return bool(turn.text) or turn.role not in _OF_MODEL
 
 
@@ -509,7 +509,10 @@ class NewTurns:
         self._answers: set[str] = set()
 
     def take(self, agent_path: str, reading: Reading) -> tuple[Turn, ...]:
-        """Return the messages of the next request that are new; `take_places` says which these are."""
+        """Return the messages of a reading's prompt that are new since the agent's earlier requests.
+
+        See `take_places`.
+        """
         turns, answer = reading.prompt.turns, None if reading.outcome is None else reading.outcome.content
         return tuple(turns[place] for place in self.take_places(agent_path, turns, answer))
 

@@ -22,7 +22,7 @@ class AsyncBody(httpx2.AsyncByteStream):
         return self._chunks
 
     async def aclose(self) -> None:
-        """Stop the source of the chunks."""
+        """Close the generator of the chunks."""
         await self._chunks.aclose()
 
 
@@ -36,7 +36,7 @@ class Body(httpx2.SyncByteStream):
         return self._chunks
 
     def close(self) -> None:
-        """Stop the source of the chunks."""
+        """Close the generator of the chunks."""
         self._chunks.close()
 
 

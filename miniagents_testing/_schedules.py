@@ -142,7 +142,7 @@ class _StepsClock(VirtualClock):
         self._steps = steps
 
     def _new_loop(self) -> VirtualTimeLoop:
-        """Make the loop of the run."""
+        """Make the loop of the run, which holds back steps as `Steps` says."""
         loop = super()._new_loop()
         loop.steps = self._steps
         return loop
@@ -233,7 +233,9 @@ def _bounded_runs(run: Callable[[Schedule], _Run], most: int) -> Iterator[_Run]:
 
 
 def _raise_failure(scenario: Scenario, run: _Run, found: str) -> None:
-    """Shrink the schedule of a run that has failed, and raise its error with the report; do nothing without an error.
+    """Shrink the schedule of a run that has failed, and raise its error with a report as a note.
+
+    Do nothing without an error. If the failure does not repeat, the note says so.
 
     Args:
         scenario: the scenario.
@@ -267,7 +269,7 @@ def _raise_failure(scenario: Scenario, run: _Run, found: str) -> None:
 
 
 def _replay(scenario: Scenario, schedule: Schedule, how: str = "") -> None:
-    """Run a scenario with one schedule; raise its error with a note of the order of steps.
+    """Run a scenario with one schedule. If it fails, raise its error with a note of the order of steps.
 
     Args:
         scenario: the scenario.
@@ -303,7 +305,7 @@ class _Shrinking:
         """Runs so far."""
 
     def fails(self, schedule: Schedule) -> bool:
-        """Return True if the scenario fails in the same way with a schedule; False when there were too many runs."""
+        """Return True if the scenario fails with a schedule as in the given run; False also after too many runs."""
         if schedule not in self._known:
             if self.runs >= _MOST_SHRINKING_RUNS:
                 return False
@@ -311,7 +313,7 @@ class _Shrinking:
         return self._known[schedule]
 
     def _tried(self, schedule: Schedule) -> _Run:
-        """Run the scenario with a schedule."""
+        """Run the scenario with a schedule, and count the run."""
         self.runs += 1
         return run_once(self._scenario, Steps(schedule))
 

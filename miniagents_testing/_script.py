@@ -169,7 +169,7 @@ def _message_of(item: Mapping[str, Any]) -> Message:
 
 
 def _parts_of(item: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
-    """Return the parts of a message that are of a type."""
+    """Return the parts of a message's content that have this `type`."""
     content = item.get("content")
     parts = content if isinstance(content, tuple) else ()
     return [part for part in parts if isinstance(part, Mapping) and part.get("type") == kind]

@@ -124,7 +124,10 @@ async def await_headers(stream: ResponseStream, pace: float, read_timeout: float
 
 
 def wait_for_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
-    """Wait in a thread as `await_headers` does in a task."""
+    """Wait in a thread until status and headers are due, in real time.
+
+    Arguments and errors are those of `await_headers`.
+    """
     _sleep_in_thread(_headers_wait(stream, pace), read_timeout)
     if not stream.status:
         raise network_error(stream.end)
@@ -184,9 +187,10 @@ def play(
     gate: Gate | None = None,
     read_timeout: float | None = None,
 ) -> Generator[bytes]:
-    """Yield the chunks of a body in a thread, by the clock of `time.monotonic`. For the arguments see `aplay`.
+    """Yield the chunks of a body in a thread when they are due, by the clock of `time.monotonic`.
 
-    At the end of an `open` stream the read timeout is raised at once: the thread could only sleep until then.
+    Arguments and errors are those of `aplay`. At the end of an `open` stream the read timeout is raised at once: the
+    thread could only sleep until then.
     """
     due = started + _headers_wait(stream, pace)
     for chunk in stream.chunks:

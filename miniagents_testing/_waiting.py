@@ -109,6 +109,7 @@ def running_packages() -> list[str]:
 
 
 def _is_test(module: str) -> bool:
+    """Return True if the name of a module is that of a test file or a conftest."""
     name = module.rpartition(".")[2]
     return name.startswith("test_") or name.endswith("_test") or name == "conftest"
 

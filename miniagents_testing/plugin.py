@@ -179,7 +179,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodeready(node: Any) -> None:
-    """Load the topic that prints what workers of pytest-xdist have recorded: this process collects no tests."""
+    """Load the topic that prints recordings, when a worker of pytest-xdist is ready: this process collects no tests."""
     node.config.pluginmanager.import_plugin("miniagents_testing._pytest.reports")
 
 
@@ -195,7 +195,7 @@ def cassette_settings() -> dict[str, Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> None:
-    """Load the topics before the first file is collected."""
+    """Load the topics of the plugin before the first file is collected; do nothing for later files."""
     if not parent.config.stash.get(_are_parts_loaded, False):
         parent.config.stash[_are_parts_loaded] = True
         for part in PARTS:

@@ -48,7 +48,10 @@ class EventEnds:
         """True if the last byte was the end of an event. False at the start, where a byte order mark may come."""
 
     def feed(self, data: bytes) -> Iterator[int]:
-        """Yield the places in `data` right after the last byte of an event. Exhaust it before the next `feed`."""
+        """Yield the places in `data` right after the last byte of each event.
+
+        Exhaust the iterator before the next `feed`.
+        """
         start, only_lf = 0, b"\r" not in data
         ends = [found.end() for found in (_BLANK_LINE if only_lf else _LINE_END).finditer(data)]
         if only_lf and data.startswith(b"\n"):

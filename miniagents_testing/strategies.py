@@ -258,7 +258,7 @@ def sendables(
 
 
 def _stream(text: str, *, broken: bool = False) -> MessagePromise:
-    """Return a message that streams a text letter by letter, and fails at its end if it is broken."""
+    """Return a message that streams a text letter by letter; if it is broken, it fails after the last letter."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         """Yield the letters one by one, and raise `Boom` after them if the message is broken."""
@@ -473,7 +473,11 @@ def _calls(max_calls: int) -> st.SearchStrategy[tuple[ToolCall, ...]]:
 
 
 def _with_split_surrogates(pieces: list[str]) -> list[str]:
-    """Cut the first character that JSON may write as two escapes into its surrogates, as some servers do."""
+    """Return the pieces with one character cut into its two surrogates, as some servers do.
+
+    It is the first one that JSON may write as two escapes; its halves stand in two pieces. Without such a character,
+    return the pieces unchanged.
+    """
     for index, piece in enumerate(pieces):
         for place, char in enumerate(piece):
             if char > "\uffff":

@@ -57,7 +57,7 @@ def picture(path: str | os.PathLike[str], *, title: str = "") -> Iterator[None]:
 
 
 class RunRecorder:
-    """Observer that keeps what a picture shows."""
+    """Observer that keeps the requests and the calls of tools of all runs, for a picture."""
 
     def __init__(self) -> None:
         self._clock = _Clock()
@@ -66,7 +66,7 @@ class RunRecorder:
 
     @contextmanager
     def __call__(self, operation: Operation) -> Iterator[None]:
-        """Keep an operation until it has ended."""
+        """Keep an operation, with its start, pieces, end and error; ignore calls of agents."""
         if operation.kind == "agent":
             yield
             return
@@ -91,7 +91,7 @@ class RunRecorder:
         return bool(self._requests)
 
     def run(self) -> Run:
-        """Return the run as far as it has come."""
+        """Return the requests and calls of tools until now, as the run that a picture shows."""
         order = sorted(self._requests, key=lambda seen: seen.start)
         names, new = agent_names([seen.path for seen in order]), NewTurns()
         requests: list[Request] = []
@@ -109,7 +109,7 @@ class RunRecorder:
 
 @dataclass(eq=False, slots=True)
 class _Seen:
-    """Request or call of a tool, as far as it has come."""
+    """Request or call of a tool, with what has come of it until now."""
 
     operation: Operation
     start: int
@@ -128,7 +128,10 @@ class _Seen:
         return "/".join(reversed(names))
 
     def add_event(self, moment: int, event: MessageEvent) -> None:
-        """Add what came beside text, in the form in which recorded answers are read."""
+        """Add reasoning, a refusal, a part of a call, or the repetition of a request as a piece.
+
+        Ignore other events.
+        """
         piece: Piece | None = None
         if isinstance(event, ReasoningDelta):
             piece = Piece("reasoning", "", event.text)
@@ -219,7 +222,7 @@ class _Clock:
 
 
 def _turns(asked: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """Return the messages of a request as they are read from a recorded one."""
+    """Return the messages of a request with their roles, the instructions first, as of a recorded request."""
     system = content_text(_plain(asked["system"]))
     turns = [Turn("system", system)] if system else []
     turns += [Turn(message.role or "user", str(message.content or "")) for message in asked["messages"]]

@@ -139,15 +139,15 @@ def _seconds(ticks: int) -> str:
 
 
 def _line(text: str, most: int = _MOST_NAME_CHARS) -> str:
-    """Return a short text of any origin in one line."""
+    """Return a text of any origin in one line: white space is one space, and a long text is cut."""
     line = visible_line(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _data(run: Run) -> str:
-    """Return what the script needs as JSON that cannot end the element around it.
+    """Return what the script of the page needs, as JSON that cannot end the element around it.
 
-    Of each token it has the wait before it, and the length that came.
+    Of each token it has the wait before it, and the length of its text.
     """
     lanes = {name: number for number, name in enumerate(run.lanes)}
     requests = []
@@ -244,7 +244,7 @@ def _prompt(request: Request, shown: dict[str, int]) -> Iterator[str]:
 
 
 def _note(shown: dict[str, int], text: str, request: Request) -> None:
-    """Note that a text, unless it is empty, is on the page in this request, if it is not in an earlier one."""
+    """Note that the page has a text in this request, unless the text is empty or in an earlier request."""
     if stripped := text.strip():
         shown.setdefault(stripped, request.number)
 

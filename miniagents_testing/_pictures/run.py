@@ -56,7 +56,7 @@ class AnswerText:
         self._length = 0
 
     def add(self, pieces: Iterable[Piece]) -> None:
-        """Add the next pieces."""
+        """Add the next pieces; a piece of another kind or part than the one before begins a new part."""
         for piece in pieces:
             if (piece.kind, piece.part) != self._last:
                 self._append(self._filter.finish())
@@ -66,7 +66,7 @@ class AnswerText:
             self._append(self._filter.feed(piece.text))
 
     def mark(self, moment: int) -> None:
-        """Note that the text up to now had come at a moment."""
+        """Note the moment at which all text added until now had come, as a token."""
         self._tokens.append(Token(moment, self._length))
 
     def finish(self) -> tuple[tuple[Part, ...], tuple[Token, ...]]:
@@ -76,7 +76,7 @@ class AnswerText:
         return tuple(Part(kind, text) for kind, text in parts if text), tuple(self._tokens)
 
     def _append(self, text: str) -> None:
-        """Add text to the last part."""
+        """Add text to the last part; lengths are counted in UTF-16, as JavaScript does."""
         if text:
             self._parts[-1][1].append(text)
             self._length += len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
@@ -154,7 +154,7 @@ class Run:
 
 
 class _Span(Protocol):
-    """Object with a beginning and an end."""
+    """Object with a beginning and an end in time."""
 
     @property
     def start(self) -> float:
@@ -169,7 +169,7 @@ _S = TypeVar("_S", bound=_Span)
 
 
 def overlapping(spans: Iterable[_S]) -> Iterator[list[_S]]:
-    """Yield spans in order of their start, in groups of those that overlap in time."""
+    """Yield spans in order of their start, in groups: each overlaps in time with the ones before it in its group."""
     group: list[_S] = []
     end = 0.0
     for span in sorted(spans, key=lambda span: span.start):
@@ -213,6 +213,7 @@ def _with_made_up_times(run: Run) -> Run:
 
 
 def _start_of(numbered: tuple[int, tuple[Interaction, Reading, str]]) -> float:
+    """Return the start of a numbered interaction in ms, as a key for sorting."""
     return numbered[1][0].started_ms
 
 
@@ -254,7 +255,10 @@ def _read_request(number: int, interaction: Interaction, reading: Reading, name:
 
 
 def _with_next_of_lane(requests: Sequence[Request]) -> Iterator[tuple[Request, Request]]:
-    """Yield each request with the next one of its lane that starts after its end; the last ones of lanes have none."""
+    """Yield each request with the next request of its agent that starts after its end.
+
+    Leave out those without a next one.
+    """
     lanes: defaultdict[str, list[Request]] = defaultdict(list)
     for request in requests:
         lanes[request.lane].append(request)
@@ -289,7 +293,7 @@ def shorten_pauses(requests: Sequence[Request], tools: Sequence[ToolRun], busy: 
         end = max(each.end for each in group)
 
     def moved(moment: int) -> int:
-        """Return a moment of the page."""
+        """Return a moment of the recording as a moment of the page, on which pauses are shorter."""
         return moment - shifts[max(0, bisect_right(starts, moment) - 1)]
 
     return Run(

@@ -59,7 +59,10 @@ _opened: pytest.StashKey[ExitStack] = pytest.StashKey()
 
 
 def enter_until_test_ends(item: pytest.Item, context: AbstractContextManager[_T]) -> _T:
-    """Enter a context, and leave it after the call of the test, with the error of the test if there is one."""
+    """Enter a context, and return what it gives.
+
+    It is left after the call of the test, with the error of the test if there is one.
+    """
     return item.stash.setdefault(_opened, ExitStack()).enter_context(context)
 
 

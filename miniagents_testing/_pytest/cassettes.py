@@ -128,18 +128,23 @@ def settings_for(request: pytest.FixtureRequest, node: Any) -> dict[str, Any]:
 
 
 def _from_ini(config: pytest.Config) -> dict[str, Any]:
+    """Return the settings that the ini file gives: the record mode, and the lists that are not empty."""
     lists = {name: config.getini(f"miniagents_{name}") for name in ("allow_hosts", "ignore_hosts", "drop_headers")}
     return {"record_mode": config.getini("miniagents_record"), **{name: each for name, each in lists.items() if each}}
 
 
 def _from_command_line(config: pytest.Config) -> dict[str, Any]:
+    """Return the settings that the command line gives: record mode and pace, if they are given."""
     options = {"record_mode": "--miniagents-record", "pace": "--miniagents-pace"}
     given = {name: config.getoption(option) for name, option in options.items()}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def _from_ini_and_marker(item: pytest.Item) -> dict[str, Any]:
-    """Return the settings that are known before a fixture of the test is set up."""
+    """Return the settings of a test that are known before its fixtures are set up.
+
+    The command line goes before the marker, and the marker before the ini file.
+    """
     marker = item.get_closest_marker(_MARKER)
     marked = {} if marker is None else _without_name(marker)
     return {**_from_ini(item.config), **marked, **_from_command_line(item.config)}
@@ -172,6 +177,7 @@ def _checked(settings: Any, whose: str) -> dict[str, Any]:
 
 
 def _without_name(marker: pytest.Mark) -> dict[str, Any]:
+    """Return the settings in a marker: its keyword arguments without the name of the cassette."""
     return {name: value for name, value in marker.kwargs.items() if name != "name"}
 
 
@@ -193,7 +199,10 @@ class _OpenCassette:
         self._error: BaseException | None = pytest.skip.Exception("the test was not run")
 
     def call_ends(self, error: BaseException | None) -> None:
-        """Close the cassette with the error of the call, or without one, unless a teardown may use the cassette."""
+        """Close the cassette with the error of the test's call, or without one.
+
+        If a teardown may use it, keep it open, and only check that all requests were answered.
+        """
         self._error = error
         if not self.outlives_call:
             self.close()
@@ -307,7 +316,7 @@ _recording: pytest.StashKey[int] = pytest.StashKey()
 
 
 def _count_recording(request: pytest.FixtureRequest) -> None:
-    """Count a cassette that may record, until its fixture has ended."""
+    """Count one cassette more that may record, and one less when the fixture that has opened it ends."""
     stash = request.config.stash
     stash[_recording] = stash.get(_recording, 0) + 1
 
@@ -354,7 +363,7 @@ current_item: pytest.StashKey[pytest.Item] = pytest.StashKey()
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """Note the test."""
+    """Note the test that runs, in the stash of the session, before its fixtures are set up."""
     __tracebackhide__ = True
     item.config.stash[current_item] = item
     return (yield)
@@ -396,7 +405,7 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """End the use of the cassette by the call of the test."""
+    """Tell the cassette of a test that its call has ended, and with which error; the cassette may be closed then."""
     opened = item.stash.get(_opened, None)
     try:
         result = yield

@@ -55,7 +55,7 @@ def pytest_runtest_makereport(
 
 
 def _is_of_kit(error: BaseException | None) -> bool:
-    """Return True for an error of the testing kit, or for one that it raises in the place of a client's library."""
+    """Return True if the testing kit has defined the class of an error, also in the place of an SDK's."""
     return type(error).__module__.partition(".")[0] == "miniagents_testing"
 
 
@@ -101,7 +101,7 @@ def _without_foreign_frames(error: BaseException, item: pytest.Function) -> Iter
 
 
 def _is_of_client(error: BaseException | None) -> bool:
-    """Return True for an error that a scripted client raises in the place of a library's."""
+    """Return True for an error that the testing kit raises in the place of a client library's error."""
     from miniagents_testing.errors import MiniAgentsTestingError
 
     return _is_of_kit(error) and not isinstance(error, MiniAgentsTestingError)
@@ -183,7 +183,7 @@ def _status(path: Path) -> tuple[int, int] | None:
 
 
 def _recorded(path: Path) -> tuple[Interaction, ...]:
-    """Return the interactions of a file; none of a damaged one, which can be recorded anew."""
+    """Return the interactions of a cassette file; none if it is damaged, because it can be recorded anew."""
     from miniagents_testing.cassette import load
     from miniagents_testing.errors import CassetteFormatError
 
@@ -234,7 +234,7 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Collect what a worker of pytest-xdist has recorded."""
+    """Add what a worker of pytest-xdist has recorded to the recordings of the run, when the worker ends."""
     found = getattr(node, "workeroutput", {}).get(_WORKER_OUTPUT, ())
     node.config.stash.setdefault(_recordings, []).extend(found)
 
@@ -262,6 +262,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _print_some(reporter: pytest.TerminalReporter, kind: str, lines: list[str]) -> None:
+    """Print the first lines of a list, each after its kind, and the number of the others."""
     for line in lines[:_MOST_SHOWN]:
         reporter.write_line(f"  {kind}: {line}")
     if len(lines) > _MOST_SHOWN:
@@ -269,4 +270,5 @@ def _print_some(reporter: pytest.TerminalReporter, kind: str, lines: list[str]) 
 
 
 def _tokens(counts: list[int]) -> str:
+    """Return two counts in words: tokens of prompts, and tokens of answers."""
     return f"{counted(counts[0], 'token')} in, {counts[1]:,} out"

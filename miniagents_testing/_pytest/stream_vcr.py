@@ -52,7 +52,7 @@ def pytest_fixture_setup(
 
 @contextmanager
 def _reporting(item: pytest.Item, layer: CassetteContext) -> Iterator[None]:
-    """Open a layer; at its end, put the misses of its session into the report of the test."""
+    """Keep a stream layer open for the block; at its end, add its misses as properties to the report of the test."""
     with layer as session:
         try:
             yield
@@ -72,7 +72,7 @@ _misses: dict[str, None] = {}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name the cassettes whose requests have changed, and the differences."""
+    """Print a section with the misses of the run: cassettes whose requests have changed, and the differences."""
     if _misses:
         terminalreporter.section("cassettes that are stale")
         for miss in _misses:

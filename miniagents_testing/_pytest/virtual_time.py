@@ -26,7 +26,7 @@ _has_virtual_tests: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all searches for schedules run one schedule only, if the command line gives its seed or token."""
+    """Let `search_schedules` and `schedules` use one schedule only, if the command line gives its seed or token."""
     seed, token = _of_command_line(config)
     if seed is not None or token is not None:
         from miniagents_testing._schedules import replay_only
@@ -87,7 +87,7 @@ class _LoopFactory:
         self._options = options
 
     def __call__(self) -> VirtualTimeLoop:
-        """Make a loop."""
+        """Make a virtual-time loop, and remember it as `newest`."""
         from miniagents_testing._clock import VirtualTimeLoop
 
         self.newest = VirtualTimeLoop(**self._options)
@@ -150,7 +150,7 @@ class _LoopFactories:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_asyncio_loop_factories(self, config: pytest.Config, item: pytest.Item) -> dict[str, LoopFactory]:
-        """Return the loop factories of the test."""
+        """Return the loop factories of the test, by the ids of their test cases."""
         return self._factories
 
 

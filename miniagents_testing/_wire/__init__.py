@@ -38,7 +38,7 @@ def render(answer: Step | Failure, call: Call) -> ResponseStream:
 
 
 def _streamed_response(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
-    """Return the answer as a stream of events, which ends as `then` says."""
+    """Return the answer of a step as a stream of events, with its waits, which ends or pauses as `then` says."""
     events = list(wire.events(step, call))
     chunks = list(_timed_chunks(wire, step, events, call))
     index = _index_of_then(step, events)
@@ -123,5 +123,5 @@ def _error_response(wire: WireFormat, failure: Failure, call: Call) -> ResponseS
 
 
 def _headers(wire: WireFormat, call: Call, content_type: str) -> dict[str, list[str]]:
-    """Return the content type and the request id as headers."""
+    """Return the headers of a response: its content type, and a made-up id of the request."""
     return {"content-type": [content_type], wire.request_id: [f"req_scripted_{call.number}"]}

@@ -160,7 +160,7 @@ def _with_joined_surrogates(text: str) -> str:
 
 
 def _comparable(value: Any) -> Any:
-    """Return a field's value without what only some providers send, so that messages can be compared."""
+    """Return a field's value for a comparison: calls and usage as tuples of what all providers send."""
     if isinstance(value, tuple):
         return tuple((call.id, call.name, call.arguments) if isinstance(call, ToolCall) else call for call in value)
     return (value.input_tokens, value.output_tokens) if hasattr(value, "input_tokens") else value

@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 
 def opening_event(data: Body) -> Event:
-    """Return an event that comes before a token."""
+    """Return an event that comes before a token: the start of an answer, or of a part of it."""
     return Event(data, "open")
 
 
@@ -371,7 +371,10 @@ def _response(call: Call, status: str) -> Body:
 
 
 def _items(step: Step, call: Call) -> Iterator[_Item]:
-    """Yield the output items of an answer: reasoning, message, tool calls."""
+    """Yield the output items of an answer, each with its events: reasoning, message, calls of tools.
+
+    There is a message also if the answer is empty.
+    """
     deltas = step.deltas
     if deltas.reasoning:
         yield _reasoning(deltas.reasoning, call)
@@ -589,7 +592,7 @@ def _tool_use(tool_call: ToolCallDeltas, call: Call, index: int, arguments: Any)
 
 
 def _delta(index: int, delta: Body) -> Body:
-    """Return the event of a delta of the content block with this index."""
+    """Return the event `content_block_delta` with a delta of the content block at this index."""
     return {"type": "content_block_delta", "index": index, "delta": delta}
 
 

@@ -238,7 +238,7 @@ async def check_usage(
 
 
 async def _replies(case: Case, agent: MiniAgent[Any], messages: MessageType) -> AsyncGenerator[MessagePromise]:
-    """Yield the replies as they come; fail if there is none."""
+    """Yield the replies of the agent to the messages as they come; fail the case if there is none."""
     count = 0
     async for promise in agent.trigger(messages):
         count += 1
@@ -263,7 +263,7 @@ class MakeToolAgent(Protocol):
     """Function that makes an agent with these tools, on a client that uses this transport, and without retries."""
 
     def __call__(self, transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
-        """Return the agent."""
+        """Return an agent with these tools on a client that uses this transport."""
 
 
 _MESSAGES = "Hello"
@@ -296,7 +296,7 @@ async def check_tool_loop(make_agent: MakeToolAgent, *, api: API = "chat") -> No
 
 
 class _Letters:
-    """A tool that sends letters: three at a time, so that each waits for the others."""
+    """Tool that sends letters; if `together`, three calls wait for each other."""
 
     def __init__(self, *, together: bool) -> None:
         self.sent: list[str] = []
@@ -304,7 +304,7 @@ class _Letters:
         self._barrier = asyncio.Barrier(len(_NAMES) if together else 1)
 
     async def send(self, to: str) -> str:
-        """Send a letter."""
+        """Send a letter, and return `sent to <name>`. Wait before for the other letters, if they are sent together."""
         self.running += 1
         try:
             await self._barrier.wait()
@@ -451,7 +451,7 @@ class MakeOutputAgent(Protocol):
     """Function that makes an agent with this output, on a client that uses this transport, and without retries."""
 
     def __call__(self, transport: httpx2.AsyncBaseTransport, *, output: Any, output_mode: Mode) -> MiniAgent[Any]:
-        """Return the agent."""
+        """Return an agent with this output and mode on a client that uses this transport."""
 
 
 class _Review(BaseModel):
@@ -512,7 +512,7 @@ async def check_output(make_agent: MakeOutputAgent, *, api: API = "chat", timeou
 async def _check_invalid(
     case: Case, make_agent: MakeOutputAgent, mode: Mode, answer: Step, text: str, timeout: float
 ) -> None:
-    """Check that an answer is an `OutputInvalidError` that has the received text."""
+    """Fail the case unless this answer becomes an `OutputInvalidError` whose `partial` has the received text."""
     llm = ScriptedLLM([answer])
     error: OutputInvalidError | None = None
     message = None

@@ -55,7 +55,7 @@ class Case:
 
     @asynccontextmanager
     async def no_error(self, what: str, *, timeout: float = DEFAULT_TIMEOUT) -> AsyncIterator[None]:
-        """Fail with `CheckFailedError` if the block raises an error or an own cancellation, or takes too long.
+        """Fail the case if the block raises an error or a cancellation of its own, or takes too long.
 
         A `CheckFailedError`, and the cancellation of the check itself, pass unchanged.
 

@@ -241,7 +241,7 @@ def _stream(
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """Make an empty folder, and remove it afterwards."""
+    """Make an empty folder for the block, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="history-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 

@@ -302,7 +302,7 @@ def _transport(stream: ResponseStream) -> httpx2.AsyncBaseTransport:
 
 
 async def _reply(case: Case, agent: MiniAgent[Any]) -> MessagePromise:
-    """Call the agent, and return its first reply."""
+    """Call the agent with a message, and return the promise of its first reply; fail the case without one."""
     async for promise in agent.trigger(_MESSAGES):
         return promise
     case.fail("the agent replied nothing", expected="one message", came="none")

@@ -276,7 +276,7 @@ async def check_join_split(
 
 
 async def _parts(split: Split, tokens: Sequence[str], text: str, delimiter: str, timeout: float) -> list[str]:
-    """Split a text that streams in these tokens, and return the texts of the parts."""
+    """Split a text that streams in these tokens, and return the texts of the parts; fail the case at an error."""
 
     async def streamer(metadata: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:

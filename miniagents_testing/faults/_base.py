@@ -72,28 +72,31 @@ class Fault:
         return any(each(request) if callable(each) else each == number for each in self._which)
 
     def fresh(self) -> Self:
-        """Return a copy for one response."""
+        """Return a copy of the fault with a new state, for one response."""
         other = copy.copy(self)
         other.begin()
         return other
 
     def begin(self) -> None:
-        """Set up the state for one response."""
+        """Set up the state for one response; a subclass overrides this."""
 
     def response(self, request: httpx2.Request | None) -> ResponseStream | None:
         """Return a response in place of the provider's, or None. With a response, no request is sent."""
         return None
 
     def head(self, stream: ResponseStream) -> ResponseStream:
-        """Return the changed status and headers; chunks are fed later."""
+        """Return a response with changed status and headers; a subclass overrides this. The chunks are fed later."""
         return stream
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
-        """Return the chunks that replace the next chunk. The first has no bytes; there is none after `end`."""
+        """Return the chunks that replace the next chunk of the response; a subclass overrides this.
+
+        The first chunk has no bytes; there is none after `end`.
+        """
         return [chunk]
 
     def close(self) -> list[Chunk]:
-        """Return the last chunks, after the stream has ended."""
+        """Return the chunks to add after the stream has ended; a subclass overrides this."""
         return []
 
     def progress(self) -> str:
@@ -141,7 +144,7 @@ class Layers:
         )
 
     def head(self, stream: ResponseStream) -> ResponseStream:
-        """Return the changed status and headers."""
+        """Return a response with the status and headers that the faults make of it, without `content-length`."""
         for fault in self._faults:
             stream = fault.head(stream)
         headers = {name: values for name, values in stream.headers.items() if name != "content-length"}
@@ -205,7 +208,7 @@ class Mark:
         return data, b""
 
     def progress(self) -> str:
-        """Return how far the stream was read."""
+        """Return words that say how many units of the stream were read, for the error about an unused fault."""
         return f"only {self.seen} {self.of} of its stream were read"
 
     def _ends(self, data: bytes) -> Iterable[int]:
@@ -343,7 +346,7 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return fresh
 
     def _reason(self, fault: Fault) -> str:
-        """Return the reason why a fault has changed nothing."""
+        """Return the reason why a fault has changed nothing: it was for no request, or how far its stream was read."""
         copies = [(number, copy) for original, number, copy in self._applied if original is fault]
         if not copies:
             return f"it was for none of the {self._requests} requests"

@@ -28,6 +28,7 @@ class _Stop(Fault):
         self._last_bytes = last_bytes
 
     def begin(self) -> None:
+        """Set up the search for the place, for one response."""
         self._mark = Mark(*self._place)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
@@ -41,6 +42,7 @@ class _Stop(Fault):
         return self._chunks_of(before + self._last_bytes)
 
     def progress(self) -> str:
+        """Return words that say how far the stream was read."""
         return self._mark.progress()
 
 
@@ -53,6 +55,7 @@ class _Stall(Fault):
         self._ticks = ticks
 
     def begin(self) -> None:
+        """Set up the search for the place, for one response."""
         self._mark = Mark(*self._place)
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
@@ -68,6 +71,7 @@ class _Stall(Fault):
         return chunks + self._chunks_of(after)
 
     def progress(self) -> str:
+        """Return words that say how far the stream was read."""
         return self._mark.progress()
 
 
@@ -81,6 +85,7 @@ class _Edit(Fault):
         self._change = change
 
     def begin(self) -> None:
+        """Set up the search for the first and the last unit, for one response."""
         at, of = self._place
         self._start, self._stop = Mark(at - 1, of), Mark(at - 1 + self._units, of)
         self._held = b""
@@ -102,6 +107,7 @@ class _Edit(Fault):
         return [] if self.reached else self._chunks_of(self._held)
 
     def progress(self) -> str:
+        """Return words that say how far the stream was read."""
         return self._stop.progress()
 
 
@@ -109,6 +115,7 @@ class _DropLast(Fault):
     """Fault that drops the last event; it holds each event until the next one is complete."""
 
     def begin(self) -> None:
+        """Forget the events of an earlier response."""
         self._event: list[Chunk] = []
         self._unfinished: list[Chunk] = []
         self._mark = Mark(1, "events")
@@ -128,11 +135,12 @@ class _DropLast(Fault):
         return chunks
 
     def close(self) -> list[Chunk]:
-        """Drop the chunks of the last event."""
+        """Return nothing, which drops the chunks of the last event."""
         self.reached = bool(self._event)
         return []
 
     def progress(self) -> str:
+        """Return words that say that the stream was not read to its end."""
         return "its stream was not read to its end"
 
 
@@ -144,10 +152,12 @@ class _Gzip(Fault):
         self._missing = missing
 
     def begin(self) -> None:
+        """Set up the compression of one response."""
         self._compressor = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
         self._held = b""
 
     def head(self, stream: ResponseStream) -> ResponseStream:
+        """Return the response with the header `content-encoding: gzip`."""
         self.reached = True
         return replace(stream, headers={**stream.headers, "content-encoding": ["gzip"]})
 
@@ -163,7 +173,10 @@ class _Gzip(Fault):
         return self._without_end(self._compressor.flush())
 
     def _without_end(self, data: bytes) -> list[Chunk]:
-        """Add bytes to those held, and return all but the last ones, which the fault drops if the stream ends here."""
+        """Add bytes to those that are held, and return all but the last `missing` ones.
+
+        These are dropped if the stream ends here.
+        """
         self._held += data
         size = max(0, len(self._held) - self._missing)
         data, self._held = self._held[:size], self._held[size:]
@@ -178,6 +191,7 @@ class _ContentType(Fault):
         self._value = value
 
     def head(self, stream: ResponseStream) -> ResponseStream:
+        """Return the response with the new header `content-type`."""
         self.reached = True
         return replace(stream, headers={**stream.headers, "content-type": [self._value]})
 
@@ -190,6 +204,7 @@ class _Respond(Fault):
         self._stream = stream
 
     def response(self, request: httpx2.Request | None) -> ResponseStream:
+        """Return the response that stands in place of the provider's."""
         self.reached = True
         return self._stream
 
@@ -312,12 +327,12 @@ def content_type(value: str) -> Fault:
 
 
 def respond(stream: ResponseStream) -> Fault:
-    """Return this response to any request."""
+    """Answer with this response in place of the provider's; no request is sent."""
     return _Respond(f"response with status {stream.status}", stream)
 
 
 def error_status(status: int, *, kind: str = "server_error", message: str = "", **headers: str) -> Fault:
-    """Return an error of the provider, with a body that both SDKs can read.
+    """Answer with an error of the provider, whose body both SDKs can read.
 
     Args:
         status: status of the response, 400 to 599.
@@ -358,13 +373,13 @@ def overloaded(*, at: int | None = None) -> Fault:
 
 
 def html_page(*, status: int = 200) -> Fault:
-    """Return an HTML page, as a proxy between client and provider sends it."""
+    """Answer with an HTML page of this status, as a proxy between client and provider sends it."""
     page = b"<!DOCTYPE html>\n<html><head><title>Please sign in</title></head><body>Please sign in</body></html>\n"
     return _respond("HTML page", page, status=status, content_type="text/html")
 
 
 def empty() -> Fault:
-    """Return a successful stream without any bytes."""
+    """Answer with a successful stream without any bytes."""
     return _respond("empty stream", b"", status=200, content_type="text/event-stream")
 
 
