@@ -221,7 +221,7 @@ _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _NAMES_OF_MODULE
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
+    """Import a public name, or read `__version__`, when it is first used; raise `AttributeError` for other names."""
     if name == "__version__":
         return import_module("importlib.metadata").version(__name__)  # slow to import, and rarely needed
     if name not in _MODULE_OF:

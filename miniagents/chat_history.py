@@ -197,7 +197,7 @@ async def areceive(
 
 
 async def _failed_with(promise: MessagePromise, error: BaseException) -> bool:
-    """Return True if `error` is the error of this message."""
+    """Wait until a message is complete or has failed, and return True if it failed with `error` itself."""
     return (await areceive(promise))[1] is error
 
 

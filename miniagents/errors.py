@@ -120,7 +120,7 @@ def install_line(*extras: str) -> str:
 
 
 def is_failure(error: BaseException | None) -> TypeGuard[BaseException]:
-    """Return True for an error that readers of a promise get: any exception that is none of `INTERRUPTS`."""
+    """Return True for an error that readers of a promise get: any but those in `INTERRUPTS`; False for None."""
     return error is not None and not isinstance(error, INTERRUPTS)
 
 
@@ -133,7 +133,7 @@ def text_of_error(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the class and the text of an error."""
+    """Return an error as `NameOfClass: text`; the name alone if the error has no text."""
     return f"{type(error).__name__}: {text_of_error(error)}".removesuffix(": ")
 
 

@@ -157,7 +157,7 @@ class MiniAgents(AgentsContext):
     # --- persistence
 
     def on_persist_messages(self, handler: PersistHandler) -> PersistHandler:
-        """Add a persistence handler and return it, so that this method is a decorator, too."""
+        """Add a function that stores messages, as in the argument of this name, and return it: also a decorator."""
         self._persisters.append(MessagePersister(handler))
         self.listens = self.keeps_results = True
         return handler

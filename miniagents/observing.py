@@ -294,7 +294,10 @@ class Observation:
             self.end(None)
 
     def copy_variables(self) -> Context:
-        """Return the context variables for the task of an operation that works for this one."""
+        """Return the variables for the task of an operation that works for this one.
+
+        If this one has ended, return the current ones.
+        """
         return self.variables.copy() if self._open > 0 else copy_context()
 
     def begin(self, read_asked: Callable[[], dict[str, Any]]) -> None:
@@ -418,7 +421,7 @@ class Observation:
             agent.end(None if error is self.failure else error, read_result if self._kind == "request" else None)
 
     def leave_agent(self) -> None:
-        """Let the agent's operation end without this one."""
+        """Let the operation of the agent end without a wait for this one, which no longer counts as a part of it."""
         agent, self._agent = self._agent, None
         if agent is not None:
             agent.end(None)

@@ -75,7 +75,10 @@ class NotAwaited:
             raise self._error_of_sum(f"{_short(other)} + ", "")
 
         def _error_of_sum(self, before: str, after: str) -> TypeError:
-            """Return the error of an addition of what stands before or after the promise."""
+            """Return the error for the sum `{before}promise{after}`.
+
+            Its text shows the sum with the promise awaited.
+            """
             right, wrong = self.spelling.text or self.spelling.single, self.spelling.promise
             return TypeError(
                 f"A {type(self).__name__} has to be awaited: write `{before}{right}{after}`, "

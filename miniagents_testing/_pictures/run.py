@@ -218,7 +218,7 @@ def _start_of(numbered: tuple[int, tuple[Interaction, Reading, str]]) -> float:
 
 
 def _read_request(number: int, interaction: Interaction, reading: Reading, name: str, new: NewTurns) -> Request:
-    """Return an interaction as a request, with the times that it has in the recording."""
+    """Return a recorded interaction as a request of the picture: its texts, the times of its tokens, and its ending."""
     response = interaction.response
     start = ticks(interaction.started_ms)
     moment = start + ticks(response.headers_ms)
