@@ -72,7 +72,7 @@ def test_framework_requires_pydantic_only(project: dict[str, Any]) -> None:
 
 
 def test_X17_lower_bounds_exclude_versions_with_known_flaws(project: dict[str, Any]) -> None:
-    """The extra needs vcrpy 8.2.1: older versions run code that a cassette names (GHSA-rpj2-4hq8-938g)."""
+    """Each extra that needs vcrpy asks for 8.2.1 or newer, as older versions run code that a cassette names."""
     safe = {"vcrpy": (8, 2, 1)}
     found = {
         name: tuple(map(int, version.split(".")))

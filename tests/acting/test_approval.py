@@ -250,7 +250,7 @@ async def test_text_never_becomes_an_approval(reply: Any) -> None:
 
 
 async def test_fields_of_an_approval_that_are_sent_as_a_dict_are_no_approval() -> None:
-    """A dict with the fields and the class name of an approval is a message like any other."""
+    """If an approver replies a dict with the fields and the class name of an approval, the call does not run."""
 
     @miniagent
     async def approver(ctx: InteractionContext) -> None:
@@ -464,8 +464,8 @@ async def test_any_other_message_after_a_question_is_a_refusal(kind: str, other:
         (lambda p: [], []),
     ],
 )
-async def test_decisions_after_a_question(after: Any, deleted: list[str]) -> None:
-    """A call runs once if an approval of it is the last word, and not otherwise."""
+async def test_call_runs_when_the_last_word_after_a_question_approves_it(after: Any, deleted: list[str]) -> None:
+    """After a question, the call runs, once, if the last word of the user approves it, and otherwise does not."""
     _, second, files, llm = await ask_and_continue("chat", deletes("a"), lambda questions: after(questions[0]))
     assert files.deleted == deleted
     if len(llm.calls) == 2:

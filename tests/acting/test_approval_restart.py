@@ -273,7 +273,7 @@ def test_waiting_approver_ends_when_its_loop_is_cancelled_at_any_step(
 def test_waiting_approver_over_an_sdk_ends_when_its_loop_is_cancelled_at_any_step(
     victim: str, api: str, effort: Effort
 ) -> None:
-    """Over the bytes of an SDK, a cancelled loop leaves no approver and forgets no effect, as with a scripted model."""
+    """If a loop over the client of an SDK is cancelled at any step, its approver ends, and no effect is forgotten."""
 
     async def scenario(trial: Trial) -> None:
         await _run_with_waiting_approver(trial, victim, InMemoryChatHistory(), True, api)

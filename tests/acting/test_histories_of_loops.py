@@ -95,7 +95,7 @@ async def test_history_keeps_a_broken_answer_with_calls_and_without_text(make_hi
 
 
 async def test_history_forgets_a_broken_answer_without_text_and_calls(make_history: MakeHistory) -> None:
-    """An answer of which nothing arrived leaves no trace."""
+    """An answer that breaks off before any of it has arrived is not stored in the history."""
     llm = ScriptedLLM([Step("never", then="reset", after=0)])
     history = make_history()
     async with MiniAgents():

@@ -217,7 +217,7 @@ async def test_loop_goes_on_without_readers() -> None:
 
 
 async def test_loop_works_on_demand() -> None:
-    """A loop that starts with its first reader makes the same replies."""
+    """In a context that starts nothing soon, a loop begins with its first reader, and makes the usual replies."""
     llm = ScriptedLLM([calls(("double", {"number": 1})), "done"])
     async with MiniAgents(start_everything_soon_by_default=False):
         replies = llm.agent(tools=[double]).trigger("Hi")
@@ -493,7 +493,7 @@ async def test_errors_are_redacted(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_tool_error_is_told_in_both_modes() -> None:
-    """The text of a `ToolError` becomes the result, also from an agent that lets exceptions through."""
+    """With `tool_errors` as `tell` or `raise`, the text of a `ToolError` is the result, and the loop goes on."""
 
     async def refuse() -> None:
         """Refuse."""
@@ -539,7 +539,7 @@ class _Fatal(BaseException):
 
 @pytest.mark.parametrize("error", [StopDialog(), PromiseCancelledError("stopped"), _Fatal("failed")])
 async def test_some_exceptions_are_never_told(error: BaseException) -> None:
-    """A signal, a cancellation and a `BaseException` end the replies in both modes."""
+    """A `StopDialog`, a cancellation or a `BaseException` of a tool is raised by the replies, and is no result."""
 
     async def act() -> None:
         """Act."""

@@ -618,7 +618,7 @@ async def test_an_output_by_call_does_not_depend_on_the_chunks(api: API) -> None
 
 
 async def test_events_of_other_calls_stay_beside_an_output_by_call() -> None:
-    """Calls of other tools are told by events as ever."""
+    """With an output that comes by a call, an answer that calls another tool has the events of its text and call."""
     llm = ScriptedLLM([Step("Hm.", tool_calls=[("double", {"number": 2})]), Step.of_output(GOOD)])
     async with MiniAgents():
         replies = llm.agent(tools=[double], output=Verdict, output_mode="tool").trigger("Hello")

@@ -132,7 +132,7 @@ def test_every_call_has_one_result(api: str, history: list[Any], paired: list[tu
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("id_", ["same", "", None])
 def test_result_of_one_id_for_two_calls_goes_to_the_call_of_its_name(api: str, id_: str | None) -> None:
-    """If a server gives two calls one id, the result of the second may come first, after an approval of the first."""
+    """If two calls of an answer have one id or none, each result goes to the call with its name, in any order."""
     calls = [ToolCall(id=id_, name=name, arguments="{}") for name in ("f", "g")]
     results = [ToolMessage(f"of {name}", tool_call_id=id_, name=name) for name in ("g", "f")]
     prompt = prompt_of(api, [UserMessage("q"), AssistantMessage("", tool_calls=calls), *results])
@@ -141,7 +141,7 @@ def test_result_of_one_id_for_two_calls_goes_to_the_call_of_its_name(api: str, i
 
 
 def test_missing_result_is_an_error_for_anthropic() -> None:
-    """Anthropic's API is told that a missing result is an error."""
+    """In a prompt for Anthropic's API, a call without a result gets a placeholder that is marked with `is_error`."""
     block = prompt_of("messages", [UserMessage("q"), calling("a")])[-1]["content"][0]
     assert block == {"type": "tool_result", "tool_use_id": "a", "content": STOPPED, "is_error": True}
 

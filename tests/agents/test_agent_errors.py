@@ -197,7 +197,10 @@ async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_C12_timeout_cancels_the_agent() -> None:
-    """A call beyond its `timeout` gives the replies so far and a `TimeoutError` with its name; its own one stays."""
+    """A call beyond its `timeout` gives the replies so far and a `TimeoutError` with its name.
+
+    A `TimeoutError` that the agent raises itself is passed on unchanged.
+    """
     log: list[str] = []
 
     @miniagent

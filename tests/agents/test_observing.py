@@ -208,7 +208,7 @@ async def test_cancelled_agent_is_left_with_the_cancellation(caplog: pytest.LogC
 
 
 def test_agent_that_is_closed_without_its_loop_is_left_once(caplog: pytest.LogCaptureFixture) -> None:
-    """An agent's coroutine that is closed elsewhere, as by the garbage collector, leaves the observer as it should."""
+    """If an agent's coroutine is closed after its loop, the observer is left once, with a `CancelledError`."""
     recorder = Recorder()
 
     @miniagent
@@ -302,7 +302,7 @@ async def test_failed_request_is_left_with_its_error_and_partial_answer(kind: st
 async def test_abandoned_stream_is_left_once(
     kind: str, on_demand: bool, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stream whose reader stops, or whose run ends, is left once, in its own context variables."""
+    """When a stream is abandoned, its observer is left once for each operation, in the observer's own context."""
     recorder = Recorder()
     agent = agent_of(ScriptedLLM(Step("one two three", gap=0.001, after=3, then="hold")), kind, alias="WRITER")
     with pytest.raises(Boom):
@@ -430,7 +430,7 @@ async def test_cancelled_loop_leaves_its_tools_before_its_agent(caplog: pytest.L
 def test_loop_that_is_cancelled_at_any_step_is_left_once(
     kind: str, victim: str, caplog: pytest.LogCaptureFixture, effort: Callable[..., Any]
 ) -> None:
-    """At whichever step replies, their reader or the run are cancelled, each operation is left once, as it should."""
+    """If replies, their reader or the run are cancelled at any step, the observer is left once for each operation."""
 
     async def scenario(trial: Trial) -> None:
         recorder = Recorder()
@@ -615,7 +615,7 @@ def calls_in(module: Any, work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("kind", ["scripted", "chat"])
 def test_run_without_observers_calls_nothing_of_the_observing(kind: str) -> None:
-    """Without an observer, calls of agents, tokens and calls of tools call no function of the module."""
+    """Without an observer, calls of agents and tools, and tokens, call no function of `miniagents.observing`."""
 
     async def main(times: int) -> None:
         for _ in range(times):

@@ -40,7 +40,7 @@ def cases() -> Cases:
 
 
 def test_program_reaches_all_points_when_nothing_stops_it(cases: Cases) -> None:
-    """The program reaches all points, ends with status 0, and has run all clean-ups."""
+    """If nothing stops the program of these tests, it reaches its 20 points, cleans up, and ends with status 0."""
     (line,) = cases["nothing"]
     assert len(POINTS) == 20
     assert set(POINTS) < set(line["reached"])

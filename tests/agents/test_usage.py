@@ -174,7 +174,7 @@ async def test_copy_of_totals_does_not_grow() -> None:
 
 
 async def test_absurd_numbers_of_tokens_are_counted_up_to_a_limit() -> None:
-    """A number of tokens beyond 64 bits does not harm the answer."""
+    """A number of tokens beyond 64 bits counts as 2 ** 62, and does not harm the answer."""
     agent = model([Step("hi", usage=Usage(input_tokens=10**30, output_tokens=1))])
     async with MiniAgents() as run:
         await agent.trigger("q")

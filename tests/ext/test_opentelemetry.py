@@ -628,7 +628,7 @@ async def test_disabled_sdk_makes_no_spans(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_trace_that_is_not_sampled_has_no_spans() -> None:
-    """An agent whose trace is not sampled makes no spans, and its children see that."""
+    """If the sampler drops a trace, no span is exported, and the agent's code finds a span that is not sampled."""
     spans = Spans(sampler=ALWAYS_OFF)
     seen: list[bool] = []
 
@@ -652,5 +652,5 @@ def test_missing_api_is_named_with_the_line_that_installs_it(monkeypatch: pytest
 
 
 def test_conventions_have_a_version() -> None:
-    """The module names the version of the conventions whose table this file has."""
+    """`CONVENTIONS` of the module is the version of the semantic conventions that these tests follow."""
     assert CONVENTIONS == "0.1.0"

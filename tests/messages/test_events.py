@@ -292,7 +292,7 @@ async def test_repetition_of_a_request_voids_the_events_before_it() -> None:
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_no_attempt_is_repeated_once_a_call_was_ready(api: Any) -> None:
-    """An answer with calls whose stream is cut before their end is asked for again, and no call is ready twice."""
+    """If an answer breaks off in its calls, its request is repeated only as long as none of them was ready."""
     calls: Any = [("f", {"x": 1}), ("g", {"y": [1, 2, 3]})]
     async with MiniAgents():
         for after in range(4):

@@ -215,7 +215,7 @@ def test_dump_with_include_or_exclude_keeps_the_name_of_the_class(mode: str) -> 
 
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
 def test_model_with_messages_has_a_json_schema(mode: Literal["validation", "serialization"]) -> None:
-    """The schema of a message describes its fields, in both directions."""
+    """The JSON schemas of a model with messages, for validation and serialization, have the fields of each class."""
     schema = STATE.model_json_schema(mode=mode)
     assert schema["properties"]["history"]["items"] == {"$ref": "#/$defs/Message"}
     assert "finish_reason" in schema["$defs"]["AssistantMessage"]["properties"]

@@ -344,7 +344,7 @@ class Data:
 
 @pytest.mark.parametrize("annotation", [deque[int], Pair, Table, Data, PlainModel, bytearray, dict[int, str]], ids=str)
 def test_annotation_of_another_mutable_type_is_refused(annotation: Any) -> None:
-    """The class statement raises a TypeError with advice, wherever the type stands in the annotation."""
+    """A class with a field of a mutable type, such as a deque or a dataclass, raises `TypeError` with its name."""
     with pytest.raises(TypeError, match=r"Bad\.field"):
         type("Bad", (Frozen,), {"__annotations__": {"field": tuple[annotation, ...] | None}, "__module__": __name__})
 
@@ -697,5 +697,5 @@ def test_frozen_dict_has_the_keys_and_frozen_values_of_the_dict(items: dict[str,
 
 @given(strategies.values())
 def test_repr_is_short_for_any_value(value: Any) -> None:
-    """However large a value is, its repr fits on a screen."""
+    """The repr of an object with huge fields has less than 6,000 characters."""
     assert len(repr(Frozen(field=value, text="x" * 100_000, items=list(range(1_000))))) < 6_000

@@ -127,7 +127,7 @@ def test_refusal_names_the_agent_and_its_callers() -> None:
 
 
 def test_X13_a_refusal_is_raised_at_the_end_when_the_application_caught_it() -> None:
-    """An application that catches the refusals and goes on does not pass its test."""
+    """If an application catches the errors of refused requests, the guard's block ends with an error listing them."""
     with pytest.raises(LiveRequestError, match=r"refusal was caught \(2\):\nPOST https://api.openai.com") as caught:
         with block_live_requests():
             for _ in range(2):

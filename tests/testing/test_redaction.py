@@ -388,7 +388,10 @@ def test_a_cut_inside_a_key_moves_behind_the_placeholder() -> None:
 
 
 def test_events_of_one_shape_are_taken_apart_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The search takes two events of a shape apart at their quotes, however many there are, also numbered ones."""
+    """Of hundreds of events with one layout, numbered or not, the search parses two.
+
+    The others are recognized by their layout.
+    """
     layout = Mock(side_effect=Body._layout)
     monkeypatch.setattr(Body, "_layout", lambda *args: layout(*args))
     chat = b"".join(map(_event, ["Hello", ", ", "world", "!"] * 100))

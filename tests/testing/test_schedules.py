@@ -494,7 +494,7 @@ def test_interrupt_ends_a_search() -> None:
 
 
 def test_failure_by_pytest_fail_is_shrunk() -> None:
-    """A scenario may fail by `pytest.fail`."""
+    """A scenario that fails by `pytest.fail` is searched and shrunk to one deviation like one that raises."""
 
     async def main() -> None:
         if await pay_in_one_after_the_other() != 2:

@@ -324,7 +324,10 @@ async def _run(record: dict[str, Any], chunks: list[bytes], kit: Kit) -> tuple[A
 
 @each_answer
 async def test_agent_returns_the_result_of_the_sdk_for_each_recorded_stream(path: Path, kit: Kit) -> None:
-    """For each way of cutting a stream, the fields are those of the record, without doubts or unknown events."""
+    """However a recorded stream is cut, the agent's message has the fields that were stored with the record.
+
+    It has no doubts and no unknown events.
+    """
     record = _load(path)
     body = record["response"]["body_text"].encode()
     expected = expected_facts(record)

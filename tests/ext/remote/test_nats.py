@@ -218,7 +218,7 @@ async def test_R6_broker_that_restarts_in_mid_stream_loses_nothing(tmp_path: Pat
 async def test_R6_dropped_live_frames_are_read_from_the_log(
     shared_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every third live frame that is dropped before the caller is filled from the log."""
+    """If every third live frame is dropped before the caller, its calls read them from the log, and lose no token."""
     from miniagents.ext._remote_calls import FollowedCall
 
     take, count = FollowedCall._on_entry, iter(range(10**6))

@@ -110,7 +110,7 @@ async def test_history_loads_any_messages_equal_and_with_their_hashes(engine: As
 async def test_history_keeps_messages_whose_fields_cannot_be_written(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of a message that is nested too deep, the text is stored without the field, with a warning."""
+    """A message with a field that is nested too deep is stored without this field, with a warning that names it."""
     message = UserMessage("deepest")
     for number in range(1_000):
         message = UserMessage(f"level {number}", before=message)

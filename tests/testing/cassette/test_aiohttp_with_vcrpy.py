@@ -135,7 +135,7 @@ def test_streams_of_aiohttp_are_true_under_a_layer_only(server: WireServer, tmp_
 
 
 def test_hooks_see_requests_of_aiohttp_as_vcrpy_gives_them(server: WireServer, tmp_path: Path) -> None:
-    """A hook finds the object that is sent as JSON, as without the layer, and may ignore the request."""
+    """With and without the layer, a hook of vcrpy gets the object that is sent as JSON, and may ignore a request."""
     seen: list[Any] = []
 
     def hook(request: Any) -> Any:

@@ -102,7 +102,7 @@ def test_request_asks_for_an_answer_without_compression() -> None:
 
 
 def test_request_that_expects_to_continue_waits() -> None:
-    """A client that has sent its head with `Expect: 100-continue` waits, until it sends the body."""
+    """A request with `Expect: 100-continue` waits for an answer after its head, until its body is written."""
     request = RequestBytes("http://x.test")
     request.write(b"PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n")
     waited = request.waits_for_continue
@@ -112,7 +112,7 @@ def test_request_that_expects_to_continue_waits() -> None:
 
 @given(st.lists(st.binary(min_size=1)), st.sampled_from(["with its length", "chunked"]), st.integers(1, 70))
 def test_played_answer_is_recorded_again_as_it_was(chunks: list[bytes], framing: str, size: int) -> None:
-    """A played answer says the same to `http.client` and to the tee, however its bytes arrive."""
+    """`http.client` and the recorder of bytes read the same answer from the bytes of a played one, however cut."""
     headers = {"content-type": ["a/b"], "x-two": ["1", "2"]}
     if framing != "chunked":
         headers["content-length"] = [str(sum(map(len, chunks)))]
@@ -188,7 +188,7 @@ def test_error_is_the_same_after_recording(doing: Any, error: OSError, name: str
 
 
 def test_errors_of_other_libraries_become_those_of_sockets() -> None:
-    """Recordings of other clients have no number of the error; an early end stands for itself."""
+    """Recorded errors without a number become errors of a socket: reset, refused, or closed by the server."""
     assert isinstance(os_error("ReadError", ""), ConnectionResetError)
     assert isinstance(os_error("ConnectError", "All connection attempts failed"), ConnectionRefusedError)
     assert isinstance(os_error("RemoteProtocolError", "closed"), PeerClosedError)
@@ -221,7 +221,7 @@ def test_end_of_the_connection_is_recorded(data: bytes, end: str) -> None:
 
 
 def test_answer_that_is_not_http_is_not_recorded() -> None:
-    """The tee tells once that it cannot read an answer, and its slot is left out of the recording."""
+    """An answer that is no HTTP is reported once, and left out of the recording."""
     slot, reader, refused = tee()
     with suppress(StopIteration):
         reader.received(b"HELLO\r\n\r\n")

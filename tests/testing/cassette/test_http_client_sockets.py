@@ -89,7 +89,7 @@ def test_connection_goes_on_after_the_cassette(server: Server, path: Path) -> No
 
 
 def test_use_of_the_socket_that_is_no_request_is_judged(path: Path) -> None:
-    """What is written to the socket without a request is no request of `http.client`: it is refused while one plays."""
+    """Bytes that are written to the socket without a request are refused while a cassette plays."""
     with pytest.raises(LiveRequestError, match=r"connect to x\.example\.com:80"):
         with use_cassette(path):
             connection = HTTPConnection("x.example.com")

@@ -377,7 +377,7 @@ def test_K22_stream_layer_refuses_clients_that_vcrpy_does_not_serve(server: Serv
 def test_K23_a_connection_that_is_not_recorded_ends_in_a_warning(
     server: Server, tmp_path: Path, get: Callable[[str], None], name: str
 ) -> None:
-    """The warning names the packages and the address, and points at the line that closes the cassette."""
+    """A connection of another client beside a recording is in a warning at its end, with packages and address."""
     with pytest.warns(UnrecordedWarning) as warned:
         with use_cassette(tmp_path / "new.yaml", record_mode="once") as session:
             get(server.url)

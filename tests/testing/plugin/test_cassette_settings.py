@@ -165,7 +165,10 @@ class TestClass:
 
 
 def test_settings_with_arguments_hold_for_shared_cassettes_when_their_scope_is_wide_enough(project: Project) -> None:
-    """Settings that need other fixtures hold for the cassette of a module if they are not narrower; else it fails."""
+    """A `cassette_settings` that uses fixtures holds for `module_cassette` if its scope is `module`.
+
+    With scope `function`, pytest reports an error.
+    """
     source = """
 @pytest.fixture(scope="session")
 def pace():
