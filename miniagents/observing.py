@@ -290,6 +290,7 @@ class Observation:
             agent._open += 1
 
     def __del__(self) -> None:
+        """End an operation that nothing has ended, so that its observers are left."""
         if self._open > 0:  # the task was cancelled before its first step
             self.end(None)
 

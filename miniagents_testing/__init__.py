@@ -80,6 +80,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used; raise an `ImportError` with the pip command for a missing package."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

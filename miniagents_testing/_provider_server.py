@@ -111,6 +111,7 @@ class ProviderServer:
     # --- starting and stopping
 
     def __enter__(self) -> Self:
+        """Listen on the port, start the thread of the server, and return this object, which then has its `url`."""
         self._stopping, self._loop = False, None
         self._listener = socket.create_server(("127.0.0.1", self._port))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -135,6 +136,7 @@ class ProviderServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Stop unfinished answers and the server, wait for its thread, and close the port."""
         assert self._server is not None
         assert self._thread is not None
         assert self._listener is not None

@@ -305,6 +305,7 @@ if sys.platform != "win32":
 
         class ModeWithCtrlC(raw_mode):
             def __enter__(self) -> None:
+                """Put the terminal into raw mode with Ctrl-C as a signal; Ctrl-Z and Ctrl-Backslash stay keys."""
                 super().__enter__()
                 with _changed(self.fileno) as mode:
                     mode[_LOCAL] |= termios.ISIG | termios.NOFLSH

@@ -688,6 +688,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
         return cell.may_call_tools or (cell.value is not None and bool(getattr(cell.value, "tool_calls", ())))
 
     def __del__(self) -> None:
+        """Tell the cell of an unfinished message that no reader can reach the promise any more; it stops the source."""
         cell = getattr(self, "_cell", None)
         if cell is not None and not cell.done:
             cell.handle_lost_promise()

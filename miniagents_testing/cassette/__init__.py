@@ -74,6 +74,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used; raise `AttributeError` for other names."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

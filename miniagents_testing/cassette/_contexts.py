@@ -60,6 +60,7 @@ class CassetteContext:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        """Close the session; warn, unless the block raised an error, of what a recording lacks."""
         manager, session = self._entered.pop()
         suppresses = manager.__exit__(kind, error, traceback)
         if error is None and (text := session.warning()):
@@ -72,6 +73,7 @@ class CassetteContext:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        """Redact a large recording in a thread, so that the loop goes on, and then do what `__exit__` does."""
         try:
             await self._entered[-1][1].redact_in_thread()
         finally:

@@ -409,6 +409,10 @@ class _StandIn:
             self.real.close()
 
     def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the real socket, which is opened for it if no request is going on.
+
+        Raise `AttributeError` for a name that sockets lack, and during a request before the socket is open.
+        """
         if not name.startswith("_") and hasattr(ssl.SSLSocket, name):
             if self.real is not None:
                 return getattr(self.real, name)
